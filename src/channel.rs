@@ -1,0 +1,120 @@
+//! The only crossing between the planes, and the only file that names crossbeam.
+//!
+//! Down: the [`Publisher`] gives each reactor's [`Inbox`] the newest snapshot (latest wins) and
+//! wakes it by one byte on a socket pair. Up: a retired snapshot goes back through the
+//! [`Lease`]'s drop, to be freed by the supervisor. Invariant: no send here ever blocks; a
+//! reactor never frees an environment.
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
+
+use crate::snapshot::Snapshot;
+
+/// Commands besides snapshots that the supervisor sends a reactor.
+#[derive(Clone, Debug)]
+pub enum Message {
+    /// Serve from this from now on.
+    Publish(Arc<Snapshot>),
+    /// Stop accepting, answer what was read with `Connection: close`, end.
+    Drain,
+}
+
+/// The supervisor's end: one per process.
+#[derive(Debug, Default)]
+pub struct Publisher {
+    reactors: Vec<(Sender<Message>, UnixStream)>,
+    retired: Option<(Sender<Arc<Snapshot>>, Receiver<Arc<Snapshot>>)>,
+}
+
+/// A reactor's end. `wake` becomes readable when `inbox` has something.
+#[derive(Debug)]
+pub struct Inbox {
+    inbox: Receiver<Message>,
+    retire: Sender<Arc<Snapshot>>,
+    pub wake: UnixStream,
+}
+
+/// A snapshot in use on one reactor. Cloning the `Rc` keeps it for as long as an answer is
+/// being written; the last drop hands the snapshot back to the supervisor.
+#[derive(Debug)]
+pub struct Lease {
+    snapshot: Option<Arc<Snapshot>>,
+    retire: Sender<Arc<Snapshot>>,
+}
+
+impl Publisher {
+    /// Opens a channel to one more reactor.
+    ///
+    /// # Errors
+    /// The socket pair could not be made (descriptor limit).
+    pub fn connect(&mut self) -> io::Result<Inbox> {
+        let (sender, inbox) = bounded(crate::limits::INBOX_MESSAGES_MAX);
+        let (ours, wake) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let (retire, _) = self.retired.get_or_insert_with(unbounded);
+        let retire = retire.clone();
+        self.reactors.push((sender, ours));
+        Ok(Inbox { inbox, retire, wake })
+    }
+
+    /// Sends to every reactor. A full inbox is skipped and counted in the result: the caller
+    /// keeps the newest snapshot and sends it again, so that none is left behind.
+    pub fn send(&mut self, message: &Message) -> usize {
+        let mut skipped = 0;
+        for (sender, wake) in &mut self.reactors {
+            match sender.try_send(message.clone()) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => skipped += 1,
+                Err(TrySendError::Disconnected(_)) => continue,
+            }
+            // A full pair means a wake is already on its way.
+            let _ = wake.write(&[1]);
+        }
+        skipped
+    }
+
+    /// Frees the snapshots that reactors gave back; returns how many.
+    pub fn free_retired(&mut self) -> usize {
+        self.retired.as_ref().map_or(0, |(_, receiver)| receiver.try_iter().count())
+    }
+}
+
+impl Inbox {
+    /// The next message, or `None` if there is none now. `Err` when the supervisor is gone.
+    ///
+    /// # Errors
+    /// `()` when the supervisor dropped its end.
+    #[allow(clippy::result_unit_err)]
+    pub fn try_next(&self) -> Result<Option<Message>, ()> {
+        match self.inbox.try_recv() {
+            Ok(message) => Ok(Some(message)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(()),
+        }
+    }
+
+    /// Takes a snapshot into use on this reactor.
+    pub fn lease(&self, snapshot: Arc<Snapshot>) -> Rc<Lease> {
+        Rc::new(Lease { snapshot: Some(snapshot), retire: self.retire.clone() })
+    }
+}
+
+impl std::ops::Deref for Lease {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        self.snapshot.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(snapshot) = self.snapshot.take() {
+            // If the supervisor is gone the process is ending and the snapshot is freed here.
+            let _ = self.retire.send(snapshot);
+        }
+    }
+}

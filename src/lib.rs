@@ -1,0 +1,33 @@
+//! The floor plan. A request travels top to bottom through the reactor's side;
+//! a document travels through the supervisor's side; they meet in the snapshot.
+//!
+//! Control plane, one thread, may block, allocate, retry, log:
+//! `config` (what is meant, from what was written) -> `supervisor` (polls, compiles,
+//! publishes, retires) -> `snapshot` (documents made ready to be read) -> `channel`.
+//!
+//! Data plane, one pinned thread per core, never blocks, never calls upstream, never
+//! shares, never frees an environment: `reactor` (ring, accept, bytes and await) ->
+//! `http` (bytes to request, answer to bytes) -> `answer` (the spine: one synchronous
+//! function) -> `route`, `identity`, `evaluate`, `encode`.
+//!
+//! **Invariants, as absences.** `evaluate` knows no HTTP and no JSON text. `http` knows no
+//! snapshot. `snapshot` knows neither supervisor nor reactor. Only `channel` names
+//! crossbeam, only `supervisor::poll` names ureq, only `http::request` names monoio-http,
+//! only `reactor` names monoio. `answer` has no await, no lock, no log and no clock.
+//! `tests/tidy.rs` keeps these true.
+#![forbid(unsafe_code)]
+
+pub mod answer;
+pub mod channel;
+pub mod cli;
+pub mod config;
+pub mod encode;
+pub mod evaluate;
+pub mod http;
+pub mod identity;
+pub mod limits;
+pub mod log;
+pub mod reactor;
+pub mod route;
+pub mod snapshot;
+pub mod supervisor;
