@@ -4,13 +4,14 @@
 //! wakes it by one byte on a socket pair. Up: a retired snapshot goes back through the
 //! [`Lease`]'s drop, to be freed by the supervisor. Invariant: no send here ever blocks; a
 //! reactor never frees an environment.
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 
+use crate::config::Config;
 use crate::snapshot::Snapshot;
 
 /// Commands besides snapshots that the supervisor sends a reactor.
@@ -18,6 +19,8 @@ use crate::snapshot::Snapshot;
 pub enum Message {
     /// Serve from this from now on.
     Publish(Arc<Snapshot>),
+    /// The configuration was read again: what a request reads of it changes (CORS, health).
+    Configure(Arc<Config>),
     /// Stop accepting, answer what was read with `Connection: close`, end.
     Drain,
 }
@@ -74,6 +77,17 @@ impl Publisher {
             let _ = wake.write(&[1]);
         }
         skipped
+    }
+
+    /// How many reactors still hold their inbox; the others have ended.
+    pub fn alive(&mut self) -> usize {
+        // The inbox and the reading end of the pair are dropped together, so a closed pair
+        // (end of file, where an open one would block) means that the reactor is gone.
+        self.reactors.retain_mut(|(_, wake)| match wake.read(&mut [0]) {
+            Ok(count) => count != 0,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        });
+        self.reactors.len()
     }
 
     /// Frees the snapshots that reactors gave back; returns how many.
