@@ -5,10 +5,11 @@
 //! snapshot is. It may not await and may not touch a socket.
 pub mod compress;
 pub mod cors;
+pub mod date;
 pub mod reject;
 pub mod request;
 pub mod response;
 
 pub use reject::Reject;
 pub use request::{Fields, Method, Request};
-pub use response::{Body, ContentType, Output, Status};
+pub use response::{Body, ContentType, Output, Reply, Status};

@@ -3,6 +3,7 @@
 //! In: why a request cannot be answered as asked. Out: the status, the JSON object SDKs and
 //! people read, and whether the connection closes. Invariant: `Copy`, no heap; every refused
 //! request goes through here (wire.md 2.6 for the bodies).
+use super::Status;
 
 /// Refusals that need nothing but themselves. Those that carry text (an unknown key, FastAPI's
 /// `detail` list) are written by `answer` with the same status table.
@@ -12,16 +13,66 @@ pub enum Reject {
     BadRequest,
     /// A transfer coding other than chunked: 501, close.
     UnknownCoding,
+    /// A version of HTTP that is not 1.0 or 1.1: 505, close.
+    UnknownVersion,
     /// Head or header fields beyond the limits: 431, close.
     HeadTooLarge,
     /// Target beyond the limit: 414, close.
     TargetTooLong,
     /// Body beyond the limit: 413, close.
     BodyTooLarge,
-    /// A content coding we do not decode: 415.
+    /// A content coding we do not decode: 415, close, since its body is left unread.
     UnsupportedCoding,
+    /// A body that says gzip and is not: 400.
+    BadCoding,
+    /// An expectation other than `100-continue`: 417, close.
+    UnknownExpectation,
     /// The peer took too long to send what it began: 408, close.
     Timeout,
     /// No such path: 404.
     NotFound,
+    /// A defect of ours: 500, close.
+    Internal,
+}
+
+impl Reject {
+    /// The status of this refusal.
+    pub fn status(self) -> Status {
+        Status(match self {
+            Self::BadRequest | Self::BadCoding => 400,
+            Self::NotFound => 404,
+            Self::Timeout => 408,
+            Self::BodyTooLarge => 413,
+            Self::TargetTooLong => 414,
+            Self::UnsupportedCoding => 415,
+            Self::UnknownExpectation => 417,
+            Self::HeadTooLarge => 431,
+            Self::Internal => 500,
+            Self::UnknownCoding => 501,
+            Self::UnknownVersion => 505,
+        })
+    }
+
+    /// The body: an object, never an array (wire.md 2.3).
+    pub fn body(self) -> &'static [u8] {
+        match self {
+            Self::BadRequest => b"{\"detail\":\"Bad request\"}",
+            Self::BadCoding => b"{\"detail\":\"There was an error parsing the body\"}",
+            Self::NotFound => b"{\"detail\":\"Not Found\"}",
+            Self::Timeout => b"{\"detail\":\"Request timed out\"}",
+            Self::BodyTooLarge => b"{\"detail\":\"Request body too large\"}",
+            Self::TargetTooLong => b"{\"detail\":\"Request target too long\"}",
+            Self::UnsupportedCoding => b"{\"detail\":\"Unsupported content encoding\"}",
+            Self::UnknownExpectation => b"{\"detail\":\"Expectation failed\"}",
+            Self::HeadTooLarge => b"{\"detail\":\"Request header fields too large\"}",
+            Self::Internal => b"{\"detail\":\"Internal Server Error\"}",
+            Self::UnknownCoding => b"{\"detail\":\"Unknown transfer coding\"}",
+            Self::UnknownVersion => b"{\"detail\":\"HTTP version not supported\"}",
+        }
+    }
+
+    /// True if nothing that follows on this connection can be trusted to be a request.
+    pub fn closes(self) -> bool {
+        !matches!(self, Self::NotFound | Self::BadCoding)
+    }
 }

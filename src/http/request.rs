@@ -56,3 +56,10 @@ pub struct Request<'a> {
     /// HTTP/1.0 asked for keep-alive, so the answer must say `Connection: keep-alive`.
     pub http_10: bool,
 }
+
+impl Request<'_> {
+    /// What the writer must know of this request.
+    pub fn reply(&self) -> super::Reply {
+        super::Reply { head: self.method == Method::Head, keep_alive: self.keep_alive, http_10: self.http_10 }
+    }
+}
