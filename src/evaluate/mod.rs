@@ -3,8 +3,14 @@
 //! In: a compiled [`crate::snapshot::Environment`] and an [`Identity`]. Out: for each feature the
 //! winning state and why, in a [`Scratch`] that the caller owns. Rules: wire.md 5.
 //! Invariant: the same input gives the same output on every machine; plain input allocates nothing.
+pub mod in_list;
+pub mod jsonpath;
+pub mod pattern;
 pub mod percentage;
 pub mod segment;
+pub mod semver;
+pub mod unicode;
+pub mod value;
 
 /// A trait's value as the client sent it, before coercion (wire.md 5.6).
 #[derive(Clone, Copy, Debug, PartialEq)]

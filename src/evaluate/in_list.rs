@@ -1,0 +1,32 @@
+//! The values of an IN condition (wire.md 5.7).
+//!
+//! In: the condition's text. Out: the strings that a trait's text is looked up in. Text that starts
+//! with `[` is read as Python's `json.loads` reads it (`NaN`, `Infinity` and lone surrogates
+//! included), each item written as Python's `str()` writes it; text that is no JSON list, and any
+//! other text, is split at commas, nothing trimmed, empty items kept.
+//! Invariant: used when a document is compiled, never per request.
+mod json;
+mod repr;
+
+/// The items of a condition value that is text.
+pub fn parse(text: &str) -> Vec<String> {
+    if !text.starts_with('[') {
+        return split(text);
+    }
+    match json::parse(text) {
+        Ok(items) => items.iter().filter_map(repr::item).collect(),
+        Err(json::Failure::NotJson) => split(text),
+        // Python raises here, so the condition never holds (differences.md 5).
+        Err(json::Failure::TooDeep) => Vec::new(),
+    }
+}
+
+/// The items of a condition value that is a JSON array, as the document has it.
+pub fn from_array(items: &[serde_json::Value]) -> Vec<String> {
+    // Written and read again so that one reader decides what an item's text is.
+    serde_json::to_string(items).map_or_else(|_| Vec::new(), |text| parse(&text))
+}
+
+fn split(text: &str) -> Vec<String> {
+    text.split(',').map(str::to_owned).collect()
+}

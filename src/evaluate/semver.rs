@@ -1,0 +1,113 @@
+//! Semantic versions as PyPI's semver 3.1.1 reads and orders them.
+//!
+//! In: text of a trait or of a condition without its `:semver`. Out: a [`Version`] that borrows it.
+//! Invariant: strict SemVer 2.0 (no `v`, no missing part, no leading zero), numbers of any size,
+//! build metadata checked but ignored in the order. Nothing is allocated.
+use std::cmp::Ordering;
+
+use super::value::INTEGER_DIGITS_MAX;
+
+/// A version, ordered by precedence (SemVer 2.0, section 11).
+#[derive(Clone, Copy, Debug)]
+pub struct Version<'a> {
+    /// Major, minor, patch: digits without leading zeros, so length and then text give the order.
+    numbers: [&'a str; 3],
+    /// `None`: a release, which comes after each of its pre-releases.
+    pre_release: Option<&'a str>,
+}
+
+impl<'a> Version<'a> {
+    /// Reads a strict version.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        // Cheap refusal first: a trait that is no version is the common case.
+        if !text.starts_with(|first: char| first.is_ascii_digit()) {
+            return None;
+        }
+        let (text, build) = split_at_char(text, '+');
+        let (core, pre_release) = split_at_char(text, '-');
+        let mut parts = core.splitn(3, '.');
+        let numbers = [parts.next()?, parts.next()?, parts.next()?];
+        let valid = numbers.iter().all(|number| is_number(number) && number.len() <= INTEGER_DIGITS_MAX)
+            && pre_release.is_none_or(|text| text.split('.').all(is_pre_release_identifier))
+            && build.is_none_or(|text| text.split('.').all(is_identifier));
+        valid.then_some(Self { numbers, pre_release })
+    }
+}
+
+fn split_at_char(text: &str, separator: char) -> (&str, Option<&str>) {
+    text.split_once(separator).map_or((text, None), |(before, after)| (before, Some(after)))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && (text == "0" || !text.starts_with('0'))
+}
+
+fn is_identifier(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+fn is_pre_release_identifier(text: &str) -> bool {
+    is_identifier(text) && (is_number(text) || !text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Digits without leading zeros: the longer number is the larger one.
+fn compare_numbers(a: &str, b: &str) -> Ordering {
+    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
+}
+
+fn compare_identifiers(a: &str, b: &str) -> Ordering {
+    match (is_number(a), is_number(b)) {
+        (true, true) => compare_numbers(a, b),
+        (true, false) => Ordering::Less,
+        (false, true) => Ordering::Greater,
+        (false, false) => a.cmp(b),
+    }
+}
+
+fn compare_pre_releases(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a.split('.'), b.split('.'));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return Ordering::Equal,
+            (None, Some(_)) => return Ordering::Less,
+            (Some(_), None) => return Ordering::Greater,
+            (Some(a), Some(b)) => match compare_identifiers(a, b) {
+                Ordering::Equal => {}
+                order => return order,
+            },
+        }
+    }
+}
+
+impl Ord for Version<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let numbers = self.numbers.iter().zip(&other.numbers);
+        let by_number = numbers
+            .map(|(a, b)| compare_numbers(a, b))
+            .find(|order| order.is_ne())
+            .unwrap_or(Ordering::Equal);
+        by_number.then_with(|| match (self.pre_release, other.pre_release) {
+            (None, None) => Ordering::Equal,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(_), None) => Ordering::Less,
+            (Some(a), Some(b)) => compare_pre_releases(a, b),
+        })
+    }
+}
+
+impl PartialOrd for Version<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Equal precedence: versions that differ in build metadata alone are equal.
+impl PartialEq for Version<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Version<'_> {}
