@@ -1,0 +1,14 @@
+//! The one integration binary. It drives the real executable over real sockets.
+//!
+//! Each module is one subject; what belongs to none of them wants a module of its own.
+//! Rules: a free port from `support`, never a fixed one; a deadline, never a sleep; raw bytes
+//! where the bytes matter. A test of a defect is named for the behaviour that was wrong.
+
+mod support;
+
+/// The harness itself: a client that misreads answers would make every other test worthless.
+mod harness;
+/// The PyPI SDK against the running executable: remote and local evaluation agree.
+mod python_sdk;
+/// Every command in the README is run, and its output compared with what stands there.
+mod readme;

@@ -1,0 +1,316 @@
+//! The real executable, started and ended by its own process id.
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+
+use super::{Answer, Client, PATIENCE, Port, Scratch, eventually, get, post};
+
+/// How to start it. The environment is empty but for what is set here, so that a developer's
+/// own `SERVER_PORT` or `HTTP_PROXY` changes no test.
+#[derive(Debug)]
+pub struct Start {
+    args: Vec<OsString>,
+    env: Vec<(String, String)>,
+    config: serde_json::Value,
+    scratch: Scratch,
+    port: Port,
+}
+
+impl Start {
+    /// `edge-proxy serve` on a free port with one reactor and no environment yet.
+    pub fn serve() -> Self {
+        let (scratch, port) = (Scratch::new(), Port::free());
+        let config = serde_json::json!({
+            "environment_key_pairs": [],
+            "server": {"host": "127.0.0.1", "port": port.number()},
+        });
+        Self {
+            args: vec!["serve".into(), "--cores".into(), "1".into()],
+            env: Vec::new(),
+            config,
+            scratch,
+            port,
+        }
+    }
+
+    /// `edge-proxy demo` on a free port.
+    pub fn demo() -> Self {
+        let mut start = Self::serve();
+        start.args = vec!["demo".into(), "--host".into(), "127.0.0.1".into(), "--port".into()];
+        start.args.push(start.port.number().to_string().into());
+        start.config = serde_json::Value::Null;
+        start
+    }
+
+    /// Any command line; no configuration file is written.
+    pub fn command(args: &[&str]) -> Self {
+        let mut start = Self::serve();
+        start.args = args.iter().map(OsString::from).collect();
+        start.config = serde_json::Value::Null;
+        start
+    }
+
+    /// One more environment, polled from `api_url`.
+    pub fn environment(mut self, client_side_key: &str, server_side_key: &str) -> Self {
+        let pair =
+            serde_json::json!({"client_side_key": client_side_key, "server_side_key": server_side_key});
+        self.config["environment_key_pairs"].as_array_mut().expect("a list").push(pair);
+        self
+    }
+
+    /// One more environment, served from a file, with a server-side key.
+    pub fn document(
+        mut self,
+        client_side_key: &str,
+        server_side_key: &str,
+        path: impl Into<PathBuf>,
+    ) -> Self {
+        let pair = serde_json::json!({
+            "client_side_key": client_side_key, "server_side_key": server_side_key, "document_path": path.into(),
+        });
+        self.config["environment_key_pairs"].as_array_mut().expect("a list").push(pair);
+        self
+    }
+
+    /// Sets a member of the configuration file; a dot goes one level down (`server.host`).
+    pub fn set(mut self, path: &str, value: impl Into<serde_json::Value>) -> Self {
+        let mut place = &mut self.config;
+        for part in path.split('.') {
+            place = &mut place[part];
+        }
+        *place = value.into();
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// As many reactors as given, instead of one.
+    pub fn cores(mut self, cores: usize) -> Self {
+        let at = self.args.iter().position(|arg| arg == "--cores").expect("serve has --cores");
+        self.args[at + 1] = cores.to_string().into();
+        self
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// Starts it without waiting for anything.
+    pub fn spawn(self) -> Proxy {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_edge-proxy"));
+        command.args(&self.args).env_clear().stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir(self.scratch.path());
+        // Looked up by nothing of ours, but a loader or a coverage run needs them.
+        for name in ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"] {
+            std::env::var_os(name).map(|value| command.env(name, value));
+        }
+        if !self.config.is_null() {
+            let path = self.scratch.write("config.json", self.config.to_string());
+            command.env("CONFIG_PATH", path);
+        }
+        command.envs(self.env);
+        let mut child = command.spawn().expect("the executable was built");
+        let log = Log::default();
+        log.follow(child.stdout.take().expect("piped"));
+        log.follow(child.stderr.take().expect("piped"));
+        Proxy { child, log, scratch: self.scratch, port: self.port, config: self.config }
+    }
+
+    /// Starts it and waits until it answers.
+    pub fn start(self) -> Proxy {
+        let mut proxy = self.spawn();
+        proxy.wait_until_live();
+        proxy
+    }
+
+    /// Starts it and waits until readiness is green: every environment has its document.
+    pub fn ready(self) -> Proxy {
+        let mut proxy = self.start();
+        proxy.wait_until_ready();
+        proxy
+    }
+
+    /// Runs it to its end: exit code, and all it printed.
+    pub fn run(self) -> (Option<i32>, String) {
+        let mut proxy = self.spawn();
+        let status = proxy.wait();
+        (status.code(), proxy.log.text())
+    }
+}
+
+/// A running proxy. Dropped: killed, and its scratch directory removed.
+#[derive(Debug)]
+pub struct Proxy {
+    child: Child,
+    log: Log,
+    scratch: Scratch,
+    port: Port,
+    config: serde_json::Value,
+}
+
+impl Proxy {
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// Such as `http://127.0.0.1:40123/api/v1/`.
+    pub fn api_url(&self) -> String {
+        format!("http://{}/api/v1/", self.address())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// The configuration file's content, to be changed and written again for a reload.
+    pub fn config(&self) -> &serde_json::Value {
+        &self.config
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.address())
+    }
+
+    pub fn get(&self, target: &str, key: &str) -> Answer {
+        get(self.address(), target, key)
+    }
+
+    pub fn post(&self, target: &str, key: &str, body: &str) -> Answer {
+        post(self.address(), target, key, body)
+    }
+
+    pub fn wait_until_live(&mut self) {
+        let address = self.address();
+        self.until("the proxy answers its liveness check", || {
+            let mut client = Client::try_connect(address).ok()?;
+            client.try_send(super::request("GET", "/proxy/health/liveness", &[], b"")).ok()?;
+            (client.try_answer("GET").ok()??.status == 200).then_some(())
+        });
+    }
+
+    pub fn wait_until_ready(&mut self) {
+        let address = self.address();
+        self.until("the proxy is ready", || {
+            (get(address, "/proxy/health/readiness", "").status == 200).then_some(())
+        });
+    }
+
+    /// As [`eventually`], but gives up as soon as the process has ended, and shows its log.
+    pub fn until<T>(&mut self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        eventually(what, || {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                panic!("the proxy ended ({status}) before: {what}\n{}", self.log.text());
+            }
+            let found = probe();
+            assert!(found.is_some() || Instant::now() < deadline, "not in time: {what}\n{}", self.log.text());
+            found
+        })
+    }
+
+    /// All it printed so far.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Waits for a line that contains `text` and returns it.
+    pub fn wait_for_log(&self, text: &str) -> String {
+        self.log.wait_for(text)
+    }
+
+    /// Sends a signal by name, such as `TERM` or `HUP`, to this process alone.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(status.expect("kill is there").success(), "signal {name}");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                self.log.wait_for_end();
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it did not end:\n{}", self.log.text());
+            std::thread::park_timeout(std::time::Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the proxy ---\n{}------", self.log.text());
+        }
+    }
+}
+
+/// What a process printed, line by line, from both of its outputs.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<(Mutex<Lines>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct Lines {
+    lines: Vec<String>,
+    outputs_open: usize,
+}
+
+impl Log {
+    fn follow(&self, output: impl Read + Send + 'static) {
+        self.0.0.lock().expect("no panic while held").outputs_open += 1;
+        let log = self.clone();
+        std::thread::spawn(move || {
+            let mut output = BufReader::new(output);
+            let mut line = Vec::new();
+            while output.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+                line.clear();
+                log.0.0.lock().expect("no panic while held").lines.push(text);
+                log.0.1.notify_all();
+            }
+            log.0.0.lock().expect("no panic while held").outputs_open -= 1;
+            log.0.1.notify_all();
+        });
+    }
+
+    fn text(&self) -> String {
+        self.0.0.lock().expect("no panic while held").lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    fn wait_for(&self, text: &str) -> String {
+        let guard = self.0.0.lock().expect("no panic while held");
+        let missing = |log: &mut Lines| !log.lines.iter().any(|line| line.contains(text));
+        let (guard, _) = self.0.1.wait_timeout_while(guard, PATIENCE, missing).expect("no panic while held");
+        let found = guard.lines.iter().find(|line| line.contains(text)).cloned();
+        found.unwrap_or_else(|| panic!("no line with {text:?} in the log:\n{}", guard.lines.join("\n")))
+    }
+
+    fn wait_for_end(&self) {
+        let guard = self.0.0.lock().expect("no panic while held");
+        // A child of the proxy's may hold an output open; what was printed is what counts.
+        let _ = self.0.1.wait_timeout_while(guard, PATIENCE, |log| log.outputs_open > 0);
+    }
+}

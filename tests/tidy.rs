@@ -1,0 +1,676 @@
+//! The house rules, as tests that read the tree. Each check has a small test of its own below,
+//! so that a check that finds nothing is known to be able to find something.
+//!
+//! A rule's exceptions stand in a table beside it, each with its reason. All offences of a check
+//! are reported at once, as `file:line: what`.
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+const FUNCTION_LINES_MAX: usize = 70;
+const FILE_LINES_MAX: usize = 500;
+const HEADER_LINES: std::ops::RangeInclusive<usize> = 4..=12;
+
+/// Which crate may be named where. A crate that is not listed is free.
+const CRATE_PLACES: &[(&str, &[&str])] = &[
+    ("crossbeam_channel", &["src/channel.rs"]),
+    ("ureq", &["src/supervisor/poll.rs"]),
+    ("monoio_http", &["src/http/request.rs"]),
+    ("monoio_codec", &["src/http/request.rs"]),
+    ("monoio", &["src/reactor/"]),
+    ("io_uring", &["src/reactor/"]),
+    ("core_affinity", &["src/reactor/"]),
+    ("clap", &["src/cli.rs", "src/cli/"]),
+    ("fancy_regex", &["src/evaluate/pattern.rs"]),
+    ("serde_json_path", &["src/evaluate/jsonpath.rs"]),
+];
+
+/// Which rooms a room may not name: the arrows of the house run one way.
+const CLOSED_DOORS: &[(&str, &[&str])] = &[
+    (
+        "config",
+        &["supervisor", "channel", "reactor", "http", "answer", "route", "identity", "evaluate", "encode"],
+    ),
+    ("snapshot", &["supervisor", "channel", "reactor", "answer", "route", "identity", "cli"]),
+    ("channel", &["supervisor", "reactor", "http", "answer", "evaluate", "cli"]),
+    ("reactor", &["supervisor", "evaluate", "cli"]),
+    (
+        "http",
+        &["snapshot", "supervisor", "channel", "reactor", "answer", "route", "identity", "evaluate", "cli"],
+    ),
+    ("answer", &["supervisor", "channel", "reactor", "cli"]),
+    ("route", &["supervisor", "channel", "reactor", "snapshot", "evaluate", "cli"]),
+    ("identity", &["supervisor", "channel", "reactor", "cli"]),
+    (
+        "evaluate",
+        &[
+            "http",
+            "supervisor",
+            "channel",
+            "reactor",
+            "answer",
+            "route",
+            "identity",
+            "encode",
+            "config",
+            "cli",
+        ],
+    ),
+    ("encode", &["http", "supervisor", "channel", "reactor", "answer", "route", "config", "cli"]),
+];
+
+/// What the spine may not do: wait, lock, or ask the time.
+const SPINE_FILES: &[&str] =
+    &["src/answer.rs", "src/answer/", "src/route.rs", "src/identity.rs", "src/evaluate/", "src/encode/"];
+const SPINE_ABSENCES: &[&str] =
+    &[".await", "async fn", "Mutex", "RwLock", "::now()", "println!", "thread::sleep"];
+
+/// `unwrap`, `expect` and `panic!` that are left, with the reason why they cannot be met.
+const PANICS: &[(&str, &str, &str)] =
+    &[("src/channel.rs", "expect(\"taken only by drop\")", "the value is there until drop")];
+
+/// A file whose header has a reason to be longer.
+const LONG_HEADERS: &[(&str, &str)] = &[("src/lib.rs", "the floor plan of the whole house")];
+
+/// Names that say nothing (`Manager`, ...) and prefixes that Rust does without.
+const NAMES_WITHOUT_MEANING: &[&str] = &["Manager", "Helper", "Util", "Utils", "Handler", "Impl"];
+
+/// Words that must not be left behind.
+const LEFT_BEHIND: &[&str] = &["FIXME", "XXX", "todo!", "unimplemented!", "dbg!", "#[ignore"];
+
+// --- reading the tree ---
+
+struct File {
+    /// From the repository's root, such as `src/http/mod.rs`.
+    path: String,
+    text: String,
+    /// The text with comments, strings and characters blanked, line for line.
+    code: String,
+    /// The code with tests blanked as well.
+    product: String,
+}
+
+impl File {
+    fn new(path: &str, text: &str) -> Self {
+        let code = blank_text(text);
+        let product = blank_tests(&code);
+        Self { path: path.to_owned(), text: text.to_owned(), code, product }
+    }
+
+    /// Only tests: `foo/tests.rs` and what is below `foo/tests/`.
+    fn is_tests(&self) -> bool {
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
+    }
+
+    /// `src/http/mod.rs` is in room `http`, `src/answer.rs` in `answer`.
+    fn room(&self) -> &str {
+        let inside = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs")
+    }
+
+    /// The module path, such as `["http", "request"]`.
+    fn module(&self) -> Vec<&str> {
+        let inside = self.path.trim_start_matches("src/").trim_end_matches(".rs");
+        inside.split('/').filter(|part| !["mod", "lib", "main"].contains(part)).collect()
+    }
+}
+
+fn tree() -> Vec<File> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    walk(&root.join("src"), &mut paths);
+    paths.sort();
+    let file = |path: &PathBuf| {
+        let name = path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
+        File::new(&name, &std::fs::read_to_string(path).expect("UTF-8"))
+    };
+    paths.iter().map(file).collect()
+}
+
+fn walk(directory: &Path, paths: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).expect("src is there") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            walk(&path, paths);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            paths.push(path);
+        }
+    }
+}
+
+/// Blanks comments, strings and characters, and keeps every line break.
+fn blank_text(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = match bytes[at] {
+            b'/' if bytes[at..].starts_with(b"//") => find(bytes, at, b"\n").unwrap_or(bytes.len()),
+            b'/' if bytes[at..].starts_with(b"/*") => {
+                find(bytes, at + 2, b"*/").map_or(bytes.len(), |end| end + 2)
+            }
+            b'"' => quoted_end(bytes, at),
+            b'r' | b'b' if at == 0 || !is_word(bytes[at - 1]) => raw_end(bytes, at),
+            b'\'' => character_end(bytes, at),
+            _ => at,
+        };
+        if end == at {
+            out.push(bytes[at]);
+            at += 1;
+        } else {
+            out.extend(bytes[at..end].iter().map(|&byte| if byte == b'\n' { b'\n' } else { b' ' }));
+            at = end;
+        }
+    }
+    String::from_utf8(out).expect("blanking keeps UTF-8 whole")
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+fn find(bytes: &[u8], from: usize, what: &[u8]) -> Option<usize> {
+    bytes[from..].windows(what.len()).position(|window| window == what).map(|at| from + at)
+}
+
+/// Past the closing quote of the string that opens at `at`.
+fn quoted_end(bytes: &[u8], at: usize) -> usize {
+    let mut end = at + 1;
+    while end < bytes.len() && bytes[end] != b'"' {
+        end += if bytes[end] == b'\\' { 2 } else { 1 };
+    }
+    (end + 1).min(bytes.len())
+}
+
+/// Past a raw or byte string at `at`; `at` itself if there is none.
+fn raw_end(bytes: &[u8], at: usize) -> usize {
+    let prefix = bytes[at..].iter().take_while(|byte| b"br".contains(byte)).count();
+    let hashes = bytes[at + prefix..].iter().take_while(|&&byte| byte == b'#').count();
+    let quote = at + prefix + hashes;
+    if prefix > 2 || bytes.get(quote) != Some(&b'"') {
+        return at;
+    }
+    if !bytes[at..at + prefix].contains(&b'r') {
+        return if hashes == 0 { quoted_end(bytes, quote) } else { at };
+    }
+    let close = [b"\"".as_slice(), &b"#".repeat(hashes)].concat();
+    find(bytes, quote + 1, &close).map_or(bytes.len(), |end| end + close.len())
+}
+
+/// Past a character at `at`; `at` itself if this is a lifetime.
+fn character_end(bytes: &[u8], at: usize) -> usize {
+    if bytes.get(at + 1) == Some(&b'\\') {
+        return find(bytes, at + 3, b"'").map_or(bytes.len(), |end| end + 1);
+    }
+    // A character is closed after one code point, of at most four bytes; a lifetime is not.
+    let code_point = std::str::from_utf8(&bytes[at + 1..]).ok().and_then(|rest| rest.chars().next());
+    let end = at + 1 + code_point.map_or(1, char::len_utf8);
+    if bytes.get(end) == Some(&b'\'') { end + 1 } else { at }
+}
+
+/// Blanks every item behind `#[cfg(test)]`.
+fn blank_tests(code: &str) -> String {
+    let mut out = code.to_owned();
+    while let Some(start) = out.find("#[cfg(test)]") {
+        let item_end = out[start..].find(['{', ';']).map_or(out.len(), |at| start + at);
+        let end = if out.as_bytes().get(item_end) == Some(&b'{') {
+            brace_end(&out, item_end)
+        } else {
+            item_end + 1
+        };
+        let end = end.min(out.len());
+        let blank: String =
+            out[start..end].chars().map(|char| if char == '\n' { '\n' } else { ' ' }).collect();
+        out.replace_range(start..end, &blank);
+    }
+    out
+}
+
+/// Past the brace that closes the one at `open`.
+fn brace_end(code: &str, open: usize) -> usize {
+    let mut depth = 0_usize;
+    for (at, byte) in code.bytes().enumerate().skip(open) {
+        match byte {
+            b'{' => depth += 1,
+            b'}' => {
+                depth -= 1;
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    code.len()
+}
+
+fn line_of(code: &str, at: usize) -> usize {
+    code[..at].bytes().filter(|&byte| byte == b'\n').count() + 1
+}
+
+/// Where `word` stands as a whole word.
+fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let bytes = code.as_bytes();
+    code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
+        let after = bytes.get(at + word.len()).copied().unwrap_or(b' ');
+        (at == 0 || !is_word(bytes[at - 1])) && !is_word(after)
+    })
+}
+
+// --- the checks ---
+
+fn crates_out_of_place(file: &File) -> Vec<String> {
+    let mut offences = Vec::new();
+    for (name, places) in CRATE_PLACES {
+        if places.iter().any(|place| file.path.starts_with(place)) {
+            continue;
+        }
+        for at in words(&file.product, name) {
+            // Only as a path: `monoio::time`, `use monoio;`. A field may have the name.
+            let rest = &file.product[at + name.len()..];
+            let is_path = rest.starts_with("::") && !file.product[..at].ends_with("::");
+            if is_path || file.product[..at].ends_with("use ") {
+                offences.push(format!(
+                    "{}:{}: {name} may be named only in {places:?}",
+                    file.path,
+                    line_of(&file.code, at)
+                ));
+            }
+        }
+    }
+    offences
+}
+
+/// The rooms that a file names by `crate::room`, `crate::{room, ...}` or `super::...::room`.
+fn rooms_named(file: &File) -> Vec<(usize, String)> {
+    let code = &file.product;
+    let mut rooms = Vec::new();
+    let module = file.module();
+    for at in words(code, "crate") {
+        let Some(rest) = code[at..].strip_prefix("crate::") else { continue };
+        rooms.extend(heads(rest).into_iter().map(|room| (at, room)));
+    }
+    for at in words(code, "super") {
+        let mut rest = &code[at..];
+        if code[..at].ends_with("::") {
+            continue;
+        }
+        let mut up = 0;
+        while let Some(next) = rest.strip_prefix("super::") {
+            rest = next;
+            up += 1;
+        }
+        if up >= module.len() && up > 0 {
+            rooms.extend(heads(rest).into_iter().map(|room| (at, room)));
+        }
+    }
+    rooms
+}
+
+/// The first names of a path or of each path in a group.
+fn heads(path: &str) -> Vec<String> {
+    let first = |part: &str| {
+        part.trim_start().chars().take_while(|char| char.is_alphanumeric() || *char == '_').collect()
+    };
+    let Some(group) = path.strip_prefix('{') else { return vec![first(path)] };
+    let (mut depth, mut parts, mut part) = (0, Vec::new(), String::new());
+    for char in group.chars() {
+        match char {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => parts.push(std::mem::take(&mut part)),
+            _ => part.push(char),
+        }
+    }
+    parts.push(part);
+    parts.iter().map(|part| first(part)).filter(|name: &String| !name.is_empty()).collect()
+}
+
+fn closed_doors_opened(file: &File) -> Vec<String> {
+    let Some((_, closed)) = CLOSED_DOORS.iter().find(|(room, _)| *room == file.room()) else {
+        return Vec::new();
+    };
+    let named = rooms_named(file);
+    let named = named.iter().filter(|(_, room)| closed.contains(&room.as_str()) && room != file.room());
+    named
+        .map(|(at, room)| {
+            format!("{}:{}: `{}` may not name `{room}`", file.path, line_of(&file.code, *at), file.room())
+        })
+        .collect()
+}
+
+fn spine_offences(file: &File) -> Vec<String> {
+    if !SPINE_FILES.iter().any(|place| file.path.starts_with(place)) {
+        return Vec::new();
+    }
+    let found = SPINE_ABSENCES.iter().flat_map(|absent| file.product.match_indices(absent));
+    found
+        .map(|(at, what)| format!("{}:{}: the spine has no `{what}`", file.path, line_of(&file.code, at)))
+        .collect()
+}
+
+/// Each function's name, first line and length in lines, from `fn` to its closing brace.
+fn functions(code: &str) -> Vec<(String, usize, usize)> {
+    let mut functions = Vec::new();
+    for at in words(code, "fn") {
+        let name: String =
+            code[at + 2..].trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        // A body's brace or the end of a declaration, outside the brackets of an array type.
+        let mut depth = 0;
+        let body = code[at..].char_indices().find(|(_, char)| {
+            depth += match char {
+                '[' | '(' => 1,
+                ']' | ')' => -1,
+                _ => 0,
+            };
+            depth == 0 && ['{', ';'].contains(char)
+        });
+        if let Some((offset, '{')) = body.filter(|_| !name.is_empty()) {
+            let (first, last) = (line_of(code, at), line_of(code, brace_end(code, at + offset) - 1));
+            functions.push((name, first, last - first + 1));
+        }
+    }
+    functions
+}
+
+fn long_functions(file: &File) -> Vec<String> {
+    let long = functions(&file.product).into_iter().filter(|(_, _, lines)| *lines > FUNCTION_LINES_MAX);
+    long.map(|(name, line, lines)| {
+        format!("{}:{line}: {name} has {lines} lines, over {FUNCTION_LINES_MAX}", file.path)
+    })
+    .collect()
+}
+
+fn long_file(file: &File) -> Vec<String> {
+    // Tests at the bottom do not count.
+    let lines = file.product.trim_end().lines().count();
+    if file.is_tests() || lines <= FILE_LINES_MAX {
+        return Vec::new();
+    }
+    vec![format!("{}:1: {lines} lines without tests, over {FILE_LINES_MAX}", file.path)]
+}
+
+fn header_offences(file: &File) -> Vec<String> {
+    let lines = file.text.lines().take_while(|line| line.starts_with("//!")).count();
+    let excused = LONG_HEADERS.iter().any(|(path, _)| *path == file.path) && lines > *HEADER_LINES.end();
+    if file.is_tests() || excused || HEADER_LINES.contains(&lines) {
+        return Vec::new();
+    }
+    vec![format!("{}:1: the header has {lines} lines, not {HEADER_LINES:?}", file.path)]
+}
+
+fn panics(file: &File) -> Vec<String> {
+    if file.is_tests() {
+        return Vec::new();
+    }
+    let mut offences = Vec::new();
+    for what in [".unwrap()", ".expect(", ".unwrap_err()", "panic!(", "unreachable!(", "process::exit("] {
+        for (at, _) in file.product.match_indices(what) {
+            let line = line_of(&file.product, at);
+            let shown = file.text.lines().nth(line - 1).unwrap_or("").trim();
+            if !PANICS.iter().any(|(path, part, _)| *path == file.path && shown.contains(part)) {
+                offences.push(format!("{}:{line}: {shown}", file.path));
+            }
+        }
+    }
+    offences
+}
+
+fn names_without_meaning(file: &File) -> Vec<String> {
+    let mut offences = Vec::new();
+    for keyword in ["struct", "enum", "trait", "type", "mod", "fn"] {
+        for at in words(&file.product, keyword) {
+            let rest = file.product[at + keyword.len()..].trim_start();
+            let name: String =
+                rest.chars().take_while(|char| char.is_alphanumeric() || *char == '_').collect();
+            let camel =
+                NAMES_WITHOUT_MEANING.iter().any(|empty| name.ends_with(empty) || name.starts_with(empty));
+            let snake = name
+                .split('_')
+                .any(|part| NAMES_WITHOUT_MEANING.iter().any(|empty| part == empty.to_lowercase()));
+            if camel || snake || (keyword == "fn" && name.starts_with("get_")) {
+                offences.push(format!(
+                    "{}:{}: a name that says nothing: {name}",
+                    file.path,
+                    line_of(&file.code, at)
+                ));
+            }
+        }
+    }
+    offences
+}
+
+fn left_behind(file: &File) -> Vec<String> {
+    let found = LEFT_BEHIND.iter().flat_map(|word| file.text.match_indices(word));
+    found.map(|(at, what)| format!("{}:{}: `{what}` is left", file.path, line_of(&file.text, at))).collect()
+}
+
+fn unsafe_code(file: &File) -> Vec<String> {
+    words(&file.code, "unsafe")
+        .map(|at| format!("{}:{}: unsafe", file.path, line_of(&file.code, at)))
+        .collect()
+}
+
+/// Files that no `mod` names are not compiled, and nothing else would say so.
+fn orphans(files: &[File]) -> Vec<String> {
+    let mut declared = BTreeSet::new();
+    for file in files {
+        for at in words(&file.code, "mod") {
+            let rest = file.code[at + 3..].trim_start();
+            let name: String =
+                rest.chars().take_while(|char| char.is_alphanumeric() || *char == '_').collect();
+            if rest[name.len()..].trim_start().starts_with(';') {
+                declared.insert([file.module().join("/"), name].join("/").trim_start_matches('/').to_owned());
+            }
+        }
+    }
+    let lost = files.iter().filter(|file| {
+        let module = file.module().join("/");
+        !module.is_empty() && !declared.contains(&module)
+    });
+    lost.map(|file| format!("{}:1: no `mod` declares this file", file.path)).collect()
+}
+
+fn assert_none(rule: &str, offences: impl IntoIterator<Item = String>) {
+    let offences: Vec<String> = offences.into_iter().collect();
+    assert!(offences.is_empty(), "{rule} ({} offences):\n{}", offences.len(), offences.join("\n"));
+}
+
+fn check(rule: &str, each: impl Fn(&File) -> Vec<String>) {
+    assert_none(rule, tree().iter().flat_map(each));
+}
+
+// --- the tree is kept so ---
+
+#[test]
+fn crates_stay_in_their_place() {
+    check("crates stay in their place", crates_out_of_place);
+}
+
+#[test]
+fn arrows_run_one_way() {
+    check("arrows between the rooms run one way", closed_doors_opened);
+}
+
+#[test]
+fn the_spine_is_synchronous() {
+    check("the spine neither waits nor locks nor asks the time", spine_offences);
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    check("functions fit a screen", long_functions);
+}
+
+#[test]
+fn files_stay_small() {
+    check("files stay small", long_file);
+}
+
+#[test]
+fn every_module_says_what_it_is() {
+    check("every module says what it is", header_offences);
+}
+
+#[test]
+fn nothing_panics() {
+    check("nothing panics on purpose; a reason goes into PANICS", panics);
+    let files = tree();
+    let stale = PANICS
+        .iter()
+        .filter(|(path, part, _)| !files.iter().any(|f| f.path == *path && f.text.contains(part)));
+    assert_none(
+        "exceptions that are not needed any more",
+        stale.map(|(path, part, _)| format!("{path}: {part}")),
+    );
+}
+
+#[test]
+fn names_mean_something() {
+    check("names mean something", names_without_meaning);
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    check("nothing is left behind", left_behind);
+}
+
+#[test]
+fn there_is_no_unsafe_code() {
+    let files = tree();
+    let lib = files.iter().find(|file| file.path == "src/lib.rs").expect("src/lib.rs");
+    assert!(lib.code.contains("#![forbid(unsafe_code)]"), "src/lib.rs forbids unsafe code");
+    check("no unsafe code (the word `unsafe_code` of the lint is another word)", unsafe_code);
+}
+
+#[test]
+fn every_file_is_compiled() {
+    assert_none("every file is compiled", orphans(&tree()));
+}
+
+#[test]
+fn make_help_lists_every_target() {
+    let makefile = Path::new(env!("CARGO_MANIFEST_DIR")).join("Makefile");
+    let makefile = std::fs::read_to_string(makefile).expect("Makefile");
+    let silent = makefile.lines().filter(|line| is_silent_target(line));
+    assert_none("a target without `## what it does`", silent.map(str::to_owned));
+}
+
+/// A rule of the Makefile that a person may ask for and `make help` would not show.
+fn is_silent_target(line: &str) -> bool {
+    let Some((name, rest)) = line.split_once(':') else { return false };
+    let is_name = !name.is_empty()
+        && name.chars().all(|char| char.is_ascii_lowercase() || "-_0123456789".contains(char));
+    is_name && !rest.starts_with('=') && !rest.contains("## ")
+}
+
+// --- the checks are able to find ---
+
+#[test]
+fn blanking_keeps_lines_and_removes_text() {
+    let code =
+        blank_text("a \"x{\\\"\" // {\nb r#\"{\"\n\"# c '{' '\\'' 'a: &'a str /* {\n */ b\"{\" br\"{\" d");
+    assert_eq!(code.lines().count(), 4);
+    assert!(!code.contains('{') && !code.contains('"'), "{code}");
+    for kept in ["a ", "b ", " c ", "'a: &'a str", " d"] {
+        assert!(code.contains(kept), "{kept:?} is kept in {code}");
+    }
+}
+
+#[test]
+fn tests_are_apart() {
+    let file =
+        File::new("src/a.rs", "fn a() {}\n#[cfg(test)]\nmod tests {\n fn b() { x.unwrap() }\n}\nfn c() {}\n");
+    assert_eq!(panics(&file), [""; 0]);
+    assert!(file.product.contains("fn c()") && !file.product.contains("fn b()"));
+    assert_eq!(long_file(&File::new("src/a.rs", &("x\n".repeat(501)))).len(), 1);
+    let tested = "x\n".repeat(400) + "#[cfg(test)]\nmod tests {\n" + &"y\n".repeat(200) + "}\n";
+    assert_eq!(long_file(&File::new("src/a.rs", &tested)), [""; 0]);
+}
+
+#[test]
+fn a_crate_out_of_place_is_found() {
+    let text = "use monoio::net;\nfn a() { ::ureq::get(); x.monoio(); } // ureq::get\n";
+    let found = crates_out_of_place(&File::new("src/http/mod.rs", text));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let found =
+        crates_out_of_place(&File::new("src/answer.rs", "fn a() { ureq::get(); }\nuse monoio_http as m;\n"));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(crates_out_of_place(&File::new("src/reactor/mod.rs", text)), [""; 0]);
+}
+
+#[test]
+fn a_closed_door_is_found() {
+    let opened = |path: &str, text: &str| closed_doors_opened(&File::new(path, text)).len();
+    assert_eq!(opened("src/evaluate/mod.rs", "use crate::http::Request;"), 1);
+    assert_eq!(
+        opened("src/evaluate/mod.rs", "use crate::{snapshot::Environment, http::{Request, Reject}};"),
+        1
+    );
+    assert_eq!(opened("src/evaluate/segment.rs", "use super::super::http;"), 1);
+    assert_eq!(opened("src/evaluate/segment.rs", "use super::Scratch; use crate::snapshot::rule;"), 0);
+    assert_eq!(opened("src/http/request.rs", "fn a(x: crate::snapshot::Snapshot) {}"), 1);
+    assert_eq!(opened("src/snapshot/mod.rs", "use crate::supervisor;"), 1);
+}
+
+#[test]
+fn a_waiting_spine_is_found() {
+    assert_eq!(spine_offences(&File::new("src/answer.rs", "x.await; SystemTime::now();")).len(), 2);
+    assert_eq!(spine_offences(&File::new("src/reactor/mod.rs", "x.await;")), [""; 0]);
+}
+
+#[test]
+fn function_lengths_are_measured() {
+    let code = "fn a(x: [u8; 2])\n-> u8 {\n{ }\n}\ntrait T { fn b(); }\nfn c() { }\n";
+    assert_eq!(functions(code), [("a".to_owned(), 1, 4), ("c".to_owned(), 6, 1)]);
+    let long = format!("fn long() {{\n{}}}\n", "x;\n".repeat(69));
+    assert_eq!(long_functions(&File::new("src/a.rs", &long)).len(), 1);
+}
+
+#[test]
+fn a_missing_header_is_found() {
+    assert_eq!(header_offences(&File::new("src/a.rs", "//! one\nfn a() {}\n")).len(), 1);
+    assert_eq!(header_offences(&File::new("src/a.rs", &"//! x\n".repeat(4))), [""; 0]);
+    assert_eq!(header_offences(&File::new("src/a.rs", &"//! x\n".repeat(13))).len(), 1);
+}
+
+#[test]
+fn a_panic_is_found() {
+    let text = "fn a() { x.unwrap(); y.expect(\"z\"); unreachable!() } // .unwrap()\n";
+    assert_eq!(panics(&File::new("src/a.rs", text)).len(), 3);
+    assert_eq!(panics(&File::new("src/a/tests.rs", text)), [""; 0]);
+}
+
+#[test]
+fn an_empty_name_is_found() {
+    let text = "struct PollManager; mod utils; fn get_key() {} struct Utility; fn budget() {}";
+    let found = names_without_meaning(&File::new("src/a.rs", text));
+    assert_eq!(found.len(), 4, "{found:?}");
+}
+
+#[test]
+fn what_is_left_behind_is_found() {
+    let text = format!("// {}: later\nfn a() {{ {}() }}\n", "FIXME", "todo!");
+    assert_eq!(left_behind(&File::new("src/a.rs", &text)).len(), 2);
+    assert_eq!(unsafe_code(&File::new("src/a.rs", "#![forbid(unsafe_code)]\nunsafe { x }\n")).len(), 1);
+}
+
+#[test]
+fn an_orphan_is_found() {
+    let files = [
+        File::new("src/lib.rs", "pub mod a;\n"),
+        File::new("src/a/mod.rs", "mod b;\n"),
+        File::new("src/a/c.rs", ""),
+    ];
+    assert_eq!(orphans(&files), ["src/a/c.rs:1: no `mod` declares this file"]);
+}
+
+#[test]
+fn a_silent_target_is_found() {
+    assert!(is_silent_target("test: build"));
+    assert!(
+        !is_silent_target("test: build ## Runs all tests")
+            && !is_silent_target("VAR := x")
+            && !is_silent_target("\techo a: b")
+    );
+}
