@@ -19,6 +19,15 @@ pub const COMPRESS_BYTES_MIN: usize = 1000;
 pub const INBOX_MESSAGES_MAX: usize = 64;
 /// A trait value that is text, characters. Beyond: 422, as the Python proxy.
 pub const TRAIT_VALUE_CHARS_MAX: usize = 2000;
+/// Configuration file, bytes. Beyond: refused. Ten thousand key pairs take 1 MB.
+pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// An environment document with all its pages, bytes (`api_document_bytes_max`). Beyond: the round is
+/// dropped. Legal documents reach tens of MB (wire.md 3).
+pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Connections one reactor holds (`server.connections_max`). Beyond: closed at once and counted.
+pub const CONNECTIONS_MAX: usize = 50_000;
+/// Log records that may wait for the writer. Beyond: dropped and counted.
+pub const LOG_RECORDS_MAX: usize = 8192;
 
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX, "a target must fit in a head");
 const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "a body without a copy is worth compressing");

@@ -1,23 +1,235 @@
 //! Records as fields, written to stdout by one thread.
 //!
-//! In: events from the supervisor (`Log`) and, later, access records from the reactors. Out: one
-//! line each, generic or JSON. Invariant: no caller ever blocks on it; what does not fit in the
-//! queue is dropped and counted; a secret is cut before it comes here (`config::Secret`).
-use std::fmt::Display;
+//! In: events (`Log::event`) from any thread. Out: one line each, generic or JSON, in the shapes
+//! structlog gives the Python proxy. Invariant: no caller ever blocks on it; what does not fit in
+//! the queue is dropped and counted, and the count is logged; a secret is cut before it comes
+//! here (`config::Secret`). Control characters never reach the terminal as such.
+use std::fmt::{Display, Write as _};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::SystemTime;
 
-use crate::config::{Level, Logging};
+use time::OffsetDateTime;
+
+use crate::config::{Level, LogFormat, Logging};
+use crate::limits::LOG_RECORDS_MAX;
 
 /// A handle to the writer; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Log {}
+pub struct Log {
+    records: SyncSender<Message>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    level: AtomicU8,
+    dropped: AtomicU64,
+}
+
+/// What waits for the writer.
+#[derive(Debug)]
+enum Message {
+    Record(Record),
+    /// Answered when everything before it has been written.
+    Flush(SyncSender<()>),
+}
+
+/// One line to be.
+#[derive(Debug)]
+struct Record {
+    time: SystemTime,
+    level: Level,
+    event: &'static str,
+    fields: Vec<(&'static str, String)>,
+}
 
 impl Log {
-    /// Starts the writer thread.
-    pub fn start(_settings: &Logging) -> Self {
-        unimplemented!("config and log")
+    /// Starts the writer thread, which ends with the last handle.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub fn start(settings: &Logging) -> std::io::Result<Self> {
+        Self::start_to(settings, std::io::stdout())
     }
-    /// Logs `event` (lower_snake_case, no interpolation) with its fields.
-    pub fn event(&self, _level: Level, _event: &'static str, _fields: &[(&'static str, &dyn Display)]) {
-        unimplemented!("config and log")
+
+    /// As [`start`](Self::start), to another place than stdout.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub fn start_to(settings: &Logging, out: impl Write + Send + 'static) -> std::io::Result<Self> {
+        let (records, queue) = sync_channel(LOG_RECORDS_MAX);
+        let level = AtomicU8::new(settings.log_level as u8);
+        let shared = Arc::new(Shared { level, dropped: AtomicU64::new(0) });
+        let mut writer = Writer { settings: settings.clone(), shared: shared.clone(), out, line: Vec::new() };
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&queue))?;
+        Ok(Self { records, shared })
     }
+
+    /// Logs `event` (lower_snake_case, no interpolation) with its fields. In JSON a field whose
+    /// name ends in a unit (`_seconds`, `_bytes`, `_count`, ...) is a number, any other is text.
+    pub fn event(&self, level: Level, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
+        if (level as u8) < self.shared.level.load(Ordering::Relaxed) {
+            return;
+        }
+        let fields = fields.iter().map(|(name, value)| (*name, value.to_string())).collect();
+        let record = Record { time: SystemTime::now(), level, event, fields };
+        if self.records.try_send(Message::Record(record)).is_err() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Changes the level from now on.
+    pub fn set_level(&self, level: Level) {
+        self.shared.level.store(level as u8, Ordering::Relaxed);
+    }
+
+    /// Waits until everything logged so far is written; for the end of the process.
+    pub fn flush(&self) {
+        let (done, written) = sync_channel(1);
+        if self.records.send(Message::Flush(done)).is_ok() {
+            // An error means that the writer is gone, and then there is nothing to wait for.
+            let _ = written.recv();
+        }
+    }
+}
+
+/// The thread's end.
+struct Writer<W> {
+    settings: Logging,
+    shared: Arc<Shared>,
+    out: W,
+    line: Vec<u8>,
+}
+
+impl<W: Write> Writer<W> {
+    fn run(&mut self, queue: &Receiver<Message>) {
+        while let Ok(message) = queue.recv() {
+            self.take(message);
+            // What has piled up is written at once: one write for many lines.
+            while self.line.len() < 64 * 1024 {
+                match queue.try_recv() {
+                    Ok(message) => self.take(message),
+                    Err(_) => break,
+                }
+            }
+            self.report_dropped();
+            self.write();
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Record(record) => self.render(&record),
+            Message::Flush(done) => {
+                self.report_dropped();
+                self.write();
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn report_dropped(&mut self) {
+        let count = self.shared.dropped.swap(0, Ordering::Relaxed);
+        if count > 0 {
+            let fields = vec![("dropped_count", count.to_string())];
+            let (time, level) = (SystemTime::now(), Level::Warning);
+            self.render(&Record { time, level, event: "log_records_dropped", fields });
+        }
+    }
+
+    /// A closed pipe must not end the process, and there is nowhere to tell of it.
+    fn write(&mut self) {
+        let _ = self.out.write_all(&self.line);
+        let _ = self.out.flush();
+        self.line.clear();
+    }
+
+    fn render(&mut self, record: &Record) {
+        match self.settings.log_format {
+            LogFormat::Json => render_json(record, &self.settings.log_event_field_name, &mut self.line),
+            LogFormat::Generic => render_generic(record, self.settings.colour, &mut self.line),
+        }
+        self.line.push(b'\n');
+    }
+}
+
+/// `{"message":"...","level":"info","timestamp":"...","logger":"edge_proxy",...}`
+fn render_json(record: &Record, event_name: &str, line: &mut Vec<u8>) {
+    line.push(b'{');
+    json_text(line, event_name);
+    line.push(b':');
+    json_text(line, record.event);
+    line.extend_from_slice(b",\"level\":\"");
+    line.extend_from_slice(record.level.name().as_bytes());
+    line.extend_from_slice(b"\",\"timestamp\":\"");
+    line.extend_from_slice(timestamp(record.time).as_bytes());
+    line.extend_from_slice(b"\",\"logger\":\"edge_proxy\"");
+    for (name, value) in &record.fields {
+        line.push(b',');
+        json_text(line, name);
+        line.push(b':');
+        if is_number(name, value) {
+            line.extend_from_slice(value.as_bytes());
+        } else {
+            json_text(line, value);
+        }
+    }
+    line.push(b'}');
+}
+
+/// A field is a number by its name, so that its type never depends on its value.
+fn is_number(name: &str, value: &str) -> bool {
+    const UNITS: [&str; 8] = ["seconds", "ms", "us", "bytes", "count", "port", "status", "version"];
+    let unit = name.rsplit('_').next().unwrap_or(name);
+    let is_plain = value.strip_prefix('-').unwrap_or(value).starts_with(|c: char| c.is_ascii_digit());
+    UNITS.contains(&unit) && is_plain && serde_json::from_str::<serde_json::Number>(value).is_ok()
+}
+
+/// `2026-11-23T09:20:00.123456Z [info     ] event                          name=value`
+fn render_generic(record: &Record, is_coloured: bool, line: &mut Vec<u8>) {
+    let paint = |code: &'static str| if is_coloured { code } else { "" };
+    let (reset, bold, dim) = (paint("\x1b[0m"), paint("\x1b[1m"), paint("\x1b[2m"));
+    let (name_colour, value_colour) = (paint("\x1b[36m"), paint("\x1b[35m"));
+    let level_colour = paint(match record.level {
+        Level::Debug | Level::Info => "\x1b[32m",
+        Level::Warning => "\x1b[33m",
+        Level::Error | Level::Critical => "\x1b[31m",
+    });
+    let (time, level, event) = (timestamp(record.time), record.level.name(), record.event);
+    // Writing to a vector cannot fail.
+    let _ = write!(line, "{dim}{time}{reset} [{level_colour}{bold}{level:<9}{reset}] {bold}");
+    match record.fields.is_empty() {
+        true => line.extend_from_slice(event.as_bytes()),
+        false => drop(write!(line, "{event:<30}")),
+    }
+    line.extend_from_slice(reset.as_bytes());
+    for (name, value) in &record.fields {
+        let _ = write!(line, " {name_colour}{name}{reset}={value_colour}");
+        let needs_quotes = value.is_empty() || value.contains([' ', '\t', '=', '"', '\'', '\\']);
+        if needs_quotes || value.chars().any(char::is_control) {
+            json_text(line, value);
+        } else {
+            line.extend_from_slice(value.as_bytes());
+        }
+        line.extend_from_slice(reset.as_bytes());
+    }
+}
+
+fn json_text(line: &mut Vec<u8>, text: &str) {
+    // Text written to a vector cannot fail.
+    let _ = serde_json::to_writer(line, text);
+}
+
+/// RFC 3339 in UTC with microseconds, as structlog's `TimeStamper(fmt="iso")`.
+fn timestamp(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    let mut text = String::with_capacity(27);
+    let (date, hour, minute, second) = (time.date(), time.hour(), time.minute(), time.second());
+    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+    let micros = time.microsecond();
+    let _ = write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z");
+    text
 }

@@ -1,9 +1,23 @@
 //! What is meant: typed, valid, complete. The rest of the house reads only this.
 //!
 //! In: what `source` found written (flags, environment, file). Out: a [`Config`], or every
-//! mistake at once. Invariant: a value that got past here needs no more checks.
-use std::path::PathBuf;
+//! mistake at once ([`ConfigError`]). Invariant: a value that got past here needs no more checks.
+//! Nothing is bound, connected or started here; a reload reads the same inputs again.
+mod cores;
+mod parse;
+mod read;
+pub mod source;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use cores::Cores;
+pub use read::read;
+use source::Origin;
 
 /// A text that must never be printed whole. Its `Debug` and `Display` show the first characters.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -19,75 +33,147 @@ impl Secret {
     }
 }
 
-impl std::fmt::Display for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.0.char_indices().nth(6).map_or("", |(end, _)| &self.0[..end]);
         write!(f, "{shown}...")
     }
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(self, f)
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
 /// One environment to serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EnvironmentConfig {
     /// For a document from disk without a pair this is empty: the document's `api_key` counts.
     pub client_side_key: String,
     pub server_side_key: Option<Secret>,
     /// Served from this file instead of polled.
     pub document_path: Option<PathBuf>,
-    /// Served as it is, from the program itself (the demo).
+    /// The demo's document, part of the executable.
     pub embedded_document: Option<&'static str>,
 }
 
+/// Everything the process is to do.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file that was read, if there was one; watched for changes.
+    pub path: Option<PathBuf>,
     pub environments: Vec<EnvironmentConfig>,
     /// With a trailing slash, such as `https://edge.api.flagsmith.com/api/v1/`.
     pub api_url: String,
     pub api_poll_frequency: Duration,
     pub api_poll_timeout: Duration,
-    /// An unconditional fetch at least this often: a 304 is granular to the second (wire.md 4.1).
+    /// An unconditional fetch at least this often (wire.md 4.1: a 304 can hide an edit).
     pub api_full_refresh: Duration,
-    /// A document (all its pages together) beyond this is refused, bytes.
+    /// A document, all its pages together; beyond, the round is dropped.
     pub api_document_bytes_max: usize,
-    /// PEM certificates trusted for upstream, instead of the built-in ones.
+    /// PEM file of authorities trusted for `api_url`, besides the built-in ones.
     pub api_ca_file: Option<PathBuf>,
-    /// PEM certificate chain and key shown to upstream (mutual TLS). Both or neither.
-    pub api_client_cert_file: Option<PathBuf>,
-    pub api_client_key_file: Option<PathBuf>,
-    /// Where the last good documents are kept over restarts. `None`: nowhere.
+    /// Shown to `api_url` for mutual TLS.
+    pub api_client_certificate: Option<Certificate>,
+    /// Where good documents are kept over restarts.
     pub cache_dir: Option<PathBuf>,
     pub realtime: Realtime,
-    pub analytics: Analytics,
-    /// Turns discovery of environments and usage reports on (wire.md 4.3).
+    /// Environments are discovered from `<api_url>proxy/config/` with this key.
     pub proxy_key: Option<Secret>,
     pub usage_flush_interval: Duration,
+    pub analytics: Analytics,
+    pub sse: Sse,
     pub server: Server,
     pub allow_origins: Vec<String>,
     pub health_check: HealthCheck,
     pub logging: Logging,
+    pub admin: Option<Admin>,
     /// CPU ids, one reactor each.
     pub cores: Vec<usize>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    pub host: String,
+    pub host: IpAddr,
     pub port: u16,
+    /// Listened on as well.
+    pub unix_socket: Option<PathBuf>,
+    pub tls: Option<Tls>,
     pub timeout_keep_alive: Duration,
+    /// Connections one reactor holds at a time.
+    pub connections_max: usize,
     pub proxy_headers: bool,
-    /// After SIGTERM: readiness is red, requests are still accepted, for this long.
+    /// Peers whose `X-Forwarded-For` is believed when `proxy_headers` is set.
+    pub forwarded_allow_ips: ForwardedAllowIps,
+    /// `None`: io_uring, or epoll where it is refused.
+    pub driver: Option<Driver>,
+    /// After SIGTERM: still serving, readiness red.
     pub shutdown_delay: Duration,
-    /// After that: connections in flight may take this long to end.
+    /// After that: what is in flight is answered within this time.
     pub shutdown_grace: Duration,
 }
 
-/// The upstream's event stream (wire.md 1.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    Uring,
+    Epoll,
+}
+
+/// A certificate chain and its key, both PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub certificate: Certificate,
+    /// Clients must show a certificate of these authorities.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Addresses and networks, or everybody (`*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardedAllowIps {
+    All,
+    Networks(Vec<Network>),
+}
+
+impl ForwardedAllowIps {
+    /// Whether this peer may say whom it speaks for.
+    pub fn contains(&self, peer: IpAddr) -> bool {
+        match self {
+            Self::All => true,
+            Self::Networks(networks) => networks.iter().any(|network| network.contains(peer)),
+        }
+    }
+}
+
+/// An address with the number of leading bits that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub address: IpAddr,
+    pub prefix_bits: u8,
+}
+
+impl Network {
+    /// An IPv4 peer on an IPv6 socket (`::ffff:10.0.0.1`) counts as the IPv4 peer it is.
+    pub fn contains(&self, peer: IpAddr) -> bool {
+        let shift = |bits: u32| bits - u32::from(self.prefix_bits);
+        match (self.address.to_canonical(), peer.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(peer)) => {
+                (own.to_bits() ^ peer.to_bits()).checked_shr(shift(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(own), IpAddr::V6(peer)) => {
+                (own.to_bits() ^ peer.to_bits()).checked_shr(shift(128)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Realtime {
     pub enabled: bool,
@@ -95,11 +181,32 @@ pub struct Realtime {
     pub url: String,
 }
 
-/// Counts of SDKs, forwarded upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Analytics {
     pub enabled: bool,
     pub flush_interval: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sse {
+    /// Zero: a stream is never closed by us.
+    pub max_stream: Duration,
+}
+
+/// The listener for people and scrapers, apart from the one for SDKs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    pub host: IpAddr,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `None`: never stale. The whole grace is this times the number of environments.
+    pub environment_update_grace_period: Option<Duration>,
+    /// Whether a document from `cache_dir` counts as ready.
+    pub ready_from_cache: bool,
+    pub require: Require,
 }
 
 /// How many environments must be fresh for the proxy to be ready.
@@ -107,15 +214,6 @@ pub struct Analytics {
 pub enum Require {
     All,
     Any,
-}
-
-#[derive(Clone, Debug)]
-pub struct HealthCheck {
-    /// `None`: never stale. The whole grace is this times the number of environments.
-    pub environment_update_grace_period: Option<Duration>,
-    pub require: Require,
-    /// Whether a document from `cache_dir`, not yet confirmed by upstream, counts as ready.
-    pub ready_from_cache: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,17 +225,108 @@ pub enum Level {
     Critical,
 }
 
+impl Level {
+    /// As structlog prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Critical => "critical",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Generic,
     Json,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logging {
     pub log_level: Level,
     pub log_format: LogFormat,
     pub log_event_field_name: String,
     pub colour: bool,
     pub enable_access_log: bool,
+}
+
+/// One thing wrong with one setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Such as `environment_key_pairs[1].server_side_key`.
+    pub path: String,
+    /// As it was written; a secret is cut.
+    pub value: String,
+    pub origin: String,
+    pub expected: String,
+}
+
+impl Mistake {
+    fn new(path: impl Into<String>, value: String, origin: &Origin, expected: impl Into<String>) -> Self {
+        Self { path: path.into(), value, origin: origin.to_string(), expected: expected.into() }
+    }
+
+    /// The file as a whole.
+    fn file(path: &Path, expected: String) -> Self {
+        let origin = Origin::File(path.to_owned());
+        Self::new("config file", path.display().to_string(), &origin, expected)
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: expected {}, not {} ({})", self.path, self.expected, self.value, self.origin)
+    }
+}
+
+/// Every mistake of one reading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigError {
+    pub mistakes: Vec<Mistake>,
+}
+
+impl ConfigError {
+    fn of(mistake: Mistake) -> Self {
+        Self { mistakes: vec![mistake] }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mistakes = match self.mistakes.len() {
+            1 => "1 mistake".to_owned(),
+            count => format!("{count} mistakes"),
+        };
+        write!(f, "the configuration has {mistakes}:")?;
+        self.mistakes.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Something that was accepted and deserves a line in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub level: Level,
+    pub event: &'static str,
+    pub fields: Vec<(&'static str, String)>,
+}
+
+impl Notice {
+    fn new(level: Level, event: &'static str, fields: &[(&'static str, &dyn fmt::Display)]) -> Self {
+        let fields = fields.iter().map(|(name, value)| (*name, value.to_string())).collect();
+        Self { level, event, fields }
+    }
+
+    fn unknown_setting(path: String, origin: &Origin) -> Self {
+        Self::new(Level::Warning, "unknown_setting_ignored", &[("setting", &path), ("origin", origin)])
+    }
+
+    fn service_link(variable: &str) -> Self {
+        let hint = "set by Kubernetes for a service of that name; enableServiceLinks: false stops it";
+        Self::new(Level::Warning, "service_link_variable_ignored", &[("variable", &variable), ("hint", &hint)])
+    }
 }

@@ -1,0 +1,209 @@
+//! From a written value to a meant one, one function for each kind of value.
+//!
+//! In: a JSON value. Out: the typed value, or what was expected, in words that fit after
+//! "expected". Invariant: text is taken for numbers and booleans too, because environment
+//! variables are text and pydantic takes it; nothing else is guessed.
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Driver, ForwardedAllowIps, Level, LogFormat, Network, Require};
+
+/// What to write instead.
+pub type Expected = &'static str;
+
+pub fn boolean(value: &Value) -> Result<bool, Expected> {
+    const EXPECTED: Expected = "true or false";
+    match value {
+        Value::Bool(value) => Ok(*value),
+        Value::Number(number) if number.as_i64() == Some(1) => Ok(true),
+        Value::Number(number) if number.as_i64() == Some(0) => Ok(false),
+        Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "y" | "on" | "t" => Ok(true),
+            "false" | "0" | "no" | "n" | "off" | "f" => Ok(false),
+            _ => Err(EXPECTED),
+        },
+        _ => Err(EXPECTED),
+    }
+}
+
+/// Seconds as a number, as text, or with a unit: `10`, `"10"`, `"500ms"`, `"10s"`, `"2m"`, `"1h"`.
+fn seconds(value: &Value) -> Option<Duration> {
+    let seconds = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => {
+            let text = text.trim();
+            let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+            let scale = match &text[digits.len()..] {
+                "ms" => 0.001,
+                "" | "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return None,
+            };
+            let plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+            digits.parse::<f64>().ok().filter(|_| plain)? * scale
+        }
+        _ => return None,
+    };
+    // A century is as good as never and keeps the sum of two times in range.
+    (0.0..=3.2e9).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
+}
+
+pub fn interval(value: &Value) -> Result<Duration, Expected> {
+    let interval = seconds(value).filter(|interval| *interval >= Duration::from_millis(10));
+    interval.ok_or("a number of seconds of at least 0.01, or text such as \"10s\"")
+}
+
+pub fn duration(value: &Value) -> Result<Duration, Expected> {
+    seconds(value).ok_or("a number of seconds, or text such as \"10s\"")
+}
+
+pub fn optional_duration(value: &Value) -> Result<Option<Duration>, Expected> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    seconds(value).map(Some).ok_or("a number of seconds, or null for never")
+}
+
+pub fn port(value: &Value) -> Result<u16, Expected> {
+    whole(value).and_then(|number| u16::try_from(number).ok()).ok_or("a port from 0 to 65535")
+}
+
+pub fn optional_port(value: &Value) -> Result<Option<u16>, Expected> {
+    if value.is_null() { Ok(None) } else { port(value).map(Some) }
+}
+
+pub fn count(value: &Value) -> Result<usize, Expected> {
+    let count = whole(value).and_then(|number| usize::try_from(number).ok()).filter(|count| *count > 0);
+    count.ok_or("a whole number of at least 1")
+}
+
+fn whole(value: &Value) -> Option<u64> {
+    match value {
+        // A float without a fraction counts, as in pydantic.
+        Value::Number(number) => number.as_u64().or_else(|| {
+            number.as_f64().filter(|float| float.fract() == 0.0 && (0.0..1e15).contains(float)).map(|f| f as u64)
+        }),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+pub fn address(value: &Value) -> Result<IpAddr, Expected> {
+    let text = value.as_str().unwrap_or_default().trim();
+    let text = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    match text {
+        "localhost" => Ok(IpAddr::from([127, 0, 0, 1])),
+        _ => text.parse().map_err(|_| "an IP address such as 0.0.0.0, 127.0.0.1 or ::"),
+    }
+}
+
+pub fn text(value: &Value) -> Result<String, Expected> {
+    let text = value.as_str().map(str::trim).filter(|text| !text.is_empty());
+    text.map(str::to_owned).ok_or("text that is not empty")
+}
+
+pub fn optional_path(value: &Value) -> Result<Option<PathBuf>, Expected> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) if !text.is_empty() && !text.contains('\0') => Ok(Some(PathBuf::from(text))),
+        _ => Err("a path, or null for none"),
+    }
+}
+
+/// Key text becomes a header's value and a table's key, so it is visible ASCII.
+pub fn key(text: &str) -> Result<&str, Expected> {
+    let text = text.trim();
+    let is_key = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_key { Ok(text) } else { Err("a key: text of visible ASCII characters") }
+}
+
+/// The URL as written; the caller settles the trailing slash.
+pub fn url(value: &Value) -> Result<String, Expected> {
+    const EXPECTED: Expected = "a URL such as https://flagsmith.example.com/api/v1";
+    let text = value.as_str().unwrap_or_default().trim();
+    let uri: http::Uri = text.parse().map_err(|_| EXPECTED)?;
+    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    if is_http && has_host && uri.query().is_none() { Ok(text.to_owned()) } else { Err(EXPECTED) }
+}
+
+pub fn origins(value: &Value) -> Result<Vec<String>, Expected> {
+    const EXPECTED: Expected = "an origin such as \"https://www.example.com\", \"*\", or a list of them";
+    let items = match value {
+        Value::String(_) => std::slice::from_ref(value),
+        Value::Array(items) => items.as_slice(),
+        _ => return Err(EXPECTED),
+    };
+    let origin = |item: &Value| {
+        let text = item.as_str()?.trim();
+        let is_visible = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        is_visible.then(|| text.to_owned())
+    };
+    items.iter().map(|item| origin(item).ok_or(EXPECTED)).collect()
+}
+
+pub fn forwarded_allow_ips(value: &Value) -> Result<ForwardedAllowIps, Expected> {
+    const EXPECTED: Expected = "\"*\", or addresses and networks such as \"127.0.0.1,10.0.0.0/8\"";
+    let items: Vec<&str> = match value {
+        Value::String(text) => text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect(),
+        Value::Array(items) => items.iter().map(|item| item.as_str().unwrap_or("")).map(str::trim).collect(),
+        _ => return Err(EXPECTED),
+    };
+    if items.contains(&"*") {
+        return Ok(ForwardedAllowIps::All);
+    }
+    let networks = items.into_iter().map(|item| network(item).ok_or(EXPECTED));
+    networks.collect::<Result<_, _>>().map(ForwardedAllowIps::Networks)
+}
+
+fn network(text: &str) -> Option<Network> {
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix.parse::<u8>().ok()?)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().ok()?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let prefix_bits = prefix.unwrap_or(bits);
+    (prefix_bits <= bits).then_some(Network { address, prefix_bits })
+}
+
+pub fn log_level(value: &Value) -> Result<Level, Expected> {
+    match value.as_str().unwrap_or_default().to_ascii_uppercase().as_str() {
+        "CRITICAL" => Ok(Level::Critical),
+        "ERROR" => Ok(Level::Error),
+        "WARNING" => Ok(Level::Warning),
+        "INFO" => Ok(Level::Info),
+        "DEBUG" | "NOTSET" => Ok(Level::Debug),
+        _ => Err("one of CRITICAL, ERROR, WARNING, INFO, DEBUG"),
+    }
+}
+
+pub fn log_format(value: &Value) -> Result<LogFormat, Expected> {
+    match value.as_str().unwrap_or_default().to_ascii_lowercase().as_str() {
+        "generic" => Ok(LogFormat::Generic),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("\"generic\" or \"json\""),
+    }
+}
+
+pub fn driver(value: &Value) -> Result<Option<Driver>, Expected> {
+    match value.as_str() {
+        None if value.is_null() => Ok(None),
+        Some("" | "auto") => Ok(None),
+        Some("uring") => Ok(Some(Driver::Uring)),
+        Some("epoll") => Ok(Some(Driver::Epoll)),
+        _ => Err("\"auto\", \"uring\" or \"epoll\""),
+    }
+}
+
+pub fn require(value: &Value) -> Result<Require, Expected> {
+    match value.as_str().unwrap_or_default() {
+        "all" => Ok(Require::All),
+        "any" => Ok(Require::Any),
+        _ => Err("\"all\" or \"any\""),
+    }
+}

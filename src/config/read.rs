@@ -1,0 +1,366 @@
+//! The door between what is written and what is meant.
+//!
+//! In: [`Inputs`]. Out: a [`Config`] and the notices to log, or every mistake. Invariant: each
+//! setting of `source::SETTINGS` is read exactly here, by its path, with its default beside it;
+//! a mistake never stops the reading, so that one run reports all.
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::cores::Available;
+use super::source::{Inputs, Origin, Written, is_secret, shown};
+use super::{
+    Admin, Analytics, Certificate, Config, ConfigError, Cores, EnvironmentConfig, ForwardedAllowIps,
+    HealthCheck, Level, LogFormat, Logging, Mistake, Network, Notice, Realtime, Require, Secret, Server, Sse,
+    Tls, parse,
+};
+use crate::limits;
+
+/// Reads the configuration, complete or not at all.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn read(inputs: &Inputs) -> Result<(Config, Vec<Notice>), ConfigError> {
+    read_on(inputs, &Available::of_process())
+}
+
+/// As [`read`], on a machine that is told.
+pub fn read_on(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<Notice>), ConfigError> {
+    let mut reader = Reader { written: Written::read(inputs)? };
+    let (path, is_named) = inputs.config_file();
+    let path = (is_named || path.exists()).then_some(path);
+    let config = reader.config(path, available);
+    reader.accept_python_settings();
+    if reader.written.mistakes.is_empty() {
+        Ok((config, reader.written.notices))
+    } else {
+        Err(ConfigError { mistakes: reader.written.mistakes })
+    }
+}
+
+struct Reader {
+    written: Written,
+}
+
+impl Reader {
+    /// The setting's value, or its default if nobody gave it or it is a mistake.
+    fn read<T>(&mut self, path: &str, parse: impl Fn(&Value) -> Result<T, parse::Expected>, default: T) -> T {
+        let Some((value, origin)) = self.written.value(path) else { return default };
+        match parse(value) {
+            Ok(meant) => meant,
+            Err(expected) => {
+                let mistake = Mistake::new(path, shown(value, is_secret(path)), origin, expected);
+                self.written.mistakes.push(mistake);
+                default
+            }
+        }
+    }
+
+    fn mistake(&mut self, path: &str, expected: &str) {
+        let (value, origin) = match self.written.value(path) {
+            Some((value, origin)) => (shown(value, is_secret(path)), origin.to_string()),
+            None => ("nothing".to_owned(), "not given".to_owned()),
+        };
+        self.written.mistakes.push(Mistake {
+            path: path.to_owned(),
+            value,
+            origin,
+            expected: expected.to_owned(),
+        });
+    }
+
+    fn config(&mut self, path: Option<PathBuf>, available: &Available) -> Config {
+        let proxy_key = self.read("proxy_key", optional_key, None);
+        let environments = self.environments(proxy_key.is_some());
+        let api_url = self.read("api_url", parse::url, "https://edge.api.flagsmith.com/api/v1".to_owned());
+        Config {
+            path,
+            environments,
+            api_url: format!("{}/", api_url.trim_end_matches('/')),
+            api_poll_frequency: self.read("api_poll_frequency_seconds", parse::interval, seconds(10)),
+            api_poll_timeout: self.read("api_poll_timeout_seconds", parse::interval, seconds(5)),
+            api_full_refresh: self.read("api_full_refresh_seconds", parse::interval, seconds(300)),
+            api_document_bytes_max: self.read(
+                "api_document_bytes_max",
+                parse::count,
+                limits::DOCUMENT_BYTES_MAX,
+            ),
+            api_ca_file: self.read("api_ca_file", parse::optional_path, None),
+            api_client_certificate: self.certificate("api_client_certificate"),
+            cache_dir: self.read("cache_dir", parse::optional_path, None),
+            realtime: self.realtime(),
+            proxy_key,
+            usage_flush_interval: self.read("usage_flush_interval_seconds", parse::interval, seconds(60)),
+            analytics: Analytics {
+                enabled: self.read("analytics.enabled", parse::boolean, true),
+                flush_interval: self.read("analytics.flush_interval_seconds", parse::interval, seconds(10)),
+            },
+            sse: Sse { max_stream: self.read("sse.max_stream_seconds", parse::duration, Duration::ZERO) },
+            server: self.server(),
+            allow_origins: self.read("allow_origins", parse::origins, vec!["*".to_owned()]),
+            health_check: self.health_check(),
+            logging: self.logging(),
+            admin: self.admin(),
+            cores: self.cores(available),
+        }
+    }
+
+    fn server(&mut self) -> Server {
+        let loopback = [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
+        let network = |address: std::net::IpAddr| Network {
+            address,
+            prefix_bits: if address.is_ipv4() { 32 } else { 128 },
+        };
+        Server {
+            host: self.read("server.host", parse::address, [0, 0, 0, 0].into()),
+            port: self.read("server.port", parse::port, 8000),
+            unix_socket: self.read("server.unix_socket", parse::optional_path, None),
+            tls: self.tls(),
+            timeout_keep_alive: self.read("server.timeout_keep_alive", parse::interval, seconds(90)),
+            connections_max: self.read("server.connections_max", parse::count, limits::CONNECTIONS_MAX),
+            proxy_headers: self.read("server.proxy_headers", parse::boolean, false),
+            forwarded_allow_ips: self.read(
+                "server.forwarded_allow_ips",
+                parse::forwarded_allow_ips,
+                ForwardedAllowIps::Networks(loopback.map(network).to_vec()),
+            ),
+            driver: self.read("server.driver", parse::driver, None),
+            shutdown_delay: self.read("server.shutdown_delay_seconds", parse::duration, Duration::ZERO),
+            shutdown_grace: self.read("server.shutdown_grace_seconds", parse::duration, seconds(10)),
+        }
+    }
+
+    fn tls(&mut self) -> Option<Tls> {
+        let client_ca = self.read("server.tls.client_ca", parse::optional_path, None);
+        let certificate = self.certificate("server.tls");
+        if certificate.is_none() && client_ca.is_some() {
+            self.mistake("server.tls.cert", "a certificate, because server.tls.client_ca is set");
+        }
+        Some(Tls { certificate: certificate?, client_ca })
+    }
+
+    /// A pair of `cert` and `key` in a group: both or none.
+    fn certificate(&mut self, group: &str) -> Option<Certificate> {
+        let (cert_path, key_path) = (format!("{group}.cert"), format!("{group}.key"));
+        let cert = self.read(&cert_path, parse::optional_path, None);
+        let key = self.read(&key_path, parse::optional_path, None);
+        match (cert, key) {
+            (Some(cert), Some(key)) => Some(Certificate { cert, key }),
+            (None, None) => None,
+            (Some(_), None) => {
+                self.mistake(&key_path, "the path of the certificate's key (PEM)");
+                None
+            }
+            (None, Some(_)) => {
+                self.mistake(&cert_path, "the path of the key's certificate (PEM)");
+                None
+            }
+        }
+    }
+
+    fn realtime(&mut self) -> Realtime {
+        let url = self.read("realtime.url", parse::url, "https://realtime.flagsmith.com".to_owned());
+        Realtime {
+            enabled: self.read("realtime.enabled", parse::boolean, false),
+            url: format!("{}/", url.trim_end_matches('/')),
+        }
+    }
+
+    fn health_check(&mut self) -> HealthCheck {
+        HealthCheck {
+            environment_update_grace_period: self.read(
+                "health_check.environment_update_grace_period_seconds",
+                parse::optional_duration,
+                Some(seconds(30)),
+            ),
+            ready_from_cache: self.read("health_check.ready_from_cache", parse::boolean, true),
+            require: self.read("health_check.require", parse::require, Require::All),
+        }
+    }
+
+    fn logging(&mut self) -> Logging {
+        let optional = |value: &Value| if value.is_null() { Ok(None) } else { parse::boolean(value).map(Some) };
+        let colour = self.read("logging.colours", optional, None);
+        Logging {
+            log_level: self.read("logging.log_level", parse::log_level, Level::Info),
+            log_format: self.read("logging.log_format", parse::log_format, LogFormat::Generic),
+            log_event_field_name: self.read(
+                "logging.log_event_field_name",
+                parse::text,
+                "message".to_owned(),
+            ),
+            colour: colour.unwrap_or_else(|| std::io::IsTerminal::is_terminal(&std::io::stdout())),
+            enable_access_log: self.read("logging.enable_access_log", parse::boolean, false),
+        }
+    }
+
+    fn admin(&mut self) -> Option<Admin> {
+        let host = self.read("admin.host", parse::address, [127, 0, 0, 1].into());
+        let port = self.read("admin.port", parse::optional_port, None)?;
+        Some(Admin { host, port })
+    }
+
+    fn cores(&mut self, available: &Available) -> Vec<usize> {
+        let asked = self.read("cores", Cores::parse, Cores::Available);
+        match asked.resolve(available) {
+            Ok((cpus, false)) => cpus,
+            Ok((cpus, true)) => {
+                let fields: [(&str, &dyn std::fmt::Display); 1] = [("reactors", &cpus.len())];
+                self.written.notices.push(Notice::new(Level::Warning, "fewer_cpus_than_asked_for", &fields));
+                cpus
+            }
+            Err(expected) => {
+                self.mistake("cores", &expected);
+                available.cpus.clone()
+            }
+        }
+    }
+
+    fn environments(&mut self, is_discovering: bool) -> Vec<EnvironmentConfig> {
+        let mut environments = Vec::new();
+        let pairs = self.written.value("environment_key_pairs").map(|(v, origin)| (v.clone(), origin.clone()));
+        if let Some((value, origin)) = pairs {
+            match value.as_array() {
+                Some(pairs) => {
+                    for (index, pair) in pairs.iter().enumerate() {
+                        environments.extend(self.environment(index, pair, &origin));
+                    }
+                }
+                None => self.mistake("environment_key_pairs", "a list of key pairs"),
+            }
+        }
+        for document_path in self.read("documents", documents, Vec::new()) {
+            environments.push(EnvironmentConfig { document_path: Some(document_path), ..Default::default() });
+        }
+        if environments.is_empty() && !is_discovering && self.written.mistakes.is_empty() {
+            self.mistake(
+                "environment_key_pairs",
+                "at least one pair of server_side_key and client_side_key (or --document FILE); \
+                 `edge-proxy render-config` writes an example",
+            );
+        }
+        self.refuse_repeated_keys(&environments);
+        environments
+    }
+
+    /// One key pair; every mistake in it is noted, and then there is none.
+    fn environment(&mut self, index: usize, pair: &Value, origin: &Origin) -> Option<EnvironmentConfig> {
+        let path = format!("environment_key_pairs[{index}]");
+        let Some(object) = pair.as_object() else {
+            let expected = "an object with server_side_key and client_side_key";
+            self.written.mistakes.push(Mistake::new(path, shown(pair, true), origin, expected));
+            return None;
+        };
+        for name in object.keys() {
+            if !["client_side_key", "server_side_key", "document_path"].contains(&name.as_str()) {
+                self.written.notices.push(Notice::unknown_setting(format!("{path}.{name}"), origin));
+            }
+        }
+        let mistakes_before = self.written.mistakes.len();
+        let mut refuse = |name: &str, value: &Value, is_secret: bool, expected: &str| {
+            let value = if value.is_null() { "nothing".to_owned() } else { shown(value, is_secret) };
+            let mistake = Mistake::new(format!("{path}.{name}"), value, origin, expected);
+            self.written.mistakes.push(mistake);
+        };
+        let document_path = match object.get("document_path").map(parse::optional_path) {
+            None => None,
+            Some(Ok(document_path)) => document_path,
+            Some(Err(expected)) => {
+                refuse("document_path", &object["document_path"], false, expected);
+                None
+            }
+        };
+        let text = |name: &str| object.get(name).unwrap_or(&Value::Null);
+        let client = text("client_side_key").as_str().map(parse::key);
+        let Some(Ok(client_side_key)) = client else {
+            refuse("client_side_key", text("client_side_key"), true, "the environment's client-side key");
+            return None;
+        };
+        let server_side_key = match text("server_side_key").as_str().map(parse::key) {
+            Some(Ok(key)) if key.starts_with("ser.") => Some(Secret::new(key)),
+            None if document_path.is_some() && text("server_side_key").is_null() => None,
+            _ => {
+                let expected = "a server-side key, which starts with \"ser.\"";
+                refuse("server_side_key", text("server_side_key"), true, expected);
+                None
+            }
+        };
+        if client_side_key.starts_with("ser.") {
+            let expected = "the client-side key; this one is a server-side key (\"ser.\")";
+            refuse("client_side_key", text("client_side_key"), true, expected);
+        }
+        (self.written.mistakes.len() == mistakes_before).then(|| EnvironmentConfig {
+            client_side_key: client_side_key.to_owned(),
+            server_side_key,
+            document_path,
+            embedded_document: None,
+        })
+    }
+
+    fn refuse_repeated_keys(&mut self, environments: &[EnvironmentConfig]) {
+        for (index, environment) in environments.iter().enumerate() {
+            let key = &environment.client_side_key;
+            let is_repeated = environments[..index].iter().any(|earlier| earlier.client_side_key == *key);
+            if is_repeated && !key.is_empty() {
+                self.written.mistakes.push(Mistake {
+                    path: format!("environment_key_pairs[{index}].client_side_key"),
+                    value: format!("\"{}\" a second time", Secret::new(key.as_str())),
+                    origin: "environment_key_pairs".to_owned(),
+                    expected: "each client-side key once".to_owned(),
+                });
+            }
+        }
+    }
+
+    /// Settings of the Python proxy that need no counterpart: taken, with a line saying why.
+    fn accept_python_settings(&mut self) {
+        let is_on = |caches: &Value| {
+            ["flags", "identities"].iter().any(|name| caches[name]["use_cache"].as_bool() == Some(true))
+        };
+        let why = [
+            (
+                "endpoint_caches",
+                Level::Info,
+                "answers are made ready when the document changes, so that there is nothing to cache",
+            ),
+            (
+                "logging.override",
+                Level::Warning,
+                "not supported: set logging.log_level, logging.log_format and \
+                 logging.enable_access_log, and send stdout where it should go",
+            ),
+            ("server.reload", Level::Warning, "a developer's switch of the Python proxy, without effect here"),
+        ];
+        for (path, level, reason) in why {
+            let Some((value, _)) = self.written.value(path) else { continue };
+            let is_used = match value {
+                Value::Object(_) if path == "endpoint_caches" => is_on(value),
+                Value::Object(object) => !object.is_empty(),
+                Value::Null | Value::Bool(false) => false,
+                _ => true,
+            };
+            if is_used {
+                let fields: [(&str, &dyn std::fmt::Display); 2] = [("setting", &path), ("reason", &reason)];
+                self.written.notices.push(Notice::new(level, "setting_without_effect", &fields));
+            }
+        }
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn optional_key(value: &Value) -> Result<Option<Secret>, parse::Expected> {
+    match value {
+        Value::Null => Ok(None),
+        _ => parse::key(value.as_str().unwrap_or("")).map(|key| Some(Secret::new(key))),
+    }
+}
+
+fn documents(value: &Value) -> Result<Vec<PathBuf>, parse::Expected> {
+    const EXPECTED: parse::Expected = "a list of paths of environment documents";
+    let paths = value.as_array().ok_or(EXPECTED)?.iter().map(parse::optional_path);
+    paths.map(|path| path.ok().flatten().ok_or(EXPECTED)).collect()
+}
