@@ -18,7 +18,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("monoio_codec", &["src/http/request.rs"]),
     ("monoio", &["src/reactor/"]),
     ("io_uring", &["src/reactor/"]),
-    ("core_affinity", &["src/reactor/"]),
+    ("core_affinity", &["src/reactor/", "src/config/cores.rs"]),
     ("clap", &["src/cli.rs", "src/cli/"]),
     ("fancy_regex", &["src/evaluate/pattern.rs"]),
     ("serde_json_path", &["src/evaluate/jsonpath.rs"]),

@@ -327,6 +327,10 @@ impl Notice {
 
     fn service_link(variable: &str) -> Self {
         let hint = "set by Kubernetes for a service of that name; enableServiceLinks: false stops it";
-        Self::new(Level::Warning, "service_link_variable_ignored", &[("variable", &variable), ("hint", &hint)])
+        Self::new(
+            Level::Warning,
+            "service_link_variable_ignored",
+            &[("variable", &variable), ("hint", &hint)],
+        )
     }
 }

@@ -85,7 +85,10 @@ fn whole(value: &Value) -> Option<u64> {
     match value {
         // A float without a fraction counts, as in pydantic.
         Value::Number(number) => number.as_u64().or_else(|| {
-            number.as_f64().filter(|float| float.fract() == 0.0 && (0.0..1e15).contains(float)).map(|f| f as u64)
+            number
+                .as_f64()
+                .filter(|float| float.fract() == 0.0 && (0.0..1e15).contains(float))
+                .map(|f| f as u64)
         }),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,

@@ -180,7 +180,8 @@ impl Reader {
     }
 
     fn logging(&mut self) -> Logging {
-        let optional = |value: &Value| if value.is_null() { Ok(None) } else { parse::boolean(value).map(Some) };
+        let optional =
+            |value: &Value| if value.is_null() { Ok(None) } else { parse::boolean(value).map(Some) };
         let colour = self.read("logging.colours", optional, None);
         Logging {
             log_level: self.read("logging.log_level", parse::log_level, Level::Info),
@@ -219,7 +220,8 @@ impl Reader {
 
     fn environments(&mut self, is_discovering: bool) -> Vec<EnvironmentConfig> {
         let mut environments = Vec::new();
-        let pairs = self.written.value("environment_key_pairs").map(|(v, origin)| (v.clone(), origin.clone()));
+        let pairs =
+            self.written.value("environment_key_pairs").map(|(v, origin)| (v.clone(), origin.clone()));
         if let Some((value, origin)) = pairs {
             match value.as_array() {
                 Some(pairs) => {
@@ -330,7 +332,11 @@ impl Reader {
                 "not supported: set logging.log_level, logging.log_format and \
                  logging.enable_access_log, and send stdout where it should go",
             ),
-            ("server.reload", Level::Warning, "a developer's switch of the Python proxy, without effect here"),
+            (
+                "server.reload",
+                Level::Warning,
+                "a developer's switch of the Python proxy, without effect here",
+            ),
         ];
         for (path, level, reason) in why {
             let Some((value, _)) = self.written.value(path) else { continue };

@@ -209,10 +209,8 @@ impl Written {
 
     /// The nested form (`SERVER_PORT`) is stronger than the object (`SERVER`), as in pydantic.
     fn add_variables(&mut self, variables: &[(String, String)]) {
-        let mut groups: Vec<&str> = SETTINGS
-            .iter()
-            .flat_map(|s| s.path.match_indices('.').map(|(end, _)| &s.path[..end]))
-            .collect();
+        let mut groups: Vec<&str> =
+            SETTINGS.iter().flat_map(|s| s.path.match_indices('.').map(|(end, _)| &s.path[..end])).collect();
         groups.dedup();
         for group in groups {
             if let Some((name, text)) = variable_named(variables, &variable_name(group)) {
