@@ -1,1 +1,155 @@
+//! The command line: what was typed, nothing more.
+//!
+//! In: arguments. Out: a [`Command`] with the [`Inputs`] it reads its configuration from.
+//! Invariant: values are passed on as typed; `config` judges them together with the file and the
+//! environment, so that all mistakes are told in one run. Nothing is opened or started here.
+use std::path::PathBuf;
 
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
+
+use crate::config::source::Inputs;
+use crate::demo;
+
+/// The exit code for a wrong command line or configuration (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve flags (the default without a subcommand)
+    Serve(ServeArgs),
+    /// Serve an environment that is part of the program: no account, no network, no configuration
+    Demo(DemoArgs),
+    /// Print the default configuration, and write it to the configuration file if there is none
+    RenderConfig(RenderConfigArgs),
+}
+
+/// Settings given here win over environment variables, and those over the file.
+#[derive(Debug, Default, Args)]
+pub struct ServeArgs {
+    /// The configuration file [default: $CONFIG_PATH, or config.json]
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Serve this environment document from disk; read again when it changes; may be repeated
+    #[arg(long, value_name = "FILE")]
+    document: Vec<PathBuf>,
+    /// How often upstream is asked for changes, such as 10s or 500ms or plain seconds
+    /// [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    poll_interval: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct DemoArgs {
+    /// Serve the demo from this environment document instead; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    document: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Default, Args)]
+struct CommonArgs {
+    /// The address to listen on [default: 0.0.0.0; demo: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<String>,
+    /// The port to listen on [default: 8000]
+    #[arg(long, value_name = "PORT")]
+    port: Option<String>,
+    /// How many cores to use, or which: 4, or 0,2-5 [default: all that the process may use, by
+    /// its affinity and its cgroup's quota]
+    #[arg(long, value_name = "N|LIST")]
+    cores: Option<String>,
+    /// critical, error, warning, info or debug [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// generic (for people) or json (for programs) [default: generic]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct RenderConfigArgs {
+    /// The file to write if it does not exist [default: $CONFIG_PATH, or config.json]
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "edge-proxy", version, about, max_term_width = 100, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// The exit code, after help, version or the mistake was printed.
+pub fn parse() -> Result<Command, u8> {
+    match Cli::try_parse() {
+        Ok(cli) => Ok(cli.command.unwrap_or(Command::Serve(cli.serve))),
+        Err(error) => {
+            // If the terminal is gone there is nobody to tell.
+            let _ = error.print();
+            match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Err(0),
+                _ => Err(EXIT_USAGE),
+            }
+        }
+    }
+}
+
+impl ServeArgs {
+    /// Where the configuration is to be read from.
+    pub fn inputs(self) -> Inputs {
+        let mut inputs = Inputs { config_path: self.config, ..Inputs::from_process() };
+        if !self.document.is_empty() {
+            let paths = self.document.iter().map(|path| Value::from(path.to_string_lossy()));
+            inputs.flags.push(("documents", "--document", paths.collect()));
+        }
+        if let Some(interval) = self.poll_interval {
+            inputs.flags.push(("api_poll_frequency_seconds", "--poll-interval", interval.into()));
+        }
+        self.common.add_to(&mut inputs);
+        inputs
+    }
+}
+
+impl DemoArgs {
+    /// The demo reads neither file nor environment: it shall look the same everywhere.
+    pub fn inputs(self) -> Inputs {
+        let mut inputs = Inputs { without_file: true, ..Inputs::default() };
+        inputs.environments.push(demo::environment(self.document));
+        inputs.flags.push(("server.host", "demo", "127.0.0.1".into()));
+        self.common.add_to(&mut inputs);
+        inputs
+    }
+}
+
+impl CommonArgs {
+    fn add_to(self, inputs: &mut Inputs) {
+        let flags = [
+            ("server.host", "--host", self.host),
+            ("server.port", "--port", self.port),
+            ("cores", "--cores", self.cores),
+            ("logging.log_level", "--log-level", self.log_level),
+            ("logging.log_format", "--log-format", self.log_format),
+        ];
+        let given = flags.into_iter().filter_map(|(path, flag, text)| Some((path, flag, text?.into())));
+        inputs.flags.extend(given);
+    }
+}
+
+impl RenderConfigArgs {
+    /// The file that `serve` would read.
+    pub fn path(self) -> PathBuf {
+        Inputs { config_path: self.config, ..Inputs::from_process() }.config_file().0
+    }
+}

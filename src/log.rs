@@ -218,9 +218,21 @@ fn render_generic(record: &Record, is_coloured: bool, line: &mut Vec<u8>) {
     }
 }
 
+/// A JSON string in which every control character is escaped, also those above ASCII that JSON
+/// lets pass (a terminal obeys U+009B).
 fn json_text(line: &mut Vec<u8>, text: &str) {
-    // Text written to a vector cannot fail.
-    let _ = serde_json::to_writer(line, text);
+    line.push(b'"');
+    for character in text.chars() {
+        // Writing to a vector cannot fail.
+        let _ = match character {
+            '"' => line.write_all(b"\\\""),
+            '\\' => line.write_all(b"\\\\"),
+            '\n' => line.write_all(b"\\n"),
+            control if control.is_control() => write!(line, "\\u{:04x}", control as u32),
+            other => write!(line, "{other}"),
+        };
+    }
+    line.push(b'"');
 }
 
 /// RFC 3339 in UTC with microseconds, as structlog's `TimeStamper(fmt="iso")`.
@@ -233,3 +245,6 @@ fn timestamp(time: SystemTime) -> String {
     let _ = write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z");
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,53 @@
-fn main() {}
+//! Sets up, starts, and says with its exit code how it went: 0 ended as asked, 1 could not start
+//! or go on, 64 a wrong command line or configuration.
+//!
+//! Order matters: the configuration is read before anything else, the sockets are bound before
+//! any thread runs, and only then is anything logged to stdout; errors before that go to stderr.
+use std::fmt::Display;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use edge_proxy::cli::{self, Command, EXIT_USAGE};
+use edge_proxy::config::{self, ConfigError};
+use edge_proxy::serve;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const EXIT_FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let command = match cli::parse() {
+        Ok(command) => command,
+        Err(code) => return ExitCode::from(code),
+    };
+    let ended = match command {
+        Command::Serve(args) => serve::serve(args.inputs()),
+        Command::Demo(args) => serve::demo(args.inputs()),
+        Command::RenderConfig(args) => return render_config(&args.path()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, if error.is::<ConfigError>() { EXIT_USAGE } else { EXIT_FAILED }),
+    }
+}
+
+/// As the Python proxy's `edge-proxy-render-config`: a file that is there is left alone.
+fn render_config(path: &Path) -> ExitCode {
+    if path.exists() {
+        eprintln!("edge-proxy: {} exists and is left as it is", path.display());
+        return ExitCode::SUCCESS;
+    }
+    // If nobody reads what is printed, the file is still worth writing.
+    let _ = writeln!(std::io::stdout(), "{}", config::DEFAULT_JSON.trim_end());
+    match std::fs::write(path, config::DEFAULT_JSON) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&format!("cannot write {}: {error}", path.display()), EXIT_FAILED),
+    }
+}
+
+fn complain(error: &dyn Display, code: u8) -> ExitCode {
+    eprintln!("edge-proxy: {error}");
+    ExitCode::from(code)
+}

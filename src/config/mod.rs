@@ -4,6 +4,7 @@
 //! mistake at once ([`ConfigError`]). Invariant: a value that got past here needs no more checks.
 //! Nothing is bound, connected or started here; a reload reads the same inputs again.
 mod cores;
+mod pairs;
 mod parse;
 mod read;
 pub mod source;
@@ -18,6 +19,9 @@ use std::time::Duration;
 pub use cores::Cores;
 pub use read::read;
 use source::Origin;
+
+/// What `render-config` prints and writes: the defaults, with an example of a key pair.
+pub const DEFAULT_JSON: &str = include_str!("default.json");
 
 /// A text that must never be printed whole. Its `Debug` and `Display` show the first characters.
 #[derive(Clone, PartialEq, Eq, Hash)]

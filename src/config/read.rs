@@ -9,11 +9,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::cores::Available;
-use super::source::{Inputs, Origin, Written, is_secret, shown};
+use super::source::{Inputs, Written, is_secret, shown};
 use super::{
     Admin, Analytics, Certificate, Config, ConfigError, Cores, EnvironmentConfig, ForwardedAllowIps,
     HealthCheck, Level, LogFormat, Logging, Mistake, Network, Notice, Realtime, Require, Secret, Server, Sse,
-    Tls, parse,
+    Tls, pairs, parse,
 };
 use crate::limits;
 
@@ -29,8 +29,8 @@ pub fn read(inputs: &Inputs) -> Result<(Config, Vec<Notice>), ConfigError> {
 pub fn read_on(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<Notice>), ConfigError> {
     let mut reader = Reader { written: Written::read(inputs)? };
     let (path, is_named) = inputs.config_file();
-    let path = (is_named || path.exists()).then_some(path);
-    let config = reader.config(path, available);
+    let path = (!inputs.without_file && (is_named || path.exists())).then_some(path);
+    let config = reader.config(path, inputs.environments.clone(), available);
     reader.accept_python_settings();
     if reader.written.mistakes.is_empty() {
         Ok((config, reader.written.notices))
@@ -70,9 +70,14 @@ impl Reader {
         });
     }
 
-    fn config(&mut self, path: Option<PathBuf>, available: &Available) -> Config {
+    fn config(
+        &mut self,
+        path: Option<PathBuf>,
+        brought: Vec<EnvironmentConfig>,
+        available: &Available,
+    ) -> Config {
         let proxy_key = self.read("proxy_key", optional_key, None);
-        let environments = self.environments(proxy_key.is_some());
+        let environments = self.environments(brought, proxy_key.is_some());
         let api_url = self.read("api_url", parse::url, "https://edge.api.flagsmith.com/api/v1".to_owned());
         Config {
             path,
@@ -218,15 +223,20 @@ impl Reader {
         }
     }
 
-    fn environments(&mut self, is_discovering: bool) -> Vec<EnvironmentConfig> {
-        let mut environments = Vec::new();
+    fn environments(
+        &mut self,
+        brought: Vec<EnvironmentConfig>,
+        is_discovering: bool,
+    ) -> Vec<EnvironmentConfig> {
+        let mut environments = brought;
         let pairs =
             self.written.value("environment_key_pairs").map(|(v, origin)| (v.clone(), origin.clone()));
         if let Some((value, origin)) = pairs {
             match value.as_array() {
                 Some(pairs) => {
                     for (index, pair) in pairs.iter().enumerate() {
-                        environments.extend(self.environment(index, pair, &origin));
+                        let path = format!("environment_key_pairs[{index}]");
+                        environments.extend(pairs::read(&path, pair, &origin, &mut self.written));
                     }
                 }
                 None => self.mistake("environment_key_pairs", "a list of key pairs"),
@@ -244,60 +254,6 @@ impl Reader {
         }
         self.refuse_repeated_keys(&environments);
         environments
-    }
-
-    /// One key pair; every mistake in it is noted, and then there is none.
-    fn environment(&mut self, index: usize, pair: &Value, origin: &Origin) -> Option<EnvironmentConfig> {
-        let path = format!("environment_key_pairs[{index}]");
-        let Some(object) = pair.as_object() else {
-            let expected = "an object with server_side_key and client_side_key";
-            self.written.mistakes.push(Mistake::new(path, shown(pair, true), origin, expected));
-            return None;
-        };
-        for name in object.keys() {
-            if !["client_side_key", "server_side_key", "document_path"].contains(&name.as_str()) {
-                self.written.notices.push(Notice::unknown_setting(format!("{path}.{name}"), origin));
-            }
-        }
-        let mistakes_before = self.written.mistakes.len();
-        let mut refuse = |name: &str, value: &Value, is_secret: bool, expected: &str| {
-            let value = if value.is_null() { "nothing".to_owned() } else { shown(value, is_secret) };
-            let mistake = Mistake::new(format!("{path}.{name}"), value, origin, expected);
-            self.written.mistakes.push(mistake);
-        };
-        let document_path = match object.get("document_path").map(parse::optional_path) {
-            None => None,
-            Some(Ok(document_path)) => document_path,
-            Some(Err(expected)) => {
-                refuse("document_path", &object["document_path"], false, expected);
-                None
-            }
-        };
-        let text = |name: &str| object.get(name).unwrap_or(&Value::Null);
-        let client = text("client_side_key").as_str().map(parse::key);
-        let Some(Ok(client_side_key)) = client else {
-            refuse("client_side_key", text("client_side_key"), true, "the environment's client-side key");
-            return None;
-        };
-        let server_side_key = match text("server_side_key").as_str().map(parse::key) {
-            Some(Ok(key)) if key.starts_with("ser.") => Some(Secret::new(key)),
-            None if document_path.is_some() && text("server_side_key").is_null() => None,
-            _ => {
-                let expected = "a server-side key, which starts with \"ser.\"";
-                refuse("server_side_key", text("server_side_key"), true, expected);
-                None
-            }
-        };
-        if client_side_key.starts_with("ser.") {
-            let expected = "the client-side key; this one is a server-side key (\"ser.\")";
-            refuse("client_side_key", text("client_side_key"), true, expected);
-        }
-        (self.written.mistakes.len() == mistakes_before).then(|| EnvironmentConfig {
-            client_side_key: client_side_key.to_owned(),
-            server_side_key,
-            document_path,
-            embedded_document: None,
-        })
     }
 
     fn refuse_repeated_keys(&mut self, environments: &[EnvironmentConfig]) {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{ConfigError, Mistake, Notice};
+use super::{ConfigError, EnvironmentConfig, Mistake, Notice};
 use crate::limits::CONFIG_BYTES_MAX;
 
 /// The names of one setting.
@@ -96,7 +96,8 @@ pub const SETTINGS: &[Setting] = &[
 /// Who gave a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    Flag,
+    /// The flag's name, such as `--port`.
+    Flag(&'static str),
     /// The variable's name as it is spelled in the environment.
     Variable(String),
     File(PathBuf),
@@ -105,7 +106,7 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flag => f.write_str("command line"),
+            Self::Flag(name) => f.write_str(name),
             Self::Variable(name) => write!(f, "environment variable {name}"),
             Self::File(path) => write!(f, "{}", path.display()),
         }
@@ -117,10 +118,14 @@ impl fmt::Display for Origin {
 pub struct Inputs {
     /// `--config`; `None` means `CONFIG_PATH` or `config.json`.
     pub config_path: Option<PathBuf>,
-    /// Settings given by flags, by path.
-    pub flags: Vec<(&'static str, Value)>,
+    /// Set where no file is read at all.
+    pub without_file: bool,
+    /// Settings given by flags: path, the flag's name, value.
+    pub flags: Vec<(&'static str, &'static str, Value)>,
     /// Environment variables.
     pub variables: Vec<(String, String)>,
+    /// Environments that the program itself brings.
+    pub environments: Vec<EnvironmentConfig>,
 }
 
 impl Inputs {
@@ -128,7 +133,7 @@ impl Inputs {
     pub fn from_process() -> Self {
         let variables =
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-        Self { config_path: None, flags: Vec::new(), variables: variables.collect() }
+        Self { variables: variables.collect(), ..Self::default() }
     }
 
     /// The file that is read, and whether somebody named it.
@@ -158,12 +163,14 @@ impl Written {
     pub fn read(inputs: &Inputs) -> Result<Self, ConfigError> {
         let mut written = Self::default();
         let (path, is_named) = inputs.config_file();
-        if let Some(object) = read_file(&path, is_named)? {
+        if !inputs.without_file
+            && let Some(object) = read_file(&path, is_named)?
+        {
             written.add_object("", object, &Origin::File(path));
         }
         written.add_variables(&inputs.variables);
-        for (path, value) in &inputs.flags {
-            written.values.insert(path, (value.clone(), Origin::Flag));
+        for (path, flag, value) in &inputs.flags {
+            written.values.insert(path, (value.clone(), Origin::Flag(flag)));
         }
         Ok(written)
     }

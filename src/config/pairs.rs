@@ -1,0 +1,85 @@
+//! One member of `environment_key_pairs`.
+//!
+//! In: the object as written. Out: an environment to serve, or every mistake in the object.
+//! Invariant: what is told of a key is never more than its first characters; a pair with a
+//! document on disk may do without a server-side key, any other may not.
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use super::source::{Origin, Written, shown};
+use super::{EnvironmentConfig, Mistake, Notice, Secret, parse};
+
+const MEMBERS: [&str; 3] = ["client_side_key", "server_side_key", "document_path"];
+
+/// Reads the pair at `path`; mistakes and notices go to `written`.
+pub fn read(path: &str, pair: &Value, origin: &Origin, written: &mut Written) -> Option<EnvironmentConfig> {
+    let Some(object) = pair.as_object() else {
+        let expected = "an object with server_side_key and client_side_key";
+        written.mistakes.push(Mistake::new(path, shown(pair, true), origin, expected));
+        return None;
+    };
+    for name in object.keys().filter(|name| !MEMBERS.contains(&name.as_str())) {
+        written.notices.push(Notice::unknown_setting(format!("{path}.{name}"), origin));
+    }
+    let mut reader = Reader { path, object, origin, mistakes: &mut written.mistakes };
+    let document_path = reader.document_path();
+    let client_side_key = reader.client_side_key();
+    let server_side_key = reader.server_side_key(document_path != Ok(None));
+    Some(EnvironmentConfig {
+        client_side_key: client_side_key.ok()?,
+        server_side_key: server_side_key.ok()?,
+        document_path: document_path.ok()?,
+        embedded_document: None,
+    })
+}
+
+/// The mistake is in the list already.
+#[derive(Debug, PartialEq, Eq)]
+struct Told;
+
+struct Reader<'a> {
+    path: &'a str,
+    object: &'a Map<String, Value>,
+    origin: &'a Origin,
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+impl Reader<'_> {
+    fn document_path(&mut self) -> Result<Option<PathBuf>, Told> {
+        let written = self.object.get("document_path").unwrap_or(&Value::Null);
+        parse::optional_path(written).map_err(|expected| self.refuse("document_path", expected))
+    }
+
+    fn client_side_key(&mut self) -> Result<String, Told> {
+        let expected = match self.key("client_side_key") {
+            Some(key) if key.starts_with("ser.") => {
+                "the client-side key; this one is a server-side key (\"ser.\")"
+            }
+            Some(key) => return Ok(key.to_owned()),
+            None => "the environment's client-side key",
+        };
+        Err(self.refuse("client_side_key", expected))
+    }
+
+    fn server_side_key(&mut self, has_document: bool) -> Result<Option<Secret>, Told> {
+        match self.key("server_side_key") {
+            Some(key) if key.starts_with("ser.") => Ok(Some(Secret::new(key))),
+            None if has_document && self.object.get("server_side_key").is_none_or(Value::is_null) => Ok(None),
+            _ => Err(self.refuse("server_side_key", "a server-side key, which starts with \"ser.\"")),
+        }
+    }
+
+    fn key(&self, name: &str) -> Option<&str> {
+        parse::key(self.object.get(name)?.as_str()?).ok()
+    }
+
+    fn refuse(&mut self, name: &str, expected: &str) -> Told {
+        let value = match self.object.get(name) {
+            None | Some(Value::Null) => "nothing".to_owned(),
+            Some(value) => shown(value, name != "document_path"),
+        };
+        self.mistakes.push(Mistake::new(format!("{}.{name}", self.path), value, self.origin, expected));
+        Told
+    }
+}

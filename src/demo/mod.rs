@@ -1,0 +1,58 @@
+//! `edge-proxy demo`: flags to play with, without an account, a network or a configuration.
+//!
+//! In: the address it is served on. Out: the environment to serve and the text that tells how to
+//! ask for it. Invariant: the document is an ordinary environment document, polled from nowhere
+//! and compiled like any other; nothing in the data plane knows of the demo.
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::config::{EnvironmentConfig, Secret};
+
+/// For browsers and apps; the `api_key` of the document.
+pub const CLIENT_SIDE_KEY: &str = "demo-client-side-key";
+/// For servers; sees every feature and may fetch the document.
+pub const SERVER_SIDE_KEY: &str = "ser.demo-server-side-key";
+
+const DOCUMENT: &str = include_str!("environment.json");
+
+/// The demo's environment, from the program itself or from a file that people edit.
+pub fn environment(document_path: Option<PathBuf>) -> EnvironmentConfig {
+    EnvironmentConfig {
+        client_side_key: CLIENT_SIDE_KEY.to_owned(),
+        server_side_key: Some(Secret::new(SERVER_SIDE_KEY)),
+        embedded_document: document_path.is_none().then_some(DOCUMENT),
+        document_path,
+    }
+}
+
+/// What is printed at start: where, with which keys, and what to type.
+pub fn greeting(address: SocketAddr, admin: Option<SocketAddr>) -> String {
+    let base = format!("http://{}/api/v1", reachable(address));
+    let mut text = format!("The demo serves flags on {base}/\n\n");
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "  client-side key  {CLIENT_SIDE_KEY}");
+    let _ = writeln!(text, "  server-side key  {SERVER_SIDE_KEY}");
+    if let Some(admin) = admin {
+        let _ = writeln!(text, "  status page      http://{}/", reachable(admin));
+    }
+    let _ = writeln!(text, "\nTry:");
+    let _ = writeln!(
+        text,
+        "  curl -H 'X-Environment-Key: {CLIENT_SIDE_KEY}' '{base}/flags/?feature=welcome_message'"
+    );
+    let _ = writeln!(
+        text,
+        "  curl -H 'X-Environment-Key: {CLIENT_SIDE_KEY}' '{base}/identities/?identifier=ada'\n"
+    );
+    text
+}
+
+/// Nobody can connect to "any address", so the loopback one is named instead.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => ([127, 0, 0, 1], v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (std::net::Ipv6Addr::LOCALHOST, v6.port()).into(),
+        other => other,
+    }
+}

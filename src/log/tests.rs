@@ -1,0 +1,105 @@
+use std::sync::Mutex;
+
+use super::*;
+use crate::limits::LOG_RECORDS_MAX;
+
+/// A place to write to that can be read, and that can be held shut.
+#[derive(Clone, Default)]
+struct Place(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Place {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("unpoisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Place {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("unpoisoned").clone()).expect("UTF-8")
+    }
+}
+
+fn settings(log_format: LogFormat) -> Logging {
+    Logging {
+        log_level: Level::Info,
+        log_format,
+        log_event_field_name: "message".to_owned(),
+        colour: false,
+        enable_access_log: false,
+    }
+}
+
+#[test]
+fn json_lines_have_the_fields_of_structlog() {
+    let place = Place::default();
+    let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
+    log.event(Level::Debug, "not_logged", &[]);
+    log.event(
+        Level::Warning,
+        "poll_failed",
+        &[("error", &"say \"what\"\n"), ("wait_seconds", &1.5), ("key", &12)],
+    );
+    log.set_level(Level::Debug);
+    log.event(Level::Debug, "logged_now", &[("wait_seconds", &"never")]);
+    log.flush();
+    let text = place.text();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert_eq!(lines[0]["message"], "poll_failed");
+    assert_eq!(lines[0]["level"], "warning");
+    assert_eq!(lines[0]["logger"], "edge_proxy");
+    assert_eq!(lines[0]["error"], "say \"what\"\n");
+    assert_eq!(lines[0]["wait_seconds"], 1.5, "a unit makes a number");
+    assert_eq!(lines[0]["key"], "12", "and nothing else does");
+    assert_eq!(lines[1]["wait_seconds"], "never", "what is no number is text");
+    let time = lines[0]["timestamp"].as_str().expect("text");
+    assert!(time.len() == 27 && time.starts_with("20") && time.ends_with('Z'), "{time}");
+}
+
+#[test]
+fn generic_lines_are_those_of_structlog_and_let_no_control_character_through() {
+    let place = Place::default();
+    let log = Log::start_to(&settings(LogFormat::Generic), place.clone()).expect("a thread");
+    log.event(Level::Info, "listening", &[("address", &"[::]:8000"), ("text", &"a b\x1b[31m\u{9b}\n")]);
+    log.flush();
+    let text = place.text();
+    let (_, rest) = text.split_once(' ').expect("a time");
+    assert_eq!(
+        rest,
+        "[info     ] listening                      address=[::]:8000 text=\"a b\\u001b[31m\\u009b\\n\"\n"
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_dropped_and_counted() {
+    let place = Place::default();
+    let shut = place.0.clone();
+    let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
+    let beyond = 500;
+    {
+        let _shut = shut.lock().expect("unpoisoned");
+        // The writer takes some records before it meets the closed door; the rest fills the queue.
+        for _ in 0..4 * LOG_RECORDS_MAX + beyond {
+            log.event(Level::Info, "flood", &[]);
+        }
+    }
+    log.flush();
+    log.event(Level::Info, "after", &[]);
+    log.flush();
+    let text = place.text();
+    let written = text.lines().filter(|line| line.contains("\"flood\"")).count();
+    let dropped: usize = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"))
+        .filter_map(|line| line["dropped_count"].as_u64())
+        .map(|count| usize::try_from(count).expect("small"))
+        .sum();
+    assert!(dropped >= beyond, "{dropped}");
+    assert_eq!(written + dropped, 4 * LOG_RECORDS_MAX + beyond);
+    assert!(text.contains("\"after\""));
+}
