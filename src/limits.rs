@@ -19,6 +19,10 @@ pub const COMPRESS_BYTES_MIN: usize = 1000;
 pub const INBOX_MESSAGES_MAX: usize = 64;
 /// A trait value that is text, characters. Beyond: 422, as the Python proxy.
 pub const TRAIT_VALUE_CHARS_MAX: usize = 2000;
+/// Nesting of a JSON body. Beyond: 400. Where Python 3.12's `json.loads` gives up (measured).
+pub const JSON_DEPTH_MAX: usize = 1497;
+/// Digits of an integer in a JSON body. Beyond: 400. Python's `int_max_str_digits`.
+pub const JSON_INTEGER_DIGITS_MAX: usize = 4300;
 /// Configuration file, bytes. Beyond: refused. Ten thousand key pairs take 1 MB.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// An environment document with all its pages, bytes (`api_document_bytes_max`). Beyond: the round is

@@ -1,1 +1,171 @@
+//! The table of paths: which answer a path and a method ask for.
+//!
+//! In: the path as sent (before percent-decoding) and the method. Out: a [`Route`], with the
+//! parameter of those that have one, or why there is none (404, or 405 with its `Allow`).
+//! Invariant: each path is served with and without its last slash (differences.md 15) and with
+//! any of its characters percent-encoded, as Starlette matches it; nothing else is normalised,
+//! so double slashes, dots and upper case are 404. Nothing here looks at keys or documents.
+use std::borrow::Cow;
 
+use crate::http::Method;
+
+/// What a path stands for. The names are those of metrics and of the access log as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Route {
+    Flags,
+    Identities,
+    EnvironmentDocument,
+    /// `/health`, `/proxy/health` and `/proxy/health/readiness` are one.
+    Readiness,
+    Liveness,
+    /// No such path, or not with that method.
+    Unknown,
+}
+
+/// A path that exists, and its methods.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Match {
+    pub route: Route,
+    pub methods: Methods,
+}
+
+/// The methods of one path (RFC 9110 10.2.1). `HEAD` goes wherever `GET` goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Methods {
+    Get,
+    GetPost,
+}
+
+impl Methods {
+    pub fn allow(self, method: Method) -> bool {
+        match method {
+            Method::Get | Method::Head => true,
+            Method::Post => self == Methods::GetPost,
+            Method::Options | Method::Other => false,
+        }
+    }
+
+    /// The header line of a 405, with its end.
+    pub fn allow_line(self) -> &'static [u8] {
+        match self {
+            Methods::Get => b"allow: GET, HEAD\r\n",
+            Methods::GetPost => b"allow: GET, HEAD, POST\r\n",
+        }
+    }
+}
+
+impl Route {
+    /// The name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Route::Flags => "flags",
+            Route::Identities => "identities",
+            Route::EnvironmentDocument => "environment-document",
+            Route::Readiness => "readiness",
+            Route::Liveness => "liveness",
+            Route::Unknown => "unknown",
+        }
+    }
+}
+
+/// Finds the route of a path. `None` is 404.
+pub fn find(path: &[u8]) -> Option<Match> {
+    if path.contains(&b'%') {
+        return find_decoded(&percent_decode(path));
+    }
+    find_decoded(path)
+}
+
+fn find_decoded(path: &[u8]) -> Option<Match> {
+    let bare = path.strip_suffix(b"/").unwrap_or(path);
+    let (route, methods) = match bare {
+        b"/api/v1/flags" => (Route::Flags, Methods::Get),
+        b"/api/v1/identities" => (Route::Identities, Methods::GetPost),
+        b"/api/v1/environment-document" => (Route::EnvironmentDocument, Methods::Get),
+        b"/health" | b"/proxy/health" | b"/proxy/health/readiness" => (Route::Readiness, Methods::Get),
+        b"/proxy/health/liveness" => (Route::Liveness, Methods::Get),
+        _ => return None,
+    };
+    Some(Match { route, methods })
+}
+
+/// Decodes `%XX`; whatever is not two hex digits after a `%` stays as it is, as in Python's
+/// `urllib.parse.unquote`.
+pub fn percent_decode(text: &[u8]) -> Cow<'_, [u8]> {
+    if !text.contains(&b'%') {
+        return Cow::Borrowed(text);
+    }
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, tail)) = rest.split_first() {
+        match (first, hex_pair(tail)) {
+            (b'%', Some(byte)) => {
+                decoded.push(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                decoded.push(first);
+                rest = tail;
+            }
+        }
+    }
+    Cow::Owned(decoded)
+}
+
+fn hex_pair(text: &[u8]) -> Option<u8> {
+    let high = char::from(*text.first()?).to_digit(16)?;
+    let low = char::from(*text.get(1)?).to_digit(16)?;
+    u8::try_from(high * 16 + low).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(path: &str) -> Option<Route> {
+        find(path.as_bytes()).map(|found| found.route)
+    }
+
+    #[test]
+    fn each_path_is_served_in_both_slash_forms() {
+        for (path, expected) in [
+            ("/api/v1/flags", Route::Flags),
+            ("/api/v1/identities", Route::Identities),
+            ("/api/v1/environment-document", Route::EnvironmentDocument),
+            ("/health", Route::Readiness),
+            ("/proxy/health", Route::Readiness),
+            ("/proxy/health/readiness", Route::Readiness),
+            ("/proxy/health/liveness", Route::Liveness),
+        ] {
+            assert_eq!(route(path), Some(expected), "{path}");
+            assert_eq!(route(&format!("{path}/")), Some(expected), "{path}/");
+            assert_eq!(route(&format!("{path}//")), None, "{path}//");
+        }
+    }
+
+    #[test]
+    fn nothing_but_percent_encoding_is_normalised() {
+        assert_eq!(route("/api/v1/%66lags/"), Some(Route::Flags));
+        assert_eq!(route("/api%2Fv1/flags/"), Some(Route::Flags));
+        for path in [
+            "/",
+            "//",
+            "//api/v1/flags/",
+            "/API/V1/FLAGS/",
+            "/api/v1/flags/../flags/",
+            "/api/v1/flags%",
+            "/api/v1/%6lags",
+            "",
+        ] {
+            assert_eq!(route(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_method_that_is_not_served_is_named_by_allow() {
+        let flags = find(b"/api/v1/flags").map(|found| found.methods);
+        assert_eq!(flags, Some(Methods::Get));
+        assert!(!Methods::Get.allow(Method::Post) && Methods::Get.allow(Method::Head));
+        assert!(Methods::GetPost.allow(Method::Post) && !Methods::GetPost.allow(Method::Options));
+    }
+}

@@ -1,0 +1,189 @@
+//! Health: is there something to serve, and is it fresh?
+//!
+//! In: each environment's state in the snapshot, and the time. Out: 200 or 503, with the state
+//! of every environment (wire.md 2.6, differences.md 25). Invariant: staleness is computed here,
+//! from times alone, so that it shows even when the supervisor has died. A 304 from upstream
+//! counts as a success; a document from a file or from the program itself is never stale.
+use std::io::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
+
+use super::{Desk, Exchange};
+use crate::config::{Config, Require};
+use crate::encode::json;
+use crate::http::{Body, ContentType, Status};
+use crate::snapshot::{Slot, Snapshot, Source};
+
+/// When an environment counts as ready.
+#[derive(Debug)]
+pub struct Rules {
+    poll_frequency: Duration,
+    /// `None`: never stale.
+    grace: Option<Duration>,
+    require: Require,
+    ready_from_cache: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Fresh,
+    Stale,
+    /// Read from disk, and not confirmed by upstream yet.
+    Cache,
+    Missing,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            State::Fresh => "fresh",
+            State::Stale => "stale",
+            State::Cache => "cache",
+            State::Missing => "missing",
+        }
+    }
+}
+
+impl Rules {
+    pub fn new(config: &Config) -> Self {
+        let health = &config.health_check;
+        Self {
+            poll_frequency: config.api_poll_frequency,
+            grace: health.environment_update_grace_period,
+            require: health.require,
+            ready_from_cache: health.ready_from_cache,
+        }
+    }
+
+    /// The age at which a document is stale: as the Python proxy, the grace times environments.
+    fn age_max(&self, environments: usize) -> Option<Duration> {
+        let count = u32::try_from(environments).unwrap_or(u32::MAX);
+        self.grace.map(|grace| self.poll_frequency.saturating_add(grace.saturating_mul(count)))
+    }
+
+    fn state(&self, slot: &Slot, age_max: Option<Duration>, now: SystemTime) -> State {
+        let age = slot.last_success.map(|at| now.duration_since(at).unwrap_or_default());
+        match (&slot.environment, slot.source) {
+            (None, _) => State::Missing,
+            (Some(_), Source::File | Source::Embedded) => State::Fresh,
+            (Some(_), Source::Cache) => State::Cache,
+            (Some(_), Source::Upstream) => match (age, age_max) {
+                (Some(age), Some(age_max)) if age > age_max => State::Stale,
+                (None, _) => State::Missing,
+                _ => State::Fresh,
+            },
+        }
+    }
+
+    fn is_ready(&self, state: State) -> bool {
+        state == State::Fresh || (state == State::Cache && self.ready_from_cache)
+    }
+
+    /// Why the proxy is not ready, or `None` if it is.
+    fn reason(&self, snapshot: &Snapshot, now: SystemTime) -> Option<&'static str> {
+        if snapshot.draining {
+            return Some("shutting down.");
+        }
+        let age_max = self.age_max(snapshot.slots.len());
+        let mut states = snapshot.slots.iter().map(|slot| self.state(slot, age_max, now));
+        let is_ready = match self.require {
+            Require::All => !snapshot.slots.is_empty() && states.all(|state| self.is_ready(state)),
+            Require::Any => states.any(|state| self.is_ready(state)),
+        };
+        if is_ready {
+            return None;
+        }
+        let mut states = snapshot.slots.iter().map(|slot| self.state(slot, age_max, now));
+        let is_stale = states.all(|state| self.is_ready(state) || state == State::Stale);
+        match is_stale && !snapshot.slots.is_empty() {
+            true => Some("environment document(s) stale."),
+            false => Some("environment document(s) not updated."),
+        }
+    }
+}
+
+/// Answers `/health`, `/proxy/health` and `/proxy/health/readiness`.
+pub fn readiness(exchange: &mut Exchange<'_>, desk: &mut Desk) {
+    let rules = &exchange.settings.health;
+    let reason = rules.reason(exchange.snapshot, exchange.now);
+    let mut body = std::mem::take(&mut desk.body);
+    body.clear();
+    write(rules, exchange.snapshot, exchange.now, reason, &mut body);
+    exchange.vary(desk);
+    desk.lines.extend_from_slice(b"cache-control: no-store\r\n");
+    let status = Status(if reason.is_some() { 503 } else { 200 });
+    exchange.send(desk, status, Some(ContentType::Json), Body::Copy(&body));
+    desk.body = body;
+}
+
+fn write(rules: &Rules, snapshot: &Snapshot, now: SystemTime, reason: Option<&str>, out: &mut Vec<u8>) {
+    out.extend_from_slice(match reason {
+        None => b"{\"status\":\"ok\",\"reason\":null,\"last_successful_update\":",
+        Some(_) => b"{\"status\":\"error\",\"reason\":",
+    });
+    if let Some(reason) = reason {
+        json::string(reason, out);
+        out.extend_from_slice(b",\"last_successful_update\":");
+    }
+    // A round is complete when the slowest environment has succeeded.
+    let complete = snapshot.slots.iter().map(|slot| slot.last_success).min().flatten();
+    write_time(complete, out);
+    out.extend_from_slice(b",\"environments\":[");
+    let age_max = rules.age_max(snapshot.slots.len());
+    for (index, slot) in snapshot.slots.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_slot(slot, rules.state(slot, age_max, now), out);
+    }
+    out.extend_from_slice(b"]}");
+}
+
+fn write_slot(slot: &Slot, state: State, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"client_side_key\":");
+    let shown =
+        slot.client_side_key.char_indices().nth(6).map_or("", |(end, _)| &slot.client_side_key[..end]);
+    json::string(&format!("{shown}..."), out);
+    out.extend_from_slice(b",\"state\":");
+    json::string(state.name(), out);
+    out.extend_from_slice(b",\"source\":");
+    let source = match slot.source {
+        Source::Upstream => "upstream",
+        Source::Cache => "cache",
+        Source::File => "file",
+        Source::Embedded => "embedded",
+    };
+    json::string(source, out);
+    out.extend_from_slice(b",\"last_successful_update\":");
+    write_time(slot.last_success, out);
+    out.extend_from_slice(b",\"document_updated_at\":");
+    let seconds = slot.environment.as_ref().and_then(|environment| environment.updated_at());
+    // Years 1970 to 9999: what RFC 3339 can say.
+    let seconds = seconds.filter(|seconds| (0.0..253_402_300_800.0).contains(seconds));
+    write_time(seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs_f64(seconds)), out);
+    out.extend_from_slice(b",\"last_error\":");
+    match &slot.last_error {
+        Some(error) => json::string(error, out),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.push(b'}');
+}
+
+/// RFC 3339 in UTC, to the microsecond.
+fn write_time(at: Option<SystemTime>, out: &mut Vec<u8>) {
+    let Some(at) = at.map(OffsetDateTime::from) else { return out.extend_from_slice(b"null") };
+    let (date, time) = (at.date(), at.time());
+    // Writing to a vector cannot fail.
+    let _ = write!(
+        out,
+        "\"{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z\"",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        time.microsecond()
+    );
+}

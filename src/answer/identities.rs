@@ -1,0 +1,128 @@
+//! `identities/`: the flags of one identity.
+//!
+//! In: identifier and traits from the body or the query. Out: both echoed, and the flags as
+//! evaluated for them. Invariant: the shape of the request is judged before its key, as in the
+//! Python proxy; all traits are echoed, duplicates too. No entity tag and no 304: an identity
+//! override may change without moving the document's date (wire.md 4.1).
+use super::{Desk, Exchange, validators};
+use crate::encode::{flags, json};
+use crate::evaluate::{Identity, Trait, TraitValue, evaluate};
+use crate::http::compress::accepts_gzip;
+use crate::http::{Body, ContentType, Status};
+use crate::identity::{Reader, Refusal, detail, query};
+use crate::limits::COMPRESS_BYTES_MIN;
+use crate::snapshot::{Environment, Role};
+
+pub fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Reader, desk: &mut Desk) {
+    let content_type = exchange.fields.content_type;
+    reader.read(body, content_type, |identity| match identity {
+        Ok(identity) => respond(exchange, &identity, None, desk),
+        Err(refusal) => exchange.send_refusal(desk, &refusal),
+    });
+}
+
+pub fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
+    let Some(identifier) = query::parameter(query, "identifier") else {
+        return exchange.send_refusal(desk, &detail::identifier_missing_in_query());
+    };
+    let feature = query::parameter(query, "feature").filter(|feature| !feature.is_empty());
+    let identity = Identity { identifier: &identifier, traits: &[] };
+    respond(exchange, &identity, feature.as_deref(), desk);
+}
+
+fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option<&str>, desk: &mut Desk) {
+    let (environment, role) = match exchange.open() {
+        Ok(opened) => opened,
+        Err(denied) => return exchange.deny(desk, denied),
+    };
+    exchange.vary_by_key(desk);
+    desk.lines.extend_from_slice(b"cache-control: private, no-cache\r\n");
+    validators::updated_at(environment.updated_at(), &mut desk.lines);
+    evaluate(environment, &seen(environment, role, identity), &mut desk.scratch);
+    if accepts_gzip(exchange.fields.accept_encoding) {
+        let mut body = std::mem::take(&mut desk.body);
+        body.clear();
+        write(environment, role, identity, feature, desk, &mut body);
+        exchange.send_compressible(desk, &body);
+        desk.body = body;
+        return;
+    }
+    exchange.outcome.status = 200;
+    exchange.output.respond_with(exchange.reply, Status(200), Some(ContentType::Json), &desk.lines, |out| {
+        write(environment, role, identity, feature, desk, out);
+    });
+}
+
+/// The identity that is evaluated: a browser's traits may not count (differences.md 11).
+fn seen<'a>(environment: &Environment, role: Role, identity: &Identity<'a>) -> Identity<'a> {
+    match role {
+        Role::Client if !environment.allow_client_traits() => Identity { traits: &[], ..*identity },
+        _ => *identity,
+    }
+}
+
+fn write(
+    environment: &Environment,
+    role: Role,
+    identity: &Identity<'_>,
+    feature: Option<&str>,
+    desk: &Desk,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"{\"identifier\":");
+    json::string(identity.identifier, out);
+    out.extend_from_slice(b",\"traits\":[");
+    if !environment.hide_sensitive_data() {
+        for (index, item) in identity.traits.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            write_trait(item, out);
+        }
+    }
+    out.extend_from_slice(b"],\"flags\":");
+    flags::write(environment, role, &desk.scratch, feature, out);
+    out.push(b'}');
+}
+
+/// Appends a trait as it is echoed.
+pub fn write_trait(item: &Trait<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"trait_key\":");
+    json::string(item.key, out);
+    out.extend_from_slice(b",\"trait_value\":");
+    match item.value {
+        TraitValue::Null => out.extend_from_slice(b"null"),
+        TraitValue::Bool(true) => out.extend_from_slice(b"true"),
+        TraitValue::Bool(false) => out.extend_from_slice(b"false"),
+        TraitValue::Int(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+        TraitValue::BigInt(digits) => out.extend_from_slice(digits.as_bytes()),
+        TraitValue::Float(number) => json::float(number, out),
+        TraitValue::Text(text) => json::string(text, out),
+    }
+    out.push(b'}');
+}
+
+impl Exchange<'_> {
+    /// Answers that there is no identity in the request.
+    pub(super) fn send_refusal(&mut self, desk: &mut Desk, refusal: &Refusal) {
+        self.vary(desk);
+        let (status, body) = match refusal {
+            Refusal::Invalid(body) => (422, body.as_slice()),
+            Refusal::Unreadable => (400, Refusal::UNREADABLE),
+        };
+        self.send(desk, Status(status), Some(ContentType::Json), Body::Copy(body));
+    }
+
+    /// Sends 200 with a body made for this request, compressed if that is worth it.
+    pub(super) fn send_compressible(&mut self, desk: &mut Desk, body: &[u8]) {
+        if body.len() < COMPRESS_BYTES_MIN || !accepts_gzip(self.fields.accept_encoding) {
+            return self.send(desk, Status(200), Some(ContentType::Json), Body::Copy(body));
+        }
+        desk.lines.extend_from_slice(b"content-encoding: gzip\r\n");
+        let mut compressed = std::mem::take(&mut desk.compressed);
+        compressed.clear();
+        desk.gzip.compress(body, &mut compressed);
+        self.send(desk, Status(200), Some(ContentType::Json), Body::Copy(&compressed));
+        desk.compressed = compressed;
+    }
+}

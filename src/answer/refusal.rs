@@ -1,0 +1,91 @@
+//! Refusals that carry text, and the fixed bodies that the Python proxy's framework has.
+//!
+//! In: why a key opens nothing. Out: the status and the JSON object that SDKs and people read.
+//! Invariant: the body is a JSON object, never an array (wire.md 2.3); 503, 429 and 413 are not
+//! used here, since the Java SDK repeats those without end.
+use super::{Desk, Exchange};
+use crate::encode::json;
+use crate::http::{Body, ContentType, Status};
+
+pub const NOT_FOUND: &[u8] = br#"{"detail":"Not Found"}"#;
+pub const METHOD_NOT_ALLOWED: &[u8] = br#"{"detail":"Method Not Allowed"}"#;
+
+const KEY_MISSING: &[u8] =
+    br#"{"status":"unauthorized","message":"missing key: send the environment's key as X-Environment-Key"}"#;
+const NO_DOCUMENT: &[u8] = br#"{"status":"unavailable","message":"no environment document yet: the proxy has not fetched one for this key"}"#;
+
+/// Why a key opens nothing.
+#[derive(Clone, Copy, Debug)]
+pub enum Denied<'a> {
+    /// differences.md 2.
+    KeyMissing,
+    KeyUnknown(&'a [u8]),
+    /// differences.md 3.
+    NoDocument,
+}
+
+impl Exchange<'_> {
+    /// Answers that the key opens nothing.
+    pub(super) fn deny(&mut self, desk: &mut Desk, denied: Denied<'_>) {
+        self.vary(desk);
+        let (status, body) = match denied {
+            Denied::KeyMissing => (401, KEY_MISSING),
+            Denied::NoDocument => (502, NO_DOCUMENT),
+            Denied::KeyUnknown(key) => {
+                let mut message = String::from("unknown key ");
+                python_repr(key, &mut message);
+                return self.refuse(desk, Status(401), "unauthorized", &message);
+            }
+        };
+        self.send(desk, Status(status), Some(ContentType::Json), Body::Copy(body));
+    }
+
+    /// Answers `{"status": ..., "message": ...}`. `Vary` is on the desk already.
+    pub(super) fn refuse(&mut self, desk: &Desk, status: Status, name: &str, message: &str) {
+        let mut body = Vec::new();
+        body.extend_from_slice(b"{\"status\":");
+        json::string(name, &mut body);
+        body.extend_from_slice(b",\"message\":");
+        json::string(message, &mut body);
+        body.push(b'}');
+        self.send(desk, status, Some(ContentType::Json), Body::Copy(&body));
+    }
+}
+
+/// Appends `repr` of a header value, which Python reads as Latin-1.
+fn python_repr(value: &[u8], text: &mut String) {
+    let quote = if value.contains(&b'\'') && !value.contains(&b'"') { '"' } else { '\'' };
+    text.push(quote);
+    for byte in value {
+        match *byte {
+            b'\\' => text.push_str("\\\\"),
+            b'\t' => text.push_str("\\t"),
+            byte if char::from(byte) == quote => {
+                text.push('\\');
+                text.push(quote);
+            }
+            0..0x20 | 0x7f..=0xa0 | 0xad => text.push_str(&format!("\\x{byte:02x}")),
+            byte => text.push(char::from(byte)),
+        }
+    }
+    text.push(quote);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_key_is_quoted_as_python_does() {
+        for (key, expected) in [
+            (&b"nope"[..], "'nope'"),
+            (b"", "''"),
+            (b"it's", "\"it's\""),
+            (b"<b>\"it's\"</b>", "'<b>\"it\\'s\"</b>'"),
+            (b"a\\b\tc", "'a\\\\b\\tc'"),
+            (b"\xe9\xa0\xad", "'\u{e9}\\xa0\\xad'"),
+        ] {
+            let mut text = String::new();
+            super::python_repr(key, &mut text);
+            assert_eq!(text, expected);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Who asks: from the body or the query of a request to an [`Identity`].
+//!
+//! In: the bytes of a body, changed in place, or of a query. Out: an identity that borrows from
+//! them, or a [`Refusal`] that is ready to be sent. Two ways through: plain input goes through
+//! simd-json with buffers that are kept, and allocates nothing; whatever it refuses or cannot
+//! hold (and every error) is read again by `python_json` and judged by `detail`, which answer
+//! as Python's `json.loads` and pydantic do (wire.md 2.6).
+//! Invariant: both ways give the same identity for the same body. Only this file names simd-json.
+pub mod detail;
+pub mod python_json;
+pub mod query;
+pub mod transient;
+
+#[cfg(test)]
+mod tests;
+
+use simd_json::{Buffers, Node, StaticNode, Tape};
+
+use crate::evaluate::{Identity, Trait, TraitValue};
+use crate::limits::{JSON_DEPTH_MAX, TRAIT_VALUE_CHARS_MAX};
+
+/// Why there is no identity.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// 422 with this body, FastAPI's `detail` list.
+    Invalid(Vec<u8>),
+    /// 400: not text, nested too deep, or with an integer of too many digits.
+    Unreadable,
+}
+
+impl Refusal {
+    /// The body of a 400.
+    pub const UNREADABLE: &'static [u8] = br#"{"detail":"There was an error parsing the body"}"#;
+}
+
+/// Reads identities, with room that is kept from request to request.
+pub struct Reader {
+    buffers: Buffers,
+    tape: Tape<'static>,
+    traits: Vec<Trait<'static>>,
+    /// The body as it came: simd-json changes its input, and an error must quote it.
+    original: Vec<u8>,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self {
+            buffers: Buffers::with_max_depth(4096, JSON_DEPTH_MAX),
+            tape: Tape::null(),
+            traits: Vec::new(),
+            original: Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // What it holds is a caller's data, which does not belong in a log.
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// Reads the identity of a `POST identities/` and hands it to `then`, whose result it gives.
+    pub fn read<R>(
+        &mut self,
+        body: &mut [u8],
+        content_type: Option<&[u8]>,
+        then: impl FnOnce(Result<Identity<'_>, Refusal>) -> R,
+    ) -> R {
+        self.original.clear();
+        self.original.extend_from_slice(body);
+        let mut tape = std::mem::replace(&mut self.tape, Tape(Vec::new())).reset();
+        let mut traits = recycle(std::mem::take(&mut self.traits));
+        let plain = is_json(content_type)
+            && !body.is_empty()
+            && simd_json::fill_tape(body, &mut self.buffers, &mut tape).is_ok();
+        let identifier = if plain { plain_identity(&tape.0, &mut traits) } else { None };
+        let result = match identifier {
+            Some(identifier) => then(Ok(Identity { identifier, traits: &traits })),
+            None => slow(&self.original, content_type, then),
+        };
+        self.tape = tape.reset();
+        self.traits = recycle(traits);
+        result
+    }
+}
+
+/// The careful way: see `detail`.
+fn slow<R>(
+    original: &[u8],
+    content_type: Option<&[u8]>,
+    then: impl FnOnce(Result<Identity<'_>, Refusal>) -> R,
+) -> R {
+    let body = match detail::body_value(original, is_json(content_type)) {
+        Ok(body) => body,
+        Err(refusal) => return then(Err(refusal)),
+    };
+    match detail::identity(&body) {
+        Ok(asked) => {
+            let made;
+            let identifier = match asked.identifier {
+                Some(identifier) => identifier,
+                None => {
+                    made = transient::identifier(&asked.traits);
+                    &made
+                }
+            };
+            then(Ok(Identity { identifier, traits: &asked.traits }))
+        }
+        Err(refusal) => then(Err(refusal)),
+    }
+}
+
+/// Reads the tape of a body that has nothing unusual in it. `None`: take the careful way.
+fn plain_identity<'body>(tape: &[Node<'body>], traits: &mut Vec<Trait<'body>>) -> Option<&'body str> {
+    let Some(&Node::Object { len, .. }) = tape.first() else { return None };
+    let mut identifier = None;
+    let mut at = 1;
+    for _ in 0..len {
+        let (Some(&Node::String(name)), Some(&value)) = (tape.get(at), tape.get(at + 1)) else { return None };
+        at += 1;
+        match (name, value) {
+            // An empty identifier is a transient identity (differences.md 13).
+            ("identifier", Node::String(text)) if !text.is_empty() => identifier = Some(text),
+            ("traits", Node::Array { len, .. }) => {
+                // Of two members of one name the last one counts.
+                traits.clear();
+                plain_traits(tape, at + 1, len, traits)?;
+            }
+            ("identifier" | "traits", _) => return None,
+            _ => {}
+        }
+        at += nodes(value);
+    }
+    identifier
+}
+
+fn plain_traits<'body>(
+    tape: &[Node<'body>],
+    start: usize,
+    count: usize,
+    traits: &mut Vec<Trait<'body>>,
+) -> Option<()> {
+    let mut at = start;
+    for _ in 0..count {
+        let Some(&Node::Object { len, .. }) = tape.get(at) else { return None };
+        at += 1;
+        let mut key = None;
+        let mut trait_value = TraitValue::Null;
+        for _ in 0..len {
+            let (Some(&Node::String(name)), Some(&value)) = (tape.get(at), tape.get(at + 1)) else {
+                return None;
+            };
+            at += 1;
+            match name {
+                "trait_key" => match value {
+                    Node::String(text) => key = Some(text),
+                    _ => return None,
+                },
+                "trait_value" => trait_value = plain_value(value)?,
+                _ => {}
+            }
+            at += nodes(value);
+        }
+        traits.push(Trait { key: key?, value: trait_value });
+    }
+    Some(())
+}
+
+fn plain_value(node: Node<'_>) -> Option<TraitValue<'_>> {
+    Some(match node {
+        Node::String(text) if is_within_length(text) => TraitValue::Text(text),
+        Node::Static(StaticNode::Null) => TraitValue::Null,
+        Node::Static(StaticNode::Bool(value)) => TraitValue::Bool(value),
+        Node::Static(StaticNode::I64(value)) => TraitValue::Int(value),
+        // Above i64 the text of the number is needed, and the tape has it no more.
+        Node::Static(StaticNode::U64(value)) => TraitValue::Int(i64::try_from(value).ok()?),
+        Node::Static(StaticNode::F64(value)) => TraitValue::Float(value),
+        _ => return None,
+    })
+}
+
+/// The tape's nodes of one value, itself included.
+fn nodes(node: Node<'_>) -> usize {
+    match node {
+        Node::Object { count, .. } | Node::Array { count, .. } => count + 1,
+        Node::String(_) | Node::Static(_) => 1,
+    }
+}
+
+/// Characters are counted only where the bytes leave a doubt.
+fn is_within_length(text: &str) -> bool {
+    text.len() <= TRAIT_VALUE_CHARS_MAX || text.chars().count() <= TRAIT_VALUE_CHARS_MAX
+}
+
+/// Whether FastAPI reads a body of this content type as JSON: none at all, or a subtype of
+/// `application` that is `json` or ends in `+json` (`email.message` splits it).
+pub fn is_json(content_type: Option<&[u8]>) -> bool {
+    let Some(content_type) = content_type.filter(|value| !value.is_empty()) else { return true };
+    if content_type == b"application/json" {
+        return true;
+    }
+    let media = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let mut parts = media.split(|byte| *byte == b'/');
+    let (Some(kind), Some(subtype), None) = (parts.next(), parts.next(), parts.next()) else { return false };
+    let suffix = subtype.len().checked_sub(5).map_or(&b""[..], |start| &subtype[start..]);
+    kind.eq_ignore_ascii_case(b"application")
+        && (subtype.eq_ignore_ascii_case(b"json") || suffix.eq_ignore_ascii_case(b"+json"))
+}
+
+/// An empty vector with the room of another one, whose items borrowed from something else.
+fn recycle<'new>(mut used: Vec<Trait<'_>>) -> Vec<Trait<'new>> {
+    used.clear();
+    // Collecting in place keeps the allocation (same layout), and there is nothing to convert.
+    used.into_iter().map(|_| Trait { key: "", value: TraitValue::Null }).collect()
+}
