@@ -2,6 +2,7 @@
 //!
 //! Settings that a user may change have their default here and are read from `config`.
 //! Invariant: a bound that is not named here does not exist. No code, only constants.
+use std::time::Duration;
 
 /// Request head, bytes. Beyond: 431 and close. Browsers send under 8 KiB.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -32,6 +33,29 @@ pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const CONNECTIONS_MAX: usize = 50_000;
 /// Log records that may wait for the writer. Beyond: dropped and counted.
 pub const LOG_RECORDS_MAX: usize = 8192;
+
+/// Longest wait between polls of an environment that fails.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// First wait after a failure while an environment has no document at all.
+pub const BACKOFF_EMPTY_MIN: Duration = Duration::from_secs(1);
+/// Longest `Retry-After` that is obeyed; a slip upstream must not silence polling for a day.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+/// Threads that fetch and compile. More environments than that wait their turn: at 1 s a fetch,
+/// 200 environments take 7 s a round.
+pub const FETCH_THREADS_MAX: usize = 32;
+/// Redirects followed for one request. Beyond: the poll failed.
+pub const REDIRECTS_MAX: usize = 5;
+/// Pages of one document. Edge's pages hold about 1 MB, so this is beyond any document allowed.
+pub const PAGES_MAX: usize = 4096;
+/// Slowest upstream that is waited for once its answer began, bytes per second. Slower: the poll
+/// failed, since a fetching thread is too dear for a drip.
+pub const FETCH_RATE_MIN: u64 = 64 * 1024;
+/// How often a document on disk is looked at.
+pub const FILE_POLL: Duration = Duration::from_millis(500);
+/// A file written less than this ago may be written again without a trace in its times, so it is read again.
+pub const FILE_SETTLED: Duration = Duration::from_millis(100);
+/// Longest time that a success alone, without a new document, waits to be published. Health reads it.
+pub const FRESHNESS_DELAY_MAX: Duration = Duration::from_millis(200);
 
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX, "a target must fit in a head");
 const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "a body without a copy is worth compressing");

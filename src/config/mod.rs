@@ -76,7 +76,7 @@ pub struct Config {
     pub api_full_refresh: Duration,
     /// A document, all its pages together; beyond, the round is dropped.
     pub api_document_bytes_max: usize,
-    /// PEM file of authorities trusted for `api_url`, besides the built-in ones.
+    /// PEM file of authorities trusted for `api_url`, instead of the built-in ones.
     pub api_ca_file: Option<PathBuf>,
     /// Shown to `api_url` for mutual TLS.
     pub api_client_certificate: Option<Certificate>,

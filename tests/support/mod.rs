@@ -10,12 +10,14 @@ pub mod fixture;
 pub mod proxy;
 pub mod python;
 pub mod scratch;
+pub mod upstream;
 
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Client, get, post, request};
 pub use proxy::{Proxy, Start};
 pub use scratch::{Port, Scratch};
+pub use upstream::{Delivery, Recorded, Reply, Upstream};
 
 /// How long anything may take before a test fails. Long, because a CI machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);

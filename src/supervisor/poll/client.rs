@@ -1,0 +1,198 @@
+//! Requests to other servers: the one place where ureq is called.
+//!
+//! In: an address, fields, a body. Out: an [`Answer`] whose body is still to be read, or a [`PollError`].
+//! Invariants: no redirect is followed here, so that no field goes where it was not sent to on
+//! purpose; every wait is bounded. Nothing here knows keys, documents or environments.
+use std::io::{ErrorKind, Read};
+use std::time::Duration;
+
+use http::{HeaderMap, Uri};
+use ureq::Agent;
+
+use super::error::{PollError, PollErrorKind};
+use super::{link, outgoing};
+use crate::config::Config;
+use crate::limits;
+
+/// The client of one configuration; connections are kept between requests.
+#[derive(Debug)]
+pub struct Client {
+    http: Agent,
+    https: Agent,
+    timeout: Duration,
+}
+
+/// Head of an answer, and its body to be read.
+pub struct Answer {
+    pub uri: Uri,
+    pub status: u16,
+    pub headers: HeaderMap,
+    /// What Content-Length says, if the body comes as it is (not compressed).
+    pub length: Option<u64>,
+    body: ureq::BodyReader<'static>,
+}
+
+impl Client {
+    /// # Errors
+    /// One line per setting that cannot be used (proxies, certificates).
+    pub fn new(config: &Config) -> Result<Self, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let tls = outgoing::tls(config).map_err(|more| mistakes.extend(more)).ok();
+        let mut agent = |scheme| {
+            let proxy = outgoing::proxy(scheme, |name| std::env::var(name).ok());
+            let proxy = proxy.map_err(|mistake| mistakes.push(mistake)).ok().flatten();
+            let builder = Agent::config_builder()
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .max_idle_connections(limits::FETCH_THREADS_MAX)
+                .max_idle_connections_per_host(limits::FETCH_THREADS_MAX)
+                .user_agent(concat!("edge-proxy/", env!("CARGO_PKG_VERSION")))
+                .timeout_resolve(Some(config.api_poll_timeout))
+                .timeout_connect(Some(config.api_poll_timeout))
+                .timeout_send_request(Some(config.api_poll_timeout))
+                .timeout_recv_response(Some(config.api_poll_timeout))
+                .timeout_per_read(Some(config.api_poll_timeout))
+                .proxy(proxy);
+            match tls.clone() {
+                Some(tls) => builder.tls_config(tls).build().new_agent(),
+                None => builder.build().new_agent(),
+            }
+        };
+        let (http, https) = (agent("http"), agent("https"));
+        if mistakes.is_empty() {
+            Ok(Self { http, https, timeout: config.api_poll_timeout })
+        } else {
+            Err(mistakes)
+        }
+    }
+
+    /// How long upstream may be silent.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// # Errors
+    /// No answer.
+    pub fn get(&self, uri: &Uri, fields: &[(&str, &str)]) -> Result<Answer, PollError> {
+        let call = || {
+            let mut request = self.agent(uri).get(uri.clone());
+            for (name, value) in fields {
+                request = request.header(*name, *value);
+            }
+            request.call()
+        };
+        // A kept connection may have been closed by upstream while our request was on its way.
+        // Nothing was answered, so a GET is simply sent again (RFC 9110 9.2.2).
+        let response = match call() {
+            Err(ureq::Error::Io(error)) if is_closed(error.kind()) => call(),
+            other => other,
+        };
+        self.answer(uri, response)
+    }
+
+    /// # Errors
+    /// No answer. Whether the body was acted on is then unknown.
+    pub fn post(&self, uri: &Uri, fields: &[(&str, &str)], body: &[u8]) -> Result<Answer, PollError> {
+        let mut request = self.agent(uri).post(uri.clone()).header("content-type", "application/json");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        self.answer(uri, request.send(body))
+    }
+
+    /// A GET whose body comes over hours: each read may take `silence_max`.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn stream(
+        &self,
+        uri: &Uri,
+        fields: &[(&str, &str)],
+        silence_max: Duration,
+    ) -> Result<Answer, PollError> {
+        let mut request = self.agent(uri).get(uri.clone());
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.config().timeout_per_read(Some(silence_max)).build();
+        self.answer(uri, request.call())
+    }
+
+    fn agent(&self, uri: &Uri) -> &Agent {
+        if uri.scheme_str() == Some("https") { &self.https } else { &self.http }
+    }
+
+    fn answer(
+        &self,
+        uri: &Uri,
+        response: Result<http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Answer, PollError> {
+        let response = response.map_err(|error| describe(&error, uri, self.timeout))?;
+        let (head, body) = response.into_parts();
+        Ok(Answer {
+            uri: uri.clone(),
+            status: head.status.as_u16(),
+            headers: head.headers,
+            length: body.content_length(),
+            body: body.into_with_config().limit(u64::MAX).reader(),
+        })
+    }
+
+    /// Reads more of the body; 0 is its end.
+    ///
+    /// # Errors
+    /// It broke off, or upstream was silent for too long.
+    pub fn read(&self, answer: &mut Answer, bytes: &mut [u8]) -> Result<usize, PollError> {
+        answer.body.read(bytes).map_err(|error| describe(&error.into(), &answer.uri, self.timeout))
+    }
+}
+
+fn is_closed(kind: ErrorKind) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, ConnectionReset | BrokenPipe | UnexpectedEof | ConnectionAborted)
+}
+
+/// One line about a failure of transport, with its likely cause.
+fn describe(error: &ureq::Error, uri: &Uri, timeout: Duration) -> PollError {
+    use ureq::Error;
+    let seconds = timeout.as_secs_f64();
+    let (kind, what) = match error {
+        Error::HostNotFound => (PollErrorKind::Name, "no address for its name: check api_url and DNS".into()),
+        Error::Timeout(ureq::Timeout::Resolve) => {
+            (PollErrorKind::Name, format!("its name did not resolve within {seconds} s: check DNS"))
+        }
+        Error::Timeout(ureq::Timeout::Connect) => {
+            (PollErrorKind::Timeout, format!("no connection within {seconds} s (api_poll_timeout)"))
+        }
+        Error::Timeout(_) => (PollErrorKind::Timeout, format!("silent for {seconds} s (api_poll_timeout)")),
+        Error::Rustls(error) => (PollErrorKind::Tls, format!("TLS failed: {error}; see api_ca_file")),
+        Error::Tls(error) => (PollErrorKind::Tls, format!("TLS failed: {error}")),
+        Error::ConnectProxyFailed(error) => {
+            let line = error.lines().next().unwrap_or_default();
+            (PollErrorKind::Connect, format!("the outgoing proxy refused ({line}): see HTTPS_PROXY"))
+        }
+        Error::Decompress(_, error) => {
+            (PollErrorKind::Interrupted, format!("the compressed body is damaged: {error}"))
+        }
+        Error::Io(error) => describe_io(error),
+        other => (PollErrorKind::Interrupted, format!("not an answer of HTTP: {other}")),
+    };
+    PollError::new(kind, format!("{}: {what}", link::origin(uri)))
+}
+
+fn describe_io(error: &std::io::Error) -> (PollErrorKind, String) {
+    // rustls wraps its errors in those of the socket; the resolver's have no kind of their own.
+    match error.kind() {
+        ErrorKind::InvalidData => (PollErrorKind::Tls, format!("TLS failed: {error}; see api_ca_file")),
+        ErrorKind::ConnectionRefused => {
+            (PollErrorKind::Connect, "connection refused: is upstream running there?".into())
+        }
+        kind if is_closed(kind) => {
+            (PollErrorKind::Interrupted, "the connection broke before the whole answer was there".into())
+        }
+        _ if error.to_string().contains("lookup address") => {
+            (PollErrorKind::Name, "its name does not resolve: check api_url and DNS".into())
+        }
+        _ => (PollErrorKind::Connect, error.to_string()),
+    }
+}

@@ -1,0 +1,42 @@
+//! Why a poll failed.
+use std::time::Duration;
+
+/// The kind of a failure: a line is logged when it changes, not for each poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PollErrorKind {
+    /// A name that does not resolve.
+    Name,
+    Connect,
+    Tls,
+    /// Silence, or a drip.
+    Timeout,
+    /// A connection or a body that broke off.
+    Interrupted,
+    Status(u16),
+    Redirect,
+    Pages,
+    TooLarge,
+    /// 304 though nothing is held.
+    NotModified,
+    /// The bytes came, but they are no environment document.
+    Document,
+    /// A document on disk that cannot be read.
+    File,
+    /// A defect of ours.
+    Internal,
+}
+
+/// Why a poll failed. Never fatal.
+#[derive(Clone, Debug)]
+pub struct PollError {
+    pub kind: PollErrorKind,
+    /// One line: what happened, the likely cause and what to do. No secrets.
+    pub message: String,
+    pub retry_after: Option<Duration>,
+}
+
+impl PollError {
+    pub fn new(kind: PollErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), retry_after: None }
+    }
+}

@@ -1,0 +1,301 @@
+//! One conditional GET with its pages; the only room that names ureq (in `client` and `outgoing`).
+//!
+//! In: a key and what is held. Out: the whole document if it is another one, `None` if it is not, or a
+//! [`PollError`]. Invariants: a key never goes to an origin other than the configured one; every
+//! read is bounded in bytes and in time. Nothing here knows what a document means.
+mod client;
+mod error;
+mod link;
+mod outgoing;
+mod pages;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderMap, Uri, header};
+use sha2::{Digest, Sha256};
+
+use client::{Answer, Client};
+pub use error::{PollError, PollErrorKind};
+
+use crate::config::{Config, Secret};
+use crate::limits;
+
+/// What a held document was served with, sent back to ask whether it changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validators {
+    pub etag: Option<String>,
+    /// Upstream's `Last-Modified`, or else the document's `updated_at` as IMF-fixdate.
+    pub last_modified: Option<String>,
+}
+
+/// A document as upstream has it now, all pages merged.
+#[derive(Debug)]
+pub struct Fetched {
+    pub document: Vec<u8>,
+    pub validators: Validators,
+    /// SHA-256 of `document`.
+    pub digest: [u8; 32],
+}
+
+/// Upstream as it is configured.
+#[derive(Debug)]
+pub struct Upstream {
+    client: Client,
+    base: Uri,
+    proxy_key: Option<Secret>,
+    document_bytes_max: usize,
+}
+
+/// A header field of ours.
+type Field<'a> = (&'static str, &'a str);
+
+impl Upstream {
+    /// # Errors
+    /// One line per setting that cannot be used (address, proxies, certificates).
+    pub fn new(config: &Config) -> Result<Self, Vec<String>> {
+        let base: Uri = config.api_url.parse().unwrap_or_default();
+        let mut mistakes = Vec::new();
+        if base.host().is_none() || !matches!(base.scheme_str(), Some("http" | "https")) {
+            mistakes.push(format!("api_url: {:?} is not an http or https address", config.api_url));
+        }
+        match Client::new(config) {
+            Ok(client) if mistakes.is_empty() => Ok(Self {
+                client,
+                base,
+                proxy_key: config.proxy_key.clone(),
+                document_bytes_max: config.api_document_bytes_max,
+            }),
+            Ok(_) => Err(mistakes),
+            Err(more) => Err(mistakes.into_iter().chain(more).collect()),
+        }
+    }
+
+    /// Asks for the environment document of `key`. `held` makes it conditional; `digest` is that of
+    /// the document held. `None`: it is the one that is held.
+    ///
+    /// # Errors
+    /// Anything but a whole document or a 304.
+    pub fn document(
+        &self,
+        key: &str,
+        held: Option<&Validators>,
+        digest: Option<&[u8; 32]>,
+    ) -> Result<Option<Fetched>, PollError> {
+        let uri = self.address("environment-document/")?;
+        let keys = self.keys(key);
+        let mut conditions = Vec::new();
+        if let Some(held) = held {
+            conditions.extend(held.etag.as_deref().map(|etag| ("if-none-match", etag)));
+            conditions.extend(held.last_modified.as_deref().map(|since| ("if-modified-since", since)));
+        }
+        let (answer, trusted) = self.get(&uri, &keys, &conditions)?;
+        match answer.status {
+            200 => {}
+            304 if !conditions.is_empty() => return Ok(None),
+            304 => {
+                let message = "upstream answered 304 (not modified) though no document is held: a cache between \
+                               here and upstream may be at fault";
+                return Err(PollError::new(PollErrorKind::NotModified, message));
+            }
+            _ => return Err(refused(&answer, trusted)),
+        }
+        let validators = validators(&answer.headers);
+        let document = self.pages(answer, trusted, &keys)?;
+        let found: [u8; 32] = Sha256::digest(&document).into();
+        if digest == Some(&found) {
+            return Ok(None);
+        }
+        Ok(Some(Fetched { document, validators, digest: found }))
+    }
+
+    /// An address below `api_url`.
+    fn address(&self, path: &str) -> Result<Uri, PollError> {
+        link::resolve(&self.base, path).ok_or_else(|| {
+            PollError::new(PollErrorKind::Internal, format!("api_url {} has no {path}", self.base))
+        })
+    }
+
+    /// With a proxy key, that goes along (wire.md 4.3).
+    fn keys<'a>(&'a self, environment: &'a str) -> Vec<Field<'a>> {
+        let mut fields = vec![("x-environment-key", environment)];
+        fields.extend(self.proxy_key.as_ref().map(|key| ("x-proxy-key", key.expose())));
+        fields
+    }
+
+    /// Reads the first answer and every page after it.
+    fn pages(&self, answer: Answer, trusted: bool, keys: &[Field<'_>]) -> Result<Vec<u8>, PollError> {
+        let fail = |message| Err(PollError::new(PollErrorKind::Pages, message));
+        let mut next = next_page(&answer, trusted)?;
+        let mut seen = vec![answer.uri.clone()];
+        let first = self.read(answer, self.document_bytes_max)?;
+        let mut left = self.document_bytes_max - first.len();
+        let mut later = Vec::new();
+        while let Some(uri) = next {
+            if seen.contains(&uri) {
+                return fail(format!("page {} of the document is one that was read before", seen.len() + 1));
+            }
+            if seen.len() >= limits::PAGES_MAX {
+                return fail(format!("the document has more than {} pages", limits::PAGES_MAX));
+            }
+            let (answer, trusted) = self.get(&uri, keys, &[])?;
+            seen.push(uri);
+            if answer.status != 200 {
+                return fail(format!("page {} of the document was answered {}", seen.len(), answer.status));
+            }
+            next = next_page(&answer, trusted)?;
+            let page = self.read(answer, left)?;
+            left -= page.len();
+            later.push(page);
+        }
+        pages::merge(first, &later).map_err(|error| {
+            let kind = if error.page == 1 { PollErrorKind::Document } else { PollErrorKind::Pages };
+            PollError::new(kind, format!("page {} of the document: {}", error.page, error.message))
+        })
+    }
+
+    /// One GET with its redirects; the second value is false once one led to another origin.
+    fn get(
+        &self,
+        uri: &Uri,
+        keys: &[Field<'_>],
+        conditions: &[Field<'_>],
+    ) -> Result<(Answer, bool), PollError> {
+        let fail = |message| Err(PollError::new(PollErrorKind::Redirect, message));
+        let mut uri = uri.clone();
+        for _ in 0..=limits::REDIRECTS_MAX {
+            let trusted = link::same_origin(&uri, &self.base);
+            let mut fields = vec![("accept", "application/json")];
+            fields.extend_from_slice(conditions);
+            if trusted {
+                fields.extend_from_slice(keys);
+            }
+            let answer = self.client.get(&uri, &fields)?;
+            if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
+                return Ok((answer, trusted));
+            }
+            let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+            let Some(target) = location.and_then(|location| link::resolve(&uri, location)) else {
+                return fail(format!("upstream redirected ({}) without a usable Location", answer.status));
+            };
+            if uri.scheme_str() == Some("https") && target.scheme_str() != Some("https") {
+                return fail(format!(
+                    "upstream redirected from https to {}: not followed",
+                    link::origin(&target)
+                ));
+            }
+            uri = target;
+        }
+        let most = limits::REDIRECTS_MAX;
+        fail(format!("upstream redirected more than {most} times, at last to {}", link::origin(&uri)))
+    }
+
+    /// Reads a body within its bounds of size and time.
+    fn read(&self, mut answer: Answer, bytes_max: usize) -> Result<Vec<u8>, PollError> {
+        let too_large = || {
+            let most = self.document_bytes_max;
+            let message = format!(
+                "the document is larger than {most} bytes: raise api_document_bytes_max if it should be"
+            );
+            PollError::new(PollErrorKind::TooLarge, message)
+        };
+        let expected = answer.length.unwrap_or(0);
+        if expected > bytes_max as u64 {
+            return Err(too_large());
+        }
+        let started = Instant::now();
+        let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
+        let mut piece = [0; 64 * 1024];
+        loop {
+            let count = self.client.read(&mut answer, &mut piece)?;
+            if count == 0 {
+                return Ok(bytes);
+            }
+            if bytes.len() + count > bytes_max {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&piece[..count]);
+            let elapsed = started.elapsed();
+            if elapsed
+                > self.client.timeout() + Duration::from_secs(bytes.len() as u64 / limits::FETCH_RATE_MIN)
+            {
+                let message = format!(
+                    "upstream sent only {} bytes in {:.1} s: raise api_poll_timeout if the line is that slow",
+                    bytes.len(),
+                    elapsed.as_secs_f64()
+                );
+                return Err(PollError::new(PollErrorKind::Timeout, message));
+            }
+        }
+    }
+}
+
+/// Says why upstream refused, as far as a status tells.
+fn refused(answer: &Answer, trusted: bool) -> PollError {
+    let cause = match answer.status {
+        _ if !trusted => {
+            "this is where upstream redirected to; the key is not sent to another origin: set api_url to the \
+             final address"
+        }
+        401 | 403 => {
+            "the key is refused. Likely causes: it is not a server-side key (those start with `ser.`); api_url \
+             is of another Flagsmith installation; the key was rotated or deleted; the organisation is disabled"
+        }
+        404 => "no such path. Likely cause: api_url is wrong; it usually ends with /api/v1/",
+        429 => "too many requests: raise api_poll_frequency",
+        500..=599 => "a fault of its own; the last good document stays in service",
+        _ => "expected 200 or 304",
+    };
+    let retry_after = answer.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    PollError {
+        kind: PollErrorKind::Status(answer.status),
+        message: format!("{} answered {}: {cause}", link::origin(&answer.uri), answer.status),
+        retry_after: retry_after.and_then(|text| parse_retry_after(text, SystemTime::now())),
+    }
+}
+
+/// The page after this one, if it is allowed.
+fn next_page(answer: &Answer, trusted: bool) -> Result<Option<Uri>, PollError> {
+    let fail = |message| Err(PollError::new(PollErrorKind::Pages, message));
+    let mut fields = answer.headers.get_all(header::LINK).iter().filter_map(|field| field.to_str().ok());
+    let Some(target) = fields.find_map(link::next) else { return Ok(None) };
+    let Some(uri) = link::resolve(&answer.uri, target) else {
+        return fail("the Link to the next page is no address".to_string());
+    };
+    if !trusted || !link::same_origin(&uri, &answer.uri) {
+        let origin = link::origin(&uri);
+        return fail(format!("the next page is at another origin ({origin}): refused, the key would leak"));
+    }
+    Ok(Some(uri))
+}
+
+fn validators(headers: &HeaderMap) -> Validators {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_string);
+    Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) }
+}
+
+/// Seconds or a date (RFC 9110 10.2.3).
+fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    match text.trim().parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = httpdate::parse_http_date("Mon, 23 Nov 2026 09:00:00 GMT").unwrap();
+        for (text, expected) in [
+            ("7", Some(7)),
+            ("Mon, 23 Nov 2026 09:00:30 GMT", Some(30)),
+            ("Mon, 23 Nov 2026 08:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            assert_eq!(parse_retry_after(text, now).map(|wait| wait.as_secs()), expected, "{text}");
+        }
+    }
+}
