@@ -28,6 +28,7 @@ pub mod http;
 pub mod identity;
 pub mod limits;
 pub mod log;
+pub mod metrics;
 pub mod reactor;
 pub mod route;
 pub mod serve;

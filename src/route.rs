@@ -55,6 +55,16 @@ impl Methods {
 }
 
 impl Route {
+    /// All of them, in the order of their numbers; a test of `metrics` holds it to that.
+    pub const ALL: [Self; 6] = [
+        Self::Flags,
+        Self::Identities,
+        Self::EnvironmentDocument,
+        Self::Readiness,
+        Self::Liveness,
+        Self::Unknown,
+    ];
+
     /// The name in metrics and logs.
     pub fn name(self) -> &'static str {
         match self {

@@ -36,6 +36,40 @@ pub enum Reject {
 }
 
 impl Reject {
+    /// All of them, in the order of their numbers; a test of `metrics` holds it to that.
+    pub const ALL: [Self; 12] = [
+        Self::BadRequest,
+        Self::UnknownCoding,
+        Self::UnknownVersion,
+        Self::HeadTooLarge,
+        Self::TargetTooLong,
+        Self::BodyTooLarge,
+        Self::UnsupportedCoding,
+        Self::BadCoding,
+        Self::UnknownExpectation,
+        Self::Timeout,
+        Self::NotFound,
+        Self::Internal,
+    ];
+
+    /// The name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::UnknownCoding => "unknown_coding",
+            Self::UnknownVersion => "unknown_version",
+            Self::HeadTooLarge => "head_too_large",
+            Self::TargetTooLong => "target_too_long",
+            Self::BodyTooLarge => "body_too_large",
+            Self::UnsupportedCoding => "unsupported_coding",
+            Self::BadCoding => "bad_coding",
+            Self::UnknownExpectation => "unknown_expectation",
+            Self::Timeout => "timeout",
+            Self::NotFound => "not_found",
+            Self::Internal => "internal",
+        }
+    }
+
     /// The status of this refusal.
     pub fn status(self) -> Status {
         Status(match self {
