@@ -12,6 +12,12 @@ pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 pub const HEADERS_MAX: usize = 96;
 /// Request body, bytes, after de-chunking and de-compression. Beyond: 413 and close. No SDK sends more.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Empty lines skipped before a request line (RFC 9112 2.2 asks for one). Beyond: 400 and close.
+pub const EMPTY_LINES_MAX: usize = 2;
+/// One chunk-size line with its extensions, bytes. Beyond: 400 and close.
+pub const CHUNK_LINE_BYTES_MAX: usize = 256;
+/// Trailer fields of a chunked body, bytes. They are read over. Beyond: 431 and close.
+pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
 /// Ready bodies at least this large are written from where they are, not copied, bytes.
 pub const TAIL_BYTES_MIN: usize = 16 * 1024;
 /// Smallest body worth compressing, bytes. The Python proxy's value (wire.md 2.6).

@@ -6,10 +6,11 @@
 pub mod compress;
 pub mod cors;
 pub mod date;
+pub mod framing;
 pub mod reject;
 pub mod request;
 pub mod response;
 
 pub use reject::Reject;
-pub use request::{Fields, Method, Request};
+pub use request::{Fields, Method, Progress, Request, RequestReader};
 pub use response::{Body, ContentType, Output, Reply, Status};

@@ -1,8 +1,19 @@
 //! From bytes to a request: the one place that names monoio-http.
 //!
 //! In: the connection's buffer. Out: a [`Request`], "need more bytes" (not an error), or a
-//! [`super::Reject`]. Invariant: bounds (`limits`) and framing rules (RFC 9112 6) are checked
-//! before the decoder sees a byte. Nothing here allocates without a bound.
+//! [`super::Reject`]. Invariant: bounds (`limits`) and framing rules (`framing`, RFC 9112 6) are
+//! checked before the decoder sees a byte: it takes heads of any size, panics on names over
+//! 65,535 bytes and believes the first of several lengths. Nothing here allocates without a bound.
+use std::io::Read;
+
+use bytes::{Buf, BytesMut};
+use http::request::Parts;
+use monoio_codec::{Decoded, Decoder};
+use monoio_http::h1::codec::decoder::RequestHeadDecoder;
+
+use super::framing::{Chunked, HeadScan, Length};
+use super::{Reject, Reply};
+use crate::limits::BODY_BYTES_MAX;
 
 /// The methods this product tells apart (RFC 9110 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +49,8 @@ pub struct Fields<'a> {
     pub application_version: Option<&'a [u8]>,
     pub user_agent: Option<&'a [u8]>,
     pub sdk_user_agent: Option<&'a [u8]>,
+    /// `X-Forwarded-For`, for the access log.
+    pub forwarded_for: Option<&'a [u8]>,
 }
 
 /// One request, whole: head decoded, body de-chunked and de-compressed.
@@ -59,7 +72,202 @@ pub struct Request<'a> {
 
 impl Request<'_> {
     /// What the writer must know of this request.
-    pub fn reply(&self) -> super::Reply {
-        super::Reply { head: self.method == Method::Head, keep_alive: self.keep_alive, http_10: self.http_10 }
+    pub fn reply(&self) -> Reply {
+        Reply { head: self.method == Method::Head, keep_alive: self.keep_alive, http_10: self.http_10 }
     }
 }
+
+/// How far [`RequestReader::advance`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing of a request is there.
+    Idle,
+    /// The head is not whole.
+    Head,
+    /// The body is not whole. `expects_continue`: the peer waits for a 100 before it sends it;
+    /// said once for each request.
+    Body { expects_continue: bool },
+    /// [`RequestReader::request`] may be called.
+    Ready,
+}
+
+/// Reads the requests of one connection, one after the other.
+#[derive(Debug, Default)]
+pub struct RequestReader {
+    scan: HeadScan,
+    head: Option<Parts>,
+    body: Body,
+    /// A body that came compressed. Kept empty between such requests.
+    inflated: Vec<u8>,
+}
+
+/// Where the body is in the buffer that follows the head.
+#[derive(Debug, Default)]
+enum Body {
+    #[default]
+    None,
+    Length(usize),
+    Chunked(Chunked),
+    /// Decompressed into `inflated`; so many bytes of the buffer were its coded form.
+    Inflated(usize),
+}
+
+impl RequestReader {
+    /// Takes in what the buffer has. Call again with more bytes until it is `Ready`.
+    ///
+    /// # Errors
+    /// The bytes are refused; most refusals close the connection ([`Reject::closes`]).
+    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<Progress, Reject> {
+        if self.head.is_none() {
+            match self.scan.advance(buffer)? {
+                Some(head_bytes) => self.decode(buffer, head_bytes)?,
+                None if buffer.is_empty() => return Ok(Progress::Idle),
+                None => return Ok(Progress::Head),
+            }
+        }
+        let whole = match &mut self.body {
+            Body::None | Body::Inflated(_) => true,
+            Body::Length(length) => buffer.len() >= *length,
+            Body::Chunked(chunked) => chunked.advance(buffer)?,
+        };
+        if !whole {
+            let expects_continue = std::mem::take(&mut self.scan.facts.expects_continue);
+            return Ok(Progress::Body { expects_continue });
+        }
+        if std::mem::take(&mut self.scan.facts.gzip) {
+            self.inflate(buffer)?;
+        }
+        Ok(Progress::Ready)
+    }
+
+    fn decode(&mut self, buffer: &mut BytesMut, head_bytes: usize) -> Result<(), Reject> {
+        let before = buffer.len();
+        let Ok(Decoded::Some(parts)) = RequestHeadDecoder.decode(buffer) else {
+            return Err(Reject::BadRequest);
+        };
+        if before - buffer.len() != head_bytes {
+            return Err(Reject::BadRequest);
+        }
+        // The decoder has read the names and values; only now may the facts be believed.
+        self.body = match self.scan.facts.length()? {
+            Length::None => Body::None,
+            Length::Bytes(length) => Body::Length(length),
+            Length::Chunked => Body::Chunked(Chunked::default()),
+        };
+        self.head = Some(parts);
+        Ok(())
+    }
+
+    fn inflate(&mut self, buffer: &BytesMut) -> Result<(), Reject> {
+        let (coded, coded_bytes) = match &self.body {
+            Body::None | Body::Inflated(_) => return Ok(()),
+            Body::Length(length) => (&buffer[..*length], *length),
+            Body::Chunked(chunked) => (&buffer[..chunked.decoded_bytes()], chunked.coded_bytes()),
+        };
+        if !coded.is_empty() {
+            let bound = BODY_BYTES_MAX as u64 + 1;
+            let read = flate2::read::GzDecoder::new(coded).take(bound).read_to_end(&mut self.inflated);
+            if self.inflated.len() > BODY_BYTES_MAX {
+                return Err(Reject::BodyTooLarge);
+            }
+            read.map_err(|_| Reject::BadCoding)?;
+        }
+        self.body = Body::Inflated(coded_bytes);
+        Ok(())
+    }
+
+    /// The request that is `Ready`.
+    pub fn request<'a>(&'a mut self, buffer: &'a mut BytesMut) -> Option<Request<'a>> {
+        let head: &Parts = self.head.as_ref()?;
+        let body = match &self.body {
+            Body::None => &mut [][..],
+            Body::Length(length) => &mut buffer[..*length],
+            Body::Chunked(chunked) => &mut buffer[..chunked.decoded_bytes()],
+            Body::Inflated(_) => &mut self.inflated[..],
+        };
+        Some(Request {
+            method: method(&head.method),
+            path: path(head),
+            query: head.uri.query().unwrap_or_default().as_bytes(),
+            fields: Fields::read(head),
+            body,
+            keep_alive: self.scan.facts.keep_alive(),
+            http_10: self.scan.facts.http_10,
+        })
+    }
+
+    /// What the writer must know to refuse what could not be read: nothing may follow.
+    pub fn reply(&self) -> Reply {
+        let head = self.head.as_ref().is_some_and(|head| head.method == http::Method::HEAD);
+        Reply { head, ..Reply::CLOSE }
+    }
+
+    /// Drops the request that was answered; what follows it in the buffer is the next one.
+    pub fn consume(&mut self, buffer: &mut BytesMut) {
+        match std::mem::take(&mut self.body) {
+            Body::None => {}
+            Body::Length(length) => buffer.advance(length),
+            Body::Chunked(chunked) => buffer.advance(chunked.coded_bytes()),
+            Body::Inflated(coded_bytes) => {
+                buffer.advance(coded_bytes);
+                self.inflated = Vec::new();
+            }
+        }
+        // The head shares the buffer's memory: only without it can the buffer be used again.
+        self.head = None;
+        self.scan = HeadScan::default();
+    }
+}
+
+fn method(method: &http::Method) -> Method {
+    match *method {
+        http::Method::GET => Method::Get,
+        http::Method::POST => Method::Post,
+        http::Method::HEAD => Method::Head,
+        http::Method::OPTIONS => Method::Options,
+        _ => Method::Other,
+    }
+}
+
+/// `*` (of OPTIONS) and authority-form (of CONNECT) name no path here; `/` has no route either.
+fn path(head: &Parts) -> &[u8] {
+    let path = head.uri.path().as_bytes();
+    if path.first() == Some(&b'/') { path } else { b"/" }
+}
+
+impl<'a> Fields<'a> {
+    /// One pass over the decoded fields. The first of a name counts.
+    fn read(head: &'a Parts) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in &head.headers {
+            let name = name.as_str();
+            let place = match name.len() {
+                6 if name == "origin" => &mut fields.origin,
+                6 if name == "cookie" => {
+                    fields.cookie = true;
+                    continue;
+                }
+                9 if name == "x-api-key" => &mut fields.api_key,
+                10 if name == "user-agent" => &mut fields.user_agent,
+                12 if name == "content-type" => &mut fields.content_type,
+                13 if name == "if-none-match" => &mut fields.if_none_match,
+                13 if name == "authorization" => &mut fields.authorization,
+                15 if name == "accept-encoding" => &mut fields.accept_encoding,
+                15 if name == "x-forwarded-for" => &mut fields.forwarded_for,
+                17 if name == "x-environment-key" => &mut fields.environment_key,
+                17 if name == "if-modified-since" => &mut fields.if_modified_since,
+                24 if name == "flagsmith-sdk-user-agent" => &mut fields.sdk_user_agent,
+                26 if name == "flagsmith-application-name" => &mut fields.application_name,
+                29 if name == "flagsmith-application-version" => &mut fields.application_version,
+                29 if name == "access-control-request-method" => &mut fields.access_control_request_method,
+                30 if name == "access-control-request-headers" => &mut fields.access_control_request_headers,
+                _ => continue,
+            };
+            place.get_or_insert(value.as_bytes());
+        }
+        fields
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+//! Where a request ends: the rules of RFC 9112 that two parsers must not read differently.
+//!
+//! In: raw bytes as they arrive. Out: the length of a head, the facts its fields state about
+//! framing, a chunked body decoded in place. Invariant: strict (CRLF only, no folding, one
+//! length, one Host), every byte is looked at once however slowly it comes, and every bound of
+//! `limits` is met here. Names and values as such are checked by the decoder in `request`.
+use bytes::{Buf, BytesMut};
+use memchr::memchr;
+
+use super::Reject;
+use crate::limits::{
+    BODY_BYTES_MAX, CHUNK_LINE_BYTES_MAX, EMPTY_LINES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX,
+    TRAILER_BYTES_MAX,
+};
+
+/// What the head says about framing and the connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Facts {
+    pub http_10: bool,
+    /// The body is gzip.
+    pub gzip: bool,
+    pub expects_continue: bool,
+    content_length: Option<u64>,
+    chunked: bool,
+    hosts: u8,
+    close: bool,
+    persist: bool,
+    content_encoded: bool,
+    /// Refusals that wait until the decoder has found the whole head well formed.
+    refused: Option<Reject>,
+}
+
+/// The length of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    None,
+    Bytes(usize),
+    Chunked,
+}
+
+/// Finds the end of a head, line by line, and gathers its [`Facts`].
+#[derive(Debug, Default)]
+pub struct HeadScan {
+    line_start: usize,
+    /// Bytes already looked at.
+    seen: usize,
+    /// Lines of this head so far, the request line included.
+    lines: usize,
+    empty_lines: usize,
+    pub facts: Facts,
+}
+
+impl HeadScan {
+    /// The length of the head if all of it is there. Empty lines before it are dropped.
+    ///
+    /// # Errors
+    /// The head is malformed, or too large.
+    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<Option<usize>, Reject> {
+        loop {
+            let bound = buffer.len().min(HEAD_BYTES_MAX);
+            let Some(found) = memchr(b'\n', &buffer[self.seen..bound]) else {
+                self.seen = bound;
+                return self.bounded(buffer.len());
+            };
+            let end = self.seen + found;
+            self.seen = end + 1;
+            // A bare LF ends a line for some parsers and not for others (RFC 9112 2.2).
+            let Some(line) = buffer[self.line_start..end].strip_suffix(b"\r") else {
+                return Err(Reject::BadRequest);
+            };
+            match (line.is_empty(), self.lines) {
+                (true, 0) => {
+                    self.empty_lines += 1;
+                    if self.empty_lines > EMPTY_LINES_MAX {
+                        return Err(Reject::BadRequest);
+                    }
+                    buffer.advance(end + 1);
+                    self.seen = 0;
+                    continue;
+                }
+                (true, _) => return Ok(Some(end + 1)),
+                (false, 0) => self.facts.request_line(line)?,
+                (false, _) => self.facts.field_line(line)?,
+            }
+            self.lines += 1;
+            if self.lines > HEADERS_MAX + 1 {
+                return Err(Reject::HeadTooLarge);
+            }
+            self.line_start = end + 1;
+        }
+    }
+
+    fn bounded(&self, buffered_bytes: usize) -> Result<Option<usize>, Reject> {
+        if self.lines == 0 && buffered_bytes > TARGET_BYTES_MAX + REQUEST_LINE_REST_BYTES_MAX {
+            return Err(Reject::TargetTooLong);
+        }
+        if buffered_bytes >= HEAD_BYTES_MAX {
+            return Err(Reject::HeadTooLarge);
+        }
+        Ok(None)
+    }
+}
+
+/// A method, two blanks and a version beside the target, bytes.
+const REQUEST_LINE_REST_BYTES_MAX: usize = 64;
+
+impl Facts {
+    /// True if the connection goes on after this request (RFC 9112 9.3).
+    pub fn keep_alive(&self) -> bool {
+        !self.close && (!self.http_10 || self.persist)
+    }
+
+    /// How long the body is (RFC 9112 6.3), or why the request is refused.
+    ///
+    /// # Errors
+    /// The fields contradict each other, or the body is more than we take.
+    pub fn length(&self) -> Result<Length, Reject> {
+        if let Some(reject) = self.refused {
+            return Err(reject);
+        }
+        if self.hosts == 0 && !self.http_10 {
+            return Err(Reject::BadRequest);
+        }
+        match (self.chunked, self.content_length) {
+            // A transfer coding in 1.0, or beside a length, is how requests are smuggled.
+            (true, Some(_)) => Err(Reject::BadRequest),
+            (true, None) if self.http_10 => Err(Reject::BadRequest),
+            (true, None) => Ok(Length::Chunked),
+            (false, None | Some(0)) => Ok(Length::None),
+            (false, Some(length)) => match usize::try_from(length) {
+                Ok(length) if length <= BODY_BYTES_MAX => Ok(Length::Bytes(length)),
+                _ => Err(Reject::BodyTooLarge),
+            },
+        }
+    }
+
+    fn request_line(&mut self, line: &[u8]) -> Result<(), Reject> {
+        let method_bytes = memchr(b' ', line).ok_or(Reject::BadRequest)?;
+        let rest = &line[method_bytes + 1..];
+        let target_bytes = memchr(b' ', rest).ok_or(Reject::BadRequest)?;
+        if method_bytes == 0 || target_bytes == 0 {
+            return Err(Reject::BadRequest);
+        }
+        match &rest[target_bytes + 1..] {
+            b"HTTP/1.1" => {}
+            b"HTTP/1.0" => self.http_10 = true,
+            [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+                if major.is_ascii_digit() && minor.is_ascii_digit() =>
+            {
+                return Err(Reject::UnknownVersion);
+            }
+            _ => return Err(Reject::BadRequest),
+        }
+        if target_bytes > TARGET_BYTES_MAX { Err(Reject::TargetTooLong) } else { Ok(()) }
+    }
+
+    fn field_line(&mut self, line: &[u8]) -> Result<(), Reject> {
+        // A line that starts with a blank folds the one before (RFC 9112 5.2).
+        if matches!(line[0], b' ' | b'\t') {
+            return Err(Reject::BadRequest);
+        }
+        let name_bytes = memchr(b':', line).ok_or(Reject::BadRequest)?;
+        let (name, value) = (&line[..name_bytes], &line[name_bytes + 1..]);
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => self.host(value),
+            6 if name.eq_ignore_ascii_case(b"expect") => self.expect(value),
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                self.connection(value);
+                Ok(())
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value),
+            16 if name.eq_ignore_ascii_case(b"content-encoding") => {
+                self.content_encoding(value);
+                Ok(())
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding(value),
+            _ => Ok(()),
+        }
+    }
+
+    /// One Host, with nothing in it that an authority cannot have (RFC 9112 3.2).
+    fn host(&mut self, value: &[u8]) -> Result<(), Reject> {
+        self.hosts = self.hosts.saturating_add(1);
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(byte);
+        if self.hosts > 1 || !trim(value).iter().all(allowed) {
+            return Err(Reject::BadRequest);
+        }
+        Ok(())
+    }
+
+    fn expect(&mut self, value: &[u8]) -> Result<(), Reject> {
+        if trim(value).eq_ignore_ascii_case(b"100-continue") {
+            // A 1.0 peer cannot have meant it (RFC 9110 10.1.1).
+            self.expects_continue = !self.http_10;
+        } else {
+            self.refused.get_or_insert(Reject::UnknownExpectation);
+        }
+        Ok(())
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for option in value.split(|byte| *byte == b',').map(trim) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.persist |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    /// Digits alone, once: a list, a sign, or a second field may be read in two ways.
+    fn content_length(&mut self, value: &[u8]) -> Result<(), Reject> {
+        let value = trim(value);
+        if self.content_length.is_some() || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+            return Err(Reject::BadRequest);
+        }
+        let digit =
+            |length: u64, digit: &u8| length.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+        self.content_length = Some(value.iter().fold(0, digit));
+        Ok(())
+    }
+
+    fn content_encoding(&mut self, value: &[u8]) {
+        let value = trim(value);
+        let gzip = value.eq_ignore_ascii_case(b"gzip") || value.eq_ignore_ascii_case(b"x-gzip");
+        let plain = value.is_empty() || value.eq_ignore_ascii_case(b"identity");
+        if (!gzip && !plain) || (self.content_encoded && !plain) {
+            self.refused.get_or_insert(Reject::UnsupportedCoding);
+        }
+        self.content_encoded |= !plain;
+        self.gzip |= gzip;
+    }
+
+    /// `chunked` alone, once (RFC 9112 6.1 asks for 501 for codings that are not understood).
+    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Reject> {
+        let value = trim(value);
+        if self.chunked || value.is_empty() {
+            return Err(Reject::BadRequest);
+        }
+        self.chunked = true;
+        if !value.eq_ignore_ascii_case(b"chunked") {
+            self.refused.get_or_insert(Reject::UnknownCoding);
+        }
+        Ok(())
+    }
+}
+
+/// Without optional white space: blank and tab only (RFC 9110 5.6.3).
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// A chunked body, decoded in place: the front of the buffer is what was decoded, the coded
+/// rest follows. Memory is bounded by the decoded body and one read.
+#[derive(Debug, Default)]
+pub struct Chunked {
+    decoded: usize,
+    coded: usize,
+    trailer_bytes: usize,
+    state: ChunkState,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum ChunkState {
+    #[default]
+    Size,
+    Data(usize),
+    DataEnd,
+    Trailer,
+    End,
+}
+
+impl Chunked {
+    /// Bytes at the front of the buffer that are the body.
+    pub fn decoded_bytes(&self) -> usize {
+        self.decoded
+    }
+
+    /// Bytes of the buffer that belong to this body, the trailer included.
+    pub fn coded_bytes(&self) -> usize {
+        self.coded
+    }
+
+    /// Decodes what is there; true when the body and its trailer are whole.
+    ///
+    /// # Errors
+    /// Malformed, or more than we take.
+    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<bool, Reject> {
+        loop {
+            match self.state {
+                ChunkState::Size => {
+                    let Some(line) = line(&buffer[self.coded..], CHUNK_LINE_BYTES_MAX, Reject::BadRequest)?
+                    else {
+                        break;
+                    };
+                    let size = chunk_size(line)?;
+                    self.coded += line.len() + 2;
+                    if self.decoded + size > BODY_BYTES_MAX {
+                        return Err(Reject::BodyTooLarge);
+                    }
+                    self.state = if size == 0 { ChunkState::Trailer } else { ChunkState::Data(size) };
+                }
+                ChunkState::Data(left) => {
+                    let take = left.min(buffer.len() - self.coded);
+                    if take == 0 {
+                        break;
+                    }
+                    buffer.copy_within(self.coded..self.coded + take, self.decoded);
+                    self.decoded += take;
+                    self.coded += take;
+                    self.state =
+                        if take == left { ChunkState::DataEnd } else { ChunkState::Data(left - take) };
+                }
+                ChunkState::DataEnd => match &buffer[self.coded..] {
+                    [b'\r', b'\n', ..] => {
+                        self.coded += 2;
+                        self.state = ChunkState::Size;
+                    }
+                    [] | [b'\r'] => break,
+                    _ => return Err(Reject::BadRequest),
+                },
+                ChunkState::Trailer => {
+                    let Some(line) = line(&buffer[self.coded..], TRAILER_BYTES_MAX, Reject::HeadTooLarge)?
+                    else {
+                        break;
+                    };
+                    self.coded += line.len() + 2;
+                    self.trailer_bytes += line.len() + 2;
+                    if line.is_empty() {
+                        self.state = ChunkState::End;
+                    } else {
+                        trailer_line(line, self.trailer_bytes)?;
+                    }
+                }
+                ChunkState::End => return Ok(true),
+            }
+        }
+        self.close_gap(buffer);
+        Ok(false)
+    }
+
+    /// Moves the coded rest down to the decoded end, so that chunk heads take no memory.
+    fn close_gap(&mut self, buffer: &mut BytesMut) {
+        if self.coded > self.decoded {
+            let rest_bytes = buffer.len() - self.coded;
+            buffer.copy_within(self.coded.., self.decoded);
+            buffer.truncate(self.decoded + rest_bytes);
+            self.coded = self.decoded;
+        }
+    }
+}
+
+/// The next line without its CRLF, or `None` if it is not whole.
+fn line(coded: &[u8], bytes_max: usize, too_long: Reject) -> Result<Option<&[u8]>, Reject> {
+    let bound = coded.len().min(bytes_max);
+    match memchr(b'\n', &coded[..bound]) {
+        Some(end) => coded[..end].strip_suffix(b"\r").map(Some).ok_or(Reject::BadRequest),
+        None if coded.len() >= bytes_max => Err(too_long),
+        None => Ok(None),
+    }
+}
+
+/// Hex digits, then at most an extension, which is read over (RFC 9112 7.1.1).
+fn chunk_size(line: &[u8]) -> Result<usize, Reject> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let extension = trim(&line[digits..]);
+    let control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
+    if digits == 0 || !matches!(extension, [] | [b';', ..]) || extension.iter().any(control) {
+        return Err(Reject::BadRequest);
+    }
+    if extension.is_empty() && digits != line.len() {
+        // Blanks after the size with no extension to follow.
+        return Err(Reject::BadRequest);
+    }
+    let value = |size: usize, byte: &u8| {
+        let digit = (*byte as char).to_digit(16).unwrap_or(0) as usize;
+        size.saturating_mul(16).saturating_add(digit)
+    };
+    let size = line[..digits].iter().fold(0, value);
+    if size > BODY_BYTES_MAX { Err(Reject::BodyTooLarge) } else { Ok(size) }
+}
+
+/// A trailer field is read over, but it must be one: no folding, a name, a colon.
+fn trailer_line(line: &[u8], trailer_bytes: usize) -> Result<(), Reject> {
+    if trailer_bytes > TRAILER_BYTES_MAX {
+        return Err(Reject::HeadTooLarge);
+    }
+    let control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
+    match memchr(b':', line) {
+        Some(name_bytes) if name_bytes > 0 => {
+            let name = &line[..name_bytes];
+            let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+            if name.iter().all(token) && !line.iter().any(control) { Ok(()) } else { Err(Reject::BadRequest) }
+        }
+        _ => Err(Reject::BadRequest),
+    }
+}
