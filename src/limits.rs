@@ -22,6 +22,38 @@ pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
 pub const TAIL_BYTES_MIN: usize = 16 * 1024;
 /// Smallest body worth compressing, bytes. The Python proxy's value (wire.md 2.6).
 pub const COMPRESS_BYTES_MIN: usize = 1000;
+/// Free room before a read, bytes; less, and the buffer is moved together or grown.
+pub const READ_BYTES_MIN: usize = 1024;
+/// A connection's buffer while it waits for a request, bytes. With the task and its registers an
+/// idle connection stays below 8 KiB of our memory; a larger buffer is given back when it idles.
+pub const READ_BYTES_IDLE: usize = 4 * 1024;
+/// Answers to pipelined requests are gathered up to this many bytes before they are written.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Answer buffers a reactor keeps for reuse, and the largest that is kept, bytes.
+pub const SPARE_BUFFERS_MAX: usize = 64;
+pub const SPARE_BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Connections the kernel holds for a listener before they are accepted; `somaxconn` caps it.
+pub const BACKLOG_MAX: i32 = 4096;
+/// Entries of a reactor's submission queue; its completion queue has four times as many.
+pub const RING_ENTRIES: u32 = 1024;
+/// How often idle and slow connections are looked at. No time below is finer than this.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// A head, from its first byte. Beyond: 408 and close.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A body, from the end of its head. Beyond: 408 and close.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A peer that reads nothing of what is written to it. Beyond: close.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// After the last answer, for the peer to take it and close. Beyond: close.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes read over while lingering, so that a close does not destroy the answer on its way.
+pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
+/// While draining, an idle connection may still bring a request for so long.
+pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
+/// While draining, handshakes under way when new ones were shut out are accepted for so long.
+pub const DRAIN_ACCEPT_TIME: Duration = Duration::from_millis(50);
+/// Pause of the accept loop at the descriptor limit, instead of spinning.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Messages a reactor may leave unread. Full: the supervisor sends the newest again later.
 pub const INBOX_MESSAGES_MAX: usize = 64;
 /// A trait value that is text, characters. Beyond: 422, as the Python proxy.

@@ -1,0 +1,186 @@
+//! The connections of one reactor, and the coarse sweep that ends slow and idle ones.
+//!
+//! In: what each connection is doing and since when, in ticks. Out: a flag and a wake for those
+//! that took too long. Invariant: no timer and no clock per request; a connection marks its
+//! phase with the current tick, and one task looks at all of them a few times a second.
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::Reactor;
+use crate::limits;
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for the first byte of a request.
+    Idle,
+    /// TLS is being set up.
+    Handshake,
+    Head,
+    Body,
+    /// Writing, since the peer last took something.
+    Writing,
+    /// The last answer is written; waiting for the peer to close.
+    Lingering,
+}
+
+/// The mark a connection leaves for the sweep.
+#[derive(Debug)]
+pub struct Mark {
+    phase: Cell<Phase>,
+    since_tick: Cell<u32>,
+    ended: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Mark {
+    /// Runs an operation until it is done, or until the sweep ends the connection: `None`. An
+    /// operation given up may have taken bytes with it, so the connection must be closed.
+    pub async fn unless_ended<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
+        let mut operation = std::pin::pin!(operation);
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(done) = operation.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            if self.ended.get() {
+                return Poll::Ready(None);
+            }
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                *waker = Some(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Ends the operation that is awaited, and every later one.
+    pub fn end(&self) {
+        self.ended.set(true);
+        let waker = self.waker.borrow_mut().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Lets one more operation run, such as the answer that says why the connection ends.
+    pub fn revive(&self) {
+        self.ended.set(false);
+    }
+}
+
+/// The connections of one reactor.
+#[derive(Debug)]
+pub struct Registry {
+    marks: RefCell<Slab<Rc<Mark>>>,
+    tick: Cell<u32>,
+    idle_ticks_max: Cell<u32>,
+}
+
+/// A place in the registry, given back when dropped.
+pub struct Place {
+    reactor: Rc<Reactor>,
+    key: usize,
+    pub mark: Rc<Mark>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.reactor.registry.marks.borrow_mut().try_remove(self.key);
+    }
+}
+
+impl Place {
+    /// Notes what the connection does from now on.
+    pub fn set_phase(&self, phase: Phase) {
+        self.mark.phase.set(phase);
+        self.mark.since_tick.set(self.reactor.registry.tick.get());
+    }
+}
+
+/// Ticks that surely cover this time.
+fn ticks(time: Duration) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(limits::SWEEP_INTERVAL.as_millis())).unwrap_or(u32::MAX - 1)
+}
+
+impl Registry {
+    pub fn new(timeout_keep_alive: Duration) -> Self {
+        let idle_ticks_max = Cell::new(ticks(timeout_keep_alive));
+        Self { marks: RefCell::default(), tick: Cell::new(0), idle_ticks_max }
+    }
+
+    pub fn len(&self) -> usize {
+        self.marks.borrow().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.marks.borrow().is_empty()
+    }
+
+    /// From now on idle connections are ended soon.
+    pub fn drain(&self) {
+        self.idle_ticks_max.set(ticks(limits::DRAIN_IDLE_TIMEOUT));
+    }
+
+    /// Ends every connection and waits until they are gone, but no longer than `time`.
+    pub async fn end_all(&self, time: Duration) {
+        let marks: Vec<Rc<Mark>> = self.marks.borrow().iter().map(|(_, mark)| mark.clone()).collect();
+        for mark in marks {
+            mark.end();
+        }
+        let began = Instant::now();
+        while !self.is_empty() && began.elapsed() < time {
+            monoio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn ticks_max(&self, phase: Phase) -> u32 {
+        match phase {
+            Phase::Idle => self.idle_ticks_max.get(),
+            Phase::Head | Phase::Handshake => ticks(limits::HEAD_TIMEOUT),
+            Phase::Body => ticks(limits::BODY_TIMEOUT),
+            Phase::Writing => ticks(limits::WRITE_TIMEOUT),
+            Phase::Lingering => ticks(limits::LINGER_TIMEOUT),
+        }
+    }
+
+    /// One tick: ends what took too long.
+    fn tick(&self) {
+        let tick = self.tick.get().wrapping_add(1);
+        self.tick.set(tick);
+        for (_, mark) in self.marks.borrow().iter() {
+            if tick.wrapping_sub(mark.since_tick.get()) > self.ticks_max(mark.phase.get()) {
+                mark.end();
+            }
+        }
+    }
+}
+
+/// Takes a place for a new connection.
+pub fn enter(reactor: &Rc<Reactor>) -> Place {
+    let registry = &reactor.registry;
+    let mark = Rc::new(Mark {
+        phase: Cell::new(Phase::Idle),
+        since_tick: Cell::new(registry.tick.get()),
+        ended: Cell::new(false),
+        waker: RefCell::new(None),
+    });
+    let key = registry.marks.borrow_mut().insert(mark.clone());
+    Place { reactor: reactor.clone(), key, mark }
+}
+
+/// The sweep of one reactor; runs as long as the reactor.
+pub async fn sweep(reactor: Rc<Reactor>) {
+    loop {
+        monoio::time::sleep(limits::SWEEP_INTERVAL).await;
+        reactor.registry.tick();
+    }
+}

@@ -1,0 +1,45 @@
+//! Bytes in and out of a connection, whatever carries them.
+//!
+//! In: buffers by value (a ring owns them while it works). Out: the buffers again, and how far
+//! it came. Invariant: nothing here knows HTTP; a future dropped half way may have lost bytes.
+use std::io;
+
+use bytes::BytesMut;
+use monoio::buf::{IoBuf, IoBufMut};
+use monoio::io::{AsyncReadRent, AsyncWriteRent};
+
+/// A stream of bytes in both directions.
+pub trait Transport {
+    /// Appends to the buffer, at most into its spare capacity. 0: the peer ended its side.
+    async fn read(&mut self, buffer: BytesMut) -> (io::Result<usize>, BytesMut);
+
+    /// Writes from `start` on; returns how many bytes were taken.
+    async fn write<B: IoBuf>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B);
+
+    /// Ends our side; the peer may still send.
+    async fn shutdown(&mut self) -> io::Result<()>;
+}
+
+/// A socket as it is.
+pub struct Plain<S>(pub S);
+
+impl<S: AsyncReadRent + AsyncWriteRent> Transport for Plain<S> {
+    async fn read(&mut self, buffer: BytesMut) -> (io::Result<usize>, BytesMut) {
+        let (length, capacity) = (buffer.len(), buffer.capacity());
+        let (result, slice) = self.0.read(buffer.slice_mut(length..capacity)).await;
+        (result, slice.into_inner())
+    }
+
+    async fn write<B: IoBuf>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
+        if start == 0 {
+            return self.0.write(bytes).await;
+        }
+        let length = bytes.bytes_init();
+        let (result, slice) = self.0.write(bytes.slice(start..length)).await;
+        (result, slice.into_inner())
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        self.0.shutdown().await
+    }
+}
