@@ -163,7 +163,7 @@ impl Facts {
         let (name, value) = (&line[..name_bytes], &line[name_bytes + 1..]);
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.host(value),
-            6 if name.eq_ignore_ascii_case(b"expect") => self.expect(value),
+            6 if name.eq_ignore_ascii_case(b"expect") => self.expectation(value),
             10 if name.eq_ignore_ascii_case(b"connection") => {
                 self.connection(value);
                 Ok(())
@@ -188,7 +188,7 @@ impl Facts {
         Ok(())
     }
 
-    fn expect(&mut self, value: &[u8]) -> Result<(), Reject> {
+    fn expectation(&mut self, value: &[u8]) -> Result<(), Reject> {
         if trim(value).eq_ignore_ascii_case(b"100-continue") {
             // A 1.0 peer cannot have meant it (RFC 9110 10.1.1).
             self.expects_continue = !self.http_10;
@@ -221,7 +221,7 @@ impl Facts {
         let value = trim(value);
         let gzip = value.eq_ignore_ascii_case(b"gzip") || value.eq_ignore_ascii_case(b"x-gzip");
         let plain = value.is_empty() || value.eq_ignore_ascii_case(b"identity");
-        if (!gzip && !plain) || (self.content_encoded && !plain) {
+        if !plain && (!gzip || self.content_encoded) {
             self.refused.get_or_insert(Reject::UnsupportedCoding);
         }
         self.content_encoded |= !plain;

@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
@@ -42,6 +42,32 @@ pub struct Start {
     pub inbox: Inbox,
     pub config: Arc<Config>,
     pub log: Log,
+    pub times: Times,
+}
+
+/// How long a peer may take over what.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Between two requests.
+    pub keep_alive: Duration,
+    pub head: Duration,
+    pub body: Duration,
+    pub write: Duration,
+    /// After the last answer, for the peer to close.
+    pub linger: Duration,
+}
+
+impl Times {
+    /// Those of the configuration and of `limits`.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            keep_alive: config.server.timeout_keep_alive,
+            head: limits::HEAD_TIMEOUT,
+            body: limits::BODY_TIMEOUT,
+            write: limits::WRITE_TIMEOUT,
+            linger: limits::LINGER_TIMEOUT,
+        }
+    }
 }
 
 /// Binds one listener for each core to the same address (SO_REUSEPORT), so that the kernel
@@ -217,7 +243,7 @@ impl Reactor {
             lease: RefCell::new(None),
             spine: RefCell::default(),
             spare_buffers: RefCell::default(),
-            registry: Registry::new(server.timeout_keep_alive),
+            registry: Registry::new(start.times),
             connections_max: server.connections_max,
             draining: Cell::new(false),
         }

@@ -19,7 +19,9 @@ pub fn remember_places() {
             if !thread.name().is_some_and(|name| name.starts_with("reactor-")) {
                 return before(info);
             }
-            let message = info.payload_as_str().unwrap_or("no message");
+            let payload = info.payload();
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            let message = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
             let place = info.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
             LAST.with(|last| {
                 if let Ok(mut last) = last.try_borrow_mut() {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::Reactor;
+use super::{Reactor, Times};
 use crate::limits;
 
 /// What a connection is doing.
@@ -18,8 +18,6 @@ use crate::limits;
 pub enum Phase {
     /// Waiting for the first byte of a request.
     Idle,
-    /// TLS is being set up.
-    Handshake,
     Head,
     Body,
     /// Writing, since the peer last took something.
@@ -82,7 +80,7 @@ impl Mark {
 pub struct Registry {
     marks: RefCell<Slab<Rc<Mark>>>,
     tick: Cell<u32>,
-    idle_ticks_max: Cell<u32>,
+    times: Cell<Times>,
 }
 
 /// A place in the registry, given back when dropped.
@@ -112,9 +110,8 @@ fn ticks(time: Duration) -> u32 {
 }
 
 impl Registry {
-    pub fn new(timeout_keep_alive: Duration) -> Self {
-        let idle_ticks_max = Cell::new(ticks(timeout_keep_alive));
-        Self { marks: RefCell::default(), tick: Cell::new(0), idle_ticks_max }
+    pub fn new(times: Times) -> Self {
+        Self { marks: RefCell::default(), tick: Cell::new(0), times: Cell::new(times) }
     }
 
     pub fn len(&self) -> usize {
@@ -125,9 +122,10 @@ impl Registry {
         self.marks.borrow().is_empty()
     }
 
-    /// From now on idle connections are ended soon.
+    /// From now on connections that are idle, or had their last answer, are ended soon.
     pub fn drain(&self) {
-        self.idle_ticks_max.set(ticks(limits::DRAIN_IDLE_TIMEOUT));
+        let soon = limits::DRAIN_IDLE_TIMEOUT;
+        self.times.set(Times { keep_alive: soon, linger: soon, ..self.times.get() });
     }
 
     /// Ends every connection and waits until they are gone, but no longer than `time`.
@@ -143,13 +141,14 @@ impl Registry {
     }
 
     fn ticks_max(&self, phase: Phase) -> u32 {
-        match phase {
-            Phase::Idle => self.idle_ticks_max.get(),
-            Phase::Head | Phase::Handshake => ticks(limits::HEAD_TIMEOUT),
-            Phase::Body => ticks(limits::BODY_TIMEOUT),
-            Phase::Writing => ticks(limits::WRITE_TIMEOUT),
-            Phase::Lingering => ticks(limits::LINGER_TIMEOUT),
-        }
+        let times = self.times.get();
+        ticks(match phase {
+            Phase::Idle => times.keep_alive,
+            Phase::Head => times.head,
+            Phase::Body => times.body,
+            Phase::Writing => times.write,
+            Phase::Lingering => times.linger,
+        })
     }
 
     /// One tick: ends what took too long.

@@ -1,1 +1,288 @@
+//! A whole reactor on a real socket, under both drivers, in this process.
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
+use super::*;
+use crate::channel::Publisher;
+use crate::config::source::Inputs;
+use crate::config::{self, Driver};
+use crate::snapshot::Snapshot;
+
+const LIVENESS: &str = "GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\n\r\n";
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A running reactor.
+struct House {
+    address: std::net::SocketAddr,
+    publisher: Publisher,
+    thread: Option<JoinHandle<()>>,
+    log: mpsc::Receiver<String>,
+    driver: Driver,
+}
+
+/// Sends each line of the log to the test.
+struct Lines(mpsc::Sender<String>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn configuration(driver: Driver, variables: &[(&str, &str)]) -> Config {
+    let pairs = r#"[{"server_side_key": "ser.a", "client_side_key": "a"}]"#;
+    let mut all = vec![("ENVIRONMENT_KEY_PAIRS", pairs), ("SERVER_HOST", "127.0.0.1"), ("SERVER_PORT", "0")];
+    all.extend(variables);
+    let variables = all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let inputs = Inputs { without_file: true, variables, ..Inputs::default() };
+    let (mut config, _) = config::read(&inputs).expect("a valid configuration");
+    config.cores.truncate(1);
+    config.server.driver = Some(driver);
+    config
+}
+
+impl House {
+    fn start(driver: Driver, variables: &[(&str, &str)], times: impl FnOnce(&mut Times)) -> Self {
+        let config = configuration(driver, variables);
+        let listener = bind(&config).expect("a free port").remove(0);
+        let address = listener.local_addr().unwrap();
+        let mut publisher = Publisher::default();
+        let inbox = publisher.connect().unwrap();
+        let (lines, log) = mpsc::channel();
+        let sink = Log::start_to(&config.logging, Lines(lines)).unwrap();
+        let mut start_times = Times::of(&config);
+        times(&mut start_times);
+        let core = config.cores[0];
+        let parts = Start {
+            index: 0,
+            core,
+            listener,
+            inbox,
+            config: Arc::new(config),
+            log: sink,
+            times: start_times,
+        };
+        let thread = Some(start(parts).unwrap());
+        publisher.send(&Message::Publish(Arc::new(Snapshot::default())));
+        Self { address, publisher, thread, log, driver }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream
+    }
+
+    /// What comes back for these bytes until the reactor closes.
+    fn exchange(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect();
+        stream.write_all(bytes).unwrap();
+        read_to_end(&mut stream)
+    }
+
+    fn wait_for_log(&self, text: &str) -> String {
+        let until = Instant::now() + DEADLINE;
+        let mut seen = String::new();
+        while let Ok(line) = self.log.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            if line.contains(text) {
+                return line;
+            }
+            seen.push_str(&line);
+        }
+        panic!("no line with {text:?} in the log:\n{seen}");
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.publisher.send(&Message::Drain);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the reactor ends without a panic");
+        }
+    }
+}
+
+fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("closed in time");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Reads one answer whose body is empty.
+fn read_head(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    let mut byte = [0];
+    while !text.ends_with("\r\n\r\n") {
+        assert_eq!(stream.read(&mut byte).expect("answered in time"), 1, "closed after {text:?}");
+        text.push(byte[0] as char);
+    }
+    text
+}
+
+fn statuses(text: &str) -> Vec<&str> {
+    text.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect()
+}
+
+/// Both drivers where the kernel lets us; epoll alone where it does not.
+fn drivers() -> Vec<Driver> {
+    match driver::build(Some(Driver::Uring)) {
+        Ok(_) => vec![Driver::Uring, Driver::Epoll],
+        Err(_) => vec![Driver::Epoll],
+    }
+}
+
+fn on_each_driver(test: impl Fn(Driver)) {
+    drivers().into_iter().for_each(test);
+}
+
+#[test]
+fn a_connection_is_kept_and_closed_as_asked() {
+    on_each_driver(|driver| {
+        let house = House::start(driver, &[], |_| {});
+        let mut stream = house.connect();
+        for _ in 0..3 {
+            stream.write_all(LIVENESS.as_bytes()).unwrap();
+            let head = read_head(&mut stream);
+            assert!(head.starts_with("HTTP/1.1 200 OK\r\ndate: ") && !head.contains("connection"), "{head}");
+        }
+        stream
+            .write_all(b"GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        assert!(read_to_end(&mut stream).contains("connection: close\r\n"));
+        // 1.0 closes unless it asks not to.
+        let old = house.exchange(b"GET /proxy/health/liveness HTTP/1.0\r\n\r\n");
+        assert!(old.contains("connection: close\r\n"), "{old}");
+        let mut stream = house.connect();
+        stream.write_all(b"GET /proxy/health/liveness HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").unwrap();
+        assert!(read_head(&mut stream).contains("connection: keep-alive\r\n"));
+    });
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    on_each_driver(|driver| {
+        let house = House::start(driver, &[], |_| {});
+        let mut bytes = String::new();
+        for i in 0..200 {
+            let path = if i % 2 == 0 { "/proxy/health/liveness" } else { "/nowhere" };
+            bytes.push_str(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        }
+        bytes.push_str("GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let text = house.exchange(bytes.as_bytes());
+        let expected: Vec<&str> =
+            (0..201).map(|i| if i % 2 == 0 && i < 200 { "200" } else { "404" }).collect();
+        assert_eq!(statuses(&text), expected);
+    });
+}
+
+#[test]
+fn bytes_that_come_one_by_one_are_a_request_all_the_same() {
+    on_each_driver(|driver| {
+        let house = House::start(driver, &[], |_| {});
+        let mut stream = house.connect();
+        let chunked = "POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+                       3;x=\"y\"\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: x\r\n\r\n";
+        for byte in format!("{chunked}{LIVENESS}").bytes() {
+            stream.write_all(&[byte]).unwrap();
+        }
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(statuses(&read_to_end(&mut stream)), ["404", "200"]);
+    });
+}
+
+#[test]
+fn a_large_body_comes_in_and_one_too_large_is_refused_before_it_is_sent() {
+    on_each_driver(|driver| {
+        let house = House::start(driver, &[], |_| {});
+        let mut stream = house.connect();
+        let body = vec![b'x'; limits::BODY_BYTES_MAX];
+        let head = format!("POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n", body.len());
+        stream.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).unwrap();
+        assert_eq!(read_head(&mut stream), "HTTP/1.1 100 Continue\r\n\r\n");
+        stream.write_all(&body).unwrap();
+        assert!(read_head(&mut stream).starts_with("HTTP/1.1 404 "));
+        let over = format!("POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len() + 1);
+        let refused = house.exchange(over.as_bytes());
+        assert!(refused.starts_with("HTTP/1.1 413 ") && refused.contains("connection: close"), "{refused}");
+    });
+}
+
+#[test]
+fn slow_peers_are_told_and_closed() {
+    on_each_driver(|driver| {
+        let short = Duration::from_millis(500);
+        let house = House::start(driver, &[], |times| {
+            *times = Times { keep_alive: short, head: short, body: short, ..*times };
+        });
+        let began = Instant::now();
+        let mut idle = house.connect();
+        let mut head = house.connect();
+        head.write_all(b"GET / HT").unwrap();
+        let mut body = house.connect();
+        body.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{").unwrap();
+        assert_eq!(read_to_end(&mut idle), "");
+        for slow in [&mut head, &mut body] {
+            let text = read_to_end(slow);
+            assert!(text.starts_with("HTTP/1.1 408 ") && text.contains("connection: close"), "{text}");
+        }
+        assert!(began.elapsed() >= short && began.elapsed() < DEADLINE, "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn connections_beyond_the_limit_are_closed_and_counted() {
+    on_each_driver(|driver| {
+        let house = House::start(driver, &[("SERVER_CONNECTIONS_MAX", "2")], |_| {});
+        let mut kept: Vec<TcpStream> = (0..2).map(|_| house.connect()).collect();
+        for stream in &mut kept {
+            stream.write_all(LIVENESS.as_bytes()).unwrap();
+            assert!(read_head(stream).starts_with("HTTP/1.1 200"));
+        }
+        let mut refused = house.connect();
+        // The kernel may say reset instead of end, as nothing was read.
+        let mut byte = [0];
+        assert!(matches!(refused.read(&mut byte), Ok(0) | Err(_)));
+        assert!(house.wait_for_log("connection_limit_reached").contains('2'));
+        kept[0].write_all(LIVENESS.as_bytes()).unwrap();
+        assert!(read_head(&mut kept[0]).starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn draining_answers_what_comes_and_ends() {
+    on_each_driver(|driver| {
+        let mut house = House::start(driver, &[], |_| {});
+        let mut idle = house.connect();
+        let mut active = house.connect();
+        for stream in [&mut idle, &mut active] {
+            stream.write_all(LIVENESS.as_bytes()).unwrap();
+            read_head(stream);
+        }
+        house.publisher.send(&Message::Drain);
+        active.write_all(LIVENESS.as_bytes()).unwrap();
+        let last = read_to_end(&mut active);
+        assert!(last.starts_with("HTTP/1.1 200 ") && last.contains("connection: close\r\n"), "{last}");
+        assert_eq!(read_to_end(&mut idle), "");
+        let began = Instant::now();
+        house.thread.take().unwrap().join().unwrap();
+        assert!(began.elapsed() < Duration::from_secs(1), "idle for {:?}", began.elapsed());
+        assert!(TcpStream::connect(house.address).is_err(), "{:?} still listens", house.driver);
+    });
+}
+
+#[test]
+fn a_port_in_use_is_explained() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut config = configuration(Driver::Epoll, &[]);
+    config.server.port = port;
+    let error = bind(&config).unwrap_err().to_string();
+    assert!(error.contains(&format!("127.0.0.1:{port}")) && error.contains("ss -ltnp"), "{error}");
+}
