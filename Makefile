@@ -39,23 +39,3 @@ ci: fmt lint test ## What must pass before a change lands
 .venv/tests/made-from.txt: tests/requirements.txt scripts/venv
 	scripts/venv tests tests/requirements.txt
 	@touch $@
-
-# --- measure ---
-
-BENCH_MINUTES ?= 14
-
-.PHONY: bench bench-build readme
-bench: bench-build ## Measures everything beside the floor and the peers (BENCH_MINUTES=14); goes on where it was stopped
-	$(PYTHON) bench/bench.py --minutes $(BENCH_MINUTES) $(BENCH_FLAGS)
-
-bench-build: .venv/bench/made-from.txt ## Builds what `make bench` needs
-	@command -v wrk >/dev/null || { echo "wrk is missing (Debian: apt install wrk nginx)" >&2; exit 1; }
-	$(CARGO) build --release --locked
-	$(CARGO) build --release --locked --manifest-path bench/peers/Cargo.toml --target-dir target/peers
-
-readme: ## Writes the README's numbers from the newest run
-	$(PYTHON) bench/report.py --readme
-
-.venv/bench/made-from.txt: bench/requirements.txt scripts/venv
-	scripts/venv bench bench/requirements.txt
-	@touch $@

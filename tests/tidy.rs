@@ -13,7 +13,7 @@ const HEADER_LINES: std::ops::RangeInclusive<usize> = 4..=12;
 /// Which crate may be named where. A crate that is not listed is free.
 const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("crossbeam_channel", &["src/channel.rs"]),
-    ("ureq", &["src/supervisor/poll.rs"]),
+    ("ureq", &["src/supervisor/poll/"]),
     ("monoio_http", &["src/http/request.rs"]),
     ("monoio_codec", &["src/http/request.rs"]),
     ("monoio", &["src/reactor/"]),
