@@ -1,0 +1,486 @@
+"""The whole bench: `make bench`. See bench/README.md for what is measured and why so.
+
+bench.py [--minutes M] [--only WORD[,WORD]] [--out DIRECTORY] [--binary PATH]
+Writes each measurement to DIRECTORY/raw.csv as soon as it is there; started again with the same
+directory (the default is today's) it goes on where it was stopped. Ends with 1 on a wrong answer.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import documents
+import load
+import servers
+from servers import ROOT
+
+FIELDS = (
+    "scenario,server,x,round,rps,cpu_us,p50_us,p90_us,p99_us,p999_us,rss_kib,"
+    "answer_bytes,connections,seconds,note"
+).split(",")
+# From thorough to quick: rounds of each pair and seconds of each run. The first that fits is taken.
+PLANS = ((5, 3), (5, 2), (3, 2), (3, 1), (2, 1), (1, 1))
+KEY = documents.SERVER_KEY
+FLAGS, IDENTITIES, DOCUMENT = "/api/v1/flags/", "/api/v1/identities/", "/api/v1/environment-document/"
+EVERYONE = ("floor", "edge-proxy", "nginx", "axum", "python")
+ENGINES = ("floor", "edge-proxy", "axum", "python")
+OURS = ("floor", "edge-proxy")
+
+# name, document, wrk script, body, gzip, servers. Their order is that of the tables.
+SCENARIOS = (
+    ("flags-simple", "simple", "flags", None, False, EVERYONE),
+    ("identities-simple", "simple", "identities", "simple", False, ENGINES),
+    ("flags-heavy", "heavy", "flags", None, False, EVERYONE),
+    ("identities-heavy-match", "heavy", "identities", "heavy-match", False, ENGINES),
+    ("identities-heavy-none", "heavy", "identities", "heavy-none", False, ENGINES),
+    ("identities-heavy-varied", "heavy", "identities_varied", "heavy-match", False, ENGINES),
+    ("document-heavy", "heavy", "document", None, False, EVERYONE),
+    ("identities-500-overrides", "overrides", "identities", "overridden", False, ENGINES),
+    ("identities-no-overrides", "simple", "identities", "overridden", False, OURS),
+    ("flags-simple-gzip", "simple", "flags", None, True, OURS),
+    ("identities-heavy-gzip", "heavy", "identities", "heavy-match", True, OURS),
+    ("document-heavy-gzip", "heavy", "document", None, True, OURS),
+    ("mixed-heavy", "heavy", "mixed", "heavy-match", False, ("edge-proxy",)),
+)
+CONNECTIONS = (1, 8, 32, 128, 512, 2048)
+# Cost against size: name of the axis, values, and what else the document has.
+SWEEPS = (
+    ("features", (10, 50, 200, 1000), {}),
+    ("segments", (0, 15, 150, 1500), {"conditions": 3, "targets": 4}),
+    ("overrides", (0, 500, 10_000, 100_000), {}),
+)
+ENVIRONMENTS = (1, 10, 100, 1000)
+RATES = (5_000, 10_000, 20_000, 40_000, 60_000, 80_000)
+
+
+class Bench:
+    """One run: what was measured already, what is left, where it goes."""
+
+    def __init__(self, options, scratch):
+        self.options, self.scratch = options, Path(scratch)
+        self.out = options.out
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.raw = self.out / "raw.csv"
+        rows = list(csv.DictReader(self.raw.open())) if self.raw.exists() else []
+        self.known = {(row["scenario"], row["server"], row["x"], row["round"]) for row in rows}
+        self.deadline = time.monotonic() + options.minutes * 60
+        self.started, self.done, self.total, self.late = time.monotonic(), 0, 0, []
+        self.rounds, self.seconds = self.plan()
+        self.paths = {}
+        self.skipped = set()
+
+    def plan(self):
+        """The most thorough plan that fits the time; what is known already costs nothing."""
+        for rounds, seconds in PLANS:
+            pairs = sum(len(scenario[5]) for scenario in SCENARIOS if self.wanted(scenario[0]))
+            sweeps = 2 * (len(CONNECTIONS) + sum(len(values) for _, values, _ in SWEEPS)) + len(ENVIRONMENTS)
+            runs = pairs * rounds + (sweeps * min(rounds, 3) if not self.options.only else 0)
+            # Warm-up and start of each server, generating and loading documents, open loop, swaps.
+            fixed = pairs * 2 + (120 if not self.options.only else 0)
+            self.total = runs
+            if runs * (seconds + 0.6) + fixed < self.options.minutes * 60:
+                return rounds, seconds
+        return PLANS[-1]
+
+    def wanted(self, scenario):
+        return not self.options.only or any(word in scenario for word in self.options.only)
+
+    def write(self, scenario, server, x, number, result, **more):
+        row = dict.fromkeys(FIELDS, "")
+        row |= {"scenario": scenario, "server": server, "x": x, "round": number, **more}
+        for field in ("rps", "cpu_us", "p50_us", "p90_us", "p99_us", "p999_us"):
+            if field in result:
+                row[field] = f"{result[field]:.3f}"
+        row["rss_kib"] = result.get("rss_kib", "")
+        new = not self.raw.exists()
+        with self.raw.open("a", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        self.known.add((scenario, server, str(x), str(number)))
+
+    def is_known(self, scenario, server, x, number):
+        return (scenario, server, str(x), str(number)) in self.known
+
+    def is_late(self, what):
+        """True past the deadline: what is left is named in the summary rather than run."""
+        if time.monotonic() < self.deadline:
+            return False
+        if what not in self.late:
+            self.late.append(what)
+        return True
+
+    def progress(self, what):
+        self.done += 1
+        share = min(self.done / max(self.total, 1), 1.0)
+        spent = time.monotonic() - self.started
+        bar = "#" * int(share * 30)
+        line = f"[{bar:<30}] {share:4.0%} {spent / 60:4.1f} min  {what:<60}"
+        end = "" if sys.stderr.isatty() else "\n"
+        print(("\r" if sys.stderr.isatty() else "") + line, end=end, file=sys.stderr, flush=True)
+
+    # --- what the servers serve ---
+
+    def document(self, kind, **changes):
+        """Path of a generated document."""
+        name = "-".join([kind, *(f"{key}{value}" for key, value in changes.items())])
+        if name not in self.paths:
+            base = "simple" if kind == "overrides" else kind
+            changes = {"overrides": 500, **changes} if kind == "overrides" else changes
+            path = self.scratch / f"{name}.json"
+            path.write_text(documents.text(documents.document(base, **changes)))
+            self.paths[name] = path
+        return self.paths[name]
+
+    def body(self, name):
+        path = self.scratch / f"{name}.body.json"
+        path.write_text(documents.text(documents.requests()[name]))
+        return path
+
+    def proxy(self, path, **options):
+        environments = [(documents.CLIENT_KEY, KEY, path)]
+        return servers.proxy(self.options.binary, self.scratch, environments, **options)
+
+    def start(self, name, path, url, head, body):
+        """One server of a scenario; None if it cannot be had here."""
+        if name == "edge-proxy":
+            return self.proxy(path)
+        if name == "floor":
+            return servers.floor(self.scratch, head + body)
+        if name == "axum":
+            return servers.axum(self.scratch, KEY, path)
+        if name == "python":
+            return servers.python(self.scratch, KEY, path) if servers.PYTHON.exists() else None
+        answer = self.scratch / "nginx-answer.json"
+        answer.write_bytes(body)
+        return servers.nginx(self.scratch, {url: answer})
+
+    # --- the measurements ---
+
+    def request(self, script, body, gzip=False):
+        """The request of a wrk script as bytes, and its path."""
+        if script.startswith("identities") or script == "mixed":
+            return load.raw_request("POST", IDENTITIES, KEY, self.body(body).read_bytes(), gzip), IDENTITIES
+        url = FLAGS if script == "flags" else DOCUMENT
+        return load.raw_request("GET", url, KEY, gzip=gzip), url
+
+    def scenario(self, name, kind, script, body, gzip, wanted):
+        rounds = range(1, self.rounds + 1)
+        if all(self.is_known(name, server, "", number) for server in wanted for number in rounds):
+            return
+        path = self.document(kind)
+        request, url = self.request(script, body, gzip)
+        environment = {"BENCH_KEY": KEY} | ({"BENCH_BODY": str(self.body(body))} if body else {})
+        environment |= {"BENCH_GZIP": "1"} if gzip else {}
+        running = {"edge-proxy": self.proxy(path)}
+        try:
+            head, answer = load.whole_answer(running["edge-proxy"].port, request)
+            for server in wanted:
+                running.setdefault(server, self.start(server, path, url, head, answer))
+            for server in [server for server in wanted if running[server] is None]:
+                self.skipped.add(server)
+            wanted = [server for server in wanted if running[server]]
+            note = {server: self.agreement(running[server], request, answer, gzip) for server in wanted}
+            for number in rounds:
+                for server in wanted:
+                    if self.is_known(name, server, "", number) or self.is_late(name):
+                        continue
+                    self.progress(f"{name} {server} round {number}/{self.rounds}")
+                    probe = running[server]
+                    if number == 1:
+                        load.closed(probe, script, request, 1, **environment)
+                    result = load.closed(probe, script, request, self.seconds, **environment)
+                    size = len(head) + len(answer)
+                    more = {"answer_bytes": size, "connections": 32, "seconds": self.seconds, "note": note[server]}
+                    self.write(name, server, "", number, result, **more)
+        finally:
+            stop(running)
+
+    def agreement(self, server, request, expected, gzip):
+        """Does a peer answer what we answer? The bytes for those that copy them, the flags for engines."""
+        if server.name == "edge-proxy":
+            return ""
+        _, body = load.whole_answer(server.port, request)
+        if server.name in ("floor", "nginx"):
+            if body != expected:
+                raise load.WrongAnswer(f"{server.name} does not serve our bytes")
+            return "same bytes"
+        ours, theirs = (flags_of(json.loads(text)) for text in (expected, body))
+        different = sum(ours.get(name) != theirs.get(name) for name in ours.keys() | theirs.keys())
+        return "same flags" if not different else f"{different} of {len(ours)} flags differ"
+
+    def pair(self, name, x, path, script, body, connections=32, rounds=None, environment=None):
+        """edge-proxy and the floor with its bytes, in turn, at one place of an axis."""
+        rounds = range(1, min(self.rounds, rounds or 3) + 1)
+        if all(self.is_known(name, server, x, number) for server in OURS for number in rounds) or self.is_late(name):
+            return
+        request, _ = self.request(script, body)
+        environment = environment or {"BENCH_KEY": KEY, **({"BENCH_BODY": str(self.body(body))} if body else {})}
+        running = {"edge-proxy": self.proxy(path)}
+        try:
+            head, answer = load.whole_answer(running["edge-proxy"].port, request)
+            running["floor"] = servers.floor(self.scratch, head + answer)
+            for number in rounds:
+                for server in OURS:
+                    if self.is_known(name, server, x, number):
+                        continue
+                    self.progress(f"{name} {x} {server} round {number}")
+                    if number == 1:
+                        load.closed(running[server], script, request, 1, connections, **environment)
+                    result = load.closed(running[server], script, request, self.seconds, connections, **environment)
+                    more = {"answer_bytes": len(head) + len(answer), "connections": connections, "seconds": self.seconds}
+                    self.write(name, server, x, number, result, **more)
+        finally:
+            stop(running)
+
+    def connections(self):
+        path = self.document("heavy")
+        for count in CONNECTIONS:
+            self.pair("connections", count, path, "identities", "heavy-match", connections=count)
+
+    def sizes(self):
+        for axis, values, also in SWEEPS:
+            for value in values:
+                path = self.document("simple", **{axis: value}, **also)
+                self.pair(axis, value, path, "identities", "heavy-match" if axis == "segments" else "overridden")
+
+    def environments(self):
+        """Flags of many environments, asked in turn."""
+        for count in ENVIRONMENTS:
+            rounds = range(1, min(self.rounds, 3) + 1)
+            if all(self.is_known("environments", "edge-proxy", count, number) for number in rounds):
+                continue
+            if self.is_late("environments"):
+                return
+            path = self.document("simple")
+            keys = [(f"client-{at}", f"{KEY}-{at}", path) for at in range(count)]
+            running = {"edge-proxy": servers.proxy(self.options.binary, self.scratch, keys)}
+            environment = {"BENCH_KEY": KEY, "BENCH_ENVIRONMENTS": str(count)}
+            request = load.raw_request("GET", FLAGS, f"{KEY}-0")
+            try:
+                load.closed(running["edge-proxy"], "environments", request, 1, **environment)
+                for number in rounds:
+                    self.progress(f"environments {count} round {number}")
+                    result = load.closed(running["edge-proxy"], "environments", request, self.seconds, **environment)
+                    self.write("environments", "edge-proxy", count, number, result, seconds=self.seconds)
+            finally:
+                stop(running)
+
+    def open_loop(self):
+        """Latency at constant rates; the peers at half of what they reach at most."""
+        path = self.document("heavy")
+        request, url = self.request("identities", "heavy-match")
+        running = {"edge-proxy": self.proxy(path)}
+        try:
+            head, answer = load.whole_answer(running["edge-proxy"].port, request)
+            for name in ENGINES:
+                running.setdefault(name, self.start(name, path, url, head, answer))
+            environment = {"BENCH_KEY": KEY, "BENCH_BODY": str(self.body("heavy-match"))}
+            for name in ("edge-proxy", "floor", "axum", "python"):
+                server = running[name]
+                if server is None or self.is_late("open-loop"):
+                    continue
+                most = load.closed(server, "identities", request, 1, **environment)["rps"]
+                rates = [rate for rate in RATES if rate < 0.8 * most] if name in OURS else [int(most / 2)]
+                for rate in rates:
+                    if self.is_known("open-loop", name, rate, 1):
+                        continue
+                    self.progress(f"open-loop {name} {rate}/s")
+                    result = load.open_loop(server, request, rate, max(self.seconds, 2), self.scratch)
+                    self.write("open-loop", name, rate, 1, result, connections=64, note=f"closed loop {most:.0f}/s")
+        finally:
+            stop(running)
+
+    def swaps(self):
+        """Latency at 10,000 requests/s while the document is replaced each second, and without."""
+        for kind in ("heavy", "huge"):
+            path = self.scratch / f"swap-{kind}.json"
+            if self.is_late("swaps"):
+                return
+            # Only the time of change differs, so that every answer under load can be compared.
+            text = documents.text(documents.document(kind))
+            texts = [text, text.replace("2026-01-15T10:30:00", "2026-01-15T10:30:01")]
+            path.write_text(texts[0])
+            # The supervisor may use both cores, as it would on a machine with more than reactors.
+            running = {"edge-proxy": self.proxy(path, cpus="0,1", cores="0")}
+            request, _ = self.request("identities", "heavy-match")
+            try:
+                for number, swapping in ((1, False), (1, True)):
+                    x = "every second" if swapping else "never"
+                    if self.is_known(f"swaps-{kind}", "edge-proxy", x, number):
+                        continue
+                    self.progress(f"swaps {kind} {x}")
+                    result = swap_load(self, running["edge-proxy"], path, texts, swapping, request)
+                    self.write(f"swaps-{kind}", "edge-proxy", x, number, result)
+            finally:
+                stop(running)
+
+    def cores(self):
+        """One reactor and two, the load generator sharing the same two cores."""
+        path = self.document("heavy")
+        request, _ = self.request("identities", "heavy-match")
+        environment = {"BENCH_KEY": KEY, "BENCH_BODY": str(self.body("heavy-match"))}
+        running = {cores: self.proxy(path, cpus="0,1", cores=cores, name=f"edge-proxy-{cores}") for cores in ("1", "2")}
+        try:
+            for number in range(1, min(self.rounds, 3) + 1):
+                for cores, server in running.items():
+                    if self.is_known("cores", "edge-proxy", cores, number) or self.is_late("cores"):
+                        continue
+                    self.progress(f"cores {cores} round {number}")
+                    load.closed(server, "identities", request, 1, 64, 2, "0,1", **environment)
+                    result = load.closed(server, "identities", request, self.seconds, 64, 2, "0,1", **environment)
+                    self.write("cores", "edge-proxy", cores, number, result, connections=64, seconds=self.seconds)
+        finally:
+            stop(running)
+
+    def memory(self):
+        """Resident memory: idle with the demo; of heavy it is in the rows above."""
+        if self.is_known("memory-demo-idle", "edge-proxy", "", 1):
+            return
+        server = servers.demo(self.options.binary, self.scratch)
+        try:
+            result = {"rss_kib": server.memory_kib()}
+            self.write("memory-demo-idle", "edge-proxy", "", 1, result)
+        finally:
+            server.stop()
+
+    def run(self):
+        for scenario in SCENARIOS:
+            if self.wanted(scenario[0]):
+                self.scenario(*scenario)
+        parts = (self.memory, self.open_loop, self.cores, self.connections, self.sizes, self.environments, self.swaps)
+        for part in parts:
+            if self.wanted(part.__name__):
+                part()
+        print(file=sys.stderr)
+
+
+def swap_load(bench, server, path, texts, swapping, request):
+    """Open loop while the document is replaced each second; counts the changes that came through."""
+    over, seen = threading.Event(), set()
+
+    def swap():
+        number = 0
+        while swapping and not over.wait(1.0):
+            number += 1
+            partial = path.with_suffix(".next")
+            partial.write_text(texts[number % 2])
+            os.replace(partial, path)
+            head, _ = load.whole_answer(server.port, request)
+            seen.add(re.search(rb"(?i)document-updated-at: *(\S+)", head)[1])
+
+    thread = threading.Thread(target=swap, daemon=True)
+    thread.start()
+    try:
+        result = load.open_loop(server, request, 10_000, max(bench.seconds * 2, 6), bench.scratch)
+    finally:
+        over.set()
+        thread.join()
+    if swapping and len(seen) < 2:
+        raise load.WrongAnswer(f"the document was replaced each second, but only {seen} was served")
+    return result
+
+
+def flags_of(answer):
+    """Name -> (enabled, value) of a flags or identities answer; the document as it is."""
+    if isinstance(answer, dict) and "flags" in answer:
+        answer = answer["flags"]
+    if isinstance(answer, dict):
+        return {"document": (answer["api_key"], len(answer["feature_states"]))}
+    return {flag["feature"]["name"]: (flag["enabled"], flag["feature_state_value"]) for flag in answer}
+
+
+def stop(running):
+    for server in running.values():
+        if server is not None:
+            server.stop()
+
+
+def version(*command):
+    try:
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT)
+    except FileNotFoundError:
+        return "not installed"
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[0] if lines else "?"
+
+
+def cpu_model():
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.machine()
+
+
+def machine():
+    """A short word for the machine, for the folder's name."""
+    words = re.sub(r"\(R\)|\(TM\)|CPU|Processor|@.*|\d+-Core", " ", cpu_model())
+    slug = "-".join(re.findall(r"[a-z0-9]+", words.lower()))[:30]
+    return f"{slug}-{os.cpu_count()}cpu"
+
+
+def about(bench):
+    """README.md of the run: what ran, where, and how to run it again."""
+    binary = bench.options.binary
+    facts = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": "make bench" + (f" BENCH_MINUTES={bench.options.minutes:g}" if bench.options.minutes != 14 else ""),
+        "commit": version("git", "describe", "--always", "--dirty", "--abbrev=10"),
+        "edge-proxy": version(binary, "--version"),
+        "cpu": f"{cpu_model()}, {os.cpu_count()} CPUs",
+        "kernel": platform.release(),
+        "rustc": version("rustc", "--version"),
+        "wrk": version("wrk", "-v"),
+        "nginx": version(shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or "nginx", "-v"),
+        "python": version(servers.PYTHON, "--version") + ", packages of bench/requirements.txt",
+        "axum peer": "axum 0.8.9, flagsmith-flag-engine 0.7.0, bench/peers/Cargo.lock",
+        "rounds": f"{bench.rounds} of {bench.seconds} s each, servers in turn, after 1 s of warm-up",
+        "pinning": "servers on CPU 0, load on CPU 1 (cores, swaps: both on both)",
+        "load": "wrk -t1 -c32 unless said; open loop: bench/peers/src/paced.rs, 64 connections",
+    }
+    lines = ["# A run of `make bench`", "", *(f"- {name}: {fact}" for name, fact in facts.items()), ""]
+    if bench.skipped:
+        lines.append(f"Not to be had here, so not measured: {', '.join(sorted(bench.skipped))}.")
+    if bench.late:
+        lines.append(f"Time was up before: {', '.join(bench.late)}. Run the same command again to go on.")
+    lines += ["", "`raw.csv` has every measurement, `summary.md` the medians, the `.svg` files the plots.", ""]
+    (bench.out / "README.md").write_text("\n".join(lines))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}-{machine()}"
+    parser.add_argument("--minutes", type=float, default=14)
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[])
+    parser.add_argument("--out", type=Path, default=ROOT / "bench/runs" / today)
+    parser.add_argument("--binary", type=Path, default=ROOT / "target/release/edge-proxy")
+    options = parser.parse_args()
+    if not shutil.which("wrk"):
+        sys.exit("wrk is not installed (Debian: apt install wrk)")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with tempfile.TemporaryDirectory(prefix="edge-proxy-bench-") as scratch:
+        bench = Bench(options, scratch)
+        try:
+            bench.run()
+        except load.WrongAnswer as wrong:
+            sys.exit(f"\nwrong answer under load: {wrong}")
+        about(bench)
+    import report
+
+    print(report.summarise(options.out))
+
+
+if __name__ == "__main__":
+    main()

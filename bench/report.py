@@ -1,0 +1,328 @@
+"""From a run's raw.csv to its summary, its plots and the README's section.
+
+report.py [RUN]           writes summary.md and the plots of RUN (default: the newest)
+report.py --readme        also writes the README's section between its bench markers
+report.py --check         ends with 1 if that section is not what the newest run says
+"""
+
+import csv
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import plot
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "bench/runs"
+BEGIN, END = "<!-- bench:begin (written by `make readme`) -->", "<!-- bench:end -->"
+SERVERS = ("floor", "edge-proxy", "nginx", "axum", "python")
+TITLES = {
+    "flags-simple": "simple: GET flags",
+    "identities-simple": "simple: POST identities",
+    "flags-heavy": "heavy: GET flags",
+    "identities-heavy-match": "heavy: POST identities, all segments match",
+    "identities-heavy-none": "heavy: POST identities, none match",
+    "identities-heavy-varied": "heavy: POST identities, new identifier each",
+    "document-heavy": "heavy: environment-document",
+    "identities-500-overrides": "500 overrides: POST identities",
+    "identities-no-overrides": "no overrides, same request",
+    "flags-simple-gzip": "simple: GET flags, gzip",
+    "identities-heavy-gzip": "heavy: POST identities, gzip",
+    "document-heavy-gzip": "heavy: environment-document, gzip",
+    "mixed-heavy": "heavy: flags, identities, document mixed",
+}
+SHORT = {
+    "flags-simple": "simple flags",
+    "identities-simple": "simple identities",
+    "identities-heavy-match": "heavy identities",
+    "identities-heavy-varied": "heavy, new identifier",
+    "document-heavy": "document",
+}
+
+
+def newest():
+    """The newest run that was summarised or at least has measurements."""
+    runs = sorted(path.parent for path in RUNS.glob("*/raw.csv"))
+    return runs[-1] if runs else None
+
+
+class Run:
+    def __init__(self, place):
+        self.place = place
+        with (place / "raw.csv").open() as file:
+            self.rows = list(csv.DictReader(file))
+
+    def of(self, scenario, server, x=""):
+        return [row for row in self.rows if (row["scenario"], row["server"], row["x"]) == (scenario, server, str(x))]
+
+    def values(self, field, *where):
+        return [float(row[field]) for row in self.of(*where) if row[field]]
+
+    def median(self, field, *where):
+        values = self.values(field, *where)
+        return statistics.median(values) if values else None
+
+    def axis(self, scenario, server):
+        """The places of a sweep, in order."""
+        found = {row["x"] for row in self.rows if row["scenario"] == scenario and row["server"] == server}
+        return sorted(found, key=lambda x: (float(x) if re.fullmatch(r"[\d.]+", x) else -1, x))
+
+    def line(self, field, scenario, server):
+        points = [(float(x), self.median(field, scenario, server, x)) for x in self.axis(scenario, server)]
+        return [(x, y) for x, y in points if y is not None]
+
+
+def figure(number):
+    """Three digits are what the spread allows."""
+    if number is None:
+        return "-"
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def spread(run, *where):
+    values = run.values("cpu_us", *where)
+    if not values:
+        return "-"
+    middle = statistics.median(values)
+    share = max(abs(value - middle) for value in values) / middle
+    return f"{figure(middle)} ±{share:.0%}"
+
+
+def cpu_table(run):
+    """CPU per request by route and server, with how far ours is from the floor and the others from ours."""
+    rows = []
+    for scenario, title in TITLES.items():
+        ours, floor = (run.median("cpu_us", scenario, server) for server in ("edge-proxy", "floor"))
+        if ours is None:
+            continue
+        ratios = [f"{ours / floor:.2f}" if floor else "-"]
+        for server in ("nginx", "axum", "python"):
+            other = run.median("cpu_us", scenario, server)
+            ratios.append(f"{other / ours:,.3g}" if other else "-")
+        rows.append([title, *(spread(run, scenario, server) for server in SERVERS), *ratios])
+    head = ["CPU µs per request", *SERVERS, "ours / floor", "nginx / ours", "axum / ours", "python / ours"]
+    return table(head, rows)
+
+
+def load_table(run):
+    """Requests a second and latency of the closed loop."""
+    rows = []
+    for scenario, title in TITLES.items():
+        for server in SERVERS:
+            if run.of(scenario, server):
+                fields = [figure(run.median(field, scenario, server)) for field in ("rps", "p50_us", "p99_us", "p999_us")]
+                memory = run.median("rss_kib", scenario, server)
+                note = run.of(scenario, server)[0]["note"]
+                rows.append([title, server, *fields, f"{memory / 1024:.1f}" if memory else "-", note])
+    return table(["closed loop", "server", "requests/s", "p50 µs", "p99 µs", "p99.9 µs", "RSS MiB", "answers"], rows)
+
+
+def sweep_table(run, scenario, label):
+    rows = []
+    for x in run.axis(scenario, "edge-proxy"):
+        where = (scenario, "edge-proxy", x)
+        ours, floor = run.median("cpu_us", *where), run.median("cpu_us", scenario, "floor", x)
+        size = run.of(*where)[0]["answer_bytes"]
+        memory = run.median("rss_kib", *where)
+        fields = [figure(run.median(field, *where)) for field in ("rps", "p50_us", "p99_us", "p999_us")]
+        ratio = f"{ours / floor:.2f}" if ours and floor else "-"
+        name = f"{int(x):,}" if x.isdigit() else x
+        rows.append([name, spread(run, *where), ratio, *fields, size or "-", f"{memory / 1024:.1f}" if memory else "-"])
+    if not rows:
+        return ""
+    head = [label, "CPU µs", "ours / floor", "requests/s", "p50 µs", "p99 µs", "p99.9 µs", "answer bytes", "RSS MiB"]
+    return f"\n## {label}\n\n" + table(head, rows)
+
+
+def open_table(run):
+    rows = []
+    for server in SERVERS:
+        for x in run.axis("open-loop", server):
+            fields = [figure(run.median(f, "open-loop", server, x)) for f in ("p50_us", "p90_us", "p99_us", "p999_us")]
+            rows.append([server, f"{int(x):,}", *fields, run.of("open-loop", server, x)[0]["note"]])
+    if not rows:
+        return ""
+    text = "\n## open loop: heavy POST identities at a constant rate, latency from when each was meant to leave\n\n"
+    return text + table(["server", "requests/s", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs", "at most"], rows)
+
+
+def targets(run):
+    """The targets of the project, judged by this run."""
+
+    def ratio(over, under):
+        upper, lower = run.median("cpu_us", *over), run.median("cpu_us", *under)
+        return upper / lower if upper and lower else None
+
+    def ours(scenario, x=""):
+        return (scenario, "edge-proxy", x)
+
+    rows = []
+
+    def judge(what, value, limit, at_most=True, unit=""):
+        if value is not None:
+            holds = value <= limit if at_most else value >= limit
+            bound = f"{'at most' if at_most else 'at least'} {limit:g}{unit}"
+            rows.append([what, bound, f"{value:.3g}{unit}", "holds" if holds else "**does not hold**"])
+
+    judge("simple flags / floor", ratio(ours("flags-simple"), ("flags-simple", "floor")), 1.15)
+    judge("simple flags: axum / ours", ratio(("flags-simple", "axum"), ours("flags-simple")), 6, False)
+    judge("simple flags: python / ours", ratio(("flags-simple", "python"), ours("flags-simple")), 40, False)
+    judge("simple flags: nginx / ours", ratio(("flags-simple", "nginx"), ours("flags-simple")), 1, False)
+    for kind in ("match", "none", "varied"):
+        name = f"identities-heavy-{kind}"
+        judge(f"heavy identities ({kind}) / floor", ratio(ours(name), (name, "floor")), 1.8)
+        judge(f"heavy identities ({kind}): axum / ours", ratio((name, "axum"), ours(name)), 80, False)
+        judge(f"heavy identities ({kind}): python / ours", ratio((name, "python"), ours(name)), 300, False)
+    for name in ("document-heavy", "document-heavy-gzip"):
+        judge(f"{name} / floor", ratio(ours(name), (name, "floor")), 1.1)
+    judge("500 overrides / none", ratio(ours("identities-500-overrides"), ours("identities-no-overrides")), 1.05)
+    judge("gzip identities / plain", ratio(ours("identities-heavy-gzip"), ours("identities-heavy-match")), 3)
+    judge("CPU per request, 2 reactors / 1", ratio(ours("cores", 2), ours("cores", 1)), 1.05)
+    for what, where, limit in (
+        ("resident, idle with the demo", ours("memory-demo-idle"), 12),
+        ("resident, heavy under load", ours("identities-heavy-varied"), 20),
+    ):
+        memory = run.median("rss_kib", *where)
+        judge(what, memory / 1024 if memory else None, limit, unit=" MiB")
+    return "\n## targets\n\n" + table(["target", "bound", "here", ""], rows) if rows else ""
+
+
+def draw(run):
+    """The plots; a sweep that was not measured draws nothing."""
+    cpu = {
+        SHORT[name]: {s: run.median("cpu_us", name, s) for s in SERVERS if run.median("cpu_us", name, s)}
+        for name in SHORT
+        if run.median("cpu_us", name, "edge-proxy")
+    }
+    pictures = {
+        "cpu-by-route": plot.bars("CPU per request, one core, keep-alive", "µs per request, logarithmic", cpu),
+        "throughput-connections": plot.lines(
+            "Throughput against connections, heavy POST identities",
+            "connections",
+            "requests per second",
+            {server: run.line("rps", "connections", server) for server in ("edge-proxy", "floor")},
+        ),
+        "latency-connections": plot.lines(
+            "Latency against connections, heavy POST identities (closed loop)",
+            "connections",
+            "µs",
+            {n: run.line(f, "connections", "edge-proxy") for n, f in PERCENTILES},
+            log_y=True,
+        ),
+        "latency-rate": plot.lines(
+            "Latency at a constant rate, heavy POST identities (open loop)",
+            "requests per second",
+            "µs",
+            {
+                f"{server} {name}": run.line(field, "open-loop", server)
+                for server in ("floor", "edge-proxy")
+                for name, field in PERCENTILES[1:]
+            },
+            log_y=True,
+        ),
+        "scaling-cores": plot.bars(
+            "CPU per request, one reactor and two (load on the same two cores)",
+            "µs per request, logarithmic",
+            {f"{x} reactor(s)": {"edge-proxy": run.median("cpu_us", "cores", "edge-proxy", x)} for x in run.axis("cores", "edge-proxy")},
+        ),
+        "latency-swaps": plot.bars(
+            "Latency at 10,000 requests/s while the document is replaced",
+            "µs, logarithmic",
+            {
+                f"{kind[6:]}, {x}": {n: run.median(f, kind, "edge-proxy", x) for n, f in PERCENTILES}
+                for kind in ("swaps-heavy", "swaps-huge")
+                for x in run.axis(kind, "edge-proxy")
+            },
+        ),
+    }
+    for axis in ("features", "segments", "overrides", "environments"):
+        series = {server: run.line("cpu_us", axis, server) for server in ("edge-proxy", "floor")}
+        series = {server: line for server, line in series.items() if line}
+        pictures[f"cost-{axis}"] = plot.lines(f"Cost against {axis}", axis, "CPU µs per request", series)
+    for name, picture in pictures.items():
+        if picture:
+            (run.place / f"{name}.svg").write_text(picture)
+
+
+PERCENTILES = (("p50", "p50_us"), ("p99", "p99_us"), ("p99.9", "p999_us"))
+
+QUOTED = """
+## Quoted, not measured here
+
+| who says so | what | requests/s |
+|---|---|---:|
+| Python Edge Proxy's documentation | 1 vCPU, heavy profile: identities, flags, document | 72, 63, 570 |
+| official axum rewrite's README | 1 CPU, 50 features: identities, flags, document | 14,110, 10,075, 17,904 |
+| Unleash Edge's documentation | 1 CPU: 5 features; 350 features | 39,000; 6,900 |
+"""
+
+
+def summarise(place):
+    """Writes summary.md and the plots; returns the summary."""
+    run = Run(place)
+    parts = ["# Summary: medians; ± is the farthest round from the median\n\n", cpu_table(run), targets(run)]
+    parts += ["\n## closed loop, wrk\n\n", load_table(run), open_table(run)]
+    for scenario in ("connections", "features", "segments", "overrides", "environments", "cores"):
+        parts.append(sweep_table(run, scenario, scenario))
+    for scenario in ("swaps-heavy", "swaps-huge"):
+        parts.append(sweep_table(run, scenario, f"{scenario}: latency at 10,000 requests/s, document replaced"))
+    parts.append(QUOTED)
+    text = "".join(parts)
+    (place / "summary.md").write_text(text)
+    draw(run)
+    return text
+
+
+def readme_section(place):
+    """What the README says about speed, from one run and nothing else."""
+    run = Run(place)
+    name = place.relative_to(ROOT)
+    rows = []
+    for scenario, title in TITLES.items():
+        if scenario in SHORT:
+            cells = [spread(run, scenario, server).split(" ")[0] for server in SERVERS]
+            rows.append([title, figure(run.median("rps", scenario, "edge-proxy")), *cells])
+    head = ["one core, 32 connections", "our requests/s", *(f"{server} µs" for server in SERVERS)]
+    about = (place / "README.md").read_text() if (place / "README.md").exists() else ""
+    facts = dict(re.findall(r"^- (\w[\w ]*): (.*)$", about, re.M))
+    where = f"{facts.get('cpu', '?')}, Linux {facts.get('kernel', '?')}, {facts.get('date', '?')[:10]}"
+    return (
+        f"`{facts.get('command', 'make bench')}` measured this ({where}; the whole run with every command and "
+        f"version: [{name}]({name}/README.md)). The µs are CPU time of the server per request. *Floor* is a raw "
+        "io_uring server that parses nothing and sends the same bytes; *nginx* sends them as a static file; *axum* "
+        "is a server of ours around the official Rust engine crate, *python* one around the official PyPI engine.\n\n"
+        + table(head, rows)
+        + f"\n![CPU per request by route]({name}/cpu-by-route.svg)\n"
+    )
+
+
+def with_section(readme, place):
+    before, rest = readme.split(BEGIN)
+    after = rest.split(END)[1]
+    return f"{before}{BEGIN}\n{readme_section(place)}{END}{after}"
+
+
+def main():
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    place = Path(arguments[0]).resolve() if arguments else newest()
+    if place is None:
+        sys.exit("there is no run in bench/runs: make bench")
+    readme = ROOT / "README.md"
+    if "--check" in sys.argv:
+        text = readme.read_text()
+        if with_section(text, place) != text:
+            sys.exit(f"the README's numbers are not those of {place.relative_to(ROOT)}: make readme")
+        return
+    print(summarise(place))
+    if "--readme" in sys.argv:
+        readme.write_text(with_section(readme.read_text(), place))
+
+
+if __name__ == "__main__":
+    main()
