@@ -60,6 +60,9 @@ struct CommonArgs {
     /// The port to listen on [default: 8000]
     #[arg(long, value_name = "PORT")]
     port: Option<String>,
+    /// The port of the status page and of /metrics, on 127.0.0.1 [default: none; demo: 8001]
+    #[arg(long, value_name = "PORT")]
+    admin_port: Option<String>,
     /// How many cores to use, or which: 4, or 0,2-5 [default: all that the process may use, by
     /// its affinity and its cgroup's quota]
     #[arg(long, value_name = "N|LIST")]
@@ -128,6 +131,10 @@ impl DemoArgs {
         let mut inputs = Inputs { without_file: true, ..Inputs::default() };
         inputs.environments.push(demo::environment(self.document));
         inputs.flags.push(("server.host", "demo", "127.0.0.1".into()));
+        // Beside another port there is no telling which one is free for the status page.
+        if self.common.port.is_none() {
+            inputs.flags.push(("admin.port", "demo", 8001.into()));
+        }
         self.common.add_to(&mut inputs);
         inputs
     }
@@ -138,6 +145,7 @@ impl CommonArgs {
         let flags = [
             ("server.host", "--host", self.host),
             ("server.port", "--port", self.port),
+            ("admin.port", "--admin-port", self.admin_port),
             ("cores", "--cores", self.cores),
             ("logging.log_level", "--log-level", self.log_level),
             ("logging.log_format", "--log-format", self.log_format),

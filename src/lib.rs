@@ -17,6 +17,7 @@
 //! `tests/tidy.rs` keeps these true.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod answer;
 pub mod channel;
 pub mod cli;

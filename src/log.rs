@@ -4,17 +4,18 @@
 //! structlog gives the Python proxy. Invariant: no caller ever blocks on it; what does not fit in
 //! the queue is dropped and counted, and the count is logged; a secret is cut before it comes
 //! here (`config::Secret`). Control characters never reach the terminal as such.
+use std::collections::VecDeque;
 use std::fmt::{Display, Write as _};
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use time::OffsetDateTime;
 
 use crate::config::{Level, LogFormat, Logging};
-use crate::limits::LOG_RECORDS_MAX;
+use crate::limits::{LOG_RECENT_MAX, LOG_RECORDS_MAX};
 
 /// A handle to the writer; cheap to clone.
 #[derive(Clone, Debug)]
@@ -26,7 +27,21 @@ pub struct Log {
 #[derive(Debug)]
 struct Shared {
     level: AtomicU8,
+    /// Not yet told of in the log.
     dropped: AtomicU64,
+    dropped_total: AtomicU64,
+    /// Locked by the writer and by whoever looks at the status page, never by who logs.
+    recent: Mutex<VecDeque<Recent>>,
+}
+
+/// A warning or an error, for the status page.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    pub time: SystemTime,
+    pub level: Level,
+    pub event: &'static str,
+    /// `name=value name=value`
+    pub text: String,
 }
 
 /// What waits for the writer.
@@ -62,7 +77,8 @@ impl Log {
     pub fn start_to(settings: &Logging, out: impl Write + Send + 'static) -> std::io::Result<Self> {
         let (records, queue) = sync_channel(LOG_RECORDS_MAX);
         let level = AtomicU8::new(settings.log_level as u8);
-        let shared = Arc::new(Shared { level, dropped: AtomicU64::new(0) });
+        let (dropped, dropped_total, recent) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
+        let shared = Arc::new(Shared { level, dropped, dropped_total, recent });
         let mut writer = Writer { settings: settings.clone(), shared: shared.clone(), out, line: Vec::new() };
         std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&queue))?;
         Ok(Self { records, shared })
@@ -78,7 +94,18 @@ impl Log {
         let record = Record { time: SystemTime::now(), level, event, fields };
         if self.records.try_send(Message::Record(record)).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.dropped_total.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// How many records were dropped since the start.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped_total.load(Ordering::Relaxed)
+    }
+
+    /// The newest warnings and errors, the newest last.
+    pub fn recent(&self) -> Vec<Recent> {
+        self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Changes the level from now on.
@@ -122,7 +149,12 @@ impl<W: Write> Writer<W> {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Record(record) => self.render(&record),
+            Message::Record(record) => {
+                self.render(&record);
+                if record.level >= Level::Warning {
+                    self.remember(&record);
+                }
+            }
             Message::Flush(done) => {
                 self.report_dropped();
                 self.write();
@@ -138,6 +170,17 @@ impl<W: Write> Writer<W> {
             let (time, level) = (SystemTime::now(), Level::Warning);
             self.render(&Record { time, level, event: "log_records_dropped", fields });
         }
+    }
+
+    fn remember(&self, record: &Record) {
+        let mut text = Vec::new();
+        render_fields(&record.fields, "", "", "", &mut text);
+        let text = String::from_utf8_lossy(text.trim_ascii()).into_owned();
+        let mut recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == LOG_RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(Recent { time: record.time, level: record.level, event: record.event, text });
     }
 
     /// A closed pipe must not end the process, and there is nowhere to tell of it.
@@ -206,7 +249,17 @@ fn render_generic(record: &Record, is_coloured: bool, line: &mut Vec<u8>) {
         false => drop(write!(line, "{event:<30}")),
     }
     line.extend_from_slice(reset.as_bytes());
-    for (name, value) in &record.fields {
+    render_fields(&record.fields, name_colour, value_colour, reset, line);
+}
+
+fn render_fields(
+    fields: &[(&'static str, String)],
+    name_colour: &str,
+    value_colour: &str,
+    reset: &str,
+    line: &mut Vec<u8>,
+) {
+    for (name, value) in fields {
         let _ = write!(line, " {name_colour}{name}{reset}={value_colour}");
         let needs_quotes = value.is_empty() || value.contains([' ', '\t', '=', '"', '\'', '\\']);
         if needs_quotes || value.chars().any(char::is_control) {

@@ -217,7 +217,7 @@ impl ReactorMetrics {
         usize::try_from(self.driver.value()).ok().and_then(|n| DRIVERS.get(n)).unwrap_or(&DRIVERS[0])
     }
 
-    /// Requests by route and class of status, those that occurred.
+    /// Requests by route and class of status (1xx is 0).
     pub fn requests(&self) -> impl Iterator<Item = (Route, usize, u64)> {
         self.requests.iter().zip(Route::ALL).flat_map(|(classes, route)| {
             let counts = classes.iter().enumerate();
@@ -225,9 +225,23 @@ impl ReactorMetrics {
         })
     }
 
-    /// Refusals by reason, those that occurred.
-    pub fn rejects(&self) -> impl Iterator<Item = (Reject, u64)> {
-        self.rejects.iter().zip(Reject::ALL).map(|(counter, reject)| (reject, counter.value()))
+    /// Requests of one route (its place in `Route::ALL`) and class of status (1xx is 0).
+    pub fn requests_of(&self, route: usize, class: usize) -> u64 {
+        self.requests.get(route).and_then(|classes| classes.get(class)).map_or(0, Counter::value)
+    }
+
+    /// All requests that had a route.
+    pub fn answered_sum(&self) -> u64 {
+        self.requests.iter().flatten().map(Counter::value).sum()
+    }
+
+    /// Refusals of one reason (its place in `Reject::ALL`).
+    pub fn rejects_of(&self, reject: usize) -> u64 {
+        self.rejects.get(reject).map_or(0, Counter::value)
+    }
+
+    pub fn rejects_sum(&self) -> u64 {
+        self.rejects.iter().map(Counter::value).sum()
     }
 
     pub fn connections_open(&self) -> u64 {
@@ -282,7 +296,7 @@ impl Histogram {
             last if last >= Self::BUCKETS - 1 => f64::INFINITY,
             other => {
                 let (octave, quarter) = ((other - 1) / 4, (other - 1) % 4);
-                1e-6 * (1u64 << octave) as f64 * (1.0 + (quarter + 1) as f64 / 4.0)
+                ((250u64 << octave) * (quarter as u64 + 5)) as f64 / 1e9
             }
         }
     }

@@ -1,12 +1,21 @@
 //! `edge-proxy serve` from the first line to the last: the one place where the rooms meet.
 //!
 //! In: where to read the configuration. Out: a process that serves until it is told to stop.
-//! Invariant: sockets are bound before any thread is started; nothing here is on the way of a
-//! request. The reactors and the supervisor are wired in as they land.
+//! Invariant: sockets are bound before any thread is started, so that a process that cannot
+//! serve starts nothing; reactors are started before the supervisor, which publishes to them
+//! before it fetches anything. Nothing here is on the way of a request.
 use std::error::Error;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
-use crate::config;
+use crate::admin::View;
+use crate::channel::Publisher;
 use crate::config::source::Inputs;
+use crate::config::{self, Config, Notice};
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::{admin, demo, reactor, supervisor};
 
 /// Why it could not start or go on.
 pub type Ended = Result<(), Box<dyn Error>>;
@@ -14,16 +23,69 @@ pub type Ended = Result<(), Box<dyn Error>>;
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// A wrong configuration ([`config::ConfigError`]).
+/// A wrong configuration ([`config::ConfigError`]), a port in use, or a thread that could not be started.
 pub fn serve(inputs: Inputs) -> Ended {
-    config::read(&inputs)?;
-    Err("the reactors are not wired in yet".into())
+    run(inputs, |_, _| {})
 }
 
-/// As [`serve`].
+/// As [`serve`], and says on stdout how to ask for the demo's flags.
 ///
 /// # Errors
 /// As [`serve`].
 pub fn demo(inputs: Inputs) -> Ended {
-    serve(inputs)
+    run(inputs, |address, admin| {
+        // If nobody reads it, the flags are served all the same.
+        let _ = std::io::stdout().write_all(demo::greeting(address, admin).as_bytes());
+    })
+}
+
+/// `bound` is called with the addresses of both listeners once they are there.
+fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> Ended {
+    let (config, notices) = config::read(&inputs)?;
+    let listeners = reactor::bind(&config)?;
+    let admin = config.admin.as_ref().map(admin::bind).transpose()?;
+    let address = match listeners.first() {
+        Some(listener) => listener.local_addr()?,
+        None => SocketAddr::new(config.server.host, config.server.port),
+    };
+    bound(address, admin.as_ref().map(TcpListener::local_addr).transpose()?);
+    let log = Log::start(&config.logging)?;
+    for notice in &notices {
+        log_notice(&log, notice);
+    }
+    let metrics = Arc::new(Metrics::new(&config.cores));
+    if let Some(listener) = admin {
+        admin::start(listener, View { metrics, log: log.clone() })?;
+    }
+    let publisher = start_reactors(&config, listeners, &log)?;
+    let reload: supervisor::Reload = Box::new(move || reload(&inputs));
+    let supervisor = supervisor::start(config, log.clone(), publisher, reload)?;
+    let ended = supervisor.join();
+    log.flush();
+    ended.map_err(|_| "the supervisor ended by a defect; stderr says where".into())
+}
+
+fn start_reactors(config: &Config, listeners: Vec<TcpListener>, log: &Log) -> std::io::Result<Publisher> {
+    let shared = Arc::new(config.clone());
+    let mut publisher = Publisher::default();
+    for (index, (listener, &core)) in listeners.into_iter().zip(&config.cores).enumerate() {
+        let inbox = publisher.connect()?;
+        let (config, log, times) = (shared.clone(), log.clone(), reactor::Times::of(&shared));
+        reactor::start(reactor::Start { index, core, listener, inbox, config, log, times })?;
+    }
+    Ok(publisher)
+}
+
+/// Reads everything again, for SIGHUP and for a file that changed.
+fn reload(inputs: &Inputs) -> Result<Config, Vec<String>> {
+    match config::read(inputs) {
+        Ok((config, _)) => Ok(config),
+        Err(error) => Err(error.mistakes.iter().map(ToString::to_string).collect()),
+    }
+}
+
+fn log_notice(log: &Log, notice: &Notice) {
+    let fields: Vec<(&'static str, &dyn std::fmt::Display)> =
+        notice.fields.iter().map(|(name, value)| (*name, value as &dyn std::fmt::Display)).collect();
+    log.event(notice.level, notice.event, &fields);
 }

@@ -4,4 +4,3 @@
 //! orjson prints them. Invariant: appends only; never allocates but by the vector's growth.
 pub mod flags;
 pub mod json;
-pub mod traits;

@@ -1,3 +1,0 @@
--- GET flags.
-dofile("bench/wrk/report.lua")
-wrk.path = "/api/v1/flags/"

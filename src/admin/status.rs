@@ -1,0 +1,150 @@
+//! The numbers as JSON, for the status page and for programs.
+//!
+//! In: [`View`]. Out: the body of `/status.json`. Invariant: only sums and states of this
+//! instant; rates are the reader's work (two readings and a subtraction). Keys are cut.
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::View;
+use super::process::Process;
+use crate::config::Secret;
+use crate::metrics::{EnvironmentMetrics, Histogram, ReactorMetrics};
+use crate::snapshot::Source;
+
+/// The body of `/status.json`.
+pub fn render(view: &View) -> String {
+    let metrics = &*view.metrics;
+    let now = SystemTime::now();
+    let process = Process::read();
+    let uptime = now.duration_since(metrics.started).unwrap_or_default();
+    let reactors: Vec<Value> = metrics.reactors.iter().enumerate().map(|(i, r)| reactor(i, r)).collect();
+    let environments = environment_labels(metrics.environments());
+    let environments: Vec<Value> =
+        environments.iter().map(|(label, environment)| describe_environment(label, environment)).collect();
+    let errors: Vec<Value> = view
+        .log
+        .recent()
+        .into_iter()
+        .map(|record| {
+            let (time, level) = (unix_seconds(record.time), record.level.name());
+            json!({"time": time, "level": level, "event": record.event, "text": record.text})
+        })
+        .collect();
+    let uppers: Vec<Value> = (0..Histogram::BUCKETS).map(|b| json!(Histogram::upper_seconds(b))).collect();
+    let status = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "now": unix_seconds(now),
+        "started": unix_seconds(metrics.started),
+        "uptime_seconds": uptime.as_secs_f64(),
+        "process": {
+            "pid": std::process::id(),
+            "resident_bytes": process.resident_bytes,
+            "cpu_seconds": process.cpu_seconds,
+            "open_fds": process.open_fds,
+            "max_fds": process.max_fds,
+            "threads": process.threads,
+        },
+        "reactors": reactors,
+        "duration_upper_seconds": uppers,
+        "requests": requests(&metrics.reactors),
+        "environments": environments,
+        "snapshots_published": metrics.supervisor.snapshots_published.value(),
+        "analytics": {
+            "queued": metrics.supervisor.analytics_queued.value(),
+            "sent": metrics.supervisor.analytics_sent.value(),
+            "lost": metrics.supervisor.analytics_lost.value(),
+        },
+        "log_records_dropped": view.log.dropped(),
+        "errors": errors,
+    });
+    status.to_string()
+}
+
+fn reactor(index: usize, reactor: &ReactorMetrics) -> Value {
+    json!({
+        "reactor": index,
+        "core": reactor.core,
+        "driver": reactor.driver(),
+        "requests": reactor.answered_sum(),
+        "rejects": reactor.rejects_sum(),
+        "connections_open": reactor.connections_open(),
+        "connections_opened": reactor.connections_opened.value(),
+        "connections_refused": reactor.connections_refused.value(),
+        "bytes_read": reactor.bytes_read.value(),
+        "bytes_written": reactor.bytes_written.value(),
+        "restarts": reactor.restarts.value(),
+        "loop_lag_seconds": reactor.lag_us.value() as f64 / 1e6,
+        "snapshot_version": reactor.snapshot_version.value(),
+        "snapshot_age_seconds": reactor.snapshot_age().as_secs_f64(),
+        "durations": reactor.durations.counts().as_slice(),
+        "duration_sum_seconds": reactor.durations.sum_ns.value() as f64 / 1e9,
+    })
+}
+
+/// `{"flags": {"2xx": 12}}`, only what occurred.
+fn requests(reactors: &[std::sync::Arc<ReactorMetrics>]) -> BTreeMap<&'static str, BTreeMap<String, u64>> {
+    let mut routes: BTreeMap<&'static str, BTreeMap<String, u64>> = BTreeMap::new();
+    for (route, class, count) in reactors.iter().flat_map(|reactor| reactor.requests()) {
+        if count > 0 {
+            let status = format!("{}xx", class + 1);
+            *routes.entry(route.name()).or_default().entry(status).or_default() += count;
+        }
+    }
+    routes
+}
+
+fn describe_environment(label: &str, environment: &EnvironmentMetrics) -> Value {
+    json!({
+        "client_side_key": label,
+        "name": environment.name,
+        "source": source_name(environment.source),
+        "last_success": environment.last_success.map(unix_seconds),
+        "document_updated_at": environment.document_updated_at.map(unix_seconds),
+        "polls_changed": environment.polls_changed,
+        "polls_unchanged": environment.polls_unchanged,
+        "polls_failed": environment.polls_failed,
+        "last_poll_seconds": environment.last_poll.as_secs_f64(),
+        "propagation_seconds": environment.propagation.map(|delay| delay.as_secs_f64()),
+        "compile_seconds": environment.compile.as_secs_f64(),
+        "document_bytes": environment.document_bytes,
+        "features": environment.features,
+        "segments": environment.segments,
+        "identity_overrides": environment.identity_overrides,
+        "refused_conditions": environment.refused_conditions,
+        "realtime_connected": environment.realtime_connected,
+        "last_error": environment.last_error,
+    })
+}
+
+/// Keys cut to their beginning; where two begin alike, the later ones are numbered, because a
+/// label must be one environment's own.
+pub fn environment_labels(
+    environments: BTreeMap<String, EnvironmentMetrics>,
+) -> Vec<(String, EnvironmentMetrics)> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let label = |key: String| {
+        let cut = Secret::new(key).to_string();
+        let count = seen.entry(cut.clone()).and_modify(|count| *count += 1).or_insert(1);
+        if *count == 1 { cut } else { format!("{cut}#{count}") }
+    };
+    let labels: Vec<String> = environments.keys().cloned().map(label).collect();
+    labels.into_iter().zip(environments.into_values()).collect()
+}
+
+/// Where a document came from, in a word.
+pub fn source_name(source: Option<Source>) -> &'static str {
+    match source {
+        None => "none",
+        Some(Source::Upstream) => "upstream",
+        Some(Source::Cache) => "cache",
+        Some(Source::File) => "file",
+        Some(Source::Embedded) => "embedded",
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}

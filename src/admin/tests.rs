@@ -1,0 +1,111 @@
+use super::*;
+use crate::config::{Level, LogFormat, Logging};
+use crate::route::Route;
+
+fn view() -> View {
+    let settings = Logging {
+        log_level: Level::Info,
+        log_format: LogFormat::Generic,
+        log_event_field_name: "message".to_owned(),
+        colour: false,
+        enable_access_log: false,
+    };
+    let log = Log::start_to(&settings, io::sink()).expect("a thread");
+    View { metrics: Arc::new(Metrics::new(&[0, 1])), log }
+}
+
+fn get(path: &str, view: &View) -> String {
+    String::from_utf8(respond(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes(), view)).expect("UTF-8")
+}
+
+#[test]
+fn counts_of_all_reactors_are_summed() {
+    let view = view();
+    for reactor in &view.metrics.reactors {
+        (0..3).for_each(|_| reactor.answered(Route::Flags, 200));
+        reactor.batch(3, Duration::from_micros(7));
+        reactor.bytes_written.add(100);
+    }
+    let text = get("/metrics", &view);
+    for line in [
+        "edge_proxy_http_requests_total{route=\"flags\",status=\"2xx\"} 6",
+        "edge_proxy_http_request_duration_seconds_count 6",
+        "edge_proxy_http_request_duration_seconds_bucket{le=\"0.000004\"} 0",
+        "edge_proxy_http_request_duration_seconds_bucket{le=\"0.000008\"} 6",
+        "edge_proxy_http_request_duration_seconds_sum 0.000042",
+        "edge_proxy_http_sent_bytes_total 200",
+        "edge_proxy_reactor_requests_total{reactor=\"1\"} 3",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
+    }
+}
+
+#[test]
+fn a_sample_is_never_there_twice_and_a_family_stands_together() {
+    let view = view();
+    for key in ["same-beginning-1", "same-beginning-2", "other-key-3"] {
+        view.metrics.environment(key, |environment| {
+            environment.name = "a \"name\" with\nall \\ of it".to_owned();
+            environment.last_success = Some(std::time::SystemTime::now());
+        });
+    }
+    let text = get("/metrics", &view);
+    assert!(!text.contains("beginning"), "keys are cut: {text}");
+    let (_, body) = text.split_once("\r\n\r\n").expect("a body");
+    let (mut families, mut samples) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+    let mut family = String::new();
+    for line in body.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            family = rest.split(' ').next().unwrap_or_default().to_owned();
+            assert!(families.insert(family.clone()), "{family} twice");
+        } else if !line.starts_with('#') {
+            let sample = line.rsplit_once(' ').expect("a value").0;
+            assert!(sample.starts_with(&family), "{sample} under {family}");
+            assert!(samples.insert(sample.to_owned()), "{sample} twice");
+        }
+    }
+}
+
+#[test]
+fn status_is_json_and_shows_the_newest_errors_last() {
+    let view = view();
+    view.log.event(Level::Info, "not_an_error", &[]);
+    view.log.event(Level::Error, "poll_failed", &[("error", &"it broke")]);
+    view.log.flush();
+    view.metrics.environment("a-client-side-key", |environment| environment.features = 7);
+    let text = get("/status.json", &view);
+    let (_, body) = text.split_once("\r\n\r\n").expect("a body");
+    let status: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(status["reactors"].as_array().map(Vec::len), Some(2));
+    assert_eq!(status["environments"][0]["features"], 7);
+    assert_eq!(status["environments"][0]["client_side_key"], "a-clie...");
+    let errors = status["errors"].as_array().expect("a list");
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0]["event"], "poll_failed");
+    assert_eq!(errors[0]["text"], "error=\"it broke\"");
+}
+
+#[test]
+fn there_is_nothing_else_and_nothing_to_change() {
+    let view = view();
+    let status = |head: &str| {
+        let answer = String::from_utf8(respond(head.as_bytes(), &view)).expect("UTF-8");
+        answer.split(' ').nth(1).expect("a status").to_owned()
+    };
+    assert_eq!(status("GET / HTTP/1.1\r\n\r\n"), "200");
+    assert_eq!(status("GET /?x=1 HTTP/1.1\r\n\r\n"), "200");
+    assert_eq!(status("GET /api/v1/flags/ HTTP/1.1\r\n\r\n"), "404");
+    assert_eq!(status("POST /metrics HTTP/1.1\r\n\r\n"), "405");
+    assert_eq!(status("\r\n\r\n"), "405");
+    let head = String::from_utf8(respond(b"HEAD /metrics HTTP/1.1\r\n\r\n", &view)).expect("UTF-8");
+    assert!(head.ends_with("\r\n\r\n") && !head.contains("content-length: 0\r\n"), "{head}");
+}
+
+/// A page that loads anything from elsewhere would not work inside a closed network.
+#[test]
+fn the_page_needs_nothing_from_outside() {
+    for reference in ["http://", "https://", "//cdn", "@import", "url("] {
+        let foreign = PAGE.replace("http://www.w3.org/2000/svg", "");
+        assert!(!foreign.contains(reference), "{reference}");
+    }
+}
