@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 
 use crate::config::Config;
+use crate::counts::Counts;
 use crate::snapshot::Snapshot;
 
 /// Commands besides snapshots that the supervisor sends a reactor.
@@ -30,6 +31,7 @@ pub enum Message {
 pub struct Publisher {
     reactors: Vec<(Sender<Message>, UnixStream)>,
     retired: Option<(Sender<Arc<Snapshot>>, Receiver<Arc<Snapshot>>)>,
+    reports: Option<(Sender<Box<Counts>>, Receiver<Box<Counts>>)>,
 }
 
 /// A reactor's end. `wake` becomes readable when `inbox` has something.
@@ -37,6 +39,7 @@ pub struct Publisher {
 pub struct Inbox {
     inbox: Receiver<Message>,
     retire: Sender<Arc<Snapshot>>,
+    reports: Sender<Box<Counts>>,
     pub wake: UnixStream,
 }
 
@@ -59,8 +62,10 @@ impl Publisher {
         ours.set_nonblocking(true)?;
         let (retire, _) = self.retired.get_or_insert_with(unbounded);
         let retire = retire.clone();
+        let (reports, _) = self.reports.get_or_insert_with(|| bounded(crate::limits::REPORTS_MAX));
+        let reports = reports.clone();
         self.reactors.push((sender, ours));
-        Ok(Inbox { inbox, retire, wake })
+        Ok(Inbox { inbox, retire, reports, wake })
     }
 
     /// Sends to every reactor. A full inbox is skipped and counted in the result: the caller
@@ -90,6 +95,11 @@ impl Publisher {
         self.reactors.len()
     }
 
+    /// What reactors counted and nobody took yet.
+    pub fn reports(&self) -> impl Iterator<Item = Counts> + '_ {
+        self.reports.iter().flat_map(|(_, receiver)| receiver.try_iter()).map(|counts| *counts)
+    }
+
     /// Frees the snapshots that reactors gave back; returns how many.
     pub fn free_retired(&mut self) -> usize {
         self.retired.as_ref().map_or(0, |(_, receiver)| receiver.try_iter().count())
@@ -108,6 +118,21 @@ impl Inbox {
             Err(TryRecvError::Empty) => Ok(None),
             Err(TryRecvError::Disconnected) => Err(()),
         }
+    }
+
+    /// Hands counts to the supervisor. They come back if it has not taken the ones before.
+    ///
+    /// # Errors
+    /// The counts, to be merged with what is counted next.
+    pub fn report(&self, counts: Counts) -> Result<(), Counts> {
+        self.reports.try_send(Box::new(counts)).map_err(|error| *error.into_inner())
+    }
+
+    /// As [`report`](Self::report), for a reactor that ends and may wait.
+    pub fn report_last(&self, counts: Counts) {
+        let patience = crate::limits::LAST_REPORT_PATIENCE;
+        // After that the supervisor is gone or stuck, and there is nobody to count for.
+        let _ = self.reports.send_timeout(Box::new(counts), patience);
     }
 
     /// Takes a snapshot into use on this reactor.

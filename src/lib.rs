@@ -22,6 +22,7 @@ pub mod answer;
 pub mod channel;
 pub mod cli;
 pub mod config;
+pub mod counts;
 pub mod demo;
 pub mod encode;
 pub mod evaluate;

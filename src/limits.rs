@@ -92,6 +92,12 @@ pub const FETCH_RATE_MIN: u64 = 64 * 1024;
 pub const FILE_POLL: Duration = Duration::from_millis(500);
 /// A file written less than this ago may be written again without a trace in its times, so it is read again.
 pub const FILE_SETTLED: Duration = Duration::from_millis(100);
+/// Rows of counts kept apart by identity and label. Beyond: merged into coarser ones (`counts`).
+pub const COUNT_ROWS_MAX: usize = 20_000;
+/// Reports of counts that the supervisor may leave unread. Full: a reactor keeps counting and tries again.
+pub const REPORTS_MAX: usize = 64;
+/// Longest wait of a reactor that ends for the supervisor to take its last counts.
+pub const LAST_REPORT_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest time that a success alone, without a new document, waits to be published. Health reads it.
 pub const FRESHNESS_DELAY_MAX: Duration = Duration::from_millis(200);
 /// Warnings and errors kept for the status page, the newest.
