@@ -34,7 +34,7 @@ fmt: ## Fails if a file is not formatted
 lint: ## Fails on any warning of clippy
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 
-ci: fmt lint test ## What must pass before a change lands
+ci: fmt lint test bench-gate ## What must pass before a change lands
 
 .venv/tests/made-from.txt: tests/requirements.txt scripts/venv
 	scripts/venv tests tests/requirements.txt
@@ -44,7 +44,7 @@ ci: fmt lint test ## What must pass before a change lands
 
 BENCH_MINUTES ?= 14
 
-.PHONY: bench bench-build readme
+.PHONY: bench bench-build bench-gate bench-baseline readme
 bench: bench-build ## Measures everything beside the floor and the peers (BENCH_MINUTES=14); goes on where it was stopped
 	$(PYTHON) bench/bench.py --minutes $(BENCH_MINUTES) $(BENCH_FLAGS)
 
@@ -52,6 +52,12 @@ bench-build: .venv/bench/made-from.txt ## Builds what `make bench` needs
 	@command -v wrk >/dev/null || { echo "wrk is missing (Debian: apt install wrk nginx)" >&2; exit 1; }
 	$(CARGO) build --release --locked
 	$(CARGO) build --release --locked --manifest-path bench/peers/Cargo.toml --target-dir target/peers
+
+bench-gate: ## Counts instructions of fixed work; fails if one costs over 3 % more than the baseline
+	$(PYTHON) bench/gate.py
+
+bench-baseline: ## Writes the baseline of bench-gate, when a cost is meant
+	$(PYTHON) bench/gate.py --write
 
 readme: ## Writes the README's numbers from the newest run
 	$(PYTHON) bench/report.py --readme

@@ -98,6 +98,24 @@ pub const COUNT_ROWS_MAX: usize = 20_000;
 pub const REPORTS_MAX: usize = 64;
 /// Longest wait of a reactor that ends for the supervisor to take its last counts.
 pub const LAST_REPORT_PATIENCE: Duration = Duration::from_secs(2);
+/// An event stream silent for this long is given up; upstream sends a comment every 15 s.
+pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(60);
+/// An event stream that lived this long did not fail when it ended.
+pub const STREAM_SETTLED: Duration = Duration::from_secs(1);
+/// Wait before an event stream is opened again; doubled for each that failed.
+pub const STREAM_RETRY_MIN: Duration = Duration::from_millis(100);
+/// One event of a stream, bytes. Beyond: the stream is opened anew.
+pub const STREAM_LINE_BYTES_MAX: usize = 64 * 1024;
+/// First wait before a document is asked for again that is older than its event said; doubled each time.
+pub const EVENT_RETRY_MIN: Duration = Duration::from_millis(50);
+/// Longest such wait.
+pub const EVENT_RETRY_MAX: Duration = Duration::from_secs(5);
+/// After this the event is not believed. Core serves an environment from a cache for up to 60 s.
+pub const EVENT_PATIENCE: Duration = Duration::from_secs(120);
+/// Longest wait for documents to reach the disk when the process ends.
+pub const STORE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the configuration file is looked at.
+pub const CONFIG_POLL: Duration = Duration::from_secs(1);
 /// Longest time that a success alone, without a new document, waits to be published. Health reads it.
 pub const FRESHNESS_DELAY_MAX: Duration = Duration::from_millis(200);
 /// Warnings and errors kept for the status page, the newest.

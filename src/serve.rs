@@ -55,11 +55,11 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     }
     let metrics = Arc::new(Metrics::new(&config.cores));
     if let Some(listener) = admin {
-        admin::start(listener, View { metrics, log: log.clone() })?;
+        admin::start(listener, View { metrics: metrics.clone(), log: log.clone() })?;
     }
     let publisher = start_reactors(&config, listeners, &log)?;
     let reload: supervisor::Reload = Box::new(move || reload(&inputs));
-    let supervisor = supervisor::start(config, log.clone(), publisher, reload)?;
+    let supervisor = supervisor::start(config, log.clone(), publisher, reload, metrics)?;
     let ended = supervisor.join();
     log.flush();
     ended.map_err(|_| "the supervisor ended by a defect; stderr says where".into())

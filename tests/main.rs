@@ -12,3 +12,5 @@ mod harness;
 mod python_sdk;
 /// Every command in the README is run, and its output compared with what stands there.
 mod readme;
+/// The recorded requests to the Python proxy, answered as recorded or as a named difference.
+mod replay;

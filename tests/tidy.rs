@@ -13,7 +13,7 @@ const HEADER_LINES: std::ops::RangeInclusive<usize> = 4..=12;
 /// Which crate may be named where. A crate that is not listed is free.
 const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("crossbeam_channel", &["src/channel.rs"]),
-    ("ureq", &["src/supervisor/poll.rs"]),
+    ("ureq", &["src/supervisor/poll.rs", "src/supervisor/poll/"]),
     ("monoio_http", &["src/http/request.rs"]),
     ("monoio_codec", &["src/http/request.rs"]),
     ("monoio", &["src/reactor/"]),
@@ -441,7 +441,13 @@ fn names_without_meaning(file: &File) -> Vec<String> {
 }
 
 fn left_behind(file: &File) -> Vec<String> {
+    let bytes = file.text.as_bytes();
+    // A word inside another (`\\uXXXX`) is that other word.
+    let is_inside = |at: usize, end: usize| {
+        (at > 0 && is_word(bytes[at - 1])) || bytes.get(end).is_some_and(|&byte| is_word(byte))
+    };
     let found = LEFT_BEHIND.iter().flat_map(|word| file.text.match_indices(word));
+    let found = found.filter(|(at, what)| !is_inside(*at, at + what.len()));
     found.map(|(at, what)| format!("{}:{}: `{what}` is left", file.path, line_of(&file.text, at))).collect()
 }
 
@@ -652,6 +658,7 @@ fn an_empty_name_is_found() {
 fn what_is_left_behind_is_found() {
     let text = format!("// {}: later\nfn a() {{ {}() }}\n", "FIXME", "todo!");
     assert_eq!(left_behind(&File::new("src/a.rs", &text)).len(), 2);
+    assert_eq!(left_behind(&File::new("src/a.rs", "// \\uXXXX\n")), [""; 0]);
     assert_eq!(unsafe_code(&File::new("src/a.rs", "#![forbid(unsafe_code)]\nunsafe { x }\n")).len(), 1);
 }
 

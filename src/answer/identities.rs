@@ -5,15 +5,15 @@
 //! Python proxy; all traits are echoed, duplicates too. No entity tag and no 304: an identity
 //! override may change without moving the document's date (wire.md 4.1).
 use super::{Desk, Exchange, validators};
-use crate::encode::{flags, json};
-use crate::evaluate::{Identity, Trait, TraitValue, evaluate};
+use crate::encode::{flags, json, traits};
+use crate::evaluate::{Identity, evaluate};
 use crate::http::compress::accepts_gzip;
 use crate::http::{Body, ContentType, Status};
 use crate::identity::{Reader, Refusal, detail, query};
 use crate::limits::COMPRESS_BYTES_MIN;
 use crate::snapshot::{Environment, Role};
 
-pub fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Reader, desk: &mut Desk) {
+pub(super) fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Reader, desk: &mut Desk) {
     let content_type = exchange.fields.content_type;
     reader.read(body, content_type, |identity| match identity {
         Ok(identity) => respond(exchange, &identity, None, desk),
@@ -21,7 +21,7 @@ pub fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Reader, d
     });
 }
 
-pub fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
+pub(super) fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
     let Some(identifier) = query::parameter(query, "identifier") else {
         return exchange.send_refusal(desk, &detail::identifier_missing_in_query());
     };
@@ -77,28 +77,11 @@ fn write(
             if index > 0 {
                 out.push(b',');
             }
-            write_trait(item, out);
+            traits::write(item, out);
         }
     }
     out.extend_from_slice(b"],\"flags\":");
     flags::write(environment, role, &desk.scratch, feature, out);
-    out.push(b'}');
-}
-
-/// Appends a trait as it is echoed.
-pub fn write_trait(item: &Trait<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"trait_key\":");
-    json::string(item.key, out);
-    out.extend_from_slice(b",\"trait_value\":");
-    match item.value {
-        TraitValue::Null => out.extend_from_slice(b"null"),
-        TraitValue::Bool(true) => out.extend_from_slice(b"true"),
-        TraitValue::Bool(false) => out.extend_from_slice(b"false"),
-        TraitValue::Int(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
-        TraitValue::BigInt(digits) => out.extend_from_slice(digits.as_bytes()),
-        TraitValue::Float(number) => json::float(number, out),
-        TraitValue::Text(text) => json::string(text, out),
-    }
     out.push(b'}');
 }
 

@@ -4,3 +4,4 @@
 //! orjson prints them. Invariant: appends only; never allocates but by the vector's growth.
 pub mod flags;
 pub mod json;
+pub mod traits;

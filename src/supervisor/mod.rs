@@ -4,10 +4,14 @@
 //! Invariants: only this thread publishes, and only it frees what reactors gave back; nothing upstream
 //! does can end it; the last good document is never lost. It may log and decide, but whatever
 //! waits (network, disk, compiling) is done by the pool's threads.
+mod job;
 mod poll;
 mod pool;
+mod realtime;
+mod reload;
 mod schedule;
 mod signals;
+mod store;
 mod watched;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -16,13 +20,16 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::channel::{Message, Publisher};
-use crate::config::{Config, Level};
+use crate::config::{Config, EnvironmentConfig, Level};
 use crate::limits;
 use crate::log::Log;
+use crate::metrics::Metrics;
 use crate::snapshot::{Access, Snapshot};
+use job::{Done, Id, Turn};
 use poll::Upstream;
-use pool::{Done, Id, Pool};
-use watched::{Change, Watched};
+use pool::Pool;
+use store::Store;
+use watched::{Change, Records, Watched};
 
 /// Reads the configuration again, from where it came at start. `Err`: one line per mistake.
 pub type Reload = Box<dyn FnMut() -> Result<Config, Vec<String>> + Send>;
@@ -32,6 +39,8 @@ pub type Reload = Box<dyn FnMut() -> Result<Config, Vec<String>> + Send>;
 enum Event {
     Done(Done),
     Signal(signals::Signal),
+    /// An environment's event stream told of a document of this time.
+    Told(Id, f64),
 }
 
 /// Where in its life the process is.
@@ -46,11 +55,12 @@ enum Phase {
 
 struct Supervisor {
     config: Arc<Config>,
-    log: Log,
+    records: Records,
     publisher: Publisher,
-    reload: Reload,
+    reload: reload::Reloader,
     upstream: Arc<Upstream>,
     pool: Pool,
+    turn: Turn,
     events: Receiver<Event>,
     sender: Sender<Event>,
     watched: Vec<Watched>,
@@ -66,7 +76,7 @@ struct Supervisor {
 
 /// Starts the supervisor's thread, which ends after SIGTERM or SIGINT.
 ///
-/// The first snapshot, without documents, is with the reactors before this returns.
+/// The first snapshot, with what was kept on disk, is with the reactors before this returns.
 ///
 /// # Errors
 /// A setting of upstream cannot be used (one line each), or no thread could be started.
@@ -75,19 +85,22 @@ pub fn start(
     log: Log,
     publisher: Publisher,
     reload: Reload,
+    metrics: Arc<Metrics>,
 ) -> std::io::Result<JoinHandle<()>> {
     let upstream = Upstream::new(&config)
         .map_err(|mistakes| std::io::Error::new(std::io::ErrorKind::InvalidInput, mistakes.join("\n")))?;
     let (sender, events) = channel();
     let to_loop = sender.clone();
     signals::watch(move |signal| to_loop.send(Event::Signal(signal)).is_ok())?;
+    let store = open_store(&config, &log);
     let mut supervisor = Supervisor {
+        reload: reload::Reloader::new(&config, reload),
         config: Arc::new(config),
-        log,
+        records: Records { log, metrics, store },
         publisher,
-        reload,
         upstream: Arc::new(upstream),
         pool: Pool::new(),
+        turn: Turn::default(),
         events,
         sender,
         watched: Vec::new(),
@@ -103,12 +116,30 @@ pub fn start(
     thread::Builder::new().name("supervisor".into()).spawn(move || supervisor.run())
 }
 
+/// Without it everything else works, so that a folder that cannot be used is told and no more.
+fn open_store(config: &Config, log: &Log) -> Option<Store> {
+    let folder = config.cache_dir.as_deref()?;
+    match Store::open(folder, log) {
+        Ok(store) => Some(store),
+        Err(error) => {
+            let error = format!("{}: {error}", folder.display());
+            let hint = "documents are not kept for a restart: see the folder's owner and mode";
+            log.event(Level::Error, "cache_dir_unusable", &[("error", &error), ("hint", &hint)]);
+            None
+        }
+    }
+}
+
 impl Supervisor {
     fn run(mut self) {
         loop {
             let now = Instant::now();
+            self.records.metrics.supervisor.beats.add(1);
             if self.advance(now) {
-                return;
+                return self.end();
+            }
+            if self.reload.is_due(now) {
+                self.reload(false);
             }
             self.give_jobs(now);
             self.resend();
@@ -137,7 +168,7 @@ impl Supervisor {
             Phase::Serving => false,
             Phase::Delaying(until) => {
                 if now >= until {
-                    self.log.event(Level::Info, "draining", &[]);
+                    self.records.log.event(Level::Info, "draining", &[]);
                     self.command(Message::Drain);
                     self.phase = Phase::Draining(now + self.config.server.shutdown_grace);
                 }
@@ -149,30 +180,41 @@ impl Supervisor {
                     return false;
                 }
                 if alive > 0 {
-                    self.log.event(Level::Warning, "shutdown_grace_over", &[("reactors", &alive)]);
+                    self.records.log.event(Level::Warning, "shutdown_grace_over", &[("reactors", &alive)]);
                 }
-                self.log.event(Level::Info, "stopped", &[]);
                 true
             }
         }
+    }
+
+    /// What must not be lost is on disk or upstream before the process ends.
+    fn end(self) {
+        if let Some(store) = &self.records.store {
+            store.flush(limits::STORE_PATIENCE);
+        }
+        self.records.log.event(Level::Info, "stopped", &[]);
     }
 
     fn take(&mut self, event: Event) {
         let now = Instant::now();
         match event {
             Event::Done(done) => {
-                self.pool.done();
                 let Some(watched) = self.watched.iter_mut().find(|watched| watched.id == done.id) else {
                     // Removed while its job was under way.
                     return;
                 };
-                match watched.done(done, &self.log, now, SystemTime::now()) {
+                match watched.done(done, &self.records, now, SystemTime::now()) {
                     Change::Content => self.publish_by(now),
                     Change::Freshness => self.publish_by(now + limits::FRESHNESS_DELAY_MAX),
                 }
             }
             Event::Signal(signals::Signal::Stop) => self.stop(now),
-            Event::Signal(signals::Signal::Reload) => {}
+            Event::Signal(signals::Signal::Reload) => self.reload(true),
+            Event::Told(id, updated_at) => {
+                if let Some(watched) = self.watched.iter_mut().find(|watched| watched.id == id) {
+                    watched.nudge(updated_at, now);
+                }
+            }
         }
     }
 
@@ -181,7 +223,7 @@ impl Supervisor {
         match self.phase {
             Phase::Serving => {
                 let delay = self.config.server.shutdown_delay;
-                self.log.event(Level::Info, "stopping", &[("delay_seconds", &delay.as_secs_f64())]);
+                self.records.log.event(Level::Info, "stopping", &[("delay_seconds", &delay.as_secs_f64())]);
                 self.phase = Phase::Delaying(now + delay);
                 self.publish();
             }
@@ -192,10 +234,38 @@ impl Supervisor {
 
     /// Takes up every environment of the configuration.
     fn watch_configured(&mut self) {
-        let config = Arc::clone(&self.config);
-        for environment in &config.environments {
-            self.next_id += 1;
-            self.watched.push(Watched::new(self.next_id, environment.clone(), &config, Instant::now()));
+        for environment in self.config.environments.clone() {
+            self.add(environment);
+        }
+    }
+
+    fn add(&mut self, environment: EnvironmentConfig) {
+        self.next_id += 1;
+        let mut watched = Watched::new(self.next_id, environment, &self.config, Instant::now());
+        watched.load(&self.records);
+        self.watched.push(watched);
+        self.subscribe();
+    }
+
+    /// Opens the event streams that are wanted and are not there, and closes those that are not.
+    fn subscribe(&mut self) {
+        for watched in &mut self.watched {
+            if !self.config.realtime.enabled || !watched.is_polled() {
+                watched.subscription = None;
+            } else if watched.subscription.is_none() {
+                let (id, sender) = (watched.id, self.sender.clone());
+                let tell = move |updated_at| drop(sender.send(Event::Told(id, updated_at)));
+                let upstream = Arc::clone(&self.upstream);
+                let log = self.records.log.clone();
+                match realtime::subscribe(upstream, watched.client_side_key(), log, tell) {
+                    Ok(subscription) => watched.subscription = Some(subscription),
+                    Err(error) => {
+                        let fields: [(_, &dyn std::fmt::Display); 2] =
+                            [("client_side_key", &watched.client_side_key()), ("reason", &error)];
+                        self.records.log.event(Level::Warning, "realtime_lost", &fields);
+                    }
+                }
+            }
         }
     }
 
@@ -205,11 +275,9 @@ impl Supervisor {
         }
         for watched in &mut self.watched {
             let Some(job) = watched.job(&self.upstream, &self.config, now) else { continue };
-            let (id, sender) = (job.id, self.sender.clone());
-            let given = self.pool.give(job, move |done| {
-                // The loop may be over; then nobody waits for the result.
-                let _ = sender.send(Event::Done(done));
-            });
+            let (id, sender, turn) = (job.id, self.sender.clone(), Arc::clone(&self.turn));
+            // The loop may be over when it is done; then nobody waits for the result.
+            let given = self.pool.give(move || drop(sender.send(Event::Done(job.run(&turn)))));
             if let Err(error) = given {
                 let message = format!("no thread to fetch with: {error}");
                 let result = Err(poll::PollError::new(poll::PollErrorKind::Internal, message));
@@ -230,7 +298,8 @@ impl Supervisor {
             _ => None,
         };
         let due = self.watched.iter().filter_map(Watched::due);
-        due.chain(phase).chain(self.publish_at).fold(now + housekeeping, Instant::min)
+        let reload = Some(self.reload.due());
+        due.chain(phase).chain(self.publish_at).chain(reload).fold(now + housekeeping, Instant::min)
     }
 
     fn publish_by(&mut self, at: Instant) {

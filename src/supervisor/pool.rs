@@ -1,206 +1,98 @@
-//! The threads that may wait: they fetch, read files and compile.
+//! The threads that may wait, for the supervisor must not.
 //!
-//! In: a [`Job`] for one environment. Out: a [`Done`] for the supervisor's loop. Invariants: at most
-//! `limits::FETCH_THREADS_MAX` threads; one document is compiled at a time, so that memory and CPU have a
-//! bound however many change at once; a panic in a job fails that job alone.
+//! In: tasks. Out: whatever a task sends by itself. Invariants: at most `limits::FETCH_THREADS_MAX`
+//! threads, started as they are needed; a task that panics ends alone. Tasks are taken in order.
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Instant, SystemTime};
+use std::{io, thread};
 
-use sha2::{Digest, Sha256};
-
-use super::poll::{Fetched, PollError, PollErrorKind, Upstream, Validators};
-use crate::config::Secret;
 use crate::limits;
-use crate::snapshot::Environment;
-use crate::snapshot::compile::Warning;
 
-/// Names an environment for as long as it is configured; never used twice.
-pub type Id = u64;
+type Task = Box<dyn FnOnce() + Send>;
 
-/// Where a document is asked for.
-#[derive(Debug)]
-pub enum From {
-    Upstream {
-        upstream: Arc<Upstream>,
-        key: Secret,
-        held: Option<Validators>,
-    },
-    /// `seen` is the file last read, and `failed` what was wrong with it.
-    File {
-        path: PathBuf,
-        seen: Option<Stamp>,
-        failed: Option<PollError>,
-    },
-    Embedded(&'static str),
-}
-
-/// One environment's turn.
-#[derive(Debug)]
-pub struct Job {
-    pub id: Id,
-    pub from: From,
-    /// Of the document held.
-    pub digest: Option<[u8; 32]>,
-}
-
-/// A document that was accepted.
-#[derive(Debug)]
-pub struct Compiled {
-    pub environment: Arc<Environment>,
-    pub warnings: Vec<Warning>,
-    pub validators: Validators,
-    pub digest: [u8; 32],
-    /// The bytes as they came, to be kept on disk.
-    pub document: Vec<u8>,
-}
-
-/// What became of a job. `Ok(None)`: the document held is still the one.
-#[derive(Debug)]
-pub struct Done {
-    pub id: Id,
-    pub started: Instant,
-    /// Of the file that was looked at.
-    pub seen: Option<Stamp>,
-    pub result: Result<Option<Compiled>, PollError>,
-}
-
-/// Tells whether a file is another one than before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    modified: SystemTime,
-    bytes: u64,
-    inode: u64,
-}
-
-impl Stamp {
-    /// `None` while the file cannot be seen, or was written so lately that another write could leave the
-    /// same stamp (file times are granular to milliseconds).
-    pub fn of(path: &Path, now: SystemTime) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = std::fs::metadata(path).ok()?;
-        let modified = metadata.modified().ok()?;
-        let settled = now.duration_since(modified).map_or(true, |age| age > limits::FILE_SETTLED);
-        settled.then_some(Self { modified, bytes: metadata.len(), inode: metadata.ino() })
-    }
-}
-
-/// The pool. Its threads end when it is dropped, each after the job it has.
+/// The pool. Its threads end when it is dropped, each after the task it has.
 #[derive(Debug)]
 pub struct Pool {
-    jobs: Sender<Job>,
+    tasks: Sender<Task>,
     shared: Arc<Shared>,
     threads: usize,
-    /// Jobs given and not yet taken back by [`Pool::done`].
-    open: usize,
 }
 
 #[derive(Debug)]
 struct Shared {
-    jobs: Mutex<Receiver<Job>>,
-    compiling: Mutex<()>,
+    tasks: Mutex<Receiver<Task>>,
+    /// Tasks given and not yet ended. A hint of when one more thread is worth it, nothing else.
+    open: AtomicUsize,
 }
 
 impl Pool {
     pub fn new() -> Self {
-        let (jobs, receiver) = channel();
-        let shared = Arc::new(Shared { jobs: Mutex::new(receiver), compiling: Mutex::new(()) });
-        Self { jobs, shared, threads: 0, open: 0 }
+        let (tasks, receiver) = channel();
+        let shared = Arc::new(Shared { tasks: Mutex::new(receiver), open: AtomicUsize::new(0) });
+        Self { tasks, shared, threads: 0 }
     }
 
-    /// Queues a job; its [`Done`] goes through `done`. Starts one more thread if all may be busy.
+    /// Queues a task; starts one more thread if all may be busy.
     ///
     /// # Errors
     /// There is no thread to do it and none can be started.
-    pub fn give(&mut self, job: Job, done: impl Fn(Done) + Send + Clone + 'static) -> std::io::Result<()> {
-        if self.open >= self.threads && self.threads < limits::FETCH_THREADS_MAX {
+    pub fn give(&mut self, task: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let open = self.shared.open.fetch_add(1, Ordering::Relaxed);
+        if open >= self.threads && self.threads < limits::FETCH_THREADS_MAX {
             let shared = Arc::clone(&self.shared);
-            let started = thread::Builder::new()
-                .name(format!("fetch-{}", self.threads))
-                .spawn(move || work(&shared, &done));
-            match started {
+            let thread = thread::Builder::new().name(format!("fetch-{}", self.threads));
+            match thread.spawn(move || work(&shared)) {
                 Ok(_) => self.threads += 1,
                 Err(error) if self.threads == 0 => return Err(error),
                 Err(_) => {}
             }
         }
-        self.open += 1;
-        // The receiver lives in `shared`, so this cannot fail.
-        let _ = self.jobs.send(job);
+        // The receiver lives as long as `shared`, so this cannot fail.
+        let _ = self.tasks.send(Box::new(task));
         Ok(())
     }
-
-    /// One job came back.
-    pub fn done(&mut self) {
-        self.open = self.open.saturating_sub(1);
-    }
 }
 
-fn work(shared: &Shared, done: &impl Fn(Done)) {
+fn work(shared: &Shared) {
     loop {
-        let job = shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        let id = job.id;
-        let started = Instant::now();
-        let mut seen = None;
-        let result = catch_unwind(AssertUnwindSafe(|| run(job, &mut seen, &shared.compiling)));
-        let result = result.unwrap_or_else(|_| {
-            let message = "a defect of this proxy showed while the document was read; the held one stays";
-            Err(PollError::new(PollErrorKind::Internal, message))
-        });
-        done(Done { id, started, seen, result });
+        let task = shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(task) = task else { return };
+        // The task tells of its own end; that it panicked was printed where it did.
+        let _ = catch_unwind(AssertUnwindSafe(task));
+        shared.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-fn run(job: Job, seen: &mut Option<Stamp>, compiling: &Mutex<()>) -> Result<Option<Compiled>, PollError> {
-    let fetched = match job.from {
-        From::Upstream { upstream, key, held } => {
-            upstream.document(key.expose(), held.as_ref(), job.digest.as_ref())?
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn tasks_run_side_by_side_within_the_bound_and_survive_a_panic() {
+        let mut pool = Pool::new();
+        let (ended, results) = channel();
+        let running = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+        for number in 0..limits::FETCH_THREADS_MAX * 3 {
+            let (ended, running) = (ended.clone(), Arc::clone(&running));
+            pool.give(move || {
+                let now = running.0.fetch_add(1, Ordering::SeqCst) + 1;
+                running.1.fetch_max(now, Ordering::SeqCst);
+                thread::sleep(Duration::from_millis(20));
+                running.0.fetch_sub(1, Ordering::SeqCst);
+                ended.send(number).unwrap();
+                assert!(number % 7 != 0, "a task that fails on purpose");
+            })
+            .unwrap();
         }
-        From::File { path, seen: before, failed } => {
-            *seen = Stamp::of(&path, SystemTime::now());
-            if seen.is_some() && *seen == before {
-                return failed.map_or(Ok(None), Err);
-            }
-            Some(read(&path)?)
-        }
-        From::Embedded(text) => Some(fetched(text.as_bytes().to_vec())),
-    };
-    let Some(fetched) = fetched.filter(|fetched| Some(fetched.digest) != job.digest) else {
-        return Ok(None);
-    };
-    let _turn = compiling.lock().unwrap_or_else(PoisonError::into_inner);
-    let (environment, warnings) = compile(&fetched.document)?;
-    Ok(Some(Compiled {
-        environment: Arc::new(environment),
-        warnings,
-        validators: fetched.validators,
-        digest: fetched.digest,
-        document: fetched.document,
-    }))
-}
-
-/// Validates and compiles.
-///
-/// # Errors
-/// The document is not one; the message names the place.
-pub fn compile(document: &[u8]) -> Result<(Environment, Vec<Warning>), PollError> {
-    Environment::compile(document).map_err(|error| {
-        let message = format!("not an environment document: {}: {}", error.path, error.message);
-        PollError::new(PollErrorKind::Document, message)
-    })
-}
-
-fn fetched(document: Vec<u8>) -> Fetched {
-    let digest = Sha256::digest(&document).into();
-    Fetched { document, validators: Validators::default(), digest }
-}
-
-fn read(path: &Path) -> Result<Fetched, PollError> {
-    let document = std::fs::read(path)
-        .map_err(|error| PollError::new(PollErrorKind::File, format!("{}: {error}", path.display())))?;
-    Ok(fetched(document))
+        let count = (0..limits::FETCH_THREADS_MAX * 3)
+            .filter_map(|_| results.recv_timeout(Duration::from_secs(10)).ok())
+            .count();
+        assert_eq!(count, limits::FETCH_THREADS_MAX * 3);
+        let most = running.1.load(Ordering::SeqCst);
+        assert!(most > 1 && most <= limits::FETCH_THREADS_MAX, "{most} at a time");
+    }
 }

@@ -6,13 +6,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::job::{self, Compiled, Done, From, Id, Job, Stamp};
 use super::poll::{PollError, Upstream, Validators};
-use super::pool::{Compiled, Done, From, Id, Job, Stamp};
+use super::realtime::Subscription;
 use super::schedule::{Schedule, jitter};
+use super::store::{Kept, Store};
 use crate::config::{Config, EnvironmentConfig, Level, Secret};
 use crate::limits;
 use crate::log::Log;
+use crate::metrics::{EnvironmentMetrics, Metrics};
 use crate::snapshot::{Access, Environment, Role, Slot, Source};
+
+/// Where things are written down.
+#[derive(Debug)]
+pub struct Records {
+    pub log: Log,
+    pub metrics: Arc<Metrics>,
+    pub store: Option<Store>,
+}
 
 /// One configured environment.
 #[derive(Debug)]
@@ -32,6 +43,19 @@ pub struct Watched {
     full_next: bool,
     slow: bool,
     alias_told: bool,
+    wanted: Option<Wanted>,
+    /// An event that was waited for in vain.
+    disbelieved: Option<f64>,
+    /// Its event stream, kept for as long as it is wanted.
+    pub subscription: Option<Subscription>,
+}
+
+/// What an event said is there and is not held yet.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    updated_at: f64,
+    since: Instant,
+    retry: Duration,
 }
 
 /// The last good document.
@@ -69,6 +93,98 @@ impl Watched {
             full_next: false,
             slow: false,
             alias_told: false,
+            wanted: None,
+            disbelieved: None,
+            subscription: None,
+        }
+    }
+
+    /// Whether upstream is asked for it.
+    pub fn is_polled(&self) -> bool {
+        self.config.document_path.is_none() && self.config.embedded_document.is_none()
+    }
+
+    /// Serves what was kept on disk until upstream has been reached.
+    pub fn load(&mut self, records: &Records) {
+        let Some(store) = records.store.as_ref().filter(|_| self.is_polled()) else { return };
+        let key = ("client_side_key", &self.config.client_side_key as &dyn std::fmt::Display);
+        let kept = match store.load(&self.config.client_side_key) {
+            Ok(Some(kept)) => kept,
+            Ok(None) => return,
+            Err(damaged) => {
+                return records.log.event(Level::Warning, "cache_file_ignored", &[key, ("reason", &damaged)]);
+            }
+        };
+        match job::compile(&kept.document) {
+            Ok((environment, _)) => {
+                self.last_success = Some(kept.saved_at);
+                self.held = Some(Held {
+                    environment: Arc::new(environment),
+                    source: Source::Cache,
+                    validators: kept.validators,
+                    digest: kept.digest,
+                });
+                let age = SystemTime::now().duration_since(kept.saved_at).unwrap_or_default();
+                let fields = [key, ("age_seconds", &age.as_secs()), ("bytes", &kept.document.len())];
+                records.log.event(Level::Info, "environment_loaded_from_cache", &fields);
+            }
+            Err(error) => {
+                records.log.event(Level::Warning, "cache_file_ignored", &[key, ("reason", &error.message)]);
+            }
+        }
+    }
+
+    /// Takes new settings; what is held stays. True if the keys or the source are others now.
+    pub fn reconfigure(&mut self, config: EnvironmentConfig, settings: &Config, now: Instant) -> bool {
+        let is_other = self.config != config;
+        self.config = config;
+        self.schedule.set_interval(interval(&self.config, settings), now);
+        if is_other {
+            self.seen = None;
+            self.refresh(now);
+        }
+        is_other
+    }
+
+    /// Asks for the whole document as soon as may be.
+    pub fn refresh(&mut self, now: Instant) {
+        self.full_next = true;
+        self.schedule.hasten(now);
+    }
+
+    /// Upstream says that the document of this time is there.
+    pub fn nudge(&mut self, updated_at: f64, now: Instant) {
+        let is_old = self.wanted.is_some_and(|wanted| wanted.updated_at >= updated_at);
+        if is_old || self.has(updated_at) || self.disbelieved == Some(updated_at) {
+            return;
+        }
+        self.wanted = Some(Wanted { updated_at, since: now, retry: limits::EVENT_RETRY_MIN });
+        self.refresh(now);
+    }
+
+    /// Whether the document held is as new as that. Times travel as floats: half a millisecond is equal.
+    fn has(&self, updated_at: f64) -> bool {
+        let held = self.held.as_ref().filter(|held| held.source == Source::Upstream);
+        held.and_then(|held| held.environment.updated_at()).is_some_and(|held| held >= updated_at - 0.0005)
+    }
+
+    /// After a poll: is what an event told of there now? Else asks again, and in the end gives up.
+    fn check_wanted(&mut self, records: &Records, now: Instant) {
+        let Some(mut wanted) = self.wanted else { return };
+        if self.has(wanted.updated_at) {
+            self.wanted = None;
+        } else if now.duration_since(wanted.since) > limits::EVENT_PATIENCE {
+            self.wanted = None;
+            self.disbelieved = Some(wanted.updated_at);
+            let hint = "the event stream told of a document that upstream does not serve";
+            let fields: [(_, &dyn std::fmt::Display); 3] =
+                [("client_side_key", &self.name()), ("updated_at", &wanted.updated_at), ("hint", &hint)];
+            records.log.event(Level::Warning, "realtime_event_disbelieved", &fields);
+        } else {
+            self.full_next = true;
+            self.schedule.hasten(now + wanted.retry);
+            wanted.retry = (wanted.retry * 2).min(limits::EVENT_RETRY_MAX);
+            self.wanted = Some(wanted);
         }
     }
 
@@ -123,30 +239,56 @@ impl Watched {
     }
 
     /// Takes in what became of a job.
-    pub fn done(&mut self, done: Done, log: &Log, now: Instant, clock: SystemTime) -> Change {
+    pub fn done(&mut self, done: Done, records: &Records, now: Instant, clock: SystemTime) -> Change {
         self.in_flight = false;
         self.seen = done.seen;
-        match done.result {
+        let took = now.duration_since(done.started);
+        self.count(&done.result, took, records);
+        let change = match done.result {
             Ok(compiled) => {
                 self.schedule.succeeded(done.started, now, self.spread());
-                self.tell_slow(now.duration_since(done.started), log);
+                self.tell_slow(took, &records.log);
+                self.last_success = Some(clock);
                 let recovered = self.failure.take().is_some();
                 if recovered {
-                    log.event(Level::Info, "environment_recovered", &[("client_side_key", &self.name())]);
+                    let name = self.name();
+                    records.log.event(Level::Info, "environment_recovered", &[("client_side_key", &name)]);
                 }
-                self.last_success = Some(clock);
                 let confirmed = self.confirm();
-                match compiled {
-                    Some(compiled) => {
-                        self.replace(compiled, now.duration_since(done.started), log);
-                        Change::Content
-                    }
-                    None if recovered || confirmed => Change::Content,
-                    None => Change::Freshness,
+                let is_new = compiled.is_some();
+                if let Some(compiled) = compiled {
+                    self.replace(compiled, took, clock, records);
                 }
+                if is_new || recovered || confirmed { Change::Content } else { Change::Freshness }
             }
-            Err(error) => self.failed(error, log, now),
-        }
+            Err(error) => self.failed(error, &records.log, now),
+        };
+        self.check_wanted(records, now);
+        self.measure(records);
+        change
+    }
+
+    fn count(&self, result: &Result<Option<Compiled>, PollError>, took: Duration, records: &Records) {
+        records.metrics.environment(self.client_side_key(), |environment| {
+            environment.last_poll = took;
+            match result {
+                Ok(Some(_)) => environment.polls_changed += 1,
+                Ok(None) => environment.polls_unchanged += 1,
+                Err(_) => environment.polls_failed += 1,
+            }
+        });
+    }
+
+    /// Writes the state as numbers.
+    fn measure(&self, records: &Records) {
+        let time = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?);
+        records.metrics.environment(self.client_side_key(), |environment: &mut EnvironmentMetrics| {
+            environment.last_success = self.last_success;
+            environment.last_error = self.failure.as_ref().map(|failure| failure.message.clone());
+            environment.source = self.held.as_ref().map(|held| held.source);
+            environment.document_updated_at =
+                self.held.as_ref().and_then(|held| held.environment.updated_at()).and_then(time);
+        });
     }
 
     /// A document from disk that upstream just confirmed is upstream's.
@@ -191,28 +333,32 @@ impl Watched {
         if same { Change::Freshness } else { Change::Content }
     }
 
-    fn replace(&mut self, compiled: Compiled, took: Duration, log: &Log) {
+    fn replace(&mut self, compiled: Compiled, took: Duration, clock: SystemTime, records: &Records) {
+        let log = &records.log;
         let source = match (&self.config.document_path, self.config.embedded_document) {
             (Some(_), _) => Source::File,
             (None, Some(_)) => Source::Embedded,
             (None, None) => Source::Upstream,
         };
-        let environment = compiled.environment;
-        let mut validators = compiled.validators;
+        let environment = Arc::clone(&compiled.environment);
+        let mut validators = compiled.validators.clone();
+        let bytes = compiled.document.len();
         if validators.last_modified.is_none() {
             // wire.md 4.1: cut to seconds, in GMT, or core does not read it.
             validators.last_modified = environment.updated_at().and_then(imf_fixdate);
+        }
+        self.measure_change(&compiled, &environment, clock, records);
+        if let (Some(store), Source::Upstream) = (&records.store, source) {
+            let (validators, digest) = (validators.clone(), compiled.digest);
+            let kept = Kept { document: compiled.document, validators, digest, saved_at: clock };
+            store.keep(&self.config.client_side_key, kept);
         }
         self.held = Some(Held { environment, source, validators, digest: compiled.digest });
         let name = self.name();
         log.event(
             Level::Info,
             "environment_updated",
-            &[
-                ("client_side_key", &name),
-                ("bytes", &compiled.document.len()),
-                ("took_ms", &took.as_millis()),
-            ],
+            &[("client_side_key", &name), ("bytes", &bytes), ("took_ms", &took.as_millis())],
         );
         for warning in &compiled.warnings {
             log.event(
@@ -222,6 +368,20 @@ impl Watched {
             );
         }
         self.tell_alias(log);
+    }
+
+    fn measure_change(&self, compiled: &Compiled, new: &Environment, clock: SystemTime, records: &Records) {
+        let was_live = self.held.as_ref().is_some_and(|held| held.source == Source::Upstream);
+        let updated_at = new.updated_at().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let age = updated_at.and_then(|since| clock.duration_since(SystemTime::UNIX_EPOCH + since).ok());
+        records.metrics.environment(self.client_side_key(), |environment| {
+            environment.compile = compiled.took;
+            environment.document_bytes = compiled.document.len() as u64;
+            environment.refused_conditions = compiled.warnings.len() as u64;
+            if was_live && age.is_some() {
+                environment.propagation = age;
+            }
+        });
     }
 
     /// The document may be of another key than the configured one; served all the same (as the
@@ -284,6 +444,10 @@ impl Watched {
             last_error: self.failure.as_ref().map(|error| error.message.as_str().into()),
         }
     }
+}
+
+fn interval(environment: &EnvironmentConfig, settings: &Config) -> Duration {
+    if environment.document_path.is_some() { limits::FILE_POLL } else { settings.api_poll_frequency }
 }
 
 /// Seconds since the epoch as `If-Modified-Since` wants them.

@@ -123,8 +123,9 @@ impl Client {
             first.strip_prefix("HTTP/1.1 ").unwrap_or_else(|| panic!("a status line, not {first:?}"));
         let status = status[..3].parse().expect("a status code");
         let headers = lines
-            .map(|line| line.split_once(": ").unwrap_or_else(|| panic!("a header, not {line:?}")))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .map(|line| line.split_once(':').unwrap_or_else(|| panic!("a header, not {line:?}")))
+            // Blanks around a value are not part of it (RFC 9112 5).
+            .map(|(name, value)| (name.to_owned(), value.trim_matches([' ', '\t']).to_owned()))
             .collect();
         Ok(Some((status, headers)))
     }

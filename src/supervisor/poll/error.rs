@@ -1,4 +1,7 @@
 //! Why a poll failed.
+//!
+//! In: statuses and errors of transport. Out: a kind, by which the log tells a new failure from one
+//! that goes on, and one line for people. Invariant: no key and no whole address stands in it.
 use std::time::Duration;
 
 /// The kind of a failure: a line is logged when it changes, not for each poll.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderMap, Uri, header};
 use sha2::{Digest, Sha256};
 
+pub use client::Answer as Stream;
 use client::{Answer, Client};
 pub use error::{PollError, PollErrorKind};
 
@@ -42,6 +43,7 @@ pub struct Fetched {
 pub struct Upstream {
     client: Client,
     base: Uri,
+    realtime: Uri,
     proxy_key: Option<Secret>,
     document_bytes_max: usize,
 }
@@ -54,6 +56,7 @@ impl Upstream {
     /// One line per setting that cannot be used (address, proxies, certificates).
     pub fn new(config: &Config) -> Result<Self, Vec<String>> {
         let base: Uri = config.api_url.parse().unwrap_or_default();
+        let realtime: Uri = config.realtime.url.parse().unwrap_or_default();
         let mut mistakes = Vec::new();
         if base.host().is_none() || !matches!(base.scheme_str(), Some("http" | "https")) {
             mistakes.push(format!("api_url: {:?} is not an http or https address", config.api_url));
@@ -62,6 +65,7 @@ impl Upstream {
             Ok(client) if mistakes.is_empty() => Ok(Self {
                 client,
                 base,
+                realtime,
                 proxy_key: config.proxy_key.clone(),
                 document_bytes_max: config.api_document_bytes_max,
             }),
@@ -106,6 +110,32 @@ impl Upstream {
             return Ok(None);
         }
         Ok(Some(Fetched { document, validators, digest: found }))
+    }
+
+    /// Opens the event stream of a client-side key (wire.md 1.5).
+    ///
+    /// # Errors
+    /// It was not answered 200.
+    pub fn stream(&self, client_side_key: &str) -> Result<Stream, PollError> {
+        let path = format!("sse/environments/{}/stream", link::segment(client_side_key));
+        let uri = link::resolve(&self.realtime, &path).ok_or_else(|| {
+            let message = format!("realtime.url: {} is not an http or https address", self.realtime);
+            PollError::new(PollErrorKind::Internal, message)
+        })?;
+        let fields = [("accept", "text/event-stream"), ("cache-control", "no-cache")];
+        let answer = self.client.stream(&uri, &fields, limits::STREAM_SILENCE_MAX)?;
+        match answer.status {
+            200 => Ok(answer),
+            _ => Err(refused(&answer, true)),
+        }
+    }
+
+    /// Reads more of a stream; 0 is its end.
+    ///
+    /// # Errors
+    /// It broke off or was silent for too long.
+    pub fn read_stream(&self, stream: &mut Stream, bytes: &mut [u8]) -> Result<usize, PollError> {
+        self.client.read(stream, bytes)
     }
 
     /// An address below `api_url`.

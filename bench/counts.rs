@@ -1,0 +1,116 @@
+//! The fixed work that `make bench-gate` counts: request bytes in, answer bytes out, no socket.
+//!
+//! `counts CASE TIMES DIRECTORY`: does one case that many times, with the documents and bodies that
+//! `bench/gate.py` put in the directory. Under callgrind, the difference between two values of
+//! TIMES is what one request costs, free of start-up. Without arguments it lists its cases.
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::BytesMut;
+use edge_proxy::answer::{Room, Settings, answer};
+use edge_proxy::config::{self, source::Inputs};
+use edge_proxy::http::Output;
+use edge_proxy::http::request::{Progress, RequestReader};
+use edge_proxy::snapshot::{Access, Environment, Role, Slot, Snapshot, Source};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const KEY: &str = "ser.BenchServerKey000000";
+const FLAGS: &str = "/api/v1/flags/";
+const IDENTITIES: &str = "/api/v1/identities/";
+const DOCUMENT: &str = "/api/v1/environment-document/";
+
+/// Name, document, path, body, gzip accepted. `compile-heavy` and `read-*` do less than a request.
+const CASES: &[(&str, &str, &str, Option<&str>, bool)] = &[
+    ("liveness", "simple", "/proxy/health/liveness", None, false),
+    ("flags-simple", "simple", FLAGS, None, false),
+    ("flags-one", "simple", "/api/v1/flags/?feature=feature_07", None, false),
+    ("identities-simple", "simple", IDENTITIES, Some("simple"), false),
+    ("identities-heavy-match", "heavy", IDENTITIES, Some("heavy-match"), false),
+    ("identities-heavy-none", "heavy", IDENTITIES, Some("heavy-none"), false),
+    ("identities-heavy-gzip", "heavy", IDENTITIES, Some("heavy-match"), true),
+    ("identities-500-overrides", "overrides", IDENTITIES, Some("overridden"), false),
+    ("document-heavy", "heavy", DOCUMENT, None, false),
+    ("read-get", "simple", FLAGS, None, false),
+    ("read-post", "simple", IDENTITIES, Some("heavy-match"), false),
+    ("compile-heavy", "heavy", FLAGS, None, false),
+];
+
+fn request(path: &str, body: Option<&[u8]>, gzip: bool) -> Vec<u8> {
+    let method = if body.is_some() { "POST" } else { "GET" };
+    let mut head =
+        format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nX-Environment-Key: {KEY}\r\n");
+    if gzip {
+        head.push_str("Accept-Encoding: gzip\r\n");
+    }
+    if let Some(body) = body {
+        head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+    }
+    [head.as_bytes(), b"\r\n", body.unwrap_or_default()].concat()
+}
+
+fn snapshot(document: &[u8]) -> Snapshot {
+    let (environment, _) = Environment::compile(document).expect("a good document");
+    let slot = Slot {
+        client_side_key: "BenchClientKey00000000".into(),
+        environment: Some(Arc::new(environment)),
+        source: Source::File,
+        last_success: None,
+        last_error: None,
+    };
+    let access = Access { slot: 0, role: Role::Server, expires_at: None };
+    Snapshot::new(1, vec![slot], [(KEY.as_bytes().into(), access)])
+}
+
+fn settings() -> Settings {
+    let pairs = format!(r#"[{{"server_side_key": "{KEY}", "client_side_key": "BenchClientKey00000000"}}]"#);
+    let variables = [("ENVIRONMENT_KEY_PAIRS".to_owned(), pairs)].into_iter().collect();
+    let inputs = Inputs { without_file: true, variables, ..Inputs::default() };
+    Settings::new(&config::read(&inputs).expect("a good configuration").0)
+}
+
+/// Reads the request `times` times and, if `snapshot` is given, answers it; returns the bytes sent.
+fn serve(snapshot: Option<&Snapshot>, request: &[u8], times: u64) -> u64 {
+    let (settings, mut room, mut output) = (settings(), Room::default(), Output::default());
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    output.set_date(now);
+    let (mut reader, mut buffer) = (RequestReader::default(), BytesMut::with_capacity(16 * 1024));
+    let mut sent = 0;
+    for _ in 0..times {
+        buffer.extend_from_slice(request);
+        assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
+        let mut read = reader.request(&mut buffer).expect("ready");
+        if let Some(snapshot) = snapshot {
+            let outcome = answer(&settings, snapshot, now, &mut read, &mut room, &mut output);
+            assert_eq!(outcome.status, 200);
+            sent += (output.bytes.len() + output.tail.take().map_or(0, |tail| tail.len())) as u64;
+            output.bytes.clear();
+        }
+        reader.consume(&mut buffer);
+    }
+    sent
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, name, times, directory] = arguments.as_slice() else {
+        CASES.iter().for_each(|case| println!("{}", case.0));
+        return;
+    };
+    let (_, document, path, body, gzip) =
+        CASES.iter().find(|case| case.0 == name).expect("a case of the list");
+    let times = times.parse().expect("a number");
+    let read = |file: String| std::fs::read(Path::new(directory).join(file)).expect("made by bench/gate.py");
+    let document = read(format!("{document}.json"));
+    let body = body.map(|body| read(format!("{body}.body.json")));
+    let request = request(path, body.as_deref(), *gzip);
+    // Printed so that nothing can be optimised away, and so that equal work can be told.
+    let result = match name.as_str() {
+        "compile-heavy" => (0..times).map(|_| snapshot(&document).slots.len() as u64).sum(),
+        "read-get" | "read-post" => serve(None, &request, times),
+        _ => serve(Some(&snapshot(&document)), &request, times),
+    };
+    println!("{result}");
+}

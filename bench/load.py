@@ -1,0 +1,136 @@
+"""Load on a server, and what it cost: closed loop by wrk, open loop by `paced`.
+
+While either runs, a prober sends the same request every few milliseconds on a connection of its
+own and compares each answer with the first: a wrong answer under load ends the whole run.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+from servers import PEERS, ROOT
+
+PROBE_SECONDS = 0.02
+
+
+class WrongAnswer(Exception):
+    """An answer under load was not the one expected."""
+
+
+def raw_request(method, path, key, body=None, gzip=False):
+    """One request as bytes, sent whole."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"X-Environment-Key: {key}"]
+    if gzip:
+        lines.append("Accept-Encoding: gzip")
+    if body is not None:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
+
+
+def read_answer(stream):
+    """Head and body of the next answer on a buffered stream."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        line = stream.readline()
+        if not line:
+            raise WrongAnswer("the server closed the connection")
+        head += line
+    for line in head.decode("latin-1").lower().split("\r\n"):
+        if line.startswith("content-length:"):
+            return head, stream.read(int(line.split(":")[1]))
+    raise WrongAnswer(f"an answer without Content-Length: {head!r}")
+
+
+def whole_answer(port, request):
+    """The bytes of one answer: head and body."""
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.sendall(request)
+        with connection.makefile("rb") as stream:
+            head, body = read_answer(stream)
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise WrongAnswer(f"{head[:60]!r} to {request[:60]!r}")
+    return head, body
+
+
+class Prober(threading.Thread):
+    """Asks again and again while a load runs."""
+
+    def __init__(self, port, request):
+        super().__init__(daemon=True)
+        self.port, self.request = port, request
+        self.asked, self.wrong, self.over = 0, None, threading.Event()
+        _, self.expected = whole_answer(port, request)
+
+    def run(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 20) as connection:
+                with connection.makefile("rb") as stream:
+                    while not self.over.wait(PROBE_SECONDS):
+                        connection.sendall(self.request)
+                        head, body = read_answer(stream)
+                        self.asked += 1
+                        if not head.startswith(b"HTTP/1.1 200") or body != self.expected:
+                            self.wrong = f"{head[:80]!r} with {len(body)} bytes, expected {len(self.expected)}"
+                            return
+        except (OSError, WrongAnswer) as error:
+            self.wrong = str(error)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.join()
+
+
+def measured(server, request, command, environment=None):
+    """Runs a load generator; returns its JSON with the server's CPU time per request."""
+    with Prober(server.port, request) as prober:
+        before = server.cpu_seconds()
+        done = subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+        )
+        cpu = server.cpu_seconds() - before
+    if prober.wrong:
+        raise WrongAnswer(f"{server.name}: {prober.wrong}")
+    if done.returncode:
+        raise WrongAnswer(f"{server.name}: {command[0]} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    completed = result.get("requests", result.get("completed", 0))
+    if not completed:
+        raise WrongAnswer(f"{server.name}: no request was answered")
+    result["cpu_us"] = cpu * 1e6 / (completed + prober.asked)
+    result["rss_kib"] = server.memory_kib()
+    return result
+
+
+def closed(server, script, request, seconds, connections=32, threads=1, cpus="1", **environment):
+    """wrk: each connection sends its next request when it has its answer."""
+    command = ["taskset", "--cpu-list", cpus, "wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s"]
+    command += ["--timeout", "20s", "--latency", "-s", f"bench/wrk/{script}.lua", f"http://127.0.0.1:{server.port}"]
+    result = measured(server, request, command, environment)
+    if result["errors"] or result["not_200"]:
+        raise WrongAnswer(f"{server.name}: wrk saw {result['errors']} errors, {result['not_200']} answers not 200")
+    result["rps"] = result["requests"] / result["seconds"]
+    return result
+
+
+def open_loop(server, request, rate, seconds, scratch, connections=64, cpus="1", warm_up=0.5):
+    """paced: requests leave at a constant rate; latency runs from when they were meant to."""
+    request_path, expect_path = Path(scratch) / "paced.request", Path(scratch) / "paced.expect"
+    request_path.write_bytes(request)
+    expect_path.write_bytes(whole_answer(server.port, request)[1])
+    command = ["taskset", "--cpu-list", cpus, PEERS / "paced", "--port", server.port, "--rate", rate]
+    command += ["--connections", connections, "--seconds", seconds, "--warm-up", warm_up]
+    command += ["--request", request_path, "--expect", expect_path]
+    result = measured(server, request, command)
+    result["rps"] = result["measured"] / seconds
+    return result

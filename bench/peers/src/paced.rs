@@ -1,0 +1,168 @@
+//! An open-loop load generator: requests leave at a constant rate, whatever the server does.
+//!
+//! `paced --port P --rate R --connections C --seconds S --request FILE [--expect FILE] [--warm-up S]`
+//! A closed loop (wrk) sends the next request when the last answer is there, so a stall of the
+//! server stops the clock that should have measured it. Here each request has a time at which it
+//! was meant to leave, and its latency runs from then, also while it waits for a free connection.
+//! Every answer is compared, byte for byte, with the expected body: a wrong one ends the run.
+//! Prints one line of JSON. It spins on one core by design: a sleep would add its own lateness.
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+struct Options {
+    address: SocketAddr,
+    rate: f64,
+    connections: usize,
+    seconds: f64,
+    warm_up: f64,
+    request: Vec<u8>,
+    expect: Option<Vec<u8>>,
+}
+
+impl Options {
+    fn read() -> Self {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
+        let number = |name: &str| value(name).map(|text| text.parse::<f64>().expect("a number"));
+        let file = |name: &str| value(name).map(|path| std::fs::read(path).expect("a readable file"));
+        Self {
+            address: format!("127.0.0.1:{}", value("--port").expect("--port")).parse().expect("a port"),
+            rate: number("--rate").expect("--rate"),
+            connections: number("--connections").unwrap_or(32.0) as usize,
+            seconds: number("--seconds").unwrap_or(5.0),
+            warm_up: number("--warm-up").unwrap_or(0.5),
+            request: file("--request").expect("--request"),
+            expect: file("--expect"),
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    unread: Vec<u8>,
+    /// When the request under way was meant to leave.
+    meant: Option<Instant>,
+}
+
+/// Length of a whole answer at the start of `bytes`, and where its body begins.
+fn whole(bytes: &[u8]) -> Option<(usize, usize)> {
+    let body = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    assert!(bytes.starts_with(b"HTTP/1.1 200 "), "not 200: {}", String::from_utf8_lossy(&bytes[..body]));
+    let head = std::str::from_utf8(&bytes[..body]).expect("an ASCII head");
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().expect("a length"))
+    });
+    let end = body + length.expect("answers have a Content-Length");
+    (bytes.len() >= end).then_some((body, end))
+}
+
+struct Load {
+    options: Options,
+    connections: Vec<Connection>,
+    idle: Vec<usize>,
+    /// Meant times that found no free connection yet.
+    waiting: VecDeque<Instant>,
+    latencies: Histogram<u64>,
+    from: Instant,
+    completed: u64,
+}
+
+impl Load {
+    fn start(&mut self, index: usize, meant: Instant) {
+        let connection = &mut self.connections[index];
+        connection.meant = Some(meant);
+        // A request is far smaller than an empty socket buffer, so it goes out whole.
+        let sent = connection.stream.write(&self.options.request).expect("the server takes requests");
+        assert_eq!(sent, self.options.request.len(), "a request goes out whole");
+    }
+
+    fn read(&mut self, index: usize, chunk: &mut [u8]) {
+        loop {
+            let connection = &mut self.connections[index];
+            match connection.stream.read(chunk) {
+                Ok(0) => panic!("the server closed a connection"),
+                Ok(length) => connection.unread.extend_from_slice(&chunk[..length]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => panic!("read: {error}"),
+            }
+            let Some((body, end)) = whole(&connection.unread) else { continue };
+            if let Some(expect) = &self.options.expect {
+                assert!(connection.unread[body..end] == expect[..], "a wrong body came back");
+            }
+            connection.unread.drain(..end);
+            let meant = connection.meant.take().expect("one request, one answer");
+            if meant >= self.from {
+                self.latencies.saturating_record(meant.elapsed().as_nanos() as u64);
+            }
+            self.completed += 1;
+            match self.waiting.pop_front() {
+                Some(next) => self.start(index, next),
+                None => self.idle.push(index),
+            }
+        }
+    }
+}
+
+fn connect(options: &Options, poll: &Poll) -> Vec<Connection> {
+    let connection = |index| {
+        let stream = std::net::TcpStream::connect(options.address).expect("the server listens");
+        stream.set_nodelay(true).expect("TCP");
+        stream.set_nonblocking(true).expect("a socket");
+        let mut stream = TcpStream::from_std(stream);
+        poll.registry().register(&mut stream, Token(index), Interest::READABLE).expect("registered");
+        Connection { stream, unread: Vec::new(), meant: None }
+    };
+    (0..options.connections).map(connection).collect()
+}
+
+fn main() {
+    let options = Options::read();
+    let mut poll = Poll::new().expect("epoll");
+    let mut events = Events::with_capacity(1024);
+    let connections = connect(&options, &poll);
+    let start = Instant::now();
+    let from = start + Duration::from_secs_f64(options.warm_up);
+    let end = from + Duration::from_secs_f64(options.seconds);
+    let interval = Duration::from_secs_f64(1.0 / options.rate);
+    let latencies = Histogram::new_with_bounds(100, 60_000_000_000, 3).expect("valid bounds");
+    let idle = (0..connections.len()).collect();
+    let waiting = VecDeque::new();
+    let mut load = Load { options, connections, idle, waiting, latencies, from, completed: 0 };
+    let (mut due, mut chunk) = (start, vec![0; 256 * 1024]);
+    loop {
+        let now = Instant::now();
+        if now >= end {
+            break;
+        }
+        while due <= now {
+            match load.idle.pop() {
+                Some(index) => load.start(index, due),
+                None => load.waiting.push_back(due),
+            }
+            due += interval;
+        }
+        poll.poll(&mut events, Some(Duration::ZERO)).expect("epoll");
+        for event in &events {
+            load.read(event.token().0, &mut chunk);
+        }
+    }
+    let Load { latencies, waiting, completed, .. } = load;
+    let micros = |quantile: f64| latencies.value_at_quantile(quantile) as f64 / 1000.0;
+    println!(
+        "{{\"completed\":{completed},\"measured\":{},\"left_waiting\":{},\"p50_us\":{:.1},\"p90_us\":{:.1},\"p99_us\":{:.1},\"p999_us\":{:.1},\"max_us\":{:.1}}}",
+        latencies.len(),
+        waiting.len(),
+        micros(0.5),
+        micros(0.9),
+        micros(0.99),
+        micros(0.999),
+        micros(1.0),
+    );
+}

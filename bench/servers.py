@@ -1,0 +1,164 @@
+"""The servers of a run: started pinned, ready before use, ended by their own process id."""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / "target/peers/release"
+PYTHON = ROOT / ".venv/bench/bin/python"
+START_SECONDS_MAX = 60
+
+
+def free_port():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+class Server:
+    """A process, the port it answers on, and what it has cost so far."""
+
+    def __init__(self, name, command, port, cpus, log, environment=None):
+        self.name, self.port = name, port
+        self.log = open(log, "ab")  # noqa: SIM115 (closed by stop)
+        pinned = ["taskset", "--cpu-list", cpus, *map(str, command)]
+        environment = {"PATH": os.environ["PATH"], **(environment or {})}
+        self.process = subprocess.Popen(
+            pinned, stdout=self.log, stderr=self.log, env=environment, start_new_session=True
+        )
+
+    def processes(self):
+        """This process and its children (nginx has workers)."""
+        found = [self.process.pid]
+        with contextlib.suppress(FileNotFoundError):
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+            found += [int(pid) for pid in children.split()]
+        return found
+
+    def cpu_seconds(self):
+        """User and system time of all threads, ended ones too, by the process's own CPU clock."""
+        return sum(time.clock_gettime((~pid << 3) | 2) for pid in self.processes())
+
+    def memory_kib(self, field="VmRSS"):
+        total = 0
+        for pid in self.processes():
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith(field + ":"):
+                    total += int(line.split()[1])
+        return total
+
+    def wait(self, probe):
+        """Waits until `probe` says yes; fails with the server's log if it ends before."""
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if probe(self.port):
+                    return self
+            time.sleep(0.02)
+        self.stop()
+        log = Path(self.log.name).read_text()[-3000:]
+        raise SystemExit(f"{self.name} did not start on port {self.port}:\n{log}")
+
+    def stop(self):
+        if self.process.poll() is None:
+            # nginx and uvicorn may have children: the group is ours alone.
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.log.close()
+
+
+def fetch(port, method, path, headers=None, body=None):
+    """Status, header list and body of one request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, path, body=body, headers=headers or {})
+        response = connection.getresponse()
+        return response.status, response.getheaders(), response.read()
+    finally:
+        connection.close()
+
+
+def answers(path, headers=None):
+    return lambda port: fetch(port, "GET", path, headers)[0] == 200
+
+
+def proxy(binary, scratch, environments, cpus="0", cores="1", name="edge-proxy"):
+    """This product, serving documents from disk: (client key, server key, path) each."""
+    port = free_port()
+    pairs = [
+        {"client_side_key": client, "server_side_key": server, "document_path": str(path)}
+        for client, server, path in environments
+    ]
+    config = Path(scratch) / f"config-{port}.json"
+    server = {"host": "127.0.0.1", "port": port}
+    logging = {"log_level": "WARNING"}
+    config.write_text(json.dumps({"environment_key_pairs": pairs, "server": server, "logging": logging}))
+    command = [binary, "serve", "--config", config, "--cores", cores]
+    started = Server(name, command, port, cpus, Path(scratch) / f"{name}.log")
+    return started.wait(answers("/proxy/health/readiness"))
+
+
+def demo(binary, scratch, cpus="0"):
+    port = free_port()
+    command = [binary, "demo", "--host", "127.0.0.1", "--port", port]
+    started = Server("demo", command, port, cpus, Path(scratch) / "demo.log")
+    return started.wait(answers("/proxy/health/readiness"))
+
+
+def floor(scratch, answer, cpus="0"):
+    """The given bytes to whatever is asked."""
+    port = free_port()
+    path = Path(scratch) / f"answer-{port}.bin"
+    path.write_bytes(answer)
+    started = Server("floor", [PEERS / "floor", port, path], port, cpus, Path(scratch) / "floor.log")
+    return started.wait(lambda port: socket.create_connection(("127.0.0.1", port), 1).close() or True)
+
+
+NGINX = """daemon off; pid {scratch}/nginx-{port}.pid; error_log {scratch}/nginx.log warn;
+worker_processes 1; worker_rlimit_nofile 65536;
+events {{ worker_connections 16384; use epoll; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; default_type application/json;
+  keepalive_requests 1000000000; keepalive_timeout 90s; open_file_cache max=100 inactive=1h;
+  client_body_temp_path {scratch}/nginx-body; proxy_temp_path {scratch}/nginx-proxy;
+  fastcgi_temp_path {scratch}/nginx-fastcgi; uwsgi_temp_path {scratch}/nginx-uwsgi; scgi_temp_path {scratch}/nginx-scgi;
+  server {{ listen 127.0.0.1:{port} backlog=4096; {locations} }}
+}}
+"""
+
+
+def nginx(scratch, files, cpus="0"):
+    """Static files: path of the URL -> path on disk. None if nginx is not installed."""
+    binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if not binary:
+        return None
+    port = free_port()
+    locations = " ".join(f"location = {url} {{ alias {path}; }}" for url, path in files.items())
+    config = Path(scratch) / f"nginx-{port}.conf"
+    config.write_text(NGINX.format(scratch=scratch, port=port, locations=locations))
+    started = Server("nginx", [binary, "-c", config], port, cpus, Path(scratch) / "nginx-start.log")
+    return started.wait(answers(next(iter(files))))
+
+
+def axum(scratch, key, document, cpus="0"):
+    port = free_port()
+    command = [PEERS / "axum-engine", port, key, document]
+    started = Server("axum", command, port, cpus, Path(scratch) / "axum.log")
+    return started.wait(answers("/api/v1/environment-document/", {"X-Environment-Key": key}))
+
+
+def python(scratch, key, document, cpus="0"):
+    port = free_port()
+    command = [PYTHON, ROOT / "bench/peers/python_engine.py", port, key, document]
+    started = Server("python", command, port, cpus, Path(scratch) / "python.log")
+    return started.wait(answers("/api/v1/environment-document/", {"X-Environment-Key": key}))

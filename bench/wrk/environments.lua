@@ -1,0 +1,17 @@
+-- GET flags of BENCH_ENVIRONMENTS environments in turn; their keys are BENCH_KEY-0, -1, ...
+dofile("bench/wrk/report.lua")
+local requests = {}
+local number = 0
+
+function init()
+  for at = 1, tonumber(os.getenv("BENCH_ENVIRONMENTS")) do
+    wrk.headers["X-Environment-Key"] = key .. "-" .. (at - 1)
+    requests[at] = wrk.format("GET", "/api/v1/flags/")
+  end
+end
+
+request = function()
+  -- A step that is prime to the usual counts, so that neighbours are not asked one after another.
+  number = (number + 7919) % #requests
+  return requests[number + 1]
+end

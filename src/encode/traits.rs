@@ -1,0 +1,26 @@
+//! A trait as it is echoed in an answer.
+use super::json;
+use crate::evaluate::{Trait, TraitValue};
+
+/// Appends `{"trait_key":...,"trait_value":...}`; never `transient`, which no SDK needs and
+/// iOS cannot read as null (wire.md 2.2).
+pub fn write(item: &Trait<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"trait_key\":");
+    json::string(item.key, out);
+    out.extend_from_slice(b",\"trait_value\":");
+    write_value(item.value, out);
+    out.push(b'}');
+}
+
+/// Appends the value alone.
+pub fn write_value(value: TraitValue<'_>, out: &mut Vec<u8>) {
+    match value {
+        TraitValue::Null => out.extend_from_slice(b"null"),
+        TraitValue::Bool(true) => out.extend_from_slice(b"true"),
+        TraitValue::Bool(false) => out.extend_from_slice(b"false"),
+        TraitValue::Int(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+        TraitValue::BigInt(digits) => out.extend_from_slice(digits.as_bytes()),
+        TraitValue::Float(number) => json::float(number, out),
+        TraitValue::Text(text) => json::string(text, out),
+    }
+}

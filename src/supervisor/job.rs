@@ -1,0 +1,158 @@
+//! One environment's turn on a thread of the pool: get its document, validate it, compile it.
+//!
+//! In: a [`Job`]. Out: a [`Done`] for the supervisor's loop. Invariants: one document is compiled at
+//! a time, so that memory and CPU have a bound however many change at once; a panic fails that job
+//! alone. Nothing here decides what is served.
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use sha2::{Digest, Sha256};
+
+use super::poll::{Fetched, PollError, PollErrorKind, Upstream, Validators};
+use crate::config::Secret;
+use crate::limits;
+use crate::snapshot::Environment;
+use crate::snapshot::compile::Warning;
+
+/// Names an environment for as long as it is configured; never used twice.
+pub type Id = u64;
+
+/// Where a document is asked for.
+#[derive(Debug)]
+pub enum From {
+    Upstream {
+        upstream: Arc<Upstream>,
+        key: Secret,
+        held: Option<Validators>,
+    },
+    /// `seen` is the file last read, and `failed` what was wrong with it.
+    File {
+        path: PathBuf,
+        seen: Option<Stamp>,
+        failed: Option<PollError>,
+    },
+    Embedded(&'static str),
+}
+
+/// One environment's turn.
+#[derive(Debug)]
+pub struct Job {
+    pub id: Id,
+    pub from: From,
+    /// Of the document held.
+    pub digest: Option<[u8; 32]>,
+}
+
+/// A document that was accepted.
+#[derive(Debug)]
+pub struct Compiled {
+    pub environment: Arc<Environment>,
+    pub warnings: Vec<Warning>,
+    pub validators: Validators,
+    pub digest: [u8; 32],
+    /// The bytes as they came, to be kept on disk.
+    pub document: Vec<u8>,
+    /// To compile it.
+    pub took: Duration,
+}
+
+/// What became of a job. `Ok(None)`: the document held is still the one.
+#[derive(Debug)]
+pub struct Done {
+    pub id: Id,
+    pub started: Instant,
+    /// Of the file that was looked at.
+    pub seen: Option<Stamp>,
+    pub result: Result<Option<Compiled>, PollError>,
+}
+
+/// Tells whether a file is another one than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    modified: SystemTime,
+    bytes: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    /// `None` while the file cannot be seen, or was written so lately that another write could leave the
+    /// same stamp (file times are granular to milliseconds).
+    pub fn of(path: &Path, now: SystemTime) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = std::fs::metadata(path).ok()?;
+        let modified = metadata.modified().ok()?;
+        let settled = now.duration_since(modified).map_or(true, |age| age > limits::FILE_SETTLED);
+        settled.then_some(Self { modified, bytes: metadata.len(), inode: metadata.ino() })
+    }
+}
+
+/// Whose turn it is to compile.
+pub type Turn = Arc<Mutex<()>>;
+
+impl Job {
+    pub fn run(self, turn: &Turn) -> Done {
+        let id = self.id;
+        let started = Instant::now();
+        let mut seen = None;
+        let result = catch_unwind(AssertUnwindSafe(|| run(self, &mut seen, turn)));
+        let result = result.unwrap_or_else(|_| {
+            let message = "a defect of this proxy showed while the document was read; the held one stays";
+            Err(PollError::new(PollErrorKind::Internal, message))
+        });
+        Done { id, started, seen, result }
+    }
+}
+
+fn run(job: Job, seen: &mut Option<Stamp>, turn: &Turn) -> Result<Option<Compiled>, PollError> {
+    let fetched = match job.from {
+        From::Upstream { upstream, key, held } => {
+            upstream.document(key.expose(), held.as_ref(), job.digest.as_ref())?
+        }
+        From::File { path, seen: before, failed } => {
+            *seen = Stamp::of(&path, SystemTime::now());
+            if seen.is_some() && *seen == before {
+                return failed.map_or(Ok(None), Err);
+            }
+            Some(read(&path)?)
+        }
+        From::Embedded(text) => Some(fetched(text.as_bytes().to_vec())),
+    };
+    let Some(fetched) = fetched.filter(|fetched| Some(fetched.digest) != job.digest) else {
+        return Ok(None);
+    };
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let started = Instant::now();
+    let (environment, warnings) = compile(&fetched.document)?;
+    Ok(Some(Compiled {
+        took: started.elapsed(),
+        environment: Arc::new(environment),
+        warnings,
+        validators: fetched.validators,
+        digest: fetched.digest,
+        document: fetched.document,
+    }))
+}
+
+/// Validates and compiles.
+///
+/// # Errors
+/// The document is not one; the message names the place.
+pub fn compile(document: &[u8]) -> Result<(Environment, Vec<Warning>), PollError> {
+    Environment::compile(document).map_err(|error| {
+        let message = format!("not an environment document: {}: {}", error.path, error.message);
+        PollError::new(PollErrorKind::Document, message)
+    })
+}
+
+fn fetched(document: Vec<u8>) -> Fetched {
+    let digest = Sha256::digest(&document).into();
+    Fetched { document, validators: Validators::default(), digest }
+}
+
+fn read(path: &Path) -> Result<Fetched, PollError> {
+    let document = std::fs::read(path)
+        .map_err(|error| PollError::new(PollErrorKind::File, format!("{}: {error}", path.display())))?;
+    Ok(fetched(document))
+}

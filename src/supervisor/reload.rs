@@ -1,0 +1,156 @@
+//! A new configuration while serving.
+//!
+//! In: SIGHUP, or a configuration file that changed. Out: environments added, removed and re-keyed, new
+//! settings for the reactors, the log's level. Invariants: a configuration with a mistake changes
+//! nothing; an environment that stays keeps its document; what cannot change while running is named.
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::job::Stamp;
+use super::poll::Upstream;
+use super::{Reload, Supervisor};
+use crate::channel::Message;
+use crate::config::{Config, EnvironmentConfig, Level};
+use crate::limits;
+
+/// Knows how to read the configuration, and when its file was last read.
+pub struct Reloader {
+    read: Reload,
+    path: Option<PathBuf>,
+    seen: Option<Stamp>,
+    due: Instant,
+}
+
+impl Reloader {
+    pub fn new(config: &Config, read: Reload) -> Self {
+        let seen = config.path.as_deref().and_then(|path| Stamp::of(path, SystemTime::now()));
+        Self { read, path: config.path.clone(), seen, due: Instant::now() + limits::CONFIG_POLL }
+    }
+
+    pub fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Whether it is time to look and the file is another one than that last read.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        if now < self.due {
+            return false;
+        }
+        self.due = now + limits::CONFIG_POLL;
+        let Some(stamp) = self.path.as_deref().and_then(|path| Stamp::of(path, SystemTime::now())) else {
+            // Being written, or gone: an editor may be at work.
+            return false;
+        };
+        // Written just before we started, it had no stamp then: what was read may be half of it.
+        self.seen.replace(stamp) != Some(stamp)
+    }
+}
+
+impl Supervisor {
+    /// Reads the configuration again and goes on with it.
+    pub fn reload(&mut self, is_asked: bool) {
+        let result = (self.reload.read)().and_then(|config| {
+            let upstream = Upstream::new(&config)?;
+            Ok((config, upstream))
+        });
+        match result {
+            Ok((config, upstream)) => self.adopt(config, upstream, is_asked),
+            Err(mistakes) => {
+                for mistake in &mistakes {
+                    let fields: [(_, &dyn Display); 2] =
+                        [("mistake", mistake), ("serving", &"with the old configuration")];
+                    self.records.log.event(Level::Error, "configuration_refused", &fields);
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, config: Config, upstream: Upstream, is_asked: bool) {
+        let before = std::mem::replace(&mut self.config, Arc::new(config));
+        let config = Arc::clone(&self.config);
+        let now = Instant::now();
+        self.upstream = Arc::new(upstream);
+        let is_other_upstream = before.api_url != config.api_url || before.proxy_key != config.proxy_key;
+        if before.realtime != config.realtime {
+            self.watched.iter_mut().for_each(|watched| watched.subscription = None);
+        }
+        let (added, removed, changed) = self.watch_only(&config.environments, now);
+        if is_other_upstream {
+            self.watched.iter_mut().for_each(|watched| watched.refresh(now));
+        }
+        self.subscribe();
+        self.records.log.set_level(config.logging.log_level);
+        self.command(Message::Configure(Arc::clone(&config)));
+        self.publish();
+        let is_same = format!("{before:?}") == format!("{config:?}") && added + removed + changed == 0;
+        if is_asked || !is_same {
+            let fields: [(_, &dyn Display); 3] = [
+                ("environments_added", &added),
+                ("environments_removed", &removed),
+                ("environments_changed", &changed),
+            ];
+            self.records.log.event(Level::Info, "configuration_reloaded", &fields);
+        }
+        let fixed = needs_restart(&before, &config);
+        if !fixed.is_empty() {
+            let fields: [(_, &dyn Display); 1] = [("settings", &fixed.join(", "))];
+            self.records.log.event(Level::Warning, "configuration_needs_restart", &fields);
+        }
+    }
+
+    /// Adds, removes and re-keys until exactly these configured environments are watched.
+    fn watch_only(&mut self, wanted: &[EnvironmentConfig], now: Instant) -> (usize, usize, usize) {
+        let config = Arc::clone(&self.config);
+        let count = self.watched.len();
+        let metrics = &self.records.metrics;
+        self.watched.retain(|watched| {
+            let stays = wanted.iter().any(|wanted| is_same(&watched.config, wanted));
+            if !stays {
+                metrics.forget_environment(watched.client_side_key());
+            }
+            stays
+        });
+        let removed = count - self.watched.len();
+        let (mut added, mut changed) = (0, 0);
+        for wanted in wanted {
+            match self.watched.iter_mut().find(|watched| is_same(&watched.config, wanted)) {
+                Some(watched) => changed += usize::from(watched.reconfigure(wanted.clone(), &config, now)),
+                None => {
+                    added += 1;
+                    self.add(wanted.clone());
+                }
+            }
+        }
+        (added, removed, changed)
+    }
+}
+
+/// The same environment, though its server-side key or its source may be another.
+fn is_same(one: &EnvironmentConfig, other: &EnvironmentConfig) -> bool {
+    one.client_side_key == other.client_side_key
+        && (!one.client_side_key.is_empty() || one.document_path == other.document_path)
+}
+
+/// Settings that differ and are read only at start.
+fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
+    let (old, new) = (&before.server, &now.server);
+    let fixed = [
+        ("server.host", old.host != new.host),
+        ("server.port", old.port != new.port),
+        ("server.unix_socket", old.unix_socket != new.unix_socket),
+        ("server.tls", old.tls != new.tls),
+        ("server.timeout_keep_alive", old.timeout_keep_alive != new.timeout_keep_alive),
+        ("server.connections_max", old.connections_max != new.connections_max),
+        ("server.proxy_headers", old.proxy_headers != new.proxy_headers),
+        ("server.forwarded_allow_ips", old.forwarded_allow_ips != new.forwarded_allow_ips),
+        ("server.driver", old.driver != new.driver),
+        ("cores", before.cores != now.cores),
+        ("cache_dir", before.cache_dir != now.cache_dir),
+        ("admin", before.admin != now.admin),
+        ("logging.log_format", before.logging.log_format != now.logging.log_format),
+        ("logging.enable_access_log", before.logging.enable_access_log != now.logging.enable_access_log),
+    ];
+    fixed.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}

@@ -1,0 +1,284 @@
+//! Last good documents on disk, so that a restart while upstream is down serves at once.
+//!
+//! In: documents that were accepted. Out: the same at the next start. Layout: one file per name, a line
+//! of JSON about the document (with its SHA-256), then the document as it came. Invariants: a file is
+//! replaced whole or not at all (temporary file, fsync, rename); nobody but the owner may read it; no
+//! key stands in a file's name; a damaged file is never served. Writing is done by a thread of its own.
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::poll::Validators;
+use crate::config::Level;
+use crate::log::Log;
+
+/// A document as it was kept.
+#[derive(Debug, PartialEq)]
+pub struct Kept {
+    pub document: Vec<u8>,
+    pub validators: Validators,
+    pub digest: [u8; 32],
+    pub saved_at: SystemTime,
+}
+
+/// The first line of a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct About {
+    version: u32,
+    sha256: String,
+    etag: Option<String>,
+    last_modified: Option<String>,
+    saved_at_seconds: u64,
+}
+
+const VERSION: u32 = 1;
+
+/// The writer's end, for the supervisor.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+    writes: Sender<Request>,
+}
+
+/// What the thread is asked for.
+#[derive(Debug)]
+enum Request {
+    Keep(String, Kept),
+    Remove(String),
+    Flush(Sender<()>),
+}
+
+impl Store {
+    /// Makes the folder if it is not there, and starts the thread.
+    ///
+    /// # Errors
+    /// The folder cannot be made or the thread not be started.
+    pub fn open(folder: &Path, log: &Log) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let (writes, asked) = channel();
+        let (own, log) = (folder.to_path_buf(), log.clone());
+        thread::Builder::new().name("store".into()).spawn(move || write_all(&own, &asked, &log))?;
+        Ok(Self { folder: folder.to_path_buf(), writes })
+    }
+
+    /// What is kept under `name`; `None` if there is nothing.
+    ///
+    /// # Errors
+    /// There is something, but it is damaged: one line saying how.
+    pub fn load(&self, name: &str) -> Result<Option<Kept>, String> {
+        let path = path(&self.folder, name);
+        let damaged = |what: &str| format!("{}: {what}: ignored", path.display());
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(damaged(&error.to_string())),
+        }
+        let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("cut off"))?;
+        let document = bytes.split_off(end + 1);
+        let about: About = serde_json::from_slice(&bytes).map_err(|_| damaged("not a file of ours"))?;
+        if about.version != VERSION {
+            return Err(damaged(&format!("of version {}, not {VERSION}", about.version)));
+        }
+        let digest: [u8; 32] = Sha256::digest(&document).into();
+        if hex(&digest) != about.sha256 {
+            return Err(damaged("its checksum is wrong"));
+        }
+        let saved_at = UNIX_EPOCH
+            .checked_add(Duration::from_secs(about.saved_at_seconds))
+            .ok_or_else(|| damaged("its time is wrong"))?;
+        let validators = Validators { etag: about.etag, last_modified: about.last_modified };
+        Ok(Some(Kept { document, validators, digest, saved_at }))
+    }
+
+    /// Keeps a document, soon.
+    pub fn keep(&self, name: &str, kept: Kept) {
+        // Without its thread there is nobody to keep it; that was logged when it failed.
+        let _ = self.writes.send(Request::Keep(name.into(), kept));
+    }
+
+    /// Forgets a document, soon.
+    pub fn remove(&self, name: &str) {
+        let _ = self.writes.send(Request::Remove(name.into()));
+    }
+
+    /// Waits until all that was given is on disk, but no longer than `patience`.
+    pub fn flush(&self, patience: Duration) {
+        let (done, wait) = channel();
+        if self.writes.send(Request::Flush(done)).is_ok() {
+            let _ = wait.recv_timeout(patience);
+        }
+    }
+}
+
+/// Writes what is asked for; of several documents under one name only the newest.
+fn write_all(folder: &Path, asked: &Receiver<Request>, log: &Log) {
+    let mut failing = false;
+    while let Ok(first) = asked.recv() {
+        let mut newest: BTreeMap<String, Option<Kept>> = BTreeMap::new();
+        let mut flushed = Vec::new();
+        for write in std::iter::once(first).chain(std::iter::from_fn(|| asked.try_recv().ok())) {
+            match write {
+                Request::Keep(name, kept) => drop(newest.insert(name, Some(kept))),
+                Request::Remove(name) => drop(newest.insert(name, None)),
+                Request::Flush(done) => flushed.push(done),
+            }
+        }
+        for (name, kept) in newest {
+            let path = path(folder, &name);
+            let result = match kept {
+                Some(kept) => write(&path, &kept),
+                None => fs::remove_file(&path).or_else(|error| match error.kind() {
+                    io::ErrorKind::NotFound => Ok(()),
+                    _ => Err(error),
+                }),
+            };
+            match result {
+                Err(error) if !failing => {
+                    failing = true;
+                    let error = format!("{}: {error}", path.display());
+                    let hint =
+                        "documents are not kept for a restart: see the folder's owner, mode and free space";
+                    log.event(Level::Error, "cache_write_failed", &[("error", &error), ("hint", &hint)]);
+                }
+                Err(_) => {}
+                Ok(()) => failing = false,
+            }
+        }
+        drop(flushed);
+    }
+}
+
+fn write(path: &Path, kept: &Kept) -> io::Result<()> {
+    let about = About {
+        version: VERSION,
+        sha256: hex(&kept.digest),
+        etag: kept.validators.etag.clone(),
+        last_modified: kept.validators.last_modified.clone(),
+        saved_at_seconds: kept.saved_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+    };
+    let mut head = serde_json::to_vec(&about)?;
+    head.push(b'\n');
+    // The process id, since a successor may start before this one has ended.
+    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let written =
+        file.write_all(&head).and_then(|()| file.write_all(&kept.document)).and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
+        // Half a file is of no use to anybody.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    // The rename itself must survive a loss of power.
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// No key in clear: the name is a digest.
+fn path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{}.document", &hex(&Sha256::digest(name.as_bytes()))[..32]))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::config::{LogFormat, Logging};
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("edge-proxy-store-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            Self(path)
+        }
+        fn store(&self) -> Store {
+            let logging = Logging {
+                log_level: Level::Critical,
+                log_format: LogFormat::Generic,
+                log_event_field_name: "event".into(),
+                colour: false,
+                enable_access_log: false,
+            };
+            Store::open(&self.0, &Log::start(&logging).unwrap()).unwrap()
+        }
+        fn files(&self) -> Vec<PathBuf> {
+            fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path()).collect()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn kept(document: &str) -> Kept {
+        Kept {
+            document: document.into(),
+            validators: Validators { etag: Some("\"a\"".into()), last_modified: None },
+            digest: Sha256::digest(document).into(),
+            saved_at: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn what_is_kept_is_there_at_the_next_start() {
+        let folder = Folder::new("next-start");
+        let store = folder.store();
+        assert_eq!(store.load("key").unwrap(), None);
+        store.keep("key", kept("old"));
+        store.keep("key", kept("{\n}"));
+        store.keep("other", kept("{}"));
+        store.flush(PATIENCE);
+        assert_eq!(folder.store().load("key").unwrap(), Some(kept("{\n}")));
+        assert_eq!(folder.files().len(), 2, "no temporary file is left");
+        for file in folder.files() {
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            assert!(!file.to_string_lossy().contains("key"));
+        }
+        store.remove("key");
+        store.flush(PATIENCE);
+        assert_eq!(store.load("key").unwrap(), None);
+    }
+
+    #[test]
+    fn whatever_is_damaged_is_never_served() {
+        let folder = Folder::new("damaged");
+        let store = folder.store();
+        store.keep("key", kept("{\"some\": \"document\"}"));
+        store.flush(PATIENCE);
+        let file = folder.files().pop().unwrap();
+        let good = fs::read(&file).unwrap();
+        for cut in 0..good.len() {
+            fs::write(&file, &good[..cut]).unwrap();
+            assert!(store.load("key").is_err(), "cut to {cut} bytes");
+        }
+        for index in 0..good.len() {
+            let mut bad = good.clone();
+            bad[index] ^= 0x04;
+            fs::write(&file, &bad).unwrap();
+            // A flipped bit in the time or the validators is not seen, but the document is whole.
+            if let Ok(Some(found)) = store.load("key") {
+                assert_eq!(found.document, kept("{\"some\": \"document\"}").document);
+            }
+        }
+        fs::write(&file, good).unwrap();
+        assert!(store.load("key").unwrap().is_some());
+    }
+}
