@@ -24,6 +24,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Print the default configuration, and write it to the configuration file if there is none
     RenderConfig(RenderConfigArgs),
+    /// Ask the proxy that runs with this configuration on this machine how it is; exit code 0 if well
+    Health(HealthArgs),
 }
 
 /// Settings given here win over environment variables, and those over the file.
@@ -80,6 +82,15 @@ pub struct RenderConfigArgs {
     /// The file to write if it does not exist [default: $CONFIG_PATH, or config.json]
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct HealthArgs {
+    /// Ask whether its environments are there and fresh, not only whether it answers
+    #[arg(long)]
+    pub ready: bool,
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
 #[derive(Debug, Parser)]
@@ -152,6 +163,13 @@ impl CommonArgs {
         ];
         let given = flags.into_iter().filter_map(|(path, flag, text)| Some((path, flag, text?.into())));
         inputs.flags.extend(given);
+    }
+}
+
+impl HealthArgs {
+    /// Where the configuration of the running proxy is to be read from.
+    pub fn inputs(self) -> Inputs {
+        self.serve.inputs()
     }
 }
 

@@ -124,6 +124,8 @@ pub const LOG_RECENT_MAX: usize = 20;
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Connections of the admin listener at a time, one thread each. Beyond: closed at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
+/// A hard limit of descriptors below this is warned of: it is soon met by connections.
+pub const DESCRIPTORS_LOW: u64 = 10_000;
 
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX, "a target must fit in a head");
 const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "a body without a copy is worth compressing");

@@ -8,8 +8,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use edge_proxy::cli::{self, Command, EXIT_USAGE};
+use edge_proxy::cli::{self, Command, EXIT_USAGE, HealthArgs};
 use edge_proxy::config::{self, ConfigError};
+use edge_proxy::health::{self, Question};
 use edge_proxy::serve;
 
 #[global_allocator]
@@ -26,11 +27,25 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(args.inputs()),
         Command::Demo(args) => serve::demo(args.inputs()),
         Command::RenderConfig(args) => return render_config(&args.path()),
+        Command::Health(args) => health(args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error, if error.is::<ConfigError>() { EXIT_USAGE } else { EXIT_FAILED }),
     }
+}
+
+/// Prints the body of the answer; an answer that is not 200 is a failure.
+fn health(args: HealthArgs) -> serve::Ended {
+    let question = if args.ready { Question::Readiness } else { Question::Liveness };
+    let (config, _) = config::read(&args.inputs())?;
+    let (body, is_well) = health::ask(&config, question)?;
+    if is_well {
+        // The exit code is the answer; the body is for people.
+        let _ = writeln!(std::io::stdout(), "{body}");
+        return Ok(());
+    }
+    Err(format!("not well: {body}").into())
 }
 
 /// As the Python proxy's `edge-proxy-render-config`: a file that is there is left alone.

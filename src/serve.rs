@@ -12,9 +12,11 @@ use std::sync::Arc;
 use crate::admin::View;
 use crate::channel::Publisher;
 use crate::config::source::Inputs;
-use crate::config::{self, Config, Notice};
+use crate::config::{self, Config, Level, Notice};
+use crate::limits::DESCRIPTORS_LOW;
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::notify::Notify;
 use crate::{admin, demo, reactor, supervisor};
 
 /// Why it could not start or go on.
@@ -57,9 +59,14 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     if let Some(listener) = admin {
         admin::start(listener, View { metrics: metrics.clone(), log: log.clone() })?;
     }
+    raise_descriptor_limit(&log);
     let publisher = start_reactors(&config, listeners, &log)?;
     let reload: supervisor::Reload = Box::new(move || reload(&inputs));
-    let supervisor = supervisor::start(config, log.clone(), publisher, reload, metrics)?;
+    let supervisor = supervisor::start(config, log.clone(), publisher, reload, metrics.clone())?;
+    if let Some(notify) = Notify::from_process() {
+        notify.ready();
+        notify.watch(metrics)?;
+    }
     let ended = supervisor.join();
     log.flush();
     ended.map_err(|_| "the supervisor ended by a defect; stderr says where".into())
@@ -81,6 +88,19 @@ fn reload(inputs: &Inputs) -> Result<Config, Vec<String>> {
     match config::read(inputs) {
         Ok((config, _)) => Ok(config),
         Err(error) => Err(error.mistakes.iter().map(ToString::to_string).collect()),
+    }
+}
+
+/// Each connection is a descriptor, and the usual soft limit of 1024 is meant for programs that
+/// use `select`.
+fn raise_descriptor_limit(log: &Log) {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) if limit < DESCRIPTORS_LOW => {
+            let hint = "LimitNOFILE= of the unit, or ulimits of the container, sets the hard limit";
+            log.event(Level::Warning, "few_descriptors", &[("limit_count", &limit), ("hint", &hint)]);
+        }
+        Ok(_) => {}
+        Err(error) => log.event(Level::Warning, "descriptor_limit_not_raised", &[("error", &error)]),
     }
 }
 
