@@ -24,6 +24,7 @@ use crate::config::{Config, EnvironmentConfig, Level};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::notify::Notify;
 use crate::snapshot::{Access, Snapshot};
 use job::{Done, Id, Turn};
 use poll::Upstream;
@@ -224,6 +225,9 @@ impl Supervisor {
             Phase::Serving => {
                 let delay = self.config.server.shutdown_delay;
                 self.records.log.event(Level::Info, "stopping", &[("delay_seconds", &delay.as_secs_f64())]);
+                if let Some(notify) = Notify::from_process() {
+                    notify.stopping();
+                }
                 self.phase = Phase::Delaying(now + delay);
                 self.publish();
             }
@@ -291,7 +295,8 @@ impl Supervisor {
             Phase::Draining(_) => Duration::from_millis(5),
             _ if !self.unsent.is_empty() => Duration::from_millis(10),
             _ if self.published.len() > 1 => Duration::from_millis(100),
-            _ => Duration::from_secs(60),
+            // The watchdog wants to see a turn now and then.
+            _ => Duration::from_secs(2),
         };
         let phase = match self.phase {
             Phase::Delaying(until) => Some(until),
