@@ -1,0 +1,148 @@
+//! Single values against the authority: Python's own `int`, `float`, `repr`, `re` and `json`, and the
+//! packages that the model uses for versions and paths.
+//!
+//! `scripts/values.py` makes seeded random questions and answers them; this file asks the engine.
+//! `SEED=` replays a run, `VALUES=` sets how many questions each kind has, `PYTHON=` names the
+//! Python to ask (with the packages of `scripts/authority.py`; 3.13 is the model's).
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use edge_proxy::evaluate::value::{self, Integer, Value};
+use edge_proxy::evaluate::{TraitValue, in_list, percentage, semver};
+use serde_json::Value as Json;
+
+/// Runs `answer` on each question of `kind` and reports every difference it returns.
+fn compare(kind: &str, answer: impl Fn(&[Json]) -> Result<(), String>) {
+    let seed = std::env::var("SEED").unwrap_or_else(|_| "1".to_owned());
+    let count = std::env::var("VALUES").unwrap_or_else(|_| "3000".to_owned());
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/values.py");
+    let mut child = Command::new(&python)
+        .args([script, kind, &seed, &count])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run {python}: {error}"));
+    let lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+    let (mut asked, mut wrong) = (0, Vec::new());
+    for line in lines {
+        let line = line.expect("the authority writes UTF-8");
+        let question: Vec<Json> = serde_json::from_str(&line).expect("the authority writes JSON arrays");
+        asked += 1;
+        if let Err(found) = answer(&question) {
+            wrong.push(format!("{line} but the engine says {found}"));
+        }
+    }
+    assert!(child.wait().expect("the authority ends").success(), "the authority failed");
+    assert_eq!(asked.to_string(), count, "the authority answered every question");
+    let shown: Vec<_> = wrong.iter().take(20).cloned().collect();
+    assert!(wrong.is_empty(), "{} of {asked} differ, SEED={seed}:\n{}", wrong.len(), shown.join("\n"));
+    println!("{kind}: {asked} agree, SEED={seed}");
+}
+
+fn same(found: &Json, expected: &Json) -> Result<(), String> {
+    if found == expected { Ok(()) } else { Err(found.to_string()) }
+}
+
+fn text(json: &Json) -> &str {
+    json.as_str().expect("a text")
+}
+
+fn double(json: &Json) -> f64 {
+    f64::from_bits(json.as_u64().expect("the bits of a double"))
+}
+
+fn bits(number: Option<f64>) -> Json {
+    match number {
+        None => Json::Null,
+        Some(number) if number.is_nan() => "nan".into(),
+        Some(number) => number.to_bits().into(),
+    }
+}
+
+fn str_of(value: &Value<'_>) -> String {
+    let mut out = String::new();
+    value::write_str(value, &mut out);
+    out
+}
+
+#[test]
+fn int_reads_what_python_reads() {
+    compare("int", |question| {
+        let found = match value::int_from_text(text(&question[0])) {
+            None => Json::Null,
+            Some(Integer::Small(number)) => number.to_string().into(),
+            Some(Integer::Big(number)) => match number.to_string() {
+                long if long.trim_start_matches('-').len() > 4000 => "long".into(),
+                digits => digits.into(),
+            },
+        };
+        same(&found, &question[1])
+    });
+}
+
+#[test]
+fn float_reads_what_python_reads() {
+    compare("float", |question| same(&bits(value::float_from_text(text(&question[0]))), &question[1]));
+}
+
+#[test]
+fn floats_are_written_as_python_writes_them() {
+    compare("repr", |question| same(&str_of(&Value::Float(double(&question[0]))).into(), &question[1]));
+}
+
+#[test]
+fn text_is_coerced_as_the_model_does() {
+    compare("coerce", |question| {
+        let value = value::coerce(TraitValue::Text(text(&question[0])));
+        let kind = match value {
+            Value::Int(_) | Value::Big(_) => "int",
+            Value::Float(_) => "float",
+            Value::Text(_) => "str",
+            Value::Unreadable => "raises",
+            Value::Null | Value::Bool(_) => "other",
+        };
+        let found = Json::from(vec![kind.to_owned(), str_of(&value)]);
+        same(&found, &Json::from(question[1..].to_vec()))
+    });
+}
+
+#[test]
+fn modulo_is_floored_as_in_python() {
+    compare("modulo", |question| {
+        let given = text(&question[1]);
+        let value = match text(&question[0]) {
+            "bool" => Value::Bool(given == "True"),
+            "int" => value::coerce(TraitValue::BigInt(given)),
+            _ => Value::Float(f64::from_bits(given.parse().expect("the bits of a double"))),
+        };
+        same(&bits(value::modulo(&value, double(&question[2]))), &question[3])
+    });
+}
+
+#[test]
+fn versions_are_read_and_ordered_as_semver_does() {
+    compare("semver", |question| {
+        let left = semver::Version::parse(text(&question[0]));
+        let right = semver::Version::parse(text(&question[1]));
+        let order = left.zip(right).map(|(left, right)| left.cmp(&right) as i8);
+        let found = Json::from(vec![left.is_some().into(), right.is_some().into(), Json::from(order)]);
+        same(&found, &Json::from(question[2..].to_vec()))
+    });
+}
+
+#[test]
+fn in_lists_hold_what_json_loads_and_str_give() {
+    compare("in", |question| {
+        let mut found = in_list::parse(text(&question[0]));
+        found.sort();
+        found.dedup();
+        same(&found.into(), &question[1])
+    });
+}
+
+#[test]
+fn the_hash_is_the_models() {
+    compare("hash", |question| {
+        same(&bits(Some(percentage::hash(&[text(&question[0]), text(&question[1])]))), &question[2])
+    });
+}
