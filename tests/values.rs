@@ -146,3 +146,25 @@ fn the_hash_is_the_models() {
         same(&bits(Some(percentage::hash(&[text(&question[0]), text(&question[1])]))), &question[2])
     });
 }
+
+#[test]
+fn patterns_match_what_re_match_does() {
+    compare("regex", |question| {
+        let pattern = edge_proxy::evaluate::pattern::Pattern::compile(text(&question[0]));
+        let found = match pattern {
+            Err(_) => Json::Null,
+            Ok(pattern) => match &question[1] {
+                // Python refuses it and this engine does not: nothing to ask.
+                Json::Null => "compiles".into(),
+                subjects => {
+                    let subjects = subjects.as_array().expect("a list");
+                    let answer = |subject: &Json| {
+                        Json::from(vec![subject[0].clone(), pattern.is_match(text(&subject[0])).into()])
+                    };
+                    subjects.iter().map(answer).collect::<Vec<_>>().into()
+                }
+            },
+        };
+        same(&found, &question[1])
+    });
+}

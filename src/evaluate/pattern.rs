@@ -1,26 +1,60 @@
 //! Regular expressions as Python's `re` reads them (wire.md 5.10).
 //!
 //! In: the pattern of a REGEX condition, when a document is compiled. Out: a [`Pattern`] that
-//! answers what `re.match` answers: anchored at the start, free at the end.
-//! Invariant: matching costs a bounded number of steps, whatever the pattern and the text.
-use fancy_regex::{Regex, RegexBuilder};
+//! answers what `re.match` answers: anchored at the start, free at the end. Python's dialect is
+//! parsed here, since no crate has it; the result goes to an automaton (`linear`) where one can
+//! take it and to a bounded back-tracking matcher (`backtrack`) where none can.
+//! Invariant: matching costs a bounded number of steps, whatever the pattern and the text; what
+//! `re.compile` refuses is refused.
+mod backtrack;
+mod escape;
+mod group;
+mod linear;
+mod parse;
+mod program;
+mod resolve;
+mod set;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod token;
+mod width;
 
-/// Steps that a back-tracking match may take. Beyond, it is no match.
-const BACKTRACKS_MAX: usize = 100_000;
+use linear::Linear;
+use program::Program;
+
+/// Characters of a pattern. Longer ones are refused: nothing a person writes comes near.
+const PATTERN_CHARS_MAX: usize = 20_000;
 
 /// A compiled pattern.
 #[derive(Clone, Debug)]
 pub struct Pattern {
-    regex: Regex,
+    linear: Option<Linear>,
+    /// Where `linear` is absent or cannot answer for a text.
+    program: Option<Program>,
 }
 
-/// Why a pattern cannot be used: what Python says, or what this engine lacks.
+/// Why a pattern cannot be used: what Python says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PatternError(pub String);
+pub struct PatternError {
+    message: &'static str,
+    char: Option<char>,
+}
+
+impl PatternError {
+    const fn new(message: &'static str) -> Self {
+        Self { message, char: None }
+    }
+
+    const fn of_char(message: &'static str, char: char) -> Self {
+        Self { message, char: Some(char) }
+    }
+}
 
 impl std::fmt::Display for PatternError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.message)?;
+        self.char.map_or(Ok(()), |char| write!(f, "{char}"))
     }
 }
 
@@ -30,17 +64,26 @@ impl Pattern {
     /// Compiles a pattern.
     ///
     /// # Errors
-    /// Python's `re.compile` raises for it, or it is too large.
+    /// Python's `re.compile` raises for it.
     pub fn compile(text: &str) -> Result<Self, PatternError> {
-        RegexBuilder::new(&format!(r"\A(?:{text})"))
-            .backtrack_limit(BACKTRACKS_MAX)
-            .build()
-            .map(|regex| Self { regex })
-            .map_err(|error| PatternError(error.to_string()))
+        if text.len() > PATTERN_CHARS_MAX {
+            return Err(PatternError::new("the pattern is too long"));
+        }
+        let parsed = parse::parse(text)?;
+        let node = resolve::resolve(parsed.items, parsed.flags);
+        let linear = Linear::new(&node);
+        let needs_program = !linear.as_ref().is_some_and(Linear::takes_all);
+        let program = needs_program.then(|| Program::new(&node, parsed.groups));
+        Ok(Self { linear, program })
     }
 
     /// Whether `re.match(pattern, text)` finds one.
     pub fn is_match(&self, text: &str) -> bool {
-        self.regex.is_match(text).unwrap_or(false)
+        match (&self.linear, &self.program) {
+            (Some(linear), _) if linear.takes(text) => linear.is_match(text),
+            (_, Some(program)) => backtrack::is_match(program, text),
+            (Some(linear), None) => linear.is_match(text),
+            (None, None) => false,
+        }
     }
 }

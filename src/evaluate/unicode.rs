@@ -44,3 +44,13 @@ fn in_ranges(ranges: &[u32], char: char) -> bool {
     let after = pairs.partition_point(|[first, _]| *first <= code);
     after.checked_sub(1).and_then(|at| pairs.get(at)).is_some_and(|[_, last]| code <= *last)
 }
+
+/// Whether `re` takes a character to have a case.
+pub fn is_cased(code: u32) -> bool {
+    char::from_u32(code).is_some_and(|char| in_ranges(tables::CASED, char))
+}
+
+/// `\w` without flags.
+pub fn is_word(char: char) -> bool {
+    if char.is_ascii() { char.is_ascii_alphanumeric() || char == '_' } else { in_ranges(tables::WORD, char) }
+}

@@ -226,7 +226,7 @@ fn write_digits(digits: &str, point: i32, out: &mut String) {
     let zeros = |count: i32, out: &mut String| (0..count).for_each(|_| out.push('0'));
     if digits.is_empty() {
         out.push_str("0.0");
-    } else if point > 16 || point < -3 {
+    } else if !(-3..=16).contains(&point) {
         let (first, rest) = digits.split_at(1);
         out.push_str(first);
         if !rest.is_empty() {
