@@ -129,3 +129,15 @@ pub const DESCRIPTORS_LOW: u64 = 10_000;
 
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX, "a target must fit in a head");
 const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "a body without a copy is worth compressing");
+/// Steps of one back-tracking match, about a millisecond's worth. Beyond: no match. Python has no
+/// such bound: a pattern that needs more hangs its process.
+pub const PATTERN_STEPS_MAX: u32 = 200_000;
+/// A REGEX condition's pattern, bytes. Beyond: refused, the condition is false. None that a person writes comes near.
+pub const PATTERN_BYTES_MAX: usize = 20_000;
+/// Groups inside groups of a pattern. Beyond: refused. Python's own bound is its recursion limit (about 480).
+pub const PATTERN_DEPTH_MAX: usize = 250;
+/// A pattern's automaton, bytes. Beyond: the back-tracking matcher takes the pattern.
+pub const PATTERN_AUTOMATON_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Lists inside lists of an IN condition. Beyond: the condition is false. No list of values is nested; CPython
+/// raises too, at a depth that depends on its build.
+pub const IN_LIST_DEPTH_MAX: usize = 200;

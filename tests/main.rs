@@ -14,3 +14,5 @@ mod python_sdk;
 mod readme;
 /// The recorded requests to the Python proxy, answered as recorded or as a named difference.
 mod replay;
+/// Single values (numbers, versions, patterns, lists, paths) against Python itself.
+mod values;

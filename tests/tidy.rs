@@ -20,7 +20,8 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("io_uring", &["src/reactor/"]),
     ("core_affinity", &["src/reactor/", "src/config/cores.rs"]),
     ("clap", &["src/cli.rs", "src/cli/"]),
-    ("fancy_regex", &["src/evaluate/pattern.rs"]),
+    ("regex_automata", &["src/evaluate/pattern/"]),
+    ("regex_syntax", &["src/evaluate/pattern/"]),
     ("serde_json_path", &["src/evaluate/jsonpath.rs"]),
 ];
 

@@ -1,27 +1,32 @@
 //! Single values against the authority: Python's own `int`, `float`, `repr`, `re` and `json`, and the
 //! packages that the model uses for versions and paths.
 //!
-//! `scripts/values.py` makes seeded random questions and answers them; this file asks the engine.
-//! `SEED=` replays a run, `VALUES=` sets how many questions each kind has, `PYTHON=` names the
-//! Python to ask (with the packages of `scripts/authority.py`; 3.13 is the model's).
+//! `tests/python/values.py` makes seeded random questions and answers them; this file asks the engine.
+//! `SEED=` replays a run, `VALUES=` sets how many questions each kind has, `AUTHORITY=` names
+//! another Python to ask (with the packages of `tests/requirements.txt`; 3.13 is the model's).
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use edge_proxy::evaluate::value::{self, Integer, Value};
 use edge_proxy::evaluate::{TraitValue, in_list, percentage, semver};
 use serde_json::Value as Json;
 
+use crate::support::fixture::root;
+use crate::support::python;
+
 /// Runs `answer` on each question of `kind` and reports every difference it returns.
 fn compare(kind: &str, answer: impl Fn(&[Json]) -> Result<(), String>) {
     let seed = std::env::var("SEED").unwrap_or_else(|_| "1".to_owned());
-    let count = std::env::var("VALUES").unwrap_or_else(|_| "3000".to_owned());
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/values.py");
+    let count = std::env::var("VALUES").unwrap_or_else(|_| "2000".to_owned());
+    let python = std::env::var_os("AUTHORITY").map_or_else(python::interpreter, PathBuf::from);
+    let script = root().join("tests/python/values.py");
     let mut child = Command::new(&python)
-        .args([script, kind, &seed, &count])
+        .arg(script)
+        .args([kind, &seed, &count])
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("cannot run {python}: {error}"));
+        .unwrap_or_else(|error| panic!("cannot run {}: {error}", python.display()));
     let lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
     let (mut asked, mut wrong) = (0, Vec::new());
     for line in lines {

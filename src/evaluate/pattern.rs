@@ -20,11 +20,9 @@ mod tests;
 mod token;
 mod width;
 
+use crate::limits::PATTERN_BYTES_MAX;
 use linear::Linear;
 use program::Program;
-
-/// Characters of a pattern. Longer ones are refused: nothing a person writes comes near.
-const PATTERN_CHARS_MAX: usize = 20_000;
 
 /// A compiled pattern.
 #[derive(Clone, Debug)]
@@ -66,7 +64,7 @@ impl Pattern {
     /// # Errors
     /// Python's `re.compile` raises for it.
     pub fn compile(text: &str) -> Result<Self, PatternError> {
-        if text.len() > PATTERN_CHARS_MAX {
+        if text.len() > PATTERN_BYTES_MAX {
             return Err(PatternError::new("the pattern is too long"));
         }
         let parsed = parse::parse(text)?;

@@ -4,10 +4,7 @@
 //! `NaN`, `Infinity`, `-Infinity` and lone surrogates; of a repeated member the last value counts
 //! at the first one's place. Invariant: depth is bounded, so no document can end the process.
 use super::super::value::{Integer, int_from_text};
-
-/// Lists inside lists. Beyond, CPython's own stack bound raises too (at a depth that depends on
-/// its build); no list of values is nested.
-const DEPTH_MAX: usize = 200;
+use crate::limits::IN_LIST_DEPTH_MAX;
 
 /// One JSON value.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +67,7 @@ impl<'a> Reader<'a> {
     }
 
     fn value(&mut self, depth: usize) -> Result<Json, Failure> {
-        if depth > DEPTH_MAX {
+        if depth > IN_LIST_DEPTH_MAX {
             return Err(Failure::TooDeep);
         }
         match self.peek().ok_or(Failure::NotJson)? {

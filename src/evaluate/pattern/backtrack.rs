@@ -2,15 +2,12 @@
 //!
 //! In: a [`Program`] and a text. Out: whether it matches at the text's start. It takes the same
 //! choices in the same order as Python's `re`, so groups hold what they hold there.
-//! Invariant: a match takes at most [`STEPS_MAX`] steps and then counts as none; memory is bounded
+//! Invariant: a match takes at most [`PATTERN_STEPS_MAX`] steps and then counts as none; memory is bounded
 //! by the same number; recursion only goes as deep as look-around and atomic parts are nested.
 use super::super::unicode;
 use super::program::{Instruction, Program};
 use super::syntax::{Fold, Greed, Place, REPEAT_MAX};
-
-/// Instructions and choices of one match, about a millisecond's worth. Python has no bound: a
-/// pattern that needs more hangs its process there.
-pub const STEPS_MAX: u32 = 200_000;
+use crate::limits::PATTERN_STEPS_MAX;
 
 /// What is undone or tried next when a path fails.
 #[derive(Clone, Copy)]
@@ -83,7 +80,7 @@ pub fn is_match(program: &Program, text: &str) -> bool {
         marks: vec![None; program.groups * 2],
         rounds: vec![Round::default(); program.loops],
         choices: Vec::new(),
-        steps_left: STEPS_MAX,
+        steps_left: PATTERN_STEPS_MAX,
     };
     matcher.run(0, 0).is_ok()
 }

@@ -5,6 +5,7 @@
 use super::PatternError;
 use super::parse::Parser;
 use super::syntax::{Flags, Item};
+use crate::limits::PATTERN_DEPTH_MAX;
 
 const UNTERMINATED: PatternError = PatternError::new("missing ), unterminated subpattern");
 
@@ -171,7 +172,7 @@ impl Parser {
             self.named(&name).ok_or_else(|| PatternError::new("unknown group name"))?
         };
         self.check_look_behind(group)?;
-        if depth > super::parse::DEPTH_MAX {
+        if depth > PATTERN_DEPTH_MAX {
             return Err(PatternError::new("groups are nested too deeply"));
         }
         let yes = self.sequence(*verbose, depth + 1, false)?;

@@ -9,9 +9,7 @@ use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, Look, Repet
 
 use super::set::Set;
 use super::syntax::{Greed, Node, Place, REPEAT_MAX};
-
-/// Bytes of an automaton. A pattern that needs more is left to back-tracking.
-const AUTOMATON_BYTES_MAX: usize = 4 * 1024 * 1024;
+use crate::limits::PATTERN_AUTOMATON_BYTES_MAX;
 
 /// A compiled automaton.
 #[derive(Clone, Debug)]
@@ -46,7 +44,7 @@ impl Linear {
 }
 
 fn build(hir: &Hir) -> Result<Regex, Box<BuildError>> {
-    let config = Config::new().nfa_size_limit(Some(AUTOMATON_BYTES_MAX)).utf8_empty(true);
+    let config = Config::new().nfa_size_limit(Some(PATTERN_AUTOMATON_BYTES_MAX)).utf8_empty(true);
     Regex::builder().configure(config).build_from_hir(hir).map_err(Box::new)
 }
 

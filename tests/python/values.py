@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
 """Random questions about single values, with the authority's answers, one JSON array a line.
 
-    scripts/values.py KIND SEED COUNT
+    values.py KIND SEED COUNT
 
 KIND is one of the functions below. `tests/values.rs` asks the engine the same questions.
-Needs Python 3.11 or newer; `semver` and `jsonpath` need the packages of `scripts/authority.py`.
+Needs Python 3.11 or newer with the packages of `tests/requirements.txt`.
 """
 import json
 import random
 import re
 import struct
 import sys
-import unicodedata
 import warnings
 
 DIGITS = "0123456789"
@@ -231,7 +230,6 @@ def main():
     warnings.simplefilter("ignore")
     out = sys.stdout
     for _ in range(count):
-        # Characters of a newer Unicode than the engine's tables are left out.
         out.write(json.dumps(ask(rng)) + "\n")
 
 
