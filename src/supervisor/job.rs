@@ -3,7 +3,6 @@
 //! In: a [`Job`]. Out: a [`Done`] for the supervisor's loop. Invariants: one document is compiled at
 //! a time, so that memory and CPU have a bound however many change at once; a panic fails that job
 //! alone. Nothing here decides what is served.
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use sha2::{Digest, Sha256};
 
 use super::poll::{Fetched, PollError, PollErrorKind, Upstream, Validators};
+use super::pool::guarded;
 use crate::config::Secret;
 use crate::limits;
 use crate::snapshot::Environment;
@@ -96,8 +96,7 @@ impl Job {
         let id = self.id;
         let started = Instant::now();
         let mut seen = None;
-        let result = catch_unwind(AssertUnwindSafe(|| run(self, &mut seen, turn)));
-        let result = result.unwrap_or_else(|_| {
+        let result = guarded(|| run(self, &mut seen, turn)).unwrap_or_else(|| {
             let message = "a defect of this proxy showed while the document was read; the held one stays";
             Err(PollError::new(PollErrorKind::Internal, message))
         });

@@ -4,6 +4,7 @@
 //! Invariants: only this thread publishes, and only it frees what reactors gave back; nothing upstream
 //! does can end it; the last good document is never lost. It may log and decide, but whatever
 //! waits (network, disk, compiling) is done by the pool's threads.
+mod discovery;
 mod job;
 mod poll;
 mod pool;
@@ -26,8 +27,9 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::notify::Notify;
 use crate::snapshot::{Access, Snapshot};
+use discovery::Discovery;
 use job::{Done, Id, Turn};
-use poll::Upstream;
+use poll::{ServerKey, Upstream};
 use pool::Pool;
 use store::Store;
 use watched::{Change, Records, Watched};
@@ -40,6 +42,8 @@ pub type Reload = Box<dyn FnMut() -> Result<Config, Vec<String>> + Send>;
 enum Event {
     Done(Done),
     Signal(signals::Signal),
+    /// What came of asking, at this time, which environments there are.
+    Discovered(Instant, discovery::Found),
     /// An environment's event stream told of a document of this time.
     Told(Id, f64),
 }
@@ -65,6 +69,7 @@ struct Supervisor {
     events: Receiver<Event>,
     sender: Sender<Event>,
     watched: Vec<Watched>,
+    discovery: Option<Discovery>,
     next_id: Id,
     version: u64,
     published: Vec<Weak<Snapshot>>,
@@ -73,6 +78,14 @@ struct Supervisor {
     /// When what changed must be published.
     publish_at: Option<Instant>,
     phase: Phase,
+}
+
+/// Tells what start would refuse, so that it can be told before anything is bound.
+///
+/// # Errors
+/// One line per setting of upstream that cannot be used (address, outgoing proxy, certificates).
+pub fn check(config: &Config) -> Result<(), Vec<String>> {
+    Upstream::new(config).map(drop)
 }
 
 /// Starts the supervisor's thread, which ends after SIGTERM or SIGINT.
@@ -94,6 +107,7 @@ pub fn start(
     let to_loop = sender.clone();
     signals::watch(move |signal| to_loop.send(Event::Signal(signal)).is_ok())?;
     let store = open_store(&config, &log);
+    let discovery = Discovery::new(&config, Instant::now());
     let mut supervisor = Supervisor {
         reload: reload::Reloader::new(&config, reload),
         config: Arc::new(config),
@@ -105,6 +119,7 @@ pub fn start(
         events,
         sender,
         watched: Vec::new(),
+        discovery,
         next_id: 0,
         version: 0,
         published: Vec::new(),
@@ -113,6 +128,7 @@ pub fn start(
         phase: Phase::Serving,
     };
     supervisor.watch_configured();
+    supervisor.load_discovered();
     supervisor.publish();
     thread::Builder::new().name("supervisor".into()).spawn(move || supervisor.run())
 }
@@ -143,6 +159,7 @@ impl Supervisor {
                 self.reload(false);
             }
             self.give_jobs(now);
+            self.discover(now);
             self.resend();
             if self.publish_at.is_some_and(|at| at <= now) {
                 self.publish();
@@ -211,6 +228,7 @@ impl Supervisor {
             }
             Event::Signal(signals::Signal::Stop) => self.stop(now),
             Event::Signal(signals::Signal::Reload) => self.reload(true),
+            Event::Discovered(started, found) => self.discovered(started, found),
             Event::Told(id, updated_at) => {
                 if let Some(watched) = self.watched.iter_mut().find(|watched| watched.id == id) {
                     watched.nudge(updated_at, now);
@@ -239,13 +257,15 @@ impl Supervisor {
     /// Takes up every environment of the configuration.
     fn watch_configured(&mut self) {
         for environment in self.config.environments.clone() {
-            self.add(environment);
+            self.add(environment, None);
         }
     }
 
-    fn add(&mut self, environment: EnvironmentConfig) {
+    /// Takes up one more environment, with its keys if upstream told of it.
+    fn add(&mut self, environment: EnvironmentConfig, discovered: Option<Vec<ServerKey>>) {
         self.next_id += 1;
-        let mut watched = Watched::new(self.next_id, environment, &self.config, Instant::now());
+        let (id, now) = (self.next_id, Instant::now());
+        let mut watched = Watched::new(id, environment, discovered, &self.config, now);
         watched.load(&self.records);
         self.watched.push(watched);
         self.subscribe();
@@ -273,12 +293,13 @@ impl Supervisor {
         }
     }
 
+    /// Hands every environment that is due to the pool.
     fn give_jobs(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Draining(_)) {
             return;
         }
         for watched in &mut self.watched {
-            let Some(job) = watched.job(&self.upstream, &self.config, now) else { continue };
+            let Some(job) = watched.job(&self.upstream, &self.config, &self.records, now) else { continue };
             let (id, sender, turn) = (job.id, self.sender.clone(), Arc::clone(&self.turn));
             // The loop may be over when it is done; then nobody waits for the result.
             let given = self.pool.give(move || drop(sender.send(Event::Done(job.run(&turn)))));
@@ -304,7 +325,12 @@ impl Supervisor {
         };
         let due = self.watched.iter().filter_map(Watched::due);
         let reload = Some(self.reload.due());
-        due.chain(phase).chain(self.publish_at).chain(reload).fold(now + housekeeping, Instant::min)
+        let discovery = self.discovery.as_ref().and_then(Discovery::due);
+        due.chain(phase)
+            .chain(discovery)
+            .chain(self.publish_at)
+            .chain(reload)
+            .fold(now + housekeeping, Instant::min)
     }
 
     fn publish_by(&mut self, at: Instant) {

@@ -55,12 +55,17 @@ impl Pool {
     }
 }
 
+/// What `task` gives, or `None` if it panicked.
+pub fn guarded<T>(task: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(task)).ok()
+}
+
 fn work(shared: &Shared) {
     loop {
         let task = shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(task) = task else { return };
         // The task tells of its own end; that it panicked was printed where it did.
-        let _ = catch_unwind(AssertUnwindSafe(task));
+        let _ = guarded(task);
         shared.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

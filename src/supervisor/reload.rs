@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::discovery::Discovery;
 use super::job::Stamp;
 use super::poll::Upstream;
 use super::{Reload, Supervisor};
@@ -76,6 +77,12 @@ impl Supervisor {
         if before.realtime != config.realtime {
             self.watched.iter_mut().for_each(|watched| watched.subscription = None);
         }
+        if before.proxy_key != config.proxy_key {
+            self.discovery = Discovery::new(&config, now);
+            if self.discovery.is_none() {
+                self.watched.retain(|watched| !watched.is_discovered());
+            }
+        }
         let (added, removed, changed) = self.watch_only(&config.environments, now);
         if is_other_upstream {
             self.watched.iter_mut().for_each(|watched| watched.refresh(now));
@@ -106,7 +113,8 @@ impl Supervisor {
         let count = self.watched.len();
         let metrics = &self.records.metrics;
         self.watched.retain(|watched| {
-            let stays = wanted.iter().any(|wanted| is_same(&watched.config, wanted));
+            let stays =
+                watched.is_discovered() || wanted.iter().any(|wanted| is_same(&watched.config, wanted));
             if !stays {
                 metrics.forget_environment(watched.client_side_key());
             }
@@ -115,11 +123,13 @@ impl Supervisor {
         let removed = count - self.watched.len();
         let (mut added, mut changed) = (0, 0);
         for wanted in wanted {
+            // What upstream told of gives way to what the configuration says of it.
+            self.watched.retain(|watched| !(watched.is_discovered() && is_same(&watched.config, wanted)));
             match self.watched.iter_mut().find(|watched| is_same(&watched.config, wanted)) {
                 Some(watched) => changed += usize::from(watched.reconfigure(wanted.clone(), &config, now)),
                 None => {
                     added += 1;
-                    self.add(wanted.clone());
+                    self.add(wanted.clone(), None);
                 }
             }
         }

@@ -105,6 +105,14 @@ impl Store {
         let _ = self.writes.send(Request::Keep(name.into(), kept));
     }
 
+    /// Keeps a document, soon, unless the one kept is the same.
+    pub fn keep_if_new(&self, name: &str, kept: Kept) {
+        let is_kept = matches!(self.load(name), Ok(Some(before)) if before.digest == kept.digest);
+        if !is_kept {
+            self.keep(name, kept);
+        }
+    }
+
     /// Forgets a document, soon.
     pub fn remove(&self, name: &str) {
         let _ = self.writes.send(Request::Remove(name.into()));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::job::{self, Compiled, Done, From, Id, Job, Stamp};
-use super::poll::{PollError, Upstream, Validators};
+use super::poll::{PollError, PollErrorKind, ServerKey, Upstream, Validators};
 use super::realtime::Subscription;
 use super::schedule::{Schedule, jitter};
 use super::store::{Kept, Store};
@@ -30,6 +30,8 @@ pub struct Records {
 pub struct Watched {
     pub id: Id,
     pub config: EnvironmentConfig,
+    /// Its server-side keys, if upstream told of it rather than the configuration.
+    discovered: Option<Vec<ServerKey>>,
     pub schedule: Schedule,
     held: Option<Held>,
     last_success: Option<SystemTime>,
@@ -77,12 +79,18 @@ pub enum Change {
 }
 
 impl Watched {
-    pub fn new(id: Id, config: EnvironmentConfig, settings: &Config, now: Instant) -> Self {
-        let interval =
-            if config.document_path.is_some() { limits::FILE_POLL } else { settings.api_poll_frequency };
+    pub fn new(
+        id: Id,
+        config: EnvironmentConfig,
+        discovered: Option<Vec<ServerKey>>,
+        settings: &Config,
+        now: Instant,
+    ) -> Self {
+        let interval = interval(&config, settings);
         Self {
             id,
             config,
+            discovered,
             schedule: Schedule::new(interval, now),
             held: None,
             last_success: None,
@@ -102,6 +110,21 @@ impl Watched {
     /// Whether upstream is asked for it.
     pub fn is_polled(&self) -> bool {
         self.config.document_path.is_none() && self.config.embedded_document.is_none()
+    }
+
+    pub fn is_discovered(&self) -> bool {
+        self.discovered.is_some()
+    }
+
+    /// Takes the server-side keys that upstream tells now; true if they are others.
+    pub fn rekey(&mut self, keys: Vec<ServerKey>, now: Instant) -> bool {
+        let keys = Some(keys);
+        if self.discovered == keys {
+            return false;
+        }
+        self.discovered = keys;
+        self.refresh(now);
+        true
     }
 
     /// Serves what was kept on disk until upstream has been reached.
@@ -211,13 +234,33 @@ impl Watched {
     }
 
     /// The job that is due at `now`, if one is.
-    pub fn job(&mut self, upstream: &Arc<Upstream>, settings: &Config, now: Instant) -> Option<Job> {
+    pub fn job(
+        &mut self,
+        upstream: &Arc<Upstream>,
+        settings: &Config,
+        records: &Records,
+        now: Instant,
+    ) -> Option<Job> {
         if self.due().is_none_or(|due| due > now) {
             return None;
         }
-        let from = self.from(upstream, settings, now)?;
+        let Some(from) = self.from(upstream, settings, now) else {
+            let message = "no server-side key to poll with: every one upstream told of has expired";
+            self.failed(PollError::new(PollErrorKind::Key, message), &records.log, now);
+            return None;
+        };
         self.in_flight = true;
         Some(Job { id: self.id, from, digest: self.held.as_ref().map(|held| held.digest) })
+    }
+
+    /// A server-side key that is good now.
+    fn key(&self) -> Option<Secret> {
+        match &self.discovered {
+            Some(keys) => {
+                keys.iter().find(|key| key.is_good_at(SystemTime::now())).map(|key| key.key.clone())
+            }
+            None => self.config.server_side_key.clone(),
+        }
     }
 
     fn from(&mut self, upstream: &Arc<Upstream>, settings: &Config, now: Instant) -> Option<From> {
@@ -227,7 +270,7 @@ impl Watched {
         if let Some(path) = &self.config.document_path {
             return Some(From::File { path: path.clone(), seen: self.seen, failed: self.failure.clone() });
         }
-        let key: Secret = self.config.server_side_key.clone()?;
+        let key = self.key()?;
         let full = std::mem::take(&mut self.full_next)
             || self.full_at.is_none_or(|at| now.duration_since(at) >= settings.api_full_refresh);
         if full {
@@ -425,13 +468,21 @@ impl Watched {
     }
 
     /// The keys that open it, as slot number `slot`.
-    pub fn keys(&self, slot: usize) -> impl Iterator<Item = (Box<[u8]>, Access)> + '_ {
-        let client = (!self.client_side_key().is_empty()).then(|| (self.client_side_key(), Role::Client));
-        let server = self.config.server_side_key.as_ref().map(|key| (key.expose(), Role::Server));
-        client
-            .into_iter()
-            .chain(server)
-            .map(move |(key, role)| (key.as_bytes().into(), Access { slot, role, expires_at: None }))
+    pub fn keys(&self, slot: usize) -> Vec<(Box<[u8]>, Access)> {
+        let mut keys = Vec::new();
+        let mut add = |key: &str, role, expires_at| {
+            if !key.is_empty() {
+                keys.push((key.as_bytes().into(), Access { slot, role, expires_at }));
+            }
+        };
+        add(self.client_side_key(), Role::Client, None);
+        for key in self.config.server_side_key.iter() {
+            add(key.expose(), Role::Server, None);
+        }
+        for key in self.discovered.iter().flatten() {
+            add(key.key.expose(), Role::Server, key.expires_at);
+        }
+        keys
     }
 
     /// What requests read of it.

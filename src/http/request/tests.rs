@@ -1,1 +1,391 @@
+//! Tables of what is a request, what is refused, and that arrival in pieces changes nothing.
+use std::io::Write;
 
+use super::*;
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX};
+
+/// What a connection makes of these bytes: `METHOD path?query|body|keep` for each request, then
+/// what is left to say.
+fn read(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
+    let mut reader = RequestReader::default();
+    let mut buffer = BytesMut::new();
+    let mut seen = Vec::new();
+    let mut pieces = bytes.chunks(piece_bytes.max(1));
+    loop {
+        match reader.advance(&mut buffer) {
+            Ok(Progress::Ready) => {
+                let request = reader.request(&mut buffer).expect("ready");
+                seen.push(show(&request));
+                reader.consume(&mut buffer);
+            }
+            Ok(progress) => {
+                if let Progress::Body { expects_continue: true } = progress {
+                    seen.push("continue".to_owned());
+                }
+                match pieces.next() {
+                    Some(piece) => buffer.extend_from_slice(piece),
+                    None => {
+                        if progress != Progress::Idle {
+                            seen.push("more".to_owned());
+                        }
+                        return seen;
+                    }
+                }
+            }
+            Err(reject) => {
+                seen.push(format!("{}", reject.status().0));
+                return seen;
+            }
+        }
+    }
+}
+
+fn show(request: &Request<'_>) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let keep = if request.keep_alive { "keep" } else { "close" };
+    let (path, query, body) = (text(request.path), text(request.query), text(request.body));
+    format!("{:?} {path}?{query}|{body}|{keep}", request.method)
+}
+
+/// The same in one piece, byte by byte, and in pieces of seven.
+fn check(bytes: &[u8], expected: &[&str]) {
+    for piece_bytes in [usize::MAX, 1, 7] {
+        let seen = read(bytes, piece_bytes);
+        let text = String::from_utf8_lossy(bytes);
+        assert_eq!(seen, expected, "in pieces of {piece_bytes}: {text:?}");
+    }
+}
+
+#[test]
+fn requests_are_read() {
+    let cases: &[(&str, &[&str])] = &[
+        ("GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n", &["Get /a?b=c||keep"]),
+        ("HEAD / HTTP/1.1\r\nhOsT: a:80\r\n\r\n", &["Head /?||keep"]),
+        ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", &["Options /?||keep"]),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", &["Other /?||keep"]),
+        ("PATCH /%41?x=%20 HTTP/1.1\r\nHost: [::1]\r\n\r\n", &["Other /%41?x=%20||keep"]),
+        ("GET http://b/a?c HTTP/1.1\r\nHost: a\r\n\r\n", &["Get /a?c||keep"]),
+        ("GET http://b HTTP/1.1\r\nHost: a\r\n\r\n", &["Get /?||keep"]),
+        ("GET / HTTP/1.1\r\nHost:\r\n\r\n", &["Get /?||keep"]),
+        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n", &["Get /?||close"]),
+        ("GET / HTTP/1.0\r\n\r\n", &["Get /?||close"]),
+        ("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", &["Get /?||keep"]),
+        ("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", &["Get /?||keep"]),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /", &["Post /?|abc|keep", "more"]),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: \t 003 \r\n\r\nabc", &["Post /?|abc|keep"]),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", &["Post /?||keep"]),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab", &["more"]),
+        (
+            "GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+            &["Get /a?||keep", "Get /b?||keep"],
+        ),
+        ("", &[]),
+        ("GET", &["more"]),
+    ];
+    for (bytes, expected) in cases {
+        check(bytes.as_bytes(), expected);
+    }
+}
+
+fn chunked(body: &str) -> String {
+    format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
+}
+
+#[test]
+fn chunks_are_put_together() {
+    for body in [
+        "5\r\nabcde\r\n0\r\n\r\n",
+        "2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n",
+        "0000005\r\nabcde\r\n000\r\n\r\n",
+        "5;a=b;c=\"d;e\"\r\nabcde\r\n0;x\r\n\r\n",
+        "5 ; a\r\nabcde\r\n0\r\n\r\n",
+        "1\r\na\r\n1\r\nb\r\n1\r\nc\r\n1\r\nd\r\n1\r\ne\r\n0\r\nA: b\r\nC:\r\n\r\n",
+    ] {
+        let next = "GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
+        check(format!("{}{next}", chunked(body)).as_bytes(), &["Post /?|abcde|keep", "Get /next?||keep"]);
+    }
+    check(chunked("5\r\nabcde\r\n0\r\n").as_bytes(), &["more"]);
+    let mixed = "POST / HTTP/1.1\r\nHost: a\r\ntransfer-encoding:\tCHUNKED \r\n\r\n1\r\na\r\n0\r\n\r\n";
+    check(mixed.as_bytes(), &["Post /?|a|keep"]);
+}
+
+/// Published ways to make two parsers disagree about where a request ends: request smuggling
+/// by length, coding, line end, chunk, version and host, and their disguises.
+#[test]
+fn smuggling_vectors_are_refused() {
+    let fields: &[(&str, &str)] = &[
+        ("400", "Content-Length: 6\r\nTransfer-Encoding: chunked"),
+        ("400", "Transfer-Encoding: chunked\r\nContent-Length: 6"),
+        ("400", "Content-Length: 6\r\nContent-Length: 5"),
+        ("400", "Content-Length: 5\r\nContent-Length: 5"),
+        ("400", "Content-Length: 5, 5"),
+        ("400", "Content-Length: +5"),
+        ("400", "Content-Length: -5"),
+        ("400", "Content-Length: 0x5"),
+        ("400", "Content-Length: 5 5"),
+        ("400", "Content-Length: 5;"),
+        ("400", "Content-Length: 1e1"),
+        ("400", "Content-Length: ٥"),
+        ("400", "Content-Length:"),
+        ("400", "Content-Length: \u{b}5"),
+        ("400", "Content-Length: 5\0"),
+        ("400", "Content-Length : 5"),
+        ("400", "Content-Length\t: 5"),
+        ("400", " Content-Length: 5"),
+        ("400", "X: y\r\n Content-Length: 5"),
+        ("400", "X: y\r\n\tTransfer-Encoding: chunked"),
+        ("400", "X: y\nTransfer-Encoding: chunked"),
+        ("400", "X: y\rTransfer-Encoding: chunked"),
+        ("400", "X: y\r\n\rTransfer-Encoding: chunked"),
+        ("400", "Transfer-Encoding : chunked"),
+        ("400", "Transfer-Encoding\r\n: chunked"),
+        ("400", "Transfer-Encoding\0: chunked"),
+        ("400", "\u{b}Transfer-Encoding: chunked"),
+        ("400", "(Transfer-Encoding): chunked"),
+        ("400", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
+        ("400", "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity"),
+        ("400", "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked"),
+        ("400", "Transfer-Encoding:"),
+        ("400", "Transfer-Encoding: \0chunked"),
+        ("501", "Transfer-Encoding: xchunked"),
+        ("501", "Transfer-Encoding: chunkedx"),
+        ("501", "Transfer-Encoding: identity"),
+        ("501", "Transfer-Encoding: cow"),
+        ("501", "Transfer-Encoding: gzip, chunked"),
+        ("501", "Transfer-Encoding: chunked, gzip"),
+        ("501", "Transfer-Encoding: chunked, identity"),
+        ("501", "Transfer-Encoding: chunked, chunked"),
+        ("501", "Transfer-Encoding: chunked,"),
+        ("501", "Transfer-Encoding: ,chunked"),
+        ("501", "Transfer-Encoding: chunked;q=1"),
+        ("501", "Transfer-Encoding: \"chunked\""),
+        ("400", "Host: b"),
+        ("400", ": no name"),
+        ("400", "no colon"),
+        ("400", "X\u{e9}: y"),
+        ("400", "X[: y"),
+        ("417", "Expect: 100-continue, x"),
+        ("417", "Expect: 200-ok"),
+    ];
+    for (status, field) in fields {
+        let request = format!("POST / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n0\r\n\r\nG");
+        check(request.as_bytes(), &[status]);
+    }
+}
+
+#[test]
+fn lines_that_start_a_request_badly_are_refused() {
+    for (status, head) in [
+        ("400", "GET / HTTP/1.1\r\n\r\n"),
+        ("400", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n"),
+        ("400", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"),
+        ("400", "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n"),
+        ("400", "GET / HTTP/1.1\nHost: a\n\n"),
+        ("400", "GET / HTTP/1.1\r\nHost: a\n\r\n"),
+        ("400", "GET / HTTP/1.1\r\nHost: a\r\n\n"),
+        ("400", "GET  / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET /  HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET / HTTP/1.1 \r\nHost: a\r\n\r\n"),
+        ("400", " GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET /\r\n\r\n"),
+        ("400", "GET / http/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET / HTTP/1.10\r\nHost: a\r\n\r\n"),
+        ("400", "GET / HTTP/+1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET / HTTP/ 1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET /\r HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "G(T / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("505", "GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
+        ("505", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ("505", "GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
+        ("505", "GET / HTTP/0.9\r\nHost: a\r\n\r\n"),
+        ("400", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ("400", "\x16\x03\x01\x02\x00\x01\x00\x01\n"),
+    ] {
+        check(head.as_bytes(), &[status]);
+    }
+}
+
+#[test]
+fn malformed_chunks_are_refused() {
+    for (status, body) in [
+        ("400", "5\nabcde\r\n0\r\n\r\n"),
+        ("400", "5\r\nabcde\n0\r\n\r\n"),
+        ("400", "5\r\nabcdeXX0\r\n\r\n"),
+        ("400", "5\r\nabcdef\r\n0\r\n\r\n"),
+        ("400", "0x5\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "+5\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "-5\r\nabcde\r\n0\r\n\r\n"),
+        ("400", " 5\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5 \r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5_0\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "\r\nabcde\r\n0\r\n\r\n"),
+        ("400", ";x\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;\0\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;a\nb\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;a\rb\r\nabcde\r\n0\r\n\r\n"),
+        ("413", "10000000000000005\r\nabcde\r\n0\r\n\r\n"),
+        ("413", "ffffffffffffffff\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "0\r\nno colon\r\n\r\n"),
+        ("400", "0\r\n folded: x\r\n\r\n"),
+        ("400", "0\r\nX : y\r\n\r\n"),
+        ("400", "0\r\nX: y\n\r\n"),
+        ("400", "0\r\n\n"),
+    ] {
+        check(chunked(body).as_bytes(), &[status]);
+    }
+    let long_line = format!("5;{}\r\nabcde\r\n0\r\n\r\n", "x".repeat(300));
+    check(chunked(&long_line).as_bytes(), &["400"]);
+    let long_trailer = format!("0\r\n{}\r\n", "A: b\r\n".repeat(1000));
+    check(chunked(&long_trailer).as_bytes(), &["431"]);
+}
+
+#[test]
+fn limits_are_met_exactly() {
+    let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(bytes - 1));
+    assert!(read(target(TARGET_BYTES_MAX).as_bytes(), usize::MAX)[0].starts_with("Get /xxx"));
+    check(target(TARGET_BYTES_MAX + 1).as_bytes(), &["414"]);
+    check("x".repeat(HEAD_BYTES_MAX).as_bytes(), &["414"]);
+
+    let headers = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(count - 1));
+    check(headers(HEADERS_MAX).as_bytes(), &["Get /?||keep"]);
+    check(headers(HEADERS_MAX + 1).as_bytes(), &["431"]);
+
+    let rest = "GET / HTTP/1.1\r\nHost: a\r\nA: \r\n\r\n".len();
+    let head = |bytes: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(bytes - rest));
+    check(head(HEAD_BYTES_MAX).as_bytes(), &["Get /?||keep"]);
+    check(head(HEAD_BYTES_MAX + 1).as_bytes(), &["431"]);
+    // The name that would kill the decoder never reaches it.
+    let name = format!("GET / HTTP/1.1\r\nHost: a\r\n{}: b\r\n\r\n", "x".repeat(70_000));
+    check(name.as_bytes(), &["431"]);
+
+    let length = |bytes: &str| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {bytes}\r\n\r\n");
+    check(length(&BODY_BYTES_MAX.to_string()).as_bytes(), &["more"]);
+    check(length(&(BODY_BYTES_MAX + 1).to_string()).as_bytes(), &["413"]);
+    check(length("99999999999999999999999999").as_bytes(), &["413"]);
+    let chunk = format!("{:x}\r\n{}\r\n", BODY_BYTES_MAX / 4, "x".repeat(BODY_BYTES_MAX / 4));
+    assert_eq!(read(chunked(&format!("{}1\r\n", chunk.repeat(4))).as_bytes(), 1000), ["413"]);
+    assert_eq!(read(chunked(&format!("{}0\r\n\r\n", chunk.repeat(4))).as_bytes(), 1000).len(), 1);
+}
+
+#[test]
+fn a_peer_that_waits_is_told_once_to_go_on() {
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n";
+    check(format!("{head}abc{head}abc").as_bytes()[..head.len()].as_ref(), &["continue", "more"]);
+    // With the body already there no answer is needed.
+    assert_eq!(read(format!("{head}abc").as_bytes(), usize::MAX), ["Post /?|abc|keep"]);
+    assert_eq!(read(format!("{head}abc").as_bytes(), head.len()), ["continue", "Post /?|abc|keep"]);
+    let old = "POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nab";
+    check(old.as_bytes(), &["more"]);
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn coded(coding: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: {coding}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+#[test]
+fn compressed_bodies_are_read_within_the_limit() {
+    let next = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
+    let whole = [&coded("gzip", &gzip(b"{}"))[..], next].concat();
+    check(&whole, &["Post /?|{}|keep", "Get /next?||keep"]);
+    check(&coded("X-GZIP", &gzip(b"{}")), &["Post /?|{}|keep"]);
+    check(&coded("identity", b"{}"), &["Post /?|{}|keep"]);
+    check(&coded("gzip", b"not gzip"), &["400"]);
+    check(&coded("gzip", &gzip(b"cut off")[..12]), &["400"]);
+    check(&coded("br", b"x"), &["415"]);
+    check(&coded("gzip, gzip", b"x"), &["415"]);
+    check(&coded("gzip\r\nContent-Encoding: gzip", b"x"), &["415"]);
+    assert_eq!(read(&coded("gzip", &gzip(&vec![b'x'; BODY_BYTES_MAX + 1])), usize::MAX), ["413"]);
+    let coded = gzip(b"{\"a\": 1}");
+    let (front, back) = coded.split_at(9);
+    let mut request =
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+            .to_vec();
+    for part in [front, back] {
+        request.extend_from_slice(format!("{:x}\r\n", part.len()).as_bytes());
+        request.extend_from_slice(part);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    check(&request, &["Post /?|{\"a\": 1}|keep"]);
+}
+
+#[test]
+fn the_fields_of_this_product_are_found_and_the_first_counts() {
+    let names = [
+        "X-Environment-Key",
+        "Accept-Encoding",
+        "Content-Type",
+        "Origin",
+        "Access-Control-Request-Method",
+        "Access-Control-Request-Headers",
+        "If-None-Match",
+        "If-Modified-Since",
+        "Authorization",
+        "X-API-Key",
+        "Flagsmith-Application-Name",
+        "Flagsmith-Application-Version",
+        "User-Agent",
+        "Flagsmith-SDK-User-Agent",
+        "X-Forwarded-For",
+    ];
+    let mut head = "GET / HTTP/1.1\r\nHost: a\r\nCookie: c\r\n".to_owned();
+    for name in names {
+        head.push_str(&format!("{name}:  first of {name} \r\n{name}: second\r\n"));
+    }
+    head.push_str("\r\n");
+    let mut buffer = BytesMut::from(head.as_bytes());
+    let mut reader = RequestReader::default();
+    assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
+    let request = reader.request(&mut buffer).unwrap();
+    let fields = request.fields;
+    let values = [
+        fields.environment_key,
+        fields.accept_encoding,
+        fields.content_type,
+        fields.origin,
+        fields.access_control_request_method,
+        fields.access_control_request_headers,
+        fields.if_none_match,
+        fields.if_modified_since,
+        fields.authorization,
+        fields.api_key,
+        fields.application_name,
+        fields.application_version,
+        fields.user_agent,
+        fields.sdk_user_agent,
+        fields.forwarded_for,
+    ];
+    for (name, value) in names.iter().zip(values) {
+        assert_eq!(value, Some(format!("first of {name}").as_bytes()), "{name}");
+    }
+    assert!(fields.cookie);
+}
+
+#[test]
+fn the_memory_of_a_buffer_is_used_again() {
+    let request = b"GET /proxy/health HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n";
+    let mut reader = RequestReader::default();
+    let mut buffer = BytesMut::with_capacity(4096);
+    let mut places = std::collections::BTreeSet::new();
+    for _ in 0..1000 {
+        buffer.reserve(2048);
+        places.insert(buffer.as_ptr() as usize / 8192);
+        buffer.extend_from_slice(request);
+        assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
+        reader.consume(&mut buffer);
+    }
+    assert!(places.len() <= 2, "the buffer moved: {places:?}");
+}

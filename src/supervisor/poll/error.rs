@@ -23,6 +23,8 @@ pub enum PollErrorKind {
     NotModified,
     /// The bytes came, but they are no environment document.
     Document,
+    /// No key to ask with.
+    Key,
     /// A document on disk that cannot be read.
     File,
     /// A defect of ours.

@@ -4,6 +4,7 @@
 //! [`PollError`]. Invariants: a key never goes to an origin other than the configured one; every
 //! read is bounded in bytes and in time. Nothing here knows what a document means.
 mod client;
+mod control;
 mod error;
 mod link;
 mod outgoing;
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 pub use client::Answer as Stream;
 use client::{Answer, Client};
+pub use control::{Discovered, Sent, ServerKey, parse as parse_discovered};
 pub use error::{PollError, PollErrorKind};
 
 use crate::config::{Config, Secret};
