@@ -35,26 +35,45 @@ fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option
         Ok(opened) => opened,
         Err(denied) => return exchange.deny(desk, denied),
     };
-    exchange.vary_by_key(desk);
-    desk.lines.extend_from_slice(b"cache-control: private, no-cache\r\n");
-    validators::updated_at(environment.updated_at(), &mut desk.lines);
-    evaluate(environment, &seen(environment, role, identity), &mut desk.scratch);
+    head(exchange, environment, desk);
     if accepts_gzip(exchange.fields.accept_encoding) {
         let mut body = std::mem::take(&mut desk.body);
         body.clear();
-        write(environment, role, identity, feature, desk, &mut body);
+        evaluate_into(environment, role, identity, feature, desk, &mut body);
         exchange.send_compressible(desk, &body);
         desk.body = body;
         return;
     }
     exchange.outcome.status = 200;
-    exchange.output.respond_with(exchange.reply, Status(200), Some(ContentType::Json), &desk.lines, |out| {
-        write(environment, role, identity, feature, desk, out);
+    let lines = std::mem::take(&mut desk.lines);
+    exchange.output.respond_with(exchange.reply, Status(200), Some(ContentType::Json), &lines, |out| {
+        evaluate_into(environment, role, identity, feature, desk, out);
     });
+    desk.lines = lines;
+}
+
+/// Puts the fields of an answer with identities on the desk.
+pub(super) fn head(exchange: &Exchange<'_>, environment: &Environment, desk: &mut Desk) {
+    exchange.vary_by_key(desk);
+    desk.lines.extend_from_slice(b"cache-control: private, no-cache\r\n");
+    validators::updated_at(environment.updated_at(), &mut desk.lines);
+}
+
+/// Evaluates one identity and appends its answer.
+pub(super) fn evaluate_into(
+    environment: &Environment,
+    role: Role,
+    identity: &Identity<'_>,
+    feature: Option<&str>,
+    desk: &mut Desk,
+    out: &mut Vec<u8>,
+) {
+    evaluate(environment, &seen(environment, role, identity), &mut desk.scratch);
+    write(environment, role, identity, feature, desk, out);
 }
 
 /// The identity that is evaluated: a browser's traits may not count (differences.md 11).
-fn seen<'a>(environment: &Environment, role: Role, identity: &Identity<'a>) -> Identity<'a> {
+pub(super) fn seen<'a>(environment: &Environment, role: Role, identity: &Identity<'a>) -> Identity<'a> {
     match role {
         Role::Client if !environment.allow_client_traits() => Identity { traits: &[], ..*identity },
         _ => *identity,

@@ -5,11 +5,15 @@
 //! proxy: preflight, path, method, shape of query or body, key, document (wire.md 2.6).
 //! Invariant: no await, no lock, no log, no clock (time is an argument), and no allocation for
 //! plain input once the room has grown. One file per family of routes; this one only leads there.
+mod analytics;
+mod bulk;
 mod document;
 mod flags;
 mod health;
 mod identities;
+mod pages;
 mod refusal;
+pub mod stream;
 mod validators;
 
 #[cfg(test)]
@@ -18,6 +22,7 @@ mod tests;
 use std::time::SystemTime;
 
 use crate::config::Config;
+use crate::counts::{Counts, Resource};
 use crate::evaluate::Scratch;
 use crate::http::compress::Gzip;
 use crate::http::cors::Cors;
@@ -28,17 +33,27 @@ use crate::route::{self, Route};
 use crate::snapshot::{Environment, Role, Snapshot};
 
 use refusal::Denied;
+use stream::{Subscription, Vocabulary};
 
 /// What the configuration says about answers, made ready once per process and on a reload.
 #[derive(Debug)]
 pub struct Settings {
     cors: Cors,
     health: health::Rules,
+    /// Evaluations that SDKs report are counted.
+    counts_evaluations: bool,
+    /// Requests are counted for upstream's billing (wire.md 4.3).
+    counts_usage: bool,
 }
 
 impl Settings {
     pub fn new(config: &Config) -> Self {
-        Self { cors: Cors::new(&config.allow_origins), health: health::Rules::new(config) }
+        Self {
+            cors: Cors::new(&config.allow_origins),
+            health: health::Rules::new(config),
+            counts_evaluations: analytics::is_enabled(config),
+            counts_usage: config.proxy_key.is_some(),
+        }
     }
 }
 
@@ -47,6 +62,20 @@ impl Settings {
 pub struct Room {
     reader: Reader,
     desk: Desk,
+    counts: Counts,
+    subscription: Option<Subscription>,
+}
+
+impl Room {
+    /// What was counted since it was last taken.
+    pub fn counts(&mut self) -> &mut Counts {
+        &mut self.counts
+    }
+
+    /// After an answer of an event stream's route: who is to be told of changes from now on.
+    pub fn take_subscription(&mut self) -> Option<Subscription> {
+        self.subscription.take()
+    }
 }
 
 /// All of a [`Room`] but what reads identities, so that both can be borrowed at once.
@@ -103,7 +132,7 @@ pub fn answer(
         output,
         outcome: Outcome { status: 0, route: Route::Unknown, slot: None, role: None },
     };
-    let Room { reader, desk } = room;
+    let Room { desk, .. } = room;
     desk.lines.clear();
     if Cors::is_preflight(request.method, &request.fields) {
         let (status, body) = settings.cors.preflight(&request.fields, &mut desk.lines);
@@ -123,18 +152,62 @@ pub fn answer(
         exchange.send(desk, Status(405), Some(ContentType::Json), Body::Copy(refusal::METHOD_NOT_ALLOWED));
         return exchange.outcome;
     }
+    dispatch(&mut exchange, &found, request, room);
+    let outcome = exchange.outcome;
+    if settings.counts_usage && (200..300).contains(&outcome.status) {
+        count_usage(&outcome, &mut room.counts);
+    }
+    outcome
+}
+
+/// Leads to the file of the route. The method is one that the route has.
+fn dispatch(
+    exchange: &mut Exchange<'_>,
+    found: &route::Match<'_>,
+    request: &mut Request<'_>,
+    room: &mut Room,
+) {
+    let Room { reader, desk, counts, subscription } = room;
     match (found.route, request.method) {
-        (Route::Flags, _) => flags::answer(&mut exchange, request.query, desk),
-        (Route::Identities, Method::Post) => identities::post(&mut exchange, request.body, reader, desk),
-        (Route::Identities, _) => identities::get(&mut exchange, request.query, desk),
-        (Route::EnvironmentDocument, _) => document::answer(&mut exchange, desk),
-        (Route::Readiness, _) => health::readiness(&mut exchange, desk),
-        (Route::Liveness, _) => exchange.send(desk, Status(200), None, Body::Empty),
-        (Route::Unknown, _) => {
+        (Route::Flags, _) => flags::answer(exchange, request.query, desk),
+        (Route::Identities, Method::Post) => identities::post(exchange, request.body, reader, desk),
+        (Route::Identities, _) => identities::get(exchange, request.query, desk),
+        (Route::EnvironmentDocument, _) => document::answer(exchange, desk),
+        (Route::Readiness, _) => health::readiness(exchange, desk),
+        (Route::Liveness, _) => {
+            exchange.vary(desk);
+            exchange.send(desk, Status(200), None, Body::Empty);
+        }
+        (Route::Analytics, _) => analytics::version_1(exchange, request.body, counts, desk),
+        (Route::AnalyticsV2, _) => analytics::version_2(exchange, request.body, counts, desk),
+        (Route::BulkIdentities, _) => bulk::answer(exchange, request.body, desk),
+        (Route::Traits, _) => bulk::single_trait(exchange, request.body, desk),
+        (Route::EventStream, _) => {
+            *subscription = stream::open(exchange, &found.parameter, Vocabulary::Flagsmith, desk);
+        }
+        (Route::OfrepEventStream, _) => {
+            *subscription = stream::open(exchange, &found.parameter, Vocabulary::Ofrep, desk);
+        }
+        (Route::OpenApi, _) => pages::openapi(exchange, desk),
+        (Route::Docs, _) => pages::docs(exchange, desk),
+        (Route::Unknown | Route::OfrepFlags | Route::OfrepFlag, _) => {
+            exchange.vary(desk);
             exchange.send(desk, Status(404), Some(ContentType::Json), Body::Copy(refusal::NOT_FOUND));
         }
     }
-    exchange.outcome
+}
+
+/// Counts a request that was served, as upstream bills it.
+fn count_usage(outcome: &Outcome, counts: &mut Counts) {
+    let resource = match outcome.route {
+        Route::Flags => Resource::Flags,
+        Route::Identities => Resource::Identities,
+        Route::EnvironmentDocument => Resource::EnvironmentDocument,
+        _ => return,
+    };
+    if let Some(slot) = outcome.slot {
+        counts.used(slot, resource);
+    }
 }
 
 impl<'a> Exchange<'a> {

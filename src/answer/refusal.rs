@@ -31,13 +31,16 @@ impl Exchange<'_> {
         let (status, body) = match denied {
             Denied::KeyMissing => (401, KEY_MISSING),
             Denied::NoDocument => (502, NO_DOCUMENT),
-            Denied::KeyUnknown(key) => {
-                let mut message = String::from("unknown key ");
-                python_repr(key, &mut message);
-                return self.refuse(desk, Status(401), "unauthorized", &message);
-            }
+            Denied::KeyUnknown(key) => return self.deny_key(desk, key),
         };
         self.send(desk, Status(status), Some(ContentType::Json), Body::Copy(body));
+    }
+
+    /// Answers that the key is unknown, with `Vary` on the desk already.
+    pub(super) fn deny_key(&mut self, desk: &Desk, key: &[u8]) {
+        let mut message = String::from("unknown key ");
+        python_repr(key, &mut message);
+        self.refuse(desk, Status(401), "unauthorized", &message);
     }
 
     /// Answers `{"status": ..., "message": ...}`. `Vary` is on the desk already.

@@ -190,6 +190,12 @@ impl Output {
         }
     }
 
+    /// Begins a response whose end is the end of the connection: an event stream.
+    pub fn begin_stream(&mut self, reply: Reply, status: Status, content_type: ContentType, fields: &[u8]) {
+        self.begin(Reply { keep_alive: false, ..reply }, status, Some(content_type), fields);
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
     /// Appends the answer to a refused request.
     pub fn reject(&mut self, reply: Reply, reject: Reject) {
         let reply = Reply { keep_alive: reply.keep_alive && !reject.closes(), ..reply };

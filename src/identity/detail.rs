@@ -12,7 +12,7 @@ use crate::evaluate::{Trait, TraitValue};
 use crate::limits::TRAIT_VALUE_CHARS_MAX;
 
 /// An identity that was asked for, borrowed from the parsed body.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Asked<'body> {
     /// `None`: a transient identity (differences.md 13).
     pub identifier: Option<&'body str>,
@@ -43,15 +43,21 @@ pub fn body_value(original: &[u8], is_json: bool) -> Result<Value, Refusal> {
 /// It is not of that shape: 422, all that is wrong in one list.
 pub fn identity(body: &Value) -> Result<Asked<'_>, Refusal> {
     let mut errors = Errors::default();
-    let asked = identity_at(body, &[Loc::Name("body")], &mut errors);
+    let loc = [Loc::Name("body")];
+    if *body == Value::Null {
+        errors.missing(&loc, body);
+    }
+    let asked = match errors.is_empty() {
+        true => identity_at(body, &loc, &mut errors),
+        false => Asked::default(),
+    };
     errors.into_result(asked)
 }
 
-/// As [`identity`], for an identity somewhere inside the body. Null counts as absent there.
+/// As [`identity`], for an identity somewhere inside the body.
 pub fn identity_at<'body>(body: &'body Value, loc: &[Loc<'_>], errors: &mut Errors) -> Asked<'body> {
-    let mut asked = Asked { identifier: None, traits: Vec::new() };
+    let mut asked = Asked::default();
     match body {
-        Value::Null => errors.missing(loc, body),
         Value::Dict(_) => {
             asked.identifier = identifier(body, &within(loc, Loc::Name("identifier")), errors);
             match member(body, "traits") {
@@ -72,7 +78,8 @@ pub fn identity_at<'body>(body: &'body Value, loc: &[Loc<'_>], errors: &mut Erro
     asked
 }
 
-fn identifier<'body>(body: &'body Value, loc: &[Loc<'_>], errors: &mut Errors) -> Option<&'body str> {
+/// The identifier of an object that holds one; null, absent and empty are none.
+pub fn identifier<'body>(body: &'body Value, loc: &[Loc<'_>], errors: &mut Errors) -> Option<&'body str> {
     match member(body, "identifier")? {
         Value::Null => None,
         value @ Value::Text(text) => {
@@ -145,7 +152,8 @@ fn trait_value<'body>(
     Some(found)
 }
 
-fn integer(digits: &str) -> TraitValue<'_> {
+/// An integer from its digits.
+pub fn integer(digits: &str) -> TraitValue<'_> {
     digits.parse().map_or(TraitValue::BigInt(digits), TraitValue::Int)
 }
 
@@ -229,6 +237,10 @@ impl Errors {
         let mut body = self.body;
         body.extend_from_slice(b"]}");
         Err(Refusal::Invalid(body))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.body.is_empty()
     }
 
     pub fn missing(&mut self, loc: &[Loc<'_>], input: &Value) {

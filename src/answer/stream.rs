@@ -1,0 +1,124 @@
+//! Event streams: "the flags of this environment may have changed" (wire.md 1.5).
+//!
+//! In: a client-side key in the path, and each new snapshot. Out: the head of a stream, then an
+//! event whenever the environment's time is another one. Two vocabularies on two paths, since
+//! Flagsmith's SDKs take any event as theirs: `environment_updated` with `updated_at`, and
+//! OpenFeature's `refetchEvaluation`. Invariant: the time is the one that answers carry as
+//! `x-flagsmith-document-updated-at`, always with a decimal point. Who holds the socket is not
+//! known here; a [`Subscription`] is all that is kept of a subscriber between two events.
+use std::io::Write;
+
+use super::{Desk, Exchange};
+use crate::http::{ContentType, Status};
+use crate::snapshot::Snapshot;
+
+/// A comment: it keeps the connection from looking idle, and every client skips it.
+pub const KEEP_ALIVE: &[u8] = b":\n\n";
+
+/// What the SDKs' own service suggests (wire.md 1.5), milliseconds.
+const RETRY: &[u8] = b"retry: 15000\n\n";
+
+/// In whose words a stream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vocabulary {
+    Flagsmith,
+    Ofrep,
+}
+
+/// One subscriber: which environment, and what it was told last.
+#[derive(Debug)]
+pub struct Subscription {
+    client_side_key: Box<str>,
+    vocabulary: Vocabulary,
+    told: Option<f64>,
+}
+
+impl Subscription {
+    pub fn new(client_side_key: &str, vocabulary: Vocabulary) -> Self {
+        Self { client_side_key: client_side_key.into(), vocabulary, told: None }
+    }
+
+    /// Appends an event if the environment has another time than the subscriber was told.
+    /// False: nothing to write.
+    pub fn catch_up(&mut self, snapshot: &Snapshot, out: &mut Vec<u8>) -> bool {
+        let access = snapshot.access(self.client_side_key.as_bytes());
+        let slot = access.and_then(|access| snapshot.slots.get(access.slot));
+        let environment = slot.and_then(|slot| slot.environment.as_deref());
+        let updated_at = environment.and_then(|environment| environment.updated_at());
+        match updated_at.filter(|time| time.is_finite() && self.told != Some(*time)) {
+            Some(time) => {
+                self.told = Some(time);
+                write_event(self.vocabulary, time, out);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+fn write_event(vocabulary: Vocabulary, updated_at: f64, out: &mut Vec<u8>) {
+    match vocabulary {
+        Vocabulary::Flagsmith => {
+            out.extend_from_slice(b"event: environment_updated\ndata: {\"updated_at\": ");
+            out.extend_from_slice(ryu::Buffer::new().format_finite(updated_at).as_bytes());
+            out.extend_from_slice(b"}\n\n");
+        }
+        Vocabulary::Ofrep => {
+            // Whole seconds, as its contract has it. Writing to a vector cannot fail.
+            let seconds = updated_at.max(0.0) as u64;
+            let data = format_args!("{{\"type\":\"refetchEvaluation\",\"lastModified\":{seconds}}}");
+            let _ = write!(out, "event: message\ndata: {data}\n\n");
+        }
+    }
+}
+
+/// Answers with the head of a stream and the current time. `None`: refused, and answered so.
+pub(super) fn open(
+    exchange: &mut Exchange<'_>,
+    key: &[u8],
+    vocabulary: Vocabulary,
+    desk: &mut Desk,
+) -> Option<Subscription> {
+    let access = exchange.snapshot.access(key);
+    let slot = access.and_then(|access| exchange.snapshot.slots.get(access.slot));
+    let (Some(access), Some(slot)) = (access, slot) else {
+        exchange.vary(desk);
+        exchange.deny_key(desk, key);
+        return None;
+    };
+    exchange.outcome.slot = Some(access.slot);
+    exchange.outcome.role = Some(access.role);
+    exchange.vary(desk);
+    desk.lines.extend_from_slice(b"cache-control: no-cache\r\nx-accel-buffering: no\r\n");
+    let status = Status(200);
+    exchange.outcome.status = status.0;
+    if exchange.reply.head {
+        exchange.output.begin_stream(exchange.reply, status, ContentType::EventStream, &desk.lines);
+        return None;
+    }
+    let mut subscription = Subscription::new(&slot.client_side_key, vocabulary);
+    exchange.output.begin_stream(exchange.reply, status, ContentType::EventStream, &desk.lines);
+    exchange.output.bytes.extend_from_slice(RETRY);
+    subscription.catch_up(exchange.snapshot, &mut exchange.output.bytes);
+    Some(subscription)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_written_as_the_sdks_read_them() {
+        for (vocabulary, expected) in [
+            (Vocabulary::Flagsmith, "event: environment_updated\ndata: {\"updated_at\": 1735229888.0}\n\n"),
+            (
+                Vocabulary::Ofrep,
+                "event: message\ndata: {\"type\":\"refetchEvaluation\",\"lastModified\":1735229888}\n\n",
+            ),
+        ] {
+            let mut out = Vec::new();
+            write_event(vocabulary, 1_735_229_888.0, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+        }
+    }
+}
