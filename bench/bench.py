@@ -83,14 +83,22 @@ class Bench:
 
     def plan(self):
         """The most thorough plan that fits the time; what is known already costs nothing."""
+        pairs = sum(len(scenario[5]) for scenario in SCENARIOS if self.wanted(scenario[0]))
+        sweeps = {
+            "connections": 2 * len(CONNECTIONS),
+            "sizes": 2 * sum(len(values) for _, values, _ in SWEEPS),
+            "environments": len(ENVIRONMENTS),
+            "cores": 2,
+        }
+        swept = sum(runs for part, runs in sweeps.items() if self.wanted(part))
+        # Open loop, swaps and memory are measured once.
+        once = {"open_loop": 2 * len(RATES) + 2, "swaps": 4, "memory": 1}
+        single = sum(runs for part, runs in once.items() if self.wanted(part))
         for rounds, seconds in PLANS:
-            pairs = sum(len(scenario[5]) for scenario in SCENARIOS if self.wanted(scenario[0]))
-            sweeps = 2 * (len(CONNECTIONS) + sum(len(values) for _, values, _ in SWEEPS)) + len(ENVIRONMENTS)
-            runs = pairs * rounds + (sweeps * min(rounds, 3) if not self.options.only else 0)
-            # Warm-up and start of each server, generating and loading documents, open loop, swaps.
-            fixed = pairs * 2 + (120 if not self.options.only else 0)
-            self.total = runs
-            if runs * (seconds + 0.6) + fixed < self.options.minutes * 60:
+            self.total = pairs * rounds + swept * min(rounds, 3) + single
+            # Besides the runs: a warm-up of each pair, starting servers, writing large documents.
+            around = 2 * (pairs + swept) + 4 * single
+            if self.total * (seconds + 0.6) + around < self.options.minutes * 60:
                 return rounds, seconds
         return PLANS[-1]
 
@@ -154,7 +162,7 @@ class Bench:
         environments = [(documents.CLIENT_KEY, KEY, path)]
         return servers.proxy(self.options.binary, self.scratch, environments, **options)
 
-    def start(self, name, path, url, head, body):
+    def start(self, name, path, head, body):
         """One server of a scenario; None if it cannot be had here."""
         if name == "edge-proxy":
             return self.proxy(path)
@@ -164,52 +172,52 @@ class Bench:
             return servers.axum(self.scratch, KEY, path)
         if name == "python":
             return servers.python(self.scratch, KEY, path) if servers.PYTHON.exists() else None
-        answer = self.scratch / "nginx-answer.json"
-        answer.write_bytes(body)
-        return servers.nginx(self.scratch, {url: answer})
+        return servers.nginx(self.scratch, body)
 
     # --- the measurements ---
 
     def request(self, script, body, gzip=False):
-        """The request of a wrk script as bytes, and its path."""
+        """The request of a wrk script as bytes."""
         if script.startswith("identities") or script == "mixed":
-            return load.raw_request("POST", IDENTITIES, KEY, self.body(body).read_bytes(), gzip), IDENTITIES
-        url = FLAGS if script == "flags" else DOCUMENT
-        return load.raw_request("GET", url, KEY, gzip=gzip), url
+            return load.raw_request("POST", IDENTITIES, KEY, self.body(body).read_bytes(), gzip)
+        return load.raw_request("GET", FLAGS if script == "flags" else DOCUMENT, KEY, gzip=gzip)
 
     def scenario(self, name, kind, script, body, gzip, wanted):
         rounds = range(1, self.rounds + 1)
         if all(self.is_known(name, server, "", number) for server in wanted for number in rounds):
             return
         path = self.document(kind)
-        request, url = self.request(script, body, gzip)
+        request = self.request(script, body, gzip)
         environment = {"BENCH_KEY": KEY} | ({"BENCH_BODY": str(self.body(body))} if body else {})
         environment |= {"BENCH_GZIP": "1"} if gzip else {}
         running = {"edge-proxy": self.proxy(path)}
         try:
             head, answer = load.whole_answer(running["edge-proxy"].port, request)
             for server in wanted:
-                running.setdefault(server, self.start(server, path, url, head, answer))
+                running.setdefault(server, self.start(server, path, head, answer))
             for server in [server for server in wanted if running[server] is None]:
                 self.skipped.add(server)
             wanted = [server for server in wanted if running[server]]
-            note = {server: self.agreement(running[server], request, answer, gzip) for server in wanted}
+            requests = dict.fromkeys(wanted, request)
+            requests["nginx"] = load.raw_request("GET", servers.NGINX_PATH, KEY)
+            note = {server: self.agreement(running[server], requests[server], answer) for server in wanted}
             for number in rounds:
                 for server in wanted:
                     if self.is_known(name, server, "", number) or self.is_late(name):
                         continue
                     self.progress(f"{name} {server} round {number}/{self.rounds}")
-                    probe = running[server]
+                    target = (running[server], script, requests[server])
+                    also = environment | ({"BENCH_PATH": servers.NGINX_PATH} if server == "nginx" else {})
                     if number == 1:
-                        load.closed(probe, script, request, 1, **environment)
-                    result = load.closed(probe, script, request, self.seconds, **environment)
+                        load.closed(*target, 1, **also)
+                    result = load.closed(*target, self.seconds, **also)
                     size = len(head) + len(answer)
                     more = {"answer_bytes": size, "connections": 32, "seconds": self.seconds, "note": note[server]}
                     self.write(name, server, "", number, result, **more)
         finally:
             stop(running)
 
-    def agreement(self, server, request, expected, gzip):
+    def agreement(self, server, request, expected):
         """Does a peer answer what we answer? The bytes for those that copy them, the flags for engines."""
         if server.name == "edge-proxy":
             return ""
@@ -227,7 +235,7 @@ class Bench:
         rounds = range(1, min(self.rounds, rounds or 3) + 1)
         if all(self.is_known(name, server, x, number) for server in OURS for number in rounds) or self.is_late(name):
             return
-        request, _ = self.request(script, body)
+        request = self.request(script, body)
         environment = environment or {"BENCH_KEY": KEY, **({"BENCH_BODY": str(self.body(body))} if body else {})}
         running = {"edge-proxy": self.proxy(path)}
         try:
@@ -235,7 +243,7 @@ class Bench:
             running["floor"] = servers.floor(self.scratch, head + answer)
             for number in rounds:
                 for server in OURS:
-                    if self.is_known(name, server, x, number):
+                    if self.is_known(name, server, x, number) or self.is_late(name):
                         continue
                     self.progress(f"{name} {x} {server} round {number}")
                     if number == 1:
@@ -282,12 +290,12 @@ class Bench:
     def open_loop(self):
         """Latency at constant rates; the peers at half of what they reach at most."""
         path = self.document("heavy")
-        request, url = self.request("identities", "heavy-match")
+        request = self.request("identities", "heavy-match")
         running = {"edge-proxy": self.proxy(path)}
         try:
             head, answer = load.whole_answer(running["edge-proxy"].port, request)
             for name in ENGINES:
-                running.setdefault(name, self.start(name, path, url, head, answer))
+                running.setdefault(name, self.start(name, path, head, answer))
             environment = {"BENCH_KEY": KEY, "BENCH_BODY": str(self.body("heavy-match"))}
             for name in ("edge-proxy", "floor", "axum", "python"):
                 server = running[name]
@@ -316,7 +324,7 @@ class Bench:
             path.write_text(texts[0])
             # The supervisor may use both cores, as it would on a machine with more than reactors.
             running = {"edge-proxy": self.proxy(path, cpus="0,1", cores="0")}
-            request, _ = self.request("identities", "heavy-match")
+            request = self.request("identities", "heavy-match")
             try:
                 for number, swapping in ((1, False), (1, True)):
                     x = "every second" if swapping else "never"
@@ -331,7 +339,7 @@ class Bench:
     def cores(self):
         """One reactor and two, the load generator sharing the same two cores."""
         path = self.document("heavy")
-        request, _ = self.request("identities", "heavy-match")
+        request = self.request("identities", "heavy-match")
         environment = {"BENCH_KEY": KEY, "BENCH_BODY": str(self.body("heavy-match"))}
         running = {cores: self.proxy(path, cpus="0,1", cores=cores, name=f"edge-proxy-{cores}") for cores in ("1", "2")}
         try:

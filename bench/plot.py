@@ -129,9 +129,9 @@ def bars(title, x_label, groups):
         for number, (name, value) in enumerate(members.items()):
             names += [name] if name not in names else []
             width = place(value) - left
-            fill = colour(name, number)
+            fill, figure = colour(name, number), f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
             body.append(f'<rect x="{left}" y="{y}" width="{width:.1f}" height="{row - 3}" fill="{fill}"/>')
-            body.append(f'<text x="{left + width + 5:.1f}" y="{y + row - 6}" font-size="11">{value:,.3g}</text>')
+            body.append(f'<text x="{left + width + 5:.1f}" y="{y + row - 6}" font-size="11">{figure}</text>')
             y += row
         y += gap
     return frame(title, x_label, "", "".join(body) + legend(names, left), height=height)

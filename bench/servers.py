@@ -124,30 +124,35 @@ def floor(scratch, answer, cpus="0"):
     return started.wait(lambda port: socket.create_connection(("127.0.0.1", port), 1).close() or True)
 
 
-NGINX = """daemon off; pid {scratch}/nginx-{port}.pid; error_log {scratch}/nginx.log warn;
-worker_processes 1; worker_rlimit_nofile 65536;
+# Workers as whoever starts it, so that they may read the scratch directory.
+NGINX = """{user} daemon off; pid {scratch}/nginx-{port}.pid; error_log {scratch}/nginx.log warn;
+worker_processes 1;
 events {{ worker_connections 16384; use epoll; }}
 http {{
   access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; default_type application/json;
   keepalive_requests 1000000000; keepalive_timeout 90s; open_file_cache max=100 inactive=1h;
   client_body_temp_path {scratch}/nginx-body; proxy_temp_path {scratch}/nginx-proxy;
   fastcgi_temp_path {scratch}/nginx-fastcgi; uwsgi_temp_path {scratch}/nginx-uwsgi; scgi_temp_path {scratch}/nginx-scgi;
-  server {{ listen 127.0.0.1:{port} backlog=4096; {locations} }}
+  server {{ listen 127.0.0.1:{port} backlog=4096; location = {path} {{ root {scratch}; }} }}
 }}
 """
 
 
-def nginx(scratch, files, cpus="0"):
-    """Static files: path of the URL -> path on disk. None if nginx is not installed."""
+NGINX_PATH = "/answer.json"
+
+
+def nginx(scratch, body, cpus="0"):
+    """The given bytes as a static file at NGINX_PATH. None if nginx is not installed."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if not binary:
         return None
     port = free_port()
-    locations = " ".join(f"location = {url} {{ alias {path}; }}" for url, path in files.items())
+    (Path(scratch) / NGINX_PATH.lstrip("/")).write_bytes(body)
     config = Path(scratch) / f"nginx-{port}.conf"
-    config.write_text(NGINX.format(scratch=scratch, port=port, locations=locations))
+    user = "user root;" if os.getuid() == 0 else ""
+    config.write_text(NGINX.format(scratch=scratch, port=port, path=NGINX_PATH, user=user))
     started = Server("nginx", [binary, "-c", config], port, cpus, Path(scratch) / "nginx-start.log")
-    return started.wait(answers(next(iter(files))))
+    return started.wait(answers(NGINX_PATH))
 
 
 def axum(scratch, key, document, cpus="0"):

@@ -1,3 +1,3 @@
 -- GET flags.
 dofile("bench/wrk/report.lua")
-wrk.path = "/api/v1/flags/"
+wrk.path = os.getenv("BENCH_PATH") or "/api/v1/flags/"
