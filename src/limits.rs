@@ -118,6 +118,10 @@ pub const EVENT_PATIENCE: Duration = Duration::from_secs(120);
 pub const STORE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the configuration file is looked at.
 pub const CONFIG_POLL: Duration = Duration::from_secs(1);
+/// Rows of one report of usage; upstream takes no more (wire.md 4.3).
+pub const USAGE_ROWS_MAX: usize = 1000;
+/// How long the last counts are posted when the process ends, before the rest is left to the disk.
+pub const LAST_POST_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest time that a success alone, without a new document, waits to be published. Health reads it.
 pub const FRESHNESS_DELAY_MAX: Duration = Duration::from_millis(200);
 /// Warnings and errors kept for the status page, the newest.

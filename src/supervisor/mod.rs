@@ -10,6 +10,8 @@ mod poll;
 mod pool;
 mod realtime;
 mod reload;
+mod report;
+mod reports;
 mod schedule;
 mod signals;
 mod store;
@@ -31,6 +33,7 @@ use discovery::Discovery;
 use job::{Done, Id, Turn};
 use poll::{ServerKey, Upstream};
 use pool::Pool;
+use reports::Reports;
 use store::Store;
 use watched::{Change, Records, Watched};
 
@@ -44,6 +47,8 @@ enum Event {
     Signal(signals::Signal),
     /// What came of asking, at this time, which environments there are.
     Discovered(Instant, discovery::Found),
+    /// What came of sending counts.
+    Posted(report::Posted),
     /// An environment's event stream told of a document of this time.
     Told(Id, f64),
 }
@@ -70,6 +75,7 @@ struct Supervisor {
     sender: Sender<Event>,
     watched: Vec<Watched>,
     discovery: Option<Discovery>,
+    reports: Reports,
     next_id: Id,
     version: u64,
     published: Vec<Weak<Snapshot>>,
@@ -108,6 +114,7 @@ pub fn start(
     signals::watch(move |signal| to_loop.send(Event::Signal(signal)).is_ok())?;
     let store = open_store(&config, &log);
     let discovery = Discovery::new(&config, Instant::now());
+    let reports = Reports::new(&config, store.as_ref(), Instant::now());
     let mut supervisor = Supervisor {
         reload: reload::Reloader::new(&config, reload),
         config: Arc::new(config),
@@ -120,6 +127,7 @@ pub fn start(
         sender,
         watched: Vec::new(),
         discovery,
+        reports,
         next_id: 0,
         version: 0,
         published: Vec::new(),
@@ -160,6 +168,8 @@ impl Supervisor {
             }
             self.give_jobs(now);
             self.discover(now);
+            self.collect();
+            self.report(now);
             self.resend();
             if self.publish_at.is_some_and(|at| at <= now) {
                 self.publish();
@@ -206,7 +216,8 @@ impl Supervisor {
     }
 
     /// What must not be lost is on disk or upstream before the process ends.
-    fn end(self) {
+    fn end(mut self) {
+        self.report_last();
         if let Some(store) = &self.records.store {
             store.flush(limits::STORE_PATIENCE);
         }
@@ -228,6 +239,7 @@ impl Supervisor {
             }
             Event::Signal(signals::Signal::Stop) => self.stop(now),
             Event::Signal(signals::Signal::Reload) => self.reload(true),
+            Event::Posted(posted) => self.posted(posted, now),
             Event::Discovered(started, found) => self.discovered(started, found),
             Event::Told(id, updated_at) => {
                 if let Some(watched) = self.watched.iter_mut().find(|watched| watched.id == id) {
@@ -328,6 +340,7 @@ impl Supervisor {
         let discovery = self.discovery.as_ref().and_then(Discovery::due);
         due.chain(phase)
             .chain(discovery)
+            .chain(self.reports.due())
             .chain(self.publish_at)
             .chain(reload)
             .fold(now + housekeeping, Instant::min)

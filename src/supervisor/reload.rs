@@ -88,6 +88,7 @@ impl Supervisor {
             self.watched.iter_mut().for_each(|watched| watched.refresh(now));
         }
         self.subscribe();
+        self.reports.reconfigure(&config, now);
         self.records.log.set_level(config.logging.log_level);
         self.command(Message::Configure(Arc::clone(&config)));
         self.publish();

@@ -3,8 +3,12 @@
 //! In: what became of each poll. Out: the next [`Job`], the [`Slot`] that requests read, and one line in
 //! the log per change of state. Invariants: a document is replaced only by a better one; whatever
 //! fails, the held one stays. Time is an argument.
+mod wanted;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+
+use wanted::Wanted;
 
 use super::job::{self, Compiled, Done, From, Id, Job, Stamp};
 use super::poll::{PollError, PollErrorKind, ServerKey, Upstream, Validators};
@@ -50,14 +54,6 @@ pub struct Watched {
     disbelieved: Option<f64>,
     /// Its event stream, kept for as long as it is wanted.
     pub subscription: Option<Subscription>,
-}
-
-/// What an event said is there and is not held yet.
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    updated_at: f64,
-    since: Instant,
-    retry: Duration,
 }
 
 /// The last good document.
@@ -173,42 +169,6 @@ impl Watched {
     pub fn refresh(&mut self, now: Instant) {
         self.full_next = true;
         self.schedule.hasten(now);
-    }
-
-    /// Upstream says that the document of this time is there.
-    pub fn nudge(&mut self, updated_at: f64, now: Instant) {
-        let is_old = self.wanted.is_some_and(|wanted| wanted.updated_at >= updated_at);
-        if is_old || self.has(updated_at) || self.disbelieved == Some(updated_at) {
-            return;
-        }
-        self.wanted = Some(Wanted { updated_at, since: now, retry: limits::EVENT_RETRY_MIN });
-        self.refresh(now);
-    }
-
-    /// Whether the document held is as new as that. Times travel as floats: half a millisecond is equal.
-    fn has(&self, updated_at: f64) -> bool {
-        let held = self.held.as_ref().filter(|held| held.source == Source::Upstream);
-        held.and_then(|held| held.environment.updated_at()).is_some_and(|held| held >= updated_at - 0.0005)
-    }
-
-    /// After a poll: is what an event told of there now? Else asks again, and in the end gives up.
-    fn check_wanted(&mut self, records: &Records, now: Instant) {
-        let Some(mut wanted) = self.wanted else { return };
-        if self.has(wanted.updated_at) {
-            self.wanted = None;
-        } else if now.duration_since(wanted.since) > limits::EVENT_PATIENCE {
-            self.wanted = None;
-            self.disbelieved = Some(wanted.updated_at);
-            let hint = "the event stream told of a document that upstream does not serve";
-            let fields: [(_, &dyn std::fmt::Display); 3] =
-                [("client_side_key", &self.name()), ("updated_at", &wanted.updated_at), ("hint", &hint)];
-            records.log.event(Level::Warning, "realtime_event_disbelieved", &fields);
-        } else {
-            self.full_next = true;
-            self.schedule.hasten(now + wanted.retry);
-            wanted.retry = (wanted.retry * 2).min(limits::EVENT_RETRY_MAX);
-            self.wanted = Some(wanted);
-        }
     }
 
     /// The key by which requests and the log know it.

@@ -1,0 +1,173 @@
+//! The supervisor's side of reporting: collect from reactors, hand to the pool, write down what came of it.
+//!
+//! In: counts of the reactors, results of posting. Out: tasks for the pool, metrics, a line in the log per
+//! change of state. Invariant: counts of environments that are not upstream's are not sent there.
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::pool::guarded;
+use super::report::{self, Kind, Outbox, Posted};
+use super::store::Store;
+use super::watched::Watched;
+use super::{Event, Supervisor};
+use crate::config::{Config, Level};
+use crate::counts::Counts;
+use crate::limits;
+
+/// Everything that is counted and not yet accepted upstream.
+#[derive(Debug)]
+pub struct Reports {
+    counts: Counts,
+    pub analytics: Outbox,
+    pub usage: Outbox,
+}
+
+impl Reports {
+    pub fn new(config: &Config, store: Option<&Store>, now: Instant) -> Self {
+        Self {
+            counts: Counts::default(),
+            analytics: Outbox::new(Kind::Analytics, config.analytics.flush_interval, store, now),
+            usage: Outbox::new(Kind::Usage, config.usage_flush_interval, store, now),
+        }
+    }
+
+    pub fn reconfigure(&mut self, config: &Config, now: Instant) {
+        self.analytics.set_interval(config.analytics.flush_interval, now);
+        self.usage.set_interval(config.usage_flush_interval, now);
+    }
+
+    pub fn due(&self) -> impl Iterator<Item = Instant> + use<> {
+        self.analytics.due().into_iter().chain(self.usage.due())
+    }
+
+    fn is_in_flight(&self) -> bool {
+        self.analytics.due().is_none() || self.usage.due().is_none()
+    }
+
+    fn outbox(&mut self, kind: Kind) -> &mut Outbox {
+        match kind {
+            Kind::Analytics => &mut self.analytics,
+            Kind::Usage => &mut self.usage,
+        }
+    }
+}
+
+impl Supervisor {
+    /// Takes what the reactors counted.
+    pub fn collect(&mut self) {
+        let mut reports = self.publisher.reports().peekable();
+        if reports.peek().is_none() {
+            return;
+        }
+        let config = &self.config;
+        let polled = self.watched.iter().filter(|watched| watched.is_polled() && config.analytics.enabled);
+        let polled: HashSet<&str> = polled.map(Watched::client_side_key).collect();
+        for mut counts in reports {
+            counts.evaluations.retain(|row, _| polled.contains(&*row.client_side_key));
+            if config.proxy_key.is_none() {
+                counts.usage.clear();
+            }
+            self.records.metrics.supervisor.analytics_lost.add(counts.lost);
+            counts.lost = 0;
+            self.reports.counts.merge(counts);
+        }
+        self.measure_queue();
+    }
+
+    fn measure_queue(&mut self) {
+        let counts = &mut self.reports.counts;
+        let lost = std::mem::take(&mut counts.lost);
+        let waiting = counts.evaluations.values().sum::<u64>() + self.reports.analytics.count();
+        self.records.metrics.supervisor.analytics_lost.add(lost);
+        self.records.metrics.supervisor.analytics_queued.set(waiting);
+    }
+
+    /// Sends what is due.
+    pub fn report(&mut self, now: Instant) {
+        let Reports { counts, analytics, usage } = &mut self.reports;
+        for (kind, outbox) in [(Kind::Analytics, analytics), (Kind::Usage, usage)] {
+            let Some(parcels) = outbox.send(counts, now) else { continue };
+            let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
+            let task = move || {
+                let posted = guarded(|| report::post(&upstream, kind, parcels.clone(), None));
+                // After a defect it is not known which were sent: none is sent twice.
+                let posted = posted.unwrap_or_else(|| {
+                    Posted::lost(kind, &parcels, "a defect of this proxy showed while counts were sent")
+                });
+                drop(sender.send(Event::Posted(posted)));
+            };
+            // Without a thread the parcels are gone with the task; there was not one since the start.
+            if let Err(error) = self.pool.give(task) {
+                self.records.log.event(Level::Error, "no_thread", &[("error", &error)]);
+            }
+        }
+    }
+
+    /// Takes in what came of it.
+    pub fn posted(&mut self, mut posted: Posted, now: Instant) {
+        let has_changed = self.reports.outbox(posted.kind).posted(&mut posted, now);
+        let store = self.records.store.as_ref();
+        self.reports.outbox(posted.kind).keep(store);
+        self.write_down(&posted, has_changed);
+        self.measure_queue();
+    }
+
+    fn write_down(&self, posted: &Posted, has_changed: bool) {
+        let (metrics, log) = (&self.records.metrics.supervisor, &self.records.log);
+        let (sent, lost) = match posted.kind {
+            Kind::Analytics => (&metrics.analytics_sent, &metrics.analytics_lost),
+            Kind::Usage => (&metrics.usage_sent, &metrics.usage_lost),
+        };
+        sent.add(posted.sent);
+        lost.add(posted.lost);
+        let kind = ("kind", &posted.kind.name() as &dyn Display);
+        if let Some(why) = &posted.refused {
+            log.event(Level::Error, "counts_refused", &[kind, ("error", why), ("lost_count", &posted.lost)]);
+        }
+        match &posted.failure {
+            Some(failure) if has_changed => {
+                let fields =
+                    [kind, ("error", &failure.message), ("hint", &"the counts are kept and sent again")];
+                log.event(Level::Warning, "counts_not_sent", &fields);
+            }
+            None if has_changed => log.event(Level::Info, "counts_sent_again", &[kind]),
+            _ => {}
+        }
+    }
+
+    /// Sends all there is before the process ends; what is left goes to disk, or is lost and told.
+    pub fn report_last(&mut self) {
+        let until = Instant::now() + limits::LAST_POST_PATIENCE;
+        while self.reports.is_in_flight() {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
+                Ok(Event::Posted(posted)) => self.posted(posted, Instant::now()),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        self.collect();
+        for kind in [Kind::Analytics, Kind::Usage] {
+            let Reports { counts, analytics, usage } = &mut self.reports;
+            let outbox = if kind == Kind::Analytics { analytics } else { usage };
+            let parcels = outbox.send_last(counts);
+            if parcels.is_empty() {
+                continue;
+            }
+            let mut posted = report::post(&self.upstream, kind, parcels, Some(until));
+            let has_changed = self.reports.outbox(kind).posted(&mut posted, Instant::now());
+            let store = self.records.store.as_ref();
+            self.reports.outbox(kind).keep(store);
+            self.write_down(&posted, has_changed);
+            let left = self.reports.outbox(kind).count();
+            if left > 0 && self.records.store.is_none() {
+                let hint = "upstream did not take them and there is no cache_dir to keep them in";
+                let fields: [(_, &dyn Display); 3] =
+                    [("kind", &kind.name()), ("lost_count", &left), ("hint", &hint)];
+                self.records.log.event(Level::Error, "counts_lost", &fields);
+            }
+        }
+    }
+}
