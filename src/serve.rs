@@ -5,6 +5,7 @@
 //! serve starts nothing; reactors are started before the supervisor, which publishes to them
 //! before it fetches anything. Nothing here is on the way of a request.
 use std::error::Error;
+use std::fmt;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -21,6 +22,18 @@ use crate::{admin, demo, reactor, supervisor};
 
 /// Why it could not start or go on.
 pub type Ended = Result<(), Box<dyn Error>>;
+
+/// Files that the configuration names for upstream and that cannot be used, one line each.
+#[derive(Debug)]
+pub struct UpstreamError(Vec<String>);
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration cannot be used:\n  {}", self.0.join("\n  "))
+    }
+}
+
+impl Error for UpstreamError {}
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -44,6 +57,7 @@ pub fn demo(inputs: Inputs) -> Ended {
 /// `bound` is called with the addresses of both listeners once they are there.
 fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> Ended {
     let (config, notices) = config::read(&inputs)?;
+    supervisor::check(&config).map_err(UpstreamError)?;
     let listeners = reactor::bind(&config)?;
     let admin = config.admin.as_ref().map(admin::bind).transpose()?;
     let address = match listeners.first() {
@@ -105,7 +119,7 @@ fn raise_descriptor_limit(log: &Log) {
 }
 
 fn log_notice(log: &Log, notice: &Notice) {
-    let fields: Vec<(&'static str, &dyn std::fmt::Display)> =
-        notice.fields.iter().map(|(name, value)| (*name, value as &dyn std::fmt::Display)).collect();
+    let fields: Vec<(&'static str, &dyn fmt::Display)> =
+        notice.fields.iter().map(|(name, value)| (*name, value as &dyn fmt::Display)).collect();
     log.event(notice.level, notice.event, &fields);
 }
