@@ -31,7 +31,9 @@ fn main() -> ExitCode {
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<ConfigError>() || error.is::<UpstreamError>() => complain(&error, EXIT_USAGE),
+        Err(error) if error.is::<ConfigError>() || error.is::<UpstreamError>() => {
+            complain(&error, EXIT_USAGE)
+        }
         Err(error) => complain(&error, EXIT_FAILED),
     }
 }
