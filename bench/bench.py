@@ -95,9 +95,9 @@ class Bench:
         once = {"open_loop": 2 * len(RATES) + 2, "swaps": 4, "memory": 1}
         single = sum(runs for part, runs in once.items() if self.wanted(part))
         for rounds, seconds in PLANS:
-            self.total = pairs * rounds + swept * min(rounds, 3) + single
+            self.total = pairs * rounds + swept * min(rounds, 2) + single
             # Besides the runs: a warm-up of each pair, starting servers, writing large documents.
-            around = 2 * (pairs + swept) + 4 * single
+            around = 1.5 * (pairs + swept) + 3 * single
             if self.total * (seconds + 0.6) + around < self.options.minutes * 60:
                 return rounds, seconds
         return PLANS[-1]
@@ -230,13 +230,13 @@ class Bench:
         different = sum(ours.get(name) != theirs.get(name) for name in ours.keys() | theirs.keys())
         return "same flags" if not different else f"{different} of {len(ours)} flags differ"
 
-    def pair(self, name, x, path, script, body, connections=32, rounds=None, environment=None):
+    def pair(self, name, x, path, script, body, connections=32):
         """edge-proxy and the floor with its bytes, in turn, at one place of an axis."""
-        rounds = range(1, min(self.rounds, rounds or 3) + 1)
+        rounds = range(1, min(self.rounds, 2) + 1)
         if all(self.is_known(name, server, x, number) for server in OURS for number in rounds) or self.is_late(name):
             return
         request = self.request(script, body)
-        environment = environment or {"BENCH_KEY": KEY, **({"BENCH_BODY": str(self.body(body))} if body else {})}
+        environment = {"BENCH_KEY": KEY, "BENCH_BODY": str(self.body(body))}
         running = {"edge-proxy": self.proxy(path)}
         try:
             head, answer = load.whole_answer(running["edge-proxy"].port, request)
@@ -268,7 +268,7 @@ class Bench:
     def environments(self):
         """Flags of many environments, asked in turn."""
         for count in ENVIRONMENTS:
-            rounds = range(1, min(self.rounds, 3) + 1)
+            rounds = range(1, min(self.rounds, 2) + 1)
             if all(self.is_known("environments", "edge-proxy", count, number) for number in rounds):
                 continue
             if self.is_late("environments"):
@@ -343,7 +343,7 @@ class Bench:
         environment = {"BENCH_KEY": KEY, "BENCH_BODY": str(self.body("heavy-match"))}
         running = {cores: self.proxy(path, cpus="0,1", cores=cores, name=f"edge-proxy-{cores}") for cores in ("1", "2")}
         try:
-            for number in range(1, min(self.rounds, 3) + 1):
+            for number in range(1, min(self.rounds, 2) + 1):
                 for cores, server in running.items():
                     if self.is_known("cores", "edge-proxy", cores, number) or self.is_late("cores"):
                         continue

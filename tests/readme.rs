@@ -73,7 +73,7 @@ fn replay(command: &str, demo: &Proxy) -> String {
 
 #[test]
 fn every_console_block_of_the_readme_prints_what_stands_there() {
-    let readme = std::fs::read_to_string(fixture::root().join("README.md")).expect("README.md");
+    let readme = readme();
     let demo = Start::demo().ready();
     let mut wrong = Vec::new();
     let mut replayed = 0;
@@ -95,4 +95,65 @@ fn every_console_block_of_the_readme_prints_what_stands_there() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     assert!(replayed >= 3, "the README's curl lines were found: {replayed}");
+}
+
+fn readme() -> String {
+    std::fs::read_to_string(fixture::root().join("README.md")).expect("README.md")
+}
+
+/// Texts between backquotes.
+fn quoted(markdown: &str) -> Vec<&str> {
+    markdown.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn every_setting_and_alias_is_in_the_table() {
+    let readme = readme();
+    let quoted = quoted(&readme);
+    let names = edge_proxy::config::source::SETTINGS.iter().flat_map(|setting| {
+        let plain = [setting.path].into_iter();
+        plain.chain(setting.aliases.iter().copied()).chain(setting.variables.iter().copied())
+    });
+    let missing: Vec<_> = names.filter(|name| !quoted.contains(name)).collect();
+    assert!(missing.is_empty(), "not in the README's table of settings: {missing:?}");
+}
+
+#[test]
+fn every_path_and_target_that_is_named_exists() {
+    let readme = readme();
+    let makefile = std::fs::read_to_string(fixture::root().join("Makefile")).expect("Makefile");
+    for target in quoted(&readme).iter().filter_map(|text| text.strip_prefix("make ")) {
+        let target = target.split(' ').next().unwrap_or(target);
+        assert!(makefile.contains(&format!("\n{target}:")), "make {target} is not in the Makefile");
+    }
+    let layout =
+        blocks(&readme).into_iter().find(|block| block.text.starts_with("src/")).expect("the layout");
+    for line in layout.text.lines() {
+        let place = if line.starts_with(' ') { "src/" } else { "" };
+        let names = line.trim_start().split("   ").next().unwrap_or_default().split_whitespace();
+        for name in names.filter(|name| name.ends_with('/') || name.ends_with(".rs")) {
+            assert!(
+                fixture::root().join(place).join(name).exists(),
+                "{place}{name} of the layout is not there"
+            );
+        }
+    }
+    for link in readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        assert!(link.starts_with("https://") || fixture::root().join(link).exists(), "a dead link: {link}");
+    }
+}
+
+#[test]
+fn the_numbers_are_those_of_the_newest_run() {
+    let root = fixture::root();
+    let runs = std::fs::read_dir(root.join("bench/runs")).expect("bench/runs").count();
+    assert!(runs > 0, "a run is kept in bench/runs");
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let checked = std::process::Command::new(python)
+        .args(["bench/report.py", "--check"])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .current_dir(root)
+        .output()
+        .expect("Python is there");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
