@@ -54,6 +54,9 @@ pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 pub const DRAIN_ACCEPT_TIME: Duration = Duration::from_millis(50);
 /// Pause of the accept loop at the descriptor limit, instead of spinning.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Ready bodies up to this size are compressed as well as can be, larger ones fast, bytes: a new
+/// document must not wait a second for its compression.
+pub const COMPRESS_BEST_BYTES_MAX: usize = 1024 * 1024;
 /// Messages a reactor may leave unread. Full: the supervisor sends the newest again later.
 pub const INBOX_MESSAGES_MAX: usize = 64;
 /// A trait value that is text, characters. Beyond: 422, as the Python proxy.
@@ -132,6 +135,24 @@ pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 /// A hard limit of descriptors below this is warned of: it is soon met by connections.
 pub const DESCRIPTORS_LOW: u64 = 10_000;
+/// Nesting of a document. Beyond: the document is refused. Core nests 12 deep; the engine allows any depth.
+pub const DOCUMENT_DEPTH_MAX: usize = 512;
+/// Repeated members in one document. Beyond: it is refused. No writer of JSON makes any.
+pub const DUPLICATE_MEMBERS_MAX: usize = 64;
+/// Digits of an integer. Beyond: the document is refused, as by CPython.
+pub const INTEGER_DIGITS_MAX: usize = 4300;
+/// Ready answers of one environment, bytes. Beyond: the document is refused. A long name that many
+/// states repeat can make them larger than the document.
+pub const ANSWER_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// A flag's client form is stored beside its server form up to this size, bytes, so that flags that
+/// follow each other are copied at once; beyond, it is cut out of it.
+pub const CLIENT_COPY_BYTES_MAX: usize = 1024;
+/// Flags that wait for each other in a chain of conditions. Beyond: they count as in a cycle. Python
+/// fails at about 45.
+pub const FLAG_CHAIN_MAX: usize = 128;
+/// Flags that conditions may resolve in one evaluation. Beyond: they count as in a cycle; without a
+/// bound, flags that all read each other would take time exponential in their number.
+pub const FLAG_READS_MAX: usize = 10_000;
 
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX, "a target must fit in a head");
 const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "a body without a copy is worth compressing");

@@ -1,11 +1,95 @@
-//! JSON strings and numbers as orjson writes them.
+//! JSON strings and numbers as orjson writes them (wire.md 2.6).
+//!
+//! In: text or a double. Out: bytes appended to the caller's buffer. Invariant: what is written is
+//! valid JSON; non-ASCII stays raw; nothing is allocated but by the buffer's growth.
+
+/// What each byte below 0x20, `"` and `\` become: 0 is "as it is", `u` is `\u00XX`, any other
+/// byte follows a backslash.
+static ESCAPES: [u8; 256] = escapes();
+
+const fn escapes() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        table[byte] = b'u';
+        byte += 1;
+    }
+    table[0x08] = b'b';
+    table[0x09] = b't';
+    table[0x0a] = b'n';
+    table[0x0c] = b'f';
+    table[0x0d] = b'r';
+    table[b'"' as usize] = b'"';
+    table[b'\\' as usize] = b'\\';
+    table
+}
 
 /// Appends `text` as a JSON string: escapes `"`, `\` and controls below 0x20, the rest is raw.
-pub fn string(_text: &str, _out: &mut Vec<u8>) {
-    unimplemented!("engine")
+pub fn string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    escaped(text, out);
+    out.push(b'"');
+}
+
+/// Appends the inside of a JSON string.
+pub fn escaped(text: &str, out: &mut Vec<u8>) {
+    let bytes = text.as_bytes();
+    let mut copied = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        let escape = ESCAPES[usize::from(*byte)];
+        if escape == 0 {
+            continue;
+        }
+        out.extend_from_slice(&bytes[copied..at]);
+        copied = at + 1;
+        if escape == b'u' {
+            const HEX: &[u8; 16] = b"0123456789abcdef";
+            out.extend_from_slice(b"\\u00");
+            out.push(HEX[usize::from(byte >> 4)]);
+            out.push(HEX[usize::from(byte & 15)]);
+        } else {
+            out.extend_from_slice(&[b'\\', escape]);
+        }
+    }
+    out.extend_from_slice(&bytes[copied..]);
 }
 
 /// Appends a float: shortest form with a decimal point or exponent; NaN and infinities are `null`.
-pub fn float(_number: f64, _out: &mut Vec<u8>) {
-    unimplemented!("engine")
+pub fn float(number: f64, out: &mut Vec<u8>) {
+    if number.is_finite() {
+        out.extend_from_slice(ryu::Buffer::new().format_finite(number).as_bytes());
+    } else {
+        out.extend_from_slice(b"null");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn strings_are_escaped_as_orjson_escapes_them() {
+        let mut out = Vec::new();
+        super::string("a\"b\\c\u{0}\u{8}\t\n\u{b}\u{c}\r\u{1f}\u{7f}é😀/", &mut out);
+        let expected = "\"a\\\"b\\\\c\\u0000\\b\\t\\n\\u000b\\f\\r\\u001f\u{7f}é😀/\"";
+        assert_eq!(std::str::from_utf8(&out).unwrap(), expected);
+    }
+
+    #[test]
+    fn floats_are_written_as_orjson_writes_them() {
+        let table = [
+            (1.0, "1.0"),
+            (1000.0, "1000.0"),
+            (1.1, "1.1"),
+            (-0.0, "-0.0"),
+            (1e22, "1e22"),
+            (1e-7, "1e-7"),
+            (1e16, "1e16"),
+            (f64::INFINITY, "null"),
+            (f64::NAN, "null"),
+        ];
+        for (number, expected) in table {
+            let mut out = Vec::new();
+            super::float(number, &mut out);
+            assert_eq!(std::str::from_utf8(&out).unwrap(), expected);
+        }
+    }
 }

@@ -7,10 +7,15 @@ pub mod in_list;
 pub mod jsonpath;
 pub mod pattern;
 pub mod percentage;
+pub mod run;
 pub mod segment;
 pub mod semver;
 pub mod unicode;
 pub mod value;
+mod values;
+
+use crate::snapshot::Environment;
+use crate::snapshot::rule::Program;
 
 /// A trait's value as the client sent it, before coercion (wire.md 5.6).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,15 +43,32 @@ pub struct Identity<'a> {
     pub traits: &'a [Trait<'a>],
 }
 
-/// Room for one evaluation, kept by the caller from request to request.
+/// Room for one evaluation, kept by the caller from request to request. It holds the results of
+/// the last one, which `encode::flags` reads.
 #[derive(Debug, Default)]
-pub struct Scratch {}
+pub struct Scratch {
+    room: run::Room,
+}
+
+impl Scratch {
+    /// Per feature the output that won, as an index into the program's; [`run::CYCLIC`] may be set.
+    pub fn outputs(&self) -> &[u32] {
+        &self.room.outputs
+    }
+}
 
 /// Evaluates every feature of `environment` for `identity` into `scratch`.
-pub fn evaluate(
-    _environment: &crate::snapshot::Environment,
-    _identity: &Identity<'_>,
-    _scratch: &mut Scratch,
+pub fn evaluate(environment: &Environment, identity: &Identity<'_>, scratch: &mut Scratch) {
+    run::run(environment.program(), Some(identity), None, &mut scratch.room);
+}
+
+/// As [`evaluate`], on a program: with a key of the identity's own (`$.identity.key`, the seed of
+/// splits), or without an identity at all, which is what `/flags/` answers.
+pub fn evaluate_on(
+    program: &Program,
+    identity: Option<&Identity<'_>>,
+    key: Option<&str>,
+    scratch: &mut Scratch,
 ) {
-    unimplemented!("engine")
+    run::run(program, identity, key, &mut scratch.room);
 }

@@ -1,1 +1,98 @@
+//! Whether a value meets a condition, and an identity a segment.
+//!
+//! In: compiled tests and rules, values of this request. Out: true or false.
+//! Invariant: lazy as Python is where flags are read; a condition that occurs in several segments
+//! is asked at most once per request; nothing is allocated but for integers beyond `i64`.
+use std::cmp::Ordering;
 
+use super::percentage;
+use super::semver::Version;
+use super::value::{self, Integer, Value};
+use crate::snapshot::rule::{Comparison, Members, Operand, OperandText, Test};
+
+/// Whether `value` passes `test`. `buffer` is room for Python's `str()` of the value.
+pub fn holds(test: &Test, value: &Value<'_>, buffer: &mut String) -> bool {
+    if *value == Value::Unreadable {
+        return false;
+    }
+    match test {
+        Test::IsNotSet => *value == Value::Null,
+        _ if *value == Value::Null => false,
+        Test::Never => false,
+        Test::IsSet => true,
+        Test::Compare(comparison, operand) => compare(*comparison, operand, value),
+        Test::Contains(part) => matches!(value, Value::Text(text) if text.contains(&**part)),
+        Test::NotContains(part) => matches!(value, Value::Text(text) if !text.contains(&**part)),
+        Test::Regex(pattern) => pattern.is_match(text_of(value, buffer)),
+        Test::Modulo { divisor, remainder } =>
+        {
+            #[expect(clippy::float_cmp, reason = "exact equality is the rule (wire.md 5.7)")]
+            value::modulo(value, *divisor).is_some_and(|found| found == *remainder)
+        }
+        Test::In(members) => is_member(members, value, buffer),
+        Test::Split { key, limit } => percentage::hash(&[key, text_of(value, buffer)]) <= *limit,
+    }
+}
+
+/// Python's `str(value)`.
+fn text_of<'v>(value: &Value<'v>, buffer: &'v mut String) -> &'v str {
+    if let Value::Text(text) = value {
+        return text;
+    }
+    buffer.clear();
+    value::write_str(value, buffer);
+    buffer
+}
+
+/// Floats and booleans are never members; integers are compared as text.
+fn is_member(members: &Members, value: &Value<'_>, buffer: &mut String) -> bool {
+    match value {
+        Value::Text(text) => members.texts.contains(*text),
+        Value::Int(number) => members.integers.contains(number),
+        Value::Big(_) => members.texts.contains(text_of(value, buffer)),
+        Value::Null | Value::Bool(_) | Value::Float(_) | Value::Unreadable => false,
+    }
+}
+
+fn compare(comparison: Comparison, operand: &Operand, value: &Value<'_>) -> bool {
+    match value {
+        Value::Bool(bool) => meets(comparison, Some(bool.cmp(&operand.bool))),
+        Value::Int(number) => match &operand.integer {
+            None => false,
+            Some(Integer::Small(other)) => meets(comparison, Some(number.cmp(other))),
+            Some(other) => meets(comparison, Some(Integer::Small(*number).cmp(other))),
+        },
+        Value::Big(number) => operand.integer.as_ref().is_some_and(|other| {
+            let order = match other {
+                Integer::Big(other) => number.cmp(other),
+                Integer::Small(other) => number.cmp(&num_bigint::BigInt::from(*other)),
+            };
+            meets(comparison, Some(order))
+        }),
+        // NaN has no order: only NOT_EQUAL holds for it.
+        Value::Float(number) => {
+            operand.float.is_some_and(|other| meets(comparison, number.partial_cmp(&other)))
+        }
+        Value::Text(text) => match &operand.text {
+            // UTF-8 orders as code points do.
+            OperandText::Plain(other) => meets(comparison, Some((**text).cmp(&**other))),
+            OperandText::Version(other) => match (Version::parse(text), Version::parse(other)) {
+                (Some(version), Some(other)) => meets(comparison, Some(version.cmp(&other))),
+                _ => false,
+            },
+            OperandText::Never => false,
+        },
+        Value::Null | Value::Unreadable => false,
+    }
+}
+
+fn meets(comparison: Comparison, order: Option<Ordering>) -> bool {
+    match comparison {
+        Comparison::Equal => order == Some(Ordering::Equal),
+        Comparison::NotEqual => order != Some(Ordering::Equal),
+        Comparison::Greater => order == Some(Ordering::Greater),
+        Comparison::GreaterOrEqual => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
+        Comparison::Less => order == Some(Ordering::Less),
+        Comparison::LessOrEqual => matches!(order, Some(Ordering::Less | Ordering::Equal)),
+    }
+}

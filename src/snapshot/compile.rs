@@ -1,7 +1,22 @@
 //! The one place of ahead-of-time work: from a document to an [`Environment`].
+//!
+//! In: the bytes of one whole document, all pages merged. Out: everything that requests read: the
+//! program of its rules, whole bodies plain and compressed, validators. Runs on the supervisor.
+//! Invariant: a document that is refused leaves no trace; one that is accepted never fails later.
+use std::io::Write as _;
+
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sha2::{Digest as _, Sha256};
 
 use super::Role;
+use super::document::Document;
+use super::raw::{At, elements, members};
+use super::rule::{Children, Program, offset};
+use super::{program, rules, transcode};
+use crate::evaluate::{Scratch, evaluate_on};
+use crate::limits::{COMPRESS_BEST_BYTES_MAX, COMPRESS_BYTES_MIN};
 
 /// A whole response body that depends on the document alone, ready to be sent.
 #[derive(Debug, Default)]
@@ -15,7 +30,24 @@ pub struct Ready {
 
 /// A document made ready to answer requests.
 #[derive(Debug)]
-pub struct Environment {}
+pub struct Environment {
+    client_side_key: Box<str>,
+    updated_at: Option<f64>,
+    allow_client_traits: bool,
+    hide_sensitive_data: bool,
+    client_flags: Flags,
+    server_flags: Flags,
+    document: Ready,
+    program: Program,
+}
+
+/// The `/flags/` answer for one role.
+#[derive(Debug)]
+struct Flags {
+    body: Ready,
+    /// Per feature its object in `body`; empty if the role may not see it.
+    places: Vec<Children>,
+}
 
 /// Why a document was refused: where in it, and what was expected (one line, no secrets).
 #[derive(Debug)]
@@ -23,6 +55,12 @@ pub struct CompileError {
     /// JSON path, such as `$.feature_states[3].feature.name`.
     pub path: String,
     pub message: String,
+}
+
+impl CompileError {
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
 }
 
 /// Something in an accepted document that can never work as meant, such as a bad pattern.
@@ -37,35 +75,159 @@ impl Environment {
     ///
     /// # Errors
     /// The document is not JSON or has not the shape of wire.md 3.
-    pub fn compile(_document: &[u8]) -> Result<(Self, Vec<Warning>), CompileError> {
-        unimplemented!("engine")
+    pub fn compile(document: &[u8]) -> Result<(Self, Vec<Warning>), CompileError> {
+        let canonical = transcode::transcode(document)?;
+        let read = Document::read(&canonical)?;
+        let (mut program, warnings) = program::build(&read)?;
+        if program.has_queries {
+            program.tree = rules::tree(&canonical);
+        }
+        let mut scratch = Scratch::default();
+        evaluate_on(&program, None, None, &mut scratch);
+        let environment = Self {
+            client_side_key: read.api_key.as_deref().unwrap_or_default().into(),
+            updated_at: read.updated_at,
+            allow_client_traits: read.allow_client_traits,
+            hide_sensitive_data: read.hide_sensitive_data,
+            client_flags: Flags::new(&program, Role::Client, scratch.outputs()),
+            server_flags: Flags::new(&program, Role::Server, scratch.outputs()),
+            document: {
+                let etag = document_etag(&canonical)?;
+                drop(read);
+                Ready::new(canonical.into_bytes(), etag)
+            },
+            program,
+        };
+        Ok((environment, warnings))
     }
-    /// The document's `api_key`.
+
+    /// The document's `api_key`; empty if it is null.
     pub fn client_side_key(&self) -> &str {
-        unimplemented!("engine")
+        &self.client_side_key
     }
+
     /// The document's `updated_at`, seconds since the epoch.
     pub fn updated_at(&self) -> Option<f64> {
-        unimplemented!("engine")
+        self.updated_at
     }
+
     /// The whole `/flags/` body for that role.
-    pub fn flags(&self, _role: Role) -> &Ready {
-        unimplemented!("engine")
+    pub fn flags(&self, role: Role) -> &Ready {
+        &self.role(role).body
     }
+
     /// One flag's object of the `/flags/` body, for `?feature=`.
-    pub fn flag(&self, _role: Role, _name: &str) -> Option<&[u8]> {
-        unimplemented!("engine")
+    pub fn flag(&self, role: Role, name: &str) -> Option<&[u8]> {
+        let index = self.program.feature(name)?;
+        let flags = self.role(role);
+        let place = flags.places.get(index)?;
+        (!place.is_empty()).then(|| place.of(&flags.body.plain))
     }
+
     /// The whole `/environment-document/` body, secrets left out (differences.md 28).
     pub fn document(&self) -> &Ready {
-        unimplemented!("engine")
+        &self.document
     }
+
     /// False: traits sent with a client-side key are not evaluated (differences.md 11).
     pub fn allow_client_traits(&self) -> bool {
-        unimplemented!("engine")
+        self.allow_client_traits
     }
+
     /// True: `traits` is `[]` in the answer (differences.md 12).
     pub fn hide_sensitive_data(&self) -> bool {
-        unimplemented!("engine")
+        self.hide_sensitive_data
+    }
+
+    /// What an evaluation reads.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    fn role(&self, role: Role) -> &Flags {
+        match role {
+            Role::Client => &self.client_flags,
+            Role::Server => &self.server_flags,
+        }
     }
 }
+
+impl Flags {
+    fn new(program: &Program, role: Role, outputs: &[u32]) -> Self {
+        let mut body = vec![b'['];
+        let mut places = Vec::with_capacity(outputs.len());
+        for output in outputs {
+            let output = &program.outputs[(output & !crate::evaluate::run::CYCLIC) as usize];
+            if role == Role::Client && output.client.is_empty() {
+                places.push(Children::EMPTY);
+                continue;
+            }
+            if body.len() > 1 {
+                body.push(b',');
+            }
+            let from = offset(body.len());
+            // Without `variant` and `reason` (differences.md 17 speaks of identities alone).
+            let to = output.variant as usize - ",\"variant\":".len();
+            body.extend_from_slice(&program.bytes[output.server.from as usize..to]);
+            body.push(b'}');
+            places.push(Children { from, to: offset(body.len()) });
+        }
+        body.push(b']');
+        body.shrink_to_fit();
+        let etag = etag([&*body]);
+        Self { body: Ready::new(body, etag), places }
+    }
+}
+
+impl Ready {
+    fn new(plain: Vec<u8>, etag: Box<str>) -> Self {
+        let gzip = (plain.len() >= COMPRESS_BYTES_MIN).then(|| gzip(&plain));
+        Self { plain: plain.into(), gzip: gzip.map(Bytes::from), etag }
+    }
+}
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let level = if plain.len() > COMPRESS_BEST_BYTES_MAX { Compression::fast() } else { Compression::best() };
+    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 8), level);
+    // Writing to a vector cannot fail.
+    let _ = encoder.write_all(plain);
+    let mut packed = encoder.finish().unwrap_or_default();
+    packed.shrink_to_fit();
+    packed
+}
+
+fn etag<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Box<str> {
+    let mut digest = Sha256::new();
+    for piece in pieces {
+        digest.update(piece);
+    }
+    let mut text = String::from("\"");
+    for byte in &digest.finalize()[..16] {
+        text.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
+        text.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
+    }
+    text.push('"');
+    text.into()
+}
+
+/// A validator of a document: upstream makes a new `identity_uuid` for each fetch, which is no change.
+fn document_etag(canonical: &str) -> Result<Box<str>, CompileError> {
+    let mut pieces = Vec::new();
+    let mut copied = 0;
+    let [overrides] = members(canonical, &At::ROOT, ["identity_overrides"])?;
+    let entries = overrides.map(|raw| elements(raw, &At::ROOT)).and_then(Result::ok);
+    for entry in entries.into_iter().flatten().filter(|entry| entry.starts_with('{')) {
+        let [uuid] = members(entry, &At::ROOT, ["identity_uuid"])?;
+        if let Some(uuid) = uuid {
+            // Both are slices of one text.
+            let from = uuid.as_ptr() as usize - canonical.as_ptr() as usize;
+            pieces.push(&canonical.as_bytes()[copied..from]);
+            copied = from + uuid.len();
+        }
+    }
+    pieces.push(&canonical.as_bytes()[copied..]);
+    Ok(etag(pieces))
+}
+
+#[cfg(test)]
+mod tests;

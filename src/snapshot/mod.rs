@@ -4,15 +4,21 @@
 //! snapshot is never changed once published; whatever depends on the document alone was
 //! computed before (`compile`). Nothing here knows the supervisor or the reactor.
 pub mod compile;
+mod condition;
 pub mod document;
+mod output;
+mod program;
+mod raw;
 pub mod rule;
+mod rules;
+mod transcode;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use hashbrown::HashMap;
 
-pub use compile::{CompileError, Environment};
+pub use compile::{CompileError, Environment, Warning};
 
 /// What a key may see. Server-side keys start with `ser.` (wire.md 1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,1 +1,348 @@
+//! Compiled conditions, segments and features: what an evaluation reads.
+//!
+//! In: built by `compile` and `condition`, once per document. Out: read by `evaluate`, never changed.
+//! Invariant: whatever can be parsed, sorted, looked up or written ahead of time has been; indices
+//! here always point inside the tables of the same [`Program`].
+use hashbrown::{HashMap, HashSet, HashTable};
 
+use crate::evaluate::jsonpath::{FlagMember, Query, Tree};
+use crate::evaluate::pattern::Pattern;
+use crate::evaluate::value::Integer;
+
+/// Fast, seeded, and good enough against chosen names: tables are rebuilt with each document.
+pub type State = foldhash::fast::RandomState;
+
+/// Where the value of a condition's property comes from. A trait named exactly as the property wins
+/// if it is not null; this says what counts otherwise.
+#[derive(Debug)]
+pub enum Origin {
+    /// Nothing else: a plain trait.
+    Trait,
+    /// Decided by the document (`$.environment.name`): each condition holds its result.
+    Constant(Box<str>),
+    Identifier,
+    IdentityKey,
+    /// The identity key as a split with an empty property takes it: not coerced, no trait wins.
+    SplitKey,
+    /// `$.identity.traits.<name>`.
+    IdentityTrait(Box<str>),
+    /// `None`: a flag that is not in the document.
+    Flag(Option<u32>, FlagMember),
+    /// Resolves the flag, which may cut a cycle, and finds nothing.
+    FlagAlone(Option<u32>),
+    Query(Box<Query>),
+    /// Never set.
+    Nothing,
+}
+
+/// A condition on a slot's value.
+#[derive(Debug)]
+pub struct Condition {
+    pub slot: u32,
+    pub test: Test,
+    /// The result when no trait was sent: for a trait's slot that of an absent value, for a constant
+    /// slot that of the constant.
+    pub by_default: bool,
+    /// Its place in the memo; conditions that occur once have none.
+    pub memo: Option<u32>,
+    /// Without a trait, the value has to be found when it is asked for (flags, general queries).
+    pub is_dynamic: bool,
+}
+
+/// What is asked of a value (wire.md 5.7).
+#[derive(Debug)]
+pub enum Test {
+    /// An unknown operator, or one that Python raises for whatever the value (differences.md 5).
+    Never,
+    IsSet,
+    IsNotSet,
+    Compare(Comparison, Box<Operand>),
+    Contains(Box<str>),
+    NotContains(Box<str>),
+    Regex(Box<Pattern>),
+    Modulo {
+        divisor: f64,
+        remainder: f64,
+    },
+    In(Box<Members>),
+    Split {
+        key: Box<str>,
+        limit: f64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Comparison {
+    Equal,
+    NotEqual,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+}
+
+/// A condition's value, read as each type that it may be compared with. `None`: the cast fails, so
+/// the comparison is false.
+#[derive(Debug)]
+pub struct Operand {
+    pub bool: bool,
+    pub integer: Option<Integer>,
+    pub float: Option<f64>,
+    pub text: OperandText,
+}
+
+/// What text is compared with.
+#[derive(Debug, PartialEq)]
+pub enum OperandText {
+    Plain(Box<str>),
+    /// `<version>:semver`, without the suffix, valid.
+    Version(Box<str>),
+    Never,
+}
+
+/// The items of an IN condition.
+#[derive(Debug, Default)]
+pub struct Members {
+    pub texts: HashSet<Box<str>, State>,
+    /// Those of `texts` that are an integer as `str()` writes it.
+    pub integers: HashSet<i64, State>,
+}
+
+/// A boolean expression over conditions; children are ranges of [`Program::children`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Node {
+    Constant(bool),
+    /// A condition's index.
+    Test(u32),
+    All(Children),
+    Any(Children),
+    NoneOf(Children),
+    /// As `All`, but each child is asked even after one failed: where flags are read, asking counts
+    /// (wire.md 5.5, 5.12).
+    Both(Children),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Children {
+    pub from: u32,
+    pub to: u32,
+}
+
+/// A segment that can change an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// Its rules.
+    pub rule: Node,
+}
+
+/// An override of a feature by a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub segment: u32,
+    pub state: u32,
+}
+
+/// A feature of the environment.
+#[derive(Clone, Debug)]
+pub struct Feature {
+    pub name: Box<str>,
+    pub state: u32,
+    /// Its overrides in [`Program::candidates`], best first: the first whose segment matches wins.
+    pub candidates: Children,
+}
+
+/// The state of a feature: which output it gives.
+#[derive(Clone, Copy, Debug)]
+pub struct FeatureState {
+    /// Without variants, or without an identity.
+    pub output: u32,
+    /// Index into [`Program::splits`].
+    pub split: Option<u32>,
+}
+
+/// The variants of a state.
+#[derive(Debug)]
+pub struct Split {
+    /// Hashed with the identity's key.
+    pub key: Box<str>,
+    /// In order of rank.
+    pub variants: Box<[Share]>,
+    /// The output when none is hit.
+    pub control: u32,
+}
+
+/// A variant's share: from `from` (inclusive) to `to` (exclusive).
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    pub from: f64,
+    pub to: f64,
+    pub output: u32,
+}
+
+/// A flag's JSON as identities see it, in [`Program::bytes`]: an object and the comma behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// For server keys.
+    pub server: Children,
+    /// For client keys; empty if they may not see it.
+    pub client: Children,
+    /// `client` ends inside the reason: a quote, a brace and a comma follow (differences.md 17).
+    pub client_is_cut: bool,
+    /// Where in `server` the parts start: `enabled`'s value, `feature_state_value`'s, `variant`'s and
+    /// `reason`'s. Each ends where the next member's name starts.
+    pub enabled: u32,
+    pub value: u32,
+    pub variant: u32,
+    pub reason: u32,
+}
+
+/// Everything an evaluation needs of a document.
+#[derive(Debug, Default)]
+pub struct Program {
+    /// `<api_key>_`, before an identifier it makes the identity's key.
+    pub identity_key_prefix: Box<str>,
+    pub slots: Vec<Origin>,
+    /// Slots by the trait that fills them.
+    pub slots_by_trait: HashMap<Box<str>, u32, State>,
+    /// Slots that are filled without a trait.
+    pub derived_slots: Vec<u32>,
+    pub conditions: Vec<Condition>,
+    pub children: Vec<Node>,
+    pub segments: Vec<Segment>,
+    /// How many conditions have a place in the memo.
+    pub memo_count: u32,
+    pub features: Vec<Feature>,
+    pub features_by_name: HashMap<Box<str>, u32, State>,
+    pub candidates: Vec<Candidate>,
+    /// Features whose state depends on the identity.
+    pub open_features: Vec<u32>,
+    /// One output per feature, [`PENDING`] where it depends on the identity.
+    pub outputs_at_start: Vec<u32>,
+    pub states: Vec<FeatureState>,
+    pub splits: Vec<Split>,
+    pub outputs: Vec<Output>,
+    pub bytes: Vec<u8>,
+    pub overrides: Overrides,
+    /// `Some` if a condition reads a flag: then Python's order of evaluation is replayed.
+    pub flags: Option<FlagFacts>,
+    pub has_queries: bool,
+    /// What general queries are asked of; built only if there is one.
+    pub tree: Option<Tree>,
+}
+
+/// A feature whose output is not yet known.
+pub const PENDING: u32 = u32::MAX;
+
+/// What conditions on flags read, and in which order flags are resolved.
+#[derive(Debug, Default)]
+pub struct FlagFacts {
+    /// By output.
+    pub facts: Vec<Fact>,
+    /// Per feature: the segments that override it, in document order, and which of the feature's
+    /// candidates their best override is.
+    pub segments_by_feature: Vec<Box<[(u32, u32)]>>,
+}
+
+/// An output's members as values, in the form of traits.
+#[derive(Debug)]
+pub struct Fact {
+    pub enabled: bool,
+    pub name: Box<str>,
+    pub value: Scalar,
+    pub variant: Option<Box<str>>,
+    pub reason: Box<str>,
+    pub feature_id: i64,
+}
+
+/// A JSON scalar that owns its text; arrays and objects count as null where conditions read them.
+#[derive(Debug)]
+pub enum Scalar {
+    Null,
+    Bool(bool),
+    Int(i64),
+    BigInt(Box<str>),
+    Float(f64),
+    Text(Box<str>),
+}
+
+/// Identity overrides by identifier.
+#[derive(Debug, Default)]
+pub struct Overrides {
+    hasher: State,
+    table: HashTable<Entry>,
+    /// All identifiers, one after the other.
+    identifiers: Vec<u8>,
+    /// All overrides, one identity's together; pairs of feature and output.
+    states: Vec<(u32, u32)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    identifier: Children,
+    states: Children,
+}
+
+impl Children {
+    pub const EMPTY: Self = Self { from: 0, to: 0 };
+
+    pub fn of<T>(self, table: &[T]) -> &[T] {
+        &table[self.from as usize..self.to as usize]
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.from == self.to
+    }
+
+    pub fn len(self) -> usize {
+        (self.to - self.from) as usize
+    }
+}
+
+impl Program {
+    /// The index of the feature of this name.
+    pub fn feature(&self, name: &str) -> Option<usize> {
+        self.features_by_name.get(name).map(|index| *index as usize)
+    }
+}
+
+impl Overrides {
+    /// Builds the table from each identity's overrides, the first entry of each feature first.
+    pub fn build<'a>(entries: impl ExactSizeIterator<Item = (&'a str, &'a [(u32, u32)])>) -> Self {
+        let mut overrides = Self { table: HashTable::with_capacity(entries.len()), ..Self::default() };
+        for (identifier, states) in entries {
+            let from = offset(overrides.identifiers.len());
+            overrides.identifiers.extend_from_slice(identifier.as_bytes());
+            let identifier = Children { from, to: offset(overrides.identifiers.len()) };
+            let from = offset(overrides.states.len());
+            overrides.states.extend_from_slice(states);
+            let entry = Entry { identifier, states: Children { from, to: offset(overrides.states.len()) } };
+            let (hasher, identifiers) = (&overrides.hasher, &overrides.identifiers);
+            let hash =
+                |entry: &Entry| std::hash::BuildHasher::hash_one(hasher, entry.identifier.of(identifiers));
+            overrides.table.insert_unique(hash(&entry), entry, hash);
+        }
+        overrides.identifiers.shrink_to_fit();
+        overrides.states.shrink_to_fit();
+        overrides
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The features that this identifier, to the letter, has a state of its own for, and the outputs.
+    pub fn find(&self, identifier: &str) -> &[(u32, u32)] {
+        let identifier = identifier.as_bytes();
+        let hash = std::hash::BuildHasher::hash_one(&self.hasher, identifier);
+        let found = self.table.find(hash, |entry| entry.identifier.of(&self.identifiers) == identifier);
+        found.map_or(&[], |entry| entry.states.of(&self.states))
+    }
+}
+
+/// An index or length as it is stored. A document is far smaller than 4 GiB (`limits`), and so is
+/// whatever is made from it; a table beyond would make every later slice empty, not wrong.
+#[expect(clippy::cast_possible_truncation, reason = "bounded by limits::DOCUMENT_BYTES_MAX")]
+pub fn offset(length: usize) -> u32 {
+    debug_assert!(u32::try_from(length).is_ok(), "bounded by the size of a document");
+    length as u32
+}

@@ -1,0 +1,182 @@
+//! Writes each flag's JSON once, ahead of every request.
+//!
+//! In: the parts of a feature state. Out: [`Output`]s and their bytes. Invariant: outputs that are
+//! written one after the other lie one after the other, commas included, so that an answer copies
+//! them at once; whether client keys may see a flag is decided here (wire.md 2.6, differences.md 10).
+use hashbrown::{HashMap, HashSet};
+
+use super::CompileError;
+use super::document::{Document, Feature};
+use super::raw::{At, is_number, is_truthy, string};
+use super::rule::{Children, Fact, Output, Scalar, State, offset};
+use crate::encode::json;
+use crate::limits::{ANSWER_BYTES_MAX, CLIENT_COPY_BYTES_MAX};
+
+/// What a segment's override starts its reason with; client keys see no more of it.
+const TARGETING_MATCH: &str = "TARGETING_MATCH";
+
+/// Why a flag has its value (wire.md 5.12).
+#[derive(Clone, Copy, Debug)]
+pub enum Reason<'a> {
+    Static,
+    Default,
+    /// By the segment of this name.
+    Segment(&'a str),
+    /// By a variant of this weight, as Python prints it.
+    Split(&'a str),
+}
+
+/// Collects outputs.
+#[derive(Debug)]
+pub struct Outputs<'a> {
+    pub bytes: Vec<u8>,
+    pub outputs: Vec<Output>,
+    /// Filled only if conditions read flags.
+    pub facts: Option<Vec<Fact>>,
+    kinds: HashMap<&'a str, &'a str, State>,
+    server_only: HashSet<&'a str, State>,
+    hides_disabled: bool,
+}
+
+/// The parts of one output, raw JSON but for the reason.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'p> {
+    pub feature: &'p Feature<'p>,
+    pub enabled: &'p str,
+    pub value: &'p str,
+    pub variant: &'p str,
+    pub reason: Reason<'p>,
+}
+
+impl<'a> Outputs<'a> {
+    pub fn new(document: &Document<'a>, with_facts: bool) -> Self {
+        Self {
+            bytes: Vec::new(),
+            outputs: Vec::new(),
+            facts: with_facts.then(Vec::new),
+            kinds: document.features.iter().map(|state| (state.feature.id, state.kind)).collect(),
+            server_only: document.server_key_only_feature_ids.iter().copied().collect(),
+            hides_disabled: document.hide_disabled_flags,
+        }
+    }
+
+    /// Writes an output as server keys see it. [`Self::write_client_forms`] must follow.
+    pub fn write(&mut self, parts: &Parts<'_>) -> Result<u32, CompileError> {
+        if self.bytes.len() > ANSWER_BYTES_MAX {
+            return Err(CompileError::new(
+                "$",
+                format!("answers would take more than {ANSWER_BYTES_MAX} bytes"),
+            ));
+        }
+        let kind = self.kinds.get(parts.feature.id).copied().unwrap_or("\"STANDARD\"");
+        let out = &mut self.bytes;
+        let from = offset(out.len());
+        out.extend_from_slice(b"{\"feature\":{\"id\":");
+        out.extend_from_slice(parts.feature.id.as_bytes());
+        out.extend_from_slice(b",\"name\":");
+        json::string(&parts.feature.name, out);
+        out.extend_from_slice(b",\"type\":");
+        out.extend_from_slice(kind.as_bytes());
+        out.extend_from_slice(b"},\"enabled\":");
+        let enabled = offset(out.len());
+        out.extend_from_slice(parts.enabled.as_bytes());
+        out.extend_from_slice(b",\"feature_state_value\":");
+        let value = offset(out.len());
+        out.extend_from_slice(parts.value.as_bytes());
+        out.extend_from_slice(b",\"variant\":");
+        let variant = offset(out.len());
+        out.extend_from_slice(parts.variant.as_bytes());
+        out.extend_from_slice(b",\"reason\":");
+        let reason = offset(out.len());
+        let (word, rest) = parts.reason.words();
+        out.push(b'"');
+        out.extend_from_slice(word.as_bytes());
+        json::escaped(rest, out);
+        out.extend_from_slice(b"\"},");
+        let server = Children { from, to: offset(out.len()) };
+
+        let is_hidden =
+            self.server_only.contains(parts.feature.id) || (self.hides_disabled && !is_truthy(parts.enabled));
+        let client_is_cut = matches!(parts.reason, Reason::Segment(_)) && !is_hidden;
+        let cut = reason + 1 + offset(TARGETING_MATCH.len());
+        let client = match (is_hidden, client_is_cut) {
+            (true, _) => Children::EMPTY,
+            (false, true) => Children { from, to: cut },
+            (false, false) => server,
+        };
+        self.outputs.push(Output { server, client, client_is_cut, enabled, value, variant, reason });
+        if let Some(facts) = &mut self.facts {
+            facts.push(parts.fact());
+        }
+        Ok(offset(self.outputs.len() - 1))
+    }
+
+    /// Writes the client forms of the small outputs from `from` on, side by side as well.
+    pub fn write_client_forms(&mut self, from: usize) {
+        for output in &mut self.outputs[from..] {
+            if !output.client_is_cut || output.client.len() > CLIENT_COPY_BYTES_MAX {
+                continue;
+            }
+            let start = offset(self.bytes.len());
+            self.bytes.extend_from_within(output.client.from as usize..output.client.to as usize);
+            self.bytes.extend_from_slice(b"\"},");
+            output.client = Children { from: start, to: offset(self.bytes.len()) };
+            output.client_is_cut = false;
+        }
+    }
+
+    /// Forgets the last output, which is no more than a repetition of another.
+    pub fn take_back(&mut self) {
+        if let Some(output) = self.outputs.pop() {
+            self.bytes.truncate(output.server.from as usize);
+        }
+        if let Some(facts) = &mut self.facts {
+            facts.pop();
+        }
+    }
+}
+
+impl<'p> Reason<'p> {
+    /// What needs no escaping, and the rest.
+    fn words(self) -> (&'static str, &'p str) {
+        match self {
+            Self::Static => ("STATIC", ""),
+            Self::Default => ("DEFAULT", ""),
+            Self::Segment(name) => ("TARGETING_MATCH; segment=", name),
+            Self::Split(weight) => ("SPLIT; weight=", weight),
+        }
+    }
+}
+
+impl Parts<'_> {
+    fn fact(&self) -> Fact {
+        let (word, rest) = self.reason.words();
+        Fact {
+            enabled: is_truthy(self.enabled),
+            name: (&*self.feature.name).into(),
+            value: scalar(self.value),
+            variant: string(self.variant).map(|text| text.into()),
+            reason: format!("{word}{rest}").into(),
+            feature_id: self.feature.id.parse().unwrap_or_default(),
+        }
+    }
+}
+
+/// A raw value as conditions read it.
+pub fn scalar(raw: &str) -> Scalar {
+    match raw {
+        "true" => Scalar::Bool(true),
+        "false" => Scalar::Bool(false),
+        _ if is_number(raw) => match (raw.parse(), super::raw::float(raw)) {
+            (_, Some(number)) => Scalar::Float(number),
+            (Ok(number), None) => Scalar::Int(number),
+            (Err(_), None) => Scalar::BigInt(raw.into()),
+        },
+        _ => string(raw).map_or(Scalar::Null, |text| Scalar::Text(text.into())),
+    }
+}
+
+/// A weight as Python prints it in a reason.
+pub fn weight_text(raw: &str) -> String {
+    super::raw::python_str(raw, &At::ROOT).map_or_else(|_| raw.to_owned(), std::borrow::Cow::into_owned)
+}

@@ -1,0 +1,354 @@
+//! From a document to a [`Program`].
+//!
+//! In: a [`Document`]. Out: tables that an evaluation reads, and warnings. Rules: wire.md 5.1 and 5.2.
+//! Invariant: what cannot change an answer is left out (segments that override nothing, overrides
+//! behind one that always wins), unless a condition reads a flag: then Python's order of evaluation
+//! is part of the answer and everything stays in its place.
+use std::borrow::Cow;
+
+use hashbrown::{HashMap, HashSet};
+
+use super::document::{Document, FeatureState, IdentityOverride, Priority};
+use super::output::{Outputs, Parts, Reason, weight_text};
+use super::raw::is_number;
+use super::rule::{
+    Candidate, Children, Feature, FlagFacts, Node, Overrides, PENDING, Program, Segment, Share, Split, State,
+    offset,
+};
+use super::{CompileError, Warning, rule, rules::Rules};
+
+/// Compiles a document. `tree` makes what general queries are asked of, if there is one.
+pub fn build(document: &Document<'_>) -> Result<(Program, Vec<Warning>), CompileError> {
+    let features = unique_features(&document.features);
+    let segments = unique_segments(document);
+    let by_name: HashMap<&str, u32, State> =
+        features.iter().enumerate().map(|(index, state)| (&*state.feature.name, offset(index))).collect();
+    let mut rules = Rules::new(document, &by_name);
+    let reads_flags = segments.iter().any(|segment| rules.reads_flags(&document.segments[*segment].rules));
+    rules.keep_order(reads_flags);
+
+    let mut builder = Builder {
+        document,
+        outputs: Outputs::new(document, reads_flags),
+        by_name,
+        targeted: HashSet::default(),
+        program: Program::default(),
+    };
+    builder.overrides()?;
+    builder.features(&features)?;
+    let candidates = builder.segments(&segments, &mut rules, reads_flags)?;
+    builder.candidates(candidates, reads_flags);
+    let mut program = builder.program;
+    let key = document.api_key.as_deref().unwrap_or("None");
+    program.identity_key_prefix = format!("{key}_").into();
+    program.bytes = std::mem::take(&mut builder.outputs.bytes);
+    program.bytes.shrink_to_fit();
+    program.outputs = std::mem::take(&mut builder.outputs.outputs);
+    program.features_by_name = builder.by_name.iter().map(|(name, index)| ((*name).into(), *index)).collect();
+    if reads_flags {
+        program.flags = Some(FlagFacts {
+            facts: builder.outputs.facts.take().unwrap_or_default(),
+            segments_by_feature: segments_by_feature(&program),
+        });
+    }
+    let warnings = rules.finish(&mut program);
+    Ok((program, warnings))
+}
+
+/// Of several states of one name: the first one's place, the last one's content (D089).
+fn unique_features<'d, 'a>(states: &'d [FeatureState<'a>]) -> Vec<&'d FeatureState<'a>> {
+    let mut places: HashMap<&str, usize, State> = HashMap::default();
+    let mut unique: Vec<&FeatureState<'_>> = Vec::with_capacity(states.len());
+    for state in states {
+        match places.get(&*state.feature.name) {
+            Some(place) => unique[*place] = state,
+            None => {
+                places.insert(&state.feature.name, unique.len());
+                unique.push(state);
+            }
+        }
+    }
+    unique
+}
+
+/// Indices of segments; of several with one key: the first one's place, the last one's content (D087).
+fn unique_segments(document: &Document<'_>) -> Vec<usize> {
+    let mut places: HashMap<&str, usize, State> = HashMap::default();
+    let mut unique = Vec::with_capacity(document.segments.len());
+    for (index, segment) in document.segments.iter().enumerate() {
+        match places.get(&*segment.key) {
+            Some(place) => unique[*place] = index,
+            None => {
+                places.insert(&segment.key, unique.len());
+                unique.push(index);
+            }
+        }
+    }
+    unique
+}
+
+/// An override on its way to its feature's list.
+struct Contender {
+    feature: u32,
+    priority: Option<Priority>,
+    candidate: Candidate,
+}
+
+/// Pairs of a feature and its output.
+type FeatureOutputs = Vec<(u32, u32)>;
+
+struct Builder<'d, 'a> {
+    document: &'d Document<'a>,
+    outputs: Outputs<'a>,
+    by_name: HashMap<&'d str, u32, State>,
+    /// Names that at least one override is for: their default reason is `DEFAULT`.
+    targeted: HashSet<Cow<'d, str>, State>,
+    program: Program,
+}
+
+impl<'d, 'a> Builder<'d, 'a> {
+    /// Identity overrides: outputs that say the same are one.
+    fn overrides(&mut self) -> Result<(), CompileError> {
+        let mut identifiers: HashMap<Cow<'a, str>, usize, State> = HashMap::default();
+        let mut entries: Vec<(Cow<'a, str>, FeatureOutputs)> = Vec::new();
+        let mut known: hashbrown::HashTable<u32> = hashbrown::HashTable::new();
+        let hasher = State::default();
+        for entry in self.document.overrides() {
+            let IdentityOverride { identifier, features } = entry?;
+            let place = *identifiers.entry(identifier).or_insert_with_key(|identifier| {
+                entries.push((identifier.clone(), Vec::new()));
+                entries.len() - 1
+            });
+            for state in &features {
+                if !self.targeted.contains(&*state.feature.name) {
+                    self.targeted.insert(Cow::Owned(state.feature.name.to_string()));
+                }
+                let Some(feature) = self.by_name.get(&*state.feature.name).copied() else { continue };
+                if entries[place].1.iter().any(|(held, _)| *held == feature) {
+                    // The first entry wins (differences.md 9).
+                    continue;
+                }
+                let parts = Parts {
+                    feature: &state.feature,
+                    enabled: state.enabled,
+                    value: state.value,
+                    variant: "null",
+                    reason: Reason::Segment("identity_overrides"),
+                };
+                let output = self.outputs.write(&parts)?;
+                let outputs = &self.outputs;
+                let bytes = |output: u32| outputs.outputs[output as usize].server.of(&outputs.bytes);
+                let hash = |output: &u32| std::hash::BuildHasher::hash_one(&hasher, bytes(*output));
+                let found = known.find(hash(&output), |held| bytes(*held) == bytes(output)).copied();
+                if let Some(held) = found {
+                    self.outputs.take_back();
+                    entries[place].1.push((feature, held));
+                } else {
+                    known.insert_unique(hash(&output), output, hash);
+                    entries[place].1.push((feature, output));
+                }
+            }
+        }
+        let entries = entries.iter().map(|(identifier, states)| (&**identifier, &**states));
+        self.program.overrides = Overrides::build(entries);
+        Ok(())
+    }
+
+    /// The features' own states.
+    fn features(&mut self, features: &[&'d FeatureState<'a>]) -> Result<(), CompileError> {
+        for segment in &self.document.segments {
+            for state in &segment.overrides {
+                self.targeted.insert(Cow::Borrowed(&state.feature.name));
+            }
+        }
+        let from = self.outputs.outputs.len();
+        for (index, state) in features.iter().enumerate() {
+            let is_targeted = self.targeted.contains(&*state.feature.name);
+            let reason = if is_targeted { Reason::Default } else { Reason::Static };
+            self.state(state, reason)?;
+            self.program.features.push(Feature {
+                name: (&*state.feature.name).into(),
+                state: offset(index),
+                candidates: Children::EMPTY,
+            });
+        }
+        let reasons: Vec<Reason<'_>> = features
+            .iter()
+            .map(|state| self.targeted.contains(&*state.feature.name))
+            .map(|is_targeted| if is_targeted { Reason::Default } else { Reason::Static })
+            .collect();
+        self.variants(features.iter().copied().zip(reasons), 0)?;
+        self.outputs.write_client_forms(from);
+        Ok(())
+    }
+
+    /// The segments' overrides. Returns them with their features.
+    fn segments(
+        &mut self,
+        segments: &[usize],
+        rules: &mut Rules<'d, 'a>,
+        keeps_all: bool,
+    ) -> Result<Vec<Contender>, CompileError> {
+        let mut contenders = Vec::new();
+        for index in segments {
+            let segment = &self.document.segments[*index];
+            let mut overrides: Vec<(u32, &FeatureState<'_>)> = segment
+                .overrides
+                .iter()
+                .filter_map(|state| Some((*self.by_name.get(&*state.feature.name)?, state)))
+                .collect();
+            if overrides.is_empty() && !keeps_all {
+                continue;
+            }
+            let node = rules.segment(segment, *index);
+            if node == Node::Constant(false) && !keeps_all {
+                continue;
+            }
+            let number = offset(self.program.segments.len());
+            self.program.segments.push(Segment { rule: node });
+            // In the order in which answers are written.
+            overrides.sort_by_key(|(feature, _)| *feature);
+            let (from, first_state) = (self.outputs.outputs.len(), self.program.states.len());
+            for (feature, state) in &overrides {
+                contenders.push(Contender {
+                    feature: *feature,
+                    priority: state.priority,
+                    candidate: Candidate { segment: number, state: offset(self.program.states.len()) },
+                });
+                self.state(state, Reason::Segment(&segment.name))?;
+            }
+            let reason = Reason::Segment(&segment.name);
+            self.variants(overrides.iter().map(|(_, state)| (*state, reason)), first_state)?;
+            self.outputs.write_client_forms(from);
+        }
+        Ok(contenders)
+    }
+
+    /// A state and its first output: the control's if it has variants.
+    fn state(&mut self, state: &FeatureState<'_>, reason: Reason<'_>) -> Result<(), CompileError> {
+        let parts = Parts {
+            feature: &state.feature,
+            enabled: state.enabled,
+            value: state.value,
+            variant: if state.variants.is_empty() { "null" } else { "\"control\"" },
+            reason,
+        };
+        let output = self.outputs.write(&parts)?;
+        let split = (!state.variants.is_empty()).then(|| {
+            self.program.splits.push(Split {
+                key: (&*state.key).into(),
+                variants: Box::default(),
+                control: output,
+            });
+            offset(self.program.splits.len() - 1)
+        });
+        self.program.states.push(rule::FeatureState { output, split });
+        Ok(())
+    }
+
+    /// The outputs of the variants of the states from `first` on, and theirs without an identity.
+    fn variants<'s>(
+        &mut self,
+        states: impl Iterator<Item = (&'s FeatureState<'a>, Reason<'s>)>,
+        first: usize,
+    ) -> Result<(), CompileError>
+    where
+        'a: 's,
+    {
+        for (place, (state, reason)) in states.enumerate() {
+            let Some(split) = self.program.states[first + place].split else { continue };
+            let (feature, enabled, value) = (&state.feature, state.enabled, state.value);
+            let parts = Parts { feature, enabled, value, variant: "null", reason };
+            self.program.states[first + place].output = self.outputs.write(&parts)?;
+            self.program.splits[split as usize].variants = self.shares(state)?;
+        }
+        Ok(())
+    }
+
+    /// The shares of a state's variants, in order of rank, as sums of doubles (wire.md 5.3).
+    fn shares(&mut self, state: &FeatureState<'_>) -> Result<Box<[Share]>, CompileError> {
+        let mut variants: Vec<_> = state.variants.iter().collect();
+        let is_sortable = variants.iter().all(|variant| variant.rank.compare(&variants[0].rank).is_some());
+        if variants.len() > 1 && !is_sortable {
+            // Python raises for every identity: nobody gets a variant (differences.md 5).
+            return Ok(Box::default());
+        }
+        variants.sort_by(|a, b| a.rank.compare(&b.rank).unwrap_or(std::cmp::Ordering::Equal));
+        let mut shares = Vec::with_capacity(variants.len());
+        let mut from = 0.0;
+        for variant in variants {
+            let weight = match variant.weight {
+                "true" => 1.0,
+                "false" => 0.0,
+                raw if is_number(raw) => raw.parse().unwrap_or(f64::NAN),
+                // Python raises when it comes to this one.
+                _ => break,
+            };
+            let to = weight + from;
+            let weight = weight_text(variant.weight);
+            let parts = Parts {
+                feature: &state.feature,
+                enabled: state.enabled,
+                value: variant.value,
+                variant: variant.key.unwrap_or("null"),
+                reason: Reason::Split(&weight),
+            };
+            shares.push(Share { from, to, output: self.outputs.write(&parts)? });
+            from = to;
+        }
+        Ok(shares.into_boxed_slice())
+    }
+
+    /// Sorts each feature's overrides, best first, and decides what can be decided now.
+    fn candidates(&mut self, mut contenders: Vec<Contender>, keeps_all: bool) {
+        // Stable: of equal priorities the first in the document wins (wire.md 5.2).
+        contenders.sort_by(|a, b| {
+            a.feature.cmp(&b.feature).then_with(|| Priority::compare(a.priority, b.priority))
+        });
+        let program = &mut self.program;
+        let mut rest = contenders.iter().peekable();
+        for (index, feature) in program.features.iter_mut().enumerate() {
+            let from = offset(program.candidates.len());
+            let mut is_decided = false;
+            while let Some(contender) = rest.next_if(|contender| contender.feature as usize == index) {
+                if is_decided {
+                    continue;
+                }
+                program.candidates.push(contender.candidate);
+                let node = program.segments[contender.candidate.segment as usize].rule;
+                is_decided = !keeps_all && node == Node::Constant(true);
+            }
+            let mut to = offset(program.candidates.len());
+            if is_decided && to - from == 1 {
+                feature.state = program.candidates[from as usize].state;
+                program.candidates.pop();
+                to = from;
+            }
+            feature.candidates = Children { from, to };
+            let state = &program.states[feature.state as usize];
+            let is_open = keeps_all || from < to || state.split.is_some();
+            program.outputs_at_start.push(if is_open { PENDING } else { state.output });
+            if is_open {
+                program.open_features.push(offset(index));
+            }
+        }
+    }
+}
+
+/// Per feature its overriding segments in document order, each with its best candidate.
+fn segments_by_feature(program: &Program) -> Vec<Box<[(u32, u32)]>> {
+    program
+        .features
+        .iter()
+        .map(|feature| {
+            let mut segments: Vec<(u32, u32)> = Vec::new();
+            for (rank, candidate) in feature.candidates.of(&program.candidates).iter().enumerate() {
+                if !segments.iter().any(|(segment, _)| *segment == candidate.segment) {
+                    segments.push((candidate.segment, offset(rank)));
+                }
+            }
+            segments.sort_unstable();
+            segments.into_boxed_slice()
+        })
+        .collect()
+}
