@@ -22,6 +22,8 @@ pub enum Message {
     Publish(Arc<Snapshot>),
     /// The configuration was read again: what a request reads of it changes (CORS, health).
     Configure(Arc<Config>),
+    /// New connections of the TLS listener begin with this (`crate::tls`).
+    Certificates(Arc<rustls::ServerConfig>),
     /// Stop accepting, answer what was read with `Connection: close`, end.
     Drain,
 }

@@ -38,3 +38,4 @@ pub mod route;
 pub mod serve;
 pub mod snapshot;
 pub mod supervisor;
+pub mod tls;

@@ -27,6 +27,8 @@ pub const READ_BYTES_MIN: usize = 1024;
 /// A connection's buffer while it waits for a request, bytes. With the task and its registers an
 /// idle connection stays below 8 KiB of our memory; a larger buffer is given back when it idles.
 pub const READ_BYTES_IDLE: usize = 4 * 1024;
+/// Room for what comes encrypted, once the handshake is done, bytes: a whole record and its head.
+pub const TLS_READ_BYTES: usize = 16 * 1024 + 256;
 /// Answers to pipelined requests are gathered up to this many bytes before they are written.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Answer buffers a reactor keeps for reuse, and the largest that is kept, bytes.
@@ -52,6 +54,10 @@ pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 /// While draining, handshakes under way when new ones were shut out are accepted for so long.
 pub const DRAIN_ACCEPT_TIME: Duration = Duration::from_millis(50);
+/// How often a draining reactor looks whether it is done.
+pub const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+/// Pause before a reactor that panicked starts again.
+pub const RESTART_PAUSE: Duration = Duration::from_millis(20);
 /// Pause of the accept loop at the descriptor limit, instead of spinning.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Ready bodies up to this size are compressed as well as can be, larger ones fast, bytes: a new

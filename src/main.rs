@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use edge_proxy::cli::{self, Command, EXIT_USAGE, HealthArgs};
 use edge_proxy::config::{self, ConfigError};
 use edge_proxy::health::{self, Question};
-use edge_proxy::serve::{self, UpstreamError};
+use edge_proxy::serve::{self, FilesError};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -31,9 +31,7 @@ fn main() -> ExitCode {
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<ConfigError>() || error.is::<UpstreamError>() => {
-            complain(&error, EXIT_USAGE)
-        }
+        Err(error) if error.is::<ConfigError>() || error.is::<FilesError>() => complain(&error, EXIT_USAGE),
         Err(error) => complain(&error, EXIT_FAILED),
     }
 }

@@ -18,22 +18,30 @@ use crate::limits::DESCRIPTORS_LOW;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::notify::Notify;
+use crate::reactor::UnixSocket;
+use crate::tls::Certificates;
 use crate::{admin, demo, reactor, supervisor};
 
 /// Why it could not start or go on.
 pub type Ended = Result<(), Box<dyn Error>>;
 
-/// Files that the configuration names for upstream and that cannot be used, one line each.
+/// Files that the configuration names and that cannot be used, one line each.
 #[derive(Debug)]
-pub struct UpstreamError(Vec<String>);
+pub struct FilesError(Vec<String>);
 
-impl fmt::Display for UpstreamError {
+impl FilesError {
+    fn one(line: String) -> Self {
+        Self(vec![line])
+    }
+}
+
+impl fmt::Display for FilesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the configuration cannot be used:\n  {}", self.0.join("\n  "))
     }
 }
 
-impl Error for UpstreamError {}
+impl Error for FilesError {}
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -57,8 +65,11 @@ pub fn demo(inputs: Inputs) -> Ended {
 /// `bound` is called with the addresses of both listeners once they are there.
 fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> Ended {
     let (config, notices) = config::read(&inputs)?;
-    supervisor::check(&config).map_err(UpstreamError)?;
+    supervisor::check(&config).map_err(FilesError)?;
+    let certificates =
+        config.server.tls.as_ref().map(Certificates::load).transpose().map_err(FilesError::one)?;
     let listeners = reactor::bind(&config)?;
+    let unix_socket = reactor::bind_unix(&config)?;
     let admin = config.admin.as_ref().map(admin::bind).transpose()?;
     let address = match listeners.first() {
         Some(listener) => listener.local_addr()?,
@@ -74,7 +85,9 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
         admin::start(listener, View { metrics: metrics.clone(), log: log.clone() })?;
     }
     raise_descriptor_limit(&log);
-    let publisher = start_reactors(&config, listeners, &log)?;
+    let tls = certificates.as_ref().map(|(_, settings)| settings.clone());
+    let doors = Doors { listeners, unix_socket: unix_socket.as_ref(), tls };
+    let publisher = start_reactors(&config, doors, &log, &metrics)?;
     let reload: supervisor::Reload = Box::new(move || reload(&inputs));
     let supervisor = supervisor::start(config, log.clone(), publisher, reload, metrics.clone())?;
     if let Some(notify) = Notify::from_process() {
@@ -86,13 +99,30 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     ended.map_err(|_| "the supervisor ended by a defect; stderr says where".into())
 }
 
-fn start_reactors(config: &Config, listeners: Vec<TcpListener>, log: &Log) -> std::io::Result<Publisher> {
-    let shared = Arc::new(config.clone());
+/// What callers come in by.
+struct Doors<'a> {
+    listeners: Vec<TcpListener>,
+    unix_socket: Option<&'a UnixSocket>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+fn start_reactors(config: &Config, doors: Doors, log: &Log, metrics: &Metrics) -> std::io::Result<Publisher> {
+    let config = Arc::new(config.clone());
     let mut publisher = Publisher::default();
-    for (index, (listener, &core)) in listeners.into_iter().zip(&config.cores).enumerate() {
-        let inbox = publisher.connect()?;
-        let (config, log, times) = (shared.clone(), log.clone(), reactor::Times::of(&shared));
-        reactor::start(reactor::Start { index, core, listener, inbox, config, log, times })?;
+    let cores = config.cores.iter().zip(&metrics.reactors);
+    for (index, (listener, (&core, metrics))) in doors.listeners.into_iter().zip(cores).enumerate() {
+        reactor::start(reactor::Start {
+            index,
+            core,
+            listener,
+            unix_listener: doors.unix_socket.map(UnixSocket::listener).transpose()?,
+            tls: doors.tls.clone(),
+            inbox: publisher.connect()?,
+            config: config.clone(),
+            log: log.clone(),
+            metrics: metrics.clone(),
+            times: reactor::Times::of(&config),
+        })?;
     }
     Ok(publisher)
 }

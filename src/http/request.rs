@@ -26,6 +26,19 @@ pub enum Method {
     Other,
 }
 
+impl Method {
+    /// As in the access log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Options => "OPTIONS",
+            Self::Other => "OTHER",
+        }
+    }
+}
+
 /// The header fields this product reads. Each is the first value of that name, trimmed
 /// (the Python proxy reads the first as well). Absent is `None`.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,18 +1,23 @@
 //! Accepting connections, within the limits.
 //!
-//! In: the listener. Out: one task for each connection. Invariant: at the connection limit a
-//! new one is closed at once and counted; at the descriptor limit the loop pauses instead of
-//! spinning; a panic in a connection ends that connection and nothing else.
-use std::cell::Cell;
+//! In: a listener, of TCP or of a unix socket. Out: one task for each connection. Invariant: at
+//! the connection limit a new one is closed at once and counted; at the descriptor limit the
+//! loop pauses instead of spinning; a panic in a connection ends that connection and nothing
+//! else; no accepted connection is lost when the loop ends.
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::Poll;
 
+use monoio::io::{CancelHandle, Canceller};
+use monoio::net::{TcpStream, UnixStream};
 use socket2::{SockFilter, SockRef};
 
-use super::registry::enter;
+use super::registry::{Phase, enter};
+use super::tls::Tls;
 use super::transport::Plain;
 use super::{Reactor, connection, panic};
 use crate::config::Level;
@@ -20,11 +25,22 @@ use crate::limits;
 
 /// A listener that can be shut before it is closed.
 pub struct Listener {
-    tcp: monoio::net::TcpListener,
-    /// For socket options; the same socket as `tcp`.
-    options: TcpListener,
+    door: Door,
+    canceller: RefCell<Canceller>,
+    handle: CancelHandle,
     ended: Cell<bool>,
-    waker: Cell<Option<std::task::Waker>>,
+    accepting: Cell<bool>,
+}
+
+enum Door {
+    /// The second is the same socket, for its options.
+    Tcp(monoio::net::TcpListener, TcpListener),
+    Unix(monoio::net::UnixListener),
+}
+
+enum Accepted {
+    Tcp(TcpStream, IpAddr),
+    Unix(UnixStream),
 }
 
 /// Loads the byte at an absolute offset; compares; returns (classic BPF, `linux/filter.h`).
@@ -38,16 +54,27 @@ const TCP_SYN: u32 = 0x02;
 const TCP_SYN_OR_ACK: u32 = 0x12;
 
 impl Listener {
-    pub fn new(listener: TcpListener) -> io::Result<Self> {
+    pub fn tcp(listener: TcpListener) -> io::Result<Self> {
         let options = listener.try_clone()?;
-        let tcp = monoio::net::TcpListener::from_std(listener)?;
-        Ok(Self { tcp, options, ended: Cell::new(false), waker: Cell::new(None) })
+        Ok(Self::new(Door::Tcp(monoio::net::TcpListener::from_std(listener)?, options)))
+    }
+
+    pub fn unix(listener: UnixListener) -> io::Result<Self> {
+        Ok(Self::new(Door::Unix(monoio::net::UnixListener::from_std(listener)?)))
+    }
+
+    fn new(door: Door) -> Self {
+        let canceller = Canceller::new();
+        let handle = canceller.handle();
+        let (ended, accepting) = (Cell::new(false), Cell::new(false));
+        Self { door, canceller: RefCell::new(canceller), handle, ended, accepting }
     }
 
     /// Lets no new handshake begin, while those under way go on. A closed listener would reset
     /// them, and what the client sent with them; a first segment that is dropped is sent again,
     /// to the process that took over.
     pub fn shut_out(&self) {
+        let Door::Tcp(_, options) = &self.door else { return };
         let filter = [
             SockFilter::new(BPF_LOAD_BYTE, 0, 0, TCP_FLAGS_OFFSET),
             SockFilter::new(BPF_AND, 0, 0, TCP_SYN_OR_ACK),
@@ -56,63 +83,91 @@ impl Listener {
             SockFilter::new(BPF_RETURN, 0, 0, u32::MAX),
         ];
         // Where filters are refused the listener is closed a moment later all the same.
-        let _ = SockRef::from(&self.options).attach_filter(&filter);
+        let _ = SockRef::from(options).attach_filter(&filter);
     }
 
-    /// Ends the accept loop.
+    /// Ends the accept loop. The kernel says whether it took the cancellation or had accepted
+    /// a connection already, which is then served: one that is dropped here would hang.
     pub fn end(&self) {
         self.ended.set(true);
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
+        let canceller = self.canceller.take();
+        self.canceller.replace(canceller.cancel());
     }
 
-    async fn next(&self) -> Option<io::Result<(monoio::net::TcpStream, std::net::SocketAddr)>> {
-        let mut accept = std::pin::pin!(self.tcp.accept());
-        std::future::poll_fn(|context| {
-            if let Poll::Ready(done) = accept.as_mut().poll(context) {
-                return Poll::Ready(Some(done));
+    /// True until the accept loop has ended.
+    pub fn accepting(&self) -> bool {
+        self.accepting.get()
+    }
+
+    async fn next(&self) -> Option<io::Result<Accepted>> {
+        if self.ended.get() {
+            return None;
+        }
+        let accepted = match &self.door {
+            Door::Tcp(listener, _) => {
+                let accepted = listener.cancelable_accept(self.handle.clone()).await;
+                accepted.map(|(stream, peer)| Accepted::Tcp(stream, peer.ip()))
             }
-            self.waker.set(Some(context.waker().clone()));
-            if self.ended.get() { Poll::Ready(None) } else { Poll::Pending }
-        })
-        .await
+            Door::Unix(listener) => {
+                let accepted = listener.cancelable_accept(self.handle.clone()).await;
+                accepted.map(|(stream, _)| Accepted::Unix(stream))
+            }
+        };
+        if accepted.is_err() && self.ended.get() { None } else { Some(accepted) }
     }
 }
 
 /// Accepts until the listener is ended.
 pub async fn accept(reactor: Rc<Reactor>, listener: Rc<Listener>) {
-    let mut refused = 0_u64;
+    listener.accepting.set(true);
     while let Some(accepted) = listener.next().await {
         match accepted {
-            Ok((stream, peer)) => {
-                if reactor.registry.len() >= reactor.connections_max {
-                    refused += 1;
-                    if refused.is_power_of_two() {
-                        log_full(&reactor, refused);
-                    }
-                    continue;
-                }
-                let place = enter(&reactor);
-                let serve = connection::serve(reactor.clone(), place, Plain(stream), peer.ip());
-                monoio::spawn(contain(reactor.clone(), serve));
-            }
+            Ok(_) if reactor.registry.len() >= reactor.connections_max => refuse(&reactor),
+            Ok(accepted) => spawn(&reactor, accepted),
             Err(error) => pause(&reactor, &error).await,
+        }
+    }
+    listener.accepting.set(false);
+}
+
+fn spawn(reactor: &Rc<Reactor>, accepted: Accepted) {
+    let place = enter(reactor);
+    let tls = reactor.tls.borrow().clone();
+    match (accepted, tls) {
+        (Accepted::Tcp(stream, peer), None) => {
+            let serve = connection::serve(reactor.clone(), place, Plain(stream), Some(peer));
+            monoio::spawn(contain(reactor.clone(), serve));
+        }
+        (Accepted::Tcp(stream, peer), Some(settings)) => {
+            place.set_phase(Phase::Handshake);
+            // An error here is one of our own settings; the connection cannot be served.
+            let Ok(tls) = Tls::new(Plain(stream), settings) else { return };
+            let serve = connection::serve(reactor.clone(), place, tls, Some(peer));
+            monoio::spawn(contain(reactor.clone(), serve));
+        }
+        (Accepted::Unix(stream), _) => {
+            let serve = connection::serve(reactor.clone(), place, Plain(stream), None);
+            monoio::spawn(contain(reactor.clone(), serve));
         }
     }
 }
 
-fn log_full(reactor: &Reactor, refused: u64) {
-    reactor.log.event(
-        Level::Warning,
-        "connection_limit_reached",
-        &[
-            ("reactor", &reactor.index),
-            ("limit", &reactor.connections_max),
-            ("refused_count", &refused),
-            ("advice", &"raise server.connections_max or add cores"),
-        ],
-    );
+/// The connection was dropped, and with it closed; one line for each power of two.
+fn refuse(reactor: &Reactor) {
+    reactor.metrics.connections_refused.add(1);
+    let refused = reactor.metrics.connections_refused.value();
+    if refused.is_power_of_two() {
+        reactor.log.event(
+            Level::Warning,
+            "connection_limit_reached",
+            &[
+                ("reactor", &reactor.index),
+                ("limit", &reactor.connections_max),
+                ("refused_count", &refused),
+                ("advice", &"raise server.connections_max or add cores"),
+            ],
+        );
+    }
 }
 
 /// A connection that broke off before it was accepted is the peer's affair. Anything else, above

@@ -1,35 +1,27 @@
 //! One connection: the only place where request bytes meet `.await`.
 //!
 //! In: bytes of a peer. Out: answers, in order; pipelined ones in one write. Invariant: between
-//! read and write everything is synchronous (`Reactor::answer_batch`); a timed-out read is never
+//! read and write everything is synchronous (`batch`); a timed-out read is never
 //! resumed; buffers grow only while a request needs them and are given back when it idles.
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::time::SystemTime;
 
-use bytes::{Bytes, BytesMut};
-use monoio::buf::IoBuf;
+use bytes::BytesMut;
 
+use super::Reactor;
+use super::batch::{Batch, Next};
 use super::registry::{Phase, Place};
-use super::transport::Transport;
-use super::{Reactor, Spine, panic};
-use crate::answer;
-use crate::channel::Lease;
-use crate::config::Level;
-use crate::http::{Output, Progress, Reject, RequestReader};
-use crate::limits::{
-    BATCH_BYTES_MAX, LINGER_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN, SPARE_BUFFER_BYTES_MAX,
-    SPARE_BUFFERS_MAX,
-};
+use super::transport::{Sendable, Transport};
+use crate::http::{Reject, RequestReader};
+use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN};
 
 /// The peer is gone, or too slow: nothing more can be done for it.
 struct Gone;
 
 /// Serves one connection until it ends.
-pub async fn serve<T: Transport>(reactor: Rc<Reactor>, place: Place, transport: T, _peer: IpAddr) {
-    let mut connection =
-        Connection { reactor, place, transport, buffer: BytesMut::new(), reader: RequestReader::default() };
+pub async fn serve<T: Transport>(reactor: Rc<Reactor>, place: Place, transport: T, peer: Option<IpAddr>) {
+    let (buffer, reader) = (BytesMut::new(), RequestReader::default());
+    let mut connection = Connection { reactor, place, transport, peer, buffer, reader };
     // `Gone` has nobody left to be told.
     let _ = connection.live().await;
 }
@@ -38,30 +30,24 @@ struct Connection<T> {
     reactor: Rc<Reactor>,
     place: Place,
     transport: T,
+    /// `None` on a unix socket.
+    peer: Option<IpAddr>,
     buffer: BytesMut,
     reader: RequestReader,
 }
 
-/// What a batch of requests left to do.
-struct Batch {
-    bytes: Vec<u8>,
-    /// The end of a large body, and the snapshot it belongs to.
-    tail: Option<(Bytes, Rc<Lease>)>,
-    next: Next,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
-    Read(Phase),
-    /// There may be more whole requests in the buffer.
-    Answer,
-    Close,
-}
-
 impl<T: Transport> Connection<T> {
     async fn live(&mut self) -> Result<(), Gone> {
+        if self.place.mark.phase() == Phase::Handshake {
+            match self.place.mark.unless_ended(self.transport.handshake()).await {
+                Some(Ok(())) => {}
+                _ => return Err(Gone),
+            }
+        }
         loop {
-            let batch = self.reactor.answer_batch(&mut self.reader, &mut self.buffer);
+            let batch = self.reactor.answer_batch(&mut self.reader, &mut self.buffer, self.peer);
+            #[cfg(test)]
+            self.reactor.panic_if_asked(super::Fault::Connection);
             let next = batch.next;
             self.write(batch).await?;
             match next {
@@ -86,6 +72,7 @@ impl<T: Transport> Connection<T> {
         match self.place.mark.unless_ended(self.transport.read(buffer)).await {
             Some((Ok(length), buffer)) => {
                 self.buffer = buffer;
+                self.reactor.metrics.bytes_read.add(length as u64);
                 Ok(length > 0)
             }
             Some((Err(_), _)) => Err(Gone),
@@ -98,8 +85,11 @@ impl<T: Transport> Connection<T> {
     }
 
     fn make_room(&mut self, phase: Phase) {
-        if phase == Phase::Idle && self.buffer.capacity() > READ_BYTES_IDLE {
-            self.buffer = BytesMut::new();
+        if phase == Phase::Idle {
+            self.transport.give_back();
+            if self.buffer.capacity() > READ_BYTES_IDLE {
+                self.buffer = BytesMut::new();
+            }
         }
         if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
             // Doubles with a large body, so that few reads bring it in.
@@ -119,14 +109,15 @@ impl<T: Transport> Connection<T> {
         Ok(())
     }
 
-    async fn write_whole<B: IoBuf>(&mut self, mut bytes: B) -> Result<B, Gone> {
+    async fn write_whole<B: Sendable>(&mut self, mut bytes: B) -> Result<B, Gone> {
         let mut written = 0;
-        while written < bytes.bytes_init() {
+        while written < bytes.as_ref().len() {
             let write = self.transport.write(bytes, written);
             match self.place.mark.unless_ended(write).await {
                 Some((Ok(length), back)) if length > 0 => {
                     bytes = back;
                     written += length;
+                    self.reactor.metrics.bytes_written.add(length as u64);
                     self.place.set_phase(Phase::Writing);
                 }
                 _ => return Err(Gone),
@@ -137,9 +128,9 @@ impl<T: Transport> Connection<T> {
 
     /// Tells a peer that took too long to send what it began.
     async fn refuse_slow(&mut self) -> Result<(), Gone> {
-        let bytes = self.reactor.refuse(&self.reader, Reject::Timeout);
+        let batch = self.reactor.refuse(&self.reader, Reject::Timeout);
         self.place.mark.revive();
-        self.write(Batch { bytes, tail: None, next: Next::Close }).await?;
+        self.write(batch).await?;
         self.linger().await
     }
 
@@ -162,110 +153,5 @@ impl<T: Transport> Connection<T> {
             }
         }
         Ok(())
-    }
-}
-
-impl Reactor {
-    /// Answers every whole request in the buffer, up to the size of one write.
-    fn answer_batch(&self, reader: &mut RequestReader, buffer: &mut BytesMut) -> Batch {
-        let mut spine = self.spine.borrow_mut();
-        let Spine { room, output } = &mut *spine;
-        let lease = self.lease.borrow();
-        let settings = self.settings.borrow();
-        let mut begun = None;
-        let next = loop {
-            let refused = match reader.advance(buffer) {
-                Ok(Progress::Idle) => break Next::Read(Phase::Idle),
-                Ok(Progress::Head) => break Next::Read(Phase::Head),
-                Ok(Progress::Body { expects_continue }) => {
-                    if expects_continue {
-                        self.begin(&mut begun, output);
-                        output.bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-                    }
-                    break Next::Read(Phase::Body);
-                }
-                Ok(Progress::Ready) => None,
-                Err(reject) => Some(reject),
-            };
-            let now = self.begin(&mut begun, output);
-            match (refused, lease.as_deref()) {
-                (None, Some(snapshot)) => {
-                    self.answer_one(&settings, snapshot, now, reader, buffer, room, output)
-                }
-                (refused, _) => output.reject(reader.reply(), refused.unwrap_or(Reject::Internal)),
-            }
-            if output.close {
-                break Next::Close;
-            }
-            reader.consume(buffer);
-            if output.tail.is_some() || output.bytes.len() >= BATCH_BYTES_MAX {
-                break Next::Answer;
-            }
-        };
-        output.close = false;
-        let tail = output.tail.take().zip(lease.clone());
-        Batch { bytes: std::mem::take(&mut output.bytes), tail, next }
-    }
-
-    /// At the first answer of a batch: takes a buffer, and the time that all of them carry.
-    fn begin(&self, begun: &mut Option<SystemTime>, output: &mut Output) -> SystemTime {
-        *begun.get_or_insert_with(|| {
-            output.bytes = self.spare_buffers.borrow_mut().pop().unwrap_or_default();
-            let now = SystemTime::now();
-            output.set_date(now);
-            now
-        })
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn answer_one(
-        &self,
-        settings: &answer::Settings,
-        snapshot: &Lease,
-        now: SystemTime,
-        reader: &mut RequestReader,
-        buffer: &mut BytesMut,
-        room: &mut answer::Room,
-        output: &mut Output,
-    ) {
-        let Some(mut request) = reader.request(buffer) else {
-            return output.reject(reader.reply(), Reject::Internal);
-        };
-        request.keep_alive &= !self.draining.get();
-        let reply = request.reply();
-        let before_bytes = output.bytes.len();
-        let answered = catch_unwind(AssertUnwindSafe(|| {
-            answer::answer(settings, snapshot, now, &mut request, room, output)
-        }));
-        if answered.is_err() {
-            let place = panic::last_place();
-            self.log.event(
-                Level::Critical,
-                "request_panicked",
-                &[("reactor", &self.index), ("place", &place)],
-            );
-            // Whatever was left half done is forgotten with its buffers.
-            *room = answer::Room::default();
-            output.bytes.truncate(before_bytes);
-            output.tail = None;
-            output.reject(reply, Reject::Internal);
-        }
-    }
-
-    /// One refusal in a buffer of its own.
-    fn refuse(&self, reader: &RequestReader, reject: Reject) -> Vec<u8> {
-        let mut output = Output::default();
-        output.set_date(SystemTime::now());
-        output.reject(reader.reply(), reject);
-        output.bytes
-    }
-
-    /// Keeps an answer buffer for the next batch, of whatever connection.
-    fn give_back(&self, mut bytes: Vec<u8>) {
-        let mut spare = self.spare_buffers.borrow_mut();
-        if spare.len() < SPARE_BUFFERS_MAX && bytes.capacity() <= SPARE_BUFFER_BYTES_MAX {
-            bytes.clear();
-            spare.push(bytes);
-        }
     }
 }

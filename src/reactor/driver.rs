@@ -19,6 +19,8 @@ pub type Runtime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDri
 pub struct Built {
     pub runtime: Runtime,
     pub uring: bool,
+    /// The name in metrics.
+    pub label: &'static str,
     /// Such as `io_uring: single_issuer, defer_taskrun, coop_taskrun`.
     pub name: &'static str,
     pub why: String,
@@ -40,6 +42,14 @@ impl Ring {
             Self::DeferTaskRun => "io_uring: single_issuer, defer_taskrun, coop_taskrun",
             Self::CoopTaskRun => "io_uring: coop_taskrun",
             Self::Plain => "io_uring: plain",
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::DeferTaskRun => "uring_defer_taskrun",
+            Self::CoopTaskRun => "uring_coop_taskrun",
+            Self::Plain => "uring",
         }
     }
 
@@ -77,7 +87,7 @@ pub fn build(forced: Option<Driver>) -> io::Result<Built> {
                 } else {
                     refused.join("; ")
                 };
-                return Ok(Built { runtime, uring: true, name: ring.name(), why });
+                return Ok(Built { runtime, uring: true, label: ring.label(), name: ring.name(), why });
             }
             Err(error) => refused.push(refusal(ring, &error)),
         }
@@ -104,7 +114,7 @@ fn uring(ring: Ring) -> io::Result<Runtime> {
 
 fn epoll(why: String) -> io::Result<Built> {
     let runtime = RuntimeBuilder::<LegacyDriver>::new().with_entries(RING_ENTRIES).enable_timer().build()?;
-    Ok(Built { runtime: runtime.into(), uring: false, name: "epoll", why })
+    Ok(Built { runtime: runtime.into(), uring: false, label: "epoll", name: "epoll", why })
 }
 
 /// The likely cause in words, as the error number alone tells nobody what to do.

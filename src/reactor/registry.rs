@@ -18,6 +18,8 @@ use crate::limits;
 pub enum Phase {
     /// Waiting for the first byte of a request.
     Idle,
+    /// TLS is being set up.
+    Handshake,
     Head,
     Body,
     /// Writing, since the peer last took something.
@@ -93,6 +95,7 @@ pub struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.reactor.registry.marks.borrow_mut().try_remove(self.key);
+        self.reactor.metrics.connections_closed.add(1);
     }
 }
 
@@ -144,7 +147,7 @@ impl Registry {
         let times = self.times.get();
         ticks(match phase {
             Phase::Idle => times.keep_alive,
-            Phase::Head => times.head,
+            Phase::Head | Phase::Handshake => times.head,
             Phase::Body => times.body,
             Phase::Writing => times.write,
             Phase::Lingering => times.linger,
@@ -172,6 +175,7 @@ pub fn enter(reactor: &Rc<Reactor>) -> Place {
         ended: Cell::new(false),
         waker: RefCell::new(None),
     });
+    reactor.metrics.connections_opened.add(1);
     let key = registry.marks.borrow_mut().insert(mark.clone());
     Place { reactor: reactor.clone(), key, mark }
 }
@@ -179,7 +183,11 @@ pub fn enter(reactor: &Rc<Reactor>) -> Place {
 /// The sweep of one reactor; runs as long as the reactor.
 pub async fn sweep(reactor: Rc<Reactor>) {
     loop {
+        let began = Instant::now();
         monoio::time::sleep(limits::SWEEP_INTERVAL).await;
+        #[cfg(test)]
+        reactor.panic_if_asked(super::Fault::Sweep);
         reactor.registry.tick();
+        reactor.metrics.beat(began.elapsed().saturating_sub(limits::SWEEP_INTERVAL));
     }
 }

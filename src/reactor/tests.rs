@@ -1,13 +1,18 @@
 //! A whole reactor on a real socket, under both drivers, in this process.
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use std::net::TcpListener;
+
 use super::*;
+use crate::channel::Message;
 use crate::channel::Publisher;
 use crate::config::source::Inputs;
 use crate::config::{self, Driver};
+use crate::route::Route;
 use crate::snapshot::Snapshot;
 
 const LIVENESS: &str = "GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -20,6 +25,8 @@ struct House {
     thread: Option<JoinHandle<()>>,
     log: mpsc::Receiver<String>,
     driver: Driver,
+    metrics: Arc<ReactorMetrics>,
+    fault: Arc<AtomicU8>,
 }
 
 /// Sends each line of the log to the test.
@@ -27,7 +34,9 @@ struct Lines(mpsc::Sender<String>);
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+        for line in String::from_utf8_lossy(bytes).lines() {
+            let _ = self.0.send(line.to_owned());
+        }
         Ok(bytes.len())
     }
     fn flush(&mut self) -> std::io::Result<()> {
@@ -59,18 +68,24 @@ impl House {
         let mut start_times = Times::of(&config);
         times(&mut start_times);
         let core = config.cores[0];
+        let metrics = Arc::new(ReactorMetrics::new(core));
+        let fault = Arc::new(AtomicU8::new(0));
         let parts = Start {
             index: 0,
             core,
             listener,
+            unix_listener: None,
+            tls: None,
             inbox,
             config: Arc::new(config),
             log: sink,
+            metrics: metrics.clone(),
             times: start_times,
+            fault: fault.clone(),
         };
         let thread = Some(start(parts).unwrap());
         publisher.send(&Message::Publish(Arc::new(Snapshot::default())));
-        Self { address, publisher, thread, log, driver }
+        Self { address, publisher, thread, log, driver, metrics, fault }
     }
 
     fn connect(&self) -> TcpStream {
@@ -85,6 +100,11 @@ impl House {
         let mut stream = self.connect();
         stream.write_all(bytes).unwrap();
         read_to_end(&mut stream)
+    }
+
+    /// Makes the place `at` panic once.
+    fn panic_at(&self, at: Fault) {
+        self.fault.store(at as u8, Ordering::Release);
     }
 
     fn wait_for_log(&self, text: &str) -> String {
@@ -266,9 +286,16 @@ fn draining_answers_what_comes_and_ends() {
             read_head(stream);
         }
         house.publisher.send(&Message::Drain);
-        active.write_all(LIVENESS.as_bytes()).unwrap();
-        let last = read_to_end(&mut active);
-        assert!(last.starts_with("HTTP/1.1 200 ") && last.contains("connection: close\r\n"), "{last}");
+        // Requests that overtake the message are answered as before.
+        loop {
+            active.write_all(LIVENESS.as_bytes()).unwrap();
+            let head = read_head(&mut active);
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            if head.contains("connection: close\r\n") {
+                break;
+            }
+        }
+        assert_eq!(read_to_end(&mut active), "");
         assert_eq!(read_to_end(&mut idle), "");
         let began = Instant::now();
         house.thread.take().unwrap().join().unwrap();
@@ -285,4 +312,102 @@ fn a_port_in_use_is_explained() {
     config.server.port = port;
     let error = bind(&config).unwrap_err().to_string();
     assert!(error.contains(&format!("127.0.0.1:{port}")) && error.contains("ss -ltnp"), "{error}");
+}
+
+#[test]
+fn a_panic_in_a_request_costs_that_request_alone() {
+    on_each_driver(|driver| {
+        let house = House::start(driver, &[], |_| {});
+        let mut other = house.connect();
+        other.write_all(LIVENESS.as_bytes()).unwrap();
+        read_head(&mut other);
+        house.panic_at(Fault::Request);
+        let text = house.exchange(LIVENESS.as_bytes());
+        assert!(
+            text.starts_with("HTTP/1.1 500 ") && text.ends_with("{\"detail\":\"Internal Server Error\"}"),
+            "{text}"
+        );
+        let line = house.wait_for_log("request_panicked");
+        assert!(line.contains("src/reactor/"), "{line}");
+        other.write_all(LIVENESS.as_bytes()).unwrap();
+        assert!(read_head(&mut other).starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn a_panic_in_a_connection_costs_that_connection_alone() {
+    on_each_driver(|driver| {
+        let house = House::start(driver, &[], |_| {});
+        let mut other = house.connect();
+        other.write_all(LIVENESS.as_bytes()).unwrap();
+        read_head(&mut other);
+        house.panic_at(Fault::Connection);
+        let mut stream = house.connect();
+        stream.write_all(LIVENESS.as_bytes()).unwrap();
+        let mut byte = [0];
+        assert!(matches!(stream.read(&mut byte), Ok(0) | Err(_)));
+        house.wait_for_log("connection_panicked");
+        other.write_all(LIVENESS.as_bytes()).unwrap();
+        assert!(read_head(&mut other).starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn a_reactor_that_panics_starts_again_with_a_fresh_ring() {
+    on_each_driver(|driver| {
+        let house = House::start(driver, &[], |_| {});
+        house.wait_for_log("reactor_started");
+        let mut stream = house.connect();
+        stream.write_all(LIVENESS.as_bytes()).unwrap();
+        read_head(&mut stream);
+        house.panic_at(Fault::Sweep);
+        let line = house.wait_for_log("reactor_panicked");
+        assert!(line.contains("src/reactor/"), "{line}");
+        house.wait_for_log("reactor_started");
+        // The old connection was closed, not left hanging; new ones are served as before.
+        let mut byte = [0];
+        assert!(matches!(stream.read(&mut byte), Ok(0) | Err(_)));
+        let text =
+            house.exchange(b"GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        assert_eq!(house.metrics.restarts.value(), 1);
+    });
+}
+
+#[test]
+fn an_access_record_says_who_asked_for_what() {
+    let variables = [
+        ("LOGGING_ENABLE_ACCESS_LOG", "true"),
+        ("LOGGING_LOG_FORMAT", "json"),
+        ("SERVER_PROXY_HEADERS", "true"),
+    ];
+    let house = House::start(Driver::Epoll, &variables, |_| {});
+    house.exchange(b"GET /nowhere?identifier=secret HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n");
+    let line = house.wait_for_log("http_request");
+    let record: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    // The peer is the loopback address, which is trusted unless the configuration says otherwise.
+    assert_eq!(record["remote_ip"], "192.0.2.7", "{line}");
+    assert_eq!(
+        (&record["method"], &record["path"], &record["status"]),
+        (&"GET".into(), &"/nowhere".into(), &404.into())
+    );
+    assert!(record["bytes"].as_u64().is_some_and(|bytes| bytes > 50) && !line.contains("secret"), "{line}");
+}
+
+#[test]
+fn what_is_served_is_counted() {
+    on_each_driver(|driver| {
+        let house = House::start(driver, &[], |_| {});
+        house.exchange(format!("{LIVENESS}{LIVENESS}GET /x HTTP/1.1\r\n\r\n").as_bytes());
+        let count = |route: Route, class: usize| {
+            let mut requests = house.metrics.requests();
+            requests.find(|(r, c, _)| (*r, *c) == (route, class)).map_or(0, |(_, _, count)| count)
+        };
+        assert_eq!((count(Route::Liveness, 1), count(Route::Unknown, 3)), (2, 1));
+        assert_eq!(house.metrics.durations.counts().iter().sum::<u64>(), 3);
+        let rejects: u64 = house.metrics.rejects().map(|(_, count)| count).sum();
+        assert_eq!(rejects, 1);
+        assert!(house.metrics.bytes_read.value() > 100 && house.metrics.bytes_written.value() > 100);
+        assert_eq!(house.metrics.connections_opened.value(), 1);
+    });
 }

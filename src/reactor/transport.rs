@@ -8,16 +8,29 @@ use bytes::BytesMut;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 
+/// What can be sent: owned by the ring while it works, readable by a cipher.
+pub trait Sendable: IoBuf + AsRef<[u8]> {}
+
+impl<B: IoBuf + AsRef<[u8]>> Sendable for B {}
+
 /// A stream of bytes in both directions.
 pub trait Transport {
+    /// Sets up what comes before the first byte of a request.
+    async fn handshake(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Appends to the buffer, at most into its spare capacity. 0: the peer ended its side.
     async fn read(&mut self, buffer: BytesMut) -> (io::Result<usize>, BytesMut);
 
     /// Writes from `start` on; returns how many bytes were taken.
-    async fn write<B: IoBuf>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B);
+    async fn write<B: Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B);
 
     /// Ends our side; the peer may still send.
     async fn shutdown(&mut self) -> io::Result<()>;
+
+    /// Gives back what it needs only while bytes flow.
+    fn give_back(&mut self) {}
 }
 
 /// A socket as it is.
@@ -30,11 +43,11 @@ impl<S: AsyncReadRent + AsyncWriteRent> Transport for Plain<S> {
         (result, slice.into_inner())
     }
 
-    async fn write<B: IoBuf>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
+    async fn write<B: Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
         if start == 0 {
             return self.0.write(bytes).await;
         }
-        let length = bytes.bytes_init();
+        let length = bytes.as_ref().len();
         let (result, slice) = self.0.write(bytes.slice(start..length)).await;
         (result, slice.into_inner())
     }

@@ -1,0 +1,195 @@
+//! A batch of requests: all that are whole in a connection's buffer, answered in one go.
+//!
+//! In: a buffer, its reader, the reactor's snapshot. Out: bytes for one write, and what the
+//! connection does next. Invariant: synchronous from end to end; one reading of the clock before
+//! and one after; a panic in the spine costs that request a 500 and nobody else anything.
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+
+use super::life::{Reactor, Spine};
+use super::panic;
+use super::registry::Phase;
+use crate::answer::{self, Outcome};
+use crate::channel::Lease;
+use crate::config::Level;
+use crate::http::{Output, Progress, Reject, RequestReader};
+use crate::limits::{BATCH_BYTES_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX};
+use crate::route::Route;
+
+/// What a batch of requests left to do.
+pub struct Batch {
+    pub bytes: Vec<u8>,
+    /// The end of a large body, and the snapshot it belongs to.
+    pub tail: Option<(Bytes, Rc<Lease>)>,
+    pub next: Next,
+}
+
+/// What the connection does once the batch is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    Read(Phase),
+    /// There may be more whole requests in the buffer.
+    Answer,
+    Close,
+}
+
+/// A batch while it is answered.
+struct Answering<'a> {
+    reactor: &'a Reactor,
+    settings: &'a answer::Settings,
+    snapshot: &'a Lease,
+    spine: &'a mut Spine,
+    peer: Option<IpAddr>,
+    /// When the first request was found whole; all answers carry this time.
+    began: Option<SystemTime>,
+    requests: u64,
+}
+
+impl Reactor {
+    /// Answers every whole request in the buffer, up to the size of one write.
+    pub fn answer_batch(
+        &self,
+        reader: &mut RequestReader,
+        buffer: &mut BytesMut,
+        peer: Option<IpAddr>,
+    ) -> Batch {
+        let lease = self.lease.borrow();
+        let Some(snapshot) = lease.as_ref() else {
+            // No connection is accepted before the first snapshot.
+            return Batch { bytes: Vec::new(), tail: None, next: Next::Close };
+        };
+        let (spine, settings) = (&mut *self.spine.borrow_mut(), self.settings.borrow());
+        let (began, requests) = (None, 0);
+        let mut answering =
+            Answering { reactor: self, settings: &settings, snapshot, spine, peer, began, requests };
+        let next = answering.run(reader, buffer);
+        answering.count();
+        let output = &mut spine.output;
+        output.close = false;
+        let tail = output.tail.take().map(|tail| (tail, snapshot.clone()));
+        Batch { bytes: std::mem::take(&mut output.bytes), tail, next }
+    }
+
+    /// One refusal in a buffer of its own.
+    pub fn refuse(&self, reader: &RequestReader, reject: Reject) -> Batch {
+        self.metrics.rejected(reject);
+        self.metrics.answered(Route::Unknown, reject.status().0);
+        let mut output = Output::default();
+        output.set_date(SystemTime::now());
+        output.reject(reader.reply(), reject);
+        Batch { bytes: output.bytes, tail: None, next: Next::Close }
+    }
+
+    /// Keeps an answer buffer for the next batch, of whatever connection.
+    pub fn give_back(&self, mut bytes: Vec<u8>) {
+        let mut spare = self.spare_buffers.borrow_mut();
+        if spare.len() < SPARE_BUFFERS_MAX && bytes.capacity() <= SPARE_BUFFER_BYTES_MAX {
+            bytes.clear();
+            spare.push(bytes);
+        }
+    }
+}
+
+impl Answering<'_> {
+    fn run(&mut self, reader: &mut RequestReader, buffer: &mut BytesMut) -> Next {
+        loop {
+            match reader.advance(buffer) {
+                Ok(Progress::Idle) => return Next::Read(Phase::Idle),
+                Ok(Progress::Head) => return Next::Read(Phase::Head),
+                Ok(Progress::Body { expects_continue }) => {
+                    if expects_continue {
+                        self.begin();
+                        self.spine.output.bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                    }
+                    return Next::Read(Phase::Body);
+                }
+                Ok(Progress::Ready) => self.answer(reader, buffer),
+                Err(reject) => self.refuse(reader, reject),
+            }
+            let output = &self.spine.output;
+            if output.close {
+                return Next::Close;
+            }
+            reader.consume(buffer);
+            if output.tail.is_some() || output.bytes.len() >= BATCH_BYTES_MAX {
+                return Next::Answer;
+            }
+        }
+    }
+
+    /// At the first answer: takes a buffer, and the time that all of them carry.
+    fn begin(&mut self) -> SystemTime {
+        *self.began.get_or_insert_with(|| {
+            let output = &mut self.spine.output;
+            output.bytes = self.reactor.spare_buffers.borrow_mut().pop().unwrap_or_default();
+            let now = SystemTime::now();
+            output.set_date(now);
+            now
+        })
+    }
+
+    fn refuse(&mut self, reader: &RequestReader, reject: Reject) {
+        self.begin();
+        self.requests += 1;
+        self.reactor.metrics.rejected(reject);
+        self.reactor.metrics.answered(Route::Unknown, reject.status().0);
+        self.spine.output.reject(reader.reply(), reject);
+    }
+
+    fn answer(&mut self, reader: &mut RequestReader, buffer: &mut BytesMut) {
+        let now = self.begin();
+        let Some(mut request) = reader.request(buffer) else {
+            return self.refuse(reader, Reject::Internal);
+        };
+        self.requests += 1;
+        request.keep_alive &= !self.reactor.draining.get();
+        let Spine { room, output } = &mut *self.spine;
+        let before_bytes = output.bytes.len();
+        let (settings, snapshot) = (self.settings, self.snapshot);
+        let answered = catch_unwind(AssertUnwindSafe(|| {
+            #[cfg(test)]
+            self.reactor.panic_if_asked(super::Fault::Request);
+            answer::answer(settings, snapshot, now, &mut request, room, output)
+        }));
+        let outcome = match answered {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.reactor.log_request_panic();
+                // Whatever was left half done is forgotten with its buffers.
+                *room = answer::Room::default();
+                output.bytes.truncate(before_bytes);
+                output.tail = None;
+                output.reject(request.reply(), Reject::Internal);
+                Outcome { status: 500, route: Route::Unknown, slot: None, role: None }
+            }
+        };
+        self.reactor.metrics.answered(outcome.route, outcome.status);
+        if let Some(access) = &self.reactor.access {
+            let bytes = output.bytes.len() - before_bytes + output.tail.as_ref().map_or(0, Bytes::len);
+            access.write(&self.reactor.log, self.peer, &request, outcome.status, bytes, now);
+        }
+    }
+
+    /// What one batch cost is shared out evenly among its requests.
+    fn count(&self) {
+        if let Some(began) = self.began
+            && self.requests > 0
+        {
+            let took = began.elapsed().unwrap_or(Duration::ZERO);
+            let each = took / u32::try_from(self.requests).unwrap_or(u32::MAX);
+            self.reactor.metrics.batch(self.requests, each);
+        }
+    }
+}
+
+impl Reactor {
+    #[cold]
+    fn log_request_panic(&self) {
+        let place = panic::last_place();
+        self.log.event(Level::Critical, "request_panicked", &[("reactor", &self.index), ("place", &place)]);
+    }
+}

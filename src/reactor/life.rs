@@ -1,0 +1,321 @@
+//! The life of one reactor thread: start, take messages, drain, and start again after a panic.
+//!
+//! In: [`Start`]. Out: nothing but what its connections write. Invariant: what must outlive a
+//! panic (listeners, inbox, newest snapshot) is in [`Memory`]; the ring and everything on it is
+//! wound up before a fresh one is made, so that no connection is left hanging on the old one.
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use monoio::io::AsyncReadRent;
+
+use super::accept::{self, Listener};
+use super::access::AccessLog;
+use super::registry::{self, Registry};
+use super::{Start, driver, panic};
+use crate::answer;
+use crate::channel::{Inbox, Lease, Message};
+use crate::config::Level;
+use crate::http::Output;
+use crate::limits;
+use crate::log::Log;
+use crate::metrics::ReactorMetrics;
+
+/// What a reactor keeps when it starts again.
+struct Memory {
+    inbox: Inbox,
+    listeners: RefCell<Option<(TcpListener, Option<UnixListener>)>>,
+    lease: RefCell<Option<Rc<Lease>>>,
+    settings: RefCell<Rc<answer::Settings>>,
+    tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
+    draining: Cell<bool>,
+    /// After SIGTERM: what is in flight is answered within this time.
+    grace: Duration,
+}
+
+/// What the tasks of one reactor have in common. `RefCell`s are never borrowed over an await.
+pub struct Reactor {
+    pub index: usize,
+    pub log: Log,
+    pub metrics: Arc<ReactorMetrics>,
+    /// `None`: no access log is wanted.
+    pub access: Option<AccessLog>,
+    pub settings: RefCell<Rc<answer::Settings>>,
+    pub lease: RefCell<Option<Rc<Lease>>>,
+    pub tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
+    pub spine: RefCell<Spine>,
+    pub spare_buffers: RefCell<Vec<Vec<u8>>>,
+    pub registry: Registry,
+    pub connections_max: usize,
+    pub draining: Cell<bool>,
+    listeners: RefCell<Vec<Rc<Listener>>>,
+    #[cfg(test)]
+    fault: Arc<std::sync::atomic::AtomicU8>,
+}
+
+/// The buffers of the spine, reused by every request of this reactor.
+#[derive(Default)]
+pub struct Spine {
+    pub room: answer::Room,
+    pub output: Output,
+}
+
+enum Failure {
+    Panic,
+    Io(io::Error),
+}
+
+/// Runs the reactor until it ends of its own will.
+pub fn supervise(start: Start) {
+    let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: start.core });
+    if !pinned {
+        let fields: [(_, &dyn std::fmt::Display); 2] = [("reactor", &start.index), ("core", &start.core)];
+        start.log.event(Level::Warning, "reactor_not_pinned", &fields);
+    }
+    let parts = Parts::new(start);
+    loop {
+        let built = match driver::build(parts.driver) {
+            Ok(built) => built,
+            Err(error) => {
+                parts.log.event(Level::Critical, "reactor_has_no_driver", &[("error", &error)]);
+                return;
+            }
+        };
+        parts.metrics.driven_by(built.label);
+        parts.log.event(
+            Level::Info,
+            "reactor_started",
+            &[
+                ("reactor", &parts.index),
+                ("core", &parts.metrics.core),
+                ("driver", &built.name),
+                ("reason", &built.why),
+            ],
+        );
+        let (event, what): (_, String) = match parts.run(built) {
+            Ok(()) => return,
+            Err(Failure::Panic) => ("reactor_panicked", panic::last_place()),
+            Err(Failure::Io(error)) => ("reactor_failed", error.to_string()),
+        };
+        parts.metrics.restarts.add(1);
+        parts.log.event(Level::Critical, event, &[("reactor", &parts.index), ("place", &what)]);
+        // A defect that comes back at once must not keep the core busy.
+        std::thread::sleep(limits::RESTART_PAUSE);
+    }
+}
+
+/// [`Start`], sorted into what is fixed and what is remembered.
+struct Parts {
+    index: usize,
+    driver: Option<crate::config::Driver>,
+    log: Log,
+    metrics: Arc<ReactorMetrics>,
+    config: Arc<crate::config::Config>,
+    times: super::Times,
+    memory: Memory,
+    #[cfg(test)]
+    fault: Arc<std::sync::atomic::AtomicU8>,
+}
+
+impl Parts {
+    fn new(start: Start) -> Self {
+        let memory = Memory {
+            inbox: start.inbox,
+            listeners: RefCell::new(Some((start.listener, start.unix_listener))),
+            lease: RefCell::new(None),
+            settings: RefCell::new(Rc::new(answer::Settings::new(&start.config))),
+            tls: RefCell::new(start.tls),
+            draining: Cell::new(false),
+            grace: start.config.server.shutdown_grace,
+        };
+        Self {
+            index: start.index,
+            driver: start.config.server.driver,
+            log: start.log,
+            metrics: start.metrics,
+            config: start.config,
+            times: start.times,
+            memory,
+            #[cfg(test)]
+            fault: start.fault,
+        }
+    }
+
+    fn run(&self, mut built: driver::Built) -> Result<(), Failure> {
+        let reactor = Rc::new(Reactor::new(self));
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            built.runtime.block_on(reactor.clone().live(&self.memory, built.uring))
+        }));
+        // Connections hold their ring alive, and an accept under way would take a connection
+        // with it: all are ended on this ring before it is dropped.
+        let _ = catch_unwind(AssertUnwindSafe(|| built.runtime.block_on(reactor.wind_up())));
+        match ended {
+            Ok(result) => result.map_err(Failure::Io),
+            Err(_) => Err(Failure::Panic),
+        }
+    }
+}
+
+impl Reactor {
+    fn new(parts: &Parts) -> Self {
+        Self {
+            index: parts.index,
+            log: parts.log.clone(),
+            metrics: parts.metrics.clone(),
+            access: AccessLog::new(&parts.config),
+            settings: RefCell::new(parts.memory.settings.borrow().clone()),
+            lease: RefCell::new(parts.memory.lease.borrow().clone()),
+            tls: RefCell::new(parts.memory.tls.borrow().clone()),
+            spine: RefCell::default(),
+            spare_buffers: RefCell::default(),
+            registry: Registry::new(parts.times),
+            connections_max: parts.config.server.connections_max,
+            draining: Cell::new(parts.memory.draining.get()),
+            listeners: RefCell::default(),
+            #[cfg(test)]
+            fault: parts.fault.clone(),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn panic_if_asked(&self, here: super::Fault) {
+        use std::sync::atomic::Ordering;
+        if self.fault.compare_exchange(here as u8, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            panic!("as the test asks");
+        }
+    }
+
+    async fn live(self: Rc<Self>, memory: &Memory, uring: bool) -> io::Result<()> {
+        // A ring waits on blocking descriptors by itself and fails on others; epoll needs the
+        // reverse.
+        let wake = memory.inbox.wake.try_clone()?;
+        wake.set_nonblocking(!uring)?;
+        let mut wake = Wake { socket: monoio::net::UnixStream::from_std(wake)?, bytes: vec![0; 64] };
+        while self.lease.borrow().is_none() {
+            if !self.take_messages(memory) {
+                return Ok(());
+            }
+            if self.lease.borrow().is_none() {
+                wake.wait().await;
+            }
+        }
+        self.open(memory, uring)?;
+        monoio::spawn(registry::sweep(self.clone()));
+        // A message may have come before the first read of the pair.
+        while self.take_messages(memory) && !self.draining.get() {
+            wake.wait().await;
+        }
+        memory.draining.set(true);
+        self.drain(memory).await;
+        Ok(())
+    }
+
+    /// Starts to accept.
+    fn open(self: &Rc<Self>, memory: &Memory, uring: bool) -> io::Result<()> {
+        let listeners = memory.listeners.borrow();
+        let Some((tcp, unix)) = &*listeners else { return Ok(()) };
+        let mut opened = Vec::new();
+        tcp.set_nonblocking(!uring)?;
+        opened.push(Rc::new(Listener::tcp(tcp.try_clone()?)?));
+        if let Some(unix) = unix {
+            unix.set_nonblocking(!uring)?;
+            opened.push(Rc::new(Listener::unix(unix.try_clone()?)?));
+        }
+        for listener in &opened {
+            monoio::spawn(accept::accept(self.clone(), listener.clone()));
+        }
+        *self.listeners.borrow_mut() = opened;
+        Ok(())
+    }
+
+    /// Takes in what the supervisor sent. False when it is gone.
+    fn take_messages(&self, memory: &Memory) -> bool {
+        loop {
+            match memory.inbox.try_next() {
+                Ok(Some(Message::Publish(snapshot))) => {
+                    self.metrics.snapshot_taken(snapshot.version);
+                    let lease = memory.inbox.lease(snapshot);
+                    *memory.lease.borrow_mut() = Some(lease.clone());
+                    *self.lease.borrow_mut() = Some(lease);
+                }
+                Ok(Some(Message::Configure(config))) => {
+                    let settings = Rc::new(answer::Settings::new(&config));
+                    *memory.settings.borrow_mut() = settings.clone();
+                    *self.settings.borrow_mut() = settings;
+                }
+                Ok(Some(Message::Certificates(settings))) => {
+                    *memory.tls.borrow_mut() = Some(settings.clone());
+                    *self.tls.borrow_mut() = Some(settings);
+                }
+                Ok(Some(Message::Drain)) => self.draining.set(true),
+                Ok(None) => return true,
+                Err(()) => return false,
+            }
+        }
+    }
+
+    /// Answers what is in flight and ends: new connections are shut out first, those whose
+    /// handshake was under way are still served, idle ones may bring one more request.
+    async fn drain(&self, memory: &Memory) {
+        let began = Instant::now();
+        self.draining.set(true);
+        self.registry.drain();
+        for listener in self.listeners.borrow().iter() {
+            listener.shut_out();
+        }
+        monoio::time::sleep(limits::DRAIN_ACCEPT_TIME).await;
+        self.end_listeners(limits::DRAIN_ACCEPT_TIME).await;
+        // The last of the descriptors: from now on the kernel refuses what comes to this one.
+        drop(memory.listeners.take());
+        while !self.registry.is_empty() && began.elapsed() < memory.grace {
+            monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
+        }
+        let (left, took) = (self.registry.len(), began.elapsed().as_millis());
+        self.log.event(
+            Level::Info,
+            "reactor_drained",
+            &[("reactor", &self.index), ("connections_cut_count", &left), ("took_ms", &took)],
+        );
+    }
+
+    async fn end_listeners(&self, time: Duration) {
+        let listeners = self.listeners.take();
+        for listener in &listeners {
+            listener.end();
+        }
+        let began = Instant::now();
+        while listeners.iter().any(|listener| listener.accepting()) && began.elapsed() < time {
+            monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
+        }
+    }
+
+    /// Ends everything that is on this ring.
+    async fn wind_up(&self) {
+        self.end_listeners(limits::DRAIN_ACCEPT_TIME).await;
+        self.registry.end_all(limits::DRAIN_IDLE_TIMEOUT).await;
+        // Whatever task may be left on the ring, the snapshot goes back to the supervisor.
+        self.lease.take();
+    }
+}
+
+/// The end of the socket pair that says "look into the inbox".
+struct Wake {
+    socket: monoio::net::UnixStream,
+    bytes: Vec<u8>,
+}
+
+impl Wake {
+    async fn wait(&mut self) {
+        let (result, bytes) = self.socket.read(std::mem::take(&mut self.bytes)).await;
+        self.bytes = bytes;
+        if !matches!(result, Ok(length) if length > 0) {
+            // The other end is gone, as the inbox will tell; until then this must not spin.
+            monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
+        }
+    }
+}

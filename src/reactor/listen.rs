@@ -1,0 +1,116 @@
+//! Sockets that are listened on, bound before any thread starts so that errors reach the user.
+//!
+//! In: addresses of the configuration. Out: listeners, or what stands in the way and what to do.
+//! Invariant: one TCP listener for each core on the same address (SO_REUSEPORT), so that the
+//! kernel spreads connections and a second process can take over; a unix socket is put in place
+//! by a rename, which takes over from whoever had the path.
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::config::Config;
+use crate::limits::BACKLOG_MAX;
+
+/// Binds one listener for each core.
+///
+/// # Errors
+/// The address cannot be bound; the message says what to do.
+pub fn bind(config: &Config) -> io::Result<Vec<TcpListener>> {
+    let mut address = SocketAddr::new(config.server.host, config.server.port);
+    let mut listeners = Vec::with_capacity(config.cores.len());
+    for _ in &config.cores {
+        let listener = listen(address).map_err(|error| explain(address, &error))?;
+        // Port 0 means any free one; the others must have the same.
+        address.set_port(listener.local_addr()?.port());
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    // Accepted sockets inherit it, which saves a system call for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG_MAX)?;
+    Ok(socket.into())
+}
+
+fn explain(address: SocketAddr, error: &io::Error) -> io::Error {
+    let port = address.port();
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!(
+                "another program listens there: `ss -ltnp 'sport = :{port}'` shows which; set server.port"
+            )
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("port {port} needs CAP_NET_BIND_SERVICE; set server.port to 1024 or more")
+        }
+        io::ErrorKind::AddrNotAvailable => "no interface has this address; set server.host".to_owned(),
+        _ => "check server.host and server.port".to_owned(),
+    };
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}; {advice}"))
+}
+
+/// A unix socket at its path; the path goes when this is dropped, unless somebody took it over.
+#[derive(Debug)]
+pub struct UnixSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl UnixSocket {
+    /// The listener for one more reactor.
+    ///
+    /// # Errors
+    /// The descriptor limit.
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Binds `server.unix_socket`, if there is one.
+///
+/// # Errors
+/// The path cannot be bound, or something that is not a socket stands there.
+pub fn bind_unix(config: &Config) -> io::Result<Option<UnixSocket>> {
+    let Some(path) = &config.server.unix_socket else { return Ok(None) };
+    let wrong = |error: io::Error| {
+        let shown = path.display();
+        io::Error::new(error.kind(), format!("cannot listen on server.unix_socket {shown}: {error}"))
+    };
+    listen_unix(path).map(Some).map_err(wrong)
+}
+
+fn listen_unix(path: &Path) -> io::Result<UnixSocket> {
+    if std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is not a socket is there"));
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let beside = PathBuf::from(name);
+    let _ = std::fs::remove_file(&beside);
+    let listener = UnixListener::bind(&beside)?;
+    std::fs::rename(&beside, path)?;
+    let inode = std::fs::symlink_metadata(path)?.ino();
+    Ok(UnixSocket { listener, path: path.to_owned(), inode })
+}
