@@ -28,12 +28,15 @@ pub enum Message {
     Drain,
 }
 
+/// Both ends of a channel that goes up.
+type Ends<T> = (Sender<T>, Receiver<T>);
+
 /// The supervisor's end: one per process.
 #[derive(Debug, Default)]
 pub struct Publisher {
     reactors: Vec<(Sender<Message>, UnixStream)>,
-    retired: Option<(Sender<Arc<Snapshot>>, Receiver<Arc<Snapshot>>)>,
-    reports: Option<(Sender<Box<Counts>>, Receiver<Box<Counts>>)>,
+    retired: Option<Ends<Arc<Snapshot>>>,
+    reports: Option<Ends<Box<Counts>>>,
 }
 
 /// A reactor's end. `wake` becomes readable when `inbox` has something.

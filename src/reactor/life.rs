@@ -55,7 +55,7 @@ pub struct Reactor {
     pub draining: Cell<bool>,
     listeners: RefCell<Vec<Rc<Listener>>>,
     #[cfg(test)]
-    fault: Arc<std::sync::atomic::AtomicU8>,
+    fault: &'static std::sync::atomic::AtomicU8,
 }
 
 /// The buffers of the spine, reused by every request of this reactor.
@@ -118,8 +118,6 @@ struct Parts {
     config: Arc<crate::config::Config>,
     times: super::Times,
     memory: Memory,
-    #[cfg(test)]
-    fault: Arc<std::sync::atomic::AtomicU8>,
 }
 
 impl Parts {
@@ -141,8 +139,6 @@ impl Parts {
             config: start.config,
             times: start.times,
             memory,
-            #[cfg(test)]
-            fault: start.fault,
         }
     }
 
@@ -178,7 +174,7 @@ impl Reactor {
             draining: Cell::new(parts.memory.draining.get()),
             listeners: RefCell::default(),
             #[cfg(test)]
-            fault: parts.fault.clone(),
+            fault: parts.times.fault,
         }
     }
 

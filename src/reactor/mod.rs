@@ -48,9 +48,6 @@ pub struct Start {
     pub log: Log,
     pub metrics: Arc<ReactorMetrics>,
     pub times: Times,
-    /// Where to panic next.
-    #[cfg(test)]
-    pub fault: Arc<std::sync::atomic::AtomicU8>,
 }
 
 /// Places that tests can make panic.
@@ -72,6 +69,9 @@ pub struct Times {
     pub write: Duration,
     /// After the last answer, for the peer to close.
     pub linger: Duration,
+    /// Where to panic next.
+    #[cfg(test)]
+    pub fault: &'static std::sync::atomic::AtomicU8,
 }
 
 impl Times {
@@ -83,6 +83,8 @@ impl Times {
             body: limits::BODY_TIMEOUT,
             write: limits::WRITE_TIMEOUT,
             linger: limits::LINGER_TIMEOUT,
+            #[cfg(test)]
+            fault: Box::leak(Box::default()),
         }
     }
 }

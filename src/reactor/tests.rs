@@ -26,7 +26,7 @@ struct House {
     log: mpsc::Receiver<String>,
     driver: Driver,
     metrics: Arc<ReactorMetrics>,
-    fault: Arc<AtomicU8>,
+    fault: &'static AtomicU8,
 }
 
 /// Sends each line of the log to the test.
@@ -67,9 +67,8 @@ impl House {
         let sink = Log::start_to(&config.logging, Lines(lines)).unwrap();
         let mut start_times = Times::of(&config);
         times(&mut start_times);
-        let core = config.cores[0];
+        let (core, fault) = (config.cores[0], start_times.fault);
         let metrics = Arc::new(ReactorMetrics::new(core));
-        let fault = Arc::new(AtomicU8::new(0));
         let parts = Start {
             index: 0,
             core,
@@ -81,7 +80,6 @@ impl House {
             log: sink,
             metrics: metrics.clone(),
             times: start_times,
-            fault: fault.clone(),
         };
         let thread = Some(start(parts).unwrap());
         publisher.send(&Message::Publish(Arc::new(Snapshot::default())));
@@ -405,7 +403,7 @@ fn what_is_served_is_counted() {
         };
         assert_eq!((count(Route::Liveness, 1), count(Route::Unknown, 3)), (2, 1));
         assert_eq!(house.metrics.durations.counts().iter().sum::<u64>(), 3);
-        let rejects: u64 = house.metrics.rejects().map(|(_, count)| count).sum();
+        let rejects = house.metrics.rejects_sum();
         assert_eq!(rejects, 1);
         assert!(house.metrics.bytes_read.value() > 100 && house.metrics.bytes_written.value() > 100);
         assert_eq!(house.metrics.connections_opened.value(), 1);
