@@ -147,7 +147,7 @@ fn find_decoded(bare: &[u8]) -> Option<(Route, Methods, &[u8])> {
         b"/api/v1/traits" => (Route::Traits, Methods::Post),
         b"/ofrep/v1/evaluate/flags" => (Route::OfrepFlags, Methods::Post),
         b"/openapi.json" => (Route::OpenApi, Methods::Get),
-        b"/docs" => (Route::Docs, Methods::Get),
+        b"/docs" | b"/redoc" => (Route::Docs, Methods::Get),
         _ => return find_parameter(bare),
     };
     Some((route, methods, b""))

@@ -8,11 +8,17 @@ mod support;
 
 /// The harness itself: a client that misreads answers would make every other test worthless.
 mod harness;
+/// OpenFeature's Remote Evaluation Protocol.
+mod ofrep;
 /// The PyPI SDK against the running executable: remote and local evaluation agree.
 mod python_sdk;
 /// Every command in the README is run, and its output compared with what stands there.
 mod readme;
 /// The recorded requests to the Python proxy, answered as recorded or as a named difference.
 mod replay;
+/// Endpoints beside flags and identities, and input that is not right.
+mod surface;
 /// Single values (numbers, versions, patterns, lists, paths) against Python itself.
 mod values;
+/// The requests of the SDKs that are not run here, and what they need in the answers.
+mod wire_sdks;

@@ -66,6 +66,12 @@ const DIFFERENCES: &[(&str, &str, &str, Instead)] = {
         (FLAGS, "method DELETE", "16: HEAD is served", Fields("allow", "GET, HEAD")),
         (
             POST,
+            "identity override value -1",
+            "8: hash(-1) is hash(-2) there",
+            Answer(200, r#""name":"int_flag","type":"STANDARD"},"enabled":true,"feature_state_value":-1"#),
+        ),
+        (
+            POST,
             "identity override value true (1==True grouping)",
             "8",
             Answer(200, r#""name":"int_flag","type":"STANDARD"},"enabled":true,"feature_state_value":true"#),
@@ -189,7 +195,23 @@ const DIFFERENCES: &[(&str, &str, &str, Instead)] = {
         ("HEAD", "HEAD /proxy/health", "16", Answer(200, "")),
         ("HEAD", "HEAD /proxy/health/readiness", "16", Answer(200, "")),
         ("HEAD", "HEAD /proxy/health/liveness", "16", Answer(200, "")),
-        ("HTTP", "16 KB header", "limit: a head has at most 16 KiB", Answer(431, "{")),
+        ("Other paths", "POST /api/v1/analytics/flags/", "19", Answer(200, "{}")),
+        ("Other paths", "GET /api/v1/traits/", "21", Answer(405, r#"{"detail":"Method Not Allowed"}"#)),
+        ("Other paths", "POST /api/v1/traits/", "21", Answer(200, r#""trait_key":"a","trait_value":1}"#)),
+        ("Other paths", "GET /docs", "a page that loads nothing from elsewhere", Answer(200, "openapi.json")),
+        (
+            "Other paths",
+            "GET /redoc",
+            "a page that loads nothing from elsewhere",
+            Answer(200, "openapi.json"),
+        ),
+        ("Other paths", "GET /openapi.json", "it describes this proxy", Answer(200, r#""openapi": "3.1.0""#)),
+        (
+            "Other paths",
+            "GET /docs/oauth2-redirect",
+            "a part of Swagger UI",
+            Answer(404, r#"{"detail":"Not Found"}"#),
+        ),
         ("HTTP", "100 KB header", "limit: a head has at most 16 KiB", Answer(431, "{")),
     ]
 };

@@ -11,6 +11,7 @@ mod document;
 mod flags;
 mod health;
 mod identities;
+mod ofrep;
 mod pages;
 mod refusal;
 pub mod stream;
@@ -188,9 +189,11 @@ fn dispatch(
         (Route::OfrepEventStream, _) => {
             *subscription = stream::open(exchange, &found.parameter, Vocabulary::Ofrep, desk);
         }
+        (Route::OfrepFlags, _) => ofrep::all(exchange, request.body, desk),
+        (Route::OfrepFlag, _) => ofrep::one(exchange, &found.parameter, request.body, desk),
         (Route::OpenApi, _) => pages::openapi(exchange, desk),
         (Route::Docs, _) => pages::docs(exchange, desk),
-        (Route::Unknown | Route::OfrepFlags | Route::OfrepFlag, _) => {
+        (Route::Unknown, _) => {
             exchange.vary(desk);
             exchange.send(desk, Status(404), Some(ContentType::Json), Body::Copy(refusal::NOT_FOUND));
         }

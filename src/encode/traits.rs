@@ -1,4 +1,7 @@
-//! A trait as it is echoed in an answer.
+//! Traits as they are echoed in an answer.
+//!
+//! In: a trait as the client sent it. Out: its JSON, numbers as orjson prints them. Invariant:
+//! what was sent is what is echoed, big integers digit by digit; `NaN` and infinities are null.
 use super::json;
 use crate::evaluate::{Trait, TraitValue};
 

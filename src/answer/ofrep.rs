@@ -1,0 +1,212 @@
+//! OpenFeature's Remote Evaluation Protocol, version 0.3.0: one flag, or all of them.
+//!
+//! In: a context, whose `targetingKey` is the identifier and whose other plain members are
+//! traits; the key as `X-Environment-Key`, `X-API-Key` or a bearer token. Out: value, reason,
+//! variant. A flag without a value of its own is boolean, its value is whether it is enabled; a
+//! disabled flag with a value has none here, so that the application's default counts.
+//! Invariant: the same evaluation as `POST identities/`, in other words; lists and objects in a
+//! context are not traits. All flags at once carry an entity tag over what was answered.
+use sha2::{Digest, Sha256};
+
+use super::identities::seen;
+use super::{Desk, Exchange, validators};
+use crate::encode::flags::{Flag, results};
+use crate::encode::json;
+use crate::evaluate::{Identity, Trait, TraitValue, evaluate};
+use crate::http::compress::accepts_gzip;
+use crate::http::{Body, ContentType, Status};
+use crate::identity::detail::{body_value, integer, member};
+use crate::identity::python_json::Value;
+use crate::limits::COMPRESS_BYTES_MIN;
+use crate::snapshot::{Environment, Role};
+
+/// Seconds of a hidden browser tab after which its stream should be closed: the protocol's own default.
+const INACTIVITY_SECONDS: &str = "120";
+
+/// What is wrong with a request, in OpenFeature's words.
+struct Failure {
+    code: &'static str,
+    details: &'static str,
+}
+
+const NOT_JSON: Failure = Failure { code: "PARSE_ERROR", details: "the body is not JSON" };
+const NO_CONTEXT: Failure =
+    Failure { code: "INVALID_CONTEXT", details: "the body must be an object with an object named context" };
+const NO_TARGETING_KEY: Failure =
+    Failure { code: "TARGETING_KEY_MISSING", details: "the context has no targetingKey" };
+const TARGETING_KEY_TYPE: Failure =
+    Failure { code: "INVALID_CONTEXT", details: "the context's targetingKey must be a string" };
+
+/// `POST /ofrep/v1/evaluate/flags/{key}`.
+pub fn one(exchange: &mut Exchange<'_>, flag: &[u8], body: &[u8], desk: &mut Desk) {
+    let (environment, role) = match exchange.open_with_any_key() {
+        Ok(opened) => opened,
+        Err(denied) => return exchange.deny(desk, denied),
+    };
+    let flag = String::from_utf8_lossy(flag);
+    let mut answer = Vec::new();
+    exchange.vary(desk);
+    let evaluated = with_identity(body, |identity| {
+        evaluate(environment, &seen(environment, role, identity), &mut desk.scratch);
+        results(environment, role, &desk.scratch)
+            .find(|found| found.name == flag)
+            .map(|found| write(&found, &mut answer))
+    });
+    let (status, failure) = match evaluated {
+        Ok(Some(())) => (200, None),
+        Ok(None) => (404, Some(("FLAG_NOT_FOUND", format!("Flag '{flag}' was not found")))),
+        Err(failure) => (400, Some((failure.code, failure.details.to_owned()))),
+    };
+    if let Some((code, details)) = failure {
+        answer.clear();
+        write_failure(Some(&flag), code, &details, &mut answer);
+    }
+    exchange.send(desk, Status(status), Some(ContentType::Json), Body::Copy(&answer));
+}
+
+/// `POST /ofrep/v1/evaluate/flags`.
+pub fn all(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
+    let (environment, role) = match exchange.open_with_any_key() {
+        Ok(opened) => opened,
+        Err(denied) => return exchange.deny(desk, denied),
+    };
+    let mut answer = std::mem::take(&mut desk.body);
+    answer.clear();
+    let evaluated = with_identity(body, |identity| {
+        evaluate(environment, &seen(environment, role, identity), &mut desk.scratch);
+        write_all(environment, role, desk, &mut answer);
+    });
+    match evaluated {
+        Ok(()) => exchange.send_tagged(desk, &answer),
+        Err(failure) => {
+            write_failure(None, failure.code, failure.details, &mut answer);
+            exchange.vary(desk);
+            exchange.send(desk, Status(400), Some(ContentType::Json), Body::Copy(&answer));
+        }
+    }
+    desk.body = answer;
+}
+
+/// Reads the context and hands the identity in it to `then`.
+fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Result<R, Failure> {
+    let body = body_value(body, true).map_err(|_| NOT_JSON)?;
+    let context = member(&body, "context").ok_or(NO_CONTEXT)?;
+    let Value::Dict(members) = context else { return Err(NO_CONTEXT) };
+    let identifier = match member(context, "targetingKey") {
+        None | Some(Value::Null) => return Err(NO_TARGETING_KEY),
+        Some(Value::Text(identifier)) => &identifier.text,
+        Some(_) => return Err(TARGETING_KEY_TYPE),
+    };
+    let traits: Vec<Trait<'_>> = members
+        .iter()
+        .filter(|(name, _)| name != "targetingKey")
+        .filter_map(|(name, value)| Some(Trait { key: name, value: plain(value)? }))
+        .collect();
+    Ok(then(&Identity { identifier, traits: &traits }))
+}
+
+fn plain(value: &Value) -> Option<TraitValue<'_>> {
+    Some(match value {
+        Value::Null => TraitValue::Null,
+        Value::Bool(value) => TraitValue::Bool(*value),
+        Value::Int(digits) => integer(digits),
+        Value::Float(number) => TraitValue::Float(*number),
+        Value::Text(text) => TraitValue::Text(&text.text),
+        Value::List(_) | Value::Dict(_) => return None,
+    })
+}
+
+fn write_all(environment: &Environment, role: Role, desk: &Desk, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"flags\":[");
+    for (index, flag) in results(environment, role, &desk.scratch).enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(&flag, out);
+    }
+    out.extend_from_slice(b"],\"eventStreams\":[{\"type\":\"sse\",\"endpoint\":{\"requestUri\":");
+    let mut uri = String::from("/ofrep/v1/environments/");
+    for byte in environment.client_side_key().bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => uri.push(char::from(byte)),
+            byte => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    json::string(&(uri + "/stream"), out);
+    out.extend_from_slice(b"},\"inactivityDelaySec\":");
+    out.extend_from_slice(INACTIVITY_SECONDS.as_bytes());
+    out.extend_from_slice(b"}]}");
+}
+
+/// Appends one flag as a successful evaluation.
+fn write(flag: &Flag<'_>, out: &mut Vec<u8>) {
+    let is_enabled = flag.enabled == "true";
+    out.extend_from_slice(b"{\"key\":");
+    json::string(flag.name, out);
+    out.extend_from_slice(b",\"reason\":\"");
+    // What comes after the semicolon names segments and weights, which are not for this protocol.
+    let reason = flag.reason.split(';').next().unwrap_or_default();
+    out.extend_from_slice(if is_enabled { reason.as_bytes() } else { b"DISABLED" });
+    out.push(b'"');
+    let value = match (flag.value, is_enabled) {
+        ("null", true) => Some("true"),
+        ("null", false) => Some("false"),
+        (value, true) => Some(value),
+        (_, false) => None,
+    };
+    for (name, text) in [("value", value), ("variant", Some(flag.variant).filter(|text| *text != "null"))] {
+        if let Some(text) = text {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+    out.extend_from_slice(match is_enabled {
+        true => b",\"metadata\":{\"enabled\":true}}",
+        false => b",\"metadata\":{\"enabled\":false}}",
+    });
+}
+
+fn write_failure(key: Option<&str>, code: &str, details: &str, out: &mut Vec<u8>) {
+    out.push(b'{');
+    if let Some(key) = key {
+        out.extend_from_slice(b"\"key\":");
+        json::string(key, out);
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"errorCode\":");
+    json::string(code, out);
+    out.extend_from_slice(b",\"errorDetails\":");
+    json::string(details, out);
+    out.push(b'}');
+}
+
+impl<'a> Exchange<'a> {
+    /// As `open`, with the key in any of the protocol's places.
+    fn open_with_any_key(&mut self) -> Result<(&'a Environment, Role), super::refusal::Denied<'a>> {
+        let bearer = self.fields.authorization.and_then(|value| {
+            let (scheme, token) = value.split_at_checked(7)?;
+            scheme.eq_ignore_ascii_case(b"bearer ").then_some(token.trim_ascii())
+        });
+        self.fields.environment_key = self.fields.environment_key.or(self.fields.api_key).or(bearer);
+        self.open()
+    }
+
+    /// Sends 200 with an entity tag over the body, or 304 if the client has it.
+    fn send_tagged(&mut self, desk: &mut Desk, body: &[u8]) {
+        let digest = Sha256::digest(body);
+        let mut etag = String::from("\"");
+        digest.iter().take(12).for_each(|byte| etag.push_str(&format!("{byte:02x}")));
+        etag.push('"');
+        let is_gzip = body.len() >= COMPRESS_BYTES_MIN && accepts_gzip(self.fields.accept_encoding);
+        self.vary_by_key(desk);
+        desk.lines.extend_from_slice(b"cache-control: private, no-cache\r\n");
+        validators::etag(&etag, is_gzip, &mut desk.lines);
+        if self.fields.if_none_match.is_some() && validators::is_not_modified(&self.fields, Some(&etag), None)
+        {
+            return self.send(desk, Status(304), None, Body::Empty);
+        }
+        self.send_compressible(desk, body);
+    }
+}

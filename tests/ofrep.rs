@@ -1,0 +1,139 @@
+//! OpenFeature's Remote Evaluation Protocol against the running executable.
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Client, Proxy, Start};
+use crate::surface::{CLIENT, SERVER, document};
+
+fn start() -> Proxy {
+    let start = Start::serve();
+    let path = start.scratch().write("surface.json", document(0).to_string());
+    start.document(CLIENT, SERVER, path).ready()
+}
+
+fn post(proxy: &Proxy, path: &str, fields: &[(&str, &str)], body: &str) -> Answer {
+    Client::connect(proxy.address()).request("POST", path, fields, body.as_bytes())
+}
+
+const GOLD: &str = r#"{"context":{"targetingKey":"u","plan":"gold","nested":{"a":1},"list":[1]}}"#;
+const PLAIN: &str = r#"{"context":{"targetingKey":"u"}}"#;
+
+#[test]
+fn each_flag_has_its_value_and_its_reason() {
+    let proxy = start();
+    let key = [("X-Environment-Key", SERVER)];
+    for (flag, body, expected) in [
+        (
+            "banner",
+            PLAIN,
+            json!({"key": "banner", "value": "hello", "reason": "DEFAULT", "metadata": {"enabled": true}}),
+        ),
+        (
+            "banner",
+            GOLD,
+            json!({"key": "banner", "value": "golden", "reason": "TARGETING_MATCH", "metadata": {"enabled": true}}),
+        ),
+        ("on", PLAIN, json!({"key": "on", "value": true, "reason": "STATIC", "metadata": {"enabled": true}})),
+        (
+            "off",
+            PLAIN,
+            json!({"key": "off", "value": false, "reason": "DISABLED", "metadata": {"enabled": false}}),
+        ),
+        ("dark", PLAIN, json!({"key": "dark", "reason": "DISABLED", "metadata": {"enabled": false}})),
+        (
+            "secret",
+            PLAIN,
+            json!({"key": "secret", "value": 5, "reason": "STATIC", "metadata": {"enabled": true}}),
+        ),
+        (
+            "split",
+            PLAIN,
+            json!({"key": "split", "value": "variant-value", "reason": "SPLIT", "variant": "b", "metadata": {"enabled": true}}),
+        ),
+    ] {
+        let answer = post(&proxy, &format!("/ofrep/v1/evaluate/flags/{flag}"), &key, body);
+        assert_eq!((answer.status, answer.json()), (200, expected));
+    }
+}
+
+#[test]
+fn all_flags_at_once_are_those_that_the_key_may_see() {
+    let proxy = start();
+    let bulk =
+        |key: &str| post(&proxy, "/ofrep/v1/evaluate/flags", &[("X-Environment-Key", key)], GOLD).json();
+    let names = |answer: &Value| -> Vec<String> {
+        answer["flags"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|flag| flag["key"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(&bulk(SERVER)), ["banner", "on", "off", "dark", "secret", "split", "count"]);
+    let client = bulk(CLIENT);
+    assert_eq!(names(&client), ["banner", "on", "off", "dark", "split", "count"]);
+    assert_eq!(client["flags"][0]["value"], "golden");
+    let stream = json!([{"type": "sse", "endpoint": {"requestUri": format!("/ofrep/v1/environments/{CLIENT}/stream")}, "inactivityDelaySec": 120}]);
+    assert_eq!(client["eventStreams"], stream);
+}
+
+#[test]
+fn all_flags_carry_a_tag_that_changes_with_the_answer() {
+    let proxy = start();
+    let ask = |body: &str, tag: Option<&str>| {
+        let mut fields = vec![("X-API-Key", CLIENT)];
+        fields.extend(tag.map(|tag| ("If-None-Match", tag)));
+        post(&proxy, "/ofrep/v1/evaluate/flags/", &fields, body)
+    };
+    let plain = ask(PLAIN, None);
+    let tag = plain.header("etag").expect("a tag").to_owned();
+    let again = ask(PLAIN, Some(&tag));
+    assert_eq!((again.status, again.body.len(), again.header("etag")), (304, 0, Some(tag.as_str())));
+    let gold = ask(GOLD, Some(&tag));
+    assert!(gold.status == 200 && gold.header("etag") != Some(&tag));
+}
+
+#[test]
+fn what_is_not_right_is_told_in_the_protocols_words() {
+    let proxy = start();
+    let key = [("X-Environment-Key", CLIENT)];
+    for (body, code) in [
+        ("{", "PARSE_ERROR"),
+        ("", "INVALID_CONTEXT"),
+        ("[]", "INVALID_CONTEXT"),
+        ("{}", "INVALID_CONTEXT"),
+        (r#"{"context":5}"#, "INVALID_CONTEXT"),
+        (r#"{"context":{}}"#, "TARGETING_KEY_MISSING"),
+        (r#"{"context":{"targetingKey":null}}"#, "TARGETING_KEY_MISSING"),
+        (r#"{"context":{"targetingKey":7}}"#, "INVALID_CONTEXT"),
+    ] {
+        let one = post(&proxy, "/ofrep/v1/evaluate/flags/banner", &key, body);
+        assert_eq!(
+            (one.status, &one.json()["errorCode"], &one.json()["key"]),
+            (400, &json!(code), &json!("banner")),
+            "{body}"
+        );
+        let all = post(&proxy, "/ofrep/v1/evaluate/flags", &key, body);
+        assert_eq!((all.status, &all.json()["errorCode"]), (400, &json!(code)), "{body}");
+    }
+    for flag in ["nobody", "secret"] {
+        let answer = post(&proxy, &format!("/ofrep/v1/evaluate/flags/{flag}"), &key, PLAIN);
+        assert_eq!((answer.status, &answer.json()["errorCode"]), (404, &json!("FLAG_NOT_FOUND")), "{flag}");
+    }
+}
+
+#[test]
+fn the_key_is_taken_from_any_of_the_protocols_places() {
+    let proxy = start();
+    let bearer = format!("Bearer {SERVER}");
+    for (field, status) in [
+        (("X-Environment-Key", CLIENT), 200),
+        (("X-API-Key", CLIENT), 200),
+        (("Authorization", bearer.as_str()), 200),
+        (("Authorization", "Basic abc"), 401),
+        (("Authorization", "Bearer nope"), 401),
+        (("X-API-Key", "nope"), 401),
+    ] {
+        let answer = post(&proxy, "/ofrep/v1/evaluate/flags", &[field], PLAIN);
+        assert_eq!(answer.status, status, "{field:?}");
+    }
+}

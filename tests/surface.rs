@@ -1,0 +1,397 @@
+//! The endpoints beside flags and identities, and the answers to input that is not right.
+//!
+//! One small document: a value of every type, a server-only feature, a segment on a trait.
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Client, Proxy, Start, Upstream, eventually, request};
+
+pub const CLIENT: &str = "SurfaceClientKey";
+pub const SERVER: &str = "ser.surface";
+
+fn state(id: u64, name: &str, enabled: bool, value: Value) -> Value {
+    json!({
+        "feature": {"id": id, "name": name, "type": "STANDARD"}, "enabled": enabled, "feature_state_value": value,
+        "django_id": id, "featurestate_uuid": format!("00000000-0000-4000-8000-{id:012}"), "feature_segment": null,
+        "multivariate_feature_state_values": [],
+    })
+}
+
+/// The document, changed a second later for each `revision`.
+pub fn document(revision: u64) -> Value {
+    let mut split = state(6, "split", true, json!("control-value"));
+    split["multivariate_feature_state_values"] = json!([{
+        "id": 1, "percentage_allocation": 100.0, "mv_fs_value_uuid": "00000000-0000-4000-8000-000000000099",
+        "multivariate_feature_option": {"id": 1, "value": "variant-value", "key": "b"},
+    }]);
+    let condition = json!({"operator": "EQUAL", "value": "gold", "property_": "plan"});
+    json!({
+        "id": 1, "api_key": CLIENT, "name": "Surface", "updated_at": format!("2026-11-20T10:00:{revision:02}.500000+00:00"),
+        "allow_client_traits": true, "hide_sensitive_data": false, "hide_disabled_flags": null,
+        "feature_states": [
+            state(1, "banner", true, json!("hello")), state(2, "on", true, Value::Null), state(3, "off", false, Value::Null),
+            state(4, "dark", false, json!("unseen")), state(5, "secret", true, json!(5)), split, state(7, "count", true, json!(revision)),
+        ],
+        "identity_overrides": [],
+        "project": {
+            "id": 1, "name": "P", "hide_disabled_flags": false, "server_key_only_feature_ids": [5], "enable_realtime_updates": true,
+            "organisation": {"id": 1, "name": "O", "feature_analytics": false, "stop_serving_flags": false, "persist_trait_data": true},
+            "segments": [{
+                "id": 1, "name": "gold plan", "feature_states": [state(1, "banner", true, json!("golden"))],
+                "rules": [{"type": "ALL", "conditions": [], "rules": [{"type": "ANY", "conditions": [condition], "rules": []}]}],
+            }],
+        },
+    })
+}
+
+fn start() -> Proxy {
+    start_with(&document(0))
+}
+
+fn start_with(document: &Value) -> Proxy {
+    let start = Start::serve();
+    let path = start.scratch().write("surface.json", document.to_string());
+    start.document(CLIENT, SERVER, path).ready()
+}
+
+fn flag<'a>(answer: &'a Value, name: &str) -> &'a Value {
+    let flags = answer["flags"].as_array().expect("flags");
+    flags.iter().find(|flag| flag["feature"]["name"] == name || flag["key"] == name).unwrap_or(&Value::Null)
+}
+
+fn send(proxy: &Proxy, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    Client::connect(proxy.address()).request(method, target, headers, body.as_bytes())
+}
+
+#[test]
+fn validators_let_a_client_ask_again_for_nothing() {
+    let proxy = start();
+    let key = ("X-Environment-Key", SERVER);
+    for path in ["/api/v1/flags/", "/api/v1/environment-document/"] {
+        let first = send(&proxy, "GET", path, &[key], "");
+        let etag = first.header("etag").expect("an entity tag").to_owned();
+        assert!(etag.starts_with('"') && etag.ends_with('"'), "strong: {etag}");
+        assert_eq!(first.header("x-flagsmith-document-updated-at"), Some("1795168800.5"), "{path}");
+        assert_eq!(first.header("last-modified"), Some("Fri, 20 Nov 2026 10:00:00 GMT"));
+        assert_eq!(first.header("cache-control"), Some("no-cache"));
+        for condition in
+            [("If-None-Match", etag.as_str()), ("If-Modified-Since", "Fri, 20 Nov 2026 10:00:00 GMT")]
+        {
+            let again = send(&proxy, "GET", path, &[key, condition], "");
+            assert_eq!((again.status, again.body.len()), (304, 0), "{path} {condition:?}");
+            assert_eq!(again.header("etag"), Some(etag.as_str()));
+        }
+        for condition in
+            [("If-None-Match", "\"other\""), ("If-Modified-Since", "Fri, 20 Nov 2026 09:59:59 GMT")]
+        {
+            assert_eq!(send(&proxy, "GET", path, &[key, condition], "").status, 200, "{path} {condition:?}");
+        }
+        let head = send(&proxy, "HEAD", path, &[key], "");
+        assert_eq!((head.status, head.header("content-length")), (200, first.header("content-length")));
+    }
+    let identities =
+        send(&proxy, "GET", "/api/v1/identities/?identifier=u", &[key, ("If-None-Match", "*")], "");
+    assert_eq!(identities.status, 200, "an identity's answer has no tag and is never 304");
+    assert_eq!(identities.header("x-flagsmith-document-updated-at"), Some("1795168800.5"));
+    assert!(identities.header("etag").is_none());
+}
+
+#[test]
+fn a_client_key_sees_no_document_and_no_server_only_feature() {
+    let proxy = start();
+    let answer = proxy.get("/api/v1/environment-document/", CLIENT);
+    assert_eq!((answer.status, answer.json()["status"].clone()), (401, json!("unauthorized")));
+    let names = |key: &str| -> Vec<String> {
+        let answer = proxy.get("/api/v1/flags/", key).json();
+        answer
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|flag| flag["feature"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(SERVER), ["banner", "on", "off", "dark", "secret", "split", "count"]);
+    assert_eq!(names(CLIENT), ["banner", "on", "off", "dark", "split", "count"]);
+    let one = proxy.get("/api/v1/identities/?identifier=u&feature=banner", CLIENT).json();
+    assert_eq!(one["flags"].as_array().unwrap().len(), 1, "only that flag, still in a list");
+    assert_eq!(
+        proxy.get("/api/v1/identities/?identifier=u&feature=secret", CLIENT).json()["flags"],
+        json!([])
+    );
+}
+
+#[test]
+fn traits_of_browsers_count_only_where_the_environment_allows_it() {
+    let mut closed = document(0);
+    closed["allow_client_traits"] = json!(false);
+    closed["hide_sensitive_data"] = json!(true);
+    let proxy = start_with(&closed);
+    let body = r#"{"identifier":"u","traits":[{"trait_key":"plan","trait_value":"gold"}]}"#;
+    for (key, value) in [(CLIENT, "hello"), (SERVER, "golden")] {
+        let answer = proxy.post("/api/v1/identities/", key, body).json();
+        assert_eq!(flag(&answer, "banner")["feature_state_value"], value, "{key}");
+        assert_eq!(answer["traits"], json!([]), "hide_sensitive_data");
+    }
+    let open = start();
+    let answer = open.post("/api/v1/identities/", CLIENT, body).json();
+    assert_eq!(answer["traits"], json!([{"trait_key": "plan", "trait_value": "gold"}]));
+    assert_eq!(flag(&answer, "banner")["reason"], "TARGETING_MATCH");
+    let answer = open.post("/api/v1/identities/", SERVER, body).json();
+    assert_eq!(flag(&answer, "banner")["reason"], "TARGETING_MATCH; segment=gold plan");
+}
+
+#[test]
+fn bulk_identities_are_answered_in_order() {
+    let proxy = start();
+    let gold = json!({"identifier": "a", "traits": [{"trait_key": "plan", "trait_value": "gold"}]});
+    let body = json!({"data": [gold, {"identifier": "b"}, {}]}).to_string();
+    let answer = proxy.post("/api/v1/bulk-identities/", CLIENT, &body);
+    assert_eq!(answer.status, 200);
+    let answers = answer.json();
+    assert_eq!(answers.as_array().unwrap().len(), 3);
+    assert_eq!(flag(&answers[0], "banner")["feature_state_value"], "golden");
+    assert_eq!(
+        (&answers[1]["identifier"], &flag(&answers[1], "banner")["feature_state_value"]),
+        (&json!("b"), &json!("hello"))
+    );
+    assert_eq!(answers[2]["identifier"].as_str().unwrap().len(), 32, "transient");
+    let one = proxy.post("/api/v1/identities/", CLIENT, &gold.to_string()).json();
+    assert_eq!(answers[0], one, "the same as alone");
+}
+
+#[test]
+fn bulk_identities_of_the_wrong_shape_are_refused_whole() {
+    let proxy = start();
+    let many = |count: usize| json!({"data": vec![json!({"identifier": "u"}); count]}).to_string();
+    for (body, status, text) in [
+        (many(100), 200, "identifier"),
+        (many(101), 400, "101 identities, at most 100"),
+        (r#"{"data":[{"identifier":"a"},5,{"identifier":7}]}"#.into(), 422, r#""loc":["body","data",1]"#),
+        (
+            r#"{"data":[{"identifier":"a"},{"identifier":7}]}"#.into(),
+            422,
+            r#""loc":["body","data",1,"identifier"]"#,
+        ),
+        (r#"{"data":[null]}"#.into(), 422, r#"model_attributes_type","loc":["body","data",0]"#),
+        (r#"{"data":{}}"#.into(), 422, r#"list_type","loc":["body","data"]"#),
+        ("{}".into(), 422, r#"missing","loc":["body","data"]"#),
+        ("[]".into(), 422, "model_attributes_type"),
+        (String::new(), 422, r#"missing","loc":["body"]"#),
+        ("{".into(), 422, "json_invalid"),
+    ] {
+        let answer = proxy.post("/api/v1/bulk-identities/", CLIENT, &body);
+        assert!(
+            answer.status == status && answer.text().contains(text),
+            "{body:.80} {} {:.300}",
+            answer.status,
+            answer.text()
+        );
+    }
+    assert_eq!(proxy.post("/api/v1/bulk-identities/", "nope", &many(1)).status, 401);
+}
+
+#[test]
+fn a_trait_is_echoed_and_not_stored() {
+    let proxy = start();
+    let body = r#"{"identity":{"identifier":"u1"},"trait_key":"plan","trait_value":"gold"}"#;
+    let answer = proxy.post("/api/v1/traits/", CLIENT, body);
+    assert_eq!((answer.status, answer.text()), (200, body.to_owned()));
+    let after = proxy.get("/api/v1/identities/?identifier=u1", CLIENT).json();
+    assert_eq!(
+        (&after["traits"], &flag(&after, "banner")["feature_state_value"]),
+        (&json!([]), &json!("hello"))
+    );
+    for (body, status, text) in [
+        (r#"{"trait_key":"a","trait_value":1}"#, 422, r#""loc":["body","identity"]"#),
+        (r#"{"identity":{"identifier":"u"},"trait_value":1}"#, 422, r#""loc":["body","trait_key"]"#),
+        (r#"{"identity":{"identifier":"u"},"trait_key":"a","trait_value":[]}"#, 422, "bool_type"),
+        (r#"{"identity":5,"trait_key":"a"}"#, 422, r#""loc":["body","identity"]"#),
+        ("5", 422, "model_attributes_type"),
+        ("", 422, "missing"),
+    ] {
+        let answer = proxy.post("/api/v1/traits/", CLIENT, body);
+        assert!(answer.status == status && answer.text().contains(text), "{body} {}", answer.text());
+    }
+}
+
+#[test]
+fn analytics_have_a_defined_answer_whatever_is_sent() {
+    let proxy = start();
+    for (path, body, status, answered) in [
+        ("/api/v1/analytics/flags/", r#"{"banner":3,"on":1}"#, 200, "{}"),
+        (
+            "/api/v1/analytics/flags",
+            r#"{"nobody":3,"on":-1,"off":1.5,"count":"7","split":99999999999999999999,"dark":true}"#,
+            200,
+            "{}",
+        ),
+        ("/api/v1/analytics/flags/", "{}", 200, "{}"),
+        ("/api/v1/analytics/flags/", "[]", 400, r#"{"status":"bad_request","#),
+        ("/api/v1/analytics/flags/", "", 400, r#"{"status":"bad_request","#),
+        ("/api/v1/analytics/flags/", "{", 400, r#"{"status":"bad_request","#),
+        (
+            "/api/v2/analytics/flags/",
+            r#"{"evaluations":[{"feature_name":"on","identity_identifier":"u","enabled_when_evaluated":true,"count":2}]}"#,
+            204,
+            "",
+        ),
+        ("/api/v2/analytics/flags/", r#"{"evaluations":[]}"#, 204, ""),
+        (
+            "/api/v2/analytics/flags/",
+            r#"{"evaluations":[{"feature_name":"on","count":2}]}"#,
+            400,
+            "each evaluation needs",
+        ),
+        ("/api/v2/analytics/flags/", r#"{"evaluations":{}}"#, 400, "a list named evaluations"),
+        ("/api/v2/analytics/flags/", "5", 400, "a list named evaluations"),
+    ] {
+        let answer = proxy.post(path, CLIENT, body);
+        assert!(
+            answer.status == status && answer.text().contains(answered),
+            "{path} {body} {} {}",
+            answer.status,
+            answer.text()
+        );
+        assert!(answered != "{}" || answer.text() == "{}", "exactly {{}}: {}", answer.text());
+    }
+    assert_eq!(proxy.post("/api/v1/analytics/flags/", "nope", "{}").status, 401);
+    assert_eq!(proxy.get("/api/v1/analytics/flags/", CLIENT).header("allow"), Some("POST"));
+}
+
+#[test]
+fn keys_that_open_nothing_are_told_so() {
+    let upstream = Upstream::start();
+    let proxy =
+        Start::serve().set("api_url", upstream.api_url()).environment("waiting", "ser.waiting").start();
+    for (key, status, text) in [
+        (None, 401, "missing key"),
+        (Some(""), 401, "unknown key ''"),
+        (Some("nope"), 401, "unknown key 'nope'"),
+        (Some("waiting"), 502, r#"{"status":"unavailable","message":"no environment document yet"#),
+    ] {
+        let fields: Vec<(&str, &str)> = key.map(|key| ("X-Environment-Key", key)).into_iter().collect();
+        for (method, path, body) in [
+            ("GET", "/api/v1/flags/", ""),
+            ("GET", "/api/v1/identities/?identifier=u", ""),
+            ("POST", "/api/v1/identities/", r#"{"identifier":"u"}"#),
+        ] {
+            let answer = send(&proxy, method, path, &fields, body);
+            assert!(
+                answer.status == status && answer.text().contains(text),
+                "{path} {key:?} {} {}",
+                answer.status,
+                answer.text()
+            );
+        }
+    }
+    let document =
+        send(&proxy, "GET", "/api/v1/environment-document/", &[("X-Environment-Key", "ser.waiting")], "");
+    assert_eq!(document.status, 502);
+    let health = proxy.get("/proxy/health/readiness", "");
+    assert_eq!(
+        (health.status, &health.json()["reason"]),
+        (503, &json!("environment document(s) not updated."))
+    );
+    assert_eq!(health.json()["environments"][0]["state"], "missing");
+}
+
+#[test]
+fn an_event_stream_tells_of_a_new_document_at_once() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER, document(1).to_string());
+    let proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("api_poll_frequency", 1)
+        .environment(CLIENT, SERVER)
+        .ready();
+    let mut streams: Vec<Client> =
+        ["/sse/environments/SurfaceClientKey/stream", "/ofrep/v1/environments/SurfaceClientKey/stream"]
+            .map(|path| {
+                let mut client = Client::connect(proxy.address());
+                client.send(request("GET", path, &[("Origin", "https://app.example")], b""));
+                let (status, fields) = client.head().expect("a head").expect("an answer");
+                let field = |name: &str| {
+                    fields.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+                };
+                assert_eq!((status, field("content-type")), (200, Some("text/event-stream")));
+                assert_eq!(field("access-control-allow-origin"), Some("*"));
+                client
+            })
+            .into();
+    let next = |client: &mut Client| loop {
+        let line = client.line().expect("a line before the deadline");
+        if let Some(data) = line.strip_prefix("data: ") {
+            return data.to_owned();
+        }
+    };
+    assert_eq!(next(&mut streams[0]), r#"{"updated_at": 1795168801.5}"#, "the current time on subscribing");
+    assert_eq!(next(&mut streams[1]), r#"{"type":"refetchEvaluation","lastModified":1795168801}"#);
+    upstream.document(SERVER, document(2).to_string());
+    assert_eq!(next(&mut streams[0]), r#"{"updated_at": 1795168802.5}"#);
+    assert_eq!(next(&mut streams[1]), r#"{"type":"refetchEvaluation","lastModified":1795168802}"#);
+    let header =
+        proxy.get("/api/v1/flags/", CLIENT).header("x-flagsmith-document-updated-at").map(str::to_owned);
+    assert_eq!(header.as_deref(), Some("1795168802.5"), "the same time as the answers carry");
+    assert_eq!(proxy.get("/sse/environments/nope/stream", "").status, 401);
+}
+
+#[test]
+fn the_api_describes_itself() {
+    let proxy = start();
+    let document = proxy.get("/openapi.json", "").json();
+    let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+    assert!(paths.len() >= 17, "{paths:?}");
+    for path in paths {
+        let path = path.replace("{key}", CLIENT);
+        let answer = send(&proxy, "OPTIONS", &path, &[], "");
+        assert_eq!(answer.status, 405, "{path} is there and has no OPTIONS of its own");
+    }
+    let page = proxy.get("/docs", "");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+}
+
+#[test]
+fn counts_reach_upstream_exactly() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER, document(1).to_string());
+    upstream.on("/api/v1/analytics/flags/", crate::support::Reply::json("{}"));
+    let proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("analytics", json!({"flush_interval_seconds": 1}))
+        .environment(CLIENT, SERVER)
+        .cores(2)
+        .ready();
+    let senders: Vec<_> = (0..8)
+        .map(|sender| {
+            let address = proxy.address();
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address);
+                let fields = [
+                    ("X-Environment-Key", CLIENT),
+                    ("User-Agent", if sender % 2 == 0 { "even/1" } else { "odd/1" }),
+                ];
+                for _ in 0..250 {
+                    let answer = client.request(
+                        "POST",
+                        "/api/v1/analytics/flags/",
+                        &fields,
+                        br#"{"banner":3,"on":1,"nobody":9}"#,
+                    );
+                    assert_eq!(answer.text(), "{}");
+                }
+            })
+        })
+        .collect();
+    senders.into_iter().for_each(|sender| sender.join().expect("all answered"));
+    eventually("all counts upstream", || {
+        let (mut banner, mut on, mut agents) = (0, 0, std::collections::BTreeSet::new());
+        for sent in upstream.requests_for("/api/v1/analytics/flags/") {
+            let counts = sent.json();
+            assert!(counts.get("nobody").is_none(), "{counts}");
+            banner += counts["banner"].as_u64().unwrap_or(0);
+            on += counts["on"].as_u64().unwrap_or(0);
+            agents.insert(sent.header("user-agent").unwrap_or_default().to_owned());
+        }
+        assert!(banner <= 6000 && on <= 2000, "counted twice: {banner} {on}");
+        (banner == 6000 && on == 2000 && agents.contains("even/1") && agents.contains("odd/1")).then_some(())
+    });
+}
