@@ -174,3 +174,6 @@ pub const PATTERN_AUTOMATON_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Lists inside lists of an IN condition. Beyond: the condition is false. No list of values is nested; CPython
 /// raises too, at a depth that depends on its build.
 pub const IN_LIST_DEPTH_MAX: usize = 200;
+/// Filters and functions inside each other in a JSONPath. Beyond: the condition is false; Python's bound is its
+/// recursion limit.
+pub const JSONPATH_DEPTH_MAX: usize = 100;

@@ -4,9 +4,18 @@
 //! place in the evaluation context. The places that occur in practice (`$.identity.*`,
 //! `$.environment.*`, `$.flags.*`) are resolved here, once; any other RFC 9535 query is kept and
 //! walked per request. Invariant: text that is no valid JSONPath is a trait's name, never an error.
-use serde_json_path::JsonPath;
+mod find;
+mod iregexp;
+mod lex;
+mod parse;
+mod syntax;
+mod tree;
 
 use super::{Identity, TraitValue};
+use parse::Failure;
+use syntax::Path;
+pub use tree::Tree;
+use tree::{Context, Node};
 
 /// What a condition's property names.
 #[derive(Clone, Debug)]
@@ -39,6 +48,9 @@ pub enum Target {
     Nothing,
     /// Any other query.
     Query(Box<Query>),
+    /// The package raises for it, and the engine does not catch that: no condition on it ever holds,
+    /// `IS_NOT_SET` included (differences.md 5). The text says why.
+    Refused(&'static str),
 }
 
 /// The members of a flag's result that a condition may read.
@@ -64,40 +76,24 @@ pub struct FlagResult<'a> {
     pub feature_id: i64,
 }
 
-/// The part of the evaluation context that the document alone decides: environment, features and
-/// segments, as `flagsmith`'s mapper makes them.
-#[derive(Clone, Debug)]
-pub struct Tree {
-    root: serde_json::Value,
-}
-
-impl Tree {
-    /// Builds it from a whole document. Needed only where a [`Target::Query`] occurs.
-    pub fn new(_document: &serde_json::Value) -> Self {
-        Self { root: serde_json::Value::Null }
-    }
-}
-
 /// A general query.
 #[derive(Clone, Debug)]
 pub struct Query {
-    path: JsonPath,
+    path: Path,
 }
 
 impl Query {
     /// The first node's value, or null where there is none or it is a list or an object.
-    /// `flag` resolves a flag by its name; it is called only if the query reads one.
+    /// `identity` comes with its key; `flag` resolves a flag by its name and is called only if the
+    /// query reads one.
     pub fn find<'a>(
         &'a self,
         tree: &'a Tree,
-        _identity: Option<(&Identity<'a>, &'a str)>,
-        _flag: &mut dyn FnMut(&str) -> Option<FlagResult<'a>>,
+        identity: Option<(&Identity<'a>, &'a str)>,
+        flag: &mut dyn FnMut(&str) -> Option<FlagResult<'a>>,
     ) -> TraitValue<'a> {
-        match self.path.query(&tree.root).first() {
-            Some(serde_json::Value::String(text)) => TraitValue::Text(text),
-            Some(serde_json::Value::Bool(bool)) => TraitValue::Bool(*bool),
-            _ => TraitValue::Null,
-        }
+        let node = find::first(&self.path, &mut Context { tree, identity, flag });
+        node.map_or(TraitValue::Null, Node::scalar)
     }
 }
 
@@ -107,27 +103,21 @@ impl Property {
         if !text.starts_with("$.") {
             return Self::Trait(text.into());
         }
-        let Ok(path) = JsonPath::parse(text) else { return Self::Trait(text.into()) };
-        let target = match simple_names(text) {
-            Some(names) => target(&names),
-            None => Target::Query(Box::new(Query { path })),
+        let target = match parse::parse(text) {
+            Err(Failure::Syntax) => return Self::Trait(text.into()),
+            Err(Failure::Refused(message)) => Target::Refused(message),
+            Ok(path) => match path.names().map(|names| target(&names)) {
+                Some(Some(target)) => target,
+                _ => Target::Query(Box::new(Query { path })),
+            },
         };
         Self::Path { name: text.into(), target }
     }
 }
 
-/// The names of a path of plain `.name` steps.
-fn simple_names(text: &str) -> Option<Vec<&str>> {
-    let names: Vec<&str> = text.strip_prefix("$.")?.split('.').collect();
-    let is_plain = |name: &&str| {
-        !name.is_empty()
-            && name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_' || !char.is_ascii())
-    };
-    names.iter().all(is_plain).then_some(names)
-}
-
-fn target(names: &[&str]) -> Target {
-    match *names {
+/// Where a path of names alone leads; `None` where the document decides.
+fn target(names: &[&str]) -> Option<Target> {
+    Some(match *names {
         ["environment", "key"] => Target::EnvironmentKey,
         ["environment", "name"] => Target::EnvironmentName,
         ["identity", "identifier"] => Target::Identifier,
@@ -143,11 +133,12 @@ fn target(names: &[&str]) -> Target {
                 "reason" => FlagMember::Reason,
                 "value" => FlagMember::Value,
                 "variant" => FlagMember::Variant,
-                _ => return Target::FlagAlone { name: name.into() },
+                _ => return Some(Target::FlagAlone { name: name.into() }),
             };
             Target::Flag { name: name.into(), member }
         }
         ["flags", name, ..] => Target::FlagAlone { name: name.into() },
+        ["features" | "segments", ..] => return None,
         _ => Target::Nothing,
-    }
+    })
 }

@@ -1,0 +1,398 @@
+//! A JSONPath as tokens, split where PyPI's jsonpath-rfc9535 0.2.0 splits it.
+//!
+//! In: a property that starts with `$`. Out: its tokens, or that it is no JSONPath. It is laxer than
+//! RFC 9535 in places (a name may hold a hyphen) and stricter in others (no name beyond the BMP
+//! without quotes); both are kept, as they decide whether a property is a path or a trait's name.
+//! Invariant: a token's text is a part of the property; no state but brackets and filters.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    And,
+    Colon,
+    Comma,
+    Current,
+    DoubleDot,
+    DoubleQuoted,
+    Equal,
+    End,
+    False,
+    Filter,
+    Float,
+    Function,
+    GreaterEqual,
+    Greater,
+    Index,
+    Int,
+    OpenBracket,
+    LessEqual,
+    OpenParen,
+    Less,
+    NotEqual,
+    Not,
+    Null,
+    Or,
+    Property,
+    CloseBracket,
+    Root,
+    CloseParen,
+    SingleQuoted,
+    True,
+    Wild,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub kind: Kind,
+    pub text: String,
+}
+
+/// Which characters may come next.
+enum State {
+    Segment,
+    Descendant,
+    Shorthand,
+    Bracketed,
+    Filter,
+}
+
+struct Lexer {
+    chars: Vec<char>,
+    at: usize,
+    filters: usize,
+    /// Open parentheses of each function call around this place.
+    calls: Vec<usize>,
+    brackets: Vec<char>,
+    tokens: Vec<Token>,
+}
+
+/// The tokens of `text`, the last of them [`Kind::End`]; `None` if it is no JSONPath.
+pub fn tokens(text: &str) -> Option<Vec<Token>> {
+    let mut lexer = Lexer {
+        chars: text.chars().collect(),
+        at: 0,
+        filters: 0,
+        calls: Vec::new(),
+        brackets: Vec::new(),
+        tokens: Vec::new(),
+    };
+    if lexer.next()? != '$' {
+        return None;
+    }
+    lexer.emit(Kind::Root, "$");
+    let mut state = State::Segment;
+    loop {
+        let next = match state {
+            State::Segment => lexer.segment()?,
+            State::Descendant => Some(lexer.descendant()?),
+            State::Shorthand => Some(lexer.shorthand()?),
+            State::Bracketed => Some(lexer.bracketed()?),
+            State::Filter => Some(lexer.filter()?),
+        };
+        match next {
+            Some(next) => state = next,
+            None => break,
+        }
+    }
+    lexer.brackets.is_empty().then_some(lexer.tokens)
+}
+
+impl Lexer {
+    fn peek(&self) -> Option<char> {
+        self.chars.get(self.at).copied()
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let char = self.peek();
+        self.at += usize::from(char.is_some());
+        char
+    }
+
+    fn emit(&mut self, kind: Kind, text: &str) {
+        self.tokens.push(Token { kind, text: text.to_owned() });
+    }
+
+    fn take(&mut self, literal: &str) -> bool {
+        let rest = self.chars.get(self.at..).unwrap_or_default();
+        let found =
+            rest.len() >= literal.len() && literal.chars().eq(rest.iter().take(literal.len()).copied());
+        if found {
+            self.at += literal.len();
+        }
+        found
+    }
+
+    /// Takes `count` characters as a token.
+    fn take_token(&mut self, kind: Kind, count: usize) {
+        let text: String = self.chars.get(self.at..self.at + count).unwrap_or_default().iter().collect();
+        self.at += count;
+        self.tokens.push(Token { kind, text });
+    }
+
+    fn skip_blanks(&mut self) -> bool {
+        let before = self.at;
+        while matches!(self.peek(), Some(' ' | '\n' | '\r' | '\t')) {
+            self.at += 1;
+        }
+        self.at > before
+    }
+
+    /// Between two segments; `None` inside is the end of the path.
+    #[expect(clippy::option_option, reason = "outer: no JSONPath; inner: its end")]
+    fn segment(&mut self) -> Option<Option<State>> {
+        if self.skip_blanks() && self.peek().is_none() {
+            return None;
+        }
+        match self.peek() {
+            None => {
+                self.emit(Kind::End, "");
+                Some(None)
+            }
+            Some('.') => {
+                self.at += 1;
+                if self.take(".") {
+                    self.emit(Kind::DoubleDot, "..");
+                    return Some(Some(State::Descendant));
+                }
+                Some(Some(State::Shorthand))
+            }
+            Some('[') => Some(Some(self.open_bracket())),
+            Some(_) if self.filters > 0 => Some(Some(State::Filter)),
+            Some(_) => None,
+        }
+    }
+
+    fn open_bracket(&mut self) -> State {
+        self.at += 1;
+        self.emit(Kind::OpenBracket, "[");
+        self.brackets.push('[');
+        State::Bracketed
+    }
+
+    fn descendant(&mut self) -> Option<State> {
+        match self.peek()? {
+            '*' => {
+                self.take_token(Kind::Wild, 1);
+                Some(State::Segment)
+            }
+            '[' => Some(self.open_bracket()),
+            _ => self.name(),
+        }
+    }
+
+    fn shorthand(&mut self) -> Option<State> {
+        if self.peek()? == '*' {
+            self.take_token(Kind::Wild, 1);
+            return Some(State::Segment);
+        }
+        self.name()
+    }
+
+    fn name(&mut self) -> Option<State> {
+        let is_start = |char: char| matches!(char, '\u{80}'..='\u{FFFF}' | 'a'..='z' | 'A'..='Z' | '_');
+        let rest = self.chars.get(self.at..).unwrap_or_default();
+        if !rest.first().copied().is_some_and(is_start) {
+            return None;
+        }
+        let count =
+            rest.iter().take_while(|char| is_start(**char) || char.is_ascii_digit() || **char == '-').count();
+        self.take_token(Kind::Property, count);
+        Some(State::Segment)
+    }
+
+    fn digits_from(&self, at: usize) -> usize {
+        self.chars.get(at..).unwrap_or_default().iter().take_while(|char| char.is_ascii_digit()).count()
+    }
+
+    fn bracketed(&mut self) -> Option<State> {
+        loop {
+            self.skip_blanks();
+            match self.peek()? {
+                ']' => {
+                    if self.brackets.pop() != Some('[') {
+                        return None;
+                    }
+                    self.take_token(Kind::CloseBracket, 1);
+                    return Some(State::Segment);
+                }
+                '*' => self.take_token(Kind::Wild, 1),
+                '?' => {
+                    self.take_token(Kind::Filter, 1);
+                    self.filters += 1;
+                    return Some(State::Filter);
+                }
+                ',' => self.take_token(Kind::Comma, 1),
+                ':' => self.take_token(Kind::Colon, 1),
+                quote @ ('\'' | '"') => self.string(quote)?,
+                _ => {
+                    let sign = usize::from(self.peek() == Some('-'));
+                    let digits = self.digits_from(self.at + sign);
+                    if digits == 0 {
+                        return None;
+                    }
+                    self.take_token(Kind::Index, sign + digits);
+                }
+            }
+        }
+    }
+
+    fn string(&mut self, quote: char) -> Option<()> {
+        self.at += 1;
+        let start = self.at;
+        loop {
+            match self.next()? {
+                '\\' => {
+                    let escaped = self.next()?;
+                    if !matches!(escaped, 'b' | 'f' | 'n' | 'r' | 't' | 'u' | '/' | '\\') && escaped != quote
+                    {
+                        return None;
+                    }
+                }
+                char if char == quote => break,
+                _ => {}
+            }
+        }
+        let text: String = self.chars.get(start..self.at - 1).unwrap_or_default().iter().collect();
+        self.emit(if quote == '\'' { Kind::SingleQuoted } else { Kind::DoubleQuoted }, &text);
+        Some(())
+    }
+
+    fn filter(&mut self) -> Option<State> {
+        loop {
+            self.skip_blanks();
+            match self.peek()? {
+                ']' => {
+                    self.filters = self.filters.saturating_sub(1);
+                    return Some(State::Bracketed);
+                }
+                ',' => {
+                    self.take_token(Kind::Comma, 1);
+                    if self.calls.is_empty() {
+                        self.filters = self.filters.saturating_sub(1);
+                        return Some(State::Bracketed);
+                    }
+                }
+                quote @ ('\'' | '"') => self.string(quote)?,
+                '(' => {
+                    self.take_token(Kind::OpenParen, 1);
+                    self.brackets.push('(');
+                    if let Some(open) = self.calls.last_mut() {
+                        *open += 1;
+                    }
+                }
+                ')' => self.close_paren()?,
+                '$' => {
+                    self.take_token(Kind::Root, 1);
+                    return Some(State::Segment);
+                }
+                '@' => {
+                    self.take_token(Kind::Current, 1);
+                    return Some(State::Segment);
+                }
+                '.' => return Some(State::Segment),
+                _ => self.operator_or_literal()?,
+            }
+        }
+    }
+
+    fn close_paren(&mut self) -> Option<()> {
+        if self.brackets.pop() != Some('(') {
+            return None;
+        }
+        self.take_token(Kind::CloseParen, 1);
+        match self.calls.last_mut() {
+            Some(1) => drop(self.calls.pop()),
+            Some(open) => *open -= 1,
+            None => {}
+        }
+        Some(())
+    }
+
+    fn operator_or_literal(&mut self) -> Option<()> {
+        const WORDS: [(&str, Kind); 11] = [
+            ("!=", Kind::NotEqual),
+            ("!", Kind::Not),
+            ("==", Kind::Equal),
+            ("<=", Kind::LessEqual),
+            ("<", Kind::Less),
+            (">=", Kind::GreaterEqual),
+            (">", Kind::Greater),
+            ("&&", Kind::And),
+            ("||", Kind::Or),
+            ("true", Kind::True),
+            ("false", Kind::False),
+        ];
+        for (word, kind) in WORDS {
+            if self.take(word) {
+                self.emit(kind, word);
+                return Some(());
+            }
+        }
+        if self.take("null") {
+            self.emit(Kind::Null, "null");
+            return Some(());
+        }
+        let (float, int) = (self.float_length(), self.int_length());
+        if float > 0 {
+            self.take_token(Kind::Float, float);
+            return Some(());
+        }
+        if int > 0 {
+            self.take_token(Kind::Int, int);
+            return Some(());
+        }
+        self.function()
+    }
+
+    /// `-?\d+\.\d+([eE][+-]?\d+)?`, or `-?\d+[eE]-\d+`.
+    fn float_length(&self) -> usize {
+        let sign = usize::from(self.peek() == Some('-'));
+        let whole = self.digits_from(self.at + sign);
+        if whole == 0 {
+            return 0;
+        }
+        let end = sign + whole;
+        let at = |offset: usize| self.chars.get(self.at + offset).copied();
+        if at(end) == Some('.') {
+            let fraction = self.digits_from(self.at + end + 1);
+            if fraction == 0 {
+                return 0;
+            }
+            let end = end + 1 + fraction;
+            let sign = usize::from(matches!(at(end + 1), Some('+' | '-')));
+            let exponent = self.digits_from(self.at + end + 1 + sign);
+            let has_exponent = matches!(at(end), Some('e' | 'E')) && exponent > 0;
+            return if has_exponent { end + 1 + sign + exponent } else { end };
+        }
+        let exponent = self.digits_from(self.at + end + 2);
+        let is_small = matches!(at(end), Some('e' | 'E')) && at(end + 1) == Some('-') && exponent > 0;
+        if is_small { end + 2 + exponent } else { 0 }
+    }
+
+    /// `-?\d+([eE]\+?\d+)?`.
+    fn int_length(&self) -> usize {
+        let sign = usize::from(self.peek() == Some('-'));
+        let whole = self.digits_from(self.at + sign);
+        if whole == 0 {
+            return 0;
+        }
+        let end = sign + whole;
+        let at = |offset: usize| self.chars.get(self.at + offset).copied();
+        let plus = usize::from(at(end + 1) == Some('+'));
+        let exponent = self.digits_from(self.at + end + 1 + plus);
+        let has_exponent = matches!(at(end), Some('e' | 'E')) && exponent > 0;
+        if has_exponent { end + 1 + plus + exponent } else { end }
+    }
+
+    fn function(&mut self) -> Option<()> {
+        let rest = self.chars.get(self.at..).unwrap_or_default();
+        let count = rest.iter().take_while(|char| matches!(char, 'a'..='z' | '_' | '0'..='9')).count();
+        if !rest.first().is_some_and(char::is_ascii_lowercase) || rest.get(count) != Some(&'(') {
+            return None;
+        }
+        self.take_token(Kind::Function, count);
+        self.calls.push(1);
+        self.brackets.push('(');
+        self.at += 1;
+        Some(())
+    }
+}
