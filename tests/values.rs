@@ -8,8 +8,9 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use edge_proxy::evaluate::jsonpath::{self, FlagMember, FlagResult, Property, Target};
 use edge_proxy::evaluate::value::{self, Integer, Value};
-use edge_proxy::evaluate::{TraitValue, in_list, percentage, semver};
+use edge_proxy::evaluate::{Identity, Trait, TraitValue, in_list, percentage, semver};
 use serde_json::Value as Json;
 
 use crate::support::fixture::root;
@@ -171,5 +172,134 @@ fn patterns_match_what_re_match_does() {
             },
         };
         same(&found, &question[1])
+    });
+}
+
+/// The document and the identity of `tests/python/paths.py`, as the engine is given them.
+struct Context {
+    tree: jsonpath::Tree,
+    traits: Vec<Json>,
+}
+
+impl Context {
+    fn ask() -> Self {
+        let told = python::run("paths.py", &["context"]);
+        let told: Json = serde_json::from_str(&told).expect("the script writes JSON");
+        let traits = told["traits"].as_array().expect("a list").clone();
+        Self { tree: jsonpath::Tree::new(&told["document"]), traits }
+    }
+
+    fn traits(&self) -> Vec<Trait<'_>> {
+        let value = |kind: &str, written: &'_ str| -> TraitValue<'_> {
+            // The text lives as long as the list does.
+            match kind {
+                "bool" => TraitValue::Bool(written == "True"),
+                "int" => written.parse().map_or(TraitValue::Null, TraitValue::Int),
+                "float" => TraitValue::Float(written.parse().expect("a double")),
+                _ => TraitValue::Null,
+            }
+        };
+        let one = |entry| -> Trait<'_> {
+            let (key, kind, written) = (text_in(entry, 0), text_in(entry, 1), text_in(entry, 2));
+            let value = match kind {
+                "str" => TraitValue::Text(written),
+                "int" if written.parse::<i64>().is_err() => TraitValue::BigInt(written),
+                _ => value(kind, written),
+            };
+            Trait { key, value }
+        };
+        self.traits.iter().map(one).collect()
+    }
+}
+
+fn text_in(entry: &Json, at: usize) -> &str {
+    text(&entry[at])
+}
+
+/// What a property of that document finds, the way the engine goes about it.
+fn look_up<'a>(
+    property: &'a Property,
+    tree: &'a jsonpath::Tree,
+    identity: Option<&Identity<'a>>,
+) -> Result<TraitValue<'a>, &'a str> {
+    let sent = |name: &str| {
+        let last = identity.and_then(|identity| identity.traits.iter().rev().find(|sent| sent.key == name));
+        last.map_or(TraitValue::Null, |sent| sent.value)
+    };
+    let target = match property {
+        Property::Trait(name) => return Ok(sent(name)),
+        Property::Path { target: Target::Refused(why), .. } => return Err(why),
+        Property::Path { name, target } => match sent(name) {
+            TraitValue::Null => target,
+            shadow => return Ok(shadow),
+        },
+    };
+    let flag = |name: &str| {
+        let (enabled, value, feature_id) = match name {
+            "f" => (true, TraitValue::Text("v"), 1),
+            "my name" => (false, TraitValue::Int(12), 2),
+            // This identity falls into the first variant.
+            "é-x" if identity.is_some() => (true, TraitValue::Text("one"), 3),
+            "é-x" => (true, TraitValue::Null, 3),
+            _ => return None,
+        };
+        let name: &'static str = match feature_id {
+            1 => "f",
+            2 => "my name",
+            _ => "é-x",
+        };
+        let is_split = feature_id == 3 && identity.is_some();
+        let reason = if is_split { "SPLIT; weight=30.5" } else { "STATIC" };
+        Some(FlagResult { enabled, name, reason, value, variant: is_split.then_some("k1"), feature_id })
+    };
+    Ok(match target {
+        Target::EnvironmentKey => TraitValue::Text("env"),
+        Target::EnvironmentName => TraitValue::Text("Env 12"),
+        Target::Identifier => identity.map_or(TraitValue::Null, |it| TraitValue::Text(it.identifier)),
+        Target::IdentityKey => identity.map_or(TraitValue::Null, |_| TraitValue::Text("env_user 1")),
+        Target::IdentityTrait(name) => sent(name),
+        Target::Flag { name, member } => match flag(name) {
+            None => TraitValue::Null,
+            Some(flag) => match member {
+                FlagMember::Enabled => TraitValue::Bool(flag.enabled),
+                FlagMember::Name => TraitValue::Text(flag.name),
+                FlagMember::Reason => TraitValue::Text(flag.reason),
+                FlagMember::Value => flag.value,
+                FlagMember::Variant => flag.variant.map_or(TraitValue::Null, TraitValue::Text),
+                FlagMember::FeatureId => TraitValue::Int(flag.feature_id),
+            },
+        },
+        Target::FlagAlone { .. } | Target::Nothing | Target::Refused(_) => TraitValue::Null,
+        Target::Query(query) => {
+            query.find(tree, identity.map(|identity| (identity, "env_user 1")), &mut |name| flag(name))
+        }
+    })
+}
+
+#[test]
+fn paths_find_what_the_models_package_finds() {
+    let context = Context::ask();
+    let traits = context.traits();
+    let identity = Identity { identifier: "user 1", traits: &traits };
+    compare("jsonpath", |question| {
+        let property = Property::parse(text(&question[0]));
+        let identity = question[1].as_bool().expect("a bool").then_some(&identity);
+        let found = match look_up(&property, &context.tree, identity) {
+            Err(_) => Json::from(vec!["raises".to_owned(), String::new()]),
+            Ok(value) => {
+                let value = value::coerce(value);
+                let kind = match value {
+                    Value::Null => "NoneType",
+                    Value::Bool(_) => "bool",
+                    Value::Int(_) | Value::Big(_) => "int",
+                    Value::Float(_) => "float",
+                    Value::Text(_) => "str",
+                    Value::Unreadable => "raises",
+                };
+                Json::from(vec![kind.to_owned(), str_of(&value)])
+            }
+        };
+        // Where a function of the package fails, nothing is found here: there is no answer to compare.
+        if question[2] == "fails" { Ok(()) } else { same(&found, &Json::from(question[2..].to_vec())) }
     });
 }

@@ -112,6 +112,10 @@ impl<'d, 'a> Rules<'d, 'a> {
     }
 
     fn condition(&mut self, condition: &Condition<'_>, segment_key: &str, path: &str) -> Node {
+        if let Property::Path { target: Target::Refused(why), .. } = Property::parse(&condition.property) {
+            self.warn(path, format!("condition on {:?} is always false: {why}", condition.property));
+            return Node::Constant(false);
+        }
         let is_split = condition.operator == "PERCENTAGE_SPLIT";
         let slot = self.slot(&condition.property, is_split && condition.property.is_empty());
         let split_key = if is_split { segment_key } else { "" };
@@ -182,7 +186,8 @@ impl<'d, 'a> Rules<'d, 'a> {
             Target::Flag { name, member } => Origin::Flag(feature(&name), member),
             Target::FlagAlone { name } => Origin::FlagAlone(feature(&name)),
             Target::Query(query) => Origin::Query(query),
-            Target::Nothing => Origin::Nothing,
+            // Conditions on a refused path are gone before they come here.
+            Target::Nothing | Target::Refused(_) => Origin::Nothing,
         }
     }
 
