@@ -59,7 +59,7 @@ fn blocks_and_sessions_are_told_apart() {
 
 /// Replays one command of the README against `demo`, whose port takes the place of 8000.
 fn replay(command: &str, demo: &Proxy) -> String {
-    let command = command.replace("localhost:8000", &demo.address().to_string());
+    let command = command.replace("127.0.0.1:8000", &demo.address().to_string());
     let directory = std::path::Path::new(env!("CARGO_BIN_EXE_edge-proxy")).parent().expect("in a directory");
     let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default());
     let output = std::process::Command::new("bash")
@@ -68,7 +68,9 @@ fn replay(command: &str, demo: &Proxy) -> String {
         .current_dir(fixture::root())
         .output()
         .expect("bash is there");
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    // curl shows its progress on stderr when it does not write to a terminal.
+    let complaint = if output.status.success() { &[][..] } else { &output.stderr };
+    String::from_utf8_lossy(&[&output.stdout, complaint].concat()).into_owned()
 }
 
 #[test]
@@ -95,6 +97,17 @@ fn every_console_block_of_the_readme_prints_what_stands_there() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     assert!(replayed >= 3, "the README's curl lines were found: {replayed}");
+    // What the demo says to try is what the README shows.
+    let tried: Vec<_> = demo
+        .log()
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("curl ").map(str::to_owned))
+        .collect();
+    assert!(!tried.is_empty(), "the demo says what to try:\n{}", demo.log());
+    for line in tried {
+        let line = line.replace(&demo.address().to_string(), "127.0.0.1:8000");
+        assert!(readme.contains(&line), "the demo's `curl {line}` is not in the README");
+    }
 }
 
 fn readme() -> String {

@@ -43,7 +43,7 @@ pub fn greeting(address: SocketAddr, admin: Option<SocketAddr>) -> String {
     );
     let _ = writeln!(
         text,
-        "  curl -H 'X-Environment-Key: {CLIENT_SIDE_KEY}' '{base}/identities/?identifier=ada'\n"
+        "  curl -H 'X-Environment-Key: {CLIENT_SIDE_KEY}' '{base}/identities/?identifier=ada&feature=welcome_message'\n"
     );
     text
 }
