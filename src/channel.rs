@@ -48,6 +48,10 @@ pub struct Inbox {
     pub wake: UnixStream,
 }
 
+/// Where a reactor's counts go.
+#[derive(Clone, Debug)]
+pub struct Reporter(Sender<Box<Counts>>);
+
 /// A snapshot in use on one reactor. Cloning the `Rc` keeps it for as long as an answer is
 /// being written; the last drop hands the snapshot back to the supervisor.
 #[derive(Debug)]
@@ -125,15 +129,12 @@ impl Inbox {
         }
     }
 
-    /// Hands counts to the supervisor. They come back if it has not taken the ones before.
-    ///
-    /// # Errors
-    /// The counts, to be merged with what is counted next.
-    pub fn report(&self, counts: Counts) -> Result<(), Counts> {
-        self.reports.try_send(Box::new(counts)).map_err(|error| *error.into_inner())
+    /// The way up for counts, to be kept where counting happens.
+    pub fn reporter(&self) -> Reporter {
+        Reporter(self.reports.clone())
     }
 
-    /// As [`report`](Self::report), for a reactor that ends and may wait.
+    /// As [`Reporter::report`], for a reactor that ends and may wait.
     pub fn report_last(&self, counts: Counts) {
         let patience = crate::limits::LAST_REPORT_PATIENCE;
         // After that the supervisor is gone or stuck, and there is nobody to count for.
@@ -143,6 +144,16 @@ impl Inbox {
     /// Takes a snapshot into use on this reactor.
     pub fn lease(&self, snapshot: Arc<Snapshot>) -> Rc<Lease> {
         Rc::new(Lease { snapshot: Some(snapshot), retire: self.retire.clone() })
+    }
+}
+
+impl Reporter {
+    /// Hands counts to the supervisor. They come back if it has not taken the ones before.
+    ///
+    /// # Errors
+    /// The counts, to be merged with what is counted next.
+    pub fn report(&self, counts: Counts) -> Result<(), Counts> {
+        self.0.try_send(Box::new(counts)).map_err(|error| *error.into_inner())
     }
 }
 

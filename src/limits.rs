@@ -71,6 +71,8 @@ pub const TRAIT_VALUE_CHARS_MAX: usize = 2000;
 pub const JSON_DEPTH_MAX: usize = 1497;
 /// Identities in one `bulk-identities/`. Beyond: 400. What the hosted Edge API takes.
 pub const BULK_IDENTITIES_MAX: usize = 100;
+/// Between two comments on an event stream that has nothing to tell. As the SDKs' own service.
+pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Digits of an integer in a JSON body. Beyond: 400. Python's `int_max_str_digits`.
 pub const JSON_INTEGER_DIGITS_MAX: usize = 4300;
 /// Configuration file, bytes. Beyond: refused. Ten thousand key pairs take 1 MB.

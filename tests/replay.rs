@@ -501,8 +501,8 @@ fn parse(text: &[u8]) -> Vec<Case> {
 fn parse_case(group: &str, part: &[u8]) -> Case {
     let fences: Vec<&[u8]> = split(part, b"\n```");
     let name = String::from_utf8_lossy(fences[0]).lines().next().unwrap_or_default().to_owned();
-    let answers = fences.iter().filter_map(|fence| fence.strip_prefix(b"http\n"));
-    let answer = answers.last().expect("an answer");
+    let mut answers = fences.iter().filter_map(|fence| fence.strip_prefix(b"http\n"));
+    let answer = answers.next_back().expect("an answer");
     let (command, body) = match fences.get(1).filter(|fence| !fence.starts_with(b"http\n")) {
         Some(fence) => split_body(fence.strip_prefix(b"\n").unwrap_or(fence)),
         None => (allow_list_command(&name), None),

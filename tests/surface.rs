@@ -335,6 +335,37 @@ fn an_event_stream_tells_of_a_new_document_at_once() {
 }
 
 #[test]
+fn an_event_stream_ends_in_time_and_with_the_proxy() {
+    let start = || {
+        let start = Start::serve();
+        let path = start.scratch().write("surface.json", document(0).to_string());
+        start.document(CLIENT, SERVER, path)
+    };
+    let subscribe = |proxy: &Proxy| {
+        let mut client = Client::connect(proxy.address());
+        client.send(request("GET", "/sse/environments/SurfaceClientKey/stream", &[], b""));
+        assert_eq!(client.head().expect("a head").expect("an answer").0, 200);
+        client
+    };
+    let lines = |mut client: Client| {
+        let mut lines = Vec::new();
+        while let Ok(line) = client.line() {
+            lines.push(line);
+        }
+        lines
+    };
+    // Ruby reads a stream to its end, and Flutter comes again every 29 seconds.
+    let limited = start().set("sse", json!({"max_stream_seconds": 1})).ready();
+    let whole = lines(subscribe(&limited));
+    assert!(whole.contains(&"event: environment_updated".to_owned()), "{whole:?}");
+    let mut stopped = start().ready();
+    let client = subscribe(&stopped);
+    stopped.signal("TERM");
+    assert!(!lines(client).is_empty(), "closed while it drains, not cut off");
+    assert!(stopped.wait().success());
+}
+
+#[test]
 fn the_api_describes_itself() {
     let proxy = start();
     let document = proxy.get("/openapi.json", "").json();

@@ -73,6 +73,12 @@ impl Room {
         &mut self.counts
     }
 
+    /// After a panic in [`answer`]: whatever was left half done is forgotten with its buffers.
+    /// What was counted before stays.
+    pub fn renew(&mut self) {
+        *self = Self { counts: std::mem::take(&mut self.counts), ..Self::default() };
+    }
+
     /// After an answer of an event stream's route: who is to be told of changes from now on.
     pub fn take_subscription(&mut self) -> Option<Subscription> {
         self.subscription.take()

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use super::life::{Reactor, Spine};
 use super::panic;
 use super::registry::Phase;
+use crate::answer::stream::Subscription;
 use crate::answer::{self, Outcome};
 use crate::channel::Lease;
 use crate::config::Level;
@@ -26,6 +27,8 @@ pub struct Batch {
     /// The end of a large body, and the snapshot it belongs to.
     pub tail: Option<(Bytes, Rc<Lease>)>,
     pub next: Next,
+    /// The last answer was the head of an event stream.
+    pub subscription: Option<Subscription>,
 }
 
 /// What the connection does once the batch is written.
@@ -60,7 +63,7 @@ impl Reactor {
         let lease = self.lease.borrow();
         let Some(snapshot) = lease.as_ref() else {
             // No connection is accepted before the first snapshot.
-            return Batch { bytes: Vec::new(), tail: None, next: Next::Close };
+            return Batch { bytes: Vec::new(), tail: None, next: Next::Close, subscription: None };
         };
         let (spine, settings) = (&mut *self.spine.borrow_mut(), self.settings.borrow());
         let (began, requests) = (None, 0);
@@ -71,7 +74,8 @@ impl Reactor {
         let output = &mut spine.output;
         output.close = false;
         let tail = output.tail.take().map(|tail| (tail, snapshot.clone()));
-        Batch { bytes: std::mem::take(&mut output.bytes), tail, next }
+        let subscription = spine.room.take_subscription();
+        Batch { bytes: std::mem::take(&mut output.bytes), tail, next, subscription }
     }
 
     /// One refusal in a buffer of its own.
@@ -81,7 +85,7 @@ impl Reactor {
         let mut output = Output::default();
         output.set_date(SystemTime::now());
         output.reject(reader.reply(), reject);
-        Batch { bytes: output.bytes, tail: None, next: Next::Close }
+        Batch { bytes: output.bytes, tail: None, next: Next::Close, subscription: None }
     }
 
     /// Keeps an answer buffer for the next batch, of whatever connection.
@@ -160,7 +164,7 @@ impl Answering<'_> {
             Err(_) => {
                 self.reactor.log_request_panic();
                 // Whatever was left half done is forgotten with its buffers.
-                *room = answer::Room::default();
+                room.renew();
                 output.bytes.truncate(before_bytes);
                 output.tail = None;
                 output.reject(request.reply(), Reject::Internal);

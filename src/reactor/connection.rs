@@ -16,7 +16,7 @@ use crate::http::{Reject, RequestReader};
 use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN};
 
 /// The peer is gone, or too slow: nothing more can be done for it.
-struct Gone;
+pub(super) struct Gone;
 
 /// Serves one connection until it ends.
 pub async fn serve<T: Transport>(reactor: Rc<Reactor>, place: Place, transport: T, peer: Option<IpAddr>) {
@@ -26,13 +26,13 @@ pub async fn serve<T: Transport>(reactor: Rc<Reactor>, place: Place, transport: 
     let _ = connection.live().await;
 }
 
-struct Connection<T> {
-    reactor: Rc<Reactor>,
-    place: Place,
-    transport: T,
+pub(super) struct Connection<T> {
+    pub(super) reactor: Rc<Reactor>,
+    pub(super) place: Place,
+    pub(super) transport: T,
     /// `None` on a unix socket.
     peer: Option<IpAddr>,
-    buffer: BytesMut,
+    pub(super) buffer: BytesMut,
     reader: RequestReader,
 }
 
@@ -45,11 +45,15 @@ impl<T: Transport> Connection<T> {
             }
         }
         loop {
-            let batch = self.reactor.answer_batch(&mut self.reader, &mut self.buffer, self.peer);
+            let mut batch = self.reactor.answer_batch(&mut self.reader, &mut self.buffer, self.peer);
             #[cfg(test)]
             self.reactor.panic_if_asked(super::Fault::Connection);
-            let next = batch.next;
+            let (next, subscription) = (batch.next, batch.subscription.take());
             self.write(batch).await?;
+            if let Some(subscription) = subscription {
+                self.stream(subscription).await?;
+                return self.linger().await;
+            }
             match next {
                 Next::Answer => {}
                 Next::Close => return self.linger().await,
@@ -109,7 +113,7 @@ impl<T: Transport> Connection<T> {
         Ok(())
     }
 
-    async fn write_whole<B: Sendable>(&mut self, mut bytes: B) -> Result<B, Gone> {
+    pub(super) async fn write_whole<B: Sendable>(&mut self, mut bytes: B) -> Result<B, Gone> {
         let mut written = 0;
         while written < bytes.as_ref().len() {
             let write = self.transport.write(bytes, written);

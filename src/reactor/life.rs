@@ -19,7 +19,7 @@ use super::access::AccessLog;
 use super::registry::{self, Registry};
 use super::{Start, driver, panic};
 use crate::answer;
-use crate::channel::{Inbox, Lease, Message};
+use crate::channel::{Inbox, Lease, Message, Reporter};
 use crate::config::Level;
 use crate::http::Output;
 use crate::limits;
@@ -53,6 +53,7 @@ pub struct Reactor {
     pub registry: Registry,
     pub connections_max: usize,
     pub draining: Cell<bool>,
+    reporter: Reporter,
     listeners: RefCell<Vec<Rc<Listener>>>,
     #[cfg(test)]
     fault: &'static std::sync::atomic::AtomicU8,
@@ -150,6 +151,10 @@ impl Parts {
         // Connections hold their ring alive, and an accept under way would take a connection
         // with it: all are ended on this ring before it is dropped.
         let _ = catch_unwind(AssertUnwindSafe(|| built.runtime.block_on(reactor.wind_up())));
+        let counts = std::mem::take(reactor.spine.borrow_mut().room.counts());
+        if !counts.is_empty() {
+            self.memory.inbox.report_last(counts);
+        }
         match ended {
             Ok(result) => result.map_err(Failure::Io),
             Err(_) => Err(Failure::Panic),
@@ -172,6 +177,7 @@ impl Reactor {
             registry: Registry::new(parts.times),
             connections_max: parts.config.server.connections_max,
             draining: Cell::new(parts.memory.draining.get()),
+            reporter: parts.memory.inbox.reporter(),
             listeners: RefCell::default(),
             #[cfg(test)]
             fault: parts.times.fault,
@@ -235,9 +241,11 @@ impl Reactor {
             match memory.inbox.try_next() {
                 Ok(Some(Message::Publish(snapshot))) => {
                     self.metrics.snapshot_taken(snapshot.version);
+                    self.settle_counts();
                     let lease = memory.inbox.lease(snapshot);
                     *memory.lease.borrow_mut() = Some(lease.clone());
                     *self.lease.borrow_mut() = Some(lease);
+                    self.registry.nudge_streams();
                 }
                 Ok(Some(Message::Configure(config))) => {
                     let settings = Rc::new(answer::Settings::new(&config));
@@ -294,8 +302,29 @@ impl Reactor {
     async fn wind_up(&self) {
         self.end_listeners(limits::DRAIN_ACCEPT_TIME).await;
         self.registry.end_all(limits::DRAIN_IDLE_TIMEOUT).await;
+        self.settle_counts();
         // Whatever task may be left on the ring, the snapshot goes back to the supervisor.
         self.lease.take();
+    }
+
+    /// Gives counts by slot the names that the snapshot in use has for the slots.
+    fn settle_counts(&self) {
+        if let Some(lease) = self.lease.borrow().as_deref() {
+            let key = |slot: usize| lease.slots.get(slot).map(|slot| &*slot.client_side_key);
+            self.spine.borrow_mut().room.counts().settle(key);
+        }
+    }
+
+    /// Hands what was counted to the supervisor; what it does not take stays here.
+    pub fn report_counts(&self) {
+        if self.spine.borrow_mut().room.counts().is_empty() {
+            return;
+        }
+        self.settle_counts();
+        let counts = std::mem::take(self.spine.borrow_mut().room.counts());
+        if let Err(counts) = self.reporter.report(counts) {
+            self.spine.borrow_mut().room.counts().merge(counts);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod life;
 mod listen;
 mod panic;
 mod registry;
+mod stream;
 mod tls;
 mod transport;
 
@@ -69,6 +70,8 @@ pub struct Times {
     pub write: Duration,
     /// After the last answer, for the peer to close.
     pub linger: Duration,
+    /// The whole life of an event stream; zero is without end.
+    pub stream: Duration,
     /// Where to panic next.
     #[cfg(test)]
     pub fault: &'static std::sync::atomic::AtomicU8,
@@ -83,6 +86,7 @@ impl Times {
             body: limits::BODY_TIMEOUT,
             write: limits::WRITE_TIMEOUT,
             linger: limits::LINGER_TIMEOUT,
+            stream: config.sse.max_stream,
             #[cfg(test)]
             fault: Box::leak(Box::default()),
         }

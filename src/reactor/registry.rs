@@ -26,6 +26,8 @@ pub enum Phase {
     Writing,
     /// The last answer is written; waiting for the peer to close.
     Lingering,
+    /// An event stream between two events: no time is too long.
+    Streaming,
 }
 
 /// The mark a connection leaves for the sweep.
@@ -34,6 +36,10 @@ pub struct Mark {
     phase: Cell<Phase>,
     since_tick: Cell<u32>,
     ended: Cell<bool>,
+    /// Of a stream: there may be something to write.
+    nudged: Cell<bool>,
+    /// Of a stream: the tick at which it is nudged if nothing happens before.
+    due_tick: Cell<u32>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -62,9 +68,38 @@ impl Mark {
         self.phase.get()
     }
 
+    /// Waits for a nudge. False: the sweep ended the connection.
+    pub async fn nudged(&self) -> bool {
+        std::future::poll_fn(|context| {
+            if self.ended.get() {
+                return Poll::Ready(false);
+            }
+            if self.nudged.take() {
+                return Poll::Ready(true);
+            }
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Says when the stream wants to be nudged.
+    pub fn set_due(&self, tick: u32) {
+        self.due_tick.set(tick);
+    }
+
+    fn nudge(&self) {
+        self.nudged.set(true);
+        self.wake();
+    }
+
     /// Ends the operation that is awaited, and every later one.
     pub fn end(&self) {
         self.ended.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
         let waker = self.waker.borrow_mut().take();
         if let Some(waker) = waker {
             waker.wake();
@@ -108,7 +143,7 @@ impl Place {
 }
 
 /// Ticks that surely cover this time.
-fn ticks(time: Duration) -> u32 {
+pub fn ticks(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(limits::SWEEP_INTERVAL.as_millis())).unwrap_or(u32::MAX - 1)
 }
 
@@ -125,10 +160,33 @@ impl Registry {
         self.marks.borrow().is_empty()
     }
 
-    /// From now on connections that are idle, or had their last answer, are ended soon.
+    /// From now on connections that are idle, or had their last answer, are ended soon; event
+    /// streams at once, so that their subscribers go elsewhere.
     pub fn drain(&self) {
         let soon = limits::DRAIN_IDLE_TIMEOUT;
         self.times.set(Times { keep_alive: soon, linger: soon, ..self.times.get() });
+        self.streams(Mark::end);
+    }
+
+    /// Tells every event stream that there is another snapshot.
+    pub fn nudge_streams(&self) {
+        self.streams(Mark::nudge);
+    }
+
+    fn streams(&self, tell: fn(&Mark)) {
+        for (_, mark) in self.marks.borrow().iter().filter(|(_, mark)| mark.phase.get() == Phase::Streaming) {
+            tell(mark);
+        }
+    }
+
+    /// The tick at hand.
+    pub fn now(&self) -> u32 {
+        self.tick.get()
+    }
+
+    /// How long an event stream may last; `None`: as long as its subscriber wants.
+    pub fn stream_time(&self) -> Option<Duration> {
+        Some(self.times.get().stream).filter(|time| !time.is_zero())
     }
 
     /// Ends every connection and waits until they are gone, but no longer than `time`.
@@ -151,6 +209,7 @@ impl Registry {
             Phase::Body => times.body,
             Phase::Writing => times.write,
             Phase::Lingering => times.linger,
+            Phase::Streaming => return u32::MAX,
         })
     }
 
@@ -159,7 +218,11 @@ impl Registry {
         let tick = self.tick.get().wrapping_add(1);
         self.tick.set(tick);
         for (_, mark) in self.marks.borrow().iter() {
-            if tick.wrapping_sub(mark.since_tick.get()) > self.ticks_max(mark.phase.get()) {
+            if mark.phase.get() == Phase::Streaming {
+                if tick.wrapping_sub(mark.due_tick.get()) <= u32::MAX / 2 {
+                    mark.nudge();
+                }
+            } else if tick.wrapping_sub(mark.since_tick.get()) > self.ticks_max(mark.phase.get()) {
                 mark.end();
             }
         }
@@ -173,6 +236,8 @@ pub fn enter(reactor: &Rc<Reactor>) -> Place {
         phase: Cell::new(Phase::Idle),
         since_tick: Cell::new(registry.tick.get()),
         ended: Cell::new(false),
+        nudged: Cell::new(false),
+        due_tick: Cell::new(0),
         waker: RefCell::new(None),
     });
     reactor.metrics.connections_opened.add(1);
@@ -188,6 +253,7 @@ pub async fn sweep(reactor: Rc<Reactor>) {
         #[cfg(test)]
         reactor.panic_if_asked(super::Fault::Sweep);
         reactor.registry.tick();
+        reactor.report_counts();
         reactor.metrics.beat(began.elapsed().saturating_sub(limits::SWEEP_INTERVAL));
     }
 }
