@@ -6,6 +6,8 @@
 
 mod support;
 
+/// Random documents and requests: the engine answers as the model does.
+mod differential;
 /// The harness itself: a client that misreads answers would make every other test worthless.
 mod harness;
 /// OpenFeature's Remote Evaluation Protocol.

@@ -35,7 +35,7 @@ pub fn build(document: &Document<'_>) -> Result<(Program, Vec<Warning>), Compile
         program: Program::default(),
     };
     builder.overrides()?;
-    builder.features(&features)?;
+    builder.features(&features, &segments)?;
     let candidates = builder.segments(&segments, &mut rules, reads_flags)?;
     builder.candidates(candidates, reads_flags);
     let mut program = builder.program;
@@ -155,9 +155,14 @@ impl<'d, 'a> Builder<'d, 'a> {
     }
 
     /// The features' own states.
-    fn features(&mut self, features: &[&'d FeatureState<'a>]) -> Result<(), CompileError> {
-        for segment in &self.document.segments {
-            for state in &segment.overrides {
+    fn features(
+        &mut self,
+        features: &[&'d FeatureState<'a>],
+        segments: &[usize],
+    ) -> Result<(), CompileError> {
+        // A segment that a later one of its key replaces targets nothing.
+        for segment in segments {
+            for state in &self.document.segments[*segment].overrides {
                 self.targeted.insert(Cow::Borrowed(&state.feature.name));
             }
         }
