@@ -34,6 +34,12 @@ fmt: ## Fails if a file is not formatted
 lint: ## Fails on any warning of clippy
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 
+EVALUATIONS ?= 200000
+
+.PHONY: differential
+differential: .venv/tests/made-from.txt ## Compares 200,000 random evaluations with the PyPI engine's (SEED= replays)
+	SEED=$${SEED:-$$(date +%s)} EVALUATIONS=$(EVALUATIONS) $(CARGO) test --locked --test integration differential:: -- --nocapture
+
 ci: fmt lint test bench-gate ## What must pass before a change lands
 
 .venv/tests/made-from.txt: tests/requirements.txt scripts/venv
