@@ -42,6 +42,13 @@ differential: .venv/tests/made-from.txt ## Compares 200,000 random evaluations w
 
 ci: fmt lint test bench-gate ## What must pass before a change lands
 
+.PHONY: sdk
+sdk: .venv/tests/made-from.txt tests/sdk/node_modules/.package-lock.json ## Runs the real SDKs and schemathesis: needs node, npm and chromium
+	$(CARGO) test --locked --test sdk
+
+tests/sdk/node_modules/.package-lock.json: tests/sdk/package.json tests/sdk/package-lock.json
+	cd tests/sdk && npm ci --no-audit --no-fund
+
 .venv/tests/made-from.txt: tests/requirements.txt scripts/venv
 	scripts/venv tests tests/requirements.txt
 	@touch $@

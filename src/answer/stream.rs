@@ -9,11 +9,12 @@
 use std::io::Write;
 
 use super::{Desk, Exchange};
+use crate::http::response::{LAST_CHUNK, chunk};
 use crate::http::{ContentType, Status};
 use crate::snapshot::Snapshot;
 
 /// A comment: it keeps the connection from looking idle, and every client skips it.
-pub const KEEP_ALIVE: &[u8] = b":\n\n";
+const KEEP_ALIVE: &[u8] = b":\n\n";
 
 /// What the SDKs' own service suggests (wire.md 1.5), milliseconds.
 const RETRY: &[u8] = b"retry: 15000\n\n";
@@ -30,12 +31,28 @@ pub enum Vocabulary {
 pub struct Subscription {
     client_side_key: Box<str>,
     vocabulary: Vocabulary,
+    /// HTTP/1.1: what is written is chunked.
+    is_chunked: bool,
     told: Option<f64>,
 }
 
 impl Subscription {
-    pub fn new(client_side_key: &str, vocabulary: Vocabulary) -> Self {
-        Self { client_side_key: client_side_key.into(), vocabulary, told: None }
+    pub fn new(client_side_key: &str, vocabulary: Vocabulary, is_chunked: bool) -> Self {
+        Self { client_side_key: client_side_key.into(), vocabulary, is_chunked, told: None }
+    }
+
+    /// Appends a comment, for a stream that was quiet for long.
+    pub fn keep_alive(&self, out: &mut Vec<u8>) {
+        self.write(out, |out| out.extend_from_slice(KEEP_ALIVE));
+    }
+
+    /// What says that the stream is over, before the connection is closed.
+    pub fn end(&self) -> &'static [u8] {
+        if self.is_chunked { LAST_CHUNK } else { b"" }
+    }
+
+    fn write(&self, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.is_chunked { chunk(out, write) } else { write(out) }
     }
 
     /// Appends an event if the environment has another time than the subscriber was told.
@@ -48,7 +65,7 @@ impl Subscription {
         match updated_at.filter(|time| time.is_finite() && self.told != Some(*time)) {
             Some(time) => {
                 self.told = Some(time);
-                write_event(self.vocabulary, time, out);
+                self.write(out, |out| write_event(self.vocabulary, time, out));
                 true
             }
             None => false,
@@ -96,9 +113,9 @@ pub(super) fn open(
         exchange.output.begin_stream(exchange.reply, status, ContentType::EventStream, &desk.lines);
         return None;
     }
-    let mut subscription = Subscription::new(&slot.client_side_key, vocabulary);
+    let mut subscription = Subscription::new(&slot.client_side_key, vocabulary, !exchange.reply.http_10);
     exchange.output.begin_stream(exchange.reply, status, ContentType::EventStream, &desk.lines);
-    exchange.output.bytes.extend_from_slice(RETRY);
+    subscription.write(&mut exchange.output.bytes, |out| out.extend_from_slice(RETRY));
     subscription.catch_up(exchange.snapshot, &mut exchange.output.bytes);
     Some(subscription)
 }

@@ -190,10 +190,13 @@ impl Output {
         }
     }
 
-    /// Begins a response whose end is the end of the connection: an event stream.
+    /// Begins a response that has no end yet: an event stream. What follows is chunked
+    /// ([`chunk`]), but for HTTP/1.0, where the end of the connection is the end. Chunks matter:
+    /// Python's urllib3 waits for a full buffer where there are none.
     pub fn begin_stream(&mut self, reply: Reply, status: Status, content_type: ContentType, fields: &[u8]) {
         self.begin(Reply { keep_alive: false, ..reply }, status, Some(content_type), fields);
-        self.bytes.extend_from_slice(b"\r\n");
+        let rest: &[u8] = if reply.http_10 { b"\r\n" } else { b"transfer-encoding: chunked\r\n\r\n" };
+        self.bytes.extend_from_slice(rest);
     }
 
     /// Appends the answer to a refused request.
@@ -224,6 +227,23 @@ impl Output {
         }
         self.bytes.extend_from_slice(fields);
     }
+}
+
+/// What ends a chunked body (RFC 9112 7.1).
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Appends one chunk that holds what `write` appends; nothing if that is nothing.
+pub fn chunk(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    const SIZE_OPEN: &[u8] = b"00000000\r\n";
+    let start = out.len();
+    out.extend_from_slice(SIZE_OPEN);
+    write(out);
+    let size = out.len() - start - SIZE_OPEN.len();
+    if size == 0 {
+        return out.truncate(start);
+    }
+    out[start..start + 8].copy_from_slice(format!("{size:08x}").as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -315,6 +335,14 @@ mod tests {
                 None => assert!(!text.contains("connection"), "{text}"),
             }
         }
+    }
+
+    #[test]
+    fn a_chunk_has_its_size_and_an_empty_one_is_none() {
+        let mut out = b"x".to_vec();
+        chunk(&mut out, |out| out.extend_from_slice(&[b'y'; 17]));
+        chunk(&mut out, |_| {});
+        assert_eq!(out, [b"x00000011\r\n".as_slice(), &[b'y'; 17], b"\r\n"].concat());
     }
 
     #[test]

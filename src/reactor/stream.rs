@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use super::connection::{Connection, Gone};
 use super::registry::{Phase, Registry, ticks};
 use super::transport::Transport;
-use crate::answer::stream::{KEEP_ALIVE, Subscription};
+use crate::answer::stream::Subscription;
 use crate::limits;
 
 impl<T: Transport> Connection<T> {
@@ -25,12 +25,12 @@ impl<T: Transport> Connection<T> {
         loop {
             let registry = &self.reactor.registry;
             if self.reactor.draining.get() || close_tick.is_some_and(|tick| registry.is_past(tick)) {
-                return Ok(());
+                return self.write_whole(subscription.end()).await.map(drop);
             }
             // Looked at before each wait, for a snapshot may come while an event is written.
             let mut bytes = self.news(&mut subscription);
             if bytes.is_empty() && registry.is_past(quiet_tick) {
-                bytes.extend_from_slice(KEEP_ALIVE);
+                subscription.keep_alive(&mut bytes);
             }
             if !bytes.is_empty() {
                 self.write_whole(bytes).await?;
@@ -39,9 +39,10 @@ impl<T: Transport> Connection<T> {
             }
             self.place.set_phase(Phase::Streaming);
             self.place.mark.set_due(close_tick.map_or(quiet_tick, |tick| earlier(quiet_tick, tick)));
-            if !self.place.mark.nudged().await {
+            if !self.place.mark.nudged().await && !self.reactor.draining.get() {
                 return Ok(());
             }
+            self.place.mark.revive();
         }
     }
 

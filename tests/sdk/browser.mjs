@@ -1,0 +1,81 @@
+// The JavaScript SDK in a browser: browser.mjs ORIGIN_OF_PROXY CLIENT_KEY PAGE_PORT.
+// The page is of another origin than the proxy, which allows that origin alone. Prints "change"
+// when the document is to be changed, and waits for the event stream to bring it.
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { createRequire } from 'node:module';
+import { chromium } from 'playwright-core';
+
+const [proxy, environmentID, port] = process.argv.slice(2);
+const require = createRequire(import.meta.url);
+const sdk = readFileSync(require.resolve('flagsmith'), 'utf8');
+const page_ = '<!doctype html><title>SDK</title><script src="/sdk.js"></script>';
+const server = createServer((request, response) => {
+  const isScript = request.url === '/sdk.js';
+  response.setHeader('content-type', isScript ? 'text/javascript' : 'text/html');
+  response.end(isScript ? sdk : page_);
+});
+await new Promise((resolve) => server.listen(Number(port), '127.0.0.1', resolve));
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: ['--no-sandbox', '--disable-gpu'],
+});
+const open = async (host) => {
+  const page = await browser.newPage();
+  page.on('pageerror', (error) => console.log(`page error: ${error}`));
+  await page.goto(`http://${host}:${port}/`);
+  return page;
+};
+
+const page = await open('127.0.0.1');
+const options = {
+  environmentID, api: `${proxy}/api/v1/`, realtime: true, eventSourceUrl: `${proxy}/`, enableAnalytics: true, cacheFlags: false,
+};
+const first = await page.evaluate(async (options) => {
+  globalThis.flagsmith = index.default;
+  globalThis.changes = 0;
+  await flagsmith.init({ ...options, onChange: () => { globalThis.changes += 1; } });
+  return { banner: flagsmith.getValue('banner'), on: flagsmith.hasFeature('on'), off: flagsmith.hasFeature('off'), count: flagsmith.getValue('count') };
+}, options);
+assert.deepEqual(first, { banner: 'hello', on: true, off: false, count: 1 });
+console.log('flags');
+
+const identified = await page.evaluate(async () => {
+  await flagsmith.identify('user-1', { plan: 'gold', age: 42 });
+  const state = flagsmith.getState();
+  return { banner: flagsmith.getValue('banner'), plan: flagsmith.getTrait('plan'), age: flagsmith.getTrait('age'), identity: state.evaluationContext.identity.identifier };
+});
+assert.deepEqual(identified, { banner: 'golden', plan: 'gold', age: 42, identity: 'user-1' });
+console.log('identify');
+
+const traits = await page.evaluate(async () => {
+  await flagsmith.setTrait('plan', 'silver');
+  return { banner: flagsmith.getValue('banner'), plan: flagsmith.getTrait('plan') };
+});
+assert.deepEqual(traits, { banner: 'hello', plan: 'silver' });
+console.log('traits');
+
+console.log('change');
+await page.waitForFunction(() => flagsmith.getValue('count') === 2, undefined, { timeout: 15_000 });
+console.log('realtime');
+
+// The SDK sends its counts every ten seconds.
+await page.waitForResponse((response) => response.url().includes('/analytics/flags/') && response.status() === 200, { timeout: 20_000 });
+console.log('analytics');
+
+// The same page under a name that the allow list does not have: the browser refuses the answer.
+const stranger = await open('localhost');
+const refused = await stranger.evaluate(async (options) => {
+  try {
+    await fetch(`${options.api}flags/`, { headers: { 'X-Environment-Key': options.environmentID } });
+    return 'answered';
+  } catch (error) {
+    return String(error);
+  }
+}, options);
+assert.match(refused, /TypeError/);
+console.log('refused');
+await browser.close();
+server.close();

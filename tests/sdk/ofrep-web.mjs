@@ -1,0 +1,39 @@
+// OpenFeature's web provider in a browser: ofrep-web.mjs ORIGIN_OF_PROXY CLIENT_KEY PAGE_PORT.
+// Prints "change" when the document is to be changed; the event stream that the bulk answer
+// names must bring it, since the provider does not poll here.
+import assert from 'node:assert/strict';
+import { createServer } from 'node:http';
+import { build } from 'esbuild';
+import { chromium } from 'playwright-core';
+
+const [proxy, key, port] = process.argv.slice(2);
+const entry = `
+  import { OpenFeature } from '@openfeature/web-sdk';
+  import { OFREPWebProvider } from '@openfeature/ofrep-web-provider';
+  globalThis.OpenFeature = OpenFeature;
+  globalThis.OFREPWebProvider = OFREPWebProvider;`;
+const bundle = await build({ stdin: { contents: entry, resolveDir: import.meta.dirname }, bundle: true, write: false, format: 'iife' });
+const script = bundle.outputFiles[0].text;
+const server = createServer((request, response) => {
+  response.setHeader('content-type', request.url === '/bundle.js' ? 'text/javascript' : 'text/html');
+  response.end(request.url === '/bundle.js' ? script : '<!doctype html><script src="/bundle.js"></script>');
+});
+await new Promise((resolve) => server.listen(Number(port), '127.0.0.1', resolve));
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: ['--no-sandbox', '--disable-gpu'] });
+const page = await browser.newPage();
+page.on('console', (message) => console.log(`console: ${message.text()}`));
+await page.goto(`http://127.0.0.1:${port}/`);
+const values = await page.evaluate(async ([baseUrl, key]) => {
+  await OpenFeature.setContext({ targetingKey: 'u', plan: 'gold' });
+  const provider = new OFREPWebProvider({ baseUrl, headers: [['X-Environment-Key', key]], pollInterval: 0, changeDetection: 'sse' });
+  await OpenFeature.setProviderAndWait(provider);
+  globalThis.client = OpenFeature.getClient();
+  return [client.getStringValue('banner', 'default'), client.getBooleanValue('on', false), client.getNumberValue('count', -1)];
+}, [proxy, key]);
+assert.deepEqual(values, ['golden', true, 1]);
+console.log('web provider');
+console.log('change');
+await page.waitForFunction(() => client.getNumberValue('count', -1) === 2, undefined, { timeout: 15_000 });
+console.log('realtime');
+await browser.close();
+server.close();
