@@ -211,11 +211,12 @@ fn character_end(bytes: &[u8], at: usize) -> usize {
 fn blank_tests(code: &str) -> String {
     let mut out = code.to_owned();
     while let Some(start) = out.find("#[cfg(test)]") {
-        let item_end = out[start..].find(['{', ';']).map_or(out.len(), |at| start + at);
-        let end = if out.as_bytes().get(item_end) == Some(&b'{') {
-            brace_end(&out, item_end)
-        } else {
-            item_end + 1
+        let item_end = start + item_length(&out[start..]);
+        let end = match out.as_bytes().get(item_end) {
+            Some(&b'{') => brace_end(&out, item_end),
+            // The last field of a literal: the brace belongs to the literal.
+            Some(&b'}') => item_end,
+            _ => item_end + 1,
         };
         let end = end.min(out.len());
         let blank: String =
@@ -223,6 +224,20 @@ fn blank_tests(code: &str) -> String {
         out.replace_range(start..end, &blank);
     }
     out
+}
+
+/// Up to what ends an item, or opens its body: an item, a statement, or a field of a literal.
+fn item_length(code: &str) -> usize {
+    let mut depth = 0_usize;
+    for (at, byte) in code.bytes().enumerate().skip("#[cfg(test)]".len()) {
+        match byte {
+            b'(' | b'[' => depth += 1,
+            b')' | b']' => depth = depth.saturating_sub(1),
+            b'{' | b'}' | b';' | b',' if depth == 0 => return at,
+            _ => {}
+        }
+    }
+    code.len()
 }
 
 /// Past the brace that closes the one at `open`.
