@@ -169,7 +169,7 @@ impl CommonArgs {
 impl HealthArgs {
     /// Where the configuration of the running proxy is to be read from.
     pub fn inputs(self) -> Inputs {
-        self.serve.inputs()
+        Inputs { may_serve_nothing: true, ..self.serve.inputs() }
     }
 }
 

@@ -135,6 +135,8 @@ pub const USAGE_ROWS_MAX: usize = 1000;
 pub const LAST_POST_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest time that a success alone, without a new document, waits to be published. Health reads it.
 pub const FRESHNESS_DELAY_MAX: Duration = Duration::from_millis(200);
+/// Access records among them. Beyond: dropped and counted, so that events always find room.
+pub const ACCESS_RECORDS_MAX: usize = 6144;
 /// Warnings and errors kept for the status page, the newest.
 pub const LOG_RECENT_MAX: usize = 20;
 /// Request head on the admin listener, bytes. Beyond: closed. Scrapers send a few hundred.

@@ -7,7 +7,8 @@
 use std::collections::VecDeque;
 use std::fmt::{Display, Write as _};
 use std::io::Write;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -15,7 +16,7 @@ use std::time::SystemTime;
 use time::OffsetDateTime;
 
 use crate::config::{Level, LogFormat, Logging};
-use crate::limits::{LOG_RECENT_MAX, LOG_RECORDS_MAX};
+use crate::limits::{ACCESS_RECORDS_MAX, LOG_RECENT_MAX, LOG_RECORDS_MAX};
 
 /// A handle to the writer; cheap to clone.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ struct Shared {
     /// Not yet told of in the log.
     dropped: AtomicU64,
     dropped_total: AtomicU64,
+    /// Access records in the queue; they may not fill it, so that an error always finds room.
+    access_waiting: AtomicUsize,
     /// Locked by the writer and by whoever looks at the status page, never by who logs.
     recent: Mutex<VecDeque<Recent>>,
 }
@@ -48,6 +51,7 @@ pub struct Recent {
 #[derive(Debug)]
 enum Message {
     Record(Record),
+    Access(Access),
     /// Answered when everything before it has been written.
     Flush(SyncSender<()>),
 }
@@ -59,6 +63,19 @@ struct Record {
     level: Level,
     event: &'static str,
     fields: Vec<(&'static str, String)>,
+}
+
+/// One answered request, for the access log.
+#[derive(Debug)]
+pub struct Access {
+    pub time: SystemTime,
+    /// `None`: the peer came in by a unix socket.
+    pub remote_ip: Option<IpAddr>,
+    pub method: &'static str,
+    pub path: Box<str>,
+    pub status: u16,
+    pub bytes: usize,
+    pub duration_us: u64,
 }
 
 impl Log {
@@ -78,7 +95,8 @@ impl Log {
         let (records, queue) = sync_channel(LOG_RECORDS_MAX);
         let level = AtomicU8::new(settings.log_level as u8);
         let (dropped, dropped_total, recent) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
-        let shared = Arc::new(Shared { level, dropped, dropped_total, recent });
+        let access_waiting = AtomicUsize::new(0);
+        let shared = Arc::new(Shared { level, dropped, dropped_total, access_waiting, recent });
         let mut writer = Writer { settings: settings.clone(), shared: shared.clone(), out, line: Vec::new() };
         std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&queue))?;
         Ok(Self { records, shared })
@@ -96,6 +114,20 @@ impl Log {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             self.shared.dropped_total.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Logs a request. False if it was dropped because the writer is behind; the caller counts it.
+    pub fn access(&self, access: Access) -> bool {
+        if (Level::Info as u8) < self.shared.level.load(Ordering::Relaxed) {
+            return true;
+        }
+        let waiting = &self.shared.access_waiting;
+        let is_sent = waiting.fetch_add(1, Ordering::Relaxed) < ACCESS_RECORDS_MAX
+            && self.records.try_send(Message::Access(access)).is_ok();
+        if !is_sent {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        is_sent
     }
 
     /// How many records were dropped since the start.
@@ -120,6 +152,21 @@ impl Log {
             // An error means that the writer is gone, and then there is nothing to wait for.
             let _ = written.recv();
         }
+    }
+}
+
+impl Access {
+    fn into_record(self) -> Record {
+        let remote_ip = self.remote_ip.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
+        let fields = vec![
+            ("remote_ip", remote_ip),
+            ("method", self.method.to_owned()),
+            ("path", self.path.into_string()),
+            ("status", self.status.to_string()),
+            ("bytes", self.bytes.to_string()),
+            ("duration_us", self.duration_us.to_string()),
+        ];
+        Record { time: self.time, level: Level::Info, event: "http_request", fields }
     }
 }
 
@@ -154,6 +201,10 @@ impl<W: Write> Writer<W> {
                 if record.level >= Level::Warning {
                     self.remember(&record);
                 }
+            }
+            Message::Access(access) => {
+                self.shared.access_waiting.fetch_sub(1, Ordering::Relaxed);
+                self.render(&access.into_record());
             }
             Message::Flush(done) => {
                 self.report_dropped();

@@ -262,7 +262,7 @@ pub struct Logging {
 pub struct Mistake {
     /// Such as `environment_key_pairs[1].server_side_key`.
     pub path: String,
-    /// As it was written; a secret is cut.
+    /// As it was written; a secret is cut. Empty: it was not.
     pub value: String,
     pub origin: String,
     pub expected: String,
@@ -282,6 +282,9 @@ impl Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.value.is_empty() {
+            return write!(f, "{}: missing; expected {} ({})", self.path, self.expected, self.origin);
+        }
         write!(f, "{}: expected {}, not {} ({})", self.path, self.expected, self.value, self.origin)
     }
 }

@@ -76,7 +76,7 @@ impl Reader<'_> {
 
     fn refuse(&mut self, name: &str, expected: &str) -> Told {
         let value = match self.object.get(name) {
-            None | Some(Value::Null) => "nothing".to_owned(),
+            None | Some(Value::Null) => String::new(),
             Some(value) => shown(value, name != "document_path"),
         };
         self.mistakes.push(Mistake::new(format!("{}.{name}", self.path), value, self.origin, expected));

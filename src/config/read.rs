@@ -30,7 +30,7 @@ pub fn read_on(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<No
     let mut reader = Reader { written: Written::read(inputs)? };
     let (path, is_named) = inputs.config_file();
     let path = (!inputs.without_file && (is_named || path.exists())).then_some(path);
-    let config = reader.config(path, inputs.environments.clone(), available);
+    let config = reader.config(path, inputs, available);
     reader.accept_python_settings();
     if reader.written.mistakes.is_empty() {
         Ok((config, reader.written.notices))
@@ -60,7 +60,7 @@ impl Reader {
     fn mistake(&mut self, path: &str, expected: &str) {
         let (value, origin) = match self.written.value(path) {
             Some((value, origin)) => (shown(value, is_secret(path)), origin.to_string()),
-            None => ("nothing".to_owned(), "not given".to_owned()),
+            None => (String::new(), "given nowhere".to_owned()),
         };
         self.written.mistakes.push(Mistake {
             path: path.to_owned(),
@@ -70,14 +70,10 @@ impl Reader {
         });
     }
 
-    fn config(
-        &mut self,
-        path: Option<PathBuf>,
-        brought: Vec<EnvironmentConfig>,
-        available: &Available,
-    ) -> Config {
+    fn config(&mut self, path: Option<PathBuf>, inputs: &Inputs, available: &Available) -> Config {
         let proxy_key = self.read("proxy_key", optional_key, None);
-        let environments = self.environments(brought, proxy_key.is_some());
+        let environments =
+            self.environments(inputs.environments.clone(), proxy_key.is_some() || inputs.may_serve_nothing);
         let api_url = self.read("api_url", parse::url, "https://edge.api.flagsmith.com/api/v1".to_owned());
         Config {
             path,
@@ -223,11 +219,7 @@ impl Reader {
         }
     }
 
-    fn environments(
-        &mut self,
-        brought: Vec<EnvironmentConfig>,
-        is_discovering: bool,
-    ) -> Vec<EnvironmentConfig> {
+    fn environments(&mut self, brought: Vec<EnvironmentConfig>, may_be_none: bool) -> Vec<EnvironmentConfig> {
         let mut environments = brought;
         let pairs =
             self.written.value("environment_key_pairs").map(|(v, origin)| (v.clone(), origin.clone()));
@@ -245,7 +237,7 @@ impl Reader {
         for document_path in self.read("documents", documents, Vec::new()) {
             environments.push(EnvironmentConfig { document_path: Some(document_path), ..Default::default() });
         }
-        if environments.is_empty() && !is_discovering && self.written.mistakes.is_empty() {
+        if environments.is_empty() && !may_be_none && self.written.mistakes.is_empty() {
             self.mistake(
                 "environment_key_pairs",
                 "at least one pair of server_side_key and client_side_key (or --document FILE); \

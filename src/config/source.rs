@@ -124,6 +124,8 @@ pub struct Inputs {
     pub flags: Vec<(&'static str, &'static str, Value)>,
     /// Environment variables.
     pub variables: Vec<(String, String)>,
+    /// Set where nothing is to be served, as when only the port is wanted.
+    pub may_serve_nothing: bool,
     /// Environments that the program itself brings.
     pub environments: Vec<EnvironmentConfig>,
 }

@@ -242,7 +242,7 @@ fn a_file_that_is_none_is_told_with_its_place() {
 
 #[test]
 fn nothing_to_serve_is_a_mistake() {
-    assert_eq!(Case::text("{}").mistakes(), ["environment_key_pairs = nothing"]);
+    assert_eq!(Case::text("{}").mistakes(), ["environment_key_pairs = "]);
     let discovering = Case::new(&json!({"proxy_key": "key-of-the-proxy"})).config();
     assert_eq!(discovering.environments, []);
     let documents = Case::text("{}").flag("documents", json!(["a.json", "b.json"])).config();

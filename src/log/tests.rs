@@ -103,3 +103,37 @@ fn what_does_not_fit_is_dropped_and_counted() {
     assert_eq!(written + dropped, 4 * LOG_RECORDS_MAX + beyond);
     assert!(text.contains("\"after\""));
 }
+
+#[test]
+fn access_records_have_their_fields_and_leave_room_for_errors() {
+    let place = Place::default();
+    let shut = place.0.clone();
+    let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
+    let access = || Access {
+        time: SystemTime::now(),
+        remote_ip: Some(IpAddr::from([192, 0, 2, 1])),
+        method: "GET",
+        path: "/api/v1/flags/".into(),
+        status: 200,
+        bytes: 1234,
+        duration_us: 7,
+    };
+    let mut dropped = 0;
+    {
+        let _shut = shut.lock().expect("unpoisoned");
+        for _ in 0..4 * LOG_RECORDS_MAX {
+            dropped += usize::from(!log.access(access()));
+        }
+        log.event(Level::Error, "something_else", &[]);
+    }
+    log.flush();
+    let text = place.text();
+    let requests: Vec<&str> = text.lines().filter(|line| line.contains("http_request")).collect();
+    assert_eq!(requests.len() + dropped, 4 * LOG_RECORDS_MAX);
+    assert!(dropped > LOG_RECORDS_MAX, "{dropped}");
+    assert!(text.contains("something_else"), "an error found room");
+    let request: serde_json::Value = serde_json::from_str(requests[0]).expect("JSON");
+    assert_eq!(request["remote_ip"], "192.0.2.1");
+    assert_eq!((&request["status"], &request["bytes"]), (&200.into(), &1234.into()));
+    assert_eq!((&request["duration_us"], &request["path"]), (&7.into(), &"/api/v1/flags/".into()));
+}

@@ -3,13 +3,13 @@
 //! In: a peer, a request, what became of it. Out: one record. Invariant: `X-Forwarded-For` is
 //! believed only from the peers the configuration trusts, and read as uvicorn reads it; no key,
 //! no query and no body comes into a record (a query holds identifiers).
-use std::fmt;
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use crate::config::{Config, ForwardedAllowIps, Level};
+use crate::config::{Config, ForwardedAllowIps, Secret};
 use crate::http::Request;
-use crate::log::Log;
+use crate::log::{Access, Log};
 
 /// How access records are made.
 pub struct AccessLog {
@@ -25,7 +25,7 @@ impl AccessLog {
         config.logging.enable_access_log.then_some(Self { forwarded_allow_ips })
     }
 
-    /// Writes one record.
+    /// Writes one record; false if it had to be dropped.
     pub fn write(
         &self,
         log: &Log,
@@ -34,21 +34,17 @@ impl AccessLog {
         status: u16,
         bytes: usize,
         began: SystemTime,
-    ) {
-        let remote_ip = self.client(peer, request.fields.forwarded_for);
+    ) -> bool {
         let took = began.elapsed().unwrap_or(Duration::ZERO);
-        log.event(
-            Level::Info,
-            "http_request",
-            &[
-                ("remote_ip", &Remote(remote_ip)),
-                ("method", &request.method.name()),
-                ("path", &String::from_utf8_lossy(request.path)),
-                ("status", &status),
-                ("bytes", &bytes),
-                ("duration_us", &took.as_micros()),
-            ],
-        );
+        log.access(Access {
+            time: began,
+            remote_ip: self.client(peer, request.fields.forwarded_for),
+            method: request.method.name(),
+            path: without_key(&String::from_utf8_lossy(request.path)).into(),
+            status,
+            bytes,
+            duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        })
     }
 
     /// The address the request came from, behind proxies that are trusted.
@@ -76,22 +72,19 @@ impl AccessLog {
     }
 }
 
+/// Paths of event streams hold a key, which is cut.
+fn without_key(path: &str) -> Cow<'_, str> {
+    const BEFORE: &str = "/environments/";
+    let Some((before, rest)) = path.split_once(BEFORE) else { return path.into() };
+    let (key, after) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    format!("{before}{BEFORE}{}{after}", Secret::new(key)).into()
+}
+
 /// An address as proxies write it: bare, with a port, in brackets.
 fn host(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?.trim();
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
-}
-
-struct Remote(Option<IpAddr>);
-
-impl fmt::Display for Remote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(address) => address.to_canonical().fmt(f),
-            None => f.write_str("unix"),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -102,7 +95,8 @@ mod tests {
     fn client(allow: Option<ForwardedAllowIps>, peer: Option<&str>, forwarded_for: &str) -> String {
         let log = AccessLog { forwarded_allow_ips: allow };
         let peer = peer.map(|peer| peer.parse().unwrap());
-        Remote(log.client(peer, Some(forwarded_for.as_bytes()))).to_string()
+        let client = log.client(peer, Some(forwarded_for.as_bytes()));
+        client.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string())
     }
 
     #[test]
@@ -125,6 +119,17 @@ mod tests {
             (Some(ForwardedAllowIps::All), Some("192.0.2.1"), "1.2.3.4, 5.6.7.8", "1.2.3.4"),
         ] {
             assert_eq!(client(allow, peer, forwarded_for), expected, "{peer:?} {forwarded_for}");
+        }
+    }
+
+    #[test]
+    fn keys_in_paths_are_cut() {
+        for (path, expected) in [
+            ("/sse/environments/a-client-side-key/stream", "/sse/environments/a-clie.../stream"),
+            ("/ofrep/v1/environments/a-client-side-key", "/ofrep/v1/environments/a-clie..."),
+            ("/api/v1/flags/", "/api/v1/flags/"),
+        ] {
+            assert_eq!(without_key(path), expected);
         }
     }
 }

@@ -39,6 +39,17 @@ pub struct Environment {
     server_flags: Flags,
     document: Ready,
     program: Program,
+    sizes: Sizes,
+}
+
+/// What the document holds, for those who watch it.
+#[derive(Debug)]
+pub struct Sizes {
+    pub name: Box<str>,
+    pub features: usize,
+    pub segments: usize,
+    /// Entries, of which one identity may have several.
+    pub identity_overrides: usize,
 }
 
 /// The `/flags/` answer for one role.
@@ -91,6 +102,12 @@ impl Environment {
             hide_sensitive_data: read.hide_sensitive_data,
             client_flags: Flags::new(&program, Role::Client, scratch.outputs()),
             server_flags: Flags::new(&program, Role::Server, scratch.outputs()),
+            sizes: Sizes {
+                name: read.name.as_deref().unwrap_or_default().into(),
+                features: read.features.len(),
+                segments: read.segments.len(),
+                identity_overrides: read.overrides.clone().map_or(0, Iterator::count),
+            },
             document: {
                 let etag = document_etag(&canonical)?;
                 drop(read);
@@ -137,6 +154,11 @@ impl Environment {
     /// True: `traits` is `[]` in the answer (differences.md 12).
     pub fn hide_sensitive_data(&self) -> bool {
         self.hide_sensitive_data
+    }
+
+    /// How much there is in the document.
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     /// What an evaluation reads.

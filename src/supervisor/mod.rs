@@ -293,7 +293,8 @@ impl Supervisor {
                 let tell = move |updated_at| drop(sender.send(Event::Told(id, updated_at)));
                 let upstream = Arc::clone(&self.upstream);
                 let log = self.records.log.clone();
-                match realtime::subscribe(upstream, watched.client_side_key(), log, tell) {
+                let metrics = self.records.metrics.clone();
+                match realtime::subscribe(upstream, watched.client_side_key(), log, metrics, tell) {
                     Ok(subscription) => watched.subscription = Some(subscription),
                     Err(error) => {
                         let fields: [(_, &dyn std::fmt::Display); 2] =
@@ -354,6 +355,7 @@ impl Supervisor {
     fn publish(&mut self) {
         self.publish_at = None;
         self.version += 1;
+        self.records.metrics.supervisor.snapshots_published.add(1);
         let mut keys: Vec<(Box<[u8]>, Access)> = Vec::new();
         let slots = self.watched.iter().map(Watched::slot).collect();
         // Of a key given twice the first environment has it; `collect` would keep the last.

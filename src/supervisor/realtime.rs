@@ -14,6 +14,7 @@ use super::schedule::jitter;
 use crate::config::Level;
 use crate::limits;
 use crate::log::Log;
+use crate::metrics::Metrics;
 
 /// One environment's stream; dropping it ends its thread at the next sign of life.
 #[derive(Debug)]
@@ -35,10 +36,11 @@ pub fn subscribe(
     upstream: Arc<Upstream>,
     key: &str,
     log: Log,
+    metrics: Arc<Metrics>,
     tell: impl Fn(f64) + Send + 'static,
 ) -> io::Result<Subscription> {
     let ended = Arc::new(AtomicBool::new(false));
-    let follower = Follower { upstream, key: key.into(), log, ended: Arc::clone(&ended), tell };
+    let follower = Follower { upstream, key: key.into(), log, metrics, ended: Arc::clone(&ended), tell };
     // Handshakes of TLS want some room; the default of 2 MiB for hundreds of idle threads is too much.
     thread::Builder::new().name("realtime".into()).stack_size(512 * 1024).spawn(move || follower.run())?;
     Ok(Subscription { ended })
@@ -48,6 +50,7 @@ struct Follower<F> {
     upstream: Arc<Upstream>,
     key: String,
     log: Log,
+    metrics: Arc<Metrics>,
     ended: Arc<AtomicBool>,
     tell: F,
 }
@@ -59,6 +62,7 @@ impl<F: Fn(f64)> Follower<F> {
         while !self.has_ended() {
             let started = Instant::now();
             let ended = self.follow(&mut told);
+            self.connected(false);
             // Upstream ends every stream after half a minute or so: no failure, and no time to lose.
             failures =
                 if started.elapsed() >= limits::STREAM_SETTLED { 0 } else { failures.saturating_add(1) };
@@ -82,6 +86,7 @@ impl<F: Fn(f64)> Follower<F> {
     /// One stream from its beginning to its end.
     fn follow(&self, told: &mut Option<PollError>) -> Result<(), PollError> {
         let mut stream = self.upstream.stream(&self.key)?;
+        self.connected(true);
         if told.take().is_some() {
             self.event(Level::Info, "realtime_recovered", &"events arrive again");
         }
@@ -101,6 +106,13 @@ impl<F: Fn(f64)> Follower<F> {
                     ),
                 ));
             }
+        }
+    }
+
+    fn connected(&self, is_connected: bool) {
+        // An environment that was forgotten meanwhile must not come back by its metrics.
+        if !self.has_ended() {
+            self.metrics.environment(&self.key, |environment| environment.realtime_connected = is_connected);
         }
     }
 

@@ -59,6 +59,7 @@ impl Supervisor {
         match result {
             Ok((config, upstream)) => self.adopt(config, upstream, is_asked),
             Err(mistakes) => {
+                self.records.metrics.supervisor.reloads_refused.add(1);
                 for mistake in &mistakes {
                     let fields: [(_, &dyn Display); 2] =
                         [("mistake", mistake), ("serving", &"with the old configuration")];
@@ -94,6 +95,7 @@ impl Supervisor {
         self.publish();
         let is_same = format!("{before:?}") == format!("{config:?}") && added + removed + changed == 0;
         if is_asked || !is_same {
+            self.records.metrics.supervisor.reloads.add(1);
             let fields: [(_, &dyn Display); 3] = [
                 ("environments_added", &added),
                 ("environments_removed", &removed),

@@ -242,6 +242,7 @@ fn shared_engine_cases_pass() {
         let case: Json = serde_json::from_str(&canonical).unwrap();
         let (program, _) = program::build(&context(&case["context"])).unwrap();
         let environment = Environment {
+            sizes: Sizes { name: "".into(), features: 0, segments: 0, identity_overrides: 0 },
             client_side_key: Box::default(),
             updated_at: None,
             allow_client_traits: true,

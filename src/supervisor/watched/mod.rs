@@ -381,6 +381,11 @@ impl Watched {
             environment.compile = compiled.took;
             environment.document_bytes = compiled.document.len() as u64;
             environment.refused_conditions = compiled.warnings.len() as u64;
+            let sizes = new.sizes();
+            environment.name = sizes.name.to_string();
+            environment.features = sizes.features as u64;
+            environment.segments = sizes.segments as u64;
+            environment.identity_overrides = sizes.identity_overrides as u64;
             if was_live && age.is_some() {
                 environment.propagation = age;
             }
