@@ -8,6 +8,7 @@ directory (the default is today's) it goes on where it was stopped. Ends with 1 
 import argparse
 import csv
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -438,6 +439,19 @@ def machine():
     return f"{slug}-{os.cpu_count()}cpu"
 
 
+def place(folder, binary):
+    """Today's folder if it is new or holds measurements of this very executable, else the next one."""
+    made_with = hashlib.sha256(binary.read_bytes()).hexdigest()
+    for candidate in [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 100))]:
+        note = candidate / "executable.sha256"
+        if not candidate.exists():
+            candidate.mkdir(parents=True)
+            note.write_text(made_with + "\n")
+        if note.exists() and note.read_text().strip() == made_with:
+            return candidate
+    sys.exit(f"{folder} and 98 more are taken: remove some")
+
+
 def about(bench):
     """README.md of the run: what ran, where, and how to run it again."""
     binary = bench.options.binary
@@ -471,9 +485,10 @@ def main():
     today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}-{machine()}"
     parser.add_argument("--minutes", type=float, default=14)
     parser.add_argument("--only", type=lambda text: text.split(","), default=[])
-    parser.add_argument("--out", type=Path, default=ROOT / "bench/runs" / today)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/edge-proxy")
     options = parser.parse_args()
+    options.out = options.out or place(ROOT / "bench/runs" / today, options.binary)
     if not shutil.which("wrk"):
         sys.exit("wrk is not installed (Debian: apt install wrk)")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

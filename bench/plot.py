@@ -61,7 +61,7 @@ def log_ticks(low, high):
 
 def linear_ticks(high):
     step = 10 ** math.floor(math.log10(high))
-    step = next(step * part for part in (0.1, 0.2, 0.5, 1) if high / (step * part) <= 8)
+    step = next(step * part for part in (0.2, 0.5, 1, 2) if high / (step * part) <= 8)
     return [step * number for number in range(int(high / step) + 1)]
 
 
