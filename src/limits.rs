@@ -157,6 +157,10 @@ pub const ANSWER_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// A flag's client form is stored beside its server form up to this size, bytes, so that flags that
 /// follow each other are copied at once; beyond, it is cut out of it.
 pub const CLIENT_COPY_BYTES_MAX: usize = 1024;
+/// Words of 64 segments in the lookup tables of one trait. Beyond: its conditions are tried one by one.
+pub const LOOKUP_WORDS_MAX: usize = 256 * 1024;
+/// Items of an IN condition that go into a lookup table. Beyond: it is asked by itself.
+pub const LOOKUP_ITEMS_MAX: usize = 100;
 /// Flags that wait for each other in a chain of conditions. Beyond: they count as in a cycle. Python
 /// fails at about 45.
 pub const FLAG_CHAIN_MAX: usize = 128;

@@ -12,10 +12,15 @@ use super::value::{Value, coerce};
 use super::values::Values;
 use super::{Identity, TraitValue};
 use crate::limits::{FLAG_CHAIN_MAX, FLAG_READS_MAX};
-use crate::snapshot::rule::{Children, Fact, FlagFacts, Node, Origin, PENDING, Program, Scalar};
+use crate::snapshot::rule::{
+    Children, Fact, Feature, FlagFacts, Node, Origin, PENDING, Program, Scalar, offset,
+};
 
 /// Set beside an output: the flag is in a cycle of flags (wire.md 5.12).
 pub const CYCLIC: u32 = 1 << 31;
+
+/// Walking a segment that is left costs about as much as this many candidates.
+const LEFT_SHARE: usize = 8;
 
 /// Answers of this request, kept without clearing: an entry counts if it carries the current epoch.
 #[derive(Debug, Default)]
@@ -50,6 +55,8 @@ pub struct Room {
     pub outputs: Vec<u32>,
     conditions: Memo,
     segments: Memo,
+    /// The segments that can match, as bits; empty if the lookups do not apply.
+    possible: Vec<u64>,
     epoch: u32,
     buffer: String,
     /// Used where conditions read flags: per feature the output once resolved, and whether it is in
@@ -88,6 +95,7 @@ pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>
         values: &room.values,
         conditions: &mut room.conditions,
         segments: &mut room.segments,
+        possible: &mut room.possible,
         epoch: room.epoch,
         buffer: &mut room.buffer,
         outputs: &mut room.outputs,
@@ -109,6 +117,7 @@ struct Run<'r> {
     values: &'r Values,
     conditions: &'r mut Memo,
     segments: &'r mut Memo,
+    possible: &'r mut Vec<u64>,
     epoch: u32,
     buffer: &'r mut String,
     outputs: &'r mut Vec<u32>,
@@ -123,26 +132,72 @@ impl<'r> Run<'r> {
     /// Each feature takes its first matching override.
     fn settle(&mut self) {
         let program = self.program;
+        let is_narrowed =
+            super::narrow::narrow(program, self.values, self.identity, self.buffer, self.possible);
+        if !is_narrowed {
+            self.possible.clear();
+        }
+        let can_match = !is_narrowed || self.possible.iter().any(|word| *word != 0);
         for index in &program.open_features {
             if self.outputs[*index as usize] != PENDING {
                 continue;
             }
             let feature = &program.features[*index as usize];
-            let winner = feature
-                .candidates
-                .of(&program.candidates)
-                .iter()
-                .find(|candidate| self.matches(candidate.segment))
-                .map_or(feature.state, |candidate| candidate.state);
-            self.outputs[*index as usize] = self.output(winner);
+            let winner = if can_match { self.winner(feature) } else { None };
+            self.outputs[*index as usize] = self.output(winner.unwrap_or(feature.state));
         }
     }
 
+    /// The best override whose segment matches.
+    fn winner(&mut self, feature: &Feature) -> Option<u32> {
+        let candidates = feature.candidates.of(&self.program.candidates);
+        if !feature.ranks.is_empty() && !self.possible.is_empty() {
+            let left =
+                self.possible.iter().zip(&feature.segments).map(|(a, b)| (a & b).count_ones()).sum::<u32>();
+            // Few segments are left of many: they are walked rather than the candidates.
+            if (left as usize) * LEFT_SHARE < candidates.len() {
+                return self.winner_of_left(feature);
+            }
+        }
+        let found = candidates.iter().find(|candidate| self.matches(candidate.segment));
+        found.map(|candidate| candidate.state)
+    }
+
+    fn winner_of_left(&mut self, feature: &Feature) -> Option<u32> {
+        let mut best = u32::MAX;
+        for word in 0..self.possible.len() {
+            let mut left = self.possible[word] & feature.segments[word];
+            while left != 0 {
+                let segment = offset(word) * 64 + left.trailing_zeros();
+                left &= left - 1;
+                let found = feature.ranks.binary_search_by_key(&segment, |(held, _)| *held);
+                let rank = found.map_or(u32::MAX, |index| feature.ranks[index].1);
+                if rank < best && self.matches(segment) {
+                    best = rank;
+                }
+            }
+        }
+        let candidates = feature.candidates.of(&self.program.candidates);
+        candidates.get(best as usize).map(|candidate| candidate.state)
+    }
+
+    #[inline]
     fn matches(&mut self, segment: u32) -> bool {
+        let compiled = self.program.segments[segment as usize];
+        let node = if self.possible.is_empty() {
+            compiled.rule
+        } else if self.possible[segment as usize / 64] >> (segment % 64) & 1 == 0 {
+            return false;
+        } else {
+            compiled.rest
+        };
+        if let Node::Constant(answer) = node {
+            return answer;
+        }
         if let Some(answer) = self.segments.of(segment, self.epoch) {
             return answer;
         }
-        let answer = self.node(self.program.segments[segment as usize].rule);
+        let answer = self.node(node);
         self.segments.put(segment, self.epoch, answer);
         answer
     }

@@ -3,8 +3,6 @@
 //! In: compiled tests and rules, values of this request. Out: true or false.
 //! Invariant: lazy as Python is where flags are read; a condition that occurs in several segments
 //! is asked at most once per request; nothing is allocated but for integers beyond `i64`.
-use std::cmp::Ordering;
-
 use super::percentage;
 use super::semver::Version;
 use super::value::{self, Integer, Value};
@@ -56,43 +54,32 @@ fn is_member(members: &Members, value: &Value<'_>, buffer: &mut String) -> bool 
 
 fn compare(comparison: Comparison, operand: &Operand, value: &Value<'_>) -> bool {
     match value {
-        Value::Bool(bool) => meets(comparison, Some(bool.cmp(&operand.bool))),
+        Value::Bool(bool) => comparison.meets(Some(bool.cmp(&operand.bool))),
         Value::Int(number) => match &operand.integer {
             None => false,
-            Some(Integer::Small(other)) => meets(comparison, Some(number.cmp(other))),
-            Some(other) => meets(comparison, Some(Integer::Small(*number).cmp(other))),
+            Some(Integer::Small(other)) => comparison.meets(Some(number.cmp(other))),
+            Some(other) => comparison.meets(Some(Integer::Small(*number).cmp(other))),
         },
         Value::Big(number) => operand.integer.as_ref().is_some_and(|other| {
             let order = match other {
                 Integer::Big(other) => number.cmp(other),
                 Integer::Small(other) => number.cmp(&num_bigint::BigInt::from(*other)),
             };
-            meets(comparison, Some(order))
+            comparison.meets(Some(order))
         }),
         // NaN has no order: only NOT_EQUAL holds for it.
         Value::Float(number) => {
-            operand.float.is_some_and(|other| meets(comparison, number.partial_cmp(&other)))
+            operand.float.is_some_and(|other| comparison.meets(number.partial_cmp(&other)))
         }
         Value::Text(text) => match &operand.text {
             // UTF-8 orders as code points do.
-            OperandText::Plain(other) => meets(comparison, Some((**text).cmp(&**other))),
+            OperandText::Plain(other) => comparison.meets(Some((**text).cmp(&**other))),
             OperandText::Version(other) => match (Version::parse(text), Version::parse(other)) {
-                (Some(version), Some(other)) => meets(comparison, Some(version.cmp(&other))),
+                (Some(version), Some(other)) => comparison.meets(Some(version.cmp(&other))),
                 _ => false,
             },
             OperandText::Never => false,
         },
         Value::Null | Value::Unreadable => false,
-    }
-}
-
-fn meets(comparison: Comparison, order: Option<Ordering>) -> bool {
-    match comparison {
-        Comparison::Equal => order == Some(Ordering::Equal),
-        Comparison::NotEqual => order != Some(Ordering::Equal),
-        Comparison::Greater => order == Some(Ordering::Greater),
-        Comparison::GreaterOrEqual => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
-        Comparison::Less => order == Some(Ordering::Less),
-        Comparison::LessOrEqual => matches!(order, Some(Ordering::Less | Ordering::Equal)),
     }
 }

@@ -34,6 +34,38 @@ impl<'a> Version<'a> {
     }
 }
 
+/// A version of ordinary numbers, ordered as versions are but for the order among pre-releases of one
+/// release: those compare as equal, below the release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Release {
+    numbers: [u64; 3],
+    /// False for a pre-release.
+    pub is_final: bool,
+}
+
+/// Reads a version as a [`Release`]; `None` if it is none or its numbers are beyond 64 bits.
+pub fn release(text: &str) -> Option<Release> {
+    // The common form without a look at each character class: `4.7.2`.
+    let mut numbers = [0_u64; 3];
+    let (mut part, mut digits) = (0, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'0'..=b'9' if digits < 18 && (digits == 0 || numbers[part] > 0) => {
+                numbers[part] = numbers[part] * 10 + u64::from(byte - b'0');
+                digits += 1;
+            }
+            b'.' if part < 2 && digits > 0 => (part, digits) = (part + 1, 0),
+            _ => return release_of(&Version::parse(text)?),
+        }
+    }
+    (part == 2 && digits > 0).then_some(Release { numbers, is_final: true })
+}
+
+fn release_of(version: &Version<'_>) -> Option<Release> {
+    let [major, minor, patch] = version.numbers.map(|number| number.parse().ok());
+    Some(Release { numbers: [major?, minor?, patch?], is_final: version.pre_release.is_none() })
+}
+
 fn split_at_char(text: &str, separator: char) -> (&str, Option<&str>) {
     text.split_once(separator).map_or((text, None), |(before, after)| (before, Some(after)))
 }

@@ -6,6 +6,7 @@
 pub mod compile;
 mod condition;
 pub mod document;
+pub mod lookup;
 mod output;
 mod program;
 mod raw;

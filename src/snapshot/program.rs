@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use hashbrown::{HashMap, HashSet};
 
 use super::document::{Document, FeatureState, IdentityOverride, Priority};
+use super::lookup;
 use super::output::{Outputs, Parts, Reason, weight_text};
 use super::raw::is_number;
 use super::rule::{
@@ -52,6 +53,9 @@ pub fn build(document: &Document<'_>) -> Result<(Program, Vec<Warning>), Compile
         });
     }
     let warnings = rules.finish(&mut program);
+    if !reads_flags {
+        lookup::build(&mut program);
+    }
     Ok((program, warnings))
 }
 
@@ -86,6 +90,9 @@ fn unique_segments(document: &Document<'_>) -> Vec<usize> {
     }
     unique
 }
+
+/// Features with more candidates than this find those that are left by their segments.
+const CANDIDATES_WALKED_MAX: usize = 32;
 
 /// An override on its way to its feature's list.
 struct Contender {
@@ -175,6 +182,8 @@ impl<'d, 'a> Builder<'d, 'a> {
                 name: (&*state.feature.name).into(),
                 state: offset(index),
                 candidates: Children::EMPTY,
+                segments: Box::default(),
+                ranks: Box::default(),
             });
         }
         let reasons: Vec<Reason<'_>> = features
@@ -210,7 +219,7 @@ impl<'d, 'a> Builder<'d, 'a> {
                 continue;
             }
             let number = offset(self.program.segments.len());
-            self.program.segments.push(Segment { rule: node });
+            self.program.segments.push(Segment { rule: node, rest: node });
             // In the order in which answers are written.
             overrides.sort_by_key(|(feature, _)| *feature);
             let (from, first_state) = (self.outputs.outputs.len(), self.program.states.len());
@@ -330,6 +339,14 @@ impl<'d, 'a> Builder<'d, 'a> {
                 to = from;
             }
             feature.candidates = Children { from, to };
+            if feature.candidates.len() > CANDIDATES_WALKED_MAX && !keeps_all {
+                feature.ranks = ranks(feature.candidates.of(&program.candidates));
+                let mut segments = vec![0_u64; program.segments.len().div_ceil(64)];
+                for (segment, _) in &feature.ranks {
+                    segments[*segment as usize / 64] |= 1 << (segment % 64);
+                }
+                feature.segments = segments.into_boxed_slice();
+            }
             let state = &program.states[feature.state as usize];
             let is_open = keeps_all || from < to || state.split.is_some();
             program.outputs_at_start.push(if is_open { PENDING } else { state.output });
@@ -342,18 +359,14 @@ impl<'d, 'a> Builder<'d, 'a> {
 
 /// Per feature its overriding segments in document order, each with its best candidate.
 fn segments_by_feature(program: &Program) -> Vec<Box<[(u32, u32)]>> {
-    program
-        .features
-        .iter()
-        .map(|feature| {
-            let mut segments: Vec<(u32, u32)> = Vec::new();
-            for (rank, candidate) in feature.candidates.of(&program.candidates).iter().enumerate() {
-                if !segments.iter().any(|(segment, _)| *segment == candidate.segment) {
-                    segments.push((candidate.segment, offset(rank)));
-                }
-            }
-            segments.sort_unstable();
-            segments.into_boxed_slice()
-        })
-        .collect()
+    program.features.iter().map(|feature| ranks(feature.candidates.of(&program.candidates))).collect()
+}
+
+/// The segments of a feature's candidates in document order, each with its best candidate.
+fn ranks(candidates: &[Candidate]) -> Box<[(u32, u32)]> {
+    let mut ranks: Vec<(u32, u32)> =
+        candidates.iter().enumerate().map(|(rank, candidate)| (candidate.segment, offset(rank))).collect();
+    ranks.sort_unstable();
+    ranks.dedup_by_key(|(segment, _)| *segment);
+    ranks.into_boxed_slice()
 }

@@ -3,8 +3,11 @@
 //! In: built by `compile` and `condition`, once per document. Out: read by `evaluate`, never changed.
 //! Invariant: whatever can be parsed, sorted, looked up or written ahead of time has been; indices
 //! here always point inside the tables of the same [`Program`].
+use std::cmp::Ordering;
+
 use hashbrown::{HashMap, HashSet, HashTable};
 
+use super::lookup::Lookups;
 use crate::evaluate::jsonpath::{FlagMember, Query, Tree};
 use crate::evaluate::pattern::Pattern;
 use crate::evaluate::value::Integer;
@@ -81,6 +84,20 @@ pub enum Comparison {
     LessOrEqual,
 }
 
+impl Comparison {
+    /// Whether it holds for values in that order; `None`: one of them is not a number.
+    pub fn meets(self, order: Option<Ordering>) -> bool {
+        match self {
+            Self::Equal => order == Some(Ordering::Equal),
+            Self::NotEqual => order != Some(Ordering::Equal),
+            Self::Greater => order == Some(Ordering::Greater),
+            Self::GreaterOrEqual => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
+            Self::Less => order == Some(Ordering::Less),
+            Self::LessOrEqual => matches!(order, Some(Ordering::Less | Ordering::Equal)),
+        }
+    }
+}
+
 /// A condition's value, read as each type that it may be compared with. `None`: the cast fails, so
 /// the comparison is false.
 #[derive(Debug)]
@@ -133,6 +150,8 @@ pub struct Children {
 pub struct Segment {
     /// Its rules.
     pub rule: Node,
+    /// What is left to ask once the lookups let it through.
+    pub rest: Node,
 }
 
 /// An override of a feature by a segment.
@@ -149,6 +168,9 @@ pub struct Feature {
     pub state: u32,
     /// Its overrides in [`Program::candidates`], best first: the first whose segment matches wins.
     pub candidates: Children,
+    /// If it has many candidates: their segments as bits, and each one's best candidate by segment.
+    pub segments: Box<[u64]>,
+    pub ranks: Box<[(u32, u32)]>,
 }
 
 /// The state of a feature: which output it gives.
@@ -209,6 +231,7 @@ pub struct Program {
     pub conditions: Vec<Condition>,
     pub children: Vec<Node>,
     pub segments: Vec<Segment>,
+    pub lookups: Lookups,
     /// How many conditions have a place in the memo.
     pub memo_count: u32,
     pub features: Vec<Feature>,

@@ -1,0 +1,88 @@
+//! Which segments can match at all, as bits.
+//!
+//! In: the values of a request and the tables of the program. Out: one bit per segment. Invariant:
+//! a segment whose bit is clear does not match; where a value is of a kind that the tables do not
+//! know, nothing is narrowed and every rule is asked whole.
+use super::Identity;
+use super::segment::holds;
+use super::semver::{Version, release};
+use super::value::Value;
+use super::values::Values;
+use crate::snapshot::lookup::{Lookup, Lookups};
+use crate::snapshot::rule::Program;
+
+/// Fills `possible`. False: the tables do not apply.
+pub fn narrow(
+    program: &Program,
+    values: &Values,
+    identity: Option<&Identity<'_>>,
+    buffer: &mut String,
+    possible: &mut Vec<u64>,
+) -> bool {
+    let lookups = &program.lookups;
+    possible.clear();
+    possible.resize(lookups.words, u64::MAX);
+    if let Some(last) = possible.last_mut().filter(|_| program.segments.len() % 64 > 0) {
+        *last = (1 << (program.segments.len() % 64)) - 1;
+    }
+    for lookup in &lookups.slots {
+        let Some(value) = values.of(lookup.slot, identity) else {
+            keep(possible, lookups.mask(lookup.unset));
+            continue;
+        };
+        if !look_up(lookups, lookup, &value, possible) {
+            return false;
+        }
+        if possible.iter().all(|word| *word == 0) {
+            return true;
+        }
+    }
+    for screen in &lookups.screens {
+        let needed_by = lookups.mask(screen.needed_by);
+        if possible.iter().zip(needed_by).all(|(left, needed)| left & needed == 0) {
+            continue;
+        }
+        let condition = &program.conditions[screen.condition as usize];
+        let answer = match values.of(condition.slot, identity) {
+            Some(value) => holds(&condition.test, &value, buffer),
+            None => condition.by_default,
+        };
+        if !answer {
+            possible.iter_mut().zip(needed_by).for_each(|(left, needed)| *left &= !needed);
+        }
+    }
+    true
+}
+
+/// False: the value is of a kind that the tables do not know.
+fn look_up(lookups: &Lookups, lookup: &Lookup, value: &Value<'_>, possible: &mut [u64]) -> bool {
+    let number = match value {
+        Value::Null => lookup.unset,
+        Value::Unreadable => lookup.unreadable,
+        Value::Bool(bool) => lookup.bools[usize::from(*bool)],
+        Value::Int(number) => lookup.integers.find(|operand| operand.cmp(number)),
+        Value::Float(number) if number.is_nan() => lookup.not_a_number,
+        // Neither is NaN, so they have an order; zero and minus zero are equal.
+        Value::Float(number) => {
+            lookup.floats.find(|operand| operand.partial_cmp(number).unwrap_or(std::cmp::Ordering::Equal))
+        }
+        Value::Text(text) => {
+            if let Some(versions) = &lookup.versions {
+                let number = match release(text) {
+                    Some(release) => versions.ranges.find(|operand| operand.cmp(&release)),
+                    None if Version::parse(text).is_some() => return false,
+                    None => versions.invalid,
+                };
+                keep(possible, lookups.mask(number));
+            }
+            lookup.texts.find(|operand| (**operand).cmp(text))
+        }
+        Value::Big(_) => return false,
+    };
+    keep(possible, lookups.mask(number));
+    true
+}
+
+fn keep(possible: &mut [u64], mask: &[u64]) {
+    possible.iter_mut().zip(mask).for_each(|(left, mask)| *left &= mask);
+}
