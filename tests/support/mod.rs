@@ -10,6 +10,8 @@ pub mod fixture;
 pub mod proxy;
 pub mod python;
 pub mod scratch;
+pub mod shim;
+pub mod tls;
 pub mod upstream;
 
 use std::time::{Duration, Instant};
@@ -17,6 +19,7 @@ use std::time::{Duration, Instant};
 pub use client::{Answer, Client, get, post, request};
 pub use proxy::{Proxy, Start};
 pub use scratch::{Port, Scratch};
+pub use shim::Shim;
 pub use upstream::{Delivery, Recorded, Reply, Upstream};
 
 /// How long anything may take before a test fails. Long, because a CI machine may be busy.

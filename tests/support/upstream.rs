@@ -12,6 +12,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Port;
+
 /// One request as it came.
 #[derive(Clone, Debug)]
 pub struct Recorded {
@@ -157,44 +161,60 @@ impl Shared {
 
 /// The server. Dropping it closes everything.
 pub struct Upstream {
-    address: SocketAddr,
+    /// Keeps the number while the server refuses connections.
+    port: Port,
     shared: Arc<Shared>,
-    acceptor: Option<thread::JoinHandle<()>>,
+    acceptor: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl Upstream {
     /// Starts on a free port; answers 404 until told otherwise.
     pub fn start() -> Self {
-        Self::start_at("127.0.0.1:0")
+        let upstream = Self::refusing();
+        upstream.listen();
+        upstream
     }
 
-    /// Starts on a given address, such as that of one stopped before.
-    pub fn start_at(address: &str) -> Self {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let listener = loop {
-            match TcpListener::bind(address) {
-                Ok(listener) => break listener,
-                Err(error) => assert!(Instant::now() < deadline, "bind {address}: {error}"),
-            }
-            thread::yield_now();
-        };
-        let address = listener.local_addr().expect("bound");
+    /// Has a port, and refuses connections until `listen`.
+    pub fn refusing() -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
-            stopped: AtomicBool::new(false),
+            stopped: AtomicBool::new(true),
         });
-        let acceptor = Some(accept(listener, Arc::clone(&shared)));
-        Self { address, shared, acceptor }
+        Self { port: Port::free(), shared, acceptor: Mutex::new(None) }
+    }
+
+    /// Takes connections from now on.
+    pub fn listen(&self) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+        socket.set_reuse_port(true).expect("SO_REUSEPORT");
+        socket.set_reuse_address(true).expect("SO_REUSEADDR");
+        socket.bind(&self.address().into()).expect("our own port");
+        socket.listen(1024).expect("listen");
+        self.shared.stopped.store(false, Ordering::SeqCst);
+        *self.acceptor.lock().expect("not poisoned") = Some(accept(socket.into(), Arc::clone(&self.shared)));
+    }
+
+    /// Closes everything and refuses connections until `listen`. What was recorded stays.
+    pub fn refuse(&self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        self.close_connections();
+        // Accept returns for this connection and sees that it is over.
+        let _ = TcpStream::connect(self.address());
+        if let Some(acceptor) = self.acceptor.lock().expect("not poisoned").take() {
+            let _ = acceptor.join();
+        }
+        self.close_connections();
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     /// `http://127.0.0.1:PORT`, without a slash.
     pub fn origin(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.address())
     }
 
     /// What a proxy has as `api_url`.
@@ -306,14 +326,7 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::SeqCst);
-        self.close_connections();
-        // Accept returns for this connection and sees that it is over.
-        let _ = TcpStream::connect(self.address);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
-        self.close_connections();
+        self.refuse();
     }
 }
 

@@ -1,0 +1,42 @@
+/* Preloaded into the proxy by tests that bend the world around it: the wall clock and the resolver.
+ * EDGE_SHIM names a directory; a file `clock` in it holds seconds to add to the wall clock, and while
+ * a file `dns_down` is there no name resolves. The monotonic clock is left alone. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+static int path(char *buffer, size_t size, const char *name) {
+    const char *folder = getenv("EDGE_SHIM");
+    if (!folder) return 0;
+    snprintf(buffer, size, "%s/%s", folder, name);
+    return 1;
+}
+
+int clock_gettime(clockid_t id, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(id, now);
+    char name[512];
+    if (result == 0 && id == CLOCK_REALTIME && path(name, sizeof name, "clock")) {
+        FILE *file = fopen(name, "r");
+        long offset = 0;
+        if (file) {
+            if (fscanf(file, "%ld", &offset) == 1) now->tv_sec += offset;
+            fclose(file);
+        }
+    }
+    return result;
+}
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+    static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    if (!real)
+        real = (int (*)(const char *, const char *, const struct addrinfo *, struct addrinfo **))dlsym(RTLD_NEXT, "getaddrinfo");
+    char name[512];
+    if (path(name, sizeof name, "dns_down") && access(name, F_OK) == 0) return EAI_NONAME;
+    return real(node, service, hints, found);
+}
