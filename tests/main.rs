@@ -8,6 +8,8 @@ mod support;
 
 /// Random documents and requests: the engine answers as the model does.
 mod differential;
+/// Upstream fails in every way: what is served then, and how soon it is over.
+mod faults;
 /// The harness itself: a client that misreads answers would make every other test worthless.
 mod harness;
 /// OpenFeature's Remote Evaluation Protocol.

@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports)] // Every module uses a part of it.
 
 pub mod client;
+pub mod document;
 pub mod fixture;
 pub mod proxy;
 pub mod python;

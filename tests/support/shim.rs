@@ -18,7 +18,12 @@ impl Shim {
         let scratch = Scratch::new();
         let library = scratch.path().join("shim.so");
         let source = fixture::root().join("tests/support/shim.c");
-        let status = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+        let status = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(&library)
+            .arg(source)
+            .arg("-ldl")
+            .status();
         assert!(status.expect("cc is there").success(), "the shim compiles");
         Self { scratch, library }
     }

@@ -196,6 +196,13 @@ impl Upstream {
         *self.acceptor.lock().expect("not poisoned") = Some(accept(socket.into(), Arc::clone(&self.shared)));
     }
 
+    /// As `listen`, unless it does.
+    pub fn listen_if_not(&self) {
+        if self.shared.stopped.load(Ordering::SeqCst) {
+            self.listen();
+        }
+    }
+
     /// Closes everything and refuses connections until `listen`. What was recorded stays.
     pub fn refuse(&self) {
         self.shared.stopped.store(true, Ordering::SeqCst);

@@ -1,0 +1,517 @@
+//! The fault table: upstream fails in every way we could think of.
+//!
+//! Each row is a test. During the fault the answers are those of before, byte for byte; the process lives;
+//! the log says once what is wrong; after the fault's end a new document arrives within one step of
+//! back-off. `make faults` prints what was seen, row by row.
+use std::time::{Duration, Instant};
+
+use crate::support::document::{CLIENT_KEY, SERVER_KEY, document, override_of, value};
+use crate::support::tls::{Authority, TlsFront};
+use crate::support::{Delivery, Proxy, Reply, Shim, Start, Upstream, eventually};
+
+const INTERVAL: Duration = Duration::from_millis(200);
+const TIMEOUT: Duration = Duration::from_millis(500);
+/// What a loaded machine may add to a wait.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// One row.
+struct Row {
+    name: &'static str,
+    upstream: Upstream,
+    proxy: Proxy,
+    before: Vec<Vec<u8>>,
+}
+
+/// What is asked before, during and after; heads without their date.
+fn answers(proxy: &Proxy) -> Vec<Vec<u8>> {
+    let identity = r#"{"identifier": "vip", "traits": [{"trait_key": "age", "trait_value": 20}]}"#;
+    [
+        proxy.get("/api/v1/flags/", CLIENT_KEY),
+        proxy.get("/api/v1/flags/?feature=version", SERVER_KEY),
+        proxy.post("/api/v1/identities/", CLIENT_KEY, identity),
+        proxy.get("/api/v1/environment-document/", SERVER_KEY),
+    ]
+    .into_iter()
+    .map(|answer| {
+        let mut bytes = answer.status.to_string().into_bytes();
+        for (name, value) in answer.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("date")) {
+            bytes.extend_from_slice(format!("\n{name}: {value}").as_bytes());
+        }
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&answer.body);
+        bytes
+    })
+    .collect()
+}
+
+/// The value of feature `version`, or the status.
+fn version(proxy: &Proxy) -> Result<u64, u16> {
+    let answer = proxy.get("/api/v1/flags/?feature=version", CLIENT_KEY);
+    if answer.status != 200 {
+        return Err(answer.status);
+    }
+    Ok(answer.json()["feature_state_value"].as_u64().expect("a number"))
+}
+
+fn serve(api_url: &str) -> Start {
+    Start::serve()
+        .environment(CLIENT_KEY, SERVER_KEY)
+        .set("api_url", api_url)
+        .set("api_poll_frequency_seconds", INTERVAL.as_secs_f64())
+        .set("api_poll_timeout_seconds", TIMEOUT.as_secs_f64())
+        // Every poll is unconditional, so that each meets the fault.
+        .set("api_full_refresh_seconds", 0.01)
+}
+
+impl Row {
+    /// Upstream is well and its document is served.
+    fn well(name: &'static str) -> Self {
+        let upstream = Upstream::start();
+        upstream.document(SERVER_KEY, document(1));
+        let proxy = serve(&upstream.api_url()).ready();
+        Self::with(name, upstream, proxy)
+    }
+
+    fn with(name: &'static str, upstream: Upstream, proxy: Proxy) -> Self {
+        assert_eq!(version(&proxy), Ok(1));
+        let before = answers(&proxy);
+        Self { name, upstream, proxy, before }
+    }
+
+    /// Waits for the log's line about the fault, and a while more; then all must be as before.
+    fn during(&self) -> String {
+        let line = self.proxy.wait_for_log("environment_poll_failed");
+        // Two more polls, if they reach us at all.
+        let until = Instant::now() + INTERVAL * 4;
+        while Instant::now() < until {
+            assert_eq!(answers(&self.proxy), self.before, "{}: the answers during the fault", self.name);
+        }
+        assert_eq!(self.proxy.get("/proxy/health/liveness", "").status, 200);
+        let state = self.proxy.get("/proxy/health", "").json()["environments"][0]["last_error"].clone();
+        assert!(state.is_string(), "{}: health tells the error, not {state}", self.name);
+        line
+    }
+
+    /// The fault is over: a new document must arrive in time, and the log must have been short.
+    fn after(self, line: &str) {
+        let failures = self.proxy.log().matches("environment_poll_failed").count();
+        assert_eq!(failures, 1, "{}: one line per change of state\n{}", self.name, self.proxy.log());
+        let started = Instant::now();
+        self.upstream.clear();
+        self.upstream.document(SERVER_KEY, document(2));
+        self.upstream.listen_if_not();
+        self.recovers(line, started);
+    }
+
+    fn recovers(self, line: &str, started: Instant) {
+        eventually("the new document is served", || (version(&self.proxy) == Ok(2)).then_some(()));
+        let took = started.elapsed();
+        self.proxy.wait_for_log("environment_recovered");
+        // The fault lasted about a second: at most three polls failed, so a step is at most eight intervals.
+        let most = INTERVAL * 8 + TIMEOUT + SLACK;
+        assert!(took < most, "{}: recovered after {took:?}, more than {most:?}", self.name);
+        let said = line.split("error=").nth(1).unwrap_or(line);
+        let said: String = said.chars().take(96).collect();
+        println!(
+            "fault | {:<34} | served version 1, byte for byte | version 2 after {:>4} ms | {said}",
+            self.name,
+            took.as_millis()
+        );
+    }
+
+    /// The whole row for a fault that is an answer.
+    fn answered(name: &'static str, reply: Reply) {
+        let row = Self::well(name);
+        row.upstream.on_key(SERVER_KEY, reply);
+        let line = row.during();
+        row.after(&line);
+    }
+}
+
+// --- connections ---
+
+#[test]
+fn connection_refused() {
+    let row = Row::well("connection refused");
+    row.upstream.refuse();
+    let line = row.during();
+    assert!(line.contains("connection refused"), "{line}");
+    row.after(&line);
+}
+
+#[test]
+fn reset_in_the_body() {
+    Row::answered("reset in the body", Reply::json(document(9)).delivered(Delivery::ResetAfter(100)));
+}
+
+#[test]
+fn end_in_the_body() {
+    Row::answered("end in the body", Reply::json(document(9)).delivered(Delivery::EndAfter(100)));
+}
+
+#[test]
+fn no_answer_of_http() {
+    Row::answered("no answer of HTTP", Reply::json("SSH-2.0-OpenSSH_9.6\r\n").delivered(Delivery::Raw));
+}
+
+#[test]
+fn dns_failure() {
+    let shim = Shim::new();
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    let api_url = format!("http://localhost:{}/api/v1/", upstream.address().port());
+    let proxy = shim.preload(serve(&api_url)).ready();
+    let row = Row::with("DNS failure", upstream, proxy);
+    shim.dns_is_down(true);
+    // A connection that is kept needs no name.
+    row.upstream.close_connections();
+    let line = row.during();
+    assert!(line.contains("does not resolve"), "{line}");
+    shim.dns_is_down(false);
+    row.after(&line);
+}
+
+#[test]
+fn tls_refused() {
+    let (ours, other) = (Authority::new(), Authority::new());
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    let front = TlsFront::start(upstream.address(), &ours.issue("127.0.0.1"), None);
+    let start = serve(&front.api_url());
+    let ca_file = start.scratch().write("ca.pem", ours.pem());
+    let proxy = start.set("api_ca_file", ca_file.to_str().expect("a plain path")).ready();
+    let row = Row::with("TLS refused (unknown authority)", upstream, proxy);
+    front.show(&other.issue("127.0.0.1"));
+    let line = row.during();
+    assert!(line.contains("TLS failed"), "{line}");
+    front.show(&ours.issue("127.0.0.1"));
+    row.after(&line);
+}
+
+#[test]
+fn hang_before_the_head() {
+    Row::answered("hang before the head", Reply::json(document(9)).delivered(Delivery::HangBeforeHead));
+}
+
+#[test]
+fn hang_in_the_body() {
+    Row::answered("hang in the body", Reply::json(document(9)).delivered(Delivery::HangAfter(100)));
+}
+
+#[test]
+fn slow_drip() {
+    let drip = Delivery::Drip(1, Duration::from_millis(100));
+    Row::answered("slow drip in the body", Reply::json(document(9)).delivered(drip));
+}
+
+// --- redirects ---
+
+#[test]
+fn redirect_to_the_same_origin_is_followed() {
+    for status in [301, 302, 303, 307, 308] {
+        let row = Row::well("redirect to the same origin");
+        row.upstream.clear();
+        let moved = Reply::json(document(2));
+        row.upstream.rule(move |request| {
+            (request.path() == "/moved" && request.key() == SERVER_KEY).then(|| moved.clone())
+        });
+        row.upstream.on("/api/v1/environment-document/", Reply::redirect(status, "/moved"));
+        eventually("the moved document is served", || (version(&row.proxy) == Ok(2)).then_some(()));
+    }
+    println!("fault | {:<34} | followed, version 2 served |", "301/302/303/307/308 same origin");
+}
+
+#[test]
+fn redirect_to_another_origin_never_carries_the_key() {
+    for status in [301, 307, 308] {
+        let row = Row::well("301/307/308 other origin");
+        let other = Upstream::start();
+        other.rule(|request| Some(Reply::new(if request.key().is_empty() { 403 } else { 200 }, document(9))));
+        let target = format!("{}/stolen", other.origin());
+        row.upstream.on_key(SERVER_KEY, Reply::redirect(status, &target));
+        let line = row.during();
+        assert!(line.contains("not sent to another origin"), "{line}");
+        assert!(other.requests().iter().all(|request| request.key().is_empty()), "the key left its origin");
+        assert!(!other.requests().is_empty());
+        row.after(&line);
+    }
+}
+
+#[test]
+fn redirect_loop() {
+    Row::answered("redirect to itself", Reply::redirect(302, "/api/v1/environment-document/"));
+}
+
+#[test]
+fn redirect_to_nowhere() {
+    Row::answered("redirect to no address", Reply::redirect(302, "ftp://example.com/"));
+}
+
+// --- statuses ---
+
+#[test]
+fn not_modified_with_nothing_held() {
+    let upstream = Upstream::start();
+    upstream.on_key(SERVER_KEY, Reply::new(304, ""));
+    let proxy = serve(&upstream.api_url()).start();
+    let line = proxy.wait_for_log("environment_poll_failed");
+    assert_eq!(version(&proxy), Err(502), "nothing is held, and that is not the caller's fault");
+    assert_eq!(proxy.get("/proxy/health/readiness", "").status, 503);
+    upstream.clear();
+    upstream.document(SERVER_KEY, document(2));
+    let started = Instant::now();
+    let row = Row { name: "304 with nothing held", upstream, proxy, before: Vec::new() };
+    row.recovers(&line, started);
+}
+
+#[test]
+fn unauthorized() {
+    Row::answered("401", Reply::new(401, r#"{"detail":"no"}"#));
+}
+
+#[test]
+fn forbidden_names_the_environment_and_likely_causes() {
+    let row = Row::well("403");
+    row.upstream.on_key(SERVER_KEY, Reply::new(403, r#"{"detail":"Invalid or missing Environment Key"}"#));
+    let line = row.during();
+    for part in [CLIENT_KEY, "`ser.`", "api_url", "rotated"] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    assert!(!line.contains(SERVER_KEY), "a secret is in {line}");
+    row.after(&line);
+}
+
+#[test]
+fn not_found() {
+    Row::answered("404", Reply::new(404, "<h1>Not Found</h1>"));
+}
+
+#[test]
+fn too_many_requests_and_when_to_come_back() {
+    let row = Row::well("429 with Retry-After: 2");
+    row.upstream.on_key(SERVER_KEY, Reply::new(429, "").with("retry-after", "2"));
+    let line = row.during();
+    let polls = row.upstream.polls();
+    let told = Instant::now();
+    row.upstream.clear();
+    row.upstream.document(SERVER_KEY, document(2));
+    row.upstream.wait("the next poll", |requests| requests.len() > polls);
+    let waited = row.upstream.requests()[polls].at - row.upstream.requests()[polls - 1].at;
+    assert!(waited >= Duration::from_secs(2), "upstream asked for 2 s and got {waited:?}");
+    row.recovers(&line, told);
+}
+
+#[test]
+fn internal_error() {
+    Row::answered("500", Reply::new(500, "Internal Server Error"));
+}
+
+#[test]
+fn bad_gateway() {
+    Row::answered("502", Reply::new(502, "<html>Bad Gateway</html>"));
+}
+
+// --- bodies ---
+
+#[test]
+fn empty_body() {
+    Row::answered("200, empty body", Reply::json(""));
+}
+
+#[test]
+fn html() {
+    Row::answered("200, HTML", Reply::json("<!doctype html><title>Sign in to the Wi-Fi</title>"));
+}
+
+#[test]
+fn truncated_json() {
+    let whole = document(9);
+    Row::answered("200, truncated JSON", Reply::json(&whole[..whole.len() - 2]));
+}
+
+#[test]
+fn truncated_gzip() {
+    let mut reply = Reply::json(document(9)).gzip();
+    reply.body = reply.body[..reply.body.len() / 2].into();
+    Row::answered("200, truncated gzip", reply);
+}
+
+#[test]
+fn gzip_bomb() {
+    // 64 MiB of blanks in 64 KiB; the bound is set to 16 MiB.
+    let bomb = Reply::json(" ".repeat(64 << 20)).gzip();
+    assert!(bomb.body.len() < 100 << 10);
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    let proxy = serve(&upstream.api_url()).set("api_document_bytes_max", 16 << 20).ready();
+    let row = Row::with("200, gzip bomb", upstream, proxy);
+    row.upstream.on_key(SERVER_KEY, bomb);
+    let line = row.during();
+    assert!(line.contains("api_document_bytes_max"), "{line}");
+    row.after(&line);
+}
+
+#[test]
+fn larger_than_allowed() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    let proxy = serve(&upstream.api_url()).set("api_document_bytes_max", 1 << 20).ready();
+    let row = Row::with("200, 2 MiB where 1 MiB is allowed", upstream, proxy);
+    row.upstream.on_key(SERVER_KEY, Reply::json(" ".repeat(2 << 20)));
+    let line = row.during();
+    row.after(&line);
+}
+
+#[test]
+fn array() {
+    Row::answered("200, array", Reply::json("[]"));
+}
+
+#[test]
+fn null() {
+    Row::answered("200, null", Reply::json("null"));
+}
+
+#[test]
+fn empty_object() {
+    Row::answered("200, {}", Reply::json("{}"));
+}
+
+#[test]
+fn wrong_types_in_each_required_member() {
+    let row = Row::well("200, wrong types");
+    let mut changed = 0;
+    for pointer in [
+        "/api_key",
+        "/project",
+        "/project/segments",
+        "/project/segments/0/rules",
+        "/project/segments/0/rules/0/type",
+        "/feature_states",
+        "/feature_states/0",
+        "/feature_states/0/feature",
+        "/feature_states/0/feature/id",
+        "/feature_states/0/feature/name",
+        "/feature_states/0/enabled",
+        "/identity_overrides/0/identifier",
+    ] {
+        let mut document = value(9);
+        *document.pointer_mut(pointer).expect("it is there") = serde_json::json!(3.5);
+        row.upstream.on_key(SERVER_KEY, Reply::json(document.to_string()));
+        let polls = row.upstream.polls();
+        row.upstream.wait("two polls", |requests| requests.len() >= polls + 1);
+        changed += 1;
+        assert_eq!(answers(&row.proxy), row.before, "3.5 at {pointer}");
+        // Back to health in between, or the back-off grows with each.
+        row.upstream.document(SERVER_KEY, document_one());
+        let polls = row.upstream.polls();
+        row.upstream.wait("a poll", |requests| requests.len() > polls + 1);
+        let log = row.proxy.log();
+        let lines = log.matches("environment_poll_failed").count();
+        assert_eq!(lines, changed, "3.5 at {pointer} was taken for a document\n{log}");
+        let line = log.lines().rfind(|line| line.contains("environment_poll_failed")).unwrap_or_default();
+        let path = pointer.rsplit('/').next().unwrap_or_default();
+        assert!(
+            line.contains('$') && (line.contains(path) || path.parse::<u8>().is_ok()),
+            "{pointer}: {line}"
+        );
+    }
+    println!(
+        "fault | {:<34} | served version 1, byte for byte | each of {changed} refused with its JSON path |",
+        row.name
+    );
+}
+
+fn document_one() -> String {
+    document(1)
+}
+
+#[test]
+fn nesting_a_million_deep() {
+    for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+        let deep = format!(r#"{{"feature_states": {}1{}}}"#, open.repeat(1_000_000), close.repeat(1_000_000));
+        Row::answered("200, nesting 1,000,000 deep", Reply::json(deep));
+    }
+}
+
+#[test]
+fn duplicate_members_count_as_in_python() {
+    let row = Row::well("200, duplicate members");
+    // The last one of a name counts; a document of that kind is a document.
+    let doubled = document(2).replacen('{', r#"{"feature_states": 5, "#, 1);
+    row.upstream.on_key(SERVER_KEY, Reply::json(doubled));
+    eventually("the document is served", || (version(&row.proxy) == Ok(2)).then_some(()));
+    println!("fault | {:<34} | last member counts, version 2 served |", row.name);
+}
+
+// --- pages ---
+
+fn first_page(link: &str) -> Reply {
+    Reply::json(document(9)).with("link", &format!("<{link}>; rel=\"next\""))
+}
+
+#[test]
+fn page_loop() {
+    Row::answered("page loop", first_page("/api/v1/environment-document/?page_id=1"));
+}
+
+#[test]
+fn page_at_another_origin() {
+    let other = Upstream::start();
+    let link = format!("{}/api/v1/environment-document/?page_id=1", other.origin());
+    Row::answered("page at another origin", first_page(&link));
+    assert!(other.requests().is_empty(), "the key may have left its origin");
+}
+
+#[test]
+fn page_that_fails() {
+    let row = Row::well("500 on page 2");
+    row.upstream.rule(|request| {
+        if request.target.contains("page_id") {
+            return Some(Reply::new(500, ""));
+        }
+        (request.key() == SERVER_KEY).then(|| first_page("?page_id=1"))
+    });
+    let line = row.during();
+    row.after(&line);
+}
+
+#[test]
+fn page_that_is_broken() {
+    let row = Row::well("broken page 2");
+    row.upstream.rule(|request| {
+        if request.target.contains("page_id") {
+            let page = serde_json::json!({"identity_overrides": [override_of("a", 1)]}).to_string();
+            return Some(Reply::json(&page[..page.len() - 3]));
+        }
+        (request.key() == SERVER_KEY).then(|| first_page("?page_id=1"))
+    });
+    let line = row.during();
+    row.after(&line);
+}
+
+// --- time ---
+
+#[test]
+fn clock_jumps() {
+    let shim = Shim::new();
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    let proxy = shim.preload(serve(&upstream.api_url())).ready();
+    let row = Row::with("clock jumps", upstream, proxy);
+    for (jump, next) in [(86_400 * 365, 2), (-86_400 * 365, 3), (0, 4)] {
+        shim.jump(jump);
+        row.upstream.wait_poll();
+        row.upstream.document(SERVER_KEY, document(next));
+        let started = Instant::now();
+        eventually("the new document is served", || {
+            (version(&row.proxy) == Ok(u64::from(next))).then_some(())
+        });
+        assert!(started.elapsed() < INTERVAL * 3 + SLACK, "polling went on after {jump} s");
+        eventually("readiness is green", || {
+            (row.proxy.get("/proxy/health/readiness", "").status == 200).then_some(())
+        });
+    }
+    assert_eq!(row.proxy.log().matches("environment_poll_failed").count(), 0);
+    println!("fault | {:<34} | polling and readiness go on, forwards and backwards |", row.name);
+}
