@@ -53,6 +53,14 @@ tests/sdk/node_modules/.package-lock.json: tests/sdk/package.json tests/sdk/pack
 	scripts/venv tests tests/requirements.txt
 	@touch $@
 
+# --- upstream ---
+
+.PHONY: faults
+faults: ## Prints the fault table: what was served during each fault of upstream, and how soon after
+	@$(CARGO) test --locked --test integration faults:: -- --nocapture --test-threads 4 2>&1 | tee target/faults.txt \
+		| sed -n 's/^.*fault | //p' | LC_ALL=C sort
+	@grep -E '^test result' target/faults.txt && ! grep -q FAILED target/faults.txt
+
 # --- measure ---
 
 BENCH_MINUTES ?= 14

@@ -133,6 +133,8 @@ pub const CONFIG_POLL: Duration = Duration::from_secs(1);
 pub const USAGE_ROWS_MAX: usize = 1000;
 /// How long the last counts are posted when the process ends, before the rest is left to the disk.
 pub const LAST_POST_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest JSON path that the log shows, characters; of a longer one the middle is left out.
+pub const PATH_CHARS_MAX: usize = 160;
 /// Longest time that a success alone, without a new document, waits to be published. Health reads it.
 pub const FRESHNESS_DELAY_MAX: Duration = Duration::from_millis(200);
 /// Access records among them. Beyond: dropped and counted, so that events always find room.

@@ -386,7 +386,6 @@ fn wrong_types_in_each_required_member() {
         "/project",
         "/project/segments",
         "/project/segments/0/rules",
-        "/project/segments/0/rules/0/type",
         "/feature_states",
         "/feature_states/0",
         "/feature_states/0/feature",
@@ -396,19 +395,20 @@ fn wrong_types_in_each_required_member() {
         "/identity_overrides/0/identifier",
     ] {
         let mut document = value(9);
-        *document.pointer_mut(pointer).expect("it is there") = serde_json::json!(3.5);
+        let member = document.pointer_mut(pointer).expect("it is there");
+        *member = if member.is_object() { serde_json::json!(3.5) } else { serde_json::json!({}) };
         row.upstream.on_key(SERVER_KEY, Reply::json(document.to_string()));
         let polls = row.upstream.polls();
-        row.upstream.wait("two polls", |requests| requests.len() >= polls + 1);
+        row.upstream.wait("a poll", |requests| requests.len() > polls);
         changed += 1;
-        assert_eq!(answers(&row.proxy), row.before, "3.5 at {pointer}");
+        assert_eq!(answers(&row.proxy), row.before, "a wrong type at {pointer}");
         // Back to health in between, or the back-off grows with each.
         row.upstream.document(SERVER_KEY, document_one());
         let polls = row.upstream.polls();
         row.upstream.wait("a poll", |requests| requests.len() > polls + 1);
         let log = row.proxy.log();
         let lines = log.matches("environment_poll_failed").count();
-        assert_eq!(lines, changed, "3.5 at {pointer} was taken for a document\n{log}");
+        assert_eq!(lines, changed, "a wrong type at {pointer} was taken for a document\n{log}");
         let line = log.lines().rfind(|line| line.contains("environment_poll_failed")).unwrap_or_default();
         let path = pointer.rsplit('/').next().unwrap_or_default();
         assert!(

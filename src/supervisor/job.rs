@@ -140,9 +140,21 @@ fn run(job: Job, seen: &mut Option<Stamp>, turn: &Turn) -> Result<Option<Compile
 /// The document is not one; the message names the place.
 pub fn compile(document: &[u8]) -> Result<(Environment, Vec<Warning>), PollError> {
     Environment::compile(document).map_err(|error| {
-        let message = format!("not an environment document: {}: {}", error.path, error.message);
+        let path = shorten(&error.path);
+        let message = format!("not an environment document: {path}: {}", error.message);
         PollError::new(PollErrorKind::Document, message)
     })
+}
+
+/// A path from the depths of a hostile document would fill the log.
+fn shorten(path: &str) -> std::borrow::Cow<'_, str> {
+    let count = path.chars().count();
+    if count <= limits::PATH_CHARS_MAX {
+        return path.into();
+    }
+    let head: String = path.chars().take(limits::PATH_CHARS_MAX / 2).collect();
+    let tail: String = path.chars().skip(count - limits::PATH_CHARS_MAX / 2).collect();
+    format!("{head} ... {tail}").into()
 }
 
 fn fetched(document: Vec<u8>) -> Fetched {

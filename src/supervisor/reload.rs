@@ -70,6 +70,11 @@ impl Supervisor {
     }
 
     fn adopt(&mut self, config: Config, upstream: Upstream, is_asked: bool) {
+        let is_same = is_same_config(&self.config, &config);
+        if is_same && !is_asked {
+            // The file was touched, or written just before we started.
+            return;
+        }
         let before = std::mem::replace(&mut self.config, Arc::new(config));
         let config = Arc::clone(&self.config);
         let now = Instant::now();
@@ -93,16 +98,13 @@ impl Supervisor {
         self.records.log.set_level(config.logging.log_level);
         self.command(Message::Configure(Arc::clone(&config)));
         self.publish();
-        let is_same = format!("{before:?}") == format!("{config:?}") && added + removed + changed == 0;
-        if is_asked || !is_same {
-            self.records.metrics.supervisor.reloads.add(1);
-            let fields: [(_, &dyn Display); 3] = [
-                ("environments_added", &added),
-                ("environments_removed", &removed),
-                ("environments_changed", &changed),
-            ];
-            self.records.log.event(Level::Info, "configuration_reloaded", &fields);
-        }
+        self.records.metrics.supervisor.reloads.add(1);
+        let fields: [(_, &dyn Display); 3] = [
+            ("environments_added", &added),
+            ("environments_removed", &removed),
+            ("environments_changed", &changed),
+        ];
+        self.records.log.event(Level::Info, "configuration_reloaded", &fields);
         let fixed = needs_restart(&before, &config);
         if !fixed.is_empty() {
             let fields: [(_, &dyn Display); 1] = [("settings", &fixed.join(", "))];
@@ -144,6 +146,13 @@ impl Supervisor {
 fn is_same(one: &EnvironmentConfig, other: &EnvironmentConfig) -> bool {
     one.client_side_key == other.client_side_key
         && (!one.client_side_key.is_empty() || one.document_path == other.document_path)
+}
+
+/// `Debug` shows all of it but the secrets, which are compared apart.
+fn is_same_config(one: &Config, other: &Config) -> bool {
+    one.environments == other.environments
+        && one.proxy_key == other.proxy_key
+        && format!("{one:?}") == format!("{other:?}")
 }
 
 /// Settings that differ and are read only at start.

@@ -174,9 +174,11 @@ impl Outbox {
     }
 }
 
+type Rows = Vec<(Evaluation, u64)>;
+
 /// One parcel for each environment, set of labels and version of the endpoint.
 fn pack_evaluations(counts: &mut Counts, is_free: impl Fn(&str) -> bool) -> Vec<Parcel> {
-    let mut groups: BTreeMap<(Box<str>, Labels, bool), Vec<(Evaluation, u64)>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Box<str>, Labels, bool), Rows> = BTreeMap::new();
     for (row, count) in counts.evaluations.extract_if(|row, _| is_free(&row.client_side_key)) {
         let group = (row.client_side_key.clone(), row.labels.clone(), row.detail.is_some());
         groups.entry(group).or_default().push((row, count));

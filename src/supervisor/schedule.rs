@@ -32,7 +32,11 @@ impl Schedule {
     }
 
     /// Takes a new interval from now on; a poll that would come later than it comes earlier.
+    /// The same one changes nothing: not the wait that upstream asked for either.
     pub fn set_interval(&mut self, interval: Duration, now: Instant) {
+        if self.interval == interval {
+            return;
+        }
         self.interval = interval;
         self.due = self.due.min(now + interval);
     }
