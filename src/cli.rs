@@ -24,6 +24,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Print the default configuration, and write it to the configuration file if there is none
     RenderConfig(RenderConfigArgs),
+    /// Tell whether it will work: the configuration, its files and, if asked, upstream
+    Check(CheckArgs),
     /// Ask the proxy that runs with this configuration on this machine how it is; exit code 0 if well
     Health(HealthArgs),
 }
@@ -82,6 +84,15 @@ pub struct RenderConfigArgs {
     /// The file to write if it does not exist [default: $CONFIG_PATH, or config.json]
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct CheckArgs {
+    /// Ask upstream too: name, connection, key, document, event stream of each environment
+    #[arg(long)]
+    pub online: bool,
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
 #[derive(Debug, Default, Args)]
@@ -163,6 +174,13 @@ impl CommonArgs {
         ];
         let given = flags.into_iter().filter_map(|(path, flag, text)| Some((path, flag, text?.into())));
         inputs.flags.extend(given);
+    }
+}
+
+impl CheckArgs {
+    /// Where the configuration is to be read from.
+    pub fn inputs(self) -> Inputs {
+        self.serve.inputs()
     }
 }
 

@@ -20,6 +20,7 @@
 pub mod admin;
 pub mod answer;
 pub mod channel;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod counts;

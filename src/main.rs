@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use edge_proxy::cli::{self, Command, EXIT_USAGE, HealthArgs};
+use edge_proxy::cli::{self, CheckArgs, Command, EXIT_USAGE, HealthArgs};
 use edge_proxy::config::{self, ConfigError};
 use edge_proxy::health::{self, Question};
 use edge_proxy::serve::{self, FilesError};
@@ -27,12 +27,24 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(args.inputs()),
         Command::Demo(args) => serve::demo(args.inputs()),
         Command::RenderConfig(args) => return render_config(&args.path()),
+        Command::Check(args) => check(args),
         Command::Health(args) => health(args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<ConfigError>() || error.is::<FilesError>() => complain(&error, EXIT_USAGE),
         Err(error) => complain(&error, EXIT_FAILED),
+    }
+}
+
+/// All lines on stdout; any that failed is a failure of the whole.
+fn check(args: CheckArgs) -> serve::Ended {
+    let is_online = args.online;
+    let (config, notices) = config::read(&args.inputs())?;
+    match edge_proxy::check::run(&config, &notices, is_online, std::io::stdout()) {
+        0 => Ok(()),
+        1 => Err("1 thing would not work".into()),
+        count => Err(format!("{count} things would not work").into()),
     }
 }
 

@@ -75,8 +75,13 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
         Some(listener) => listener.local_addr()?,
         None => SocketAddr::new(config.server.host, config.server.port),
     };
-    bound(address, admin.as_ref().map(TcpListener::local_addr).transpose()?);
+    let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+    bound(address, admin_address);
     let log = Log::start(&config.logging)?;
+    log.event(Level::Info, "listening", &[("address", &address), ("version", &env!("CARGO_PKG_VERSION"))]);
+    if let Some(address) = admin_address {
+        log.event(Level::Info, "admin_listening", &[("address", &address)]);
+    }
     for notice in &notices {
         log_notice(&log, notice);
     }

@@ -14,6 +14,8 @@ mod faults;
 mod harness;
 /// OpenFeature's Remote Evaluation Protocol.
 mod ofrep;
+/// Configuration, check, health, metrics and log of the running executable.
+mod operation;
 /// The PyPI SDK against the running executable: remote and local evaluation agree.
 mod python_sdk;
 /// Every command in the README is run, and its output compared with what stands there.

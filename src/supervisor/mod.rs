@@ -8,6 +8,7 @@ mod discovery;
 mod job;
 mod poll;
 mod pool;
+pub mod probe;
 mod realtime;
 mod reload;
 mod report;

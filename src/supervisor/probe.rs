@@ -1,0 +1,70 @@
+//! Single questions to upstream, for `edge-proxy check`.
+//!
+//! In: a configuration. Out: what upstream answers, in one line. Invariant: asks with the very
+//! client that polling uses (proxies, certificates, limits), so that what works here works
+//! there; nothing is kept, published or retried.
+use std::path::Path;
+
+use super::poll::Upstream;
+use super::{job, poll};
+use crate::config::{Config, Secret};
+use crate::snapshot::Environment;
+use crate::snapshot::compile::Warning;
+
+/// A way to ask.
+#[derive(Debug)]
+pub struct Probe {
+    upstream: Upstream,
+}
+
+/// A document that was found good.
+#[derive(Debug)]
+pub struct Found {
+    pub environment: Environment,
+    pub warnings: Vec<Warning>,
+    pub bytes: usize,
+}
+
+impl Probe {
+    /// # Errors
+    /// One line for each setting of upstream that cannot be used.
+    pub fn new(config: &Config) -> Result<Self, Vec<String>> {
+        Ok(Self { upstream: Upstream::new(config)? })
+    }
+
+    /// Fetches and compiles the document of a key.
+    ///
+    /// # Errors
+    /// What is wrong and what to do.
+    pub fn document(&self, key: &Secret) -> Result<Found, String> {
+        match self.upstream.document(key.expose(), None, None) {
+            Ok(Some(fetched)) => compile(&fetched.document),
+            Ok(None) => Err("upstream says that nothing changed, though nothing is held".to_owned()),
+            Err(error) => Err(error.message),
+        }
+    }
+
+    /// Opens the event stream of an environment and closes it again.
+    ///
+    /// # Errors
+    /// What is wrong and what to do.
+    pub fn stream(&self, client_side_key: &str) -> Result<(), String> {
+        self.upstream.stream(client_side_key).map(drop).map_err(|error: poll::PollError| error.message)
+    }
+}
+
+/// Reads and compiles a document on disk.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn file(path: &Path) -> Result<Found, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    compile(&bytes)
+}
+
+fn compile(document: &[u8]) -> Result<Found, String> {
+    match job::compile(document) {
+        Ok((environment, warnings)) => Ok(Found { environment, warnings, bytes: document.len() }),
+        Err(error) => Err(error.message),
+    }
+}

@@ -1,0 +1,174 @@
+//! What people do with the executable besides serving: configuration, check, health, metrics, log.
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::support::upstream::{Reply, Upstream};
+use crate::support::{Port, Proxy, Start, fixture, get};
+
+const CLIENT: &str = "93SWrghdRQbEPS5xXUWWwM";
+const SERVER: &str = "ser.server-key-of-the-test";
+
+fn main_document() -> std::path::PathBuf {
+    fixture::path("environments/Main.json")
+}
+
+/// With its admin listener on a port of the kernel's choice, which the log tells.
+fn with_admin(start: Start) -> (Proxy, SocketAddr) {
+    let proxy = start.document(CLIENT, SERVER, main_document()).set("admin", json!({"port": 0})).ready();
+    let line = proxy.wait_for_log("admin_listening");
+    let address = line.rsplit('=').next().expect("an address").parse().expect("an address");
+    (proxy, address)
+}
+
+fn metric(admin: SocketAddr, sample: &str) -> f64 {
+    let text = get(admin, "/metrics", "").text();
+    let line = text.lines().find(|line| line.strip_prefix(sample).is_some_and(|rest| rest.starts_with(' ')));
+    line.unwrap_or_else(|| panic!("{sample} in\n{text}")).rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn every_mistake_is_told_at_once_with_exit_code_64_and_nothing_is_bound() {
+    let start = Start::command(&["serve"]).env("SERVER_PORT", "no-port").env("LOGGING_LOG_LEVEL", "LOUD");
+    let (code, text) = start.env("ENVIRONMENT_KEY_PAIRS", r#"[{"server_side_key":"secret-key-1"}]"#).run();
+    assert_eq!(code, Some(64), "{text}");
+    for part in ["4 mistakes", "SERVER_PORT", "LOUD", "[0].client_side_key: missing", "[0].server_side_key"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("secret-key-1") && !text.contains("reactor_started"), "{text}");
+    let (code, _) = Start::command(&["serve", "--no-such-flag"]).run();
+    assert_eq!(code, Some(64));
+}
+
+#[test]
+fn a_port_in_use_is_named_with_whom_to_look_for() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, text) = Start::command(&["demo", "--port", &port]).run();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(&format!("127.0.0.1:{port}")) && text.contains("ss -ltnp"), "{text}");
+}
+
+#[test]
+fn the_default_configuration_is_printed_and_written_once() {
+    let start = Start::command(&["render-config"]);
+    let path = start.scratch().path().join("config.json");
+    let mut proxy = start.spawn();
+    assert!(proxy.wait().success());
+    let written: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&proxy.log()).unwrap(), written);
+    assert_eq!(written["environment_key_pairs"][0]["client_side_key"], "environment_key");
+}
+
+#[test]
+fn metrics_count_exactly_what_was_asked() {
+    let (proxy, admin) = with_admin(Start::serve().cores(2));
+    let sample = "edge_proxy_http_requests_total{route=\"flags\",status=";
+    let before = metric(admin, &format!("{sample}\"2xx\"}}"));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = proxy.client();
+                for _ in 0..250 {
+                    let answer =
+                        client.request("GET", "/api/v1/flags/", &[("X-Environment-Key", CLIENT)], b"");
+                    assert_eq!(answer.status, 200);
+                }
+            });
+        }
+    });
+    (0..7).for_each(|_| assert_eq!(proxy.get("/api/v1/flags/", "unknown").status, 401));
+    assert_eq!(metric(admin, &format!("{sample}\"2xx\"}}")) - before, 1000.0);
+    assert_eq!(metric(admin, &format!("{sample}\"4xx\"}}")), 7.0);
+    let all: f64 = [0, 1]
+        .iter()
+        .map(|reactor| metric(admin, &format!("edge_proxy_reactor_requests_total{{reactor=\"{reactor}\"}}")))
+        .sum();
+    assert_eq!(metric(admin, "edge_proxy_http_request_duration_seconds_count"), all);
+    assert_eq!(get(proxy.address(), "/metrics", "").status, 404, "not on the port of SDKs");
+    let status = get(admin, "/status.json", "").json();
+    assert_eq!(status["environments"][0]["name"], "Main");
+    assert_eq!(status["environments"][0]["source"], "file");
+    assert!(status["environments"][0]["features"].as_u64().unwrap() > 10);
+    assert_eq!(status["requests"]["flags"]["2xx"], 1000);
+}
+
+#[test]
+fn the_access_log_is_off_by_default_and_has_no_query_and_no_key() {
+    let quiet = Start::serve().document(CLIENT, SERVER, main_document()).ready();
+    assert_eq!(quiet.get("/api/v1/flags/", CLIENT).status, 200);
+    let logging = json!({"enable_access_log": true, "log_format": "json", "log_event_field_name": "event"});
+    let proxy = Start::serve().document(CLIENT, SERVER, main_document()).set("logging", logging).ready();
+    assert_eq!(proxy.get("/api/v1/identities/?identifier=somebody", CLIENT).status, 200);
+    let line = proxy.wait_for_log("/api/v1/identities/");
+    let record: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(record["event"], "http_request");
+    assert_eq!((&record["remote_ip"], &record["method"]), (&json!("127.0.0.1"), &json!("GET")));
+    assert_eq!((&record["path"], &record["status"]), (&json!("/api/v1/identities/"), &json!(200)));
+    assert!(record["bytes"].as_u64().unwrap() > 100 && record["duration_us"].is_u64(), "{record}");
+    assert!(!line.contains("somebody") && !line.contains(CLIENT), "{line}");
+    assert!(!quiet.log().contains("http_request"));
+}
+
+#[test]
+fn health_asks_the_running_proxy() {
+    let proxy = Start::serve().document(CLIENT, SERVER, main_document()).ready();
+    let port = proxy.address().port().to_string();
+    let (code, text) = Start::command(&["health", "--ready", "--host", "127.0.0.1", "--port", &port]).run();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("\"status\":\"ok\""), "{text}");
+    let free = Port::free();
+    let (code, text) = Start::command(&["health", "--port", &free.number().to_string()]).run();
+    assert_eq!(code, Some(1), "{text}");
+}
+
+#[test]
+fn check_tells_what_would_not_work_and_what_would() {
+    let upstream = Upstream::start();
+    upstream.document("ser.good-key-of-upstream", std::fs::read(main_document()).unwrap());
+    upstream.on_key("ser.refused-key", Reply::new(403, r#"{"detail":"Invalid or missing Environment Key"}"#));
+    upstream.on_key("ser.broken-key", Reply::json(r#"{"api_key": "x"}"#));
+    let check = |pairs: Value, online: bool| {
+        let mut args = vec!["check"];
+        args.extend(online.then_some("--online"));
+        Start::command(&args)
+            .env("ENVIRONMENT_KEY_PAIRS", &pairs.to_string())
+            .env("API_URL", &upstream.api_url())
+            .run()
+    };
+    let good = json!({"client_side_key": CLIENT, "server_side_key": "ser.good-key-of-upstream"});
+    let (code, text) = check(json!([good]), true);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("ok    environment 93SWrg...: \"Main\"") && text.contains("ok    api_url"),
+        "{text}"
+    );
+    let refused = json!({"client_side_key": "refused-client", "server_side_key": "ser.refused-key"});
+    let broken = json!({"client_side_key": "broken-client", "server_side_key": "ser.broken-key"});
+    let (code, text) = check(json!([good, refused, broken]), true);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("FAIL  environment refuse...") && text.contains("403"), "{text}");
+    assert!(text.contains("FAIL  environment broken...: not an environment document"), "{text}");
+    assert!(text.contains("2 things would not work"), "{text}");
+    assert!(!text.contains("refused-key") && !text.contains("good-key"), "{text}");
+    let polls = upstream.requests().len();
+    let (code, text) = check(json!([refused]), false);
+    assert_eq!(code, Some(0), "nobody is asked without --online: {text}");
+    assert_eq!(upstream.requests().len(), polls);
+    let (code, text) = Start::command(&["check", "--document", "/nowhere.json"]).run();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("FAIL  document /nowhere.json"), "{text}");
+}
+
+#[test]
+fn settings_without_a_use_are_told_once() {
+    let proxy = Start::serve()
+        .document(CLIENT, SERVER, main_document())
+        .set("endpoint_caches", json!({"flags": {"use_cache": true}}))
+        .set("colour", true)
+        .ready();
+    proxy.wait_for_log("endpoint_caches");
+    let log = proxy.log();
+    assert_eq!(log.matches("endpoint_caches").count(), 1, "{log}");
+    assert_eq!(log.matches("unknown_setting_ignored").count(), 1, "{log}");
+}
