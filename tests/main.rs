@@ -16,6 +16,8 @@ mod harness;
 mod ofrep;
 /// Configuration, check, health, metrics and log of the running executable.
 mod operation;
+/// Schedules, conditions, pages, the disk, files and new configurations.
+mod polling;
 /// The PyPI SDK against the running executable: remote and local evaluation agree.
 mod python_sdk;
 /// Every command in the README is run, and its output compared with what stands there.

@@ -1,0 +1,374 @@
+//! Keeping documents fresh: schedules, conditions, pages, the disk, files, and new configurations.
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::document::{CLIENT_KEY, SERVER_KEY, document, for_key, override_of, value};
+use crate::support::{Delivery, Proxy, Reply, Scratch, Start, Upstream, eventually};
+
+const DOCUMENT: &str = "/api/v1/environment-document/";
+
+fn serve(upstream: &Upstream) -> Start {
+    Start::serve()
+        .environment(CLIENT_KEY, SERVER_KEY)
+        .set("api_url", upstream.api_url())
+        .set("api_poll_frequency_seconds", 0.1)
+        .set("api_poll_timeout_seconds", 2)
+}
+
+fn version_of(proxy: &Proxy, key: &str) -> Option<u64> {
+    let answer = proxy.get("/api/v1/flags/?feature=version", key);
+    (answer.status == 200).then(|| answer.json()["feature_state_value"].as_u64().expect("a number"))
+}
+
+fn colour(proxy: &Proxy, identifier: &str) -> String {
+    let answer =
+        proxy.get(&format!("/api/v1/identities/?identifier={identifier}&feature=colour"), CLIENT_KEY);
+    answer.json()["flags"][0]["feature_state_value"].as_str().expect("a text").to_string()
+}
+
+fn environments(proxy: &Proxy) -> serde_json::Value {
+    proxy.get("/proxy/health", "").json()["environments"].clone()
+}
+
+#[test]
+fn a_poll_is_conditional_in_the_form_that_core_reads() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    let proxy = serve(&upstream).ready();
+    upstream.wait("three polls", |requests| requests.len() >= 3);
+    let requests = upstream.requests();
+    assert_eq!(requests[0].header("if-modified-since"), None);
+    for request in &requests[1..] {
+        assert_eq!(request.header("if-modified-since"), Some("Thu, 01 Jan 2026 00:00:01 GMT"));
+        assert_eq!((request.path(), request.key()), (DOCUMENT, SERVER_KEY));
+        assert!(request.header("accept-encoding").is_some_and(|codings| codings.contains("gzip")));
+    }
+    // A 304 counts as a success: nothing grows stale.
+    assert_eq!(environments(&proxy)[0]["state"], "fresh");
+}
+
+#[test]
+fn without_last_modified_the_documents_own_time_is_sent_and_an_etag_is_echoed() {
+    let upstream = Upstream::start();
+    upstream.on(DOCUMENT, Reply::json(document(7)).with("etag", "\"seven\""));
+    let _proxy = serve(&upstream).ready();
+    upstream.wait("a second poll", |requests| requests.len() >= 2);
+    let second = &upstream.requests()[1];
+    assert_eq!(second.header("if-modified-since"), Some("Thu, 01 Jan 2026 00:00:07 GMT"));
+    assert_eq!(second.header("if-none-match"), Some("\"seven\""));
+}
+
+#[test]
+fn an_edit_hidden_by_a_304_is_found_by_the_full_refresh() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    let proxy = serve(&upstream).set("api_full_refresh_seconds", 0.5).ready();
+    // The same `updated_at`, another content: every conditional poll is answered 304.
+    let mut hidden = value(1);
+    hidden["feature_states"][0]["feature_state_value"] = json!(5);
+    upstream.document(SERVER_KEY, hidden.to_string());
+    eventually("the hidden edit is served", || (version_of(&proxy, CLIENT_KEY) == Some(5)).then_some(()));
+    assert!(upstream.requests().iter().any(|request| request.header("if-modified-since").is_some()));
+}
+
+#[test]
+fn one_slow_environment_delays_no_other() {
+    let upstream = Upstream::start();
+    let mut start = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("api_poll_frequency_seconds", 1)
+        .set("api_poll_timeout_seconds", 3);
+    for number in 0..10 {
+        let (client, server) = (format!("client-{number}"), format!("ser.{number}"));
+        upstream.document(&server, for_key(&client, 1).to_string());
+        start = start.environment(&client, &server);
+    }
+    upstream.on_key("ser.0", Reply::json(for_key("client-0", 1).to_string()).after(Duration::from_secs(2)));
+    let proxy = start.start();
+    let started = Instant::now();
+    eventually("the quick ones are there", || {
+        (1..10).all(|number| version_of(&proxy, &format!("client-{number}")) == Some(1)).then_some(())
+    });
+    assert!(started.elapsed() < Duration::from_millis(1900), "{:?}", started.elapsed());
+    assert_eq!(version_of(&proxy, "client-0"), None);
+    assert_eq!(proxy.get("/api/v1/flags/", "client-0").status, 502);
+    eventually("it is told that client-0 is slow", || {
+        proxy
+            .log()
+            .lines()
+            .any(|l| l.contains("environment_poll_slow") && l.contains("client-0"))
+            .then_some(())
+    });
+}
+
+#[test]
+fn two_hundred_environments_behind_a_slow_upstream_are_all_fresh() {
+    let upstream = Upstream::start();
+    let mut start = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("api_poll_frequency_seconds", 10)
+        .set("health_check.environment_update_grace_period_seconds", 0);
+    for number in 0..200 {
+        start = start.environment(&format!("client-{number}"), &format!("ser.{number}"));
+    }
+    upstream.rule(|request| {
+        let number = request.key().strip_prefix("ser.")?;
+        let document = for_key(&format!("client-{number}"), 1).to_string();
+        Some(Reply::json(document).after(Duration::from_secs(1)))
+    });
+    let proxy = start.start();
+    let started = Instant::now();
+    eventually("every environment has its document", || {
+        environments(&proxy)
+            .as_array()?
+            .iter()
+            .all(|environment| environment["state"] == "fresh")
+            .then_some(())
+    });
+    let took = started.elapsed();
+    println!("200 environments, 1 s upstream: all fresh after {took:?}");
+    assert!(took < Duration::from_secs(10), "a round takes {took:?}, longer than the interval");
+    assert_eq!(upstream.polls(), 200);
+}
+
+#[test]
+fn pages_are_merged_and_served_whole() {
+    let upstream = Upstream::start();
+    let pages = 5;
+    upstream.rule(move |request| {
+        let page: u32 = match request.target.split("page_id=identity_override%3A").nth(1) {
+            Some(number) => number.parse().expect("a number"),
+            None => 1,
+        };
+        let mut document = value(1);
+        // The same identifier may come again: nothing is deduplicated, the first one counts.
+        document["identity_overrides"] =
+            json!([override_of(&format!("u{page}"), page), override_of("again", page)]);
+        if page > 1 {
+            document = json!({"identity_overrides": document["identity_overrides"], "name": "of no account"});
+            assert_eq!(request.header("if-modified-since"), None, "only the first page is conditional");
+        }
+        let reply = Reply::json(document.to_string());
+        let next = format!("<{DOCUMENT}?page_id=identity_override%3A{}>; rel=\"next\"", page + 1);
+        Some(if page < pages { reply.with("link", &next) } else { reply })
+    });
+    let proxy = serve(&upstream).ready();
+    for page in 1..=pages {
+        assert_eq!(colour(&proxy, &format!("u{page}")), format!("gold-{page}"));
+    }
+    assert_eq!(colour(&proxy, "again"), "gold-1");
+    let served = proxy.get(DOCUMENT, SERVER_KEY);
+    assert_eq!(served.header("link"), None);
+    assert_eq!(served.json()["identity_overrides"].as_array().expect("a list").len(), 10);
+    assert_eq!(served.json()["name"], "Test");
+}
+
+#[test]
+fn an_alias_is_served_and_told_once() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, for_key("another-key", 1).to_string());
+    let proxy = serve(&upstream).ready();
+    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1));
+    let line = proxy.wait_for_log("client_side_key_is_an_alias");
+    assert!(line.contains(CLIENT_KEY) && line.contains("another-key"), "{line}");
+    upstream.document(SERVER_KEY, for_key("another-key", 2).to_string());
+    eventually("the next document", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+    assert_eq!(proxy.log().matches("client_side_key_is_an_alias").count(), 1);
+}
+
+#[test]
+fn one_environments_failure_touches_no_other_and_any_is_enough_when_asked() {
+    for (require, ready) in [("all", 503), ("any", 200)] {
+        let upstream = Upstream::start();
+        upstream.document(SERVER_KEY, document(1));
+        let proxy = serve(&upstream)
+            .environment("refused", "ser.refused")
+            .set("health_check.require", require)
+            .start();
+        eventually("the good one is there", || version_of(&proxy, CLIENT_KEY));
+        proxy.wait_for_log("environment_poll_failed");
+        assert_eq!(proxy.get("/proxy/health/readiness", "").status, ready, "require {require}");
+        assert_eq!(proxy.get("/api/v1/flags/", "refused").status, 502);
+    }
+}
+
+// --- the disk ---
+
+#[test]
+fn a_restart_while_upstream_is_down_serves_what_was_there() {
+    let (upstream, cache) = (Upstream::start(), Scratch::new());
+    let folder = cache.path().join("deep/cache");
+    upstream.document(SERVER_KEY, document(3));
+    let start = || serve(&upstream).set("cache_dir", folder.to_str().expect("a plain path"));
+    let mut proxy = start().ready();
+    let before = proxy.get("/api/v1/flags/", CLIENT_KEY).body;
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+    upstream.refuse();
+
+    let started = Instant::now();
+    let mut proxy = start().ready();
+    assert_eq!(proxy.get("/api/v1/flags/", CLIENT_KEY).body, before);
+    println!("start to flags from the cache: {:?}", started.elapsed());
+    let environment = &environments(&proxy)[0];
+    assert_eq!((&environment["state"], &environment["source"]), (&json!("cache"), &json!("cache")));
+    assert!(environment["last_successful_update"].is_string());
+    proxy.wait_for_log("environment_poll_failed");
+    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(3));
+    // Upstream comes back: what was kept is confirmed without being compiled again.
+    upstream.listen();
+    eventually("it is fresh", || (environments(&proxy)[0]["state"] == "fresh").then_some(()));
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+
+    let proxy = start().set("health_check.ready_from_cache", false);
+    upstream.refuse();
+    let proxy = proxy.start();
+    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(3));
+    assert_eq!(proxy.get("/proxy/health/readiness", "").status, 503);
+    drop(proxy);
+
+    // Damage is told and never served.
+    for entry in std::fs::read_dir(&folder).expect("the folder is there") {
+        let path = entry.expect("an entry").path();
+        assert!(!path.to_string_lossy().contains(CLIENT_KEY));
+        let mut bytes = std::fs::read(&path).expect("our file");
+        let last = bytes.len() - 10;
+        bytes[last] ^= 1;
+        std::fs::write(&path, bytes).expect("our file");
+    }
+    let proxy = start().start();
+    proxy.wait_for_log("cache_file_ignored");
+    assert_eq!(version_of(&proxy, CLIENT_KEY), None);
+}
+
+#[test]
+fn a_kill_while_writing_leaves_a_whole_document() {
+    let (upstream, cache) = (Upstream::start(), Scratch::new());
+    upstream.document(SERVER_KEY, document(1));
+    let start = || serve(&upstream).set("cache_dir", cache.path().to_str().expect("a plain path"));
+    // A document a millisecond: some kill falls into a write.
+    for round in 0..5 {
+        let proxy = start().set("api_poll_frequency_seconds", 0.01).ready();
+        for version in 1..20 {
+            upstream.document(SERVER_KEY, document(round * 20 + version));
+            upstream.wait_poll();
+        }
+        proxy.signal("KILL");
+        drop(proxy);
+        upstream.refuse();
+        let proxy = start().ready();
+        assert!(version_of(&proxy, CLIENT_KEY).is_some());
+        assert_eq!(proxy.log().matches("cache_file_ignored").count(), 0);
+        drop(proxy);
+        upstream.listen();
+    }
+}
+
+// --- files ---
+
+#[test]
+fn a_document_on_disk_is_read_again_and_a_broken_edit_keeps_the_old_one() {
+    let scratch = Scratch::new();
+    let path = scratch.write("environment.json", document(1));
+    let proxy = Start::serve().document(CLIENT_KEY, SERVER_KEY, &path).ready();
+    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1));
+    scratch.write("environment.json", document(2));
+    eventually("the edit is served", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+    scratch.write("environment.json", "{");
+    proxy.wait_for_log("document_refused");
+    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(2));
+    std::fs::remove_file(&path).expect("our file");
+    // An editor's way: a new file renamed over the old.
+    let new = scratch.write("new.json", document(3));
+    std::fs::rename(new, &path).expect("our directory");
+    eventually("the new file is served", || (version_of(&proxy, CLIENT_KEY) == Some(3)).then_some(()));
+    proxy.wait_for_log("environment_recovered");
+    assert_eq!(proxy.log().matches("document_refused").count(), 1, "{}", proxy.log());
+}
+
+// --- configuration ---
+
+fn rewrite(proxy: &Proxy, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut config = proxy.config().clone();
+    change(&mut config);
+    proxy.scratch().write("config.json", config.to_string());
+}
+
+#[test]
+fn a_changed_configuration_is_taken_up_without_a_request_lost() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    upstream.document("ser.new", for_key("new", 5).to_string());
+    let proxy = serve(&upstream).ready();
+    let address = proxy.address();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let asking = {
+        let stop = stop.clone();
+        std::thread::spawn(move || {
+            let mut count = 0;
+            let mut client = crate::support::Client::connect(address);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let head = [("X-Environment-Key", CLIENT_KEY)];
+                client.send(crate::support::request("GET", "/api/v1/flags/", &head, b""));
+                assert_eq!(client.answer("GET").status, 200);
+                count += 1;
+            }
+            count
+        })
+    };
+    rewrite(&proxy, |config| {
+        let pair = json!({"client_side_key": "new", "server_side_key": "ser.new"});
+        config["environment_key_pairs"].as_array_mut().expect("a list").push(pair);
+        config["server"]["port"] = json!(1);
+        config["allow_origins"] = json!(["https://only.example"]);
+    });
+    proxy.signal("HUP");
+    eventually("the new environment is served", || (version_of(&proxy, "new") == Some(5)).then_some(()));
+    let line = proxy.wait_for_log("configuration_needs_restart");
+    assert!(line.contains("server.port"), "{line}");
+
+    // A mistake changes nothing and is told.
+    rewrite(&proxy, |config| config["api_poll_frequency_seconds"] = json!("never"));
+    proxy.signal("HUP");
+    let line = proxy.wait_for_log("configuration_refused");
+    assert!(line.contains("api_poll_frequency"), "{line}");
+    assert_eq!(version_of(&proxy, "new"), Some(5));
+
+    // The file alone, without a signal: the environment goes, and one gets another key.
+    upstream.document("ser.rotated", document(2));
+    rewrite(&proxy, |config| config["environment_key_pairs"][0]["server_side_key"] = json!("ser.rotated"));
+    eventually("the new key is used", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+    assert_eq!(proxy.get("/api/v1/flags/", "new").status, 401);
+    assert_eq!(proxy.get("/api/v1/flags/", SERVER_KEY).status, 401);
+    assert_eq!(proxy.get("/api/v1/flags/", "ser.rotated").status, 200);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(asking.join().expect("no request failed") > 0);
+}
+
+#[test]
+fn a_second_signal_does_not_wait_and_a_first_one_turns_readiness_red() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    let mut proxy = serve(&upstream).set("server.shutdown_delay_seconds", 60).ready();
+    proxy.signal("TERM");
+    eventually("readiness is red", || (proxy.get("/proxy/health/readiness", "").status == 503).then_some(()));
+    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1), "requests are served while it is red");
+    let asked = Instant::now();
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+    assert!(asked.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn the_end_comes_within_a_second_even_while_upstream_hangs() {
+    let upstream = Upstream::start();
+    upstream.on(DOCUMENT, Reply::json("").delivered(Delivery::HangBeforeHead));
+    let mut proxy = serve(&upstream).set("api_poll_timeout_seconds", 30).start();
+    upstream.wait("a poll", |requests| !requests.is_empty());
+    let asked = Instant::now();
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+}
