@@ -6,6 +6,8 @@
 
 mod support;
 
+/// Counts of SDKs, through restarts.
+mod counts;
 /// Random documents and requests: the engine answers as the model does.
 mod differential;
 /// Upstream fails in every way: what is served then, and how soon it is over.

@@ -1,0 +1,126 @@
+//! Counts of SDKs arrive upstream exactly, whatever stops and starts on the way.
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use serde_json::json;
+
+use crate::support::{Client, Proxy, Recorded, Reply, Scratch, Start, Upstream, eventually, request};
+use crate::surface::{CLIENT, SERVER, document};
+
+const SENDERS: usize = 8;
+const POSTS_EACH: u64 = 2_500;
+/// 5 a post, 20,000 posts.
+const COUNTS: u64 = 100_000;
+const BODY: &[u8] = br#"{"banner":3,"on":2}"#;
+
+/// What upstream has taken, over its own restarts: one entry for each idempotency key, as an
+/// upstream keeps it that reads the key.
+type Taken = Arc<Mutex<HashMap<String, u64>>>;
+
+fn upstream_at(address: &str, taken: &Taken) -> Upstream {
+    let upstream = Upstream::start_at(address);
+    upstream.document(SERVER, document(1).to_string());
+    let taken = Arc::clone(taken);
+    upstream.rule(move |sent: &Recorded| {
+        if sent.path() != "/api/v1/analytics/flags/" {
+            return None;
+        }
+        let body = sent.json();
+        let sum = body.as_object().expect("an object").values().filter_map(serde_json::Value::as_u64).sum();
+        let key = sent.header("idempotency-key").expect("a key against counting twice").to_owned();
+        let before = taken.lock().expect("no panic").insert(key, sum);
+        assert!(before.is_none_or(|before| before == sum), "a parcel is never changed");
+        Some(Reply::json("{}"))
+    });
+    upstream
+}
+
+fn proxy(upstream: &Upstream, cache: &Scratch) -> Proxy {
+    Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("cache_dir", cache.path().to_string_lossy().into_owned())
+        .set("analytics", json!({"flush_interval_seconds": 1}))
+        .environment(CLIENT, SERVER)
+        .cores(2)
+        .ready()
+}
+
+/// Posts until all are answered, on whatever proxy there is at the time.
+fn send_all(address: &Mutex<std::net::SocketAddr>, progress: &Mutex<u64>) {
+    let mut client: Option<Client> = None;
+    let mut answered = 0;
+    while answered < POSTS_EACH {
+        let address = *address.lock().expect("no panic");
+        let mut connection = match client.take() {
+            Some(client) => client,
+            None => match Client::try_connect(address) {
+                Ok(client) => client,
+                Err(_) => continue,
+            },
+        };
+        let sent = connection.try_send(request(
+            "POST",
+            "/api/v1/analytics/flags/",
+            &[("X-Environment-Key", CLIENT)],
+            BODY,
+        ));
+        // A connection that is closed without an answer did not take the request: again.
+        let Some(answer) = sent.ok().and_then(|()| connection.try_answer("POST").ok().flatten()) else {
+            continue;
+        };
+        assert_eq!(answer.text(), "{}");
+        answered += 1;
+        *progress.lock().expect("no panic") += 1;
+        if answer.header("connection") != Some("close") {
+            client = Some(connection);
+        }
+    }
+}
+
+#[test]
+fn a_hundred_thousand_counts_arrive_exactly_through_restarts_of_both_sides() {
+    let taken = Taken::default();
+    let cache = Scratch::new();
+    let mut upstream = upstream_at("127.0.0.1:0", &taken);
+    let upstream_address = upstream.address().to_string();
+    let mut running = proxy(&upstream, &cache);
+    let address = Arc::new(Mutex::new(running.address()));
+    let progress = Arc::new(Mutex::new(0_u64));
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|_| {
+            let (address, progress) = (Arc::clone(&address), Arc::clone(&progress));
+            thread::spawn(move || send_all(&address, &progress))
+        })
+        .collect();
+    let posts = POSTS_EACH * SENDERS as u64;
+    for quarter in 1..=3 {
+        eventually("a part is posted", || {
+            (*progress.lock().expect("no panic") >= posts * quarter / 4).then_some(())
+        });
+        // Upstream goes away, so that what the proxy has when it stops goes to disk.
+        drop(upstream);
+        let mut next = None;
+        if quarter == 2 {
+            running.signal("TERM");
+            assert!(running.wait().success(), "{}", running.log());
+            upstream = upstream_at(&upstream_address, &taken);
+            next = Some(proxy(&upstream, &cache));
+        } else {
+            upstream = upstream_at(&upstream_address, &taken);
+        }
+        if let Some(next) = next {
+            running = next;
+            *address.lock().expect("no panic") = running.address();
+        }
+    }
+    senders.into_iter().for_each(|sender| sender.join().expect("all were answered"));
+    let sum = || taken.lock().expect("no panic").values().sum::<u64>();
+    eventually("every count upstream", || {
+        assert!(sum() <= COUNTS, "counted twice: {}", sum());
+        (sum() == COUNTS).then_some(())
+    });
+    running.signal("TERM");
+    assert!(running.wait().success());
+    assert_eq!(sum(), COUNTS, "nothing more comes with the end");
+}
