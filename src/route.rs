@@ -32,6 +32,8 @@ pub enum Route {
     OfrepEventStream,
     OpenApi,
     Docs,
+    /// The demo's page and what it loads, named by the parameter.
+    Demo,
     /// No such path.
     Unknown,
 }
@@ -74,7 +76,7 @@ impl Methods {
 
 impl Route {
     /// All of them, in the order of their numbers; a test of `metrics` holds it to that.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Flags,
         Self::Identities,
         Self::EnvironmentDocument,
@@ -90,6 +92,7 @@ impl Route {
         Self::OfrepEventStream,
         Self::OpenApi,
         Self::Docs,
+        Self::Demo,
         Self::Unknown,
     ];
 
@@ -111,6 +114,7 @@ impl Route {
             Route::OfrepEventStream => "ofrep-event-stream",
             Route::OpenApi => "openapi",
             Route::Docs => "docs",
+            Route::Demo => "demo",
             Route::Unknown => "unknown",
         }
     }
@@ -148,6 +152,7 @@ fn find_decoded(bare: &[u8]) -> Option<(Route, Methods, &[u8])> {
         b"/ofrep/v1/evaluate/flags" => (Route::OfrepFlags, Methods::Post),
         b"/openapi.json" => (Route::OpenApi, Methods::Get),
         b"/docs" | b"/redoc" => (Route::Docs, Methods::Get),
+        b"/demo" => (Route::Demo, Methods::Get),
         _ => return find_parameter(bare),
     };
     Some((route, methods, b""))
@@ -156,6 +161,9 @@ fn find_decoded(bare: &[u8]) -> Option<(Route, Methods, &[u8])> {
 fn find_parameter(bare: &[u8]) -> Option<(Route, Methods, &[u8])> {
     if let Some(flag) = bare.strip_prefix(b"/ofrep/v1/evaluate/flags/") {
         return (!flag.is_empty()).then_some((Route::OfrepFlag, Methods::Post, flag));
+    }
+    if let Some(file) = bare.strip_prefix(b"/demo/") {
+        return Some((Route::Demo, Methods::Get, file));
     }
     let (route, rest) = match bare.strip_prefix(b"/sse/environments/") {
         Some(rest) => (Route::EventStream, rest),

@@ -24,6 +24,7 @@ use std::time::SystemTime;
 
 use crate::config::Config;
 use crate::counts::{Counts, Resource};
+use crate::demo;
 use crate::evaluate::Scratch;
 use crate::http::compress::Gzip;
 use crate::http::cors::Cors;
@@ -45,6 +46,8 @@ pub struct Settings {
     counts_evaluations: bool,
     /// Requests are counted for upstream's billing (wire.md 4.3).
     counts_usage: bool,
+    /// The demo's environment is one of those served, and so is its page.
+    serves_demo: bool,
 }
 
 impl Settings {
@@ -54,6 +57,7 @@ impl Settings {
             health: health::Rules::new(config),
             counts_evaluations: analytics::is_enabled(config),
             counts_usage: config.proxy_key.is_some(),
+            serves_demo: config.environments.iter().any(|one| one.client_side_key == demo::CLIENT_SIDE_KEY),
         }
     }
 }
@@ -199,6 +203,7 @@ fn dispatch(
         (Route::OfrepFlag, _) => ofrep::one(exchange, &found.parameter, request.body, desk),
         (Route::OpenApi, _) => pages::openapi(exchange, desk),
         (Route::Docs, _) => pages::docs(exchange, desk),
+        (Route::Demo, _) => pages::demo(exchange, &found.parameter, desk),
         (Route::Unknown, _) => {
             exchange.vary(desk);
             exchange.send(desk, Status(404), Some(ContentType::Json), Body::Copy(refusal::NOT_FOUND));

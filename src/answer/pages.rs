@@ -1,8 +1,9 @@
-//! Pages that are the same for everyone: the OpenAPI document, and a page that shows it.
+//! Pages that are the same for everyone: the OpenAPI document, a page that shows it, the demo's.
 //!
 //! In: nothing of the request. Out: a file of this program. Invariant: what the document
 //! promises is what the routes do; `make sdk` holds them to each other.
-use super::{Desk, Exchange};
+use super::{Desk, Exchange, refusal};
+use crate::demo;
 use crate::http::{Body, ContentType, Status};
 
 const OPENAPI: &[u8] = include_bytes!("openapi.json");
@@ -18,4 +19,18 @@ pub fn openapi(exchange: &mut Exchange<'_>, desk: &mut Desk) {
 pub fn docs(exchange: &mut Exchange<'_>, desk: &mut Desk) {
     exchange.vary(desk);
     exchange.send(desk, Status(200), Some(ContentType::Html), Body::Copy(DOCS));
+}
+
+/// `/demo/` and what it loads, where the demo is served.
+pub fn demo(exchange: &mut Exchange<'_>, file: &[u8], desk: &mut Desk) {
+    exchange.vary(desk);
+    let (content_type, body) = match file {
+        b"" => (ContentType::Html, demo::PAGE.as_bytes()),
+        b"flagsmith.js" => (ContentType::JavaScript, demo::SDK.as_bytes()),
+        _ => (ContentType::Json, refusal::NOT_FOUND),
+    };
+    if !exchange.settings.serves_demo || content_type == ContentType::Json {
+        return exchange.send(desk, Status(404), Some(ContentType::Json), Body::Copy(refusal::NOT_FOUND));
+    }
+    exchange.send(desk, Status(200), Some(content_type), Body::Copy(body));
 }

@@ -2,7 +2,8 @@
 //!
 //! In: the address it is served on. Out: the environment to serve and the text that tells how to
 //! ask for it. Invariant: the document is an ordinary environment document, polled from nowhere
-//! and compiled like any other; nothing in the data plane knows of the demo.
+//! and compiled like any other; of the demo the data plane knows but its page, which it serves
+//! as it is where the demo's key is served.
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +14,11 @@ use crate::config::{EnvironmentConfig, Secret};
 pub const CLIENT_SIDE_KEY: &str = "demo-client-side-key";
 /// For servers; sees every feature and may fetch the document.
 pub const SERVER_SIDE_KEY: &str = "ser.demo-server-side-key";
+
+/// `/demo/`: the demo's flags in a browser, through Flagsmith's own SDK.
+pub const PAGE: &str = include_str!("page.html");
+/// `/demo/flagsmith.js`: that SDK, since the demo needs no network.
+pub const SDK: &str = include_str!("flagsmith.js");
 
 const DOCUMENT: &str = include_str!("environment.json");
 
@@ -33,6 +39,7 @@ pub fn greeting(address: SocketAddr, admin: Option<SocketAddr>) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(text, "  client-side key  {CLIENT_SIDE_KEY}");
     let _ = writeln!(text, "  server-side key  {SERVER_SIDE_KEY}");
+    let _ = writeln!(text, "  in a browser     http://{}/demo/", reachable(address));
     if let Some(admin) = admin {
         let _ = writeln!(text, "  status page      http://{}/", reachable(admin));
     }

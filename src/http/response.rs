@@ -35,6 +35,7 @@ pub enum ContentType {
     Text,
     EventStream,
     Html,
+    JavaScript,
 }
 
 /// A response body: copied into the buffer, or sent from where it is.
@@ -109,6 +110,7 @@ impl ContentType {
             Self::Text => b"content-type: text/plain; charset=utf-8\r\n",
             Self::EventStream => b"content-type: text/event-stream\r\n",
             Self::Html => b"content-type: text/html; charset=utf-8\r\n",
+            Self::JavaScript => b"content-type: text/javascript; charset=utf-8\r\n",
         }
     }
 }

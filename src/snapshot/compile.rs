@@ -128,6 +128,11 @@ impl Environment {
         self.updated_at
     }
 
+    /// Notes that the document was changed at that time, whatever it says of itself.
+    pub fn edited(&mut self, at: f64) {
+        self.updated_at = Some(self.updated_at.map_or(at, |updated_at| updated_at.max(at)));
+    }
+
     /// The whole `/flags/` body for that role.
     pub fn flags(&self, role: Role) -> &Ready {
         &self.role(role).body

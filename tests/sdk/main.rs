@@ -46,8 +46,12 @@ fn origin(proxy: &Proxy) -> String {
     format!("http://{}", proxy.address())
 }
 
+fn run(command: Command, upstream: &Upstream) -> Vec<String> {
+    run_and_change(command, || upstream.document(SERVER, document(2).to_string()))
+}
+
 /// Runs a program to its end; changes the document when it says so. Returns what it printed.
-fn run(mut command: Command, upstream: &Upstream) -> Vec<String> {
+fn run_and_change(mut command: Command, change: impl Fn()) -> Vec<String> {
     let what = format!("{command:?}");
     command.current_dir(folder()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -60,7 +64,7 @@ fn run(mut command: Command, upstream: &Upstream) -> Vec<String> {
     let mut printed = Vec::new();
     for line in BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok) {
         if line == "change" {
-            upstream.document(SERVER, document(2).to_string());
+            change();
         }
         printed.push(line);
     }
@@ -137,6 +141,22 @@ fn openfeature_in_a_browser_follows_the_event_stream() {
     let (upstream, proxy) = start(&everyone());
     let printed = run(node("ofrep-web.mjs", &[&origin(&proxy), CLIENT, &port]), &upstream);
     assert_printed(&printed, &["web provider", "realtime"]);
+}
+
+/// Leaves a screenshot in `target/demo.png`.
+#[test]
+fn the_demos_page_shows_flags_and_follows_edits() {
+    let start = Start::demo();
+    let original = fixture::root().join("src/demo/environment.json");
+    let text = std::fs::read_to_string(original).expect("the demo's document");
+    let path = start.scratch().write("demo.json", &text);
+    let proxy = start.arg("--document").arg(&path).arg("--admin-port").arg("0").ready();
+    let screenshot = fixture::root().join("target/demo.png");
+    let command = node("demo.mjs", &[&origin(&proxy), &screenshot.to_string_lossy()]);
+    let edited = text.replace("Hello from the edge", "Edited while you watch");
+    // As an editor saves it: the whole file anew, its `updated_at` as before.
+    let printed = run_and_change(command, || std::fs::write(&path, &edited).expect("written"));
+    assert_printed(&printed, &["flags", "premium", "live"]);
 }
 
 // --- contracts ---
