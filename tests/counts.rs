@@ -14,12 +14,12 @@ const POSTS_EACH: u64 = 2_500;
 const COUNTS: u64 = 100_000;
 const BODY: &[u8] = br#"{"banner":3,"on":2}"#;
 
-/// What upstream has taken, over its own restarts: one entry for each idempotency key, as an
+/// What upstream has taken: one entry for each idempotency key, as an
 /// upstream keeps it that reads the key.
 type Taken = Arc<Mutex<HashMap<String, u64>>>;
 
-fn upstream_at(address: &str, taken: &Taken) -> Upstream {
-    let upstream = Upstream::start_at(address);
+fn upstream(taken: &Taken) -> Upstream {
+    let upstream = Upstream::start();
     upstream.document(SERVER, document(1).to_string());
     let taken = Arc::clone(taken);
     upstream.rule(move |sent: &Recorded| {
@@ -82,8 +82,7 @@ fn send_all(address: &Mutex<std::net::SocketAddr>, progress: &Mutex<u64>) {
 fn a_hundred_thousand_counts_arrive_exactly_through_restarts_of_both_sides() {
     let taken = Taken::default();
     let cache = Scratch::new();
-    let mut upstream = upstream_at("127.0.0.1:0", &taken);
-    let upstream_address = upstream.address().to_string();
+    let upstream = upstream(&taken);
     let mut running = proxy(&upstream, &cache);
     let address = Arc::new(Mutex::new(running.address()));
     let progress = Arc::new(Mutex::new(0_u64));
@@ -99,19 +98,16 @@ fn a_hundred_thousand_counts_arrive_exactly_through_restarts_of_both_sides() {
             (*progress.lock().expect("no panic") >= posts * quarter / 4).then_some(())
         });
         // Upstream goes away, so that what the proxy has when it stops goes to disk.
-        drop(upstream);
-        let mut next = None;
+        upstream.refuse();
+        upstream.close_connections();
         if quarter == 2 {
             running.signal("TERM");
             assert!(running.wait().success(), "{}", running.log());
-            upstream = upstream_at(&upstream_address, &taken);
-            next = Some(proxy(&upstream, &cache));
-        } else {
-            upstream = upstream_at(&upstream_address, &taken);
-        }
-        if let Some(next) = next {
-            running = next;
+            upstream.listen();
+            running = proxy(&upstream, &cache);
             *address.lock().expect("no panic") = running.address();
+        } else {
+            upstream.listen();
         }
     }
     senders.into_iter().for_each(|sender| sender.join().expect("all were answered"));
