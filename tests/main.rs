@@ -12,6 +12,8 @@ mod counts;
 mod differential;
 /// Upstream fails in every way: what is served then, and how soon it is over.
 mod faults;
+/// Event streams, trees of proxies, discovery, counts going up, TLS and outgoing proxies.
+mod following;
 /// The harness itself: a client that misreads answers would make every other test worthless.
 mod harness;
 /// OpenFeature's Remote Evaluation Protocol.
