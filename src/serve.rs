@@ -90,11 +90,12 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
         admin::start(listener, View { metrics: metrics.clone(), log: log.clone() })?;
     }
     raise_descriptor_limit(&log);
-    let tls = certificates.as_ref().map(|(_, settings)| settings.clone());
+    let (certificates, tls) = certificates.unzip();
     let doors = Doors { listeners, unix_socket: unix_socket.as_ref(), tls };
     let publisher = start_reactors(&config, doors, &log, &metrics)?;
     let reload: supervisor::Reload = Box::new(move || reload(&inputs));
-    let supervisor = supervisor::start(config, log.clone(), publisher, reload, metrics.clone())?;
+    let supervisor =
+        supervisor::start(config, log.clone(), publisher, reload, certificates, metrics.clone())?;
     if let Some(notify) = Notify::from_process() {
         notify.ready();
         notify.watch(metrics)?;

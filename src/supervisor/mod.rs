@@ -4,6 +4,7 @@
 //! Invariants: only this thread publishes, and only it frees what reactors gave back; nothing upstream
 //! does can end it; the last good document is never lost. It may log and decide, but whatever
 //! waits (network, disk, compiling) is done by the pool's threads.
+mod certificates;
 mod discovery;
 mod job;
 mod poll;
@@ -30,6 +31,7 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::notify::Notify;
 use crate::snapshot::{Access, Snapshot};
+use crate::tls::Certificates;
 use discovery::Discovery;
 use job::{Done, Id, Turn};
 use poll::{ServerKey, Upstream};
@@ -69,6 +71,7 @@ struct Supervisor {
     records: Records,
     publisher: Publisher,
     reload: reload::Reloader,
+    certificates: Option<certificates::Watch>,
     upstream: Arc<Upstream>,
     pool: Pool,
     turn: Turn,
@@ -106,6 +109,7 @@ pub fn start(
     log: Log,
     publisher: Publisher,
     reload: Reload,
+    certificates: Option<Certificates>,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<JoinHandle<()>> {
     let upstream = Upstream::new(&config)
@@ -118,6 +122,7 @@ pub fn start(
     let reports = Reports::new(&config, store.as_ref(), Instant::now());
     let mut supervisor = Supervisor {
         reload: reload::Reloader::new(&config, reload),
+        certificates: certificates.map(certificates::Watch::new),
         config: Arc::new(config),
         records: Records { log, metrics, store },
         publisher,
@@ -167,6 +172,7 @@ impl Supervisor {
             if self.reload.is_due(now) {
                 self.reload(false);
             }
+            self.renew_certificates(now, false);
             self.give_jobs(now);
             self.discover(now);
             self.collect();
@@ -239,7 +245,10 @@ impl Supervisor {
                 }
             }
             Event::Signal(signals::Signal::Stop) => self.stop(now),
-            Event::Signal(signals::Signal::Reload) => self.reload(true),
+            Event::Signal(signals::Signal::Reload) => {
+                self.reload(true);
+                self.renew_certificates(now, true);
+            }
             Event::Posted(posted) => self.posted(posted, now),
             Event::Discovered(started, found) => self.discovered(started, found),
             Event::Told(id, updated_at) => {
@@ -345,6 +354,7 @@ impl Supervisor {
             .chain(self.reports.due())
             .chain(self.publish_at)
             .chain(reload)
+            .chain(self.certificates.as_ref().map(certificates::Watch::due))
             .fold(now + housekeeping, Instant::min)
     }
 

@@ -162,7 +162,7 @@ fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
         ("server.host", old.host != new.host),
         ("server.port", old.port != new.port),
         ("server.unix_socket", old.unix_socket != new.unix_socket),
-        ("server.tls", old.tls != new.tls),
+        ("server.tls", old.tls.is_some() != new.tls.is_some()),
         ("server.timeout_keep_alive", old.timeout_keep_alive != new.timeout_keep_alive),
         ("server.connections_max", old.connections_max != new.connections_max),
         ("server.proxy_headers", old.proxy_headers != new.proxy_headers),

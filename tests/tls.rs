@@ -1,0 +1,203 @@
+//! TLS for callers: both versions, resumption, client certificates, renewal without a gap.
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, StreamOwned,
+    SupportedProtocolVersion,
+};
+
+use crate::support::{PATIENCE, Proxy, Start, eventually};
+use crate::surface::{CLIENT, SERVER, document};
+
+type Pair = CertifiedKey<KeyPair>;
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+fn pair() -> Pair {
+    generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate")
+}
+
+/// Puts a pair in place as an administrator would: written beside, then renamed.
+fn put(folder: &Path, pair: &Pair) -> (PathBuf, PathBuf) {
+    let write = |name: &str, text: String| {
+        let beside = folder.join(format!("{name}.new"));
+        std::fs::write(&beside, text).expect("scratch space");
+        std::fs::rename(&beside, folder.join(name)).expect("scratch space");
+        folder.join(name)
+    };
+    (write("cert.pem", pair.cert.pem()), write("key.pem", pair.signing_key.serialize_pem()))
+}
+
+fn start(pair: &Pair, client_ca: Option<&Pair>) -> Proxy {
+    let start = Start::serve();
+    let folder = start.scratch().path().to_owned();
+    let (cert, key) = put(&folder, pair);
+    let document = start.scratch().write("document.json", document(0).to_string());
+    let mut tls = serde_json::json!({"cert": cert, "key": key});
+    if let Some(ca) = client_ca {
+        tls["client_ca"] = start.scratch().write("ca.pem", ca.cert.pem()).to_str().into();
+    }
+    let proxy = start.set("server.tls", tls).document(CLIENT, SERVER, document).spawn();
+    proxy.wait_for_log("reactor_started");
+    proxy.wait_for_log("environment_updated");
+    proxy
+}
+
+fn client(
+    trusted: &Pair,
+    own: Option<&Pair>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.cert.der().clone()).expect("a root");
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    let builder = builder.with_root_certificates(roots);
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let key = PrivateKeyDer::from_pem_slice(own.signing_key.serialize_pem().as_bytes()).unwrap();
+            builder.with_client_auth_cert(vec![own.cert.der().clone()], key).expect("a client certificate")
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+fn connect(proxy: &Proxy, config: &Arc<ClientConfig>) -> Stream {
+    let socket = TcpStream::connect(proxy.address()).expect("the port is bound");
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    StreamOwned::new(ClientConnection::new(config.clone(), name).unwrap(), socket)
+}
+
+/// One kept-alive exchange; the whole answer.
+fn get(stream: &mut Stream, path: &str) -> std::io::Result<String> {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Environment-Key: {SERVER}\r\n\r\n")?;
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let field = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+            let length: usize = field.map_or(0, |length| length.trim().parse().unwrap());
+            if body.len() >= length {
+                return Ok(text);
+            }
+        }
+        let mut piece = [0; 4096];
+        match stream.read(&mut piece)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            length => bytes.extend_from_slice(&piece[..length]),
+        }
+    }
+}
+
+fn is_served(stream: &mut Stream) {
+    let answer = eventually("the document is served", || {
+        Some(get(stream, "/api/v1/flags/").expect("answered over TLS"))
+            .filter(|text| !text.contains("HTTP/1.1 502"))
+    });
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("banner"), "{answer}");
+}
+
+#[test]
+fn both_versions_are_spoken_and_sessions_resume() {
+    let own = pair();
+    let proxy = start(&own, None);
+    for (version, number) in [
+        (&rustls::version::TLS12, ProtocolVersion::TLSv1_2),
+        (&rustls::version::TLS13, ProtocolVersion::TLSv1_3),
+    ] {
+        let config = client(&own, None, &[version]);
+        for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let mut stream = connect(&proxy, &config);
+            is_served(&mut stream);
+            is_served(&mut stream);
+            assert_eq!(stream.conn.handshake_kind(), Some(expected), "{number:?}");
+            assert_eq!(stream.conn.protocol_version(), Some(number));
+            assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+        }
+    }
+}
+
+#[test]
+fn pipelined_and_closed_over_tls() {
+    let own = pair();
+    let proxy = start(&own, None);
+    let mut stream = connect(&proxy, &client(&own, None, rustls::ALL_VERSIONS));
+    is_served(&mut stream);
+    let request = format!("GET /api/v1/flags/ HTTP/1.1\r\nHost: a\r\nX-Environment-Key: {SERVER}\r\n");
+    let bytes = format!("{}{request}Connection: close\r\n\r\n", format!("{request}\r\n").repeat(50));
+    stream.write_all(bytes.as_bytes()).unwrap();
+    let mut text = String::new();
+    // The end is said with close_notify, so that nobody can cut an answer short unseen.
+    stream.read_to_string(&mut text).expect("a clean end");
+    assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 51);
+}
+
+#[test]
+fn who_does_not_speak_tls_is_not_kept() {
+    let proxy = start(&pair(), None);
+    let mut socket = TcpStream::connect(proxy.address()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut bytes = Vec::new();
+    let _ = socket.read_to_end(&mut bytes);
+    assert!(!String::from_utf8_lossy(&bytes).contains("HTTP/1.1"), "plain text was answered");
+}
+
+#[test]
+fn callers_must_show_a_certificate_if_an_authority_is_set() {
+    let (own, theirs, stranger) = (pair(), pair(), pair());
+    let proxy = start(&own, Some(&theirs));
+    is_served(&mut connect(&proxy, &client(&own, Some(&theirs), rustls::ALL_VERSIONS)));
+    for wrong in [None, Some(&stranger)] {
+        let mut stream = connect(&proxy, &client(&own, wrong, rustls::ALL_VERSIONS));
+        assert!(get(&mut stream, "/api/v1/flags/").is_err());
+    }
+}
+
+#[test]
+fn certificates_are_renewed_without_dropping_a_connection() {
+    let (first, second, third) = (pair(), pair(), pair());
+    let proxy = start(&first, None);
+    let folder = proxy.scratch().path().to_owned();
+    let mut kept = connect(&proxy, &client(&first, None, rustls::ALL_VERSIONS));
+    is_served(&mut kept);
+    put(&folder, &second);
+    proxy.wait_for_log("certificates_renewed");
+    let trusts_second = client(&second, None, rustls::ALL_VERSIONS);
+    eventually("the new certificate is shown", || {
+        get(&mut connect(&proxy, &trusts_second), "/api/v1/flags/").ok()
+    });
+    is_served(&mut kept);
+    // A key of another certificate: refused, and the pair in use stays.
+    std::fs::write(folder.join("key.pem"), third.signing_key.serialize_pem()).unwrap();
+    let line = proxy.wait_for_log("certificates_refused");
+    assert!(line.contains("must belong together"), "{line}");
+    is_served(&mut connect(&proxy, &trusts_second));
+    is_served(&mut kept);
+    // SIGHUP reads them whether or not they changed.
+    put(&folder, &third);
+    proxy.signal("HUP");
+    let trusts_third = client(&third, None, rustls::ALL_VERSIONS);
+    eventually("the third is shown", || get(&mut connect(&proxy, &trusts_third), "/api/v1/flags/").ok());
+    is_served(&mut kept);
+}
+
+#[test]
+fn a_pair_that_is_not_good_stops_the_start() {
+    let start = Start::serve();
+    let cert = start.scratch().write("cert.pem", "no certificate");
+    let key = start.scratch().write("key.pem", pair().signing_key.serialize_pem());
+    let document = start.scratch().write("document.json", document(0).to_string());
+    let start = start.document(CLIENT, SERVER, document);
+    let (code, log) = start.set("server.tls", serde_json::json!({"cert": cert, "key": key})).run();
+    assert_eq!(code, Some(64), "{log}");
+    assert!(log.contains("server.tls.cert") && log.contains("cert.pem"), "{log}");
+}
