@@ -26,6 +26,8 @@ pub enum Command {
     RenderConfig(RenderConfigArgs),
     /// Tell whether it will work: the configuration, its files and, if asked, upstream
     Check(CheckArgs),
+    /// Tell why each flag has its value for one identity: every segment, every condition
+    Explain(ExplainArgs),
     /// Ask the proxy that runs with this configuration on this machine how it is; exit code 0 if well
     Health(HealthArgs),
 }
@@ -93,6 +95,32 @@ pub struct CheckArgs {
     pub online: bool,
     #[command(flatten)]
     serve: ServeArgs,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct ExplainArgs {
+    /// The environment document to look into, instead of one of the configuration
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "environment"])]
+    pub document: Option<PathBuf>,
+    /// The configuration file [default: $CONFIG_PATH, or config.json]
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// The client-side key of the environment; not needed if there is but one
+    #[arg(long, value_name = "KEY")]
+    pub environment: Option<String>,
+    /// Who asks; without it, the flags as `/flags/` answers them
+    #[arg(long, value_name = "IDENTIFIER")]
+    pub identifier: Option<String>,
+    /// A trait; the value counts as JSON if it is a number, true, false, null or a quoted text, else
+    /// as text; may be repeated
+    #[arg(long = "trait", value_name = "KEY=VALUE", requires = "identifier")]
+    pub traits: Vec<String>,
+    /// Only this feature, and the segments that override it
+    #[arg(long, value_name = "NAME")]
+    pub feature: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Default, Args)]
@@ -181,6 +209,13 @@ impl CheckArgs {
     /// Where the configuration is to be read from.
     pub fn inputs(self) -> Inputs {
         self.serve.inputs()
+    }
+}
+
+impl ExplainArgs {
+    /// Where the environment is configured.
+    pub fn inputs(&self) -> Inputs {
+        Inputs { config_path: self.config.clone(), ..Inputs::from_process() }
     }
 }
 

@@ -27,6 +27,7 @@ pub mod counts;
 pub mod demo;
 pub mod encode;
 pub mod evaluate;
+pub mod explain;
 pub mod health;
 pub mod http;
 pub mod identity;

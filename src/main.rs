@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use edge_proxy::cli::{self, CheckArgs, Command, EXIT_USAGE, HealthArgs};
 use edge_proxy::config::{self, ConfigError};
+use edge_proxy::explain;
 use edge_proxy::health::{self, Question};
 use edge_proxy::serve::{self, FilesError};
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => serve::demo(args.inputs()),
         Command::RenderConfig(args) => return render_config(&args.path()),
         Command::Check(args) => check(args),
+        Command::Explain(args) => explain::cli::run(&args),
         Command::Health(args) => health(args),
     };
     match ended {

@@ -30,6 +30,8 @@ pub enum Route {
     EventStream,
     /// The same in OpenFeature's words.
     OfrepEventStream,
+    /// Why each flag has its value, for server keys.
+    Explain,
     OpenApi,
     Docs,
     /// The demo's page and what it loads, named by the parameter.
@@ -90,6 +92,7 @@ impl Route {
         Self::OfrepFlag,
         Self::EventStream,
         Self::OfrepEventStream,
+        Self::Explain,
         Self::OpenApi,
         Self::Docs,
         Self::Demo,
@@ -112,6 +115,7 @@ impl Route {
             Route::OfrepFlag => "ofrep-flag",
             Route::EventStream => "event-stream",
             Route::OfrepEventStream => "ofrep-event-stream",
+            Route::Explain => "explain",
             Route::OpenApi => "openapi",
             Route::Docs => "docs",
             Route::Demo => "demo",
@@ -150,6 +154,7 @@ fn find_decoded(bare: &[u8]) -> Option<(Route, Methods, &[u8])> {
         b"/api/v1/bulk-identities" => (Route::BulkIdentities, Methods::Post),
         b"/api/v1/traits" => (Route::Traits, Methods::Post),
         b"/ofrep/v1/evaluate/flags" => (Route::OfrepFlags, Methods::Post),
+        b"/proxy/explain" => (Route::Explain, Methods::Post),
         b"/openapi.json" => (Route::OpenApi, Methods::Get),
         b"/docs" | b"/redoc" => (Route::Docs, Methods::Get),
         b"/demo" => (Route::Demo, Methods::Get),
@@ -227,6 +232,7 @@ mod tests {
             ("/ofrep/v1/evaluate/flags", Route::OfrepFlags),
             ("/sse/environments/k/stream", Route::EventStream),
             ("/ofrep/v1/environments/k/stream", Route::OfrepEventStream),
+            ("/proxy/explain", Route::Explain),
             ("/openapi.json", Route::OpenApi),
         ] {
             assert_eq!(route(path), Some(expected), "{path}");

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use edge_proxy::encode::flags;
 use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate, evaluate_on};
+use edge_proxy::explain::explain;
 use edge_proxy::snapshot::{Environment, Role};
 use serde_json::Value as Json;
 
@@ -83,9 +84,12 @@ fn compare(seed: &str, count: u64) -> Tally {
         };
         tally.asked += requests.len() as u64;
         // One difference a document is told: its others mostly have the same cause.
-        let differing =
-            |request: &Json| Some((answer(&environment, request, &mut scratch)?, request.clone()));
-        if let Some((difference, request)) = requests.iter().find_map(differing) {
+        let differing = |(at, request): (usize, &Json)| {
+            // An explanation costs far more than an evaluation.
+            let found = answer(&environment, request, at % 8 == 0, &mut scratch)?;
+            Some((found, request.clone()))
+        };
+        if let Some((difference, request)) = requests.iter().enumerate().find_map(differing) {
             tally.differences.push(format!("{difference}\nrequest: {request}\ndocument: {document}"));
         }
     }
@@ -94,11 +98,19 @@ fn compare(seed: &str, count: u64) -> Tally {
 }
 
 /// What differs, if anything: `[identifier, traits, flags]`.
-fn answer(environment: &Environment, request: &Json, scratch: &mut Scratch) -> Option<String> {
+fn answer(
+    environment: &Environment,
+    request: &Json,
+    explains: bool,
+    scratch: &mut Scratch,
+) -> Option<String> {
     let traits: Vec<Trait<'_>> = request[1].as_array().expect("traits").iter().map(trait_of).collect();
     match request[0].as_str() {
         Some(identifier) => evaluate(environment, &Identity { identifier, traits: &traits }, scratch),
         None => evaluate_on(environment.program(), None, None, scratch),
+    }
+    if explains && let Some(contradiction) = contradiction(environment, request, &traits) {
+        return Some(contradiction);
     }
     let expected = request[2].as_array().expect("flags");
     let found: Vec<flags::Flag<'_>> = flags::results(environment, Role::Server, scratch).collect();
@@ -112,6 +124,26 @@ fn answer(environment: &Environment, request: &Json, scratch: &mut Scratch) -> O
             && parsed(found.variant) == expected[3]
             && parsed(&format!("\"{}\"", found.reason)) == expected[4];
         (!is_same).then(|| format!("{found:?}\nthe model: {expected}"))
+    })
+}
+
+/// What `explain` says must agree with the model: a flag is targeted by a segment that is said to
+/// match, and one that no segment matches is not.
+fn contradiction(environment: &Environment, request: &Json, traits: &[Trait<'_>]) -> Option<String> {
+    let identity = request[0].as_str().map(|identifier| Identity { identifier, traits });
+    let told = match explain(environment, identity.as_ref(), None) {
+        Ok(told) => told,
+        Err(error) => return Some(format!("explain: {} {}", error.path, error.message)),
+    };
+    told.flags.iter().zip(request[2].as_array().expect("flags")).find_map(|(told, model)| {
+        let reason = text(&model[4]);
+        let agrees = match reason.strip_prefix("TARGETING_MATCH; segment=") {
+            Some("identity_overrides") => told.identity_override,
+            Some(name) => told.matching_segments.iter().any(|segment| segment == name),
+            // A variant's reason says nothing of segments; a cyclic flag may have an override.
+            None => !matches!(reason, "STATIC" | "DEFAULT") || told.matching_segments.is_empty(),
+        };
+        (!agrees).then(|| format!("explain says {told:?}, the model {model}"))
     })
 }
 

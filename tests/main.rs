@@ -10,6 +10,8 @@ mod support;
 mod counts;
 /// Random documents and requests: the engine answers as the model does.
 mod differential;
+/// `edge-proxy explain` and its HTTP form.
+mod explain;
 /// Upstream fails in every way: what is served then, and how soon it is over.
 mod faults;
 /// Event streams, trees of proxies, discovery, counts going up, TLS and outgoing proxies.

@@ -8,6 +8,7 @@
 mod analytics;
 mod bulk;
 mod document;
+mod explain;
 mod flags;
 mod health;
 mod identities;
@@ -201,6 +202,7 @@ fn dispatch(
         }
         (Route::OfrepFlags, _) => ofrep::all(exchange, request.body, desk),
         (Route::OfrepFlag, _) => ofrep::one(exchange, &found.parameter, request.body, desk),
+        (Route::Explain, _) => explain::answer(exchange, request.query, request.body, reader, desk),
         (Route::OpenApi, _) => pages::openapi(exchange, desk),
         (Route::Docs, _) => pages::docs(exchange, desk),
         (Route::Demo, _) => pages::demo(exchange, &found.parameter, desk),

@@ -52,6 +52,12 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Where conditions read flags: whether each of the program's segments matched. Elsewhere it says
+    /// nothing, as segments are only asked while it matters.
+    pub fn matched(&self) -> &[bool] {
+        &self.room.matched
+    }
+
     /// Per feature the output that won, as an index into the program's; [`run::CYCLIC`] may be set.
     pub fn outputs(&self) -> &[u32] {
         &self.room.outputs

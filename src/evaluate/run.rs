@@ -64,7 +64,7 @@ pub struct Room {
     resolved: Vec<u32>,
     cyclic: Vec<bool>,
     resolving: Vec<u32>,
-    matched: Vec<bool>,
+    pub matched: Vec<bool>,
 }
 
 /// Evaluates every feature into `room.outputs`. `key` stands for the identity's key if it is given.

@@ -4,7 +4,7 @@
 //! snapshot is never changed once published; whatever depends on the document alone was
 //! computed before (`compile`). Nothing here knows the supervisor or the reactor.
 pub mod compile;
-mod condition;
+pub(crate) mod condition;
 pub mod document;
 pub mod lookup;
 mod output;

@@ -7,7 +7,7 @@
 mod certificates;
 mod discovery;
 mod job;
-mod poll;
+pub(crate) mod poll;
 mod pool;
 pub mod probe;
 mod realtime;
