@@ -5,6 +5,7 @@
 //! Invariant: the same input gives the same output on every machine; plain input allocates nothing.
 pub mod in_list;
 pub mod jsonpath;
+mod lanes;
 mod narrow;
 pub mod pattern;
 pub mod percentage;

@@ -13,17 +13,14 @@ const MODULUS: u64 = 9999;
 pub fn hash(parts: &[&str]) -> f64 {
     let mut times = 1_usize;
     loop {
-        let value = hash_repeated(parts, times);
-        // 100 is outside the range: the whole list is hashed once more often until it is not met.
-        #[expect(clippy::float_cmp, reason = "exactly 100 is the rule (wire.md 5.4)")]
-        if value != 100.0 {
+        if let Some(value) = hash_repeated(parts, times) {
             return value;
         }
         times += 1;
     }
 }
 
-fn hash_repeated(parts: &[&str], times: usize) -> f64 {
+fn hash_repeated(parts: &[&str], times: usize) -> Option<f64> {
     let mut md5 = Md5::new();
     for (at, part) in std::iter::repeat_n(parts, times).flatten().enumerate() {
         if at > 0 {
@@ -31,7 +28,12 @@ fn hash_repeated(parts: &[&str], times: usize) -> f64 {
         }
         md5.update(part.as_bytes());
     }
-    let digest: [u8; 16] = md5.finalize().into();
+    of_digest(md5.finalize().into())
+}
+
+/// The place of an MD5 digest; `None` if it is exactly 100, which is outside the range: the list is
+/// then hashed once more often.
+pub fn of_digest(digest: [u8; 16]) -> Option<f64> {
     let number = u128::from_be_bytes(digest);
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of the number")]
     let (upper, lower) = ((number >> 64) as u64, number as u64);
@@ -39,7 +41,9 @@ fn hash_repeated(parts: &[&str], times: usize) -> f64 {
     // This order of operations: another one gives other last bits.
     #[expect(clippy::cast_precision_loss, reason = "a bucket is under 9,999")]
     let ratio = bucket as f64 / 9998.0;
-    ratio * 100.0
+    let value = ratio * 100.0;
+    #[expect(clippy::float_cmp, reason = "exactly 100 is the rule (wire.md 5.4)")]
+    (value != 100.0).then_some(value)
 }
 
 #[cfg(test)]

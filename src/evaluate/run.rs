@@ -6,6 +6,7 @@
 //! decides which cycles are cut (wire.md 5.12).
 //! Invariant: a condition that occurs twice is asked once; cycles and chains of flags are bounded.
 use super::jsonpath::{FlagMember, FlagResult, Query};
+use super::lanes::{LANES, hash_each};
 use super::percentage;
 use super::segment::holds;
 use super::value::{Value, coerce};
@@ -13,7 +14,7 @@ use super::values::Values;
 use super::{Identity, TraitValue};
 use crate::limits::{FLAG_CHAIN_MAX, FLAG_READS_MAX};
 use crate::snapshot::rule::{
-    Children, Fact, Feature, FlagFacts, Node, Origin, PENDING, Program, Scalar, offset,
+    Children, Fact, Feature, FlagFacts, Node, Origin, PENDING, Program, Scalar, Split, offset,
 };
 
 /// Set beside an output: the flag is in a cycle of flags (wire.md 5.12).
@@ -57,6 +58,8 @@ pub struct Room {
     segments: Memo,
     /// The segments that can match, as bits; empty if the lookups do not apply.
     possible: Vec<u64>,
+    /// Features whose winning state has variants, and those.
+    splits: Vec<(u32, u32)>,
     epoch: u32,
     buffer: String,
     /// Used where conditions read flags: per feature the output once resolved, and whether it is in
@@ -89,6 +92,7 @@ pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>
             room.outputs[*feature as usize] = *output;
         }
     }
+    room.splits.clear();
     let mut run = Run {
         program,
         identity,
@@ -96,6 +100,7 @@ pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>
         conditions: &mut room.conditions,
         segments: &mut room.segments,
         possible: &mut room.possible,
+        splits: &mut room.splits,
         epoch: room.epoch,
         buffer: &mut room.buffer,
         outputs: &mut room.outputs,
@@ -118,6 +123,7 @@ struct Run<'r> {
     conditions: &'r mut Memo,
     segments: &'r mut Memo,
     possible: &'r mut Vec<u64>,
+    splits: &'r mut Vec<(u32, u32)>,
     epoch: u32,
     buffer: &'r mut String,
     outputs: &'r mut Vec<u32>,
@@ -144,7 +150,27 @@ impl<'r> Run<'r> {
             }
             let feature = &program.features[*index as usize];
             let winner = if can_match { self.winner(feature) } else { None };
-            self.outputs[*index as usize] = self.output(winner.unwrap_or(feature.state));
+            let state = &program.states[winner.unwrap_or(feature.state) as usize];
+            match (state.split, self.identity) {
+                (Some(split), Some(_)) => self.splits.push((*index, split)),
+                _ => self.outputs[*index as usize] = state.output,
+            }
+        }
+        self.settle_splits();
+    }
+
+    /// The variants of all features that have some, several hashes at once.
+    fn settle_splits(&mut self) {
+        let program = self.program;
+        for splits in self.splits.chunks(LANES) {
+            let mut keys = [""; LANES];
+            for (key, (_, split)) in keys.iter_mut().zip(splits) {
+                *key = &program.splits[*split as usize].key;
+            }
+            let hashes = hash_each(&keys[..splits.len()], &self.values.identity_key);
+            for ((index, split), hash) in splits.iter().zip(hashes) {
+                self.outputs[*index as usize] = program.splits[*split as usize].output(hash);
+            }
         }
     }
 
@@ -244,8 +270,7 @@ impl<'r> Run<'r> {
         let (Some(split), Some(_)) = (state.split, self.identity) else { return state.output };
         let split = &self.program.splits[split as usize];
         let hash = percentage::hash(&[&split.key, &self.values.identity_key]);
-        let hit = split.variants.iter().find(|share| share.from <= hash && hash < share.to);
-        hit.map_or(split.control, |share| share.output)
+        split.output(hash)
     }
 
     /// As `get_evaluation_result` does it: every segment in document order, then every feature; what
@@ -381,6 +406,14 @@ impl<'r> Run<'r> {
         }
         self.segments.put(segment, self.epoch, answer);
         answer
+    }
+}
+
+impl Split {
+    /// The output of the variant that `hash` hits.
+    fn output(&self, hash: f64) -> u32 {
+        let hit = self.variants.iter().find(|share| share.from <= hash && hash < share.to);
+        hit.map_or(self.control, |share| share.output)
     }
 }
 
