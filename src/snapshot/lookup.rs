@@ -196,27 +196,13 @@ impl Builder {
     }
 
     fn lookup(&mut self, slot: u32, asked: &[&Asked<'_>]) -> Lookup {
-        let integers = points(asked, |test, out: &mut Vec<i64>| match test {
-            Test::Compare(_, operand) => out.extend(match operand.integer {
-                Some(Integer::Small(number)) => Some(number),
-                _ => None,
-            }),
-            Test::In(members) => out.extend(&members.integers),
-            _ => {}
-        });
+        let integers = points(asked, integer_points);
         let floats = points(asked, |test, out: &mut Vec<f64>| {
             if let Test::Compare(_, operand) = test {
                 out.extend(operand.float.filter(|number| !number.is_nan()));
             }
         });
-        let texts = points(asked, |test, out: &mut Vec<Box<str>>| match test {
-            Test::Compare(_, operand) => out.extend(match &operand.text {
-                OperandText::Plain(text) => Some(text.clone()),
-                _ => None,
-            }),
-            Test::In(members) => out.extend(members.texts.iter().cloned()),
-            _ => {}
-        });
+        let texts = points(asked, text_points);
         let versions =
             points(asked, |test, out: &mut Vec<Release>| out.extend(release(test).map(|(_, held)| held)));
         let has_versions = !versions.is_empty();
@@ -369,6 +355,28 @@ fn points_of(test: &Test) -> usize {
     match test {
         Test::In(members) => members.texts.len(),
         _ => 1,
+    }
+}
+
+fn integer_points(test: &Test, out: &mut Vec<i64>) {
+    match test {
+        Test::Compare(_, operand) => out.extend(match operand.integer {
+            Some(Integer::Small(number)) => Some(number),
+            _ => None,
+        }),
+        Test::In(members) => out.extend(&members.integers),
+        _ => {}
+    }
+}
+
+fn text_points(test: &Test, out: &mut Vec<Box<str>>) {
+    match test {
+        Test::Compare(_, operand) => out.extend(match &operand.text {
+            OperandText::Plain(text) => Some(text.clone()),
+            _ => None,
+        }),
+        Test::In(members) => out.extend(members.texts.iter().cloned()),
+        _ => {}
     }
 }
 

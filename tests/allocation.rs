@@ -1,0 +1,188 @@
+//! Plain requests allocate nothing: counted under the whole spine, from request bytes to answer.
+//!
+//! After some requests of warm-up, GET flags and GET and POST identities are answered a thousand
+//! times each, over a document with every kind of condition, variants and identity overrides; the
+//! allocator counts. Inputs that may allocate are named at the end, with how much they do.
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::BytesMut;
+use edge_proxy::answer::{Room, Settings, answer};
+use edge_proxy::config::{self, source::Inputs};
+use edge_proxy::http::Output;
+use edge_proxy::http::request::{Progress, RequestReader};
+use edge_proxy::snapshot::{Access, Environment, Role, Slot, Snapshot, Source};
+
+/// The system's allocator, which counts the calls of this thread.
+struct Counting;
+
+thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
+
+// SAFETY: every call is passed on as it is; the counter has no destructor and allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const KEY: &str = "ser.allocation";
+
+/// Twelve features; twelve segments, one condition each, of every operator; two of three multivariate.
+fn document() -> String {
+    let state = |number: usize, priority: &str| {
+        let variant = |id: usize| {
+            format!(
+                r#"{{"id":{id},"percentage_allocation":30.0,"multivariate_feature_option":{{"value":"v{id}"}}}}"#
+            )
+        };
+        let variants = if number % 3 == 0 { String::new() } else { [variant(1), variant(2)].join(",") };
+        format!(
+            r#"{{"feature":{{"id":{number},"name":"f{number}","type":"STANDARD"}},"enabled":true,"django_id":9{number},
+            "feature_state_value":"on","feature_segment":{priority},"multivariate_feature_state_values":[{variants}]}}"#
+        )
+    };
+    let conditions = [
+        ("plan", "EQUAL", "gold"),
+        ("plan", "NOT_EQUAL", "silver"),
+        ("age", "GREATER_THAN", "30"),
+        ("score", "LESS_THAN", "50.5"),
+        ("country", "IN", "NL,DE,FR"),
+        ("email", "CONTAINS", "@example"),
+        ("email", "NOT_CONTAINS", "@test"),
+        ("device", "REGEX", "iphone-\\\\d+$"),
+        ("version", "GREATER_THAN_INCLUSIVE", "4.2.0:semver"),
+        ("age", "MODULO", "7|0"),
+        ("", "PERCENTAGE_SPLIT", "50"),
+        ("$.identity.identifier", "IS_SET", ""),
+    ];
+    let segments: Vec<String> = conditions
+        .iter()
+        .enumerate()
+        .map(|(number, (property, operator, value))| {
+            let condition = format!(r#"{{"property_":"{property}","operator":"{operator}","value":"{value}"}}"#);
+            let states: Vec<String> = (0..12)
+                .filter(|feature| feature % 4 != number % 4)
+                .map(|feature| state(feature, &format!(r#"{{"priority":{}}}"#, (feature + number) % 12)))
+                .collect();
+            format!(
+                r#"{{"id":{number},"name":"s{number}","rules":[{{"type":"ALL","rules":[{{"type":"ANY","rules":[],
+                "conditions":[{condition}]}}]}}],"feature_states":[{}]}}"#,
+                states.join(",")
+            )
+        })
+        .collect();
+    let states: Vec<String> = (0..12).map(|number| state(number, "null")).collect();
+    format!(
+        r#"{{"api_key":"client","name":"E","updated_at":"2026-01-15T10:30:00Z","feature_states":[{}],
+        "project":{{"segments":[{}]}},"identity_overrides":[{{"identifier":"vip","identity_features":[{}]}}]}}"#,
+        states.join(","),
+        segments.join(","),
+        state(3, "null")
+    )
+}
+
+fn snapshot() -> Snapshot {
+    let (environment, warnings) = Environment::compile(document().as_bytes()).expect("a good document");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let slot = Slot {
+        client_side_key: "client".into(),
+        environment: Some(Arc::new(environment)),
+        source: Source::File,
+        last_success: None,
+        last_error: None,
+    };
+    let access = Access { slot: 0, role: Role::Server, expires_at: None };
+    Snapshot::new(1, vec![slot], [(KEY.as_bytes().into(), access)])
+}
+
+fn settings() -> Settings {
+    let pairs = format!(r#"[{{"server_side_key": "{KEY}", "client_side_key": "client"}}]"#);
+    let variables = [("ENVIRONMENT_KEY_PAIRS".to_owned(), pairs)].into_iter().collect();
+    let inputs = Inputs { without_file: true, variables, ..Inputs::default() };
+    Settings::new(&config::read(&inputs).expect("a good configuration").0)
+}
+
+fn request(path: &str, body: Option<&str>) -> Vec<u8> {
+    let method = if body.is_some() { "POST" } else { "GET" };
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nX-Environment-Key: {KEY}\r\n");
+    if let Some(body) = body {
+        head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+    }
+    format!("{head}\r\n{}", body.unwrap_or_default()).into_bytes()
+}
+
+/// How many allocations a thousand answers make, after ten to warm up.
+fn allocations(request: &[u8]) -> usize {
+    let (snapshot, settings) = (snapshot(), settings());
+    let (mut room, mut output) = (Room::default(), Output::default());
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    output.set_date(now);
+    let (mut reader, mut buffer) = (RequestReader::default(), BytesMut::with_capacity(16 * 1024));
+    let mut counted = 0;
+    for round in 0..1010 {
+        buffer.extend_from_slice(request);
+        assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
+        let mut read = reader.request(&mut buffer).expect("ready");
+        let before = ALLOCATIONS.get();
+        let outcome = answer(&settings, &snapshot, now, &mut read, &mut room, &mut output);
+        if round >= 10 {
+            counted += ALLOCATIONS.get() - before;
+        }
+        assert_eq!(outcome.status, 200, "{}", String::from_utf8_lossy(&output.bytes));
+        output.bytes.clear();
+        output.tail = None;
+        reader.consume(&mut buffer);
+    }
+    counted
+}
+
+#[test]
+fn plain_requests_allocate_nothing() {
+    let traits = r#"[{"trait_key":"plan","trait_value":"gold"},{"trait_key":"age","trait_value":42},
+        {"trait_key":"score","trait_value":12.5},{"trait_key":"country","trait_value":"DE"},
+        {"trait_key":"email","trait_value":"a@example.com"},{"trait_key":"device","trait_value":"iphone-15"},
+        {"trait_key":"version","trait_value":"4.7.2"},{"trait_key":"beta","trait_value":true},
+        {"trait_key":"number","trait_value":"007"},{"trait_key":"none","trait_value":null}]"#;
+    let body = |identifier: &str| format!(r#"{{"identifier":"{identifier}","traits":{traits}}}"#);
+    let cases = [
+        ("GET flags", request("/api/v1/flags/", None)),
+        ("GET one flag", request("/api/v1/flags/?feature=f3", None)),
+        ("GET identities", request("/api/v1/identities/?identifier=somebody", None)),
+        ("GET identities, overridden", request("/api/v1/identities/?identifier=vip", None)),
+        ("POST identities", request("/api/v1/identities/", Some(&body("somebody")))),
+        ("POST identities, overridden", request("/api/v1/identities/", Some(&body("vip")))),
+        ("POST identities, no traits", request("/api/v1/identities/", Some(r#"{"identifier":"a"}"#))),
+    ];
+    for (name, request) in cases {
+        let counted = allocations(&request);
+        eprintln!("{name}: {counted} allocations in 1,000 answers");
+        assert_eq!(counted, 0, "{name}");
+    }
+}
+
+#[test]
+fn what_may_allocate_is_bounded() {
+    let big =
+        r#"{"identifier":"a","traits":[{"trait_key":"age","trait_value":123456789012345678901234567890}]}"#;
+    let anonymous = r#"{"traits":[{"trait_key":"plan","trait_value":"gold"}]}"#;
+    for (name, body, allocations_max) in
+        [("an integer beyond 64 bits", big, 60), ("an identity without an identifier", anonymous, 20)]
+    {
+        let counted = allocations(&request("/api/v1/identities/", Some(body)));
+        eprintln!("{name}: {} allocations an answer", counted / 1000);
+        assert!(counted <= allocations_max * 1000, "{name}: {counted}");
+    }
+}
