@@ -129,7 +129,6 @@ fn compress(
 
 /// One step of the chain in every lane.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, clippy::many_single_char_names, reason = "the names of RFC 1321")]
 fn step<const SHIFT: u32>(
     a: Lane,
     b: Lane,

@@ -22,7 +22,7 @@ pub fn narrow(
     let lookups = &program.lookups;
     possible.clear();
     possible.resize(lookups.words, u64::MAX);
-    if let Some(last) = possible.last_mut().filter(|_| program.segments.len() % 64 > 0) {
+    if let Some(last) = possible.last_mut().filter(|_| !program.segments.len().is_multiple_of(64)) {
         *last = (1 << (program.segments.len() % 64)) - 1;
     }
     for lookup in &lookups.slots {

@@ -297,7 +297,7 @@ impl Builder {
         let count = self.segments;
         self.push(|mask| {
             mask.fill(u64::MAX);
-            if let Some(last) = mask.last_mut().filter(|_| count % 64 > 0) {
+            if let Some(last) = mask.last_mut().filter(|_| !count.is_multiple_of(64)) {
                 *last = (1 << (count % 64)) - 1;
             }
             segments.iter().for_each(|segment| mask[*segment as usize / 64] &= !(1 << (segment % 64)));
