@@ -12,6 +12,8 @@ mod counts;
 mod differential;
 /// `edge-proxy explain` and its HTTP form.
 mod explain;
+/// Stopping and taking over under load.
+mod drain;
 /// Upstream fails in every way: what is served then, and how soon it is over.
 mod faults;
 /// Event streams, trees of proxies, discovery, counts going up, TLS and outgoing proxies.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use monoio::io::AsyncReadRent;
+use socket2::SockRef;
 
 use super::accept::{self, Listener};
 use super::access::AccessLog;
@@ -206,6 +207,9 @@ impl Reactor {
                 wake.wait().await;
             }
         }
+        if !self.take_over(memory).await {
+            return Ok(());
+        }
         self.open(memory, uring)?;
         monoio::spawn(registry::sweep(self.clone()));
         // A message may have come before the first read of the pair.
@@ -217,12 +221,36 @@ impl Reactor {
         Ok(())
     }
 
+    /// A listener that does not listen yet has another process before it (`listen`), which goes
+    /// on serving until this one can: every environment has its document, or patience is over.
+    /// False when the supervisor is gone.
+    async fn take_over(&self, memory: &Memory) -> bool {
+        let began = Instant::now();
+        let behind = || {
+            let listeners = memory.listeners.borrow();
+            listeners.as_ref().is_some_and(|(tcp, _)| !SockRef::from(tcp).is_listener().unwrap_or(true))
+        };
+        let lacks = || {
+            let lease = self.lease.borrow();
+            lease.as_ref().is_none_or(|lease| lease.slots.iter().any(|slot| slot.environment.is_none()))
+        };
+        while behind() && lacks() && !self.draining.get() && began.elapsed() < limits::TAKE_OVER_PATIENCE {
+            monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
+            if !self.take_messages(memory) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Starts to accept.
     fn open(self: &Rc<Self>, memory: &Memory, uring: bool) -> io::Result<()> {
         let listeners = memory.listeners.borrow();
         let Some((tcp, unix)) = &*listeners else { return Ok(()) };
         let mut opened = Vec::new();
         tcp.set_nonblocking(!uring)?;
+        // Again for one that listens already does nothing.
+        SockRef::from(tcp).listen(limits::BACKLOG_MAX)?;
         opened.push(Rc::new(Listener::tcp(tcp.try_clone()?)?));
         if let Some(unix) = unix {
             unix.set_nonblocking(!uring)?;

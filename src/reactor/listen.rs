@@ -21,9 +21,10 @@ use crate::limits::BACKLOG_MAX;
 /// The address cannot be bound; the message says what to do.
 pub fn bind(config: &Config) -> io::Result<Vec<TcpListener>> {
     let mut address = SocketAddr::new(config.server.host, config.server.port);
+    let taken = address.port() != 0 && is_taken(address);
     let mut listeners = Vec::with_capacity(config.cores.len());
     for _ in &config.cores {
-        let listener = listen(address).map_err(|error| explain(address, &error))?;
+        let listener = listen(address, taken).map_err(|error| explain(address, &error))?;
         // Port 0 means any free one; the others must have the same.
         address.set_port(listener.local_addr()?.port());
         listeners.push(listener);
@@ -31,7 +32,20 @@ pub fn bind(config: &Config) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Whether somebody listens there already. Without SO_REUSEPORT even a socket of the same user
+/// that has it is in the way.
+fn is_taken(address: SocketAddr) -> bool {
+    let probe = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SockAddr::from(address))
+    };
+    probe().is_err_and(|error: io::Error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
+/// Taking over from another process, the socket is bound and no more: connections go on to the
+/// other one until the reactor has documents to answer with (`life`).
+fn listen(address: SocketAddr, taken: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -41,7 +55,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // Accepted sockets inherit it, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SockAddr::from(address))?;
-    socket.listen(BACKLOG_MAX)?;
+    if !taken {
+        socket.listen(BACKLOG_MAX)?;
+    }
     Ok(socket.into())
 }
 
