@@ -48,7 +48,8 @@ fn document() -> String {
                 r#"{{"id":{id},"percentage_allocation":30.0,"multivariate_feature_option":{{"value":"v{id}"}}}}"#
             )
         };
-        let variants = if number % 3 == 0 { String::new() } else { [variant(1), variant(2)].join(",") };
+        let variants =
+            if number.is_multiple_of(3) { String::new() } else { [variant(1), variant(2)].join(",") };
         format!(
             r#"{{"feature":{{"id":{number},"name":"f{number}","type":"STANDARD"}},"enabled":true,"django_id":9{number},
             "feature_state_value":"on","feature_segment":{priority},"multivariate_feature_state_values":[{variants}]}}"#

@@ -185,8 +185,14 @@ impl<'r> Run<'r> {
                 return self.winner_of_left(feature);
             }
         }
-        let found = candidates.iter().find(|candidate| self.matches(candidate.segment));
-        found.map(|candidate| candidate.state)
+        for candidate in candidates {
+            // Most are ruled out by their bit: without a call.
+            let word = self.possible.get(candidate.segment as usize / 64).copied().unwrap_or(u64::MAX);
+            if word >> (candidate.segment % 64) & 1 == 1 && self.matches(candidate.segment) {
+                return Some(candidate.state);
+            }
+        }
+        None
     }
 
     fn winner_of_left(&mut self, feature: &Feature) -> Option<u32> {
