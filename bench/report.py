@@ -239,7 +239,7 @@ def draw(run):
             {f"{x} reactor(s)": {"edge-proxy": run.median("cpu_us", "cores", "edge-proxy", x)} for x in run.axis("cores", "edge-proxy")},
         ),
         "latency-swaps": plot.bars(
-            "Latency at 10,000 requests/s while the document is replaced",
+            "Latency at a constant rate while the document is replaced",
             "µs, logarithmic",
             {
                 f"{kind[6:]}, {x}": {n: run.median(f, kind, "edge-proxy", x) for n, f in PERCENTILES}
@@ -278,7 +278,9 @@ def summarise(place):
     for scenario in ("connections", "features", "segments", "overrides", "environments", "cores"):
         parts.append(sweep_table(run, scenario, scenario))
     for scenario in ("swaps-heavy", "swaps-huge"):
-        parts.append(sweep_table(run, scenario, f"{scenario}: latency at 10,000 requests/s, document replaced"))
+        parts.append(sweep_table(run, scenario, f"{scenario}: latency at a constant rate, document replaced"))
+        notes = [row["note"] for row in run.rows if row["scenario"] == scenario and row["note"]]
+        parts.append(f"\n{notes[0]}\n" if notes else "")
     parts.append(QUOTED)
     text = "".join(parts)
     (place / "summary.md").write_text(text)

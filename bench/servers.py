@@ -101,7 +101,7 @@ def proxy(binary, scratch, environments, cpus="0", cores="1", name="edge-proxy")
     ]
     config = Path(scratch) / f"config-{port}.json"
     server = {"host": "127.0.0.1", "port": port}
-    logging = {"log_level": "WARNING"}
+    logging = {"log_level": "ERROR"}
     config.write_text(json.dumps({"environment_key_pairs": pairs, "server": server, "logging": logging}))
     command = [binary, "serve", "--config", config, "--cores", cores]
     started = Server(name, command, port, cpus, Path(scratch) / f"{name}.log")
