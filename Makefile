@@ -91,3 +91,29 @@ readme: ## Writes the README's numbers from the newest run
 .venv/bench/made-from.txt: bench/requirements.txt scripts/venv
 	scripts/venv bench bench/requirements.txt
 	@touch $@
+
+# --- operate ---
+
+OPERATE_PARTS ?=
+MUSL = x86_64-unknown-linux-musl
+
+.PHONY: operate dist audit sbom
+operate: .venv/operate/made-from.txt ## Runs Prometheus, HAProxy, Chromium and systemd's checks around the proxy (as root; OPERATE_PARTS=fleet)
+	@for tool in prometheus promtool haproxy nginx chromium ip systemd-analyze go; do command -v $$tool >/dev/null || \
+	  { echo "$$tool is missing (Debian: apt install prometheus haproxy nginx chromium iproute2 systemd golang-go golang-github-masterminds-sprig-dev)" >&2; exit 1; }; done
+	$(CARGO) build --release --locked
+	.venv/operate/bin/python tests/operate/operate.py target/release/edge-proxy $(OPERATE_PARTS)
+
+.venv/operate/made-from.txt: tests/operate/requirements.txt scripts/venv
+	scripts/venv operate tests/operate/requirements.txt
+	@touch $@
+
+dist: ## Builds the static executable and the .deb into target/dist, and starts both in a chroot
+	scripts/dist $(MUSL)
+
+audit: ## Judges licences, advisories, duplicates and sources of what is linked in (cargo-deny)
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny --locked check
+
+sbom: ## Writes what is linked in, with versions and licences, to target/dist/sbom.json (CycloneDX)
+	$(PYTHON) scripts/sbom target/dist/sbom.json
