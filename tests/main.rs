@@ -10,14 +10,16 @@ mod support;
 mod counts;
 /// Random documents and requests: the engine answers as the model does.
 mod differential;
-/// `edge-proxy explain` and its HTTP form.
-mod explain;
 /// Stopping and taking over under load.
 mod drain;
+/// `edge-proxy explain` and its HTTP form.
+mod explain;
 /// Upstream fails in every way: what is served then, and how soon it is over.
 mod faults;
 /// Event streams, trees of proxies, discovery, counts going up, TLS and outgoing proxies.
 mod following;
+/// Real programs in front: curl, nginx, HAProxy.
+mod front;
 /// The harness itself: a client that misreads answers would make every other test worthless.
 mod harness;
 /// OpenFeature's Remote Evaluation Protocol.

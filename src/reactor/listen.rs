@@ -5,7 +5,7 @@
 //! kernel spreads connections and a second process can take over; a unix socket is put in place
 //! by a rename, which takes over from whoever had the path.
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::Config;
-use crate::limits::BACKLOG_MAX;
+use crate::limits::{BACKLOG_MAX, PROBE_TIMEOUT};
 
 /// Binds one listener for each core.
 ///
@@ -32,15 +32,15 @@ pub fn bind(config: &Config) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// Whether somebody listens there already. Without SO_REUSEPORT even a socket of the same user
-/// that has it is in the way.
+/// Whether somebody listens there already: whoever does takes a connection.
 fn is_taken(address: SocketAddr) -> bool {
-    let probe = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&SockAddr::from(address))
-    };
-    probe().is_err_and(|error: io::Error| error.kind() == io::ErrorKind::AddrInUse)
+    let mut address = address;
+    match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    TcpStream::connect_timeout(&address, PROBE_TIMEOUT).is_ok()
 }
 
 /// Taking over from another process, the socket is bound and no more: connections go on to the

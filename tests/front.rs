@@ -1,0 +1,144 @@
+//! Real programs in front: curl, and nginx and HAProxy from Debian with kept-alive upstreams.
+//!
+//! A machine without one of them skips that test and says so.
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{Client, Port, Proxy, Start, eventually};
+use crate::surface::{CLIENT, SERVER, document};
+
+fn start() -> Proxy {
+    let start = Start::serve();
+    let path = start.scratch().write("document.json", document(0).to_string());
+    start.document(CLIENT, SERVER, path).ready()
+}
+
+/// The program's path, or `None` with a line for whoever reads the output.
+fn program(name: &str) -> Option<String> {
+    let places = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
+    let found =
+        places.iter().map(|place| format!("{place}/{name}")).find(|path| std::path::Path::new(path).exists());
+    if found.is_none() {
+        println!("skipped: {name} is not installed (apt-get install {name})");
+    }
+    found
+}
+
+/// A program that runs in the foreground and is ended with this handle.
+struct Running(Child);
+
+impl Running {
+    fn start(program: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().expect("the program starts"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // nginx's master ends its worker when it is asked to, not when it is killed.
+        let _ = Command::new("kill").arg("-TERM").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// Many exchanges over one connection to what stands in front, of every kind.
+fn exercise(front: SocketAddr) {
+    let connected = eventually("the program in front answers", || {
+        let mut client = Client::try_connect(front).ok()?;
+        let answer = client.request("GET", "/proxy/health/liveness", &[], b"");
+        (answer.status == 200).then_some(client)
+    });
+    let mut client = connected;
+    let key = [("X-Environment-Key", SERVER), ("Content-Type", "application/json")];
+    let body = format!(r#"{{"identifier": "{}", "traits": []}}"#, "i".repeat(10_000));
+    for _ in 0..100 {
+        let flags = client.request("GET", "/api/v1/flags/", &key, b"");
+        assert_eq!(flags.status, 200, "{}", flags.text());
+        assert!(flags.text().contains("banner"), "{}", flags.text());
+        let identity = client.request("POST", "/api/v1/identities/", &key, body.as_bytes());
+        assert_eq!(identity.status, 200, "{}", identity.text());
+        assert_eq!(client.request("HEAD", "/api/v1/flags/", &key, b"").status, 200);
+        assert_eq!(client.request("GET", "/nowhere", &key, b"").status, 404);
+    }
+}
+
+/// With connections of the program in front still open, it ends when it is told to.
+fn assert_ends(proxy: &mut Proxy) {
+    proxy.signal("TERM");
+    assert!(proxy.wait().success(), "{}", proxy.log());
+    assert!(proxy.log().contains("connections_cut_count=0"), "{}", proxy.log());
+}
+
+#[test]
+fn curl_is_served_in_every_way_it_asks() {
+    let Some(curl) = program("curl") else { return };
+    let proxy = start();
+    let url = format!("{}flags/", proxy.api_url());
+    let key = format!("X-Environment-Key: {SERVER}");
+    let run = |args: &[&str]| {
+        let output = Command::new(&curl).args(["-sS", "--max-time", "10", "-H", &key]).args(args).output();
+        let output = output.expect("curl runs");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for args in [vec![], vec!["--http1.0"], vec!["--compressed"], vec!["-H", "Connection: close"]] {
+        let mut args = args;
+        args.push(&url);
+        assert!(run(&args).contains("banner"), "{args:?}");
+    }
+    assert!(run(&["-I", &url]).starts_with("HTTP/1.1 200 OK"));
+    // One connection for both, as curl says itself.
+    let twice = run(&["-w", "%{num_connects};", "-o", "/dev/null", &url, "-o", "/dev/null", &url]);
+    assert_eq!(twice, "1;0;");
+    let identities = format!("{}identities/", proxy.api_url());
+    let body = format!(r#"{{"identifier": "{}"}}"#, "i".repeat(3000));
+    let json = "Content-Type: application/json";
+    // A body of that size makes curl ask for a 100 first when told to.
+    for more in [["-H", "Expect: 100-continue"], ["-H", "Transfer-Encoding: chunked"]] {
+        let answer = run(&[more[0], more[1], "-H", json, "-d", &body, &identities]);
+        assert!(answer.contains("\"flags\""), "{more:?}: {answer}");
+    }
+}
+
+#[test]
+fn nginx_in_front_is_served_over_kept_connections() {
+    let Some(nginx) = program("nginx") else { return };
+    let mut proxy = start();
+    let port = Port::free();
+    let folder = proxy.scratch().path().display().to_string();
+    let config = format!(
+        "daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;\n\
+         events {{ worker_connections 64; }}\n\
+         http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;\n\
+         fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n\
+         upstream edge {{ server {}; keepalive 8; }}\n\
+         server {{ listen {} reuseport; keepalive_requests 10000; location / {{ proxy_pass http://edge;\n\
+         proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_next_upstream off; }} }} }}\n",
+        proxy.address(),
+        port.address(),
+    );
+    let path = proxy.scratch().write("nginx.conf", config);
+    let _running = Running::start(&nginx, &["-c", path.to_str().expect("UTF-8"), "-p", &folder]);
+    exercise(port.address());
+    assert_ends(&mut proxy);
+}
+
+#[test]
+fn haproxy_in_front_is_served_over_kept_connections() {
+    let Some(haproxy) = program("haproxy") else { return };
+    let mut proxy = start();
+    let port = Port::free();
+    let config = format!(
+        "defaults\n mode http\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n \
+         http-reuse always\nlisten edge\n bind {}\n option httpchk GET /proxy/health/readiness\n \
+         server one {} check inter 200ms\n",
+        port.address(),
+        proxy.address(),
+    );
+    let path = proxy.scratch().write("haproxy.cfg", config);
+    let _running = Running::start(&haproxy, &["-db", "-f", path.to_str().expect("UTF-8")]);
+    exercise(port.address());
+    assert_ends(&mut proxy);
+}
