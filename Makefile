@@ -63,6 +63,12 @@ faults: ## Prints the fault table: what was served during each fault of upstream
 
 # --- measure ---
 
+.PHONY: bench-swap
+bench-swap: ## Prints what a swap costs: 200 environments, event to served value, 20 MB under load
+	@$(CARGO) test --locked --profile quick --test integration -- --nocapture --test-threads 1 \
+		swap:: two_hundred_environments an_event_is_served_within 2>&1 | tee target/bench-swap.txt | grep -E 'swap \||^test |all fresh|event to'
+	@grep -qE '^test result: ok' target/bench-swap.txt
+
 BENCH_MINUTES ?= 14
 
 .PHONY: bench bench-build bench-gate bench-baseline readme

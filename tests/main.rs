@@ -38,6 +38,8 @@ mod replay;
 mod surface;
 /// TLS for callers.
 mod tls;
+/// Big documents under load; `make bench-swap` prints the numbers.
+mod swap;
 /// Single values (numbers, versions, patterns, lists, paths) against Python itself.
 mod values;
 /// The requests of the SDKs that are not run here, and what they need in the answers.
