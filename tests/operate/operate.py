@@ -47,7 +47,7 @@ def fetch(port, path, headers=KEY, host="127.0.0.1", method="GET", body=None, ti
 def until(what, probe, patience=30):
     end = time.monotonic() + patience
     while True:
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             found = probe()
             if found:
                 return found
