@@ -389,3 +389,47 @@ fn the_memory_of_a_buffer_is_used_again() {
     }
     assert!(places.len() <= 2, "the buffer moved: {places:?}");
 }
+
+/// Damaged requests, the same each run: whatever comes, nothing panics, and how the bytes are
+/// cut into reads changes nothing.
+#[test]
+fn damaged_requests_are_read_alike_however_they_are_cut() {
+    let corpus: Vec<Vec<u8>> = vec![
+        b"GET /a?b=c HTTP/1.1\r\nHost: a\r\nX-Environment-Key: k\r\n\r\n".to_vec(),
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /b HTTP/1.1\r\nHost: a\r\n\r\n"
+            .to_vec(),
+        chunked("3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nA: b\r\n\r\nGET /n HTTP/1.1\r\nHost: a\r\n\r\n")
+            .into_bytes(),
+        b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET http://h/p HTTP/1.1\r\nHost: a\r\n\r\n"
+            .to_vec(),
+        coded("gzip", &gzip(b"{\"identifier\": \"a\"}")),
+    ];
+    let spice = b"\r\n\0 \t:;,0129afAF/HTTP.%\x7f\xff";
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    for _ in 0..20_000 {
+        let mut bytes = corpus[random(corpus.len())].clone();
+        for _ in 0..1 + random(3) {
+            let at = random(bytes.len());
+            match random(4) {
+                0 => bytes[at] = spice[random(spice.len())],
+                1 => bytes.insert(at, spice[random(spice.len())]),
+                2 => drop(bytes.remove(at)),
+                _ => {
+                    let end = at + random(bytes.len() - at) / 4;
+                    let piece = bytes[at..end].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+            }
+        }
+        let whole = read(&bytes, usize::MAX);
+        for piece_bytes in [1, 7] {
+            assert_eq!(read(&bytes, piece_bytes), whole, "{:?}", String::from_utf8_lossy(&bytes));
+        }
+    }
+}
