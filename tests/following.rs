@@ -159,7 +159,10 @@ fn a_tree_of_thirteen_proxies_costs_upstream_one_poll_an_interval() {
 const CONFIG: &str = "/api/v1/proxy/config/";
 const USAGE: &str = "/api/v1/proxy/usage/";
 
-fn listed(environments: &[(&str, &[(&str, bool, Value)])]) -> Reply {
+/// A server-side key: its text, whether it is active, when it ends.
+type Key<'a> = (&'a str, bool, Value);
+
+fn listed(environments: &[(&str, &[Key<'_>])]) -> Reply {
     let environments: Vec<Value> = environments
         .iter()
         .map(|(client, keys)| {

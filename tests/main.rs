@@ -36,10 +36,10 @@ mod readme;
 mod replay;
 /// Endpoints beside flags and identities, and input that is not right.
 mod surface;
-/// TLS for callers.
-mod tls;
 /// Big documents under load; `make bench-swap` prints the numbers.
 mod swap;
+/// TLS for callers.
+mod tls;
 /// Single values (numbers, versions, patterns, lists, paths) against Python itself.
 mod values;
 /// The requests of the SDKs that are not run here, and what they need in the answers.
