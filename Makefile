@@ -82,7 +82,7 @@ bench-build: .venv/bench/made-from.txt ## Builds what `make bench` needs
 
 .PHONY: bench-engine
 bench-engine: .venv/bench/made-from.txt ## Measures one evaluation alone, beside the PyPI engine and the official crate
-	$(CARGO) build --release --locked --manifest-path bench/engine/Cargo.toml --target-dir target/engine-bench
+	$(CARGO) build --release --manifest-path bench/engine/Cargo.toml --target-dir target/engine-bench
 	.venv/bench/bin/python bench/engine.py $(BENCH_FLAGS)
 
 bench-gate: ## Counts instructions of fixed work; fails if one costs over 3 % more than the baseline

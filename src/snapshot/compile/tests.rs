@@ -1,4 +1,6 @@
 //! The authority's own cases, through the same engine that answers requests.
+mod shape;
+
 use std::borrow::Cow;
 use std::path::PathBuf;
 
