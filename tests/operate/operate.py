@@ -1,6 +1,6 @@
 """Runs what is deployed around the proxy with the real programs of Debian.
 
-operate.py EXECUTABLE [PART...]: parts are files, units, prometheus, fleet, browser, image; all by default.
+operate.py EXECUTABLE [PART...]: parts are files, units, prometheus, fleet, seccomp, browser, image; all by default.
 Each part prints one line for each thing it found true and ends the run at the first that is not.
 Invariant: processes started here are ended here, by their own id; only 127.0.0.1 and network
 namespaces of this run are used.
@@ -298,6 +298,41 @@ def fleet(executable):
         need(not failures, f"{sum(answers)} requests through HAProxy over a kill and a restart, failed: {failures[:3] or 0}")
 
 
+# --- seccomp: the profile, applied as a container runtime does, to both drivers ---
+
+UNDER_PROFILE = """
+import json, os, seccomp, sys
+profile = json.load(open(sys.argv[1]))
+rules = seccomp.SyscallFilter(seccomp.ERRNO(profile["defaultErrnoRet"]))
+for group in profile["syscalls"]:
+    for name in group["names"]:
+        try:
+            rules.add_rule(seccomp.ALLOW, name)
+        except (OSError, RuntimeError):
+            pass  # Unknown to this kernel or library, as runtimes pass over it.
+rules.load()
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def seccomp(executable):
+    for driver in ["uring", "epoll"]:
+        with tempfile.TemporaryDirectory() as scratch:
+            config = pathlib.Path(scratch) / "config.json"
+            port = free_port()
+            config.write_text(json.dumps({
+                "documents": [str(ROOT / "src/demo/environment.json")], "cache_dir": f"{scratch}/cache",
+                "server": {"host": "127.0.0.1", "port": port}, "admin": {"port": 0},
+            }))
+            # Debian's own Python has the binding of libseccomp.
+            command = ["/usr/bin/python3", "-c", UNDER_PROFILE, ROOT / "deploy/seccomp.json", executable, "serve", "--config", config]
+            with process(*command, env={"EDGE_PROXY_DRIVER": driver}) as proxy:
+                until("it serves under the profile", lambda: fetch(port, "/proxy/health/readiness")[0] == 200)
+                need(all(fetch(port, "/api/v1/flags/")[0] == 200 for _ in range(100)), f"serves on {driver} under deploy/seccomp.json")
+                limited = pathlib.Path(f"/proc/{proxy.pid}/status").read_text()
+                need("Seccomp:\t2" in limited, "and the kernel says that the filter is on")
+
+
 # --- browser: the status page in Chromium, light, dark and on a phone ---
 
 def browser(executable):
@@ -359,7 +394,7 @@ def image(executable):
             need(fetch(port, "/api/v1/flags/")[0] == 200, f"the empty image serves as {user}, and its health check passes")
 
 
-PARTS = {part.__name__: part for part in [files, units, prometheus, fleet, browser, image]}
+PARTS = {part.__name__: part for part in [files, units, prometheus, fleet, seccomp, browser, image]}
 
 if __name__ == "__main__":
     executable = pathlib.Path(sys.argv[1]).resolve()
