@@ -20,6 +20,8 @@ mod faults;
 mod following;
 /// Real programs in front: curl, nginx, HAProxy.
 mod front;
+/// The fuzz targets, for a short while.
+mod fuzzing;
 /// The harness itself: a client that misreads answers would make every other test worthless.
 mod harness;
 /// OpenFeature's Remote Evaluation Protocol.

@@ -1,0 +1,139 @@
+//! What is fuzzed, each target a function from bytes: it must not panic, and what it asserts holds.
+//!
+//! `make fuzz` drives them with libFuzzer (`tests/fuzz/bin`); `tests/fuzzing.rs` runs each on its
+//! corpus and on mutations of it in `make test`. A finding becomes a file of the corpus.
+use bytes::BytesMut;
+use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
+use edge_proxy::explain::explain;
+use edge_proxy::http::request::{Progress, RequestReader};
+use edge_proxy::identity::{Reader, detail, transient};
+use edge_proxy::snapshot::{Environment, Role};
+use serde_json::{Value as Json, json};
+
+/// A connection's bytes: however they are cut into reads, the same requests come out.
+pub fn request(data: &[u8]) {
+    let whole = requests(&[data]);
+    let (first, second) = data.split_at(data.first().map_or(0, |cut| usize::from(*cut) % data.len()));
+    assert_eq!(whole, requests(&[first, second]), "a cut between two reads changed what was read");
+}
+
+fn requests(reads: &[&[u8]]) -> Vec<String> {
+    let mut reader = RequestReader::default();
+    let mut buffer = BytesMut::new();
+    let mut found = Vec::new();
+    for read in reads {
+        buffer.extend_from_slice(read);
+        loop {
+            match reader.advance(&mut buffer) {
+                Ok(Progress::Ready) => {
+                    let Some(request) = reader.request(&mut buffer) else { panic!("ready, but no request") };
+                    found.push(format!("{request:?}"));
+                    reader.consume(&mut buffer);
+                }
+                Ok(_) => break,
+                Err(reject) => {
+                    found.push(format!("{reject:?}"));
+                    return found;
+                }
+            }
+        }
+    }
+    found
+}
+
+/// A body of `POST identities/`: the quick way and the careful way read the same identity.
+pub fn identity(data: &[u8]) {
+    let careful = match detail::body_value(data, true) {
+        Err(refusal) => Err(format!("{refusal:?}")),
+        Ok(body) => match detail::identity(&body) {
+            Err(refusal) => Err(format!("{refusal:?}")),
+            Ok(asked) => {
+                // Without traits the identifier is a random one.
+                let made = transient::identifier(&asked.traits);
+                let is_random = asked.identifier.is_none() && asked.traits.is_empty();
+                let identifier = asked.identifier.unwrap_or(&made);
+                Ok((
+                    if is_random { String::new() } else { identifier.to_owned() },
+                    format!("{:?}", asked.traits),
+                ))
+            }
+        },
+    };
+    let mut body = data.to_vec();
+    let quick = Reader::default().read(&mut body, Some(b"application/json"), |identity| match identity {
+        Err(refusal) => Err(format!("{refusal:?}")),
+        Ok(identity) => Ok((identity.identifier.to_owned(), format!("{:?}", identity.traits))),
+    });
+    match (careful, quick) {
+        (Ok((identifier, traits)), Ok((_, found))) if identifier.is_empty() => assert_eq!(traits, found),
+        (careful, quick) => assert_eq!(careful, quick),
+    }
+}
+
+/// A document: refused or compiled; what is compiled answers, and can be explained.
+pub fn document(data: &[u8]) {
+    let Ok((environment, _)) = Environment::compile(data) else { return };
+    let traits = [
+        Trait { key: "t", value: TraitValue::Text("1.50") },
+        Trait { key: "age", value: TraitValue::Int(-7) },
+        Trait { key: "big", value: TraitValue::BigInt("-123456789012345678901234567890") },
+    ];
+    ask(&environment, "user-1", &traits);
+}
+
+/// A condition: `operator`, `property`, `value`, then the trait's value, a line each; the condition's
+/// value and the trait's are JSON where they can be read so.
+pub fn evaluator(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut lines = text.splitn(4, '\n');
+    let mut next = || lines.next().unwrap_or_default();
+    let (operator, property, value, sent) = (next(), next(), next(), next());
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Json::from(value));
+    let feature = |id: u8, name: &str| {
+        json!({"feature": {"id": id, "name": name, "type": "STANDARD"}, "enabled": true, "feature_state_value": sent,
+               "featurestate_uuid": "00000000-0000-0000-0000-000000000001", "multivariate_feature_state_values": [],
+               "django_id": id})
+    };
+    let condition = json!({"property_": property, "operator": operator, "value": value});
+    let document = json!({
+        "api_key": "env", "name": "Env", "feature_states": [feature(1, "f"), feature(2, "g")], "identity_overrides": [],
+        "project": {"segments": [{"id": 1, "name": "s", "feature_states": [feature(1, "f")],
+                    "rules": [{"type": "ANY", "conditions": [condition], "rules": []}]}]},
+    });
+    let (environment, _) = Environment::compile(document.to_string().as_bytes())
+        .unwrap_or_else(|error| panic!("refused: {} {}", error.path, error.message));
+    let number = serde_json::from_str::<Json>(sent).ok();
+    let sent = match &number {
+        Some(Json::Bool(bool)) => TraitValue::Bool(*bool),
+        Some(Json::Number(number)) => match number.as_i64() {
+            Some(number) => TraitValue::Int(number),
+            None => TraitValue::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Some(Json::Null) => TraitValue::Null,
+        _ => TraitValue::Text(sent),
+    };
+    ask(&environment, "user-1", &[Trait { key: property, value: sent }]);
+    ask(&environment, "007", &[Trait { key: "t", value: sent }, Trait { key: "t", value: TraitValue::Null }]);
+}
+
+/// Evaluates, writes and explains; a flag is targeted only by a segment that is said to match.
+fn ask(environment: &Environment, identifier: &str, traits: &[Trait<'_>]) {
+    let identity = Identity { identifier, traits };
+    let mut scratch = Scratch::default();
+    evaluate(environment, &identity, &mut scratch);
+    for role in [Role::Client, Role::Server] {
+        let mut out = Vec::new();
+        edge_proxy::encode::flags::write(environment, role, &scratch, None, &mut out);
+        let written: Result<Vec<Json>, _> = serde_json::from_slice(&out);
+        assert!(written.is_ok(), "the flags are no JSON: {}", String::from_utf8_lossy(&out));
+    }
+    let told = explain(environment, Some(&identity), None)
+        .unwrap_or_else(|error| panic!("not explained: {} {}", error.path, error.message));
+    for flag in &told.flags {
+        let by = flag.reason.strip_prefix("TARGETING_MATCH; segment=");
+        let is_told = by.is_none_or(|name| {
+            flag.identity_override || flag.matching_segments.iter().any(|segment| segment == name)
+        });
+        assert!(is_told, "explain does not know why: {flag:?}");
+    }
+}

@@ -1,0 +1,127 @@
+//! Each fuzz target on its corpus and on mutations of it: the short form of `make fuzz`.
+//!
+//! `SEED=` replays a run, `MUTATIONS=` sets how many are tried for each target.
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::support::fixture::root;
+
+#[path = "fuzz/targets.rs"]
+mod targets;
+
+/// Bytes that mean something to one of the readers.
+const PIECES: &[&str] = &[
+    "\r\n",
+    "\n",
+    "0",
+    "-1",
+    "{",
+    "}",
+    "[",
+    "]",
+    "\"",
+    "\\u0000",
+    "\\ud800",
+    ":",
+    ",",
+    "null",
+    "true",
+    "1e400",
+    "99999999999999999999",
+    "chunked",
+    "Content-Length: 5\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "(?:",
+    "(a|",
+    ")*",
+    "\\1",
+    "$.",
+    "$..",
+    "[?@",
+    "é",
+    "😀",
+    "\u{0}",
+    "%00",
+    " ",
+    ";",
+];
+
+/// Xorshift: seeded, so that a finding can be had again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % bound.max(1) as u64).unwrap_or(0)
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: {text}")))
+}
+
+fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
+    for _ in 0..=random.below(4) {
+        let at = random.below(bytes.len() + 1);
+        let end = at + random.below((bytes.len() - at).min(16) + 1);
+        match random.below(6) {
+            0 => drop(bytes.drain(at..end)),
+            1 => bytes.insert(at, u8::try_from(random.below(256)).unwrap_or(0)),
+            2 => drop(bytes.splice(at..at, PIECES[random.below(PIECES.len())].bytes()).count()),
+            3 => bytes.get_mut(at).into_iter().for_each(|byte| *byte ^= 1 << random.below(8)),
+            4 => {
+                let from = random.below(other.len() + 1);
+                let to = from + random.below((other.len() - from).min(64) + 1);
+                drop(bytes.splice(at..end, other[from..to].iter().copied()).count());
+            }
+            _ => {
+                let copy = bytes[at..end].to_vec();
+                drop(bytes.splice(end..end, copy).count());
+            }
+        }
+    }
+}
+
+fn fuzz(name: &str, target: fn(&[u8])) {
+    let folder = root().join("tests/fuzz/corpus").join(name);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort();
+    let corpus: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).expect("a file")).collect();
+    assert!(corpus.len() > 3, "the corpus of {name} is there");
+    let seed = setting("SEED", 1);
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mutations = usize::try_from(setting("MUTATIONS", 400)).expect("a small number");
+    for round in 0..corpus.len() + mutations {
+        let mut bytes = corpus[round % corpus.len()].clone();
+        if round >= corpus.len() {
+            let other = &corpus[random.below(corpus.len())];
+            mutate(&mut bytes, other, &mut random);
+        }
+        if catch_unwind(AssertUnwindSafe(|| target(&bytes))).is_err() {
+            panic!("{name} fails, SEED={seed}, on {:?}", String::from_utf8_lossy(&bytes));
+        }
+    }
+    println!("{name}: {} inputs, {mutations} mutations, SEED={seed}", corpus.len());
+}
+
+#[test]
+fn requests_are_read_the_same_however_they_arrive() {
+    fuzz("request", targets::request);
+}
+
+#[test]
+fn both_ways_read_the_same_identity() {
+    fuzz("identity", targets::identity);
+}
+
+#[test]
+fn no_document_ends_the_process() {
+    fuzz("document", targets::document);
+}
+
+#[test]
+fn no_condition_ends_the_process() {
+    fuzz("evaluator", targets::evaluator);
+}
