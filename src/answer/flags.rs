@@ -33,7 +33,7 @@ impl Exchange<'_> {
         let gzip = ready.gzip.as_ref().filter(|_| accepts_gzip(self.fields.accept_encoding));
         self.vary_by_key(desk);
         desk.lines.extend_from_slice(b"cache-control: no-cache\r\n");
-        validators::updated_at(environment.updated_at(), &mut desk.lines);
+        desk.dated.append(environment.updated_at(), &mut desk.lines);
         validators::etag(&ready.etag, gzip.is_some(), &mut desk.lines);
         if validators::is_not_modified(&self.fields, Some(&ready.etag), environment.updated_at()) {
             return self.send(desk, Status(304), None, Body::Empty);
@@ -49,7 +49,7 @@ impl Exchange<'_> {
     fn send_dated(&mut self, desk: &mut Desk, environment: &Environment, body: &[u8]) {
         self.vary_by_key(desk);
         desk.lines.extend_from_slice(b"cache-control: no-cache\r\n");
-        validators::updated_at(environment.updated_at(), &mut desk.lines);
+        desk.dated.append(environment.updated_at(), &mut desk.lines);
         if validators::is_not_modified(&self.fields, None, environment.updated_at()) {
             return self.send(desk, Status(304), None, Body::Empty);
         }

@@ -4,7 +4,7 @@
 //! evaluated for them. Invariant: the shape of the request is judged before its key, as in the
 //! Python proxy; all traits are echoed, duplicates too. No entity tag and no 304: an identity
 //! override may change without moving the document's date (wire.md 4.1).
-use super::{Desk, Exchange, validators};
+use super::{Desk, Exchange};
 use crate::encode::{flags, json, traits};
 use crate::evaluate::{Identity, evaluate};
 use crate::http::compress::accepts_gzip;
@@ -56,7 +56,7 @@ fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option
 pub(super) fn head(exchange: &Exchange<'_>, environment: &Environment, desk: &mut Desk) {
     exchange.vary_by_key(desk);
     desk.lines.extend_from_slice(b"cache-control: private, no-cache\r\n");
-    validators::updated_at(environment.updated_at(), &mut desk.lines);
+    desk.dated.append(environment.updated_at(), &mut desk.lines);
 }
 
 /// Evaluates one identity and appends its answer.

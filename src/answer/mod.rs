@@ -96,6 +96,7 @@ struct Desk {
     scratch: Scratch,
     /// Header lines of the answer at hand.
     lines: Vec<u8>,
+    dated: validators::DatedLines,
     /// A body that is to be compressed, and then its compressed form.
     body: Vec<u8>,
     compressed: Vec<u8>,

@@ -9,9 +9,27 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::http::Fields;
 
-/// Appends when the document changed, as SDKs read it (seconds, with a decimal point) and as
-/// caches do.
-pub fn updated_at(updated_at: Option<f64>, lines: &mut Vec<u8>) {
+/// The lines of the time that was written last: it is seldom another one.
+#[derive(Debug, Default)]
+pub struct DatedLines {
+    updated_at: Option<f64>,
+    lines: Vec<u8>,
+}
+
+impl DatedLines {
+    /// Appends when the document changed, as SDKs read it (seconds, with a decimal point) and as
+    /// caches do.
+    pub fn append(&mut self, updated_at: Option<f64>, lines: &mut Vec<u8>) {
+        if self.updated_at != updated_at {
+            self.updated_at = updated_at;
+            self.lines.clear();
+            write_updated_at(updated_at, &mut self.lines);
+        }
+        lines.extend_from_slice(&self.lines);
+    }
+}
+
+fn write_updated_at(updated_at: Option<f64>, lines: &mut Vec<u8>) {
     let Some(seconds) = updated_at.filter(|seconds| seconds.is_finite()) else { return };
     lines.extend_from_slice(b"x-flagsmith-document-updated-at: ");
     lines.extend_from_slice(ryu::Buffer::new().format_finite(seconds).as_bytes());
@@ -97,9 +115,17 @@ mod tests {
 
     #[test]
     fn the_time_has_a_decimal_point_always() {
+        let mut dated = DatedLines::default();
+        for (time, second) in [(784_111_777.0, 37), (784_111_777.0, 37), (784_111_778.0, 38)] {
+            let mut lines = Vec::new();
+            dated.append(Some(time), &mut lines);
+            let expected = format!(
+                "x-flagsmith-document-updated-at: {time:.1}\r\nlast-modified: Sun, 06 Nov 1994 08:49:{second} GMT\r\n"
+            );
+            assert_eq!(String::from_utf8_lossy(&lines), expected);
+        }
         let mut lines = Vec::new();
-        updated_at(Some(784_111_777.0), &mut lines);
-        let expected = "x-flagsmith-document-updated-at: 784111777.0\r\nlast-modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
-        assert_eq!(String::from_utf8_lossy(&lines), expected);
+        dated.append(None, &mut lines);
+        assert!(lines.is_empty());
     }
 }
