@@ -26,7 +26,7 @@ pub const COMPRESS_BYTES_MIN: usize = 1000;
 pub const READ_BYTES_MIN: usize = 1024;
 /// A connection's buffer while it waits for a request, bytes. With the task and its registers an
 /// idle connection stays below 8 KiB of our memory; a larger buffer is given back when it idles.
-pub const READ_BYTES_IDLE: usize = 3 * 1024;
+pub const READ_BYTES_IDLE: usize = 2560;
 /// Room for what comes encrypted, once the handshake is done, bytes: a whole record and its head.
 pub const TLS_READ_BYTES: usize = 16 * 1024 + 256;
 /// Answers to pipelined requests are gathered up to this many bytes before they are written.
