@@ -23,7 +23,7 @@ build: ## Builds the release executable, target/release/edge-proxy
 
 .PHONY: test tidy fmt lint ci
 test: .venv/tests/made-from.txt ## Runs every test: needs Rust and Python 3.11 or newer, nothing else
-	$(CARGO) test --locked
+	$(CARGO) test --locked --no-fail-fast
 
 tidy: ## Runs the house rules alone
 	$(CARGO) test --locked --test tidy
