@@ -10,9 +10,7 @@ FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends musl-tools
 RUN rustup target add x86_64-unknown-linux-musl
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
-COPY bench/counts.rs bench/counts.rs
-COPY src src
+COPY . .
 RUN cargo build --release --locked --target x86_64-unknown-linux-musl --bin edge-proxy
 # The directories of the final image, since an empty image cannot make any.
 RUN mkdir -p /root-of-image/app /root-of-image/cache \

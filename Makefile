@@ -114,7 +114,7 @@ operate: .venv/operate/made-from.txt ## Runs Prometheus, HAProxy, Chromium and s
 	scripts/venv operate tests/operate/requirements.txt
 	@touch $@
 
-dist: ## Builds the static executable and the .deb into target/dist, and starts both in a chroot
+dist: ## Builds the static executable and the .deb into target/dist, and starts its executable in an empty tree
 	scripts/dist $(MUSL)
 
 audit: ## Judges licences, advisories, duplicates and sources of what is linked in (cargo-deny)

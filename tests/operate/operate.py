@@ -387,7 +387,7 @@ def image(executable):
             os.chown(root / name, 65532, 65532)
         shutil.copy(executable, root / "edge-proxy")
         port = free_port()
-        command = ["chroot", f"--userspec={user}", scratch]
+        command = ["/usr/sbin/chroot", f"--userspec={user}", scratch]
         with process(*command, *entry, "demo", "--port", port, env=environment):
             until("the image's demo is ready", lambda: fetch(port, "/proxy/health/readiness")[0] == 200)
             run(*command, *health, "--port", port, env=environment)
