@@ -34,6 +34,12 @@ fmt: ## Fails if a file is not formatted
 lint: ## Fails on any warning of clippy
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 
+FUZZ_SECONDS ?= 600
+
+.PHONY: fuzz
+fuzz: ## Mutates the corpus of each fuzz target for ten minutes (FUZZ_SECONDS=60, SEED= replays)
+	SEED=$${SEED:-$$(date +%s)} FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --test integration fuzzing:: -- --nocapture
+
 EVALUATIONS ?= 200000
 
 .PHONY: differential

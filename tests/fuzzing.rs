@@ -1,6 +1,6 @@
 //! Each fuzz target on its corpus and on mutations of it: the short form of `make fuzz`.
 //!
-//! `SEED=` replays a run, `MUTATIONS=` sets how many are tried for each target.
+//! `SEED=` replays a run, `MUTATIONS=` sets how many are tried for each target, `FUZZ_SECONDS=` how long.
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::support::fixture::root;
@@ -93,7 +93,11 @@ fn fuzz(name: &str, target: fn(&[u8])) {
     let seed = setting("SEED", 1);
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let mutations = usize::try_from(setting("MUTATIONS", 400)).expect("a small number");
-    for round in 0..corpus.len() + mutations {
+    // A time of its own for `make fuzz`: then the number of mutations does not count.
+    let seconds = setting("FUZZ_SECONDS", 0);
+    let started = std::time::Instant::now();
+    let mut round = 0;
+    while round < corpus.len() + mutations || started.elapsed().as_secs() < seconds {
         let mut bytes = corpus[round % corpus.len()].clone();
         if round >= corpus.len() {
             let other = &corpus[random.below(corpus.len())];
@@ -102,8 +106,9 @@ fn fuzz(name: &str, target: fn(&[u8])) {
         if catch_unwind(AssertUnwindSafe(|| target(&bytes))).is_err() {
             panic!("{name} fails, SEED={seed}, on {:?}", String::from_utf8_lossy(&bytes));
         }
+        round += 1;
     }
-    println!("{name}: {} inputs, {mutations} mutations, SEED={seed}", corpus.len());
+    println!("{name}: {} inputs, {} mutations, SEED={seed}", corpus.len(), round - corpus.len());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is fuzzed, each target a function from bytes: it must not panic, and what it asserts holds.
 //!
-//! `make fuzz` drives them with libFuzzer (`tests/fuzz/bin`); `tests/fuzzing.rs` runs each on its
-//! corpus and on mutations of it in `make test`. A finding becomes a file of the corpus.
+//! `tests/fuzzing.rs` runs each on its corpus and on mutations of it: shortly in `make test`, for
+//! minutes in `make fuzz`. A finding becomes a file of the corpus.
 use bytes::BytesMut;
 use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
 use edge_proxy::explain::explain;

@@ -1,7 +1,0 @@
-//! libFuzzer's entry to `targets::evaluator`.
-#![no_main]
-#[allow(dead_code)]
-#[path = "../targets.rs"]
-mod targets;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::evaluator(data));
