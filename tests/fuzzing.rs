@@ -73,11 +73,11 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
             4 => {
                 let from = random.below(other.len() + 1);
                 let to = from + random.below((other.len() - from).min(64) + 1);
-                drop(bytes.splice(at..end, other[from..to].iter().copied()).count());
+                drop(bytes.splice(at..end, other[from..to].iter().copied()));
             }
             _ => {
                 let copy = bytes[at..end].to_vec();
-                drop(bytes.splice(end..end, copy).count());
+                drop(bytes.splice(end..end, copy));
             }
         }
     }
