@@ -109,9 +109,9 @@ impl Publisher {
         self.reports.iter().flat_map(|(_, receiver)| receiver.try_iter()).map(|counts| *counts)
     }
 
-    /// Frees the snapshots that reactors gave back; returns how many.
-    pub fn free_retired(&mut self) -> usize {
-        self.retired.as_ref().map_or(0, |(_, receiver)| receiver.try_iter().count())
+    /// Takes the snapshots that reactors gave back, to be freed where that disturbs nobody.
+    pub fn take_retired(&mut self) -> Vec<Arc<Snapshot>> {
+        self.retired.as_ref().map_or_else(Vec::new, |(_, receiver)| receiver.try_iter().collect())
     }
 }
 

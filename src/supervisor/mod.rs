@@ -400,7 +400,12 @@ impl Supervisor {
     }
 
     fn free_retired(&mut self) {
-        self.publisher.free_retired();
+        let retired = self.publisher.take_retired();
+        if !retired.is_empty() {
+            // A thread of the pool made what is in them. Freed there, the memory goes back to the system
+            // instead of waiting for that thread's next document. Without a thread they are freed here.
+            let _ = self.pool.give(move || drop(retired));
+        }
         // The newest is in use; an older one that still lives is on its way back from a reactor.
         self.published.retain(|snapshot| snapshot.strong_count() > 0);
     }
