@@ -4,13 +4,14 @@
 //! a time, so that memory and CPU have a bound however many change at once; a panic fails that job
 //! alone. Nothing here decides what is served.
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 
 use super::poll::{Fetched, PollError, PollErrorKind, Upstream, Validators};
-use super::pool::guarded;
+use super::pool::{Pool, guarded};
 use crate::config::Secret;
 use crate::limits;
 use crate::snapshot::Environment;
@@ -88,23 +89,21 @@ impl Stamp {
     }
 }
 
-/// Whose turn it is to compile.
-pub type Turn = Arc<Mutex<()>>;
+/// The one thread that compiles, and frees what it made: memory freed on another thread than its own
+/// would wait there for the next document.
+pub type Compiler = Arc<Mutex<Pool>>;
 
 impl Job {
-    pub fn run(self, turn: &Turn) -> Done {
+    pub fn run(self, compiler: &Compiler) -> Done {
         let id = self.id;
         let started = Instant::now();
         let mut seen = None;
-        let result = guarded(|| run(self, &mut seen, turn)).unwrap_or_else(|| {
-            let message = "a defect of this proxy showed while the document was read; the held one stays";
-            Err(PollError::new(PollErrorKind::Internal, message))
-        });
+        let result = guarded(|| run(self, &mut seen, compiler)).unwrap_or_else(|| Err(defect()));
         Done { id, started, seen, result }
     }
 }
 
-fn run(job: Job, seen: &mut Option<Stamp>, turn: &Turn) -> Result<Option<Compiled>, PollError> {
+fn run(job: Job, seen: &mut Option<Stamp>, compiler: &Compiler) -> Result<Option<Compiled>, PollError> {
     let mut edited_at = None;
     let fetched = match job.from {
         From::Upstream { upstream, key, held } => {
@@ -124,20 +123,35 @@ fn run(job: Job, seen: &mut Option<Stamp>, turn: &Turn) -> Result<Option<Compile
     let Some(fetched) = fetched.filter(|fetched| Some(fetched.digest) != job.digest) else {
         return Ok(None);
     };
-    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let (sender, compiled) = channel();
+    let task = move || drop(sender.send(compile_timed(fetched, edited_at)));
+    let given = compiler.lock().unwrap_or_else(PoisonError::into_inner).give(task);
+    given.map_err(|error| {
+        PollError::new(PollErrorKind::Internal, format!("no thread to compile with: {error}"))
+    })?;
+    // A task that panicked dropped its sender.
+    compiled.recv().unwrap_or_else(|_| Err(defect())).map(Some)
+}
+
+fn defect() -> PollError {
+    let message = "a defect of this proxy showed while the document was read; the held one stays";
+    PollError::new(PollErrorKind::Internal, message)
+}
+
+fn compile_timed(fetched: Fetched, edited_at: Option<f64>) -> Result<Compiled, PollError> {
     let started = Instant::now();
     let (mut environment, warnings) = compile(&fetched.document)?;
     if let Some(edited_at) = edited_at {
         environment.edited(edited_at);
     }
-    Ok(Some(Compiled {
+    Ok(Compiled {
         took: started.elapsed(),
         environment: Arc::new(environment),
         warnings,
         validators: fetched.validators,
         digest: fetched.digest,
         document: fetched.document,
-    }))
+    })
 }
 
 /// Validates and compiles.

@@ -20,7 +20,7 @@ mod store;
 mod watched;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -33,7 +33,7 @@ use crate::notify::Notify;
 use crate::snapshot::{Access, Snapshot};
 use crate::tls::Certificates;
 use discovery::Discovery;
-use job::{Done, Id, Turn};
+use job::{Compiler, Done, Id};
 use poll::{ServerKey, Upstream};
 use pool::Pool;
 use reports::Reports;
@@ -74,7 +74,7 @@ struct Supervisor {
     certificates: Option<certificates::Watch>,
     upstream: Arc<Upstream>,
     pool: Pool,
-    turn: Turn,
+    compiler: Compiler,
     events: Receiver<Event>,
     sender: Sender<Event>,
     watched: Vec<Watched>,
@@ -127,8 +127,8 @@ pub fn start(
         records: Records { log, metrics, store },
         publisher,
         upstream: Arc::new(upstream),
-        pool: Pool::new(),
-        turn: Turn::default(),
+        pool: Pool::new("fetch", limits::FETCH_THREADS_MAX),
+        compiler: Arc::new(Mutex::new(Pool::new("compile", 1))),
         events,
         sender,
         watched: Vec::new(),
@@ -323,9 +323,9 @@ impl Supervisor {
         }
         for watched in &mut self.watched {
             let Some(job) = watched.job(&self.upstream, &self.config, &self.records, now) else { continue };
-            let (id, sender, turn) = (job.id, self.sender.clone(), Arc::clone(&self.turn));
+            let (id, sender, compiler) = (job.id, self.sender.clone(), Arc::clone(&self.compiler));
             // The loop may be over when it is done; then nobody waits for the result.
-            let given = self.pool.give(move || drop(sender.send(Event::Done(job.run(&turn)))));
+            let given = self.pool.give(move || drop(sender.send(Event::Done(job.run(&compiler)))));
             if let Err(error) = given {
                 let message = format!("no thread to fetch with: {error}");
                 let result = Err(poll::PollError::new(poll::PollErrorKind::Internal, message));
@@ -402,9 +402,9 @@ impl Supervisor {
     fn free_retired(&mut self) {
         let retired = self.publisher.take_retired();
         if !retired.is_empty() {
-            // A thread of the pool made what is in them. Freed there, the memory goes back to the system
-            // instead of waiting for that thread's next document. Without a thread they are freed here.
-            let _ = self.pool.give(move || drop(retired));
+            // Freed by the thread that made it. Without that thread it is freed here.
+            let mut compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = compiler.give(move || drop(retired));
         }
         // The newest is in use; an older one that still lives is on its way back from a reactor.
         self.published.retain(|snapshot| snapshot.strong_count() > 0);

@@ -1,14 +1,12 @@
 //! The threads that may wait, for the supervisor must not.
 //!
-//! In: tasks. Out: whatever a task sends by itself. Invariants: at most `limits::FETCH_THREADS_MAX`
-//! threads, started as they are needed; a task that panics ends alone. Tasks are taken in order.
+//! In: tasks. Out: whatever a task sends by itself. Invariants: at most as many threads as it was
+//! made for, started as they are needed; a task that panics ends alone. Tasks are taken in order.
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
-
-use crate::limits;
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -17,7 +15,9 @@ type Task = Box<dyn FnOnce() + Send>;
 pub struct Pool {
     tasks: Sender<Task>,
     shared: Arc<Shared>,
+    name: &'static str,
     threads: usize,
+    threads_max: usize,
 }
 
 #[derive(Debug)]
@@ -28,10 +28,11 @@ struct Shared {
 }
 
 impl Pool {
-    pub fn new() -> Self {
+    /// Its threads are called `name` and a number.
+    pub fn new(name: &'static str, threads_max: usize) -> Self {
         let (tasks, receiver) = channel();
         let shared = Arc::new(Shared { tasks: Mutex::new(receiver), open: AtomicUsize::new(0) });
-        Self { tasks, shared, threads: 0 }
+        Self { tasks, shared, name, threads: 0, threads_max }
     }
 
     /// Queues a task; starts one more thread if all may be busy.
@@ -40,9 +41,9 @@ impl Pool {
     /// There is no thread to do it and none can be started.
     pub fn give(&mut self, task: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let open = self.shared.open.fetch_add(1, Ordering::Relaxed);
-        if open >= self.threads && self.threads < limits::FETCH_THREADS_MAX {
+        if open >= self.threads && self.threads < self.threads_max {
             let shared = Arc::clone(&self.shared);
-            let thread = thread::Builder::new().name(format!("fetch-{}", self.threads));
+            let thread = thread::Builder::new().name(format!("{}-{}", self.name, self.threads));
             match thread.spawn(move || work(&shared)) {
                 Ok(_) => self.threads += 1,
                 Err(error) if self.threads == 0 => return Err(error),
@@ -75,10 +76,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::limits;
 
     #[test]
     fn tasks_run_side_by_side_within_the_bound_and_survive_a_panic() {
-        let mut pool = Pool::new();
+        let mut pool = Pool::new("fetch", limits::FETCH_THREADS_MAX);
         let (ended, results) = channel();
         let running = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
         for number in 0..limits::FETCH_THREADS_MAX * 3 {
