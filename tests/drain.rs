@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::support::{Client, Proxy, Start, eventually, request};
 use crate::surface::{CLIENT, SERVER, document};
 
@@ -96,11 +98,15 @@ fn a_stop_under_load_leaves_no_request_unanswered() {
 
 #[test]
 fn a_second_process_takes_over_without_a_failed_request() {
-    let mut old = prepare().ready();
+    let mut old = prepare().set("admin", json!({"host": "127.0.0.1", "port": 0})).ready();
     let port = old.address().port();
+    let line = old.wait_for_log("admin_listening");
+    let admin: SocketAddr = line.rsplit('=').next().expect("an address").parse().expect("an address");
     let load = Load::start(old.address(), 8);
     load.go_on(200);
-    let new = prepare().set("server.port", port).spawn();
+    let new =
+        prepare().set("server.port", port).set("admin", json!({"host": "127.0.0.1", "port": admin.port()}));
+    let new = new.spawn();
     new.wait_for_log("reactor_started");
     new.wait_for_log("environment_updated");
     // Connections reach the new one as soon as it listens beside the old one.

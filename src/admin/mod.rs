@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 use crate::config;
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_BYTES_MAX};
+use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_BYTES_MAX, BACKLOG_MAX};
 use crate::log::Log;
 use crate::metrics::Metrics;
 
@@ -38,10 +40,20 @@ pub struct View {
 /// The address cannot be bound; the message names it.
 pub fn bind(admin: &config::Admin) -> io::Result<TcpListener> {
     let address = SocketAddr::new(admin.host, admin.port);
-    TcpListener::bind(address).map_err(|error| {
+    listen(address).map_err(|error| {
         let hint = format!("cannot listen on {address} for admin.port: {error}; `ss -ltnp` shows who does");
         io::Error::new(error.kind(), hint)
     })
+}
+
+/// With SO_REUSEPORT, as the main port: a process that takes over binds it while the old one drains.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG_MAX)?;
+    Ok(socket.into())
 }
 
 /// Starts answering; the thread lives as long as the process.
