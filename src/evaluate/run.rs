@@ -21,7 +21,7 @@ use crate::snapshot::rule::{
 pub const CYCLIC: u32 = 1 << 31;
 
 /// Walking a segment that is left costs about as much as this many candidates.
-const LEFT_SHARE: usize = 8;
+const LEFT_COST: usize = 2;
 
 /// Answers of this request, kept without clearing: an entry counts if it carries the current epoch.
 #[derive(Debug, Default)]
@@ -180,8 +180,10 @@ impl<'r> Run<'r> {
         if !feature.ranks.is_empty() && !self.possible.is_empty() {
             let left =
                 self.possible.iter().zip(&feature.segments).map(|(a, b)| (a & b).count_ones()).sum::<u32>();
-            // Few segments are left of many: they are walked rather than the candidates.
-            if (left as usize) * LEFT_SHARE < candidates.len() {
+            // The first that is left comes after about `candidates / left` steps; beside that, few
+            // segments are sooner walked themselves.
+            let left = left as usize;
+            if left * left * LEFT_COST < candidates.len() {
                 return self.winner_of_left(feature);
             }
         }
@@ -202,8 +204,7 @@ impl<'r> Run<'r> {
             while left != 0 {
                 let segment = offset(word) * 64 + left.trailing_zeros();
                 left &= left - 1;
-                let found = feature.ranks.binary_search_by_key(&segment, |(held, _)| *held);
-                let rank = found.map_or(u32::MAX, |index| feature.ranks[index].1);
+                let rank = feature.ranks[segment as usize];
                 if rank < best && self.matches(segment) {
                     best = rank;
                 }

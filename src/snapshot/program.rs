@@ -339,12 +339,16 @@ impl<'d, 'a> Builder<'d, 'a> {
                 to = from;
             }
             feature.candidates = Children { from, to };
-            if feature.candidates.len() > CANDIDATES_WALKED_MAX && !keeps_all {
-                feature.ranks = ranks(feature.candidates.of(&program.candidates));
+            let count = feature.candidates.len();
+            // A table by segment is small beside so many candidates.
+            if count > CANDIDATES_WALKED_MAX && count * 4 > program.segments.len() && !keeps_all {
+                let mut by_segment = vec![u32::MAX; program.segments.len()];
                 let mut segments = vec![0_u64; program.segments.len().div_ceil(64)];
-                for (segment, _) in &feature.ranks {
-                    segments[*segment as usize / 64] |= 1 << (segment % 64);
+                for (segment, rank) in ranks(feature.candidates.of(&program.candidates)) {
+                    by_segment[segment as usize] = rank;
+                    segments[segment as usize / 64] |= 1 << (segment % 64);
                 }
+                feature.ranks = by_segment.into_boxed_slice();
                 feature.segments = segments.into_boxed_slice();
             }
             let state = &program.states[feature.state as usize];

@@ -168,9 +168,9 @@ pub struct Feature {
     pub state: u32,
     /// Its overrides in [`Program::candidates`], best first: the first whose segment matches wins.
     pub candidates: Children,
-    /// If it has many candidates: their segments as bits, and each one's best candidate by segment.
+    /// If it has many candidates: their segments as bits, and by segment its best candidate.
     pub segments: Box<[u64]>,
-    pub ranks: Box<[(u32, u32)]>,
+    pub ranks: Box<[u32]>,
 }
 
 /// The state of a feature: which output it gives.
