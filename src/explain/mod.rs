@@ -96,6 +96,12 @@ pub struct ConditionReport {
     pub note: Option<String>,
 }
 
+/// Whether the reason names this segment. Where flags depend on each other in a cycle, a segment may
+/// match while one flag is resolved and not when all are judged again; the flag keeps it (wire.md 5.12).
+fn won(segment: &SegmentReport, reason: &str) -> bool {
+    reason.strip_prefix("TARGETING_MATCH; segment=").is_some_and(|name| name == segment.name)
+}
+
 /// Explains the flags of `environment`, or of those `feature` alone, for `identity`.
 ///
 /// # Errors
@@ -135,7 +141,8 @@ pub fn explain(
             identity_override: own.iter().any(|name| name == flag.name),
             matching_segments: segments
                 .iter()
-                .filter(|segment| segment.matches && segment.overrides.iter().any(|name| name == flag.name))
+                .filter(|segment| segment.matches || won(segment, &fact.reason))
+                .filter(|segment| segment.overrides.iter().any(|name| name == flag.name))
                 .map(|segment| segment.name.clone())
                 .collect(),
         })
