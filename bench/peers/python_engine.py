@@ -1,7 +1,9 @@
-"""The PyPI engine in the smallest FastAPI server that does the proxy's job.
+"""The PyPI engine in the smallest FastAPI server that does the Python Edge Proxy's job its way.
 
 python_engine.py PORT KEY DOCUMENT: flags, identities and the document of one environment, for one
-server-side key. The context is made once, as the Python Edge Proxy does; answers by orjson.
+server-side key. As the Python Edge Proxy 2.23 does: the parsed document is kept, the engine's
+context is mapped from it for each request (its caches are off unless configured), answers go
+through the CORS and gzip middlewares, and uvicorn runs with h11 and asyncio.
 """
 
 import sys
@@ -9,6 +11,8 @@ import sys
 import orjson
 import uvicorn
 from fastapi import FastAPI, Header, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.gzip import GZipMiddleware
 from flag_engine.engine import get_evaluation_result
 from flagsmith.mappers import (
     map_context_and_identity_data_to_context,
@@ -18,11 +22,17 @@ from pydantic import BaseModel
 
 port, key, path = sys.argv[1:]
 with open(path, "rb") as file:
-    raw = file.read()
-document = orjson.loads(raw)
-context = map_environment_document_to_context(document)
+    document = orjson.loads(file.read())
 features = {state["feature"]["name"]: state["feature"] for state in document["feature_states"]}
 app = FastAPI()
+app.add_middleware(
+    CORSMiddleware,
+    allow_origins=["*"],
+    allow_credentials=True,
+    allow_methods=["*"],
+    allow_headers=["*"],
+)
+app.add_middleware(GZipMiddleware, minimum_size=1000)
 
 
 class Trait(BaseModel):
@@ -54,6 +64,7 @@ def answer(body):
 async def get_flags(x_environment_key: str = Header()):
     if x_environment_key != key:
         return Response(status_code=401)
+    context = map_environment_document_to_context(document)
     return answer(flags(get_evaluation_result(context)))
 
 
@@ -62,6 +73,7 @@ async def post_identities(identity: Identity, x_environment_key: str = Header())
     if x_environment_key != key:
         return Response(status_code=401)
     traits = {trait.trait_key: trait.trait_value for trait in identity.traits}
+    context = map_environment_document_to_context(document)
     result = get_evaluation_result(
         map_context_and_identity_data_to_context(context, identity.identifier, traits)
     )
@@ -77,7 +89,15 @@ async def post_identities(identity: Identity, x_environment_key: str = Header())
 async def get_document(x_environment_key: str = Header()):
     if x_environment_key != key:
         return Response(status_code=401)
-    return Response(raw, media_type="application/json")
+    return answer(document)
 
 
-uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
+uvicorn.run(
+    app,
+    host="127.0.0.1",
+    port=int(port),
+    http="h11",
+    loop="asyncio",
+    log_level="warning",
+    access_log=False,
+)

@@ -1,8 +1,9 @@
 //! The official Rust engine crate in the smallest axum server that does the proxy's job.
 //!
 //! `axum-engine PORT KEY DOCUMENT`: flags, identities and the document of one environment, for
-//! one server-side key. What can be made ready once is: the context, the document's bytes, the
-//! order of the features. Per request it does what the crate's interface asks for.
+//! one server-side key, behind the layers that job needs: CORS, gzip, both slash forms. What can
+//! be made ready once is: the context, the document's bytes, the order of the features. Per
+//! request it does what the crate's interface asks for. Runtime and allocator are the defaults.
 use std::sync::Arc;
 
 use axum::Router;
@@ -20,9 +21,9 @@ use flagsmith_flag_engine::environments::builders::build_environment_struct;
 use flagsmith_flag_engine::identities::Trait;
 use flagsmith_flag_engine::types::FlagsmithValue;
 use serde::{Deserialize, Serialize};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use tower_http::compression::CompressionLayer;
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
+use tower_http::normalize_path::NormalizePath;
 
 struct Environment {
     key: String,
@@ -99,7 +100,11 @@ async fn flags(State(environment): State<Arc<Environment>>, headers: HeaderMap) 
     json(serde_json::to_vec(&environment.flags(&result)).expect("plain values"))
 }
 
-async fn identities(State(environment): State<Arc<Environment>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn identities(
+    State(environment): State<Arc<Environment>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     if !environment.allows(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
@@ -125,11 +130,16 @@ fn main() {
     let [_, port, key, path] = arguments.as_slice() else { panic!("axum-engine PORT KEY DOCUMENT") };
     let environment = Arc::new(Environment::load(key, path));
     let router = Router::new()
-        .route("/api/v1/flags/", get(flags))
-        .route("/api/v1/identities/", post(identities))
-        .route("/api/v1/environment-document/", get(document))
+        .route("/api/v1/flags", get(flags))
+        .route("/api/v1/identities", post(identities))
+        .route("/api/v1/environment-document", get(document))
         .with_state(environment);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+    let origins = AllowOrigin::mirror_request();
+    let cors = CorsLayer::new().allow_origin(origins).allow_methods(AllowMethods::mirror_request());
+    let router =
+        router.layer(CompressionLayer::new()).layer(cors.allow_headers(AllowHeaders::mirror_request()));
+    let router = Router::new().fallback_service(NormalizePath::trim_trailing_slash(router));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", port.parse().expect("a port"))).await;
         axum::serve(listener.expect("a free port"), router).await.expect("serves for ever");

@@ -123,7 +123,8 @@ fn main() -> std::io::Result<()> {
                     }
                     if result > 0 {
                         let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
-                        let send = opcode::Send::new(Fixed(file), answer.as_ptr(), answer.len() as u32).flags(flags);
+                        let send =
+                            opcode::Send::new(Fixed(file), answer.as_ptr(), answer.len() as u32).flags(flags);
                         push(&mut ring, &send.build().user_data(u64::from(file) << 2 | SEND));
                     } else if result != -libc::ENOBUFS {
                         push(&mut ring, &opcode::Close::new(Fixed(file)).build().user_data(CLOSE));

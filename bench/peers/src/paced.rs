@@ -28,7 +28,8 @@ struct Options {
 impl Options {
     fn read() -> Self {
         let arguments: Vec<String> = std::env::args().skip(1).collect();
-        let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
+        let value =
+            |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
         let number = |name: &str| value(name).map(|text| text.parse::<f64>().expect("a number"));
         let file = |name: &str| value(name).map(|path| std::fs::read(path).expect("a readable file"));
         Self {
