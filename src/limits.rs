@@ -88,6 +88,10 @@ pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const CONNECTIONS_MAX: usize = 50_000;
 /// Log records that may wait for the writer. Beyond: dropped and counted.
 pub const LOG_RECORDS_MAX: usize = 8192;
+/// Longest wait at the end of the process for whoever reads the log; what is left then is lost.
+pub const LOG_FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries to hand the writer its last message.
+pub const LOG_FLUSH_PAUSE: Duration = Duration::from_millis(5);
 
 /// Longest wait between polls of an environment that fails.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);

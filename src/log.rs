@@ -9,14 +9,16 @@ use std::fmt::{Display, Write as _};
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use time::OffsetDateTime;
 
 use crate::config::{Level, LogFormat, Logging};
-use crate::limits::{ACCESS_RECORDS_MAX, LOG_RECENT_MAX, LOG_RECORDS_MAX};
+use crate::limits::{
+    ACCESS_RECORDS_MAX, LOG_FLUSH_PATIENCE, LOG_FLUSH_PAUSE, LOG_RECENT_MAX, LOG_RECORDS_MAX,
+};
 
 /// A handle to the writer; cheap to clone.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ struct Shared {
     /// Not yet told of in the log.
     dropped: AtomicU64,
     dropped_total: AtomicU64,
+    /// Access records among what was not told of yet; reactors count all of theirs by themselves.
+    access_dropped: AtomicU64,
     /// Access records in the queue; they may not fill it, so that an error always finds room.
     access_waiting: AtomicUsize,
     /// Locked by the writer and by whoever looks at the status page, never by who logs.
@@ -95,8 +99,9 @@ impl Log {
         let (records, queue) = sync_channel(LOG_RECORDS_MAX);
         let level = AtomicU8::new(settings.log_level as u8);
         let (dropped, dropped_total, recent) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
-        let access_waiting = AtomicUsize::new(0);
-        let shared = Arc::new(Shared { level, dropped, dropped_total, access_waiting, recent });
+        let (access_dropped, access_waiting) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let shared =
+            Arc::new(Shared { level, dropped, dropped_total, access_dropped, access_waiting, recent });
         let mut writer = Writer { settings: settings.clone(), shared: shared.clone(), out, line: Vec::new() };
         std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&queue))?;
         Ok(Self { records, shared })
@@ -126,6 +131,7 @@ impl Log {
             && self.records.try_send(Message::Access(access)).is_ok();
         if !is_sent {
             waiting.fetch_sub(1, Ordering::Relaxed);
+            self.shared.access_dropped.fetch_add(1, Ordering::Relaxed);
         }
         is_sent
     }
@@ -145,13 +151,21 @@ impl Log {
         self.shared.level.store(level as u8, Ordering::Relaxed);
     }
 
-    /// Waits until everything logged so far is written; for the end of the process.
+    /// Waits until everything logged so far is written; for the end of the process. A pipe that
+    /// nobody empties is waited for no longer than `LOG_FLUSH_PATIENCE`.
     pub fn flush(&self) {
+        let deadline = Instant::now() + LOG_FLUSH_PATIENCE;
         let (done, written) = sync_channel(1);
-        if self.records.send(Message::Flush(done)).is_ok() {
-            // An error means that the writer is gone, and then there is nothing to wait for.
-            let _ = written.recv();
+        let mut message = Message::Flush(done);
+        while let Err(TrySendError::Full(back)) = self.records.try_send(message) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            message = back;
+            std::thread::sleep(LOG_FLUSH_PAUSE);
         }
+        // An error means that the writer is gone or stuck, and then there is nothing to wait for.
+        let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -216,8 +230,12 @@ impl<W: Write> Writer<W> {
 
     fn report_dropped(&mut self) {
         let count = self.shared.dropped.swap(0, Ordering::Relaxed);
-        if count > 0 {
-            let fields = vec![("dropped_count", count.to_string())];
+        let access_count = self.shared.access_dropped.swap(0, Ordering::Relaxed);
+        if count > 0 || access_count > 0 {
+            let fields = vec![
+                ("dropped_count", count.to_string()),
+                ("access_dropped_count", access_count.to_string()),
+            ];
             let (time, level) = (SystemTime::now(), Level::Warning);
             self.render(&Record { time, level, event: "log_records_dropped", fields });
         }

@@ -66,8 +66,7 @@ fn health(args: HealthArgs) -> serve::Ended {
 /// As the Python proxy's `edge-proxy-render-config`: a file that is there is left alone.
 fn render_config(path: &Path) -> ExitCode {
     if path.exists() {
-        eprintln!("edge-proxy: {} exists and is left as it is", path.display());
-        return ExitCode::SUCCESS;
+        return complain(&format!("{} exists and is left as it is", path.display()), 0);
     }
     // If nobody reads what is printed, the file is still worth writing.
     let _ = writeln!(std::io::stdout(), "{}", config::DEFAULT_JSON.trim_end());
@@ -78,6 +77,7 @@ fn render_config(path: &Path) -> ExitCode {
 }
 
 fn complain(error: &dyn Display, code: u8) -> ExitCode {
-    eprintln!("edge-proxy: {error}");
+    // A closed stderr must not turn the exit code into that of a panic.
+    let _ = writeln!(std::io::stderr(), "edge-proxy: {error}");
     ExitCode::from(code)
 }

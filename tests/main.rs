@@ -24,6 +24,8 @@ mod front;
 mod fuzzing;
 /// The harness itself: a client that misreads answers would make every other test worthless.
 mod harness;
+/// The log, read and unread.
+mod logging;
 /// OpenFeature's Remote Evaluation Protocol.
 mod ofrep;
 /// Configuration, check, health, metrics and log of the running executable.

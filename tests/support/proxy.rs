@@ -18,6 +18,7 @@ pub struct Start {
     config: serde_json::Value,
     scratch: Scratch,
     port: Port,
+    stdout: Option<Stdio>,
 }
 
 impl Start {
@@ -34,6 +35,7 @@ impl Start {
             config,
             scratch,
             port,
+            stdout: None,
         }
     }
 
@@ -103,6 +105,12 @@ impl Start {
         self
     }
 
+    /// What it logs goes there, and not to [`Proxy::log`].
+    pub fn stdout(mut self, to: impl Into<Stdio>) -> Self {
+        self.stdout = Some(to.into());
+        self
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
@@ -112,10 +120,11 @@ impl Start {
     }
 
     /// Starts it without waiting for anything.
-    pub fn spawn(self) -> Proxy {
+    pub fn spawn(mut self) -> Proxy {
         let mut command = Command::new(env!("CARGO_BIN_EXE_edge-proxy"));
         command.args(&self.args).env_clear().stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir(self.scratch.path());
+        command.stdout(self.stdout.take().unwrap_or_else(Stdio::piped));
+        command.stderr(Stdio::piped()).current_dir(self.scratch.path());
         // Looked up by nothing of ours, but a loader or a coverage run needs them.
         for name in ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"] {
             std::env::var_os(name).map(|value| command.env(name, value));
@@ -127,7 +136,7 @@ impl Start {
         command.envs(self.env);
         let mut child = command.spawn().expect("the executable was built");
         let log = Log::default();
-        log.follow(child.stdout.take().expect("piped"));
+        child.stdout.take().into_iter().for_each(|stdout| log.follow(stdout));
         log.follow(child.stderr.take().expect("piped"));
         Proxy { child, log, scratch: self.scratch, port: self.port, config: self.config }
     }
