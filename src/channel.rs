@@ -7,7 +7,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 
@@ -37,6 +37,21 @@ pub struct Publisher {
     reactors: Vec<(Sender<Message>, UnixStream)>,
     retired: Option<Ends<Arc<Snapshot>>>,
     reports: Option<Ends<Box<Counts>>>,
+    newest: Newest,
+}
+
+/// What was published last, for those who look at it and serve nothing. Control plane only: a
+/// reactor would wait for the lock.
+#[derive(Clone, Debug, Default)]
+pub struct Newest(Arc<Mutex<Published>>);
+
+/// The newest of each kind.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// Empty before the first.
+    pub snapshot: Arc<Snapshot>,
+    /// `None` until the configuration was read again.
+    pub config: Option<Arc<Config>>,
 }
 
 /// A reactor's end. `wake` becomes readable when `inbox` has something.
@@ -80,6 +95,7 @@ impl Publisher {
     /// Sends to every reactor. A full inbox is skipped and counted in the result: the caller
     /// keeps the newest snapshot and sends it again, so that none is left behind.
     pub fn send(&mut self, message: &Message) -> usize {
+        self.newest.note(message);
         let mut skipped = 0;
         for (sender, wake) in &mut self.reactors {
             match sender.try_send(message.clone()) {
@@ -91,6 +107,11 @@ impl Publisher {
             let _ = wake.write(&[1]);
         }
         skipped
+    }
+
+    /// A view of whatever is the newest at the time somebody looks.
+    pub fn newest(&self) -> Newest {
+        self.newest.clone()
     }
 
     /// How many reactors still hold their inbox; the others have ended.
@@ -112,6 +133,21 @@ impl Publisher {
     /// Takes the snapshots that reactors gave back, to be freed where that disturbs nobody.
     pub fn take_retired(&mut self) -> Vec<Arc<Snapshot>> {
         self.retired.as_ref().map_or_else(Vec::new, |(_, receiver)| receiver.try_iter().collect())
+    }
+}
+
+impl Newest {
+    pub fn look(&self) -> Published {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, message: &Message) {
+        let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match message {
+            Message::Publish(snapshot) => published.snapshot = snapshot.clone(),
+            Message::Configure(config) => published.config = Some(config.clone()),
+            Message::Certificates(_) | Message::Drain => {}
+        }
     }
 }
 

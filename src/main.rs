@@ -57,7 +57,8 @@ fn health(args: HealthArgs) -> serve::Ended {
     let (body, is_well) = health::ask(&config, question)?;
     if is_well {
         // The exit code is the answer; the body is for people.
-        let _ = writeln!(std::io::stdout(), "{body}");
+        let shown = if body.is_empty() { "alive" } else { &body };
+        let _ = writeln!(std::io::stdout(), "{shown}");
         return Ok(());
     }
     Err(format!("not well: {body}").into())

@@ -86,13 +86,15 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
         log_notice(&log, notice);
     }
     let metrics = Arc::new(Metrics::new(&config.cores));
-    if let Some(listener) = admin {
-        admin::start(listener, View { metrics: metrics.clone(), log: log.clone() })?;
-    }
     raise_descriptor_limit(&log);
     let (certificates, tls) = certificates.unzip();
     let doors = Doors { listeners, unix_socket: unix_socket.as_ref(), tls };
     let publisher = start_reactors(&config, doors, &log, &metrics)?;
+    if let Some(listener) = admin {
+        let config = Arc::new(config.clone());
+        let view = View { metrics: metrics.clone(), log: log.clone(), newest: publisher.newest(), config };
+        admin::start(listener, view)?;
+    }
     let reload: supervisor::Reload = Box::new(move || reload(&inputs));
     let supervisor =
         supervisor::start(config, log.clone(), publisher, reload, certificates, metrics.clone())?;

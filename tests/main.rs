@@ -24,6 +24,8 @@ mod front;
 mod fuzzing;
 /// The harness itself: a client that misreads answers would make every other test worthless.
 mod harness;
+/// `edge-proxy health` by every door a proxy can have.
+mod health;
 /// The log, read and unread.
 mod logging;
 /// OpenFeature's Remote Evaluation Protocol.

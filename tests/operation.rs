@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use crate::support::upstream::{Reply, Upstream};
-use crate::support::{Port, Proxy, Start, fixture, get};
+use crate::support::{Proxy, Start, fixture, get};
 
 const CLIENT: &str = "93SWrghdRQbEPS5xXUWWwM";
 const SERVER: &str = "ser.server-key-of-the-test";
@@ -108,18 +108,6 @@ fn the_access_log_is_off_by_default_and_has_no_query_and_no_key() {
     assert!(record["bytes"].as_u64().unwrap() > 100 && record["duration_us"].is_u64(), "{record}");
     assert!(!line.contains("somebody") && !line.contains(CLIENT), "{line}");
     assert!(!quiet.log().contains("http_request"));
-}
-
-#[test]
-fn health_asks_the_running_proxy() {
-    let proxy = Start::serve().document(CLIENT, SERVER, main_document()).ready();
-    let port = proxy.address().port().to_string();
-    let (code, text) = Start::command(&["health", "--ready", "--host", "127.0.0.1", "--port", &port]).run();
-    assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("\"status\":\"ok\""), "{text}");
-    let free = Port::free();
-    let (code, text) = Start::command(&["health", "--port", &free.number().to_string()]).run();
-    assert_eq!(code, Some(1), "{text}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The listener for people and scrapers: metrics, the status page, its data.
 //!
 //! In: HTTP from inside the operator's network, on `admin.port`. Out: `/metrics`, `/`,
-//! `/status.json`. Invariant: everything here runs on threads of its own, blocks only itself and
+//! `/status.json`, and the health of `/proxy/health/` for checks that cannot come in by the main
+//! port (it asks for certificates). Invariant: everything here runs on threads of its own, blocks only itself and
 //! only reads numbers, so that asking costs the reactors nothing. It serves no flags, changes
 //! nothing, shows no whole key, and closes each connection after one answer.
 mod process;
@@ -14,11 +15,13 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config;
+use crate::answer::health;
+use crate::channel::Newest;
+use crate::config::{self, Config};
 use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_BYTES_MAX, BACKLOG_MAX};
 use crate::log::Log;
 use crate::metrics::Metrics;
@@ -32,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct View {
     pub metrics: Arc<Metrics>,
     pub log: Log,
+    pub newest: Newest,
+    /// As at the start.
+    pub config: Arc<Config>,
 }
 
 /// Binds the listener.
@@ -109,6 +115,14 @@ fn converse(mut stream: TcpStream, view: &View) -> io::Result<()> {
     Ok(())
 }
 
+/// As the main port answers it.
+fn readiness(view: &View) -> (&'static str, &'static str, String) {
+    let published = view.newest.look();
+    let config = published.config.as_ref().unwrap_or(&view.config);
+    let (body, is_ready) = health::look(config, &published.snapshot, SystemTime::now());
+    (if is_ready { "200 OK" } else { "503 Service Unavailable" }, "application/json", body)
+}
+
 /// The whole response to a request head.
 fn respond(head: &[u8], view: &View) -> Vec<u8> {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
@@ -121,10 +135,15 @@ fn respond(head: &[u8], view: &View) -> Vec<u8> {
         }
         (b"GET" | b"HEAD", b"/status.json") => ("200 OK", "application/json", status::render(view)),
         (b"GET" | b"HEAD", b"/") => ("200 OK", "text/html; charset=utf-8", PAGE.to_owned()),
+        (b"GET" | b"HEAD", b"/proxy/health/liveness") => {
+            ("200 OK", "text/plain; charset=utf-8", String::new())
+        }
+        (b"GET" | b"HEAD", b"/proxy/health" | b"/proxy/health/readiness") => readiness(view),
         (b"GET" | b"HEAD", _) => (
             "404 Not Found",
             "text/plain; charset=utf-8",
-            "There is /, /metrics and /status.json.\n".to_owned(),
+            "There is /, /metrics, /status.json, /proxy/health/liveness and /proxy/health/readiness.\n"
+                .to_owned(),
         ),
         _ => ("405 Method Not Allowed", "text/plain; charset=utf-8", "GET or HEAD.\n".to_owned()),
     };

@@ -11,7 +11,9 @@ fn view() -> View {
         enable_access_log: false,
     };
     let log = Log::start_to(&settings, io::sink()).expect("a thread");
-    View { metrics: Arc::new(Metrics::new(&[0, 1])), log }
+    let inputs = config::source::Inputs { without_file: true, may_serve_nothing: true, ..Default::default() };
+    let config = Arc::new(config::read(&inputs).expect("the defaults").0);
+    View { metrics: Arc::new(Metrics::new(&[0, 1])), log, newest: Newest::default(), config }
 }
 
 fn get(path: &str, view: &View) -> String {

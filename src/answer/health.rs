@@ -103,8 +103,17 @@ impl Rules {
     }
 }
 
+/// The body of readiness, and whether it is green, for who has no request to answer.
+pub fn look(config: &Config, snapshot: &Snapshot, now: SystemTime) -> (String, bool) {
+    let rules = Rules::new(config);
+    let reason = rules.reason(snapshot, now);
+    let mut body = Vec::new();
+    write(&rules, snapshot, now, reason, &mut body);
+    (String::from_utf8_lossy(&body).into_owned(), reason.is_none())
+}
+
 /// Answers `/health`, `/proxy/health` and `/proxy/health/readiness`.
-pub fn readiness(exchange: &mut Exchange<'_>, desk: &mut Desk) {
+pub(super) fn readiness(exchange: &mut Exchange<'_>, desk: &mut Desk) {
     let rules = &exchange.settings.health;
     let reason = rules.reason(exchange.snapshot, exchange.now);
     let mut body = std::mem::take(&mut desk.body);

@@ -10,7 +10,7 @@ mod bulk;
 mod document;
 mod explain;
 mod flags;
-mod health;
+pub mod health;
 mod identities;
 mod ofrep;
 mod pages;

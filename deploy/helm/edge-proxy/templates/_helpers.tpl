@@ -23,3 +23,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $own := dict "server" $server "cache_dir" "/cache" "admin" (dict "host" "0.0.0.0" "port" 8001) }}
 {{- merge $own (omit .Values.config "server" "cache_dir" "admin") | toPrettyJson }}
 {{- end }}
+
+{{/* Where the kubelet asks for health: it shows no certificate, so where callers must, the admin port answers. */}}
+{{- define "edge-proxy.door" -}}
+{{- $tls := dig "server" "tls" dict .Values.config -}}
+{{- if $tls.client_ca -}}
+port: admin
+{{- else if $tls.cert -}}
+port: http
+scheme: HTTPS
+{{- else -}}
+port: http
+{{- end -}}
+{{- end }}

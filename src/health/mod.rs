@@ -1,7 +1,11 @@
 //! `edge-proxy health`: asks a running proxy how it is, for containers that have no curl.
 //!
 //! In: the configuration that the proxy runs with. Out: its health body, and whether it is well.
-//! Invariant: asks only this machine and only once, within [`PATIENCE`]; changes nothing.
+//! Asked is the unix socket if there is one, else the main port, over TLS if that is on, else
+//! (where callers must show certificates) the admin port. Invariant: asks only this machine and
+//! only once, each step within [`PATIENCE`]; changes nothing.
+mod tls;
+
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -31,31 +35,43 @@ pub fn ask(config: &Config, question: Question) -> io::Result<(String, bool)> {
         Question::Readiness => "/proxy/health/readiness",
     };
     if let Some(socket) = &config.server.unix_socket {
-        let stream = UnixStream::connect(socket)?;
+        let unreachable =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", socket.display()));
+        let stream = UnixStream::connect(socket).map_err(unreachable)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         return converse(stream, path);
     }
-    let (host, port, path) = match (&config.server.tls, &config.admin) {
-        (None, _) => (config.server.host, config.server.port, path),
-        // Over TLS the answer would hang on names and certificates, not on health.
-        (Some(_), Some(admin)) if question == Question::Liveness => (admin.host, admin.port, "/status.json"),
-        (Some(_), _) => {
-            let hint =
-                "server.tls is set: give server.unix_socket too, so that health can be asked without TLS";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, hint));
+    let main = SocketAddr::new(reachable(config.server.host), config.server.port);
+    let Some(tls) = &config.server.tls else { return converse(connect(main)?, path) };
+    if tls.client_ca.is_none() {
+        return converse(tls::Stream::open(connect(main)?)?, path);
+    }
+    // Port 0 is any free one, which only the running process knows.
+    if let Some(admin) = config.admin.as_ref().filter(|admin| admin.port != 0) {
+        return converse(connect(SocketAddr::new(reachable(admin.host), admin.port))?, path);
+    }
+    match (question, tls::asks_for_certificate(connect(main)?)?) {
+        (Question::Liveness, true) => Ok((String::new(), true)),
+        _ => {
+            let hint = "server.tls.client_ca is set and this check has no certificate: set admin.port or \
+                        server.unix_socket, which answer the same question without one";
+            Err(io::Error::new(io::ErrorKind::Unsupported, hint))
         }
-    };
-    let address = SocketAddr::new(reachable(host), port);
+    }
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)
         .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    converse(stream, path)
+    Ok(stream)
 }
 
 fn converse(mut stream: impl Read + Write, path: &str) -> io::Result<(String, bool)> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    stream.flush()?;
     let mut answer = Vec::new();
     stream.take(1 << 20).read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

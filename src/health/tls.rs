@@ -1,0 +1,110 @@
+//! TLS as far as a health check needs it.
+//!
+//! In: a connection to this machine. Out: a stream to ask on. Invariant: the certificate is not
+//! judged, on purpose: whether callers trust it is their question, and a check that fails with
+//! an expired certificate would take the process down, which renews nothing. That the peer holds
+//! its key is still proven. Nothing secret is ever sent here.
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme,
+    StreamOwned,
+};
+
+/// A stream whose peer may end without the alert that TLS asks for.
+pub struct Stream(StreamOwned<ClientConnection, TcpStream>);
+
+impl Stream {
+    pub fn open(socket: TcpStream) -> io::Result<Self> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Arc::new(AnyCertificate(provider.clone()));
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+        let session = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+        Ok(Self(StreamOwned::new(session, socket)))
+    }
+}
+
+/// Whether the peer goes through the handshake and then wants the certificate that we lack: it
+/// turns, though it answers us nothing.
+pub fn asks_for_certificate(socket: TcpStream) -> io::Result<bool> {
+    let mut stream = Stream::open(socket)?;
+    let ended = stream.flush().and_then(|()| stream.read(&mut [0]));
+    let Err(error) = ended else { return Ok(false) };
+    let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    Ok(matches!(
+        alert,
+        Some(Error::AlertReceived(
+            AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure
+        ))
+    ))
+}
+
+impl Read for Stream {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            other => other,
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

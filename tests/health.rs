@@ -1,0 +1,130 @@
+//! `edge-proxy health`, the check of containers that have no curl: by every door a proxy can have.
+use serde_json::json;
+
+use crate::support::tls::Authority;
+use crate::support::{Port, Proxy, Start, Upstream, fixture, get};
+use crate::surface::{CLIENT, SERVER};
+
+/// What the check prints and its exit code, with the configuration of this proxy.
+fn check(proxy: &Proxy, args: &[&str]) -> (Option<i32>, String) {
+    let config = proxy.scratch().path().join("config.json");
+    let start = Start::command(&["health"]).env("CONFIG_PATH", config.to_str().expect("UTF-8"));
+    args.iter().fold(start, |start, arg| start.arg(arg)).run()
+}
+
+fn is_well(proxy: &Proxy) {
+    assert_eq!(check(proxy, &[]), (Some(0), "alive\n".to_owned()));
+    let (code, text) = check(proxy, &["--ready"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("\"status\":\"ok\""), "{text}");
+}
+
+fn start() -> Start {
+    Start::serve().document(CLIENT, SERVER, fixture::path("environments/Main.json"))
+}
+
+/// With a certificate that nobody trusts; callers must show one if `client_ca`.
+fn with_tls(start: Start, client_ca: bool) -> Start {
+    let authority = Authority::new();
+    let issued = authority.issue("flags.example");
+    let mut tls = json!({
+        "cert": start.scratch().write("cert.pem", &issued.certificate),
+        "key": start.scratch().write("key.pem", &issued.key),
+    });
+    if client_ca {
+        tls["client_ca"] = json!(start.scratch().write("ca.pem", authority.pem()));
+    }
+    start.set("server.tls", tls)
+}
+
+/// TLS is no way to see from outside that it is there.
+fn spawn(start: Start) -> Proxy {
+    let proxy = start.spawn();
+    proxy.wait_for_log("reactor_started");
+    proxy.wait_for_log("environment_updated");
+    proxy
+}
+
+#[test]
+fn it_asks_the_main_port() {
+    let proxy = start().ready();
+    is_well(&proxy);
+    let free = Port::free().number().to_string();
+    let (code, text) = check(&proxy, &["--port", &free]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(&format!("127.0.0.1:{free}")), "{text}");
+}
+
+#[test]
+fn what_is_not_ready_is_alive() {
+    let upstream = Upstream::start();
+    let proxy = Start::serve().environment(CLIENT, SERVER).set("api_url", upstream.api_url()).start();
+    assert_eq!(check(&proxy, &[]).0, Some(0));
+    let (code, text) = check(&proxy, &["--ready"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("not well") && text.contains("environment document(s) not updated."), "{text}");
+}
+
+#[test]
+fn it_asks_over_tls_whoever_signed_the_certificate() {
+    is_well(&spawn(with_tls(start(), false)));
+}
+
+#[test]
+fn where_callers_must_show_certificates_it_asks_the_admin_port() {
+    let admin = Port::free();
+    let proxy = spawn(with_tls(start(), true).set("admin", json!({"port": admin.number()})));
+    is_well(&proxy);
+    let upstream = Upstream::start();
+    let other = Port::free();
+    let start = with_tls(Start::serve().environment(CLIENT, SERVER), true).set("api_url", upstream.api_url());
+    let empty = start.set("admin", json!({"port": other.number()})).spawn();
+    empty.wait_for_log("admin_listening");
+    let (code, text) = check(&empty, &["--ready"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("environment document(s) not updated."), "{text}");
+    assert_eq!(get(other.address(), "/proxy/health/readiness", "").status, 503);
+    assert_eq!(get(admin.address(), "/proxy/health/readiness", "").status, 200);
+}
+
+#[test]
+fn without_another_door_the_handshake_is_a_sign_of_life_and_no_more() {
+    let proxy = spawn(with_tls(start(), true));
+    let (code, text) = check(&proxy, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = check(&proxy, &["--ready"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("set admin.port or server.unix_socket"), "{text}");
+}
+
+#[test]
+fn it_asks_the_unix_socket_if_there_is_one() {
+    let start = with_tls(start(), true);
+    let socket = start.scratch().path().join("proxy.sock");
+    let mut proxy = spawn(start.set("server.unix_socket", socket.to_str()));
+    is_well(&proxy);
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(0));
+    let (code, text) = check(&proxy, &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("proxy.sock: No such file"), "{text}");
+}
+
+#[test]
+fn readiness_is_the_same_on_both_ports_through_a_whole_life() {
+    let upstream = Upstream::start();
+    let document = std::fs::read(fixture::path("environments/Main.json")).expect("a fixture");
+    let admin = Port::free();
+    let start = Start::serve().environment(CLIENT, SERVER).set("api_url", upstream.api_url());
+    let start = start.set("admin", json!({"port": admin.number()})).env("API_POLL_FREQUENCY_SECONDS", "0.1");
+    let mut proxy = start.set("server.shutdown_delay_seconds", 1.5).start();
+    let doors = [proxy.address(), admin.address()];
+    let both = || doors.map(|door| get(door, "/proxy/health/readiness", "").status);
+    assert_eq!(both(), [503, 503]);
+    upstream.document(SERVER, document);
+    proxy.until("both are green", || (both() == [200, 200]).then_some(()));
+    // Shutting down is red while requests are still served.
+    proxy.signal("TERM");
+    proxy.until("both are red", || (both() == [503, 503]).then_some(()));
+    assert_eq!(proxy.wait().code(), Some(0));
+}
