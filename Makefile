@@ -110,11 +110,10 @@ OPERATE_PARTS ?=
 MUSL = x86_64-unknown-linux-musl
 
 .PHONY: operate dist audit sbom
-operate: .venv/operate/made-from.txt ## Runs Prometheus, HAProxy, Chromium and systemd's checks around the proxy (as root; OPERATE_PARTS=fleet)
-	@for tool in prometheus promtool haproxy nginx chromium ip systemd-analyze go; do command -v $$tool >/dev/null || \
-	  { echo "$$tool is missing (Debian: apt install prometheus haproxy nginx chromium iproute2 systemd golang-go golang-github-masterminds-sprig-dev python3-seccomp)" >&2; exit 1; }; done
-	$(CARGO) build --release --locked
-	.venv/operate/bin/python tests/operate/operate.py target/release/edge-proxy $(OPERATE_PARTS)
+operate: .venv/operate/made-from.txt dist ## Runs Prometheus, HAProxy, nginx, Envoy, Helm, Chromium and systemd's checks around the proxy (as root; OPERATE_PARTS=fleet)
+	@for tool in prometheus promtool haproxy nginx chromium ip systemd-analyze; do command -v $$tool >/dev/null || \
+	  { echo "$$tool is missing (Debian: apt install prometheus haproxy nginx chromium iproute2 systemd python3-seccomp)" >&2; exit 1; }; done
+	.venv/operate/bin/python tests/operate/operate.py target/dist/edge-proxy-*-$(MUSL) $(OPERATE_PARTS)
 
 .venv/operate/made-from.txt: tests/operate/requirements.txt scripts/venv
 	scripts/venv operate tests/operate/requirements.txt

@@ -1,0 +1,2 @@
+def page(executable):
+    pass
