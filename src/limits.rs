@@ -44,8 +44,11 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// A body, from the end of its head. Beyond: 408 and close.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// A peer that reads nothing of what is written to it. Beyond: close.
+/// For a peer to take `WRITE_BYTES_MIN` of what is written to it. Beyond: closed and counted.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a peer must take within `WRITE_TIMEOUT`, bytes: 270 a second, about what other servers ask
+/// for (Kestrel: 240). Without it one byte now and then would hold an answer, and its snapshot, for days.
+pub const WRITE_BYTES_MIN: usize = 8 * 1024;
 /// After the last answer, for the peer to take it and close. Beyond: close.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes read over while lingering, so that a close does not destroy the answer on its way.
@@ -155,6 +158,8 @@ pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 /// A hard limit of descriptors below this is warned of: it is soon met by connections.
 pub const DESCRIPTORS_LOW: u64 = 10_000;
+/// Descriptors that callers may not have: fetches, event streams, files, the admin listener, rings.
+pub const DESCRIPTORS_RESERVED: u64 = 256;
 /// Nesting of a document. Beyond: the document is refused. Core nests 12 deep; the engine allows any depth.
 pub const DOCUMENT_DEPTH_MAX: usize = 512;
 /// Repeated members in one document. Beyond: it is refused. No writer of JSON makes any.

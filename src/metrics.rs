@@ -59,6 +59,10 @@ pub struct ReactorMetrics {
     pub connections_closed: Counter,
     /// Closed at once because the limit was met.
     pub connections_refused: Counter,
+    /// Ended because the peer did not take its answer.
+    pub connections_cut: Counter,
+    /// Pauses of the accept loop, above all at the descriptor limit.
+    pub accept_pauses: Counter,
     /// Access records that found their queue full.
     pub access_dropped: Counter,
     /// Panics that were caught.
@@ -163,6 +167,8 @@ impl ReactorMetrics {
             connections_opened: Counter::default(),
             connections_closed: Counter::default(),
             connections_refused: Counter::default(),
+            connections_cut: Counter::default(),
+            accept_pauses: Counter::default(),
             access_dropped: Counter::default(),
             restarts: Counter::default(),
             snapshot_version: Counter::default(),

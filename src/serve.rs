@@ -14,7 +14,7 @@ use crate::admin::View;
 use crate::channel::Publisher;
 use crate::config::source::Inputs;
 use crate::config::{self, Config, Level, Notice};
-use crate::limits::DESCRIPTORS_LOW;
+use crate::limits::{DESCRIPTORS_LOW, DESCRIPTORS_RESERVED};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::notify::Notify;
@@ -86,10 +86,10 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
         log_notice(&log, notice);
     }
     let metrics = Arc::new(Metrics::new(&config.cores));
-    raise_descriptor_limit(&log);
+    let descriptors = raise_descriptor_limit(&log);
     let (certificates, tls) = certificates.unzip();
     let doors = Doors { listeners, unix_socket: unix_socket.as_ref(), tls };
-    let publisher = start_reactors(&config, doors, &log, &metrics)?;
+    let publisher = start_reactors(bounded(&config, descriptors, &log), doors, &log, &metrics)?;
     if let Some(listener) = admin {
         let config = Arc::new(config.clone());
         let view = View { metrics: metrics.clone(), log: log.clone(), newest: publisher.newest(), config };
@@ -114,8 +114,8 @@ struct Doors<'a> {
     tls: Option<Arc<rustls::ServerConfig>>,
 }
 
-fn start_reactors(config: &Config, doors: Doors, log: &Log, metrics: &Metrics) -> std::io::Result<Publisher> {
-    let config = Arc::new(config.clone());
+fn start_reactors(config: Config, doors: Doors, log: &Log, metrics: &Metrics) -> std::io::Result<Publisher> {
+    let config = Arc::new(config);
     let mut publisher = Publisher::default();
     let cores = config.cores.iter().zip(&metrics.reactors);
     for (index, (listener, (&core, metrics))) in doors.listeners.into_iter().zip(cores).enumerate() {
@@ -144,16 +144,35 @@ fn reload(inputs: &Inputs) -> Result<Config, Vec<String>> {
 }
 
 /// Each connection is a descriptor, and the usual soft limit of 1024 is meant for programs that
-/// use `select`.
-fn raise_descriptor_limit(log: &Log) {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) if limit < DESCRIPTORS_LOW => {
+/// use `select`. Returns what they may now be.
+fn raise_descriptor_limit(log: &Log) -> u64 {
+    let raised = rlimit::increase_nofile_limit(u64::MAX);
+    match &raised {
+        Ok(limit) if *limit < DESCRIPTORS_LOW => {
             let hint = "LimitNOFILE= of the unit, or ulimits of the container, sets the hard limit";
-            log.event(Level::Warning, "few_descriptors", &[("limit_count", &limit), ("hint", &hint)]);
+            log.event(Level::Warning, "few_descriptors", &[("limit_count", limit), ("hint", &hint)]);
         }
         Ok(_) => {}
-        Err(error) => log.event(Level::Warning, "descriptor_limit_not_raised", &[("error", &error)]),
+        Err(error) => log.event(Level::Warning, "descriptor_limit_not_raised", &[("error", error)]),
     }
+    raised.or_else(|_| rlimit::Resource::NOFILE.get().map(|(soft, _)| soft)).unwrap_or(u64::MAX)
+}
+
+/// Callers that hold every descriptor would end the polling as well, so some are kept from them.
+fn bounded(config: &Config, descriptors: u64, log: &Log) -> Config {
+    let mut config = config.clone();
+    // Each environment may hold an event stream upstream.
+    let reserved = DESCRIPTORS_RESERVED.saturating_add(config.environments.len() as u64);
+    let for_callers = descriptors.saturating_sub(reserved).max(descriptors / 2);
+    let each = usize::try_from(for_callers).unwrap_or(usize::MAX) / config.cores.len().max(1);
+    if each < config.server.connections_max {
+        let hint = "server.connections_max is more than the descriptor limit allows";
+        let fields: [(_, &dyn fmt::Display); 3] =
+            [("connections_max_count", &each), ("descriptors_count", &descriptors), ("hint", &hint)];
+        log.event(Level::Info, "connections_bounded", &fields);
+        config.server.connections_max = each.max(1);
+    }
+    config
 }
 
 fn log_notice(log: &Log, notice: &Notice) {

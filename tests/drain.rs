@@ -98,14 +98,13 @@ fn a_stop_under_load_leaves_no_request_unanswered() {
 
 #[test]
 fn a_second_process_takes_over_without_a_failed_request() {
-    let mut old = prepare().set("admin", json!({"host": "127.0.0.1", "port": 0})).ready();
+    let mut old = prepare().with_admin().ready();
     let port = old.address().port();
-    let line = old.wait_for_log("admin_listening");
-    let admin: SocketAddr = line.rsplit('=').next().expect("an address").parse().expect("an address");
     let load = Load::start(old.address(), 8);
     load.go_on(200);
-    let new =
-        prepare().set("server.port", port).set("admin", json!({"host": "127.0.0.1", "port": admin.port()}));
+    let new = prepare()
+        .set("server.port", port)
+        .set("admin", json!({"host": "127.0.0.1", "port": old.admin().port()}));
     let new = new.spawn();
     new.wait_for_log("reactor_started");
     new.wait_for_log("environment_updated");

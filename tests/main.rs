@@ -40,6 +40,8 @@ mod python_sdk;
 mod readme;
 /// The recorded requests to the Python proxy, answered as recorded or as a named difference.
 mod replay;
+/// Peers that are slow on purpose, too many, or at the descriptor limit.
+mod slow;
 /// Endpoints beside flags and identities, and input that is not right.
 mod surface;
 /// Big documents under load; `make bench-swap` prints the numbers.

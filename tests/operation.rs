@@ -1,30 +1,14 @@
 //! What people do with the executable besides serving: configuration, check, health, metrics, log.
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 
 use crate::support::upstream::{Reply, Upstream};
-use crate::support::{Proxy, Start, fixture, get};
+use crate::support::{Start, fixture, get};
 
 const CLIENT: &str = "93SWrghdRQbEPS5xXUWWwM";
 const SERVER: &str = "ser.server-key-of-the-test";
 
 fn main_document() -> std::path::PathBuf {
     fixture::path("environments/Main.json")
-}
-
-/// With its admin listener on a port of the kernel's choice, which the log tells.
-fn with_admin(start: Start) -> (Proxy, SocketAddr) {
-    let proxy = start.document(CLIENT, SERVER, main_document()).set("admin", json!({"port": 0})).ready();
-    let line = proxy.wait_for_log("admin_listening");
-    let address = line.rsplit('=').next().expect("an address").parse().expect("an address");
-    (proxy, address)
-}
-
-fn metric(admin: SocketAddr, sample: &str) -> f64 {
-    let text = get(admin, "/metrics", "").text();
-    let line = text.lines().find(|line| line.strip_prefix(sample).is_some_and(|rest| rest.starts_with(' ')));
-    line.unwrap_or_else(|| panic!("{sample} in\n{text}")).rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 #[test]
@@ -62,9 +46,10 @@ fn the_default_configuration_is_printed_and_written_once() {
 
 #[test]
 fn metrics_count_exactly_what_was_asked() {
-    let (proxy, admin) = with_admin(Start::serve().cores(2));
+    let proxy = Start::serve().cores(2).document(CLIENT, SERVER, main_document()).with_admin().ready();
+    let admin = proxy.admin();
     let sample = "edge_proxy_http_requests_total{route=\"flags\",status=";
-    let before = metric(admin, &format!("{sample}\"2xx\"}}"));
+    let before = proxy.metric(&format!("{sample}\"2xx\"}}"));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -78,13 +63,13 @@ fn metrics_count_exactly_what_was_asked() {
         }
     });
     (0..7).for_each(|_| assert_eq!(proxy.get("/api/v1/flags/", "unknown").status, 401));
-    assert_eq!(metric(admin, &format!("{sample}\"2xx\"}}")) - before, 1000.0);
-    assert_eq!(metric(admin, &format!("{sample}\"4xx\"}}")), 7.0);
+    assert_eq!(proxy.metric(&format!("{sample}\"2xx\"}}")) - before, 1000.0);
+    assert_eq!(proxy.metric(&format!("{sample}\"4xx\"}}")), 7.0);
     let all: f64 = [0, 1]
         .iter()
-        .map(|reactor| metric(admin, &format!("edge_proxy_reactor_requests_total{{reactor=\"{reactor}\"}}")))
+        .map(|reactor| proxy.metric(&format!("edge_proxy_reactor_requests_total{{reactor=\"{reactor}\"}}")))
         .sum();
-    assert_eq!(metric(admin, "edge_proxy_http_request_duration_seconds_count"), all);
+    assert_eq!(proxy.metric("edge_proxy_http_request_duration_seconds_count"), all);
     assert_eq!(get(proxy.address(), "/metrics", "").status, 404, "not on the port of SDKs");
     let status = get(admin, "/status.json", "").json();
     assert_eq!(status["environments"][0]["name"], "Main");

@@ -105,7 +105,7 @@ fn durations(text: &mut Text, metrics: &Metrics) {
 
 fn traffic(text: &mut Text, metrics: &Metrics) {
     type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
-    let rows: [Row; 6] = [
+    let rows: [Row; 8] = [
         ("http_received_bytes_total", "counter", "Bytes read from clients.", |r| r.bytes_read.value()),
         ("http_sent_bytes_total", "counter", "Bytes written to clients.", |r| r.bytes_written.value()),
         ("connections_opened_total", "counter", "Connections accepted.", |r| r.connections_opened.value()),
@@ -114,6 +114,18 @@ fn traffic(text: &mut Text, metrics: &Metrics) {
             "counter",
             "Connections closed at once because server.connections_max was met.",
             |r| r.connections_refused.value(),
+        ),
+        (
+            "connections_cut_total",
+            "counter",
+            "Connections ended because the caller did not take its answer within server.timeout_write.",
+            |r| r.connections_cut.value(),
+        ),
+        (
+            "accept_pauses_total",
+            "counter",
+            "Pauses before the next connection is accepted, above all at the descriptor limit.",
+            |r| r.accept_pauses.value(),
         ),
         ("connections_open", "gauge", "Connections open now.", ReactorMetrics::connections_open),
         (

@@ -72,6 +72,8 @@ fn reactor(index: usize, reactor: &ReactorMetrics) -> Value {
         "connections_open": reactor.connections_open(),
         "connections_opened": reactor.connections_opened.value(),
         "connections_refused": reactor.connections_refused.value(),
+        "connections_cut": reactor.connections_cut.value(),
+        "accept_pauses": reactor.accept_pauses.value(),
         "bytes_read": reactor.bytes_read.value(),
         "bytes_written": reactor.bytes_written.value(),
         "restarts": reactor.restarts.value(),

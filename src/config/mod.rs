@@ -105,8 +105,16 @@ pub struct Server {
     pub unix_socket: Option<PathBuf>,
     pub tls: Option<Tls>,
     pub timeout_keep_alive: Duration,
+    /// A head, from its first byte.
+    pub timeout_head: Duration,
+    /// A body, from the end of its head.
+    pub timeout_body: Duration,
+    /// A peer that does not read what is written to it.
+    pub timeout_write: Duration,
     /// Connections one reactor holds at a time.
     pub connections_max: usize,
+    /// Requests on one connection; `None` is without limit.
+    pub requests_max: Option<u64>,
     pub proxy_headers: bool,
     /// Peers whose `X-Forwarded-For` is believed when `proxy_headers` is set.
     pub forwarded_allow_ips: ForwardedAllowIps,

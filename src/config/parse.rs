@@ -81,6 +81,11 @@ pub fn count(value: &Value) -> Result<usize, Expected> {
     count.ok_or("a whole number of at least 1")
 }
 
+/// As [`count`]; null is without limit.
+pub fn optional_count(value: &Value) -> Result<Option<u64>, Expected> {
+    if value.is_null() { Ok(None) } else { count(value).map(|count| Some(count as u64)) }
+}
+
 fn whole(value: &Value) -> Option<u64> {
     match value {
         // A float without a fraction counts, as in pydantic.

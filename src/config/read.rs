@@ -119,7 +119,11 @@ impl Reader {
             unix_socket: self.read("server.unix_socket", parse::optional_path, None),
             tls: self.tls(),
             timeout_keep_alive: self.read("server.timeout_keep_alive", parse::interval, seconds(90)),
+            timeout_head: self.read("server.timeout_head", parse::interval, limits::HEAD_TIMEOUT),
+            timeout_body: self.read("server.timeout_body", parse::interval, limits::BODY_TIMEOUT),
+            timeout_write: self.read("server.timeout_write", parse::interval, limits::WRITE_TIMEOUT),
             connections_max: self.read("server.connections_max", parse::count, limits::CONNECTIONS_MAX),
+            requests_max: self.read("server.requests_max", parse::optional_count, None),
             proxy_headers: self.read("server.proxy_headers", parse::boolean, false),
             forwarded_allow_ips: self.read(
                 "server.forwarded_allow_ips",

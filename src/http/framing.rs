@@ -60,7 +60,7 @@ impl HeadScan {
             let bound = buffer.len().min(HEAD_BYTES_MAX);
             let Some(found) = memchr(b'\n', &buffer[self.seen..bound]) else {
                 self.seen = bound;
-                return self.bounded(buffer.len());
+                return self.bounded(buffer);
             };
             let end = self.seen + found;
             self.seen = end + 1;
@@ -90,7 +90,13 @@ impl HeadScan {
         }
     }
 
-    fn bounded(&self, buffered_bytes: usize) -> Result<Option<usize>, Reject> {
+    /// Asks for more bytes, if those that are there can still become a head.
+    fn bounded(&self, buffer: &[u8]) -> Result<Option<usize>, Reject> {
+        let buffered_bytes = buffer.len();
+        // A TLS handshake on a plain port has no line end that would tell.
+        if self.lines == 0 && buffer.first().is_some_and(|byte| !is_token(byte) && *byte != b'\r') {
+            return Err(Reject::BadRequest);
+        }
         if self.lines == 0 && buffered_bytes > TARGET_BYTES_MAX + REQUEST_LINE_REST_BYTES_MAX {
             return Err(Reject::TargetTooLong);
         }
@@ -138,7 +144,8 @@ impl Facts {
         let method_bytes = memchr(b' ', line).ok_or(Reject::BadRequest)?;
         let rest = &line[method_bytes + 1..];
         let target_bytes = memchr(b' ', rest).ok_or(Reject::BadRequest)?;
-        if method_bytes == 0 || target_bytes == 0 {
+        // A fragment is no part of a target (RFC 9112 3.2); what follows it would be lost silently.
+        if method_bytes == 0 || target_bytes == 0 || memchr(b'#', &rest[..target_bytes]).is_some() {
             return Err(Reject::BadRequest);
         }
         match &rest[target_bytes + 1..] {
@@ -240,6 +247,11 @@ impl Facts {
         }
         Ok(())
     }
+}
+
+/// A byte of a method or a field name (RFC 9110 5.6.2).
+fn is_token(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 
 /// Without optional white space: blank and tab only (RFC 9110 5.6.3).
@@ -389,8 +401,11 @@ fn trailer_line(line: &[u8], trailer_bytes: usize) -> Result<(), Reject> {
     match memchr(b':', line) {
         Some(name_bytes) if name_bytes > 0 => {
             let name = &line[..name_bytes];
-            let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-            if name.iter().all(token) && !line.iter().any(control) { Ok(()) } else { Err(Reject::BadRequest) }
+            if name.iter().all(is_token) && !line.iter().any(control) {
+                Ok(())
+            } else {
+                Err(Reject::BadRequest)
+            }
         }
         _ => Err(Reject::BadRequest),
     }

@@ -161,13 +161,14 @@ impl RequestReader {
         if before - buffer.len() != head_bytes {
             return Err(Reject::BadRequest);
         }
+        // Kept whatever follows: the refusal of a HEAD has no body either.
+        self.head = Some(parts);
         // The decoder has read the names and values; only now may the facts be believed.
         self.body = match self.scan.facts.length()? {
             Length::None => Body::None,
             Length::Bytes(length) => Body::Length(length),
             Length::Chunked => Body::Chunked(Chunked::default()),
         };
-        self.head = Some(parts);
         Ok(())
     }
 

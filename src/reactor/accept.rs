@@ -176,15 +176,21 @@ async fn pause(reactor: &Reactor, error: &io::Error) {
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
         return;
     }
-    reactor.log.event(
-        Level::Error,
-        "accept_failed",
-        &[
-            ("reactor", &reactor.index),
-            ("error", error),
-            ("advice", &"at the descriptor limit: raise LimitNOFILE or ulimit -n"),
-        ],
-    );
+    reactor.metrics.accept_pauses.add(1);
+    let pauses = reactor.metrics.accept_pauses.value();
+    // Ten lines a second, for as long as it lasts, would tell no more.
+    if pauses.is_power_of_two() {
+        reactor.log.event(
+            Level::Error,
+            "accept_failed",
+            &[
+                ("reactor", &reactor.index),
+                ("error", error),
+                ("pauses_count", &pauses),
+                ("advice", &"at the descriptor limit: raise LimitNOFILE or ulimit -n"),
+            ],
+        );
+    }
     monoio::time::sleep(limits::ACCEPT_PAUSE).await;
 }
 

@@ -50,6 +50,8 @@ struct Answering<'a> {
     /// When the first request was found whole; all answers carry this time.
     began: Option<SystemTime>,
     requests: u64,
+    /// How many more this connection may bring.
+    left: &'a mut u64,
 }
 
 impl Reactor {
@@ -59,6 +61,7 @@ impl Reactor {
         reader: &mut RequestReader,
         buffer: &mut BytesMut,
         peer: Option<IpAddr>,
+        left: &mut u64,
     ) -> Batch {
         let lease = self.lease.borrow();
         let Some(snapshot) = lease.as_ref() else {
@@ -68,7 +71,7 @@ impl Reactor {
         let (spine, settings) = (&mut *self.spine.borrow_mut(), self.settings.borrow());
         let (began, requests) = (None, 0);
         let mut answering =
-            Answering { reactor: self, settings: &settings, snapshot, spine, peer, began, requests };
+            Answering { reactor: self, settings: &settings, snapshot, spine, peer, began, requests, left };
         let next = answering.run(reader, buffer);
         answering.count();
         let output = &mut spine.output;
@@ -150,7 +153,8 @@ impl Answering<'_> {
             return self.refuse(reader, Reject::Internal);
         };
         self.requests += 1;
-        request.keep_alive &= !self.reactor.draining.get();
+        *self.left = self.left.saturating_sub(1);
+        request.keep_alive &= *self.left > 0 && !self.reactor.draining.get();
         let Spine { room, output } = &mut *self.spine;
         let before_bytes = output.bytes.len();
         let (settings, snapshot) = (self.settings, self.snapshot);

@@ -13,7 +13,7 @@ use super::batch::{Batch, Next};
 use super::registry::{Phase, Place};
 use super::transport::{Sendable, Transport};
 use crate::http::{Reject, RequestReader};
-use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN};
+use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN, WRITE_BYTES_MIN};
 
 /// The peer is gone, or too slow: nothing more can be done for it.
 pub(super) struct Gone;
@@ -21,7 +21,8 @@ pub(super) struct Gone;
 /// Serves one connection until it ends.
 pub async fn serve<T: Transport>(reactor: Rc<Reactor>, place: Place, transport: T, peer: Option<IpAddr>) {
     let (buffer, reader) = (BytesMut::new(), RequestReader::default());
-    let mut connection = Connection { reactor, place, transport, peer, buffer, reader };
+    let requests_left = reactor.requests_max;
+    let mut connection = Connection { reactor, place, transport, peer, buffer, reader, requests_left };
     // `Gone` has nobody left to be told.
     let _ = connection.live().await;
 }
@@ -34,6 +35,7 @@ pub(super) struct Connection<T> {
     peer: Option<IpAddr>,
     pub(super) buffer: BytesMut,
     reader: RequestReader,
+    requests_left: u64,
 }
 
 impl<T: Transport> Connection<T> {
@@ -45,7 +47,8 @@ impl<T: Transport> Connection<T> {
             }
         }
         loop {
-            let mut batch = self.reactor.answer_batch(&mut self.reader, &mut self.buffer, self.peer);
+            let left = &mut self.requests_left;
+            let mut batch = self.reactor.answer_batch(&mut self.reader, &mut self.buffer, self.peer, left);
             #[cfg(test)]
             self.reactor.panic_if_asked(super::Fault::Connection);
             let (next, subscription) = (batch.next, batch.subscription.take());
@@ -103,7 +106,6 @@ impl<T: Transport> Connection<T> {
 
     async fn write(&mut self, batch: Batch) -> Result<(), Gone> {
         if !batch.bytes.is_empty() {
-            self.place.set_phase(Phase::Writing);
             let bytes = self.write_whole(batch.bytes).await?;
             self.reactor.give_back(bytes);
             if let Some((tail, _lease)) = batch.tail {
@@ -114,7 +116,8 @@ impl<T: Transport> Connection<T> {
     }
 
     pub(super) async fn write_whole<B: Sendable>(&mut self, mut bytes: B) -> Result<B, Gone> {
-        let mut written = 0;
+        self.place.set_phase(Phase::Writing);
+        let (mut written, mut credited) = (0, 0);
         while written < bytes.as_ref().len() {
             let write = self.transport.write(bytes, written);
             match self.place.mark.unless_ended(write).await {
@@ -122,7 +125,11 @@ impl<T: Transport> Connection<T> {
                     bytes = back;
                     written += length;
                     self.reactor.metrics.bytes_written.add(length as u64);
-                    self.place.set_phase(Phase::Writing);
+                    // A byte now and then is not reading.
+                    if written - credited >= WRITE_BYTES_MIN {
+                        credited = written;
+                        self.place.set_phase(Phase::Writing);
+                    }
                 }
                 _ => return Err(Gone),
             }

@@ -53,6 +53,8 @@ pub struct Reactor {
     pub spare_buffers: RefCell<Vec<Vec<u8>>>,
     pub registry: Registry,
     pub connections_max: usize,
+    /// On one connection.
+    pub requests_max: u64,
     pub draining: Cell<bool>,
     reporter: Reporter,
     listeners: RefCell<Vec<Rc<Listener>>>,
@@ -177,6 +179,7 @@ impl Reactor {
             spare_buffers: RefCell::default(),
             registry: Registry::new(parts.times),
             connections_max: parts.config.server.connections_max,
+            requests_max: parts.config.server.requests_max.unwrap_or(u64::MAX),
             draining: Cell::new(parts.memory.draining.get()),
             reporter: parts.memory.inbox.reporter(),
             listeners: RefCell::default(),

@@ -82,9 +82,9 @@ impl Times {
     pub fn of(config: &Config) -> Self {
         Self {
             keep_alive: config.server.timeout_keep_alive,
-            head: limits::HEAD_TIMEOUT,
-            body: limits::BODY_TIMEOUT,
-            write: limits::WRITE_TIMEOUT,
+            head: config.server.timeout_head,
+            body: config.server.timeout_body,
+            write: config.server.timeout_write,
             linger: limits::LINGER_TIMEOUT,
             stream: config.sse.max_stream,
             #[cfg(test)]

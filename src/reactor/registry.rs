@@ -99,6 +99,11 @@ impl Mark {
         self.wake();
     }
 
+    /// True if the connection was ended and could not be told.
+    fn is_cut(&self) -> bool {
+        self.ended.get() && self.phase.get() == Phase::Writing
+    }
+
     fn wake(&self) {
         let waker = self.waker.borrow_mut().take();
         if let Some(waker) = waker {
@@ -213,19 +218,23 @@ impl Registry {
         })
     }
 
-    /// One tick: ends what took too long.
-    fn tick(&self) {
+    /// One tick: ends what took too long. How many of them did not take their answer.
+    fn tick(&self) -> u64 {
         let tick = self.tick.get().wrapping_add(1);
         self.tick.set(tick);
+        let mut cut = 0;
         for (_, mark) in self.marks.borrow().iter() {
             if mark.phase.get() == Phase::Streaming {
                 if tick.wrapping_sub(mark.due_tick.get()) <= u32::MAX / 2 {
                     mark.nudge();
                 }
             } else if tick.wrapping_sub(mark.since_tick.get()) > self.ticks_max(mark.phase.get()) {
+                let is_known = mark.is_cut();
                 mark.end();
+                cut += u64::from(!is_known && mark.is_cut());
             }
         }
+        cut
     }
 }
 
@@ -252,7 +261,7 @@ pub async fn sweep(reactor: Rc<Reactor>) {
         monoio::time::sleep(limits::SWEEP_INTERVAL).await;
         #[cfg(test)]
         reactor.panic_if_asked(super::Fault::Sweep);
-        reactor.registry.tick();
+        reactor.metrics.connections_cut.add(reactor.registry.tick());
         reactor.report_counts();
         reactor.metrics.beat(began.elapsed().saturating_sub(limits::SWEEP_INTERVAL));
     }

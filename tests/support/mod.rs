@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub use client::{Answer, Client, get, post, request};
 pub use proxy::{Proxy, Start};
 pub use scratch::{Port, Scratch};
-pub use shim::Shim;
+pub use shim::{Launcher, Shim};
 pub use upstream::{Delivery, Recorded, Reply, Upstream};
 
 /// How long anything may take before a test fails. Long, because a CI machine may be busy.

@@ -1,5 +1,5 @@
 //! The real executable, started and ended by its own process id.
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +19,8 @@ pub struct Start {
     scratch: Scratch,
     port: Port,
     stdout: Option<Stdio>,
+    /// A program that becomes the proxy, with its arguments.
+    launcher: Vec<OsString>,
 }
 
 impl Start {
@@ -36,6 +38,7 @@ impl Start {
             scratch,
             port,
             stdout: None,
+            launcher: Vec::new(),
         }
     }
 
@@ -98,6 +101,17 @@ impl Start {
         self
     }
 
+    /// With an admin listener on a port of the kernel's choice ([`Proxy::admin`]).
+    pub fn with_admin(self) -> Self {
+        self.set("admin", serde_json::json!({"port": 0}))
+    }
+
+    /// Started by another program, which is given `-- EXECUTABLE ARGS` and becomes it.
+    pub fn under<'a>(mut self, launcher: impl Iterator<Item = &'a OsStr>) -> Self {
+        self.launcher = launcher.map(OsStr::to_owned).collect();
+        self
+    }
+
     /// As many reactors as given, instead of one.
     pub fn cores(mut self, cores: usize) -> Self {
         let at = self.args.iter().position(|arg| arg == "--cores").expect("serve has --cores");
@@ -121,7 +135,12 @@ impl Start {
 
     /// Starts it without waiting for anything.
     pub fn spawn(mut self) -> Proxy {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_edge-proxy"));
+        let executable = env!("CARGO_BIN_EXE_edge-proxy");
+        let mut command =
+            Command::new(self.launcher.first().map_or(OsStr::new(executable), |program| program));
+        if let [_, words @ ..] = &self.launcher[..] {
+            command.args(words).args(["--", executable]);
+        }
         command.args(&self.args).env_clear().stdin(Stdio::null());
         command.stdout(self.stdout.take().unwrap_or_else(Stdio::piped));
         command.stderr(Stdio::piped()).current_dir(self.scratch.path());
@@ -185,6 +204,25 @@ impl Proxy {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where its admin listener is, which the log tells.
+    pub fn admin(&self) -> SocketAddr {
+        let line = self.wait_for_log("admin_listening");
+        line.rsplit('=').next().expect("an address").parse().expect("an address")
+    }
+
+    /// A sample of `/metrics`, with its labels if it has any.
+    pub fn metric(&self, sample: &str) -> f64 {
+        let text = get(self.admin(), "/metrics", "").text();
+        metric(&text, sample).unwrap_or_else(|| panic!("{sample} in\n{text}"))
+    }
+
+    /// Memory resident, bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("our own child");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        line.trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024
     }
 
     pub fn scratch(&self) -> &Scratch {
@@ -275,6 +313,12 @@ impl Drop for Proxy {
             eprintln!("--- log of the proxy ---\n{}------", self.log.text());
         }
     }
+}
+
+/// A sample of a `/metrics` page.
+pub fn metric(page: &str, sample: &str) -> Option<f64> {
+    let value = |line: &str| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok();
+    page.lines().find_map(value)
 }
 
 /// What a process printed, line by line, from both of its outputs.

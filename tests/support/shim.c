@@ -1,11 +1,15 @@
-/* Preloaded into the proxy by tests that bend the world around it: the wall clock and the resolver.
+/* Preloaded into the proxy by tests that bend the world around it: the wall clock, the resolver, the ring.
  * EDGE_SHIM names a directory; a file `clock` in it holds seconds to add to the wall clock, and while
- * a file `dns_down` is there no name resolves. The monotonic clock is left alone. */
+ * a file `dns_down` is there no name resolves. The monotonic clock is left alone. EDGE_SHIM_RING_FLAGS
+ * are flags of io_uring_setup, in hexadecimal, that the kernel is to know nothing of. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <netdb.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,4 +43,21 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
     char name[512];
     if (path(name, sizeof name, "dns_down") && access(name, F_OK) == 0) return EAI_NONAME;
     return real(node, service, hints, found);
+}
+
+/* Rust's io-uring makes its calls through this function. The flags are the third word of the parameters. */
+long syscall(long number, ...) {
+    static long (*real)(long, ...);
+    if (!real) real = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+    long a[6];
+    va_list list;
+    va_start(list, number);
+    for (int i = 0; i < 6; i++) a[i] = va_arg(list, long);
+    va_end(list);
+    const char *refused = getenv("EDGE_SHIM_RING_FLAGS");
+    if (number == SYS_io_uring_setup && refused && ((unsigned *)a[1])[2] & strtoul(refused, 0, 16)) {
+        errno = EINVAL;
+        return -1;
+    }
+    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

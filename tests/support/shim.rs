@@ -1,8 +1,10 @@
-//! A small library preloaded into the proxy: its wall clock jumps and its resolver fails on demand.
+//! Small programs in C around the proxy. One is preloaded: the wall clock jumps, the resolver fails,
+//! ring flags are unknown. One starts it: with lower limits, with system calls refused.
 //!
 //! In: a scratch directory. Out: variables for `Start::env`, and switches. Invariant: it is compiled
 //! with `cc`, which linking Rust needs anyway; the machine's own clock and resolver stay as they are.
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Scratch, Start, fixture};
@@ -18,13 +20,7 @@ impl Shim {
         let scratch = Scratch::new();
         let library = scratch.path().join("shim.so");
         let source = fixture::root().join("tests/support/shim.c");
-        let status = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&library)
-            .arg(source)
-            .arg("-ldl")
-            .status();
-        assert!(status.expect("cc is there").success(), "the shim compiles");
+        compile(&["-shared", "-fPIC", "-ldl"], &source, &library);
         Self { scratch, library }
     }
 
@@ -32,6 +28,11 @@ impl Shim {
     pub fn preload(&self, start: Start) -> Start {
         let library = self.library.to_str().expect("a plain path");
         start.env("LD_PRELOAD", library).env("EDGE_SHIM", self.scratch.path().to_str().expect("a plain path"))
+    }
+
+    /// As [`Shim::preload`], on a kernel that does not know these flags of `io_uring_setup`.
+    pub fn without_ring_flags(&self, start: Start, flags: u32) -> Start {
+        self.preload(start).env("EDGE_SHIM_RING_FLAGS", &format!("{flags:x}"))
     }
 
     /// Adds seconds to the wall clock from now on.
@@ -49,4 +50,31 @@ impl Shim {
             std::fs::remove_file(self.scratch.path().join("dns_down")).expect("it was down");
         }
     }
+}
+
+/// A program that narrows the world of the proxy and then becomes it.
+#[derive(Debug)]
+pub struct Launcher {
+    scratch: Scratch,
+    program: PathBuf,
+}
+
+impl Launcher {
+    pub fn new() -> Self {
+        let scratch = Scratch::new();
+        let program = scratch.path().join("launch");
+        compile(&[], &fixture::root().join("tests/support/launch.c"), &program);
+        Self { scratch, program }
+    }
+
+    /// Starts the proxy with these: `nofile=64`, `memlock=0`, `refuse=425:1` (a call's number and
+    /// the error that it gives).
+    pub fn narrow(&self, start: Start, words: &[&str]) -> Start {
+        start.under(std::iter::once(self.program.as_os_str()).chain(words.iter().map(OsStr::new)))
+    }
+}
+
+fn compile(args: &[&str], source: &Path, output: &Path) {
+    let status = Command::new("cc").args(["-O1", "-o"]).arg(output).arg(source).args(args).status();
+    assert!(status.expect("cc is there").success(), "{} compiles", source.display());
 }

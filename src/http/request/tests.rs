@@ -203,8 +203,25 @@ fn lines_that_start_a_request_badly_are_refused() {
         ("505", "GET / HTTP/0.9\r\nHost: a\r\n\r\n"),
         ("400", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         ("400", "\x16\x03\x01\x02\x00\x01\x00\x01\n"),
+        // No line end is waited for: this cannot become a request.
+        ("400", "\x16\x03\x01"),
+        ("400", "\r\n\0"),
+        ("400", "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET /?identifier=a#b HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET http://a/b#c HTTP/1.1\r\nHost: a\r\n\r\n"),
     ] {
         check(head.as_bytes(), &[status]);
+    }
+}
+
+#[test]
+fn the_refusal_of_a_head_request_has_no_body() {
+    for (field, head) in [("X: y", true), ("Host: a\r\nTransfer-Encoding: x", true), ("X y", false)] {
+        let mut reader = RequestReader::default();
+        let mut buffer = BytesMut::from(format!("HEAD / HTTP/1.1\r\n{field}\r\n\r\n").as_bytes());
+        assert!(reader.advance(&mut buffer).is_err());
+        // Of a head that cannot be read nobody knows what it asked for.
+        assert_eq!(reader.reply(), Reply { head, ..Reply::CLOSE }, "{field}");
     }
 }
 

@@ -1,0 +1,250 @@
+//! Peers that are slow on purpose, and more of them than there is room for: what they cost, and
+//! that the others do not notice.
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rlimit::Resource;
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+
+use crate::support::{Client, PATIENCE, Proxy, Start, eventually, request};
+use crate::surface::{CLIENT, SERVER, document};
+
+const KEY: [(&str, &str); 1] = [("X-Environment-Key", SERVER)];
+
+fn prepare() -> Start {
+    let start = Start::serve().with_admin();
+    let path = start.scratch().write("document.json", document(0).to_string());
+    start.document(CLIENT, SERVER, path)
+}
+
+/// One environment whose flags take a megabyte each time they are served.
+fn prepare_large() -> Start {
+    let mut document = document(0);
+    document["feature_states"][0]["feature_state_value"] = json!("x".repeat(1 << 20));
+    let start = Start::serve().with_admin();
+    let path = start.scratch().write("document.json", document.to_string());
+    start.document(CLIENT, SERVER, path)
+}
+
+/// A connection that has hardly any room for what comes.
+fn narrow(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    socket.connect(&address.into()).expect("the port is bound");
+    let stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Reads to the end, however it comes; how much there was.
+fn read_to_end(mut stream: &TcpStream) -> usize {
+    let mut chunk = vec![0; 1 << 16];
+    let mut count = 0;
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => return count,
+            Ok(length) => count += length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return count,
+            Err(error) => panic!("not closed: {error}"),
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_cut_off_and_its_memory_is_freed() {
+    const PEERS: usize = 6;
+    const ANSWERS: usize = 32;
+    let proxy = prepare_large().set("server.timeout_write", "1s").ready();
+    // 32 identities with a megabyte each are one answer, which is nobody else's.
+    let data: Vec<_> = (0..ANSWERS).map(|number| json!({"identifier": number.to_string()})).collect();
+    let ask = request("POST", "/api/v1/bulk-identities/", &KEY, json!({"data": data}).to_string().as_bytes());
+    let held = ((PEERS * ANSWERS) << 20) as u64;
+    let before = proxy.resident_bytes();
+    let mut after = Vec::new();
+    for round in 1..=3 {
+        let peers: Vec<TcpStream> = (0..PEERS).map(|_| narrow(proxy.address())).collect();
+        for mut peer in &peers {
+            peer.write_all(&ask).expect("the request is read");
+        }
+        eventually("all are cut off", || {
+            (proxy.metric("edge_proxy_connections_cut_total") == (round * PEERS) as f64).then_some(())
+        });
+        for peer in &peers {
+            assert!(read_to_end(peer) < ANSWERS << 20, "an answer came whole after all");
+        }
+        eventually("no connection is left", || {
+            (proxy.metric("edge_proxy_connections_open") == 0.0).then_some(())
+        });
+        after.push(proxy.resident_bytes() - before);
+    }
+    // The allocator keeps what was freed for a while, and the next round has to live from it.
+    assert!(after[0] > held / 2, "the answers waited in memory: {after:?} of {held}");
+    assert!(after[2] < after[0] + held / 2, "freed for the next: {after:?} of {held} each round");
+}
+
+#[test]
+fn a_byte_now_and_then_is_not_reading() {
+    let proxy = prepare_large().set("server.timeout_write", "1s").ready();
+    let mut peer = narrow(proxy.address());
+    peer.write_all(&request("GET", "/api/v1/flags/", &KEY, b"").repeat(32)).expect("the requests are read");
+    let mut bytes = [0; 64];
+    eventually("it is cut off", || {
+        // It may already be, and then there is nothing to read.
+        let _ = peer.read(&mut bytes);
+        (proxy.metric("edge_proxy_connections_cut_total") == 1.0).then_some(())
+    });
+}
+
+/// The median of many exchanges on one connection.
+fn median(proxy: &Proxy) -> Duration {
+    let mut client = proxy.client();
+    let mut took: Vec<Duration> = (0..400)
+        .map(|_| {
+            let began = Instant::now();
+            assert_eq!(client.request("GET", "/api/v1/flags/", &KEY, b"").status, 200);
+            began.elapsed()
+        })
+        .collect();
+    took.sort();
+    took[took.len() / 2]
+}
+
+#[test]
+fn ten_thousand_slow_peers_do_not_change_the_latency_of_the_others_and_are_swept() {
+    const BYTES_MAX: u64 = 16 * 1024;
+    let limit = rlimit::increase_nofile_limit(u64::MAX).expect("a limit");
+    // The other tests of this process need some as well.
+    let count = usize::try_from(limit.saturating_sub(1000)).unwrap_or(usize::MAX).min(10_000);
+    let proxy = prepare().set("server.timeout_head", "10s").ready();
+    let alone = median(&proxy);
+    let before = proxy.resident_bytes();
+    let mut peers: Vec<TcpStream> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut peer = TcpStream::connect(proxy.address()).expect("the port is bound");
+        peer.write_all(b"G").expect("room for a byte");
+        peer.set_nonblocking(true).unwrap();
+        peers.push(peer);
+    }
+    let all_in = Instant::now();
+    let (stop, open) = (AtomicBool::new(false), || proxy.metric("edge_proxy_connections_open"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // A field that never ends, a byte each second for each.
+            let head = b"ET / HTTP/1.1\r\nHost: a\r\nX: ";
+            for round in 0.. {
+                let byte = [*head.get(round).unwrap_or(&b'x')];
+                for peers in peers.chunks(count.div_ceil(50)) {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // Those that were swept do not take it.
+                    peers.iter().for_each(|mut peer| drop(peer.write(&byte)));
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+            }
+        });
+        let beside = median(&proxy);
+        let (held, bytes) = (open(), proxy.resident_bytes().saturating_sub(before));
+        println!(
+            "{count} slow peers, {held} held: {alone:?} alone, {beside:?} beside them, {bytes} bytes more"
+        );
+        assert!(held > count as f64 / 2.0, "{held} of {count} after {:?}", all_in.elapsed());
+        assert!(beside < alone * 20, "{alone:?} alone, {beside:?} beside {held} slow peers");
+        assert!(bytes / count as u64 <= BYTES_MAX, "{bytes} bytes for {count}");
+        let deadline = Instant::now() + PATIENCE;
+        while open() > 1.0 {
+            assert!(Instant::now() < deadline, "{} are left", open());
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let told = proxy.metric("edge_proxy_http_rejects_total{reason=\"timeout\"}");
+    assert_eq!(told, count as f64, "each is told why");
+    assert!(median(&proxy) < alone * 20);
+}
+
+/// Time that the process has had on a CPU, in ticks of 10 ms.
+fn cpu_ticks(proxy: &Proxy) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", proxy.pid())).expect("our own child");
+    let after_name = stat.rsplit(") ").next().expect("a name in brackets");
+    after_name.split(' ').skip(11).take(2).map(|number| number.parse::<u64>().expect("ticks")).sum()
+}
+
+#[test]
+fn at_the_descriptor_limit_it_waits_instead_of_spinning_and_serves_again_when_some_are_free() {
+    let proxy = prepare().ready();
+    let mut kept = proxy.client();
+    assert_eq!(kept.request("GET", "/api/v1/flags/", &KEY, b"").status, 200);
+    let open =
+        || std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).expect("our own child").count() as u64;
+    let before = open();
+    // Accepted beforehand, for at the limit nobody is.
+    let mut asked = [Client::connect(proxy.admin()), Client::connect(proxy.admin())];
+    eventually("the admin connections are accepted", || (open() >= before + 2).then_some(()));
+    let (pid, open) = (i32::try_from(proxy.pid()).expect("an id"), open());
+    let mut hard = 0;
+    rlimit::prlimit(pid, Resource::NOFILE, None, Some((&mut 0, &mut hard))).expect("our own child");
+    rlimit::prlimit(pid, Resource::NOFILE, Some((open + 8, hard)), None).expect("our own child");
+    let waiting: Vec<Client> = (0..40).map(|_| proxy.client()).collect();
+    proxy.wait_for_log("accept_failed");
+    let mut pauses = || {
+        let page = asked[0].request("GET", "/metrics", &[], b"").text();
+        asked.reverse();
+        crate::support::proxy::metric(&page, "edge_proxy_accept_pauses_total").expect("a counter")
+    };
+    let (began, ticks, before) = (Instant::now(), cpu_ticks(&proxy), pauses());
+    while began.elapsed() < Duration::from_secs(1) {
+        // Who is in is served all the while.
+        assert_eq!(kept.request("GET", "/api/v1/flags/", &KEY, b"").status, 200);
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    let (took, ticks, count) = (began.elapsed(), cpu_ticks(&proxy) - ticks, pauses() - before);
+    println!("at the descriptor limit: {count} pauses and {ticks} ticks of CPU in {took:?}");
+    assert!(count >= 1.0 && count <= took.as_millis() as f64 / 100.0 + 2.0, "{count} pauses in {took:?}");
+    assert!(u128::from(ticks) * 10 < took.as_millis() / 4, "{ticks} ticks in {took:?}");
+    assert!(proxy.log().matches("accept_failed").count() < 10, "{}", proxy.log());
+    let mut last = proxy.client();
+    drop(waiting);
+    assert_eq!(last.request("GET", "/api/v1/flags/", &KEY, b"").status, 200);
+}
+
+#[test]
+fn callers_cannot_take_the_last_descriptors_that_polling_needs() {
+    let launcher = crate::support::Launcher::new();
+    let upstream = crate::support::Upstream::start();
+    upstream.document(SERVER, document(0).to_string());
+    let start = Start::serve().environment(CLIENT, SERVER).with_admin().set("api_url", upstream.api_url());
+    let start = start.set("api_poll_frequency_seconds", "100ms");
+    let proxy = launcher.narrow(start, &["nofile=100"]).ready();
+    let line = proxy.wait_for_log("connections_bounded");
+    assert!(line.contains("connections_max_count=50") && line.contains("descriptors_count=100"), "{line}");
+    let greedy: Vec<Client> = (0..200).map(|_| proxy.client()).collect();
+    eventually("the rest are closed at once", || {
+        (proxy.metric("edge_proxy_connections_refused_total") >= 150.0).then_some(())
+    });
+    upstream.document(SERVER, document(1).to_string());
+    let mut inside = greedy.into_iter().next().expect("the first is in");
+    eventually("the new document is served", || {
+        let answer = inside.request("GET", "/api/v1/flags/", &KEY, b"");
+        answer.text().contains("\"feature_state_value\":1}").then_some(())
+    });
+    assert_eq!(proxy.metric("edge_proxy_accept_pauses_total"), 0.0);
+}
+
+#[test]
+fn the_last_request_that_a_connection_may_bring_closes_it() {
+    let proxy = prepare().set("server.requests_max", 3).ready();
+    let mut client = proxy.client();
+    client.send(request("GET", "/api/v1/flags/", &KEY, b"").repeat(5));
+    for last in [false, false, true] {
+        let answer = client.answer("GET");
+        assert_eq!((answer.status, answer.header("connection") == Some("close")), (200, last));
+    }
+    assert!(client.is_closed());
+    assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200, "another connection begins anew");
+}
