@@ -22,7 +22,7 @@ build: ## Builds the release executable, target/release/edge-proxy
 # --- check ---
 
 .PHONY: test tidy fmt lint ci
-test: .venv/tests/made-from.txt ## Runs every test: needs Rust and Python 3.11 or newer, nothing else
+test: .venv/tests/made-from.txt ## Runs every test but `make sdk`: needs Rust and Python 3.11 or newer, nothing else
 	$(CARGO) test --locked --no-fail-fast
 
 tidy: ## Runs the house rules alone
@@ -46,14 +46,26 @@ EVALUATIONS ?= 200000
 differential: .venv/tests/made-from.txt ## Compares 200,000 random evaluations with the PyPI engine's (SEED= replays)
 	SEED=$${SEED:-$$(date +%s)} EVALUATIONS=$(EVALUATIONS) $(CARGO) test --locked --test integration differential:: -- --nocapture
 
-ci: fmt lint test bench-gate ## What must pass before a change lands
+ci: fmt lint test bench-gate sdk ## What must pass before a change lands
+
+# Packages are fetched before the tests start, and again where the network failed; no test is.
+export CARGO_NET_RETRY = 10
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+export CHROMIUM
+NO_CHROMIUM = SKIPPED: no Chromium here (Debian: apt install chromium), so the JavaScript SDK, the OpenFeature web provider and the demo page were not run
 
 .PHONY: sdk
-sdk: .venv/tests/made-from.txt tests/sdk/node_modules/.package-lock.json ## Runs the real SDKs and schemathesis: needs node, npm and chromium
+sdk: .venv/tests/made-from.txt .venv/sdk/made-from.txt tests/sdk/node_modules/.package-lock.json ## Runs the real SDKs and schemathesis: needs Node 20 and npm, and Chromium for what runs in a browser
+	$(CARGO) build --locked --quiet --manifest-path tests/sdk/rust/Cargo.toml --target-dir target/sdk-rust
 	$(CARGO) test --locked --test sdk
+	@[ -n "$$CHROMIUM" ] || printf '\n!!! %s\n\n' '$(NO_CHROMIUM)' >&2
 
 tests/sdk/node_modules/.package-lock.json: tests/sdk/package.json tests/sdk/package-lock.json
-	cd tests/sdk && npm ci --no-audit --no-fund
+	cd tests/sdk && npm ci --no-audit --no-fund --fetch-retries 10 --fetch-timeout 120000
+
+.venv/sdk/made-from.txt: tests/sdk/requirements.txt scripts/venv
+	scripts/venv sdk tests/sdk/requirements.txt
+	@touch $@
 
 .venv/tests/made-from.txt: tests/requirements.txt scripts/venv
 	scripts/venv tests tests/requirements.txt

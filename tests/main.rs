@@ -50,5 +50,7 @@ mod swap;
 mod tls;
 /// Single values (numbers, versions, patterns, lists, paths) against Python itself.
 mod values;
+/// Requests at the edge of what is allowed, byte by byte.
+mod wire;
 /// The requests of the SDKs that are not run here, and what they need in the answers.
 mod wire_sdks;

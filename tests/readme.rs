@@ -157,6 +157,20 @@ fn every_path_and_target_that_is_named_exists() {
 }
 
 #[test]
+fn what_ci_runs_is_what_stands_there() {
+    let readme = readme();
+    let makefile = std::fs::read_to_string(fixture::root().join("Makefile")).expect("Makefile");
+    let runs = makefile.lines().find_map(|line| line.strip_prefix("ci: ")?.split(" ##").next());
+    let sentence =
+        readme.split("`make ci` is what must pass: ").nth(1).and_then(|rest| rest.split(". ").next());
+    let named: Vec<&str> =
+        quoted(sentence.expect("a sentence on `make ci`")).iter().map(|text| &text[5..]).collect();
+    assert_eq!(named, runs.expect("a target ci").split(' ').collect::<Vec<_>>());
+    let started = std::fs::read_to_string(fixture::root().join(".ci/run")).expect(".ci/run");
+    assert!(started.ends_with("\nexec make ci\n"), "CI runs `make ci` and nothing beside it");
+}
+
+#[test]
 fn the_numbers_are_those_of_the_newest_run() {
     let root = fixture::root();
     let runs = std::fs::read_dir(root.join("bench/runs")).expect("bench/runs").count();

@@ -44,7 +44,7 @@ pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
         identities::evaluate_into(environment, role, &identity, None, desk, &mut body);
     }
     body.push(b']');
-    exchange.send_compressible(desk, &body);
+    exchange.send_compressible(desk, Status(200), &body);
     desk.body = body;
 }
 

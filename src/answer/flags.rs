@@ -53,6 +53,6 @@ impl Exchange<'_> {
         if validators::is_not_modified(&self.fields, None, environment.updated_at()) {
             return self.send(desk, Status(304), None, Body::Empty);
         }
-        self.send_compressible(desk, body);
+        self.send_compressible(desk, Status(200), body);
     }
 }

@@ -40,7 +40,7 @@ fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option
         let mut body = std::mem::take(&mut desk.body);
         body.clear();
         evaluate_into(environment, role, identity, feature, desk, &mut body);
-        exchange.send_compressible(desk, &body);
+        exchange.send_compressible(desk, Status(200), &body);
         desk.body = body;
         return;
     }
@@ -108,23 +108,30 @@ impl Exchange<'_> {
     /// Answers that there is no identity in the request.
     pub(super) fn send_refusal(&mut self, desk: &mut Desk, refusal: &Refusal) {
         self.vary(desk);
-        let (status, body) = match refusal {
-            Refusal::Invalid(body) => (422, body.as_slice()),
-            Refusal::Unreadable => (400, Refusal::UNREADABLE),
-        };
-        self.send(desk, Status(status), Some(ContentType::Json), Body::Copy(body));
+        match refusal {
+            Refusal::Invalid(body) => self.send_json(desk, Status(422), body),
+            Refusal::Unreadable => self.send_json(desk, Status(400), Refusal::UNREADABLE),
+        }
     }
 
-    /// Sends 200 with a body made for this request, compressed if that is worth it.
-    pub(super) fn send_compressible(&mut self, desk: &mut Desk, body: &[u8]) {
+    /// Sends JSON that no cache keeps, compressed if that is worth it. `Vary` has then a line more.
+    pub(super) fn send_json(&mut self, desk: &mut Desk, status: Status, body: &[u8]) {
+        if body.len() >= COMPRESS_BYTES_MIN && accepts_gzip(self.fields.accept_encoding) {
+            desk.lines.extend_from_slice(b"vary: Accept-Encoding\r\n");
+        }
+        self.send_compressible(desk, status, body);
+    }
+
+    /// Sends a body made for this request, compressed if that is worth it.
+    pub(super) fn send_compressible(&mut self, desk: &mut Desk, status: Status, body: &[u8]) {
         if body.len() < COMPRESS_BYTES_MIN || !accepts_gzip(self.fields.accept_encoding) {
-            return self.send(desk, Status(200), Some(ContentType::Json), Body::Copy(body));
+            return self.send(desk, status, Some(ContentType::Json), Body::Copy(body));
         }
         desk.lines.extend_from_slice(b"content-encoding: gzip\r\n");
         let mut compressed = std::mem::take(&mut desk.compressed);
         compressed.clear();
         desk.gzip.compress(body, &mut compressed);
-        self.send(desk, Status(200), Some(ContentType::Json), Body::Copy(&compressed));
+        self.send(desk, status, Some(ContentType::Json), Body::Copy(&compressed));
         desk.compressed = compressed;
     }
 }

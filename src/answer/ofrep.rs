@@ -207,6 +207,6 @@ impl<'a> Exchange<'a> {
         {
             return self.send(desk, Status(304), None, Body::Empty);
         }
-        self.send_compressible(desk, body);
+        self.send_compressible(desk, Status(200), body);
     }
 }

@@ -12,7 +12,7 @@ const DOCS: &[u8] = include_bytes!("docs.html");
 /// `/openapi.json`.
 pub fn openapi(exchange: &mut Exchange<'_>, desk: &mut Desk) {
     exchange.vary(desk);
-    exchange.send_compressible(desk, OPENAPI);
+    exchange.send_json(desk, Status(200), OPENAPI);
 }
 
 /// `/docs`.

@@ -37,21 +37,21 @@ impl Exchange<'_> {
     }
 
     /// Answers that the key is unknown, with `Vary` on the desk already.
-    pub(super) fn deny_key(&mut self, desk: &Desk, key: &[u8]) {
+    pub(super) fn deny_key(&mut self, desk: &mut Desk, key: &[u8]) {
         let mut message = String::from("unknown key ");
         python_repr(key, &mut message);
         self.refuse(desk, Status(401), "unauthorized", &message);
     }
 
     /// Answers `{"status": ..., "message": ...}`. `Vary` is on the desk already.
-    pub(super) fn refuse(&mut self, desk: &Desk, status: Status, name: &str, message: &str) {
+    pub(super) fn refuse(&mut self, desk: &mut Desk, status: Status, name: &str, message: &str) {
         let mut body = Vec::new();
         body.extend_from_slice(b"{\"status\":");
         json::string(name, &mut body);
         body.extend_from_slice(b",\"message\":");
         json::string(message, &mut body);
         body.push(b'}');
-        self.send(desk, status, Some(ContentType::Json), Body::Copy(&body));
+        self.send_json(desk, status, &body);
     }
 }
 

@@ -11,7 +11,7 @@ use http::request::Parts;
 use monoio_codec::{Decoded, Decoder};
 use monoio_http::h1::codec::decoder::RequestHeadDecoder;
 
-use super::framing::{Chunked, HeadScan, Length};
+use super::framing::{Chunked, HeadScan, Length, is_odd_in_target};
 use super::{Reject, Reply};
 use crate::limits::BODY_BYTES_MAX;
 
@@ -109,6 +109,8 @@ pub enum Progress {
 pub struct RequestReader {
     scan: HeadScan,
     head: Option<Parts>,
+    /// The target as sent, where the decoder got another one to read. Else empty.
+    odd_target: Vec<u8>,
     body: Body,
     /// A body that came compressed. Kept empty between such requests.
     inflated: Vec<u8>,
@@ -154,6 +156,11 @@ impl RequestReader {
     }
 
     fn decode(&mut self, buffer: &mut BytesMut, head_bytes: usize) -> Result<(), Reject> {
+        if let Some((start, end)) = self.scan.facts.odd_target {
+            let target = &mut buffer[usize::from(start)..usize::from(end)];
+            self.odd_target.extend_from_slice(target);
+            target.iter_mut().filter(|byte| is_odd_in_target(**byte)).for_each(|byte| *byte = b'_');
+        }
         let before = buffer.len();
         let Ok(Decoded::Some(parts)) = RequestHeadDecoder.decode(buffer) else {
             return Err(Reject::BadRequest);
@@ -199,10 +206,14 @@ impl RequestReader {
             Body::Chunked(chunked) => &mut buffer[..chunked.decoded_bytes()],
             Body::Inflated(_) => &mut self.inflated[..],
         };
+        let (path, query) = match self.odd_target.as_slice() {
+            [] => (path(head), head.uri.query().unwrap_or_default().as_bytes()),
+            target => split_target(target),
+        };
         Some(Request {
             method: method(&head.method),
-            path: path(head),
-            query: head.uri.query().unwrap_or_default().as_bytes(),
+            path,
+            query,
             fields: Fields::read(head),
             body,
             keep_alive: self.scan.facts.keep_alive(),
@@ -229,6 +240,7 @@ impl RequestReader {
         }
         // The head shares the buffer's memory: only without it can the buffer be used again.
         self.head = None;
+        self.odd_target = Vec::new();
         self.scan = HeadScan::default();
     }
 }
@@ -247,6 +259,13 @@ fn method(method: &http::Method) -> Method {
 fn path(head: &Parts) -> &[u8] {
     let path = head.uri.path().as_bytes();
     if path.first() == Some(&b'/') { path } else { b"/" }
+}
+
+/// The path and the query of a target that starts with a path; else as [`path`] has it.
+fn split_target(target: &[u8]) -> (&[u8], &[u8]) {
+    let at = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
+    let (path, query) = target.split_at(at);
+    (if path.first() == Some(&b'/') { path } else { b"/" }, query.get(1..).unwrap_or_default())
 }
 
 impl<'a> Fields<'a> {

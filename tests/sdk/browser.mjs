@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
-import { chromium } from 'playwright-core';
+import { launch, PATIENCE_MS } from './chromium.mjs';
 
 const [proxy, environmentID, port] = process.argv.slice(2);
 const require = createRequire(import.meta.url);
@@ -18,18 +18,18 @@ const server = createServer((request, response) => {
 });
 await new Promise((resolve) => server.listen(Number(port), '127.0.0.1', resolve));
 
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-gpu'],
-});
+const browser = await launch();
 const open = async (host) => {
   const page = await browser.newPage();
+  page.setDefaultTimeout(PATIENCE_MS);
   page.on('pageerror', (error) => console.log(`page error: ${error}`));
   await page.goto(`http://${host}:${port}/`);
   return page;
 };
 
 const page = await open('127.0.0.1');
+// The SDK sends its counts every ten seconds, so the first may go at any time from here on.
+const counted = page.waitForResponse((response) => response.url().includes('/analytics/flags/') && response.status() === 200, { timeout: 4 * PATIENCE_MS });
 const options = {
   environmentID, api: `${proxy}/api/v1/`, realtime: true, eventSourceUrl: `${proxy}/`, enableAnalytics: true, cacheFlags: false,
 };
@@ -58,11 +58,10 @@ assert.deepEqual(traits, { banner: 'hello', plan: 'silver' });
 console.log('traits');
 
 console.log('change');
-await page.waitForFunction(() => flagsmith.getValue('count') === 2, undefined, { timeout: 15_000 });
+await page.waitForFunction(() => flagsmith.getValue('count') === 2, undefined, { timeout: PATIENCE_MS });
 console.log('realtime');
 
-// The SDK sends its counts every ten seconds.
-await page.waitForResponse((response) => response.url().includes('/analytics/flags/') && response.status() === 200, { timeout: 20_000 });
+await counted;
 console.log('analytics');
 
 // The same page under a name that the allow list does not have: the browser refuses the answer.

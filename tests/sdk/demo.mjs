@@ -1,13 +1,10 @@
 // The demo's page in a browser: demo.mjs ORIGIN_OF_PROXY [SCREENSHOT]. Prints "change" when the
 // demo's document is to be edited, and waits until the page shows it.
 import assert from 'node:assert/strict';
-import { chromium } from 'playwright-core';
+import { launch, PATIENCE_MS } from './chromium.mjs';
 
 const [proxy, screenshot] = process.argv.slice(2);
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-gpu'],
-});
+const browser = await launch();
 const page = await browser.newPage({ viewport: { width: 900, height: 900 } });
 const errors = [];
 page.on('pageerror', (error) => { errors.push(String(error)); console.log(`page error: ${error}`); });
@@ -16,9 +13,9 @@ await page.goto(`${proxy}/demo/`);
 const value = (name) => page.locator('tr', { has: page.locator('td', { hasText: new RegExp(`^${name}$`) }) }).locator('td').last();
 const shows = (name, text) => page.waitForFunction(
   ([name, text]) => [...document.querySelectorAll('tr')].some((row) => row.firstChild.textContent === name && row.lastChild.textContent === text),
-  [name, text], { timeout: 15_000 });
+  [name, text], { timeout: PATIENCE_MS });
 // ada has an override of her own.
-await page.waitForFunction(() => document.querySelectorAll('tbody tr').length > 0, undefined, { timeout: 15_000 });
+await page.waitForFunction(() => document.querySelectorAll('tbody tr').length > 0, undefined, { timeout: PATIENCE_MS });
 assert.notEqual(await value('welcome_message').innerText(), 'Hello from the edge');
 await page.fill('input[name=identifier]', 'visitor');
 await page.click('button');
@@ -30,7 +27,7 @@ const before = await page.locator('tbody').innerText();
 await page.fill('input[name=spend]', '2000');
 await page.fill('input[name=country]', 'GB');
 await page.click('button');
-await page.waitForFunction((before) => document.querySelector('tbody').innerText !== before, before, { timeout: 15_000 });
+await page.waitForFunction((before) => document.querySelector('tbody').innerText !== before, before, { timeout: PATIENCE_MS });
 assert.equal(await value('welcome_message').innerText(), 'Welcome back, dear customer');
 console.log('premium');
 await page.fill('input[name=spend]', '');

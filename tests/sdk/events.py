@@ -24,7 +24,7 @@ def count():
     return local.get_environment_flags().get_feature_value("count")
 
 
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 60
 before = count()
 print("change", flush=True)
 while count() == before:

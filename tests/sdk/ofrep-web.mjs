@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import { build } from 'esbuild';
-import { chromium } from 'playwright-core';
+import { launch, PATIENCE_MS } from './chromium.mjs';
 
 const [proxy, key, port] = process.argv.slice(2);
 const entry = `
@@ -19,7 +19,7 @@ const server = createServer((request, response) => {
   response.end(request.url === '/bundle.js' ? script : '<!doctype html><script src="/bundle.js"></script>');
 });
 await new Promise((resolve) => server.listen(Number(port), '127.0.0.1', resolve));
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: ['--no-sandbox', '--disable-gpu'] });
+const browser = await launch();
 const page = await browser.newPage();
 page.on('console', (message) => console.log(`console: ${message.text()}`));
 await page.goto(`http://127.0.0.1:${port}/`);
@@ -33,7 +33,7 @@ const values = await page.evaluate(async ([baseUrl, key]) => {
 assert.deepEqual(values, ['golden', true, 1]);
 console.log('web provider');
 console.log('change');
-await page.waitForFunction(() => client.getNumberValue('count', -1) === 2, undefined, { timeout: 15_000 });
+await page.waitForFunction(() => client.getNumberValue('count', -1) === 2, undefined, { timeout: PATIENCE_MS });
 console.log('realtime');
 await browser.close();
 server.close();
