@@ -2,7 +2,13 @@
 //!
 //! What is explained is compared with the model by `differential`; here it is about who may ask,
 //! how, and what a mistake looks like.
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
 use crate::support::proxy::{Proxy, Start};
+use crate::support::{Reply, Scratch, Upstream};
+use crate::surface;
 
 const CLIENT: &str = "demo-client-side-key";
 const SERVER: &str = "ser.demo-server-side-key";
@@ -68,4 +74,255 @@ fn mistakes_name_what_was_typed() {
     assert!(code == Some(1) && text.contains("expected KEY=VALUE"), "{code:?} {text}");
     let (code, text) = Start::command(&["explain", "--document", "/does/not/exist"]).run();
     assert!(code == Some(1) && text.contains("cannot read /does/not/exist"), "{code:?} {text}");
+}
+
+// --- environments that are polled ---
+
+/// What was printed on stdout and on stderr, and whether it went well.
+struct Printed {
+    out: String,
+    err: String,
+    code: Option<i32>,
+}
+
+impl Printed {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {} {}", self.out, self.err))
+    }
+}
+
+/// `edge-proxy explain --config ...` with this configuration.
+fn explain(scratch: &Scratch, config: &Value, args: &[&str]) -> Printed {
+    let path = scratch.write("explain.json", config.to_string());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edge-proxy"));
+    command.env_clear().arg("explain").arg("--config").arg(path).args(args);
+    let Output { status, stdout, stderr } = command.output().expect("it starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    let printed = Printed { out: text(stdout), err: text(stderr), code: status.code() };
+    assert!(!format!("{}{}", printed.out, printed.err).contains(surface::SERVER), "{}", printed.err);
+    printed
+}
+
+fn polled(upstream: &Upstream) -> Value {
+    json!({
+        "api_url": upstream.api_url(),
+        "environment_key_pairs": [
+            {"client_side_key": surface::CLIENT, "server_side_key": surface::SERVER},
+            {"client_side_key": "OtherClientKey", "server_side_key": "ser.other"},
+        ],
+    })
+}
+
+fn upstream() -> Upstream {
+    let upstream = Upstream::start();
+    upstream.document(surface::SERVER, surface::document(1).to_string());
+    upstream
+}
+
+const GOLD: [&str; 4] = ["--identifier", "u", "--trait", "plan=gold"];
+
+#[test]
+fn a_polled_document_is_fetched_once_and_explained() {
+    let (upstream, scratch) = (upstream(), Scratch::new());
+    let args = [&["--environment", surface::CLIENT], &GOLD[..]].concat();
+    let printed = explain(&scratch, &polled(&upstream), &args);
+    assert_eq!((printed.code, printed.err.as_str()), (Some(0), ""));
+    assert!(
+        printed.out.contains(r#"banner = "golden"   [TARGETING_MATCH; segment=gold plan]"#),
+        "{}",
+        printed.out
+    );
+    let sent = upstream.requests();
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    assert_eq!((sent[0].path(), sent[0].key()), ("/api/v1/environment-document/", surface::SERVER));
+    let one =
+        explain(&scratch, &polled(&upstream), &[&args[..], &["--feature", "banner", "--json"]].concat());
+    let told = one.json();
+    assert_eq!(
+        (told["flags"].as_array().map(Vec::len), &told["flags"][0]["value"]),
+        (Some(1), &json!("golden"))
+    );
+}
+
+#[test]
+fn what_upstream_does_not_give_is_said_without_the_key() {
+    let (upstream, scratch) = (upstream(), Scratch::new());
+    let mut config = polled(&upstream);
+    let args = ["--environment", surface::CLIENT, "--identifier", "u"];
+    for (status, text) in [(401, "401"), (403, "403"), (500, "500"), (404, "404")] {
+        upstream.on_key(
+            surface::SERVER,
+            Reply::new(status, r#"{"detail":"Invalid or missing Environment Key"}"#),
+        );
+        let printed = explain(&scratch, &config, &args);
+        assert!(printed.code == Some(1) && printed.err.contains(text), "{:?} {}", printed.code, printed.err);
+        assert_eq!(printed.out, "");
+    }
+    upstream.on_key(surface::SERVER, Reply::json("[]"));
+    let printed = explain(&scratch, &config, &args);
+    assert!(printed.code == Some(1) && printed.err.contains("document"), "{}", printed.err);
+    upstream.refuse();
+    let printed = explain(&scratch, &config, &args);
+    assert!(printed.code == Some(1) && printed.err.contains("refused"), "{}", printed.err);
+    // A folder that has nothing of this environment is no better than none.
+    config["cache_dir"] = json!(scratch.path());
+    let printed = explain(&scratch, &config, &args);
+    assert!(printed.code == Some(1) && printed.err.contains("refused"), "{}", printed.err);
+}
+
+#[test]
+fn the_last_good_document_is_explained_while_upstream_is_down() {
+    let (upstream, scratch) = (upstream(), Scratch::new());
+    let mut config = polled(&upstream);
+    config["cache_dir"] = json!(scratch.path());
+    let mut proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("cache_dir", json!(scratch.path()))
+        .environment(surface::CLIENT, surface::SERVER)
+        .ready();
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+    upstream.refuse();
+    let args = [&["--environment", surface::CLIENT, "--json"], &GOLD[..]].concat();
+    let printed = explain(&scratch, &config, &args);
+    assert_eq!(printed.code, Some(0), "{}", printed.err);
+    assert_eq!(printed.json()["flags"][0]["value"], "golden", "stdout is JSON and nothing else");
+    assert!(
+        printed.err.contains("refused") && printed.err.contains("what cache_dir has since 20"),
+        "{}",
+        printed.err
+    );
+    let kept = std::fs::read_dir(scratch.path()).expect("there").map(|entry| entry.expect("readable").path());
+    let kept: Vec<_> = kept.filter(|path| path.extension().is_some_and(|kind| kind == "document")).collect();
+    assert_eq!(kept.len(), 1, "explain keeps nothing of its own: {kept:?}");
+    let mut bytes = std::fs::read(&kept[0]).expect("readable");
+    bytes.pop();
+    std::fs::write(&kept[0], bytes).expect("writable");
+    let printed = explain(&scratch, &config, &args);
+    assert!(printed.code == Some(1) && printed.err.contains("checksum is wrong"), "{}", printed.err);
+}
+
+#[test]
+fn an_environment_that_is_not_there_is_answered_with_those_that_are() {
+    let (upstream, scratch) = (upstream(), Scratch::new());
+    let config = polled(&upstream);
+    for (args, text) in [
+        (
+            &["--environment", "nope"][..],
+            r#"--environment "nope": there is no such environment, but SurfaceClientKey, OtherClientKey"#,
+        ),
+        (&[], "name one: --environment SurfaceClientKey or OtherClientKey"),
+        (&["--environment", surface::CLIENT, "--feature", "nope"], r#"--feature "nope""#),
+    ] {
+        let printed = explain(&scratch, &config, args);
+        assert!(printed.code == Some(1) && printed.err.contains(text), "{:?} {}", printed.code, printed.err);
+    }
+    let none = explain(&scratch, &json!({"proxy_key": "k", "api_url": upstream.api_url()}), &[]);
+    assert!(none.code == Some(1) && none.err.contains("404"), "{}", none.err);
+}
+
+#[test]
+fn an_environment_that_upstream_tells_of_is_explained() {
+    let (upstream, scratch) = (upstream(), Scratch::new());
+    let keys = json!([
+        {"key": "ser.gone", "active": false, "expires_at": null},
+        {"key": "ser.over", "active": true, "expires_at": "2020-01-01T00:00:00Z"},
+        {"key": surface::SERVER, "active": true, "expires_at": null},
+    ]);
+    let told = json!([{"id": 1, "name": "E", "client_side_key": surface::CLIENT, "server_side_keys": keys,
+        "updated_at": "2026-11-20T10:00:00Z", "project_id": 1, "organisation_id": 1}]);
+    upstream.on("/api/v1/proxy/config/", Reply::json(told.to_string()));
+    let config = json!({"api_url": upstream.api_url(), "proxy_key": "the-proxy-key"});
+    let printed = explain(&scratch, &config, &[&GOLD[..], &["--json"]].concat());
+    assert_eq!(printed.code, Some(0), "{}", printed.err);
+    assert_eq!(printed.json()["flags"][0]["value"], "golden");
+}
+
+#[test]
+fn a_trait_has_the_type_it_was_typed_with() {
+    let scratch = Scratch::new();
+    let document = scratch.write("document.json", surface::document(1).to_string());
+    let pair = json!({"client_side_key": surface::CLIENT, "document_path": document});
+    let config = json!({"environment_key_pairs": [pair]});
+    for (typed, sent, seen, seen_as) in [
+        ("plan=gold", json!("gold"), json!("gold"), "text"),
+        ("plan=", json!(""), json!(""), "text"),
+        ("plan=a=b", json!("a=b"), json!("a=b"), "text"),
+        ("plan=1500", json!(1500), json!(1500), "integer"),
+        ("plan=-7", json!(-7), json!(-7), "integer"),
+        (r#"plan="1500""#, json!("1500"), json!(1500), "integer"),
+        (r#"plan="007""#, json!("007"), json!(7), "integer"),
+        ("plan=007", json!("007"), json!(7), "integer"),
+        ("plan=1.50", json!(1.5), json!(1.5), "float"),
+        (r#"plan="1e3""#, json!("1e3"), json!("1e3"), "text"),
+        ("plan=true", json!(true), json!(true), "boolean"),
+        ("plan=True", json!("True"), json!("True"), "text"),
+        ("plan=null", Value::Null, Value::Null, "not set"),
+        ("plan=[1]", json!("[1]"), json!("[1]"), "text"),
+        (
+            "plan=99999999999999999999",
+            json!("99999999999999999999"),
+            json!("99999999999999999999"),
+            "integer",
+        ),
+        ("other=gold", json!("gold"), Value::Null, "not set"),
+    ] {
+        let printed = explain(&scratch, &config, &["--identifier", "u", "--trait", typed, "--json"]);
+        assert_eq!(printed.code, Some(0), "{typed}: {}", printed.err);
+        let told = printed.json();
+        assert_eq!(told["traits"][0]["trait_value"], sent, "{typed}");
+        let condition = &told["segments"][0]["rules"][0]["rules"][0]["conditions"][0];
+        assert_eq!((&condition["seen"], &condition["seen_as"]), (&seen, &json!(seen_as)), "{typed}");
+        // A truth is compared with whether the text is "False" or "false" (wire.md 5.7).
+        let value = if ["plan=gold", "plan=true"].contains(&typed) { "golden" } else { "hello" };
+        assert_eq!(told["flags"][0]["value"], value, "{typed}");
+    }
+    // The last of a name counts, as in a request.
+    let twice = ["--identifier", "u", "--trait", "plan=gold", "--trait", "plan=silver", "--json"];
+    assert_eq!(explain(&scratch, &config, &twice).json()["flags"][0]["value"], "hello");
+}
+
+#[test]
+fn over_http_only_a_server_side_key_that_is_good_is_told() {
+    let upstream = upstream();
+    let proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .environment(surface::CLIENT, surface::SERVER)
+        .environment("waiting", "ser.waiting")
+        .start();
+    let body = r#"{"identifier":"u","traits":[{"trait_key":"plan","trait_value":"gold"}]}"#;
+    let told = crate::support::eventually("the document", || {
+        let answer = proxy.post("/proxy/explain", surface::SERVER, body);
+        (answer.status == 200).then(|| answer.json())
+    });
+    assert_eq!(told["flags"][0]["value"], "golden");
+    assert_eq!(told["flags"][0]["matching_segments"], json!(["gold plan"]));
+    for (key, status, text) in [
+        (surface::CLIENT, 401, "unknown key 'SurfaceClientKey'"),
+        ("waiting", 401, "unknown key 'waiting'"),
+        ("ser.waiting", 502, "no environment document yet"),
+        ("ser.nope", 401, "unknown key 'ser.nope'"),
+        ("nope", 401, "unknown key 'nope'"),
+        ("", 401, "unknown key ''"),
+    ] {
+        let answer = proxy.post("/proxy/explain/", key, body);
+        assert!(
+            answer.status == status && answer.text().contains(text),
+            "{key} {} {}",
+            answer.status,
+            answer.text()
+        );
+        assert!(!answer.text().contains("gold plan"), "{key}");
+    }
+    let without = proxy.client().request("POST", "/proxy/explain/", &[], body.as_bytes());
+    assert_eq!(without.status, 401);
+    let unknown = proxy.post("/proxy/explain/?feature=nope", surface::SERVER, body);
+    assert!(
+        unknown.status == 404 && unknown.text().contains("feature 'nope' not found"),
+        "{}",
+        unknown.text()
+    );
+    let anonymous = proxy.post("/proxy/explain/", surface::SERVER, "{}").json();
+    assert_eq!(anonymous["identifier"].as_str().map(str::len), Some(32), "a transient identity");
+    assert_eq!(proxy.post("/proxy/explain/", surface::SERVER, r#"{"identifier":5}"#).status, 422);
 }

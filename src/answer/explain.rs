@@ -35,6 +35,10 @@ fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option
         Ok((environment, _)) => environment,
         Err(denied) => return exchange.deny(desk, denied),
     };
+    if let Some(feature) = feature.filter(|name| environment.program().feature(name).is_none()) {
+        exchange.vary(desk);
+        return exchange.refuse(desk, Status(404), "not_found", &format!("feature '{feature}' not found"));
+    }
     let found = explain(environment, Some(identity), feature).ok();
     let body = found.and_then(|found| serde_json::to_vec(&found).ok());
     desk.lines.extend_from_slice(b"cache-control: no-store\r\n");

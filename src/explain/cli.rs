@@ -1,19 +1,26 @@
 //! `edge-proxy explain`: from the command line to a printed explanation.
 //!
-//! In: the arguments. Out: text or JSON on stdout. The document is a file, or that of a configured
-//! environment: read from its file, or fetched from upstream once. Invariant: nothing is served,
-//! kept or changed; a key is never printed.
+//! In: the arguments. Out: text or JSON on stdout. The document is a file, or that of an environment
+//! that is configured or discovered: read from its file, or fetched from upstream once. Where
+//! upstream does not give it, it is the last good one of `cache_dir`, which is what a proxy would
+//! serve, and stderr says so. Invariant: nothing is served, kept or changed; a server-side key is
+//! never printed.
 use std::error::Error;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde_json::Value as Json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::cli::ExplainArgs;
 use crate::config::{self, Config, EnvironmentConfig};
 use crate::evaluate::{Identity, Trait, TraitValue};
 use crate::snapshot::Environment;
-use crate::supervisor::poll::Upstream;
+use crate::supervisor::discovery::KEPT_AS;
+use crate::supervisor::poll::{Discovered, Upstream, parse_discovered};
+use crate::supervisor::store;
 
 /// What was typed for a trait, split and read.
 struct Typed<'a> {
@@ -32,7 +39,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), Box<dyn Error>> {
         Some(path) => read(path)?,
         None => {
             let (config, _) = config::read(&args.inputs())?;
-            fetch(&config, chosen(&config, args.environment.as_deref())?)?
+            configured(&config, args.environment.as_deref())?
         }
     };
     let (environment, _) = Environment::compile(&document)
@@ -81,37 +88,85 @@ impl Typed<'_> {
     }
 }
 
-/// The environment that is meant.
-fn chosen<'c>(config: &'c Config, key: Option<&str>) -> Result<&'c EnvironmentConfig, String> {
-    let known = || config.environments.iter().map(|environment| environment.client_side_key.as_str());
-    match (key, config.environments.as_slice()) {
+/// The document of the environment that is meant.
+fn configured(config: &Config, key: Option<&str>) -> Result<Vec<u8>, String> {
+    let upstream = Upstream::new(config).map_err(|mistakes| mistakes.join("\n"))?;
+    let mut environments = config.environments.clone();
+    if config.proxy_key.is_some() {
+        environments.extend(discovered(config, &upstream)?);
+    }
+    document(config, &upstream, chosen(&environments, key)?)
+}
+
+fn chosen<'e>(
+    environments: &'e [EnvironmentConfig],
+    key: Option<&str>,
+) -> Result<&'e EnvironmentConfig, String> {
+    let known = |between: &str| {
+        let keys: Vec<&str> = environments.iter().map(|one| one.client_side_key.as_str()).collect();
+        keys.join(between)
+    };
+    match (key, environments) {
         (None, [only]) => Ok(only),
         (None, []) => {
             Err("no environment is configured: name a --document, or a --config that has one".to_owned())
         }
-        (None, _) => Err(format!(
-            "several environments are configured, name one: --environment {}",
-            known().collect::<Vec<_>>().join(" or ")
-        )),
+        (None, _) => {
+            Err(format!("there are several environments, name one: --environment {}", known(" or ")))
+        }
         (Some(key), environments) => {
             environments.iter().find(|environment| environment.client_side_key == key).ok_or_else(|| {
-                format!(
-                    "--environment {key:?} is not configured; there is {}",
-                    known().collect::<Vec<_>>().join(", ")
-                )
+                format!("--environment {key:?}: there is no such environment, but {}", known(", "))
             })
         }
     }
 }
 
-fn fetch(config: &Config, environment: &EnvironmentConfig) -> Result<Vec<u8>, String> {
+fn document(
+    config: &Config,
+    upstream: &Upstream,
+    environment: &EnvironmentConfig,
+) -> Result<Vec<u8>, String> {
     if let Some(path) = &environment.document_path {
         return read(path);
     }
-    let upstream = Upstream::new(config).map_err(|mistakes| mistakes.join("\n"))?;
     let key = environment.server_side_key.as_ref().ok_or("the environment has no server-side key")?;
-    let fetched = upstream.document(key.expose(), None, None).map_err(|error| error.message)?;
-    fetched.map(|fetched| fetched.document).ok_or_else(|| "upstream has no document".to_owned())
+    match upstream.document(key.expose(), None, None) {
+        Ok(fetched) => {
+            fetched.map(|fetched| fetched.document).ok_or_else(|| "upstream has no document".to_owned())
+        }
+        Err(error) => last_good(config, &environment.client_side_key, &error.message),
+    }
+}
+
+/// The environments that upstream tells of, each with a key that is good now.
+fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentConfig>, String> {
+    let found = upstream.discover().map(|(found, _)| found).or_else(|error| {
+        parse_discovered(&last_good(config, KEPT_AS, &error.message)?).map_err(|error| error.message)
+    })?;
+    let now = SystemTime::now();
+    let environment = |found: Discovered| {
+        let good = found.server_side_keys.into_iter().find(|key| key.is_good_at(now))?;
+        Some(EnvironmentConfig {
+            client_side_key: found.client_side_key,
+            server_side_key: Some(good.key),
+            document_path: None,
+            embedded_document: None,
+        })
+    };
+    Ok(found.into_iter().filter_map(environment).collect())
+}
+
+/// What `cache_dir` has under this name, because of `failure`; else the failure.
+fn last_good(config: &Config, name: &str, failure: &str) -> Result<Vec<u8>, String> {
+    let kept = match &config.cache_dir {
+        Some(folder) => store::load(folder, name).map_err(|damaged| format!("{failure}\n{damaged}"))?,
+        None => None,
+    };
+    let kept = kept.ok_or_else(|| failure.to_owned())?;
+    let at = OffsetDateTime::from(kept.saved_at).format(&Rfc3339).unwrap_or_default();
+    eprintln!("edge-proxy: {failure}\nedge-proxy: explained from what cache_dir has since {at}");
+    Ok(kept.document)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

@@ -17,7 +17,7 @@ use super::{Event, Supervisor};
 use crate::config::{Config, EnvironmentConfig, Level};
 
 /// The name under which the last good answer is kept. No client-side key has a slash.
-const KEPT_AS: &str = "proxy/config/";
+pub(crate) const KEPT_AS: &str = "proxy/config/";
 
 /// What came of asking: the environments, and the answer as it came.
 pub type Found = Result<(Vec<Discovered>, Vec<u8>), PollError>;

@@ -5,7 +5,7 @@
 //! does can end it; the last good document is never lost. It may log and decide, but whatever
 //! waits (network, disk, compiling) is done by the pool's threads.
 mod certificates;
-mod discovery;
+pub(crate) mod discovery;
 mod job;
 pub(crate) mod poll;
 mod pool;
@@ -16,7 +16,7 @@ mod report;
 mod reports;
 mod schedule;
 mod signals;
-mod store;
+pub(crate) mod store;
 mod watched;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

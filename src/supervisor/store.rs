@@ -74,29 +74,7 @@ impl Store {
     /// # Errors
     /// There is something, but it is damaged: one line saying how.
     pub fn load(&self, name: &str) -> Result<Option<Kept>, String> {
-        let path = path(&self.folder, name);
-        let damaged = |what: &str| format!("{}: {what}: ignored", path.display());
-        let mut bytes = Vec::new();
-        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(damaged(&error.to_string())),
-        }
-        let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("cut off"))?;
-        let document = bytes.split_off(end + 1);
-        let about: About = serde_json::from_slice(&bytes).map_err(|_| damaged("not a file of ours"))?;
-        if about.version != VERSION {
-            return Err(damaged(&format!("of version {}, not {VERSION}", about.version)));
-        }
-        let digest: [u8; 32] = Sha256::digest(&document).into();
-        if hex(&digest) != about.sha256 {
-            return Err(damaged("its checksum is wrong"));
-        }
-        let saved_at = UNIX_EPOCH
-            .checked_add(Duration::from_secs(about.saved_at_seconds))
-            .ok_or_else(|| damaged("its time is wrong"))?;
-        let validators = Validators { etag: about.etag, last_modified: about.last_modified };
-        Ok(Some(Kept { document, validators, digest, saved_at }))
+        load(&self.folder, name)
     }
 
     /// Keeps a document, soon.
@@ -125,6 +103,36 @@ impl Store {
             let _ = wait.recv_timeout(patience);
         }
     }
+}
+
+/// What is kept under `name` in `folder`; `None` if there is nothing.
+///
+/// # Errors
+/// There is something, but it is damaged: one line saying how.
+pub fn load(folder: &Path, name: &str) -> Result<Option<Kept>, String> {
+    let path = path(folder, name);
+    let damaged = |what: &str| format!("{}: {what}: ignored", path.display());
+    let mut bytes = Vec::new();
+    match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(damaged(&error.to_string())),
+    }
+    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("cut off"))?;
+    let document = bytes.split_off(end + 1);
+    let about: About = serde_json::from_slice(&bytes).map_err(|_| damaged("not a file of ours"))?;
+    if about.version != VERSION {
+        return Err(damaged(&format!("of version {}, not {VERSION}", about.version)));
+    }
+    let digest: [u8; 32] = Sha256::digest(&document).into();
+    if hex(&digest) != about.sha256 {
+        return Err(damaged("its checksum is wrong"));
+    }
+    let saved_at = UNIX_EPOCH
+        .checked_add(Duration::from_secs(about.saved_at_seconds))
+        .ok_or_else(|| damaged("its time is wrong"))?;
+    let validators = Validators { etag: about.etag, last_modified: about.last_modified };
+    Ok(Some(Kept { document, validators, digest, saved_at }))
 }
 
 /// Writes what is asked for; of several documents under one name only the newest.
