@@ -18,7 +18,7 @@ const shows = (name, text) => page.waitForFunction(
 await page.waitForFunction(() => document.querySelectorAll('tbody tr').length > 0, undefined, { timeout: PATIENCE_MS });
 assert.notEqual(await value('welcome_message').innerText(), 'Hello from the edge');
 await page.fill('input[name=identifier]', 'visitor');
-await page.click('button');
+await page.click('button[type=submit]');
 await shows('welcome_message', 'Hello from the edge');
 assert.equal(await page.locator('tbody tr').count(), 12, 'all but the server-only feature');
 console.log('flags');
@@ -26,12 +26,13 @@ console.log('flags');
 const before = await page.locator('tbody').innerText();
 await page.fill('input[name=spend]', '2000');
 await page.fill('input[name=country]', 'GB');
-await page.click('button');
+await page.click('button[type=submit]');
 await page.waitForFunction((before) => document.querySelector('tbody').innerText !== before, before, { timeout: PATIENCE_MS });
 assert.equal(await value('welcome_message').innerText(), 'Welcome back, dear customer');
 console.log('premium');
-await page.fill('input[name=spend]', '');
-await page.click('button');
+await page.click('text=ada, who has');
+await shows('welcome_message', 'Good morning, Ada');
+await page.click('text=anyone');
 await shows('welcome_message', 'Hello from the edge');
 
 console.log('change');
