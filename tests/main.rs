@@ -42,6 +42,8 @@ mod readme;
 mod replay;
 /// Peers that are slow on purpose, too many, or at the descriptor limit.
 mod slow;
+/// Event streams downstream.
+mod streams;
 /// Endpoints beside flags and identities, and input that is not right.
 mod surface;
 /// Big documents under load; `make bench-swap` prints the numbers.

@@ -105,6 +105,18 @@ fn what_is_not_right_is_told_in_the_protocols_words() {
         (r#"{"context":{}}"#, "TARGETING_KEY_MISSING"),
         (r#"{"context":{"targetingKey":null}}"#, "TARGETING_KEY_MISSING"),
         (r#"{"context":{"targetingKey":7}}"#, "INVALID_CONTEXT"),
+        (r#"{"context":{"targetingKey":true}}"#, "INVALID_CONTEXT"),
+        (r#"{"context":{"targetingKey":["u"]}}"#, "INVALID_CONTEXT"),
+        (r#"{"context":{"targetingKey":{"id":"u"}}}"#, "INVALID_CONTEXT"),
+        (r#"{"context":{"targeting_key":"u"}}"#, "TARGETING_KEY_MISSING"),
+        (r#"{"context":null}"#, "INVALID_CONTEXT"),
+        (r#"{"context":[]}"#, "INVALID_CONTEXT"),
+        (r#"{"context":"u"}"#, "INVALID_CONTEXT"),
+        (r#"{"targetingKey":"u"}"#, "INVALID_CONTEXT"),
+        ("null", "INVALID_CONTEXT"),
+        (r#"{"context":{"targetingKey":"u"}} x"#, "PARSE_ERROR"),
+        (r#"{"context":{"targetingKey":"u",}}"#, "PARSE_ERROR"),
+        ("not JSON", "PARSE_ERROR"),
     ] {
         let one = post(&proxy, "/ofrep/v1/evaluate/flags/banner", &key, body);
         assert_eq!(
@@ -115,7 +127,7 @@ fn what_is_not_right_is_told_in_the_protocols_words() {
         let all = post(&proxy, "/ofrep/v1/evaluate/flags", &key, body);
         assert_eq!((all.status, &all.json()["errorCode"]), (400, &json!(code)), "{body}");
     }
-    for flag in ["nobody", "secret"] {
+    for flag in ["nobody", "secret", "BANNER", "banner%20", "a%2Fb", "%F0%9F%98%80", "%FF"] {
         let answer = post(&proxy, &format!("/ofrep/v1/evaluate/flags/{flag}"), &key, PLAIN);
         assert_eq!((answer.status, &answer.json()["errorCode"]), (404, &json!("FLAG_NOT_FOUND")), "{flag}");
     }
@@ -132,8 +144,47 @@ fn the_key_is_taken_from_any_of_the_protocols_places() {
         (("Authorization", "Basic abc"), 401),
         (("Authorization", "Bearer nope"), 401),
         (("X-API-Key", "nope"), 401),
+        (("Authorization", CLIENT), 401),
+        (("Authorization", "Bearer "), 401),
+        (("Accept", "application/json"), 401),
     ] {
         let answer = post(&proxy, "/ofrep/v1/evaluate/flags", &[field], PLAIN);
         assert_eq!(answer.status, status, "{field:?}");
+    }
+}
+
+#[test]
+fn a_flag_that_needs_itself_says_so() {
+    let mut circular = document(0);
+    let condition = json!({"operator": "EQUAL", "value": "true", "property_": "$.flags.on.enabled"});
+    let mut state = circular["feature_states"][1].clone();
+    state["feature_state_value"] = json!("never");
+    circular["project"]["segments"][0]["rules"][0]["rules"][0]["conditions"] = json!([condition]);
+    circular["project"]["segments"][0]["feature_states"] = json!([state]);
+    let start = Start::serve();
+    let path = start.scratch().write("circular.json", circular.to_string());
+    let proxy = start.document(CLIENT, SERVER, path).ready();
+    let answer = post(&proxy, "/ofrep/v1/evaluate/flags/on", &[("X-API-Key", CLIENT)], PLAIN);
+    assert_eq!((answer.status, &answer.json()["reason"]), (200, &json!("ERROR")), "{}", answer.text());
+    assert_eq!(answer.json()["value"], json!(true));
+}
+
+#[test]
+fn context_counts_as_traits_do() {
+    let mut closed = document(0);
+    closed["allow_client_traits"] = json!(false);
+    let start = Start::serve();
+    let path = start.scratch().write("closed.json", closed.to_string());
+    let proxy = start.document(CLIENT, SERVER, path).ready();
+    for (key, value) in [(CLIENT, "hello"), (SERVER, "golden")] {
+        let answer = post(&proxy, "/ofrep/v1/evaluate/flags/banner", &[("X-API-Key", key)], GOLD);
+        assert_eq!(answer.json()["value"], value, "{key}");
+    }
+    let spoofed = r#"{"context":{"targetingKey":"u","plan":["gold"]}}"#;
+    let answer = post(&proxy, "/ofrep/v1/evaluate/flags/banner", &[("X-API-Key", SERVER)], spoofed);
+    assert_eq!((answer.status, &answer.json()["value"]), (200, &json!("hello")), "a list is no trait");
+    for method in ["GET", "PUT"] {
+        let refused = Client::connect(proxy.address()).request(method, "/ofrep/v1/evaluate/flags", &[], b"");
+        assert_eq!((refused.status, refused.header("allow")), (405, Some("POST")), "{method}");
     }
 }

@@ -138,6 +138,18 @@ fn bulk_identities_of_the_wrong_shape_are_refused_whole() {
         ),
         (r#"{"data":[null]}"#.into(), 422, r#"model_attributes_type","loc":["body","data",0]"#),
         (r#"{"data":{}}"#.into(), 422, r#"list_type","loc":["body","data"]"#),
+        (
+            r#"{"data":[{"identifier":"a"},{"identifier":"b","traits":[{"trait_key":"t","trait_value":[]}]},{"identifier":"c"}]}"#.into(),
+            422,
+            r#""loc":["body","data",1,"traits",0,"trait_value","str"]"#,
+        ),
+        (
+            r#"{"data":[{"identifier":"a"},{"traits":null},{"identifier":"c"}]}"#.into(),
+            422,
+            r#""loc":["body","data",1,"traits"]"#,
+        ),
+        (r#"{"data":[]}"#.into(), 200, "[]"),
+        (r#"{"data":null}"#.into(), 422, r#"list_type","loc":["body","data"]"#),
         ("{}".into(), 422, r#"missing","loc":["body","data"]"#),
         ("[]".into(), 422, "model_attributes_type"),
         (String::new(), 422, r#"missing","loc":["body"]"#),
@@ -220,6 +232,100 @@ fn analytics_have_a_defined_answer_whatever_is_sent() {
     }
     assert_eq!(proxy.post("/api/v1/analytics/flags/", "nope", "{}").status, 401);
     assert_eq!(proxy.get("/api/v1/analytics/flags/", CLIENT).header("allow"), Some("POST"));
+}
+
+const V1: &str = "/api/v1/analytics/flags/";
+const V2: &str = "/api/v2/analytics/flags/";
+
+/// A proxy that polls, sends its counts only when it ends, and an upstream that takes them.
+fn counting(is_enabled: bool) -> (Upstream, Proxy) {
+    let upstream = Upstream::start();
+    upstream.document(SERVER, document(1).to_string());
+    upstream.on(V1, crate::support::Reply::json("{}"));
+    upstream.on(V2, crate::support::Reply::new(204, ""));
+    let proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("analytics", json!({"enabled": is_enabled, "flush_interval_seconds": 3600}))
+        .environment(CLIENT, SERVER)
+        .ready();
+    (upstream, proxy)
+}
+
+#[test]
+fn only_counts_of_known_features_go_upstream_each_with_its_labels() {
+    let (upstream, mut proxy) = counting(true);
+    let wrong = r#"{"nobody":3,"on":-1,"off":1.5,"dark":"7","split":99999999999999999999,"count":true,
+        "secret":null,"banner":0,"BANNER":1,"":1,"on ":[1]}"#;
+    let ask = |path: &str, labels: &[(&str, &str)], body: &str, status: u16| {
+        let fields = [&[("X-Environment-Key", CLIENT)], labels].concat();
+        assert_eq!(send(&proxy, "POST", path, &fields, body).status, status, "{body}");
+    };
+    let app = [
+        ("Flagsmith-Application-Name", "shop"),
+        ("Flagsmith-Application-Version", "1.2"),
+        ("User-Agent", "ua/1"),
+        ("Flagsmith-SDK-User-Agent", "sdk/1"),
+    ];
+    ask(V1, &[], wrong, 200);
+    ask(V1, &[], r#"{"banner":2147483647,"on":2147483648,"off":2}"#, 200);
+    ask(V1, &app, r#"{"off":5}"#, 200);
+    ask(V1, &app[..1], r#"{"off":7}"#, 200);
+    ask(V1, &[], r#"[{"off":1}]"#, 400);
+    let evaluation = |feature: &str, count: &str| {
+        format!(
+            r#"{{"feature_name":"{feature}","identity_identifier":"u","enabled_when_evaluated":true,"count":{count}}}"#
+        )
+    };
+    let rows =
+        [evaluation("on", "4"), evaluation("nobody", "4"), evaluation("on", "-4"), evaluation("on", "0")];
+    ask(V2, &[], &format!(r#"{{"evaluations":[{}]}}"#, rows.join(",")), 204);
+    // One that is wrong refuses all of them: nothing of it is counted.
+    ask(
+        V2,
+        &[],
+        &format!(r#"{{"evaluations":[{},{}]}}"#, evaluation("on", "9"), evaluation("on", "1.5")),
+        400,
+    );
+    assert_eq!(send(&proxy, "POST", V1, &[("X-Environment-Key", "nope")], r#"{"off":9}"#).status, 401);
+    assert!(
+        upstream.requests_for(V1).is_empty() && upstream.requests_for(V2).is_empty(),
+        "not before its time"
+    );
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+    let mut sent: Vec<(Value, Vec<Option<String>>)> = upstream
+        .requests_for(V1)
+        .iter()
+        .map(|request| {
+            (
+                request.json(),
+                app.iter().map(|(name, _)| request.header(&name.to_lowercase()).map(str::to_owned)).collect(),
+            )
+        })
+        .collect();
+    sent.sort_by_key(|(counts, _)| counts.to_string());
+    let counts: Vec<&Value> = sent.iter().map(|(counts, _)| counts).collect();
+    assert_eq!(counts, [&json!({"banner": 2_147_483_647, "off": 2}), &json!({"off": 5}), &json!({"off": 7})]);
+    let labels = |at: usize| sent[at].1.iter().map(Option::as_deref).collect::<Vec<_>>();
+    assert_eq!(labels(1), [Some("shop"), Some("1.2"), Some("ua/1"), Some("sdk/1")]);
+    assert_eq!((labels(2)[0], labels(2)[1], labels(2)[3]), (Some("shop"), None, None));
+    assert!(upstream.requests_for(V1).iter().all(|request| request.key() == CLIENT));
+    let detailed: Vec<Value> = upstream.requests_for(V2).iter().map(|request| request.json()).collect();
+    assert_eq!(
+        detailed,
+        [json!({"evaluations": [
+        {"feature_name": "on", "identity_identifier": "u", "enabled_when_evaluated": true, "count": 4}]})]
+    );
+}
+
+#[test]
+fn counts_that_are_switched_off_are_accepted_and_stay_here() {
+    let (upstream, mut proxy) = counting(false);
+    assert_eq!(proxy.post(V1, CLIENT, r#"{"banner":3}"#).text(), "{}");
+    assert_eq!(proxy.post(V2, CLIENT, r#"{"evaluations":[]}"#).status, 204);
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+    assert!(upstream.requests_for(V1).is_empty() && upstream.requests_for(V2).is_empty());
 }
 
 #[test]

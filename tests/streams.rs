@@ -1,0 +1,122 @@
+//! Event streams downstream: who may subscribe, what is said to whom, and when.
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::{Client, Proxy, Start, Upstream};
+use crate::surface::{CLIENT, SERVER, document};
+
+const STREAM: &str = "/sse/environments/SurfaceClientKey/stream";
+const OFREP: &str = "/ofrep/v1/environments/SurfaceClientKey/stream";
+
+/// Status and fields of a stream's head, and the client that reads on: by HTTP/1.0, since its
+/// streams are not chunked and can be read line by line.
+fn subscribe(proxy: &Proxy, path: &str, fields: &[(&str, &str)]) -> (Client, u16, Vec<(String, String)>) {
+    let mut client = Client::connect(proxy.address());
+    let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    client.send(format!("GET {path} HTTP/1.0\r\n{fields}\r\n"));
+    let (status, head) = client.head().expect("a head").expect("an answer");
+    (client, status, head)
+}
+
+fn field<'a>(head: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    head.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+}
+
+fn served_from_file() -> Start {
+    let start = Start::serve();
+    let path = start.scratch().write("surface.json", document(0).to_string());
+    start.document(CLIENT, SERVER, path)
+}
+
+#[test]
+fn a_stream_is_for_keys_that_are_known_and_for_get() {
+    let proxy = served_from_file().ready();
+    for (path, key) in [
+        ("/sse/environments/nope/stream", "nope"),
+        ("/sse/environments/nope/stream/", "nope"),
+        ("/ofrep/v1/environments/nope/stream", "nope"),
+        ("/sse/environments/a%27b/stream", "a\'b"),
+        ("/sse/environments/surfaceclientkey/stream", "surfaceclientkey"),
+    ] {
+        // The key of the header opens nothing here: EventSource cannot send one.
+        let answer = proxy.get(path, CLIENT);
+        let quoted = if key.contains('\'') { format!("\\\"{key}\\\"") } else { format!("'{key}'") };
+        let body = format!(r#"{{"status":"unauthorized","message":"unknown key {quoted}"}}"#);
+        assert_eq!((answer.status, answer.text()), (401, body), "{path}");
+    }
+    for path in ["/sse/environments//stream", "/sse/environments/a/b/stream", "/sse/environments/", "/sse/"] {
+        assert_eq!(proxy.get(path, "").status, 404, "{path}");
+    }
+    for path in [STREAM, OFREP] {
+        let posted = proxy.post(path, CLIENT, "{}");
+        assert_eq!((posted.status, posted.header("allow")), (405, Some("GET, HEAD")), "{path}");
+        let head = Client::connect(proxy.address()).request("HEAD", path, &[], b"");
+        assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")), "{path}");
+    }
+}
+
+#[test]
+fn an_environment_without_a_document_has_a_stream_that_waits() {
+    let upstream = Upstream::start();
+    let proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("api_poll_frequency", 1)
+        .environment(CLIENT, SERVER)
+        .start();
+    let (mut client, status, _) = subscribe(&proxy, STREAM, &[]);
+    assert_eq!((status, client.line().expect("a line").as_str()), (200, "retry: 15000"));
+    upstream.document(SERVER, document(7).to_string());
+    assert_eq!(client.line().expect("a line"), "");
+    assert_eq!(client.line().expect("a line"), "event: environment_updated");
+    assert_eq!(client.line().expect("a line"), r#"data: {"updated_at": 1795168807.5}"#);
+}
+
+#[test]
+fn origins_are_told_apart_on_streams_as_everywhere() {
+    let proxy = served_from_file().set("allow_origins", json!(["https://ok.example"])).ready();
+    for (origin, allowed) in
+        [("https://ok.example", Some("https://ok.example")), ("https://evil.example", None)]
+    {
+        let (_client, status, head) = subscribe(&proxy, STREAM, &[("Origin", origin)]);
+        assert_eq!((status, field(&head, "access-control-allow-origin")), (200, allowed), "{origin}");
+        assert_eq!(field(&head, "cache-control"), Some("no-cache"));
+        assert_eq!(field(&head, "content-length"), None);
+    }
+}
+
+/// Also that a quiet stream says that it is alive: a comment, every 15 seconds.
+#[test]
+fn a_stream_hears_of_its_own_environment_alone() {
+    let upstream = Upstream::start();
+    let mut other = document(1);
+    other["api_key"] = json!("OtherClientKey");
+    upstream.document(SERVER, document(1).to_string());
+    upstream.document("ser.other", other.to_string());
+    let proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("api_poll_frequency", 1)
+        .environment(CLIENT, SERVER)
+        .environment("OtherClientKey", "ser.other")
+        .ready();
+    let (mut quiet, ..) = subscribe(&proxy, STREAM, &[]);
+    let (mut told, ..) = subscribe(&proxy, "/sse/environments/OtherClientKey/stream", &[]);
+    let first =
+        ["retry: 15000", "", "event: environment_updated", r#"data: {"updated_at": 1795168801.5}"#, ""];
+    for line in first {
+        assert_eq!(quiet.line().expect("a line"), line);
+        assert_eq!(told.line().expect("a line"), line);
+    }
+    other["updated_at"] = json!("2026-11-20T10:00:09+00:00");
+    upstream.document("ser.other", other.to_string());
+    assert_eq!(told.line().expect("a line"), "event: environment_updated");
+    assert_eq!(
+        told.line().expect("a line"),
+        r#"data: {"updated_at": 1795168809.0}"#,
+        "a decimal point, always"
+    );
+    // Nothing came before the comment, which comes after a quiet while, however long on a busy machine.
+    quiet.stream().set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
+    let since = Instant::now();
+    assert_eq!(quiet.line().expect("a comment"), ":", "after {:?}", since.elapsed());
+}
