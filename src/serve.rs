@@ -62,7 +62,7 @@ pub fn demo(inputs: Inputs) -> Ended {
     })
 }
 
-/// `bound` is called with the addresses of both listeners once they are there.
+/// `bound` is called with the addresses of both listeners once they are there, if callers come by TCP.
 fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> Ended {
     let (config, notices) = config::read(&inputs)?;
     supervisor::check(&config).map_err(FilesError)?;
@@ -71,14 +71,13 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     let listeners = reactor::bind(&config)?;
     let unix_socket = reactor::bind_unix(&config)?;
     let admin = config.admin.as_ref().map(admin::bind).transpose()?;
-    let address = match listeners.first() {
-        Some(listener) => listener.local_addr()?,
-        None => SocketAddr::new(config.server.host, config.server.port),
-    };
+    let address = listeners.first().map(TcpListener::local_addr).transpose()?;
     let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
-    bound(address, admin_address);
+    if let Some(address) = address {
+        bound(address, admin_address);
+    }
     let log = Log::start(&config.logging)?;
-    log.event(Level::Info, "listening", &[("address", &address), ("version", &env!("CARGO_PKG_VERSION"))]);
+    log_listening(&config, address, &log);
     if let Some(address) = admin_address {
         log.event(Level::Info, "admin_listening", &[("address", &address)]);
     }
@@ -88,7 +87,7 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     let metrics = Arc::new(Metrics::new(&config.cores));
     let descriptors = raise_descriptor_limit(&log);
     let (certificates, tls) = certificates.unzip();
-    let doors = Doors { listeners, unix_socket: unix_socket.as_ref(), tls };
+    let doors = Doors { listeners, unix_socket, tls };
     let publisher = start_reactors(bounded(&config, descriptors, &log), doors, &log, &metrics)?;
     if let Some(listener) = admin {
         let config = Arc::new(config.clone());
@@ -108,9 +107,9 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
 }
 
 /// What callers come in by.
-struct Doors<'a> {
+struct Doors {
     listeners: Vec<TcpListener>,
-    unix_socket: Option<&'a UnixSocket>,
+    unix_socket: Option<Arc<UnixSocket>>,
     tls: Option<Arc<rustls::ServerConfig>>,
 }
 
@@ -118,12 +117,13 @@ fn start_reactors(config: Config, doors: Doors, log: &Log, metrics: &Metrics) ->
     let config = Arc::new(config);
     let mut publisher = Publisher::default();
     let cores = config.cores.iter().zip(&metrics.reactors);
-    for (index, (listener, (&core, metrics))) in doors.listeners.into_iter().zip(cores).enumerate() {
+    let mut listeners = doors.listeners.into_iter();
+    for (index, (&core, metrics)) in cores.enumerate() {
         reactor::start(reactor::Start {
             index,
             core,
-            listener,
-            unix_listener: doors.unix_socket.map(UnixSocket::listener).transpose()?,
+            listener: listeners.next(),
+            unix_socket: doors.unix_socket.clone(),
             tls: doors.tls.clone(),
             inbox: publisher.connect()?,
             config: config.clone(),
@@ -173,6 +173,16 @@ fn bounded(config: &Config, descriptors: u64, log: &Log) -> Config {
         config.server.connections_max = each.max(1);
     }
     config
+}
+
+/// Says where callers come in.
+fn log_listening(config: &Config, address: Option<SocketAddr>, log: &Log) {
+    let version = env!("CARGO_PKG_VERSION");
+    let path = config.server.unix_socket.as_ref().map(|path| path.display());
+    let addresses = [address.as_ref().map(|a| a as &dyn fmt::Display), path.as_ref().map(|p| p as _)];
+    for address in addresses.into_iter().flatten() {
+        log.event(Level::Info, "listening", &[("address", address), ("version", &version)]);
+    }
 }
 
 fn log_notice(log: &Log, notice: &Notice) {

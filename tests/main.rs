@@ -50,6 +50,8 @@ mod surface;
 mod swap;
 /// TLS for callers.
 mod tls;
+/// Unix sockets: beside TCP, instead of it, and taken over.
+mod unix;
 /// Single values (numbers, versions, patterns, lists, paths) against Python itself.
 mod values;
 /// Requests at the edge of what is allowed, byte by byte.

@@ -120,7 +120,7 @@ fn ten_thousand_slow_peers_do_not_change_the_latency_of_the_others_and_are_swept
     let limit = rlimit::increase_nofile_limit(u64::MAX).expect("a limit");
     // The other tests of this process need some as well.
     let count = usize::try_from(limit.saturating_sub(1000)).unwrap_or(usize::MAX).min(10_000);
-    let proxy = prepare().set("server.timeout_head", "10s").ready();
+    let proxy = prepare().set("server.timeout_head", "6s").ready();
     let alone = median(&proxy);
     let before = proxy.resident_bytes();
     let mut peers: Vec<TcpStream> = Vec::with_capacity(count);

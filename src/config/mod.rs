@@ -101,8 +101,11 @@ pub struct Config {
 pub struct Server {
     pub host: IpAddr,
     pub port: u16,
-    /// Listened on as well.
+    /// False: `unix_socket` is the only way in.
+    pub tcp: bool,
     pub unix_socket: Option<PathBuf>,
+    /// Permission bits of the unix socket; `None` leaves them to the umask.
+    pub unix_socket_mode: Option<u32>,
     pub tls: Option<Tls>,
     pub timeout_keep_alive: Duration,
     /// A head, from its first byte.

@@ -122,6 +122,17 @@ pub fn optional_path(value: &Value) -> Result<Option<PathBuf>, Expected> {
     }
 }
 
+/// Permission bits, octal as `chmod` takes them: `"0660"`. A number would be read as decimal.
+pub fn optional_mode(value: &Value) -> Result<Option<u32>, Expected> {
+    let octal = |text: &str| u32::from_str_radix(text.trim(), 8).ok().filter(|mode| *mode <= 0o777);
+    match value {
+        Value::Null => Some(None),
+        Value::String(text) => octal(text).map(Some),
+        _ => None,
+    }
+    .ok_or("octal permissions as text, such as \"0660\"")
+}
+
 /// Key text becomes a header's value and a table's key, so it is visible ASCII.
 pub fn key(text: &str) -> Result<&str, Expected> {
     let text = text.trim();

@@ -116,7 +116,9 @@ impl Reader {
         Server {
             host: self.read("server.host", parse::address, [0, 0, 0, 0].into()),
             port: self.read("server.port", parse::port, 8000),
+            tcp: self.tcp(),
             unix_socket: self.read("server.unix_socket", parse::optional_path, None),
+            unix_socket_mode: self.read("server.unix_socket_mode", parse::optional_mode, None),
             tls: self.tls(),
             timeout_keep_alive: self.read("server.timeout_keep_alive", parse::interval, seconds(90)),
             timeout_head: self.read("server.timeout_head", parse::interval, limits::HEAD_TIMEOUT),
@@ -134,6 +136,15 @@ impl Reader {
             shutdown_delay: self.read("server.shutdown_delay_seconds", parse::duration, Duration::ZERO),
             shutdown_grace: self.read("server.shutdown_grace_seconds", parse::duration, seconds(10)),
         }
+    }
+
+    fn tcp(&mut self) -> bool {
+        let tcp = self.read("server.tcp", parse::boolean, true);
+        let has_path = self.written.value("server.unix_socket").is_some_and(|(value, _)| !value.is_null());
+        if !tcp && !has_path {
+            self.mistake("server.tcp", "true, because server.unix_socket is not set");
+        }
+        tcp
     }
 
     fn tls(&mut self) -> Option<Tls> {

@@ -85,6 +85,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("server.requests_max"),
     plain("server.shutdown_delay_seconds"),
     plain("server.shutdown_grace_seconds"),
+    plain("server.tcp"),
     plain("server.timeout_body"),
     plain("server.timeout_head"),
     plain("server.timeout_keep_alive"),
@@ -93,6 +94,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("server.tls.client_ca"),
     plain("server.tls.key"),
     plain("server.unix_socket"),
+    plain("server.unix_socket_mode"),
     plain("sse.max_stream_seconds"),
     plain("usage_flush_interval_seconds"),
 ];

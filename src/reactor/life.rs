@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use socket2::SockRef;
 use super::accept::{self, Listener};
 use super::access::AccessLog;
 use super::registry::{self, Registry};
-use super::{Start, driver, panic};
+use super::{Start, UnixSocket, driver, panic};
 use crate::answer;
 use crate::channel::{Inbox, Lease, Message, Reporter};
 use crate::config::Level;
@@ -30,7 +29,7 @@ use crate::metrics::ReactorMetrics;
 /// What a reactor keeps when it starts again.
 struct Memory {
     inbox: Inbox,
-    listeners: RefCell<Option<(TcpListener, Option<UnixListener>)>>,
+    listeners: RefCell<(Option<TcpListener>, Option<Arc<UnixSocket>>)>,
     lease: RefCell<Option<Rc<Lease>>>,
     settings: RefCell<Rc<answer::Settings>>,
     tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
@@ -128,7 +127,7 @@ impl Parts {
     fn new(start: Start) -> Self {
         let memory = Memory {
             inbox: start.inbox,
-            listeners: RefCell::new(Some((start.listener, start.unix_listener))),
+            listeners: RefCell::new((start.listener, start.unix_socket)),
             lease: RefCell::new(None),
             settings: RefCell::new(Rc::new(answer::Settings::new(&start.config))),
             tls: RefCell::new(start.tls),
@@ -224,14 +223,15 @@ impl Reactor {
         Ok(())
     }
 
-    /// A listener that does not listen yet has another process before it (`listen`), which goes
-    /// on serving until this one can: every environment has its document, or patience is over.
+    /// A listener that does not listen yet, and a unix socket beside its path, have another process
+    /// before them (`listen`), which goes on serving until this one can: every environment has its document, or patience is over.
     /// False when the supervisor is gone.
     async fn take_over(&self, memory: &Memory) -> bool {
         let began = Instant::now();
         let behind = || {
-            let listeners = memory.listeners.borrow();
-            listeners.as_ref().is_some_and(|(tcp, _)| !SockRef::from(tcp).is_listener().unwrap_or(true))
+            let (tcp, unix) = &*memory.listeners.borrow();
+            tcp.as_ref().is_some_and(|tcp| !SockRef::from(tcp).is_listener().unwrap_or(true))
+                || unix.as_ref().is_some_and(|unix| unix.is_beside())
         };
         let lacks = || {
             let lease = self.lease.borrow();
@@ -248,16 +248,19 @@ impl Reactor {
 
     /// Starts to accept.
     fn open(self: &Rc<Self>, memory: &Memory, uring: bool) -> io::Result<()> {
-        let listeners = memory.listeners.borrow();
-        let Some((tcp, unix)) = &*listeners else { return Ok(()) };
+        let (tcp, unix) = &*memory.listeners.borrow();
         let mut opened = Vec::new();
-        tcp.set_nonblocking(!uring)?;
-        // Again for one that listens already does nothing.
-        SockRef::from(tcp).listen(limits::BACKLOG_MAX)?;
-        opened.push(Rc::new(Listener::tcp(tcp.try_clone()?)?));
+        if let Some(tcp) = tcp {
+            tcp.set_nonblocking(!uring)?;
+            // Again for one that listens already does nothing.
+            SockRef::from(tcp).listen(limits::BACKLOG_MAX)?;
+            opened.push(Rc::new(Listener::tcp(tcp.try_clone()?)?));
+        }
         if let Some(unix) = unix {
-            unix.set_nonblocking(!uring)?;
-            opened.push(Rc::new(Listener::unix(unix.try_clone()?)?));
+            let listener = unix.listener()?;
+            listener.set_nonblocking(!uring)?;
+            opened.push(Rc::new(Listener::unix(listener)?));
+            unix.put_in_place()?;
         }
         for listener in &opened {
             monoio::spawn(accept::accept(self.clone(), listener.clone()));
@@ -300,6 +303,9 @@ impl Reactor {
         let began = Instant::now();
         self.draining.set(true);
         self.registry.drain();
+        if let (_, Some(unix)) = &*memory.listeners.borrow() {
+            unix.take_away();
+        }
         for listener in self.listeners.borrow().iter() {
             listener.shut_out();
         }

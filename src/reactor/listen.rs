@@ -4,22 +4,28 @@
 //! Invariant: one TCP listener for each core on the same address (SO_REUSEPORT), so that the
 //! kernel spreads connections and a second process can take over; a unix socket is put in place
 //! by a rename, which takes over from whoever had the path.
+use std::fs::Permissions;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::Config;
 use crate::limits::{BACKLOG_MAX, PROBE_TIMEOUT};
 
-/// Binds one listener for each core.
+/// Binds one listener for each core; none without `server.tcp`.
 ///
 /// # Errors
 /// The address cannot be bound; the message says what to do.
 pub fn bind(config: &Config) -> io::Result<Vec<TcpListener>> {
+    if !config.server.tcp {
+        return Ok(Vec::new());
+    }
     let mut address = SocketAddr::new(config.server.host, config.server.port);
     let taken = address.port() != 0 && is_taken(address);
     let mut listeners = Vec::with_capacity(config.cores.len());
@@ -78,12 +84,14 @@ fn explain(address: SocketAddr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot listen on {address}: {error}; {advice}"))
 }
 
-/// A unix socket at its path; the path goes when this is dropped, unless somebody took it over.
+/// A unix socket. At its path it takes over from whoever had it; before that it stands beside.
 #[derive(Debug)]
 pub struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
+    beside: PathBuf,
     inode: u64,
+    is_beside: AtomicBool,
 }
 
 impl UnixSocket {
@@ -94,13 +102,37 @@ impl UnixSocket {
     pub fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
+
+    /// Whether another process still serves at the path.
+    pub fn is_beside(&self) -> bool {
+        self.is_beside.load(Ordering::Relaxed)
+    }
+
+    /// Callers reach this process from now on; the other one keeps those it has.
+    ///
+    /// # Errors
+    /// The directory went away, or is no longer ours to write.
+    pub fn put_in_place(&self) -> io::Result<()> {
+        // One of the reactors does it, the others find it done.
+        if self.is_beside.swap(false, Ordering::Relaxed) {
+            std::fs::rename(&self.beside, &self.path)?;
+        }
+        Ok(())
+    }
+
+    /// Nobody new may come; unless somebody took over, whose path it is then.
+    pub fn take_away(&self) {
+        for path in [&self.path, &self.beside] {
+            if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.ino() == self.inode) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
 }
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
-        }
+        self.take_away();
     }
 }
 
@@ -108,25 +140,36 @@ impl Drop for UnixSocket {
 ///
 /// # Errors
 /// The path cannot be bound, or something that is not a socket stands there.
-pub fn bind_unix(config: &Config) -> io::Result<Option<UnixSocket>> {
+pub fn bind_unix(config: &Config) -> io::Result<Option<Arc<UnixSocket>>> {
     let Some(path) = &config.server.unix_socket else { return Ok(None) };
     let wrong = |error: io::Error| {
         let shown = path.display();
         io::Error::new(error.kind(), format!("cannot listen on server.unix_socket {shown}: {error}"))
     };
-    listen_unix(path).map(Some).map_err(wrong)
+    let socket = listen_unix(path, config.server.unix_socket_mode).map_err(wrong)?;
+    Ok(Some(Arc::new(socket)))
 }
 
-fn listen_unix(path: &Path) -> io::Result<UnixSocket> {
+/// A file that a process left behind when it was killed is replaced. A process that is there keeps
+/// the path until the reactors have documents to answer with (`life`), as with TCP.
+fn listen_unix(path: &Path, mode: Option<u32>) -> io::Result<UnixSocket> {
     if std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is not a socket is there"));
     }
+    let is_taken = UnixStream::connect(path).is_ok();
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
     let beside = PathBuf::from(name);
     let _ = std::fs::remove_file(&beside);
     let listener = UnixListener::bind(&beside)?;
-    std::fs::rename(&beside, path)?;
-    let inode = std::fs::symlink_metadata(path)?.ino();
-    Ok(UnixSocket { listener, path: path.to_owned(), inode })
+    let inode = std::fs::symlink_metadata(&beside)?.ino();
+    let (path, is_beside) = (path.to_owned(), AtomicBool::new(true));
+    let socket = UnixSocket { listener, path, beside, inode, is_beside };
+    if let Some(mode) = mode {
+        std::fs::set_permissions(&socket.beside, Permissions::from_mode(mode))?;
+    }
+    if !is_taken {
+        socket.put_in_place()?;
+    }
+    Ok(socket)
 }

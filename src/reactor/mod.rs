@@ -19,7 +19,6 @@ mod transport;
 
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -38,10 +37,10 @@ pub struct Start {
     pub index: usize,
     /// The CPU it is pinned to.
     pub core: usize,
-    /// Its own, of [`bind`].
-    pub listener: TcpListener,
+    /// Its own, of [`bind`]; `None` without `server.tcp`.
+    pub listener: Option<TcpListener>,
     /// Common to all reactors, of [`bind_unix`].
-    pub unix_listener: Option<UnixListener>,
+    pub unix_socket: Option<Arc<UnixSocket>>,
     /// TLS on the TCP listener (`crate::tls`).
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub inbox: Inbox,

@@ -72,8 +72,8 @@ impl House {
         let parts = Start {
             index: 0,
             core,
-            listener,
-            unix_listener: None,
+            listener: Some(listener),
+            unix_socket: None,
             tls: None,
             inbox,
             config: Arc::new(config),

@@ -161,6 +161,8 @@ fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
     let fixed = [
         ("server.host", old.host != new.host),
         ("server.port", old.port != new.port),
+        ("server.tcp", old.tcp != new.tcp),
+        ("server.unix_socket_mode", old.unix_socket_mode != new.unix_socket_mode),
         ("server.unix_socket", old.unix_socket != new.unix_socket),
         ("server.tls", old.tls.is_some() != new.tls.is_some()),
         ("server.timeout_keep_alive", old.timeout_keep_alive != new.timeout_keep_alive),
