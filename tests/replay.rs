@@ -3,8 +3,9 @@
 //! Each answer equals the recorded one (status, body, the fields that carry meaning), or it is a
 //! difference that this file names for that very case. Answers of `identities/` are compared
 //! without `variant` and `reason`, which the recorded engine did not send (differences.md 17).
+//! The recordings are not part of this repository: `EDGE_PROXY_SHARED` says where they are.
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -217,9 +218,11 @@ const DIFFERENCES: &[(&str, &str, &str, Instead)] = {
 
 #[test]
 fn every_recorded_request_is_answered_as_recorded_or_as_a_named_difference() {
-    let text = std::fs::read(folder().join("python-edge-proxy-2.23.md")).expect("the recordings");
+    let Some(recordings) = fixture::shared("recordings/python-edge-proxy-2.23.md") else { return };
+    let Some(documents) = fixture::shared("profiles") else { return };
+    let text = std::fs::read(recordings).expect("the recordings");
     let cases = parse(&text);
-    let proxies = [start(&["*"]), start(&["https://ok.example"])];
+    let proxies = [start(&documents, &["*"]), start(&documents, &["https://ok.example"])];
     let recorded: BTreeMap<(&str, &str), &Case> =
         cases.iter().map(|case| ((case.group.as_str(), case.name.as_str()), case)).collect();
     assert_eq!(cases.len(), 210, "204 requests and 6 with an allow list");
@@ -243,13 +246,9 @@ fn every_recorded_request_is_answered_as_recorded_or_as_a_named_difference() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
-/// The recordings, and the documents that were served when they were made.
-fn folder() -> PathBuf {
-    fixture::root().join("tests/fixtures/recordings")
-}
-
-fn start(origins: &[&str]) -> Proxy {
-    let file = |name: &str| folder().join(name);
+/// Serves the documents that were served when the recordings were made.
+fn start(documents: &Path, origins: &[&str]) -> Proxy {
+    let file = |name: &str| documents.join(name);
     Start::serve()
         .document("QuirksClientKey0000000", "ser.quirks0000000000000000", file("quirks.json"))
         .document("HiddenClientKey0000000", "ser.hidden0000000000000000", file("hidden.json"))

@@ -20,3 +20,16 @@ pub fn text(name: &str) -> String {
 pub fn json_lines(name: &str) -> Vec<serde_json::Value> {
     text(name).lines().map(|line| serde_json::from_str(line).expect("JSON on each line")).collect()
 }
+
+/// What lies beside the repository and may not be part of it: `EDGE_PROXY_SHARED` says where
+/// (default `../shared`). Without it the caller has nothing to test, and this says so.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let folder =
+        std::env::var_os("EDGE_PROXY_SHARED").map_or_else(|| root().join("../shared"), PathBuf::from);
+    let path = folder.join(name);
+    if !path.exists() {
+        eprintln!("SKIPPED: {} is not there; EDGE_PROXY_SHARED says where such files are", path.display());
+        return None;
+    }
+    Some(path)
+}
