@@ -242,7 +242,8 @@ fn every_recorded_request_is_answered_as_recorded_or_as_a_named_difference() {
     for (group, name, ..) in DIFFERENCES {
         assert!(recorded.contains_key(&(*group, *name)), "no such case: {group} / {name}");
     }
-    println!("{same} as recorded, {different} named differences");
+    let ran = same + different;
+    fixture::say(&format!("replay: {ran} of 210 ran: {same} as recorded, {different} named differences"));
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 

@@ -152,8 +152,7 @@ impl Facts {
         let method_bytes = memchr(b' ', line).ok_or(Reject::BadRequest)?;
         let rest = &line[method_bytes + 1..];
         let target_bytes = memchr(b' ', rest).ok_or(Reject::BadRequest)?;
-        // A fragment is no part of a target (RFC 9112 3.2); what follows it would be lost silently.
-        if method_bytes == 0 || target_bytes == 0 || memchr(b'#', &rest[..target_bytes]).is_some() {
+        if method_bytes == 0 || target_bytes == 0 {
             return Err(Reject::BadRequest);
         }
         match &rest[target_bytes + 1..] {

@@ -85,7 +85,7 @@ fn assert_printed(printed: &[String], expected: &[&str]) {
 fn has_chromium() -> bool {
     let is_there = std::env::var_os("CHROMIUM").is_some_and(|path| !path.is_empty());
     if !is_there {
-        eprintln!("SKIPPED: CHROMIUM names no browser; run this by `make sdk`");
+        fixture::say("SKIPPED: CHROMIUM names no browser; run this by `make sdk`");
     }
     is_there
 }

@@ -1,4 +1,5 @@
 //! Files that tests read: ours under `tests/fixtures`, and larger ones beside the repository.
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The repository.
@@ -28,8 +29,16 @@ pub fn shared(name: &str) -> Option<PathBuf> {
         std::env::var_os("EDGE_PROXY_SHARED").map_or_else(|| root().join("../shared"), PathBuf::from);
     let path = folder.join(name);
     if !path.exists() {
-        eprintln!("SKIPPED: {} is not there; EDGE_PROXY_SHARED says where such files are", path.display());
+        say(&format!(
+            "SKIPPED: {} is not there; EDGE_PROXY_SHARED says where such files are",
+            path.display()
+        ));
         return None;
     }
     Some(path)
+}
+
+/// Says something that is seen although the test goes well.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "\n!!! {text}");
 }
