@@ -68,6 +68,7 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     supervisor::check(&config).map_err(FilesError)?;
     let certificates =
         config.server.tls.as_ref().map(Certificates::load).transpose().map_err(FilesError::one)?;
+    reactor::check_driver(config.server.driver)?;
     let listeners = reactor::bind(&config)?;
     let unix_socket = reactor::bind_unix(&config)?;
     let admin = config.admin.as_ref().map(admin::bind).transpose()?;

@@ -12,6 +12,8 @@ mod counts;
 mod differential;
 /// Stopping and taking over under load.
 mod drain;
+/// io_uring refused step by step, down to epoll.
+mod driver;
 /// `edge-proxy explain` and its HTTP form.
 mod explain;
 /// Upstream fails in every way: what is served then, and how soon it is over.

@@ -34,6 +34,9 @@ enum Ring {
     Plain,
 }
 
+/// Of a ring that is made to see whether it runs.
+const TRIAL_ENTRIES: u32 = 8;
+
 const RINGS: [Ring; 3] = [Ring::DeferTaskRun, Ring::CoopTaskRun, Ring::Plain];
 
 impl Ring {
@@ -53,7 +56,7 @@ impl Ring {
         }
     }
 
-    fn builder(self) -> io_uring::Builder {
+    fn builder(self, entries: u32) -> io_uring::Builder {
         let mut builder = io_uring::IoUring::builder();
         match self {
             Self::DeferTaskRun => {
@@ -65,7 +68,7 @@ impl Ring {
             Self::Plain => {}
         }
         // A burst of completions must not overflow the queue: overflow is slower, not lost.
-        builder.setup_cqsize(RING_ENTRIES * 4).setup_clamp();
+        builder.setup_cqsize(entries * 4).setup_clamp();
         builder
     }
 }
@@ -82,34 +85,59 @@ pub fn build(forced: Option<Driver>) -> io::Result<Built> {
     for ring in RINGS {
         match uring(ring) {
             Ok(runtime) => {
-                let why = if refused.is_empty() {
-                    "the kernel takes every flag".into()
-                } else {
-                    refused.join("; ")
-                };
+                let why =
+                    if refused.is_empty() { "the kernel takes every flag".into() } else { reasons(&refused) };
                 return Ok(Built { runtime, uring: true, label: ring.label(), name: ring.name(), why });
             }
-            Err(error) => refused.push(refusal(ring, &error)),
+            Err(error) => refused.push((ring, refusal(&error))),
         }
     }
-    let refused = refused.join("; ");
     if forced == Some(Driver::Uring) {
-        return Err(io::Error::other(format!("EDGE_PROXY_DRIVER=uring, but {refused}")));
+        return Err(no_ring(&refused));
     }
-    epoll(refused)
+    epoll(reasons(&refused))
 }
 
-fn uring(ring: Ring) -> io::Result<Runtime> {
-    let builder = RuntimeBuilder::<IoUringDriver>::new()
-        .uring_builder(ring.builder())
-        .with_entries(RING_ENTRIES)
-        .enable_timer();
-    let runtime = builder.build()?;
-    // A ring that can be made may still lack an operation (before 5.6), or answer no probe.
+/// Whether a forced driver works here; asked before anything is bound.
+///
+/// # Errors
+/// Why it does not.
+pub fn check(forced: Option<Driver>) -> io::Result<()> {
+    if forced != Some(Driver::Uring) {
+        return Ok(());
+    }
+    let mut refused = Vec::new();
+    for ring in RINGS {
+        match trial(ring) {
+            Ok(()) => return Ok(()),
+            Err(error) => refused.push((ring, refusal(&error))),
+        }
+    }
+    Err(no_ring(&refused))
+}
+
+fn no_ring(refused: &[(Ring, String)]) -> io::Error {
+    io::Error::other(format!("server.driver (EDGE_PROXY_DRIVER) is uring, but {}", reasons(refused)))
+}
+
+/// Makes a small ring and runs it. A profile may allow the one and not the other, which would show
+/// too late; and a ring may lack an operation (before 5.6), or answer no probe.
+fn trial(ring: Ring) -> io::Result<()> {
+    let trial: io_uring::IoUring = ring.builder(TRIAL_ENTRIES).build(TRIAL_ENTRIES)?;
+    trial.submit()?;
     if !monoio::utils::detect_uring() {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel lacks ring operations"));
     }
-    Ok(runtime.into())
+    Ok(())
+}
+
+fn uring(ring: Ring) -> io::Result<Runtime> {
+    trial(ring)?;
+    let builder = RuntimeBuilder::<IoUringDriver>::new()
+        .uring_builder(ring.builder(RING_ENTRIES))
+        .with_entries(RING_ENTRIES)
+        .enable_timer();
+    Ok(builder.build()?.into())
 }
 
 fn epoll(why: String) -> io::Result<Built> {
@@ -117,8 +145,23 @@ fn epoll(why: String) -> io::Result<Built> {
     Ok(Built { runtime: runtime.into(), uring: false, label: "epoll", name: "epoll", why })
 }
 
+/// What was refused and why; once, if all of it was for the same reason.
+fn reasons(refused: &[(Ring, String)]) -> String {
+    match refused {
+        [(_, first), rest @ ..]
+            if rest.len() + 1 == RINGS.len() && rest.iter().all(|(_, why)| why == first) =>
+        {
+            format!("io_uring: {first}")
+        }
+        _ => {
+            let lines: Vec<_> = refused.iter().map(|(ring, why)| format!("{}: {why}", ring.name())).collect();
+            lines.join("; ")
+        }
+    }
+}
+
 /// The likely cause in words, as the error number alone tells nobody what to do.
-fn refusal(ring: Ring, error: &io::Error) -> String {
+fn refusal(error: &io::Error) -> String {
     let cause = match error.raw_os_error() {
         Some(libc::EINVAL) => "this kernel does not know these flags",
         Some(libc::EPERM | libc::EACCES) => {
@@ -128,7 +171,7 @@ fn refusal(ring: Ring, error: &io::Error) -> String {
         Some(libc::ENOMEM) => "not enough locked memory: raise ulimit -l",
         _ => "refused",
     };
-    format!("{}: {cause} ({error})", ring.name())
+    format!("{cause} ({error})")
 }
 
 #[cfg(test)]
@@ -147,14 +190,14 @@ mod tests {
                 assert_eq!(built.runtime.block_on(async { 7 }), 7);
             }
             Err(error) => {
-                assert!(error.to_string().contains("EDGE_PROXY_DRIVER=uring, but io_uring"), "{error}")
+                assert!(error.to_string().contains("is uring, but io_uring"), "{error}")
             }
         }
     }
 
     #[test]
     fn a_refusal_names_its_likely_cause() {
-        let text = refusal(Ring::Plain, &io::Error::from_raw_os_error(libc::EPERM));
+        let text = refusal(&io::Error::from_raw_os_error(libc::EPERM));
         assert!(text.contains("seccomp") && text.contains("kernel.io_uring_disabled"), "{text}");
     }
 }

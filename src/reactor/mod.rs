@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::ReactorMetrics;
+pub use driver::check as check_driver;
 use life::Reactor;
 pub use listen::{UnixSocket, bind, bind_unix};
 
