@@ -26,6 +26,7 @@ const DOCUMENT: &str = "/api/v1/environment-document/";
 const CASES: &[(&str, &str, &str, Option<&str>, bool)] = &[
     ("liveness", "simple", "/proxy/health/liveness", None, false),
     ("flags-simple", "simple", FLAGS, None, false),
+    ("flags-simple-pipelined", "simple", FLAGS, None, false),
     ("flags-one", "simple", "/api/v1/flags/?feature=feature_07", None, false),
     ("identities-simple", "simple", IDENTITIES, Some("simple"), false),
     ("identities-heavy-match", "heavy", IDENTITIES, Some("heavy-match"), false),
@@ -34,6 +35,7 @@ const CASES: &[(&str, &str, &str, Option<&str>, bool)] = &[
     ("identities-500-overrides", "overrides", IDENTITIES, Some("overridden"), false),
     ("document-heavy", "heavy", DOCUMENT, None, false),
     ("read-get", "simple", FLAGS, None, false),
+    ("read-get-new", "simple", FLAGS, None, false),
     ("read-post", "simple", IDENTITIES, Some("heavy-match"), false),
     ("compile-heavy", "heavy", FLAGS, None, false),
 ];
@@ -71,18 +73,33 @@ fn settings() -> Settings {
     Settings::new(&config::read(&inputs).expect("a good configuration").0)
 }
 
-/// Reads the request `times` times and, if `snapshot` is given, answers it; returns the bytes sent.
-fn serve(snapshot: Option<&Snapshot>, request: &[u8], times: u64) -> u64 {
+/// What a case is besides its request.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    /// `None`: nothing is answered.
+    snapshot: Option<&'a Snapshot>,
+    /// Each request is the first of its connection, so that its head is not known.
+    is_new: bool,
+    /// Answers are written together, and so cannot be sent from where they are kept.
+    is_pipelined: bool,
+}
+
+/// Reads the request `times` times and answers it; returns the bytes sent.
+fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
     let (settings, mut room, mut output) = (settings(), Room::default(), Output::default());
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     output.set_date(now);
+    output.is_alone = !way.is_pipelined;
     let (mut reader, mut buffer) = (RequestReader::default(), BytesMut::with_capacity(16 * 1024));
     let mut sent = 0;
     for _ in 0..times {
+        if way.is_new {
+            reader = RequestReader::default();
+        }
         buffer.extend_from_slice(request);
         assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
         let mut read = reader.request(&mut buffer).expect("ready");
-        if let Some(snapshot) = snapshot {
+        if let Some(snapshot) = way.snapshot {
             let outcome = answer(&settings, snapshot, now, &mut read, &mut room, &mut output);
             assert_eq!(outcome.status, 200);
             sent += (output.bytes.len() + output.tail.take().map_or(0, |tail| tail.len())) as u64;
@@ -109,8 +126,12 @@ fn main() {
     // Printed so that nothing can be optimised away, and so that equal work can be told.
     let result = match name.as_str() {
         "compile-heavy" => (0..times).map(|_| snapshot(&document).slots.len() as u64).sum(),
-        "read-get" | "read-post" => serve(None, &request, times),
-        _ => serve(Some(&snapshot(&document)), &request, times),
+        _ => {
+            let is_read_only = name.starts_with("read-");
+            let made = (!is_read_only).then(|| snapshot(&document));
+            let (is_new, is_pipelined) = (name.ends_with("-new"), name.ends_with("-pipelined"));
+            serve(Way { snapshot: made.as_ref(), is_new, is_pipelined }, &request, times)
+        }
     };
     println!("{result}");
 }

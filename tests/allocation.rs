@@ -134,10 +134,10 @@ fn allocations(request: &[u8]) -> usize {
     let (mut reader, mut buffer) = (RequestReader::default(), BytesMut::with_capacity(16 * 1024));
     let mut counted = 0;
     for round in 0..1010 {
+        let before = ALLOCATIONS.get();
         buffer.extend_from_slice(request);
         assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
         let mut read = reader.request(&mut buffer).expect("ready");
-        let before = ALLOCATIONS.get();
         let outcome = answer(&settings, &snapshot, now, &mut read, &mut room, &mut output);
         if round >= 10 {
             counted += ALLOCATIONS.get() - before;

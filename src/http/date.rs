@@ -37,6 +37,11 @@ impl DateLine {
         let _ = write!(&mut self.line[..], "date: {date}\r\n");
     }
 
+    /// The second that the line tells.
+    pub fn seconds(&self) -> u64 {
+        self.seconds
+    }
+
     /// The line with its CRLF.
     pub fn line(&self) -> &[u8] {
         &self.line

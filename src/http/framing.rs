@@ -53,6 +53,11 @@ pub struct HeadScan {
 }
 
 impl HeadScan {
+    /// True if a part of this head was looked at already.
+    pub fn has_begun(&self) -> bool {
+        self.seen > 0
+    }
+
     /// The length of the head if all of it is there. Empty lines before it are dropped.
     ///
     /// # Errors

@@ -7,10 +7,13 @@ pub mod compress;
 pub mod cors;
 pub mod date;
 pub mod framing;
+pub mod heads;
 pub mod reject;
 pub mod request;
 pub mod response;
+pub mod whole;
 
+pub use heads::Heads;
 pub use reject::Reject;
 pub use request::{Fields, Method, Progress, Request, RequestReader};
 pub use response::{Body, ContentType, Output, Reply, Status};

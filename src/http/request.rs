@@ -5,13 +5,15 @@
 //! checked before the decoder sees a byte: it takes heads of any size, panics on names over
 //! 65,535 bytes and believes the first of several lengths. Nothing here allocates without a bound.
 use std::io::Read;
+use std::rc::Rc;
 
 use bytes::{Buf, BytesMut};
 use http::request::Parts;
-use monoio_codec::{Decoded, Decoder};
+use monoio_codec::Decoder;
 use monoio_http::h1::codec::decoder::RequestHeadDecoder;
 
 use super::framing::{Chunked, HeadScan, Length, is_odd_in_target};
+use super::heads::{Head, Heads};
 use super::{Reject, Reply};
 use crate::limits::BODY_BYTES_MAX;
 
@@ -107,13 +109,23 @@ pub enum Progress {
 /// Reads the requests of one connection, one after the other.
 #[derive(Debug, Default)]
 pub struct RequestReader {
+    heads: Rc<Heads>,
+    /// The mark of this connection's last head: it is likely to come again.
+    last_mark: Option<u64>,
     scan: HeadScan,
-    head: Option<Parts>,
+    head: Option<Decoded>,
     /// The target as sent, where the decoder got another one to read. Else empty.
     odd_target: Vec<u8>,
     body: Body,
     /// A body that came compressed. Kept empty between such requests.
     inflated: Vec<u8>,
+}
+
+/// A head of this request alone, or one that came before.
+#[derive(Debug)]
+enum Decoded {
+    Own(Box<Parts>),
+    Known(Rc<Head>),
 }
 
 /// Where the body is in the buffer that follows the head.
@@ -128,12 +140,17 @@ enum Body {
 }
 
 impl RequestReader {
+    /// A reader that knows the heads which others that share `heads` have read.
+    pub fn sharing(heads: Rc<Heads>) -> Self {
+        Self { heads, ..Self::default() }
+    }
+
     /// Takes in what the buffer has. Call again with more bytes until it is `Ready`.
     ///
     /// # Errors
     /// The bytes are refused; most refusals close the connection ([`Reject::closes`]).
     pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<Progress, Reject> {
-        if self.head.is_none() {
+        if self.head.is_none() && !self.recognise(buffer) {
             match self.scan.advance(buffer)? {
                 Some(head_bytes) => self.decode(buffer, head_bytes)?,
                 None if buffer.is_empty() => return Ok(Progress::Idle),
@@ -155,28 +172,76 @@ impl RequestReader {
         Ok(Progress::Ready)
     }
 
+    /// Takes the head that came last on this connection, if it comes again.
+    fn recognise(&mut self, buffer: &mut BytesMut) -> bool {
+        if self.scan.has_begun() {
+            return false;
+        }
+        let Some(head) = self.last_mark.and_then(|mark| self.heads.find(mark, buffer)) else { return false };
+        self.take(head, buffer);
+        true
+    }
+
+    fn take(&mut self, head: Rc<Head>, buffer: &mut BytesMut) {
+        buffer.advance(head.bytes.len());
+        self.scan.facts = head.facts;
+        self.body = Body::new(head.length);
+        self.head = Some(Decoded::Known(head));
+    }
+
     fn decode(&mut self, buffer: &mut BytesMut, head_bytes: usize) -> Result<(), Reject> {
-        if let Some((start, end)) = self.scan.facts.odd_target {
+        let odd_target = self.scan.facts.odd_target;
+        let mark = self.heads.mark(&buffer[..head_bytes]).filter(|_| odd_target.is_none());
+        if let Some(mark) = mark {
+            if let Some(head) = self.heads.find(mark, buffer).filter(|head| head.bytes.len() == head_bytes) {
+                self.last_mark = Some(mark);
+                self.take(head, buffer);
+                return Ok(());
+            }
+            if self.last_mark == Some(mark) {
+                return self.remember(mark, buffer, head_bytes);
+            }
+        }
+        self.last_mark = mark;
+        if let Some((start, end)) = odd_target {
             let target = &mut buffer[usize::from(start)..usize::from(end)];
             self.odd_target.extend_from_slice(target);
             target.iter_mut().filter(|byte| is_odd_in_target(**byte)).for_each(|byte| *byte = b'_');
         }
         let before = buffer.len();
-        let Ok(Decoded::Some(parts)) = RequestHeadDecoder.decode(buffer) else {
-            return Err(Reject::BadRequest);
-        };
+        let parts = parts(buffer)?;
         if before - buffer.len() != head_bytes {
             return Err(Reject::BadRequest);
         }
         // Kept whatever follows: the refusal of a HEAD has no body either.
-        self.head = Some(parts);
+        self.head = Some(Decoded::Own(Box::new(parts)));
         // The decoder has read the names and values; only now may the facts be believed.
-        self.body = match self.scan.facts.length()? {
-            Length::None => Body::None,
-            Length::Bytes(length) => Body::Length(length),
-            Length::Chunked => Body::Chunked(Chunked::default()),
-        };
+        self.body = Body::new(self.scan.facts.length()?);
         Ok(())
+    }
+
+    /// Decodes a head that came twice in memory of its own, so that it may outlive the buffer.
+    fn remember(&mut self, mark: u64, buffer: &mut BytesMut, head_bytes: usize) -> Result<(), Reject> {
+        let bytes: Box<[u8]> = buffer[..head_bytes].into();
+        let mut own = BytesMut::from(&*bytes);
+        let parts = parts(&mut own)?;
+        if !own.is_empty() {
+            return Err(Reject::BadRequest);
+        }
+        let facts = self.scan.facts;
+        match facts.length() {
+            Ok(length) => {
+                let head = Rc::new(Head { bytes, parts, facts, length });
+                self.heads.keep(mark, &head);
+                self.take(head, buffer);
+                Ok(())
+            }
+            Err(reject) => {
+                buffer.advance(head_bytes);
+                self.head = Some(Decoded::Own(Box::new(parts)));
+                Err(reject)
+            }
+        }
     }
 
     fn inflate(&mut self, buffer: &BytesMut) -> Result<(), Reject> {
@@ -199,7 +264,7 @@ impl RequestReader {
 
     /// The request that is `Ready`.
     pub fn request<'a>(&'a mut self, buffer: &'a mut BytesMut) -> Option<Request<'a>> {
-        let head: &Parts = self.head.as_ref()?;
+        let head = self.head.as_ref()?.parts();
         let body = match &self.body {
             Body::None => &mut [][..],
             Body::Length(length) => &mut buffer[..*length],
@@ -221,27 +286,64 @@ impl RequestReader {
         })
     }
 
+    /// True if the buffer ends with the request that is `Ready`.
+    pub fn is_last(&self, buffer: &BytesMut) -> bool {
+        buffer.len() == self.body.coded_bytes()
+    }
+
     /// What the writer must know to refuse what could not be read: nothing may follow.
     pub fn reply(&self) -> Reply {
-        let head = self.head.as_ref().is_some_and(|head| head.method == http::Method::HEAD);
+        let head = self.head.as_ref().is_some_and(|head| head.parts().method == http::Method::HEAD);
         Reply { head, ..Reply::CLOSE }
     }
 
     /// Drops the request that was answered; what follows it in the buffer is the next one.
     pub fn consume(&mut self, buffer: &mut BytesMut) {
-        match std::mem::take(&mut self.body) {
-            Body::None => {}
-            Body::Length(length) => buffer.advance(length),
-            Body::Chunked(chunked) => buffer.advance(chunked.coded_bytes()),
-            Body::Inflated(coded_bytes) => {
-                buffer.advance(coded_bytes);
-                self.inflated = Vec::new();
-            }
+        buffer.advance(self.body.coded_bytes());
+        if let Body::Inflated(_) = std::mem::take(&mut self.body) {
+            self.inflated = Vec::new();
         }
         // The head shares the buffer's memory: only without it can the buffer be used again.
         self.head = None;
         self.odd_target = Vec::new();
         self.scan = HeadScan::default();
+    }
+}
+
+impl Decoded {
+    fn parts(&self) -> &Parts {
+        match self {
+            Self::Own(parts) => parts,
+            Self::Known(head) => &head.parts,
+        }
+    }
+}
+
+impl Body {
+    fn new(length: Length) -> Self {
+        match length {
+            Length::None => Self::None,
+            Length::Bytes(length) => Self::Length(length),
+            Length::Chunked => Self::Chunked(Chunked::default()),
+        }
+    }
+
+    /// So many bytes of the buffer are this body, as it came.
+    fn coded_bytes(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Length(length) => *length,
+            Self::Chunked(chunked) => chunked.coded_bytes(),
+            Self::Inflated(coded_bytes) => *coded_bytes,
+        }
+    }
+}
+
+/// Decodes the head that the buffer begins with, and takes it out.
+fn parts(buffer: &mut BytesMut) -> Result<Parts, Reject> {
+    match RequestHeadDecoder.decode(buffer) {
+        Ok(monoio_codec::Decoded::Some(parts)) => Ok(parts),
+        _ => Err(Reject::BadRequest),
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::Reject;
 use super::date::DateLine;
+use super::whole::{Known, WholeAnswers};
 use crate::limits::TAIL_BYTES_MIN;
 
 /// What is to be written to a connection, in order: `bytes`, then `tail`.
@@ -19,9 +20,12 @@ pub struct Output {
     /// The end of a large ready body, sent without a copy. When it is set the connection
     /// writes `bytes`, then this, before it answers the next request.
     pub tail: Option<Bytes>,
+    /// The next answer is the only one of its write, so it may be all in `tail`, with no bytes before.
+    pub is_alone: bool,
     /// Set by an answer that must be the connection's last.
     pub close: bool,
     date: DateLine,
+    wholes: WholeAnswers,
 }
 
 /// An HTTP status code.
@@ -60,6 +64,9 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// The usual: GET or POST, and the connection goes on without saying so.
+    pub const PLAIN: Self = Self { head: false, keep_alive: true, http_10: false };
+
     /// For an answer to bytes that are not a request: nothing but a close can follow.
     pub const CLOSE: Self = Self { head: false, keep_alive: false, http_10: false };
 }
@@ -115,6 +122,9 @@ impl ContentType {
     }
 }
 
+/// What an answer must be to be kept whole.
+const USUAL: (Reply, Status, Option<ContentType>) = (Reply::PLAIN, Status(200), Some(ContentType::Json));
+
 /// Digits kept free for a length that is known only after the body is written. The blanks in
 /// front of the number are optional white space of the field (RFC 9112 5).
 const LENGTH_DIGITS: usize = 10;
@@ -128,6 +138,38 @@ impl Output {
 
     /// Appends one whole response. `fields` are ready header lines, each with its CRLF.
     pub fn respond(
+        &mut self,
+        reply: Reply,
+        status: Status,
+        content_type: Option<ContentType>,
+        fields: &[u8],
+        body: Body<'_>,
+    ) {
+        match body {
+            Body::Ready(body) if self.is_alone && (reply, status, content_type) == USUAL => {
+                self.respond_whole(fields, body);
+            }
+            body => self.write(reply, status, content_type, fields, body),
+        }
+    }
+
+    /// The same with an answer of this second, if it was kept.
+    fn respond_whole(&mut self, fields: &[u8], body: &Bytes) {
+        let (reply, status, content_type) = USUAL;
+        match self.wholes.find(body, fields, self.date.seconds()) {
+            Known::Whole(whole) => self.tail = Some(whole),
+            Known::Twice(at) => {
+                self.write(reply, status, content_type, fields, Body::Copy(body));
+                let whole = Bytes::copy_from_slice(&self.bytes);
+                self.bytes.clear();
+                self.wholes.keep(at, whole.clone());
+                self.tail = Some(whole);
+            }
+            Known::No => self.write(reply, status, content_type, fields, Body::Ready(body)),
+        }
+    }
+
+    fn write(
         &mut self,
         reply: Reply,
         status: Status,
@@ -163,6 +205,11 @@ impl Output {
                 self.tail = Some(body.slice(TAIL_BYTES_MIN..));
             }
         }
+    }
+
+    /// Ready bodies are about to be replaced: none may be sent from memory any more.
+    pub fn forget(&mut self) {
+        self.wholes.forget();
     }
 
     /// Appends one whole response whose body `write` appends in place. `write` must only append.
@@ -318,6 +365,36 @@ mod tests {
         assert_eq!(tail.len(), TAIL_BYTES_MIN * 2);
         assert_eq!(tail.as_ptr(), body[TAIL_BYTES_MIN..].as_ptr());
         assert!(output.bytes.ends_with(&body[..TAIL_BYTES_MIN]));
+    }
+
+    #[test]
+    fn an_answer_asked_for_again_is_sent_whole_and_the_same() {
+        let (body, fields) = (Bytes::from(vec![b'7'; TAIL_BYTES_MIN * 3]), b"etag: \"a\"\r\n");
+        let mut output = output();
+        output.is_alone = true;
+        let mut answers = Vec::new();
+        let mut places = Vec::new();
+        for (round, seconds) in [(0, 0), (1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)] {
+            output.set_date(UNIX_EPOCH + Duration::from_secs(784_111_777 + seconds));
+            output.respond(KEEP, Status(200), Some(ContentType::Json), fields, Body::Ready(&body));
+            let (mut bytes, tail) = (std::mem::take(&mut output.bytes), output.tail.take().unwrap());
+            // Since its second time an answer is in one piece; from the third on, nothing is copied.
+            assert_eq!(bytes.is_empty(), ![0, 4].contains(&round), "{round}");
+            places.push(tail.as_ptr());
+            bytes.extend_from_slice(&tail);
+            answers.push(bytes);
+        }
+        assert!(answers[0].ends_with(&body) && answers[..4].iter().all(|answer| *answer == answers[0]));
+        assert!(answers[0] != answers[4] && answers[5..].iter().all(|answer| *answer == answers[4]));
+        assert!(places[1] == places[2] && places[2] == places[3] && places[5] == places[6]);
+        // HEAD, a close and other answers are none of these.
+        for reply in [Reply { head: true, ..KEEP }, Reply { keep_alive: false, ..KEEP }] {
+            output.respond(reply, Status(200), Some(ContentType::Json), fields, Body::Ready(&body));
+            assert!(!std::mem::take(&mut output.bytes).is_empty());
+        }
+        output.forget();
+        output.respond(KEEP, Status(200), Some(ContentType::Json), fields, Body::Ready(&body));
+        assert!(!output.bytes.is_empty());
     }
 
     #[test]

@@ -94,7 +94,8 @@ impl Reactor {
     /// Keeps an answer buffer for the next batch, of whatever connection.
     pub fn give_back(&self, mut bytes: Vec<u8>) {
         let mut spare = self.spare_buffers.borrow_mut();
-        if spare.len() < SPARE_BUFFERS_MAX && bytes.capacity() <= SPARE_BUFFER_BYTES_MAX {
+        let is_kept = (1..=SPARE_BUFFER_BYTES_MAX).contains(&bytes.capacity());
+        if is_kept && spare.len() < SPARE_BUFFERS_MAX {
             bytes.clear();
             spare.push(bytes);
         }
@@ -149,10 +150,12 @@ impl Answering<'_> {
 
     fn answer(&mut self, reader: &mut RequestReader, buffer: &mut BytesMut) {
         let now = self.begin();
+        let is_last = reader.is_last(buffer);
         let Some(mut request) = reader.request(buffer) else {
             return self.refuse(reader, Reject::Internal);
         };
         self.requests += 1;
+        self.spine.output.is_alone = self.spine.output.bytes.is_empty() && is_last;
         *self.left = self.left.saturating_sub(1);
         request.keep_alive &= *self.left > 0 && !self.reactor.draining.get();
         let Spine { room, output } = &mut *self.spine;

@@ -20,7 +20,7 @@ pub(super) struct Gone;
 
 /// Serves one connection until it ends.
 pub async fn serve<T: Transport>(reactor: Rc<Reactor>, place: Place, transport: T, peer: Option<IpAddr>) {
-    let (buffer, reader) = (BytesMut::new(), RequestReader::default());
+    let (buffer, reader) = (BytesMut::new(), RequestReader::sharing(reactor.heads.clone()));
     let requests_left = reactor.requests_max;
     let mut connection = Connection { reactor, place, transport, peer, buffer, reader, requests_left };
     // `Gone` has nobody left to be told.
@@ -104,13 +104,13 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    async fn write(&mut self, batch: Batch) -> Result<(), Gone> {
+    async fn write(&mut self, mut batch: Batch) -> Result<(), Gone> {
         if !batch.bytes.is_empty() {
-            let bytes = self.write_whole(batch.bytes).await?;
-            self.reactor.give_back(bytes);
-            if let Some((tail, _lease)) = batch.tail {
-                self.write_whole(tail).await?;
-            }
+            batch.bytes = self.write_whole(batch.bytes).await?;
+        }
+        self.reactor.give_back(batch.bytes);
+        if let Some((tail, _lease)) = batch.tail {
+            self.write_whole(tail).await?;
         }
         Ok(())
     }

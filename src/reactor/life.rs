@@ -21,7 +21,7 @@ use super::{Start, UnixSocket, driver, panic};
 use crate::answer;
 use crate::channel::{Inbox, Lease, Message, Reporter};
 use crate::config::Level;
-use crate::http::Output;
+use crate::http::{Heads, Output};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::ReactorMetrics;
@@ -50,6 +50,7 @@ pub struct Reactor {
     pub tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
     pub spine: RefCell<Spine>,
     pub spare_buffers: RefCell<Vec<Vec<u8>>>,
+    pub heads: Rc<Heads>,
     pub registry: Registry,
     pub connections_max: usize,
     /// On one connection.
@@ -176,6 +177,7 @@ impl Reactor {
             tls: RefCell::new(parts.memory.tls.borrow().clone()),
             spine: RefCell::default(),
             spare_buffers: RefCell::default(),
+            heads: Rc::default(),
             registry: Registry::new(parts.times),
             connections_max: parts.config.server.connections_max,
             requests_max: parts.config.server.requests_max.unwrap_or(u64::MAX),
@@ -277,6 +279,7 @@ impl Reactor {
                     self.metrics.snapshot_taken(snapshot.version);
                     self.settle_counts();
                     let lease = memory.inbox.lease(snapshot);
+                    self.spine.borrow_mut().output.forget();
                     *memory.lease.borrow_mut() = Some(lease.clone());
                     *self.lease.borrow_mut() = Some(lease);
                     self.registry.nudge_streams();

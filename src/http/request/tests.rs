@@ -2,7 +2,7 @@
 use std::io::Write;
 
 use super::*;
-use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX};
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, HEADS_KNOWN_MAX, KNOWN_HEAD_BYTES_MAX, TARGET_BYTES_MAX};
 
 /// What a connection makes of these bytes: `METHOD path?query|body|keep` for each request, then
 /// what is left to say.
@@ -467,4 +467,97 @@ fn damaged_requests_are_read_alike_however_they_are_cut() {
             assert_eq!(read(&bytes, piece_bytes), whole, "{:?}", String::from_utf8_lossy(&bytes));
         }
     }
+}
+
+#[test]
+fn a_head_that_came_before_means_the_same() {
+    let requests: [&[u8]; 6] = [
+        b"GET /api/v1/flags/?feature=a HTTP/1.1\r\nHost: a\r\nX-Environment-Key: k\r\n\r\n",
+        b"HEAD /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        b"POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+        b"POST /c HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n",
+        b"POST /d HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nOrigin: x\r\n\r\nf g",
+        b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    ];
+    let heads = Rc::new(Heads::default());
+    for request in requests {
+        let head_bytes = memchr::memmem::find(request, b"\r\n\r\n").unwrap() + 4;
+        let mut seen = Vec::new();
+        // Of two connections, one in small pieces; the head is kept at its second coming.
+        for connection in 0..2 {
+            let mut reader = RequestReader::sharing(heads.clone());
+            let mut buffer = BytesMut::new();
+            for _ in 0..4 {
+                buffer.extend_from_slice(&request[..head_bytes]);
+                let progress = reader.advance(&mut buffer).unwrap();
+                if connection == 0 {
+                    buffer.extend_from_slice(&request[head_bytes..]);
+                } else {
+                    for byte in &request[head_bytes..] {
+                        assert!(matches!(reader.advance(&mut buffer), Ok(Progress::Body { .. })));
+                        buffer.extend_from_slice(&[*byte]);
+                    }
+                }
+                assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
+                let fields = format!("{:?}", reader.request(&mut buffer).unwrap().fields);
+                let shown = show(&reader.request(&mut buffer).unwrap());
+                seen.push((progress, shown, fields, reader.reply()));
+                reader.consume(&mut buffer);
+                assert!(buffer.is_empty());
+            }
+            assert!(
+                heads.mark(&request[..head_bytes]).is_some_and(|mark| heads.find(mark, request).is_some())
+            );
+        }
+        assert!(seen.iter().all(|one| *one == seen[0]), "{seen:#?}");
+    }
+}
+
+#[test]
+fn a_head_is_known_by_all_of_its_bytes() {
+    let head = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+    let longer = "GET /a HTTP/1.1\r\nHost: a\r\nX-Environment-Key: k\r\n\r\n";
+    let smuggled = "GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: b\r\n\r\n";
+    let bytes = [head, head, head, longer, head, longer, longer, smuggled, longer, head].concat();
+    let expected = read(bytes.as_bytes(), 1);
+    assert_eq!(read(bytes.as_bytes(), bytes.len()), expected);
+    assert_eq!(expected.iter().filter(|line| line.contains("/a")).count(), 10, "{expected:?}");
+}
+
+#[test]
+fn what_is_refused_or_too_long_is_not_kept() {
+    let refused = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n".to_vec();
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(KNOWN_HEAD_BYTES_MAX));
+    let heads = Rc::new(Heads::default());
+    let mut reader = RequestReader::sharing(heads.clone());
+    for _ in 0..3 {
+        assert!(reader.advance(&mut BytesMut::from(&*refused)).is_err());
+        (reader.scan, reader.head) = (HeadScan::default(), None);
+    }
+    assert!(heads.find(heads.mark(&refused).unwrap(), &refused).is_none());
+    for _ in 0..3 {
+        let mut buffer = BytesMut::from(long.as_bytes());
+        assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
+        reader.consume(&mut buffer);
+    }
+    assert_eq!(heads.mark(long.as_bytes()), None);
+}
+
+#[test]
+fn a_head_in_use_is_not_evicted_by_each_that_shares_its_place() {
+    let heads = Heads::default();
+    let head = |bytes: &[u8]| {
+        let parts = parts(&mut BytesMut::from(bytes)).unwrap();
+        Rc::new(Head { bytes: bytes.into(), parts, facts: Default::default(), length: Length::None })
+    };
+    let (first, second) = (b"GET /1 HTTP/1.1\r\n\r\n", b"GET /2 HTTP/1.1\r\n\r\n");
+    // The marks are chosen so that both have one place.
+    heads.keep(1, &head(first));
+    heads.keep(1 + HEADS_KNOWN_MAX as u64, &head(second));
+    assert!(heads.find(1, first).is_some() && heads.find(1, second).is_none());
+    heads.keep(1 + HEADS_KNOWN_MAX as u64, &head(second));
+    assert!(heads.find(1, first).is_some());
+    heads.keep(1 + HEADS_KNOWN_MAX as u64, &head(second));
+    heads.keep(1 + HEADS_KNOWN_MAX as u64, &head(second));
+    assert!(heads.find(1, first).is_none() && heads.find(1 + HEADS_KNOWN_MAX as u64, second).is_some());
 }
