@@ -202,6 +202,9 @@ pub const PATTERN_BYTES_MAX: usize = 20_000;
 pub const PATTERN_DEPTH_MAX: usize = 250;
 /// A pattern's automaton, bytes. Beyond: the back-tracking matcher takes the pattern.
 pub const PATTERN_AUTOMATON_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A pattern's table of states for ASCII text, bytes. Beyond: states are made as texts need them, which
+/// is slower.
+pub const PATTERN_TABLE_BYTES_MAX: usize = 8 * 1024;
 /// Lists inside lists of an IN condition. Beyond: the condition is false. No list of values is nested; CPython
 /// raises too, at a depth that depends on its build.
 pub const IN_LIST_DEPTH_MAX: usize = 200;

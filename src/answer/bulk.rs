@@ -9,7 +9,7 @@ use crate::evaluate::Identity;
 use crate::http::{Body, ContentType, Status};
 use crate::identity::detail::{self, Asked, Errors, LIST_TYPE, Loc, MODEL_TYPE};
 use crate::identity::python_json::Value;
-use crate::identity::{Refusal, is_json, transient};
+use crate::identity::{Refusal, Sent, is_json, transient};
 use crate::limits::BULK_IDENTITIES_MAX;
 
 pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
@@ -41,7 +41,8 @@ pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
         let made = asked.identifier.is_none().then(|| transient::identifier(&asked.traits));
         let identifier = asked.identifier.or(made.as_deref()).unwrap_or_default();
         let identity = Identity { identifier, traits: &asked.traits };
-        identities::evaluate_into(environment, role, &identity, None, desk, &mut body);
+        let sent = Sent { identity, echo: None };
+        identities::evaluate_into(environment, role, &sent, None, desk, &mut body);
     }
     body.push(b']');
     exchange.send_compressible(desk, Status(200), &body);

@@ -20,8 +20,8 @@ pub(super) fn answer(
 ) {
     let feature = query::parameter(query, "feature").filter(|feature| !feature.is_empty());
     let content_type = exchange.fields.content_type;
-    reader.read(body, content_type, |identity| match identity {
-        Ok(identity) => respond(exchange, &identity, feature.as_deref(), desk),
+    reader.read(body, content_type, |sent| match sent {
+        Ok(sent) => respond(exchange, &sent.identity, feature.as_deref(), desk),
         Err(refusal) => exchange.send_refusal(desk, &refusal),
     });
 }

@@ -9,14 +9,14 @@ use crate::encode::{flags, json, traits};
 use crate::evaluate::{Identity, evaluate};
 use crate::http::compress::accepts_gzip;
 use crate::http::{Body, ContentType, Status};
-use crate::identity::{Reader, Refusal, detail, query};
+use crate::identity::{Reader, Refusal, Sent, detail, query};
 use crate::limits::COMPRESS_BYTES_MIN;
 use crate::snapshot::{Environment, Role};
 
 pub(super) fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Reader, desk: &mut Desk) {
     let content_type = exchange.fields.content_type;
-    reader.read(body, content_type, |identity| match identity {
-        Ok(identity) => respond(exchange, &identity, None, desk),
+    reader.read(body, content_type, |sent| match sent {
+        Ok(sent) => respond(exchange, &sent, None, desk),
         Err(refusal) => exchange.send_refusal(desk, &refusal),
     });
 }
@@ -27,10 +27,10 @@ pub(super) fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
     };
     let feature = query::parameter(query, "feature").filter(|feature| !feature.is_empty());
     let identity = Identity { identifier: &identifier, traits: &[] };
-    respond(exchange, &identity, feature.as_deref(), desk);
+    respond(exchange, &Sent { identity, echo: None }, feature.as_deref(), desk);
 }
 
-fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option<&str>, desk: &mut Desk) {
+fn respond(exchange: &mut Exchange<'_>, sent: &Sent<'_>, feature: Option<&str>, desk: &mut Desk) {
     let (environment, role) = match exchange.open() {
         Ok(opened) => opened,
         Err(denied) => return exchange.deny(desk, denied),
@@ -39,7 +39,7 @@ fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option
     if accepts_gzip(exchange.fields.accept_encoding) {
         let mut body = std::mem::take(&mut desk.body);
         body.clear();
-        evaluate_into(environment, role, identity, feature, desk, &mut body);
+        evaluate_into(environment, role, sent, feature, desk, &mut body);
         exchange.send_compressible(desk, Status(200), &body);
         desk.body = body;
         return;
@@ -47,7 +47,7 @@ fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option
     exchange.outcome.status = 200;
     let lines = std::mem::take(&mut desk.lines);
     exchange.output.respond_with(exchange.reply, Status(200), Some(ContentType::Json), &lines, |out| {
-        evaluate_into(environment, role, identity, feature, desk, out);
+        evaluate_into(environment, role, sent, feature, desk, out);
     });
     desk.lines = lines;
 }
@@ -63,13 +63,13 @@ pub(super) fn head(exchange: &Exchange<'_>, environment: &Environment, desk: &mu
 pub(super) fn evaluate_into(
     environment: &Environment,
     role: Role,
-    identity: &Identity<'_>,
+    sent: &Sent<'_>,
     feature: Option<&str>,
     desk: &mut Desk,
     out: &mut Vec<u8>,
 ) {
-    evaluate(environment, &seen(environment, role, identity), &mut desk.scratch);
-    write(environment, role, identity, feature, desk, out);
+    evaluate(environment, &seen(environment, role, &sent.identity), &mut desk.scratch);
+    write(environment, role, sent, feature, desk, out);
 }
 
 /// The identity that is evaluated: a browser's traits may not count (differences.md 11).
@@ -83,21 +83,18 @@ pub(super) fn seen<'a>(environment: &Environment, role: Role, identity: &Identit
 fn write(
     environment: &Environment,
     role: Role,
-    identity: &Identity<'_>,
+    sent: &Sent<'_>,
     feature: Option<&str>,
     desk: &Desk,
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(b"{\"identifier\":");
-    json::string(identity.identifier, out);
+    json::string(sent.identity.identifier, out);
     out.extend_from_slice(b",\"traits\":[");
-    if !environment.hide_sensitive_data() {
-        for (index, item) in identity.traits.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            traits::write(item, out);
-        }
+    match sent.echo {
+        _ if environment.hide_sensitive_data() => {}
+        Some(echo) => out.extend_from_slice(echo.as_bytes()),
+        None => traits::write_all(sent.identity.traits, out),
     }
     out.extend_from_slice(b"],\"flags\":");
     flags::write(environment, role, &desk.scratch, feature, out);

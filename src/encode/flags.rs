@@ -1,7 +1,8 @@
 //! The `flags` array of an identities answer.
 //!
 //! In: the outputs of an evaluation. Out: their ready bytes, those that follow each other in memory
-//! copied at once. Invariant: document order; what a client key may not see is not written.
+//! copied at once: the flags that a request leaves as they are are not even looked at one by one.
+//! Invariant: document order; what a client key may not see is not written.
 use crate::evaluate::Scratch;
 use crate::evaluate::run::CYCLIC;
 use crate::snapshot::rule::{Children, Output, Program};
@@ -36,14 +37,19 @@ pub fn write(
     let program = environment.program();
     out.push(b'[');
     let from = out.len();
+    let mut run = Run { bytes: &program.bytes, pending: Children::EMPTY, out };
     match feature {
-        None => write_all(program, role, results.outputs(), out),
         Some(name) => {
             if let Some(output) = program.feature(name).and_then(|index| results.outputs().get(index)) {
-                write_all(program, role, &[*output], out);
+                run.each(program, role, &[*output]);
             }
         }
+        None if program.flags.is_some() || (program.client_differs && role == Role::Client) => {
+            run.each(program, role, results.outputs());
+        }
+        None => run.changes(program, role, results),
     }
+    run.copy();
     if out.len() > from {
         // The comma behind the last flag.
         out.pop();
@@ -51,38 +57,77 @@ pub fn write(
     out.push(b']');
 }
 
-fn write_all(program: &Program, role: Role, outputs: &[u32], out: &mut Vec<u8>) {
-    // Bytes found but not yet copied: the next flag's often follow them.
-    let mut pending = Children::EMPTY;
-    for index in outputs {
-        let output = &program.outputs[(index & !CYCLIC) as usize];
-        let bytes = match role {
-            Role::Server => output.server,
-            Role::Client => output.client,
-        };
-        let is_whole = index & CYCLIC == 0 && (role == Role::Server || !output.client_is_cut);
-        if is_whole && bytes.from == pending.to {
-            pending.to = bytes.to;
-            continue;
-        }
-        out.extend_from_slice(pending.of(&program.bytes));
-        pending = Children::EMPTY;
-        if bytes.is_empty() {
-            continue;
-        }
-        if is_whole {
-            pending = bytes;
-        } else if index & CYCLIC != 0 {
-            out.extend_from_slice(&program.bytes[output.server.from as usize..output.reason as usize]);
-            out.push(b'"');
-            out.extend_from_slice(CIRCULAR_DEPENDENCY.as_bytes());
-            out.extend_from_slice(b"\"},");
+/// Bytes found but not yet copied: the next flag's often follow them.
+struct Run<'w> {
+    bytes: &'w [u8],
+    pending: Children,
+    out: &'w mut Vec<u8>,
+}
+
+impl Run<'_> {
+    #[inline]
+    fn add(&mut self, bytes: Children) {
+        if bytes.from == self.pending.to {
+            self.pending.to = bytes.to;
         } else {
-            out.extend_from_slice(bytes.of(&program.bytes));
-            out.extend_from_slice(b"\"},");
+            self.copy();
+            self.pending = bytes;
         }
     }
-    out.extend_from_slice(pending.of(&program.bytes));
+
+    #[inline]
+    fn copy(&mut self) {
+        self.out.extend_from_slice(self.pending.of(self.bytes));
+        self.pending = Children::EMPTY;
+    }
+
+    /// The flags that this request changed, and between them whole stretches of the others.
+    fn changes(&mut self, program: &Program, role: Role, results: &Scratch) {
+        let (json, outputs) = (program.json(role), results.outputs());
+        let own = &program.server[program.first_output as usize..][..outputs.len()];
+        let mut at = 0;
+        for (word, bits) in results.changed().iter().enumerate() {
+            let mut left = *bits;
+            while left != 0 {
+                let index = word * 64 + left.trailing_zeros() as usize;
+                left &= left - 1;
+                let kept = &own[at..index];
+                if let (Some(first), Some(last)) = (kept.first(), kept.last()) {
+                    self.add(Children { from: first.from, to: last.to });
+                }
+                self.add(json[outputs[index] as usize]);
+                at = index + 1;
+            }
+        }
+        if let (Some(first), Some(last)) = (own.get(at), own.last()) {
+            self.add(Children { from: first.from, to: last.to });
+        }
+    }
+
+    /// One flag after the other: some may be hidden, cut for client keys, or in a cycle of flags.
+    fn each(&mut self, program: &Program, role: Role, outputs: &[u32]) {
+        for index in outputs {
+            let output = (index & !CYCLIC) as usize;
+            let bytes = program.json(role)[output];
+            if bytes.is_empty() {
+                continue;
+            }
+            if index & CYCLIC != 0 {
+                self.copy();
+                let reason = program.outputs[output].reason as usize;
+                self.out.extend_from_slice(&program.bytes[program.server[output].from as usize..reason]);
+                self.out.push(b'"');
+                self.out.extend_from_slice(CIRCULAR_DEPENDENCY.as_bytes());
+                self.out.extend_from_slice(b"\"},");
+            } else {
+                self.add(bytes);
+                if role == Role::Client && program.outputs[output].client_is_cut {
+                    self.copy();
+                    self.out.extend_from_slice(b"\"},");
+                }
+            }
+        }
+    }
 }
 
 /// The flags of an evaluation that `role` may see, in document order.
@@ -93,11 +138,11 @@ pub fn results<'a>(
 ) -> impl Iterator<Item = Flag<'a>> {
     let program = environment.program();
     program.features.iter().zip(results.outputs()).filter_map(move |(feature, index)| {
-        let output = &program.outputs[(index & !CYCLIC) as usize];
-        if role == Role::Client && output.client.is_empty() {
+        let output = (index & !CYCLIC) as usize;
+        if role == Role::Client && program.client[output].is_empty() {
             return None;
         }
-        let mut flag = output.flag(program, &feature.name);
+        let mut flag = program.outputs[output].flag(program, &feature.name, program.server[output].to);
         if index & CYCLIC != 0 {
             flag.reason = CIRCULAR_DEPENDENCY;
         }
@@ -106,7 +151,7 @@ pub fn results<'a>(
 }
 
 impl Output {
-    fn flag<'a>(&self, program: &'a Program, name: &'a str) -> Flag<'a> {
+    fn flag<'a>(&self, program: &'a Program, name: &'a str, end: u32) -> Flag<'a> {
         let part = |from: u32, to: u32| {
             let bytes = program.bytes.get(from as usize..to as usize).unwrap_or_default();
             std::str::from_utf8(bytes).unwrap_or_default()
@@ -117,7 +162,7 @@ impl Output {
             enabled: part(self.enabled, before(self.value, ",\"feature_state_value\":")),
             value: part(self.value, before(self.variant, ",\"variant\":")),
             variant: part(self.variant, before(self.reason, ",\"reason\":")),
-            reason: part(self.reason + 1, before(self.server.to, "\"},")),
+            reason: part(self.reason + 1, before(end, "\"},")),
         }
     }
 }

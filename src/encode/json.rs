@@ -2,6 +2,7 @@
 //!
 //! In: text or a double. Out: bytes appended to the caller's buffer. Invariant: what is written is
 //! valid JSON; non-ASCII stays raw; nothing is allocated but by the buffer's growth.
+use wide::u8x16;
 
 /// What each byte below 0x20, `"` and `\` become: 0 is "as it is", `u` is `\u00XX`, any other
 /// byte follows a backslash.
@@ -33,25 +34,40 @@ pub fn string(text: &str, out: &mut Vec<u8>) {
 
 /// Appends the inside of a JSON string.
 pub fn escaped(text: &str, out: &mut Vec<u8>) {
-    let bytes = text.as_bytes();
-    let mut copied = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        let escape = ESCAPES[usize::from(*byte)];
-        if escape == 0 {
-            continue;
-        }
-        out.extend_from_slice(&bytes[copied..at]);
-        copied = at + 1;
-        if escape == b'u' {
-            const HEX: &[u8; 16] = b"0123456789abcdef";
-            out.extend_from_slice(b"\\u00");
-            out.push(HEX[usize::from(byte >> 4)]);
-            out.push(HEX[usize::from(byte & 15)]);
-        } else {
-            out.extend_from_slice(&[b'\\', escape]);
+    let mut rest = text.as_bytes();
+    loop {
+        let (plain, special) = rest.split_at(plain_len(rest));
+        out.extend_from_slice(plain);
+        let Some((byte, after)) = special.split_first() else { return };
+        rest = after;
+        match ESCAPES[usize::from(*byte)] {
+            b'u' => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(byte >> 4)]);
+                out.push(HEX[usize::from(byte & 15)]);
+            }
+            escape => out.extend_from_slice(&[b'\\', escape]),
         }
     }
-    out.extend_from_slice(&bytes[copied..]);
+}
+
+/// How many bytes at the start are in a JSON string as they are.
+#[inline]
+pub fn plain_len(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(chunk) = bytes[at..].first_chunk() {
+        let chunk = u8x16::new(*chunk);
+        let is_control = chunk.min(u8x16::splat(0x1f)).cmp_eq(chunk);
+        let is_special = chunk.cmp_eq(u8x16::splat(b'"')) | chunk.cmp_eq(u8x16::splat(b'\\')) | is_control;
+        let mask = is_special.move_mask();
+        if mask != 0 {
+            return at + mask.trailing_zeros() as usize;
+        }
+        at += 16;
+    }
+    let rest = &bytes[at..];
+    at + rest.iter().position(|byte| ESCAPES[usize::from(*byte)] != 0).unwrap_or(rest.len())
 }
 
 /// Appends a float: shortest form with a decimal point or exponent; NaN and infinities are `null`.
@@ -71,6 +87,19 @@ mod tests {
         super::string("a\"b\\c\u{0}\u{8}\t\n\u{b}\u{c}\r\u{1f}\u{7f}é😀/", &mut out);
         let expected = "\"a\\\"b\\\\c\\u0000\\b\\t\\n\\u000b\\f\\r\\u001f\u{7f}é😀/\"";
         assert_eq!(std::str::from_utf8(&out).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_needs_no_escape_is_found_at_every_place() {
+        for length in 0..70 {
+            for byte in (0_u8..=255).filter(|byte| super::ESCAPES[usize::from(*byte)] != 0) {
+                let mut bytes = vec![0xc3; length];
+                assert_eq!(super::plain_len(&bytes), length);
+                bytes.push(byte);
+                bytes.extend_from_slice(b"\x7f \"");
+                assert_eq!(super::plain_len(&bytes), length, "{byte}");
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,16 @@
 use super::json;
 use crate::evaluate::{Trait, TraitValue};
 
+/// Appends traits with commas between them.
+pub fn write_all(traits: &[Trait<'_>], out: &mut Vec<u8>) {
+    for (index, item) in traits.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(item, out);
+    }
+}
+
 /// Appends `{"trait_key":...,"trait_value":...}`; never `transient`, which no SDK needs and
 /// iOS cannot read as null (wire.md 2.2).
 pub fn write(item: &Trait<'_>, out: &mut Vec<u8>) {

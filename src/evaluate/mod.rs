@@ -63,6 +63,12 @@ impl Scratch {
     pub fn outputs(&self) -> &[u32] {
         &self.room.outputs
     }
+
+    /// As bits: the features whose output is not the first of their own. Where conditions read flags
+    /// it says nothing.
+    pub fn changed(&self) -> &[u64] {
+        &self.room.changed
+    }
 }
 
 /// Evaluates every feature of `environment` for `identity` into `scratch`.

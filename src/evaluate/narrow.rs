@@ -1,21 +1,22 @@
 //! Which segments can match at all, as bits.
 //!
 //! In: the values of a request and the tables of the program. Out: one bit per segment. Invariant:
-//! a segment whose bit is clear does not match; where a value is of a kind that the tables do not
-//! know, nothing is narrowed and every rule is asked whole.
+//! a segment whose bit is clear does not match; a value of a kind that the tables do not know
+//! clears none.
 use super::Identity;
 use super::segment::holds;
 use super::semver::{Version, release};
-use super::value::Value;
+use super::value::{Value, coerce};
 use super::values::Values;
 use crate::snapshot::lookup::{Lookup, Lookups};
 use crate::snapshot::rule::Program;
 
-/// Fills `possible`. False: the tables do not apply.
+/// Fills `possible`, and `values` unless nothing is possible. False: the tables do not apply, so
+/// that of the segments that are left every rule is to be asked whole.
 pub fn narrow(
     program: &Program,
-    values: &Values,
     identity: Option<&Identity<'_>>,
+    values: &mut Values,
     buffer: &mut String,
     possible: &mut Vec<u64>,
 ) -> bool {
@@ -25,33 +26,44 @@ pub fn narrow(
     if let Some(last) = possible.last_mut().filter(|_| !program.segments.len().is_multiple_of(64)) {
         *last = (1 << (program.segments.len() % 64)) - 1;
     }
-    for lookup in &lookups.slots {
-        let Some(value) = values.of(lookup.slot, identity) else {
-            keep(possible, lookups.mask(lookup.unset));
-            continue;
-        };
-        if !look_up(lookups, lookup, &value, possible) {
-            return false;
-        }
+    let mut is_known = true;
+    let mut slots = lookups.slots.as_slice();
+    if let (Some(name), Some(identity), [first, rest @ ..]) = (&lookups.first_trait, identity, slots) {
+        // Often one trait rules every segment out, and no other has to be found.
+        let sent = identity.traits.iter().rfind(|sent| sent.key == &**name);
+        let value = sent.map_or(Value::Null, |sent| coerce(sent.value));
+        is_known = look_up(lookups, first, &value, possible);
+        slots = rest;
         if possible.iter().all(|word| *word == 0) {
             return true;
         }
     }
-    for screen in &lookups.screens {
-        let needed_by = lookups.mask(screen.needed_by);
-        if possible.iter().zip(needed_by).all(|(left, needed)| left & needed == 0) {
-            continue;
-        }
-        let condition = &program.conditions[screen.condition as usize];
-        let answer = match values.of(condition.slot, identity) {
-            Some(value) => holds(&condition.test, &value, buffer),
-            None => condition.by_default,
-        };
-        if !answer {
-            possible.iter_mut().zip(needed_by).for_each(|(left, needed)| *left &= !needed);
+    values.fill(program, identity);
+    for lookup in slots {
+        let value = values.of(lookup.slot, identity).unwrap_or(Value::Null);
+        is_known &= look_up(lookups, lookup, &value, possible);
+        if possible.iter().all(|word| *word == 0) {
+            return true;
         }
     }
-    true
+    for screened in &lookups.screened {
+        let value = values.of(screened.slot, identity);
+        for screen in &screened.screens {
+            let needed_by = lookups.mask(screen.needed_by);
+            if possible.iter().zip(needed_by).all(|(left, needed)| left & needed == 0) {
+                continue;
+            }
+            let condition = &program.conditions[screen.condition as usize];
+            let answer = match &value {
+                Some(value) => holds(&condition.test, value, buffer),
+                None => condition.by_default,
+            };
+            if !answer {
+                possible.iter_mut().zip(needed_by).for_each(|(left, needed)| *left &= !needed);
+            }
+        }
+    }
+    is_known
 }
 
 /// False: the value is of a kind that the tables do not know.

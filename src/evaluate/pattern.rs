@@ -75,6 +75,11 @@ impl Pattern {
         Ok(Self { linear, program })
     }
 
+    /// Whether a match costs little more than a look at each byte of a text.
+    pub fn is_cheap(&self) -> bool {
+        self.linear.as_ref().is_some_and(Linear::is_cheap)
+    }
+
     /// Whether `re.match(pattern, text)` finds one.
     pub fn is_match(&self, text: &str) -> bool {
         match (&self.linear, &self.program) {

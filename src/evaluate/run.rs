@@ -7,6 +7,7 @@
 //! Invariant: a condition that occurs twice is asked once; cycles and chains of flags are bounded.
 use super::jsonpath::{FlagMember, FlagResult, Query};
 use super::lanes::{LANES, hash_each};
+use super::narrow::narrow;
 use super::percentage;
 use super::segment::holds;
 use super::value::{Value, coerce};
@@ -14,7 +15,8 @@ use super::values::Values;
 use super::{Identity, TraitValue};
 use crate::limits::{FLAG_CHAIN_MAX, FLAG_READS_MAX};
 use crate::snapshot::rule::{
-    Children, Fact, Feature, FlagFacts, Node, Origin, PENDING, Program, Scalar, Split, offset,
+    CANDIDATES_WALKED_MAX, Children, Fact, Feature, FlagFacts, Node, OpenFeature, Origin, PENDING, Program,
+    Scalar, Split, offset,
 };
 
 /// Set beside an output: the flag is in a cycle of flags (wire.md 5.12).
@@ -54,10 +56,13 @@ pub struct Room {
     pub values: Values,
     /// Per feature.
     pub outputs: Vec<u32>,
+    /// As bits: see [`Program::changed_at_start`].
+    pub changed: Vec<u64>,
     conditions: Memo,
     segments: Memo,
-    /// The segments that can match, as bits; empty if the lookups do not apply.
+    /// As bits: the segments that can match, and of those the ones that do.
     possible: Vec<u64>,
+    certain: Vec<u64>,
     /// Features whose winning state has variants, and those.
     splits: Vec<(u32, u32)>,
     epoch: u32,
@@ -72,9 +77,10 @@ pub struct Room {
 
 /// Evaluates every feature into `room.outputs`. `key` stands for the identity's key if it is given.
 pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>, room: &mut Room) {
-    room.values.fill(program, identity, key);
     room.outputs.clear();
     room.outputs.extend_from_slice(&program.outputs_at_start);
+    room.changed.clear();
+    room.changed.extend_from_slice(&program.changed_at_start);
     if program.open_features.is_empty() && program.overrides.is_empty() {
         return;
     }
@@ -90,9 +96,18 @@ pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>
     if let Some(identity) = identity {
         for (feature, output) in program.overrides.find(identity.identifier) {
             room.outputs[*feature as usize] = *output;
+            set(&mut room.changed, *feature);
         }
     }
+    room.values.begin(program, identity, key);
     room.splits.clear();
+    let is_narrowed = match program.flags {
+        None => narrow(program, identity, &mut room.values, &mut room.buffer, &mut room.possible),
+        Some(_) => {
+            room.values.fill(program, identity);
+            false
+        }
+    };
     let mut run = Run {
         program,
         identity,
@@ -100,10 +115,13 @@ pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>
         conditions: &mut room.conditions,
         segments: &mut room.segments,
         possible: &mut room.possible,
+        certain: &mut room.certain,
+        is_narrowed,
         splits: &mut room.splits,
         epoch: room.epoch,
         buffer: &mut room.buffer,
         outputs: &mut room.outputs,
+        changed: &mut room.changed,
         resolved: &mut room.resolved,
         cyclic: &mut room.cyclic,
         resolving: &mut room.resolving,
@@ -116,6 +134,11 @@ pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>
     }
 }
 
+/// Sets a bit of many words.
+fn set(words: &mut [u64], index: u32) {
+    words[index as usize / 64] |= 1 << (index % 64);
+}
+
 struct Run<'r> {
     program: &'r Program,
     identity: Option<&'r Identity<'r>>,
@@ -123,10 +146,14 @@ struct Run<'r> {
     conditions: &'r mut Memo,
     segments: &'r mut Memo,
     possible: &'r mut Vec<u64>,
+    certain: &'r mut Vec<u64>,
+    /// The lookups apply: of each segment only the rest is to be asked.
+    is_narrowed: bool,
     splits: &'r mut Vec<(u32, u32)>,
     epoch: u32,
     buffer: &'r mut String,
     outputs: &'r mut Vec<u32>,
+    changed: &'r mut Vec<u64>,
     resolved: &'r mut Vec<u32>,
     cyclic: &'r mut Vec<bool>,
     resolving: &'r mut Vec<u32>,
@@ -138,63 +165,70 @@ impl<'r> Run<'r> {
     /// Each feature takes its first matching override.
     fn settle(&mut self) {
         let program = self.program;
-        let is_narrowed =
-            super::narrow::narrow(program, self.values, self.identity, self.buffer, self.possible);
-        if !is_narrowed {
-            self.possible.clear();
+        self.certain.clear();
+        if self.is_narrowed {
+            let sure = program.lookups.sure.iter().zip(&*self.possible);
+            self.certain.extend(sure.map(|(sure, possible)| sure & possible));
+        } else {
+            self.certain.resize(self.possible.len(), 0);
         }
-        let can_match = !is_narrowed || self.possible.iter().any(|word| *word != 0);
-        for index in &program.open_features {
-            if self.outputs[*index as usize] != PENDING {
+        let can_match = self.possible.iter().any(|word| *word != 0);
+        for open in &program.open_features {
+            if self.outputs[open.feature as usize] != PENDING {
                 continue;
             }
-            let feature = &program.features[*index as usize];
-            let winner = if can_match { self.winner(feature) } else { None };
-            let state = &program.states[winner.unwrap_or(feature.state) as usize];
+            let winner = if can_match { self.winner(open) } else { None };
+            let state = &program.states[winner.unwrap_or(open.state) as usize];
             match (state.split, self.identity) {
-                (Some(split), Some(_)) => self.splits.push((*index, split)),
-                _ => self.outputs[*index as usize] = state.output,
+                (Some(split), Some(_)) => self.splits.push((open.feature, split)),
+                _ => self.put(open.feature, state.output),
             }
         }
         self.settle_splits();
     }
 
+    #[inline]
+    fn put(&mut self, feature: u32, output: u32) {
+        self.outputs[feature as usize] = output;
+        if output != self.program.first_output + feature {
+            set(self.changed, feature);
+        }
+    }
+
     /// The variants of all features that have some, several hashes at once.
     fn settle_splits(&mut self) {
-        let program = self.program;
-        for splits in self.splits.chunks(LANES) {
+        let (program, splits) = (self.program, std::mem::take(self.splits));
+        for splits in splits.chunks(LANES) {
             let mut keys = [""; LANES];
             for (key, (_, split)) in keys.iter_mut().zip(splits) {
                 *key = &program.splits[*split as usize].key;
             }
             let hashes = hash_each(&keys[..splits.len()], &self.values.identity_key);
-            for ((index, split), hash) in splits.iter().zip(hashes) {
-                self.outputs[*index as usize] = program.splits[*split as usize].output(hash);
+            for ((feature, split), hash) in splits.iter().zip(hashes) {
+                self.put(*feature, program.splits[*split as usize].output(hash));
             }
         }
+        *self.splits = splits;
     }
 
     /// The best override whose segment matches.
-    fn winner(&mut self, feature: &Feature) -> Option<u32> {
-        let candidates = feature.candidates.of(&self.program.candidates);
-        if !feature.ranks.is_empty() && !self.possible.is_empty() {
+    #[inline]
+    fn winner(&mut self, open: &OpenFeature) -> Option<u32> {
+        let program = self.program;
+        let candidates = open.candidates.of(&program.candidates);
+        if candidates.len() > CANDIDATES_WALKED_MAX {
+            let feature = &program.features[open.feature as usize];
             let left =
                 self.possible.iter().zip(&feature.segments).map(|(a, b)| (a & b).count_ones()).sum::<u32>();
             // The first that is left comes after about `candidates / left` steps; beside that, few
             // segments are sooner walked themselves.
             let left = left as usize;
-            if left * left * LEFT_COST < candidates.len() {
+            if !feature.ranks.is_empty() && left * left * LEFT_COST < candidates.len() {
                 return self.winner_of_left(feature);
             }
         }
-        for candidate in candidates {
-            // Most are ruled out by their bit: without a call.
-            let word = self.possible.get(candidate.segment as usize / 64).copied().unwrap_or(u64::MAX);
-            if word >> (candidate.segment % 64) & 1 == 1 && self.matches(candidate.segment) {
-                return Some(candidate.state);
-            }
-        }
-        None
+        let winner = candidates.iter().find(|candidate| self.matches(candidate.segment));
+        winner.map(|winner| winner.state)
     }
 
     fn winner_of_left(&mut self, feature: &Feature) -> Option<u32> {
@@ -214,25 +248,25 @@ impl<'r> Run<'r> {
         candidates.get(best as usize).map(|candidate| candidate.state)
     }
 
+    /// Most segments are ruled out or in by their bit, without a call.
     #[inline]
     fn matches(&mut self, segment: u32) -> bool {
+        let (word, bit) = (segment as usize / 64, 1 << (segment % 64));
+        if self.certain[word] & bit != 0 {
+            return true;
+        }
+        self.possible[word] & bit != 0 && self.ask(segment)
+    }
+
+    /// Asks a segment, once.
+    #[inline(never)]
+    fn ask(&mut self, segment: u32) -> bool {
+        let (word, bit) = (segment as usize / 64, 1 << (segment % 64));
         let compiled = self.program.segments[segment as usize];
-        let node = if self.possible.is_empty() {
-            compiled.rule
-        } else if self.possible[segment as usize / 64] >> (segment % 64) & 1 == 0 {
-            return false;
-        } else {
-            compiled.rest
-        };
-        if let Node::Constant(answer) = node {
-            return answer;
-        }
-        if let Some(answer) = self.segments.of(segment, self.epoch) {
-            return answer;
-        }
-        let answer = self.node(node);
-        self.segments.put(segment, self.epoch, answer);
-        answer
+        let matches = self.node(if self.is_narrowed { compiled.rest } else { compiled.rule });
+        let known = if matches { &mut *self.certain } else { &mut *self.possible };
+        known[word] ^= bit;
+        matches
     }
 
     fn node(&mut self, node: Node) -> bool {

@@ -10,12 +10,10 @@ use crate::snapshot::rule::{Comparison, Members, Operand, OperandText, Test};
 
 /// Whether `value` passes `test`. `buffer` is room for Python's `str()` of the value.
 pub fn holds(test: &Test, value: &Value<'_>, buffer: &mut String) -> bool {
-    if *value == Value::Unreadable {
-        return false;
-    }
     match test {
-        Test::IsNotSet => *value == Value::Null,
-        _ if *value == Value::Null => false,
+        _ if matches!(value, Value::Unreadable) => false,
+        Test::IsNotSet => matches!(value, Value::Null),
+        _ if matches!(value, Value::Null) => false,
         Test::Never => false,
         Test::IsSet => true,
         Test::Compare(comparison, operand) => compare(*comparison, operand, value),

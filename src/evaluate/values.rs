@@ -40,19 +40,25 @@ pub struct Values {
 }
 
 impl Values {
+    /// Makes the identity's key; `key` stands for it if it is given.
+    pub fn begin(&mut self, program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>) {
+        self.identity_key.clear();
+        match (identity, key) {
+            (None, _) => {}
+            (Some(_), Some(key)) => self.identity_key.push_str(key),
+            (Some(identity), None) => {
+                self.identity_key.push_str(&program.identity_key_prefix);
+                self.identity_key.push_str(identity.identifier);
+            }
+        }
+    }
+
     /// Finds every value that `identity` has for the program's slots.
-    pub fn fill(&mut self, program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>) {
+    pub fn fill(&mut self, program: &Program, identity: Option<&Identity<'_>>) {
         self.held.clear();
         self.held.resize(program.slots.len(), Held::Unset);
         self.bigs.clear();
-        self.identity_key.clear();
         let Some(identity) = identity else { return };
-        if let Some(key) = key {
-            self.identity_key.push_str(key);
-        } else {
-            self.identity_key.push_str(&program.identity_key_prefix);
-            self.identity_key.push_str(identity.identifier);
-        }
         if !program.slots_by_trait.is_empty() {
             for (index, sent) in identity.traits.iter().enumerate() {
                 if let Some(slot) = program.slots_by_trait.get(sent.key) {

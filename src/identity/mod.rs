@@ -1,12 +1,14 @@
 //! Who asks: from the body or the query of a request to an [`Identity`].
 //!
 //! In: the bytes of a body, changed in place, or of a query. Out: an identity that borrows from
-//! them, or a [`Refusal`] that is ready to be sent. Two ways through: plain input goes through
-//! simd-json with buffers that are kept, and allocates nothing; whatever it refuses or cannot
-//! hold (and every error) is read again by `python_json` and judged by `detail`, which answer
-//! as Python's `json.loads` and pydantic do (wire.md 2.6).
-//! Invariant: both ways give the same identity for the same body. Only this file names simd-json.
+//! them, or a [`Refusal`] that is ready to be sent. Three ways through, each for what the one before
+//! leaves: `direct` reads what SDKs write; simd-json, with buffers that are kept, any other plain
+//! JSON; what that refuses or cannot hold (and every error) is read by `python_json` and judged by
+//! `detail`, which answer as Python's `json.loads` and pydantic do (wire.md 2.6).
+//! Invariant: all ways give the same identity for the same body; the first two allocate nothing.
+//! Only this file names simd-json.
 pub mod detail;
+mod direct;
 pub mod python_json;
 pub mod query;
 pub mod transient;
@@ -31,6 +33,14 @@ pub enum Refusal {
 impl Refusal {
     /// The body of a 400.
     pub const UNREADABLE: &'static [u8] = br#"{"detail":"There was an error parsing the body"}"#;
+}
+
+/// An identity that was sent in a body.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    pub identity: Identity<'a>,
+    /// The traits as JSON, without the brackets, if they came just as they are echoed.
+    pub echo: Option<&'a str>,
 }
 
 /// Reads identities, with room that is kept from request to request.
@@ -66,19 +76,29 @@ impl Reader {
         &mut self,
         body: &mut [u8],
         content_type: Option<&[u8]>,
-        then: impl FnOnce(Result<Identity<'_>, Refusal>) -> R,
+        then: impl FnOnce(Result<Sent<'_>, Refusal>) -> R,
     ) -> R {
+        let is_json = is_json(content_type);
+        let mut traits = recycle(std::mem::take(&mut self.traits));
+        let text = std::str::from_utf8(body).ok().filter(|_| is_json);
+        if let Some(direct) = text.and_then(|text| direct::read(text, &mut traits)) {
+            let identity = Identity { identifier: direct.identifier, traits: &traits };
+            let result = then(Ok(Sent { identity, echo: direct.echo }));
+            self.traits = recycle(traits);
+            return result;
+        }
         self.original.clear();
         self.original.extend_from_slice(body);
+        let mut traits = recycle(traits);
         let mut tape = std::mem::replace(&mut self.tape, Tape(Vec::new())).reset();
-        let mut traits = recycle(std::mem::take(&mut self.traits));
-        let plain = is_json(content_type)
-            && !body.is_empty()
-            && simd_json::fill_tape(body, &mut self.buffers, &mut tape).is_ok();
+        let plain =
+            is_json && !body.is_empty() && simd_json::fill_tape(body, &mut self.buffers, &mut tape).is_ok();
         let identifier = if plain { plain_identity(&tape.0, &mut traits) } else { None };
         let result = match identifier {
-            Some(identifier) => then(Ok(Identity { identifier, traits: &traits })),
-            None => slow(&self.original, content_type, then),
+            Some(identifier) => {
+                then(Ok(Sent { identity: Identity { identifier, traits: &traits }, echo: None }))
+            }
+            None => slow(&self.original, is_json, then),
         };
         self.tape = tape.reset();
         self.traits = recycle(traits);
@@ -87,12 +107,8 @@ impl Reader {
 }
 
 /// The careful way: see `detail`.
-fn slow<R>(
-    original: &[u8],
-    content_type: Option<&[u8]>,
-    then: impl FnOnce(Result<Identity<'_>, Refusal>) -> R,
-) -> R {
-    let body = match detail::body_value(original, is_json(content_type)) {
+fn slow<R>(original: &[u8], is_json: bool, then: impl FnOnce(Result<Sent<'_>, Refusal>) -> R) -> R {
+    let body = match detail::body_value(original, is_json) {
         Ok(body) => body,
         Err(refusal) => return then(Err(refusal)),
     };
@@ -106,7 +122,7 @@ fn slow<R>(
                     &made
                 }
             };
-            then(Ok(Identity { identifier, traits: &asked.traits }))
+            then(Ok(Sent { identity: Identity { identifier, traits: &asked.traits }, echo: None }))
         }
         Err(refusal) => then(Err(refusal)),
     }

@@ -29,20 +29,24 @@ fn echo(identity: &Identity<'_>) -> String {
     let mut out = b"{\"identifier\":".to_vec();
     json::string(identity.identifier, &mut out);
     out.extend_from_slice(b",\"traits\":[");
-    for (index, item) in identity.traits.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        crate::encode::traits::write(item, &mut out);
-    }
+    crate::encode::traits::write_all(identity.traits, &mut out);
     out.extend_from_slice(b"]}");
     String::from_utf8(out).unwrap()
 }
 
+/// As `answer` echoes it; the ready text of the traits says the same as they do.
+fn answered(sent: &Sent<'_>) -> String {
+    let written = echo(&sent.identity);
+    if let Some(ready) = sent.echo {
+        assert!(written.ends_with(&format!("\"traits\":[{ready}]}}")), "{ready} {written}");
+    }
+    written
+}
+
 fn read(reader: &mut Reader, body: &[u8], content_type: Option<&str>) -> (u16, String) {
     let mut body = body.to_vec();
-    reader.read(&mut body, content_type.map(str::as_bytes), |identity| match identity {
-        Ok(identity) => (200, echo(&identity)),
+    reader.read(&mut body, content_type.map(str::as_bytes), |sent| match sent {
+        Ok(sent) => (200, answered(&sent)),
         Err(Refusal::Invalid(body)) => (422, String::from_utf8(body).unwrap()),
         Err(Refusal::Unreadable) => (400, String::from_utf8_lossy(Refusal::UNREADABLE).into_owned()),
     })
@@ -132,16 +136,104 @@ fn the_careful_way_agrees_with_the_plain_one() {
         let Some(identifier) = plain_identity(&tape.0, &mut traits) else { continue };
         plain_ones += 1;
         let plain = echo(&Identity { identifier, traits: &traits });
-        let careful = slow(&case.body, None, |identity| identity.map(|identity| echo(&identity)));
+        let careful = slow(&case.body, true, |sent| sent.map(|sent| answered(&sent)));
         assert_eq!(careful, Ok(plain), "{:.200}", String::from_utf8_lossy(&case.body));
     }
     assert!(plain_ones > 300, "{plain_ones}");
 }
 
+/// The direct way's answer, if it takes the body.
+fn direct(body: &str) -> Option<(String, bool)> {
+    let mut traits = Vec::new();
+    let direct = direct::read(body, &mut traits)?;
+    let identity = Identity { identifier: direct.identifier, traits: &traits };
+    Some((answered(&Sent { identity, echo: direct.echo }), direct.echo.is_some()))
+}
+
+#[test]
+fn the_careful_way_agrees_with_the_direct_one() {
+    let (mut direct_ones, mut echoed) = (0, 0);
+    for case in recorded() {
+        let Ok(body) = std::str::from_utf8(&case.body) else { continue };
+        let Some((answer, is_echo)) = direct(body) else { continue };
+        direct_ones += 1;
+        echoed += usize::from(is_echo);
+        let careful = slow(&case.body, true, |sent| sent.map(|sent| answered(&sent)));
+        assert_eq!(careful, Ok(answer), "{body:.200}");
+    }
+    assert!(direct_ones > 150 && echoed > 25, "{direct_ones} {echoed}");
+}
+
+#[test]
+fn what_sdks_write_is_read_directly() {
+    let traits = r#"{"trait_key":"a","trait_value":1},{"trait_key":"é","trait_value":"x y"},{"trait_key":"c","trait_value":-12.5},{"trait_key":"d","trait_value":null},{"trait_key":"e","trait_value":1000000.0}"#;
+    for (traits, is_echo) in [
+        (traits.to_owned(), true),
+        (String::new(), true),
+        (traits.replace(',', ", "), false),
+        (traits.replace(':', ": "), false),
+        (traits.replace('}', ",\"transient\":true}"), false),
+        (traits.replace("12.5", "12.50"), false),
+        (traits.replace("12.5", "0.001"), false),
+        (traits.replace("12.5", "1234567890.123456"), false),
+        (traits.replace("12.5", "1234567890.12345"), true),
+    ] {
+        for body in [
+            format!(r#"{{"identifier":"u","traits":[{traits}]}}"#),
+            format!(r#"{{"identifier":"u","traits":[{traits}],"transient":false}}"#),
+            format!("{{\"traits\" : [{traits}] ,\n \"identifier\": \"u\" }}\n"),
+        ] {
+            let (answer, echoed) = direct(&body).expect(&body);
+            assert_eq!(echoed, is_echo, "{body}");
+            let careful = slow(body.as_bytes(), true, |sent| sent.map(|sent| answered(&sent)));
+            assert_eq!(careful, Ok(answer), "{body}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_plain_is_left_to_the_other_ways() {
+    for (from, to) in [
+        ("\"u\"", "\"\""),
+        ("\"u\"", "\"\\u0075\""),
+        ("\"u\"", "\"\n\""),
+        ("\"u\"", "null"),
+        ("\"k\"", "7"),
+        (":1", ":01"),
+        (":1", ":-0"),
+        (":1", ":1e3"),
+        (":1", ":1.5E3"),
+        (":1", ":1."),
+        (":1", ":.5"),
+        (":1", ":+1"),
+        (":1", ":-"),
+        (":1", ":NaN"),
+        (":1", ":1234567890123456789"),
+        (":1", ":[1]"),
+        (":1", ":{}"),
+        (":1", ":1,"),
+        (":1", ":1,\"trait_value\":2"),
+        (":1", ":tru"),
+        ("[{", "[,{"),
+        ("}]", "},]"),
+        ("}]", "}"),
+        ("]}", "]"),
+        ("]}", "],}"),
+        ("]}", "]}x"),
+        ("]}", "],\"traits\":[]}"),
+        ("]}", "],\"identifier\":\"v\"}"),
+    ] {
+        let body = r#"{"identifier":"u","traits":[{"trait_key":"k","trait_value":1}]}"#;
+        assert!(direct(body).is_some() && body.contains(from));
+        let body = body.replace(from, to);
+        assert!(direct(&body).is_none(), "{body}");
+    }
+}
+
 #[test]
 fn plain_bodies_reuse_their_room() {
     let mut reader = Reader::default();
-    let body = br#"{"identifier":"u","traits":[{"trait_key":"a","trait_value":1},{"trait_key":"b","trait_value":"x"}]}"#;
+    let body = br#"{"identifier":"u","traits":[{"trait_key":"a","trait_value":1},{"trait_key":"b","trait_value":"\n"}]}"#;
     read(&mut reader, body, None);
     let (room, nodes) = (reader.traits.capacity(), reader.tape.0.capacity());
     let place = reader.traits.as_ptr();

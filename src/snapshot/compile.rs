@@ -184,8 +184,8 @@ impl Flags {
         let mut body = vec![b'['];
         let mut places = Vec::with_capacity(outputs.len());
         for output in outputs {
-            let output = &program.outputs[(output & !crate::evaluate::run::CYCLIC) as usize];
-            if role == Role::Client && output.client.is_empty() {
+            let index = (output & !crate::evaluate::run::CYCLIC) as usize;
+            if role == Role::Client && program.client[index].is_empty() {
                 places.push(Children::EMPTY);
                 continue;
             }
@@ -194,8 +194,8 @@ impl Flags {
             }
             let from = offset(body.len());
             // Without `variant` and `reason` (differences.md 17 speaks of identities alone).
-            let to = output.variant as usize - ",\"variant\":".len();
-            body.extend_from_slice(&program.bytes[output.server.from as usize..to]);
+            let to = program.outputs[index].variant as usize - ",\"variant\":".len();
+            body.extend_from_slice(&program.bytes[program.server[index].from as usize..to]);
             body.push(b'}');
             places.push(Children { from, to: offset(body.len()) });
         }

@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 
 use hashbrown::HashMap;
 
-use super::rule::{Comparison, Condition, Node, OperandText, Program, State, Test, offset};
+use super::rule::{Comparison, Condition, Node, OperandText, Origin, Program, State, Test, offset};
 use crate::evaluate::semver::{self, Release};
 use crate::evaluate::value::Integer;
 use crate::limits::{LOOKUP_ITEMS_MAX, LOOKUP_WORDS_MAX};
@@ -23,8 +23,12 @@ pub struct Lookups {
     /// All sets, one after the other.
     masks: Vec<u64>,
     pub slots: Vec<Lookup>,
+    /// The trait that alone fills the first of `slots`.
+    pub first_trait: Option<Box<str>>,
     /// Conditions that no table answers: asked once each, while a segment that needs them is left.
-    pub screens: Vec<Screen>,
+    pub screened: Vec<Screened>,
+    /// As bits: the segments of which nothing is left to ask.
+    pub sure: Vec<u64>,
 }
 
 /// The segments that are left by each value of a slot. Numbers are places of sets in `masks`.
@@ -56,6 +60,13 @@ pub struct Versions {
 pub struct Ranges<K> {
     operands: Box<[K]>,
     masks_from: u32,
+}
+
+/// The conditions on one slot that are asked.
+#[derive(Debug)]
+pub struct Screened {
+    pub slot: u32,
+    pub screens: Vec<Screen>,
 }
 
 /// A condition and the segments that cannot match without it.
@@ -136,6 +147,11 @@ pub fn build(program: &mut Program) {
     }
     builder.lookups.masks.shrink_to_fit();
     program.lookups = builder.lookups;
+    program.lookups.first_trait = program.lookups.slots.first().and_then(|first| {
+        let is_trait = matches!(program.slots[first.slot as usize], Origin::Trait);
+        let name = program.slots_by_trait.iter().find(|(_, slot)| **slot == first.slot);
+        name.filter(|_| is_trait).map(|(name, _)| name.clone())
+    });
     for number in 0..program.segments.len() {
         let rule = program.segments[number].rule;
         let left: Vec<Node> = conjuncts(rule, &program.children)
@@ -152,6 +168,12 @@ pub fn build(program: &mut Program) {
             }
         };
     }
+    program.lookups.sure = vec![0; program.segments.len().div_ceil(64)];
+    for (number, segment) in program.segments.iter().enumerate() {
+        if segment.rest == Node::Constant(true) {
+            set(&mut program.lookups.sure, offset(number));
+        }
+    }
 }
 
 /// What must all hold for a segment to match.
@@ -165,12 +187,13 @@ fn conjuncts(rule: Node, children: &[Node]) -> Vec<Node> {
 struct Builder {
     lookups: Lookups,
     segments: usize,
+    screens: usize,
 }
 
 impl Builder {
     fn new(segments: usize) -> Self {
         let words = segments.div_ceil(64);
-        Self { lookups: Lookups { words, ..Lookups::default() }, segments }
+        Self { lookups: Lookups { words, ..Lookups::default() }, segments, screens: 0 }
     }
 
     /// Tables for one slot; what they cannot answer becomes screens, or stays in the rest.
@@ -183,15 +206,25 @@ impl Builder {
             self.lookups.slots.push(lookup);
             tabled.iter().for_each(|asked| answered[asked.index as usize] = true);
         }
+        let mut screens = Vec::new();
         for asked in screened {
-            // A pattern or a split costs more than a look at the features that need it.
-            let is_dear = matches!(asked.condition.test, Test::Regex(_) | Test::Split { .. });
-            if !is_dear && (self.lookups.screens.len() + 1) * self.lookups.words <= LOOKUP_WORDS_MAX {
+            // A pattern that back-tracks or a split costs more than a look at the features that need it.
+            let is_dear = match &asked.condition.test {
+                Test::Regex(pattern) => !pattern.is_cheap(),
+                Test::Split { .. } => true,
+                _ => false,
+            };
+            if !is_dear && (self.screens + 1) * self.lookups.words <= LOOKUP_WORDS_MAX {
                 let needed_by =
                     self.push(|mask| asked.segments.iter().for_each(|segment| set(mask, *segment)));
-                self.lookups.screens.push(Screen { condition: asked.index, needed_by });
+                screens.push(Screen { condition: asked.index, needed_by });
                 answered[asked.index as usize] = true;
+                self.screens += 1;
             }
+        }
+        if !screens.is_empty() {
+            screens.shrink_to_fit();
+            self.lookups.screened.push(Screened { slot, screens });
         }
     }
 

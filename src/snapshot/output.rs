@@ -31,6 +31,9 @@ pub enum Reason<'a> {
 pub struct Outputs<'a> {
     pub bytes: Vec<u8>,
     pub outputs: Vec<Output>,
+    /// By output, as [`super::rule::Program::server`] and `client`.
+    pub server: Vec<Children>,
+    pub client: Vec<Children>,
     /// Filled only if conditions read flags.
     pub facts: Option<Vec<Fact>>,
     kinds: HashMap<&'a str, &'a str, State>,
@@ -53,6 +56,8 @@ impl<'a> Outputs<'a> {
         Self {
             bytes: Vec::new(),
             outputs: Vec::new(),
+            server: Vec::new(),
+            client: Vec::new(),
             facts: with_facts.then(Vec::new),
             kinds: document.features.iter().map(|state| (state.feature.id, state.kind)).collect(),
             server_only: document.server_key_only_feature_ids.iter().copied().collect(),
@@ -104,7 +109,9 @@ impl<'a> Outputs<'a> {
             (false, true) => Children { from, to: cut },
             (false, false) => server,
         };
-        self.outputs.push(Output { server, client, client_is_cut, enabled, value, variant, reason });
+        self.server.push(server);
+        self.client.push(client);
+        self.outputs.push(Output { client_is_cut, enabled, value, variant, reason });
         if let Some(facts) = &mut self.facts {
             facts.push(parts.fact());
         }
@@ -113,22 +120,24 @@ impl<'a> Outputs<'a> {
 
     /// Writes the client forms of the small outputs from `from` on, side by side as well.
     pub fn write_client_forms(&mut self, from: usize) {
-        for output in &mut self.outputs[from..] {
-            if !output.client_is_cut || output.client.len() > CLIENT_COPY_BYTES_MAX {
+        for (output, client) in self.outputs.iter_mut().zip(&mut self.client).skip(from) {
+            if !output.client_is_cut || client.len() > CLIENT_COPY_BYTES_MAX {
                 continue;
             }
             let start = offset(self.bytes.len());
-            self.bytes.extend_from_within(output.client.from as usize..output.client.to as usize);
+            self.bytes.extend_from_within(client.from as usize..client.to as usize);
             self.bytes.extend_from_slice(b"\"},");
-            output.client = Children { from: start, to: offset(self.bytes.len()) };
+            *client = Children { from: start, to: offset(self.bytes.len()) };
             output.client_is_cut = false;
         }
     }
 
     /// Forgets the last output, which is no more than a repetition of another.
     pub fn take_back(&mut self) {
-        if let Some(output) = self.outputs.pop() {
-            self.bytes.truncate(output.server.from as usize);
+        self.outputs.pop();
+        self.client.pop();
+        if let Some(server) = self.server.pop() {
+            self.bytes.truncate(server.from as usize);
         }
         if let Some(facts) = &mut self.facts {
             facts.pop();

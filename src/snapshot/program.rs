@@ -13,8 +13,8 @@ use super::lookup;
 use super::output::{Outputs, Parts, Reason, weight_text};
 use super::raw::is_number;
 use super::rule::{
-    Candidate, Children, Feature, FlagFacts, Node, Overrides, PENDING, Program, Segment, Share, Split, State,
-    offset,
+    CANDIDATES_WALKED_MAX, Candidate, Children, Feature, FlagFacts, Node, OpenFeature, Overrides, PENDING,
+    Program, Segment, Share, Split, State, offset,
 };
 use super::{CompileError, Warning, rule, rules::Rules};
 
@@ -45,6 +45,14 @@ pub fn build(document: &Document<'_>) -> Result<(Program, Vec<Warning>), Compile
     program.bytes = std::mem::take(&mut builder.outputs.bytes);
     program.bytes.shrink_to_fit();
     program.outputs = std::mem::take(&mut builder.outputs.outputs);
+    program.server = std::mem::take(&mut builder.outputs.server);
+    program.client = std::mem::take(&mut builder.outputs.client);
+    program.outputs.shrink_to_fit();
+    program.server.shrink_to_fit();
+    program.client.shrink_to_fit();
+    let own = program.first_output as usize..program.first_output as usize + features.len();
+    program.client_differs = program.server[own.clone()] != program.client[own]
+        || program.outputs.iter().any(|output| output.client_is_cut);
     program.features_by_name = builder.by_name.iter().map(|(name, index)| ((*name).into(), *index)).collect();
     if reads_flags {
         program.flags = Some(FlagFacts {
@@ -90,9 +98,6 @@ fn unique_segments(document: &Document<'_>) -> Vec<usize> {
     }
     unique
 }
-
-/// Features with more candidates than this find those that are left by their segments.
-const CANDIDATES_WALKED_MAX: usize = 32;
 
 /// An override on its way to its feature's list.
 struct Contender {
@@ -144,7 +149,7 @@ impl<'d, 'a> Builder<'d, 'a> {
                 };
                 let output = self.outputs.write(&parts)?;
                 let outputs = &self.outputs;
-                let bytes = |output: u32| outputs.outputs[output as usize].server.of(&outputs.bytes);
+                let bytes = |output: u32| outputs.server[output as usize].of(&outputs.bytes);
                 let hash = |output: &u32| std::hash::BuildHasher::hash_one(&hasher, bytes(*output));
                 let found = known.find(hash(&output), |held| bytes(*held) == bytes(output)).copied();
                 if let Some(held) = found {
@@ -174,6 +179,7 @@ impl<'d, 'a> Builder<'d, 'a> {
             }
         }
         let from = self.outputs.outputs.len();
+        self.program.first_output = offset(from);
         for (index, state) in features.iter().enumerate() {
             let is_targeted = self.targeted.contains(&*state.feature.name);
             let reason = if is_targeted { Reason::Default } else { Reason::Static };
@@ -320,6 +326,7 @@ impl<'d, 'a> Builder<'d, 'a> {
             a.feature.cmp(&b.feature).then_with(|| Priority::compare(a.priority, b.priority))
         });
         let program = &mut self.program;
+        program.changed_at_start = vec![0; program.features.len().div_ceil(64)];
         let mut rest = contenders.iter().peekable();
         for (index, feature) in program.features.iter_mut().enumerate() {
             let from = offset(program.candidates.len());
@@ -351,11 +358,15 @@ impl<'d, 'a> Builder<'d, 'a> {
                 feature.ranks = by_segment.into_boxed_slice();
                 feature.segments = segments.into_boxed_slice();
             }
-            let state = &program.states[feature.state as usize];
+            let feature_state = feature.state;
+            let state = &program.states[feature_state as usize];
             let is_open = keeps_all || from < to || state.split.is_some();
             program.outputs_at_start.push(if is_open { PENDING } else { state.output });
             if is_open {
-                program.open_features.push(offset(index));
+                let (feature, candidates) = (offset(index), feature.candidates);
+                program.open_features.push(OpenFeature { feature, state: feature_state, candidates });
+            } else if state.output != program.first_output + offset(index) {
+                program.changed_at_start[index / 64] |= 1 << (index % 64);
             }
         }
     }

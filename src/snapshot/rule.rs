@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 
 use hashbrown::{HashMap, HashSet, HashTable};
 
+use super::Role;
 use super::lookup::Lookups;
 use crate::evaluate::jsonpath::{FlagMember, Query, Tree};
 use crate::evaluate::pattern::Pattern;
@@ -161,6 +162,9 @@ pub struct Candidate {
     pub state: u32,
 }
 
+/// Features with more candidates than this may find those that are left by their segments.
+pub const CANDIDATES_WALKED_MAX: usize = 32;
+
 /// A feature of the environment.
 #[derive(Clone, Debug)]
 pub struct Feature {
@@ -171,6 +175,15 @@ pub struct Feature {
     /// If it has many candidates: their segments as bits, and by segment its best candidate.
     pub segments: Box<[u64]>,
     pub ranks: Box<[u32]>,
+}
+
+/// A feature whose state depends on who asks: what an evaluation reads of it.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenFeature {
+    pub feature: u32,
+    /// As the feature's.
+    pub state: u32,
+    pub candidates: Children,
 }
 
 /// The state of a feature: which output it gives.
@@ -201,17 +214,15 @@ pub struct Share {
     pub output: u32,
 }
 
-/// A flag's JSON as identities see it, in [`Program::bytes`]: an object and the comma behind it.
+/// The parts of a flag's JSON; where it lies is kept apart, in [`Program::server`], because answers
+/// read no more than that.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
-    /// For server keys.
-    pub server: Children,
-    /// For client keys; empty if they may not see it.
-    pub client: Children,
-    /// `client` ends inside the reason: a quote, a brace and a comma follow (differences.md 17).
+    /// What client keys see ends inside the reason: a quote, a brace and a comma follow
+    /// (differences.md 17).
     pub client_is_cut: bool,
-    /// Where in `server` the parts start: `enabled`'s value, `feature_state_value`'s, `variant`'s and
-    /// `reason`'s. Each ends where the next member's name starts.
+    /// Where the parts start: `enabled`'s value, `feature_state_value`'s, `variant`'s and `reason`'s.
+    /// Each ends where the next member's name starts.
     pub enabled: u32,
     pub value: u32,
     pub variant: u32,
@@ -237,13 +248,24 @@ pub struct Program {
     pub features: Vec<Feature>,
     pub features_by_name: HashMap<Box<str>, u32, State>,
     pub candidates: Vec<Candidate>,
-    /// Features whose state depends on the identity.
-    pub open_features: Vec<u32>,
+    /// In document order.
+    pub open_features: Vec<OpenFeature>,
     /// One output per feature, [`PENDING`] where it depends on the identity.
     pub outputs_at_start: Vec<u32>,
+    /// As bits: the features whose output at the start is not the first they have.
+    pub changed_at_start: Vec<u64>,
+    /// The features' own outputs follow each other from this one on, and so do their bytes: what no
+    /// request changes is copied at once.
+    pub first_output: u32,
     pub states: Vec<FeatureState>,
     pub splits: Vec<Split>,
     pub outputs: Vec<Output>,
+    /// By output its JSON in `bytes` as identities see it, an object and the comma behind it: with a
+    /// server key and with a client key, where it is empty if they may not see it.
+    pub server: Vec<Children>,
+    pub client: Vec<Children>,
+    /// Not every feature's own output is the same for both, or an output is cut for client keys.
+    pub client_differs: bool,
     pub bytes: Vec<u8>,
     pub overrides: Overrides,
     /// `Some` if a condition reads a flag: then Python's order of evaluation is replayed.
@@ -325,6 +347,14 @@ impl Program {
     /// The index of the feature of this name.
     pub fn feature(&self, name: &str) -> Option<usize> {
         self.features_by_name.get(name).map(|index| *index as usize)
+    }
+
+    /// By output its JSON for that role.
+    pub fn json(&self, role: Role) -> &[Children] {
+        match role {
+            Role::Server => &self.server,
+            Role::Client => &self.client,
+        }
     }
 }
 

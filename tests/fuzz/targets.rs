@@ -60,9 +60,9 @@ pub fn identity(data: &[u8]) {
         },
     };
     let mut body = data.to_vec();
-    let quick = Reader::default().read(&mut body, Some(b"application/json"), |identity| match identity {
+    let quick = Reader::default().read(&mut body, Some(b"application/json"), |sent| match sent {
         Err(refusal) => Err(format!("{refusal:?}")),
-        Ok(identity) => Ok((identity.identifier.to_owned(), format!("{:?}", identity.traits))),
+        Ok(sent) => Ok((sent.identity.identifier.to_owned(), format!("{:?}", sent.identity.traits))),
     });
     match (careful, quick) {
         (Ok((identifier, traits)), Ok((_, found))) if identifier.is_empty() => assert_eq!(traits, found),

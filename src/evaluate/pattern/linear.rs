@@ -3,28 +3,37 @@
 //! In: a [`Node`]. Out: an automaton, or nothing where the pattern needs back-tracking: groups that
 //! are referred to, look-around, atomic parts, a `$` that something may follow.
 //! Invariant: only whether there is a match is asked, so lazy and greedy are alike here.
+use regex_automata::dfa::{Automaton as _, StartKind, dense};
 use regex_automata::meta::{BuildError, Config, Regex};
+use regex_automata::nfa::thompson::{NFA, WhichCaptures};
 use regex_automata::{Anchored, Input};
 use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, Look, Repetition};
 
 use super::set::Set;
 use super::syntax::{Greed, Node, Place, REPEAT_MAX};
-use crate::limits::PATTERN_AUTOMATON_BYTES_MAX;
+use crate::limits::{PATTERN_AUTOMATON_BYTES_MAX, PATTERN_TABLE_BYTES_MAX};
 
 /// A compiled automaton.
 #[derive(Clone, Debug)]
 pub struct Linear {
+    /// Makes its states as texts need them.
     regex: Regex,
+    /// The same for ASCII text, if it is small: every state by every byte, one step for each byte.
+    ascii: Option<Box<Table>>,
     /// A word boundary is in it: it knows those of ASCII text alone.
     ascii_only: bool,
 }
 
+type Table = dense::DFA<Vec<u32>>;
+
 impl Linear {
     pub fn new(node: &Node) -> Option<Self> {
-        let mut translation = Translation { has_boundary: false };
+        let mut translation = Translation::default();
         let hir = translation.hir(node, true)?;
         let regex = build(&hir).ok()?;
-        Some(Self { regex, ascii_only: translation.has_boundary })
+        let ascii = Translation { ascii: true, ..Translation::default() }.hir(node, true);
+        let ascii = ascii.and_then(|hir| table(&hir)).map(Box::new);
+        Some(Self { regex, ascii, ascii_only: translation.has_boundary })
     }
 
     /// Whether each answer for `text` is right: with a word boundary only for ASCII, and Python has
@@ -38,9 +47,31 @@ impl Linear {
         !self.ascii_only
     }
 
-    pub fn is_match(&self, text: &str) -> bool {
-        self.regex.is_match(Input::new(text).anchored(Anchored::Yes))
+    /// Whether a step for each byte is all that ASCII text costs.
+    pub fn is_cheap(&self) -> bool {
+        self.ascii.is_some()
     }
+
+    pub fn is_match(&self, text: &str) -> bool {
+        let input = Input::new(text).anchored(Anchored::Yes).earliest(true);
+        match &self.ascii {
+            // It fails only for what it was not built for: other words' boundaries, no anchor.
+            Some(table) if text.is_ascii() => table.try_search_fwd(&input).is_ok_and(|found| found.is_some()),
+            _ => self.regex.is_match(input),
+        }
+    }
+}
+
+/// The table of a pattern, if it is small.
+fn table(hir: &Hir) -> Option<Table> {
+    let config =
+        NFA::config().nfa_size_limit(Some(PATTERN_TABLE_BYTES_MAX)).which_captures(WhichCaptures::None);
+    let nfa = NFA::compiler().configure(config).build_from_hir(hir).ok()?;
+    let config = dense::Config::new()
+        .start_kind(StartKind::Anchored)
+        .dfa_size_limit(Some(PATTERN_TABLE_BYTES_MAX))
+        .determinize_size_limit(Some(PATTERN_TABLE_BYTES_MAX));
+    dense::Builder::new().configure(config).build_from_nfa(&nfa).ok()
 }
 
 fn build(hir: &Hir) -> Result<Regex, Box<BuildError>> {
@@ -48,15 +79,18 @@ fn build(hir: &Hir) -> Result<Regex, Box<BuildError>> {
     Regex::builder().configure(config).build_from_hir(hir).map_err(Box::new)
 }
 
+#[derive(Default)]
 struct Translation {
     has_boundary: bool,
+    /// Other characters do not count.
+    ascii: bool,
 }
 
 impl Translation {
     /// `last`: nothing of the pattern follows, so a `$` may take the line feed it stands before.
     fn hir(&mut self, node: &Node, last: bool) -> Option<Hir> {
         Some(match node {
-            Node::Set(set) => Hir::class(class(set)),
+            Node::Set(set) => Hir::class(class(set, self.ascii)),
             Node::Place(place) => self.place(*place, last)?,
             Node::Sequence(nodes) => {
                 let end = nodes.len().saturating_sub(1);
@@ -102,7 +136,7 @@ impl Translation {
     }
 }
 
-fn class(set: &Set) -> Class {
+fn class(set: &Set, ascii: bool) -> Class {
     let chars = |(first, last): &(u32, u32)| {
         // Surrogates are no characters: a range is cut around them.
         let below = (*first, (*last).min(0xD7FF));
@@ -111,5 +145,9 @@ fn class(set: &Set) -> Class {
             Some(ClassUnicodeRange::new(char::from_u32(first)?, char::from_u32(last)?))
         })
     };
-    Class::Unicode(ClassUnicode::new(set.ranges().iter().flat_map(chars)))
+    let mut class = ClassUnicode::new(set.ranges().iter().flat_map(chars));
+    if ascii {
+        class.intersect(&ClassUnicode::new([ClassUnicodeRange::new('\0', '\x7F')]));
+    }
+    Class::Unicode(class)
 }
