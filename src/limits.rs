@@ -42,6 +42,13 @@ pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Answer buffers a reactor keeps for reuse, and the largest that is kept, bytes.
 pub const SPARE_BUFFERS_MAX: usize = 64;
 pub const SPARE_BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// What the connections of one reactor may hold in request bodies and answers, bytes, however many
+/// they are. Beyond: those that have waited longest for their peers are ended and counted.
+pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Buffers of one connection up to this size are not counted towards it, bytes.
+pub const HELD_BYTES_MIN: usize = 4 * 1024;
+/// Who waits for its peer no longer than this is not ended for what it holds.
+pub const HELD_PATIENCE: Duration = Duration::from_millis(500);
 /// Connections the kernel holds for a listener before they are accepted; `somaxconn` caps it.
 pub const BACKLOG_MAX: i32 = 4096;
 /// Entries of a reactor's submission queue; its completion queue has four times as many.
@@ -192,6 +199,7 @@ pub const FLAG_CHAIN_MAX: usize = 128;
 pub const FLAG_READS_MAX: usize = 10_000;
 
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX, "a target must fit in a head");
+const _: () = assert!(HELD_BYTES_MIN > READ_BYTES_IDLE, "an idle connection is not counted");
 const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "a body without a copy is worth compressing");
 /// Steps of one back-tracking match, about a millisecond's worth. Beyond: no match. Python has no
 /// such bound: a pattern that needs more hangs its process.

@@ -61,6 +61,8 @@ pub struct ReactorMetrics {
     pub connections_refused: Counter,
     /// Ended because the peer did not take its answer.
     pub connections_cut: Counter,
+    /// Ended because all together held too much memory.
+    pub connections_shed: Counter,
     /// Pauses of the accept loop, above all at the descriptor limit.
     pub accept_pauses: Counter,
     /// Access records that found their queue full.
@@ -168,6 +170,7 @@ impl ReactorMetrics {
             connections_closed: Counter::default(),
             connections_refused: Counter::default(),
             connections_cut: Counter::default(),
+            connections_shed: Counter::default(),
             accept_pauses: Counter::default(),
             access_dropped: Counter::default(),
             restarts: Counter::default(),

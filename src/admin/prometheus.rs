@@ -105,7 +105,7 @@ fn durations(text: &mut Text, metrics: &Metrics) {
 
 fn traffic(text: &mut Text, metrics: &Metrics) {
     type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
-    let rows: [Row; 8] = [
+    let rows: [Row; 9] = [
         ("http_received_bytes_total", "counter", "Bytes read from clients.", |r| r.bytes_read.value()),
         ("http_sent_bytes_total", "counter", "Bytes written to clients.", |r| r.bytes_written.value()),
         ("connections_opened_total", "counter", "Connections accepted.", |r| r.connections_opened.value()),
@@ -120,6 +120,12 @@ fn traffic(text: &mut Text, metrics: &Metrics) {
             "counter",
             "Connections ended because the caller did not take its answer within server.timeout_write.",
             |r| r.connections_cut.value(),
+        ),
+        (
+            "connections_shed_total",
+            "counter",
+            "Connections ended because callers that wait held more memory than they may together.",
+            |r| r.connections_shed.value(),
         ),
         (
             "accept_pauses_total",

@@ -73,6 +73,7 @@ fn reactor(index: usize, reactor: &ReactorMetrics) -> Value {
         "connections_opened": reactor.connections_opened.value(),
         "connections_refused": reactor.connections_refused.value(),
         "connections_cut": reactor.connections_cut.value(),
+        "connections_shed": reactor.connections_shed.value(),
         "accept_pauses": reactor.accept_pauses.value(),
         "bytes_read": reactor.bytes_read.value(),
         "bytes_written": reactor.bytes_written.value(),

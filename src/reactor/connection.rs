@@ -102,10 +102,12 @@ impl<T: Transport> Connection<T> {
             // Doubles with a large body, so that few reads bring it in.
             self.buffer.reserve(READ_BYTES_IDLE.max(self.buffer.len()));
         }
+        self.place.hold(self.buffer.capacity());
     }
 
     async fn write(&mut self, mut batch: Batch) -> Result<(), Gone> {
         if !batch.bytes.is_empty() {
+            self.place.hold(self.buffer.capacity() + batch.bytes.capacity());
             batch.bytes = self.write_whole(batch.bytes).await?;
         }
         self.reactor.give_back(batch.bytes);

@@ -60,7 +60,7 @@ pub enum Fault {
     Sweep,
 }
 
-/// How long a peer may take over what.
+/// How long a peer may take over what, and how much memory all may take meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// Between two requests.
@@ -72,6 +72,8 @@ pub struct Times {
     pub linger: Duration,
     /// The whole life of an event stream; zero is without end.
     pub stream: Duration,
+    /// What all connections may hold in bodies and answers.
+    pub held_bytes_max: usize,
     /// Where to panic next.
     #[cfg(test)]
     pub fault: &'static std::sync::atomic::AtomicU8,
@@ -87,6 +89,7 @@ impl Times {
             write: config.server.timeout_write,
             linger: limits::LINGER_TIMEOUT,
             stream: config.sse.max_stream,
+            held_bytes_max: limits::HELD_BYTES_MAX,
             #[cfg(test)]
             fault: Box::leak(Box::default()),
         }

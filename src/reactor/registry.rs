@@ -41,6 +41,8 @@ pub struct Mark {
     /// Of a stream: the tick at which it is nudged if nothing happens before.
     due_tick: Cell<u32>,
     waker: RefCell<Option<Waker>>,
+    /// Buffers beyond the usual ones, bytes.
+    held_bytes: Cell<usize>,
 }
 
 impl Mark {
@@ -123,6 +125,9 @@ pub struct Registry {
     marks: RefCell<Slab<Rc<Mark>>>,
     tick: Cell<u32>,
     times: Cell<Times>,
+    /// The sum over all marks.
+    held_bytes: Cell<usize>,
+    held_bytes_max: usize,
 }
 
 /// A place in the registry, given back when dropped.
@@ -134,6 +139,7 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.reactor.registry.hold(&self.mark, 0);
         self.reactor.registry.marks.borrow_mut().try_remove(self.key);
         self.reactor.metrics.connections_closed.add(1);
     }
@@ -145,6 +151,19 @@ impl Place {
         self.mark.phase.set(phase);
         self.mark.since_tick.set(self.reactor.registry.tick.get());
     }
+
+    /// Notes how large the buffers of this connection are.
+    pub fn hold(&self, bytes: usize) {
+        let bytes = if bytes > limits::HELD_BYTES_MIN { bytes } else { 0 };
+        if bytes == self.mark.held_bytes.get() {
+            return;
+        }
+        let registry = &self.reactor.registry;
+        registry.hold(&self.mark, bytes);
+        if registry.held_bytes.get() > registry.held_bytes_max {
+            self.reactor.metrics.connections_shed.add(registry.shed());
+        }
+    }
 }
 
 /// Ticks that surely cover this time.
@@ -154,7 +173,39 @@ pub fn ticks(time: Duration) -> u32 {
 
 impl Registry {
     pub fn new(times: Times) -> Self {
-        Self { marks: RefCell::default(), tick: Cell::new(0), times: Cell::new(times) }
+        Self {
+            marks: RefCell::default(),
+            tick: Cell::new(0),
+            times: Cell::new(times),
+            held_bytes: Cell::new(0),
+            held_bytes_max: times.held_bytes_max,
+        }
+    }
+
+    fn hold(&self, mark: &Mark, bytes: usize) {
+        let others = self.held_bytes.get() - mark.held_bytes.replace(bytes);
+        self.held_bytes.set(others + bytes);
+    }
+
+    /// Ends those that have waited longest for their peers, until the rest hold no more than they
+    /// may. How many that were. A peer that keeps up is never among them.
+    fn shed(&self) -> u64 {
+        let waited = |mark: &Mark| self.tick.get().wrapping_sub(mark.since_tick.get());
+        let marks = self.marks.borrow();
+        let mut slow: Vec<&Rc<Mark>> = marks.iter().map(|(_, mark)| mark).collect();
+        slow.retain(|mark| mark.held_bytes.get() > 0 && waited(mark) > ticks(limits::HELD_PATIENCE));
+        slow.sort_unstable_by_key(|mark| std::cmp::Reverse(waited(mark)));
+        let mut count = 0;
+        for mark in slow {
+            if self.held_bytes.get() <= self.held_bytes_max {
+                break;
+            }
+            // What it holds is given back within this turn of the loop.
+            self.hold(mark, 0);
+            mark.end();
+            count += 1;
+        }
+        count
     }
 
     pub fn len(&self) -> usize {
@@ -248,6 +299,7 @@ pub fn enter(reactor: &Rc<Reactor>) -> Place {
         nudged: Cell::new(false),
         due_tick: Cell::new(0),
         waker: RefCell::new(None),
+        held_bytes: Cell::new(0),
     });
     reactor.metrics.connections_opened.add(1);
     let key = registry.marks.borrow_mut().insert(mark.clone());
@@ -262,6 +314,10 @@ pub async fn sweep(reactor: Rc<Reactor>) {
         #[cfg(test)]
         reactor.panic_if_asked(super::Fault::Sweep);
         reactor.metrics.connections_cut.add(reactor.registry.tick());
+        // Those that were not slow yet when the bound was met.
+        if reactor.registry.held_bytes.get() > reactor.registry.held_bytes_max {
+            reactor.metrics.connections_shed.add(reactor.registry.shed());
+        }
         reactor.report_counts();
         reactor.metrics.beat(began.elapsed().saturating_sub(limits::SWEEP_INTERVAL));
     }
