@@ -35,10 +35,11 @@ lint: ## Fails on any warning of clippy
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 
 FUZZ_SECONDS ?= 600
+FUZZ_TARGET ?=
 
 .PHONY: fuzz
-fuzz: ## Mutates the corpus of each fuzz target for ten minutes (FUZZ_SECONDS=60, SEED= replays)
-	SEED=$${SEED:-$$(date +%s)} FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --test integration fuzzing:: -- --nocapture
+fuzz: ## Fuzzes each target for ten minutes, led by coverage (FUZZ_SECONDS=60, FUZZ_TARGET=answer, FUZZ_JOBS=2): needs g++
+	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_TARGET)
 
 EVALUATIONS ?= 200000
 

@@ -157,7 +157,7 @@ fn parsed(raw: &str) -> Json {
 
 /// Equal as JSON, and of the same kind of number: `1` is not `1.0`.
 fn same_value(found: &str, expected: &str) -> bool {
-    let is_float = |raw: &str| !raw.starts_with('"') && raw.contains(['.', 'e', 'E']);
+    let is_float = |raw: &str| !raw.starts_with(['"', '[', '{']) && raw.contains(['.', 'e', 'E']);
     found == expected || (parsed(found) == parsed(expected) && is_float(found) == is_float(expected))
 }
 

@@ -186,7 +186,7 @@ impl Context {
         let told = python::run("paths.py", &["context"]);
         let told: Json = serde_json::from_str(&told).expect("the script writes JSON");
         let traits = told["traits"].as_array().expect("a list").clone();
-        Self { tree: jsonpath::Tree::new(&told["document"]), traits }
+        Self { tree: jsonpath::Tree::new(&told["document"].to_string()), traits }
     }
 
     fn traits(&self) -> Vec<Trait<'_>> {

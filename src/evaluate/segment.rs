@@ -18,6 +18,10 @@ pub fn holds(test: &Test, value: &Value<'_>, buffer: &mut String) -> bool {
         Test::IsSet => true,
         Test::Compare(comparison, operand) => compare(*comparison, operand, value),
         Test::Contains(part) => matches!(value, Value::Text(text) if text.contains(&**part)),
+        Test::HasVersionPart(part) => match value {
+            Value::Text(text) => Version::parse(text).is_some_and(|version| version.has_part(part)),
+            _ => false,
+        },
         Test::NotContains(part) => matches!(value, Value::Text(text) if !text.contains(&**part)),
         Test::Regex(pattern) => pattern.is_match(text_of(value, buffer)),
         Test::Modulo { divisor, remainder } =>

@@ -14,6 +14,7 @@ pub struct Version<'a> {
     numbers: [&'a str; 3],
     /// `None`: a release, which comes after each of its pre-releases.
     pre_release: Option<&'a str>,
+    build: Option<&'a str>,
 }
 
 impl<'a> Version<'a> {
@@ -30,7 +31,12 @@ impl<'a> Version<'a> {
         let valid = numbers.iter().all(|number| is_number(number) && number.len() <= INTEGER_DIGITS_MAX)
             && pre_release.is_none_or(|text| text.split('.').all(is_pre_release_identifier))
             && build.is_none_or(|text| text.split('.').all(is_identifier));
-        valid.then_some(Self { numbers, pre_release })
+        valid.then_some(Self { numbers, pre_release, build })
+    }
+
+    /// Whether its pre-release or its build is exactly `text`.
+    pub fn has_part(&self, text: &str) -> bool {
+        self.pre_release == Some(text) || self.build == Some(text)
     }
 }
 

@@ -244,7 +244,10 @@ fn rule_report(rule: &Rule<'_>, segment_key: &str, look: &Look<'_>) -> RuleRepor
 
 fn condition_report(condition: &Condition<'_>, segment_key: &str, look: &Look<'_>) -> ConditionReport {
     let is_split = condition.operator == "PERCENTAGE_SPLIT";
-    let (test, warning) = condition::compile(condition, segment_key);
+    let (test, warning) = match condition.is_nameless {
+        true => (Test::Never, Some("its property_ is no text".to_owned())),
+        false => condition::compile(condition, segment_key),
+    };
     look.value(&condition.property, is_split, |value, refused| {
         let mut buffer = String::new();
         let split_at = match (&test, value) {

@@ -14,7 +14,8 @@ use super::Role;
 use super::document::Document;
 use super::raw::{At, elements, members};
 use super::rule::{Children, Program, offset};
-use super::{program, rules, transcode};
+use super::{program, transcode};
+use crate::evaluate::jsonpath::Tree;
 use crate::evaluate::{Scratch, evaluate_on};
 use crate::limits::{COMPRESS_BEST_BYTES_MAX, COMPRESS_BYTES_MIN};
 
@@ -91,7 +92,7 @@ impl Environment {
         let read = Document::read(&canonical)?;
         let (mut program, warnings) = program::build(&read)?;
         if program.has_queries {
-            program.tree = rules::tree(&canonical);
+            program.tree = Some(Tree::new(&canonical));
         }
         let mut scratch = Scratch::default();
         evaluate_on(&program, None, None, &mut scratch);

@@ -29,9 +29,10 @@ pub fn compile(condition: &Condition<'_>, segment_key: &str) -> (Test, Option<St
         "IS_SET" => return (Test::IsSet, None),
         "IS_NOT_SET" => return (Test::IsNotSet, None),
         "CONTAINS" => {
-            // A version contains nothing (wire.md 5.7).
-            let part = subject(raw).filter(|text| !text.ends_with(SEMVER_SUFFIX));
-            return (part.map_or(Test::Never, |text| Test::Contains(text.into())), None);
+            let Some(text) = subject(raw) else { return (Test::Never, None) };
+            // Python goes through the five parts of a version, of which two are text.
+            let part = text.strip_suffix(SEMVER_SUFFIX).map(|part| Test::HasVersionPart(part.into()));
+            return (part.unwrap_or_else(|| Test::Contains(text.into())), None);
         }
         "NOT_CONTAINS" => {
             return (str_of(raw).map_or(Test::Never, |text| Test::NotContains(text.into())), None);

@@ -118,6 +118,8 @@ pub enum RuleKind {
 pub struct Condition<'a> {
     /// `property_`; empty where it is missing or null.
     pub property: Cow<'a, str>,
+    /// `property_` is no text: Python raises whatever is asked (differences.md 5).
+    pub is_nameless: bool,
     /// Empty where it is no string: no operator.
     pub operator: Cow<'a, str>,
     /// Raw text.
@@ -310,14 +312,15 @@ impl<'a> VariantRank<'a> {
 }
 
 impl Priority {
-    /// `None` where it is null: alone it is no priority, and compared, where Python raises, it is the
-    /// weakest (differences.md 5).
+    /// `None` where it is no number: alone it is as good as none, and compared, where Python raises, it is
+    /// the weakest (differences.md 5).
     fn read(raw: &str, at: &At<'_>) -> Result<Option<Self>, CompileError> {
         let [priority] = members(raw, at, ["priority"])?;
         match required(priority, at, "priority")? {
-            "null" => Ok(None),
+            "true" => Ok(Self::from_raw("1")),
+            "false" => Ok(Self::from_raw("0")),
             raw if is_number(raw) => Ok(Self::from_raw(raw)),
-            raw => Err(at.member("priority").expected("a number", raw)),
+            _ => Ok(None),
         }
     }
 
@@ -386,11 +389,10 @@ impl<'a> Rule<'a> {
 impl<'a> Condition<'a> {
     fn read(raw: &'a str, at: &At<'_>) -> Result<Self, CompileError> {
         let [property, operator, value] = members(raw, at, ["property_", "operator", "value"])?;
+        let property = property.filter(|raw| is_truthy(raw));
         Ok(Self {
-            property: match property.filter(|raw| is_truthy(raw)) {
-                Some(raw) => text(raw, &at.member("property_"))?,
-                None => Cow::Borrowed(""),
-            },
+            property: property.map_or(Some(Cow::Borrowed("")), super::raw::string).unwrap_or_default(),
+            is_nameless: property.is_some_and(|raw| !raw.starts_with('"')),
             operator: super::raw::string(required(operator, at, "operator")?).unwrap_or_default(),
             value: required(value, at, "value")?,
         })

@@ -9,7 +9,7 @@ pub mod document;
 pub mod lookup;
 mod output;
 mod program;
-mod raw;
+pub(crate) mod raw;
 pub mod rule;
 mod rules;
 mod transcode;

@@ -101,6 +101,21 @@ pub fn members<'a, const N: usize>(
     Ok(found)
 }
 
+/// The members of an object: raw name with its quotes, raw value. Nothing if it is no object.
+pub fn entries(raw: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut position = if raw.starts_with('{') { 1 } else { raw.len() };
+    std::iter::from_fn(move || {
+        if raw.as_bytes().get(position) != Some(&b'"') {
+            return None;
+        }
+        let name_to = skip(raw.as_bytes(), position);
+        let value_to = skip(raw.as_bytes(), name_to + 1);
+        let entry = (&raw[position..name_to], &raw[name_to + 1..value_to]);
+        position = value_to + 1;
+        Some(entry)
+    })
+}
+
 /// The raw text of a member that must be there.
 ///
 /// # Errors
@@ -115,6 +130,11 @@ pub fn required<'a>(member: Option<&'a str>, at: &At<'_>, name: &str) -> Result<
 /// It is no array.
 pub fn elements<'a>(raw: &'a str, at: &At<'_>) -> Result<Elements<'a>, CompileError> {
     if raw.starts_with('[') { Ok(Elements { raw, position: 1 }) } else { Err(at.expected("an array", raw)) }
+}
+
+/// The elements of an array. Nothing if it is no array.
+pub fn items(raw: &str) -> Elements<'_> {
+    Elements { raw, position: if raw.starts_with('[') { 1 } else { raw.len() } }
 }
 
 /// Of [`elements`].

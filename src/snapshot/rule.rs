@@ -62,6 +62,8 @@ pub enum Test {
     IsNotSet,
     Compare(Comparison, Box<Operand>),
     Contains(Box<str>),
+    /// CONTAINS with a version: whether the value is one with this pre-release or build.
+    HasVersionPart(Box<str>),
     NotContains(Box<str>),
     Regex(Box<Pattern>),
     Modulo {

@@ -10,7 +10,7 @@ use super::Warning;
 use super::condition;
 use super::document::{Condition, Document, Rule, RuleKind, Segment};
 use super::rule::{self, Children, Node, Origin, Program, State, Test, offset};
-use crate::evaluate::jsonpath::{Property, Target, Tree};
+use crate::evaluate::jsonpath::{Property, Target};
 use crate::evaluate::segment::holds;
 use crate::evaluate::value::{Value, coerce_text};
 
@@ -112,6 +112,10 @@ impl<'d, 'a> Rules<'d, 'a> {
     }
 
     fn condition(&mut self, condition: &Condition<'_>, segment_key: &str, path: &str) -> Node {
+        if condition.is_nameless {
+            self.warn(path, "condition is always false: its property_ is no text".into());
+            return Node::Constant(false);
+        }
         if let Property::Path { target: Target::Refused(why), .. } = Property::parse(&condition.property) {
             self.warn(path, format!("condition on {:?} is always false: {why}", condition.property));
             return Node::Constant(false);
@@ -267,7 +271,7 @@ impl<'d, 'a> Rules<'d, 'a> {
                 Test::Compare(..) => 2,
                 Test::In(_) => 8,
                 Test::Modulo { .. } => 9,
-                Test::Contains(_) | Test::NotContains(_) => 12,
+                Test::Contains(_) | Test::NotContains(_) | Test::HasVersionPart(_) => 12,
                 Test::Regex(_) => 60,
                 Test::Split { .. } => 150,
             },
@@ -311,9 +315,4 @@ impl<'d, 'a> Rules<'d, 'a> {
 
 fn constant(text: Option<&str>) -> Origin {
     text.map_or(Origin::Nothing, |text| Origin::Constant(text.into()))
-}
-
-/// What general queries are asked of, from the canonical text of the document.
-pub fn tree(canonical: &str) -> Option<Tree> {
-    serde_json::from_str(canonical).ok().map(|document| Tree::new(&document))
 }

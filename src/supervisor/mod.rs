@@ -7,10 +7,10 @@
 mod certificates;
 pub(crate) mod discovery;
 mod job;
-pub(crate) mod poll;
+pub mod poll;
 mod pool;
 pub mod probe;
-mod realtime;
+pub mod realtime;
 mod reload;
 mod report;
 mod reports;

@@ -127,7 +127,7 @@ impl<F: Fn(f64)> Follower<F> {
 
 /// Puts events together from bytes (the parts of the HTML standard's 9.2.6 that concern us).
 #[derive(Debug, Default)]
-struct Events {
+pub struct Events {
     line: Vec<u8>,
     data: Vec<u8>,
     /// The last byte was a carriage return, so a line feed belongs to it.
@@ -136,7 +136,7 @@ struct Events {
 
 impl Events {
     /// False when a line or an event is beyond its bound.
-    fn feed(&mut self, bytes: &[u8], mut tell: impl FnMut(f64)) -> bool {
+    pub fn feed(&mut self, bytes: &[u8], mut tell: impl FnMut(f64)) -> bool {
         for &byte in bytes {
             match byte {
                 b'\n' if self.after_return => {}

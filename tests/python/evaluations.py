@@ -28,14 +28,31 @@ OPERATORS = ["EQUAL", "NOT_EQUAL", "GREATER_THAN", "GREATER_THAN_INCLUSIVE", "LE
 AWKWARD = [0, 1, -1, 7, 10, "7", "007", "1.0", 1.0, 1.5, "1.50", "1.5", True, False, "true", "True", "false", "False", "", " ", "abc", "ABC", "ab",
            "1.2.3", "1.2.3-beta.2", "1.2.3-beta.11", "2.0.0+x", "1.2.10", "é", "e\u0301", "😀", "\ufffd", 2**63, 2**63 - 1, -(2**63), 2**70, -(2**65), str(2**70),
            1e16, 1e-7, 0.1 + 0.2, 100000.0, "nan", "inf", "-0", "-0.0", -0.0, "１２", "1_000", 1000, None, 9007199254740993, 9007199254740992.0, "[a]",
-           "a,b", "a", "b", " 7", "+7", "None", "abc\n", "x\ny", "vip", "u1", "0", "00"]
+           "a,b", "a", "b", " 7", "+7", "None", "abc\n", "x\ny", "vip", "u1", "0", "00",
+           "7\n", "\t7", "\u20037", "7\u00a0", "\x1c7", "7\x00", "\x00", "-", "-7", "--7", "7.", ".5", "-.5", "0.0", "-0.50", "1e3", "1E3", "1e400", "-1e400",
+           "1.0e5", "Infinity", "-inf", "NaN", "1__0", "_1", "0x1f", "٣", "1٣", "1.٣", "²", "½", 1e15, 1e17, -1e16, 1e22, 5e-324, 1.7976931348623157e308, 1e-5, 1e-4,
+           123456789012345680.0, 10**400, -(10**309), "9" * 310, "9" * 310 + ".0", "0" * 30 + "7", 2**53 + 1, 2**63 + 1, 0.30000000000000004, "null", "undefined",
+           "1.2.3-beta", "1.2.3+b", "beta", "1.2.3\n", "01.2.3", "1.2", "v1.2.3", "1.2.3.4", "99999999999999999999.0.0", "1.2.3-01", "1.2.3-", "İ", "ß", "ＡＢＣ"]
+# What ends a version to be compared, and what only looks so.
+SEMVER = ["1.2.3:semver", "1.2.3-beta.2:semver", "1.2:semver", ":semver", "1.2.3+b:semver", "1.2.3-beta:semver", "beta:semver", "b:semver", "beta.2:semver", "2.0.0:semver",
+          "7:semver", "semver", "1.2.3::semver", "1.2.3 :semver", "1.2.3:semver ", "1.2.3-01:semver", "99999999999999999999.0.0:semver", "true:semver", "x:semver"]
+MODULI = ["2|0", "2|1", "3|2", "-3|-1", "0.5|0", "1|0.5", " 2 | 0 ", "2|0|1", "x|1", "", "7", "5|0", "1e3|7", "inf|1", "1_0|7", "4|-0.0", "-inf|1", "nan|1", "2|nan", "|", "2|", "|0",
+          "٢|٠", "2\u00a0|\u20031", "1e-320|0", "1e308|1", "-0.1|-0.1", "0.1|0.1", "2|-1", "-2|1", "3|3", "2|0x1", "1e400|7", "-1e400|7", "3.0|0.0", "10|-3", "infinity|7", "2|+1"]
+LIMITS = ["0", "10", "25", "50", "50", "75", "99.99", "100", "x", " 50 ", "inf", "nan", 50, 30.5, "", "-inf", "-1", "1e2", "5_0", "٥٠", "50%", "0x32", "100.0", "99.999999", True, False,
+          "1e400", "\u200350\n", "50,0", 0, 10**400, -5, "39.21784356871375"]
 IDENTIFIERS = ["u1", "u2", "vip", "7", "007", "0", "00", "-0", "1.50", "1.0", "", "é😀", "a,b", str(10**22), "True", "[x]", "-5"]
 TRAITS = ["t1", "t2", "t3", "a.b", "plan", "é"]
-SHADOWS = ["$.identity.identifier", "$.environment.name", "$.identity.traits.t1", "$.flags.f0.enabled", "$['identity']", "$.bad["]
+SHADOWS = ["$.identity.key", "$.environment.key", "$", "$.", "$.identity", "$.flags.f0.value", "$.identity.identifier", "$.environment.name", "$.identity.traits.t1", "$.flags.f0.enabled", "$['identity']", "$.bad["]
 QUERIES = ["$.features.f0.value", "$.identity.traits['t1','t2']", "$.environment[?@ == 'env']", "$..name", "$.segments.*.name",
            "$.flags['f0','f1'].enabled", "$.identity.traits[?@ > 1]", "$.identity.traits.*", "$.identity", "$.environment['name']",
            "$.flags.f1", "$.flags.f0.nothing", "$.flags.missing.value", "$.features[?@.enabled == true].value", "$.flags['my flag'].variant",
-           "$.identity.traits[?match(@, '[a-z]+')]", "$.segments['1'].rules[0].conditions[0].value", "$.nothing"]
+           "$.identity.traits[?match(@, '[a-z]+')]", "$.segments['1'].rules[0].conditions[0].value", "$.nothing",
+           "$.identity.traits", "$.environment", "$.identity['identifier']", "$.identity.traits['$.identity.identifier']", "$.identity.traits.t1.x", "$.environment.key.x",
+           "$.identity.traits[0]", "$.identity[?@ == 'u1']", "$.identity.*", "$.environment.*", "$.flags.f0", "$.flags", "$.flags[0]", "$.flags.f0['enabled']",
+           "$.flags['f0']['value']", "$.features.*.enabled", "$.segments[?@.name == 's0'].name", "$.environment.nothing", "$.identity.name", "$..t1", "$..['t1']",
+           "$.identity.traits[?length(@) == 2]", "$.identity.traits[?value(@) != null]", "$.flags[?@.enabled]", "$.flags.*.enabled", "$.flags[?@.enabled].value", "$.flags..value", "$.flags['f0','f1'].value", "$.flags[*].reason", "$.features['f0','f1']['key']",
+           "$.features.f0.variants[0].value", "$.features.f0.variants[-1].weight", "$.features.f0.metadata.id", "$.segments['1'].metadata.source", "$.segments['1'].overrides[0].value",
+           "$.segments['1'].overrides[*].priority", "$.segments[*].key", "$.features.f0.priority"]
 
 
 def scalar(rng):
@@ -50,6 +67,16 @@ def scalar(rng):
         number = values.any_float(rng)
         return number if number - number == 0 else 3.25
     return rng.randint(-20, 20)
+
+
+def anything(rng, depth=2):
+    """Any JSON value: what no SDK sends, but a document may hold."""
+    roll = rng.random()
+    if depth and roll < 0.15:
+        return [anything(rng, depth - 1) for _ in range(rng.randint(0, 3))]
+    if depth and roll < 0.3:
+        return {rng.choice(["id", "name", "priority", "a", "é", ""]): anything(rng, depth - 1) for _ in range(rng.randint(0, 2))}
+    return rng.choice([None, True, False, 0, 1, -1, 7, 1.0, 1.5, 2**70, "", "a", "1", "true"]) if roll < 0.8 else scalar(rng)
 
 
 def number_or_text(rng):
@@ -83,19 +110,22 @@ def condition_value(rng, operator):
                     return text
         return ".*"
     if operator == "MODULO":
-        return rng.choice(["2|0", "2|1", "3|2", "-3|-1", "0.5|0", "1|0.5", " 2 | 0 ", "2|0|1", "x|1", "", "7", "0|0" if rng.random() < 0.1 else "5|0",
-                           "1e3|7", "inf|1", "1_0|7", "4|-0.0"])
+        if rng.random() < 0.03:
+            return rng.choice(["0|0", "-0.0|1", None, 5, True, [], ["2|0"], {}])
+        return rng.choice(MODULI)
     if operator == "PERCENTAGE_SPLIT":
-        return rng.choice(["0", "10", "25", "50", "50", "75", "99.99", "100", "x", " 50 ", "inf", "nan", None if rng.random() < 0.05 else "50", 50, 30.5])
+        return rng.choice([None, [], ["50"], {}]) if rng.random() < 0.01 else rng.choice(LIMITS)
     roll = rng.random()
     if roll < 0.12:
         return values.version_text(rng)[:40] + rng.choice([":semver", ":semver", ":SEMVER"])
     if roll < 0.2:
-        return rng.choice(["1.2.3:semver", "1.2.3-beta.2:semver", "1.2:semver"])
+        return rng.choice(SEMVER)
     if roll < 0.22:
         return None
     if roll < 0.24:
         return scalar(rng)
+    if roll < 0.25:
+        return anything(rng)
     return number_or_text(rng)
 
 
@@ -112,7 +142,7 @@ def property_(rng, features, wants_flags):
     if roll < 0.92:
         return rng.choice(SHADOWS)
     if roll < 0.95:
-        return rng.choice(QUERIES) if wants_flags else rng.choice(["", None])
+        return rng.choice(QUERIES) if wants_flags or rng.random() < 0.3 else rng.choice(["", None])
     return rng.choice(["", None, "missing"])
 
 
@@ -144,10 +174,13 @@ def variants(rng):
         option = {"value": scalar(rng)}
         if rng.random() < 0.6:
             option["key"] = rng.choice(["a", "b", "control", None, "é"])
-        entry = {"percentage_allocation": rng.choice([0, 10, 25, 30, 33.3, 50, 100, 0.1, 20.0, 1e-7]), "multivariate_feature_option": option}
+        entry = {"percentage_allocation": rng.choice([0, 10, 25, 30, 33.3, 50, 100, 0.1, 20.0, 1e-7, -10, 250, 1e16, 1e22, 100000.0, 2**70, True, False, -0.0]
+                                                     if rng.random() < 0.3 else [10, 25, 30, 33.3, 50, 100]),
+                 "multivariate_feature_option": option}
         if rng.random() < 0.6:
-            entry["id"] = rng.choice([1, 2, 3, 9, 0, None])
-        entry["mv_fs_value_uuid"] = str(uuid.UUID(int=rng.getrandbits(rng.choice([4, 128]))))
+            entry["id"] = rng.choice([1, 2, 3, 9, 0, None, -1, 2**130, 1.5, 2.0, True, False] if rng.random() < 0.2 else [1, 2, 3, 9, 0, None])
+        number = uuid.UUID(int=rng.getrandbits(rng.choice([4, 128])))
+        entry["mv_fs_value_uuid"] = rng.choice([str(number), str(number), str(number).upper(), number.hex, number.urn, "{%s}" % number, "-".join(number.hex)])
         made.append(entry)
     return made
 
@@ -155,12 +188,13 @@ def variants(rng):
 def state(rng, identifier, name, in_segment):
     options = variants(rng)
     made = {"feature": {"id": identifier, "name": name, "type": "MULTIVARIATE" if options else "STANDARD"}, "enabled": rng.random() < 0.6,
-            "feature_state_value": scalar(rng), "featurestate_uuid": str(uuid.UUID(int=rng.getrandbits(128))),
+            "feature_state_value": scalar(rng) if rng.random() < 0.97 else anything(rng), "featurestate_uuid": str(uuid.UUID(int=rng.getrandbits(128))),
             "multivariate_feature_state_values": options}
     if rng.random() < 0.7:
-        made["django_id"] = rng.choice([None, 0, rng.randint(1, 99)])
+        made["django_id"] = rng.choice([None, 0, rng.randint(1, 99), rng.randint(1, 99), "7", "", 1.5, 0.0, -3, 2**70, True, False]
+                                       if rng.random() < 0.1 else [None, 0, rng.randint(1, 99)])
     if in_segment or rng.random() < 0.3:
-        made["feature_segment"] = rng.choice([None, None, {"priority": rng.choice([0, 0, 1, 2, 5, -1, 1.5, 2**70])}, {}])
+        made["feature_segment"] = rng.choice([None, None, {"priority": rng.choice([0, 0, 1, 2, 5, -1, 1.5, 2**70, -0.0, 1e300, -(2**70), 2**53 + 1, 2**53])}, {}])
     return made
 
 
@@ -189,6 +223,62 @@ def document(rng):
             "project": {"segments": segments, "hide_disabled_flags": False, "server_key_only_feature_ids": []}, "identity_overrides": overrides}
 
 
+def places(value, path=()):
+    """Every place in a document: the container and the key there."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in list(entries):
+        yield value, key, (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def strange(rng, doc):
+    """A document with one or two members gone, repeated, or of another kind."""
+    for _ in range(rng.choice([1, 1, 2])):
+        container, key, path = rng.choice(list(places(doc)))
+        roll = rng.random()
+        if roll < 0.2:
+            del container[key]
+        elif roll < 0.3 and isinstance(container, list):
+            container.insert(rng.randint(0, len(container)), container[key])
+        else:
+            container[key] = anything(rng)
+    return doc
+
+
+def is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_served(doc):
+    """False: the model's mapper takes this document, and yet it has a member of a kind that SDKs cannot read
+    or that is compared in no way that means something. Such a document is refused (differences.md 4)."""
+    def is_text(value):
+        return value is None or isinstance(value, str)
+
+    def states(entries, is_override=False):
+        for entry in entries:
+            feature = entry["feature"]
+            if not is_number(feature["id"]) or not isinstance(feature["name"], str) or isinstance(entry["enabled"], (str, list, dict)):
+                return False
+            if is_override and isinstance(entry["feature_state_value"], (list, dict)):
+                return False
+            if not is_override and any(isinstance(entry.get(key), (list, dict)) for key in ("django_id", "featurestate_uuid")):
+                return False
+        return True
+
+    for container, key, _ in places(doc):
+        # Python goes through an empty text or object as through an empty list.
+        if key in ("rules", "conditions", "segments", "feature_states", "identity_overrides") and container[key] in ("", {}):
+            return False
+    segments = doc["project"]["segments"]
+    hidden = doc["project"].get("server_key_only_feature_ids")
+    overrides = [entry for entry in doc.get("identity_overrides") or [] if entry["identity_features"]]
+    return (is_text(doc["api_key"]) and is_text(doc["name"]) and (hidden is None or isinstance(hidden, list))
+            and states(doc["feature_states"])
+            and all(not isinstance(one["id"], (list, dict)) and not isinstance(one["name"], (list, dict)) and states(one.get("feature_states") or []) for one in segments)
+            and all(entry["identifier"] is not None and not isinstance(entry["identifier"], (list, dict)) and states(entry["identity_features"], True) for entry in overrides))
+
+
 def request(rng):
     """(identifier or None, traits as pairs in the order sent)."""
     if rng.random() < 0.04:
@@ -211,7 +301,7 @@ def merges(overrides):
 
 def excluded(doc, identifier, traits):
     """The rule of differences.md by which this request has another answer here, if any."""
-    entries = [e for e in doc["identity_overrides"] if e["identity_features"]]
+    entries = [e for e in doc.get("identity_overrides") or [] if e["identity_features"]]
     if identifier is None or not entries:
         return None
     if any(name == "$.identity.identifier" and value is not None for name, value in traits):
@@ -219,11 +309,11 @@ def excluded(doc, identifier, traits):
     coerced = map_any_value_to_context_value(identifier)
     text = str(coerced)
     if not isinstance(coerced, str) and (text != identifier or isinstance(coerced, float)):
-        if any(e["identifier"] in (identifier, text) for e in entries):
+        if any(str(e["identifier"]) in (identifier, text) for e in entries):
             return "6"
     if merges(entries):
         return "8"
-    own = [f["feature"]["name"] for e in entries if e["identifier"] == identifier for f in e["identity_features"]]
+    own = [f["feature"]["name"] for e in entries if str(e["identifier"]) == identifier for f in e["identity_features"]]
     return "9" if len(own) != len(set(own)) else None
 
 
@@ -256,7 +346,16 @@ def main():
     asked, left_out = 0, {}
     while asked < count:
         doc = document(rng)
-        context = map_environment_document_to_context(doc)
+        is_strange = rng.random() < 0.15
+        if is_strange:
+            doc = strange(rng, doc)
+        try:
+            context = map_environment_document_to_context(doc)
+            if is_strange and not is_served(doc):
+                raise ValueError("refused here")
+        except Exception:  # Differences 4: such a document is refused.
+            left_out["4"] = left_out.get("4", 0) + 1
+            continue
         requests = []
         for _ in range(min(40, count - asked)):
             identifier, traits = request(rng)

@@ -5,10 +5,12 @@
 //! Invariant: nothing of a request is copied; the document's part is built when it is compiled.
 use std::ops::ControlFlow;
 
-use serde_json::Value as Json;
+use hashbrown::HashMap;
 
+use super::super::value::write_float;
 use super::super::{Identity, TraitValue};
 use super::FlagResult;
+use crate::snapshot::raw;
 
 /// The part of the evaluation context that the document alone decides: environment, features and
 /// segments, as `flagsmith`'s mapper makes them. The segments that it makes of identity overrides
@@ -162,34 +164,74 @@ impl<'a> Node<'a> {
 }
 
 impl Tree {
-    /// Builds it from a whole document. Needed only where a query occurs that is no plain path.
-    pub fn new(document: &Json) -> Self {
-        let states = &document["feature_states"];
-        let environment =
-            object([("key", branch(&document["api_key"])), ("name", branch(&document["name"]))]);
-        let segments = items(&document["project"]["segments"]).iter().map(|segment| {
-            let key = python_str(&segment["id"]);
-            let overrides = items(&segment["feature_states"]).iter().map(feature).collect();
+    /// Builds it from a whole document in canonical form. Needed only where a query occurs that is no
+    /// plain path.
+    pub fn new(canonical: &str) -> Self {
+        let document = branch(canonical);
+        let environment = object([("key", document.copy("api_key")), ("name", document.copy("name"))]);
+        let segments = document.member("project").member("segments").items().iter().map(|segment| {
+            let key = segment.member("id").python_str();
+            let overrides = segment.member("feature_states").items().iter().map(feature).collect();
+            let metadata = object([("id", segment.copy("id")), ("source", Branch::Text("api".into()))]);
             let made = object([
                 ("key", Branch::Text(key.clone())),
-                ("name", branch(&segment["name"])),
-                ("rules", rules(&segment["rules"])),
+                ("name", segment.copy("name")),
+                ("rules", rules(segment.member("rules"))),
                 ("overrides", Branch::List(overrides)),
-                (
-                    "metadata",
-                    object([("id", branch(&segment["id"])), ("source", Branch::Text("api".into()))]),
-                ),
+                ("metadata", metadata),
             ]);
             (key, made)
         });
+        let features = document.member("feature_states").items().iter();
         let features =
-            items(states).iter().map(|state| (python_str(&state["feature"]["name"]), feature(state)));
+            features.map(|state| (state.member("feature").member("name").python_str(), feature(state)));
         Self { environment, features: dictionary(features), segments: dictionary(segments) }
     }
 }
 
-fn items(json: &Json) -> &[Json] {
-    json.as_array().map_or(&[], Vec::as_slice)
+impl Branch {
+    /// A member's value; null where there is none.
+    fn member(&self, name: &str) -> &Self {
+        let Self::Object(members) = self else { return &Self::Null };
+        members.iter().find(|(known, _)| **known == *name).map_or(&Self::Null, |(_, value)| value)
+    }
+
+    fn copy(&self, name: &str) -> Self {
+        self.member(name).clone()
+    }
+
+    fn items(&self) -> &[Self] {
+        if let Self::List(items) = self { items } else { &[] }
+    }
+
+    /// Python's truth of a value.
+    fn is_truthy(&self) -> bool {
+        match self {
+            Self::Null | Self::Bool(false) | Self::Int(0) => false,
+            Self::Float(number) => *number != 0.0,
+            Self::Text(text) => !text.is_empty(),
+            Self::List(items) => !items.is_empty(),
+            Self::Object(members) => !members.is_empty(),
+            Self::Bool(true) | Self::Int(_) | Self::Large(_) => true,
+        }
+    }
+
+    /// `str()` of an id or a name.
+    fn python_str(&self) -> Box<str> {
+        match self {
+            Self::Text(text) | Self::Large(text) => text.clone(),
+            Self::Bool(true) => "True".into(),
+            Self::Bool(false) => "False".into(),
+            Self::Int(number) => number.to_string().into(),
+            Self::Float(number) => {
+                let mut text = String::new();
+                write_float(*number, &mut text);
+                text.into()
+            }
+            // Neither an array nor an object is an id of a document that was taken.
+            Self::Null | Self::List(_) | Self::Object(_) => "None".into(),
+        }
+    }
 }
 
 fn object<const N: usize>(members: [(&str, Branch); N]) -> Branch {
@@ -199,112 +241,105 @@ fn object<const N: usize>(members: [(&str, Branch); N]) -> Branch {
 /// Of a repeated name the last value counts, at the first one's place.
 fn dictionary(members: impl Iterator<Item = (Box<str>, Branch)>) -> Branch {
     let mut kept: Vec<(Box<str>, Branch)> = Vec::new();
+    let mut places: HashMap<Box<str>, usize> = HashMap::new();
     for (name, value) in members {
-        match kept.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, old)) => *old = value,
-            None => kept.push((name, value)),
+        match places.get(&name) {
+            Some(place) => kept[*place].1 = value,
+            None => {
+                places.insert(name.clone(), kept.len());
+                kept.push((name, value));
+            }
         }
     }
     Branch::Object(kept)
 }
 
-/// `str()` of an id or a name.
-fn python_str(json: &Json) -> Box<str> {
-    json.as_str().map_or_else(|| json.to_string().into(), Into::into)
-}
-
-fn branch(json: &Json) -> Branch {
-    match json {
-        Json::Null => Branch::Null,
-        Json::Bool(bool) => Branch::Bool(*bool),
-        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(small), _) => Branch::Int(small),
-            (None, Some(large)) => Branch::Large(large.to_string().into()),
-            (None, None) => Branch::Float(number.as_f64().unwrap_or(f64::NAN)),
+/// A value of canonical text: integers of any size keep their digits, objects their order.
+fn branch(canonical: &str) -> Branch {
+    match canonical.as_bytes().first() {
+        Some(b'{') => {
+            Branch::Object(raw::entries(canonical).map(|(name, value)| (text(name), branch(value))).collect())
+        }
+        Some(b'[') => Branch::List(raw::items(canonical).map(branch).collect()),
+        Some(b'"') => Branch::Text(text(canonical)),
+        Some(b't') => Branch::Bool(true),
+        Some(b'f') => Branch::Bool(false),
+        Some(b'-' | b'0'..=b'9') => match raw::float(canonical) {
+            Some(number) => Branch::Float(number),
+            None => canonical.parse().map_or_else(|_| Branch::Large(canonical.into()), Branch::Int),
         },
-        Json::String(text) => Branch::Text(text.as_str().into()),
-        Json::Array(items) => Branch::List(items.iter().map(branch).collect()),
-        Json::Object(members) => Branch::Object(
-            members.iter().map(|(name, value)| (name.as_str().into(), branch(value))).collect(),
-        ),
+        _ => Branch::Null,
     }
 }
 
-fn is_truthy(json: &Json) -> bool {
-    match json {
-        Json::Null | Json::Bool(false) => false,
-        Json::Number(number) => number.as_f64() != Some(0.0),
-        Json::String(text) => !text.is_empty(),
-        Json::Array(items) => !items.is_empty(),
-        Json::Object(members) => !members.is_empty(),
-        Json::Bool(true) => true,
-    }
+fn text(raw: &str) -> Box<str> {
+    raw::string(raw).unwrap_or_default().into()
 }
 
-fn feature(state: &Json) -> Branch {
-    let id = if is_truthy(&state["django_id"]) { &state["django_id"] } else { &state["featurestate_uuid"] };
+fn feature(state: &Branch) -> Branch {
+    let id = state.member("django_id");
+    let id = if id.is_truthy() { id } else { state.member("featurestate_uuid") };
+    let described = state.member("feature");
     let mut members: Vec<(Box<str>, Branch)> = vec![
-        ("key".into(), Branch::Text(python_str(id))),
-        ("name".into(), branch(&state["feature"]["name"])),
-        ("enabled".into(), branch(&state["enabled"])),
-        ("value".into(), branch(&state["feature_state_value"])),
-        ("metadata".into(), object([("id", branch(&state["feature"]["id"]))])),
+        ("key".into(), Branch::Text(id.python_str())),
+        ("name".into(), described.copy("name")),
+        ("enabled".into(), state.copy("enabled")),
+        ("value".into(), state.copy("feature_state_value")),
+        ("metadata".into(), object([("id", described.copy("id"))])),
     ];
-    let variants = items(&state["multivariate_feature_state_values"]);
+    let variants = state.member("multivariate_feature_state_values").items();
     if !variants.is_empty() {
         members.push(("variants".into(), Branch::List(variants.iter().map(variant).collect())));
     }
-    if is_truthy(&state["feature_segment"]) {
-        members.push(("priority".into(), branch(&state["feature_segment"]["priority"])));
+    let feature_segment = state.member("feature_segment");
+    if feature_segment.is_truthy() {
+        members.push(("priority".into(), feature_segment.copy("priority")));
     }
     Branch::Object(members)
 }
 
-fn variant(variant: &Json) -> Branch {
-    let option = &variant["multivariate_feature_option"];
-    let rank =
-        if is_truthy(&variant["id"]) { branch(&variant["id"]) } else { uuid(&variant["mv_fs_value_uuid"]) };
+fn variant(variant: &Branch) -> Branch {
+    let option = variant.member("multivariate_feature_option");
+    let id = variant.member("id");
+    let rank = if id.is_truthy() { id.clone() } else { uuid(variant.member("mv_fs_value_uuid")) };
     let mut members: Vec<(Box<str>, Branch)> = vec![
-        ("value".into(), branch(&option["value"])),
-        ("weight".into(), branch(&variant["percentage_allocation"])),
+        ("value".into(), option.copy("value")),
+        ("weight".into(), variant.copy("percentage_allocation")),
         ("priority".into(), rank),
     ];
-    if !option["key"].is_null() {
-        members.push(("key".into(), branch(&option["key"])));
+    if !matches!(option.member("key"), Branch::Null) {
+        members.push(("key".into(), option.copy("key")));
     }
     Branch::Object(members)
 }
 
 /// A UUID as the integer that Python makes of it.
-fn uuid(json: &Json) -> Branch {
-    let digits = json
-        .as_str()
-        .unwrap_or_default()
-        .replace("urn:", "")
-        .replace("uuid:", "")
-        .replace(['-', '{', '}'], "");
-    u128::from_str_radix(&digits, 16).map_or(Branch::Null, |number| Branch::Large(number.to_string().into()))
+fn uuid(written: &Branch) -> Branch {
+    let Branch::Text(text) = written else { return Branch::Null };
+    let digits = text.replace("urn:", "").replace("uuid:", "").replace(['-', '{', '}'], "");
+    match u128::from_str_radix(&digits, 16) {
+        Ok(number) => {
+            i64::try_from(number).map_or_else(|_| Branch::Large(number.to_string().into()), Branch::Int)
+        }
+        Err(_) => Branch::Null,
+    }
 }
 
-fn rules(json: &Json) -> Branch {
-    let rule = |rule: &Json| {
-        let condition = |condition: &Json| {
-            let property = if is_truthy(&condition["property_"]) {
-                branch(&condition["property_"])
-            } else {
-                Branch::Text("".into())
-            };
-            object([
-                ("property", property),
-                ("operator", branch(&condition["operator"])),
-                ("value", branch(&condition["value"])),
-            ])
-        };
+fn rules(written: &Branch) -> Branch {
+    let condition = |condition: &Branch| {
+        let property = condition.member("property_");
         object([
-            ("type", branch(&rule["type"])),
-            ("conditions", Branch::List(items(&rule["conditions"]).iter().map(condition).collect())),
-            ("rules", rules(&rule["rules"])),
+            ("property", if property.is_truthy() { property.clone() } else { Branch::Text("".into()) }),
+            ("operator", condition.copy("operator")),
+            ("value", condition.copy("value")),
         ])
     };
-    Branch::List(items(json).iter().map(rule).collect())
+    let rule = |rule: &Branch| {
+        object([
+            ("type", rule.copy("type")),
+            ("conditions", Branch::List(rule.member("conditions").items().iter().map(condition).collect())),
+            ("rules", rules(rule.member("rules"))),
+        ])
+    };
+    Branch::List(written.items().iter().map(rule).collect())
 }

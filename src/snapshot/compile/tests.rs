@@ -393,6 +393,7 @@ fn rule(rule: &Json) -> Rule<'static> {
             .into_iter()
             .flatten()
             .map(|condition| Condition {
+                is_nameless: false,
                 property: text(&condition["property"]),
                 operator: text(&condition["operator"]),
                 value: raw(&condition["value"]),

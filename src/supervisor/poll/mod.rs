@@ -6,9 +6,9 @@
 mod client;
 mod control;
 mod error;
-mod link;
+pub mod link;
 mod outgoing;
-mod pages;
+pub mod pages;
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -1,7 +1,15 @@
-//! What is fuzzed, each target a function from bytes: it must not panic, and what it asserts holds.
+//! What is fuzzed, each target a function from bytes: it must not panic, what it asserts holds, and
+//! it is done within a time.
 //!
-//! `tests/fuzzing.rs` runs each on its corpus and on mutations of it: shortly in `make test`, for
-//! minutes in `make fuzz`. A finding becomes a file of the corpus.
+//! Two things run them: `make fuzz` (the package beside this folder) for minutes, led by coverage;
+//! `tests/fuzzing.rs` on the corpus and on some mutations of it, in `make test`. A finding becomes a
+//! file of the corpus.
+mod answers;
+mod syntax;
+mod upstream;
+
+use std::time::{Duration, Instant};
+
 use bytes::BytesMut;
 use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
 use edge_proxy::explain::explain;
@@ -10,8 +18,38 @@ use edge_proxy::identity::{Reader, detail, transient};
 use edge_proxy::snapshot::{Environment, Role};
 use serde_json::{Value as Json, json};
 
+/// A target: its name is that of its folder in the corpus.
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+}
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    Target { name: "request", run: request },
+    Target { name: "identity", run: identity },
+    Target { name: "document", run: document },
+    Target { name: "evaluator", run: evaluator },
+    Target { name: "answer", run: answers::answer },
+    Target { name: "syntax", run: syntax::syntax },
+    Target { name: "upstream", run: upstream::upstream },
+];
+
+impl Target {
+    /// Runs the target on `data`. What takes longer than `longest` is tried again, since the machine
+    /// may have been busy; three times too slow is a finding.
+    pub fn run_within(&self, data: &[u8], longest: Duration) {
+        let is_slow = |_: &u32| {
+            let started = Instant::now();
+            (self.run)(data);
+            started.elapsed() > longest
+        };
+        assert!((0..3).take_while(is_slow).count() < 3, "{} takes more than {longest:?}", self.name);
+    }
+}
+
 /// A connection's bytes: however they are cut into reads, the same requests come out.
-pub fn request(data: &[u8]) {
+fn request(data: &[u8]) {
     let whole = requests(&[data]);
     let (first, second) = data.split_at(data.first().map_or(0, |cut| usize::from(*cut) % data.len()));
     assert_eq!(whole, requests(&[first, second]), "a cut between two reads changed what was read");
@@ -42,7 +80,7 @@ fn requests(reads: &[&[u8]]) -> Vec<String> {
 }
 
 /// A body of `POST identities/`: the quick way and the careful way read the same identity.
-pub fn identity(data: &[u8]) {
+fn identity(data: &[u8]) {
     let careful = match detail::body_value(data, true) {
         Err(refusal) => Err(format!("{refusal:?}")),
         Ok(body) => match detail::identity(&body) {
@@ -71,7 +109,7 @@ pub fn identity(data: &[u8]) {
 }
 
 /// A document: refused or compiled; what is compiled answers, and can be explained.
-pub fn document(data: &[u8]) {
+fn document(data: &[u8]) {
     let Ok((environment, _)) = Environment::compile(data) else { return };
     let traits = [
         Trait { key: "t", value: TraitValue::Text("1.50") },
@@ -83,7 +121,7 @@ pub fn document(data: &[u8]) {
 
 /// A condition: `operator`, `property`, `value`, then the trait's value, a line each; the condition's
 /// value and the trait's are JSON where they can be read so.
-pub fn evaluator(data: &[u8]) {
+fn evaluator(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut lines = text.splitn(4, '\n');
     let mut next = || lines.next().unwrap_or_default();

@@ -1,0 +1,63 @@
+//! One target under libFuzzer: `FUZZ_TARGET` names it. `tests/fuzz/run` builds and starts this.
+//!
+//! A finding is a panic, an assertion that does not hold, more than a second, or more than a quarter of a
+//! gigabyte at once for one input.
+#![no_main]
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+mod targets;
+
+/// For one input of at most 32 KiB. A hundred times what the largest document of the corpus takes.
+const BYTES_MAX: usize = 256 * 1024 * 1024;
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// The system's allocator, which knows how much is held now and how much was at most.
+struct Measuring;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+fn hold(bytes: usize) {
+    MOST.fetch_max(HELD.fetch_add(bytes, Relaxed) + bytes, Relaxed);
+}
+
+// SAFETY: every call is passed on as it is; the counters allocate nothing.
+unsafe impl GlobalAlloc for Measuring {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        hold(layout.size());
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Relaxed);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        hold(size);
+        HELD.fetch_sub(layout.size(), Relaxed);
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Measuring = Measuring;
+
+static TARGET: LazyLock<&targets::Target> = LazyLock::new(|| {
+    let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
+    let found = targets::TARGETS.iter().find(|target| target.name == name);
+    found.unwrap_or_else(|| {
+        let names: Vec<&str> = targets::TARGETS.iter().map(|target| target.name).collect();
+        eprintln!("FUZZ_TARGET is {name:?}: it must be one of {}", names.join(", "));
+        std::process::exit(64)
+    })
+});
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let before = HELD.load(Relaxed);
+    MOST.store(before, Relaxed);
+    TARGET.run_within(data, LONGEST);
+    let most = MOST.load(Relaxed) - before;
+    assert!(most < BYTES_MAX, "{} holds {most} bytes at once", TARGET.name);
+});

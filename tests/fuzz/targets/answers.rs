@@ -1,0 +1,141 @@
+//! The spine: whatever comes over a connection, each answer is a whole one.
+use std::io::Read as _;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+use bytes::BytesMut;
+use edge_proxy::answer::{Outcome, Room, Settings};
+use edge_proxy::config::{self, source::Inputs};
+use edge_proxy::http::request::{Progress, RequestReader};
+use edge_proxy::http::{Method, Output};
+use edge_proxy::snapshot::{Access, Environment, Role, Slot, Snapshot, Source};
+use serde::de::IgnoredAny;
+
+/// Keys of the environment that is served, of one that has no document, and the demo's.
+const PAIRS: &str = r#"[{"server_side_key": "ser.k", "client_side_key": "k"},
+    {"server_side_key": "ser.n", "client_side_key": "n"},
+    {"server_side_key": "ser.demo-server-side-key", "client_side_key": "demo-client-side-key"}]"#;
+
+struct House {
+    settings: Settings,
+    snapshot: Snapshot,
+    now: SystemTime,
+}
+
+static HOUSE: LazyLock<House> = LazyLock::new(|| {
+    let variables =
+        [("ENVIRONMENT_KEY_PAIRS", PAIRS), ("PROXY_KEY", "p"), ("ALLOW_ORIGINS", r#"["https://a"]"#)];
+    let variables = variables.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+    let inputs = Inputs { without_file: true, variables, ..Inputs::default() };
+    let (config, _) = config::read(&inputs).unwrap_or_else(|error| panic!("{error}"));
+    let document = include_bytes!("../../fixtures/environments/HideDisabled.json");
+    let (environment, _) =
+        Environment::compile(document).unwrap_or_else(|error| panic!("{} {}", error.path, error.message));
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let slot = |key: &str, environment| Slot {
+        client_side_key: key.into(),
+        environment,
+        source: Source::File,
+        last_success: Some(now),
+        last_error: None,
+    };
+    let access = |slot, role| Access { slot, role, expires_at: None };
+    let keys = [
+        ("k", 0, Role::Client),
+        ("ser.k", 0, Role::Server),
+        ("n", 1, Role::Client),
+        ("ser.n", 1, Role::Server),
+    ];
+    House {
+        settings: Settings::new(&config),
+        snapshot: Snapshot::new(
+            1,
+            vec![slot("k", Some(Arc::new(environment))), slot("n", None)],
+            keys.map(|(key, at, role)| (key.as_bytes().into(), access(at, role))),
+        ),
+        now,
+    }
+});
+
+/// A connection's bytes. An answer is judged as a client would; one that is made with used buffers is as
+/// long as one that is made with new ones.
+pub fn answer(data: &[u8]) {
+    let house = &*HOUSE;
+    let mut reader = RequestReader::default();
+    let mut buffer = BytesMut::from(data);
+    let mut used = Room::default();
+    while let Ok(Progress::Ready) = reader.advance(&mut buffer) {
+        let Some(mut request) = reader.request(&mut buffer) else { panic!("ready, but no request") };
+        let mut body = request.body.to_vec();
+        let (is_head, keep_alive) = (request.method == Method::Head, request.keep_alive);
+        let (outcome, first) = house.ask(&mut request, &mut used);
+        // The body was parsed in place.
+        request.body = &mut body;
+        let (_, second) = house.ask(&mut request, &mut Room::default());
+        let first = judge(&first, &outcome, is_head, keep_alive);
+        let second = judge(&second, &outcome, is_head, keep_alive);
+        assert_eq!(first, second, "used buffers change the answer");
+        reader.consume(&mut buffer);
+    }
+}
+
+impl House {
+    fn ask(&self, request: &mut edge_proxy::http::Request<'_>, room: &mut Room) -> (Outcome, Vec<u8>) {
+        let mut output = Output::default();
+        output.set_date(self.now);
+        let outcome =
+            edge_proxy::answer::answer(&self.settings, &self.snapshot, self.now, request, room, &mut output);
+        let mut bytes = std::mem::take(&mut output.bytes);
+        bytes.extend(output.tail.iter().flat_map(|tail| tail.iter()));
+        (outcome, bytes)
+    }
+}
+
+/// Reads an answer as a client does. Back comes what does not depend on chance: how long the plain body is.
+fn judge(answer: &[u8], outcome: &Outcome, is_head: bool, keep_alive: bool) -> usize {
+    let shown = || String::from_utf8_lossy(answer).into_owned();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+    let Some(end) = end else { panic!("no head: {}", shown()) };
+    let (head, body) = answer.split_at(end);
+    let head = std::str::from_utf8(head).unwrap_or_else(|_| panic!("a head that is no text: {}", shown()));
+    let mut lines = head.trim_end().split("\r\n");
+    let status_line = lines.next().unwrap_or_default();
+    assert!(status_line.starts_with(&format!("HTTP/1.1 {}", outcome.status)), "{}", shown());
+    assert!((200..500).contains(&outcome.status) || matches!(outcome.status, 502 | 503), "{}", shown());
+    let lines: Vec<(&str, &str)> = lines
+        .map(|line| line.split_once(": ").unwrap_or_else(|| panic!("no field: {line:?} in {}", shown())))
+        .collect();
+    let field = |name: &str| {
+        lines.iter().find(|(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+    };
+    assert_eq!(
+        lines.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).count(),
+        usize::from(field("content-length").is_some())
+    );
+    if !keep_alive {
+        assert_eq!(field("connection"), Some("close"), "{}", shown());
+    }
+    if is_head || matches!(outcome.status, 204 | 304) {
+        assert!(body.is_empty(), "a body where none may be: {}", shown());
+        return 0;
+    }
+    // An event stream: it goes on after this.
+    let Some(length) = field("content-length") else { return usize::MAX };
+    assert_eq!(length.trim().parse(), Ok(body.len()), "{}", shown());
+    let plain = match field("content-encoding") {
+        None => body.to_vec(),
+        Some("gzip") => {
+            let mut plain = Vec::new();
+            flate2::read::GzDecoder::new(body)
+                .read_to_end(&mut plain)
+                .unwrap_or_else(|error| panic!("{error}"));
+            plain
+        }
+        Some(other) => panic!("a coding that nobody asked for: {other}"),
+    };
+    if field("content-type").is_some_and(|kind| kind.starts_with("application/json")) {
+        let read: Result<IgnoredAny, _> = serde_json::from_slice(&plain);
+        assert!(read.is_ok(), "no JSON: {}", String::from_utf8_lossy(&plain));
+    }
+    plain.len()
+}

@@ -1,0 +1,73 @@
+//! The small languages that conditions, bodies and settings are written in, one each by the first byte.
+use std::hint::black_box;
+
+use edge_proxy::config::{self, source::Inputs};
+use edge_proxy::evaluate::jsonpath::Property;
+use edge_proxy::evaluate::pattern::Pattern;
+use edge_proxy::evaluate::semver::{Version, release};
+use edge_proxy::evaluate::{in_list, value};
+use edge_proxy::identity::python_json;
+
+/// `p` pattern and text, `j` JSONPath, `v` two versions, `i` list of IN, `n` number, `b` JSON as Python
+/// reads it, `s` settings as environment variables, one a line.
+pub fn syntax(data: &[u8]) {
+    let Some((&kind, rest)) = data.split_first() else { return };
+    let text = String::from_utf8_lossy(rest);
+    let (first, second) = text.split_once('\n').unwrap_or((&text, ""));
+    match kind {
+        b'p' => {
+            if let Ok(pattern) = Pattern::compile(first) {
+                black_box(pattern.is_match(second));
+            }
+        }
+        b'j' => drop(black_box(Property::parse(&text))),
+        b'v' => versions(first, second),
+        b'i' => drop(black_box(in_list::parse(&text))),
+        b'n' => number(&text),
+        b'b' => drop(black_box(python_json::loads(rest).is_ok())),
+        b's' => settings(&text),
+        _ => {}
+    }
+}
+
+/// An order has two directions, and the quick form of a version is ordered as the whole one.
+fn versions(one: &str, other: &str) {
+    let (Some(a), Some(b)) = (Version::parse(one), Version::parse(other)) else { return };
+    assert_eq!(a.cmp(&b), b.cmp(&a).reverse(), "{one} and {other}");
+    assert!(a.cmp(&a).is_eq(), "{one}");
+    if let (Some(quick_a), Some(quick_b)) = (release(one), release(other))
+        && (quick_a.is_final || quick_b.is_final)
+    {
+        assert_eq!(a.cmp(&b), quick_a.cmp(&quick_b), "{one} and {other}");
+    }
+}
+
+/// What Python writes of a value, it reads as the same value.
+fn number(text: &str) {
+    black_box(value::int_from_text(text));
+    if let Some(float) = value::float_from_text(text) {
+        let mut written = String::new();
+        value::write_float(float, &mut written);
+        let read = value::float_from_text(&written).map(f64::to_bits);
+        assert!(float.is_nan() || read == Some(float.to_bits()), "{text} is written {written}");
+    }
+    let (once, mut written) = (value::coerce_text(text), String::new());
+    value::write_str(&once, &mut written);
+    if !matches!(once, value::Value::Text(_) | value::Value::Float(_) | value::Value::Unreadable) {
+        assert_eq!(
+            format!("{once:?}"),
+            format!("{:?}", value::coerce_text(&written)),
+            "{text} is written {written}"
+        );
+    }
+}
+
+/// A configuration is complete, or every mistake has a name.
+fn settings(text: &str) {
+    let variables = text.lines().filter_map(|line| line.split_once('='));
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    match config::read(&Inputs { without_file: true, variables, ..Inputs::default() }) {
+        Ok((config, notices)) => drop(black_box(format!("{config:?} {notices:?}"))),
+        Err(error) => assert!(!error.mistakes.is_empty() && !error.to_string().is_empty(), "{text}"),
+    }
+}
