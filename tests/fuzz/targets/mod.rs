@@ -8,11 +8,13 @@ mod answers;
 mod syntax;
 mod upstream;
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
 use edge_proxy::explain::explain;
+use edge_proxy::http::heads::Heads;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::identity::{Reader, detail, transient};
 use edge_proxy::snapshot::{Environment, Role};
@@ -48,15 +50,23 @@ impl Target {
     }
 }
 
-/// A connection's bytes: however they are cut into reads, the same requests come out.
+/// A connection's bytes: however they are cut into reads, and whether their heads are known already,
+/// the same requests come out.
 fn request(data: &[u8]) {
-    let whole = requests(&[data]);
+    let read = |reads: &[&[u8]]| requests(RequestReader::default(), reads);
+    let whole = read(&[data]);
     let (first, second) = data.split_at(data.first().map_or(0, |cut| usize::from(*cut) % data.len()));
-    assert_eq!(whole, requests(&[first, second]), "a cut between two reads changed what was read");
+    assert_eq!(whole, read(&[first, second]), "a cut between two reads changed what was read");
+    // A head is known once it came twice.
+    let heads = Rc::new(Heads::default());
+    for round in 0..4 {
+        let found = requests(RequestReader::sharing(heads.clone()), &[data]);
+        assert_eq!(whole, found, "known heads changed what was read in round {round}");
+    }
+    assert_eq!(whole, requests(RequestReader::sharing(heads), &[first, second]), "a cut in a known head");
 }
 
-fn requests(reads: &[&[u8]]) -> Vec<String> {
-    let mut reader = RequestReader::default();
+fn requests(mut reader: RequestReader, reads: &[&[u8]]) -> Vec<String> {
     let mut buffer = BytesMut::new();
     let mut found = Vec::new();
     for read in reads {
