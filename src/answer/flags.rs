@@ -3,7 +3,6 @@
 //! In: the key and `?feature=`. Out: the ready body of the key's role, or one flag's object.
 //! Invariant: nothing is evaluated here; the bodies were made when the document was compiled.
 use super::{Desk, Exchange, validators};
-use crate::http::compress::accepts_gzip;
 use crate::http::{Body, ContentType, Status};
 use crate::identity::query;
 use crate::snapshot::Environment;
@@ -30,7 +29,7 @@ pub fn answer(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
 impl Exchange<'_> {
     /// Sends a body that is ready, or 304 if the client has it.
     pub(super) fn send_ready(&mut self, desk: &mut Desk, environment: &Environment, ready: &Ready) {
-        let gzip = ready.gzip.as_ref().filter(|_| accepts_gzip(self.fields.accept_encoding));
+        let gzip = ready.gzip.as_ref().filter(|_| self.accepts_gzip());
         self.vary_by_key(desk);
         desk.lines.extend_from_slice(b"cache-control: no-cache\r\n");
         desk.dated.append(environment.updated_at(), &mut desk.lines);

@@ -7,7 +7,6 @@
 use super::{Desk, Exchange};
 use crate::encode::{flags, json, traits};
 use crate::evaluate::{Identity, evaluate};
-use crate::http::compress::accepts_gzip;
 use crate::http::{Body, ContentType, Status};
 use crate::identity::{Reader, Refusal, Sent, detail, query};
 use crate::limits::COMPRESS_BYTES_MIN;
@@ -36,7 +35,7 @@ fn respond(exchange: &mut Exchange<'_>, sent: &Sent<'_>, feature: Option<&str>, 
         Err(denied) => return exchange.deny(desk, denied),
     };
     head(exchange, environment, desk);
-    if accepts_gzip(exchange.fields.accept_encoding) {
+    if exchange.accepts_gzip() {
         let mut body = std::mem::take(&mut desk.body);
         body.clear();
         evaluate_into(environment, role, sent, feature, desk, &mut body);
@@ -113,7 +112,7 @@ impl Exchange<'_> {
 
     /// Sends JSON that no cache keeps, compressed if that is worth it. `Vary` has then a line more.
     pub(super) fn send_json(&mut self, desk: &mut Desk, status: Status, body: &[u8]) {
-        if body.len() >= COMPRESS_BYTES_MIN && accepts_gzip(self.fields.accept_encoding) {
+        if body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip() {
             desk.lines.extend_from_slice(b"vary: Accept-Encoding\r\n");
         }
         self.send_compressible(desk, status, body);
@@ -121,14 +120,17 @@ impl Exchange<'_> {
 
     /// Sends a body made for this request, compressed if that is worth it.
     pub(super) fn send_compressible(&mut self, desk: &mut Desk, status: Status, body: &[u8]) {
-        if body.len() < COMPRESS_BYTES_MIN || !accepts_gzip(self.fields.accept_encoding) {
+        if body.len() < COMPRESS_BYTES_MIN || !self.accepts_gzip() {
             return self.send(desk, status, Some(ContentType::Json), Body::Copy(body));
         }
-        desk.lines.extend_from_slice(b"content-encoding: gzip\r\n");
         let mut compressed = std::mem::take(&mut desk.compressed);
         compressed.clear();
-        desk.gzip.compress(body, &mut compressed);
-        self.send(desk, status, Some(ContentType::Json), Body::Copy(&compressed));
+        let mut body = body;
+        if desk.gzip.compress(body, &mut compressed) {
+            desk.lines.extend_from_slice(b"content-encoding: gzip\r\n");
+            body = &compressed;
+        }
+        self.send(desk, status, Some(ContentType::Json), Body::Copy(body));
         desk.compressed = compressed;
     }
 }

@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::counts::{Counts, Resource};
 use crate::demo;
 use crate::evaluate::Scratch;
-use crate::http::compress::Gzip;
+use crate::http::compress::{Gzip, accepts_gzip};
 use crate::http::cors::Cors;
 use crate::http::response::Reply;
 use crate::http::{Body, ContentType, Fields, Method, Output, Request, Status};
@@ -122,6 +122,8 @@ struct Exchange<'a> {
     fields: Fields<'a>,
     /// The answer names the origin, so caches must tell origins apart.
     varies_by_origin: bool,
+    /// Read when it is first asked for.
+    accepts_gzip: Option<bool>,
     output: &'a mut Output,
     outcome: Outcome,
 }
@@ -142,6 +144,7 @@ pub fn answer(
         reply: request.reply(),
         fields: request.fields,
         varies_by_origin: false,
+        accepts_gzip: None,
         output,
         outcome: Outcome { status: 0, route: Route::Unknown, slot: None, role: None },
     };
@@ -240,6 +243,12 @@ impl<'a> Exchange<'a> {
         self.outcome.role = Some(access.role);
         let environment = slot.environment.as_deref().ok_or(Denied::NoDocument)?;
         Ok((environment, access.role))
+    }
+
+    /// Whether the client takes gzip.
+    fn accepts_gzip(&mut self) -> bool {
+        let field = self.fields.accept_encoding;
+        *self.accepts_gzip.get_or_insert_with(|| accepts_gzip(field))
     }
 
     /// Writes the response; the lines on the desk go with it.

@@ -13,7 +13,6 @@ use super::{Desk, Exchange, validators};
 use crate::encode::flags::{Flag, results};
 use crate::encode::json;
 use crate::evaluate::{Identity, Trait, TraitValue, evaluate};
-use crate::http::compress::accepts_gzip;
 use crate::http::{Body, ContentType, Status};
 use crate::identity::detail::{body_value, integer, member};
 use crate::identity::python_json::Value;
@@ -199,7 +198,7 @@ impl<'a> Exchange<'a> {
         let mut etag = String::from("\"");
         digest.iter().take(12).for_each(|byte| etag.push_str(&format!("{byte:02x}")));
         etag.push('"');
-        let is_gzip = body.len() >= COMPRESS_BYTES_MIN && accepts_gzip(self.fields.accept_encoding);
+        let is_gzip = body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip();
         self.vary_by_key(desk);
         desk.lines.extend_from_slice(b"cache-control: private, no-cache\r\n");
         validators::etag(&etag, is_gzip, &mut desk.lines);
