@@ -35,6 +35,7 @@ pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod notify;
+pub mod pace;
 pub mod reactor;
 pub mod route;
 pub mod serve;

@@ -120,10 +120,20 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 /// Threads that fetch and compile. More environments than that wait their turn: at 1 s a fetch,
 /// 200 environments take 7 s a round.
 pub const FETCH_THREADS_MAX: usize = 32;
+/// A thread of the pools without work for so long ends, and the allocator gives back what it freed: it
+/// holds that for a second, so that this is a little longer.
+pub const THREAD_IDLE_MAX: Duration = Duration::from_millis(1500);
+/// How much nicer than the reactors the pools' threads are: at most a quarter of a CPU that both want.
+pub const NICE: i32 = 5;
+/// A thread that works through a document gives way this often.
+pub const PACE: Duration = Duration::from_micros(200);
+/// Bytes it hashes or compresses in between; a fifth of a millisecond's worth of compressing.
+pub const PACE_BYTES: usize = 16 * 1024;
 /// Redirects followed for one request. Beyond: the poll failed.
 pub const REDIRECTS_MAX: usize = 5;
-/// Pages of one document. Edge's pages hold about 1 MB, so this is beyond any document allowed.
-pub const PAGES_MAX: usize = 4096;
+/// Pages of one document. Beyond: the round is dropped. Edge's pages hold about 1 MB, so this is four
+/// times the largest document allowed.
+pub const PAGES_MAX: usize = 1024;
 /// Slowest upstream that is waited for once its answer began, bytes per second. Slower: the poll
 /// failed, since a fetching thread is too dear for a drip.
 pub const FETCH_RATE_MIN: u64 = 64 * 1024;
@@ -153,6 +163,10 @@ pub const EVENT_RETRY_MAX: Duration = Duration::from_secs(5);
 pub const EVENT_PATIENCE: Duration = Duration::from_secs(120);
 /// Longest wait for documents to reach the disk when the process ends.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a document that could not be written to disk is tried again.
+pub const STORE_RETRY: Duration = Duration::from_secs(10);
+/// A half-written file of this age belongs to a process that is gone.
+pub const STORE_LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 /// How often the configuration file is looked at.
 pub const CONFIG_POLL: Duration = Duration::from_secs(1);
 /// Rows of one report of usage; upstream takes no more (wire.md 4.3).

@@ -18,6 +18,7 @@ use super::{program, transcode};
 use crate::evaluate::jsonpath::Tree;
 use crate::evaluate::{Scratch, evaluate_on};
 use crate::limits::{COMPRESS_BEST_BYTES_MAX, COMPRESS_BYTES_MIN};
+use crate::pace;
 
 /// A whole response body that depends on the document alone, ready to be sent.
 #[derive(Debug, Default)]
@@ -218,7 +219,7 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     let level = if plain.len() > COMPRESS_BEST_BYTES_MAX { Compression::fast() } else { Compression::best() };
     let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 8), level);
     // Writing to a vector cannot fail.
-    let _ = encoder.write_all(plain);
+    pace::by_pieces(plain, |piece| drop(encoder.write_all(piece)));
     let mut packed = encoder.finish().unwrap_or_default();
     packed.shrink_to_fit();
     packed
@@ -227,7 +228,7 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
 fn etag<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Box<str> {
     let mut digest = Sha256::new();
     for piece in pieces {
-        digest.update(piece);
+        pace::by_pieces(piece, |piece| digest.update(piece));
     }
     let mut text = String::from("\"");
     for byte in &digest.finalize()[..16] {

@@ -10,6 +10,7 @@ use memchr::memchr2;
 
 use super::CompileError;
 use crate::evaluate::value::write_float;
+use crate::pace;
 
 /// Where in the document a value is; printed only in an error.
 #[derive(Clone, Copy, Debug)]
@@ -166,6 +167,7 @@ fn skip(bytes: &[u8], from: usize) -> usize {
         match byte {
             b'"' => at = skip_string(bytes, at),
             b'{' | b'[' => {
+                pace::step();
                 depth += 1;
                 at += 1;
                 continue;

@@ -12,6 +12,7 @@ use super::lookup::Lookups;
 use crate::evaluate::jsonpath::{FlagMember, Query, Tree};
 use crate::evaluate::pattern::Pattern;
 use crate::evaluate::value::Integer;
+use crate::pace;
 
 /// Fast, seeded, and good enough against chosen names: tables are rebuilt with each document.
 pub type State = foldhash::fast::RandomState;
@@ -365,6 +366,7 @@ impl Overrides {
     pub fn build<'a>(entries: impl ExactSizeIterator<Item = (&'a str, &'a [(u32, u32)])>) -> Self {
         let mut overrides = Self { table: HashTable::with_capacity(entries.len()), ..Self::default() };
         for (identifier, states) in entries {
+            pace::step();
             let from = offset(overrides.identifiers.len());
             overrides.identifiers.extend_from_slice(identifier.as_bytes());
             let identifier = Children { from, to: offset(overrides.identifiers.len()) };

@@ -12,6 +12,7 @@ use memchr::memchr2;
 use super::CompileError;
 use crate::encode::json;
 use crate::limits::{DOCUMENT_DEPTH_MAX, DUPLICATE_MEMBERS_MAX, INTEGER_DIGITS_MAX};
+use crate::pace;
 
 /// Objects with more members than this find a repeated name by hash rather than one by one.
 const MEMBERS_BY_HASH_MIN: usize = 24;
@@ -195,6 +196,7 @@ impl Transcoder<'_> {
     }
 
     fn push_frame(&mut self, frame: Frame) -> Result<bool, Fault> {
+        pace::step();
         if self.frames.len() >= DOCUMENT_DEPTH_MAX {
             return Err(Fault::TooDeep);
         }

@@ -3,6 +3,7 @@
 //! In: the answers of `proxy/config/` (wire.md 4.3). Out: environments added, re-keyed and removed.
 //! Invariants: environments of the configuration are never touched; a fetch that fails changes
 //! nothing; the last good answer is kept on disk like a document, for a restart while upstream is down.
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -123,14 +124,7 @@ impl Supervisor {
 
     /// Watches exactly these discovered environments; true if something changed.
     fn watch_discovered(&mut self, environments: Vec<Discovered>, now: Instant, clock: SystemTime) -> bool {
-        // An environment without a key that is good now cannot be polled: it counts as not there.
-        let is_usable = |keys: &[ServerKey]| keys.iter().any(|key| key.is_good_at(clock));
-        let usable: Vec<Discovered> = environments
-            .into_iter()
-            .filter(|environment| {
-                !environment.client_side_key.is_empty() && is_usable(&environment.server_side_keys)
-            })
-            .collect();
+        let usable = usable(environments, clock);
         let (records, count) = (&self.records, self.watched.len());
         self.watched.retain(|watched| {
             let key = watched.client_side_key();
@@ -156,5 +150,59 @@ impl Supervisor {
             }
         }
         changed
+    }
+}
+
+/// Those that can be polled: with a name, and with a key that is good now. Of one that is listed twice
+/// the keys are taken together, or each answer would re-key it.
+fn usable(environments: Vec<Discovered>, clock: SystemTime) -> Vec<Discovered> {
+    let mut usable: Vec<Discovered> = Vec::with_capacity(environments.len());
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for environment in environments.into_iter().filter(|listed| !listed.client_side_key.is_empty()) {
+        match places.get(&environment.client_side_key) {
+            Some(&place) => {
+                let held = &mut usable[place].server_side_keys;
+                let more = environment.server_side_keys.into_iter().filter(|key| !held.contains(key));
+                let more: Vec<ServerKey> = more.collect();
+                held.extend(more);
+            }
+            None => {
+                places.insert(environment.client_side_key.clone(), usable.len());
+                usable.push(environment);
+            }
+        }
+    }
+    usable.retain(|environment| environment.server_side_keys.iter().any(|key| key.is_good_at(clock)));
+    usable
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn an_environment_listed_twice_is_one_with_all_its_keys() {
+        let clock = SystemTime::now();
+        let listed = |client_side_key: &str, keys: &[(&str, Option<SystemTime>)]| Discovered {
+            client_side_key: client_side_key.into(),
+            server_side_keys: keys
+                .iter()
+                .map(|(key, expires_at)| ServerKey { key: Secret::new(*key), expires_at: *expires_at })
+                .collect(),
+        };
+        let over = Some(clock - Duration::from_secs(1));
+        let found = usable(
+            vec![
+                listed("a", &[("ser.1", None)]),
+                listed("", &[("ser.2", None)]),
+                listed("b", &[("ser.3", over)]),
+                listed("a", &[("ser.1", None), ("ser.4", over)]),
+            ],
+            clock,
+        );
+        assert_eq!(found, [listed("a", &[("ser.1", None), ("ser.4", over)])]);
     }
 }

@@ -4,13 +4,11 @@
 //! a time, so that memory and CPU have a bound however many change at once; a panic fails that job
 //! alone. Nothing here decides what is served.
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use sha2::{Digest, Sha256};
-
-use super::poll::{Fetched, PollError, PollErrorKind, Upstream, Validators};
+use super::poll::{Fetched, PollError, PollErrorKind, Upstream, Validators, digest_of};
 use super::pool::{Pool, guarded};
 use crate::config::Secret;
 use crate::limits;
@@ -91,7 +89,7 @@ impl Stamp {
 
 /// The one thread that compiles, and frees what it made: memory freed on another thread than its own
 /// would wait there for the next document.
-pub type Compiler = Arc<Mutex<Pool>>;
+pub type Compiler = Arc<Pool>;
 
 impl Job {
     pub fn run(self, compiler: &Compiler) -> Done {
@@ -125,8 +123,7 @@ fn run(job: Job, seen: &mut Option<Stamp>, compiler: &Compiler) -> Result<Option
     };
     let (sender, compiled) = channel();
     let task = move || drop(sender.send(compile_timed(fetched, edited_at)));
-    let given = compiler.lock().unwrap_or_else(PoisonError::into_inner).give(task);
-    given.map_err(|error| {
+    compiler.give(task).map_err(|error| {
         PollError::new(PollErrorKind::Internal, format!("no thread to compile with: {error}"))
     })?;
     // A task that panicked dropped its sender.
@@ -178,7 +175,7 @@ fn shorten(path: &str) -> std::borrow::Cow<'_, str> {
 }
 
 fn fetched(document: Vec<u8>) -> Fetched {
-    let digest = Sha256::digest(&document).into();
+    let digest = digest_of(&document);
     Fetched { document, validators: Validators::default(), digest }
 }
 
@@ -189,7 +186,11 @@ fn modified(path: &Path) -> Option<f64> {
 }
 
 fn read(path: &Path) -> Result<Fetched, PollError> {
-    let document = std::fs::read(path)
-        .map_err(|error| PollError::new(PollErrorKind::File, format!("{}: {error}", path.display())))?;
+    let read = std::fs::metadata(path).and_then(|metadata| {
+        // Whoever opens a pipe waits for its writer.
+        if metadata.is_file() { std::fs::read(path) } else { Err(std::io::Error::other("not a file")) }
+    });
+    let document =
+        read.map_err(|error| PollError::new(PollErrorKind::File, format!("{}: {error}", path.display())))?;
     Ok(fetched(document))
 }

@@ -7,6 +7,7 @@
 mod certificates;
 pub(crate) mod discovery;
 mod job;
+mod place;
 pub mod poll;
 mod pool;
 pub mod probe;
@@ -20,7 +21,7 @@ pub(crate) mod store;
 mod watched;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -34,6 +35,7 @@ use crate::snapshot::{Access, Snapshot};
 use crate::tls::Certificates;
 use discovery::Discovery;
 use job::{Compiler, Done, Id};
+use place::Place;
 use poll::{ServerKey, Upstream};
 use pool::Pool;
 use reports::Reports;
@@ -120,6 +122,7 @@ pub fn start(
     let store = open_store(&config, &log);
     let discovery = Discovery::new(&config, Instant::now());
     let reports = Reports::new(&config, store.as_ref(), Instant::now());
+    let place = Place::beside(&config.cores);
     let mut supervisor = Supervisor {
         reload: reload::Reloader::new(&config, reload),
         certificates: certificates.map(certificates::Watch::new),
@@ -127,8 +130,8 @@ pub fn start(
         records: Records { log, metrics, store },
         publisher,
         upstream: Arc::new(upstream),
-        pool: Pool::new("fetch", limits::FETCH_THREADS_MAX),
-        compiler: Arc::new(Mutex::new(Pool::new("compile", 1))),
+        pool: Pool::new("fetch", limits::FETCH_THREADS_MAX, place.clone()),
+        compiler: Arc::new(Pool::new("compile", 1, place)),
         events,
         sender,
         watched: Vec::new(),
@@ -403,8 +406,7 @@ impl Supervisor {
         let retired = self.publisher.take_retired();
         if !retired.is_empty() {
             // Freed by the thread that made it. Without that thread it is freed here.
-            let mut compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
-            let _ = compiler.give(move || drop(retired));
+            let _ = self.compiler.give(move || drop(retired));
         }
         // The newest is in use; an older one that still lives is on its way back from a reactor.
         self.published.retain(|snapshot| snapshot.strong_count() > 0);

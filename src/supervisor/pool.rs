@@ -1,58 +1,89 @@
 //! The threads that may wait, for the supervisor must not.
 //!
 //! In: tasks. Out: whatever a task sends by itself. Invariants: at most as many threads as it was
-//! made for, started as they are needed; a task that panics ends alone. Tasks are taken in order.
+//! made for, started as they are needed and ended when they are not; a task that panics ends alone.
+//! Tasks are begun in order.
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::{io, thread};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::{fmt, io, thread};
+
+use super::place::Place;
+use crate::limits;
 
 type Task = Box<dyn FnOnce() + Send>;
 
 /// The pool. Its threads end when it is dropped, each after the task it has.
 #[derive(Debug)]
 pub struct Pool {
-    tasks: Sender<Task>,
     shared: Arc<Shared>,
     name: &'static str,
-    threads: usize,
     threads_max: usize,
+    place: Place,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shared {
-    tasks: Mutex<Receiver<Task>>,
-    /// Tasks given and not yet ended. A hint of when one more thread is worth it, nothing else.
-    open: AtomicUsize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: VecDeque<Task>,
+    threads: usize,
+    /// Threads that wait for a task.
+    idle: usize,
+    is_over: bool,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tasks wait, {} of {} threads idle", self.tasks.len(), self.idle, self.threads)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Pool {
-    /// Its threads are called `name` and a number.
-    pub fn new(name: &'static str, threads_max: usize) -> Self {
-        let (tasks, receiver) = channel();
-        let shared = Arc::new(Shared { tasks: Mutex::new(receiver), open: AtomicUsize::new(0) });
-        Self { tasks, shared, name, threads: 0, threads_max }
+    /// Its threads are called `name` and run at `place`.
+    pub fn new(name: &'static str, threads_max: usize, place: Place) -> Self {
+        Self { shared: Arc::default(), name, threads_max, place }
     }
 
-    /// Queues a task; starts one more thread if all may be busy.
+    /// Queues a task; starts one more thread if all are busy.
     ///
     /// # Errors
     /// There is no thread to do it and none can be started.
-    pub fn give(&mut self, task: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let open = self.shared.open.fetch_add(1, Ordering::Relaxed);
-        if open >= self.threads && self.threads < self.threads_max {
-            let shared = Arc::clone(&self.shared);
-            let thread = thread::Builder::new().name(format!("{}-{}", self.name, self.threads));
-            match thread.spawn(move || work(&shared)) {
-                Ok(_) => self.threads += 1,
-                Err(error) if self.threads == 0 => return Err(error),
+    pub fn give(&self, task: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let mut state = self.shared.state();
+        if state.tasks.len() >= state.idle && state.threads < self.threads_max {
+            let (shared, place) = (Arc::clone(&self.shared), self.place.clone());
+            let begin = move || {
+                place.take();
+                work(&shared);
+            };
+            match thread::Builder::new().name(self.name.into()).spawn(begin) {
+                Ok(_) => state.threads += 1,
+                Err(error) if state.threads == 0 => return Err(error),
                 Err(_) => {}
             }
         }
-        // The receiver lives as long as `shared`, so this cannot fail.
-        let _ = self.tasks.send(Box::new(task));
+        state.tasks.push_back(Box::new(task));
+        drop(state);
+        self.shared.changed.notify_one();
         Ok(())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.state().is_over = true;
+        self.shared.changed.notify_all();
     }
 }
 
@@ -62,25 +93,44 @@ pub fn guarded<T>(task: impl FnOnce() -> T) -> Option<T> {
 }
 
 fn work(shared: &Shared) {
-    loop {
-        let task = shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(task) = task else { return };
+    while let Some(task) = next(shared) {
         // The task tells of its own end; that it panicked was printed where it did.
         let _ = guarded(task);
-        shared.open.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// The next task; `None` when there was none for so long that the thread had better end. What its
+/// tasks allocated is given back to the system when it does, and not before: the allocator keeps
+/// freed memory for a second and then waits for somebody to come by.
+fn next(shared: &Shared) -> Option<Task> {
+    let mut state = shared.state();
+    if state.tasks.is_empty() && !state.is_over {
+        state.idle += 1;
+        let has_none = |state: &mut State| state.tasks.is_empty() && !state.is_over;
+        let waited = shared.changed.wait_timeout_while(state, limits::THREAD_IDLE_MAX, has_none);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.idle -= 1;
+    }
+    let task = state.tasks.pop_front();
+    if task.is_none() {
+        state.threads -= 1;
+    }
+    task
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::channel;
+    use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::limits;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     #[test]
     fn tasks_run_side_by_side_within_the_bound_and_survive_a_panic() {
-        let mut pool = Pool::new("fetch", limits::FETCH_THREADS_MAX);
+        let pool = Pool::new("fetch", limits::FETCH_THREADS_MAX, Place::beside(&[]));
         let (ended, results) = channel();
         let running = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
         for number in 0..limits::FETCH_THREADS_MAX * 3 {
@@ -95,11 +145,26 @@ mod tests {
             })
             .unwrap();
         }
-        let count = (0..limits::FETCH_THREADS_MAX * 3)
-            .filter_map(|_| results.recv_timeout(Duration::from_secs(10)).ok())
-            .count();
+        let count =
+            (0..limits::FETCH_THREADS_MAX * 3).filter_map(|_| results.recv_timeout(PATIENCE).ok()).count();
         assert_eq!(count, limits::FETCH_THREADS_MAX * 3);
         let most = running.1.load(Ordering::SeqCst);
         assert!(most > 1 && most <= limits::FETCH_THREADS_MAX, "{most} at a time");
+    }
+
+    #[test]
+    fn a_thread_without_work_ends_and_another_takes_its_place() {
+        let pool = Pool::new("fetch", 1, Place::beside(&[]));
+        let (ended, results) = channel();
+        for round in 0..2 {
+            let ended = ended.clone();
+            pool.give(move || ended.send(round).unwrap()).unwrap();
+            assert_eq!(results.recv_timeout(PATIENCE), Ok(round));
+            let deadline = Instant::now() + PATIENCE;
+            while pool.shared.state().threads > 0 {
+                assert!(Instant::now() < deadline, "the thread stays: {:?}", pool.shared.state());
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
     }
 }

@@ -87,8 +87,10 @@ impl<F: Fn(f64)> Follower<F> {
     fn follow(&self, told: &mut Option<PollError>) -> Result<(), PollError> {
         let mut stream = self.upstream.stream(&self.key)?;
         self.connected(true);
-        if told.take().is_some() {
-            self.event(Level::Info, "realtime_recovered", &"events arrive again");
+        // A stream that sent nonsense opens like any other: it is well when it sends something else.
+        let mut is_doubted = told.as_ref().is_some_and(|told| told.kind == PollErrorKind::TooLarge);
+        if !is_doubted && told.take().is_some() {
+            self.recovered();
         }
         let mut events = Events::default();
         let mut piece = [0; 4096];
@@ -97,7 +99,13 @@ impl<F: Fn(f64)> Follower<F> {
             if count == 0 || self.has_ended() {
                 return Ok(());
             }
-            if !events.feed(&piece[..count], |updated_at| (self.tell)(updated_at)) {
+            let is_bounded = events.feed(&piece[..count], |updated_at| (self.tell)(updated_at));
+            if is_bounded && is_doubted && piece[..count].contains(&b'\n') {
+                is_doubted = false;
+                *told = None;
+                self.recovered();
+            }
+            if !is_bounded {
                 return Err(PollError::new(
                     PollErrorKind::TooLarge,
                     format!(
@@ -107,6 +115,10 @@ impl<F: Fn(f64)> Follower<F> {
                 ));
             }
         }
+    }
+
+    fn recovered(&self) {
+        self.event(Level::Info, "realtime_recovered", &"events arrive again");
     }
 
     fn connected(&self, is_connected: bool) {

@@ -9,7 +9,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::poll::Validators;
 use crate::config::Level;
+use crate::limits;
 use crate::log::Log;
 
 /// A document as it was kept.
@@ -40,6 +41,8 @@ struct About {
 }
 
 const VERSION: u32 = 1;
+/// What the extension of a file begins with that is being written.
+const TEMPORARY: &str = "tmp-";
 
 /// The writer's end, for the supervisor.
 #[derive(Debug)]
@@ -62,7 +65,9 @@ impl Store {
     /// # Errors
     /// The folder cannot be made or the thread not be started.
     pub fn open(folder: &Path, log: &Log) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        make_folder(folder)?;
+        // What cannot be removed costs room and nothing else.
+        let _ = remove_leftovers(folder);
         let (writes, asked) = channel();
         let (own, log) = (folder.to_path_buf(), log.clone());
         thread::Builder::new().name("store".into()).spawn(move || write_all(&own, &asked, &log))?;
@@ -135,42 +140,69 @@ pub fn load(folder: &Path, name: &str) -> Result<Option<Kept>, String> {
     Ok(Some(Kept { document, validators, digest, saved_at }))
 }
 
-/// Writes what is asked for; of several documents under one name only the newest.
+/// Writes what is asked for; of several documents under one name only the newest. What could not be
+/// written waits and is tried again: disks are emptied and folders come back.
 fn write_all(folder: &Path, asked: &Receiver<Request>, log: &Log) {
-    let mut failing = false;
-    while let Ok(first) = asked.recv() {
-        let mut newest: BTreeMap<String, Option<Kept>> = BTreeMap::new();
+    let mut waiting: BTreeMap<String, Option<Kept>> = BTreeMap::new();
+    loop {
+        let was_failing = !waiting.is_empty();
+        let patience = if was_failing { limits::STORE_RETRY } else { Duration::MAX };
+        let first = match asked.recv_timeout(patience) {
+            Ok(first) => Some(first),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let mut flushed = Vec::new();
-        for write in std::iter::once(first).chain(std::iter::from_fn(|| asked.try_recv().ok())) {
-            match write {
-                Request::Keep(name, kept) => drop(newest.insert(name, Some(kept))),
-                Request::Remove(name) => drop(newest.insert(name, None)),
+        for request in first.into_iter().chain(asked.try_iter()) {
+            match request {
+                Request::Keep(name, kept) => drop(waiting.insert(name, Some(kept))),
+                Request::Remove(name) => drop(waiting.insert(name, None)),
                 Request::Flush(done) => flushed.push(done),
             }
         }
-        for (name, kept) in newest {
-            let path = path(folder, &name);
-            let result = match kept {
-                Some(kept) => write(&path, &kept),
-                None => fs::remove_file(&path).or_else(|error| match error.kind() {
-                    io::ErrorKind::NotFound => Ok(()),
-                    _ => Err(error),
-                }),
-            };
-            match result {
-                Err(error) if !failing => {
-                    failing = true;
-                    let error = format!("{}: {error}", path.display());
-                    let hint =
-                        "documents are not kept for a restart: see the folder's owner, mode and free space";
-                    log.event(Level::Error, "cache_write_failed", &[("error", &error), ("hint", &hint)]);
-                }
-                Err(_) => {}
-                Ok(()) => failing = false,
+        let mut failure = None;
+        waiting.retain(|name, kept| {
+            let path = path(folder, name);
+            let result = kept.as_ref().map_or_else(|| remove(&path), |kept| write(&path, kept));
+            result.is_err_and(|error| {
+                failure = Some(format!("{}: {error}", path.display()));
+                true
+            })
+        });
+        match failure {
+            Some(error) if !was_failing => {
+                let hint =
+                    "documents are not kept for a restart: see the folder's owner, mode and free space";
+                log.event(Level::Error, "cache_write_failed", &[("error", &error), ("hint", &hint)]);
             }
+            None if was_failing => log.event(Level::Info, "cache_write_recovered", &[]),
+            _ => {}
         }
         drop(flushed);
     }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Removes what processes left that were killed while they wrote. Others may be writing now.
+fn remove_leftovers(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if entry.file_name().to_string_lossy().contains(TEMPORARY) && age > limits::STORE_LEFTOVER_AGE {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn write(path: &Path, kept: &Kept) -> io::Result<()> {
@@ -183,9 +215,16 @@ fn write(path: &Path, kept: &Kept) -> io::Result<()> {
     };
     let mut head = serde_json::to_vec(&about)?;
     head.push(b'\n');
-    // The process id, since a successor may start before this one has ended.
-    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    // A name of its own: a successor may start before this process has ended, and in containers that
+    // share a folder every process is number 1.
+    let random = getrandom::u64().unwrap_or_default();
+    let temporary = path.with_extension(format!("{TEMPORARY}{}-{random:016x}", std::process::id()));
+    let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+    let mut file = create().or_else(|error| match (error.kind(), path.parent()) {
+        // The folder was removed under us.
+        (io::ErrorKind::NotFound, Some(folder)) => make_folder(folder).and_then(|()| create()),
+        _ => Err(error),
+    })?;
     let written =
         file.write_all(&head).and_then(|()| file.write_all(&kept.document)).and_then(|()| file.sync_all());
     if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
@@ -271,6 +310,36 @@ mod tests {
         store.remove("key");
         store.flush(PATIENCE);
         assert_eq!(store.load("key").unwrap(), None);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_when_it_can_be() {
+        let folder = Folder::new("retried");
+        let store = folder.store();
+        fs::remove_dir_all(&folder.0).unwrap();
+        store.keep("key", kept("{}"));
+        store.flush(PATIENCE);
+        assert!(store.load("key").unwrap().is_some(), "the folder is made again");
+        fs::remove_dir_all(&folder.0).unwrap();
+        fs::write(&folder.0, "a file in its place").unwrap();
+        store.keep("key", kept("[]"));
+        store.flush(PATIENCE);
+        fs::remove_file(&folder.0).unwrap();
+        // Tried again with whatever is asked for next, and by itself after a while.
+        store.flush(PATIENCE);
+        assert_eq!(store.load("key").unwrap(), Some(kept("[]")));
+    }
+
+    #[test]
+    fn only_old_leftovers_are_removed() {
+        let folder = Folder::new("leftovers");
+        drop(folder.store());
+        let (old, new) = (folder.0.join("a.tmp-old"), folder.0.join("a.tmp-new"));
+        fs::write(&new, "").unwrap();
+        let file = File::create(&old).unwrap();
+        file.set_modified(SystemTime::now() - limits::STORE_LEFTOVER_AGE * 2).unwrap();
+        drop(folder.store());
+        assert_eq!(folder.files(), [new]);
     }
 
     #[test]

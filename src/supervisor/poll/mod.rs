@@ -22,6 +22,7 @@ pub use error::{PollError, PollErrorKind};
 
 use crate::config::{Config, Secret};
 use crate::limits;
+use crate::pace;
 
 /// What a held document was served with, sent back to ask whether it changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,7 +108,7 @@ impl Upstream {
         }
         let validators = validators(&answer.headers);
         let document = self.pages(answer, trusted, &keys)?;
-        let found: [u8; 32] = Sha256::digest(&document).into();
+        let found = digest_of(&document);
         if digest == Some(&found) {
             return Ok(None);
         }
@@ -126,8 +127,23 @@ impl Upstream {
         })?;
         let fields = [("accept", "text/event-stream"), ("cache-control", "no-cache")];
         let answer = self.client.stream(&uri, &fields, limits::STREAM_SILENCE_MAX)?;
+        if answer.status == 200 && !is_event_stream(&answer.headers) {
+            let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+            let (origin, kind) = (link::origin(&answer.uri), kind.unwrap_or("of no type"));
+            let message =
+                format!("{origin} answered with what is {kind}, not an event stream: see realtime.url");
+            return Err(PollError::new(PollErrorKind::Interrupted, message));
+        }
         match answer.status {
             200 => Ok(answer),
+            300..=399 => {
+                let (origin, status) = (link::origin(&answer.uri), answer.status);
+                let message = format!(
+                    "{origin} answered {status}: redirects of the stream are not followed, set realtime.url to the \
+                     final address"
+                );
+                Err(PollError::new(PollErrorKind::Redirect, message))
+            }
             _ => Err(refused(&answer, true)),
         }
     }
@@ -223,6 +239,14 @@ impl Upstream {
 
     /// Reads a body within its bounds of size and time.
     fn read(&self, mut answer: Answer, bytes_max: usize) -> Result<Vec<u8>, PollError> {
+        if let Some(coding) = unknown_coding(&answer.headers) {
+            let message = format!(
+                "{} answered with Content-Encoding {coding}, which was not asked for: see what is between here and \
+                 upstream",
+                link::origin(&answer.uri)
+            );
+            return Err(PollError::new(PollErrorKind::Interrupted, message));
+        }
         let too_large = || {
             let most = self.document_bytes_max;
             let message = format!(
@@ -246,6 +270,7 @@ impl Upstream {
                 return Err(too_large());
             }
             bytes.extend_from_slice(&piece[..count]);
+            pace::breathe();
             let elapsed = started.elapsed();
             if elapsed
                 > self.client.timeout() + Duration::from_secs(bytes.len() as u64 / limits::FETCH_RATE_MIN)
@@ -259,6 +284,13 @@ impl Upstream {
             }
         }
     }
+}
+
+/// SHA-256.
+pub fn digest_of(document: &[u8]) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    pace::by_pieces(document, |piece| digest.update(piece));
+    digest.finalize().into()
 }
 
 /// Says why upstream refused, as far as a status tells.
@@ -275,7 +307,7 @@ fn refused(answer: &Answer, trusted: bool) -> PollError {
         404 => "no such path. Likely cause: api_url is wrong; it usually ends with /api/v1/",
         429 => "too many requests: raise api_poll_frequency",
         500..=599 => "a fault of its own; the last good document stays in service",
-        _ => "expected 200 or 304",
+        _ => "not an answer to this request",
     };
     let retry_after = answer.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     PollError {
@@ -300,6 +332,21 @@ fn next_page(answer: &Answer, trusted: bool) -> Result<Option<Uri>, PollError> {
     Ok(Some(uri))
 }
 
+/// Its parameters (`; charset=utf-8`) do not matter.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream")
+}
+
+/// A coding of the body that nobody here can take away; gzip is (RFC 9110 8.4).
+fn unknown_coding(headers: &HeaderMap) -> Option<&str> {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let codings = codings.flat_map(|field| field.to_str().unwrap_or("?").split(',')).map(str::trim);
+    let is_known =
+        |coding: &str| ["", "gzip", "identity"].iter().any(|known| coding.eq_ignore_ascii_case(known));
+    codings.into_iter().find(|coding| !is_known(coding))
+}
+
 fn validators(headers: &HeaderMap) -> Validators {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_string);
     Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) }
@@ -307,8 +354,11 @@ fn validators(headers: &HeaderMap) -> Validators {
 
 /// Seconds or a date (RFC 9110 10.2.3).
 fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
-    match text.trim().parse() {
+    let text = text.trim();
+    match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
+        // Too long a number is a long time, not none.
+        Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => Some(Duration::MAX),
         Err(_) => Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()),
     }
 }
@@ -326,6 +376,8 @@ mod tests {
             ("Mon, 23 Nov 2026 08:00:00 GMT", Some(0)),
             ("soon", None),
             ("-1", None),
+            ("", None),
+            ("99999999999999999999999", Some(Duration::MAX.as_secs())),
         ] {
             assert_eq!(parse_retry_after(text, now).map(|wait| wait.as_secs()), expected, "{text}");
         }

@@ -36,6 +36,8 @@ pub struct Watched {
     pub config: EnvironmentConfig,
     /// Its server-side keys, if upstream told of it rather than the configuration.
     discovered: Option<Vec<ServerKey>>,
+    /// How many of those upstream refused in turn: the next one is asked with.
+    refused_keys: usize,
     pub schedule: Schedule,
     held: Option<Held>,
     last_success: Option<SystemTime>,
@@ -87,6 +89,7 @@ impl Watched {
             id,
             config,
             discovered,
+            refused_keys: 0,
             schedule: Schedule::new(interval, now),
             held: None,
             last_success: None,
@@ -217,7 +220,9 @@ impl Watched {
     fn key(&self) -> Option<Secret> {
         match &self.discovered {
             Some(keys) => {
-                keys.iter().find(|key| key.is_good_at(SystemTime::now())).map(|key| key.key.clone())
+                let clock = SystemTime::now();
+                let good: Vec<_> = keys.iter().filter(|key| key.is_good_at(clock)).collect();
+                good.get(self.refused_keys % good.len().max(1)).map(|key| key.key.clone())
             }
             None => self.config.server_side_key.clone(),
         }
@@ -307,6 +312,9 @@ impl Watched {
 
     fn failed(&mut self, error: PollError, log: &Log, now: Instant) -> Change {
         self.full_at = None;
+        if matches!(error.kind, PollErrorKind::Status(401 | 403)) {
+            self.refused_keys = self.refused_keys.wrapping_add(1);
+        }
         let delay = if self.config.document_path.is_some() {
             self.schedule.succeeded(now, now, self.spread());
             self.schedule.interval()

@@ -1,0 +1,83 @@
+//! Long work that gives way: the control plane's threads beside the reactors.
+//!
+//! In: calls of [`step`] from loops over a whole document. Out: now and then a yield of the CPU. Only
+//! threads that asked for it ([`give_way`]) ever yield, so that a step costs the others nothing.
+//! Invariant: a reactor that wakes up on the CPU of a paced thread waits for [`PACE`] and a little,
+//! not for the scheduler's slice of some milliseconds, which a lower priority alone does not shorten.
+use std::cell::Cell;
+use std::thread;
+use std::time::Instant;
+
+use crate::limits::PACE;
+
+/// Steps between two looks at the clock; a step is some hundred nanoseconds of work.
+const STEPS: u32 = 64;
+
+thread_local! {
+    /// Steps left until the next look at the clock; 0: this thread is not paced.
+    static LEFT: Cell<u32> = const { Cell::new(0) };
+    static YIELDED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// From now on this thread yields in its long loops.
+pub fn give_way() {
+    LEFT.set(STEPS);
+    YIELDED.set(Some(Instant::now()));
+}
+
+/// A small step of long work was done.
+pub fn step() {
+    match LEFT.get() {
+        0 => {}
+        1 => breathe(),
+        left => LEFT.set(left - 1),
+    }
+}
+
+/// A larger step was done: looks at the clock at once.
+pub fn breathe() {
+    let Some(yielded) = YIELDED.get() else { return };
+    LEFT.set(STEPS);
+    if yielded.elapsed() >= PACE {
+        thread::yield_now();
+        YIELDED.set(Some(Instant::now()));
+    }
+}
+
+/// `work` on each piece of `bytes`, giving way in between.
+pub fn by_pieces(bytes: &[u8], mut work: impl FnMut(&[u8])) {
+    for piece in bytes.chunks(crate::limits::PACE_BYTES) {
+        work(piece);
+        breathe();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_worked_on_once() {
+        let bytes: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
+        let mut seen = Vec::new();
+        by_pieces(&bytes, |piece| seen.extend_from_slice(piece));
+        assert!(seen == bytes);
+    }
+
+    #[test]
+    fn only_a_thread_that_asked_looks_at_the_clock() {
+        thread::spawn(|| {
+            (0..STEPS * 3).for_each(|_| step());
+            assert_eq!((LEFT.get(), YIELDED.get()), (0, None));
+            give_way();
+            let began = YIELDED.get().unwrap();
+            while YIELDED.get() == Some(began) {
+                assert!(began.elapsed() < PACE * 10_000, "it never gave way");
+                step();
+            }
+            assert!(YIELDED.get().unwrap() - began >= PACE);
+        })
+        .join()
+        .unwrap();
+    }
+}
