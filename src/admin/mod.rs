@@ -19,12 +19,13 @@ use std::time::{Duration, SystemTime};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::answer::health;
-use crate::channel::Newest;
+use crate::answer::health::{self, Look};
+use crate::channel::{Newest, Published};
 use crate::config::{self, Config};
 use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_BYTES_MAX, BACKLOG_MAX};
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::snapshot::Snapshot;
 
 const PAGE: &str = include_str!("page.html");
 /// A peer that takes longer to ask, or to take the answer, is closed.
@@ -38,6 +39,15 @@ pub struct View {
     pub newest: Newest,
     /// As at the start.
     pub config: Arc<Config>,
+}
+
+impl View {
+    /// What is served now, and how it is by the rules of readiness.
+    fn look(&self) -> (Arc<Snapshot>, Look) {
+        let Published { snapshot, config } = self.newest.look();
+        let look = health::look(config.as_ref().unwrap_or(&self.config), &snapshot, SystemTime::now());
+        (snapshot, look)
+    }
 }
 
 /// Binds the listener.
@@ -117,10 +127,9 @@ fn converse(mut stream: TcpStream, view: &View) -> io::Result<()> {
 
 /// As the main port answers it.
 fn readiness(view: &View) -> (&'static str, &'static str, String) {
-    let published = view.newest.look();
-    let config = published.config.as_ref().unwrap_or(&view.config);
-    let (body, is_ready) = health::look(config, &published.snapshot, SystemTime::now());
-    (if is_ready { "200 OK" } else { "503 Service Unavailable" }, "application/json", body)
+    let (_, look) = view.look();
+    let status = if look.reason.is_none() { "200 OK" } else { "503 Service Unavailable" };
+    (status, "application/json", look.body)
 }
 
 /// The whole response to a request head.

@@ -30,6 +30,8 @@ pub fn render(view: &View) -> String {
         "Log records that found the queue full.",
         view.log.dropped(),
     );
+    let is_ready = view.look().1.reason.is_none();
+    text.single("ready", "gauge", "1 while readiness is green.", u8::from(is_ready));
     process(&mut text, metrics);
     text.0
 }

@@ -2,7 +2,7 @@
 //!
 //! In: [`View`]. Out: the body of `/status.json`. Invariant: only sums and states of this
 //! instant; rates are the reader's work (two readings and a subtraction). Keys are cut.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -20,9 +20,16 @@ pub fn render(view: &View) -> String {
     let process = Process::read();
     let uptime = now.duration_since(metrics.started).unwrap_or_default();
     let reactors: Vec<Value> = metrics.reactors.iter().enumerate().map(|(i, r)| reactor(i, r)).collect();
-    let environments = environment_labels(metrics.environments());
-    let environments: Vec<Value> =
-        environments.iter().map(|(label, environment)| describe_environment(label, environment)).collect();
+    let (snapshot, look) = view.look();
+    let slots = snapshot.slots.iter().map(|slot| &*slot.client_side_key);
+    let states: HashMap<&str, &str> = slots.zip(look.states).collect();
+    let environments = metrics.environments();
+    let states: Vec<_> = environments.keys().map(|key| states.get(key.as_str()).copied()).collect();
+    let environments: Vec<Value> = environment_labels(environments)
+        .iter()
+        .zip(states)
+        .map(|((label, environment), state)| describe_environment(label, environment, state))
+        .collect();
     let errors: Vec<Value> = view
         .log
         .recent()
@@ -46,6 +53,8 @@ pub fn render(view: &View) -> String {
             "max_fds": process.max_fds,
             "threads": process.threads,
         },
+        "ready": look.reason.is_none(),
+        "not_ready_reason": look.reason,
         "reactors": reactors,
         "duration_upper_seconds": uppers,
         "requests": requests(&metrics.reactors),
@@ -98,8 +107,9 @@ fn requests(reactors: &[std::sync::Arc<ReactorMetrics>]) -> BTreeMap<&'static st
     routes
 }
 
-fn describe_environment(label: &str, environment: &EnvironmentMetrics) -> Value {
+fn describe_environment(label: &str, environment: &EnvironmentMetrics, state: Option<&str>) -> Value {
     json!({
+        "state": state,
         "client_side_key": label,
         "name": environment.name,
         "source": source_name(environment.source),

@@ -103,13 +103,26 @@ impl Rules {
     }
 }
 
-/// The body of readiness, and whether it is green, for who has no request to answer.
-pub fn look(config: &Config, snapshot: &Snapshot, now: SystemTime) -> (String, bool) {
+/// How the whole is, for who has no request to answer.
+#[derive(Debug)]
+pub struct Look {
+    /// What readiness answers.
+    pub body: String,
+    /// Why it is red, or `None` if it is green.
+    pub reason: Option<&'static str>,
+    /// Of each slot of the snapshot: fresh, stale, cache or missing.
+    pub states: Vec<&'static str>,
+}
+
+/// Looks at a snapshot by the rules of readiness.
+pub fn look(config: &Config, snapshot: &Snapshot, now: SystemTime) -> Look {
     let rules = Rules::new(config);
     let reason = rules.reason(snapshot, now);
     let mut body = Vec::new();
     write(&rules, snapshot, now, reason, &mut body);
-    (String::from_utf8_lossy(&body).into_owned(), reason.is_none())
+    let age_max = rules.age_max(snapshot.slots.len());
+    let states = snapshot.slots.iter().map(|slot| rules.state(slot, age_max, now).name()).collect();
+    Look { body: String::from_utf8_lossy(&body).into_owned(), reason, states }
 }
 
 /// Answers `/health`, `/proxy/health` and `/proxy/health/readiness`.
