@@ -2,8 +2,8 @@
 //!
 //! In: events (`Log::event`) from any thread. Out: one line each, generic or JSON, in the shapes
 //! structlog gives the Python proxy. Invariant: no caller ever blocks on it; what does not fit in
-//! the queue is dropped and counted, and the count is logged; a secret is cut before it comes
-//! here (`config::Secret`). Control characters never reach the terminal as such.
+//! the queue is dropped and counted, and the count is logged; a field named `..._key` is cut, and
+//! other secrets before they come here (`config::Secret`). Control characters never reach the terminal as such.
 use std::collections::VecDeque;
 use std::fmt::{Display, Write as _};
 use std::io::Write;
@@ -15,7 +15,7 @@ use std::time::{Instant, SystemTime};
 
 use time::OffsetDateTime;
 
-use crate::config::{Level, LogFormat, Logging};
+use crate::config::{Level, LogFormat, Logging, Secret};
 use crate::limits::{
     ACCESS_RECORDS_MAX, LOG_FLUSH_PATIENCE, LOG_FLUSH_PAUSE, LOG_RECENT_MAX, LOG_RECORDS_MAX,
 };
@@ -113,7 +113,7 @@ impl Log {
         if (level as u8) < self.shared.level.load(Ordering::Relaxed) {
             return;
         }
-        let fields = fields.iter().map(|(name, value)| (*name, value.to_string())).collect();
+        let fields = fields.iter().map(|(name, value)| (*name, shown(name, value))).collect();
         let record = Record { time: SystemTime::now(), level, event, fields };
         if self.records.try_send(Message::Record(record)).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
@@ -167,6 +167,12 @@ impl Log {
         // An error means that the writer is gone or stuck, and then there is nothing to wait for.
         let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
+}
+
+/// A key is shown by its beginning, whoever logs it. What has no key is named by its file instead.
+fn shown(name: &str, value: &dyn Display) -> String {
+    let text = value.to_string();
+    if name.ends_with("_key") && !text.contains('/') { Secret::new(text).to_string() } else { text }
 }
 
 impl Access {

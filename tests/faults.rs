@@ -274,7 +274,7 @@ fn forbidden_names_the_environment_and_likely_causes() {
     let row = Row::well("403");
     row.upstream.on_key(SERVER_KEY, Reply::new(403, r#"{"detail":"Invalid or missing Environment Key"}"#));
     let line = row.during();
-    for part in [CLIENT_KEY, "`ser.`", "api_url", "rotated"] {
+    for part in [&CLIENT_KEY[..6], "`ser.`", "api_url", "rotated"] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     assert!(!line.contains(SERVER_KEY), "a secret is in {line}");

@@ -30,6 +30,8 @@ mod harness;
 mod health;
 /// The log, read and unread.
 mod logging;
+/// The metrics: their names, and everything that names them.
+mod metrics;
 /// OpenFeature's Remote Evaluation Protocol.
 mod ofrep;
 /// Configuration, check, health, metrics and log of the running executable.
@@ -42,6 +44,8 @@ mod python_sdk;
 mod readme;
 /// The recorded requests to the Python proxy, answered as recorded or as a named difference.
 mod replay;
+/// What a service manager is told.
+mod service;
 /// Peers that are slow on purpose, too many, or at the descriptor limit.
 mod slow;
 /// Event streams downstream.

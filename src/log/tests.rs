@@ -137,3 +137,19 @@ fn access_records_have_their_fields_and_leave_room_for_errors() {
     assert_eq!((&request["status"], &request["bytes"]), (&200.into(), &1234.into()));
     assert_eq!((&request["duration_us"], &request["path"]), (&7.into(), &"/api/v1/flags/".into()));
 }
+
+#[test]
+fn a_key_is_never_written_whole() {
+    let place = Place::default();
+    let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
+    log.event(
+        Level::Info,
+        "environment_updated",
+        &[("client_side_key", &"a-client-side-key"), ("bytes", &12)],
+    );
+    log.event(Level::Info, "environment_updated", &[("client_side_key", &"/etc/documents/main.json")]);
+    log.flush();
+    let text = place.text();
+    assert!(text.contains("\"client_side_key\":\"a-clie...\"") && !text.contains("side-key"), "{text}");
+    assert!(text.contains("/etc/documents/main.json"), "{text}");
+}

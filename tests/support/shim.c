@@ -1,6 +1,7 @@
 /* Preloaded into the proxy by tests that bend the world around it: the wall clock, the resolver, the ring.
- * EDGE_SHIM names a directory; a file `clock` in it holds seconds to add to the wall clock, and while
- * a file `dns_down` is there no name resolves. The monotonic clock is left alone. EDGE_SHIM_RING_FLAGS
+ * EDGE_SHIM names a directory; a file `clock` in it holds seconds to add to the wall clock, while a
+ * file `dns_down` is there no name resolves, and while a file `stuck` is there the first reactor
+ * stands still when it asks for the time. The monotonic clock is left alone. EDGE_SHIM_RING_FLAGS
  * are flags of io_uring_setup, in hexadecimal, that the kernel is to know nothing of. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -9,6 +10,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,8 +26,10 @@ static int path(char *buffer, size_t size, const char *name) {
 int clock_gettime(clockid_t id, struct timespec *now) {
     static int (*real)(clockid_t, struct timespec *);
     if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    char name[512], thread[16] = "";
+    prctl(PR_GET_NAME, thread);
+    while (!strcmp(thread, "reactor-0") && path(name, sizeof name, "stuck") && access(name, F_OK) == 0) usleep(10000);
     int result = real(id, now);
-    char name[512];
     if (result == 0 && id == CLOCK_REALTIME && path(name, sizeof name, "clock")) {
         FILE *file = fopen(name, "r");
         long offset = 0;

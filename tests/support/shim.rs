@@ -42,6 +42,15 @@ impl Shim {
         std::fs::rename(path, self.scratch.path().join("clock")).expect("our own directory");
     }
 
+    /// Makes the first reactor stand still, or lets it go on.
+    pub fn reactor_is_stuck(&self, is_stuck: bool) {
+        if is_stuck {
+            self.scratch.write("stuck", "");
+        } else {
+            std::fs::remove_file(self.scratch.path().join("stuck")).expect("it was stuck");
+        }
+    }
+
     /// Makes every name fail to resolve, or resolve again.
     pub fn dns_is_down(&self, is_down: bool) {
         if is_down {

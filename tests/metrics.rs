@@ -1,0 +1,125 @@
+//! The names of metrics: by Prometheus' conventions, and the same wherever they are written.
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+
+use crate::support::{Port, Start, fixture, get};
+use crate::surface::{CLIENT, SERVER};
+
+/// What a scrape has: the kind of each family, and the labels of its samples.
+struct Scrape {
+    kinds: BTreeMap<String, String>,
+    labels: BTreeMap<String, BTreeSet<String>>,
+    helps: BTreeSet<String>,
+}
+
+fn scrape() -> Scrape {
+    let admin = Port::free();
+    let start = Start::serve().document(CLIENT, SERVER, fixture::path("environments/Main.json"));
+    let proxy = start.set("admin", json!({"port": admin.number()})).ready();
+    assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200);
+    // Bytes that are no request, so that a refusal is counted.
+    proxy.client().send("nonsense\r\n\r\n");
+    let text = get(admin.address(), "/metrics", "").text();
+    let (mut kinds, mut labels, mut helps) =
+        (BTreeMap::new(), BTreeMap::<_, BTreeSet<_>>::new(), BTreeSet::new());
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            kinds.insert(name.to_owned(), kind.to_owned());
+        } else if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '))
+        {
+            assert!(help.ends_with('.'), "{line}");
+            helps.insert(name.to_owned());
+        } else if let Some((name, rest)) = line.split_once('{') {
+            labels.entry(name.to_owned()).or_default().extend(labels_in(rest));
+        }
+    }
+    Scrape { kinds, labels, helps }
+}
+
+/// `name` of each `name="` or `name=~"` and the like.
+fn labels_in(text: &str) -> impl Iterator<Item = String> {
+    let inside = text.split('}').next().unwrap_or_default().replace("\\\"", "\"");
+    let pieces: Vec<String> = inside.split("\",").map(str::to_owned).collect();
+    pieces.into_iter().filter_map(|piece| {
+        let name: String = piece.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        (!name.is_empty()).then_some(name)
+    })
+}
+
+/// Every `edge_proxy_...` in a text, with what follows it.
+fn named(text: &str) -> Vec<(String, &str)> {
+    let parts = text.match_indices("edge_proxy_").filter(|(at, _)| {
+        !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '/' || c == '.')
+    });
+    let ends = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    parts
+        .map(|(at, _)| {
+            let rest = &text[at..];
+            let end = rest.find(ends).unwrap_or(rest.len());
+            (rest[..end].to_owned(), &rest[end..])
+        })
+        .collect()
+}
+
+fn family<'a>(scrape: &Scrape, name: &'a str) -> Option<&'a str> {
+    let stripped = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+    let is_histogram = |name: &&str| scrape.kinds.get(*name).is_some_and(|kind| kind == "histogram");
+    scrape.kinds.contains_key(name).then_some(name).or(stripped.filter(is_histogram))
+}
+
+#[test]
+fn names_follow_the_conventions() {
+    let scrape = scrape();
+    assert!(scrape.kinds.len() > 40, "{:?}", scrape.kinds.keys());
+    for (name, kind) in &scrape.kinds {
+        assert!(name.starts_with("edge_proxy_"), "{name}");
+        assert!(scrape.helps.contains(name), "{name} has no help");
+        assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+        for unit in ["ms", "us", "ns", "milliseconds", "minutes", "kib", "kb", "mb"] {
+            assert!(!name.split('_').any(|word| word == unit), "{name}: base units are seconds and bytes");
+        }
+        for (what, unit) in
+            [("duration", "_seconds"), ("age", "_seconds"), ("lag", "_seconds"), ("timestamp", "_seconds")]
+        {
+            assert!(!name.split('_').any(|word| word == what) || name.contains(unit), "{name} has no unit");
+        }
+    }
+}
+
+#[test]
+fn whatever_names_a_metric_names_one_that_exists_with_its_labels() {
+    let scrape = scrape();
+    let mut count = 0;
+    for path in [
+        "README.md",
+        "CHANGELOG.md",
+        "deploy/README.md",
+        "deploy/grafana/edge-proxy.json",
+        "deploy/prometheus/alerts.yml",
+        "deploy/prometheus/alerts_test.yml",
+    ] {
+        let text = std::fs::read_to_string(fixture::root().join(path)).expect("a file of the tree");
+        for (name, rest) in named(&text) {
+            let family = family(&scrape, &name).unwrap_or_else(|| panic!("{path}: {name} is no metric"));
+            count += 1;
+            let Some(selector) = rest.strip_prefix('{') else { continue };
+            for label in labels_in(selector).filter(|label| label != "instance" && label != "job") {
+                let known = scrape.labels.get(&name).or_else(|| scrape.labels.get(family));
+                assert!(
+                    known.is_some_and(|known| known.contains(&label)),
+                    "{path}: {name} has no label {label}"
+                );
+            }
+        }
+    }
+    assert!(count > 60, "{count}");
+}
+
+#[test]
+fn every_metric_is_described() {
+    let text = std::fs::read_to_string(fixture::root().join("deploy/README.md")).expect("a file of the tree");
+    let described: BTreeSet<String> = named(&text).into_iter().map(|(name, _)| name).collect();
+    let missing: Vec<String> = scrape().kinds.into_keys().filter(|name| !described.contains(name)).collect();
+    assert!(missing.is_empty(), "deploy/README.md does not describe {missing:?}");
+}
