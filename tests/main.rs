@@ -10,6 +10,8 @@ mod support;
 mod counts;
 /// Random documents and requests: the engine answers as the model does.
 mod differential;
+/// Awkward bytes over real sockets.
+mod doors;
 /// Stopping and taking over under load.
 mod drain;
 /// io_uring refused step by step, down to epoll.

@@ -1,6 +1,6 @@
 //! TLS for callers: both versions, resumption, client certificates, renewal without a gap.
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,7 +34,12 @@ fn put(folder: &Path, pair: &Pair) -> (PathBuf, PathBuf) {
 }
 
 fn start(pair: &Pair, client_ca: Option<&Pair>) -> Proxy {
+    start_with(pair, client_ca, &[])
+}
+
+fn start_with(pair: &Pair, client_ca: Option<&Pair>, settings: &[(&str, serde_json::Value)]) -> Proxy {
     let start = Start::serve();
+    let start = settings.iter().fold(start, |start, (path, value)| start.set(path, value.clone()));
     let folder = start.scratch().path().to_owned();
     let (cert, key) = put(&folder, pair);
     let document = start.scratch().write("document.json", document(0).to_string());
@@ -149,6 +154,52 @@ fn who_does_not_speak_tls_is_not_kept() {
     let mut bytes = Vec::new();
     let _ = socket.read_to_end(&mut bytes);
     assert!(!String::from_utf8_lossy(&bytes).contains("HTTP/1.1"), "plain text was answered");
+}
+
+#[test]
+fn whatever_is_not_a_handshake_ends_and_whoever_asks_for_something_else_is_told() {
+    let own = pair();
+    let proxy = start_with(&own, None, &[("server.timeout_head", "1s".into())]);
+    let hello = b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03";
+    let record = [&b"\x16\x03\x01\xff\xff"[..], &[b'a'; 70_000]].concat();
+    // Nothing at all, half a hello, a wrong one, an old one, a record that is too long.
+    for bytes in [&b""[..], hello, &[&hello[..], &[7; 194]].concat(), b"\x80\x2e\x01\x00\x02", &record] {
+        let mut socket = TcpStream::connect(proxy.address()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        // The end may be a reset, as not everything was read.
+        let ended = socket.read_to_end(&mut answer);
+        assert!(ended.map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |_| true));
+        assert!(answer.is_empty() || answer[0] == 21, "an alert or nothing, not {answer:?}");
+    }
+    let mut other = ClientConfig::clone(&client(&own, None, rustls::ALL_VERSIONS));
+    other.alpn_protocols = vec![b"h2".to_vec()];
+    let error = get(&mut connect(&proxy, &Arc::new(other)), "/api/v1/flags/").unwrap_err();
+    assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+    // No name, as when an address is asked; the certificate is the same whatever the name.
+    let mut nameless = ClientConfig::clone(&client(&own, None, rustls::ALL_VERSIONS));
+    nameless.enable_sni = false;
+    is_served(&mut connect(&proxy, &Arc::new(nameless)));
+}
+
+#[test]
+fn the_end_of_a_connection_is_said_whoever_ends_it() {
+    let own = pair();
+    let proxy = start_with(&own, None, &[("server.timeout_keep_alive", "1s".into())]);
+    for half_closed in [true, false] {
+        let mut stream = connect(&proxy, &client(&own, None, rustls::ALL_VERSIONS));
+        is_served(&mut stream);
+        if half_closed {
+            // What was asked before is answered all the same.
+            write!(stream, "GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            stream.flush().unwrap();
+            stream.sock.shutdown(Shutdown::Write).unwrap();
+        }
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("close_notify before the end");
+        assert_eq!(text.starts_with("HTTP/1.1 200 OK"), half_closed, "{text}");
+    }
 }
 
 #[test]

@@ -80,10 +80,16 @@ impl<T: Transport> Connection<T> {
             Some((Ok(length), buffer)) => {
                 self.buffer = buffer;
                 self.reactor.metrics.bytes_read.add(length as u64);
+                if length == 0 {
+                    self.farewell().await;
+                }
                 Ok(length > 0)
             }
             Some((Err(_), _)) => Err(Gone),
-            None if phase == Phase::Idle => Err(Gone),
+            None if phase == Phase::Idle => {
+                self.farewell().await;
+                Err(Gone)
+            }
             None => {
                 self.refuse_slow().await?;
                 Err(Gone)
@@ -145,6 +151,13 @@ impl<T: Transport> Connection<T> {
         self.place.mark.revive();
         self.write(batch).await?;
         self.linger().await
+    }
+
+    /// The connection ends between two answers, which the peer should not take for a cut.
+    async fn farewell(&mut self) {
+        self.place.mark.revive();
+        self.place.set_phase(Phase::Lingering);
+        let _ = self.place.mark.unless_ended(self.transport.farewell()).await;
     }
 
     /// Ends our side and reads over what still comes: to close with bytes unread would make the

@@ -129,9 +129,13 @@ impl<S: Transport> Transport for Tls<S> {
     }
 
     async fn shutdown(&mut self) -> io::Result<()> {
-        self.session.send_close_notify();
-        self.flush().await?;
+        self.farewell().await?;
         self.socket.shutdown().await
+    }
+
+    async fn farewell(&mut self) -> io::Result<()> {
+        self.session.send_close_notify();
+        self.flush().await
     }
 
     fn give_back(&mut self) {

@@ -29,6 +29,11 @@ pub trait Transport {
     /// Ends our side; the peer may still send.
     async fn shutdown(&mut self) -> io::Result<()>;
 
+    /// Says, before the socket is closed, that nothing was cut off. A plain socket's end says so itself.
+    async fn farewell(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Gives back what it needs only while bytes flow.
     fn give_back(&mut self) {}
 }

@@ -66,6 +66,11 @@ impl Client {
         &self.stream
     }
 
+    /// The socket, for what this client does not do.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// Sends bytes exactly as given.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("the server reads");
