@@ -337,6 +337,15 @@ fn truncated_gzip() {
 }
 
 #[test]
+fn a_coding_that_was_not_asked_for() {
+    let row = Row::well("200, Content-Encoding: br");
+    row.upstream.on_key(SERVER_KEY, Reply::json(b"\x0b\x02\x80hello\x03").with("content-encoding", "br"));
+    let line = row.during();
+    assert!(line.contains("Content-Encoding br"), "{line}");
+    row.after(&line);
+}
+
+#[test]
 fn gzip_bomb() {
     // 64 MiB of blanks in 64 KiB; the bound is set to 16 MiB.
     let bomb = Reply::json(" ".repeat(64 << 20)).gzip();
@@ -453,6 +462,23 @@ fn first_page(link: &str) -> Reply {
 #[test]
 fn page_loop() {
     Row::answered("page loop", first_page("/api/v1/environment-document/?page_id=1"));
+}
+
+#[test]
+fn more_pages_than_allowed() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    // A thousand pages take a while, and none of them is to be late on a loaded machine.
+    let proxy = serve(&upstream.api_url()).set("api_poll_timeout_seconds", 5).ready();
+    let row = Row::with("pages without end", upstream, proxy);
+    let mut page = 0;
+    row.upstream.rule(move |request| {
+        page += 1;
+        (request.key() == SERVER_KEY).then(|| first_page(&format!("?page_id={page}")))
+    });
+    let line = row.during();
+    assert!(line.contains("pages"), "{line}");
+    row.after(&line);
 }
 
 #[test]

@@ -119,6 +119,50 @@ fn a_stream_that_ends_is_opened_again_and_polling_stays_on() {
     proxy.wait_for_log("realtime_recovered");
 }
 
+#[test]
+fn what_is_no_event_stream_is_told_with_what_to_do() {
+    for (reply, hint) in [
+        (Reply::new(200, "<html>sign in</html>").with("content-type", "text/html"), "see realtime.url"),
+        (Reply::new(204, ""), "answered 204"),
+        (Reply::redirect(302, "/elsewhere"), "set realtime.url to the final address"),
+    ] {
+        let upstream = Upstream::start();
+        upstream.document(SERVER_KEY, document(1));
+        upstream.on(STREAM, reply);
+        let proxy = serve(&upstream.api_url())
+            .set("api_poll_frequency_seconds", 3600)
+            .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
+            .ready();
+        let line = proxy.wait_for_log("realtime_lost");
+        assert!(line.contains(hint), "{line}");
+        upstream.on(STREAM, Reply::events(""));
+        proxy.wait_for_log("realtime_recovered");
+        upstream.document(SERVER_KEY, document(2));
+        eventually("the event is pushed", || (upstream.push(STREAM, &event(2)) == 1).then_some(()));
+        eventually("it is served", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+        assert_eq!(proxy.log().matches("realtime_lost").count(), 1, "{}", proxy.log());
+    }
+}
+
+#[test]
+fn a_stream_of_nonsense_is_told_once_until_it_makes_sense() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    upstream.on(STREAM, Reply::events("x".repeat(100_000)));
+    let proxy = serve(&upstream.api_url())
+        .set("api_poll_frequency_seconds", 3600)
+        .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
+        .ready();
+    upstream.wait("four tries", |requests| {
+        requests.iter().filter(|request| request.path() == STREAM).count() >= 4
+    });
+    let count = |what: &str| proxy.log().matches(what).count();
+    assert_eq!((count("realtime_lost"), count("realtime_recovered")), (1, 0), "{}", proxy.log());
+    upstream.on(STREAM, Reply::events(": well again\n\n"));
+    proxy.wait_for_log("realtime_recovered");
+    assert_eq!(count("realtime_lost"), 1, "{}", proxy.log());
+}
+
 // --- a tree ---
 
 #[test]
@@ -234,6 +278,35 @@ fn environments_come_and_go_as_upstream_tells_and_static_ones_stay() {
     upstream.refuse();
     let proxy = start().ready();
     assert_eq!((version_of(&proxy, "b"), version_of(&proxy, CLIENT_KEY)), (Some(1), Some(1)));
+}
+
+#[test]
+fn a_key_that_upstream_refuses_gives_its_turn_to_the_next() {
+    let upstream = Upstream::start();
+    upstream.on("/api/v1/environment-document/", Reply::new(403, r#"{"detail":"no"}"#));
+    upstream.document("ser.good", for_key("a", 1).to_string());
+    // Listed twice as well: one environment, and no reason to ask anew at each look.
+    let list =
+        [("a", &[("ser.refused", true, Value::Null)][..]), ("a", &[("ser.good", true, Value::Null)][..])];
+    upstream.on(CONFIG, listed(&list));
+    let proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("proxy_key", "proxy-key-of-a-test")
+        .set("api_poll_frequency_seconds", 0.2)
+        .start();
+    eventually("a is served", || version_of(&proxy, "a"));
+    for key in ["ser.refused", "ser.good"] {
+        assert_eq!(proxy.get("/api/v1/flags/", key).status, 200, "{key} opens it, whatever upstream says");
+    }
+    let is_whole = |request: &&crate::support::Recorded| {
+        request.key() == "ser.good" && request.header("if-modified-since").is_none()
+    };
+    let whole = upstream.requests().iter().filter(is_whole).count();
+    let looks = upstream.requests_for(CONFIG).len();
+    upstream.wait("five more looks", |requests| {
+        requests.iter().filter(|request| request.path() == CONFIG).count() >= looks + 5
+    });
+    assert_eq!(upstream.requests().iter().filter(is_whole).count(), whole, "it is not re-keyed");
 }
 
 #[test]

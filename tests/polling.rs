@@ -292,6 +292,22 @@ fn a_document_on_disk_is_read_again_and_a_broken_edit_keeps_the_old_one() {
     assert_eq!(proxy.log().matches("document_refused").count(), 1, "{}", proxy.log());
 }
 
+#[test]
+fn a_pipe_in_the_place_of_a_document_holds_nothing_up() {
+    let scratch = Scratch::new();
+    let path = scratch.write("environment.json", document(1));
+    let proxy = Start::serve().document(CLIENT_KEY, SERVER_KEY, &path).ready();
+    std::fs::remove_file(&path).expect("our file");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("coreutils").success());
+    let line = proxy.wait_for_log("document_refused");
+    assert!(line.contains("environment.json"), "{line}");
+    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1));
+    let new = scratch.write("new.json", document(2));
+    std::fs::rename(new, &path).expect("our directory");
+    eventually("the new file is served", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+}
+
 // --- configuration ---
 
 fn rewrite(proxy: &Proxy, change: impl FnOnce(&mut serde_json::Value)) {

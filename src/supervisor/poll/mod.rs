@@ -271,9 +271,12 @@ impl Upstream {
             }
             bytes.extend_from_slice(&piece[..count]);
             pace::breathe();
+            // What is there in full is not too late.
+            let is_whole = answer.length.is_some_and(|length| bytes.len() as u64 >= length);
             let elapsed = started.elapsed();
-            if elapsed
-                > self.client.timeout() + Duration::from_secs(bytes.len() as u64 / limits::FETCH_RATE_MIN)
+            if !is_whole
+                && elapsed
+                    > self.client.timeout() + Duration::from_secs(bytes.len() as u64 / limits::FETCH_RATE_MIN)
             {
                 let message = format!(
                     "upstream sent only {} bytes in {:.1} s: raise api_poll_timeout if the line is that slow",
