@@ -104,6 +104,47 @@ fn traits_of_browsers_count_only_where_the_environment_allows_it() {
     assert_eq!(flag(&answer, "banner")["reason"], "TARGETING_MATCH; segment=gold plan");
 }
 
+/// What counts is whether a flag is enabled for who asks, not how it stands in the document.
+#[test]
+fn disabled_flags_are_hidden_from_browsers_on_every_route() {
+    let mut hiding = document(0);
+    hiding["hide_disabled_flags"] = json!(true);
+    let states = &mut hiding["project"]["segments"][0]["feature_states"];
+    let mut turned = [document(0)["feature_states"][1].clone(), document(0)["feature_states"][2].clone()];
+    turned[0]["enabled"] = json!(false);
+    turned[1]["enabled"] = json!(true);
+    states.as_array_mut().unwrap().extend(turned);
+    let proxy = start_with(&hiding);
+    let gold = json!({"identifier": "u", "traits": [{"trait_key": "plan", "trait_value": "gold"}]});
+    let ofrep = |context: &str| format!(r#"{{"context":{{"targetingKey":"u"{context}}}}}"#);
+    let names = |answer: &Answer| -> Vec<String> {
+        let answer = answer.json();
+        let flags = if answer["flags"].is_array() { answer["flags"].clone() } else { answer };
+        let flags = if flags[0]["flags"].is_array() { flags[0]["flags"].clone() } else { flags };
+        let name =
+            |flag: &Value| flag["feature"]["name"].as_str().or(flag["key"].as_str()).unwrap().to_owned();
+        flags.as_array().unwrap().iter().map(name).collect()
+    };
+    let plain = ["banner", "on", "split", "count"];
+    let golden = ["banner", "off", "split", "count"];
+    for (answer, expected) in [
+        (proxy.get("/api/v1/flags/", CLIENT), plain),
+        (proxy.get("/api/v1/identities/?identifier=u", CLIENT), plain),
+        (proxy.post("/api/v1/identities/", CLIENT, &gold.to_string()), golden),
+        (proxy.post("/api/v1/bulk-identities/", CLIENT, &json!({"data": [gold]}).to_string()), golden),
+        (proxy.post("/ofrep/v1/evaluate/flags", CLIENT, &ofrep("")), plain),
+        (proxy.post("/ofrep/v1/evaluate/flags", CLIENT, &ofrep(r#","plan":"gold""#)), golden),
+    ] {
+        assert_eq!(names(&answer), expected);
+    }
+    assert_eq!(proxy.get("/api/v1/flags/?feature=off", CLIENT).status, 404);
+    assert_eq!(proxy.get("/api/v1/identities/?identifier=u&feature=off", CLIENT).json()["flags"], json!([]));
+    assert_eq!(proxy.post("/ofrep/v1/evaluate/flags/off", CLIENT, &ofrep("")).status, 404);
+    assert_eq!(proxy.post("/ofrep/v1/evaluate/flags/off", CLIENT, &ofrep(r#","plan":"gold""#)).status, 200);
+    assert_eq!(proxy.get("/api/v1/flags/?feature=off", SERVER).status, 200);
+    assert_eq!(names(&proxy.get("/api/v1/flags/", SERVER)).len(), 7, "servers see all");
+}
+
 #[test]
 fn bulk_identities_are_answered_in_order() {
     let proxy = start();
