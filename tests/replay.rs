@@ -339,7 +339,7 @@ fn compare(case: &Case, answer: &Answer, ignored: &[&str]) -> Result<(), String>
 }
 
 /// Removes `,"variant":...,"reason":"..."` from each flag.
-fn without_reasons(body: &[u8]) -> Vec<u8> {
+pub fn without_reasons(body: &[u8]) -> Vec<u8> {
     let mut rest = String::from_utf8_lossy(body).into_owned();
     let mut kept = String::new();
     while let Some(at) = rest.find(",\"variant\":") {

@@ -2,7 +2,9 @@
 //!
 //! Each row was sent to the model first: uvicorn 0.29 with h11, FastAPI 0.110.1 and its middleware.
 //! What a row expects is what the model answered, but for the numbered differences.
-use crate::support::{Answer, Client, Proxy, Start};
+use serde_json::Value;
+
+use crate::support::{Answer, Client, Proxy, Start, fixture};
 use crate::surface::{CLIENT, SERVER, document};
 
 fn start() -> Proxy {
@@ -92,4 +94,132 @@ fn a_long_refusal_is_compressed_as_any_long_answer() {
         Client::connect(proxy.address()).request("POST", "/api/v1/identities/", &fields, body.as_bytes());
     assert_eq!((invalid.status, invalid.header("content-encoding")), (422, Some("gzip")));
     assert!(String::from_utf8_lossy(&invalid.plain()).contains("string_type"));
+}
+
+// --- random requests, recorded with the model's answers (fixtures/wire/record.py) ---
+
+struct Recorded {
+    request: Vec<u8>,
+    is_any_origin: bool,
+    status: u16,
+    fields: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+fn latin_1(text: &Value) -> Vec<u8> {
+    text.as_str().expect("text").chars().map(|char| u8::try_from(u32::from(char)).expect("Latin-1")).collect()
+}
+
+fn recorded(line: &Value) -> Recorded {
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let fields = line[3].as_array().expect("a list").iter();
+    Recorded {
+        request: latin_1(&line[0]),
+        is_any_origin: line[1].as_bool().expect("a truth"),
+        status: line[2].as_u64().and_then(|status| status.try_into().ok()).expect("a status"),
+        fields: fields.map(|field| (text(&field[0]), text(&field[1]))).collect(),
+        body: latin_1(&line[4]),
+    }
+}
+
+impl Recorded {
+    fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    fn is_identity(&self, answer: &Answer) -> bool {
+        answer.status == 200 && self.body.starts_with(br#"{"identifier""#)
+    }
+
+    /// What is not as the model has it, but for what differs on purpose.
+    fn judge(&self, answer: &Answer) -> Result<(), String> {
+        let told = |what: &str, expected: &dyn std::fmt::Debug, got: &dyn std::fmt::Debug| {
+            Err(format!("{what}: wanted {expected:?}, got {got:?}"))
+        };
+        if answer.status != self.status {
+            return told("status", &self.status, &answer.status);
+        }
+        let mut body = answer.plain();
+        if self.is_identity(answer) {
+            body = crate::replay::without_reasons(&body);
+        }
+        if body != self.body {
+            return told("body", &String::from_utf8_lossy(&self.body), &String::from_utf8_lossy(&body));
+        }
+        for name in [
+            "content-type",
+            "access-control-allow-origin",
+            "access-control-allow-methods",
+            "access-control-allow-headers",
+            "access-control-allow-credentials",
+            "access-control-max-age",
+        ] {
+            if answer.header(name) != self.field(name) {
+                return told(name, &self.field(name), &answer.header(name));
+            }
+        }
+        // Reasons make an identity's answer longer (17); Allow names HEAD and each method (34).
+        let coding = answer.header("content-encoding");
+        if coding != self.field("content-encoding") && !(self.is_identity(answer) && coding == Some("gzip")) {
+            return told("content-encoding", &self.field("content-encoding"), &coding);
+        }
+        let allowed = |allow: Option<&str>| -> Vec<String> {
+            allow.map(|allow| allow.split(", ").map(str::to_owned).collect()).unwrap_or_default()
+        };
+        let (wanted, got) = (allowed(self.field("allow")), allowed(answer.header("allow")));
+        if !wanted.iter().all(|method| got.contains(method)) || wanted.is_empty() != got.is_empty() {
+            return told("allow", &wanted, &got);
+        }
+        let varies =
+            |name: &str| answer.headers.iter().any(|(field, text)| field == "vary" && text.contains(name));
+        let vary = self.field("vary").into_iter().flat_map(|vary| vary.split(", "));
+        vary.filter(|name| !varies(name)).try_for_each(|name| told("vary", &name, &answer.headers))
+    }
+}
+
+/// The same request with the other slash form of its path (15).
+fn with_other_slash(request: &[u8]) -> Option<Vec<u8>> {
+    let text: String = request.iter().map(|byte| char::from(*byte)).collect();
+    let (method, rest) = text.split_once(' ')?;
+    let end = rest.find(['?', ' '])?;
+    let (path, rest) = rest.split_at(end);
+    let other = match path {
+        "/api/v1/flags/" | "/api/v1/identities/" => path.trim_end_matches('/').to_owned(),
+        "/api/v1/environment-document" => format!("{path}/"),
+        _ => return None,
+    };
+    Some(format!("{method} {other}{rest}").chars().map(|char| char as u8).collect())
+}
+
+#[test]
+fn random_requests_are_answered_as_the_model_answered_them() {
+    let start = |origins: &[&str]| {
+        let path = fixture::path("wire/document.json");
+        Start::serve().set("allow_origins", origins.to_vec()).document(CLIENT, SERVER, path).ready()
+    };
+    let proxies = [start(&["https://ok.example", "http://b.example:81"]), start(&["*"])];
+    let mut clients = [0, 1].map(|at: usize| Client::connect(proxies[at].address()));
+    let mut wrong = Vec::new();
+    let lines = fixture::json_lines("wire/requests.jsonl");
+    assert_eq!(lines.len(), 500);
+    // Twice, since what came before may be answered from memory.
+    for line in lines.iter().chain(&lines) {
+        let recorded = recorded(line);
+        let client = &mut clients[usize::from(recorded.is_any_origin)];
+        for request in
+            [Some(recorded.request.clone()), with_other_slash(&recorded.request)].into_iter().flatten()
+        {
+            client.send(&request);
+            if let Err(problem) = recorded.judge(&client.answer("GET")) {
+                wrong.push(format!("{}\n  {problem:.800}", String::from_utf8_lossy(&request)));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {}:\n{}",
+        wrong.len(),
+        lines.len(),
+        wrong[..wrong.len().min(8)].join("\n")
+    );
 }
