@@ -99,7 +99,10 @@ bench-build: .venv/bench/made-from.txt ## Builds what `make bench` needs
 	$(CARGO) build --release --locked
 	$(CARGO) build --release --locked --manifest-path bench/peers/Cargo.toml --target-dir target/peers
 
-.PHONY: bench-engine
+.PHONY: bench-engine bench-http
+bench-http: bench-build ## Measures the HTTP edge alone in a few minutes: the floor, pipelining, idle connections, TLS
+	$(PYTHON) bench/edge.py $(BENCH_FLAGS)
+
 bench-engine: .venv/bench/made-from.txt ## Measures one evaluation alone, beside the PyPI engine and the official crate
 	$(CARGO) build --release --manifest-path bench/engine/Cargo.toml --target-dir target/engine-bench
 	.venv/bench/bin/python bench/engine.py $(BENCH_FLAGS)

@@ -7,6 +7,7 @@ own and compares each answer with the first: a wrong answer under load ends the 
 import json
 import os
 import socket
+import ssl
 import subprocess
 import threading
 from pathlib import Path
@@ -44,9 +45,19 @@ def read_answer(stream):
     raise WrongAnswer(f"an answer without Content-Length: {head!r}")
 
 
-def whole_answer(port, request):
+def connect(port, tls=False):
+    """A connection; a certificate of the run's own is believed."""
+    connection = socket.create_connection(("127.0.0.1", port), 20)
+    if not tls:
+        return connection
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(connection)
+
+
+def whole_answer(port, request, tls=False):
     """The bytes of one answer: head and body."""
-    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+    with connect(port, tls) as connection:
         connection.sendall(request)
         with connection.makefile("rb") as stream:
             head, body = read_answer(stream)
@@ -58,18 +69,18 @@ def whole_answer(port, request):
 class Prober(threading.Thread):
     """Asks again and again while a load runs."""
 
-    def __init__(self, port, request):
+    def __init__(self, server, request, together=1):
         super().__init__(daemon=True)
-        self.port, self.request = port, request
+        self.server, self.request, self.together = server, request * together, together
         self.asked, self.wrong, self.over = 0, None, threading.Event()
-        _, self.expected = whole_answer(port, request)
+        _, self.expected = whole_answer(server.port, self.request, server.tls)
 
     def run(self):
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 20) as connection:
-                with connection.makefile("rb") as stream:
-                    while not self.over.wait(PROBE_SECONDS):
-                        connection.sendall(self.request)
+            with connect(self.server.port, self.server.tls) as connection, connection.makefile("rb") as stream:
+                while not self.over.wait(PROBE_SECONDS):
+                    connection.sendall(self.request)
+                    for _ in range(self.together):
                         head, body = read_answer(stream)
                         self.asked += 1
                         if not head.startswith(b"HTTP/1.1 200") or body != self.expected:
@@ -87,9 +98,9 @@ class Prober(threading.Thread):
         self.join()
 
 
-def measured(server, request, command, environment=None):
+def measured(server, request, command, environment=None, together=1):
     """Runs a load generator; returns its JSON with the server's CPU time per request."""
-    with Prober(server.port, request) as prober:
+    with Prober(server, request, together) as prober:
         before = server.cpu_seconds()
         done = subprocess.run(
             [str(part) for part in command],
@@ -112,11 +123,19 @@ def measured(server, request, command, environment=None):
     return result
 
 
-def closed(server, script, request, seconds, connections=32, threads=1, cpus="1", **environment):
-    """wrk: each connection sends its next request when it has its answer."""
+def wrk(server, script, seconds, connections=32, threads=1, cpus="1"):
+    """The command that loads a server; it runs in the repository's root."""
     command = ["taskset", "--cpu-list", cpus, "wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s"]
-    command += ["--timeout", "20s", "--latency", "-s", f"bench/wrk/{script}.lua", f"http://127.0.0.1:{server.port}"]
-    result = measured(server, request, command, environment)
+    url = f"{'https' if server.tls else 'http'}://127.0.0.1:{server.port}"
+    return [*command, "--timeout", "20s", "--latency", "-s", f"bench/wrk/{script}.lua", url]
+
+
+def closed(server, script, request, seconds, connections=32, threads=1, cpus="1", together=1, **environment):
+    """wrk: each connection sends its next request, or that many together, when it has its answers."""
+    command = wrk(server, script, seconds, connections, threads, cpus)
+    if together > 1:
+        environment["BENCH_TOGETHER"] = str(together)
+    result = measured(server, request, command, environment, together)
     if result["errors"] or result["not_200"]:
         raise WrongAnswer(f"{server.name}: wrk saw {result['errors']} errors, {result['not_200']} answers not 200")
     result["rps"] = result["requests"] / result["seconds"]

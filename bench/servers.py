@@ -27,7 +27,7 @@ class Server:
     """A process, the port it answers on, and what it has cost so far."""
 
     def __init__(self, name, command, port, cpus, log, environment=None):
-        self.name, self.port = name, port
+        self.name, self.port, self.tls = name, port, False
         self.log = open(log, "ab")  # noqa: SIM115 (closed by stop)
         pinned = ["taskset", "--cpu-list", cpus, *map(str, command)]
         environment = {"PATH": os.environ["PATH"], **(environment or {})}
@@ -54,6 +54,13 @@ class Server:
                 if line.startswith(field + ":"):
                     total += int(line.split()[1])
         return total
+
+    def thread(self, word):
+        """The first thread with this word in its name."""
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            if word in (task / "comm").read_text():
+                return int(task.name)
+        raise SystemExit(f"{self.name} has no thread {word}")
 
     def wait(self, probe):
         """Waits until `probe` says yes; fails with the server's log if it ends before."""
@@ -92,8 +99,9 @@ def answers(path, headers=None):
     return lambda port: fetch(port, "GET", path, headers)[0] == 200
 
 
-def proxy(binary, scratch, environments, cpus="0", cores="1", name="edge-proxy"):
-    """This product, serving documents from disk: (client key, server key, path) each."""
+def proxy(binary, scratch, environments, cpus="0", cores="1", name="edge-proxy", tls=None, **sections):
+    """This product, serving documents from disk: (client key, server key, path) each.
+    `tls`: its certificate and key; `sections`: more of the configuration."""
     port = free_port()
     pairs = [
         {"client_side_key": client, "server_side_key": server, "document_path": str(path)}
@@ -101,11 +109,16 @@ def proxy(binary, scratch, environments, cpus="0", cores="1", name="edge-proxy")
     ]
     config = Path(scratch) / f"config-{port}.json"
     server = {"host": "127.0.0.1", "port": port}
-    logging = {"log_level": "ERROR"}
-    config.write_text(json.dumps({"environment_key_pairs": pairs, "server": server, "logging": logging}))
+    if tls:
+        server["tls"] = {"cert": str(tls[0]), "key": str(tls[1])}
+    written = {"environment_key_pairs": pairs, "server": server, "logging": {"log_level": "ERROR"}} | sections
+    config.write_text(json.dumps(written))
     command = [binary, "serve", "--config", config, "--cores", cores]
     started = Server(name, command, port, cpus, Path(scratch) / f"{name}.log")
-    return started.wait(answers("/proxy/health/readiness"))
+    if not tls:
+        return started.wait(answers("/proxy/health/readiness"))
+    started.tls = True
+    return started.wait(lambda port: socket.create_connection(("127.0.0.1", port), 1).close() or True)
 
 
 def demo(binary, scratch, cpus="0"):

@@ -14,6 +14,15 @@ function body_file()
   return body
 end
 
+-- BENCH_TOGETHER requests are sent at once, and their answers awaited.
+function together()
+  local many = tonumber(os.getenv("BENCH_TOGETHER") or "1")
+  if many == 1 then return end
+  local requests
+  function init() requests = string.rep(wrk.format(), many) end
+  function request() return requests end
+end
+
 function post(body)
   local lines = {"POST /api/v1/identities/ HTTP/1.1", "Host: " .. wrk.host, "X-Environment-Key: " .. key,
     "Content-Type: application/json", "Content-Length: " .. #body, "", body}

@@ -1,0 +1,229 @@
+"""The HTTP edge alone, in a few minutes: `make bench-http`. On top of bench.py's scenarios.
+
+edge.py [--rounds N] [--seconds S] [--only WORD[,WORD]] [--binary PATH]
+Prints one line for each promise: what it may cost, what it costs here, whether that holds. Nothing
+is kept; `make bench` keeps runs. Ends with 1 on a wrong answer only: a busy machine breaks no promise.
+"""
+
+import argparse
+import csv
+import os
+import re
+import resource
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import bench
+import documents
+import load
+import servers
+from bench import FLAGS, KEY, OURS
+
+# Scenario of bench.py, what it is called here, how many times the floor it may cost.
+RATIOS = (
+    ("flags-simple", "GET flags", 1.15),
+    ("flags-simple-gzip", "GET flags, gzip", 1.15),
+    ("document-heavy", "GET environment-document", 1.1),
+    ("document-heavy-gzip", "GET environment-document, gzip", 1.1),
+    ("identities-simple", "POST identities, simple", 1.3),
+    ("identities-heavy-match", "POST identities, heavy", 1.8),
+)
+TOGETHER = 16
+IDLE = 10_000
+LIVENESS = "/proxy/health/liveness"
+
+
+class Edge:
+    """One run and its table."""
+
+    def __init__(self, options, scratch):
+        self.options, self.scratch = options, Path(scratch)
+        options.out, options.minutes = self.scratch / "run", 1
+        self.bench = bench.Bench(options, scratch)
+        self.bench.rounds, self.bench.seconds = options.rounds, options.seconds
+        self.bench.deadline = time.monotonic() + 3600
+        self.environment = {"BENCH_KEY": KEY}
+        self.request = load.raw_request("GET", FLAGS, KEY)
+
+    def line(self, what, value, bound="", holds=None):
+        shown = {True: "holds", False: "**does not hold**", None: ""}[holds]
+        print(f"| {what} | {bound} | {value} | {shown} |", flush=True)
+
+    def wanted(self, part):
+        return not self.options.only or any(word in part for word in self.options.only)
+
+    def proxy(self, kind="simple", **options):
+        environments = [(documents.CLIENT_KEY, KEY, self.bench.document(kind))]
+        return servers.proxy(self.options.binary, self.scratch, environments, **options)
+
+    def in_turn(self, *loads, field="cpu_us"):
+        """The median of each load: (server, wrk script, what `load.closed` takes), one after the other,
+        round after round, after one to warm up."""
+        results = [[] for _ in loads]
+        for seconds in [1] + [self.options.seconds] * self.options.rounds:
+            for (server, script, more), measured in zip(loads, results, strict=True):
+                request = more.get("request", self.request)
+                also = {name: value for name, value in more.items() if name != "request"}
+                measured.append(load.closed(server, script, request, seconds, **self.environment | also)[field])
+        return [statistics.median(measured[1:]) for measured in results]
+
+    def ratios(self):
+        """CPU per request beside the floor with the same bytes."""
+        for name, what, bound in RATIOS:
+            scenario = next(scenario for scenario in bench.SCENARIOS if scenario[0] == name)
+            self.bench.scenario(*scenario[:5], OURS)
+            rows = [row for row in csv.DictReader(self.bench.raw.open()) if row["scenario"] == name]
+            cost = {
+                server: statistics.median(float(row["cpu_us"]) for row in rows if row["server"] == server)
+                for server in OURS
+            }
+            ratio = cost["edge-proxy"] / cost["floor"]
+            value = f"{ratio:.2f} ({cost['edge-proxy']:.2f} µs, {cost['floor']:.2f} µs)"
+            self.line(f"{what}: CPU per request / the floor's", value, f"<= {bound}", ratio <= bound)
+
+    def new_heads(self):
+        """What the same request costs if its head never came before."""
+        server = self.proxy()
+        try:
+            known, new = self.in_turn((server, "flags", {}), (server, "flags_new_heads", {}))
+        finally:
+            server.stop()
+        self.line("GET flags, each head a new one / the same head", f"{new / known:.2f} ({new:.2f} µs)")
+
+    def together(self):
+        """Pipelining: requests a second, 16 together beside one at a time, and what the floor gives."""
+        for what, path in (("liveness", LIVENESS), ("GET flags", FLAGS)):
+            request = load.raw_request("GET", path, KEY)
+            server = self.proxy()
+            running = {"edge-proxy": server}
+            try:
+                answer = b"".join(load.whole_answer(server.port, request))
+                # One receive of the floor is a whole batch of requests.
+                running["floor"] = servers.floor(self.scratch, answer)
+                running["floor of batches"] = servers.floor(self.scratch, answer * TOGETHER)
+                more = {"BENCH_PATH": path, "request": request}
+                pairs = (("edge-proxy", 1), ("edge-proxy", TOGETHER), ("floor", 1), ("floor of batches", TOGETHER))
+                loads = [(running[name], "flags", more | {"together": together}) for name, together in pairs]
+                one, many, floor_one, floor_many = self.in_turn(*loads, field="rps")
+            finally:
+                bench.stop(running)
+            value = f"{many / one:.1f} ({len(answer)} bytes each; the floor: {floor_many / floor_one:.1f})"
+            self.line(f"{what}, {TOGETHER} together: requests/s / one at a time", value, ">= 5", many / one >= 5)
+
+    def idle(self):
+        """Ten thousand connections that were served once and wait, beside 32 that work."""
+        server, alone = self.proxy(), self.proxy(name="alone")
+        held = []
+        try:
+            load.closed(server, "flags", self.request, 1, **self.environment)
+            before = server.memory_kib()
+            for _ in range(IDLE):
+                connection = socket.create_connection(("127.0.0.1", server.port), 20)
+                connection.sendall(self.request)
+                held.append(connection)
+                if len(held) % 100 == 0:
+                    for waiting in held[-100:]:
+                        with waiting.makefile("rb") as stream:
+                            load.read_answer(stream)
+            # Buffers are given back as soon as a connection waits; the sweep comes by twice.
+            time.sleep(1)
+            each = (server.memory_kib() - before) / IDLE
+            few, many = self.in_turn((alone, "flags", {}), (server, "flags", {}))
+        finally:
+            for connection in held:
+                connection.close()
+            server.stop()
+            alone.stop()
+        self.line(f"{IDLE:,} idle connections: our memory for each", f"{each:.2f} KiB", "<= 8 KiB", each <= 8)
+        self.line(f"{IDLE:,} idle beside 32: CPU per request", f"{many / few:.2f}", "<= 1.3", many / few <= 1.3)
+
+    def tls(self):
+        """TLS on a kept connection."""
+        pair = (self.scratch / "cert.pem", self.scratch / "key.pem")
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        command += ["-subj", "/CN=localhost", "-days", "2", "-out", pair[0], "-keyout", pair[1]]
+        subprocess.run([str(part) for part in command], check=True, capture_output=True)
+        running = {"plain": self.proxy(name="plain"), "tls": self.proxy(name="tls", tls=pair)}
+        try:
+            plain, encrypted = self.in_turn(*((server, "flags", {}) for server in running.values()))
+        finally:
+            bench.stop(running)
+        ratio = encrypted / plain
+        self.line("TLS / plain, GET flags", f"{ratio:.2f} ({encrypted:.2f} µs)", "<= 2.2", ratio <= 2.2)
+
+    def enters(self):
+        """System calls of the reactor for each request under load."""
+        server = self.proxy()
+        try:
+            counted = {}
+            load.closed(server, "flags", self.request, 1, **self.environment)
+            count = ["perf", "stat", "--tid", server.thread("reactor"), "--field-separator", ","]
+            count += ["--event", "raw_syscalls:sys_enter", "--event", "syscalls:sys_enter_io_uring_enter"]
+            count += ["--", *load.wrk(server, "flags", 2)]
+            environment = {**os.environ, **self.environment}
+            command = [str(part) for part in count]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=servers.ROOT, env=environment)
+            for number, _, event in re.findall(r"^(\d+),(.*?),([a-z_:]+)", done.stderr, re.M):
+                counted[event] = int(number)
+            requests = int(re.search(r'"requests":(\d+)', done.stdout)[1])
+        finally:
+            server.stop()
+        enters = counted["syscalls:sys_enter_io_uring_enter"]
+        others = counted["raw_syscalls:sys_enter"] - enters
+        each = enters / requests
+        self.line("io_uring_enter for each request, GET flags", f"{each:.2f}", "< 1", each < 1)
+        self.line("other system calls of the reactor", f"{others} of {requests:,} requests", "0", others == 0)
+
+    def access_log(self):
+        """The access log at full speed: it may drop, and must count; it may not slow."""
+        port = servers.free_port()
+        logging = {"log_level": "ERROR", "enable_access_log": True, "log_format": "json"}
+        running = {
+            "without": self.proxy(name="without"),
+            "with": self.proxy(name="with", logging=logging, admin={"port": port}),
+        }
+        try:
+            off, on = self.in_turn(*((server, "flags", {}) for server in running.values()))
+            rps = load.closed(running["with"], "flags", self.request, self.options.seconds, **self.environment)["rps"]
+            _, _, metrics = servers.fetch(port, "GET", "/metrics")
+        finally:
+            bench.stop(running)
+        dropped = sum(int(number) for number in re.findall(rb"^edge_proxy_access\S*dropped\S* (\d+)", metrics, re.M))
+        answered = sum(int(number) for number in re.findall(rb'^edge_proxy_http_requests_total\S* (\d+)', metrics, re.M))
+        value = f"{on / off:.2f} ({rps:,.0f}/s, {dropped / answered:.0%} of the records dropped and counted)"
+        self.line("access log on / off: CPU per request, its writer included", value)
+
+    def run(self):
+        print("| the HTTP edge | bound | here | |\n|---|---|---|---|")
+        for part in (self.ratios, self.new_heads, self.together, self.idle, self.tls, self.enters, self.access_log):
+            if self.wanted(part.__name__):
+                part()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[])
+    parser.add_argument("--binary", type=Path, default=servers.ROOT / "target/release/edge-proxy")
+    options = parser.parse_args()
+    for tool in ("wrk", "openssl", "perf"):
+        if not shutil.which(tool):
+            sys.exit(f"{tool} is not installed (Debian: apt install wrk openssl linux-perf)")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with tempfile.TemporaryDirectory(prefix="edge-proxy-http-") as scratch:
+        try:
+            Edge(options, scratch).run()
+        except load.WrongAnswer as wrong:
+            sys.exit(f"\nwrong answer under load: {wrong}")
+
+
+if __name__ == "__main__":
+    main()
