@@ -2,7 +2,8 @@
 //!
 //! In: the CPUs that reactors are pinned to. Out: threads that run on the other CPUs if there are any,
 //! at a lower priority and giving way often (`crate::pace`) if there are none. Invariant: lower is
-//! never idle: beside a reactor that is never done, a document is still compiled in seconds.
+//! never idle: work that gets no turn on the other CPUs may run on all, and beside reactors that are
+//! never done a document is still compiled in seconds.
 use rustix::process::nice;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -12,29 +13,43 @@ use crate::pace;
 /// The place of the pools' threads.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// `None`: wherever the process may run.
-    cpus: Option<CpuSet>,
+    /// Where the process may run. `None`: the system does not say.
+    all: Option<CpuSet>,
+    /// Those without a reactor; all, if each has one.
+    others: Option<CpuSet>,
 }
 
 impl Place {
     /// Beside reactors on these CPUs.
     pub fn beside(reactors: &[usize]) -> Self {
-        let mut cpus = sched_getaffinity(None).ok();
-        if let Some(cpus) = &mut cpus {
+        let all = sched_getaffinity(None).ok();
+        let mut others = all;
+        if let Some(cpus) = &mut others {
             reactors.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU).for_each(|cpu| cpus.unset(*cpu));
         }
-        Self { cpus: cpus.filter(|cpus| cpus.count() > 0) }
+        Self { all, others: others.filter(|cpus| cpus.count() > 0).or(all) }
     }
 
-    /// Puts the calling thread there. What the system refuses is left as it is: the work is done all
-    /// the same, only less politely.
+    /// Makes the calling thread one that comes after the reactors.
     pub fn take(&self) {
-        if let Some(cpus) = &self.cpus {
-            let _ = sched_setaffinity(None, cpus);
-        }
-        // On Linux this is of the calling thread alone.
+        // On Linux this is of the calling thread alone. Where it is refused, the work is done all the
+        // same, only less politely; so below.
         let _ = nice(NICE);
-        pace::give_way();
+    }
+
+    /// Begins a task on the calling thread.
+    pub fn begin(&self) {
+        if self.others != self.all {
+            move_to(self.others);
+        }
+        let all = self.all;
+        pace::give_way(move || move_to(all));
+    }
+}
+
+fn move_to(cpus: Option<CpuSet>) {
+    if let Some(cpus) = cpus {
+        let _ = sched_setaffinity(None, &cpus);
     }
 }
 
@@ -48,8 +63,9 @@ mod tests {
         let every: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).collect();
         let placed = |reactors: Vec<usize>| {
             std::thread::spawn(move || {
-                let before = nice(0).unwrap();
-                Place::beside(&reactors).take();
+                let (before, place) = (nice(0).unwrap(), Place::beside(&reactors));
+                place.take();
+                place.begin();
                 (sched_getaffinity(None).unwrap(), nice(0).unwrap() - before)
             })
             .join()

@@ -65,7 +65,7 @@ impl Pool {
             let (shared, place) = (Arc::clone(&self.shared), self.place.clone());
             let begin = move || {
                 place.take();
-                work(&shared);
+                work(&shared, &place);
             };
             match thread::Builder::new().name(self.name.into()).spawn(begin) {
                 Ok(_) => state.threads += 1,
@@ -92,8 +92,9 @@ pub fn guarded<T>(task: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(task)).ok()
 }
 
-fn work(shared: &Shared) {
+fn work(shared: &Shared, place: &Place) {
     while let Some(task) = next(shared) {
+        place.begin();
         // The task tells of its own end; that it panicked was printed where it did.
         let _ = guarded(task);
     }
