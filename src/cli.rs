@@ -105,7 +105,7 @@ pub struct ExplainArgs {
     /// The configuration file [default: $CONFIG_PATH, or config.json]
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
-    /// The client-side key of the environment; not needed if there is but one
+    /// The client-side key of the environment (or the server-side one); not needed if there is but one
     #[arg(long, value_name = "KEY")]
     pub environment: Option<String>,
     /// Who asks; without it, the flags as `/flags/` answers them

@@ -208,6 +208,10 @@ fn an_environment_that_is_not_there_is_answered_with_those_that_are() {
     let config = polled(&upstream);
     for (args, text) in [
         (
+            &["--environment", "ser.of-another"][..],
+            r#"--environment "ser....": there is no such environment"#,
+        ),
+        (
             &["--environment", "nope"][..],
             r#"--environment "nope": there is no such environment, but SurfaceClientKey, OtherClientKey"#,
         ),
@@ -216,7 +220,10 @@ fn an_environment_that_is_not_there_is_answered_with_those_that_are() {
     ] {
         let printed = explain(&scratch, &config, args);
         assert!(printed.code == Some(1) && printed.err.contains(text), "{:?} {}", printed.code, printed.err);
+        assert!(!printed.err.contains("of-another"), "a key is a secret");
     }
+    let by_server_key = explain(&scratch, &config, &["--environment", surface::SERVER, "--json"]);
+    assert_eq!(by_server_key.code, Some(0), "{}", by_server_key.err);
     let none = explain(&scratch, &json!({"proxy_key": "k", "api_url": upstream.api_url()}), &[]);
     assert!(none.code == Some(1) && none.err.contains("404"), "{}", none.err);
 }

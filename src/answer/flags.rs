@@ -17,7 +17,9 @@ pub fn answer(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
         Some(feature) if !feature.is_empty() => match environment.flag(role, &feature) {
             Some(flag) => exchange.send_dated(desk, environment, flag),
             None => {
-                exchange.vary(desk);
+                // A cache may keep a 404 that does not say otherwise, and hand it to other keys.
+                exchange.vary_by_key(desk);
+                desk.lines.extend_from_slice(b"cache-control: no-cache\r\n");
                 let message = format!("feature '{feature}' not found");
                 exchange.refuse(desk, Status(404), "not_found", &message);
             }

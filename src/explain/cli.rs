@@ -114,11 +114,10 @@ fn chosen<'e>(
         (None, _) => {
             Err(format!("there are several environments, name one: --environment {}", known(" or ")))
         }
-        (Some(key), environments) => {
-            environments.iter().find(|environment| environment.client_side_key == key).ok_or_else(|| {
-                format!("--environment {key:?}: there is no such environment, but {}", known(", "))
-            })
-        }
+        (Some(key), environments) => environments.iter().find(|one| is_named(one, key)).ok_or_else(|| {
+            let shown = if key.starts_with("ser.") { "ser...." } else { key };
+            format!("--environment {shown:?}: there is no such environment, but {}", known(", "))
+        }),
     }
 }
 
@@ -137,6 +136,12 @@ fn document(
         }
         Err(error) => last_good(config, &environment.client_side_key, &error.message),
     }
+}
+
+/// By either of its keys: who asks for support has often but the server-side one at hand.
+fn is_named(environment: &EnvironmentConfig, key: &str) -> bool {
+    let server_side_key = environment.server_side_key.as_ref();
+    environment.client_side_key == key || server_side_key.is_some_and(|own| own.expose() == key)
 }
 
 /// The environments that upstream tells of, each with a key that is good now.
