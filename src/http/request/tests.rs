@@ -218,6 +218,8 @@ fn a_target_reaches_us_as_it_was_sent() {
         ("/?identifier=a#b", "/", "identifier=a#b"),
         ("/a<b>?c=\"d\"?e", "/a<b>", "c=\"d\"?e"),
         ("/a|b?{c}^`\\", "/a|b", "{c}^`\\"),
+        ("/a`b\\c^d{e|f}", "/a`b\\c^d{e|f}", ""),
+        ("/b\\c^d{e|f}?\\^{|}!$'()*+,;:@[]~", "/b\\c^d{e|f}", "\\^{|}!$'()*+,;:@[]~"),
         ("http://a/b?c", "/b", "c"),
         // Only where the target is a path is it taken apart here.
         ("http://a/b#c", "/", ""),
