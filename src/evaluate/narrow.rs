@@ -8,7 +8,7 @@ use super::segment::holds;
 use super::semver::{Version, release};
 use super::value::{Value, coerce};
 use super::values::Values;
-use crate::snapshot::lookup::{Lookup, Lookups};
+use crate::snapshot::lookup::{Keyed, Lookup, Lookups};
 use crate::snapshot::rule::Program;
 
 /// Fills `possible`, and `values` unless nothing is possible. False: the tables do not apply, so
@@ -31,8 +31,8 @@ pub fn narrow(
     if let (Some(name), Some(identity), [first, rest @ ..]) = (&lookups.first_trait, identity, slots) {
         // Often one trait rules every segment out, and no other has to be found.
         let sent = identity.traits.iter().rfind(|sent| sent.key == &**name);
-        let value = sent.map_or(Value::Null, |sent| coerce(sent.value));
-        is_known = look_up(lookups, first, &value, possible);
+        let value = sent.map(|sent| coerce(sent.value));
+        is_known = look_up(lookups, first, value.as_ref(), possible);
         slots = rest;
         if possible.iter().all(|word| *word == 0) {
             return true;
@@ -40,8 +40,8 @@ pub fn narrow(
     }
     values.fill(program, identity);
     for lookup in slots {
-        let value = values.of(lookup.slot, identity).unwrap_or(Value::Null);
-        is_known &= look_up(lookups, lookup, &value, possible);
+        let value = values.of(lookup.slot, identity);
+        is_known &= look_up(lookups, lookup, value.as_ref(), possible);
         if possible.iter().all(|word| *word == 0) {
             return true;
         }
@@ -67,8 +67,8 @@ pub fn narrow(
 }
 
 /// False: the value is of a kind that the tables do not know.
-fn look_up(lookups: &Lookups, lookup: &Lookup, value: &Value<'_>, possible: &mut [u64]) -> bool {
-    let number = match value {
+fn look_up(lookups: &Lookups, lookup: &Lookup, value: Option<&Value<'_>>, possible: &mut [u64]) -> bool {
+    let number = match value.unwrap_or(&Value::Null) {
         Value::Null => lookup.unset,
         Value::Unreadable => lookup.unreadable,
         Value::Bool(bool) => lookup.bools[usize::from(*bool)],
@@ -87,7 +87,8 @@ fn look_up(lookups: &Lookups, lookup: &Lookup, value: &Value<'_>, possible: &mut
                 };
                 keep(possible, lookups.mask(number));
             }
-            lookup.texts.find(|operand| (**operand).cmp(text))
+            let text = Keyed::new(text);
+            lookup.texts.find(|operand| operand.compare(&text))
         }
         Value::Big(_) => return false,
     };

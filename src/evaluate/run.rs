@@ -5,18 +5,17 @@
 //! and nothing else is asked; where one does, Python's order of evaluation is replayed, because it
 //! decides which cycles are cut (wire.md 5.12).
 //! Invariant: a condition that occurs twice is asked once; cycles and chains of flags are bounded.
-use super::jsonpath::{FlagMember, FlagResult, Query};
+mod replay;
+
+use super::Identity;
 use super::lanes::{LANES, hash_each};
 use super::narrow::narrow;
 use super::percentage;
 use super::segment::holds;
-use super::value::{Value, coerce};
 use super::values::Values;
-use super::{Identity, TraitValue};
-use crate::limits::{FLAG_CHAIN_MAX, FLAG_READS_MAX};
 use crate::snapshot::rule::{
-    CANDIDATES_WALKED_MAX, Children, Fact, Feature, FlagFacts, Node, OpenFeature, Origin, PENDING, Program,
-    Scalar, Split, offset,
+    CANDIDATES_WALKED_MAX, Candidate, Children, Feature, FeatureState, Node, OpenFeature, PENDING, Program,
+    Split, offset,
 };
 
 /// Set beside an output: the flag is in a cycle of flags (wire.md 5.12).
@@ -134,6 +133,22 @@ pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>
     }
 }
 
+/// The first candidate that can win: where it is, and itself if that is certain.
+#[inline]
+fn first_certain<'c>(
+    candidates: &'c [Candidate],
+    certain: &[u64],
+    possible: &[u64],
+) -> (usize, Option<&'c Candidate>) {
+    for (index, candidate) in candidates.iter().enumerate() {
+        let (word, bit) = (candidate.segment as usize / 64, 1 << (candidate.segment % 64));
+        if possible[word] & bit != 0 {
+            return (index, Some(candidate).filter(|_| certain[word] & bit != 0));
+        }
+    }
+    (candidates.len(), None)
+}
+
 /// Sets a bit of many words.
 fn set(words: &mut [u64], index: u32) {
     words[index as usize / 64] |= 1 << (index % 64);
@@ -178,10 +193,13 @@ impl<'r> Run<'r> {
                 continue;
             }
             let winner = if can_match { self.winner(open) } else { None };
-            let state = &program.states[winner.unwrap_or(open.state) as usize];
-            match (state.split, self.identity) {
-                (Some(split), Some(_)) => self.splits.push((open.feature, split)),
-                _ => self.put(open.feature, state.output),
+            let state = winner.unwrap_or(open.state);
+            match (state.output(), self.identity) {
+                (Some(output), _) => self.put(open.feature, output),
+                (None, Some(_)) => self.splits.push((open.feature, state.split())),
+                (None, None) => {
+                    self.put(open.feature, program.splits[state.split() as usize].without_identity);
+                }
             }
         }
         self.settle_splits();
@@ -213,7 +231,7 @@ impl<'r> Run<'r> {
 
     /// The best override whose segment matches.
     #[inline]
-    fn winner(&mut self, open: &OpenFeature) -> Option<u32> {
+    fn winner(&mut self, open: &OpenFeature) -> Option<FeatureState> {
         let program = self.program;
         let candidates = open.candidates.of(&program.candidates);
         if candidates.len() > CANDIDATES_WALKED_MAX {
@@ -227,11 +245,13 @@ impl<'r> Run<'r> {
                 return self.winner_of_left(feature);
             }
         }
-        let winner = candidates.iter().find(|candidate| self.matches(candidate.segment));
+        let (from, winner) = first_certain(candidates, self.certain, self.possible);
+        let winner =
+            winner.or_else(|| candidates[from..].iter().find(|candidate| self.matches(candidate.segment)));
         winner.map(|winner| winner.state)
     }
 
-    fn winner_of_left(&mut self, feature: &Feature) -> Option<u32> {
+    fn winner_of_left(&mut self, feature: &Feature) -> Option<FeatureState> {
         let mut best = u32::MAX;
         for word in 0..self.possible.len() {
             let mut left = self.possible[word] & feature.segments[word];
@@ -248,7 +268,7 @@ impl<'r> Run<'r> {
         candidates.get(best as usize).map(|candidate| candidate.state)
     }
 
-    /// Most segments are ruled out or in by their bit, without a call.
+    /// Whether a segment matches; what is left of it is asked once.
     #[inline]
     fn matches(&mut self, segment: u32) -> bool {
         let (word, bit) = (segment as usize / 64, 1 << (segment % 64));
@@ -306,147 +326,16 @@ impl<'r> Run<'r> {
     }
 
     /// The output of a state: its variants are a matter of the identity's key.
-    fn output(&self, state: u32) -> u32 {
-        let state = &self.program.states[state as usize];
-        let (Some(split), Some(_)) = (state.split, self.identity) else { return state.output };
-        let split = &self.program.splits[split as usize];
+    fn output(&self, state: FeatureState) -> u32 {
+        if let Some(output) = state.output() {
+            return output;
+        }
+        let split = &self.program.splits[state.split() as usize];
+        if self.identity.is_none() {
+            return split.without_identity;
+        }
         let hash = percentage::hash(&[&split.key, &self.values.identity_key]);
         split.output(hash)
-    }
-
-    /// As `get_evaluation_result` does it: every segment in document order, then every feature; what
-    /// was resolved while a condition read it stands.
-    fn replay(&mut self, facts: &'r FlagFacts, matched: &mut Vec<bool>) {
-        let program = self.program;
-        self.resolved.clear();
-        self.resolved.resize(program.features.len(), PENDING);
-        self.cyclic.clear();
-        self.cyclic.resize(program.features.len(), false);
-        self.resolving.clear();
-        matched.clear();
-        for segment in &program.segments {
-            let hits = self.cycle_hits;
-            let matches = self.node(segment.rule);
-            // A segment that cut a cycle never matches.
-            matched.push(matches && hits == self.cycle_hits);
-        }
-        for (index, feature) in program.features.iter().enumerate() {
-            if self.resolved[index] != PENDING {
-                self.outputs[index] = self.resolved[index];
-            } else if self.outputs[index] == PENDING {
-                let candidates = feature.candidates.of(&program.candidates);
-                let winner = candidates.iter().find(|candidate| matched[candidate.segment as usize]);
-                self.outputs[index] = self.output(winner.map_or(feature.state, |winner| winner.state));
-            }
-            if self.cyclic[index] {
-                self.outputs[index] |= CYCLIC;
-            }
-        }
-        debug_assert!(facts.segments_by_feature.len() == program.features.len());
-    }
-
-    /// The value of a slot that has to be found when it is asked for.
-    fn dynamic(&mut self, slot: u32) -> Value<'r> {
-        let program = self.program;
-        match &program.slots[slot as usize] {
-            Origin::Flag(feature, member) => coerce(self.flag_member(*feature, *member)),
-            Origin::FlagAlone(feature) => {
-                if let Some(feature) = feature {
-                    self.resolve(*feature);
-                }
-                Value::Null
-            }
-            Origin::Query(query) => coerce(self.query(query)),
-            _ => Value::Null,
-        }
-    }
-
-    fn flag_member(&mut self, feature: Option<u32>, member: FlagMember) -> TraitValue<'r> {
-        let Some(fact) = feature.and_then(|feature| self.resolve(feature)) else { return TraitValue::Null };
-        match member {
-            FlagMember::Enabled => TraitValue::Bool(fact.enabled),
-            FlagMember::Name => TraitValue::Text(&fact.name),
-            FlagMember::Reason => TraitValue::Text(&fact.reason),
-            FlagMember::Value => fact.value.as_trait_value(),
-            FlagMember::Variant => fact.variant.as_deref().map_or(TraitValue::Null, TraitValue::Text),
-            FlagMember::FeatureId => TraitValue::Int(fact.feature_id),
-        }
-    }
-
-    fn query(&mut self, query: &'r Query) -> TraitValue<'r> {
-        let program = self.program;
-        let Some(tree) = &program.tree else { return TraitValue::Null };
-        let (identity, values) = (self.identity, self.values);
-        let identity = identity.map(|identity| (identity, values.identity_key.as_str()));
-        query.find(tree, identity, &mut |name| {
-            let feature = *program.features_by_name.get(name)?;
-            self.resolve(feature).map(Fact::as_flag_result)
-        })
-    }
-
-    /// `_DependencyResolver.resolve_feature`: the flag's result, or nothing if it is in a cycle.
-    fn resolve(&mut self, feature: u32) -> Option<&'r Fact> {
-        let (program, facts) = (self.program, self.program.flags.as_ref()?);
-        let index = feature as usize;
-        if self.resolved[index] == PENDING {
-            if let Some(start) = self.resolving.iter().position(|other| *other == feature) {
-                for member in &self.resolving[start..] {
-                    self.cyclic[*member as usize] = true;
-                }
-                self.cycle_hits += 1;
-                return None;
-            }
-            self.reads += 1;
-            if self.resolving.len() >= FLAG_CHAIN_MAX || self.reads > FLAG_READS_MAX {
-                // Python fails on such a document: what was not read cannot match.
-                self.cycle_hits += 1;
-                return None;
-            }
-            self.resolving.push(feature);
-            let output = self.overriding_output(feature, facts);
-            self.resolving.pop();
-            if self.cyclic[index] {
-                return None;
-            }
-            self.resolved[index] = output;
-        }
-        let state = self.resolved[index] as usize;
-        debug_assert!(state < program.outputs.len());
-        facts.facts.get(state)
-    }
-
-    /// The output of a flag with its overrides: every segment that has one is asked.
-    fn overriding_output(&mut self, feature: u32, facts: &'r FlagFacts) -> u32 {
-        let program = self.program;
-        let mut best: Option<u32> = None;
-        for (segment, rank) in &facts.segments_by_feature[feature as usize] {
-            if self.matches_acyclic(*segment) && best.is_none_or(|held| *rank < held) {
-                best = Some(*rank);
-            }
-        }
-        let found = &program.features[feature as usize];
-        if self.outputs[feature as usize] != PENDING {
-            // Of this identity's own: it beats any segment.
-            return self.outputs[feature as usize];
-        }
-        match best {
-            Some(rank) => self.output(found.candidates.of(&program.candidates)[rank as usize].state),
-            None => self.output(found.state),
-        }
-    }
-
-    /// `_DependencyResolver.matches_segment`: remembered unless a cycle was cut on the way.
-    fn matches_acyclic(&mut self, segment: u32) -> bool {
-        if let Some(answer) = self.segments.of(segment, self.epoch) {
-            return answer;
-        }
-        let hits = self.cycle_hits;
-        let answer = self.node(self.program.segments[segment as usize].rule);
-        if hits != self.cycle_hits {
-            return false;
-        }
-        self.segments.put(segment, self.epoch, answer);
-        answer
     }
 }
 
@@ -455,32 +344,5 @@ impl Split {
     fn output(&self, hash: f64) -> u32 {
         let hit = self.variants.iter().find(|share| share.from <= hash && hash < share.to);
         hit.map_or(self.control, |share| share.output)
-    }
-}
-
-impl Fact {
-    fn as_flag_result(&self) -> FlagResult<'_> {
-        FlagResult {
-            enabled: self.enabled,
-            name: &self.name,
-            reason: &self.reason,
-            value: self.value.as_trait_value(),
-            variant: self.variant.as_deref(),
-            feature_id: self.feature_id,
-        }
-    }
-}
-
-impl Scalar {
-    /// As a trait would hold it.
-    pub fn as_trait_value(&self) -> TraitValue<'_> {
-        match self {
-            Self::Null => TraitValue::Null,
-            Self::Bool(bool) => TraitValue::Bool(*bool),
-            Self::Int(number) => TraitValue::Int(*number),
-            Self::BigInt(digits) => TraitValue::BigInt(digits),
-            Self::Float(number) => TraitValue::Float(*number),
-            Self::Text(text) => TraitValue::Text(text),
-        }
     }
 }

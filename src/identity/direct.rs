@@ -91,11 +91,17 @@ impl<'body> Scanner<'body> {
     #[inline]
     fn string(&mut self) -> Option<&'body str> {
         self.take(b"\"")?;
+        self.opened_string()
+    }
+
+    /// The rest of a string whose first quote was taken.
+    #[inline]
+    fn opened_string(&mut self) -> Option<&'body str> {
         let start = self.at;
-        self.at += plain_len(self.rest());
-        let string = self.text.get(start..self.at);
-        self.take(b"\"")?;
-        string
+        let end = start + plain_len(self.rest());
+        self.at = end + 1;
+        let is_closed = self.text.as_bytes().get(end) == Some(&b'"');
+        if is_closed { self.text.get(start..end) } else { None }
     }
 
     /// The array of traits. Gives its inside if it can be echoed, and `Some(None)` if not.
@@ -138,8 +144,8 @@ impl<'body> Scanner<'body> {
 
     #[inline]
     fn try_echoed_trait(&mut self) -> Option<(Trait<'body>, bool)> {
-        self.take(b"{\"trait_key\":")?;
-        let key = self.string()?;
+        self.take(b"{\"trait_key\":\"")?;
+        let key = self.opened_string()?;
         self.take(b",\"trait_value\":")?;
         let (value, as_sent) = self.value()?;
         self.take(b"}")?;

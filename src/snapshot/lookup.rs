@@ -43,7 +43,7 @@ pub struct Lookup {
     pub bools: [u32; 2],
     pub integers: Ranges<i64>,
     pub floats: Ranges<f64>,
-    pub texts: Ranges<Box<str>>,
+    pub texts: Ranges<Keyed>,
     /// Text is looked up here as well, if conditions compare versions.
     pub versions: Option<Versions>,
 }
@@ -67,6 +67,31 @@ pub struct Ranges<K> {
 pub struct Screened {
     pub slot: u32,
     pub screens: Vec<Screen>,
+}
+
+/// A text with its first eight bytes as a number: most comparisons end there, beside each other in
+/// memory. Ordered as texts are.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Keyed<T = Box<str>> {
+    key: u64,
+    text: T,
+}
+
+impl<T: AsRef<str>> Keyed<T> {
+    pub fn new(text: T) -> Self {
+        let bytes = text.as_ref().as_bytes();
+        let mut key = [0; 8];
+        match bytes.first_chunk() {
+            Some(first) => key = *first,
+            None => key[..bytes.len()].copy_from_slice(bytes),
+        }
+        Self { key: u64::from_be_bytes(key), text }
+    }
+
+    #[inline]
+    pub fn compare<U: AsRef<str>>(&self, other: &Keyed<U>) -> Ordering {
+        self.key.cmp(&other.key).then_with(|| self.text.as_ref().cmp(other.text.as_ref()))
+    }
 }
 
 /// A condition and the segments that cannot match without it.
@@ -276,12 +301,14 @@ impl Builder {
             }),
             texts: self.ranges(asked, texts, |test, points| match test {
                 Test::Compare(comparison, operand) => match &operand.text {
-                    OperandText::Plain(text) => Answers::Order(*comparison, place(points, text)),
+                    OperandText::Plain(text) => Answers::Order(*comparison, place_of_text(points, text)),
                     // Left to the table of versions.
                     OperandText::Version(_) => Answers::Constant(true),
                     OperandText::Never => Answers::Constant(false),
                 },
-                Test::In(members) => Answers::at(members.texts.iter().map(|text| place(points, text))),
+                Test::In(members) => {
+                    Answers::at(members.texts.iter().map(|text| place_of_text(points, text)))
+                }
                 test => Answers::of_any(test),
             }),
             versions: has_versions.then(|| Versions {
@@ -402,13 +429,13 @@ fn integer_points(test: &Test, out: &mut Vec<i64>) {
     }
 }
 
-fn text_points(test: &Test, out: &mut Vec<Box<str>>) {
+fn text_points(test: &Test, out: &mut Vec<Keyed>) {
     match test {
         Test::Compare(_, operand) => out.extend(match &operand.text {
-            OperandText::Plain(text) => Some(text.clone()),
+            OperandText::Plain(text) => Some(Keyed::new(text.clone())),
             _ => None,
         }),
-        Test::In(members) => out.extend(members.texts.iter().cloned()),
+        Test::In(members) => out.extend(members.texts.iter().cloned().map(Keyed::new)),
         _ => {}
     }
 }
@@ -430,8 +457,17 @@ fn points<K: PartialOrd>(asked: &[&Asked<'_>], collect: impl Fn(&Test, &mut Vec<
     points
 }
 
+fn place_of_text(points: &[Keyed], text: &str) -> usize {
+    let text = Keyed::new(text);
+    place_by(points, |held| held.compare(&text))
+}
+
 /// The place of an operand that is in the table.
 fn place<K: PartialOrd>(points: &[K], operand: &K) -> usize {
-    let found = points.binary_search_by(|held| held.partial_cmp(operand).unwrap_or(Ordering::Equal));
+    place_by(points, |held| held.partial_cmp(operand).unwrap_or(Ordering::Equal))
+}
+
+fn place_by<K>(points: &[K], compare: impl Fn(&K) -> Ordering) -> usize {
+    let found = points.binary_search_by(compare);
     2 * found.unwrap_or_else(|index| index) + 1
 }

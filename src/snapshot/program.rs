@@ -180,24 +180,21 @@ impl<'d, 'a> Builder<'d, 'a> {
         }
         let from = self.outputs.outputs.len();
         self.program.first_output = offset(from);
-        for (index, state) in features.iter().enumerate() {
+        let mut variants = Vec::new();
+        for state in features {
             let is_targeted = self.targeted.contains(&*state.feature.name);
             let reason = if is_targeted { Reason::Default } else { Reason::Static };
-            self.state(state, reason)?;
+            let compiled = self.state(state, reason)?;
+            variants.push((compiled, *state, reason));
             self.program.features.push(Feature {
                 name: (&*state.feature.name).into(),
-                state: offset(index),
+                state: compiled,
                 candidates: Children::EMPTY,
                 segments: Box::default(),
                 ranks: Box::default(),
             });
         }
-        let reasons: Vec<Reason<'_>> = features
-            .iter()
-            .map(|state| self.targeted.contains(&*state.feature.name))
-            .map(|is_targeted| if is_targeted { Reason::Default } else { Reason::Static })
-            .collect();
-        self.variants(features.iter().copied().zip(reasons), 0)?;
+        self.variants(&variants)?;
         self.outputs.write_client_forms(from);
         Ok(())
     }
@@ -228,24 +225,27 @@ impl<'d, 'a> Builder<'d, 'a> {
             self.program.segments.push(Segment { rule: node, rest: node });
             // In the order in which answers are written.
             overrides.sort_by_key(|(feature, _)| *feature);
-            let (from, first_state) = (self.outputs.outputs.len(), self.program.states.len());
-            for (feature, state) in &overrides {
-                contenders.push(Contender {
-                    feature: *feature,
-                    priority: state.priority,
-                    candidate: Candidate { segment: number, state: offset(self.program.states.len()) },
-                });
-                self.state(state, Reason::Segment(&segment.name))?;
-            }
+            let from = self.outputs.outputs.len();
             let reason = Reason::Segment(&segment.name);
-            self.variants(overrides.iter().map(|(_, state)| (*state, reason)), first_state)?;
+            let mut variants = Vec::new();
+            for (feature, state) in &overrides {
+                let compiled = self.state(state, reason)?;
+                variants.push((compiled, *state, reason));
+                let candidate = Candidate { segment: number, state: compiled };
+                contenders.push(Contender { feature: *feature, priority: state.priority, candidate });
+            }
+            self.variants(&variants)?;
             self.outputs.write_client_forms(from);
         }
         Ok(contenders)
     }
 
     /// A state and its first output: the control's if it has variants.
-    fn state(&mut self, state: &FeatureState<'_>, reason: Reason<'_>) -> Result<(), CompileError> {
+    fn state(
+        &mut self,
+        state: &FeatureState<'_>,
+        reason: Reason<'_>,
+    ) -> Result<rule::FeatureState, CompileError> {
         let parts = Parts {
             feature: &state.feature,
             enabled: state.enabled,
@@ -254,33 +254,33 @@ impl<'d, 'a> Builder<'d, 'a> {
             reason,
         };
         let output = self.outputs.write(&parts)?;
-        let split = (!state.variants.is_empty()).then(|| {
-            self.program.splits.push(Split {
-                key: (&*state.key).into(),
-                variants: Box::default(),
-                control: output,
-            });
-            offset(self.program.splits.len() - 1)
+        if state.variants.is_empty() {
+            return Ok(rule::FeatureState::of_output(output));
+        }
+        let key = (&*state.key).into();
+        self.program.splits.push(Split {
+            key,
+            variants: Box::default(),
+            control: output,
+            without_identity: output,
         });
-        self.program.states.push(rule::FeatureState { output, split });
-        Ok(())
+        Ok(rule::FeatureState::of_split(offset(self.program.splits.len() - 1)))
     }
 
-    /// The outputs of the variants of the states from `first` on, and theirs without an identity.
-    fn variants<'s>(
+    /// The outputs of the variants of some states, and theirs without an identity.
+    fn variants(
         &mut self,
-        states: impl Iterator<Item = (&'s FeatureState<'a>, Reason<'s>)>,
-        first: usize,
-    ) -> Result<(), CompileError>
-    where
-        'a: 's,
-    {
-        for (place, (state, reason)) in states.enumerate() {
-            let Some(split) = self.program.states[first + place].split else { continue };
+        states: &[(rule::FeatureState, &FeatureState<'_>, Reason<'_>)],
+    ) -> Result<(), CompileError> {
+        for (compiled, state, reason) in states {
+            if compiled.output().is_some() {
+                continue;
+            }
             let (feature, enabled, value) = (&state.feature, state.enabled, state.value);
-            let parts = Parts { feature, enabled, value, variant: "null", reason };
-            self.program.states[first + place].output = self.outputs.write(&parts)?;
-            self.program.splits[split as usize].variants = self.shares(state)?;
+            let parts = Parts { feature, enabled, value, variant: "null", reason: *reason };
+            let split = compiled.split() as usize;
+            self.program.splits[split].without_identity = self.outputs.write(&parts)?;
+            self.program.splits[split].variants = self.shares(state)?;
         }
         Ok(())
     }
@@ -358,14 +358,12 @@ impl<'d, 'a> Builder<'d, 'a> {
                 feature.ranks = by_segment.into_boxed_slice();
                 feature.segments = segments.into_boxed_slice();
             }
-            let feature_state = feature.state;
-            let state = &program.states[feature_state as usize];
-            let is_open = keeps_all || from < to || state.split.is_some();
-            program.outputs_at_start.push(if is_open { PENDING } else { state.output });
-            if is_open {
-                let (feature, candidates) = (offset(index), feature.candidates);
-                program.open_features.push(OpenFeature { feature, state: feature_state, candidates });
-            } else if state.output != program.first_output + offset(index) {
+            let known = feature.state.output().filter(|_| !keeps_all && from == to);
+            program.outputs_at_start.push(known.unwrap_or(PENDING));
+            if known.is_none() {
+                let (state, candidates) = (feature.state, feature.candidates);
+                program.open_features.push(OpenFeature { feature: offset(index), state, candidates });
+            } else if known != Some(program.first_output + offset(index)) {
                 program.changed_at_start[index / 64] |= 1 << (index % 64);
             }
         }

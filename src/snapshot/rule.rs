@@ -162,7 +162,7 @@ pub struct Segment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub segment: u32,
-    pub state: u32,
+    pub state: FeatureState,
 }
 
 /// Features with more candidates than this may find those that are left by their segments.
@@ -172,7 +172,7 @@ pub const CANDIDATES_WALKED_MAX: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Feature {
     pub name: Box<str>,
-    pub state: u32,
+    pub state: FeatureState,
     /// Its overrides in [`Program::candidates`], best first: the first whose segment matches wins.
     pub candidates: Children,
     /// If it has many candidates: their segments as bits, and by segment its best candidate.
@@ -185,17 +185,38 @@ pub struct Feature {
 pub struct OpenFeature {
     pub feature: u32,
     /// As the feature's.
-    pub state: u32,
+    pub state: FeatureState,
     pub candidates: Children,
 }
 
-/// The state of a feature: which output it gives.
-#[derive(Clone, Copy, Debug)]
-pub struct FeatureState {
-    /// Without variants, or without an identity.
-    pub output: u32,
-    /// Index into [`Program::splits`].
-    pub split: Option<u32>,
+/// A state of a feature: the output it gives, or the split that says which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeatureState(u32);
+
+impl FeatureState {
+    const SPLIT: u32 = 1 << 31;
+
+    pub fn of_output(output: u32) -> Self {
+        debug_assert!(output & Self::SPLIT == 0, "bounded by the size of a document");
+        Self(output)
+    }
+
+    /// By its index in [`Program::splits`].
+    pub fn of_split(split: u32) -> Self {
+        Self(split | Self::SPLIT)
+    }
+
+    /// The output, if it has no variants.
+    #[inline]
+    pub fn output(self) -> Option<u32> {
+        (self.0 & Self::SPLIT == 0).then_some(self.0)
+    }
+
+    /// The split's index, which means something only without an output.
+    #[inline]
+    pub fn split(self) -> u32 {
+        self.0 & !Self::SPLIT
+    }
 }
 
 /// The variants of a state.
@@ -207,6 +228,7 @@ pub struct Split {
     pub variants: Box<[Share]>,
     /// The output when none is hit.
     pub control: u32,
+    pub without_identity: u32,
 }
 
 /// A variant's share: from `from` (inclusive) to `to` (exclusive).
@@ -260,7 +282,6 @@ pub struct Program {
     /// The features' own outputs follow each other from this one on, and so do their bytes: what no
     /// request changes is copied at once.
     pub first_output: u32,
-    pub states: Vec<FeatureState>,
     pub splits: Vec<Split>,
     pub outputs: Vec<Output>,
     /// By output its JSON in `bytes` as identities see it, an object and the comma behind it: with a

@@ -1,0 +1,175 @@
+//! The evaluation of a document whose conditions read flags, as Python goes about it.
+//!
+//! In: a run whose values were found. Out: its outputs. Every segment is asked, in document order; a
+//! flag is resolved when a condition first reads it, and what was resolved then stands (wire.md 5.12).
+//! Invariant: cycles are cut where they close; chains of flags and reads of them are bounded.
+use super::{CYCLIC, Run};
+use crate::evaluate::TraitValue;
+use crate::evaluate::jsonpath::{FlagMember, FlagResult, Query};
+use crate::evaluate::value::{Value, coerce};
+use crate::limits::{FLAG_CHAIN_MAX, FLAG_READS_MAX};
+use crate::snapshot::rule::{Fact, FlagFacts, Origin, PENDING, Scalar};
+
+impl<'r> Run<'r> {
+    /// As `get_evaluation_result` does it: every segment in document order, then every feature; what
+    /// was resolved while a condition read it stands.
+    pub(super) fn replay(&mut self, facts: &'r FlagFacts, matched: &mut Vec<bool>) {
+        let program = self.program;
+        self.resolved.clear();
+        self.resolved.resize(program.features.len(), PENDING);
+        self.cyclic.clear();
+        self.cyclic.resize(program.features.len(), false);
+        self.resolving.clear();
+        matched.clear();
+        for segment in &program.segments {
+            let hits = self.cycle_hits;
+            let matches = self.node(segment.rule);
+            // A segment that cut a cycle never matches.
+            matched.push(matches && hits == self.cycle_hits);
+        }
+        for (index, feature) in program.features.iter().enumerate() {
+            if self.resolved[index] != PENDING {
+                self.outputs[index] = self.resolved[index];
+            } else if self.outputs[index] == PENDING {
+                let candidates = feature.candidates.of(&program.candidates);
+                let winner = candidates.iter().find(|candidate| matched[candidate.segment as usize]);
+                self.outputs[index] = self.output(winner.map_or(feature.state, |winner| winner.state));
+            }
+            if self.cyclic[index] {
+                self.outputs[index] |= CYCLIC;
+            }
+        }
+        debug_assert!(facts.segments_by_feature.len() == program.features.len());
+    }
+
+    /// The value of a slot that has to be found when it is asked for.
+    pub(super) fn dynamic(&mut self, slot: u32) -> Value<'r> {
+        let program = self.program;
+        match &program.slots[slot as usize] {
+            Origin::Flag(feature, member) => coerce(self.flag_member(*feature, *member)),
+            Origin::FlagAlone(feature) => {
+                if let Some(feature) = feature {
+                    self.resolve(*feature);
+                }
+                Value::Null
+            }
+            Origin::Query(query) => coerce(self.query(query)),
+            _ => Value::Null,
+        }
+    }
+
+    fn flag_member(&mut self, feature: Option<u32>, member: FlagMember) -> TraitValue<'r> {
+        let Some(fact) = feature.and_then(|feature| self.resolve(feature)) else { return TraitValue::Null };
+        match member {
+            FlagMember::Enabled => TraitValue::Bool(fact.enabled),
+            FlagMember::Name => TraitValue::Text(&fact.name),
+            FlagMember::Reason => TraitValue::Text(&fact.reason),
+            FlagMember::Value => fact.value.as_trait_value(),
+            FlagMember::Variant => fact.variant.as_deref().map_or(TraitValue::Null, TraitValue::Text),
+            FlagMember::FeatureId => TraitValue::Int(fact.feature_id),
+        }
+    }
+
+    fn query(&mut self, query: &'r Query) -> TraitValue<'r> {
+        let program = self.program;
+        let Some(tree) = &program.tree else { return TraitValue::Null };
+        let (identity, values) = (self.identity, self.values);
+        let identity = identity.map(|identity| (identity, values.identity_key.as_str()));
+        query.find(tree, identity, &mut |name| {
+            let feature = *program.features_by_name.get(name)?;
+            self.resolve(feature).map(Fact::as_flag_result)
+        })
+    }
+
+    /// `_DependencyResolver.resolve_feature`: the flag's result, or nothing if it is in a cycle.
+    fn resolve(&mut self, feature: u32) -> Option<&'r Fact> {
+        let (program, facts) = (self.program, self.program.flags.as_ref()?);
+        let index = feature as usize;
+        if self.resolved[index] == PENDING {
+            if let Some(start) = self.resolving.iter().position(|other| *other == feature) {
+                for member in &self.resolving[start..] {
+                    self.cyclic[*member as usize] = true;
+                }
+                self.cycle_hits += 1;
+                return None;
+            }
+            self.reads += 1;
+            if self.resolving.len() >= FLAG_CHAIN_MAX || self.reads > FLAG_READS_MAX {
+                // Python fails on such a document: what was not read cannot match.
+                self.cycle_hits += 1;
+                return None;
+            }
+            self.resolving.push(feature);
+            let output = self.overriding_output(feature, facts);
+            self.resolving.pop();
+            if self.cyclic[index] {
+                return None;
+            }
+            self.resolved[index] = output;
+        }
+        let state = self.resolved[index] as usize;
+        debug_assert!(state < program.outputs.len());
+        facts.facts.get(state)
+    }
+
+    /// The output of a flag with its overrides: every segment that has one is asked.
+    fn overriding_output(&mut self, feature: u32, facts: &'r FlagFacts) -> u32 {
+        let program = self.program;
+        let mut best: Option<u32> = None;
+        for (segment, rank) in &facts.segments_by_feature[feature as usize] {
+            if self.matches_acyclic(*segment) && best.is_none_or(|held| *rank < held) {
+                best = Some(*rank);
+            }
+        }
+        let found = &program.features[feature as usize];
+        if self.outputs[feature as usize] != PENDING {
+            // Of this identity's own: it beats any segment.
+            return self.outputs[feature as usize];
+        }
+        match best {
+            Some(rank) => self.output(found.candidates.of(&program.candidates)[rank as usize].state),
+            None => self.output(found.state),
+        }
+    }
+
+    /// `_DependencyResolver.matches_segment`: remembered unless a cycle was cut on the way.
+    fn matches_acyclic(&mut self, segment: u32) -> bool {
+        if let Some(answer) = self.segments.of(segment, self.epoch) {
+            return answer;
+        }
+        let hits = self.cycle_hits;
+        let answer = self.node(self.program.segments[segment as usize].rule);
+        if hits != self.cycle_hits {
+            return false;
+        }
+        self.segments.put(segment, self.epoch, answer);
+        answer
+    }
+}
+
+impl Fact {
+    fn as_flag_result(&self) -> FlagResult<'_> {
+        FlagResult {
+            enabled: self.enabled,
+            name: &self.name,
+            reason: &self.reason,
+            value: self.value.as_trait_value(),
+            variant: self.variant.as_deref(),
+            feature_id: self.feature_id,
+        }
+    }
+}
+
+impl Scalar {
+    /// As a trait would hold it.
+    pub fn as_trait_value(&self) -> TraitValue<'_> {
+        match self {
+            Self::Null => TraitValue::Null,
+            Self::Bool(bool) => TraitValue::Bool(*bool),
+            Self::Int(number) => TraitValue::Int(*number),
+            Self::BigInt(digits) => TraitValue::BigInt(digits),
+            Self::Float(number) => TraitValue::Float(*number),
+            Self::Text(text) => TraitValue::Text(text),
+        }
+    }
+}
