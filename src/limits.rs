@@ -182,6 +182,8 @@ pub const LAST_POST_PATIENCE: Duration = Duration::from_secs(5);
 pub const PATH_CHARS_MAX: usize = 160;
 /// Longest time that a success alone, without a new document, waits to be published. Health reads it.
 pub const FRESHNESS_DELAY_MAX: Duration = Duration::from_millis(200);
+/// Access records that a reactor gathers before it hands them on; the sweep hands on what there is.
+pub const ACCESS_BATCH_RECORDS: usize = 64;
 /// Access records among them. Beyond: dropped and counted, so that events always find room.
 pub const ACCESS_RECORDS_MAX: usize = 6144;
 /// Warnings and errors kept for the status page, the newest.

@@ -55,7 +55,7 @@ pub struct Recent {
 #[derive(Debug)]
 enum Message {
     Record(Record),
-    Access(Access),
+    Accesses(Vec<Access>),
     /// Answered when everything before it has been written.
     Flush(SyncSender<()>),
 }
@@ -121,17 +121,19 @@ impl Log {
         }
     }
 
-    /// Logs a request. False if it was dropped because the writer is behind; the caller counts it.
-    pub fn access(&self, access: Access) -> bool {
-        if (Level::Info as u8) < self.shared.level.load(Ordering::Relaxed) {
-            return true;
-        }
-        let waiting = &self.shared.access_waiting;
-        let is_sent = waiting.fetch_add(1, Ordering::Relaxed) < ACCESS_RECORDS_MAX
-            && self.records.try_send(Message::Access(access)).is_ok();
+    /// Whether requests are logged at this level.
+    pub fn takes_accesses(&self) -> bool {
+        Level::Info as u8 >= self.shared.level.load(Ordering::Relaxed)
+    }
+
+    /// Logs requests. False if they were dropped because the writer is behind; the caller counts them.
+    pub fn accesses(&self, accesses: Vec<Access>) -> bool {
+        let (waiting, count) = (&self.shared.access_waiting, accesses.len());
+        let is_sent = waiting.fetch_add(count, Ordering::Relaxed) + count <= ACCESS_RECORDS_MAX
+            && self.records.try_send(Message::Accesses(accesses)).is_ok();
         if !is_sent {
-            waiting.fetch_sub(1, Ordering::Relaxed);
-            self.shared.access_dropped.fetch_add(1, Ordering::Relaxed);
+            waiting.fetch_sub(count, Ordering::Relaxed);
+            self.shared.access_dropped.fetch_add(count as u64, Ordering::Relaxed);
         }
         is_sent
     }
@@ -222,9 +224,11 @@ impl<W: Write> Writer<W> {
                     self.remember(&record);
                 }
             }
-            Message::Access(access) => {
-                self.shared.access_waiting.fetch_sub(1, Ordering::Relaxed);
-                self.render(&access.into_record());
+            Message::Accesses(accesses) => {
+                self.shared.access_waiting.fetch_sub(accesses.len(), Ordering::Relaxed);
+                for access in accesses {
+                    self.render(&access.into_record());
+                }
             }
             Message::Flush(done) => {
                 self.report_dropped();
@@ -303,6 +307,10 @@ fn is_number(name: &str, value: &str) -> bool {
     const UNITS: [&str; 8] = ["seconds", "ms", "us", "bytes", "count", "port", "status", "version"];
     let unit = name.rsplit('_').next().unwrap_or(name);
     let is_plain = value.strip_prefix('-').unwrap_or(value).starts_with(|c: char| c.is_ascii_digit());
+    // Nearly all of them; the rest are judged by a parser.
+    if !value.starts_with('0') && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return is_plain && UNITS.contains(&unit);
+    }
     UNITS.contains(&unit) && is_plain && serde_json::from_str::<serde_json::Number>(value).is_ok()
 }
 
@@ -350,7 +358,10 @@ fn render_fields(
 /// lets pass (a terminal obeys U+009B).
 fn json_text(line: &mut Vec<u8>, text: &str) {
     line.push(b'"');
-    for character in text.chars() {
+    let is_plain = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+    let plain_bytes = text.bytes().take_while(|byte| is_plain(*byte)).count();
+    line.extend_from_slice(&text.as_bytes()[..plain_bytes]);
+    for character in text[plain_bytes..].chars() {
         // Writing to a vector cannot fail.
         let _ = match character {
             '"' => line.write_all(b"\\\""),

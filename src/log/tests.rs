@@ -122,7 +122,7 @@ fn access_records_have_their_fields_and_leave_room_for_errors() {
     {
         let _shut = shut.lock().expect("unpoisoned");
         for _ in 0..4 * LOG_RECORDS_MAX {
-            dropped += usize::from(!log.access(access()));
+            dropped += usize::from(!log.accesses(vec![access()]));
         }
         log.event(Level::Error, "something_else", &[]);
     }

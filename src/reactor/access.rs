@@ -4,17 +4,21 @@
 //! believed only from the peers the configuration trusts, and read as uvicorn reads it; no key,
 //! no query and no body comes into a record (a query holds identifiers).
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, ForwardedAllowIps, Secret};
 use crate::http::Request;
+use crate::limits::ACCESS_BATCH_RECORDS;
 use crate::log::{Access, Log};
 
 /// How access records are made.
 pub struct AccessLog {
     /// `None`: nobody is believed.
     forwarded_allow_ips: Option<ForwardedAllowIps>,
+    /// Not handed to the writer yet: to wake it for each record would cost more than the request.
+    records: RefCell<Vec<Access>>,
 }
 
 impl AccessLog {
@@ -22,10 +26,14 @@ impl AccessLog {
     pub fn new(config: &Config) -> Option<Self> {
         let server = &config.server;
         let forwarded_allow_ips = server.proxy_headers.then(|| server.forwarded_allow_ips.clone());
-        config.logging.enable_access_log.then_some(Self { forwarded_allow_ips })
+        config.logging.enable_access_log.then(|| Self::of(forwarded_allow_ips))
     }
 
-    /// Writes one record; false if it had to be dropped.
+    fn of(forwarded_allow_ips: Option<ForwardedAllowIps>) -> Self {
+        Self { forwarded_allow_ips, records: RefCell::default() }
+    }
+
+    /// Notes one record; returns how many had to be dropped.
     pub fn write(
         &self,
         log: &Log,
@@ -34,9 +42,12 @@ impl AccessLog {
         status: u16,
         bytes: usize,
         began: SystemTime,
-    ) -> bool {
+    ) -> u64 {
+        if !log.takes_accesses() {
+            return 0;
+        }
         let took = began.elapsed().unwrap_or(Duration::ZERO);
-        log.access(Access {
+        let record = Access {
             time: began,
             remote_ip: self.client(peer, request.fields.forwarded_for),
             method: request.method.name(),
@@ -44,7 +55,22 @@ impl AccessLog {
             status,
             bytes,
             duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        })
+        };
+        let mut records = self.records.borrow_mut();
+        if records.capacity() == 0 {
+            records.reserve_exact(ACCESS_BATCH_RECORDS);
+        }
+        records.push(record);
+        let is_full = records.len() >= ACCESS_BATCH_RECORDS;
+        drop(records);
+        if is_full { self.hand_on(log) } else { 0 }
+    }
+
+    /// Hands the records to the writer; returns how many had to be dropped.
+    pub fn hand_on(&self, log: &Log) -> u64 {
+        let records = self.records.take();
+        let count = records.len() as u64;
+        if count == 0 || log.accesses(records) { 0 } else { count }
     }
 
     /// The address the request came from, behind proxies that are trusted.
@@ -93,7 +119,7 @@ mod tests {
     use crate::config::Network;
 
     fn client(allow: Option<ForwardedAllowIps>, peer: Option<&str>, forwarded_for: &str) -> String {
-        let log = AccessLog { forwarded_allow_ips: allow };
+        let log = AccessLog::of(allow);
         let peer = peer.map(|peer| peer.parse().unwrap());
         let client = log.client(peer, Some(forwarded_for.as_bytes()));
         client.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string())

@@ -181,9 +181,8 @@ impl Answering<'_> {
         self.reactor.metrics.answered(outcome.route, outcome.status);
         if let Some(access) = &self.reactor.access {
             let bytes = output.bytes.len() - before_bytes + output.tail.as_ref().map_or(0, Bytes::len);
-            if !access.write(&self.reactor.log, self.peer, &request, outcome.status, bytes, now) {
-                self.reactor.metrics.access_dropped.add(1);
-            }
+            let dropped = access.write(&self.reactor.log, self.peer, &request, outcome.status, bytes, now);
+            self.reactor.metrics.access_dropped.add(dropped);
         }
     }
 

@@ -343,6 +343,7 @@ impl Reactor {
         self.end_listeners(limits::DRAIN_ACCEPT_TIME).await;
         self.registry.end_all(limits::DRAIN_IDLE_TIMEOUT).await;
         self.settle_counts();
+        self.hand_on_accesses();
         // Whatever task may be left on the ring, the snapshot goes back to the supervisor.
         self.lease.take();
     }
@@ -352,6 +353,13 @@ impl Reactor {
         if let Some(lease) = self.lease.borrow().as_deref() {
             let key = |slot: usize| lease.slots.get(slot).map(|slot| &*slot.client_side_key);
             self.spine.borrow_mut().room.counts().settle(key);
+        }
+    }
+
+    /// Hands on what there is of the access log.
+    pub fn hand_on_accesses(&self) {
+        if let Some(access) = &self.access {
+            self.metrics.access_dropped.add(access.hand_on(&self.log));
         }
     }
 

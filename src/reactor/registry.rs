@@ -319,6 +319,7 @@ pub async fn sweep(reactor: Rc<Reactor>) {
             reactor.metrics.connections_shed.add(reactor.registry.shed());
         }
         reactor.report_counts();
+        reactor.hand_on_accesses();
         reactor.metrics.beat(began.elapsed().saturating_sub(limits::SWEEP_INTERVAL));
     }
 }
