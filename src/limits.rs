@@ -72,6 +72,8 @@ pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 /// While draining, handshakes under way when new ones were shut out are accepted for so long.
 pub const DRAIN_ACCEPT_TIME: Duration = Duration::from_millis(50);
+/// While draining, longest wait for the queues of the listeners to be empty, where new ones could not be shut out.
+pub const DRAIN_QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 /// A process that listens on our own port already answers a connection within this time.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 /// A process that takes over lets the other one serve until it has documents, but no longer.

@@ -313,6 +313,7 @@ impl Reactor {
             listener.shut_out();
         }
         monoio::time::sleep(limits::DRAIN_ACCEPT_TIME).await;
+        self.empty_queues().await;
         self.end_listeners(limits::DRAIN_ACCEPT_TIME).await;
         // The last of the descriptors: from now on the kernel refuses what comes to this one.
         drop(memory.listeners.take());
@@ -325,6 +326,19 @@ impl Reactor {
             "reactor_drained",
             &[("reactor", &self.index), ("connections_cut_count", &left), ("took_ms", &took)],
         );
+    }
+
+    /// Waits until nobody is left in the queues of the listeners, whom a close would reset. On a busy
+    /// machine this thread may not have run at all while it slept, so time alone says nothing: twice
+    /// in a row the ring must have been asked and nobody have come.
+    async fn empty_queues(&self) {
+        let came = || self.metrics.connections_opened.value() + self.metrics.connections_refused.value();
+        let (began, mut quiet_count) = (Instant::now(), 0);
+        while quiet_count < 2 && began.elapsed() < limits::DRAIN_QUEUE_PATIENCE {
+            let before = came();
+            monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
+            quiet_count = if came() == before { quiet_count + 1 } else { 0 };
+        }
     }
 
     async fn end_listeners(&self, time: Duration) {
