@@ -4,6 +4,7 @@
 //! `tests/python/evaluations.py` makes them and asks `flagsmith-flag-engine`. `make differential`
 //! asks for 200,000 evaluations; `EVALUATIONS=` sets another number, `SEED=` replays a run,
 //! `AUTHORITY=` names another Python with the packages of `tests/requirements.txt`.
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -14,6 +15,7 @@ use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate, evalu
 use edge_proxy::explain::explain;
 use edge_proxy::snapshot::{Environment, Role};
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 use crate::support::fixture::root;
 use crate::support::python;
@@ -117,14 +119,45 @@ fn answer(
     if found.len() != expected.len() {
         return Some(format!("{} flags, the model has {}", found.len(), expected.len()));
     }
-    found.iter().zip(expected).find_map(|(found, expected)| {
+    let differing = found.iter().zip(expected).find_map(|(found, expected)| {
         let is_same = found.name == text(&expected[0])
             && found.enabled == text(&expected[1])
             && same_value(found.value, text(&expected[2]))
             && parsed(found.variant) == expected[3]
             && parsed(&format!("\"{}\"", found.reason)) == expected[4];
         (!is_same).then(|| format!("{found:?}\nthe model: {expected}"))
+    });
+    differing.or_else(|| {
+        [Role::Server, Role::Client]
+            .into_iter()
+            .find_map(|role| wrong_array(environment, role, scratch, expected))
     })
+}
+
+/// What is wrong with the array that is sent, if anything: which flags a key sees, their ids and types,
+/// and for clients the reason without the segment's name (differences.md 10 and 17).
+fn wrong_array(
+    environment: &Environment,
+    role: Role,
+    scratch: &Scratch,
+    expected: &[Json],
+) -> Option<String> {
+    let mut out = Vec::new();
+    flags::write(environment, role, scratch, None, &mut out);
+    // Raw, since a value may be a number that no double holds.
+    let sent: Vec<HashMap<&str, &RawValue>> = serde_json::from_slice(&out).expect("the engine writes JSON");
+    let told = |flag: &HashMap<&str, &RawValue>| {
+        let (feature, reason) = (parsed(flag["feature"].get()), parsed(flag["reason"].get()));
+        (feature["name"].clone(), feature["id"].clone(), feature["type"].clone(), text(&reason).to_owned())
+    };
+    let meant = |flag: &&Json| {
+        let is_cut = role == Role::Client && text(&flag[4]).starts_with("TARGETING_MATCH; ");
+        let reason = if is_cut { "TARGETING_MATCH" } else { text(&flag[4]) };
+        (flag[0].clone(), flag[5].clone(), flag[6].clone(), reason.to_owned())
+    };
+    let seen: Vec<&Json> = expected.iter().filter(|flag| role == Role::Server || flag[7] == true).collect();
+    let is_same = sent.iter().map(told).eq(seen.iter().map(meant));
+    (!is_same).then(|| format!("a {role:?} key gets {}\nthe model: {seen:?}", String::from_utf8_lossy(&out)))
 }
 
 /// What `explain` says must agree with the model: a flag is targeted by a segment that is said to

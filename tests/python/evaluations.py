@@ -42,6 +42,9 @@ LIMITS = ["0", "10", "25", "50", "50", "75", "99.99", "100", "x", " 50 ", "inf",
           "1e400", "\u200350\n", "50,0", 0, 10**400, -5, "39.21784356871375"]
 IDENTIFIERS = ["u1", "u2", "vip", "7", "007", "0", "00", "-0", "1.50", "1.0", "", "é😀", "a,b", str(10**22), "True", "[x]", "-5"]
 TRAITS = ["t1", "t2", "t3", "a.b", "plan", "é"]
+ODD_TRAITS = ["", "T1", "t1 ", "e\u0301", "$", "a'b", "a\"b", "None", "missing", "$.t1", "$.identity.traits"]
+NAMES = ["f0", "f1", "my flag", "é", "f4", "f5"]
+ODD_NAMES = ["a'b", "x.y", "", "$", "İ", "F0", 'q"', "back\\slash", "f0 ", "\u2028", "1", "*", "name"]
 SHADOWS = ["$.identity.key", "$.environment.key", "$", "$.", "$.identity", "$.flags.f0.value", "$.identity.identifier", "$.environment.name", "$.identity.traits.t1", "$.flags.f0.enabled", "$['identity']", "$.bad["]
 QUERIES = ["$.features.f0.value", "$.identity.traits['t1','t2']", "$.environment[?@ == 'env']", "$..name", "$.segments.*.name",
            "$.flags['f0','f1'].enabled", "$.identity.traits[?@ > 1]", "$.identity.traits.*", "$.identity", "$.environment['name']",
@@ -136,7 +139,7 @@ def property_(rng, features, wants_flags):
         step = f".{name}" if name.isidentifier() and name.isascii() and rng.random() < 0.8 else f"[{json.dumps(name, ensure_ascii=False)}]"
         return f"$.flags{step}.{rng.choice(['enabled', 'enabled', 'value', 'value', 'variant', 'reason', 'name', 'metadata.id'])}"
     if roll < 0.7:
-        return rng.choice(TRAITS)
+        return rng.choice(TRAITS if rng.random() < 0.95 else ODD_TRAITS)
     if roll < 0.85:
         return rng.choice(["$.identity.identifier", "$.identity.key", "$.environment.key", "$.environment.name", "$.identity.traits.t1", "$.identity.traits['a.b']"])
     if roll < 0.92:
@@ -146,7 +149,17 @@ def property_(rng, features, wants_flags):
     return rng.choice(["", None, "missing"])
 
 
-def condition(rng, features, wants_flags):
+def condition(rng, features, wants_flags, pool=()):
+    """A condition; of a pool, since segments share conditions."""
+    if pool and rng.random() < 0.25:
+        return rng.choice(pool)
+    made = new_condition(rng, features, wants_flags)
+    if isinstance(pool, list):
+        pool.append(made)
+    return made
+
+
+def new_condition(rng, features, wants_flags):
     operator = rng.choice(OPERATORS) if rng.random() < 0.98 else rng.choice(["FOO", "equal", ""])
     name = property_(rng, features, wants_flags)
     if operator == "PERCENTAGE_SPLIT" and rng.random() < 0.5:
@@ -156,11 +169,11 @@ def condition(rng, features, wants_flags):
     return {"property_": name, "operator": operator, "value": condition_value(rng, operator)}
 
 
-def rule(rng, features, wants_flags, depth=2):
+def rule(rng, features, wants_flags, depth=2, pool=()):
     made = {"type": rng.choice(["ALL", "ALL", "ANY", "ANY", "NONE"]),
-            "conditions": [condition(rng, features, wants_flags) for _ in range(rng.choice([0, 1, 1, 2, 3]))]}
+            "conditions": [condition(rng, features, wants_flags, pool) for _ in range(rng.choice([0, 1, 1, 2, 3]))]}
     if depth and rng.random() < 0.4:
-        made["rules"] = [rule(rng, features, wants_flags, depth - 1) for _ in range(rng.randint(0, 2))]
+        made["rules"] = [rule(rng, features, wants_flags, depth - 1, pool) for _ in range(rng.randint(0, 2))]
     elif rng.random() < 0.5:
         made["rules"] = []
     return made
@@ -199,18 +212,24 @@ def state(rng, identifier, name, in_segment):
 
 
 def document(rng):
-    names = ["f0", "f1", "my flag", "é", "f4", "f5"][: rng.randint(1, 6)]
+    names = NAMES[: rng.randint(1, 6)]
+    if rng.random() < 0.1:
+        names = rng.sample(NAMES + ODD_NAMES, rng.randint(1, 8))
+    pool = []
+    # So many segments that the engine looks up which can match; rules of one condition then, to be done in time.
+    is_wide = rng.random() < 0.005
     wants_flags = rng.random() < 0.35
     features = [(at + 1, name) for at, name in enumerate(names)]
     if rng.random() < 0.08:
         features.append((50, rng.choice(names)))
     states = [state(rng, identifier, name, False) for identifier, name in features]
     segments = []
-    for at in range(rng.choice([0, 1, 2, 3, 5, 8])):
+    for at in range(rng.randint(60, 140) if is_wide else rng.choice([0, 1, 2, 3, 5, 8])):
         chosen = rng.sample(features, rng.randint(0, min(3, len(features))))
         if rng.random() < 0.1:
             chosen.append((99, rng.choice(["elsewhere", names[0]])))
-        rules = [rule(rng, names, wants_flags) for _ in range(rng.choice([0, 1, 1, 1, 2]) if rng.random() < 0.3 else 1)]
+        depth = rng.choice([0, 0, 1]) if is_wide else (4 if rng.random() < 0.05 else 2)
+        rules = [rule(rng, names, wants_flags, depth, pool) for _ in range(rng.choice([0, 1, 1, 1, 2]) if rng.random() < 0.3 else 1)]
         segments.append({"id": at + 1 if rng.random() < 0.97 else 1, "name": rng.choice([f"s{at}", "two words", "é", "s;0", 'q"'] if rng.random() < 0.2 else [f"s{at}"]),
                          "rules": rules, "feature_states": [state(rng, identifier, name, True) for identifier, name in chosen]})
     overrides = []
@@ -220,7 +239,9 @@ def document(rng):
             {"feature": {"id": identifier, "name": name, "type": "STANDARD"}, "enabled": rng.random() < 0.5, "feature_state_value": scalar(rng),
              "multivariate_feature_state_values": variants(rng), "featurestate_uuid": str(uuid.uuid4())} for identifier, name in chosen]})
     return {"api_key": "env", "name": rng.choice(["env", "Env é", "7"]), "feature_states": states,
-            "project": {"segments": segments, "hide_disabled_flags": False, "server_key_only_feature_ids": []}, "identity_overrides": overrides}
+            "project": {"segments": segments, "hide_disabled_flags": rng.random() < 0.3,
+                        "server_key_only_feature_ids": rng.sample([1, 2, 3, 50, 99], rng.choice([0, 0, 1, 2]))},
+            "hide_disabled_flags": rng.choice([None, None, True, False]), "identity_overrides": overrides}
 
 
 def places(value, path=()):
@@ -283,7 +304,7 @@ def request(rng):
     """(identifier or None, traits as pairs in the order sent)."""
     if rng.random() < 0.04:
         return None, []
-    traits = [(rng.choice(TRAITS), scalar(rng)) for _ in range(rng.choice([0, 1, 2, 3, 5]))]
+    traits = [(rng.choice(TRAITS if rng.random() < 0.95 else ODD_TRAITS), scalar(rng) if rng.random() < 0.99 else rng.choice([1e999, -1e999, 1e999 - 1e999])) for _ in range(rng.choice([0, 1, 2, 3, 5]))]
     if rng.random() < 0.15:
         traits.append((rng.choice(SHADOWS), scalar(rng)))
     return rng.choice(IDENTIFIERS) if rng.random() < 0.6 else f"user-{rng.randint(0, 10**6)}", traits
@@ -317,19 +338,31 @@ def excluded(doc, identifier, traits):
     return "9" if len(own) != len(set(own)) else None
 
 
-def answer(context, identifier, traits):
+def seen_by_clients(doc, flag):
+    """Whether a client key sees a flag: the Python proxy's filter, with the environment's wish to hide first (differences.md 10)."""
+    hides = doc.get("hide_disabled_flags")
+    hides = doc["project"].get("hide_disabled_flags") if hides is None else hides
+    hidden = doc["project"].get("server_key_only_feature_ids") or []
+    return flag["metadata"]["id"] not in hidden and not (hides and not flag["enabled"])
+
+
+def answer(doc, context, identifier, traits):
+    """[name, enabled, value, variant, reason, id, type, whether clients see it] of each flag."""
+    kinds = [(one["feature"]["id"], one["feature"].get("type")) for one in doc["feature_states"]]
+    types = {number: kind if isinstance(kind, str) else "STANDARD" for number, kind in kinds}
     if identifier is not None:
         context = map_context_and_identity_data_to_context(context, identifier, dict(traits))
     try:
-        signal.setitimer(signal.ITIMER_REAL, 1)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 1)
         flags = get_evaluation_result(context)["flags"]
-        return [[f["name"], json.dumps(f["enabled"]), json.dumps(f["value"]), f["variant"], f["reason"]] for f in flags.values()]
+        return [[f["name"], json.dumps(f["enabled"]), json.dumps(f["value"]), f["variant"], f["reason"], f["metadata"]["id"],
+                 types.get(f["metadata"]["id"], "STANDARD"), seen_by_clients(doc, f)] for f in flags.values()]
     except patterns.TooSlow:
         return "slow"
     except Exception as error:  # Differences 5: whatever a condition raises.
         return f"raises {type(error).__name__}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def typed(value):
@@ -342,7 +375,7 @@ def main():
     seed, count = sys.argv[1], int(sys.argv[2])
     rng = random.Random(f"evaluations {seed}")
     warnings.simplefilter("ignore")
-    signal.signal(signal.SIGALRM, patterns.give_up)
+    signal.signal(signal.SIGVTALRM, patterns.give_up)
     asked, left_out = 0, {}
     while asked < count:
         doc = document(rng)
@@ -360,7 +393,7 @@ def main():
         for _ in range(min(40, count - asked)):
             identifier, traits = request(rng)
             rule_number = excluded(doc, identifier, traits)
-            found = answer(context, identifier, traits) if rule_number is None else None
+            found = answer(doc, context, identifier, traits) if rule_number is None else None
             if isinstance(found, str):
                 rule_number = "5"
             if rule_number is not None:

@@ -117,11 +117,11 @@ def give_up(_signal, _frame):
 
 def ask(rng):
     """[pattern, [[text, matched], ...]]; null instead of the list where `re` raises."""
-    signal.signal(signal.SIGALRM, give_up)
+    signal.signal(signal.SIGVTALRM, give_up)
     text = whole(rng)
     subjects = [subject(rng) for _ in range(5)]
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.5)
         compiled = re.compile(text)
         answers = [[s, compiled.match(s) is not None] for s in subjects]
     except (TooSlow, SystemError):
@@ -130,6 +130,6 @@ def ask(rng):
     except Exception:
         return [text, None]
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         re.purge()
     return [text, answers]

@@ -18,6 +18,7 @@ use edge_proxy::http::heads::Heads;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::identity::{Reader, detail, transient};
 use edge_proxy::snapshot::{Environment, Role};
+use serde::de::IgnoredAny;
 use serde_json::{Value as Json, json};
 
 /// A target: its name is that of its folder in the corpus.
@@ -172,7 +173,7 @@ fn ask(environment: &Environment, identifier: &str, traits: &[Trait<'_>]) {
     for role in [Role::Client, Role::Server] {
         let mut out = Vec::new();
         edge_proxy::encode::flags::write(environment, role, &scratch, None, &mut out);
-        let written: Result<Vec<Json>, _> = serde_json::from_slice(&out);
+        let written: Result<Vec<IgnoredAny>, _> = serde_json::from_slice(&out);
         assert!(written.is_ok(), "the flags are no JSON: {}", String::from_utf8_lossy(&out));
     }
     let told = explain(environment, Some(&identity), None)
