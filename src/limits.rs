@@ -233,6 +233,9 @@ pub const PATTERN_BYTES_MAX: usize = 20_000;
 pub const PATTERN_DEPTH_MAX: usize = 250;
 /// A pattern's automaton, bytes. Beyond: the back-tracking matcher takes the pattern.
 pub const PATTERN_AUTOMATON_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The automata of all patterns of one document, bytes. Beyond: the back-tracking matcher takes the rest,
+/// which needs little memory and no time to build. A try that met its own bound counts as one that large.
+pub const PATTERN_AUTOMATA_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A pattern's table of states for ASCII text, bytes. Beyond: states are made as texts need them, which
 /// is slower.
 pub const PATTERN_TABLE_BYTES_MAX: usize = 8 * 1024;

@@ -3,7 +3,8 @@
 //!
 //! `SEED=` replays a run, `MUTATIONS=` sets how many are tried for each target.
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use crate::support::fixture::root;
 
@@ -88,6 +89,12 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
 /// A build without optimisation on a busy machine is slow, but not beyond all measure.
 const LONGEST: Duration = Duration::from_secs(20);
 
+/// Since the first call.
+fn time() -> Duration {
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    FIRST.elapsed()
+}
+
 fn fuzz(name: &str) {
     let target = targets::TARGETS.iter().find(|target| target.name == name);
     let target = target.unwrap_or_else(|| panic!("no target {name}"));
@@ -106,7 +113,7 @@ fn fuzz(name: &str) {
             let other = &corpus[random.below(corpus.len())];
             mutate(&mut bytes, other, &mut random);
         }
-        if catch_unwind(AssertUnwindSafe(|| target.run_within(&bytes, LONGEST))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| target.run_within(&bytes, LONGEST, time))).is_err() {
             panic!("{name} fails, SEED={seed}, on {:?}", String::from_utf8_lossy(&bytes));
         }
     }

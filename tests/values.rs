@@ -156,7 +156,8 @@ fn the_hash_is_the_models() {
 #[test]
 fn patterns_match_what_re_match_does() {
     compare("regex", |question| {
-        let pattern = edge_proxy::evaluate::pattern::Pattern::compile(text(&question[0]));
+        let pattern =
+            edge_proxy::evaluate::pattern::Pattern::compile(text(&question[0]), &mut Default::default());
         let found = match pattern {
             Err(_) => Json::Null,
             Ok(pattern) => match &question[1] {

@@ -20,7 +20,7 @@ mod tests;
 mod token;
 mod width;
 
-use crate::limits::PATTERN_BYTES_MAX;
+use crate::limits::{PATTERN_AUTOMATA_BYTES_MAX, PATTERN_BYTES_MAX};
 use linear::Linear;
 use program::Program;
 
@@ -30,6 +30,18 @@ pub struct Pattern {
     linear: Option<Linear>,
     /// Where `linear` is absent or cannot answer for a text.
     program: Option<Program>,
+}
+
+/// What is left for the automata of a document's patterns.
+#[derive(Debug)]
+pub struct AutomataBudget {
+    bytes: usize,
+}
+
+impl Default for AutomataBudget {
+    fn default() -> Self {
+        Self { bytes: PATTERN_AUTOMATA_BYTES_MAX }
+    }
 }
 
 /// Why a pattern cannot be used: what Python says of it.
@@ -59,17 +71,17 @@ impl std::fmt::Display for PatternError {
 impl std::error::Error for PatternError {}
 
 impl Pattern {
-    /// Compiles a pattern.
+    /// Compiles a pattern; its automaton is charged to `budget`.
     ///
     /// # Errors
     /// Python's `re.compile` raises for it.
-    pub fn compile(text: &str) -> Result<Self, PatternError> {
+    pub fn compile(text: &str, budget: &mut AutomataBudget) -> Result<Self, PatternError> {
         if text.len() > PATTERN_BYTES_MAX {
             return Err(PatternError::new("the pattern is too long"));
         }
         let parsed = parse::parse(text)?;
         let node = resolve::resolve(parsed.items, parsed.flags);
-        let linear = Linear::new(&node);
+        let linear = Linear::new(&node, &mut budget.bytes);
         let needs_program = !linear.as_ref().is_some_and(Linear::takes_all);
         let program = needs_program.then(|| Program::new(&node, parsed.groups));
         Ok(Self { linear, program })

@@ -3,11 +3,14 @@
 //! In: a property. Out: its coerced value, or why the engine refuses the property. Rules: wire.md
 //! 5.6; a trait of exactly the property's name wins. Flags are the evaluation's own results.
 //! Invariant: the same values as `evaluate::values` and `evaluate::run` find, without their tables.
+use std::cell::RefCell;
+
 use serde_json::Value as Json;
 
 use super::is_circular;
 use crate::encode::flags;
 use crate::evaluate::jsonpath::{FlagMember, FlagResult, Property, Target};
+use crate::evaluate::pattern::AutomataBudget;
 use crate::evaluate::value::{Value, coerce, coerce_text};
 use crate::evaluate::{Identity, Scratch, TraitValue};
 use crate::snapshot::document::Document;
@@ -91,6 +94,8 @@ pub struct Look<'l> {
     identity: Option<&'l Identity<'l>>,
     identity_key: String,
     facts: &'l Facts,
+    /// For the patterns of the whole explanation, as for those of a document.
+    pub automata: RefCell<AutomataBudget>,
 }
 
 impl<'l> Look<'l> {
@@ -104,7 +109,7 @@ impl<'l> Look<'l> {
         let identity_key =
             identity.map(|identity| format!("{prefix}{}", identity.identifier)).unwrap_or_default();
         let (key, name) = (document.api_key.as_deref(), document.name.as_deref());
-        Self { environment, key, name, identity, identity_key, facts }
+        Self { environment, key, name, identity, identity_key, facts, automata: RefCell::default() }
     }
 
     /// Hands `then` the value, and why the engine refuses the property if it does.

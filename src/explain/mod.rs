@@ -246,7 +246,7 @@ fn condition_report(condition: &Condition<'_>, segment_key: &str, look: &Look<'_
     let is_split = condition.operator == "PERCENTAGE_SPLIT";
     let (test, warning) = match condition.is_nameless {
         true => (Test::Never, Some("its property_ is no text".to_owned())),
-        false => condition::compile(condition, segment_key),
+        false => condition::compile(condition, segment_key, &mut look.automata.borrow_mut()),
     };
     look.value(&condition.property, is_split, |value, refused| {
         let mut buffer = String::new();

@@ -7,7 +7,7 @@ use super::document::Condition;
 use super::raw::{At, float, is_number, python_str, string};
 use super::rule::{Comparison, Members, Operand, OperandText, Test};
 use crate::evaluate::in_list;
-use crate::evaluate::pattern::Pattern;
+use crate::evaluate::pattern::{AutomataBudget, Pattern};
 use crate::evaluate::semver::Version;
 use crate::evaluate::value::{Integer, float_from_text, int_from_text};
 
@@ -15,7 +15,11 @@ use crate::evaluate::value::{Integer, float_from_text, int_from_text};
 const SEMVER_SUFFIX: &str = ":semver";
 
 /// Compiles a condition. The text is a warning: why it can never hold as it was meant.
-pub fn compile(condition: &Condition<'_>, segment_key: &str) -> (Test, Option<String>) {
+pub fn compile(
+    condition: &Condition<'_>,
+    segment_key: &str,
+    automata: &mut AutomataBudget,
+) -> (Test, Option<String>) {
     let raw = condition.value;
     let text = string(raw);
     let never = |why: String| (Test::Never, Some(why));
@@ -41,7 +45,7 @@ pub fn compile(condition: &Condition<'_>, segment_key: &str) -> (Test, Option<St
             let Some(pattern) = str_of(raw) else {
                 return never("REGEX with a value that is no text".into());
             };
-            return match Pattern::compile(&pattern) {
+            return match Pattern::compile(&pattern, automata) {
                 Ok(pattern) => (Test::Regex(Box::new(pattern)), None),
                 Err(error) => never(format!("REGEX with a pattern that is not valid: {error}")),
             };

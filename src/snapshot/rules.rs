@@ -11,6 +11,7 @@ use super::condition;
 use super::document::{Condition, Document, Rule, RuleKind, Segment};
 use super::rule::{self, Children, Node, Origin, Program, State, Test, offset};
 use crate::evaluate::jsonpath::{Property, Target};
+use crate::evaluate::pattern::AutomataBudget;
 use crate::evaluate::segment::holds;
 use crate::evaluate::value::{Value, coerce_text};
 
@@ -29,6 +30,7 @@ pub struct Rules<'d, 'a> {
     /// By slot, operator, raw value, and for splits the segment's key.
     known: HashMap<(u32, String), u32, State>,
     children: Vec<Node>,
+    automata: AutomataBudget,
     warnings: Vec<Warning>,
 }
 
@@ -45,6 +47,7 @@ impl<'d, 'a> Rules<'d, 'a> {
             uses: Vec::new(),
             known: HashMap::default(),
             children: Vec::new(),
+            automata: AutomataBudget::default(),
             warnings: Vec::new(),
         }
     }
@@ -127,7 +130,7 @@ impl<'d, 'a> Rules<'d, 'a> {
         let index = match self.known.get(&(slot, text.clone())) {
             Some(index) => *index,
             None => {
-                let (test, warning) = condition::compile(condition, segment_key);
+                let (test, warning) = condition::compile(condition, segment_key, &mut self.automata);
                 if let Some(warning) = warning {
                     self.warn(
                         path,

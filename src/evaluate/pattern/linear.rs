@@ -27,10 +27,17 @@ pub struct Linear {
 type Table = dense::DFA<Vec<u32>>;
 
 impl Linear {
-    pub fn new(node: &Node) -> Option<Self> {
+    /// `bytes` is what automata may still take.
+    pub fn new(node: &Node, bytes: &mut usize) -> Option<Self> {
+        if *bytes == 0 {
+            return None;
+        }
         let mut translation = Translation::default();
         let hir = translation.hir(node, true)?;
-        let regex = build(&hir).ok()?;
+        let bound = PATTERN_AUTOMATON_BYTES_MAX.min(*bytes);
+        let regex = build(&hir, bound).ok();
+        *bytes -= regex.as_ref().map_or(bound, |regex| regex.memory_usage().min(bound));
+        let regex = regex?;
         let ascii = Translation { ascii: true, ..Translation::default() }.hir(node, true);
         let ascii = ascii.and_then(|hir| table(&hir)).map(Box::new);
         Some(Self { regex, ascii, ascii_only: translation.has_boundary })
@@ -74,8 +81,8 @@ fn table(hir: &Hir) -> Option<Table> {
     dense::Builder::new().configure(config).build_from_nfa(&nfa).ok()
 }
 
-fn build(hir: &Hir) -> Result<Regex, Box<BuildError>> {
-    let config = Config::new().nfa_size_limit(Some(PATTERN_AUTOMATON_BYTES_MAX)).utf8_empty(true);
+fn build(hir: &Hir, bytes_max: usize) -> Result<Regex, Box<BuildError>> {
+    let config = Config::new().nfa_size_limit(Some(bytes_max)).utf8_empty(true);
     Regex::builder().configure(config).build_from_hir(hir).map_err(Box::new)
 }
 

@@ -1,7 +1,11 @@
-use super::Pattern;
+use super::{AutomataBudget, Pattern, PatternError};
+
+fn compile(pattern: &str) -> Result<Pattern, PatternError> {
+    Pattern::compile(pattern, &mut AutomataBudget::default())
+}
 
 fn matches(pattern: &str, text: &str) -> bool {
-    Pattern::compile(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}")).is_match(text)
+    compile(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}")).is_match(text)
 }
 
 #[test]
@@ -78,21 +82,21 @@ fn what_python_refuses_is_refused() {
         "(?i-i:a)",
     ];
     for pattern in refused {
-        assert!(Pattern::compile(pattern).is_err(), "{pattern}");
+        assert!(compile(pattern).is_err(), "{pattern}");
     }
 }
 
 #[test]
 fn no_pattern_ends_the_process() {
     for opener in ["(", "(?:", "(?=", "(?<=", "(?>", "(?(1)", "(?i:", "a|("] {
-        assert!(Pattern::compile(&opener.repeat(4000)).is_err(), "{opener}");
+        assert!(compile(&opener.repeat(4000)).is_err(), "{opener}");
         let deepest = opener.repeat(200);
         let closed = format!("()a{deepest}a{}", ")".repeat(200));
-        if let Ok(pattern) = Pattern::compile(&closed) {
+        if let Ok(pattern) = compile(&closed) {
             pattern.is_match(&"a".repeat(300));
         }
     }
-    assert!(Pattern::compile(&"a".repeat(100_000)).is_err());
+    assert!(compile(&"a".repeat(100_000)).is_err());
 }
 
 #[test]
@@ -108,8 +112,26 @@ fn a_match_takes_a_bounded_number_of_steps() {
         "(?:(?:)*+)++$",
     ];
     for pattern in patterns {
-        let pattern = Pattern::compile(pattern).expect("Python takes it");
+        let pattern = compile(pattern).expect("Python takes it");
         // Without the bound this would take longer than the universe is old.
         pattern.is_match(&text);
+    }
+}
+
+#[test]
+fn a_document_full_of_large_patterns_is_cheap_and_answers_the_same() {
+    // Each would take megabytes, or is built for a tenth of a second and thrown away.
+    let mut budget = AutomataBudget::default();
+    let patterns: Vec<Pattern> = (0..2000)
+        .map(|number| {
+            let text = format!(r"\w{{1,{}}}x{number}", 20 + number % 200);
+            Pattern::compile(&text, &mut budget).expect("Python takes it")
+        })
+        .collect();
+    assert_eq!(budget.bytes, 0, "the bound was met");
+    assert!(patterns.last().is_some_and(|pattern| pattern.linear.is_none()), "the last have no automaton");
+    for (number, pattern) in patterns.iter().enumerate().step_by(97) {
+        assert!(pattern.is_match(&format!("éax{number}")), "{number}");
+        assert!(!pattern.is_match(&format!("é-x{number}")), "{number}");
     }
 }

@@ -3,7 +3,7 @@ use std::hint::black_box;
 
 use edge_proxy::config::{self, source::Inputs};
 use edge_proxy::evaluate::jsonpath::Property;
-use edge_proxy::evaluate::pattern::Pattern;
+use edge_proxy::evaluate::pattern::{AutomataBudget, Pattern};
 use edge_proxy::evaluate::semver::{Version, release};
 use edge_proxy::evaluate::{in_list, value};
 use edge_proxy::identity::python_json;
@@ -16,7 +16,7 @@ pub fn syntax(data: &[u8]) {
     let (first, second) = text.split_once('\n').unwrap_or((&text, ""));
     match kind {
         b'p' => {
-            if let Ok(pattern) = Pattern::compile(first) {
+            if let Ok(pattern) = Pattern::compile(first, &mut AutomataBudget::default()) {
                 black_box(pattern.is_match(second));
             }
         }
