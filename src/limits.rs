@@ -196,6 +196,10 @@ pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 /// A hard limit of descriptors below this is warned of: it is soon met by connections.
 pub const DESCRIPTORS_LOW: u64 = 10_000;
+/// Descriptors without which the process does not start: for itself, and for each reactor its
+/// listener, ring, wake pair and a few connections.
+pub const DESCRIPTORS_MIN: u64 = 24;
+pub const DESCRIPTORS_REACTOR_MIN: u64 = 12;
 /// Descriptors that callers may not have: fetches, event streams, files, the admin listener, rings.
 pub const DESCRIPTORS_RESERVED: u64 = 256;
 /// Nesting of a document. Beyond: the document is refused. Core nests 12 deep; the engine allows any depth.

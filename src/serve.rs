@@ -14,7 +14,7 @@ use crate::admin::View;
 use crate::channel::Publisher;
 use crate::config::source::Inputs;
 use crate::config::{self, Config, Level, Notice};
-use crate::limits::{DESCRIPTORS_LOW, DESCRIPTORS_RESERVED};
+use crate::limits::{DESCRIPTORS_LOW, DESCRIPTORS_MIN, DESCRIPTORS_REACTOR_MIN, DESCRIPTORS_RESERVED};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::notify::Notify;
@@ -48,7 +48,7 @@ impl Error for FilesError {}
 /// # Errors
 /// A wrong configuration ([`config::ConfigError`]), a port in use, or a thread that could not be started.
 pub fn serve(inputs: Inputs) -> Ended {
-    run(inputs, |_, _| {})
+    run(inputs, |_, _| {}).map_err(explained)
 }
 
 /// As [`serve`], and says on stdout how to ask for the demo's flags.
@@ -60,6 +60,23 @@ pub fn demo(inputs: Inputs) -> Ended {
         // If nobody reads it, the flags are served all the same.
         let _ = std::io::stdout().write_all(demo::greeting(address, admin).as_bytes());
     })
+    .map_err(explained)
+}
+
+/// What the system says when it gives no thread or no descriptor tells nobody where to look.
+fn explained(error: Box<dyn Error>) -> Box<dyn Error> {
+    let Some(kind) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) else {
+        return error;
+    };
+    match kind {
+        libc::EAGAIN => {
+            format!("cannot start a thread: {error}; raise TasksMax= of the unit, pids.max of the container, or ulimit -u").into()
+        }
+        libc::EMFILE | libc::ENFILE => {
+            format!("too few descriptors: {error}; raise LimitNOFILE= of the unit, ulimits of the container, or ulimit -n").into()
+        }
+        _ => error,
+    }
 }
 
 /// `bound` is called with the addresses of both listeners once they are there, if callers come by TCP.
@@ -69,6 +86,7 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     let certificates =
         config.server.tls.as_ref().map(Certificates::load).transpose().map_err(FilesError::one)?;
     reactor::check_driver(config.server.driver)?;
+    enough_descriptors(config.cores.len())?;
     let listeners = reactor::bind(&config)?;
     let unix_socket = reactor::bind_unix(&config)?;
     let admin = config.admin.as_ref().map(admin::bind).transpose()?;
@@ -141,6 +159,18 @@ fn reload(inputs: &Inputs) -> Result<Config, Vec<String>> {
     match config::read(inputs) {
         Ok((config, _)) => Ok(config),
         Err(error) => Err(error.mistakes.iter().map(ToString::to_string).collect()),
+    }
+}
+
+/// With fewer a reactor would start, fail, and start again without end.
+fn enough_descriptors(reactors: usize) -> Result<(), String> {
+    let needed = DESCRIPTORS_MIN.saturating_add(DESCRIPTORS_REACTOR_MIN.saturating_mul(reactors as u64));
+    match rlimit::Resource::NOFILE.get_hard() {
+        Ok(limit) if limit < needed => Err(format!(
+            "the limit of descriptors is {limit}, and {reactors} reactors need {needed} at least, and one more for each connection: \
+             raise LimitNOFILE= of the unit, ulimits of the container, or ulimit -n"
+        )),
+        _ => Ok(()),
     }
 }
 

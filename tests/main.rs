@@ -50,6 +50,8 @@ mod replay;
 mod service;
 /// Peers that are slow on purpose, too many, or at the descriptor limit.
 mod slow;
+/// Every way in which a start can fail, and what is said then.
+mod starting;
 /// Event streams downstream.
 mod streams;
 /// Endpoints beside flags and identities, and input that is not right.

@@ -296,6 +296,10 @@ impl fmt::Display for Mistake {
         if self.value.is_empty() {
             return write!(f, "{}: missing; expected {} ({})", self.path, self.expected, self.origin);
         }
+        // Of the file as a whole both are its path.
+        if self.value == self.origin {
+            return write!(f, "{} {}: expected {}", self.path, self.value, self.expected);
+        }
         write!(f, "{}: expected {}, not {} ({})", self.path, self.expected, self.value, self.origin)
     }
 }

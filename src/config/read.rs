@@ -223,7 +223,10 @@ impl Reader {
         match asked.resolve(available) {
             Ok((cpus, false)) => cpus,
             Ok((cpus, true)) => {
-                let fields: [(&str, &dyn std::fmt::Display); 1] = [("reactors", &cpus.len())];
+                let hint =
+                    "the process may use no more CPUs: affinity (taskset, CPUAffinity=, cpuset) sets them";
+                let fields: [(&str, &dyn std::fmt::Display); 2] =
+                    [("reactors", &cpus.len()), ("hint", &hint)];
                 self.written.notices.push(Notice::new(Level::Warning, "fewer_cpus_than_asked_for", &fields));
                 cpus
             }

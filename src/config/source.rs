@@ -275,18 +275,33 @@ fn read_file(path: &Path, is_named: bool) -> Result<Option<Map<String, Value>>, 
     let failed = |expected: String| ConfigError::of(Mistake::file(path, expected));
     match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_named => return Ok(None),
-        Err(error) => return Err(failed(format!("a readable JSON file ({error})"))),
+        Err(error) => return Err(failed(readable(&error))),
         Ok(metadata) if metadata.len() > CONFIG_BYTES_MAX => {
             return Err(failed(format!("at most {CONFIG_BYTES_MAX} bytes, not {}", metadata.len())));
         }
         Ok(_) => {}
     }
-    let bytes = std::fs::read(path).map_err(|error| failed(format!("a readable JSON file ({error})")))?;
+    let bytes = std::fs::read(path).map_err(|error| failed(readable(&error)))?;
     let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
     match serde_json::from_slice(text) {
         Ok(Value::Object(object)) => Ok(Some(object)),
         Ok(_) => Err(failed("a JSON object".to_owned())),
         Err(error) => Err(failed(format!("valid JSON ({error})"))),
+    }
+}
+
+/// What the file should be instead.
+fn readable(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!("a file that is there ({error}); CONFIG_PATH or --config names it")
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            format!(
+                "a file that this user may read ({error}); see its owner and mode, and those of its folder"
+            )
+        }
+        _ => format!("a readable JSON file ({error})"),
     }
 }
 

@@ -1,0 +1,146 @@
+//! Starts on machines that lack something: what is said, and whether it goes on without.
+//!
+//! What limits the process is set by programs every Linux has (`prlimit`, `taskset`, `unshare`).
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::support::{Port, Proxy, Start, fixture};
+use crate::surface::{CLIENT, SERVER};
+
+fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nUid:\t0\t"))
+}
+
+/// Runs a shell line in which `$PROXY` is the executable, to its end.
+fn shell(line: &str) -> (Option<i32>, String) {
+    let mut command = Command::new("bash");
+    command.args(["-c", line]).env("PROXY", env!("CARGO_BIN_EXE_edge-proxy")).stdin(Stdio::null());
+    let output = command.env_remove("CONFIG_PATH").output().expect("bash is there");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Goes on serving.
+fn serves(proxy: &mut Proxy) {
+    assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200);
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+fn start() -> Start {
+    Start::serve().document(CLIENT, SERVER, fixture::path("environments/Main.json"))
+}
+
+#[test]
+fn too_few_descriptors_are_told_before_anything_starts() {
+    let (code, text) = shell("ulimit -n 30; exec $PROXY demo --port 0 --cores 1");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("the limit of descriptors is 30") && text.contains("LimitNOFILE="), "{text}");
+    assert!(!text.contains("reactor_started"), "{text}");
+}
+
+#[test]
+fn few_descriptors_are_enough_to_serve_some() {
+    let port = Port::free().number();
+    let (code, text) = shell(&format!(
+        "ulimit -n 64; $PROXY demo --port {port} --cores 1 & for n in $(seq 200); do \
+         $PROXY health --ready --host 127.0.0.1 --port {port} && break; sleep 0.1; done; kill $!; wait $!"
+    ));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("few_descriptors") && text.contains("limit_count=64"), "{text}");
+    assert!(text.contains("\"status\":\"ok\""), "{text}");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_told_with_what_to_do() {
+    let (code, text) = shell("$PROXY serve --config /nowhere/config.json");
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("config file /nowhere/config.json: expected a file that is there"), "{text}");
+    let (code, text) = shell("$PROXY serve --config /");
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("config file /: expected a readable JSON file"), "{text}");
+    if !is_root() {
+        return;
+    }
+    let scratch = Start::serve();
+    let path = scratch.scratch().write("secret.json", "{}");
+    let (code, text) = shell(&format!(
+        "chmod 755 {0}; chmod 000 {1}; exec setpriv --reuid 65534 --regid 65534 --clear-groups $PROXY serve --config {1}",
+        scratch.scratch().path().display(),
+        path.display()
+    ));
+    // Where the executable itself is out of that user's reach, nothing of ours is tried.
+    assert!(
+        text.contains("a file that this user may read") && code == Some(64)
+            || code == Some(126)
+            || code == Some(127),
+        "{text}"
+    );
+}
+
+#[test]
+fn nothing_to_serve_is_a_mistake_with_the_way_out() {
+    let (code, text) = shell("cd / && exec env -i $PROXY serve");
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("environment_key_pairs") && text.contains("render-config"), "{text}");
+}
+
+#[test]
+fn bad_certificates_are_told_by_file() {
+    for (cert, part) in [("/nowhere.pem", "No such file"), ("/etc/passwd", "no certificate in it")] {
+        let (code, text) = start().set("server.tls", json!({"cert": cert, "key": cert})).run();
+        assert_eq!(code, Some(64), "{text}");
+        assert!(text.contains("server.tls.cert") && text.contains(cert) && text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_told_and_served_without() {
+    let mut proxy = start().set("cache_dir", "/proc/nowhere").ready();
+    assert!(proxy.wait_for_log("cache_dir_unusable").contains("/proc/nowhere"));
+    serves(&mut proxy);
+}
+
+#[test]
+fn more_cores_than_there_are_is_a_warning_and_a_list_of_them_a_mistake() {
+    let mut proxy = start().cores(4096).ready();
+    assert!(proxy.wait_for_log("fewer_cpus_than_asked_for").contains("affinity"));
+    serves(&mut proxy);
+    let (code, text) = shell("exec $PROXY demo --port 0 --cores 8000,");
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("CPUs of those this process may use"), "{text}");
+}
+
+#[test]
+fn one_cpu_of_the_affinity_is_one_reactor() {
+    let (code, text) = shell(
+        "cpu=$(taskset -cp $$ | grep -oE '[0-9]+' | tail -1); taskset -c $cpu timeout --preserve-status 3 $PROXY demo --port 0 --cores 4",
+    );
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(text.matches("reactor_started").count(), 1, "{text}");
+}
+
+#[test]
+fn without_locked_memory_it_serves_on_whatever_the_kernel_gives() {
+    let (code, text) = shell("ulimit -l 1; exec timeout --preserve-status 3 $PROXY demo --port 0 --cores 1");
+    assert_eq!(code, Some(0), "{text}");
+    let line = text.lines().find(|line| line.contains("reactor_started")).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.contains("io_uring: "), "the driver and why: {line}");
+}
+
+#[test]
+fn without_proc_it_serves_and_shows_what_is_left() {
+    if !is_root() || shell("unshare -m true").0 != Some(0) {
+        println!("skipped: needs root and mount namespaces");
+        return;
+    }
+    let (port, admin) = (Port::free().number(), Port::free().number());
+    let (code, text) = shell(&format!(
+        "unshare -m bash -c 'mount -t tmpfs none /proc; $PROXY demo --port {port} --admin-port {admin} --cores 1 & \
+         for n in $(seq 200); do $PROXY health --ready --host 127.0.0.1 --port {port} && break; sleep 0.1; done; \
+         exec 3<>/dev/tcp/127.0.0.1/{admin}; printf \"GET /metrics HTTP/1.1\\r\\n\\r\\n\" >&3; cat <&3; kill $!; wait $!'"
+    ));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("edge_proxy_ready 1") && text.contains("\"status\":\"ok\""), "{text}");
+}
