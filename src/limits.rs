@@ -125,7 +125,10 @@ pub const FETCH_THREADS_MAX: usize = 32;
 /// A thread of the pools without work for so long ends, and the allocator gives back what it freed: it
 /// holds that for a second, so that this is a little longer.
 pub const THREAD_IDLE_MAX: Duration = Duration::from_millis(1500);
-/// How much nicer than the reactors the pools' threads are: at most a quarter of a CPU that both want.
+/// Documents from this size on are compiled after the reactors' work, bytes; smaller ones take some
+/// milliseconds, and those come first.
+pub const LARGE_DOCUMENT_BYTES: usize = 1024 * 1024;
+/// How much nicer than the reactors the thread for those is: at most a quarter of a CPU that both want.
 pub const NICE: i32 = 5;
 /// A thread that works through a document gives way this often.
 pub const PACE: Duration = Duration::from_micros(200);

@@ -11,7 +11,7 @@ use hashbrown::{HashMap, HashSet};
 use super::document::{Document, FeatureState, IdentityOverride, Priority};
 use super::lookup;
 use super::output::{Outputs, Parts, Reason, weight_text};
-use super::raw::is_number;
+use super::raw::{Elements, is_number};
 use super::rule::{
     CANDIDATES_WALKED_MAX, Candidate, Children, Feature, FlagFacts, Node, OpenFeature, Overrides, PENDING,
     Program, Segment, Share, Split, State, offset,
@@ -121,6 +121,9 @@ struct Builder<'d, 'a> {
 impl<'d, 'a> Builder<'d, 'a> {
     /// Identity overrides: outputs that say the same are one.
     fn overrides(&mut self) -> Result<(), CompileError> {
+        // Grown step by step, megabytes would be copied at a time: longer than a reactor may wait.
+        let text_bytes = self.document.overrides.as_ref().map_or(0, Elements::text_bytes);
+        self.outputs.bytes.reserve(text_bytes / 2);
         let mut identifiers: HashMap<Cow<'a, str>, usize, State> = HashMap::default();
         let mut entries: Vec<(Cow<'a, str>, FeatureOutputs)> = Vec::new();
         let mut known: hashbrown::HashTable<u32> = hashbrown::HashTable::new();

@@ -145,6 +145,13 @@ pub struct Elements<'a> {
     position: usize,
 }
 
+impl Elements<'_> {
+    /// Bytes of the whole array.
+    pub fn text_bytes(&self) -> usize {
+        self.raw.len()
+    }
+}
+
 impl<'a> Iterator for Elements<'a> {
     type Item = &'a str;
 

@@ -1,13 +1,14 @@
 //! One environment's turn on a thread of the pool: get its document, validate it, compile it.
 //!
-//! In: a [`Job`]. Out: a [`Done`] for the supervisor's loop. Invariants: one document is compiled at
-//! a time, so that memory and CPU have a bound however many change at once; a panic fails that job
+//! In: a [`Job`]. Out: a [`Done`] for the supervisor's loop. Invariants: one large document is compiled
+//! at a time, so that memory and CPU have a bound however many change at once; a panic fails that job
 //! alone. Nothing here decides what is served.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::place::Place;
 use super::poll::{Fetched, PollError, PollErrorKind, Upstream, Validators, digest_of};
 use super::pool::{Pool, guarded};
 use crate::config::Secret;
@@ -87,21 +88,39 @@ impl Stamp {
     }
 }
 
-/// The one thread that compiles, and frees what it made: memory freed on another thread than its own
-/// would wait there for the next document.
-pub type Compiler = Arc<Pool>;
+/// The two threads that compile: what is large is compiled and freed where it disturbs nobody, and
+/// what is small does not wait for it.
+#[derive(Debug)]
+pub struct Compilers {
+    pub small: Pool,
+    pub large: Pool,
+}
+
+impl Compilers {
+    /// Beside reactors on these CPUs.
+    pub fn beside(reactors: &[usize]) -> Self {
+        Self {
+            small: Pool::new("compile", 1, Place::anywhere()),
+            large: Pool::new("compile-large", 1, Place::beside(reactors)),
+        }
+    }
+
+    fn of(&self, bytes: usize) -> &Pool {
+        if bytes < limits::LARGE_DOCUMENT_BYTES { &self.small } else { &self.large }
+    }
+}
 
 impl Job {
-    pub fn run(self, compiler: &Compiler) -> Done {
+    pub fn run(self, compilers: &Compilers) -> Done {
         let id = self.id;
         let started = Instant::now();
         let mut seen = None;
-        let result = guarded(|| run(self, &mut seen, compiler)).unwrap_or_else(|| Err(defect()));
+        let result = guarded(|| run(self, &mut seen, compilers)).unwrap_or_else(|| Err(defect()));
         Done { id, started, seen, result }
     }
 }
 
-fn run(job: Job, seen: &mut Option<Stamp>, compiler: &Compiler) -> Result<Option<Compiled>, PollError> {
+fn run(job: Job, seen: &mut Option<Stamp>, compilers: &Compilers) -> Result<Option<Compiled>, PollError> {
     let mut edited_at = None;
     let fetched = match job.from {
         From::Upstream { upstream, key, held } => {
@@ -122,8 +141,9 @@ fn run(job: Job, seen: &mut Option<Stamp>, compiler: &Compiler) -> Result<Option
         return Ok(None);
     };
     let (sender, compiled) = channel();
+    let bytes = fetched.document.len();
     let task = move || drop(sender.send(compile_timed(fetched, edited_at)));
-    compiler.give(task).map_err(|error| {
+    compilers.of(bytes).give(task).map_err(|error| {
         PollError::new(PollErrorKind::Internal, format!("no thread to compile with: {error}"))
     })?;
     // A task that panicked dropped its sender.

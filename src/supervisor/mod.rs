@@ -34,7 +34,7 @@ use crate::notify::Notify;
 use crate::snapshot::{Access, Snapshot};
 use crate::tls::Certificates;
 use discovery::Discovery;
-use job::{Compiler, Done, Id};
+use job::{Compilers, Done, Id};
 use place::Place;
 use poll::{ServerKey, Upstream};
 use pool::Pool;
@@ -76,7 +76,7 @@ struct Supervisor {
     certificates: Option<certificates::Watch>,
     upstream: Arc<Upstream>,
     pool: Pool,
-    compiler: Compiler,
+    compilers: Arc<Compilers>,
     events: Receiver<Event>,
     sender: Sender<Event>,
     watched: Vec<Watched>,
@@ -122,7 +122,7 @@ pub fn start(
     let store = open_store(&config, &log);
     let discovery = Discovery::new(&config, Instant::now());
     let reports = Reports::new(&config, store.as_ref(), Instant::now());
-    let place = Place::beside(&config.cores);
+    let compilers = Compilers::beside(&config.cores);
     let mut supervisor = Supervisor {
         reload: reload::Reloader::new(&config, reload),
         certificates: certificates.map(certificates::Watch::new),
@@ -130,8 +130,8 @@ pub fn start(
         records: Records { log, metrics, store },
         publisher,
         upstream: Arc::new(upstream),
-        pool: Pool::new("fetch", limits::FETCH_THREADS_MAX, place.clone()),
-        compiler: Arc::new(Pool::new("compile", 1, place)),
+        pool: Pool::new("fetch", limits::FETCH_THREADS_MAX, Place::anywhere()),
+        compilers: Arc::new(compilers),
         events,
         sender,
         watched: Vec::new(),
@@ -326,9 +326,9 @@ impl Supervisor {
         }
         for watched in &mut self.watched {
             let Some(job) = watched.job(&self.upstream, &self.config, &self.records, now) else { continue };
-            let (id, sender, compiler) = (job.id, self.sender.clone(), Arc::clone(&self.compiler));
+            let (id, sender, compilers) = (job.id, self.sender.clone(), Arc::clone(&self.compilers));
             // The loop may be over when it is done; then nobody waits for the result.
-            let given = self.pool.give(move || drop(sender.send(Event::Done(job.run(&compiler)))));
+            let given = self.pool.give(move || drop(sender.send(Event::Done(job.run(&compilers)))));
             if let Err(error) = given {
                 let message = format!("no thread to fetch with: {error}");
                 let result = Err(poll::PollError::new(poll::PollErrorKind::Internal, message));
@@ -405,8 +405,8 @@ impl Supervisor {
     fn free_retired(&mut self) {
         let retired = self.publisher.take_retired();
         if !retired.is_empty() {
-            // Freed by the thread that made it. Without that thread it is freed here.
-            let _ = self.compiler.give(move || drop(retired));
+            // Some are large. Without that thread they are freed here.
+            let _ = self.compilers.large.give(move || drop(retired));
         }
         // The newest is in use; an older one that still lives is on its way back from a reactor.
         self.published.retain(|snapshot| snapshot.strong_count() > 0);

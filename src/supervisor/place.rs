@@ -1,9 +1,10 @@
 //! Where and how eagerly the control plane works: after the reactors.
 //!
-//! In: the CPUs that reactors are pinned to. Out: threads that run on the other CPUs if there are any,
-//! at a lower priority and giving way often (`crate::pace`) if there are none. Invariant: lower is
-//! never idle: work that gets no turn on the other CPUs may run on all, and beside reactors that are
-//! never done a document is still compiled in seconds.
+//! In: the CPUs that reactors are pinned to. Out: threads that give way often (`crate::pace`); those for
+//! what is large run on the other CPUs as well, if there are any, and at a lower priority: what is
+//! small is done at once, and it must be served within milliseconds. Invariant: lower is never idle:
+//! work that gets no turn on the other CPUs may run on all, and beside reactors that are never done
+//! a document is still compiled in seconds.
 use rustix::process::nice;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -13,28 +14,34 @@ use crate::pace;
 /// The place of the pools' threads.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// Where the process may run. `None`: the system does not say.
+    nice: i32,
+    /// Where the process may run. `None`: the system does not say, or it is left to it.
     all: Option<CpuSet>,
     /// Those without a reactor; all, if each has one.
     others: Option<CpuSet>,
 }
 
 impl Place {
-    /// Beside reactors on these CPUs.
+    /// Wherever there is room, as soon as may be.
+    pub fn anywhere() -> Self {
+        Self { nice: 0, all: None, others: None }
+    }
+
+    /// Beside reactors on these CPUs, and after them.
     pub fn beside(reactors: &[usize]) -> Self {
         let all = sched_getaffinity(None).ok();
         let mut others = all;
         if let Some(cpus) = &mut others {
             reactors.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU).for_each(|cpu| cpus.unset(*cpu));
         }
-        Self { all, others: others.filter(|cpus| cpus.count() > 0).or(all) }
+        Self { nice: NICE, all, others: others.filter(|cpus| cpus.count() > 0).or(all) }
     }
 
-    /// Makes the calling thread one that comes after the reactors.
+    /// Gives the calling thread its priority.
     pub fn take(&self) {
         // On Linux this is of the calling thread alone. Where it is refused, the work is done all the
         // same, only less politely; so below.
-        let _ = nice(NICE);
+        let _ = nice(self.nice);
     }
 
     /// Begins a task on the calling thread.

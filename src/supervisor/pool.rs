@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn tasks_run_side_by_side_within_the_bound_and_survive_a_panic() {
-        let pool = Pool::new("fetch", limits::FETCH_THREADS_MAX, Place::beside(&[]));
+        let pool = Pool::new("fetch", limits::FETCH_THREADS_MAX, Place::anywhere());
         let (ended, results) = channel();
         let running = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
         for number in 0..limits::FETCH_THREADS_MAX * 3 {
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_thread_without_work_ends_and_another_takes_its_place() {
-        let pool = Pool::new("fetch", 1, Place::beside(&[]));
+        let pool = Pool::new("fetch", 1, Place::anywhere());
         let (ended, results) = channel();
         for round in 0..2 {
             let ended = ended.clone();
