@@ -71,6 +71,9 @@ impl HeadScan {
             };
             let end = self.seen + found;
             self.seen = end + 1;
+            if self.lines == 0 {
+                first_line(&buffer[..end])?;
+            }
             // A bare LF ends a line for some parsers and not for others (RFC 9112 2.2).
             let Some(line) = buffer[self.line_start..end].strip_suffix(b"\r") else {
                 return Err(Reject::BadRequest);
@@ -99,19 +102,27 @@ impl HeadScan {
 
     /// Asks for more bytes, if those that are there can still become a head.
     fn bounded(&self, buffer: &[u8]) -> Result<Option<usize>, Reject> {
-        let buffered_bytes = buffer.len();
-        // A TLS handshake on a plain port has no line end that would tell.
-        if self.lines == 0 && buffer.first().is_some_and(|byte| !is_token(byte) && *byte != b'\r') {
-            return Err(Reject::BadRequest);
+        if self.lines == 0 {
+            first_line(buffer)?;
         }
-        if self.lines == 0 && buffered_bytes > TARGET_BYTES_MAX + REQUEST_LINE_REST_BYTES_MAX {
-            return Err(Reject::TargetTooLong);
-        }
-        if buffered_bytes >= HEAD_BYTES_MAX {
+        if buffer.len() >= HEAD_BYTES_MAX {
             return Err(Reject::HeadTooLarge);
         }
         Ok(None)
     }
+}
+
+/// Whether these bytes, without a line end, can begin a request: judged as they come, so that how they are
+/// cut into reads changes no answer.
+fn first_line(line: &[u8]) -> Result<(), Reject> {
+    // A TLS handshake on a plain port has no line end that would tell.
+    if line.first().is_some_and(|byte| !is_token(byte) && *byte != b'\r') {
+        return Err(Reject::BadRequest);
+    }
+    if line.len() > TARGET_BYTES_MAX + REQUEST_LINE_REST_BYTES_MAX {
+        return Err(Reject::TargetTooLong);
+    }
+    Ok(())
 }
 
 /// What the decoder refuses, and what starts a fragment, which it cuts off. No URI may hold these

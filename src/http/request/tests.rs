@@ -203,6 +203,8 @@ fn lines_that_start_a_request_badly_are_refused() {
         ("505", "GET / HTTP/0.9\r\nHost: a\r\n\r\n"),
         ("400", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         ("400", "\x16\x03\x01\x02\x00\x01\x00\x01\n"),
+        // Not whole, and yet certain: in one piece as well as byte by byte.
+        ("400", "é / HTTP/1.1\r\nHost: a\r\nX"),
         // No line end is waited for: this cannot become a request.
         ("400", "\x16\x03\x01"),
         ("400", "\r\n\0"),
@@ -285,6 +287,7 @@ fn limits_are_met_exactly() {
     assert!(read(target(TARGET_BYTES_MAX).as_bytes(), usize::MAX)[0].starts_with("Get /xxx"));
     check(target(TARGET_BYTES_MAX + 1).as_bytes(), &["414"]);
     check("x".repeat(HEAD_BYTES_MAX).as_bytes(), &["414"]);
+    check(format!("{}\r\n\r\n", "x".repeat(TARGET_BYTES_MAX + 100)).as_bytes(), &["414"]);
 
     let headers = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(count - 1));
     check(headers(HEADERS_MAX).as_bytes(), &["Get /?||keep"]);

@@ -56,15 +56,22 @@ impl Target {
 fn request(data: &[u8]) {
     let read = |reads: &[&[u8]]| requests(RequestReader::default(), reads);
     let whole = read(&[data]);
-    let (first, second) = data.split_at(data.first().map_or(0, |cut| usize::from(*cut) % data.len()));
-    assert_eq!(whole, read(&[first, second]), "a cut between two reads changed what was read");
+    let number = data.iter().take(2).fold(0, |number, byte| number << 8 | usize::from(*byte));
+    // Pseudo-random places, early and anywhere.
+    let cuts = [number >> 8, number, data.len() / 2].map(|place| data.split_at(place % data.len().max(1)));
+    for (first, second) in cuts {
+        assert_eq!(whole, read(&[first, second]), "a cut between two reads changed what was read");
+    }
     // A head is known once it came twice.
     let heads = Rc::new(Heads::default());
     for round in 0..4 {
         let found = requests(RequestReader::sharing(heads.clone()), &[data]);
         assert_eq!(whole, found, "known heads changed what was read in round {round}");
     }
-    assert_eq!(whole, requests(RequestReader::sharing(heads), &[first, second]), "a cut in a known head");
+    for (first, second) in cuts {
+        let found = requests(RequestReader::sharing(heads.clone()), &[first, second]);
+        assert_eq!(whole, found, "a cut in a known head changed what was read");
+    }
 }
 
 fn requests(mut reader: RequestReader, reads: &[&[u8]]) -> Vec<String> {
