@@ -64,6 +64,10 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a peer must take within `WRITE_TIMEOUT`, bytes: 270 a second, about what other servers ask
 /// for (Kestrel: 240). Without it one byte now and then would hold an answer, and its snapshot, for days.
 pub const WRITE_BYTES_MIN: usize = 8 * 1024;
+/// Of a large answer this part counts instead, so that all of it is taken within so many times
+/// `WRITE_TIMEOUT`: a ready body holds the environment that it belongs to, of which there may be a
+/// newer one by then.
+pub const WRITE_PARTS_MAX: usize = 20;
 /// After the last answer, for the peer to take it and close. Beyond: close.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes read over while lingering, so that a close does not destroy the answer on its way.

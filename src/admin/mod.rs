@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -111,9 +111,11 @@ fn converse(mut stream: TcpStream, view: &View) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut head = Vec::with_capacity(1024);
     let mut chunk = [0; 1024];
+    // A byte now and then must not hold one of the few threads.
+    let until = Instant::now() + PATIENCE;
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         let count = stream.read(&mut chunk)?;
-        if count == 0 || head.len() + count > ADMIN_HEAD_BYTES_MAX {
+        if count == 0 || Instant::now() > until || head.len() + count > ADMIN_HEAD_BYTES_MAX {
             return Ok(());
         }
         head.extend_from_slice(&chunk[..count]);
@@ -121,7 +123,7 @@ fn converse(mut stream: TcpStream, view: &View) -> io::Result<()> {
     stream.write_all(&respond(&head, view))?;
     // Ends our side first and waits for the peer's end, so that it can read all before a reset.
     stream.shutdown(std::net::Shutdown::Write)?;
-    while stream.read(&mut chunk)? > 0 {}
+    while stream.read(&mut chunk)? > 0 && Instant::now() < until {}
     Ok(())
 }
 

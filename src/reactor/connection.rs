@@ -13,7 +13,7 @@ use super::batch::{Batch, Next};
 use super::registry::{Phase, Place};
 use super::transport::{Sendable, Transport};
 use crate::http::{Reject, RequestReader};
-use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN, WRITE_BYTES_MIN};
+use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN, WRITE_BYTES_MIN, WRITE_PARTS_MAX};
 
 /// The peer is gone, or too slow: nothing more can be done for it.
 pub(super) struct Gone;
@@ -125,6 +125,7 @@ impl<T: Transport> Connection<T> {
 
     pub(super) async fn write_whole<B: Sendable>(&mut self, mut bytes: B) -> Result<B, Gone> {
         self.place.set_phase(Phase::Writing);
+        let part_bytes = WRITE_BYTES_MIN.max(bytes.as_ref().len() / WRITE_PARTS_MAX);
         let (mut written, mut credited) = (0, 0);
         while written < bytes.as_ref().len() {
             let write = self.transport.write(bytes, written);
@@ -134,7 +135,7 @@ impl<T: Transport> Connection<T> {
                     written += length;
                     self.reactor.metrics.bytes_written.add(length as u64);
                     // A byte now and then is not reading.
-                    if written - credited >= WRITE_BYTES_MIN {
+                    if written - credited >= part_bytes {
                         credited = written;
                         self.place.set_phase(Phase::Writing);
                     }
