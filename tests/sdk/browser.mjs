@@ -1,13 +1,13 @@
-// The JavaScript SDK in a browser: browser.mjs ORIGIN_OF_PROXY CLIENT_KEY PAGE_PORT.
+// The JavaScript SDK in a browser: browser.mjs CLIENT_KEY.
 // The page is of another origin than the proxy, which allows that origin alone. Prints "change"
 // when the document is to be changed, and waits for the event stream to bring it.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
-import { launch, PATIENCE_MS } from './chromium.mjs';
+import { launch, PATIENCE_MS, servePage } from './chromium.mjs';
 
-const [proxy, environmentID, port] = process.argv.slice(2);
+const [environmentID] = process.argv.slice(2);
 const require = createRequire(import.meta.url);
 const sdk = readFileSync(require.resolve('flagsmith'), 'utf8');
 const page_ = '<!doctype html><title>SDK</title><script src="/sdk.js"></script>';
@@ -16,7 +16,7 @@ const server = createServer((request, response) => {
   response.setHeader('content-type', isScript ? 'text/javascript' : 'text/html');
   response.end(isScript ? sdk : page_);
 });
-await new Promise((resolve) => server.listen(Number(port), '127.0.0.1', resolve));
+const { port, proxy } = await servePage(server);
 
 const browser = await launch();
 const open = async (host) => {

@@ -5,7 +5,7 @@
 //! document upstream is changed. Not a part of `make test`: it fetches packages from PyPI, npm
 //! and crates.io and needs node and npm. Without Chromium what runs in a browser is skipped, and
 //! `make sdk` says so.
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,7 +16,7 @@ mod support;
 #[path = "../surface/document.rs"]
 mod surface_document;
 
-use support::{Port, Proxy, Reply, Start, Upstream, eventually, fixture, get};
+use support::{Proxy, Reply, Start, Upstream, eventually, fixture, get};
 use surface_document::{CLIENT, SERVER, document};
 
 /// An upstream with the first revision of the document, and a proxy that polls it.
@@ -52,10 +52,38 @@ fn run(command: Command, upstream: &Upstream) -> Vec<String> {
 }
 
 /// Runs a program to its end; changes the document when it says so. Returns what it printed.
-fn run_and_change(mut command: Command, change: impl Fn()) -> Vec<String> {
+fn run_and_change(command: Command, change: impl Fn()) -> Vec<String> {
+    converse(command, |line| {
+        if line == "change" {
+            change();
+        }
+        None
+    })
+}
+
+/// Runs a program that serves a page: it prints `page ORIGIN` and is told where the proxy is. That is
+/// started only then, since its allow list may name the origin.
+fn run_with_page(script: &str, allowed: impl Fn(&str) -> Vec<String>) -> (Vec<String>, Upstream) {
+    let mut started = None;
+    let printed = converse(node(script, &[CLIENT]), |line| {
+        if let Some(page) = line.strip_prefix("page ") {
+            let (_, proxy) = started.insert(start(&allowed(page)));
+            return Some(origin(proxy));
+        }
+        if let (Some((upstream, _)), "change") = (&started, line) {
+            upstream.document(SERVER, document(2).to_string());
+        }
+        None
+    });
+    (printed, started.expect("it said where its page is").0)
+}
+
+/// Runs a program to its end. What `hear` gives for a line is sent back, once. Returns what it printed.
+fn converse(mut command: Command, mut hear: impl FnMut(&str) -> Option<String>) -> Vec<String> {
     let what = format!("{command:?}");
-    command.current_dir(folder()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.current_dir(folder()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut stdin = child.stdin.take();
     let errors = child.stderr.take().expect("piped");
     let errors = std::thread::spawn(move || {
         let mut text = String::new();
@@ -64,8 +92,9 @@ fn run_and_change(mut command: Command, change: impl Fn()) -> Vec<String> {
     });
     let mut printed = Vec::new();
     for line in BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok) {
-        if line == "change" {
-            change();
+        if let Some(answer) = hear(&line) {
+            // Closed with that: it waits for one answer. A program that has ended shows in its status.
+            let _ = stdin.take().map(|mut stdin| writeln!(stdin, "{answer}"));
         }
         printed.push(line);
     }
@@ -138,9 +167,7 @@ fn a_browser_gets_flags_traits_events_and_is_counted() {
     if !has_chromium() {
         return;
     }
-    let port = Port::free().number().to_string();
-    let (upstream, proxy) = start(&[format!("http://127.0.0.1:{port}")]);
-    let printed = run(node("browser.mjs", &[&origin(&proxy), CLIENT, &port]), &upstream);
+    let (printed, _upstream) = run_with_page("browser.mjs", |page| vec![page.to_owned()]);
     assert_printed(&printed, &["flags", "identify", "traits", "realtime", "analytics", "refused"]);
 }
 
@@ -155,9 +182,7 @@ fn openfeature_in_a_browser_follows_the_event_stream() {
     if !has_chromium() {
         return;
     }
-    let port = Port::free().number().to_string();
-    let (upstream, proxy) = start(&everyone());
-    let printed = run(node("ofrep-web.mjs", &[&origin(&proxy), CLIENT, &port]), &upstream);
+    let (printed, _upstream) = run_with_page("ofrep-web.mjs", |_| everyone());
     assert_printed(&printed, &["web provider", "realtime"]);
 }
 

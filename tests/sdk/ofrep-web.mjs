@@ -1,12 +1,12 @@
-// OpenFeature's web provider in a browser: ofrep-web.mjs ORIGIN_OF_PROXY CLIENT_KEY PAGE_PORT.
+// OpenFeature's web provider in a browser: ofrep-web.mjs CLIENT_KEY.
 // Prints "change" when the document is to be changed; the event stream that the bulk answer
 // names must bring it, since the provider does not poll here.
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import { build } from 'esbuild';
-import { launch, PATIENCE_MS } from './chromium.mjs';
+import { launch, PATIENCE_MS, servePage } from './chromium.mjs';
 
-const [proxy, key, port] = process.argv.slice(2);
+const [key] = process.argv.slice(2);
 const entry = `
   import { OpenFeature } from '@openfeature/web-sdk';
   import { OFREPWebProvider } from '@openfeature/ofrep-web-provider';
@@ -18,7 +18,7 @@ const server = createServer((request, response) => {
   response.setHeader('content-type', request.url === '/bundle.js' ? 'text/javascript' : 'text/html');
   response.end(request.url === '/bundle.js' ? script : '<!doctype html><script src="/bundle.js"></script>');
 });
-await new Promise((resolve) => server.listen(Number(port), '127.0.0.1', resolve));
+const { port, proxy } = await servePage(server);
 const browser = await launch();
 const page = await browser.newPage();
 page.on('console', (message) => console.log(`console: ${message.text()}`));
