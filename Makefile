@@ -48,6 +48,7 @@ differential: .venv/tests/made-from.txt ## Compares 200,000 random evaluations w
 	SEED=$${SEED:-$$(date +%s)} EVALUATIONS=$(EVALUATIONS) $(CARGO) test --locked --test integration differential:: -- --nocapture
 
 ci: fmt lint test bench-gate sdk ## What must pass before a change lands
+	scripts/audit --if-installed
 
 # Packages are fetched before the tests start, and again where the network failed; no test is.
 export CARGO_NET_RETRY = 10
@@ -139,8 +140,7 @@ dist: ## Builds the static executable and the .deb into target/dist, and starts 
 	scripts/dist $(MUSL)
 
 audit: ## Judges licences, advisories, duplicates and sources of what is linked in (cargo-deny)
-	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
-	cargo deny --locked check
+	scripts/audit
 
 sbom: ## Writes what is linked in, with versions and licences, to target/dist/sbom.json (CycloneDX)
 	$(PYTHON) scripts/sbom target/dist/sbom.json

@@ -54,6 +54,8 @@ mod slow;
 mod starting;
 /// Event streams downstream.
 mod streams;
+/// How much of others' code is linked in.
+mod supply;
 /// Endpoints beside flags and identities, and input that is not right.
 mod surface;
 /// Big documents under load; `make bench-swap` prints the numbers.

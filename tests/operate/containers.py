@@ -1,7 +1,7 @@
 """What a container runtime would do, without one: the seccomp profile, and the Dockerfile's last stage."""
-import json, os, pathlib, re, shutil, subprocess, tempfile
+import json, pathlib, re, tempfile
 
-from common import ROOT, demo, fetch, free_port, need, process, run, say, until
+from common import ROOT, demo, fetch, free_port, need, process, run, until
 
 UNDER_PROFILE = """
 import json, os, seccomp, sys
@@ -43,20 +43,22 @@ def image(executable):
     entry = json.loads(re.search(r"^ENTRYPOINT (.*)", last, re.M)[1])
     health = json.loads(re.search(r"^HEALTHCHECK .* CMD (.*)", last, re.M)[1])
     environment = dict(re.findall(r"^ENV (\w+)=(\S+)", last, re.M))
-    static = subprocess.run(["ldd", str(executable)], capture_output=True, text=True)
-    if "statically linked" not in static.stdout + static.stderr and "not a dynamic" not in static.stdout + static.stderr:
-        say("image: skipped, this executable is not static (`make dist` builds one)")
-        return
+    built = re.search(r"^RUN (cargo build .*)", text, re.M)[1]
+    dist = (ROOT / "Makefile").read_text() + (ROOT / "scripts/dist").read_text()
+    need("--release --locked --target x86_64-unknown-linux-musl --bin edge-proxy" in built and "MUSL = x86_64-unknown-linux-musl" in dist,
+         "the Dockerfile builds what `make dist` builds")
     with tempfile.TemporaryDirectory() as scratch:
-        root = pathlib.Path(scratch)
-        root.chmod(0o755)
-        for name in ["app", "cache"]:
-            (root / name).mkdir()
-            os.chown(root / name, 65532, 65532)
-        shutil.copy(executable, root / "edge-proxy")
+        root = pathlib.Path(scratch) / "image"
+        # The RUN that lays out the final image, with this machine's executable.
+        lay_out = re.search(r"^RUN (mkdir -p /root-of-image.*?[^\\])$", text, re.M | re.S)[1].replace("\\\n", " ")
+        from_build = "target/x86_64-unknown-linux-musl/release/edge-proxy"
+        need(from_build in lay_out and "COPY --from=build /root-of-image/ /" in last, "its last stage takes what its build laid out")
+        run("sh", "-ec", lay_out.replace("/root-of-image", str(root)).replace(from_build, str(executable)))
+        pathlib.Path(scratch).chmod(0o755)
         port = free_port()
-        command = ["/usr/sbin/chroot", f"--userspec={user}", scratch]
+        command = ["/usr/sbin/chroot", f"--userspec={user}", root]
         with process(*command, *entry, "demo", "--port", port, env=environment):
             until("the image's demo is ready", lambda: fetch(port, "/proxy/health/readiness")[0] == 200)
             run(*command, *health, "--port", port, env=environment)
             need(fetch(port, "/api/v1/flags/")[0] == 200, f"the empty image serves as {user}, and its health check passes")
+            need((root / "cache").stat().st_uid == 65532, "its cache is its user's")

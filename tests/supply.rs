@@ -1,0 +1,25 @@
+//! What is linked in besides our own code: its number is stated, and stays true.
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{Scratch, fixture};
+
+#[test]
+fn the_number_of_crates_is_the_one_that_is_stated() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("sbom.json");
+    let output = Command::new("python3").arg(fixture::root().join("scripts/sbom")).arg(&path).output();
+    let output = output.expect("python3 is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bill: Value = serde_json::from_slice(&std::fs::read(&path).expect("a bill")).expect("JSON");
+    let linked = bill["components"].as_array().expect("a list").len();
+    let manifest = std::fs::read_to_string(fixture::root().join("Cargo.toml")).expect("a file of the tree");
+    let (_, rest) = manifest.split_once("\n[dependencies]\n").expect("a table");
+    let own = rest.split("\n[").next().unwrap_or_default();
+    let chosen = own.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase())).count();
+    let stated =
+        std::fs::read_to_string(fixture::root().join("deploy/README.md")).expect("a file of the tree");
+    let wanted = format!("{linked} crates are linked in, {chosen} of them chosen here");
+    assert!(stated.contains(&wanted), "deploy/README.md is to say: {wanted}");
+}
