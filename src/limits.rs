@@ -132,8 +132,8 @@ pub const THREAD_IDLE_MAX: Duration = Duration::from_millis(1500);
 /// Documents from this size on are compiled after the reactors' work, bytes; smaller ones take some
 /// milliseconds, and those come first.
 pub const LARGE_DOCUMENT_BYTES: usize = 1024 * 1024;
-/// How much nicer than the reactors the thread for those is: at most a quarter of a CPU that both want.
-pub const NICE: i32 = 5;
+/// How much nicer than the reactors the thread for those is: at most a third of a CPU that both want.
+pub const NICE: i32 = 3;
 /// A thread that works through a document gives way this often.
 pub const PACE: Duration = Duration::from_micros(200);
 /// After waiting for so long in all, it gives way less often and may run on the reactors' CPUs.

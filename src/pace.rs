@@ -63,9 +63,11 @@ pub fn breathe() {
 
 /// `work` on each piece of `bytes`, giving way in between.
 pub fn by_pieces(bytes: &[u8], mut work: impl FnMut(&[u8])) {
-    for piece in bytes.chunks(PACE_BYTES) {
+    for (index, piece) in bytes.chunks(PACE_BYTES).enumerate() {
+        if index > 0 {
+            breathe();
+        }
         work(piece);
-        breathe();
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `make bench-swap` runs this in the optimised profile, with 20 MB and 50,000 overrides, and prints the
 //! numbers: once with a CPU left for the supervisor's threads, once with all of the proxy on the
-//! reactor's CPU. In an ordinary test run a tenth of that is swapped, so that the bench cannot rot;
+//! reactor's CPU. In an ordinary test run a twentieth of that is swapped, so that the bench cannot rot;
 //! there only the answers are judged, not the times. Requests leave at a fixed rate, whatever the
 //! proxy does, and are timed from when they should have left; quiet and swapping seconds alternate.
 use std::io::{ErrorKind, Read, Write};
@@ -15,7 +15,7 @@ use crate::support::document::{CLIENT_KEY, SERVER_KEY, override_of, value};
 use crate::support::{PATIENCE, Proxy, Reply, Start, Upstream, eventually, request};
 
 const IS_BENCH: bool = !cfg!(debug_assertions);
-const OVERRIDES: u32 = if IS_BENCH { 50_000 } else { 5_000 };
+const OVERRIDES: u32 = if IS_BENCH { 50_000 } else { 2_500 };
 /// Each of so many swaps in a row, a second apart, after as long a quiet time.
 const ROUNDS: u32 = if IS_BENCH { 3 } else { 1 };
 const SWAPS: u32 = if IS_BENCH { 4 } else { 2 };

@@ -260,7 +260,7 @@ impl Upstream {
         }
         let started = Instant::now();
         let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
-        let mut piece = [0; 64 * 1024];
+        let (mut piece, mut unpaced) = ([0; 64 * 1024], 0);
         loop {
             let count = self.client.read(&mut answer, &mut piece)?;
             if count == 0 {
@@ -270,7 +270,11 @@ impl Upstream {
                 return Err(too_large());
             }
             bytes.extend_from_slice(&piece[..count]);
-            pace::breathe();
+            unpaced += count;
+            if unpaced >= limits::PACE_BYTES * 4 {
+                unpaced = 0;
+                pace::breathe();
+            }
             // What is there in full is not too late.
             let is_whole = answer.length.is_some_and(|length| bytes.len() as u64 >= length);
             let elapsed = started.elapsed();
