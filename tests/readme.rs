@@ -157,6 +157,17 @@ fn every_path_and_target_that_is_named_exists() {
 }
 
 #[test]
+fn every_row_has_the_columns_of_its_table() {
+    let readme = readme();
+    let columns = |row: &str| row.replace("\\|", "").matches('|').count();
+    let mut head: Option<&str> = None;
+    for line in readme.lines() {
+        head = line.starts_with('|').then(|| head.unwrap_or(line));
+        assert_eq!(head.map_or(columns(line), columns), columns(line), "a row of another shape: {line}");
+    }
+}
+
+#[test]
 fn what_ci_runs_is_what_stands_there() {
     let readme = readme();
     let makefile = std::fs::read_to_string(fixture::root().join("Makefile")).expect("Makefile");
