@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt::{Display, Write as _};
 use std::io::Write;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,8 @@ use time::OffsetDateTime;
 
 use crate::config::{Level, LogFormat, Logging, Secret};
 use crate::limits::{
-    ACCESS_RECORDS_MAX, LOG_FLUSH_PATIENCE, LOG_FLUSH_PAUSE, LOG_RECENT_MAX, LOG_RECORDS_MAX,
+    ACCESS_BATCH_RECORDS, ACCESS_RECORDS_MAX, LOG_FLUSH_PATIENCE, LOG_FLUSH_PAUSE, LOG_RECENT_MAX,
+    LOG_RECORDS_MAX,
 };
 
 /// A handle to the writer; cheap to clone.
@@ -55,7 +57,7 @@ pub struct Recent {
 #[derive(Debug)]
 enum Message {
     Record(Record),
-    Accesses(Vec<Access>),
+    Accesses(Accesses),
     /// Answered when everything before it has been written.
     Flush(SyncSender<()>),
 }
@@ -76,10 +78,43 @@ pub struct Access {
     /// `None`: the peer came in by a unix socket.
     pub remote_ip: Option<IpAddr>,
     pub method: &'static str,
-    pub path: Box<str>,
+    /// Where the path is in the text of its [`Accesses`].
+    pub path: Range<usize>,
     pub status: u16,
     pub bytes: usize,
     pub duration_us: u64,
+}
+
+/// A path is seldom longer, so that their text grows once.
+const PATH_BYTES_USUAL: usize = 40;
+
+/// Answered requests, in order. One text for all of their paths: an allocation for each would be
+/// freed by another thread, which costs more than the rest of a record.
+#[derive(Debug, Default)]
+pub struct Accesses {
+    records: Vec<Access>,
+    paths: String,
+}
+
+impl Accesses {
+    /// Adds a record; its path is what `path` appends.
+    pub fn push(&mut self, path: impl FnOnce(&mut String), record: impl FnOnce(Range<usize>) -> Access) {
+        if self.records.capacity() == 0 {
+            self.records.reserve_exact(ACCESS_BATCH_RECORDS);
+            self.paths.reserve(ACCESS_BATCH_RECORDS * PATH_BYTES_USUAL);
+        }
+        let start = self.paths.len();
+        path(&mut self.paths);
+        self.records.push(record(start..self.paths.len()));
+    }
+
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
 }
 
 impl Log {
@@ -127,7 +162,7 @@ impl Log {
     }
 
     /// Logs requests. False if they were dropped because the writer is behind; the caller counts them.
-    pub fn accesses(&self, accesses: Vec<Access>) -> bool {
+    pub fn accesses(&self, accesses: Accesses) -> bool {
         let (waiting, count) = (&self.shared.access_waiting, accesses.len());
         let is_sent = waiting.fetch_add(count, Ordering::Relaxed) + count <= ACCESS_RECORDS_MAX
             && self.records.try_send(Message::Accesses(accesses)).is_ok();
@@ -178,12 +213,12 @@ fn shown(name: &str, value: &dyn Display) -> String {
 }
 
 impl Access {
-    fn into_record(self) -> Record {
+    fn into_record(self, path: &str) -> Record {
         let remote_ip = self.remote_ip.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
         let fields = vec![
             ("remote_ip", remote_ip),
             ("method", self.method.to_owned()),
-            ("path", self.path.into_string()),
+            ("path", path.to_owned()),
             ("status", self.status.to_string()),
             ("bytes", self.bytes.to_string()),
             ("duration_us", self.duration_us.to_string()),
@@ -226,8 +261,9 @@ impl<W: Write> Writer<W> {
             }
             Message::Accesses(accesses) => {
                 self.shared.access_waiting.fetch_sub(accesses.len(), Ordering::Relaxed);
-                for access in accesses {
-                    self.render(&access.into_record());
+                for access in accesses.records {
+                    let path = accesses.paths.get(access.path.clone()).unwrap_or_default();
+                    self.render(&access.into_record(path));
                 }
             }
             Message::Flush(done) => {

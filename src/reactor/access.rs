@@ -3,22 +3,22 @@
 //! In: a peer, a request, what became of it. Out: one record. Invariant: `X-Forwarded-For` is
 //! believed only from the peers the configuration trusts, and read as uvicorn reads it; no key,
 //! no query and no body comes into a record (a query holds identifiers).
-use std::borrow::Cow;
 use std::cell::RefCell;
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, ForwardedAllowIps, Secret};
 use crate::http::Request;
 use crate::limits::ACCESS_BATCH_RECORDS;
-use crate::log::{Access, Log};
+use crate::log::{Access, Accesses, Log};
 
 /// How access records are made.
 pub struct AccessLog {
     /// `None`: nobody is believed.
     forwarded_allow_ips: Option<ForwardedAllowIps>,
     /// Not handed to the writer yet: to wake it for each record would cost more than the request.
-    records: RefCell<Vec<Access>>,
+    records: RefCell<Accesses>,
 }
 
 impl AccessLog {
@@ -47,20 +47,17 @@ impl AccessLog {
             return 0;
         }
         let took = began.elapsed().unwrap_or(Duration::ZERO);
-        let record = Access {
+        let record = |path| Access {
             time: began,
             remote_ip: self.client(peer, request.fields.forwarded_for),
             method: request.method.name(),
-            path: without_key(&String::from_utf8_lossy(request.path)).into(),
+            path,
             status,
             bytes,
             duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         };
         let mut records = self.records.borrow_mut();
-        if records.capacity() == 0 {
-            records.reserve_exact(ACCESS_BATCH_RECORDS);
-        }
-        records.push(record);
+        records.push(|paths| write_path(request.path, paths), record);
         let is_full = records.len() >= ACCESS_BATCH_RECORDS;
         drop(records);
         if is_full { self.hand_on(log) } else { 0 }
@@ -99,11 +96,13 @@ impl AccessLog {
 }
 
 /// Paths of event streams hold a key, which is cut.
-fn without_key(path: &str) -> Cow<'_, str> {
+fn write_path(path: &[u8], out: &mut String) {
     const BEFORE: &str = "/environments/";
-    let Some((before, rest)) = path.split_once(BEFORE) else { return path.into() };
+    let path = String::from_utf8_lossy(path);
+    let Some((before, rest)) = path.split_once(BEFORE) else { return out.push_str(&path) };
     let (key, after) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    format!("{before}{BEFORE}{}{after}", Secret::new(key)).into()
+    // Writing to a string cannot fail.
+    let _ = write!(out, "{before}{BEFORE}{}{after}", Secret::new(key));
 }
 
 /// An address as proxies write it: bare, with a port, in brackets.
@@ -155,7 +154,9 @@ mod tests {
             ("/ofrep/v1/environments/a-client-side-key", "/ofrep/v1/environments/a-clie..."),
             ("/api/v1/flags/", "/api/v1/flags/"),
         ] {
-            assert_eq!(without_key(path), expected);
+            let mut paths = "/before/".to_owned();
+            write_path(path.as_bytes(), &mut paths);
+            assert_eq!(paths, format!("/before/{expected}"));
         }
     }
 }
