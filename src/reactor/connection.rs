@@ -125,8 +125,7 @@ impl<T: Transport> Connection<T> {
 
     pub(super) async fn write_whole<B: Sendable>(&mut self, mut bytes: B) -> Result<B, Gone> {
         self.place.set_phase(Phase::Writing);
-        let part_bytes = WRITE_BYTES_MIN.max(bytes.as_ref().len() / WRITE_PARTS_MAX);
-        let (mut written, mut credited) = (0, 0);
+        let (mut written, mut pace) = (0, Pace::of(bytes.as_ref().len()));
         while written < bytes.as_ref().len() {
             let write = self.transport.write(bytes, written);
             match self.place.mark.unless_ended(write).await {
@@ -134,9 +133,7 @@ impl<T: Transport> Connection<T> {
                     bytes = back;
                     written += length;
                     self.reactor.metrics.bytes_written.add(length as u64);
-                    // A byte now and then is not reading.
-                    if written - credited >= part_bytes {
-                        credited = written;
+                    if pace.counts(written) {
                         self.place.set_phase(Phase::Writing);
                     }
                 }
@@ -180,5 +177,47 @@ impl<T: Transport> Connection<T> {
             }
         }
         Ok(())
+    }
+}
+
+/// What a peer must take of an answer to be given time anew: a byte now and then is not reading.
+struct Pace {
+    part_bytes: usize,
+    counted_bytes: usize,
+}
+
+impl Pace {
+    fn of(answer_bytes: usize) -> Self {
+        Self { part_bytes: WRITE_BYTES_MIN.max(answer_bytes / WRITE_PARTS_MAX), counted_bytes: 0 }
+    }
+
+    /// Whether a part was taken since the last that counted.
+    fn counts(&mut self, written_bytes: usize) -> bool {
+        let counts = written_bytes - self.counted_bytes >= self.part_bytes;
+        if counts {
+            self.counted_bytes = written_bytes;
+        }
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often a peer that takes so much at a time is given time anew.
+    fn times(answer_bytes: usize, step_bytes: usize) -> usize {
+        let mut pace = Pace::of(answer_bytes);
+        (step_bytes..=answer_bytes).step_by(step_bytes).filter(|written| pace.counts(*written)).count()
+    }
+
+    #[test]
+    fn a_peer_is_given_time_for_parts_and_not_for_bytes() {
+        assert_eq!(times(1000, 1), 0, "all of a small answer within one time");
+        assert_eq!(times(WRITE_BYTES_MIN * 4, 1), 4);
+        assert_eq!(times(WRITE_BYTES_MIN * 4, WRITE_BYTES_MIN * 2), 2);
+        for step_bytes in [1, WRITE_BYTES_MIN, 1 << 20] {
+            assert!(times(40 << 20, step_bytes) <= WRITE_PARTS_MAX, "however it is taken");
+        }
     }
 }
