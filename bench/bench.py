@@ -195,7 +195,8 @@ class Bench:
         try:
             head, answer = load.whole_answer(running["edge-proxy"].port, request)
             for server in wanted:
-                running.setdefault(server, self.start(server, path, head, answer))
+                if server not in running:
+                    running[server] = self.start(server, path, head, answer)
             for server in [server for server in wanted if running[server] is None]:
                 self.skipped.add(server)
             wanted = [server for server in wanted if running[server]]
@@ -296,7 +297,8 @@ class Bench:
         try:
             head, answer = load.whole_answer(running["edge-proxy"].port, request)
             for name in ENGINES:
-                running.setdefault(name, self.start(name, path, head, answer))
+                if name not in running:
+                    running[name] = self.start(name, path, head, answer)
             environment = {"BENCH_KEY": KEY, "BENCH_BODY": str(self.body("heavy-match"))}
             for name in ("edge-proxy", "floor", "axum", "python"):
                 server = running[name]
