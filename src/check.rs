@@ -51,9 +51,10 @@ pub fn run(config: &Config, notices: &[Notice], is_online: bool, out: impl Write
     };
     let probe = probe.filter(|_| is_online);
     if let Some(probe) = &probe {
-        if config.environments.iter().any(is_polled) {
+        if config.proxy_key.is_some() || config.environments.iter().any(is_polled) {
             report.reach("api_url", &config.api_url);
         }
+        report.discovery(config, probe);
         report.environments(config, probe);
         report.realtime(config, probe);
     } else {
@@ -140,6 +141,20 @@ impl<W: Write> Report<W> {
                     format!("no connection to {host} port {port}: a firewall, or HTTPS_PROXY is needed");
                 self.line(Verdict::Warn, &setting, &found);
             }
+        }
+    }
+
+    fn discovery(&mut self, config: &Config, probe: &Probe) {
+        if config.proxy_key.is_none() {
+            return;
+        }
+        match probe.discover() {
+            Ok(0) => {
+                let found = "the key is good, but it opens no environment: give it some in the organisation's settings";
+                self.line(Verdict::Warn, &"proxy_key", &found);
+            }
+            Ok(count) => self.line(Verdict::Ok, &"proxy_key", &format!("discovers {count} environments")),
+            Err(error) => self.line(Verdict::Fail, &"proxy_key", &error),
         }
     }
 

@@ -124,6 +124,15 @@ fn check_tells_what_would_not_work_and_what_would() {
     assert!(text.contains("FAIL  environment broken...: not an environment document"), "{text}");
     assert!(text.contains("2 things would not work"), "{text}");
     assert!(!text.contains("refused-key") && !text.contains("good-key"), "{text}");
+    upstream.on_key("ser.page-key", Reply::new(200, "<!doctype html><title>Flagsmith</title>"));
+    let (code, text) =
+        check(json!([{"client_side_key": "page-client", "server_side_key": "ser.page-key"}]), true);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("a web page was answered") && text.contains("api_url"), "{text}");
+    let start = Start::command(&["check", "--online"]).env("PROXY_KEY", "a-proxy-key-of-nobody");
+    let (code, text) = start.env("API_URL", &upstream.api_url()).run();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("FAIL  proxy_key: ") && !text.contains("of-nobody"), "{text}");
     let polls = upstream.requests().len();
     let (code, text) = check(json!([refused]), false);
     assert_eq!(code, Some(0), "nobody is asked without --online: {text}");
