@@ -41,7 +41,9 @@ impl Facts {
         let fact = |flag: flags::Flag<'_>| {
             let is_integer = !flag.value.starts_with('"') && !flag.value.contains(['.', 'e', 'E']);
             let value = super::json(flag.value);
-            let is_rounded = is_integer && value.is_number() && value.as_i64().is_none();
+            // Beyond a double's range it is left as text.
+            let is_rounded =
+                is_integer && (value.is_string() || value.is_number() && value.as_i64().is_none());
             Fact {
                 name: flag.name.to_owned(),
                 enabled: super::json(flag.enabled).as_bool().unwrap_or_default(),
@@ -62,13 +64,15 @@ impl Facts {
 
 impl Fact {
     fn trait_value(&self) -> TraitValue<'_> {
+        if let Some(digits) = &self.digits {
+            return TraitValue::BigInt(digits);
+        }
         match &self.value {
             Json::Bool(bool) => TraitValue::Bool(*bool),
             Json::String(text) => TraitValue::Text(text),
-            Json::Number(number) => match (&self.digits, number.as_i64()) {
-                (Some(digits), _) => TraitValue::BigInt(digits),
-                (None, Some(number)) => TraitValue::Int(number),
-                (None, None) => number.as_f64().map_or(TraitValue::Null, TraitValue::Float),
+            Json::Number(number) => match number.as_i64() {
+                Some(number) => TraitValue::Int(number),
+                None => number.as_f64().map_or(TraitValue::Null, TraitValue::Float),
             },
             Json::Null | Json::Array(_) | Json::Object(_) => TraitValue::Null,
         }
