@@ -185,7 +185,31 @@ fn text(json: &Json) -> &str {
 }
 
 fn parsed(raw: &str) -> Json {
-    serde_json::from_str(raw).unwrap_or_else(|error| panic!("the engine wrote {raw}: {error}"))
+    let raw = with_large_numbers_quoted(raw);
+    serde_json::from_str(&raw).unwrap_or_else(|error| panic!("the engine wrote {raw}: {error}"))
+}
+
+/// Integers of over 300 digits as strings: they are beyond the doubles that `serde_json` holds them in.
+fn with_large_numbers_quoted(raw: &str) -> String {
+    let mut quoted = String::with_capacity(raw.len());
+    let (mut is_string, mut is_escaped) = (false, false);
+    let mut rest = raw;
+    while let Some(char) = rest.chars().next() {
+        let sign = usize::from(char == '-');
+        let digits = sign + rest.bytes().skip(sign).take_while(u8::is_ascii_digit).count();
+        if !is_string && digits > 300 {
+            quoted.push('"');
+            quoted.push_str(&rest[..digits]);
+            quoted.push('"');
+            rest = &rest[digits..];
+            continue;
+        }
+        quoted.push(char);
+        rest = &rest[char.len_utf8()..];
+        is_string ^= char == '"' && !is_escaped;
+        is_escaped = is_string && char == '\\' && !is_escaped;
+    }
+    quoted
 }
 
 /// Equal as JSON, and of the same kind of number: `1` is not `1.0`.
