@@ -40,13 +40,18 @@ fn too_few_descriptors_are_told_before_anything_starts() {
     assert!(!text.contains("reactor_started"), "{text}");
 }
 
+/// A shell line that starts the demo by `prefix`, waits until it is well, and ends it.
+fn demo(prefix: &str, args: &str) -> (Option<i32>, String) {
+    let port = Port::free().number();
+    shell(&format!(
+        "{prefix} $PROXY demo --port {port} {args} & for n in $(seq 200); do \
+         $PROXY health --ready --host 127.0.0.1 --port {port} && break; sleep 0.1; done; kill $!; wait $!"
+    ))
+}
+
 #[test]
 fn few_descriptors_are_enough_to_serve_some() {
-    let port = Port::free().number();
-    let (code, text) = shell(&format!(
-        "ulimit -n 64; $PROXY demo --port {port} --cores 1 & for n in $(seq 200); do \
-         $PROXY health --ready --host 127.0.0.1 --port {port} && break; sleep 0.1; done; kill $!; wait $!"
-    ));
+    let (code, text) = demo("ulimit -n 64;", "--cores 1");
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("few_descriptors") && text.contains("limit_count=64"), "{text}");
     assert!(text.contains("\"status\":\"ok\""), "{text}");
@@ -114,16 +119,15 @@ fn more_cores_than_there_are_is_a_warning_and_a_list_of_them_a_mistake() {
 
 #[test]
 fn one_cpu_of_the_affinity_is_one_reactor() {
-    let (code, text) = shell(
-        "cpu=$(taskset -cp $$ | grep -oE '[0-9]+' | tail -1); taskset -c $cpu timeout --preserve-status 3 $PROXY demo --port 0 --cores 4",
-    );
+    let (code, text) =
+        demo("cpu=$(taskset -cp $$ | grep -oE '[0-9]+' | tail -1); taskset -c $cpu", "--cores 4");
     assert_eq!(code, Some(0), "{text}");
     assert_eq!(text.matches("reactor_started").count(), 1, "{text}");
 }
 
 #[test]
 fn without_locked_memory_it_serves_on_whatever_the_kernel_gives() {
-    let (code, text) = shell("ulimit -l 1; exec timeout --preserve-status 3 $PROXY demo --port 0 --cores 1");
+    let (code, text) = demo("ulimit -l 1;", "--cores 1");
     assert_eq!(code, Some(0), "{text}");
     let line = text.lines().find(|line| line.contains("reactor_started")).unwrap_or_else(|| panic!("{text}"));
     assert!(line.contains("io_uring: "), "the driver and why: {line}");
