@@ -359,7 +359,9 @@ impl Transcoder<'_> {
             (true, _) => json::float(text.parse().unwrap_or(f64::NAN), &mut self.out),
             (false, "-0") => self.out.push(b'0'),
             // As in CPython, whose own limit makes the whole document unreadable.
-            (false, _) if text.trim_start_matches('-').len() > INTEGER_DIGITS_MAX => return Err(Fault::IntegerTooLong),
+            (false, _) if text.trim_start_matches('-').len() > INTEGER_DIGITS_MAX => {
+                return Err(Fault::IntegerTooLong);
+            }
             (false, _) => self.out.extend_from_slice(text.as_bytes()),
         }
         Ok(())
