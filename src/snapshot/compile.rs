@@ -3,6 +3,7 @@
 //! In: the bytes of one whole document, all pages merged. Out: everything that requests read: the
 //! program of its rules, whole bodies plain and compressed, validators. Runs on the supervisor.
 //! Invariant: a document that is refused leaves no trace; one that is accepted never fails later.
+use std::borrow::Cow;
 use std::io::Write as _;
 
 use bytes::Bytes;
@@ -84,12 +85,15 @@ pub struct Warning {
 }
 
 impl Environment {
-    /// Compiles one whole document (all pages merged).
+    /// Compiles one whole document (all pages merged). One that is given away is freed as soon as
+    /// its text was read, so that a large one does not lie beside what is made of it.
     ///
     /// # Errors
     /// The document is not JSON or has not the shape of wire.md 3.
-    pub fn compile(document: &[u8]) -> Result<(Self, Vec<Warning>), CompileError> {
-        let canonical = transcode::transcode(document)?;
+    pub fn compile<'a>(document: impl Into<Cow<'a, [u8]>>) -> Result<(Self, Vec<Warning>), CompileError> {
+        let document = document.into();
+        let canonical = transcode::transcode(&document)?;
+        drop(document);
         let read = Document::read(&canonical)?;
         let (mut program, warnings) = program::build(&read)?;
         if program.has_queries {

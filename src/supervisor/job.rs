@@ -3,6 +3,7 @@
 //! In: a [`Job`]. Out: a [`Done`] for the supervisor's loop. Invariants: one large document is compiled
 //! at a time, so that memory and CPU have a bound however many change at once; a panic fails that job
 //! alone. Nothing here decides what is served.
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -43,6 +44,8 @@ pub struct Job {
     pub from: From,
     /// Of the document held.
     pub digest: Option<[u8; 32]>,
+    /// The document's bytes are wanted too: it is to be kept on disk.
+    pub is_kept: bool,
 }
 
 /// A document that was accepted.
@@ -52,8 +55,9 @@ pub struct Compiled {
     pub warnings: Vec<Warning>,
     pub validators: Validators,
     pub digest: [u8; 32],
-    /// The bytes as they came, to be kept on disk.
-    pub document: Vec<u8>,
+    /// The bytes as they came, if they are to be kept on disk.
+    pub document: Option<Vec<u8>>,
+    pub document_bytes: usize,
     /// To compile it.
     pub took: Duration,
 }
@@ -142,7 +146,7 @@ fn run(job: Job, seen: &mut Option<Stamp>, compilers: &Compilers) -> Result<Opti
     };
     let (sender, compiled) = channel();
     let bytes = fetched.document.len();
-    let task = move || drop(sender.send(compile_timed(fetched, edited_at)));
+    let task = move || drop(sender.send(compile_timed(fetched, edited_at, job.is_kept)));
     compilers.of(bytes).give(task).map_err(|error| {
         PollError::new(PollErrorKind::Internal, format!("no thread to compile with: {error}"))
     })?;
@@ -155,9 +159,14 @@ fn defect() -> PollError {
     PollError::new(PollErrorKind::Internal, message)
 }
 
-fn compile_timed(fetched: Fetched, edited_at: Option<f64>) -> Result<Compiled, PollError> {
+fn compile_timed(fetched: Fetched, edited_at: Option<f64>, is_kept: bool) -> Result<Compiled, PollError> {
     let started = Instant::now();
-    let (mut environment, warnings) = compile(&fetched.document)?;
+    let document_bytes = fetched.document.len();
+    let (compiled, document) = match is_kept {
+        true => (compile(&fetched.document)?, Some(fetched.document)),
+        false => (compile(fetched.document)?, None),
+    };
+    let (mut environment, warnings) = compiled;
     if let Some(edited_at) = edited_at {
         environment.edited(edited_at);
     }
@@ -167,7 +176,8 @@ fn compile_timed(fetched: Fetched, edited_at: Option<f64>) -> Result<Compiled, P
         warnings,
         validators: fetched.validators,
         digest: fetched.digest,
-        document: fetched.document,
+        document,
+        document_bytes,
     })
 }
 
@@ -175,7 +185,7 @@ fn compile_timed(fetched: Fetched, edited_at: Option<f64>) -> Result<Compiled, P
 ///
 /// # Errors
 /// The document is not one; the message names the place.
-pub fn compile(document: &[u8]) -> Result<(Environment, Vec<Warning>), PollError> {
+pub fn compile<'a>(document: impl Into<Cow<'a, [u8]>>) -> Result<(Environment, Vec<Warning>), PollError> {
     Environment::compile(document).map_err(|error| {
         let path = shorten(&error.path);
         let message = format!("not an environment document: {path}: {}", error.message);
@@ -184,7 +194,7 @@ pub fn compile(document: &[u8]) -> Result<(Environment, Vec<Warning>), PollError
 }
 
 /// A path from the depths of a hostile document would fill the log.
-fn shorten(path: &str) -> std::borrow::Cow<'_, str> {
+fn shorten(path: &str) -> Cow<'_, str> {
     let count = path.chars().count();
     if count <= limits::PATH_CHARS_MAX {
         return path.into();

@@ -213,7 +213,9 @@ impl Watched {
             return None;
         };
         self.in_flight = true;
-        Some(Job { id: self.id, from, digest: self.held.as_ref().map(|held| held.digest) })
+        let digest = self.held.as_ref().map(|held| held.digest);
+        let is_kept = records.store.is_some() && self.is_polled();
+        Some(Job { id: self.id, from, digest, is_kept })
     }
 
     /// A server-side key that is good now.
@@ -353,15 +355,15 @@ impl Watched {
         };
         let environment = Arc::clone(&compiled.environment);
         let mut validators = compiled.validators.clone();
-        let bytes = compiled.document.len();
+        let bytes = compiled.document_bytes;
         if validators.last_modified.is_none() {
             // wire.md 4.1: cut to seconds, in GMT, or core does not read it.
             validators.last_modified = environment.updated_at().and_then(imf_fixdate);
         }
         self.measure_change(&compiled, &environment, clock, records);
-        if let (Some(store), Source::Upstream) = (&records.store, source) {
+        if let (Some(store), Some(document)) = (&records.store, compiled.document) {
             let (validators, digest) = (validators.clone(), compiled.digest);
-            let kept = Kept { document: compiled.document, validators, digest, saved_at: clock };
+            let kept = Kept { document, validators, digest, saved_at: clock };
             store.keep(&self.config.client_side_key, kept);
         }
         self.held = Some(Held { environment, source, validators, digest: compiled.digest });
@@ -387,7 +389,7 @@ impl Watched {
         let age = updated_at.and_then(|since| clock.duration_since(SystemTime::UNIX_EPOCH + since).ok());
         records.metrics.environment(self.client_side_key(), |environment| {
             environment.compile = compiled.took;
-            environment.document_bytes = compiled.document.len() as u64;
+            environment.document_bytes = compiled.document_bytes as u64;
             environment.refused_conditions = compiled.warnings.len() as u64;
             let sizes = new.sizes();
             environment.name = sizes.name.to_string();
