@@ -34,6 +34,8 @@ def spaces():
         yield
     finally:
         for name in NAMES:
+            # The kernel takes a namespace's links away later: the next balancer's would meet them.
+            subprocess.run(["ip", "link", "del", f"v{name}"], capture_output=True)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         subprocess.run(["ip", "link", "del", "epbr"], capture_output=True)
 
