@@ -4,20 +4,22 @@
 //! `bench/gate.py` put in the directory. Under callgrind, the difference between two values of
 //! TIMES is what one request costs, free of start-up. Without arguments it lists its cases.
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use edge_proxy::answer::{Room, Settings, answer};
-use edge_proxy::config::{self, source::Inputs};
 use edge_proxy::http::Output;
 use edge_proxy::http::request::{Progress, RequestReader};
-use edge_proxy::snapshot::{Access, Environment, Role, Slot, Snapshot, Source};
+use edge_proxy::snapshot::{Environment, Snapshot};
+
+#[path = "../tests/support/spine.rs"]
+mod spine;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const KEY: &str = "ser.BenchServerKey000000";
+const CLIENT_KEY: &str = "BenchClientKey00000000";
 const FLAGS: &str = "/api/v1/flags/";
 const IDENTITIES: &str = "/api/v1/identities/";
 const DOCUMENT: &str = "/api/v1/environment-document/";
@@ -55,22 +57,11 @@ fn request(path: &str, body: Option<&[u8]>, gzip: bool) -> Vec<u8> {
 
 fn snapshot(document: &[u8]) -> Snapshot {
     let (environment, _) = Environment::compile(document).expect("a good document");
-    let slot = Slot {
-        client_side_key: "BenchClientKey00000000".into(),
-        environment: Some(Arc::new(environment)),
-        source: Source::File,
-        last_success: None,
-        last_error: None,
-    };
-    let access = Access { slot: 0, role: Role::Server, expires_at: None };
-    Snapshot::new(1, vec![slot], [(KEY.as_bytes().into(), access)])
+    spine::snapshot(CLIENT_KEY, KEY, environment)
 }
 
 fn settings() -> Settings {
-    let pairs = format!(r#"[{{"server_side_key": "{KEY}", "client_side_key": "BenchClientKey00000000"}}]"#);
-    let variables = [("ENVIRONMENT_KEY_PAIRS".to_owned(), pairs)].into_iter().collect();
-    let inputs = Inputs { without_file: true, variables, ..Inputs::default() };
-    Settings::new(&config::read(&inputs).expect("a good configuration").0)
+    spine::settings(CLIENT_KEY, KEY)
 }
 
 /// What a case is besides its request.

@@ -5,15 +5,16 @@
 //! allocator counts. Inputs that may allocate are named at the end, with how much they do.
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use edge_proxy::answer::{Room, Settings, answer};
-use edge_proxy::config::{self, source::Inputs};
 use edge_proxy::http::Output;
 use edge_proxy::http::request::{Progress, RequestReader};
-use edge_proxy::snapshot::{Access, Environment, Role, Slot, Snapshot, Source};
+use edge_proxy::snapshot::{Environment, Snapshot};
+
+#[path = "support/spine.rs"]
+mod spine;
 
 /// The system's allocator, which counts the calls of this thread.
 struct Counting;
@@ -39,6 +40,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const KEY: &str = "ser.allocation";
+const CLIENT_KEY: &str = "client";
 
 /// Twelve features; twelve segments, one condition each, of every operator; two of three multivariate.
 fn document() -> String {
@@ -98,22 +100,11 @@ fn document() -> String {
 fn snapshot() -> Snapshot {
     let (environment, warnings) = Environment::compile(document().as_bytes()).expect("a good document");
     assert!(warnings.is_empty(), "{warnings:?}");
-    let slot = Slot {
-        client_side_key: "client".into(),
-        environment: Some(Arc::new(environment)),
-        source: Source::File,
-        last_success: None,
-        last_error: None,
-    };
-    let access = Access { slot: 0, role: Role::Server, expires_at: None };
-    Snapshot::new(1, vec![slot], [(KEY.as_bytes().into(), access)])
+    spine::snapshot(CLIENT_KEY, KEY, environment)
 }
 
 fn settings() -> Settings {
-    let pairs = format!(r#"[{{"server_side_key": "{KEY}", "client_side_key": "client"}}]"#);
-    let variables = [("ENVIRONMENT_KEY_PAIRS".to_owned(), pairs)].into_iter().collect();
-    let inputs = Inputs { without_file: true, variables, ..Inputs::default() };
-    Settings::new(&config::read(&inputs).expect("a good configuration").0)
+    spine::settings(CLIENT_KEY, KEY)
 }
 
 fn request(path: &str, body: Option<&str>) -> Vec<u8> {
