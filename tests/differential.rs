@@ -88,7 +88,7 @@ fn compare(seed: &str, count: u64) -> Tally {
         // One difference a document is told: its others mostly have the same cause.
         let differing = |(at, request): (usize, &Json)| {
             // An explanation costs far more than an evaluation.
-            let found = answer(&environment, request, at == 0, &mut scratch)?;
+            let found = answer(&environment, request, at < 4, &mut scratch)?;
             Some((found, request.clone()))
         };
         if let Some((difference, request)) = requests.iter().enumerate().find_map(differing) {
@@ -99,7 +99,7 @@ fn compare(seed: &str, count: u64) -> Tally {
     tally
 }
 
-/// What differs, if anything: `[identifier, traits, flags]`.
+/// What differs, if anything: `[identifier, traits, flags, segments]`.
 fn answer(
     environment: &Environment,
     request: &Json,
@@ -160,21 +160,31 @@ fn wrong_array(
     (!is_same).then(|| format!("a {role:?} key gets {}\nthe model: {seen:?}", String::from_utf8_lossy(&out)))
 }
 
-/// What `explain` says must agree with the model: a flag is targeted by a segment that is said to
-/// match, and one that no segment matches is not.
+/// What `explain` says must agree with the model: the same segments match, and a flag is targeted by one
+/// of them and else by none, but for what it says of a flag that keeps an earlier result.
 fn contradiction(environment: &Environment, request: &Json, traits: &[Trait<'_>]) -> Option<String> {
     let identity = request[0].as_str().map(|identifier| Identity { identifier, traits });
     let told = match explain(environment, identity.as_ref(), None) {
         Ok(told) => told,
         Err(error) => return Some(format!("explain: {} {}", error.path, error.message)),
     };
+    let matching: Vec<&str> =
+        told.segments.iter().filter(|segment| segment.matches).map(|segment| &*segment.name).collect();
+    let expected: Vec<&str> = request[3].as_array().expect("segments").iter().map(text).collect();
+    if matching != expected {
+        return Some(format!("explain says {matching:?} match, the model {expected:?}"));
+    }
     told.flags.iter().zip(request[2].as_array().expect("flags")).find_map(|(told, model)| {
         let reason = text(&model[4]);
         let agrees = match reason.strip_prefix("TARGETING_MATCH; segment=") {
             Some("identity_overrides") => told.identity_override,
-            Some(name) => told.matching_segments.iter().any(|segment| segment == name),
+            Some(name) => told.note.is_some() || told.matching_segments.iter().any(|segment| segment == name),
             // A variant's reason says nothing of segments; a cyclic flag may have an override.
-            None => !matches!(reason, "STATIC" | "DEFAULT") || told.matching_segments.is_empty(),
+            None => {
+                told.note.is_some()
+                    || !matches!(reason, "STATIC" | "DEFAULT")
+                    || told.matching_segments.is_empty()
+            }
         };
         (!agrees).then(|| format!("explain says {told:?}, the model {model}"))
     })

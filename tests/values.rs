@@ -235,31 +235,14 @@ fn look_up<'a>(
             shadow => return Ok(shadow),
         },
     };
-    let flag = |name: &str| {
-        let (enabled, value, feature_id) = match name {
-            "f" => (true, TraitValue::Text("v"), 1),
-            "my name" => (false, TraitValue::Int(12), 2),
-            // This identity falls into the first variant.
-            "é-x" if identity.is_some() => (true, TraitValue::Text("one"), 3),
-            "é-x" => (true, TraitValue::Null, 3),
-            _ => return None,
-        };
-        let name: &'static str = match feature_id {
-            1 => "f",
-            2 => "my name",
-            _ => "é-x",
-        };
-        let is_split = feature_id == 3 && identity.is_some();
-        let reason = if is_split { "SPLIT; weight=30.5" } else { "STATIC" };
-        Some(FlagResult { enabled, name, reason, value, variant: is_split.then_some("k1"), feature_id })
-    };
+    let mut flags = Flags { has_identity: identity.is_some(), resolved: Vec::new() };
     Ok(match target {
         Target::EnvironmentKey => TraitValue::Text("env"),
         Target::EnvironmentName => TraitValue::Text("Env 12"),
         Target::Identifier => identity.map_or(TraitValue::Null, |it| TraitValue::Text(it.identifier)),
         Target::IdentityKey => identity.map_or(TraitValue::Null, |_| TraitValue::Text("env_user 1")),
         Target::IdentityTrait(name) => sent(name),
-        Target::Flag { name, member } => match flag(name) {
+        Target::Flag { name, member } => match jsonpath::Flags::resolve(&mut flags, name) {
             None => TraitValue::Null,
             Some(flag) => match member {
                 FlagMember::Enabled => TraitValue::Bool(flag.enabled),
@@ -272,9 +255,45 @@ fn look_up<'a>(
         },
         Target::FlagAlone { .. } | Target::Nothing | Target::Refused(_) => TraitValue::Null,
         Target::Query(query) => {
-            query.find(tree, identity.map(|identity| (identity, "env_user 1")), &mut |name| flag(name))
+            query.find(tree, identity.map(|identity| (identity, "env_user 1")), &mut flags)
         }
     })
+}
+
+/// The three flags of the model's document, resolved one by one as they are read.
+struct Flags {
+    has_identity: bool,
+    resolved: Vec<FlagResult<'static>>,
+}
+
+impl<'a> jsonpath::Flags<'a> for Flags {
+    fn resolve(&mut self, name: &str) -> Option<FlagResult<'a>> {
+        let (enabled, value, feature_id) = match name {
+            "f" => (true, TraitValue::Text("v"), 1),
+            "my name" => (false, TraitValue::Int(12), 2),
+            // This identity falls into the first variant.
+            "é-x" if self.has_identity => (true, TraitValue::Text("one"), 3),
+            "é-x" => (true, TraitValue::Null, 3),
+            _ => return None,
+        };
+        let name: &'static str = match feature_id {
+            1 => "f",
+            2 => "my name",
+            _ => "é-x",
+        };
+        let is_split = feature_id == 3 && self.has_identity;
+        let reason = if is_split { "SPLIT; weight=30.5" } else { "STATIC" };
+        let variant = is_split.then_some("k1");
+        let flag = FlagResult { enabled, name, reason, value, variant, feature_id };
+        if self.resolved.iter().all(|known| known.name != name) {
+            self.resolved.push(flag);
+        }
+        Some(flag)
+    }
+
+    fn resolved(&self, at: usize) -> Option<FlagResult<'a>> {
+        self.resolved.get(at).copied()
+    }
 }
 
 #[test]

@@ -76,6 +76,15 @@ pub struct FlagResult<'a> {
     pub feature_id: i64,
 }
 
+/// The flags of an evaluation, as `$.flags` has them: there once a condition has read them.
+pub trait Flags<'a> {
+    /// The flag of that name, resolved now if no condition read it before.
+    fn resolve(&mut self, name: &str) -> Option<FlagResult<'a>>;
+
+    /// Of those resolved so far the one at that place, in the order in which they were.
+    fn resolved(&self, at: usize) -> Option<FlagResult<'a>>;
+}
+
 /// A general query.
 #[derive(Clone, Debug)]
 pub struct Query {
@@ -84,15 +93,14 @@ pub struct Query {
 
 impl Query {
     /// The first node's value, or null where there is none or it is a list or an object.
-    /// `identity` comes with its key; `flag` resolves a flag by its name and is called only if the
-    /// query reads one.
+    /// `identity` comes with its key.
     pub fn find<'a>(
         &'a self,
         tree: &'a Tree,
         identity: Option<(&Identity<'a>, &'a str)>,
-        flag: &mut dyn FnMut(&str) -> Option<FlagResult<'a>>,
+        flags: &mut dyn Flags<'a>,
     ) -> TraitValue<'a> {
-        let node = find::first(&self.path, &mut Context { tree, identity, flag });
+        let node = find::first(&self.path, &mut Context { tree, identity, flags });
         node.map_or(TraitValue::Null, Node::scalar)
     }
 }

@@ -59,6 +59,12 @@ impl Scratch {
         &self.room.matched
     }
 
+    /// Where conditions read flags: the features that they read, in the order in which they were
+    /// resolved; one that is in a cycle is not among them.
+    pub fn resolved_order(&self) -> &[u32] {
+        &self.room.resolved_order
+    }
+
     /// Per feature the output that won, as an index into the program's; [`run::CYCLIC`] may be set.
     pub fn outputs(&self) -> &[u32] {
         &self.room.outputs

@@ -71,6 +71,8 @@ pub struct Room {
     resolved: Vec<u32>,
     cyclic: Vec<bool>,
     resolving: Vec<u32>,
+    /// The features resolved so far, in that order.
+    pub resolved_order: Vec<u32>,
     pub matched: Vec<bool>,
 }
 
@@ -124,6 +126,7 @@ pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>
         resolved: &mut room.resolved,
         cyclic: &mut room.cyclic,
         resolving: &mut room.resolving,
+        resolved_order: &mut room.resolved_order,
         cycle_hits: 0,
         reads: 0,
     };
@@ -172,6 +175,7 @@ struct Run<'r> {
     resolved: &'r mut Vec<u32>,
     cyclic: &'r mut Vec<bool>,
     resolving: &'r mut Vec<u32>,
+    resolved_order: &'r mut Vec<u32>,
     cycle_hits: u32,
     reads: usize,
 }

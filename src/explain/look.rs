@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::is_circular;
 use crate::encode::flags;
-use crate::evaluate::jsonpath::{FlagMember, FlagResult, Property, Target};
+use crate::evaluate::jsonpath::{FlagMember, FlagResult, Flags, Property, Target};
 use crate::evaluate::pattern::AutomataBudget;
 use crate::evaluate::value::{Value, coerce, coerce_text};
 use crate::evaluate::{Identity, Scratch, TraitValue};
@@ -31,6 +31,8 @@ pub struct Fact {
 /// The results of an evaluation, in document order.
 pub struct Facts {
     pub flags: Vec<Fact>,
+    /// Those that conditions read, by their place.
+    read: Vec<u32>,
 }
 
 impl Facts {
@@ -54,7 +56,9 @@ impl Facts {
                 feature_id: id(flag.name).unwrap_or_default(),
             }
         };
-        Self { flags: flags::results(environment, Role::Server, scratch).map(fact).collect() }
+        let flags = flags::results(environment, Role::Server, scratch).map(fact).collect();
+        let reads_flags = environment.program().flags.is_some();
+        Self { flags, read: if reads_flags { scratch.resolved_order().to_vec() } else { Vec::new() } }
     }
 
     fn named(&self, name: &str) -> Option<&Fact> {
@@ -165,14 +169,31 @@ impl<'l> Look<'l> {
             Target::Query(query) => {
                 let Some(tree) = &self.environment.program().tree else { return Value::Null };
                 let identity = self.identity.map(|identity| (identity, self.identity_key.as_str()));
-                coerce(query.find(tree, identity, &mut |name| self.flag(name).map(Fact::result)))
+                coerce(query.find(tree, identity, &mut &*self))
             }
             Target::FlagAlone { .. } | Target::Nothing | Target::Refused(_) => Value::Null,
         }
     }
 
+    /// Whether some flag needs itself.
+    pub fn has_cycle(&self) -> bool {
+        self.facts.flags.iter().any(|fact| is_circular(&fact.reason))
+    }
+
     /// A flag that needs itself is not there for conditions.
     fn flag(&self, name: &str) -> Option<&'l Fact> {
         self.facts.named(name).filter(|fact| !is_circular(&fact.reason))
+    }
+}
+
+/// What the evaluation came to in the end. A query for all flags may have seen fewer while it went on.
+impl<'l> Flags<'l> for &'l Look<'l> {
+    fn resolve(&mut self, name: &str) -> Option<FlagResult<'l>> {
+        self.flag(name).map(Fact::result)
+    }
+
+    fn resolved(&self, at: usize) -> Option<FlagResult<'l>> {
+        let flag = *self.facts.read.get(at)?;
+        self.facts.flags.get(flag as usize).map(Fact::result)
     }
 }

@@ -22,7 +22,7 @@ use crate::evaluate::value::{Value, write_str};
 use crate::evaluate::{Identity, Scratch, TraitValue, evaluate_on, percentage};
 use crate::snapshot::condition;
 use crate::snapshot::document::{Condition, Document, Rule, RuleKind, Segment};
-use crate::snapshot::rule::Test;
+use crate::snapshot::rule::{Program, Test};
 use crate::snapshot::{CompileError, Environment, Role};
 use look::{Facts, Look};
 
@@ -55,6 +55,9 @@ pub struct FlagReport {
     pub identity_override: bool,
     /// The segments that override it and match, in document order.
     pub matching_segments: Vec<String>,
+    /// Why those segments and the reason do not go together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,10 +99,27 @@ pub struct ConditionReport {
     pub note: Option<String>,
 }
 
-/// Whether the reason names this segment. Where flags depend on each other in a cycle, a segment may
-/// match while one flag is resolved and not when all are judged again; the flag keeps it (wire.md 5.12).
-fn won(segment: &SegmentReport, reason: &str) -> bool {
-    reason.strip_prefix("TARGETING_MATCH; segment=").is_some_and(|name| name == segment.name)
+const NEVER: &str = "a condition reads a flag that needs itself, so the segment never matches";
+const EARLIER: &str = "a condition saw other flags than those below: it reads all that were resolved by then";
+
+/// Where flags depend on each other in a cycle, a segment may match while a flag is resolved and not
+/// when it is judged itself, or the other way round; the flag keeps what it took (wire.md 5.12).
+const KEPT: &str =
+    "a condition read this flag while a cycle of flags was resolved, and it keeps what it was then";
+
+/// Whether the engine's verdicts on the segments, in document order, give the flag another reason than
+/// it has. A reason that names no segment for another cause, such as a variant, says nothing of them.
+fn is_kept(program: &Program, matched: &[bool], names: &[&str], flag: &str, reason: &str) -> bool {
+    let Some(feature) = program.feature(flag).filter(|_| program.flags.is_some()) else { return false };
+    let candidates = program.features[feature].candidates.of(&program.candidates);
+    let winner = candidates.iter().map(|one| one.segment as usize).find(|segment| matched[*segment]);
+    let winner = winner.map(|segment| names[segment]);
+    match (reason, reason.strip_prefix("TARGETING_MATCH; segment=")) {
+        (_, Some("identity_overrides")) => false,
+        (_, Some(name)) => winner != Some(name),
+        ("STATIC" | "DEFAULT", None) => winner.is_some(),
+        (_, None) => false,
+    }
 }
 
 /// Explains the flags of `environment`, or of those `feature` alone, for `identity`.
@@ -114,12 +134,13 @@ pub fn explain(
     let canonical = std::str::from_utf8(&environment.document().plain)
         .map_err(|_| CompileError::new("$", "the document is no UTF-8"))?;
     let document = Document::read(canonical)?;
+    let program = environment.program();
     let mut scratch = Scratch::default();
-    evaluate_on(environment.program(), identity, None, &mut scratch);
+    evaluate_on(program, identity, None, &mut scratch);
     let facts = Facts::of(environment, &document, &scratch);
     let look = Look::new(environment, &document, identity, &facts);
-    let judged =
-        |at: usize| environment.program().flags.as_ref().and_then(|_| scratch.matched().get(at).copied());
+    let judged = |at: usize| program.flags.as_ref().and_then(|_| scratch.matched().get(at).copied());
+    let names: Vec<&str> = last_of_each_key(&document.segments).map(|segment| &*segment.name).collect();
     let is_asked = |segment: &Segment<'_>| {
         feature.is_none_or(|name| segment.overrides.iter().any(|state| state.feature.name == name))
     };
@@ -141,10 +162,11 @@ pub fn explain(
             identity_override: own.iter().any(|name| name == flag.name),
             matching_segments: segments
                 .iter()
-                .filter(|segment| segment.matches || won(segment, &fact.reason))
+                .filter(|segment| segment.matches)
                 .filter(|segment| segment.overrides.iter().any(|name| name == flag.name))
                 .map(|segment| segment.name.clone())
                 .collect(),
+            note: is_kept(program, scratch.matched(), &names, flag.name, &fact.reason).then_some(KEPT),
         })
         .collect();
     Ok(Explanation {
@@ -203,7 +225,7 @@ fn segment_report(segment: &Segment<'_>, judged: Option<bool>, look: &Look<'_>) 
     let note = match (rules.is_empty(), judged) {
         (true, _) => Some("a segment without rules never matches"),
         (false, Some(judged)) if judged != holds => {
-            Some("a condition reads a flag that needs itself, so the segment never matches")
+            Some(if holds && look.has_cycle() { NEVER } else { EARLIER })
         }
         _ => None,
     };

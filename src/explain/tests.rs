@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 use crate::evaluate::Trait;
 
@@ -52,4 +54,58 @@ fn nobody_in_particular_can_be_explained() {
     let found = explain(&environment, None, None).expect("it is explained");
     assert_eq!(found.segments[0].rules[0].rules[0].conditions[0].seen_as, "not set");
     assert!(found.segments[0].matches, "the flag that a condition reads is there without an identity");
+}
+
+/// A document of the features `a`, `b` and `c`, and of segments: what each reads and what it overrides.
+fn reading_flags(segments: &[(&str, &[(u32, &str)])]) -> Explanation {
+    let state = |(id, name): &(u32, &str)| {
+        json!({"feature": {"id": id, "name": name, "type": "STANDARD"}, "enabled": true, "feature_state_value": name,
+            "featurestate_uuid": "u", "multivariate_feature_state_values": []})
+    };
+    let segments: Vec<Json> = segments
+        .iter()
+        .enumerate()
+        .map(|(at, (reads, overrides))| {
+            let condition = json!({"property_": reads, "operator": "IS_SET", "value": null});
+            let states: Vec<Json> = overrides.iter().map(state).collect();
+            json!({"id": at, "name": format!("s{at}"), "rules": [{"type": "ALL", "conditions": [condition]}],
+                "feature_states": states})
+        })
+        .collect();
+    let states = [(1, "a"), (2, "b"), (3, "c")].map(|feature| state(&feature));
+    let document = json!({"api_key": "env", "name": "Env", "feature_states": states,
+        "project": {"segments": segments}, "identity_overrides": []});
+    let (environment, _) = Environment::compile(document.to_string().as_bytes()).expect("it compiles");
+    explain(&environment, None, None).expect("it is explained")
+}
+
+/// `s1` reads `c`, which reads the cyclic `b`: while `a` was resolved that counted as no match, but by
+/// the time `s1` is judged itself, `c` is there (wire.md 5.12).
+#[test]
+fn a_flag_that_keeps_an_earlier_result_says_so() {
+    let found = reading_flags(&[
+        ("$.flags.a.name", &[]),
+        ("$.flags.c.name", &[(1, "a")]),
+        ("$.flags.b.name", &[(2, "b"), (3, "c")]),
+    ]);
+    let a = &found.flags[0];
+    assert_eq!((&*a.reason, &a.matching_segments), ("DEFAULT", &vec!["s1".to_owned()]));
+    assert!(a.note.is_some() && found.flags[2].note.is_none());
+    assert!(found.to_string().contains("matched by: s1\n      a condition read this flag"), "{found}");
+    assert_eq!(found.flags[1].reason, CIRCULAR_DEPENDENCY);
+}
+
+/// A wildcard finds the flags that conditions before it have read, as Python's mapping holds them.
+#[test]
+fn all_flags_are_those_that_were_read_before() {
+    let found = reading_flags(&[
+        ("$.flags[*].name", &[(1, "a")]),
+        ("$.flags.b.name", &[]),
+        ("$.flags[*].name", &[(3, "c")]),
+    ]);
+    let verdicts: Vec<bool> = found.segments.iter().map(|segment| segment.matches).collect();
+    assert_eq!(verdicts, [false, true, true]);
+    assert_eq!((found.segments[0].note, found.segments[2].note), (Some(EARLIER), None));
+    let reasons: Vec<&str> = found.flags.iter().map(|flag| &*flag.reason).collect();
+    assert_eq!(reasons, ["DEFAULT", "STATIC", "TARGETING_MATCH; segment=s2"]);
 }

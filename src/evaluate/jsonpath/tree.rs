@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use super::super::value::write_float;
 use super::super::{Identity, TraitValue};
-use super::FlagResult;
+use super::{FlagResult, Flags};
 use crate::snapshot::raw;
 
 /// The part of the evaluation context that the document alone decides: environment, features and
@@ -54,14 +54,14 @@ pub struct Context<'a, 'c> {
     pub tree: &'a Tree,
     /// With its key.
     pub identity: Option<(&'c Identity<'a>, &'a str)>,
-    pub flag: &'c mut dyn FnMut(&str) -> Option<FlagResult<'a>>,
+    pub flags: &'c mut dyn Flags<'a>,
 }
 
 impl<'a> Context<'a, '_> {
     /// The child of that name; for a flag's name always one, as Python's mapping makes it up.
     pub fn child(&mut self, node: Node<'a>, name: &str) -> Option<Node<'a>> {
         if matches!(node, Node::Flags) {
-            return Some((self.flag)(name).map_or(Node::Scalar(TraitValue::Null), Node::Flag));
+            return Some(self.flags.resolve(name).map_or(Node::Scalar(TraitValue::Null), Node::Flag));
         }
         let mut found = None;
         let _: ControlFlow<()> = self.children(node, &mut |key, child| {
@@ -98,8 +98,11 @@ impl<'a> Context<'a, '_> {
                 visit(Some("key"), text(key))
             }
             Node::Traits => self.traits(visit),
-            // Wildcards find no flags (wire.md 5.12).
-            Node::Flags | Node::Scalar(_) => ControlFlow::Continue(()),
+            Node::Scalar(_) => ControlFlow::Continue(()),
+            // Python's mapping holds but the flags that a condition has read by now.
+            Node::Flags => (0..)
+                .map_while(|at| self.flags.resolved(at))
+                .try_for_each(|flag| visit(Some(flag.name), Node::Flag(flag))),
             Node::Flag(flag) => {
                 visit(Some("enabled"), Node::Scalar(TraitValue::Bool(flag.enabled)))?;
                 visit(Some("name"), text(flag.name))?;

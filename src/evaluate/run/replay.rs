@@ -5,7 +5,7 @@
 //! Invariant: cycles are cut where they close; chains of flags and reads of them are bounded.
 use super::{CYCLIC, Run};
 use crate::evaluate::TraitValue;
-use crate::evaluate::jsonpath::{FlagMember, FlagResult, Query};
+use crate::evaluate::jsonpath::{FlagMember, FlagResult, Flags, Query};
 use crate::evaluate::value::{Value, coerce};
 use crate::limits::{FLAG_CHAIN_MAX, FLAG_READS_MAX};
 use crate::snapshot::rule::{Fact, FlagFacts, Origin, PENDING, Scalar};
@@ -20,6 +20,7 @@ impl<'r> Run<'r> {
         self.cyclic.clear();
         self.cyclic.resize(program.features.len(), false);
         self.resolving.clear();
+        self.resolved_order.clear();
         matched.clear();
         for segment in &program.segments {
             let hits = self.cycle_hits;
@@ -75,10 +76,7 @@ impl<'r> Run<'r> {
         let Some(tree) = &program.tree else { return TraitValue::Null };
         let (identity, values) = (self.identity, self.values);
         let identity = identity.map(|identity| (identity, values.identity_key.as_str()));
-        query.find(tree, identity, &mut |name| {
-            let feature = *program.features_by_name.get(name)?;
-            self.resolve(feature).map(Fact::as_flag_result)
-        })
+        query.find(tree, identity, self)
     }
 
     /// `_DependencyResolver.resolve_feature`: the flag's result, or nothing if it is in a cycle.
@@ -106,6 +104,7 @@ impl<'r> Run<'r> {
                 return None;
             }
             self.resolved[index] = output;
+            self.resolved_order.push(feature);
         }
         let state = self.resolved[index] as usize;
         debug_assert!(state < program.outputs.len());
@@ -144,6 +143,18 @@ impl<'r> Run<'r> {
         }
         self.segments.put(segment, self.epoch, answer);
         answer
+    }
+}
+
+impl<'r> Flags<'r> for Run<'r> {
+    fn resolve(&mut self, name: &str) -> Option<FlagResult<'r>> {
+        let feature = *self.program.features_by_name.get(name)?;
+        Run::resolve(self, feature).map(Fact::as_flag_result)
+    }
+
+    fn resolved(&self, at: usize) -> Option<FlagResult<'r>> {
+        let output = self.resolved[*self.resolved_order.get(at)? as usize];
+        self.program.flags.as_ref()?.facts.get(output as usize).map(Fact::as_flag_result)
     }
 }
 

@@ -188,7 +188,9 @@ fn ask(environment: &Environment, identifier: &str, traits: &[Trait<'_>]) {
     for flag in &told.flags {
         let by = flag.reason.strip_prefix("TARGETING_MATCH; segment=");
         let is_told = by.is_none_or(|name| {
-            flag.identity_override || flag.matching_segments.iter().any(|segment| segment == name)
+            flag.identity_override
+                || flag.note.is_some()
+                || flag.matching_segments.iter().any(|segment| segment == name)
         });
         assert!(is_told, "explain does not know why: {flag:?}");
     }
