@@ -67,11 +67,15 @@ fn read_from(config: &Config) -> String {
     let place =
         config.path.as_ref().map_or("environment and flags".to_owned(), |path| path.display().to_string());
     format!(
-        "{place}: {} environments, {} reactors on CPUs {:?}",
-        config.environments.len(),
-        config.cores.len(),
+        "{place}: {}, {} on CPUs {:?}",
+        counted(config.environments.len(), "environment"),
+        counted(config.cores.len(), "reactor"),
         config.cores
     )
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn is_polled(environment: &EnvironmentConfig) -> bool {
@@ -98,8 +102,21 @@ impl<W: Write> Report<W> {
                 Err(error) => self.line(Verdict::Fail, &"server.tls", &error),
             }
         }
+        let parent = config.server.unix_socket.as_deref().and_then(Path::parent);
+        if let Some(parent) = parent.filter(|parent| !parent.as_os_str().is_empty()) {
+            match is_writable(parent) {
+                Ok(()) => self.line(
+                    Verdict::Ok,
+                    &"server.unix_socket",
+                    &format!("{} is writable", parent.display()),
+                ),
+                Err(error) => {
+                    self.line(Verdict::Fail, &"server.unix_socket", &format!("{}: {error}", parent.display()))
+                }
+            }
+        }
         if let Some(directory) = &config.cache_dir {
-            match is_writable(directory) {
+            match std::fs::create_dir_all(directory).and_then(|()| is_writable(directory)) {
                 Ok(()) => {
                     self.line(Verdict::Ok, &"cache_dir", &format!("{} is writable", directory.display()))
                 }
@@ -153,7 +170,9 @@ impl<W: Write> Report<W> {
                 let found = "the key is good, but it opens no environment: give it some in the organisation's settings";
                 self.line(Verdict::Warn, &"proxy_key", &found);
             }
-            Ok(count) => self.line(Verdict::Ok, &"proxy_key", &format!("discovers {count} environments")),
+            Ok(count) => {
+                self.line(Verdict::Ok, &"proxy_key", &format!("discovers {}", counted(count, "environment")))
+            }
             Err(error) => self.line(Verdict::Fail, &"proxy_key", &error),
         }
     }
@@ -241,7 +260,6 @@ impl Display for EnvironmentName<'_> {
 
 /// Tries with a file of its own, which is removed at once.
 fn is_writable(directory: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(directory)?;
     let path = directory.join(format!(".edge-proxy-check-{}", std::process::id()));
     std::fs::write(&path, b"")?;
     std::fs::remove_file(&path)

@@ -19,10 +19,12 @@ pub const EXIT_USAGE: u8 = 64;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve flags (the default without a subcommand)
+    #[command(alias = "edge-proxy-serve")]
     Serve(ServeArgs),
     /// Serve an environment that is part of the program: no account, no network, no configuration
     Demo(DemoArgs),
     /// Print the default configuration, and write it to the configuration file if there is none
+    #[command(alias = "edge-proxy-render-config")]
     RenderConfig(RenderConfigArgs),
     /// Tell whether it will work: the configuration, its files and, if asked, upstream
     Check(CheckArgs),

@@ -16,7 +16,7 @@ use std::time::{Instant, SystemTime};
 
 use time::OffsetDateTime;
 
-use crate::config::{Level, LogFormat, Logging, Secret};
+use crate::config::{Level, LogFormat, Logging, Notice, Secret};
 use crate::limits::{
     ACCESS_BATCH_RECORDS, ACCESS_RECORDS_MAX, LOG_FLUSH_PATIENCE, LOG_FLUSH_PAUSE, LOG_RECENT_MAX,
     LOG_RECORDS_MAX,
@@ -154,6 +154,13 @@ impl Log {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             self.shared.dropped_total.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Logs what was found in the configuration.
+    pub fn notice(&self, notice: &Notice) {
+        let fields: Vec<(&'static str, &dyn Display)> =
+            notice.fields.iter().map(|(name, value)| (*name, value as &dyn Display)).collect();
+        self.event(notice.level, notice.event, &fields);
     }
 
     /// Whether requests are logged at this level.

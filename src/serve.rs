@@ -100,9 +100,7 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     if let Some(address) = admin_address {
         log.event(Level::Info, "admin_listening", &[("address", &address)]);
     }
-    for notice in &notices {
-        log_notice(&log, notice);
-    }
+    notices.iter().for_each(|notice| log.notice(notice));
     let metrics = Arc::new(Metrics::new(&config.cores));
     let descriptors = raise_descriptor_limit(&log);
     let (certificates, tls) = certificates.unzip();
@@ -155,11 +153,8 @@ fn start_reactors(config: Config, doors: Doors, log: &Log, metrics: &Metrics) ->
 }
 
 /// Reads everything again, for SIGHUP and for a file that changed.
-fn reload(inputs: &Inputs) -> Result<Config, Vec<String>> {
-    match config::read(inputs) {
-        Ok((config, _)) => Ok(config),
-        Err(error) => Err(error.mistakes.iter().map(ToString::to_string).collect()),
-    }
+fn reload(inputs: &Inputs) -> Result<(Config, Vec<Notice>), Vec<String>> {
+    config::read(inputs).map_err(|error| error.mistakes.iter().map(ToString::to_string).collect())
 }
 
 /// With fewer a reactor would start, fail, and start again without end.
@@ -214,10 +209,4 @@ fn log_listening(config: &Config, address: Option<SocketAddr>, log: &Log) {
     for address in addresses.into_iter().flatten() {
         log.event(Level::Info, "listening", &[("address", address), ("version", &version)]);
     }
-}
-
-fn log_notice(log: &Log, notice: &Notice) {
-    let fields: Vec<(&'static str, &dyn fmt::Display)> =
-        notice.fields.iter().map(|(name, value)| (*name, value as &dyn fmt::Display)).collect();
-    log.event(notice.level, notice.event, &fields);
 }

@@ -25,6 +25,38 @@ fn every_mistake_is_told_at_once_with_exit_code_64_and_nothing_is_bound() {
 }
 
 #[test]
+fn the_commands_of_the_python_image_are_taken() {
+    let start = Start::command(&["edge-proxy-render-config"]);
+    let path = start.scratch().path().join("config.json");
+    let mut proxy = start.spawn();
+    assert!(proxy.wait().success() && path.exists());
+    let (code, text) = Start::command(&["edge-proxy-serve"]).run();
+    assert!(code == Some(64) && text.contains("environment_key_pairs: missing"), "{text}");
+}
+
+#[test]
+fn one_port_for_callers_and_for_the_status_page_is_a_mistake() {
+    let port = crate::support::Port::free();
+    let port = port.number().to_string();
+    let (code, text) = Start::command(&["demo", "--port", &port, "--admin-port", &port]).run();
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("admin.port: expected another port than server.port"), "{text}");
+}
+
+#[test]
+fn what_a_changed_file_holds_that_nobody_knows_is_told_then() {
+    let mut proxy = Start::serve().document(CLIENT, SERVER, main_document()).ready();
+    let mut config = proxy.config().clone();
+    config["api_pol_frequency"] = json!(3);
+    proxy.scratch().write("config.json", config.to_string());
+    proxy.signal("HUP");
+    let line = proxy.wait_for_log("unknown_setting_ignored");
+    assert!(line.contains("did you mean api_poll_frequency_seconds?"), "{line}");
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+#[test]
 fn a_port_in_use_is_named_with_whom_to_look_for() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -140,6 +172,10 @@ fn check_tells_what_would_not_work_and_what_would() {
     let (code, text) = Start::command(&["check", "--document", "/nowhere.json"]).run();
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("FAIL  document /nowhere.json"), "{text}");
+    let start = Start::command(&["check"]).env("SERVER_UNIX_SOCKET", "/nowhere/socket");
+    let (code, text) = start.env("DOCUMENTS", &json!([main_document()]).to_string()).run();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("FAIL  server.unix_socket: /nowhere"), "{text}");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! mistake at once ([`ConfigError`]). Invariant: a value that got past here needs no more checks.
 //! Nothing is bound, connected or started here; a reload reads the same inputs again.
 mod cores;
+mod file;
+mod near;
 mod pairs;
 mod parse;
 mod read;
@@ -308,11 +310,13 @@ impl fmt::Display for Mistake {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigError {
     pub mistakes: Vec<Mistake>,
+    /// What was not understood beside them; it may be where a setting went that is missing.
+    pub notices: Vec<Notice>,
 }
 
 impl ConfigError {
     fn of(mistake: Mistake) -> Self {
-        Self { mistakes: vec![mistake] }
+        Self { mistakes: vec![mistake], notices: Vec::new() }
     }
 }
 
@@ -323,11 +327,17 @@ impl fmt::Display for ConfigError {
             count => format!("{count} mistakes"),
         };
         write!(f, "the configuration has {mistakes}:")?;
-        self.mistakes.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+        self.mistakes.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))?;
+        let unknown = self.notices.iter().filter(|notice| notice.is_unknown_name());
+        unknown.clone().take(1).try_for_each(|_| f.write_str("\nand this was not understood:"))?;
+        unknown.into_iter().try_for_each(|notice| write!(f, "\n  {}", notice.sentence()))
     }
 }
 
 impl std::error::Error for ConfigError {}
+
+const UNKNOWN_SETTING: &str = "unknown_setting_ignored";
+const UNKNOWN_VARIABLE: &str = "unknown_variable_ignored";
 
 /// Something that was accepted and deserves a line in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -343,8 +353,38 @@ impl Notice {
         Self { level, event, fields }
     }
 
-    fn unknown_setting(path: String, origin: &Origin) -> Self {
-        Self::new(Level::Warning, "unknown_setting_ignored", &[("setting", &path), ("origin", origin)])
+    fn unknown_setting(path: String, origin: &Origin, hint: Option<String>) -> Self {
+        let mut notice =
+            Self::new(Level::Warning, UNKNOWN_SETTING, &[("setting", &path), ("origin", origin)]);
+        notice.fields.extend(hint.map(|hint| ("hint", hint)));
+        notice
+    }
+
+    fn unknown_variable(name: &str, hint: &str) -> Self {
+        Self::new(Level::Warning, UNKNOWN_VARIABLE, &[("variable", &name), ("hint", &hint)])
+    }
+
+    fn repeated_setting(path: &str, origin: &Origin) -> Self {
+        let hint = "the last one counts; take the others out";
+        Self::new(
+            Level::Warning,
+            "setting_repeated",
+            &[("setting", &path), ("origin", origin), ("hint", &hint)],
+        )
+    }
+
+    /// Whether it is of a name that nobody knows.
+    fn is_unknown_name(&self) -> bool {
+        self.event == UNKNOWN_SETTING || self.event == UNKNOWN_VARIABLE
+    }
+
+    /// `name (where): hint`
+    fn sentence(&self) -> String {
+        let field = |name: &str| self.fields.iter().find(|(own, _)| *own == name).map(|(_, text)| text);
+        let name = field("setting").or(field("variable")).map_or("", String::as_str);
+        let origin = field("origin").map(|origin| format!(" ({origin})")).unwrap_or_default();
+        let hint = field("hint").map_or("no setting has this name", String::as_str);
+        format!("{name}{origin}: {hint}")
     }
 
     fn service_link(variable: &str) -> Self {

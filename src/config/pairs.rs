@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use super::source::{Origin, Written, shown};
-use super::{EnvironmentConfig, Mistake, Notice, Secret, parse};
+use super::{EnvironmentConfig, Mistake, Notice, Secret, near, parse};
 
 const MEMBERS: [&str; 3] = ["client_side_key", "server_side_key", "document_path"];
 
@@ -20,7 +20,8 @@ pub fn read(path: &str, pair: &Value, origin: &Origin, written: &mut Written) ->
         return None;
     };
     for name in object.keys().filter(|name| !MEMBERS.contains(&name.as_str())) {
-        written.notices.push(Notice::unknown_setting(format!("{path}.{name}"), origin));
+        let hint = near::member(name, &MEMBERS);
+        written.notices.push(Notice::unknown_setting(format!("{path}.{name}"), origin, hint));
     }
     let mut reader = Reader { path, object, origin, mistakes: &mut written.mistakes };
     let document_path = reader.document_path();
@@ -54,7 +55,7 @@ impl Reader<'_> {
     fn client_side_key(&mut self) -> Result<String, Told> {
         let expected = match self.key("client_side_key") {
             Some(key) if key.starts_with("ser.") => {
-                "the client-side key; this one is a server-side key (\"ser.\")"
+                "the client-side key; this one is a server-side key (\"ser.\"): are the two swapped?"
             }
             Some(key) => return Ok(key.to_owned()),
             None => "the environment's client-side key",

@@ -152,17 +152,26 @@ pub fn url(value: &Value) -> Result<String, Expected> {
 
 pub fn origins(value: &Value) -> Result<Vec<String>, Expected> {
     const EXPECTED: Expected = "an origin such as \"https://www.example.com\", \"*\", or a list of them";
-    let items = match value {
-        Value::String(_) => std::slice::from_ref(value),
-        Value::Array(items) => items.as_slice(),
+    let items: Vec<&str> = match value {
+        // No origin has a comma, and a variable is written like this.
+        Value::String(text) => text.split(',').collect(),
+        Value::Array(items) => items.iter().map(|item| item.as_str().unwrap_or_default()).collect(),
         _ => return Err(EXPECTED),
     };
-    let origin = |item: &Value| {
-        let text = item.as_str()?.trim();
+    let origin = |item: &str| {
+        let text = item.trim();
         let is_visible = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
         is_visible.then(|| text.to_owned())
     };
-    items.iter().map(|item| origin(item).ok_or(EXPECTED)).collect()
+    items.into_iter().map(|item| origin(item).ok_or(EXPECTED)).collect()
+}
+
+/// Whether a browser may send this as `Origin` (RFC 6454 7); apps have schemes of their own.
+pub fn is_origin(text: &str) -> bool {
+    let is_host = |host: &str| {
+        !host.is_empty() && !host.contains(['/', '?', '#', '*', ',']) && *host == host.to_ascii_lowercase()
+    };
+    matches!(text, "*" | "null") || text.split_once("://").is_some_and(|(_, host)| is_host(host))
 }
 
 pub fn forwarded_allow_ips(value: &Value) -> Result<ForwardedAllowIps, Expected> {

@@ -35,7 +35,7 @@ pub fn read_on(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<No
     if reader.written.mistakes.is_empty() {
         Ok((config, reader.written.notices))
     } else {
-        Err(ConfigError { mistakes: reader.written.mistakes })
+        Err(ConfigError { mistakes: reader.written.mistakes, notices: reader.written.notices })
     }
 }
 
@@ -75,7 +75,7 @@ impl Reader {
         let environments =
             self.environments(inputs.environments.clone(), proxy_key.is_some() || inputs.may_serve_nothing);
         let api_url = self.read("api_url", parse::url, "https://edge.api.flagsmith.com/api/v1".to_owned());
-        Config {
+        let config = Config {
             path,
             environments,
             api_url: format!("{}/", api_url.trim_end_matches('/')),
@@ -99,12 +99,35 @@ impl Reader {
             },
             sse: Sse { max_stream: self.read("sse.max_stream_seconds", parse::duration, Duration::ZERO) },
             server: self.server(),
-            allow_origins: self.read("allow_origins", parse::origins, vec!["*".to_owned()]),
+            allow_origins: self.allow_origins(),
             health_check: self.health_check(),
             logging: self.logging(),
             admin: self.admin(),
             cores: self.cores(available),
+        };
+        self.refuse_one_port_for_both(&config);
+        config
+    }
+
+    /// Both listeners share a port with others (SO_REUSEPORT), so the kernel would not refuse it,
+    /// and callers would meet the status page.
+    fn refuse_one_port_for_both(&mut self, config: &Config) {
+        let (server, Some(admin)) = (&config.server, &config.admin) else { return };
+        let is_one_host =
+            server.host == admin.host || server.host.is_unspecified() || admin.host.is_unspecified();
+        if server.tcp && admin.port == server.port && admin.port != 0 && is_one_host {
+            self.mistake("admin.port", "another port than server.port");
         }
+    }
+
+    fn allow_origins(&mut self) -> Vec<String> {
+        let origins = self.read("allow_origins", parse::origins, vec!["*".to_owned()]);
+        for origin in origins.iter().filter(|origin| !parse::is_origin(origin)) {
+            let hint = "a browser sends scheme, host and port alone, such as https://www.example.com";
+            let fields: [(&str, &dyn std::fmt::Display); 2] = [("origin", origin), ("hint", &hint)];
+            self.written.notices.push(Notice::new(Level::Warning, "origin_matches_no_browser", &fields));
+        }
+        origins
     }
 
     fn server(&mut self) -> Server {
@@ -263,10 +286,27 @@ impl Reader {
             );
         }
         self.refuse_repeated_keys(&environments);
+        self.tell_repeated_server_keys(&environments);
         environments
     }
 
+    /// The Python proxy takes it, and it works, but both pairs serve one environment.
+    fn tell_repeated_server_keys(&mut self, environments: &[EnvironmentConfig]) {
+        for (index, environment) in environments.iter().enumerate() {
+            let Some(key) = &environment.server_side_key else { continue };
+            if environments[..index].iter().any(|earlier| earlier.server_side_key.as_ref() == Some(key)) {
+                let path = format!("environment_key_pairs[{index}].server_side_key");
+                let hint = "the same as of an earlier pair: both serve the environment of that key";
+                let fields: [(&str, &dyn std::fmt::Display); 3] =
+                    [("setting", &path), ("server_side_key", key), ("hint", &hint)];
+                self.written.notices.push(Notice::new(Level::Warning, "server_side_key_repeated", &fields));
+            }
+        }
+    }
+
     fn refuse_repeated_keys(&mut self, environments: &[EnvironmentConfig]) {
+        let origin = self.written.value("environment_key_pairs").map(|(_, origin)| origin.to_string());
+        let origin = origin.unwrap_or_default();
         for (index, environment) in environments.iter().enumerate() {
             let key = &environment.client_side_key;
             let is_repeated = environments[..index].iter().any(|earlier| earlier.client_side_key == *key);
@@ -274,7 +314,7 @@ impl Reader {
                 self.written.mistakes.push(Mistake {
                     path: format!("environment_key_pairs[{index}].client_side_key"),
                     value: format!("\"{}\" a second time", Secret::new(key.as_str())),
-                    origin: "environment_key_pairs".to_owned(),
+                    origin: origin.clone(),
                     expected: "each client-side key once".to_owned(),
                 });
             }

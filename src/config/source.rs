@@ -6,12 +6,11 @@
 //! To add a setting: one line in [`SETTINGS`], one field and one `read` in `config::mod`.
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::{ConfigError, EnvironmentConfig, Mistake, Notice};
-use crate::limits::CONFIG_BYTES_MAX;
+use super::{ConfigError, EnvironmentConfig, Mistake, Notice, file, near};
 
 /// The names of one setting.
 #[derive(Debug)]
@@ -172,9 +171,11 @@ impl Written {
         let mut written = Self::default();
         let (path, is_named) = inputs.config_file();
         if !inputs.without_file
-            && let Some(object) = read_file(&path, is_named)?
+            && let Some(read) = file::read(&path, is_named)?
         {
-            written.add_object("", object, &Origin::File(path));
+            let origin = Origin::File(path);
+            written.notices.extend(read.repeated.iter().map(|path| Notice::repeated_setting(path, &origin)));
+            written.add_object("", read.object, &origin);
         }
         written.add_variables(&inputs.variables);
         for (path, flag, value) in &inputs.flags {
@@ -204,7 +205,8 @@ impl Written {
             } else if is_group(&path) {
                 self.add_group(&path, value, origin);
             } else {
-                self.notices.push(Notice::unknown_setting(path, origin));
+                let hint = near::setting(&path);
+                self.notices.push(Notice::unknown_setting(path, origin, hint));
             }
         }
     }
@@ -226,12 +228,14 @@ impl Written {
     fn add_variables(&mut self, variables: &[(String, String)]) {
         let mut groups: Vec<&str> =
             SETTINGS.iter().flat_map(|s| s.path.match_indices('.').map(|(end, _)| &s.path[..end])).collect();
+        groups.sort_unstable();
         groups.dedup();
-        for group in groups {
+        for group in &groups {
             if let Some((name, text)) = variable_named(variables, &variable_name(group)) {
                 let origin = Origin::Variable(name.to_owned());
-                let value = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
-                self.add_group(group, value, &origin);
+                if let Some(value) = self.variable_value(group, text, &origin) {
+                    self.add_group(group, value, &origin);
+                }
             }
         }
         for setting in SETTINGS {
@@ -243,8 +247,37 @@ impl Written {
                 self.notices.push(Notice::service_link(name));
                 continue;
             }
-            let value = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
-            self.values.insert(setting.path, (value, origin));
+            if let Some(value) = self.variable_value(setting.path, text, &origin) {
+                self.values.insert(setting.path, (value, origin));
+            }
+        }
+        self.tell_near_variables(variables, &groups);
+    }
+
+    /// Text that is no JSON is text, unless it was plainly meant to be an object or a list.
+    fn variable_value(&mut self, path: &str, text: &str, origin: &Origin) -> Option<Value> {
+        match serde_json::from_str(text) {
+            Ok(value) => Some(value),
+            Err(error) if text.trim_start().starts_with(['[', '{']) => {
+                let shown = shown(&Value::from(text), is_secret(path));
+                self.mistakes.push(Mistake::new(path, shown, origin, format!("valid JSON ({error})")));
+                None
+            }
+            Err(_) => Some(Value::from(text)),
+        }
+    }
+
+    /// A variable that is ours but for a letter would be left out without a word.
+    fn tell_near_variables(&mut self, variables: &[(String, String)], groups: &[&str]) {
+        let settings = SETTINGS.iter().flat_map(setting_variables);
+        let known: Vec<String> = settings.chain(groups.iter().map(|group| variable_name(group))).collect();
+        for (name, _) in variables {
+            if known.iter().any(|known| is_variable(name, known)) {
+                continue;
+            }
+            if let Some(hint) = near::variable(name) {
+                self.notices.push(Notice::unknown_variable(name, &hint));
+            }
         }
     }
 }
@@ -259,9 +292,19 @@ pub fn shown(value: &Value, is_secret: bool) -> String {
             other => other.to_string(),
         };
     }
-    let text = value.to_string();
+    let text = without_password(value.to_string());
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+/// An address may hold a password: `https://user:password@host`.
+fn without_password(text: String) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match authority.rfind('@') {
+        Some(end) => format!("{scheme}://...{}", &rest[end..]),
         None => text,
     }
 }
@@ -269,40 +312,6 @@ pub fn shown(value: &Value, is_secret: bool) -> String {
 /// Whether this path holds keys.
 pub fn is_secret(path: &str) -> bool {
     SETTINGS.iter().any(|setting| setting.path == path && setting.secret)
-}
-
-fn read_file(path: &Path, is_named: bool) -> Result<Option<Map<String, Value>>, ConfigError> {
-    let failed = |expected: String| ConfigError::of(Mistake::file(path, expected));
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_named => return Ok(None),
-        Err(error) => return Err(failed(readable(&error))),
-        Ok(metadata) if metadata.len() > CONFIG_BYTES_MAX => {
-            return Err(failed(format!("at most {CONFIG_BYTES_MAX} bytes, not {}", metadata.len())));
-        }
-        Ok(_) => {}
-    }
-    let bytes = std::fs::read(path).map_err(|error| failed(readable(&error)))?;
-    let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
-    match serde_json::from_slice(text) {
-        Ok(Value::Object(object)) => Ok(Some(object)),
-        Ok(_) => Err(failed("a JSON object".to_owned())),
-        Err(error) => Err(failed(format!("valid JSON ({error})"))),
-    }
-}
-
-/// What the file should be instead.
-fn readable(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            format!("a file that is there ({error}); CONFIG_PATH or --config names it")
-        }
-        std::io::ErrorKind::PermissionDenied => {
-            format!(
-                "a file that this user may read ({error}); see its owner and mode, and those of its folder"
-            )
-        }
-        _ => format!("a readable JSON file ({error})"),
-    }
 }
 
 fn setting_by_alias(prefix: &str, key: &str) -> Option<&'static Setting> {
@@ -313,7 +322,7 @@ fn setting_by_alias(prefix: &str, key: &str) -> Option<&'static Setting> {
 }
 
 /// `server.tls.cert` is `server.tls.` and `cert`.
-fn split_path(path: &str) -> (&str, &str) {
+pub fn split_path(path: &str) -> (&str, &str) {
     path.split_at(path.rfind('.').map_or(0, |dot| dot + 1))
 }
 
@@ -325,16 +334,23 @@ fn variable_name(path: &str) -> String {
     path.replace('.', "_").to_uppercase()
 }
 
-fn setting_variables(setting: &'static Setting) -> impl Iterator<Item = String> {
+pub fn setting_variables(setting: &'static Setting) -> impl Iterator<Item = String> {
     let (parent, _) = split_path(setting.path);
     let aliases = setting.aliases.iter().map(move |alias| variable_name(&format!("{parent}{alias}")));
     let own = std::iter::once(variable_name(setting.path));
     own.chain(aliases).chain(setting.variables.iter().map(|name| (*name).to_owned()))
 }
 
-/// Names are case-insensitive; an exact spelling in capitals wins over another.
+/// Whether this spelling is that variable: in any case, and with `__` between the parts too, as
+/// people know it from other programs with pydantic (`SERVER__PORT`).
+fn is_variable(spelled: &str, name: &str) -> bool {
+    spelled.eq_ignore_ascii_case(name)
+        || (spelled.contains("__") && spelled.replace("__", "_").eq_ignore_ascii_case(name))
+}
+
+/// An exact spelling in capitals wins over another.
 fn variable_named<'a>(variables: &'a [(String, String)], name: &str) -> Option<(&'a str, &'a str)> {
     let exact = variables.iter().find(|(spelled, _)| spelled == name);
-    let any = || variables.iter().find(|(spelled, _)| spelled.eq_ignore_ascii_case(name));
+    let any = || variables.iter().find(|(spelled, _)| is_variable(spelled, name));
     exact.or_else(any).map(|(spelled, text)| (spelled.as_str(), text.as_str()))
 }

@@ -169,8 +169,22 @@ fn origins_are_a_list_or_one_text() {
     let origins = |value| Case::new(&with("allow_origins", value)).config().allow_origins;
     assert_eq!(origins(json!("https://a.example")), ["https://a.example"]);
     assert_eq!(origins(json!(["https://a.example", "*"])), ["https://a.example", "*"]);
-    let listed = Case::new(&with("api_url", json!("http://x"))).variable("ALLOW_ORIGINS", r#"["https://b"]"#);
-    assert_eq!(listed.config().allow_origins, ["https://b"]);
+    let variable = |text| Case::new(&with("api_url", json!("http://x"))).variable("ALLOW_ORIGINS", text);
+    assert_eq!(variable(r#"["https://b"]"#).config().allow_origins, ["https://b"]);
+    assert_eq!(variable("https://a, https://b").config().allow_origins, ["https://a", "https://b"]);
+    assert!(variable("https://a,").read().is_err());
+    let told =
+        |origin: &str| Case::new(&with("allow_origins", json!([origin]))).read().expect("valid").1.len();
+    for origin in
+        ["*", "null", "https://a.example", "http://localhost:3000", "capacitor://localhost", "http://[::1]"]
+    {
+        assert_eq!(told(origin), 0, "{origin}");
+    }
+    for origin in
+        ["www.example.com", "https://a.example/", "https://*.example.com", "https://A.example", "https://"]
+    {
+        assert_eq!(told(origin), 1, "{origin}");
+    }
 }
 
 #[test]
@@ -280,6 +294,89 @@ fn what_has_no_effect_is_told_once_by_name() {
     );
     file = with("endpoint_caches", json!({"flags": {"use_cache": false}}));
     assert_eq!(Case::new(&file).read().expect("valid").1, [], "a cache that is off needs no word");
+}
+
+#[test]
+fn what_is_not_understood_is_told_with_what_was_meant() {
+    let mut file = with("api_poll_frequncy", json!(3));
+    file["server"] = json!({"prot": 1});
+    file["environment_key_pairs"][0]["sever_side_key"] = json!("ser.secret-key-1");
+    let case = Case::new(&file).variable("LOGGING_LEVEL", "secret-key-2").variable("LANGUAGE", "de");
+    let (_, notices) = case.read().expect("valid");
+    let told: Vec<String> = notices.iter().map(Notice::sentence).collect();
+    let (variables, members): (Vec<String>, Vec<String>) =
+        told.into_iter().partition(|line| line.starts_with("LOGGING_LEVEL"));
+    assert_eq!(variables, ["LOGGING_LEVEL: did you mean LOGGING_LOG_LEVEL?"]);
+    let meant = ["api_poll_frequency_seconds?", "server.port?", "server_side_key?"];
+    assert!(members.iter().zip(meant).all(|(line, meant)| line.ends_with(meant)), "{members:?}");
+    assert!(!format!("{notices:?}").contains("secret-key"));
+}
+
+#[test]
+fn what_is_missing_is_told_with_what_was_not_understood() {
+    let file = json!({"environment_keys": [pair()], "note": 1});
+    let text = Case::new(&file).read().expect_err("nothing to serve").to_string();
+    let (mistakes, unknown) = text.split_once("\nand this was not understood:").expect("both");
+    assert!(mistakes.contains("environment_key_pairs: missing"), "{text}");
+    assert!(
+        unknown.contains("environment_keys (") && unknown.contains("did you mean environment_key_pairs?")
+    );
+    assert!(unknown.contains("note (") && unknown.contains("no setting has this name"), "{text}");
+}
+
+#[test]
+fn a_member_given_twice_is_told() {
+    let text = format!(
+        r#"{{"environment_key_pairs": [{}], "server": {{"port": 1}}, "server": {{"port": 2}}}}"#,
+        pair()
+    );
+    let (config, notices) = Case::text(&text).read().expect("valid");
+    assert_eq!(config.server.port, 2, "the last one counts, as in Python");
+    assert_eq!((notices[0].event, notices[0].fields[0].1.as_str()), ("setting_repeated", "server"));
+}
+
+#[test]
+fn variables_that_are_broken_json_are_told_with_the_place_and_without_the_key() {
+    let broken = r#"[{"server_side_key": "ser.secret-key", "client_side_key": "def456",}]"#;
+    let case =
+        Case::text("{}").variable("ENVIRONMENT_KEY_PAIRS", broken).variable("LOGGING", "{'log_level': 1}");
+    let text = case.variable("SERVER", "tcp").read().expect_err("mistakes").to_string();
+    assert!(
+        text.contains("3 mistakes")
+            && text.contains("environment_key_pairs: expected valid JSON (trailing comma")
+    );
+    assert!(text.contains("logging: expected valid JSON (key must be a string"), "{text}");
+    assert!(text.contains("server: expected an object, not \"tcp\""), "{text}");
+    assert!(!text.contains("secret-key"), "{text}");
+}
+
+#[test]
+fn the_separator_of_other_programs_with_pydantic_is_taken() {
+    let case = Case::new(&with("api_url", json!("http://x"))).variable("SERVER__PORT", "9000");
+    let case = case.variable("health_check__environment_update_grace_period_seconds", "7");
+    let (config, notices) = case.read().expect("valid");
+    assert_eq!((config.server.port, notices), (9000, vec![]));
+    assert_eq!(config.health_check.environment_update_grace_period, Some(Duration::from_secs(7)));
+    let both =
+        Case::new(&with("server", json!({}))).variable("SERVER__PORT", "1").variable("SERVER_PORT", "2");
+    assert_eq!(both.config().server.port, 2, "its own name wins");
+}
+
+#[test]
+fn a_password_in_an_address_is_not_told() {
+    for url in ["https://user:secret@x.example/?a", "ftp://user:secret@x.example/"] {
+        let text = Case::new(&with("api_url", json!(url))).read().expect_err("a mistake").to_string();
+        assert!(text.contains("://...@x.example") && !text.contains("secret"), "{text}");
+    }
+}
+
+#[test]
+fn a_server_side_key_twice_is_told() {
+    let other = json!({"server_side_key": "ser.abc123456", "client_side_key": "other"});
+    let (config, notices) =
+        Case::new(&json!({"environment_key_pairs": [pair(), other]})).read().expect("valid");
+    assert_eq!((config.environments.len(), notices[0].event), (2, "server_side_key_repeated"));
+    assert!(!format!("{notices:?}").contains("abc123"));
 }
 
 #[test]

@@ -144,7 +144,13 @@ pub fn bind_unix(config: &Config) -> io::Result<Option<Arc<UnixSocket>>> {
     let Some(path) = &config.server.unix_socket else { return Ok(None) };
     let wrong = |error: io::Error| {
         let shown = path.display();
-        io::Error::new(error.kind(), format!("cannot listen on server.unix_socket {shown}: {error}"))
+        let advice = match error.kind() {
+            io::ErrorKind::NotFound => "; make its directory first",
+            io::ErrorKind::PermissionDenied => "; its directory must be writable for this user",
+            _ => "",
+        };
+        let message = format!("cannot listen on server.unix_socket {shown}: {error}{advice}");
+        io::Error::new(error.kind(), message)
     };
     let socket = listen_unix(path, config.server.unix_socket_mode).map_err(wrong)?;
     Ok(Some(Arc::new(socket)))

@@ -26,7 +26,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::channel::{Message, Publisher};
-use crate::config::{Config, EnvironmentConfig, Level};
+use crate::config::{Config, EnvironmentConfig, Level, Notice};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
@@ -43,7 +43,7 @@ use store::Store;
 use watched::{Change, Records, Watched};
 
 /// Reads the configuration again, from where it came at start. `Err`: one line per mistake.
-pub type Reload = Box<dyn FnMut() -> Result<Config, Vec<String>> + Send>;
+pub type Reload = Box<dyn FnMut() -> Result<(Config, Vec<Notice>), Vec<String>> + Send>;
 
 /// What wakes the loop.
 #[derive(Debug)]

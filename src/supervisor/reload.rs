@@ -52,12 +52,16 @@ impl Reloader {
 impl Supervisor {
     /// Reads the configuration again and goes on with it.
     pub fn reload(&mut self, is_asked: bool) {
-        let result = (self.reload.read)().and_then(|config| {
+        let result = (self.reload.read)().and_then(|(config, notices)| {
             let upstream = Upstream::new(&config)?;
-            Ok((config, upstream))
+            Ok((config, notices, upstream))
         });
         match result {
-            Ok((config, upstream)) => self.adopt(config, upstream, is_asked),
+            Ok((config, notices, upstream)) => {
+                if self.adopt(config, upstream, is_asked) {
+                    notices.iter().for_each(|notice| self.records.log.notice(notice));
+                }
+            }
             Err(mistakes) => {
                 self.records.metrics.supervisor.reloads_refused.add(1);
                 for mistake in &mistakes {
@@ -69,11 +73,12 @@ impl Supervisor {
         }
     }
 
-    fn adopt(&mut self, config: Config, upstream: Upstream, is_asked: bool) {
+    /// False if there is nothing new in it.
+    fn adopt(&mut self, config: Config, upstream: Upstream, is_asked: bool) -> bool {
         let is_same = is_same_config(&self.config, &config);
         if is_same && !is_asked {
             // The file was touched, or written just before we started.
-            return;
+            return false;
         }
         let before = std::mem::replace(&mut self.config, Arc::new(config));
         let config = Arc::clone(&self.config);
@@ -110,6 +115,7 @@ impl Supervisor {
             let fields: [(_, &dyn Display); 1] = [("settings", &fixed.join(", "))];
             self.records.log.event(Level::Warning, "configuration_needs_restart", &fields);
         }
+        true
     }
 
     /// Adds, removes and re-keys until exactly these configured environments are watched.
