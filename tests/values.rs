@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use edge_proxy::evaluate::jsonpath::{self, FlagMember, FlagResult, Property, Target};
+use edge_proxy::evaluate::jsonpath::{self, FlagResult, Property, Target};
 use edge_proxy::evaluate::value::{self, Integer, Value};
 use edge_proxy::evaluate::{Identity, Trait, TraitValue, in_list, percentage, semver};
 use serde_json::Value as Json;
@@ -244,14 +244,7 @@ fn look_up<'a>(
         Target::IdentityTrait(name) => sent(name),
         Target::Flag { name, member } => match jsonpath::Flags::resolve(&mut flags, name) {
             None => TraitValue::Null,
-            Some(flag) => match member {
-                FlagMember::Enabled => TraitValue::Bool(flag.enabled),
-                FlagMember::Name => TraitValue::Text(flag.name),
-                FlagMember::Reason => TraitValue::Text(flag.reason),
-                FlagMember::Value => flag.value,
-                FlagMember::Variant => flag.variant.map_or(TraitValue::Null, TraitValue::Text),
-                FlagMember::FeatureId => TraitValue::Int(flag.feature_id),
-            },
+            Some(flag) => flag.member(*member),
         },
         Target::FlagAlone { .. } | Target::Nothing | Target::Refused(_) => TraitValue::Null,
         Target::Query(query) => {
@@ -283,7 +276,8 @@ impl<'a> jsonpath::Flags<'a> for Flags {
         };
         let is_split = feature_id == 3 && self.has_identity;
         let reason = if is_split { "SPLIT; weight=30.5" } else { "STATIC" };
-        let variant = is_split.then_some("k1");
+        let variant = if is_split { TraitValue::Text("k1") } else { TraitValue::Null };
+        let (enabled, feature_id) = (TraitValue::Bool(enabled), TraitValue::Int(feature_id));
         let flag = FlagResult { enabled, name, reason, value, variant, feature_id };
         if self.resolved.iter().all(|known| known.name != name) {
             self.resolved.push(flag);

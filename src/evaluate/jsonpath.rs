@@ -68,12 +68,27 @@ pub enum FlagMember {
 /// A flag's result as a query sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct FlagResult<'a> {
-    pub enabled: bool,
+    /// Not always a boolean: a document may have null or a number here.
+    pub enabled: TraitValue<'a>,
     pub name: &'a str,
     pub reason: &'a str,
     pub value: TraitValue<'a>,
-    pub variant: Option<&'a str>,
-    pub feature_id: i64,
+    pub variant: TraitValue<'a>,
+    pub feature_id: TraitValue<'a>,
+}
+
+impl<'a> FlagResult<'a> {
+    /// What a condition reads.
+    pub fn member(&self, member: FlagMember) -> TraitValue<'a> {
+        match member {
+            FlagMember::Enabled => self.enabled,
+            FlagMember::Name => TraitValue::Text(self.name),
+            FlagMember::Reason => TraitValue::Text(self.reason),
+            FlagMember::Value => self.value,
+            FlagMember::Variant => self.variant,
+            FlagMember::FeatureId => self.feature_id,
+        }
+    }
 }
 
 /// The flags of an evaluation, as `$.flags` has them: there once a condition has read them.

@@ -5,27 +5,24 @@
 //! Invariant: the same values as `evaluate::values` and `evaluate::run` find, without their tables.
 use std::cell::RefCell;
 
-use serde_json::Value as Json;
-
 use super::is_circular;
 use crate::encode::flags;
-use crate::evaluate::jsonpath::{FlagMember, FlagResult, Flags, Property, Target};
+use crate::evaluate::jsonpath::{FlagResult, Flags, Property, Target};
 use crate::evaluate::pattern::AutomataBudget;
 use crate::evaluate::value::{Value, coerce, coerce_text};
 use crate::evaluate::{Identity, Scratch, TraitValue};
 use crate::snapshot::document::Document;
+use crate::snapshot::rule::Scalar;
 use crate::snapshot::{Environment, Role};
 
 /// One flag's result with its texts unescaped.
 pub struct Fact {
     name: String,
-    enabled: bool,
-    value: Json,
-    /// An integer that JSON's reader would round, as its digits.
-    digits: Option<String>,
-    variant: Option<String>,
+    enabled: Scalar,
+    value: Scalar,
+    variant: Scalar,
     pub reason: String,
-    feature_id: i64,
+    feature_id: Scalar,
 }
 
 /// The results of an evaluation, in document order.
@@ -38,23 +35,16 @@ pub struct Facts {
 impl Facts {
     pub fn of(environment: &Environment, document: &Document<'_>, scratch: &Scratch) -> Self {
         let id = |name: &str| {
-            document.features.iter().rfind(|state| state.feature.name == name)?.feature.id.parse().ok()
+            let state = document.features.iter().rfind(|state| state.feature.name == name);
+            Scalar::from_raw(state.map_or("null", |state| state.feature.id))
         };
-        let fact = |flag: flags::Flag<'_>| {
-            let is_integer = !flag.value.starts_with('"') && !flag.value.contains(['.', 'e', 'E']);
-            let value = super::json(flag.value);
-            // Beyond a double's range it is left as text.
-            let is_rounded =
-                is_integer && (value.is_string() || value.is_number() && value.as_i64().is_none());
-            Fact {
-                name: flag.name.to_owned(),
-                enabled: super::json(flag.enabled).as_bool().unwrap_or_default(),
-                digits: is_rounded.then(|| flag.value.to_owned()),
-                value,
-                variant: super::json(flag.variant).as_str().map(str::to_owned),
-                reason: super::json(&format!("\"{}\"", flag.reason)).as_str().unwrap_or_default().to_owned(),
-                feature_id: id(flag.name).unwrap_or_default(),
-            }
+        let fact = |flag: flags::Flag<'_>| Fact {
+            name: flag.name.to_owned(),
+            enabled: Scalar::from_raw(flag.enabled),
+            value: Scalar::from_raw(flag.value),
+            variant: Scalar::from_raw(flag.variant),
+            reason: super::json(&format!("\"{}\"", flag.reason)).as_str().unwrap_or_default().to_owned(),
+            feature_id: id(flag.name),
         };
         let flags = flags::results(environment, Role::Server, scratch).map(fact).collect();
         let reads_flags = environment.program().flags.is_some();
@@ -67,29 +57,14 @@ impl Facts {
 }
 
 impl Fact {
-    fn trait_value(&self) -> TraitValue<'_> {
-        if let Some(digits) = &self.digits {
-            return TraitValue::BigInt(digits);
-        }
-        match &self.value {
-            Json::Bool(bool) => TraitValue::Bool(*bool),
-            Json::String(text) => TraitValue::Text(text),
-            Json::Number(number) => match number.as_i64() {
-                Some(number) => TraitValue::Int(number),
-                None => number.as_f64().map_or(TraitValue::Null, TraitValue::Float),
-            },
-            Json::Null | Json::Array(_) | Json::Object(_) => TraitValue::Null,
-        }
-    }
-
     fn result(&self) -> FlagResult<'_> {
         FlagResult {
-            enabled: self.enabled,
+            enabled: self.enabled.as_trait_value(),
             name: &self.name,
             reason: &self.reason,
-            value: self.trait_value(),
-            variant: self.variant.as_deref(),
-            feature_id: self.feature_id,
+            value: self.value.as_trait_value(),
+            variant: self.variant.as_trait_value(),
+            feature_id: self.feature_id.as_trait_value(),
         }
     }
 }
@@ -155,17 +130,9 @@ impl<'l> Look<'l> {
             Target::Identifier => text(self.identity.map(|identity| identity.identifier)),
             Target::IdentityKey => text(self.identity.map(|_| self.identity_key.as_str())),
             Target::IdentityTrait(name) => coerce(self.sent(name)),
-            Target::Flag { name, member } => self.flag(name).map_or(Value::Null, |fact| {
-                let result = fact.result();
-                coerce(match member {
-                    FlagMember::Enabled => TraitValue::Bool(result.enabled),
-                    FlagMember::Name => TraitValue::Text(result.name),
-                    FlagMember::Reason => TraitValue::Text(result.reason),
-                    FlagMember::Value => result.value,
-                    FlagMember::Variant => result.variant.map_or(TraitValue::Null, TraitValue::Text),
-                    FlagMember::FeatureId => TraitValue::Int(result.feature_id),
-                })
-            }),
+            Target::Flag { name, member } => {
+                self.flag(name).map_or(Value::Null, |fact| coerce(fact.result().member(*member)))
+            }
             Target::Query(query) => {
                 let Some(tree) = &self.environment.program().tree else { return Value::Null };
                 let identity = self.identity.map(|identity| (identity, self.identity_key.as_str()));

@@ -3,11 +3,13 @@
 //! In: the parts of a feature state. Out: [`Output`]s and their bytes. Invariant: outputs that are
 //! written one after the other lie one after the other, commas included, so that an answer copies
 //! them at once; whether client keys may see a flag is decided here (wire.md 2.6, differences.md 10).
+use std::borrow::Cow;
+
 use hashbrown::{HashMap, HashSet};
 
 use super::CompileError;
 use super::document::{Document, Feature};
-use super::raw::{At, is_number, is_truthy, string};
+use super::raw::{At, is_number, is_truthy, number_key, string};
 use super::rule::{Children, Fact, Output, Scalar, State, offset};
 use crate::encode::json;
 use crate::limits::{ANSWER_BYTES_MAX, CLIENT_COPY_BYTES_MAX};
@@ -36,8 +38,9 @@ pub struct Outputs<'a> {
     pub client: Vec<Children>,
     /// Filled only if conditions read flags.
     pub facts: Option<Vec<Fact>>,
-    kinds: HashMap<&'a str, &'a str, State>,
-    server_only: HashSet<&'a str, State>,
+    /// By what [`number_key`] makes of a feature's id.
+    kinds: HashMap<Cow<'a, str>, &'a str, State>,
+    server_only: HashSet<Cow<'a, str>, State>,
     hides_disabled: bool,
 }
 
@@ -59,8 +62,8 @@ impl<'a> Outputs<'a> {
             server: Vec::new(),
             client: Vec::new(),
             facts: with_facts.then(Vec::new),
-            kinds: document.features.iter().map(|state| (state.feature.id, state.kind)).collect(),
-            server_only: document.server_key_only_feature_ids.iter().copied().collect(),
+            kinds: document.features.iter().map(|state| (number_key(state.feature.id), state.kind)).collect(),
+            server_only: document.server_key_only_feature_ids.iter().map(|id| number_key(id)).collect(),
             hides_disabled: document.hide_disabled_flags,
         }
     }
@@ -73,7 +76,8 @@ impl<'a> Outputs<'a> {
                 format!("answers would take more than {ANSWER_BYTES_MAX} bytes"),
             ));
         }
-        let kind = self.kinds.get(parts.feature.id).copied().unwrap_or("\"STANDARD\"");
+        let id = number_key(parts.feature.id);
+        let kind = self.kinds.get(&id).copied().unwrap_or("\"STANDARD\"");
         let out = &mut self.bytes;
         let from = offset(out.len());
         out.extend_from_slice(b"{\"feature\":{\"id\":");
@@ -100,8 +104,7 @@ impl<'a> Outputs<'a> {
         out.extend_from_slice(b"\"},");
         let server = Children { from, to: offset(out.len()) };
 
-        let is_hidden =
-            self.server_only.contains(parts.feature.id) || (self.hides_disabled && !is_truthy(parts.enabled));
+        let is_hidden = self.server_only.contains(&id) || (self.hides_disabled && !is_truthy(parts.enabled));
         let client_is_cut = matches!(parts.reason, Reason::Segment(_)) && !is_hidden;
         let cut = reason + 1 + offset(TARGETING_MATCH.len());
         let client = match (is_hidden, client_is_cut) {
@@ -161,27 +164,29 @@ impl Parts<'_> {
     fn fact(&self) -> Fact {
         let (word, rest) = self.reason.words();
         Fact {
-            enabled: is_truthy(self.enabled),
+            enabled: Scalar::from_raw(self.enabled),
             name: (&*self.feature.name).into(),
-            value: scalar(self.value),
-            variant: string(self.variant).map(|text| text.into()),
+            value: Scalar::from_raw(self.value),
+            variant: Scalar::from_raw(self.variant),
             reason: format!("{word}{rest}").into(),
-            feature_id: self.feature.id.parse().unwrap_or_default(),
+            feature_id: Scalar::from_raw(self.feature.id),
         }
     }
 }
 
-/// A raw value as conditions read it.
-pub fn scalar(raw: &str) -> Scalar {
-    match raw {
-        "true" => Scalar::Bool(true),
-        "false" => Scalar::Bool(false),
-        _ if is_number(raw) => match (raw.parse(), super::raw::float(raw)) {
-            (_, Some(number)) => Scalar::Float(number),
-            (Ok(number), None) => Scalar::Int(number),
-            (Err(_), None) => Scalar::BigInt(raw.into()),
-        },
-        _ => string(raw).map_or(Scalar::Null, |text| Scalar::Text(text.into())),
+impl Scalar {
+    /// A raw value as conditions read it.
+    pub fn from_raw(raw: &str) -> Self {
+        match raw {
+            "true" => Self::Bool(true),
+            "false" => Self::Bool(false),
+            _ if is_number(raw) => match (raw.parse(), super::raw::float(raw)) {
+                (_, Some(number)) => Self::Float(number),
+                (Ok(number), None) => Self::Int(number),
+                (Err(_), None) => Self::BigInt(raw.into()),
+            },
+            _ => string(raw).map_or(Self::Null, |text| Self::Text(text.into())),
+        }
     }
 }
 

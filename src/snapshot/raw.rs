@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 
 use memchr::memchr2;
+use num_bigint::BigInt;
+use num_traits::FromPrimitive as _;
 
 use super::CompileError;
 use crate::evaluate::value::write_float;
@@ -260,6 +262,20 @@ pub fn python_str<'a>(raw: &'a str, at: &At<'_>) -> Result<Cow<'a, str>, Compile
     })
 }
 
+/// A number such that those that Python finds equal are the same text: `2`, `2.0` and `true` are
+/// not told apart by a look-up in a dict. Anything else is left as it is.
+pub fn number_key(raw: &str) -> Cow<'_, str> {
+    match (raw, float(raw)) {
+        ("true", _) => Cow::Borrowed("1"),
+        ("false", _) => Cow::Borrowed("0"),
+        (_, Some(number)) if number.fract() == 0.0 => match BigInt::from_f64(number) {
+            Some(integer) => Cow::Owned(integer.to_string()),
+            None => Cow::Borrowed(raw),
+        },
+        _ => Cow::Borrowed(raw),
+    }
+}
+
 /// A number with a point or an exponent.
 pub fn float(raw: &str) -> Option<f64> {
     is_number(raw).then(|| raw.contains(['.', 'e']).then(|| raw.parse().ok()))??
@@ -312,5 +328,23 @@ mod tests {
             assert_eq!(python_str(raw, &At::ROOT).unwrap(), expected);
         }
         assert!(python_str("[]", &At::ROOT).is_err());
+    }
+
+    #[test]
+    fn numbers_that_python_finds_equal_have_one_key() {
+        for (raw, expected) in [
+            ("2", "2"),
+            ("2.0", "2"),
+            ("-0.0", "0"),
+            ("1e16", "10000000000000000"),
+            ("1e22", "10000000000000000000000"),
+            ("true", "1"),
+            ("false", "0"),
+            ("2.5", "2.5"),
+            ("\"2.0\"", "\"2.0\""),
+            ("null", "null"),
+        ] {
+            assert_eq!(number_key(raw), expected, "{raw}");
+        }
     }
 }

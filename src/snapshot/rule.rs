@@ -315,12 +315,12 @@ pub struct FlagFacts {
 /// An output's members as values, in the form of traits.
 #[derive(Debug)]
 pub struct Fact {
-    pub enabled: bool,
+    pub enabled: Scalar,
     pub name: Box<str>,
     pub value: Scalar,
-    pub variant: Option<Box<str>>,
+    pub variant: Scalar,
     pub reason: Box<str>,
-    pub feature_id: i64,
+    pub feature_id: Scalar,
 }
 
 /// A JSON scalar that owns its text; arrays and objects count as null where conditions read them.

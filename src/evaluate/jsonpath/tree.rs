@@ -44,7 +44,7 @@ pub enum Node<'a> {
     Traits,
     Flags,
     Flag(FlagResult<'a>),
-    FlagMetadata(i64),
+    FlagMetadata(TraitValue<'a>),
     Branch(&'a Branch),
     Scalar(TraitValue<'a>),
 }
@@ -104,17 +104,14 @@ impl<'a> Context<'a, '_> {
                 .map_while(|at| self.flags.resolved(at))
                 .try_for_each(|flag| visit(Some(flag.name), Node::Flag(flag))),
             Node::Flag(flag) => {
-                visit(Some("enabled"), Node::Scalar(TraitValue::Bool(flag.enabled)))?;
+                visit(Some("enabled"), Node::Scalar(flag.enabled))?;
                 visit(Some("name"), text(flag.name))?;
                 visit(Some("reason"), text(flag.reason))?;
                 visit(Some("value"), Node::Scalar(flag.value))?;
-                visit(
-                    Some("variant"),
-                    Node::Scalar(flag.variant.map_or(TraitValue::Null, TraitValue::Text)),
-                )?;
+                visit(Some("variant"), Node::Scalar(flag.variant))?;
                 visit(Some("metadata"), Node::FlagMetadata(flag.feature_id))
             }
-            Node::FlagMetadata(id) => visit(Some("id"), Node::Scalar(TraitValue::Int(id))),
+            Node::FlagMetadata(id) => visit(Some("id"), Node::Scalar(id)),
             Node::Branch(Branch::Object(members)) => {
                 members.iter().try_for_each(|(name, child)| visit(Some(name), Node::Branch(child)))
             }

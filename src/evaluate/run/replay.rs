@@ -61,14 +61,7 @@ impl<'r> Run<'r> {
 
     fn flag_member(&mut self, feature: Option<u32>, member: FlagMember) -> TraitValue<'r> {
         let Some(fact) = feature.and_then(|feature| self.resolve(feature)) else { return TraitValue::Null };
-        match member {
-            FlagMember::Enabled => TraitValue::Bool(fact.enabled),
-            FlagMember::Name => TraitValue::Text(&fact.name),
-            FlagMember::Reason => TraitValue::Text(&fact.reason),
-            FlagMember::Value => fact.value.as_trait_value(),
-            FlagMember::Variant => fact.variant.as_deref().map_or(TraitValue::Null, TraitValue::Text),
-            FlagMember::FeatureId => TraitValue::Int(fact.feature_id),
-        }
+        fact.as_flag_result().member(member)
     }
 
     fn query(&mut self, query: &'r Query) -> TraitValue<'r> {
@@ -161,12 +154,12 @@ impl<'r> Flags<'r> for Run<'r> {
 impl Fact {
     fn as_flag_result(&self) -> FlagResult<'_> {
         FlagResult {
-            enabled: self.enabled,
+            enabled: self.enabled.as_trait_value(),
             name: &self.name,
             reason: &self.reason,
             value: self.value.as_trait_value(),
-            variant: self.variant.as_deref(),
-            feature_id: self.feature_id,
+            variant: self.variant.as_trait_value(),
+            feature_id: self.feature_id.as_trait_value(),
         }
     }
 }

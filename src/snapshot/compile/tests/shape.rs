@@ -176,3 +176,51 @@ fn many_segments_answer_as_each_alone() {
         }
     }
 }
+
+#[test]
+fn feature_ids_are_looked_up_as_numbers() {
+    // A dict of Python finds `2` under `2.0`, and the other way round.
+    for (own, listed) in [(json!(2), json!(2.0)), (json!(2.0), json!(2)), (json!(1), json!(true))] {
+        let mut document = document();
+        let segment_state = state(7, "b", &json!("s"));
+        document["project"]["segments"] = json!([{"id": 1, "name": "all", "feature_states": [segment_state],
+            "rules": [{"type": "ALL"}]}]);
+        document["feature_states"][0]["feature"]["id"] = 9.into();
+        document["feature_states"][1]["feature"] = json!({"id": own, "name": "b", "type": "MULTIVARIATE"});
+        document["project"]["segments"][0]["feature_states"][0]["feature"]["id"] = listed.clone();
+        if !listed.is_boolean() {
+            let flags = identities(&compile(&document), Role::Server, "u");
+            assert!(
+                flags.contains(&format!("{{\"id\":{listed},\"name\":\"b\",\"type\":\"MULTIVARIATE\"}}")),
+                "{flags}"
+            );
+        }
+        document["project"]["segments"] = json!([]);
+        document["project"]["server_key_only_feature_ids"] = json!([listed]);
+        let environment = compile(&document);
+        assert!(environment.flag(Role::Server, "b").is_some());
+        assert!(environment.flag(Role::Client, "b").is_none(), "{own} {listed}");
+        assert!(!identities(&environment, Role::Client, "u").contains("\"b\""), "{own} {listed}");
+    }
+}
+
+#[test]
+fn conditions_read_members_of_flags_as_they_are() {
+    for (member, operator, value, matches) in [
+        ("enabled", "IS_SET", "", false),
+        ("enabled", "IS_NOT_SET", "", true),
+        ("metadata.id", "EQUAL", "2", true),
+        ("metadata.id", "EQUAL", "2.50", false),
+        ("metadata.id", "LESS_THAN", "2.75", true),
+    ] {
+        let mut document = document();
+        document["feature_states"][1]["enabled"] = Json::Null;
+        let id = if value.contains('.') { json!(2.25) } else { json!(2) };
+        document["feature_states"][1]["feature"]["id"] = id;
+        document["project"]["segments"] = json!([{"id": 1, "name": "s", "feature_states": [state(1, "a", &json!("s"))],
+            "rules": [{"type": "ALL", "conditions": [
+                {"property_": format!("$.flags.b.{member}"), "operator": operator, "value": value}]}]}]);
+        let flags = identities(&compile(&document), Role::Server, "u");
+        assert_eq!(flags.contains("segment=s"), matches, "{member} {operator} {value}: {flags}");
+    }
+}
