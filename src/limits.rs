@@ -91,6 +91,12 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Ready bodies up to this size are compressed as well as can be, larger ones fast, bytes: a new
 /// document must not wait a second for its compression.
 pub const COMPRESS_BEST_BYTES_MAX: usize = 1024 * 1024;
+/// Operations on a socket that one task may do without ever having to wait, and how many bytes count as
+/// one more. Then it rests for a moment: some milliseconds' worth of pipelined requests.
+pub const TURN_OPERATIONS_MAX: u32 = 512;
+pub const TURN_BYTES: usize = 1024;
+/// How long; no timer is finer.
+pub const TURN_REST: Duration = Duration::from_millis(1);
 /// Messages a reactor may leave unread. Full: the supervisor sends the newest again later.
 pub const INBOX_MESSAGES_MAX: usize = 64;
 /// A trait value that is text, characters. Beyond: 422, as the Python proxy.

@@ -306,6 +306,49 @@ fn callers_cannot_take_the_last_descriptors_that_polling_needs() {
     assert_eq!(proxy.metric("edge_proxy_accept_pauses_total"), 0.0);
 }
 
+/// Pipelines requests until `stop`, or until the other side has enough.
+fn flood(address: SocketAddr, stop: &AtomicBool) {
+    let requests = request("GET", "/api/v1/flags/", &KEY, b"").repeat(1000);
+    let stream = Client::connect(address).into_stream();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut chunk = vec![0; 1 << 20];
+            while (&stream).read(&mut chunk).is_ok_and(|length| length > 0) {}
+        });
+        while !stop.load(Ordering::Relaxed) && (&stream).write_all(&requests).is_ok() {}
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    });
+}
+
+#[test]
+fn who_always_has_another_request_ready_does_not_keep_the_others_out() {
+    for driver in ["epoll", "auto"] {
+        let proxy = prepare().env("EDGE_PROXY_DRIVER", driver).set("server.timeout_keep_alive", "1s").ready();
+        let (stop, address) = (AtomicBool::new(false), proxy.address());
+        let mut idle = proxy.client();
+        assert_eq!(idle.request("GET", "/api/v1/flags/", &KEY, b"").status, 200);
+        let mut beside = proxy.client();
+        std::thread::scope(|scope| {
+            let requests = "edge_proxy_http_requests_total{route=\"flags\",status=\"2xx\"}";
+            (0..3).for_each(|_| drop(scope.spawn(|| flood(address, &stop))));
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                eventually("the flood is there", || (proxy.metric(requests) > 10_000.0).then_some(()));
+                for _ in 0..20 {
+                    assert_eq!(beside.request("GET", "/api/v1/flags/", &KEY, b"").status, 200);
+                    // A connection that is new has its turn, and so have the timers.
+                    assert_eq!(proxy.get("/api/v1/flags/", SERVER).status, 200);
+                }
+                assert!(idle.is_closed(), "{driver}: swept");
+            }));
+            stop.store(true, Ordering::Relaxed);
+            if let Err(panic) = result {
+                drop(proxy);
+                std::panic::resume_unwind(panic);
+            }
+        });
+    }
+}
+
 #[test]
 fn the_last_request_that_a_connection_may_bring_closes_it() {
     let proxy = prepare().set("server.requests_max", 3).ready();

@@ -146,6 +146,41 @@ fn pipelined_and_closed_over_tls() {
 }
 
 #[test]
+fn a_body_comes_whole_however_it_is_cut_into_records() {
+    let own = pair();
+    let proxy = start(&own, None);
+    let body = format!(r#"{{"identifier": "a", "unknown": "{}"}}"#, "x".repeat(500_000));
+    let head = format!(
+        "POST /api/v1/identities/ HTTP/1.1\r\nHost: a\r\nX-Environment-Key: {SERVER}\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let config = client(&own, None, &[version]);
+        // Two of a kind come with one read: more than rustls keeps decrypted.
+        for record_bytes in [1, 500, 8_200, 12_000, 16_384] {
+            let mut stream = connect(&proxy, &config);
+            is_served(&mut stream);
+            stream.conn.set_buffer_limit(None);
+            let text = head.clone() + &body;
+            let (small, rest) = text.as_bytes().split_at(if record_bytes == 1 { 2000 } else { 0 });
+            for record in small.chunks(1).chain(rest.chunks(record_bytes.max(100))) {
+                stream.conn.writer().write_all(record).unwrap();
+            }
+            // All at once, so that records come as the reads cut them.
+            let mut bytes = Vec::new();
+            while stream.conn.wants_write() {
+                stream.conn.write_tls(&mut bytes).unwrap();
+            }
+            stream.sock.write_all(&bytes).expect("it reads on");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("a clean end");
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{version:?} {record_bytes}: {answer}");
+        }
+    }
+}
+
+#[test]
 fn who_does_not_speak_tls_is_not_kept() {
     let proxy = start(&pair(), None);
     let mut socket = TcpStream::connect(proxy.address()).unwrap();

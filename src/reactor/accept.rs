@@ -19,6 +19,7 @@ use socket2::{SockFilter, SockRef};
 use super::registry::{Phase, enter};
 use super::tls::Tls;
 use super::transport::Plain;
+use super::turn::Turn;
 use super::{Reactor, connection, panic};
 use crate::config::Level;
 use crate::limits;
@@ -30,6 +31,7 @@ pub struct Listener {
     handle: CancelHandle,
     ended: Cell<bool>,
     accepting: Cell<bool>,
+    turn: Turn,
 }
 
 enum Door {
@@ -67,7 +69,8 @@ impl Listener {
         let canceller = Canceller::new();
         let handle = canceller.handle();
         let (ended, accepting) = (Cell::new(false), Cell::new(false));
-        Self { door, canceller: RefCell::new(canceller), handle, ended, accepting }
+        let turn = Turn::default();
+        Self { door, canceller: RefCell::new(canceller), handle, ended, accepting, turn }
     }
 
     /// Lets no new handshake begin, while those under way go on. A closed listener would reset
@@ -105,11 +108,11 @@ impl Listener {
         }
         let accepted = match &self.door {
             Door::Tcp(listener, _) => {
-                let accepted = listener.cancelable_accept(self.handle.clone()).await;
+                let accepted = self.turn.take(listener.cancelable_accept(self.handle.clone())).await;
                 accepted.map(|(stream, peer)| Accepted::Tcp(stream, peer.ip()))
             }
             Door::Unix(listener) => {
-                let accepted = listener.cancelable_accept(self.handle.clone()).await;
+                let accepted = self.turn.take(listener.cancelable_accept(self.handle.clone())).await;
                 accepted.map(|(stream, _)| Accepted::Unix(stream))
             }
         };
@@ -135,18 +138,18 @@ fn spawn(reactor: &Rc<Reactor>, accepted: Accepted) {
     let tls = reactor.tls.borrow().clone();
     match (accepted, tls) {
         (Accepted::Tcp(stream, peer), None) => {
-            let serve = connection::serve(reactor.clone(), place, Plain(stream), Some(peer));
+            let serve = connection::serve(reactor.clone(), place, Plain::new(stream), Some(peer));
             monoio::spawn(contain(reactor.clone(), serve));
         }
         (Accepted::Tcp(stream, peer), Some(settings)) => {
             place.set_phase(Phase::Handshake);
             // An error here is one of our own settings; the connection cannot be served.
-            let Ok(tls) = Tls::new(Plain(stream), settings) else { return };
+            let Ok(tls) = Tls::new(Plain::new(stream), settings) else { return };
             let serve = connection::serve(reactor.clone(), place, tls, Some(peer));
             monoio::spawn(contain(reactor.clone(), serve));
         }
         (Accepted::Unix(stream), _) => {
-            let serve = connection::serve(reactor.clone(), place, Plain(stream), None);
+            let serve = connection::serve(reactor.clone(), place, Plain::new(stream), None);
             monoio::spawn(contain(reactor.clone(), serve));
         }
     }

@@ -162,7 +162,8 @@ impl<T: Transport> Connection<T> {
     /// kernel reset the connection, and the peer lose the answer (RFC 9112 9.6).
     async fn linger(&mut self) -> Result<(), Gone> {
         self.place.set_phase(Phase::Lingering);
-        let _ = self.transport.shutdown().await;
+        // TLS has something to say first, for which there may be no room.
+        let _ = self.place.mark.unless_ended(self.transport.shutdown()).await;
         let mut read_over = 0;
         while read_over < LINGER_BYTES_MAX {
             let mut buffer = std::mem::take(&mut self.buffer);

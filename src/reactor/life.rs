@@ -189,6 +189,12 @@ impl Reactor {
         }
     }
 
+    /// Without a thread, for tests of what is inside.
+    #[cfg(test)]
+    pub fn alone(start: Start) -> Rc<Self> {
+        Rc::new(Self::new(&Parts::new(start)))
+    }
+
     #[cfg(test)]
     pub fn panic_if_asked(&self, here: super::Fault) {
         use std::sync::atomic::Ordering;

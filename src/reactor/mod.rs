@@ -16,6 +16,7 @@ mod registry;
 mod stream;
 mod tls;
 mod transport;
+mod turn;
 
 use std::io;
 use std::net::TcpListener;

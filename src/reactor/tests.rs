@@ -56,31 +56,41 @@ fn configuration(driver: Driver, variables: &[(&str, &str)]) -> Config {
     config
 }
 
+/// What one reactor is started with, the other end of its inbox, and its log.
+fn prepare(
+    driver: Driver,
+    variables: &[(&str, &str)],
+    times: impl FnOnce(&mut Times),
+) -> (Start, Publisher, mpsc::Receiver<String>) {
+    let config = configuration(driver, variables);
+    let listener = bind(&config).expect("a free port").remove(0);
+    let mut publisher = Publisher::default();
+    let inbox = publisher.connect().unwrap();
+    let (lines, log) = mpsc::channel();
+    let sink = Log::start_to(&config.logging, Lines(lines)).unwrap();
+    let mut start_times = Times::of(&config);
+    times(&mut start_times);
+    let core = config.cores[0];
+    let parts = Start {
+        index: 0,
+        core,
+        listener: Some(listener),
+        unix_socket: None,
+        tls: None,
+        inbox,
+        config: Arc::new(config),
+        log: sink,
+        metrics: Arc::new(ReactorMetrics::new(core)),
+        times: start_times,
+    };
+    (parts, publisher, log)
+}
+
 impl House {
     fn start(driver: Driver, variables: &[(&str, &str)], times: impl FnOnce(&mut Times)) -> Self {
-        let config = configuration(driver, variables);
-        let listener = bind(&config).expect("a free port").remove(0);
-        let address = listener.local_addr().unwrap();
-        let mut publisher = Publisher::default();
-        let inbox = publisher.connect().unwrap();
-        let (lines, log) = mpsc::channel();
-        let sink = Log::start_to(&config.logging, Lines(lines)).unwrap();
-        let mut start_times = Times::of(&config);
-        times(&mut start_times);
-        let (core, fault) = (config.cores[0], start_times.fault);
-        let metrics = Arc::new(ReactorMetrics::new(core));
-        let parts = Start {
-            index: 0,
-            core,
-            listener: Some(listener),
-            unix_socket: None,
-            tls: None,
-            inbox,
-            config: Arc::new(config),
-            log: sink,
-            metrics: metrics.clone(),
-            times: start_times,
-        };
+        let (parts, mut publisher, log) = prepare(driver, variables, times);
+        let address = parts.listener.as_ref().expect("TCP").local_addr().unwrap();
+        let (metrics, fault) = (parts.metrics.clone(), parts.times.fault);
         let thread = Some(start(parts).unwrap());
         publisher.send(&Message::Publish(Arc::new(Snapshot::default())));
         Self { address, publisher, thread, log, driver, metrics, fault }
@@ -252,6 +262,37 @@ fn slow_peers_are_told_and_closed() {
             assert!(text.starts_with("HTTP/1.1 408 ") && text.contains("connection: close"), "{text}");
         }
         assert!(began.elapsed() >= short && began.elapsed() < DEADLINE, "{:?}", began.elapsed());
+    });
+}
+
+/// A peer that has no room for what is said at the end of a connection (TLS: close_notify).
+struct Full;
+
+impl transport::Transport for Full {
+    async fn read(&mut self, buffer: bytes::BytesMut) -> (io::Result<usize>, bytes::BytesMut) {
+        (Ok(0), buffer)
+    }
+    async fn write<B: transport::Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
+        (Ok(bytes.as_ref().len() - start), bytes)
+    }
+    async fn shutdown(&mut self) -> io::Result<()> {
+        std::future::pending().await
+    }
+}
+
+#[test]
+fn a_peer_without_room_for_the_end_is_not_waited_for() {
+    on_each_driver(|driver| {
+        let (parts, _publisher, _log) = prepare(driver, &[], |times| times.linger = Duration::from_millis(1));
+        let mut runtime = driver::build(Some(driver)).expect("a driver").runtime;
+        let reactor = Reactor::alone(parts);
+        runtime.block_on(async {
+            monoio::spawn(registry::sweep(reactor.clone()));
+            let place = registry::enter(&reactor);
+            let serve = connection::serve(reactor.clone(), place, Full, None);
+            assert!(monoio::time::timeout(DEADLINE, serve).await.is_ok(), "it waits without end");
+        });
+        assert!(reactor.registry.is_empty());
     });
 }
 

@@ -50,7 +50,8 @@ impl<S: Transport> Tls<S> {
         Ok(())
     }
 
-    /// Receives once and decrypts. False: the peer ended its side of the socket.
+    /// Receives if all that came is decrypted, and decrypts until there is something to read. False:
+    /// the peer ended its side.
     async fn receive(&mut self) -> io::Result<bool> {
         if self.received.is_empty() {
             if self.received.capacity() < READ_BYTES_IDLE {
@@ -67,13 +68,19 @@ impl<S: Transport> Tls<S> {
         while !self.received.is_empty() {
             let taken = self.session.read_tls(&mut &self.received[..])?;
             self.received.advance(taken);
-            if let Err(error) = self.session.process_new_packets() {
-                // The peer is told why before the connection ends.
-                let _ = self.flush().await;
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            match self.session.process_new_packets() {
+                // To be read before any more is decrypted: rustls takes nothing in while its room is full.
+                Ok(state) if state.plaintext_bytes_to_read() > 0 => return Ok(true),
+                Ok(_) => {}
+                Err(error) => {
+                    // The peer is told why before the connection ends.
+                    let _ = self.flush().await;
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
             }
             if taken == 0 {
-                break;
+                // It said that nothing more would come.
+                return Ok(false);
             }
         }
         Ok(true)

@@ -8,6 +8,8 @@ use bytes::BytesMut;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 
+use super::turn::Turn;
+
 /// What can be sent: owned by the ring while it works, readable by a cipher.
 pub trait Sendable: IoBuf + AsRef<[u8]> {}
 
@@ -39,25 +41,36 @@ pub trait Transport {
 }
 
 /// A socket as it is.
-pub struct Plain<S>(pub S);
+pub struct Plain<S> {
+    socket: S,
+    turn: Turn,
+}
+
+impl<S> Plain<S> {
+    pub fn new(socket: S) -> Self {
+        Self { socket, turn: Turn::default() }
+    }
+}
 
 impl<S: AsyncReadRent + AsyncWriteRent> Transport for Plain<S> {
     async fn read(&mut self, buffer: BytesMut) -> (io::Result<usize>, BytesMut) {
         let (length, capacity) = (buffer.len(), buffer.capacity());
-        let (result, slice) = self.0.read(buffer.slice_mut(length..capacity)).await;
-        (result, slice.into_inner())
+        let read = self.socket.read(buffer.slice_mut(length..capacity));
+        let (result, slice) = self.turn.take(read).await;
+        (self.turn.spend(result), slice.into_inner())
     }
 
     async fn write<B: Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
         if start == 0 {
-            return self.0.write(bytes).await;
+            let (result, bytes) = self.turn.take(self.socket.write(bytes)).await;
+            return (self.turn.spend(result), bytes);
         }
         let length = bytes.as_ref().len();
-        let (result, slice) = self.0.write(bytes.slice(start..length)).await;
-        (result, slice.into_inner())
+        let (result, slice) = self.turn.take(self.socket.write(bytes.slice(start..length))).await;
+        (self.turn.spend(result), slice.into_inner())
     }
 
     async fn shutdown(&mut self) -> io::Result<()> {
-        self.0.shutdown().await
+        self.socket.shutdown().await
     }
 }
