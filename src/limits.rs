@@ -129,6 +129,8 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 pub const BACKOFF_EMPTY_MIN: Duration = Duration::from_secs(1);
 /// Longest `Retry-After` that is obeyed; a slip upstream must not silence polling for a day.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+/// A failure that goes on is told again after this, so that a log of the last hour shows it.
+pub const FAILURE_REMINDER: Duration = Duration::from_secs(600);
 /// Threads that fetch and compile. More environments than that wait their turn: at 1 s a fetch,
 /// 200 environments take 7 s a round.
 pub const FETCH_THREADS_MAX: usize = 32;

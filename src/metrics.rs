@@ -125,6 +125,11 @@ pub struct EnvironmentMetrics {
     pub refused_conditions: u64,
     /// One line, secrets cut; `None` when the last poll succeeded.
     pub last_error: Option<String>,
+    /// When the first of the failed polls in a row was.
+    pub failing_since: Option<SystemTime>,
+    /// Failed polls in a row.
+    pub failures: u64,
+    pub next_poll: Option<SystemTime>,
     pub realtime_connected: bool,
 }
 

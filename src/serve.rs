@@ -106,14 +106,17 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     let (certificates, tls) = certificates.unzip();
     let doors = Doors { listeners, unix_socket, tls };
     let publisher = start_reactors(bounded(&config, descriptors, &log), doors, &log, &metrics)?;
+    let own = Arc::new(config.clone());
+    let view = View { metrics: metrics.clone(), log: log.clone(), newest: publisher.newest(), config: own };
+    let mut readiness = admin::Readiness::new(view.clone());
     if let Some(listener) = admin {
-        let config = Arc::new(config.clone());
-        let view = View { metrics: metrics.clone(), log: log.clone(), newest: publisher.newest(), config };
         admin::start(listener, view)?;
     }
-    let reload: supervisor::Reload = Box::new(move || reload(&inputs));
-    let supervisor =
-        supervisor::start(config, log.clone(), publisher, reload, certificates, metrics.clone())?;
+    let hooks = supervisor::Hooks {
+        reload: Box::new(move || reload(&inputs)),
+        turned: Box::new(move || readiness.look()),
+    };
+    let supervisor = supervisor::start(config, log.clone(), publisher, hooks, certificates, metrics.clone())?;
     if let Some(notify) = Notify::from_process() {
         notify.ready();
         notify.watch(metrics)?;

@@ -62,6 +62,8 @@ mod surface;
 mod swap;
 /// TLS for callers.
 mod tls;
+/// Faults of upstream, as the log, the health answer and the status page tell them.
+mod troubles;
 /// Unix sockets: beside TCP, instead of it, and taken over.
 mod unix;
 /// Single values (numbers, versions, patterns, lists, paths) against Python itself.

@@ -160,7 +160,7 @@ fn check_tells_what_would_not_work_and_what_would() {
     let (code, text) =
         check(json!([{"client_side_key": "page-client", "server_side_key": "ser.page-key"}]), true);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("a web page was answered") && text.contains("api_url"), "{text}");
+    assert!(text.contains("answered with a web page") && text.contains("api_url"), "{text}");
     let start = Start::command(&["check", "--online"]).env("PROXY_KEY", "a-proxy-key-of-nobody");
     let (code, text) = start.env("API_URL", &upstream.api_url()).run();
     assert_eq!(code, Some(1), "{text}");

@@ -7,6 +7,7 @@
 //! nothing, shows no whole key, and closes each connection after one answer.
 mod process;
 mod prometheus;
+mod readiness;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+pub use readiness::Readiness;
 
 use crate::answer::health::{self, Look};
 use crate::channel::{Newest, Published};
@@ -42,6 +45,13 @@ pub struct View {
 }
 
 impl View {
+    /// Why it is not ready, and whether it is shutting down.
+    fn readiness(&self, now: SystemTime) -> (Option<&'static str>, bool) {
+        let Published { snapshot, config } = self.newest.look();
+        let config = config.as_ref().unwrap_or(&self.config);
+        (health::reason(config, &snapshot, now), snapshot.draining)
+    }
+
     /// What is served now, and how it is by the rules of readiness.
     fn look(&self) -> (Arc<Snapshot>, Look) {
         let Published { snapshot, config } = self.newest.look();

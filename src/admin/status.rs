@@ -128,6 +128,9 @@ fn describe_environment(label: &str, environment: &EnvironmentMetrics, state: Op
         "refused_conditions": environment.refused_conditions,
         "realtime_connected": environment.realtime_connected,
         "last_error": environment.last_error,
+        "failing_since": environment.failing_since.map(unix_seconds),
+        "failures": environment.failures,
+        "next_poll": environment.next_poll.map(unix_seconds),
     })
 }
 

@@ -114,6 +114,11 @@ pub struct Look {
     pub states: Vec<&'static str>,
 }
 
+/// Why it is not ready, or `None` if it is.
+pub fn reason(config: &Config, snapshot: &Snapshot, now: SystemTime) -> Option<&'static str> {
+    Rules::new(config).reason(snapshot, now)
+}
+
 /// Looks at a snapshot by the rules of readiness.
 pub fn look(config: &Config, snapshot: &Snapshot, now: SystemTime) -> Look {
     let rules = Rules::new(config);

@@ -186,9 +186,12 @@ fn compile_timed(fetched: Fetched, edited_at: Option<f64>, is_kept: bool) -> Res
 /// # Errors
 /// The document is not one; the message names the place.
 pub fn compile<'a>(document: impl Into<Cow<'a, [u8]>>) -> Result<(Environment, Vec<Warning>), PollError> {
+    let document = document.into();
+    let ends_well = document.trim_ascii_end().ends_with(b"}");
     Environment::compile(document).map_err(|error| {
         let path = shorten(&error.path);
-        let message = format!("not an environment document: {path}: {}", error.message);
+        let cut = if ends_well { "" } else { "; it does not end as one: was it cut off on its way?" };
+        let message = format!("not an environment document: {path}: {}{cut}", error.message);
         PollError::new(PollErrorKind::Document, message)
     })
 }
@@ -220,7 +223,11 @@ fn read(path: &Path) -> Result<Fetched, PollError> {
         // Whoever opens a pipe waits for its writer.
         if metadata.is_file() { std::fs::read(path) } else { Err(std::io::Error::other("not a file")) }
     });
-    let document =
-        read.map_err(|error| PollError::new(PollErrorKind::File, format!("{}: {error}", path.display())))?;
+    let document = read.map_err(|error| {
+        PollError::new(
+            PollErrorKind::File,
+            format!("{}: {error}: see its path and who may read it", path.display()),
+        )
+    })?;
     Ok(fetched(document))
 }

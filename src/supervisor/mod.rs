@@ -45,6 +45,13 @@ use watched::{Change, Records, Watched};
 /// Reads the configuration again, from where it came at start. `Err`: one line per mistake.
 pub type Reload = Box<dyn FnMut() -> Result<(Config, Vec<Notice>), Vec<String>> + Send>;
 
+/// What the loop calls that is no business of its own.
+pub struct Hooks {
+    pub reload: Reload,
+    /// After each turn of the loop, at least every two seconds.
+    pub turned: Box<dyn FnMut() + Send>,
+}
+
 /// What wakes the loop.
 #[derive(Debug)]
 enum Event {
@@ -73,6 +80,7 @@ struct Supervisor {
     records: Records,
     publisher: Publisher,
     reload: reload::Reloader,
+    turned: Box<dyn FnMut() + Send>,
     certificates: Option<certificates::Watch>,
     upstream: Arc<Upstream>,
     pool: Pool,
@@ -110,7 +118,7 @@ pub fn start(
     config: Config,
     log: Log,
     publisher: Publisher,
-    reload: Reload,
+    hooks: Hooks,
     certificates: Option<Certificates>,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<JoinHandle<()>> {
@@ -124,7 +132,8 @@ pub fn start(
     let reports = Reports::new(&config, store.as_ref(), Instant::now());
     let compilers = Compilers::beside(&config.cores);
     let mut supervisor = Supervisor {
-        reload: reload::Reloader::new(&config, reload),
+        reload: reload::Reloader::new(&config, hooks.reload),
+        turned: hooks.turned,
         certificates: certificates.map(certificates::Watch::new),
         config: Arc::new(config),
         records: Records { log, metrics, store },
@@ -185,6 +194,7 @@ impl Supervisor {
                 self.publish();
             }
             self.free_retired();
+            (self.turned)();
             let wait = self.wake_at(now).saturating_duration_since(Instant::now());
             match self.events.recv_timeout(wait) {
                 Ok(event) => {

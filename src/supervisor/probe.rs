@@ -38,11 +38,6 @@ impl Probe {
     /// What is wrong and what to do.
     pub fn document(&self, key: &Secret) -> Result<Found, String> {
         match self.upstream.document(key.expose(), None, None) {
-            Ok(Some(fetched)) if is_page(&fetched.document) => {
-                Err("a web page was answered, not JSON: api_url is \
-                to be the API's, such as https://flags.example.com/api/v1/"
-                    .to_owned())
-            }
             Ok(Some(fetched)) => compile(&fetched.document),
             Ok(None) => Err("upstream says that nothing changed, though nothing is held".to_owned()),
             Err(error) => Err(error.message),
@@ -64,11 +59,6 @@ impl Probe {
     pub fn stream(&self, client_side_key: &str) -> Result<(), String> {
         self.upstream.stream(client_side_key).map(drop).map_err(|error: poll::PollError| error.message)
     }
-}
-
-/// What a website answers where an API was meant.
-fn is_page(answer: &[u8]) -> bool {
-    answer.trim_ascii_start().starts_with(b"<")
 }
 
 /// Reads and compiles a document on disk.

@@ -10,7 +10,7 @@ use http::{HeaderMap, Uri};
 use ureq::Agent;
 
 use super::error::{PollError, PollErrorKind};
-use super::{link, outgoing};
+use super::{handshake, link, outgoing};
 use crate::config::Config;
 use crate::limits;
 
@@ -165,7 +165,7 @@ fn describe(error: &ureq::Error, uri: &Uri, timeout: Duration) -> PollError {
             (PollErrorKind::Timeout, format!("no connection within {seconds} s (api_poll_timeout)"))
         }
         Error::Timeout(_) => (PollErrorKind::Timeout, format!("silent for {seconds} s (api_poll_timeout)")),
-        Error::Rustls(error) => (PollErrorKind::Tls, format!("TLS failed: {error}; see api_ca_file")),
+        Error::Rustls(error) => (PollErrorKind::Tls, handshake::describe(error)),
         Error::Tls(error) => (PollErrorKind::Tls, format!("TLS failed: {error}")),
         Error::ConnectProxyFailed(error) => {
             let line = error.lines().next().unwrap_or_default();
@@ -183,7 +183,7 @@ fn describe(error: &ureq::Error, uri: &Uri, timeout: Duration) -> PollError {
 fn describe_io(error: &std::io::Error) -> (PollErrorKind, String) {
     // rustls wraps its errors in those of the socket; the resolver's have no kind of their own.
     match error.kind() {
-        ErrorKind::InvalidData => (PollErrorKind::Tls, format!("TLS failed: {error}; see api_ca_file")),
+        ErrorKind::InvalidData => (PollErrorKind::Tls, handshake::describe_io(error)),
         ErrorKind::ConnectionRefused => {
             (PollErrorKind::Connect, "connection refused: is upstream running there?".into())
         }

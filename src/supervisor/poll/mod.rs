@@ -6,6 +6,7 @@
 mod client;
 mod control;
 mod error;
+mod handshake;
 pub mod link;
 mod outgoing;
 pub mod pages;
@@ -107,7 +108,12 @@ impl Upstream {
             _ => return Err(refused(&answer, trusted)),
         }
         let validators = validators(&answer.headers);
+        let origin = link::origin(&answer.uri);
         let document = self.pages(answer, trusted, &keys)?;
+        if let Some(what) = no_document(&document) {
+            let message = format!("{origin} answered with {what}");
+            return Err(PollError::new(PollErrorKind::Document, message));
+        }
         let found = digest_of(&document);
         if digest == Some(&found) {
             return Ok(None);
@@ -159,7 +165,7 @@ impl Upstream {
     /// An address below `api_url`.
     fn address(&self, path: &str) -> Result<Uri, PollError> {
         link::resolve(&self.base, path).ok_or_else(|| {
-            PollError::new(PollErrorKind::Internal, format!("api_url {} has no {path}", self.base))
+            PollError::new(PollErrorKind::Internal, format!("{} has no {path}", link::origin(&self.base)))
         })
     }
 
@@ -210,14 +216,17 @@ impl Upstream {
     ) -> Result<(Answer, bool), PollError> {
         let fail = |message| Err(PollError::new(PollErrorKind::Redirect, message));
         let mut uri = uri.clone();
-        for _ in 0..=limits::REDIRECTS_MAX {
+        for hop in 0..=limits::REDIRECTS_MAX {
             let trusted = link::same_origin(&uri, &self.base);
             let mut fields = vec![("accept", "application/json")];
             fields.extend_from_slice(conditions);
             if trusted {
                 fields.extend_from_slice(keys);
             }
-            let answer = self.client.get(&uri, &fields)?;
+            let answer = self.client.get(&uri, &fields).map_err(|error| match hop {
+                0 => error,
+                _ => PollError { message: format!("redirected to {}", error.message), ..error },
+            })?;
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok((answer, trusted));
             }
@@ -293,6 +302,18 @@ impl Upstream {
     }
 }
 
+/// What was answered 200 and is plainly something else.
+fn no_document(answer: &[u8]) -> Option<&'static str> {
+    match answer.trim_ascii_start().first() {
+        None => Some("an empty body: see what is between here and upstream"),
+        Some(b'<') => Some(
+            "a web page, not JSON: api_url is to be the API's, such as https://flags.example.com/api/v1/, and no \
+             login page may stand before it",
+        ),
+        Some(_) => None,
+    }
+}
+
 /// SHA-256.
 pub fn digest_of(document: &[u8]) -> [u8; 32] {
     let mut digest = Sha256::new();
@@ -312,8 +333,9 @@ fn refused(answer: &Answer, trusted: bool) -> PollError {
              is of another Flagsmith installation; the key was rotated or deleted; the organisation is disabled"
         }
         404 => "no such path. Likely cause: api_url is wrong; it usually ends with /api/v1/",
-        429 => "too many requests: raise api_poll_frequency",
-        500..=599 => "a fault of its own; the last good document stays in service",
+        429 => "too many requests: raise api_poll_frequency_seconds, or run fewer proxies",
+        502..=504 => "it, or a gateway before it, is down or overloaded",
+        500..=599 => "a fault of its own: its log says why",
         _ => "not an answer to this request",
     };
     let retry_after = answer.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());

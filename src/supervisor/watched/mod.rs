@@ -3,11 +3,13 @@
 //! In: what became of each poll. Out: the next [`Job`], the [`Slot`] that requests read, and one line in
 //! the log per change of state. Invariants: a document is replaced only by a better one; whatever
 //! fails, the held one stays. Time is an argument.
+mod failing;
 mod wanted;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use failing::Failing;
 use wanted::Wanted;
 
 use super::job::{self, Compiled, Done, From, Id, Job, Stamp};
@@ -41,7 +43,7 @@ pub struct Watched {
     pub schedule: Schedule,
     held: Option<Held>,
     last_success: Option<SystemTime>,
-    failure: Option<PollError>,
+    failing: Option<Failing>,
     /// Of the file last read.
     seen: Option<Stamp>,
     in_flight: bool,
@@ -93,7 +95,7 @@ impl Watched {
             schedule: Schedule::new(interval, now),
             held: None,
             last_success: None,
-            failure: None,
+            failing: None,
             seen: None,
             in_flight: false,
             full_at: None,
@@ -209,7 +211,9 @@ impl Watched {
         }
         let Some(from) = self.from(upstream, settings, now) else {
             let message = "no server-side key to poll with: every one upstream told of has expired";
-            self.failed(PollError::new(PollErrorKind::Key, message), &records.log, now);
+            let clock = SystemTime::now();
+            self.failed(PollError::new(PollErrorKind::Key, message), &records.log, now, clock);
+            self.measure(records, now, clock);
             return None;
         };
         self.in_flight = true;
@@ -235,7 +239,7 @@ impl Watched {
             return Some(From::Embedded(text));
         }
         if let Some(path) = &self.config.document_path {
-            return Some(From::File { path: path.clone(), seen: self.seen, failed: self.failure.clone() });
+            return Some(From::File { path: path.clone(), seen: self.seen, failed: self.error().cloned() });
         }
         let key = self.key()?;
         let full = std::mem::take(&mut self.full_next)
@@ -259,11 +263,7 @@ impl Watched {
                 self.schedule.succeeded(done.started, now, self.spread());
                 self.tell_slow(took, &records.log);
                 self.last_success = Some(clock);
-                let recovered = self.failure.take().is_some();
-                if recovered {
-                    let name = self.name();
-                    records.log.event(Level::Info, "environment_recovered", &[("client_side_key", &name)]);
-                }
+                let recovered = self.recovered(&records.log, now);
                 let confirmed = self.confirm();
                 let is_new = compiled.is_some();
                 if let Some(compiled) = compiled {
@@ -271,10 +271,10 @@ impl Watched {
                 }
                 if is_new || recovered || confirmed { Change::Content } else { Change::Freshness }
             }
-            Err(error) => self.failed(error, &records.log, now),
+            Err(error) => self.failed(error, &records.log, now, clock),
         };
         self.check_wanted(records, now);
-        self.measure(records);
+        self.measure(records, now, clock);
         change
     }
 
@@ -290,11 +290,14 @@ impl Watched {
     }
 
     /// Writes the state as numbers.
-    fn measure(&self, records: &Records) {
+    fn measure(&self, records: &Records, now: Instant, clock: SystemTime) {
         let time = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?);
         records.metrics.environment(self.client_side_key(), |environment: &mut EnvironmentMetrics| {
             environment.last_success = self.last_success;
-            environment.last_error = self.failure.as_ref().map(|failure| failure.message.clone());
+            environment.last_error = self.error().map(|error| error.message.clone());
+            environment.failing_since = self.failing.as_ref().map(|failing| failing.since);
+            environment.failures = self.failing.as_ref().map_or(0, |failing| failing.count);
+            environment.next_poll = clock.checked_add(self.schedule.due().saturating_duration_since(now));
             environment.source = self.held.as_ref().map(|held| held.source);
             environment.document_updated_at =
                 self.held.as_ref().and_then(|held| held.environment.updated_at()).and_then(time);
@@ -310,40 +313,6 @@ impl Watched {
             }
             _ => false,
         }
-    }
-
-    fn failed(&mut self, error: PollError, log: &Log, now: Instant) -> Change {
-        self.full_at = None;
-        if matches!(error.kind, PollErrorKind::Status(401 | 403)) {
-            self.refused_keys = self.refused_keys.wrapping_add(1);
-        }
-        let delay = if self.config.document_path.is_some() {
-            self.schedule.succeeded(now, now, self.spread());
-            self.schedule.interval()
-        } else {
-            self.schedule.failed(now, self.held.is_some(), error.retry_after, self.spread())
-        };
-        let same = self.failure.as_ref().is_some_and(|before| before.kind == error.kind);
-        if !same {
-            let event = if self.config.document_path.is_some() {
-                "document_refused"
-            } else {
-                "environment_poll_failed"
-            };
-            let serving = if self.held.is_some() { "the last good document" } else { "nothing (502)" };
-            log.event(
-                Level::Error,
-                event,
-                &[
-                    ("client_side_key", &self.name()),
-                    ("error", &error.message),
-                    ("serving", &serving),
-                    ("retry_seconds", &format_args!("{:.1}", delay.as_secs_f64())),
-                ],
-            );
-        }
-        self.failure = Some(error);
-        if same { Change::Freshness } else { Change::Content }
     }
 
     fn replace(&mut self, compiled: Compiled, took: Duration, clock: SystemTime, records: &Records) {
@@ -467,7 +436,7 @@ impl Watched {
             environment: self.held.as_ref().map(|held| Arc::clone(&held.environment)),
             source: self.held.as_ref().map_or(Source::Upstream, |held| held.source),
             last_success: self.last_success,
-            last_error: self.failure.as_ref().map(|error| error.message.as_str().into()),
+            last_error: self.error().map(|error| error.message.as_str().into()),
         }
     }
 }
