@@ -132,7 +132,7 @@ pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>
     };
     match &program.flags {
         None => run.settle(),
-        Some(facts) => run.replay(facts, &mut room.matched),
+        Some(_) => run.replay(&mut room.matched),
     }
 }
 

@@ -18,7 +18,7 @@ use super::rule::{
 };
 use super::{CompileError, Warning, rule, rules::Rules};
 
-/// Compiles a document. `tree` makes what general queries are asked of, if there is one.
+/// Compiles a document. What general queries are asked of, [`Program::tree`], is left to the caller.
 pub fn build(document: &Document<'_>) -> Result<(Program, Vec<Warning>), CompileError> {
     let features = unique_features(&document.features);
     let segments = unique_segments(document);

@@ -199,42 +199,34 @@ impl<'d, 'a> Rules<'d, 'a> {
     }
 
     fn all(&mut self, nodes: Vec<Node>) -> Node {
-        if self.keeps_order {
-            return self.group(nodes, Node::All);
-        }
-        let mut kept = Vec::with_capacity(nodes.len());
-        for node in nodes {
-            match node {
-                Node::Constant(true) => {}
-                Node::Constant(false) => return node,
-                Node::All(children) => kept.extend_from_slice(children.of(&self.children)),
-                _ => kept.push(node),
-            }
-        }
-        match kept.len() {
-            0 => Node::Constant(true),
-            1 => kept[0],
-            _ => Node::All(self.push_by_cost(kept)),
-        }
+        self.join(nodes, Node::All, true)
     }
 
     fn any(&mut self, nodes: Vec<Node>) -> Node {
+        self.join(nodes, Node::Any, false)
+    }
+
+    /// Joins nodes. A node that always answers `neutral` changes nothing, its opposite decides.
+    fn join(&mut self, nodes: Vec<Node>, joined: fn(Children) -> Node, neutral: bool) -> Node {
         if self.keeps_order {
-            return self.group(nodes, Node::Any);
+            return if nodes.len() == 1 { nodes[0] } else { joined(self.push_children(nodes)) };
         }
         let mut kept = Vec::with_capacity(nodes.len());
         for node in nodes {
             match node {
-                Node::Constant(false) => {}
-                Node::Constant(true) => return node,
-                Node::Any(children) => kept.extend_from_slice(children.of(&self.children)),
+                Node::Constant(answer) if answer == neutral => {}
+                Node::Constant(_) => return node,
+                // Joined in the same way: its parts are as good as parts of this one.
+                Node::All(inner) | Node::Any(inner) if node == joined(inner) => {
+                    kept.extend_from_slice(inner.of(&self.children));
+                }
                 _ => kept.push(node),
             }
         }
         match kept.len() {
-            0 => Node::Constant(false),
+            0 => Node::Constant(neutral),
             1 => kept[0],
-            _ => Node::Any(self.push_by_cost(kept)),
+            _ => joined(self.push_by_cost(kept)),
         }
     }
 
@@ -247,10 +239,6 @@ impl<'d, 'a> Rules<'d, 'a> {
             Node::Any(children) => Node::NoneOf(children),
             node => Node::NoneOf(self.push_children(vec![node])),
         }
-    }
-
-    fn group(&mut self, nodes: Vec<Node>, group: impl Fn(Children) -> Node) -> Node {
-        if nodes.len() == 1 { nodes[0] } else { group(self.push_children(nodes)) }
     }
 
     fn push_by_cost(&mut self, mut nodes: Vec<Node>) -> Children {

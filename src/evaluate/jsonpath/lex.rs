@@ -308,7 +308,7 @@ impl Lexer {
     }
 
     fn operator_or_literal(&mut self) -> Option<()> {
-        const WORDS: [(&str, Kind); 11] = [
+        const WORDS: [(&str, Kind); 12] = [
             ("!=", Kind::NotEqual),
             ("!", Kind::Not),
             ("==", Kind::Equal),
@@ -320,6 +320,7 @@ impl Lexer {
             ("||", Kind::Or),
             ("true", Kind::True),
             ("false", Kind::False),
+            ("null", Kind::Null),
         ];
         for (word, kind) in WORDS {
             if self.take(word) {
@@ -327,60 +328,43 @@ impl Lexer {
                 return Some(());
             }
         }
-        if self.take("null") {
-            self.emit(Kind::Null, "null");
-            return Some(());
-        }
-        let (float, int) = (self.float_length(), self.int_length());
-        if float > 0 {
-            self.take_token(Kind::Float, float);
-            return Some(());
-        }
-        if int > 0 {
-            self.take_token(Kind::Int, int);
-            return Some(());
-        }
-        self.function()
-    }
-
-    /// `-?\d+\.\d+([eE][+-]?\d+)?`, or `-?\d+[eE]-\d+`.
-    fn float_length(&self) -> usize {
-        let sign = usize::from(self.peek() == Some('-'));
-        let whole = self.digits_from(self.at + sign);
-        if whole == 0 {
-            return 0;
-        }
-        let end = sign + whole;
-        let at = |offset: usize| self.chars.get(self.at + offset).copied();
-        if at(end) == Some('.') {
-            let fraction = self.digits_from(self.at + end + 1);
-            if fraction == 0 {
-                return 0;
+        match self.number() {
+            Some((kind, count)) => {
+                self.take_token(kind, count);
+                Some(())
             }
-            let end = end + 1 + fraction;
-            let sign = usize::from(matches!(at(end + 1), Some('+' | '-')));
-            let exponent = self.digits_from(self.at + end + 1 + sign);
-            let has_exponent = matches!(at(end), Some('e' | 'E')) && exponent > 0;
-            return if has_exponent { end + 1 + sign + exponent } else { end };
+            None => self.function(),
         }
-        let exponent = self.digits_from(self.at + end + 2);
-        let is_small = matches!(at(end), Some('e' | 'E')) && at(end + 1) == Some('-') && exponent > 0;
-        if is_small { end + 2 + exponent } else { 0 }
     }
 
-    /// `-?\d+([eE]\+?\d+)?`.
-    fn int_length(&self) -> usize {
-        let sign = usize::from(self.peek() == Some('-'));
-        let whole = self.digits_from(self.at + sign);
-        if whole == 0 {
-            return 0;
-        }
-        let end = sign + whole;
+    /// The number that stands here, and how many characters it has. A float is
+    /// `-?\d+\.\d+([eE][+-]?\d+)?` or `-?\d+[eE]-\d+`, an integer `-?\d+([eE]\+?\d+)?`.
+    fn number(&self) -> Option<(Kind, usize)> {
         let at = |offset: usize| self.chars.get(self.at + offset).copied();
-        let plus = usize::from(at(end + 1) == Some('+'));
-        let exponent = self.digits_from(self.at + end + 1 + plus);
-        let has_exponent = matches!(at(end), Some('e' | 'E')) && exponent > 0;
-        if has_exponent { end + 1 + plus + exponent } else { end }
+        let digits = |offset: usize| self.digits_from(self.at + offset);
+        let sign = usize::from(at(0) == Some('-'));
+        let whole = digits(sign);
+        if whole == 0 {
+            return None;
+        }
+        let mut end = sign + whole;
+        let fraction = if at(end) == Some('.') { digits(end + 1) } else { 0 };
+        if fraction > 0 {
+            end += 1 + fraction;
+        }
+        let mut kind = if fraction > 0 { Kind::Float } else { Kind::Int };
+        if let Some('e' | 'E') = at(end) {
+            let sign = at(end + 1).filter(|char| matches!(char, '+' | '-'));
+            let exponent_from = end + 1 + usize::from(sign.is_some());
+            let exponent = digits(exponent_from);
+            if exponent > 0 {
+                end = exponent_from + exponent;
+                if sign == Some('-') {
+                    kind = Kind::Float;
+                }
+            }
+        }
+        Some((kind, end))
     }
 
     fn function(&mut self) -> Option<()> {

@@ -13,7 +13,7 @@ use crate::snapshot::rule::{Fact, FlagFacts, Origin, PENDING, Scalar};
 impl<'r> Run<'r> {
     /// As `get_evaluation_result` does it: every segment in document order, then every feature; what
     /// was resolved while a condition read it stands.
-    pub(super) fn replay(&mut self, facts: &'r FlagFacts, matched: &mut Vec<bool>) {
+    pub(super) fn replay(&mut self, matched: &mut Vec<bool>) {
         let program = self.program;
         self.resolved.clear();
         self.resolved.resize(program.features.len(), PENDING);
@@ -40,7 +40,6 @@ impl<'r> Run<'r> {
                 self.outputs[index] |= CYCLIC;
             }
         }
-        debug_assert!(facts.segments_by_feature.len() == program.features.len());
     }
 
     /// The value of a slot that has to be found when it is asked for.
@@ -60,8 +59,8 @@ impl<'r> Run<'r> {
     }
 
     fn flag_member(&mut self, feature: Option<u32>, member: FlagMember) -> TraitValue<'r> {
-        let Some(fact) = feature.and_then(|feature| self.resolve(feature)) else { return TraitValue::Null };
-        fact.as_flag_result().member(member)
+        let fact = feature.and_then(|feature| self.resolve(feature));
+        fact.map_or(TraitValue::Null, |fact| fact.as_flag_result().member(member))
     }
 
     fn query(&mut self, query: &'r Query) -> TraitValue<'r> {
@@ -74,7 +73,7 @@ impl<'r> Run<'r> {
 
     /// `_DependencyResolver.resolve_feature`: the flag's result, or nothing if it is in a cycle.
     fn resolve(&mut self, feature: u32) -> Option<&'r Fact> {
-        let (program, facts) = (self.program, self.program.flags.as_ref()?);
+        let facts = self.program.flags.as_ref()?;
         let index = feature as usize;
         if self.resolved[index] == PENDING {
             if let Some(start) = self.resolving.iter().position(|other| *other == feature) {
@@ -99,9 +98,7 @@ impl<'r> Run<'r> {
             self.resolved[index] = output;
             self.resolved_order.push(feature);
         }
-        let state = self.resolved[index] as usize;
-        debug_assert!(state < program.outputs.len());
-        facts.facts.get(state)
+        facts.facts.get(self.resolved[index] as usize)
     }
 
     /// The output of a flag with its overrides: every segment that has one is asked.
