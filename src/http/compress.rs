@@ -22,22 +22,11 @@ pub fn accepts_gzip(accept_encoding: Option<&[u8]>) -> bool {
 
 /// `q=0`, `q=0.0`, `q=0.000`: not acceptable.
 fn is_zero_quality(parameter: &[u8]) -> bool {
-    let parameter = parameter.trim_ascii();
-    let Some((name, value)) = parameter.split_once_byte(b'=') else { return false };
+    let mut sides = parameter.splitn(2, |byte| *byte == b'=');
+    let (Some(name), Some(value)) = (sides.next(), sides.next()) else { return false };
     name.trim_ascii().eq_ignore_ascii_case(b"q")
         && !value.trim_ascii().is_empty()
         && value.trim_ascii().iter().all(|byte| matches!(byte, b'0' | b'.'))
-}
-
-trait SplitOnce {
-    fn split_once_byte(&self, byte: u8) -> Option<(&[u8], &[u8])>;
-}
-
-impl SplitOnce for [u8] {
-    fn split_once_byte(&self, byte: u8) -> Option<(&[u8], &[u8])> {
-        let at = self.iter().position(|b| *b == byte)?;
-        Some((&self[..at], &self[at + 1..]))
-    }
 }
 
 /// A gzip compressor whose state is reused.

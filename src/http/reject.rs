@@ -29,15 +29,13 @@ pub enum Reject {
     UnknownExpectation,
     /// The peer took too long to send what it began: 408, close.
     Timeout,
-    /// No such path: 404.
-    NotFound,
     /// A defect of ours: 500, close.
     Internal,
 }
 
 impl Reject {
     /// All of them, in the order of their numbers; a test of `metrics` holds it to that.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::BadRequest,
         Self::UnknownCoding,
         Self::UnknownVersion,
@@ -48,7 +46,6 @@ impl Reject {
         Self::BadCoding,
         Self::UnknownExpectation,
         Self::Timeout,
-        Self::NotFound,
         Self::Internal,
     ];
 
@@ -65,7 +62,6 @@ impl Reject {
             Self::BadCoding => "bad_coding",
             Self::UnknownExpectation => "unknown_expectation",
             Self::Timeout => "timeout",
-            Self::NotFound => "not_found",
             Self::Internal => "internal",
         }
     }
@@ -74,7 +70,6 @@ impl Reject {
     pub fn status(self) -> Status {
         Status(match self {
             Self::BadRequest | Self::BadCoding => 400,
-            Self::NotFound => 404,
             Self::Timeout => 408,
             Self::BodyTooLarge => 413,
             Self::TargetTooLong => 414,
@@ -92,7 +87,6 @@ impl Reject {
         match self {
             Self::BadRequest => b"{\"detail\":\"Bad request\"}",
             Self::BadCoding => b"{\"detail\":\"There was an error parsing the body\"}",
-            Self::NotFound => b"{\"detail\":\"Not Found\"}",
             Self::Timeout => b"{\"detail\":\"Request timed out\"}",
             Self::BodyTooLarge => b"{\"detail\":\"Request body too large\"}",
             Self::TargetTooLong => b"{\"detail\":\"Request target too long\"}",
@@ -107,6 +101,6 @@ impl Reject {
 
     /// True if nothing that follows on this connection can be trusted to be a request.
     pub fn closes(self) -> bool {
-        !matches!(self, Self::NotFound | Self::BadCoding)
+        self != Self::BadCoding
     }
 }
