@@ -107,8 +107,9 @@ pub const JSON_DEPTH_MAX: usize = 1497;
 pub const BULK_IDENTITIES_MAX: usize = 100;
 /// Between two comments on an event stream that has nothing to tell. As the SDKs' own service.
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Digits of an integer in a JSON body. Beyond: 400. Python's `int_max_str_digits`.
-pub const JSON_INTEGER_DIGITS_MAX: usize = 4300;
+/// Digits of an integer that CPython reads (`sys.get_int_max_str_digits`). Beyond: a JSON body is 400, a
+/// document is refused, and no condition holds for a trait.
+pub const INTEGER_DIGITS_MAX: usize = 4300;
 /// Configuration file, bytes. Beyond: refused. Ten thousand key pairs take 1 MB.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// An environment document with all its pages, bytes (`api_document_bytes_max`). Beyond: the round is
@@ -221,8 +222,6 @@ pub const DESCRIPTORS_RESERVED: u64 = 256;
 pub const DOCUMENT_DEPTH_MAX: usize = 512;
 /// Repeated members in one document. Beyond: it is refused. No writer of JSON makes any.
 pub const DUPLICATE_MEMBERS_MAX: usize = 64;
-/// Digits of an integer. Beyond: the document is refused, as by CPython.
-pub const INTEGER_DIGITS_MAX: usize = 4300;
 /// Ready answers of one environment, bytes. Beyond: the document is refused. A long name that many
 /// states repeat can make them larger than the document.
 pub const ANSWER_BYTES_MAX: usize = 1024 * 1024 * 1024;

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::identities::seen;
 use super::{Desk, Exchange, validators};
 use crate::encode::flags::{Flag, results};
+use crate::encode::hex::{hex, path_segment};
 use crate::encode::json;
 use crate::evaluate::{Identity, Trait, TraitValue, evaluate};
 use crate::http::{Body, ContentType, Status};
@@ -124,14 +125,8 @@ fn write_all(environment: &Environment, role: Role, desk: &Desk, out: &mut Vec<u
         write(&flag, out);
     }
     out.extend_from_slice(b"],\"eventStreams\":[{\"type\":\"sse\",\"endpoint\":{\"requestUri\":");
-    let mut uri = String::from("/ofrep/v1/environments/");
-    for byte in environment.client_side_key().bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => uri.push(char::from(byte)),
-            byte => uri.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    json::string(&(uri + "/stream"), out);
+    let key = path_segment(environment.client_side_key());
+    json::string(&format!("/ofrep/v1/environments/{key}/stream"), out);
     out.extend_from_slice(b"},\"inactivityDelaySec\":");
     out.extend_from_slice(INACTIVITY_SECONDS.as_bytes());
     out.extend_from_slice(b"}]}");
@@ -194,10 +189,7 @@ impl<'a> Exchange<'a> {
 
     /// Sends 200 with an entity tag over the body, or 304 if the client has it.
     fn send_tagged(&mut self, desk: &mut Desk, body: &[u8]) {
-        let digest = Sha256::digest(body);
-        let mut etag = String::from("\"");
-        digest.iter().take(12).for_each(|byte| etag.push_str(&format!("{byte:02x}")));
-        etag.push('"');
+        let etag = format!("\"{}\"", hex(&Sha256::digest(body)[..12]));
         let is_gzip = body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip();
         self.vary_by_key(desk);
         desk.lines.extend_from_slice(b"cache-control: private, no-cache\r\n");

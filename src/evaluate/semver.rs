@@ -5,7 +5,7 @@
 //! build metadata checked but ignored in the order. Nothing is allocated.
 use std::cmp::Ordering;
 
-use super::value::INTEGER_DIGITS_MAX;
+use crate::limits::INTEGER_DIGITS_MAX;
 
 /// A version, ordered by precedence (SemVer 2.0, section 11).
 #[derive(Clone, Copy, Debug)]

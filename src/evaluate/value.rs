@@ -13,9 +13,7 @@ use num_traits::ToPrimitive as _;
 
 use super::TraitValue;
 use super::unicode;
-
-/// CPython refuses to read an integer of more digits (`sys.get_int_max_str_digits`).
-pub const INTEGER_DIGITS_MAX: usize = 4300;
+use crate::limits::INTEGER_DIGITS_MAX;
 
 /// A value after coercion (wire.md 5.6).
 #[derive(Clone, Debug, PartialEq)]
@@ -183,6 +181,13 @@ pub fn write_str(value: &Value<'_>, out: &mut String) {
         Value::Text(text) => out.push_str(text),
         Value::Unreadable => {}
     }
+}
+
+/// Python's `str(number)` of a double.
+pub fn float_str(number: f64) -> String {
+    let mut text = String::new();
+    write_float(number, &mut text);
+    text
 }
 
 /// Appends Python's `repr(number)`: the shortest digits that read back as the same double, with an

@@ -8,6 +8,7 @@
 use super::Refusal;
 use super::python_json::{JsonError, Text, Value, loads};
 use crate::encode::json;
+use crate::evaluate::value::float_str;
 use crate::evaluate::{Trait, TraitValue};
 use crate::limits::TRAIT_VALUE_CHARS_MAX;
 
@@ -313,7 +314,7 @@ fn dump(value: &Value, out: &mut Vec<u8>) {
         Value::Null => out.extend_from_slice(b"null"),
         Value::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
         Value::Int(digits) => out.extend_from_slice(digits.as_bytes()),
-        Value::Float(number) if number.is_finite() => out.extend_from_slice(float_text(*number).as_bytes()),
+        Value::Float(number) if number.is_finite() => out.extend_from_slice(float_str(*number).as_bytes()),
         Value::Float(_) => out.extend_from_slice(b"null"),
         Value::Text(text) => json::string(&text.text, out),
         Value::List(items) => {
@@ -337,28 +338,6 @@ fn dump(value: &Value, out: &mut Vec<u8>) {
                 dump(value, out);
             }
             out.push(b'}');
-        }
-    }
-}
-
-/// Python's `repr` of a float: the shortest digits, an exponent below 1e-4 and from 1e16.
-pub fn float_text(number: f64) -> String {
-    if number.is_nan() {
-        return "nan".to_owned();
-    }
-    if number.is_infinite() {
-        return if number > 0.0 { "inf" } else { "-inf" }.to_owned();
-    }
-    let text = format!("{number:e}");
-    let Some((digits, exponent)) = text.split_once('e') else { return text };
-    match exponent.parse::<i32>() {
-        Ok(exponent) if !(-4..16).contains(&exponent) => {
-            let sign = if exponent < 0 { '-' } else { '+' };
-            format!("{digits}e{sign}{:02}", exponent.abs())
-        }
-        _ => {
-            let plain = format!("{number}");
-            if plain.contains('.') { plain } else { plain + ".0" }
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::evaluate::{Trait, TraitValue};
 
 /// Digits that certainly fit `i64`; and digits of a float that no other float is written with, so
 /// that the shortest form of it is the one that was sent.
-const INTEGER_DIGITS_MAX: usize = 18;
-const FLOAT_DIGITS_MAX: usize = 15;
+const PLAIN_INTEGER_DIGITS_MAX: usize = 18;
+const PLAIN_FLOAT_DIGITS_MAX: usize = 15;
 
 /// A body's identifier, and the inside of its array of traits if that can be echoed as it is.
 #[derive(Debug, Default)]
@@ -202,7 +202,9 @@ impl<'body> Scanner<'body> {
         let start = self.at;
         let _minus = self.take(b"-");
         let whole = self.digits();
-        if whole.is_empty() || whole.len() > INTEGER_DIGITS_MAX || (whole.len() > 1 && whole.starts_with('0'))
+        if whole.is_empty()
+            || whole.len() > PLAIN_INTEGER_DIGITS_MAX
+            || (whole.len() > 1 && whole.starts_with('0'))
         {
             return None;
         }
@@ -219,7 +221,7 @@ impl<'body> Scanner<'body> {
         }
         let number = self.text[start..self.at].parse().ok()?;
         // As `ryu` writes it: no zero at the end, and not so small that it takes an exponent.
-        let is_shortest = whole.len() + fraction.len() <= FLOAT_DIGITS_MAX
+        let is_shortest = whole.len() + fraction.len() <= PLAIN_FLOAT_DIGITS_MAX
             && (fraction == "0" || !fraction.ends_with('0'))
             && (!whole.starts_with('0') || !fraction.starts_with('0'));
         Some((TraitValue::Float(number), is_shortest))

@@ -5,7 +5,7 @@
 //! of two members of one name the last. Positions count characters, not bytes.
 //! Invariant: input of any kind ends in a value or an error; nesting is bounded
 //! (`limits::JSON_DEPTH_MAX`). Only bodies that simd-json refused come here, so it may allocate.
-use crate::limits::{JSON_DEPTH_MAX, JSON_INTEGER_DIGITS_MAX};
+use crate::limits::{INTEGER_DIGITS_MAX, JSON_DEPTH_MAX};
 
 /// A JSON value as Python holds it.
 #[derive(Clone, Debug, PartialEq)]
@@ -261,7 +261,7 @@ impl Scanner<'_> {
         if is_float {
             return Ok(Value::Float(text.parse().unwrap_or(f64::NAN)));
         }
-        if text.trim_start_matches('-').len() > JSON_INTEGER_DIGITS_MAX {
+        if text.trim_start_matches('-').len() > INTEGER_DIGITS_MAX {
             return Err(JsonError::Unreadable);
         }
         Ok(Value::Int(if text == "-0" { "0".to_owned() } else { text }))

@@ -3,11 +3,10 @@
 //! In: the traits that were sent. Out: the SHA-256, in hex, of all keys and values in the order
 //! of their keys, or a random UUID's digits if no trait was sent (wire.md 2.7, differences.md 13).
 //! Invariant: the same traits give the same identifier here, in core, and on every replica.
-use std::fmt::Write;
-
 use sha2::{Digest, Sha256};
 
-use super::detail::float_text;
+use crate::encode::hex::hex;
+use crate::evaluate::value::float_str;
 use crate::evaluate::{Trait, TraitValue};
 
 /// The identifier for these traits. Null ones do not count, but a list of them alone is not
@@ -36,7 +35,7 @@ fn text(value: TraitValue<'_>) -> Option<String> {
         TraitValue::Bool(false) => "False".to_owned(),
         TraitValue::Int(number) => number.to_string(),
         TraitValue::BigInt(text) | TraitValue::Text(text) => text.to_owned(),
-        TraitValue::Float(number) => float_text(number),
+        TraitValue::Float(number) => float_str(number),
     })
 }
 
@@ -50,11 +49,4 @@ fn random() -> String {
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     hex(&bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

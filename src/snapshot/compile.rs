@@ -16,6 +16,7 @@ use super::document::Document;
 use super::raw::{At, elements, members};
 use super::rule::{Children, Program, offset};
 use super::{program, transcode};
+use crate::encode::hex::hex;
 use crate::evaluate::jsonpath::Tree;
 use crate::evaluate::{Scratch, evaluate_on};
 use crate::limits::{COMPRESS_BEST_BYTES_MAX, COMPRESS_BYTES_MIN};
@@ -234,13 +235,7 @@ fn etag<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Box<str> {
     for piece in pieces {
         pace::by_pieces(piece, |piece| digest.update(piece));
     }
-    let mut text = String::from("\"");
-    for byte in &digest.finalize()[..16] {
-        text.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
-        text.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
-    }
-    text.push('"');
-    text.into()
+    format!("\"{}\"", hex(&digest.finalize()[..16])).into()
 }
 
 /// A validator of a document: upstream makes a new `identity_uuid` for each fetch, which is no change.

@@ -11,7 +11,7 @@ use num_bigint::BigInt;
 use num_traits::FromPrimitive as _;
 
 use super::CompileError;
-use crate::evaluate::value::write_float;
+use crate::evaluate::value::float_str;
 use crate::pace;
 
 /// Where in the document a value is; printed only in an error.
@@ -252,11 +252,7 @@ pub fn python_str<'a>(raw: &'a str, at: &At<'_>) -> Result<Cow<'a, str>, Compile
         _ if raw.starts_with(['{', '[']) => return Err(at.expected("a string or a number", raw)),
         _ if raw.starts_with('"') => return text(raw, at),
         _ => match float(raw) {
-            Some(number) => {
-                let mut text = String::new();
-                write_float(number, &mut text);
-                Cow::Owned(text)
-            }
+            Some(number) => Cow::Owned(float_str(number)),
             None => Cow::Borrowed(raw),
         },
     })

@@ -15,6 +15,7 @@ use super::poll::{PollError, PollErrorKind, Sent, Upstream, Validators};
 use super::schedule::{Schedule, jitter};
 use super::store::{Kept, Store};
 use crate::counts::{Counts, Evaluation, Labels};
+use crate::encode::hex::hex;
 use crate::limits;
 
 /// What is reported. Each kind has its own outbox and interval.
@@ -246,8 +247,8 @@ fn uuid() -> String {
     let _ = getrandom::fill(&mut bytes);
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    let parts = [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..]];
+    parts.map(hex).join("-")
 }
 
 /// Posts parcels one after another, until upstream cannot be reached or `until` is over.

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::poll::Validators;
 use crate::config::Level;
+use crate::encode::hex::hex;
 use crate::limits;
 use crate::log::Log;
 
@@ -239,10 +240,6 @@ fn write(path: &Path, kept: &Kept) -> io::Result<()> {
 /// No key in clear: the name is a digest.
 fn path(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{}.document", &hex(&Sha256::digest(name.as_bytes()))[..32]))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use hashbrown::HashMap;
 
-use super::super::value::write_float;
+use super::super::value::float_str;
 use super::super::{Identity, TraitValue};
 use super::{FlagResult, Flags};
 use crate::snapshot::raw;
@@ -223,11 +223,7 @@ impl Branch {
             Self::Bool(true) => "True".into(),
             Self::Bool(false) => "False".into(),
             Self::Int(number) => number.to_string().into(),
-            Self::Float(number) => {
-                let mut text = String::new();
-                write_float(*number, &mut text);
-                text.into()
-            }
+            Self::Float(number) => float_str(*number).into(),
             // Neither an array nor an object is an id of a document that was taken.
             Self::Null | Self::List(_) | Self::Object(_) => "None".into(),
         }

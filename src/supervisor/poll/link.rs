@@ -42,19 +42,6 @@ pub fn origin(uri: &Uri) -> String {
     format!("{}://{}{port}", uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default())
 }
 
-/// `text` as one segment of a path: all but unreserved characters percent-encoded (RFC 3986 2.3).
-pub fn segment(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
-}
-
 /// The target of the first link with `rel="next"` in a `Link` field (RFC 8288 3).
 pub fn next(field: &str) -> Option<&str> {
     let mut rest = field;
@@ -158,12 +145,6 @@ mod tests {
         assert!(!same("https://a.example/", "http://a.example/"));
         assert!(!same("https://a.example/", "https://a.example:8443/"));
         assert!(!same("https://a.example/", "https://b.example/"));
-    }
-
-    #[test]
-    fn a_key_is_one_segment_whatever_is_in_it() {
-        assert_eq!(segment("AZaz09-._~"), "AZaz09-._~");
-        assert_eq!(segment("a/../b?c#é"), "a%2F..%2Fb%3Fc%23%C3%A9");
     }
 
     #[test]

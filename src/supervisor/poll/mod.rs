@@ -22,6 +22,7 @@ pub use control::{Discovered, Sent, ServerKey, parse as parse_discovered};
 pub use error::{PollError, PollErrorKind};
 
 use crate::config::{Config, Secret};
+use crate::encode::hex::path_segment;
 use crate::limits;
 use crate::pace;
 
@@ -126,7 +127,7 @@ impl Upstream {
     /// # Errors
     /// It was not answered 200.
     pub fn stream(&self, client_side_key: &str) -> Result<Stream, PollError> {
-        let path = format!("sse/environments/{}/stream", link::segment(client_side_key));
+        let path = format!("sse/environments/{}/stream", path_segment(client_side_key));
         let uri = link::resolve(&self.realtime, &path).ok_or_else(|| {
             let message = format!("realtime.url: {} is not an http or https address", self.realtime);
             PollError::new(PollErrorKind::Internal, message)
