@@ -385,6 +385,8 @@ fn keys_that_open_nothing_are_told_so() {
             ("GET", "/api/v1/flags/", ""),
             ("GET", "/api/v1/identities/?identifier=u", ""),
             ("POST", "/api/v1/identities/", r#"{"identifier":"u"}"#),
+            // Half a surrogate pair: the model looks at the key first.
+            ("POST", "/api/v1/identities/", r#"{"identifier":"\ud800"}"#),
         ] {
             let answer = send(&proxy, method, path, &fields, body);
             assert!(

@@ -103,9 +103,12 @@ fn write(
 impl Exchange<'_> {
     /// Answers that there is no identity in the request.
     pub(super) fn send_refusal(&mut self, desk: &mut Desk, refusal: &Refusal) {
+        if let (Refusal::Unwritable(_), Err(denied)) = (refusal, self.open()) {
+            return self.deny(desk, denied);
+        }
         self.vary(desk);
         match refusal {
-            Refusal::Invalid(body) => self.send_json(desk, Status(422), body),
+            Refusal::Invalid(body) | Refusal::Unwritable(body) => self.send_json(desk, Status(422), body),
             Refusal::Unreadable => self.send_json(desk, Status(400), Refusal::UNREADABLE),
         }
     }

@@ -224,6 +224,8 @@ const STRING_UNICODE: Kind =
 #[derive(Debug, Default)]
 pub struct Errors {
     body: Vec<u8>,
+    /// Halves of surrogate pairs. The model finds nothing wrong with them until it writes its answer.
+    halves: Vec<u8>,
 }
 
 impl Errors {
@@ -232,12 +234,14 @@ impl Errors {
     /// # Errors
     /// Something was wrong.
     pub fn into_result<T>(self, value: T) -> Result<T, Refusal> {
-        if self.body.is_empty() {
-            return Ok(value);
-        }
-        let mut body = self.body;
+        let (mut body, refusal): (_, fn(Vec<u8>) -> Refusal) =
+            match (self.body.is_empty(), self.halves.is_empty()) {
+                (true, true) => return Ok(value),
+                (true, false) => (self.halves, Refusal::Unwritable),
+                (false, _) => (self.body, Refusal::Invalid),
+            };
         body.extend_from_slice(b"]}");
-        Err(Refusal::Invalid(body))
+        Err(refusal(body))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -257,7 +261,9 @@ impl Errors {
 
     fn whole_text(&mut self, text: &Text, loc: &[Loc<'_>], input: &Value) {
         if text.has_lone_surrogate {
+            std::mem::swap(&mut self.body, &mut self.halves);
             self.known(&STRING_UNICODE, loc, input);
+            std::mem::swap(&mut self.body, &mut self.halves);
         }
     }
 

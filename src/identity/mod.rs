@@ -26,6 +26,8 @@ use crate::limits::{JSON_DEPTH_MAX, TRAIT_VALUE_CHARS_MAX};
 pub enum Refusal {
     /// 422 with this body, FastAPI's `detail` list.
     Invalid(Vec<u8>),
+    /// The same, but where the Python proxy fails only after it looked at the key (differences.md 29).
+    Unwritable(Vec<u8>),
     /// 400: not text, nested too deep, or with an integer of too many digits.
     Unreadable,
 }
@@ -217,12 +219,28 @@ pub fn is_json(content_type: Option<&[u8]>) -> bool {
     if content_type == b"application/json" {
         return true;
     }
-    let media = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let media = trim(content_type.split(|byte| *byte == b';').next().unwrap_or_default());
     let mut parts = media.split(|byte| *byte == b'/');
     let (Some(kind), Some(subtype), None) = (parts.next(), parts.next(), parts.next()) else { return false };
     let suffix = subtype.len().checked_sub(5).map_or(&b""[..], |start| &subtype[start..]);
     kind.eq_ignore_ascii_case(b"application")
         && (subtype.eq_ignore_ascii_case(b"json") || suffix.eq_ignore_ascii_case(b"+json"))
+}
+
+/// As `str.strip` does with a field that was read as Latin-1.
+fn trim(mut media: &[u8]) -> &[u8] {
+    let is_blank = |byte: &u8| matches!(byte, b'\t'..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0);
+    while let [first, rest @ ..] = media
+        && is_blank(first)
+    {
+        media = rest;
+    }
+    while let [rest @ .., last] = media
+        && is_blank(last)
+    {
+        media = rest;
+    }
+    media
 }
 
 /// An empty vector with the room of another one, whose items borrowed from something else.

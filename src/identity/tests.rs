@@ -47,7 +47,7 @@ fn read(reader: &mut Reader, body: &[u8], content_type: Option<&str>) -> (u16, S
     let mut body = body.to_vec();
     reader.read(&mut body, content_type.map(str::as_bytes), |sent| match sent {
         Ok(sent) => (200, answered(&sent)),
-        Err(Refusal::Invalid(body)) => (422, String::from_utf8(body).unwrap()),
+        Err(Refusal::Invalid(body) | Refusal::Unwritable(body)) => (422, String::from_utf8(body).unwrap()),
         Err(Refusal::Unreadable) => (400, String::from_utf8_lossy(Refusal::UNREADABLE).into_owned()),
     })
 }
@@ -281,6 +281,43 @@ fn an_identity_without_identifier_is_transient_as_in_core() {
     );
     let (first, second) = (read(&mut reader, b"{}", None).1, read(&mut reader, b"{\"traits\":[]}", None).1);
     assert!(first != second && first.len() == r#"{"identifier":"","traits":[]}"#.len() + 32, "{first}");
+}
+
+#[test]
+fn half_a_pair_is_told_of_only_where_nothing_else_is_wrong() {
+    let mut reader = Reader::default();
+    for (body, types) in [
+        (r#"{"identifier":"\ud800","traits":[{"trait_key":"\udc00"}]}"#, &["string_unicode"; 2][..]),
+        (
+            r#"{"identifier":"\ud800","traits":[{"trait_key":"k","trait_value":"\ud800x"},7]}"#,
+            &["model_attributes_type"],
+        ),
+        (r#"{"identifier":7,"traits":[{"trait_key":"k","trait_value":"\ud800x"}]}"#, &["string_type"]),
+    ] {
+        let (status, answer) = read(&mut reader, body.as_bytes(), None);
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let found: Vec<&str> = answer["detail"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|error| error["type"].as_str().unwrap())
+            .collect();
+        assert_eq!((status, &found[..]), (422, types), "{body}");
+    }
+}
+
+#[test]
+fn a_content_type_is_stripped_as_python_strips_text() {
+    for (content_type, expected) in [
+        (&b"\xa0application/json\x85;x"[..], true),
+        (b"\t application/json\x0b", true),
+        (b"\x1capplication/x+json\x1f", true),
+        (b"\xadapplication/json", false),
+        (b"application/ json", false),
+        (b"\xa0", false),
+    ] {
+        assert_eq!(is_json(Some(content_type)), expected, "{content_type:?}");
+    }
 }
 
 #[test]
