@@ -1,5 +1,9 @@
 //! The README says nothing that was not run: its fenced blocks are taken out and replayed.
-use crate::support::{Proxy, Start, fixture};
+use edge_proxy::config::Config;
+use edge_proxy::config::source::{Inputs, SETTINGS};
+use serde_json::{Value, json};
+
+use crate::support::{Proxy, Scratch, Start, fixture};
 
 /// One fenced block: the word after the fence, and what is in it.
 struct Block {
@@ -152,8 +156,70 @@ fn every_path_and_target_that_is_named_exists() {
         }
     }
     for link in readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-        assert!(link.starts_with("https://") || fixture::root().join(link).exists(), "a dead link: {link}");
+        let is_there = match link.strip_prefix('#') {
+            Some(anchor) => readme.lines().any(|line| line.starts_with('#') && slug(line) == anchor),
+            None => link.starts_with("https://") || fixture::root().join(link).exists(),
+        };
+        assert!(is_there, "a dead link: {link}");
     }
+}
+
+/// What a heading is called in a link, as GitHub makes it.
+fn slug(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    text.chars().filter(|c| c.is_alphanumeric() || " -".contains(*c)).collect::<String>().replace(' ', "-")
+}
+
+/// The rows of every table of settings, cell by cell.
+fn settings(readme: &str) -> Vec<Vec<&str>> {
+    let tables = readme.split("| setting | variable | default | meaning |").skip(1);
+    let rows = tables.flat_map(|table| table.lines().skip(2).take_while(|line| line.starts_with('|')));
+    rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
+}
+
+/// What is meant where this setting has this value, or none.
+fn meant(path: &str, value: Option<&Value>) -> String {
+    let scratch = Scratch::new();
+    let mut file = json!({"documents": ["document.json"]});
+    if let Some(value) = value {
+        let place = path.split('.').fold(&mut file, |place, name| &mut place[name]);
+        *place = value.clone();
+    }
+    let path = scratch.write("config.json", file.to_string());
+    let inputs = Inputs { config_path: Some(path), ..Inputs::default() };
+    let (config, _) = edge_proxy::config::read(&inputs).expect("valid");
+    format!("{:?}", Config { path: None, ..config })
+}
+
+/// The value of a cell, if it is one and not a word for it.
+fn value(default: &str) -> Option<Value> {
+    match default.trim_matches('`') {
+        "" | "none" | "loopback" => None,
+        text if text.starts_with("null") => Some(Value::Null),
+        text if text.contains(' ') => None,
+        text => Some(serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))),
+    }
+}
+
+/// A default that stands there, given as a value, changes nothing; and the variable is the path's.
+#[test]
+fn the_table_of_settings_has_the_defaults_and_variables_of_the_code() {
+    let readme = readme();
+    let mut compared = 0;
+    for row in settings(&readme) {
+        let (variables, mut defaults) = (quoted(row[1]), row[2].split(", "));
+        for name in quoted(row[0]) {
+            let Some(setting) = SETTINGS.iter().find(|setting| setting.path == name) else { continue };
+            let own = name.to_uppercase().replace('.', "_");
+            for variable in setting.variables.iter().copied().chain([own.as_str()]) {
+                assert!(variables.contains(&variable), "{variable} in {row:?}");
+            }
+            let Some(default) = defaults.next().and_then(value) else { continue };
+            assert_eq!(meant(name, Some(&default)), meant(name, None), "{name} is not {default} by itself");
+            compared += 1;
+        }
+    }
+    assert!(compared > 25, "{compared} defaults were compared");
 }
 
 #[test]

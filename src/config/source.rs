@@ -49,7 +49,8 @@ pub const SETTINGS: &[Setting] = &[
     plain("allow_origins"),
     plain("analytics.enabled"),
     plain("analytics.flush_interval_seconds"),
-    plain("api_ca_file"),
+    // What httpx, and with it the Python proxy, reads.
+    variable("api_ca_file", &["SSL_CERT_FILE"]),
     plain("api_client_certificate.cert"),
     plain("api_client_certificate.key"),
     plain("api_document_bytes_max"),

@@ -146,6 +146,7 @@ fn variables_alone_are_enough() {
         .variable("WEB_CONCURRENCY", "2")
         .variable("EDGE_PROXY_DRIVER", "epoll")
         .variable("LOGGING_COLORS", "yes")
+        .variable("SSL_CERT_FILE", "/etc/ssl/own.pem")
         .variable("SERVER_SOMETHING_ELSE", "ignored")
         .variable("HOME", "/root");
     let (config, notices) = case.read().expect("valid");
@@ -162,6 +163,7 @@ fn variables_alone_are_enough() {
     assert!(!config.server.forwarded_allow_ips.contains([11, 1, 2, 3].into()));
     assert_eq!(config.cores, [0, 1]);
     assert_eq!(config.server.driver, Some(Driver::Epoll));
+    assert_eq!(config.api_ca_file, Some("/etc/ssl/own.pem".into()));
 }
 
 #[test]
