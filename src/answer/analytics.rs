@@ -5,9 +5,7 @@
 //! that every SDK takes as success). Invariant: as in Flagsmith core, names that the environment
 //! does not have are skipped, and so is what is not a count from 1 to 2,147,483,647; a body of the
 //! wrong shape is 400 and counts nothing.
-use super::refusal::Denied;
 use super::{Desk, Exchange};
-use crate::config::Config;
 use crate::counts::{Counts, Detail, Evaluation, Labels};
 use crate::http::{Body, ContentType, Fields, Status};
 use crate::identity::detail::{body_value, member};
@@ -21,11 +19,6 @@ const NOT_AN_OBJECT: &str = "the body must be a JSON object of feature names and
 const NO_EVALUATIONS: &str = "the body must be a JSON object with a list named evaluations";
 const EVALUATION: &str =
     "each evaluation needs feature_name (text), count (integer) and enabled_when_evaluated (true or false)";
-
-/// Whether evaluations are counted at all.
-pub fn is_enabled(config: &Config) -> bool {
-    config.analytics.enabled
-}
 
 pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, desk: &mut Desk) {
     let slot = match exchange.open_slot() {
@@ -118,22 +111,5 @@ fn labels(fields: &Fields<'_>) -> Labels {
         application_version: text(fields.application_version),
         user_agent: text(fields.user_agent),
         sdk_user_agent: text(fields.sdk_user_agent),
-    }
-}
-
-impl<'a> Exchange<'a> {
-    /// What the key names, with or without a document.
-    pub(super) fn open_slot(&mut self) -> Result<&'a Slot, Denied<'a>> {
-        match self.open() {
-            Ok(_) | Err(Denied::NoDocument) => {}
-            Err(denied) => return Err(denied),
-        }
-        self.outcome.slot.and_then(|slot| self.snapshot.slots.get(slot)).ok_or(Denied::NoDocument)
-    }
-
-    /// 400 with a sentence that says what the body should be.
-    pub(super) fn refuse_shape(&mut self, desk: &mut Desk, message: &str) {
-        self.vary(desk);
-        self.refuse(desk, Status(400), "bad_request", message);
     }
 }

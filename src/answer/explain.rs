@@ -3,13 +3,11 @@
 //! In: a body as `POST identities/` takes it, and `?feature=` for one flag alone. Out: the
 //! explanation as JSON. Invariant: for server keys alone, since it shows the rules of segments (401
 //! otherwise, as for the environment document). It allocates: support asks it, not an SDK.
-use super::refusal::Denied;
 use super::{Desk, Exchange};
 use crate::evaluate::Identity;
 use crate::explain::explain;
 use crate::http::{Body, ContentType, Status};
 use crate::identity::{Reader, query};
-use crate::snapshot::Role;
 
 pub(super) fn answer(
     exchange: &mut Exchange<'_>,
@@ -27,12 +25,8 @@ pub(super) fn answer(
 }
 
 fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option<&str>, desk: &mut Desk) {
-    let opened = match (exchange.open(), exchange.fields.environment_key) {
-        (_, Some(key)) if exchange.outcome.role == Some(Role::Client) => Err(Denied::KeyUnknown(key)),
-        (opened, _) => opened,
-    };
-    let environment = match opened {
-        Ok((environment, _)) => environment,
+    let environment = match exchange.open_as_server() {
+        Ok(environment) => environment,
         Err(denied) => return exchange.deny(desk, denied),
     };
     if let Some(feature) = feature.filter(|name| environment.program().feature(name).is_none()) {

@@ -7,9 +7,8 @@
 use super::{Desk, Exchange};
 use crate::encode::{flags, json, traits};
 use crate::evaluate::{Identity, evaluate};
-use crate::http::{Body, ContentType, Status};
+use crate::http::{ContentType, Status};
 use crate::identity::{Reader, Refusal, Sent, detail, query};
-use crate::limits::COMPRESS_BYTES_MIN;
 use crate::snapshot::{Environment, Role};
 
 pub(super) fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Reader, desk: &mut Desk) {
@@ -111,29 +110,5 @@ impl Exchange<'_> {
             Refusal::Invalid(body) | Refusal::Unwritable(body) => self.send_json(desk, Status(422), body),
             Refusal::Unreadable => self.send_json(desk, Status(400), Refusal::UNREADABLE),
         }
-    }
-
-    /// Sends JSON that no cache keeps, compressed if that is worth it. `Vary` has then a line more.
-    pub(super) fn send_json(&mut self, desk: &mut Desk, status: Status, body: &[u8]) {
-        if body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip() {
-            desk.lines.extend_from_slice(b"vary: Accept-Encoding\r\n");
-        }
-        self.send_compressible(desk, status, body);
-    }
-
-    /// Sends a body made for this request, compressed if that is worth it.
-    pub(super) fn send_compressible(&mut self, desk: &mut Desk, status: Status, body: &[u8]) {
-        if body.len() < COMPRESS_BYTES_MIN || !self.accepts_gzip() {
-            return self.send(desk, status, Some(ContentType::Json), Body::Copy(body));
-        }
-        let mut compressed = std::mem::take(&mut desk.compressed);
-        compressed.clear();
-        let mut body = body;
-        if desk.gzip.compress(body, &mut compressed) {
-            desk.lines.extend_from_slice(b"content-encoding: gzip\r\n");
-            body = &compressed;
-        }
-        self.send(desk, status, Some(ContentType::Json), Body::Copy(body));
-        desk.compressed = compressed;
     }
 }

@@ -8,6 +8,7 @@
 mod analytics;
 mod bulk;
 mod document;
+mod exchange;
 mod explain;
 mod flags;
 pub mod health;
@@ -27,15 +28,14 @@ use crate::config::Config;
 use crate::counts::{Counts, Resource};
 use crate::demo;
 use crate::evaluate::Scratch;
-use crate::http::compress::{Gzip, accepts_gzip};
+use crate::http::compress::Gzip;
 use crate::http::cors::Cors;
-use crate::http::response::Reply;
-use crate::http::{Body, ContentType, Fields, Method, Output, Request, Status};
+use crate::http::{Body, ContentType, Method, Output, Request, Status};
 use crate::identity::Reader;
 use crate::route::{self, Route};
-use crate::snapshot::{Environment, Role, Snapshot};
+use crate::snapshot::{Role, Snapshot};
 
-use refusal::Denied;
+use exchange::Exchange;
 use stream::{Subscription, Vocabulary};
 
 /// What the configuration says about answers, made ready once per process and on a reload.
@@ -56,7 +56,7 @@ impl Settings {
         Self {
             cors: Cors::new(&config.allow_origins),
             health: health::Rules::new(config),
-            counts_evaluations: analytics::is_enabled(config),
+            counts_evaluations: config.analytics.enabled,
             counts_usage: config.proxy_key.is_some(),
             serves_demo: config.environments.iter().any(|one| one.client_side_key == demo::CLIENT_SIDE_KEY),
         }
@@ -113,21 +113,6 @@ pub struct Outcome {
     pub role: Option<Role>,
 }
 
-/// One exchange while it is answered.
-struct Exchange<'a> {
-    settings: &'a Settings,
-    snapshot: &'a Snapshot,
-    now: SystemTime,
-    reply: Reply,
-    fields: Fields<'a>,
-    /// The answer names the origin, so caches must tell origins apart.
-    varies_by_origin: bool,
-    /// Read when it is first asked for.
-    accepts_gzip: Option<bool>,
-    output: &'a mut Output,
-    outcome: Outcome,
-}
-
 /// Answers one request.
 pub fn answer(
     settings: &Settings,
@@ -137,17 +122,7 @@ pub fn answer(
     room: &mut Room,
     output: &mut Output,
 ) -> Outcome {
-    let mut exchange = Exchange {
-        settings,
-        snapshot,
-        now,
-        reply: request.reply(),
-        fields: request.fields,
-        varies_by_origin: false,
-        accepts_gzip: None,
-        output,
-        outcome: Outcome { status: 0, route: Route::Unknown, slot: None, role: None },
-    };
+    let mut exchange = Exchange::new(settings, snapshot, now, request, output);
     let Room { desk, .. } = room;
     desk.lines.clear();
     if Cors::is_preflight(request.method, &request.fields) {
@@ -157,15 +132,12 @@ pub fn answer(
     }
     exchange.varies_by_origin = settings.cors.simple(&request.fields, &mut desk.lines);
     let Some(found) = route::find(request.path) else {
-        exchange.vary(desk);
-        exchange.send(desk, Status(404), Some(ContentType::Json), Body::Copy(refusal::NOT_FOUND));
+        exchange.refuse_path(desk);
         return exchange.outcome;
     };
     exchange.outcome.route = found.route;
     if !found.methods.allow(request.method) {
-        exchange.vary(desk);
-        desk.lines.extend_from_slice(found.methods.allow_line());
-        exchange.send(desk, Status(405), Some(ContentType::Json), Body::Copy(refusal::METHOD_NOT_ALLOWED));
+        exchange.refuse_method(desk, found.methods);
         return exchange.outcome;
     }
     dispatch(&mut exchange, &found, request, room);
@@ -210,10 +182,7 @@ fn dispatch(
         (Route::OpenApi, _) => pages::openapi(exchange, desk),
         (Route::Docs, _) => pages::docs(exchange, desk),
         (Route::Demo, _) => pages::demo(exchange, &found.parameter, desk),
-        (Route::Unknown, _) => {
-            exchange.vary(desk);
-            exchange.send(desk, Status(404), Some(ContentType::Json), Body::Copy(refusal::NOT_FOUND));
-        }
+        (Route::Unknown, _) => exchange.refuse_path(desk),
     }
 }
 
@@ -227,48 +196,5 @@ fn count_usage(outcome: &Outcome, counts: &mut Counts) {
     };
     if let Some(slot) = outcome.slot {
         counts.used(slot, resource);
-    }
-}
-
-impl<'a> Exchange<'a> {
-    /// What the request's key opens, and the document there.
-    fn open(&mut self) -> Result<(&'a Environment, Role), Denied<'a>> {
-        let key = self.fields.environment_key.ok_or(Denied::KeyMissing)?;
-        let access = self.snapshot.access(key).ok_or(Denied::KeyUnknown(key))?;
-        if access.expires_at.is_some_and(|expires_at| expires_at <= self.now) {
-            return Err(Denied::KeyUnknown(key));
-        }
-        let slot = self.snapshot.slots.get(access.slot).ok_or(Denied::KeyUnknown(key))?;
-        self.outcome.slot = Some(access.slot);
-        self.outcome.role = Some(access.role);
-        let environment = slot.environment.as_deref().ok_or(Denied::NoDocument)?;
-        Ok((environment, access.role))
-    }
-
-    /// Whether the client takes gzip.
-    fn accepts_gzip(&mut self) -> bool {
-        let field = self.fields.accept_encoding;
-        *self.accepts_gzip.get_or_insert_with(|| accepts_gzip(field))
-    }
-
-    /// Writes the response; the lines on the desk go with it.
-    fn send(&mut self, desk: &Desk, status: Status, content_type: Option<ContentType>, body: Body<'_>) {
-        self.outcome.status = status.0;
-        self.output.respond(self.reply, status, content_type, &desk.lines, body);
-    }
-
-    /// `Vary` for an answer that no cache keeps: only what the middleware of the Python proxy says.
-    fn vary(&self, desk: &mut Desk) {
-        if self.varies_by_origin {
-            desk.lines.extend_from_slice(b"vary: Origin\r\n");
-        }
-    }
-
-    /// `Vary` for an answer that a cache may keep: all that it depends on (RFC 9110 12.5.5).
-    fn vary_by_key(&self, desk: &mut Desk) {
-        desk.lines.extend_from_slice(match self.varies_by_origin {
-            true => b"vary: X-Environment-Key, Accept-Encoding, Origin\r\n",
-            false => b"vary: X-Environment-Key, Accept-Encoding\r\n",
-        });
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In: nothing of the request. Out: a file of this program. Invariant: what the document
 //! promises is what the routes do; `make sdk` holds them to each other.
-use super::{Desk, Exchange, refusal};
+use super::{Desk, Exchange};
 use crate::demo;
 use crate::http::{Body, ContentType, Status};
 
@@ -23,14 +23,11 @@ pub fn docs(exchange: &mut Exchange<'_>, desk: &mut Desk) {
 
 /// `/demo/` and what it loads, where the demo is served.
 pub fn demo(exchange: &mut Exchange<'_>, file: &[u8], desk: &mut Desk) {
-    exchange.vary(desk);
     let (content_type, body) = match file {
-        b"" => (ContentType::Html, demo::PAGE.as_bytes()),
-        b"flagsmith.js" => (ContentType::JavaScript, demo::SDK.as_bytes()),
-        _ => (ContentType::Json, refusal::NOT_FOUND),
+        b"" if exchange.settings.serves_demo => (ContentType::Html, demo::PAGE),
+        b"flagsmith.js" if exchange.settings.serves_demo => (ContentType::JavaScript, demo::SDK),
+        _ => return exchange.refuse_path(desk),
     };
-    if !exchange.settings.serves_demo || content_type == ContentType::Json {
-        return exchange.send(desk, Status(404), Some(ContentType::Json), Body::Copy(refusal::NOT_FOUND));
-    }
-    exchange.send(desk, Status(200), Some(content_type), Body::Copy(body));
+    exchange.vary(desk);
+    exchange.send(desk, Status(200), Some(content_type), Body::Copy(body.as_bytes()));
 }

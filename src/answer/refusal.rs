@@ -6,9 +6,10 @@
 use super::{Desk, Exchange};
 use crate::encode::json;
 use crate::http::{Body, ContentType, Status};
+use crate::route::Methods;
 
-pub const NOT_FOUND: &[u8] = br#"{"detail":"Not Found"}"#;
-pub const METHOD_NOT_ALLOWED: &[u8] = br#"{"detail":"Method Not Allowed"}"#;
+const NOT_FOUND: &[u8] = br#"{"detail":"Not Found"}"#;
+const METHOD_NOT_ALLOWED: &[u8] = br#"{"detail":"Method Not Allowed"}"#;
 
 const KEY_MISSING: &[u8] =
     br#"{"status":"unauthorized","message":"missing key: send the environment's key as X-Environment-Key"}"#;
@@ -41,6 +42,25 @@ impl Exchange<'_> {
         let mut message = String::from("unknown key ");
         python_repr(key, &mut message);
         self.refuse(desk, Status(401), "unauthorized", &message);
+    }
+
+    /// 404: no such path.
+    pub(super) fn refuse_path(&mut self, desk: &mut Desk) {
+        self.vary(desk);
+        self.send(desk, Status(404), Some(ContentType::Json), Body::Copy(NOT_FOUND));
+    }
+
+    /// 405, with those that the path has.
+    pub(super) fn refuse_method(&mut self, desk: &mut Desk, methods: Methods) {
+        self.vary(desk);
+        desk.lines.extend_from_slice(methods.allow_line());
+        self.send(desk, Status(405), Some(ContentType::Json), Body::Copy(METHOD_NOT_ALLOWED));
+    }
+
+    /// 400 with a sentence that says what the body should be.
+    pub(super) fn refuse_shape(&mut self, desk: &mut Desk, message: &str) {
+        self.vary(desk);
+        self.refuse(desk, Status(400), "bad_request", message);
     }
 
     /// Answers `{"status": ..., "message": ...}`. `Vary` is on the desk already.

@@ -107,14 +107,12 @@ pub(super) fn open(
     exchange.outcome.role = Some(access.role);
     exchange.vary(desk);
     desk.lines.extend_from_slice(b"cache-control: no-cache\r\nx-accel-buffering: no\r\n");
-    let status = Status(200);
-    exchange.outcome.status = status.0;
+    exchange.outcome.status = 200;
+    exchange.output.begin_stream(exchange.reply, Status(200), ContentType::EventStream, &desk.lines);
     if exchange.reply.head {
-        exchange.output.begin_stream(exchange.reply, status, ContentType::EventStream, &desk.lines);
         return None;
     }
     let mut subscription = Subscription::new(&slot.client_side_key, vocabulary, !exchange.reply.http_10);
-    exchange.output.begin_stream(exchange.reply, status, ContentType::EventStream, &desk.lines);
     subscription.write(&mut exchange.output.bytes, |out| out.extend_from_slice(RETRY));
     subscription.catch_up(exchange.snapshot, &mut exchange.output.bytes);
     Some(subscription)

@@ -1,0 +1,166 @@
+//! One exchange while it is answered: what its key opens, and how its answer is sent.
+//!
+//! In: a request's fields and the snapshot. Out: a document, or why the key opens none; then one whole
+//! response in [`Output`], with the lines that say what caches and clients may do with it (RFC 9110
+//! 8.4, 12.5.5, 13; differences.md 22). Invariant: each exchange is answered once, here or in
+//! `refusal`; whatever depends on a field of the request is named in `Vary`.
+use std::time::SystemTime;
+
+use super::refusal::Denied;
+use super::{Desk, Outcome, Settings, validators};
+use crate::http::compress::accepts_gzip;
+use crate::http::{Body, ContentType, Fields, Output, Reply, Request, Status};
+use crate::limits::COMPRESS_BYTES_MIN;
+use crate::route::Route;
+use crate::snapshot::compile::Ready;
+use crate::snapshot::{Environment, Role, Slot, Snapshot};
+
+/// One exchange while it is answered.
+pub struct Exchange<'a> {
+    pub settings: &'a Settings,
+    pub snapshot: &'a Snapshot,
+    pub now: SystemTime,
+    pub reply: Reply,
+    pub fields: Fields<'a>,
+    /// The answer names the origin, so caches must tell origins apart.
+    pub varies_by_origin: bool,
+    /// Read when it is first asked for.
+    accepts_gzip: Option<bool>,
+    pub output: &'a mut Output,
+    pub outcome: Outcome,
+}
+
+impl<'a> Exchange<'a> {
+    /// An exchange of which nothing is known but the request.
+    pub fn new(
+        settings: &'a Settings,
+        snapshot: &'a Snapshot,
+        now: SystemTime,
+        request: &Request<'a>,
+        output: &'a mut Output,
+    ) -> Self {
+        Self {
+            settings,
+            snapshot,
+            now,
+            reply: request.reply(),
+            fields: request.fields,
+            varies_by_origin: false,
+            accepts_gzip: None,
+            output,
+            outcome: Outcome { status: 0, route: Route::Unknown, slot: None, role: None },
+        }
+    }
+
+    /// What the request's key opens, and the document there.
+    pub fn open(&mut self) -> Result<(&'a Environment, Role), Denied<'a>> {
+        let key = self.fields.environment_key.ok_or(Denied::KeyMissing)?;
+        let access = self.snapshot.access(key).ok_or(Denied::KeyUnknown(key))?;
+        if access.expires_at.is_some_and(|expires_at| expires_at <= self.now) {
+            return Err(Denied::KeyUnknown(key));
+        }
+        let slot = self.snapshot.slots.get(access.slot).ok_or(Denied::KeyUnknown(key))?;
+        self.outcome.slot = Some(access.slot);
+        self.outcome.role = Some(access.role);
+        let environment = slot.environment.as_deref().ok_or(Denied::NoDocument)?;
+        Ok((environment, access.role))
+    }
+
+    /// As [`open`](Self::open), for what client-side keys must not see: those are as good as unknown
+    /// (differences.md 1).
+    pub fn open_as_server(&mut self) -> Result<&'a Environment, Denied<'a>> {
+        let opened = self.open();
+        match (self.outcome.role, self.fields.environment_key) {
+            (Some(Role::Client), Some(key)) => Err(Denied::KeyUnknown(key)),
+            _ => opened.map(|(environment, _)| environment),
+        }
+    }
+
+    /// What the key names, with or without a document.
+    pub fn open_slot(&mut self) -> Result<&'a Slot, Denied<'a>> {
+        match self.open() {
+            Ok(_) | Err(Denied::NoDocument) => {}
+            Err(denied) => return Err(denied),
+        }
+        self.outcome.slot.and_then(|slot| self.snapshot.slots.get(slot)).ok_or(Denied::NoDocument)
+    }
+
+    /// Whether the client takes gzip.
+    pub fn accepts_gzip(&mut self) -> bool {
+        let field = self.fields.accept_encoding;
+        *self.accepts_gzip.get_or_insert_with(|| accepts_gzip(field))
+    }
+
+    /// `Vary` for an answer that no cache keeps: only what the middleware of the Python proxy says.
+    pub fn vary(&self, desk: &mut Desk) {
+        if self.varies_by_origin {
+            desk.lines.extend_from_slice(b"vary: Origin\r\n");
+        }
+    }
+
+    /// `Vary` for an answer that a cache may keep: all that it depends on (RFC 9110 12.5.5).
+    pub fn vary_by_key(&self, desk: &mut Desk) {
+        desk.lines.extend_from_slice(match self.varies_by_origin {
+            true => b"vary: X-Environment-Key, Accept-Encoding, Origin\r\n",
+            false => b"vary: X-Environment-Key, Accept-Encoding\r\n",
+        });
+    }
+
+    /// Writes the response; the lines on the desk go with it.
+    pub fn send(&mut self, desk: &Desk, status: Status, content_type: Option<ContentType>, body: Body<'_>) {
+        self.outcome.status = status.0;
+        self.output.respond(self.reply, status, content_type, &desk.lines, body);
+    }
+
+    /// Sends JSON that no cache keeps, compressed if that is worth it. `Vary` has then a line more.
+    pub fn send_json(&mut self, desk: &mut Desk, status: Status, body: &[u8]) {
+        if body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip() {
+            desk.lines.extend_from_slice(b"vary: Accept-Encoding\r\n");
+        }
+        self.send_compressible(desk, status, body);
+    }
+
+    /// Sends a body made for this request, compressed if that is worth it.
+    pub fn send_compressible(&mut self, desk: &mut Desk, status: Status, body: &[u8]) {
+        if body.len() < COMPRESS_BYTES_MIN || !self.accepts_gzip() {
+            return self.send(desk, status, Some(ContentType::Json), Body::Copy(body));
+        }
+        let mut compressed = std::mem::take(&mut desk.compressed);
+        compressed.clear();
+        let mut body = body;
+        if desk.gzip.compress(body, &mut compressed) {
+            desk.lines.extend_from_slice(b"content-encoding: gzip\r\n");
+            body = &compressed;
+        }
+        self.send(desk, status, Some(ContentType::Json), Body::Copy(body));
+        desk.compressed = compressed;
+    }
+
+    /// Sends a body that is ready, or 304 if the client has it.
+    pub fn send_ready(&mut self, desk: &mut Desk, environment: &Environment, ready: &Ready) {
+        let gzip = ready.gzip.as_ref().filter(|_| self.accepts_gzip());
+        self.vary_by_key(desk);
+        desk.lines.extend_from_slice(b"cache-control: no-cache\r\n");
+        desk.dated.append(environment.updated_at(), &mut desk.lines);
+        validators::etag(&ready.etag, gzip.is_some(), &mut desk.lines);
+        if validators::is_not_modified(&self.fields, Some(&ready.etag), environment.updated_at()) {
+            return self.send(desk, Status(304), None, Body::Empty);
+        }
+        if gzip.is_some() {
+            desk.lines.extend_from_slice(b"content-encoding: gzip\r\n");
+        }
+        let body = gzip.unwrap_or(&ready.plain);
+        self.send(desk, Status(200), Some(ContentType::Json), Body::Ready(body));
+    }
+
+    /// Sends a part of a ready body, which has a date but no entity tag of its own.
+    pub fn send_dated(&mut self, desk: &mut Desk, environment: &Environment, body: &[u8]) {
+        self.vary_by_key(desk);
+        desk.lines.extend_from_slice(b"cache-control: no-cache\r\n");
+        desk.dated.append(environment.updated_at(), &mut desk.lines);
+        if validators::is_not_modified(&self.fields, None, environment.updated_at()) {
+            return self.send(desk, Status(304), None, Body::Empty);
+        }
+        self.send_compressible(desk, Status(200), body);
+    }
+}
