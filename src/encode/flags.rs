@@ -5,7 +5,7 @@
 //! Invariant: document order; what a client key may not see is not written.
 use crate::evaluate::Scratch;
 use crate::evaluate::run::CYCLIC;
-use crate::snapshot::rule::{Children, Output, Program};
+use crate::snapshot::rule::{Output, Program, Span};
 use crate::snapshot::{Environment, Role};
 
 /// The reason of a flag in a cycle of flags (wire.md 5.12).
@@ -37,7 +37,7 @@ pub fn write(
     let program = environment.program();
     out.push(b'[');
     let from = out.len();
-    let mut run = Run { bytes: &program.bytes, pending: Children::EMPTY, out };
+    let mut run = Run { bytes: &program.bytes, pending: Span::EMPTY, out };
     match feature {
         Some(name) => {
             if let Some(output) = program.feature(name).and_then(|index| results.outputs().get(index)) {
@@ -60,13 +60,13 @@ pub fn write(
 /// Bytes found but not yet copied: the next flag's often follow them.
 struct Run<'w> {
     bytes: &'w [u8],
-    pending: Children,
+    pending: Span,
     out: &'w mut Vec<u8>,
 }
 
 impl Run<'_> {
     #[inline]
-    fn add(&mut self, bytes: Children) {
+    fn add(&mut self, bytes: Span) {
         if bytes.from == self.pending.to {
             self.pending.to = bytes.to;
         } else {
@@ -78,7 +78,7 @@ impl Run<'_> {
     #[inline]
     fn copy(&mut self) {
         self.out.extend_from_slice(self.pending.of(self.bytes));
-        self.pending = Children::EMPTY;
+        self.pending = Span::EMPTY;
     }
 
     /// The flags that this request changed, and between them whole stretches of the others.
@@ -93,14 +93,14 @@ impl Run<'_> {
                 left &= left - 1;
                 let kept = &own[at..index];
                 if let (Some(first), Some(last)) = (kept.first(), kept.last()) {
-                    self.add(Children { from: first.from, to: last.to });
+                    self.add(Span { from: first.from, to: last.to });
                 }
                 self.add(json[outputs[index] as usize]);
                 at = index + 1;
             }
         }
         if let (Some(first), Some(last)) = (own.get(at), own.last()) {
-            self.add(Children { from: first.from, to: last.to });
+            self.add(Span { from: first.from, to: last.to });
         }
     }
 

@@ -14,7 +14,7 @@ use super::percentage;
 use super::segment::holds;
 use super::values::Values;
 use crate::snapshot::rule::{
-    CANDIDATES_WALKED_MAX, Candidate, Children, Feature, FeatureState, Node, OpenFeature, PENDING, Program,
+    CANDIDATES_WALKED_MAX, Candidate, Feature, FeatureState, Node, OpenFeature, PENDING, Program, Span,
     Split, offset,
 };
 
@@ -306,7 +306,7 @@ impl<'r> Run<'r> {
         }
     }
 
-    fn children(&self, children: Children) -> &'r [Node] {
+    fn children(&self, children: Span) -> &'r [Node] {
         children.of(&self.program.children)
     }
 

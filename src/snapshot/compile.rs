@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::Role;
 use super::document::Document;
 use super::raw::{At, elements, members};
-use super::rule::{Children, Program, offset};
+use super::rule::{Program, Span, offset};
 use super::{program, transcode};
 use crate::encode::hex::hex;
 use crate::evaluate::jsonpath::Tree;
@@ -61,7 +61,7 @@ pub struct Sizes {
 struct Flags {
     body: Ready,
     /// Per feature its object in `body`; empty if the role may not see it.
-    places: Vec<Children>,
+    places: Vec<Span>,
 }
 
 /// Why a document was refused: where in it, and what was expected (one line, no secrets).
@@ -193,7 +193,7 @@ impl Flags {
         for output in outputs {
             let index = (output & !crate::evaluate::run::CYCLIC) as usize;
             if role == Role::Client && program.client[index].is_empty() {
-                places.push(Children::EMPTY);
+                places.push(Span::EMPTY);
                 continue;
             }
             if body.len() > 1 {
@@ -204,7 +204,7 @@ impl Flags {
             let to = program.outputs[index].variant as usize - ",\"variant\":".len();
             body.extend_from_slice(&program.bytes[program.server[index].from as usize..to]);
             body.push(b'}');
-            places.push(Children { from, to: offset(body.len()) });
+            places.push(Span { from, to: offset(body.len()) });
         }
         body.push(b']');
         body.shrink_to_fit();

@@ -189,7 +189,7 @@ pub fn build(program: &mut Program) {
             _ => {
                 let from = offset(program.children.len());
                 program.children.extend(left);
-                Node::All(super::rule::Children { from, to: offset(program.children.len()) })
+                Node::All(super::rule::Span { from, to: offset(program.children.len()) })
             }
         };
     }

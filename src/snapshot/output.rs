@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashSet};
 use super::CompileError;
 use super::document::{Document, Feature};
 use super::raw::{At, is_number, is_truthy, number_key, string};
-use super::rule::{Children, Fact, Output, Scalar, State, offset};
+use super::rule::{Fact, Output, Scalar, Span, State, offset};
 use crate::encode::json;
 use crate::limits::{ANSWER_BYTES_MAX, CLIENT_COPY_BYTES_MAX};
 
@@ -34,8 +34,8 @@ pub struct Outputs<'a> {
     pub bytes: Vec<u8>,
     pub outputs: Vec<Output>,
     /// By output, as [`super::rule::Program::server`] and `client`.
-    pub server: Vec<Children>,
-    pub client: Vec<Children>,
+    pub server: Vec<Span>,
+    pub client: Vec<Span>,
     /// Filled only if conditions read flags.
     pub facts: Option<Vec<Fact>>,
     /// By what [`number_key`] makes of a feature's id.
@@ -102,14 +102,14 @@ impl<'a> Outputs<'a> {
         out.extend_from_slice(word.as_bytes());
         json::escaped(rest, out);
         out.extend_from_slice(b"\"},");
-        let server = Children { from, to: offset(out.len()) };
+        let server = Span { from, to: offset(out.len()) };
 
         let is_hidden = self.server_only.contains(&id) || (self.hides_disabled && !is_truthy(parts.enabled));
         let client_is_cut = matches!(parts.reason, Reason::Segment(_)) && !is_hidden;
         let cut = reason + 1 + offset(TARGETING_MATCH.len());
         let client = match (is_hidden, client_is_cut) {
-            (true, _) => Children::EMPTY,
-            (false, true) => Children { from, to: cut },
+            (true, _) => Span::EMPTY,
+            (false, true) => Span { from, to: cut },
             (false, false) => server,
         };
         self.server.push(server);
@@ -130,7 +130,7 @@ impl<'a> Outputs<'a> {
             let start = offset(self.bytes.len());
             self.bytes.extend_from_within(client.from as usize..client.to as usize);
             self.bytes.extend_from_slice(b"\"},");
-            *client = Children { from: start, to: offset(self.bytes.len()) };
+            *client = Span { from: start, to: offset(self.bytes.len()) };
             output.client_is_cut = false;
         }
     }

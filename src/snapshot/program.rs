@@ -13,8 +13,8 @@ use super::lookup;
 use super::output::{Outputs, Parts, Reason, weight_text};
 use super::raw::{Elements, is_number};
 use super::rule::{
-    CANDIDATES_WALKED_MAX, Candidate, Children, Feature, FlagFacts, Node, OpenFeature, Overrides, PENDING,
-    Program, Segment, Share, Split, State, offset,
+    CANDIDATES_WALKED_MAX, Candidate, Feature, FlagFacts, Node, OpenFeature, Overrides, PENDING, Program,
+    Segment, Share, Span, Split, State, offset,
 };
 use super::{CompileError, Warning, rule, rules::Rules};
 
@@ -192,7 +192,7 @@ impl<'d, 'a> Builder<'d, 'a> {
             self.program.features.push(Feature {
                 name: (&*state.feature.name).into(),
                 state: compiled,
-                candidates: Children::EMPTY,
+                candidates: Span::EMPTY,
                 segments: Box::default(),
                 ranks: Box::default(),
             });
@@ -348,7 +348,7 @@ impl<'d, 'a> Builder<'d, 'a> {
                 program.candidates.pop();
                 to = from;
             }
-            feature.candidates = Children { from, to };
+            feature.candidates = Span { from, to };
             let count = feature.candidates.len();
             // A table by segment is small beside so many candidates.
             if count > CANDIDATES_WALKED_MAX && count * 4 > program.segments.len() && !keeps_all {

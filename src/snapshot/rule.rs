@@ -135,18 +135,36 @@ pub enum Node {
     Constant(bool),
     /// A condition's index.
     Test(u32),
-    All(Children),
-    Any(Children),
-    NoneOf(Children),
+    All(Span),
+    Any(Span),
+    NoneOf(Span),
     /// As `All`, but each child is asked even after one failed: where flags are read, asking counts
     /// (wire.md 5.5, 5.12).
-    Both(Children),
+    Both(Span),
 }
 
+/// A range of a table: the children of a node, the candidates of a feature, the bytes of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Children {
+pub struct Span {
     pub from: u32,
     pub to: u32,
+}
+
+impl Span {
+    pub const EMPTY: Self = Self { from: 0, to: 0 };
+
+    /// What it spans.
+    pub fn of<T>(self, table: &[T]) -> &[T] {
+        &table[self.from as usize..self.to as usize]
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.from == self.to
+    }
+
+    pub fn len(self) -> usize {
+        (self.to - self.from) as usize
+    }
 }
 
 /// A segment that can change an answer.
@@ -174,7 +192,7 @@ pub struct Feature {
     pub name: Box<str>,
     pub state: FeatureState,
     /// Its overrides in [`Program::candidates`], best first: the first whose segment matches wins.
-    pub candidates: Children,
+    pub candidates: Span,
     /// If it has many candidates: their segments as bits, and by segment its best candidate.
     pub segments: Box<[u64]>,
     pub ranks: Box<[u32]>,
@@ -186,7 +204,7 @@ pub struct OpenFeature {
     pub feature: u32,
     /// As the feature's.
     pub state: FeatureState,
-    pub candidates: Children,
+    pub candidates: Span,
 }
 
 /// A state of a feature: the output it gives, or the split that says which.
@@ -286,8 +304,8 @@ pub struct Program {
     pub outputs: Vec<Output>,
     /// By output its JSON in `bytes` as identities see it, an object and the comma behind it: with a
     /// server key and with a client key, where it is empty if they may not see it.
-    pub server: Vec<Children>,
-    pub client: Vec<Children>,
+    pub server: Vec<Span>,
+    pub client: Vec<Span>,
     /// Not every feature's own output is the same for both, or an output is cut for client keys.
     pub client_differs: bool,
     pub bytes: Vec<u8>,
@@ -347,24 +365,8 @@ pub struct Overrides {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    identifier: Children,
-    states: Children,
-}
-
-impl Children {
-    pub const EMPTY: Self = Self { from: 0, to: 0 };
-
-    pub fn of<T>(self, table: &[T]) -> &[T] {
-        &table[self.from as usize..self.to as usize]
-    }
-
-    pub fn is_empty(self) -> bool {
-        self.from == self.to
-    }
-
-    pub fn len(self) -> usize {
-        (self.to - self.from) as usize
-    }
+    identifier: Span,
+    states: Span,
 }
 
 impl Program {
@@ -374,7 +376,7 @@ impl Program {
     }
 
     /// By output its JSON for that role.
-    pub fn json(&self, role: Role) -> &[Children] {
+    pub fn json(&self, role: Role) -> &[Span] {
         match role {
             Role::Server => &self.server,
             Role::Client => &self.client,
@@ -390,10 +392,10 @@ impl Overrides {
             pace::step();
             let from = offset(overrides.identifiers.len());
             overrides.identifiers.extend_from_slice(identifier.as_bytes());
-            let identifier = Children { from, to: offset(overrides.identifiers.len()) };
+            let identifier = Span { from, to: offset(overrides.identifiers.len()) };
             let from = offset(overrides.states.len());
             overrides.states.extend_from_slice(states);
-            let entry = Entry { identifier, states: Children { from, to: offset(overrides.states.len()) } };
+            let entry = Entry { identifier, states: Span { from, to: offset(overrides.states.len()) } };
             let (hasher, identifiers) = (&overrides.hasher, &overrides.identifiers);
             let hash =
                 |entry: &Entry| std::hash::BuildHasher::hash_one(hasher, entry.identifier.of(identifiers));

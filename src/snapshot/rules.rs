@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use super::Warning;
 use super::condition;
 use super::document::{Condition, Document, Rule, RuleKind, Segment};
-use super::rule::{self, Children, Node, Origin, Program, State, Test, offset};
+use super::rule::{self, Node, Origin, Program, Span, State, Test, offset};
 use crate::evaluate::jsonpath::{Property, Target};
 use crate::evaluate::pattern::AutomataBudget;
 use crate::evaluate::segment::holds;
@@ -207,7 +207,7 @@ impl<'d, 'a> Rules<'d, 'a> {
     }
 
     /// Joins nodes. A node that always answers `neutral` changes nothing, its opposite decides.
-    fn join(&mut self, nodes: Vec<Node>, joined: fn(Children) -> Node, neutral: bool) -> Node {
+    fn join(&mut self, nodes: Vec<Node>, joined: fn(Span) -> Node, neutral: bool) -> Node {
         if self.keeps_order {
             return if nodes.len() == 1 { nodes[0] } else { joined(self.push_children(nodes)) };
         }
@@ -241,16 +241,16 @@ impl<'d, 'a> Rules<'d, 'a> {
         }
     }
 
-    fn push_by_cost(&mut self, mut nodes: Vec<Node>) -> Children {
+    fn push_by_cost(&mut self, mut nodes: Vec<Node>) -> Span {
         nodes.sort_by_key(|node| self.cost(*node));
         nodes.dedup();
         self.push_children(nodes)
     }
 
-    fn push_children(&mut self, nodes: Vec<Node>) -> Children {
+    fn push_children(&mut self, nodes: Vec<Node>) -> Span {
         let from = offset(self.children.len());
         self.children.extend(nodes);
-        Children { from, to: offset(self.children.len()) }
+        Span { from, to: offset(self.children.len()) }
     }
 
     /// Roughly nanoseconds; only the order counts.
