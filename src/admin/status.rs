@@ -151,13 +151,7 @@ pub fn environment_labels(
 
 /// Where a document came from, in a word.
 pub fn source_name(source: Option<Source>) -> &'static str {
-    match source {
-        None => "none",
-        Some(Source::Upstream) => "upstream",
-        Some(Source::Cache) => "cache",
-        Some(Source::File) => "file",
-        Some(Source::Embedded) => "embedded",
-    }
+    source.map_or("none", Source::name)
 }
 
 /// Seconds since 1970.

@@ -8,7 +8,7 @@
 use super::{Desk, Exchange};
 use crate::counts::{Counts, Detail, Evaluation, Labels};
 use crate::http::{Body, ContentType, Fields, Status};
-use crate::identity::detail::{body_value, member};
+use crate::identity::detail::{json_value, member};
 use crate::identity::python_json::Value;
 use crate::snapshot::{Environment, Role, Slot};
 
@@ -25,7 +25,7 @@ pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
         Ok(slot) => slot,
         Err(denied) => return exchange.deny(desk, denied),
     };
-    let Ok(Value::Dict(members)) = body_value(body, true) else {
+    let Ok(Value::Dict(members)) = json_value(body) else {
         return exchange.refuse_shape(desk, NOT_AN_OBJECT);
     };
     if exchange.settings.counts_evaluations {
@@ -45,7 +45,7 @@ pub fn version_2(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
         Ok(slot) => slot,
         Err(denied) => return exchange.deny(desk, denied),
     };
-    let Ok(body) = body_value(body, true) else { return exchange.refuse_shape(desk, NO_EVALUATIONS) };
+    let Ok(body) = json_value(body) else { return exchange.refuse_shape(desk, NO_EVALUATIONS) };
     let Some(Value::List(items)) = member(&body, "evaluations") else {
         return exchange.refuse_shape(desk, NO_EVALUATIONS);
     };

@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use super::{Desk, Exchange};
 use crate::config::{Config, Require};
 use crate::encode::json;
+use crate::http::date::YEAR_10000_SECONDS;
 use crate::http::{Body, ContentType, Status};
 use crate::snapshot::{Slot, Snapshot, Source};
 
@@ -175,19 +176,12 @@ fn write_slot(slot: &Slot, state: State, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"state\":");
     json::string(state.name(), out);
     out.extend_from_slice(b",\"source\":");
-    let source = match slot.source {
-        Source::Upstream => "upstream",
-        Source::Cache => "cache",
-        Source::File => "file",
-        Source::Embedded => "embedded",
-    };
-    json::string(source, out);
+    json::string(slot.source.name(), out);
     out.extend_from_slice(b",\"last_successful_update\":");
     write_time(slot.last_success, out);
     out.extend_from_slice(b",\"document_updated_at\":");
     let seconds = slot.environment.as_ref().and_then(|environment| environment.updated_at());
-    // Years 1970 to 9999: what RFC 3339 can say.
-    let seconds = seconds.filter(|seconds| (0.0..253_402_300_800.0).contains(seconds));
+    let seconds = seconds.filter(|seconds| (0.0..YEAR_10000_SECONDS as f64).contains(seconds));
     write_time(seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs_f64(seconds)), out);
     out.extend_from_slice(b",\"last_error\":");
     match &slot.last_error {

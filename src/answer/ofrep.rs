@@ -15,7 +15,7 @@ use crate::encode::hex::{hex, path_segment};
 use crate::encode::json;
 use crate::evaluate::{Identity, Trait, TraitValue, evaluate};
 use crate::http::{Body, ContentType, Status};
-use crate::identity::detail::{body_value, integer, member};
+use crate::identity::detail::{integer, json_value, member};
 use crate::identity::python_json::Value;
 use crate::limits::COMPRESS_BYTES_MIN;
 use crate::snapshot::{Environment, Role};
@@ -89,7 +89,7 @@ pub fn all(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
 
 /// Reads the context and hands the identity in it to `then`.
 fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Result<R, Failure> {
-    let body = body_value(body, true).map_err(|_| NOT_JSON)?;
+    let body = json_value(body).map_err(|_| NOT_JSON)?;
     let context = member(&body, "context").ok_or(NO_CONTEXT)?;
     let Value::Dict(members) = context else { return Err(NO_CONTEXT) };
     let identifier = match member(context, "targetingKey") {

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::http::Fields;
+use crate::http::date::YEAR_10000_SECONDS;
 
 /// The lines of the time that was written last: it is seldom another one.
 #[derive(Debug, Default)]
@@ -74,10 +75,9 @@ fn names(tags: &[u8], etag: &str) -> bool {
     })
 }
 
-/// The time of a float of seconds, cut to the second as HTTP dates are.
+/// The time of a float of seconds, cut to the second as HTTP dates are; none that they cannot tell.
 fn whole_seconds(seconds: f64) -> Option<SystemTime> {
-    // Years 1970 to 9999, all that an HTTP date can say.
-    let whole = (0.0..253_402_300_800.0).contains(&seconds).then_some(seconds as u64)?;
+    let whole = (0.0..YEAR_10000_SECONDS as f64).contains(&seconds).then_some(seconds as u64)?;
     Some(UNIX_EPOCH + Duration::from_secs(whole))
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::config::{EnvironmentConfig, Secret};
+use crate::config::{EnvironmentConfig, Secret, reachable};
 
 /// For browsers and apps; the `api_key` of the document.
 pub const CLIENT_SIDE_KEY: &str = "demo-client-side-key";
@@ -53,13 +53,4 @@ pub fn greeting(address: SocketAddr, admin: Option<SocketAddr>) -> String {
         "  curl -H 'X-Environment-Key: {CLIENT_SIDE_KEY}' '{base}/identities/?identifier=ada&feature=welcome_message'\n"
     );
     text
-}
-
-/// Nobody can connect to "any address", so the loopback one is named instead.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => ([127, 0, 0, 1], v4.port()).into(),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (std::net::Ipv6Addr::LOCALHOST, v6.port()).into(),
-        other => other,
-    }
 }

@@ -7,11 +7,11 @@
 mod tls;
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, reachable};
 
 /// Beyond: not well. Container runtimes give a check some seconds.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -42,14 +42,14 @@ pub fn ask(config: &Config, question: Question) -> io::Result<(String, bool)> {
         stream.set_write_timeout(Some(PATIENCE))?;
         return converse(stream, path);
     }
-    let main = SocketAddr::new(reachable(config.server.host), config.server.port);
+    let main = reachable(SocketAddr::new(config.server.host, config.server.port));
     let Some(tls) = &config.server.tls else { return converse(connect(main)?, path) };
     if tls.client_ca.is_none() {
         return converse(tls::Stream::open(connect(main)?)?, path);
     }
     // Port 0 is any free one, which only the running process knows.
     if let Some(admin) = config.admin.as_ref().filter(|admin| admin.port != 0) {
-        return converse(connect(SocketAddr::new(reachable(admin.host), admin.port))?, path);
+        return converse(connect(reachable(SocketAddr::new(admin.host, admin.port)))?, path);
     }
     match (question, tls::asks_for_certificate(connect(main)?)?) {
         (Question::Liveness, true) => Ok((String::new(), true)),
@@ -80,13 +80,4 @@ fn converse(mut stream: impl Read + Write, path: &str) -> io::Result<(String, bo
     };
     let is_well = head.split(' ').nth(1) == Some("200");
     Ok((body.to_owned(), is_well))
-}
-
-/// A proxy that listens on all addresses listens on the loopback one.
-fn reachable(host: IpAddr) -> IpAddr {
-    match host {
-        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        other => other,
-    }
 }

@@ -5,8 +5,8 @@
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The last second of the year 9999: past it the text would be longer.
-const SECONDS_MAX: u64 = 253_402_300_799;
+/// Where the year 10000 begins, seconds since the epoch: neither an HTTP date nor RFC 3339 can tell it.
+pub const YEAR_10000_SECONDS: u64 = 253_402_300_800;
 const LINE_BYTES: usize = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n".len();
 
 /// A ready `date` line.
@@ -27,7 +27,8 @@ impl Default for DateLine {
 impl DateLine {
     /// Renders the line if `now` is in another second than the last time.
     pub fn set(&mut self, now: SystemTime) {
-        let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(SECONDS_MAX));
+        let seconds =
+            now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(YEAR_10000_SECONDS - 1));
         if seconds == self.seconds {
             return;
         }

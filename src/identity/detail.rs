@@ -25,12 +25,20 @@ pub struct Asked<'body> {
 /// # Errors
 /// It is not JSON but should be.
 pub fn body_value(original: &[u8], is_json: bool) -> Result<Value, Refusal> {
+    if is_json || original.is_empty() {
+        return json_value(original);
+    }
+    let text = String::from_utf8_lossy(original).into_owned();
+    Ok(Value::Text(Text { text, has_lone_surrogate: false }))
+}
+
+/// A body that is JSON whatever its content type says; an empty one is null.
+///
+/// # Errors
+/// It is not JSON.
+pub fn json_value(original: &[u8]) -> Result<Value, Refusal> {
     if original.is_empty() {
         return Ok(Value::Null);
-    }
-    if !is_json {
-        let text = String::from_utf8_lossy(original).into_owned();
-        return Ok(Value::Text(Text { text, has_lone_surrogate: false }));
     }
     loads(original).map_err(|error| match error {
         JsonError::Unreadable => Refusal::Unreadable,

@@ -6,7 +6,7 @@
 //! by a rename, which takes over from whoever had the path.
 use std::fs::Permissions;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::Config;
+use crate::config::{Config, reachable};
 use crate::limits::{BACKLOG_MAX, PROBE_TIMEOUT};
 
 /// Binds one listener for each core; none without `server.tcp`.
@@ -40,13 +40,7 @@ pub fn bind(config: &Config) -> io::Result<Vec<TcpListener>> {
 
 /// Whether somebody listens there already: whoever does takes a connection.
 fn is_taken(address: SocketAddr) -> bool {
-    let mut address = address;
-    match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    TcpStream::connect_timeout(&address, PROBE_TIMEOUT).is_ok()
+    TcpStream::connect_timeout(&reachable(address), PROBE_TIMEOUT).is_ok()
 }
 
 /// Taking over from another process, the socket is bound and no more: connections go on to the

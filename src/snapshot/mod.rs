@@ -47,6 +47,18 @@ pub enum Source {
     Embedded,
 }
 
+impl Source {
+    /// The name in metrics and health.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Cache => "cache",
+            Self::File => "file",
+            Self::Embedded => "embedded",
+        }
+    }
+}
+
 /// One configured environment: its document, if there is one yet, and how fresh it is.
 #[derive(Clone, Debug)]
 pub struct Slot {

@@ -156,11 +156,8 @@ impl Supervisor {
             if parcels.is_empty() {
                 continue;
             }
-            let mut posted = report::post(&self.upstream, kind, parcels, Some(until));
-            let has_changed = self.reports.outbox(kind).posted(&mut posted, Instant::now());
-            let store = self.records.store.as_ref();
-            self.reports.outbox(kind).keep(store);
-            self.write_down(&posted, has_changed);
+            let posted = report::post(&self.upstream, kind, parcels, Some(until));
+            self.posted(posted, Instant::now());
             let left = self.reports.outbox(kind).count();
             if left > 0 && self.records.store.is_none() {
                 let hint = "upstream did not take them and there is no cache_dir to keep them in";
