@@ -6,15 +6,16 @@
 #
 # Docker's default seccomp profile refuses io_uring; with it the proxy runs on epoll and says so
 # in its log. deploy/seccomp.json allows io_uring and much less of everything else.
-FROM rust:1.95-slim-bookworm AS build
+FROM rust:1.95.0-slim-bookworm AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends musl-tools
-RUN rustup target add x86_64-unknown-linux-musl
+# On the architecture of the machine that builds.
+RUN rustup target add $(uname -m)-unknown-linux-musl
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --target x86_64-unknown-linux-musl --bin edge-proxy
+RUN cargo build --release --locked --target $(uname -m)-unknown-linux-musl --bin edge-proxy
 # The directories of the final image, since an empty image cannot make any.
 RUN mkdir -p /root-of-image/app /root-of-image/cache \
- && cp target/x86_64-unknown-linux-musl/release/edge-proxy /root-of-image/edge-proxy \
+ && cp target/$(uname -m)-unknown-linux-musl/release/edge-proxy /root-of-image/edge-proxy \
  && chown -R 65532:65532 /root-of-image/app /root-of-image/cache
 
 FROM scratch

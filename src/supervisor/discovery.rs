@@ -112,10 +112,13 @@ impl Supervisor {
                 }
             }
             Err(error) => {
-                discovery.schedule.failed(now, discovery.has_answer, error.retry_after, jitter());
+                let delay = discovery.schedule.failed(now, discovery.has_answer, error.retry_after, jitter());
                 if discovery.failure.replace(error.kind) != Some(error.kind) {
-                    let fields: [(_, &dyn Display); 2] =
-                        [("error", &error.message), ("serving", &"the environments known before")];
+                    let fields: [(_, &dyn Display); 3] = [
+                        ("error", &error.message),
+                        ("serving", &"the environments known before"),
+                        ("retry_seconds", &format_args!("{:.1}", delay.as_secs_f64())),
+                    ];
                     self.records.log.event(Level::Error, "discovery_failed", &fields);
                 }
             }

@@ -45,13 +45,13 @@ def image(executable):
     environment = dict(re.findall(r"^ENV (\w+)=(\S+)", last, re.M))
     built = re.search(r"^RUN (cargo build .*)", text, re.M)[1]
     dist = (ROOT / "Makefile").read_text() + (ROOT / "scripts/dist").read_text()
-    need("--release --locked --target x86_64-unknown-linux-musl --bin edge-proxy" in built and "MUSL = x86_64-unknown-linux-musl" in dist,
+    need("--release --locked --target $(uname -m)-unknown-linux-musl --bin edge-proxy" in built and "MUSL = x86_64-unknown-linux-musl" in dist,
          "the Dockerfile builds what `make dist` builds")
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch) / "image"
         # The RUN that lays out the final image, with this machine's executable.
         lay_out = re.search(r"^RUN (mkdir -p /root-of-image.*?[^\\])$", text, re.M | re.S)[1].replace("\\\n", " ")
-        from_build = "target/x86_64-unknown-linux-musl/release/edge-proxy"
+        from_build = "target/$(uname -m)-unknown-linux-musl/release/edge-proxy"
         need(from_build in lay_out and "COPY --from=build /root-of-image/ /" in last, "its last stage takes what its build laid out")
         run("sh", "-ec", lay_out.replace("/root-of-image", str(root)).replace(from_build, str(executable)))
         pathlib.Path(scratch).chmod(0o755)

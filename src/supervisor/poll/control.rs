@@ -9,6 +9,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::error::misshapen;
 use super::{PollError, PollErrorKind, Upstream, link, refused};
 use crate::config::Secret;
 
@@ -63,7 +64,7 @@ struct WrittenKey {
 pub fn parse(answer: &[u8]) -> Result<Vec<Discovered>, PollError> {
     let fail = |error: String| PollError::new(PollErrorKind::Document, format!("proxy/config/: {error}"));
     let written: Vec<WrittenEnvironment> =
-        serde_json::from_slice(answer).map_err(|error| fail(error.to_string()))?;
+        serde_json::from_slice(answer).map_err(|error| fail(misshapen(&error)))?;
     let mut environments = Vec::with_capacity(written.len());
     for environment in written {
         let mut server_side_keys = Vec::new();
@@ -162,6 +163,19 @@ mod tests {
         let minute = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(60);
         let good: Vec<_> = found[0].server_side_keys.iter().map(|key| key.is_good_at(minute)).collect();
         assert_eq!(good, [true, false, true]);
+    }
+
+    #[test]
+    fn what_stands_where_something_else_was_expected_is_not_told() {
+        for (answer, words) in [
+            (r#"[{"client_side_key": "c", "server_side_keys": ["ser.secret"]}]"#, "of another shape (line 1"),
+            (r#""ser.secret""#, "of another shape"),
+            (r#"[{"client_side_key": "ser.secret"#, "cut off"),
+            ("<ser.secret>", "not JSON"),
+        ] {
+            let error = parse(answer.as_bytes()).expect_err("another shape").message;
+            assert!(error.contains(words) && !error.contains("secret"), "{error}");
+        }
     }
 
     #[test]

@@ -40,6 +40,17 @@ pub struct PollError {
     pub retry_after: Option<Duration>,
 }
 
+/// What is wrong with JSON of upstream, by its place alone: serde would quote the value that it did
+/// not expect, and that may be a key.
+pub fn misshapen(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Eof => "JSON that was cut off",
+        serde_json::error::Category::Data => "of another shape",
+        _ => "not JSON",
+    };
+    format!("{what} (line {} column {})", error.line(), error.column())
+}
+
 impl PollError {
     pub fn new(kind: PollErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), retry_after: None }

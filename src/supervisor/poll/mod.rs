@@ -333,6 +333,14 @@ fn refused(answer: &Answer, trusted: bool) -> PollError {
             "the key is refused. Likely causes: it is not a server-side key (those start with `ser.`); api_url \
              is of another Flagsmith installation; the key was rotated or deleted; the organisation is disabled"
         }
+        404 if answer.uri.path().ends_with("/stream") => {
+            "no such path. Likely causes: realtime.url is wrong, or upstream has no event streams; edits arrive by \
+             polling all the same"
+        }
+        404 if answer.uri.path().ends_with("/proxy/config/") => {
+            "no such path. Likely causes: api_url is wrong, it usually ends with /api/v1/; this Flagsmith has no \
+             proxy keys"
+        }
         404 => "no such path. Likely cause: api_url is wrong; it usually ends with /api/v1/",
         429 => "too many requests: raise api_poll_frequency_seconds, or run fewer proxies",
         502..=504 => "it, or a gateway before it, is down or overloaded",

@@ -7,6 +7,8 @@
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::error::misshapen;
+
 /// Why pages could not be joined: the number of the page, from 1, and what is wrong with it.
 #[derive(Debug)]
 pub struct PageError {
@@ -70,7 +72,7 @@ fn overrides(page: &[u8], number: usize) -> Result<Option<std::ops::Range<usize>
     let mut deserializer = serde_json::Deserializer::from_slice(page);
     let found = serde::Deserializer::deserialize_map(&mut deserializer, Overrides)
         .and_then(|found| deserializer.end().map(|()| found))
-        .map_err(|error| fail(format!("not a JSON object: {error}")))?;
+        .map_err(|error| fail(format!("not a JSON object: {}", misshapen(&error))))?;
     let Some(value) = found else { return Ok(None) };
     let text = value.get();
     if !text.starts_with('[') && text != "null" {
