@@ -103,6 +103,9 @@ pub const INBOX_MESSAGES_MAX: usize = 64;
 pub const TRAIT_VALUE_CHARS_MAX: usize = 2000;
 /// Nesting of a JSON body. Beyond: 400. Where Python 3.12's `json.loads` gives up (measured).
 pub const JSON_DEPTH_MAX: usize = 1497;
+/// Stack of a reactor, bytes, whatever `RUST_MIN_STACK` says. A body of `JSON_DEPTH_MAX` takes 0.75 MiB of
+/// it, and more than 2 MiB where nothing is optimised.
+pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 8 } else { 2 } * 1024 * 1024;
 /// Identities in one `bulk-identities/`. Beyond: 400. What the hosted Edge API takes.
 pub const BULK_IDENTITIES_MAX: usize = 100;
 /// Between two comments on an event stream that has nothing to tell. As the SDKs' own service.

@@ -408,6 +408,36 @@ fn keys_that_open_nothing_are_told_so() {
     assert_eq!(health.json()["environments"][0]["state"], "missing");
 }
 
+/// Nothing but the stack of a reactor bears what is nested, and who overflows that ends the process.
+#[test]
+fn nesting_to_the_bound_and_beyond_is_answered_on_every_route() {
+    let proxy = start();
+    let values = |depth: usize| {
+        let nested = |open: &str, close: &str| format!("{}1{}", open.repeat(depth), close.repeat(depth));
+        [nested("[", "]"), nested(r#"{"a":"#, "}"), nested(r#"[{"a":"#, "}]")]
+    };
+    for value in [700, 1400, 1490, 1496, 3000, 60_000].into_iter().flat_map(values) {
+        for (path, body) in [
+            ("/api/v1/identities/", format!(r#"{{"identifier":"u","x":{value}}}"#)),
+            (
+                "/api/v1/identities/",
+                format!(r#"{{"identifier":"u","traits":[{{"trait_key":"t","trait_value":{value}}}]}}"#),
+            ),
+            ("/api/v1/identities/", value.clone()),
+            ("/api/v1/bulk-identities/", format!(r#"{{"data":[{value}]}}"#)),
+            ("/api/v1/traits/", format!(r#"{{"identity":{value},"trait_key":"t"}}"#)),
+            ("/api/v1/analytics/flags/", format!(r#"{{"banner":{value}}}"#)),
+            ("/api/v2/analytics/flags/", format!(r#"{{"evaluations":[{value}]}}"#)),
+            ("/ofrep/v1/evaluate/flags", format!(r#"{{"context":{{"targetingKey":"u","x":{value}}}}}"#)),
+            ("/proxy/explain/", format!(r#"{{"identifier":"u","x":{value}}}"#)),
+        ] {
+            let answer = proxy.post(path, SERVER, &body);
+            assert!([200, 204, 400, 422].contains(&answer.status), "{path} {}: {body:.40}", answer.status);
+        }
+    }
+    assert_eq!(proxy.get("/proxy/health/liveness", "").status, 200);
+}
+
 #[test]
 fn an_event_stream_tells_of_a_new_document_at_once() {
     let upstream = Upstream::start();

@@ -104,7 +104,8 @@ impl Times {
 /// The thread could not be made.
 pub fn start(start: Start) -> io::Result<JoinHandle<()>> {
     panic::remember_places();
-    std::thread::Builder::new().name(format!("reactor-{}", start.index)).spawn(move || life::supervise(start))
+    let thread = std::thread::Builder::new().name(format!("reactor-{}", start.index));
+    thread.stack_size(limits::STACK_BYTES).spawn(move || life::supervise(start))
 }
 
 #[cfg(test)]
