@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::document::{CLIENT_KEY, SERVER_KEY, document, for_key, override_of, value};
-use crate::support::{Delivery, Proxy, Reply, Scratch, Start, Upstream, eventually};
+use crate::support::{Client, Delivery, Proxy, Reply, Scratch, Start, Upstream, eventually};
 
 const DOCUMENT: &str = "/api/v1/environment-document/";
 
@@ -70,6 +70,37 @@ fn an_edit_hidden_by_a_304_is_found_by_the_full_refresh() {
     upstream.document(SERVER_KEY, hidden.to_string());
     eventually("the hidden edit is served", || (version_of(&proxy, CLIENT_KEY) == Some(5)).then_some(()));
     assert!(upstream.requests().iter().any(|request| request.header("if-modified-since").is_some()));
+}
+
+#[test]
+fn a_date_that_an_earlier_document_had_is_no_reason_for_a_304() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    let proxy = serve(&upstream).set("api_full_refresh_seconds", 0.3).ready();
+    let paths = ["/api/v1/flags/", "/api/v1/flags/?feature=version", "/api/v1/environment-document/"];
+    let since = |path: &str, second: u8| {
+        let date = format!("Thu, 01 Jan 2026 00:00:0{second} GMT");
+        let fields = [("X-Environment-Key", SERVER_KEY), ("If-Modified-Since", date.as_str())];
+        let answer = Client::connect(proxy.address()).request("GET", path, &fields, b"");
+        if answer.status == 200 {
+            assert!(answer.header("last-modified").is_some(), "{path}");
+        }
+        answer.status
+    };
+    assert_eq!(paths.map(|path| since(path, 1)), [304; 3]);
+    // The same `updated_at`, another content; then one that is older, as after a restored backup.
+    for hidden in [(1, 5), (0, 6)] {
+        let mut edited = value(1);
+        edited["updated_at"] = json!(format!("2026-01-01T00:00:0{}.9+00:00", hidden.0));
+        edited["feature_states"][0]["feature_state_value"] = json!(hidden.1);
+        upstream.document(SERVER_KEY, edited.to_string());
+        eventually("the edit is served", || (version_of(&proxy, CLIENT_KEY) == Some(hidden.1)).then_some(()));
+        assert_eq!(paths.map(|path| since(path, 1)), [200; 3], "{hidden:?}");
+    }
+    upstream.document(SERVER_KEY, document(2));
+    eventually("a later one is served", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+    assert_eq!(paths.map(|path| since(path, 2)), [304; 3]);
+    assert_eq!(paths.map(|path| since(path, 1)), [200; 3]);
 }
 
 #[test]
@@ -151,7 +182,9 @@ fn pages_are_merged_and_served_whole() {
             assert_eq!(request.header("if-modified-since"), None, "only the first page is conditional");
         }
         let reply = Reply::json(document.to_string());
-        let next = format!("<{DOCUMENT}?page_id=identity_override%3A{}>; rel=\"next\"", page + 1);
+        // A title that is not ASCII must not hide the page.
+        let next =
+            format!("<{DOCUMENT}?page_id=identity_override%3A{}>; rel=\"next\"; title=\"é\"", page + 1);
         Some(if page < pages { reply.with("link", &next) } else { reply })
     });
     let proxy = serve(&upstream).ready();

@@ -143,7 +143,7 @@ impl<'a> Exchange<'a> {
         desk.lines.extend_from_slice(b"cache-control: no-cache\r\n");
         desk.dated.append(environment.updated_at(), &mut desk.lines);
         validators::etag(&ready.etag, gzip.is_some(), &mut desk.lines);
-        if validators::is_not_modified(&self.fields, Some(&ready.etag), environment.updated_at()) {
+        if validators::is_not_modified(&self.fields, Some(&ready.etag), environment.own_time()) {
             return self.send(desk, Status(304), None, Body::Empty);
         }
         if gzip.is_some() {
@@ -158,7 +158,7 @@ impl<'a> Exchange<'a> {
         self.vary_by_key(desk);
         desk.lines.extend_from_slice(b"cache-control: no-cache\r\n");
         desk.dated.append(environment.updated_at(), &mut desk.lines);
-        if validators::is_not_modified(&self.fields, None, environment.updated_at()) {
+        if validators::is_not_modified(&self.fields, None, environment.own_time()) {
             return self.send(desk, Status(304), None, Body::Empty);
         }
         self.send_compressible(desk, Status(200), body);

@@ -54,14 +54,14 @@ pub fn etag(etag: &str, is_gzip: bool, lines: &mut Vec<u8>) {
     lines.extend_from_slice(b"\r\n");
 }
 
-/// Whether the client has it already.
-pub fn is_not_modified(fields: &Fields<'_>, etag: Option<&str>, updated_at: Option<f64>) -> bool {
+/// Whether the client has it already. A time that other answers had as well tells nothing: that is `None`.
+pub fn is_not_modified(fields: &Fields<'_>, etag: Option<&str>, own_time: Option<f64>) -> bool {
     if let Some(tags) = fields.if_none_match {
         return etag.is_some_and(|etag| names(tags, etag));
     }
     let since = fields.if_modified_since.and_then(|text| std::str::from_utf8(text).ok());
     let since = since.and_then(|text| httpdate::parse_http_date(text).ok());
-    let changed = updated_at.and_then(whole_seconds);
+    let changed = own_time.and_then(whole_seconds);
     since.zip(changed).is_some_and(|(since, changed)| changed <= since)
 }
 

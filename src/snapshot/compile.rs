@@ -37,6 +37,10 @@ pub struct Ready {
 pub struct Environment {
     client_side_key: Box<str>,
     updated_at: Option<f64>,
+    /// `updated_at`, unless a document before this one had that second too, or a later one.
+    own_time: Option<f64>,
+    /// The latest time of all documents before this one.
+    earlier: Option<f64>,
     allow_client_traits: bool,
     hide_sensitive_data: bool,
     client_flags: Flags,
@@ -105,6 +109,8 @@ impl Environment {
         let environment = Self {
             client_side_key: read.api_key.as_deref().unwrap_or_default().into(),
             updated_at: read.updated_at,
+            own_time: read.updated_at,
+            earlier: None,
             allow_client_traits: read.allow_client_traits,
             hide_sensitive_data: read.hide_sensitive_data,
             client_flags: Flags::new(&program, Role::Client, scratch.outputs()),
@@ -138,6 +144,21 @@ impl Environment {
     /// Notes that the document was changed at that time, whatever it says of itself.
     pub fn edited(&mut self, at: f64) {
         self.updated_at = Some(self.updated_at.map_or(at, |updated_at| updated_at.max(at)));
+        self.own_time = self.updated_at;
+    }
+
+    /// Notes the document whose place it takes. Identity overrides may change without moving the
+    /// time, and so may a second edit within one second (wire.md 4.1).
+    pub fn follow(&mut self, before: &Self) {
+        self.earlier = before.updated_at.into_iter().chain(before.earlier).reduce(f64::max);
+        let is_own = |time: &f64| self.earlier.is_none_or(|earlier| time.floor() > earlier.floor());
+        self.own_time = self.updated_at.filter(is_own);
+    }
+
+    /// The document's time where its second tells it from all documents before it, so that who has
+    /// one of that time has this one (RFC 9110 8.8.2.2).
+    pub fn own_time(&self) -> Option<f64> {
+        self.own_time
     }
 
     /// The whole `/flags/` body for that role.

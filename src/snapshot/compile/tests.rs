@@ -247,6 +247,8 @@ fn shared_engine_cases_pass() {
             sizes: Sizes { name: "".into(), features: 0, segments: 0, identity_overrides: 0 },
             client_side_key: Box::default(),
             updated_at: None,
+            own_time: None,
+            earlier: None,
             allow_client_traits: true,
             hide_sensitive_data: false,
             client_flags: Flags::new(&Program::default(), Role::Client, &[]),

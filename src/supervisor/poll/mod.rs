@@ -358,9 +358,12 @@ fn refused(answer: &Answer, trusted: bool) -> PollError {
 /// The page after this one, if it is allowed.
 fn next_page(answer: &Answer, trusted: bool) -> Result<Option<Uri>, PollError> {
     let fail = |message| Err(PollError::new(PollErrorKind::Pages, message));
-    let mut fields = answer.headers.get_all(header::LINK).iter().filter_map(|field| field.to_str().ok());
-    let Some(target) = fields.find_map(link::next) else { return Ok(None) };
-    let Some(uri) = link::resolve(&answer.uri, target) else {
+    // A field that is not ASCII must not hide a page: its overrides would be missing without a word.
+    let mut fields =
+        answer.headers.get_all(header::LINK).iter().map(|field| String::from_utf8_lossy(field.as_bytes()));
+    let target = fields.find_map(|field| link::next(&field).map(str::to_owned));
+    let Some(target) = target else { return Ok(None) };
+    let Some(uri) = link::resolve(&answer.uri, &target) else {
         return fail("the Link to the next page is no address".to_string());
     };
     if !trusted || !link::same_origin(&uri, &answer.uri) {

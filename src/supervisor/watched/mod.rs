@@ -316,8 +316,12 @@ impl Watched {
         }
     }
 
-    fn replace(&mut self, compiled: Compiled, took: Duration, clock: SystemTime, records: &Records) {
+    fn replace(&mut self, mut compiled: Compiled, took: Duration, clock: SystemTime, records: &Records) {
         let log = &records.log;
+        // Nobody else has it yet.
+        if let (Some(held), Some(new)) = (&self.held, Arc::get_mut(&mut compiled.environment)) {
+            new.follow(&held.environment);
+        }
         let source = match (&self.config.document_path, self.config.embedded_document) {
             (Some(_), _) => Source::File,
             (None, Some(_)) => Source::Embedded,
