@@ -10,11 +10,15 @@
 //! `http` (bytes to request, answer to bytes) -> `answer` (the spine: one synchronous
 //! function) -> `route`, `identity`, `evaluate`, `encode`.
 //!
+//! Beside both: `limits` (every bound), `log`, `metrics` and `counts` (what happened), `tls` and `pace`.
+//! For people: `serve` puts the process together, `cli` is what was typed, `admin` shows the numbers,
+//! `notify` tells systemd; `check`, `health`, `explain` and `demo` are the other commands.
+//!
 //! **Invariants, as absences.** `evaluate` knows no HTTP and no JSON text. `http` knows no
 //! snapshot. `snapshot` knows neither supervisor nor reactor. Only `channel` names
 //! crossbeam, only `supervisor::poll` names ureq, only `http::request` names monoio-http,
 //! only `reactor` names monoio. `answer` has no await, no lock, no log and no clock.
-//! `tests/tidy.rs` keeps these true.
+//! `tests/tidy.rs` keeps these true, and has the table of which room may name which.
 #![forbid(unsafe_code)]
 
 pub mod admin;

@@ -76,7 +76,8 @@ pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 /// While draining, handshakes under way when new ones were shut out are accepted for so long.
 pub const DRAIN_ACCEPT_TIME: Duration = Duration::from_millis(50);
-/// While draining, longest wait for the queues of the listeners to be empty, where new ones could not be shut out.
+/// While draining, longest wait for the queues of the listeners to be empty, where new ones could not
+/// be shut out.
 pub const DRAIN_QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 /// A process that listens on our own port already answers a connection within this time.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
@@ -110,6 +111,9 @@ pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 8 } else { 2 } * 1024
 pub const BULK_IDENTITIES_MAX: usize = 100;
 /// Between two comments on an event stream that has nothing to tell. As the SDKs' own service.
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Where the year 10000 begins, seconds since the epoch. From then on a document has no time for those
+/// who read it: neither an HTTP date nor RFC 3339 can tell it.
+pub const YEAR_10000_SECONDS: u64 = 253_402_300_800;
 /// Digits of an integer that CPython reads (`sys.get_int_max_str_digits`). Beyond: a JSON body is 400, a
 /// document is refused, and no condition holds for a trait.
 pub const INTEGER_DIGITS_MAX: usize = 4300;
@@ -241,14 +245,11 @@ pub const FLAG_CHAIN_MAX: usize = 128;
 /// Flags that conditions may resolve in one evaluation. Beyond: they count as in a cycle; without a
 /// bound, flags that all read each other would take time exponential in their number.
 pub const FLAG_READS_MAX: usize = 10_000;
-
-const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX, "a target must fit in a head");
-const _: () = assert!(HELD_BYTES_MIN > READ_BYTES_IDLE, "an idle connection is not counted");
-const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "a body without a copy is worth compressing");
 /// Steps of one back-tracking match, about a millisecond's worth. Beyond: no match. Python has no
 /// such bound: a pattern that needs more hangs its process.
 pub const PATTERN_STEPS_MAX: u32 = 200_000;
-/// A REGEX condition's pattern, bytes. Beyond: refused, the condition is false. None that a person writes comes near.
+/// A REGEX condition's pattern, bytes. Beyond: refused, the condition is false. None that a person
+/// writes comes near.
 pub const PATTERN_BYTES_MAX: usize = 20_000;
 /// Groups inside groups of a pattern. Beyond: refused. Python's own bound is its recursion limit (about 480).
 pub const PATTERN_DEPTH_MAX: usize = 250;
@@ -260,9 +261,13 @@ pub const PATTERN_AUTOMATA_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A pattern's table of states for ASCII text, bytes. Beyond: states are made as texts need them, which
 /// is slower.
 pub const PATTERN_TABLE_BYTES_MAX: usize = 8 * 1024;
-/// Lists inside lists of an IN condition. Beyond: the condition is false. No list of values is nested; CPython
-/// raises too, at a depth that depends on its build.
+/// Lists inside lists of an IN condition. Beyond: the condition is false. No list of values is
+/// nested; CPython raises too, at a depth that depends on its build.
 pub const IN_LIST_DEPTH_MAX: usize = 200;
-/// Filters and functions inside each other in a JSONPath. Beyond: the condition is false; Python's bound is its
-/// recursion limit.
+/// Filters and functions inside each other in a JSONPath. Beyond: the condition is false;
+/// Python's bound is its recursion limit.
 pub const JSONPATH_DEPTH_MAX: usize = 100;
+
+const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX, "a target must fit in a head");
+const _: () = assert!(HELD_BYTES_MIN > READ_BYTES_IDLE, "an idle connection is not counted");
+const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "a body without a copy is worth compressing");

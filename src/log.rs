@@ -3,7 +3,8 @@
 //! In: events (`Log::event`) from any thread. Out: one line each, generic or JSON, in the shapes
 //! structlog gives the Python proxy. Invariant: no caller ever blocks on it; what does not fit in
 //! the queue is dropped and counted, and the count is logged; a field named `..._key` is cut, and
-//! other secrets before they come here (`config::Secret`). Control characters never reach the terminal as such.
+//! other secrets before they come here (`config::Secret`). Control characters never reach the
+//! terminal as such.
 use std::collections::VecDeque;
 use std::fmt::{Display, Write as _};
 use std::io::Write;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 500;
+const COMMENT_COLUMNS_MAX: usize = 110;
 const HEADER_LINES: std::ops::RangeInclusive<usize> = 4..=12;
 
 /// Which crate may be named where. A crate that is not listed is free.
@@ -24,38 +25,68 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("regex_syntax", &["src/evaluate/pattern/"]),
 ];
 
-/// Which rooms a room may not name: the arrows of the house run one way.
-const CLOSED_DOORS: &[(&str, &[&str])] = &[
+/// Which rooms a room may name: the arrows of the house. Whatever is not here is closed, and a new room
+/// has no arrows before it stands here.
+const OPEN_DOORS: &[(&str, &[&str])] = &[
+    // What everybody may know.
+    ("limits", &[]),
+    ("pace", &["limits"]),
+    ("config", &["limits"]),
+    ("log", &["config", "limits"]),
+    ("tls", &["config"]),
+    ("counts", &["limits"]),
+    // From a document to what requests read.
+    ("evaluate", &["limits", "snapshot"]),
+    ("encode", &["evaluate", "snapshot"]),
+    ("snapshot", &["encode", "evaluate", "limits", "pace"]),
+    ("explain", &["cli", "config", "encode", "evaluate", "snapshot", "supervisor"]),
+    // The way of a request.
+    ("http", &["limits"]),
+    ("route", &["http"]),
+    ("identity", &["encode", "evaluate", "limits", "route"]),
+    ("demo", &["config"]),
     (
-        "config",
-        &["supervisor", "channel", "reactor", "http", "answer", "route", "identity", "evaluate", "encode"],
-    ),
-    ("snapshot", &["supervisor", "channel", "reactor", "answer", "route", "identity", "cli"]),
-    ("channel", &["supervisor", "reactor", "http", "answer", "evaluate", "cli"]),
-    ("reactor", &["supervisor", "evaluate", "cli"]),
-    (
-        "http",
-        &["snapshot", "supervisor", "channel", "reactor", "answer", "route", "identity", "evaluate", "cli"],
-    ),
-    ("answer", &["supervisor", "channel", "reactor", "cli"]),
-    ("route", &["supervisor", "channel", "reactor", "snapshot", "evaluate", "cli"]),
-    ("identity", &["supervisor", "channel", "reactor", "cli"]),
-    (
-        "evaluate",
+        "answer",
         &[
-            "http",
-            "supervisor",
-            "channel",
-            "reactor",
-            "answer",
-            "route",
-            "identity",
-            "encode",
-            "config",
-            "cli",
+            "config", "counts", "demo", "encode", "evaluate", "explain", "http", "identity", "limits",
+            "route", "snapshot",
         ],
     ),
-    ("encode", &["http", "supervisor", "channel", "reactor", "answer", "route", "config", "cli"]),
+    ("metrics", &["http", "route", "snapshot"]),
+    ("channel", &["config", "counts", "limits", "snapshot", "tls"]),
+    ("reactor", &["answer", "channel", "config", "http", "limits", "log", "metrics", "route", "tls"]),
+    // The control plane.
+    ("notify", &["metrics"]),
+    (
+        "supervisor",
+        &[
+            "channel", "config", "counts", "encode", "limits", "log", "metrics", "notify", "pace",
+            "snapshot", "tls",
+        ],
+    ),
+    ("admin", &["answer", "channel", "config", "http", "limits", "log", "metrics", "route", "snapshot"]),
+    // The command line.
+    ("cli", &["config", "demo"]),
+    ("health", &["config"]),
+    ("check", &["config", "supervisor", "tls"]),
+    (
+        "serve",
+        &[
+            "admin",
+            "channel",
+            "config",
+            "demo",
+            "limits",
+            "log",
+            "metrics",
+            "notify",
+            "reactor",
+            "supervisor",
+            "tls",
+        ],
+    ),
+    ("lib", &[]),
+    ("main", &[]),
 ];
 
 /// What the spine may not do: wait, lock, or ask the time.
@@ -342,11 +373,15 @@ fn heads(path: &str) -> Vec<String> {
 }
 
 fn closed_doors_opened(file: &File) -> Vec<String> {
-    let Some((_, closed)) = CLOSED_DOORS.iter().find(|(room, _)| *room == file.room()) else {
+    // A test may set up what its room is given.
+    if file.is_tests() {
         return Vec::new();
+    }
+    let Some((_, open)) = OPEN_DOORS.iter().find(|(room, _)| *room == file.room()) else {
+        return vec![format!("{}:1: `{}` has no place in OPEN_DOORS", file.path, file.room())];
     };
     let named = rooms_named(file);
-    let named = named.iter().filter(|(_, room)| closed.contains(&room.as_str()) && room != file.room());
+    let named = named.iter().filter(|(_, room)| !open.contains(&room.as_str()) && room != file.room());
     named
         .map(|(at, room)| {
             format!("{}:{}: `{}` may not name `{room}`", file.path, line_of(&file.code, *at), file.room())
@@ -403,6 +438,16 @@ fn long_file(file: &File) -> Vec<String> {
         return Vec::new();
     }
     vec![format!("{}:1: {lines} lines without tests, over {FILE_LINES_MAX}", file.path)]
+}
+
+/// What the formatter leaves as it is.
+fn wide_comments(file: &File) -> Vec<String> {
+    let is_wide =
+        |line: &str| line.trim_start().starts_with("//") && line.chars().count() > COMMENT_COLUMNS_MAX;
+    let lines = file.text.lines().enumerate().filter(|(_, line)| is_wide(line));
+    lines
+        .map(|(at, _)| format!("{}:{}: a comment wider than {COMMENT_COLUMNS_MAX}", file.path, at + 1))
+        .collect()
 }
 
 fn header_offences(file: &File) -> Vec<String> {
@@ -529,6 +574,11 @@ fn files_stay_small() {
 }
 
 #[test]
+fn comments_stay_narrow() {
+    check("comments stay narrow", wide_comments);
+}
+
+#[test]
 fn every_module_says_what_it_is() {
     check("every module says what it is", header_offences);
 }
@@ -632,6 +682,7 @@ fn a_closed_door_is_found() {
     assert_eq!(opened("src/evaluate/segment.rs", "use super::Scratch; use crate::snapshot::rule;"), 0);
     assert_eq!(opened("src/http/request.rs", "fn a(x: crate::snapshot::Snapshot) {}"), 1);
     assert_eq!(opened("src/snapshot/mod.rs", "use crate::supervisor;"), 1);
+    assert_eq!(opened("src/a_new_room.rs", ""), 1);
 }
 
 #[test]
@@ -646,6 +697,13 @@ fn function_lengths_are_measured() {
     assert_eq!(functions(code), [("a".to_owned(), 1, 4), ("c".to_owned(), 6, 1)]);
     let long = format!("fn long() {{\n{}}}\n", "x;\n".repeat(69));
     assert_eq!(long_functions(&File::new("src/a.rs", &long)).len(), 1);
+}
+
+#[test]
+fn a_wide_comment_is_found() {
+    let wide = format!("fn a() {{}}\n    /// {}\nfn b() {{}}\n", "x".repeat(COMMENT_COLUMNS_MAX));
+    assert_eq!(wide_comments(&File::new("src/a.rs", &wide)).len(), 1);
+    assert_eq!(wide_comments(&File::new("src/a.rs", "// short\n")), [""; 0]);
 }
 
 #[test]

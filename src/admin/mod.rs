@@ -2,8 +2,8 @@
 //!
 //! In: HTTP from inside the operator's network, on `admin.port`. Out: `/metrics`, `/`,
 //! `/status.json`, and the health of `/proxy/health/` for checks that cannot come in by the main
-//! port (it asks for certificates). Invariant: everything here runs on threads of its own, blocks only itself and
-//! only reads numbers, so that asking costs the reactors nothing. It serves no flags, changes
+//! port (it asks for certificates). Invariant: everything here runs on threads of its own, blocks
+//! only itself and only reads numbers, so that asking costs the reactors nothing. It serves no flags, changes
 //! nothing, shows no whole key, and closes each connection after one answer.
 mod process;
 mod prometheus;

@@ -12,8 +12,8 @@ use time::OffsetDateTime;
 use super::{Desk, Exchange};
 use crate::config::{Config, Require};
 use crate::encode::json;
-use crate::http::date::YEAR_10000_SECONDS;
 use crate::http::{Body, ContentType, Status};
+use crate::limits::YEAR_10000_SECONDS;
 use crate::snapshot::{Slot, Snapshot, Source};
 
 /// When an environment counts as ready.

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::http::Fields;
-use crate::http::date::YEAR_10000_SECONDS;
+use crate::limits::YEAR_10000_SECONDS;
 
 /// The lines of the time that was written last: it is seldom another one.
 #[derive(Debug, Default)]

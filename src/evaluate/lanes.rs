@@ -2,7 +2,8 @@
 //!
 //! In: keys that are each hashed with the same identity key. Out: their places between 0 and 100.
 //! A document's multivariate features need a hash each, and one hash is a chain of 64 dependent
-//! steps; side by side in vector registers eight cost little more than one. Invariant: the same doubles as [`super::percentage::hash`]; nothing is allocated.
+//! steps; side by side in vector registers eight cost little more than one.
+//! Invariant: the same doubles as [`super::percentage::hash`]; nothing is allocated.
 use wide::u32x8;
 
 use super::percentage;

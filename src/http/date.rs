@@ -5,8 +5,8 @@
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where the year 10000 begins, seconds since the epoch: neither an HTTP date nor RFC 3339 can tell it.
-pub const YEAR_10000_SECONDS: u64 = 253_402_300_800;
+use crate::limits::YEAR_10000_SECONDS;
+
 const LINE_BYTES: usize = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n".len();
 
 /// A ready `date` line.

@@ -232,8 +232,8 @@ impl Reactor {
     }
 
     /// A listener that does not listen yet, and a unix socket beside its path, have another process
-    /// before them (`listen`), which goes on serving until this one can: every environment has its document, or patience is over.
-    /// False when the supervisor is gone.
+    /// before them (`listen`), which goes on serving until this one can: every environment has its
+    /// document, or patience is over. False when the supervisor is gone.
     async fn take_over(&self, memory: &Memory) -> bool {
         let began = Instant::now();
         let behind = || {

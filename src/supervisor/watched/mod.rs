@@ -18,7 +18,6 @@ use super::realtime::Subscription;
 use super::schedule::{Schedule, jitter};
 use super::store::{Kept, Store};
 use crate::config::{Config, EnvironmentConfig, Level, Secret};
-use crate::http::date::YEAR_10000_SECONDS;
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::{EnvironmentMetrics, Metrics};
@@ -454,5 +453,5 @@ fn interval(environment: &EnvironmentConfig, settings: &Config) -> Duration {
 fn imf_fixdate(seconds: f64) -> Option<String> {
     let time = SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
     // httpdate panics beyond the year 9999.
-    (seconds < YEAR_10000_SECONDS as f64).then(|| httpdate::fmt_http_date(time))
+    (seconds < limits::YEAR_10000_SECONDS as f64).then(|| httpdate::fmt_http_date(time))
 }
