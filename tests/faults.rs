@@ -3,11 +3,12 @@
 //! Each row is a test. During the fault the answers are those of before, byte for byte; the process lives;
 //! the log says once what is wrong; after the fault's end a new document arrives within one step of
 //! back-off. `make faults` prints what was seen, row by row.
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::document::{CLIENT_KEY, SERVER_KEY, document, override_of, value};
 use crate::support::tls::{Authority, TlsFront};
-use crate::support::{Delivery, Proxy, Reply, Shim, Start, Upstream, eventually};
+use crate::support::{Delivery, PATIENCE, Proxy, Reply, Shim, Start, Upstream, eventually};
 
 const INTERVAL: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -202,6 +203,36 @@ fn hang_in_the_body() {
 fn slow_drip() {
     let drip = Delivery::Drip(1, Duration::from_millis(100));
     Row::answered("slow drip in the body", Reply::json(document(9)).delivered(drip));
+}
+
+#[test]
+fn answer_that_goes_on_without_a_body() {
+    let document = document(9);
+    let extension = "5;".to_owned();
+    let trailer = format!("{:x}\r\n{document}\r\n0\r\n", document.len());
+    for (begun, more) in [(extension, "x"), (trailer, "X: y\r\n")] {
+        let upstream = Upstream::start();
+        upstream.document(SERVER_KEY, self::document(1));
+        // The longest that such an answer is read follows from the largest document.
+        let proxy = serve(&upstream.api_url()).set("api_document_bytes_max", 64 * 1024).ready();
+        let row = Row::with("answer that goes on without a body", upstream, proxy);
+        row.upstream.on_key(SERVER_KEY, Reply::events(begun).with("transfer-encoding", "chunked"));
+        let stop = AtomicBool::new(false);
+        let line = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let deadline = Instant::now() + PATIENCE;
+                while !stop.load(Ordering::Relaxed) && Instant::now() < deadline {
+                    row.upstream.push("/api/v1/environment-document/", more);
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+            });
+            let line = row.during();
+            stop.store(true, Ordering::Relaxed);
+            line
+        });
+        assert!(line.contains("did not end"), "{line}");
+        row.after(&line);
+    }
 }
 
 // --- redirects ---

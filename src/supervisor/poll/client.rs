@@ -37,6 +37,10 @@ impl Client {
     /// One line per setting that cannot be used (proxies, certificates).
     pub fn new(config: &Config) -> Result<Self, Vec<String>> {
         let mut mistakes = Vec::new();
+        // The slowest upstream that is waited for, with the largest document (`Upstream::read`). What
+        // gives no bytes of a body (chunk extensions, trailers, empty gzip members) is not seen there.
+        let seconds = config.api_document_bytes_max as u64 / limits::FETCH_RATE_MIN;
+        let body_time = config.api_poll_timeout + Duration::from_secs(seconds);
         let tls = outgoing::tls(config).map_err(|more| mistakes.extend(more)).ok();
         let mut agent = |scheme| {
             let proxy = outgoing::proxy(scheme, |name| std::env::var(name).ok());
@@ -52,6 +56,7 @@ impl Client {
                 .timeout_send_request(Some(config.api_poll_timeout))
                 .timeout_recv_response(Some(config.api_poll_timeout))
                 .timeout_per_read(Some(config.api_poll_timeout))
+                .timeout_recv_body(Some(body_time))
                 .proxy(proxy);
             match tls.clone() {
                 Some(tls) => builder.tls_config(tls).build().new_agent(),
@@ -114,7 +119,7 @@ impl Client {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let request = request.config().timeout_per_read(Some(silence_max)).build();
+        let request = request.config().timeout_per_read(Some(silence_max)).timeout_recv_body(None).build();
         self.answer(uri, request.call())
     }
 
@@ -163,6 +168,9 @@ fn describe(error: &ureq::Error, uri: &Uri, timeout: Duration) -> PollError {
         }
         Error::Timeout(ureq::Timeout::Connect) => {
             (PollErrorKind::Timeout, format!("no connection within {seconds} s (api_poll_timeout)"))
+        }
+        Error::Timeout(ureq::Timeout::RecvBody) => {
+            (PollErrorKind::Timeout, "its answer did not end (see api_document_bytes_max)".into())
         }
         Error::Timeout(_) => (PollErrorKind::Timeout, format!("silent for {seconds} s (api_poll_timeout)")),
         Error::Rustls(error) => (PollErrorKind::Tls, handshake::describe(error)),
