@@ -22,7 +22,7 @@ build: ## Builds the release executable, target/release/edge-proxy
 # --- check ---
 
 .PHONY: test tidy fmt lint ci
-test: .venv/tests/made-from.txt ## Runs every test but `make sdk`: needs Rust and Python 3.11 or newer, nothing else
+test: .venv/tests/made-from.txt ## Runs every test but `make sdk`: needs Rust, a C compiler, Python 3.11 or newer and curl
 	$(CARGO) test --locked --no-fail-fast
 
 tidy: ## Runs the house rules alone

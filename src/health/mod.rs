@@ -30,6 +30,29 @@ pub enum Question {
 /// # Errors
 /// Nobody answered, or there is no way to ask.
 pub fn ask(config: &Config, question: Question) -> io::Result<(String, bool)> {
+    ask_plainly(config, question).map_err(|error| match advice(error.kind()) {
+        Some(advice) => io::Error::new(error.kind(), format!("{error}; {advice}")),
+        None => error,
+    })
+}
+
+/// What a person needs who reads the line in a container's health log.
+fn advice(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
+            Some("nobody listens there: is the proxy running, and with this configuration?")
+        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            Some("no answer in time: it hangs, or its CPU is taken")
+        }
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+            Some("closed without an answer: is it the proxy that listens there?")
+        }
+        _ => None,
+    }
+}
+
+fn ask_plainly(config: &Config, question: Question) -> io::Result<(String, bool)> {
     let path = match question {
         Question::Liveness => "/proxy/health/liveness",
         Question::Readiness => "/proxy/health/readiness",
