@@ -85,6 +85,42 @@ fn origins_are_told_apart_on_streams_as_everywhere() {
     }
 }
 
+/// An identity override may change without moving the document's time (wire.md 4.1).
+#[test]
+fn openfeature_hears_of_a_document_whose_time_stayed() {
+    let upstream = Upstream::start();
+    let mut edited = document(1);
+    upstream.document(SERVER, edited.to_string());
+    let proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("api_poll_frequency", 0.1)
+        .set("api_full_refresh_seconds", 0.2)
+        .environment(CLIENT, SERVER)
+        .ready();
+    let (mut flagsmith, ..) = subscribe(&proxy, STREAM, &[]);
+    let (mut ofrep, ..) = subscribe(&proxy, OFREP, &[]);
+    let next = |client: &mut Client| loop {
+        if let Some(data) = client.line().expect("a line").strip_prefix("data: ") {
+            return data.to_owned();
+        }
+    };
+    let event = r#"{"type":"refetchEvaluation","lastModified":1795168801}"#;
+    assert_eq!(next(&mut ofrep), event);
+    assert_eq!(next(&mut flagsmith), r#"{"updated_at": 1795168801.5}"#);
+    edited["feature_states"][0]["feature_state_value"] = json!("edited");
+    upstream.document(SERVER, edited.to_string());
+    assert_eq!(next(&mut ofrep), event, "it moved nothing but the flags");
+    let now = proxy.get("/api/v1/flags/?feature=banner", CLIENT).json()["feature_state_value"].clone();
+    assert_eq!(now, "edited", "what is fetched then is the new one");
+    edited["updated_at"] = serde_json::Value::Null;
+    upstream.document(SERVER, edited.to_string());
+    assert_eq!(next(&mut ofrep), r#"{"type":"refetchEvaluation"}"#);
+    edited["updated_at"] = json!("2026-11-20T10:00:09+00:00");
+    upstream.document(SERVER, edited.to_string());
+    assert_eq!(next(&mut ofrep), r#"{"type":"refetchEvaluation","lastModified":1795168809}"#);
+    assert_eq!(next(&mut flagsmith), r#"{"updated_at": 1795168809.0}"#, "its SDKs go by the time alone");
+}
+
 /// Also that a quiet stream says that it is alive: a comment, every 15 seconds.
 #[test]
 fn a_stream_hears_of_its_own_environment_alone() {

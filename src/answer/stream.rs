@@ -33,7 +33,15 @@ pub struct Subscription {
     vocabulary: Vocabulary,
     /// HTTP/1.1: what is written is chunked.
     is_chunked: bool,
-    told: Option<f64>,
+    told: Option<Told>,
+}
+
+/// Which state of an environment an event was of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Told {
+    updated_at: Option<f64>,
+    /// Only where the vocabulary has an event that is not of a time.
+    edition: Option<u64>,
 }
 
 impl Subscription {
@@ -55,38 +63,42 @@ impl Subscription {
         if self.is_chunked { chunk(out, write) } else { write(out) }
     }
 
-    /// Appends an event if the environment has another time than the subscriber was told.
-    /// False: nothing to write.
+    /// Appends an event if the environment is another one than the subscriber was told of. Flagsmith's
+    /// SDKs go by the time alone; OpenFeature's do not, and an identity override may have changed
+    /// without moving it (wire.md 4.1). False: nothing to write.
     pub fn catch_up(&mut self, snapshot: &Snapshot, out: &mut Vec<u8>) -> bool {
         let access = snapshot.access(self.client_side_key.as_bytes());
         let slot = access.and_then(|access| snapshot.slots.get(access.slot));
-        let environment = slot.and_then(|slot| slot.environment.as_deref());
-        let updated_at = environment.and_then(|environment| environment.updated_at());
-        match updated_at.filter(|time| time.is_finite() && self.told != Some(*time)) {
-            Some(time) => {
-                self.told = Some(time);
-                self.write(out, |out| write_event(self.vocabulary, time, out));
-                true
-            }
-            None => false,
+        let Some(environment) = slot.and_then(|slot| slot.environment.as_deref()) else { return false };
+        let updated_at = environment.updated_at().filter(|time| time.is_finite());
+        let edition = (self.vocabulary == Vocabulary::Ofrep).then(|| environment.edition());
+        let now = Told { updated_at, edition };
+        if self.told == Some(now) || (updated_at, edition) == (None, None) {
+            return false;
         }
+        self.told = Some(now);
+        self.write(out, |out| write_event(self.vocabulary, updated_at, out));
+        true
     }
 }
 
-fn write_event(vocabulary: Vocabulary, updated_at: f64, out: &mut Vec<u8>) {
+fn write_event(vocabulary: Vocabulary, updated_at: Option<f64>, out: &mut Vec<u8>) {
     match vocabulary {
         Vocabulary::Flagsmith => {
             out.extend_from_slice(b"event: environment_updated\ndata: {\"updated_at\": ");
-            out.extend_from_slice(ryu::Buffer::new().format_finite(updated_at).as_bytes());
-            out.extend_from_slice(b"}\n\n");
+            out.extend_from_slice(
+                ryu::Buffer::new().format_finite(updated_at.unwrap_or_default()).as_bytes(),
+            );
         }
         Vocabulary::Ofrep => {
-            // Whole seconds, as its contract has it. Writing to a vector cannot fail.
-            let seconds = updated_at.max(0.0) as u64;
-            let data = format_args!("{{\"type\":\"refetchEvaluation\",\"lastModified\":{seconds}}}");
-            let _ = write!(out, "event: message\ndata: {data}\n\n");
+            out.extend_from_slice(b"event: message\ndata: {\"type\":\"refetchEvaluation\"");
+            if let Some(updated_at) = updated_at {
+                // Whole seconds, as its contract has it. Writing to a vector cannot fail.
+                let _ = write!(out, ",\"lastModified\":{}", updated_at.max(0.0) as u64);
+            }
         }
     }
+    out.extend_from_slice(b"}\n\n");
 }
 
 /// Answers with the head of a stream and the current time. `None`: refused, and answered so.
@@ -124,15 +136,22 @@ mod tests {
 
     #[test]
     fn events_are_written_as_the_sdks_read_them() {
-        for (vocabulary, expected) in [
-            (Vocabulary::Flagsmith, "event: environment_updated\ndata: {\"updated_at\": 1735229888.0}\n\n"),
+        let time = Some(1_735_229_888.0);
+        for (vocabulary, time, expected) in [
+            (
+                Vocabulary::Flagsmith,
+                time,
+                "event: environment_updated\ndata: {\"updated_at\": 1735229888.0}\n\n",
+            ),
+            (Vocabulary::Ofrep, None, "event: message\ndata: {\"type\":\"refetchEvaluation\"}\n\n"),
             (
                 Vocabulary::Ofrep,
+                time,
                 "event: message\ndata: {\"type\":\"refetchEvaluation\",\"lastModified\":1735229888}\n\n",
             ),
         ] {
             let mut out = Vec::new();
-            write_event(vocabulary, 1_735_229_888.0, &mut out);
+            write_event(vocabulary, time, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), expected);
         }
     }

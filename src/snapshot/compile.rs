@@ -41,6 +41,8 @@ pub struct Environment {
     own_time: Option<f64>,
     /// The latest time of all documents before this one.
     earlier: Option<f64>,
+    /// How many were before it.
+    edition: u64,
     allow_client_traits: bool,
     hide_sensitive_data: bool,
     client_flags: Flags,
@@ -111,6 +113,7 @@ impl Environment {
             updated_at: read.updated_at,
             own_time: read.updated_at,
             earlier: None,
+            edition: 0,
             allow_client_traits: read.allow_client_traits,
             hide_sensitive_data: read.hide_sensitive_data,
             client_flags: Flags::new(&program, Role::Client, scratch.outputs()),
@@ -150,6 +153,7 @@ impl Environment {
     /// Notes the document whose place it takes. Identity overrides may change without moving the
     /// time, and so may a second edit within one second (wire.md 4.1).
     pub fn follow(&mut self, before: &Self) {
+        self.edition = before.edition + 1;
         self.earlier = before.updated_at.into_iter().chain(before.earlier).reduce(f64::max);
         let is_own = |time: &f64| self.earlier.is_none_or(|earlier| time.floor() > earlier.floor());
         self.own_time = self.updated_at.filter(is_own);
@@ -159,6 +163,11 @@ impl Environment {
     /// one of that time has this one (RFC 9110 8.8.2.2).
     pub fn own_time(&self) -> Option<f64> {
         self.own_time
+    }
+
+    /// How many documents were before this one: it is another one where this differs.
+    pub fn edition(&self) -> u64 {
+        self.edition
     }
 
     /// The whole `/flags/` body for that role.

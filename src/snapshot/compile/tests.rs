@@ -249,6 +249,7 @@ fn shared_engine_cases_pass() {
             updated_at: None,
             own_time: None,
             earlier: None,
+            edition: 0,
             allow_client_traits: true,
             hide_sensitive_data: false,
             client_flags: Flags::new(&Program::default(), Role::Client, &[]),
