@@ -27,7 +27,8 @@ pub fn transcode(document: &[u8]) -> Result<String, CompileError> {
     let mut transcoder = Transcoder {
         text,
         input: text.as_bytes(),
-        at: 0,
+        // Editors put a byte-order mark there; RFC 8259 8.1 lets it be ignored, and Python does.
+        at: if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 },
         out: Vec::with_capacity(document.len()),
         frames: Vec::new(),
         members: Vec::new(),

@@ -19,6 +19,7 @@ fn writes_compactly_with_numbers_as_orjson_writes_them() {
         ),
         ("\"\\u00e9\\ud83d\\ude00\\/\\u0001\\n\\u007f\\\"\\\\\"", "\"é😀/\\u0001\\n\u{7f}\\\"\\\\\""),
         ("[true,false,null]", "[true,false,null]"),
+        ("\u{feff} {\"a\":1}", "{\"a\":1}"),
         ("{\"a\":{\"b_config\":1}}", "{\"a\":{\"b_config\":1}}"),
     ];
     for (input, expected) in table {
@@ -57,6 +58,7 @@ fn says_what_is_wrong_and_where() {
         ("[1,2", "$[2]: not JSON: expected `,` or `]` at byte 4"),
         ("[1] x", "$: not JSON: expected the end at byte 4"),
         ("[01]", "$[1]: not JSON: expected `,` or `]` at byte 3"),
+        ("[1]\u{feff}", "$: not JSON: expected the end at byte 3"),
         ("[1.]", "$[0]: not JSON: expected a digit at byte 3"),
         ("[NaN]", "$[0]: not JSON: expected a value at byte 1"),
         ("[\"\\ud800\"]", "$[0]: a lone surrogate at byte 8"),
