@@ -123,7 +123,7 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     }
     let ended = supervisor.join();
     log.flush();
-    ended.map_err(|_| "the supervisor ended by a defect; stderr says where".into())
+    Ok(ended.map_err(|_| "the supervisor ended by a defect; stderr says where")??)
 }
 
 /// What callers come in by.

@@ -105,3 +105,13 @@ fn a_driver_that_is_asked_for_and_refused_stops_the_start() {
     assert!(!text.contains("listening"), "nothing is bound: {text}");
     serves_on(prepare().set("server.driver", "epoll").ready(), "epoll", "epoll", "asks for it");
 }
+
+#[test]
+fn a_process_without_a_reactor_ends_and_says_so() {
+    // The generic table of newer architectures has it at another place.
+    const EPOLL_CREATE1: i32 = if cfg!(target_arch = "x86_64") { 291 } else { 20 };
+    let refused = [format!("refuse={IO_URING_SETUP}:{EPERM}"), format!("refuse={EPOLL_CREATE1}:{EPERM}")];
+    let (code, text) = Launcher::new().narrow(prepare(), &[&refused[0], &refused[1]]).run();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("reactor_has_no_driver") && text.contains("no reactor is left"), "{text}");
+}

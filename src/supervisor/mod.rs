@@ -52,6 +52,9 @@ pub struct Hooks {
     pub turned: Box<dyn FnMut() + Send>,
 }
 
+/// How the supervisor's thread ends: told to, or because nobody is left to serve.
+pub type Ended = Result<(), &'static str>;
+
 /// What wakes the loop.
 #[derive(Debug)]
 enum Event {
@@ -108,7 +111,7 @@ pub fn check(config: &Config) -> Result<(), Vec<String>> {
     Upstream::new(config).map(drop)
 }
 
-/// Starts the supervisor's thread, which ends after SIGTERM or SIGINT.
+/// Starts the supervisor's thread, which ends after SIGTERM or SIGINT, or with the last reactor.
 ///
 /// The first snapshot, with what was kept on disk, is with the reactors before this returns.
 ///
@@ -121,7 +124,7 @@ pub fn start(
     hooks: Hooks,
     certificates: Option<Certificates>,
     metrics: Arc<Metrics>,
-) -> std::io::Result<JoinHandle<()>> {
+) -> std::io::Result<JoinHandle<Ended>> {
     let upstream = Upstream::new(&config)
         .map_err(|mistakes| std::io::Error::new(std::io::ErrorKind::InvalidInput, mistakes.join("\n")))?;
     let (sender, events) = channel();
@@ -174,12 +177,18 @@ fn open_store(config: &Config, log: &Log) -> Option<Store> {
 }
 
 impl Supervisor {
-    fn run(mut self) {
+    fn run(mut self) -> Ended {
         loop {
             let now = Instant::now();
             self.records.metrics.supervisor.beats.add(1);
             if self.advance(now) {
-                return self.end();
+                self.end();
+                return Ok(());
+            }
+            // Polling on would only hide from whoever restarts processes that this one serves nothing.
+            if !matches!(self.phase, Phase::Draining(_)) && self.publisher.alive() == 0 {
+                self.end();
+                return Err("no reactor is left to serve: the log says why");
             }
             if self.reload.is_due(now) {
                 self.reload(false);
@@ -205,7 +214,7 @@ impl Supervisor {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
     }
