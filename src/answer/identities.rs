@@ -8,7 +8,7 @@ use super::{Desk, Exchange};
 use crate::encode::{flags, json, traits};
 use crate::evaluate::{Identity, evaluate};
 use crate::http::{ContentType, Status};
-use crate::identity::{Reader, Refusal, Sent, detail, query};
+use crate::identity::{Reader, Sent, detail, query};
 use crate::snapshot::{Environment, Role};
 
 pub(super) fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Reader, desk: &mut Desk) {
@@ -97,18 +97,4 @@ fn write(
     out.extend_from_slice(b"],\"flags\":");
     flags::write(environment, role, &desk.scratch, feature, out);
     out.push(b'}');
-}
-
-impl Exchange<'_> {
-    /// Answers that there is no identity in the request.
-    pub(super) fn send_refusal(&mut self, desk: &mut Desk, refusal: &Refusal) {
-        if let (Refusal::Unwritable(_), Err(denied)) = (refusal, self.open()) {
-            return self.deny(desk, denied);
-        }
-        self.vary(desk);
-        match refusal {
-            Refusal::Invalid(body) | Refusal::Unwritable(body) => self.send_json(desk, Status(422), body),
-            Refusal::Unreadable => self.send_json(desk, Status(400), Refusal::UNREADABLE),
-        }
-    }
 }

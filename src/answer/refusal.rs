@@ -1,11 +1,13 @@
 //! Refusals that carry text, and the fixed bodies that the Python proxy's framework has.
 //!
-//! In: why a key opens nothing. Out: the status and the JSON object that SDKs and people read.
+//! In: why a key opens nothing, or what is wrong with a path, a method or a body. Out: the status and
+//! the JSON object that SDKs and people read.
 //! Invariant: the body is a JSON object, never an array (wire.md 2.3); 503, 429 and 413 are not
 //! used here, since the Java SDK repeats those without end.
 use super::{Desk, Exchange};
 use crate::encode::json;
 use crate::http::{Body, ContentType, Status};
+use crate::identity::Refusal;
 use crate::route::Methods;
 
 const NOT_FOUND: &[u8] = br#"{"detail":"Not Found"}"#;
@@ -42,6 +44,18 @@ impl Exchange<'_> {
         let mut message = String::from("unknown key ");
         python_repr(key, &mut message);
         self.refuse(desk, Status(401), "unauthorized", &message);
+    }
+
+    /// Answers what is wrong with a body or a query that should hold an identity.
+    pub(super) fn send_refusal(&mut self, desk: &mut Desk, refusal: &Refusal) {
+        if let (Refusal::Unwritable(_), Err(denied)) = (refusal, self.open()) {
+            return self.deny(desk, denied);
+        }
+        self.vary(desk);
+        match refusal {
+            Refusal::Invalid(body) | Refusal::Unwritable(body) => self.send_json(desk, Status(422), body),
+            Refusal::Unreadable => self.send_json(desk, Status(400), Refusal::UNREADABLE),
+        }
     }
 
     /// 404: no such path.

@@ -26,11 +26,7 @@ pub fn read<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<D
     let mut scanner = Scanner { text, at: 0 };
     let (mut identifier, mut echo) = (None, None);
     scanner.skip_blanks();
-    scanner.take(b"{")?;
-    loop {
-        scanner.skip_blanks();
-        let name = scanner.string()?;
-        scanner.colon()?;
+    scanner.members(|scanner, name| {
         match name {
             "identifier" if identifier.is_none() => identifier = Some(scanner.string()?),
             "traits" if echo.is_none() => echo = Some(scanner.traits(traits)?),
@@ -39,12 +35,8 @@ pub fn read<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<D
                 scanner.value()?;
             }
         }
-        scanner.skip_blanks();
-        if scanner.take(b",").is_none() {
-            break;
-        }
-    }
-    scanner.take(b"}")?;
+        Some(())
+    })?;
     scanner.skip_blanks();
     // An empty identifier is a transient identity (differences.md 13).
     let identifier = identifier.filter(|identifier| !identifier.is_empty())?;
@@ -80,11 +72,22 @@ impl<'body> Scanner<'body> {
         self.rest().starts_with(token).then(|| self.at += token.len())
     }
 
-    fn colon(&mut self) -> Option<()> {
-        self.skip_blanks();
-        self.take(b":")?;
-        self.skip_blanks();
-        Some(())
+    /// An object with one member at least; `value` reads the value of each by its name.
+    #[inline]
+    fn members(&mut self, mut value: impl FnMut(&mut Self, &'body str) -> Option<()>) -> Option<()> {
+        self.take(b"{")?;
+        loop {
+            self.skip_blanks();
+            let name = self.string()?;
+            self.skip_blanks();
+            self.take(b":")?;
+            self.skip_blanks();
+            value(self, name)?;
+            self.skip_blanks();
+            if self.take(b",").is_none() {
+                return self.take(b"}");
+            }
+        }
     }
 
     /// A string without escapes.
@@ -155,25 +158,17 @@ impl<'body> Scanner<'body> {
     /// A trait with other blanks, or other members beside its own.
     fn other_trait(&mut self) -> Option<Trait<'body>> {
         let (mut key, mut value) = (None, None);
-        self.take(b"{")?;
-        loop {
-            self.skip_blanks();
-            let name = self.string()?;
-            self.colon()?;
+        self.members(|scanner, name| {
             match name {
-                "trait_key" if key.is_none() => key = Some(self.string()?),
-                "trait_value" if value.is_none() => value = Some(self.value()?.0),
+                "trait_key" if key.is_none() => key = Some(scanner.string()?),
+                "trait_value" if value.is_none() => value = Some(scanner.value()?.0),
                 "trait_key" | "trait_value" => return None,
                 _ => {
-                    self.value()?;
+                    scanner.value()?;
                 }
             }
-            self.skip_blanks();
-            if self.take(b",").is_none() {
-                break;
-            }
-        }
-        self.take(b"}")?;
+            Some(())
+        })?;
         Some(Trait { key: key?, value: value.unwrap_or(TraitValue::Null) })
     }
 
