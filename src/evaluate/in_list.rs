@@ -21,12 +21,6 @@ pub fn parse(text: &str) -> Vec<String> {
     }
 }
 
-/// The items of a condition value that is a JSON array, as the document has it.
-pub fn from_array(items: &[serde_json::Value]) -> Vec<String> {
-    // Written and read again so that one reader decides what an item's text is.
-    serde_json::to_string(items).map_or_else(|_| Vec::new(), |text| parse(&text))
-}
-
 fn split(text: &str) -> Vec<String> {
     text.split(',').map(str::to_owned).collect()
 }

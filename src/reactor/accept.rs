@@ -16,9 +16,9 @@ use monoio::io::{CancelHandle, Canceller};
 use monoio::net::{TcpStream, UnixStream};
 use socket2::{SockFilter, SockRef};
 
-use super::registry::{Phase, enter};
+use super::registry::{Phase, Place, enter};
 use super::tls::Tls;
-use super::transport::Plain;
+use super::transport::{Plain, Transport};
 use super::turn::Turn;
 use super::{Reactor, connection, panic};
 use crate::config::Level;
@@ -137,22 +137,21 @@ fn spawn(reactor: &Rc<Reactor>, accepted: Accepted) {
     let place = enter(reactor);
     let tls = reactor.tls.borrow().clone();
     match (accepted, tls) {
-        (Accepted::Tcp(stream, peer), None) => {
-            let serve = connection::serve(reactor.clone(), place, Plain::new(stream), Some(peer));
-            monoio::spawn(contain(reactor.clone(), serve));
-        }
+        (Accepted::Tcp(stream, peer), None) => begin(reactor, place, Plain::new(stream), Some(peer)),
         (Accepted::Tcp(stream, peer), Some(settings)) => {
             place.set_phase(Phase::Handshake);
             // An error here is one of our own settings; the connection cannot be served.
-            let Ok(tls) = Tls::new(Plain::new(stream), settings) else { return };
-            let serve = connection::serve(reactor.clone(), place, tls, Some(peer));
-            monoio::spawn(contain(reactor.clone(), serve));
+            if let Ok(tls) = Tls::new(Plain::new(stream), settings) {
+                begin(reactor, place, tls, Some(peer));
+            }
         }
-        (Accepted::Unix(stream), _) => {
-            let serve = connection::serve(reactor.clone(), place, Plain::new(stream), None);
-            monoio::spawn(contain(reactor.clone(), serve));
-        }
+        (Accepted::Unix(stream), _) => begin(reactor, place, Plain::new(stream), None),
     }
+}
+
+fn begin<T: Transport + 'static>(reactor: &Rc<Reactor>, place: Place, transport: T, peer: Option<IpAddr>) {
+    let serve = connection::serve(reactor.clone(), place, transport, peer);
+    monoio::spawn(contain(reactor.clone(), serve));
 }
 
 /// The connection was dropped, and with it closed; one line for each power of two.

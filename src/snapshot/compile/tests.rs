@@ -59,6 +59,12 @@ fn traits(object: &Json) -> Vec<Trait<'_>> {
 /// Name, enabled, value, variant and reason of every flag.
 type Found = Vec<(String, Json, Json, Json, String)>;
 
+/// One flag as a case has it.
+fn recorded(flag: &Json) -> (String, Json, Json, Json, String) {
+    let text = |member: &str| flag[member].as_str().unwrap().to_owned();
+    (text("name"), flag["enabled"].clone(), flag["value"].clone(), flag["variant"].clone(), text("reason"))
+}
+
 fn found(environment: &Environment, scratch: &Scratch) -> Found {
     let json = |raw: &str| serde_json::from_str(raw).unwrap();
     flags::results(environment, Role::Server, scratch)
@@ -117,21 +123,7 @@ fn documents_answer_as_the_authority_does() {
             }
             continue;
         }
-        let expected: Found = case["expected"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|flag| {
-                let text = |member: &str| flag[member].as_str().unwrap().to_owned();
-                (
-                    text("name"),
-                    flag["enabled"].clone(),
-                    flag["value"].clone(),
-                    flag["variant"].clone(),
-                    text("reason"),
-                )
-            })
-            .collect();
+        let expected: Found = case["expected"].as_array().unwrap().iter().map(recorded).collect();
         if found == expected {
             continue;
         }
@@ -264,21 +256,8 @@ fn shared_engine_cases_pass() {
         evaluate_on(environment.program(), who.as_ref(), identity["key"].as_str(), &mut scratch);
         let mut found = found(&environment, &scratch);
         found.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut expected: Found = case["result"]["flags"]
-            .as_object()
-            .unwrap()
-            .values()
-            .map(|flag| {
-                let text = |member: &str| flag[member].as_str().unwrap().to_owned();
-                (
-                    text("name"),
-                    flag["enabled"].clone(),
-                    flag["value"].clone(),
-                    flag["variant"].clone(),
-                    text("reason"),
-                )
-            })
-            .collect();
+        let flags = case["result"]["flags"].as_object().unwrap();
+        let mut expected: Found = flags.values().map(recorded).collect();
         // These cases (v2.0.0) are from before `STATIC`: engine 11.1.1, whose answers count (wire.md
         // 5.12), says it in 162 places where they say `DEFAULT`.
         for flag in found.iter_mut().chain(&mut expected).filter(|flag| flag.4 == "STATIC") {
