@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::cores::Available;
-use super::source::{Inputs, Written, is_secret, shown};
+use super::source::{Inputs, Origin, Written, is_secret, shown};
 use super::{
     Admin, Analytics, Certificate, Config, ConfigError, Cores, EnvironmentConfig, ForwardedAllowIps,
     HealthCheck, Level, LogFormat, Logging, Mistake, Network, Notice, Realtime, Require, Secret, Server, Sse,
@@ -87,7 +87,7 @@ impl Reader {
                 parse::count,
                 limits::DOCUMENT_BYTES_MAX,
             ),
-            api_ca_file: self.read("api_ca_file", parse::optional_path, None),
+            api_ca_file: self.api_ca_file(),
             api_client_certificate: self.certificate("api_client_certificate"),
             cache_dir: self.read("cache_dir", parse::optional_path, None),
             realtime: self.realtime(),
@@ -118,6 +118,21 @@ impl Reader {
         if server.tcp && admin.port == server.port && admin.port != 0 && is_one_host {
             self.mistake("admin.port", "another port than server.port");
         }
+    }
+
+    /// `SSL_CERT_FILE` is often set for a whole machine; as in httpx it counts only if the file is there.
+    fn api_ca_file(&mut self) -> Option<PathBuf> {
+        let path = self.read("api_ca_file", parse::optional_path, None)?;
+        let origin = self.written.value("api_ca_file").map(|(_, origin)| origin.clone());
+        let is_general =
+            matches!(origin, Some(Origin::Variable(name)) if name.eq_ignore_ascii_case("SSL_CERT_FILE"));
+        if !is_general || path.is_file() {
+            return Some(path);
+        }
+        let (setting, reason) = ("SSL_CERT_FILE", format!("{} is not there", path.display()));
+        let fields: [(&str, &dyn std::fmt::Display); 2] = [("setting", &setting), ("reason", &reason)];
+        self.written.notices.push(Notice::new(Level::Warning, "setting_without_effect", &fields));
+        None
     }
 
     fn allow_origins(&mut self) -> Vec<String> {

@@ -146,7 +146,6 @@ fn variables_alone_are_enough() {
         .variable("WEB_CONCURRENCY", "2")
         .variable("EDGE_PROXY_DRIVER", "epoll")
         .variable("LOGGING_COLORS", "yes")
-        .variable("SSL_CERT_FILE", "/etc/ssl/own.pem")
         .variable("SERVER_SOMETHING_ELSE", "ignored")
         .variable("HOME", "/root");
     let (config, notices) = case.read().expect("valid");
@@ -163,7 +162,6 @@ fn variables_alone_are_enough() {
     assert!(!config.server.forwarded_allow_ips.contains([11, 1, 2, 3].into()));
     assert_eq!(config.cores, [0, 1]);
     assert_eq!(config.server.driver, Some(Driver::Epoll));
-    assert_eq!(config.api_ca_file, Some("/etc/ssl/own.pem".into()));
 }
 
 #[test]
@@ -379,6 +377,23 @@ fn a_server_side_key_twice_is_told() {
         Case::new(&json!({"environment_key_pairs": [pair(), other]})).read().expect("valid");
     assert_eq!((config.environments.len(), notices[0].event), (2, "server_side_key_repeated"));
     assert!(!format!("{notices:?}").contains("abc123"));
+}
+
+#[test]
+fn the_authorities_of_the_machine_count_if_they_are_there() {
+    let case = Case::new(&with("api_url", json!("http://x")));
+    let here = case.path.display().to_string();
+    assert_eq!(case.variable("SSL_CERT_FILE", &here).config().api_ca_file, Some(here.into()));
+    let read =
+        |name: &str| Case::new(&with("api_url", json!("http://x"))).variable(name, "/nowhere/ca.pem").read();
+    let (config, notices) = read("SSL_CERT_FILE").expect("valid");
+    assert_eq!((config.api_ca_file, notices[0].event), (None, "setting_without_effect"));
+    let (config, notices) = read("API_CA_FILE").expect("valid");
+    assert_eq!(
+        (config.api_ca_file, notices),
+        (Some("/nowhere/ca.pem".into()), vec![]),
+        "the start refuses it"
+    );
 }
 
 #[test]
