@@ -4,6 +4,8 @@
 //! Invariant: a bound that is not named here does not exist. No code, only constants.
 use std::time::Duration;
 
+// --- a request ---
+
 /// Request head, bytes. Beyond: 431 and close. Browsers send under 8 KiB.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Request target, bytes. Beyond: 414 and close.
@@ -22,6 +24,18 @@ pub const EMPTY_LINES_MAX: usize = 2;
 pub const CHUNK_LINE_BYTES_MAX: usize = 256;
 /// Trailer fields of a chunked body, bytes. They are read over. Beyond: 431 and close.
 pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
+/// A trait value that is text, characters. Beyond: 422, as the Python proxy.
+pub const TRAIT_VALUE_CHARS_MAX: usize = 2000;
+/// Nesting of a JSON body. Beyond: 400. Where Python 3.12's `json.loads` gives up (measured).
+pub const JSON_DEPTH_MAX: usize = 1497;
+/// Stack of a reactor, bytes, whatever `RUST_MIN_STACK` says. A body of `JSON_DEPTH_MAX` takes 0.75 MiB of
+/// it, and more than 2 MiB where nothing is optimised.
+pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 8 } else { 2 } * 1024 * 1024;
+/// Identities in one `bulk-identities/`. Beyond: 400. What the hosted Edge API takes.
+pub const BULK_IDENTITIES_MAX: usize = 100;
+
+// --- an answer ---
+
 /// Ready bodies at least this large are written from where they are, not copied, bytes.
 pub const TAIL_BYTES_MIN: usize = 16 * 1024;
 /// Whole answers with ready bodies that a reactor keeps for a second, and the largest body, bytes:
@@ -30,6 +44,19 @@ pub const WHOLE_ANSWERS_MAX: usize = 8;
 pub const WHOLE_ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Smallest body worth compressing, bytes. The Python proxy's value (wire.md 2.6).
 pub const COMPRESS_BYTES_MIN: usize = 1000;
+/// Answers to pipelined requests are gathered up to this many bytes before they are written.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Answer buffers a reactor keeps for reuse, and the largest that is kept, bytes.
+pub const SPARE_BUFFERS_MAX: usize = 64;
+pub const SPARE_BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Between two comments on an event stream that has nothing to tell. As the SDKs' own service.
+pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Where the year 10000 begins, seconds since the epoch. From then on a document has no time for those
+/// who read it: neither an HTTP date nor RFC 3339 can tell it.
+pub const YEAR_10000_SECONDS: u64 = 253_402_300_800;
+
+// --- a connection ---
+
 /// Free room before a read, bytes; less, and the buffer is moved together or grown.
 pub const READ_BYTES_MIN: usize = 1024;
 /// A connection's buffer while it waits for a request, bytes. With the task and its registers an
@@ -37,11 +64,6 @@ pub const READ_BYTES_MIN: usize = 1024;
 pub const READ_BYTES_IDLE: usize = 2560;
 /// Room for what comes encrypted, once the handshake is done, bytes: a whole record and its head.
 pub const TLS_READ_BYTES: usize = 16 * 1024 + 256;
-/// Answers to pipelined requests are gathered up to this many bytes before they are written.
-pub const BATCH_BYTES_MAX: usize = 64 * 1024;
-/// Answer buffers a reactor keeps for reuse, and the largest that is kept, bytes.
-pub const SPARE_BUFFERS_MAX: usize = 64;
-pub const SPARE_BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// What the connections of one reactor may hold in request bodies and answers, bytes, however many
 /// they are. Beyond: those that have waited longest for their peers are ended and counted.
 pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -51,9 +73,7 @@ pub const HELD_BYTES_MIN: usize = 4 * 1024;
 pub const HELD_PATIENCE: Duration = Duration::from_millis(500);
 /// Connections the kernel holds for a listener before they are accepted; `somaxconn` caps it.
 pub const BACKLOG_MAX: i32 = 4096;
-/// Entries of a reactor's submission queue; its completion queue has four times as many.
-pub const RING_ENTRIES: u32 = 1024;
-/// How often idle and slow connections are looked at. No time below is finer than this.
+/// How often idle and slow connections are looked at: the times of a connection are no finer.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// A head, from its first byte. Beyond: 408 and close.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,6 +92,21 @@ pub const WRITE_PARTS_MAX: usize = 20;
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes read over while lingering, so that a close does not destroy the answer on its way.
 pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
+/// Pause of the accept loop at the descriptor limit, instead of spinning.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Operations on a socket that one task may do without ever having to wait, and how many bytes count as
+/// one more. Then it rests for a moment: some milliseconds' worth of pipelined requests.
+pub const TURN_OPERATIONS_MAX: u32 = 512;
+pub const TURN_BYTES: usize = 1024;
+/// How long; no timer is finer.
+pub const TURN_REST: Duration = Duration::from_millis(1);
+/// Connections one reactor holds (`server.connections_max`). Beyond: closed at once and counted.
+pub const CONNECTIONS_MAX: usize = 50_000;
+
+// --- a reactor ---
+
+/// Entries of a reactor's submission queue; its completion queue has four times as many.
+pub const RING_ENTRIES: u32 = 1024;
 /// While draining, an idle connection may still bring a request for so long.
 pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 /// While draining, handshakes under way when new ones were shut out are accepted for so long.
@@ -87,50 +122,25 @@ pub const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(10);
 pub const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// Pause before a reactor that panicked starts again.
 pub const RESTART_PAUSE: Duration = Duration::from_millis(20);
-/// Pause of the accept loop at the descriptor limit, instead of spinning.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Ready bodies up to this size are compressed as well as can be, larger ones fast, bytes: a new
-/// document must not wait a second for its compression.
-pub const COMPRESS_BEST_BYTES_MAX: usize = 1024 * 1024;
-/// Operations on a socket that one task may do without ever having to wait, and how many bytes count as
-/// one more. Then it rests for a moment: some milliseconds' worth of pipelined requests.
-pub const TURN_OPERATIONS_MAX: u32 = 512;
-pub const TURN_BYTES: usize = 1024;
-/// How long; no timer is finer.
-pub const TURN_REST: Duration = Duration::from_millis(1);
 /// Messages a reactor may leave unread. Full: the supervisor sends the newest again later.
 pub const INBOX_MESSAGES_MAX: usize = 64;
-/// A trait value that is text, characters. Beyond: 422, as the Python proxy.
-pub const TRAIT_VALUE_CHARS_MAX: usize = 2000;
-/// Nesting of a JSON body. Beyond: 400. Where Python 3.12's `json.loads` gives up (measured).
-pub const JSON_DEPTH_MAX: usize = 1497;
-/// Stack of a reactor, bytes, whatever `RUST_MIN_STACK` says. A body of `JSON_DEPTH_MAX` takes 0.75 MiB of
-/// it, and more than 2 MiB where nothing is optimised.
-pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 8 } else { 2 } * 1024 * 1024;
-/// Identities in one `bulk-identities/`. Beyond: 400. What the hosted Edge API takes.
-pub const BULK_IDENTITIES_MAX: usize = 100;
-/// Between two comments on an event stream that has nothing to tell. As the SDKs' own service.
-pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Where the year 10000 begins, seconds since the epoch. From then on a document has no time for those
-/// who read it: neither an HTTP date nor RFC 3339 can tell it.
-pub const YEAR_10000_SECONDS: u64 = 253_402_300_800;
-/// Digits of an integer that CPython reads (`sys.get_int_max_str_digits`). Beyond: a JSON body is 400, a
-/// document is refused, and no condition holds for a trait.
-pub const INTEGER_DIGITS_MAX: usize = 4300;
+/// Reports of counts that the supervisor may leave unread. Full: a reactor keeps counting and tries again.
+pub const REPORTS_MAX: usize = 64;
+/// Longest wait of a reactor that ends for the supervisor to take its last counts.
+pub const LAST_REPORT_PATIENCE: Duration = Duration::from_secs(2);
+/// A hard limit of descriptors below this is warned of: it is soon met by connections.
+pub const DESCRIPTORS_LOW: u64 = 10_000;
+/// Descriptors without which the process does not start: for itself, and for each reactor its
+/// listener, ring, wake pair and a few connections.
+pub const DESCRIPTORS_MIN: u64 = 24;
+pub const DESCRIPTORS_REACTOR_MIN: u64 = 12;
+/// Descriptors that callers may not have: fetches, event streams, files, the admin listener, rings.
+pub const DESCRIPTORS_RESERVED: u64 = 256;
+
+// --- upstream, files on disk, and counts on their way up ---
+
 /// Configuration file, bytes. Beyond: refused. Ten thousand key pairs take 1 MB.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// An environment document with all its pages, bytes (`api_document_bytes_max`). Beyond: the round is
-/// dropped. Legal documents reach tens of MB (wire.md 3).
-pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Connections one reactor holds (`server.connections_max`). Beyond: closed at once and counted.
-pub const CONNECTIONS_MAX: usize = 50_000;
-/// Log records that may wait for the writer. Beyond: dropped and counted.
-pub const LOG_RECORDS_MAX: usize = 8192;
-/// Longest wait at the end of the process for whoever reads the log; what is left then is lost.
-pub const LOG_FLUSH_PATIENCE: Duration = Duration::from_secs(2);
-/// Between two tries to hand the writer its last message.
-pub const LOG_FLUSH_PAUSE: Duration = Duration::from_millis(5);
-
 /// Longest wait between polls of an environment that fails.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// First wait after a failure while an environment has no document at all.
@@ -139,26 +149,12 @@ pub const BACKOFF_EMPTY_MIN: Duration = Duration::from_secs(1);
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 /// A failure that goes on is told again after this, so that a log of the last hour shows it.
 pub const FAILURE_REMINDER: Duration = Duration::from_secs(600);
-/// Threads that fetch and compile. More environments than that wait their turn: at 1 s a fetch,
+/// Threads that fetch. More environments than that wait their turn: at 1 s a fetch,
 /// 200 environments take 7 s a round.
 pub const FETCH_THREADS_MAX: usize = 32;
 /// A thread of the pools without work for so long ends, and the allocator gives back what it freed: it
 /// holds that for a second, so that this is a little longer.
 pub const THREAD_IDLE_MAX: Duration = Duration::from_millis(1500);
-/// Documents from this size on are compiled after the reactors' work, bytes; smaller ones take some
-/// milliseconds, and those come first.
-pub const LARGE_DOCUMENT_BYTES: usize = 1024 * 1024;
-/// How much nicer than the reactors the thread for those is: at most a third of a CPU that both want.
-pub const NICE: i32 = 3;
-/// A thread that works through a document gives way this often.
-pub const PACE: Duration = Duration::from_micros(200);
-/// After waiting for so long in all, it gives way less often and may run on the reactors' CPUs.
-pub const PACE_AWAY_MAX: Duration = Duration::from_millis(300);
-/// How often then. The scheduler takes a whole slice from who yields beside who never sleeps: at 0.2 ms
-/// 22 MB took 6 s there, which is longer than a stall of 1 ms is bad.
-pub const PACE_STARVED: Duration = Duration::from_millis(1);
-/// Bytes it hashes or compresses in between; a fifth of a millisecond's worth of compressing.
-pub const PACE_BYTES: usize = 16 * 1024;
 /// Redirects followed for one request. Beyond: the poll failed.
 pub const REDIRECTS_MAX: usize = 5;
 /// Pages of one document. Beyond: the round is dropped. Edge's pages hold about 1 MB, so this is four
@@ -173,10 +169,6 @@ pub const FILE_POLL: Duration = Duration::from_millis(500);
 pub const FILE_SETTLED: Duration = Duration::from_millis(100);
 /// Rows of counts kept apart by identity and label. Beyond: merged into coarser ones (`counts`).
 pub const COUNT_ROWS_MAX: usize = 20_000;
-/// Reports of counts that the supervisor may leave unread. Full: a reactor keeps counting and tries again.
-pub const REPORTS_MAX: usize = 64;
-/// Longest wait of a reactor that ends for the supervisor to take its last counts.
-pub const LAST_REPORT_PATIENCE: Duration = Duration::from_secs(2);
 /// An event stream silent for this long is given up; upstream sends a comment every 15 s.
 pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// An event stream that lived this long did not fail when it ended.
@@ -203,28 +195,34 @@ pub const CONFIG_POLL: Duration = Duration::from_secs(1);
 pub const USAGE_ROWS_MAX: usize = 1000;
 /// How long the last counts are posted when the process ends, before the rest is left to the disk.
 pub const LAST_POST_PATIENCE: Duration = Duration::from_secs(5);
-/// Longest JSON path that the log shows, characters; of a longer one the middle is left out.
-pub const PATH_CHARS_MAX: usize = 160;
 /// Longest time that a success alone, without a new document, waits to be published. Health reads it.
 pub const FRESHNESS_DELAY_MAX: Duration = Duration::from_millis(200);
-/// Access records that a reactor gathers before it hands them on; the sweep hands on what there is.
-pub const ACCESS_BATCH_RECORDS: usize = 64;
-/// Access records among them. Beyond: dropped and counted, so that events always find room.
-pub const ACCESS_RECORDS_MAX: usize = 6144;
-/// Warnings and errors kept for the status page, the newest.
-pub const LOG_RECENT_MAX: usize = 20;
-/// Request head on the admin listener, bytes. Beyond: closed. Scrapers send a few hundred.
-pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Connections of the admin listener at a time, one thread each. Beyond: closed at once.
-pub const ADMIN_CONNECTIONS_MAX: usize = 32;
-/// A hard limit of descriptors below this is warned of: it is soon met by connections.
-pub const DESCRIPTORS_LOW: u64 = 10_000;
-/// Descriptors without which the process does not start: for itself, and for each reactor its
-/// listener, ring, wake pair and a few connections.
-pub const DESCRIPTORS_MIN: u64 = 24;
-pub const DESCRIPTORS_REACTOR_MIN: u64 = 12;
-/// Descriptors that callers may not have: fetches, event streams, files, the admin listener, rings.
-pub const DESCRIPTORS_RESERVED: u64 = 256;
+
+// --- a document, and compiling it beside the reactors ---
+
+/// Ready bodies up to this size are compressed as well as can be, larger ones fast, bytes: a new
+/// document must not wait a second for its compression.
+pub const COMPRESS_BEST_BYTES_MAX: usize = 1024 * 1024;
+/// Digits of an integer that CPython reads (`sys.get_int_max_str_digits`). Beyond: a JSON body is 400, a
+/// document is refused, and no condition holds for a trait.
+pub const INTEGER_DIGITS_MAX: usize = 4300;
+/// An environment document with all its pages, bytes (`api_document_bytes_max`). Beyond: the round is
+/// dropped. Legal documents reach tens of MB (wire.md 3).
+pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Documents from this size on are compiled after the reactors' work, bytes; smaller ones take some
+/// milliseconds, and those come first.
+pub const LARGE_DOCUMENT_BYTES: usize = 1024 * 1024;
+/// How much nicer than the reactors the thread for those is: at most a third of a CPU that both want.
+pub const NICE: i32 = 3;
+/// A thread that works through a document gives way this often.
+pub const PACE: Duration = Duration::from_micros(200);
+/// After waiting for so long in all, it gives way less often and may run on the reactors' CPUs.
+pub const PACE_AWAY_MAX: Duration = Duration::from_millis(300);
+/// How often then. The scheduler takes a whole slice from who yields beside who never sleeps: at 0.2 ms
+/// 22 MB took 6 s there, which is longer than a stall of 1 ms is bad.
+pub const PACE_STARVED: Duration = Duration::from_millis(1);
+/// Bytes it hashes or compresses in between; a fifth of a millisecond's worth of compressing.
+pub const PACE_BYTES: usize = 16 * 1024;
 /// Nesting of a document. Beyond: the document is refused. Core nests 12 deep; the engine allows any depth.
 pub const DOCUMENT_DEPTH_MAX: usize = 512;
 /// Repeated members in one document. Beyond: it is refused. No writer of JSON makes any.
@@ -235,6 +233,9 @@ pub const ANSWER_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// A flag's client form is stored beside its server form up to this size, bytes, so that flags that
 /// follow each other are copied at once; beyond, it is cut out of it.
 pub const CLIENT_COPY_BYTES_MAX: usize = 1024;
+
+// --- conditions ---
+
 /// Words of 64 segments in the lookup tables of one trait. Beyond: its conditions are tried one by one.
 pub const LOOKUP_WORDS_MAX: usize = 256 * 1024;
 /// Items of an IN condition that go into a lookup table. Beyond: it is asked by itself.
@@ -267,6 +268,27 @@ pub const IN_LIST_DEPTH_MAX: usize = 200;
 /// Filters and functions inside each other in a JSONPath. Beyond: the condition is false;
 /// Python's bound is its recursion limit.
 pub const JSONPATH_DEPTH_MAX: usize = 100;
+
+// --- the log and the admin listener ---
+
+/// Log records that may wait for the writer. Beyond: dropped and counted.
+pub const LOG_RECORDS_MAX: usize = 8192;
+/// Longest wait at the end of the process for whoever reads the log; what is left then is lost.
+pub const LOG_FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries to hand the writer its last message.
+pub const LOG_FLUSH_PAUSE: Duration = Duration::from_millis(5);
+/// Longest JSON path that the log shows, characters; of a longer one the middle is left out.
+pub const PATH_CHARS_MAX: usize = 160;
+/// Access records that a reactor gathers before it hands them on; the sweep hands on what there is.
+pub const ACCESS_BATCH_RECORDS: usize = 64;
+/// Access records among them. Beyond: dropped and counted, so that events always find room.
+pub const ACCESS_RECORDS_MAX: usize = 6144;
+/// Warnings and errors kept for the status page, the newest.
+pub const LOG_RECENT_MAX: usize = 20;
+/// Request head on the admin listener, bytes. Beyond: closed. Scrapers send a few hundred.
+pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Connections of the admin listener at a time, one thread each. Beyond: closed at once.
+pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX, "a target must fit in a head");
 const _: () = assert!(HELD_BYTES_MIN > READ_BYTES_IDLE, "an idle connection is not counted");
