@@ -32,14 +32,21 @@ AWKWARD = [0, 1, -1, 7, 10, "7", "007", "1.0", 1.0, 1.5, "1.50", "1.5", True, Fa
            "7\n", "\t7", "\u20037", "7\u00a0", "\x1c7", "7\x00", "\x00", "-", "-7", "--7", "7.", ".5", "-.5", "0.0", "-0.50", "1e3", "1E3", "1e400", "-1e400",
            "1.0e5", "Infinity", "-inf", "NaN", "1__0", "_1", "0x1f", "٣", "1٣", "1.٣", "²", "½", 1e15, 1e17, -1e16, 1e22, 5e-324, 1.7976931348623157e308, 1e-5, 1e-4,
            123456789012345680.0, 10**400, -(10**309), "9" * 310, "9" * 310 + ".0", "0" * 30 + "7", 2**53 + 1, 2**63 + 1, 0.30000000000000004, "null", "undefined",
-           "1.2.3-beta", "1.2.3+b", "beta", "1.2.3\n", "01.2.3", "1.2", "v1.2.3", "1.2.3.4", "99999999999999999999.0.0", "1.2.3-01", "1.2.3-", "İ", "ß", "ＡＢＣ"]
+           "1.2.3-beta", "1.2.3+b", "beta", "1.2.3\n", "01.2.3", "1.2", "v1.2.3", "1.2.3.4", "99999999999999999999.0.0", "1.2.3-01", "1.2.3-", "İ", "ß", "ＡＢＣ",
+           "\u0301a", "\u1680", "\u180e", "7\ufeff", "\u200b7", "-\u0661", "𝟙", "Ⅷ", "\u212a", "ſ", "ΑΣ", "FALSE", "1_0", "0e0", "0x7", "1j", "-00", "00.1", "0.10", "iNf", "+inf",
+           2**53 - 1, 2**64, 2**64 - 1, float(2**63), float(2**64), 1e308, -5e-324, 2.2250738585072014e-308, "9223372036854775808", "-9223372036854775809", "18446744073709551616",
+           "0.0.0-0", "0.0.0--", "1.2.3-alpha.1", "1.2.3-alpha.beta", "1.2.3-9", "1.2.3-10", "1.2.3+001", "18446744073709551616.0.0", "999999999999999999.0.0", "\u0661.2.3", " 1.2.3",
+           "1" * 4301, "[]", "{}", ",", ",a", "|", "2|0"]
 # What ends a version to be compared, and what only looks so.
 SEMVER = ["1.2.3:semver", "1.2.3-beta.2:semver", "1.2:semver", ":semver", "1.2.3+b:semver", "1.2.3-beta:semver", "beta:semver", "b:semver", "beta.2:semver", "2.0.0:semver",
-          "7:semver", "semver", "1.2.3::semver", "1.2.3 :semver", "1.2.3:semver ", "1.2.3-01:semver", "99999999999999999999.0.0:semver", "true:semver", "x:semver"]
+          "7:semver", "semver", "1.2.3::semver", "1.2.3 :semver", "1.2.3:semver ", "1.2.3-01:semver", "99999999999999999999.0.0:semver", "true:semver", "x:semver",
+          "0.0.0-0:semver", "1.2.3-9:semver", "1.2.3-10:semver", "18446744073709551616.0.0:semver", "999999999999999999.0.0:semver", " 1.2.3:semver", "\u0661.2.3:semver"]
 MODULI = ["2|0", "2|1", "3|2", "-3|-1", "0.5|0", "1|0.5", " 2 | 0 ", "2|0|1", "x|1", "", "7", "5|0", "1e3|7", "inf|1", "1_0|7", "4|-0.0", "-inf|1", "nan|1", "2|nan", "|", "2|", "|0",
-          "٢|٠", "2\u00a0|\u20031", "1e-320|0", "1e308|1", "-0.1|-0.1", "0.1|0.1", "2|-1", "-2|1", "3|3", "2|0x1", "1e400|7", "-1e400|7", "3.0|0.0", "10|-3", "infinity|7", "2|+1"]
+          "٢|٠", "2\u00a0|\u20031", "1e-320|0", "1e308|1", "-0.1|-0.1", "0.1|0.1", "2|-1", "-2|1", "3|3", "2|0x1", "1e400|7", "-1e400|7", "3.0|0.0", "10|-3", "infinity|7", "2|+1",
+          "\x1c2|0", "2|\x1f0", "2||0", "1e-300|0", "7|-0", "9007199254740993|0", "1e16|1", "-inf|-inf", "-inf|inf", "_1|0", "1_|0", "2.|.0", "2|\n0", "nan|nan"]
 LIMITS = ["0", "10", "25", "50", "50", "75", "99.99", "100", "x", " 50 ", "inf", "nan", 50, 30.5, "", "-inf", "-1", "1e2", "5_0", "٥٠", "50%", "0x32", "100.0", "99.999999", True, False,
-          "1e400", "\u200350\n", "50,0", 0, 10**400, -5, "39.21784356871375"]
+          "1e400", "\u200350\n", "50,0", 0, 10**400, -5, "39.21784356871375",
+          "100.00000000000001", "1_0_0", "+50", "-0", "-0.0", "1e-320", "Infinity", "50\x1c", "\x8550"]
 IDENTIFIERS = ["u1", "u2", "vip", "7", "007", "0", "00", "-0", "1.50", "1.0", "", "é😀", "a,b", str(10**22), "True", "[x]", "-5"]
 TRAITS = ["t1", "t2", "t3", "a.b", "plan", "é"]
 ODD_TRAITS = ["", "T1", "t1 ", "e\u0301", "$", "a'b", "a\"b", "None", "missing", "$.t1", "$.identity.traits"]
@@ -188,7 +195,7 @@ def variants(rng):
     for _ in range(rng.randint(1, 4)):
         option = {"value": scalar(rng)}
         if rng.random() < 0.6:
-            option["key"] = rng.choice(["a", "b", "control", None, "é"])
+            option["key"] = rng.choice(["a", "b", "control", None, "é"] if rng.random() < 0.97 else [5, True, 1.5, "", "7"])
         entry = {"percentage_allocation": rng.choice([0, 10, 25, 30, 33.3, 50, 100, 0.1, 20.0, 1e-7, -10, 250, 1e16, 1e22, 100000.0, 2**70, True, False, -0.0]
                                                      if rng.random() < 0.3 else [10, 25, 30, 33.3, 50, 100]),
                  "multivariate_feature_option": option}
@@ -200,9 +207,15 @@ def variants(rng):
     return made
 
 
+def written(rng, number):
+    """A number that other lists may hold in its other form."""
+    return float(number) if rng.random() < 0.03 else number
+
+
 def state(rng, identifier, name, in_segment):
     options = variants(rng)
-    made = {"feature": {"id": identifier, "name": name, "type": "MULTIVARIATE" if options else "STANDARD"}, "enabled": rng.random() < 0.6,
+    made = {"feature": {"id": written(rng, identifier), "name": name, "type": "MULTIVARIATE" if options else "STANDARD"},
+            "enabled": rng.random() < 0.6 if rng.random() < 0.97 else rng.choice([None, 0, 1, 1.5, 0.0]),
             "feature_state_value": scalar(rng) if rng.random() < 0.97 else anything(rng), "featurestate_uuid": str(uuid.UUID(int=rng.getrandbits(128))),
             "multivariate_feature_state_values": options}
     if rng.random() < 0.7:
@@ -242,7 +255,7 @@ def document(rng):
              "multivariate_feature_state_values": variants(rng), "featurestate_uuid": str(uuid.uuid4())} for identifier, name in chosen]})
     return {"api_key": "env", "name": rng.choice(["env", "Env é", "7"]), "feature_states": states,
             "project": {"segments": segments, "hide_disabled_flags": rng.random() < 0.3,
-                        "server_key_only_feature_ids": rng.sample([1, 2, 3, 50, 99], rng.choice([0, 0, 1, 2]))},
+                        "server_key_only_feature_ids": [written(rng, one) for one in rng.sample([1, 2, 3, 50, 99], rng.choice([0, 0, 1, 2]))]},
             "hide_disabled_flags": rng.choice([None, None, True, False]), "identity_overrides": overrides}
 
 
