@@ -52,6 +52,7 @@ enum Fault {
     TooDeep,
     TooManyDuplicates,
     IntegerTooLong,
+    FloatTooLarge,
     LoneSurrogate,
 }
 
@@ -61,6 +62,7 @@ impl Fault {
             Self::Expected(what) => format!("not JSON: expected {what} at byte {at}"),
             Self::TooDeep => format!("nested deeper than {DOCUMENT_DEPTH_MAX} at byte {at}"),
             Self::TooManyDuplicates => format!("more than {DUPLICATE_MEMBERS_MAX} repeated members"),
+            Self::FloatTooLarge => "a number with a point or an exponent, beyond 1.8e308".to_owned(),
             Self::IntegerTooLong => format!("an integer of more than {INTEGER_DIGITS_MAX} digits"),
             Self::LoneSurrogate => format!("a lone surrogate at byte {at}"),
         }
@@ -357,7 +359,11 @@ impl Transcoder<'_> {
         }
         let text = &self.text[from..self.at];
         match (is_float, text) {
-            (true, _) => json::float(text.parse().unwrap_or(f64::NAN), &mut self.out),
+            // As orjson, which reads no infinity: served as null it would be another value.
+            (true, _) => {
+                let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+                json::float(number.ok_or(Fault::FloatTooLarge)?, &mut self.out);
+            }
             (false, "-0") => self.out.push(b'0'),
             // As in CPython, whose own limit makes the whole document unreadable.
             (false, _) if text.trim_start_matches('-').len() > INTEGER_DIGITS_MAX => {

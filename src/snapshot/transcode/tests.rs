@@ -14,8 +14,8 @@ fn writes_compactly_with_numbers_as_orjson_writes_them() {
     let table = [
         (" { \"a\" : [ 1 , 2 ] , \"b\" : { } , \"c\" : [ ] } ", "{\"a\":[1,2],\"b\":{},\"c\":[]}"),
         (
-            "[1.0,1e3,1.10,-0.0,-0,1e400,123456789012345678901234567890]",
-            "[1.0,1000.0,1.1,-0.0,0,null,123456789012345678901234567890]",
+            "[1.0,1e3,1.10,-0.0,-0,1e308,1e-400,123456789012345678901234567890]",
+            "[1.0,1000.0,1.1,-0.0,0,1e308,0.0,123456789012345678901234567890]",
         ),
         ("\"\\u00e9\\ud83d\\ude00\\/\\u0001\\n\\u007f\\\"\\\\\"", "\"é😀/\\u0001\\n\u{7f}\\\"\\\\\""),
         ("[true,false,null]", "[true,false,null]"),
@@ -61,6 +61,8 @@ fn says_what_is_wrong_and_where() {
         ("[1]\u{feff}", "$: not JSON: expected the end at byte 3"),
         ("[1.]", "$[0]: not JSON: expected a digit at byte 3"),
         ("[NaN]", "$[0]: not JSON: expected a value at byte 1"),
+        ("[1,1e400]", "$[1]: a number with a point or an exponent, beyond 1.8e308"),
+        ("[-1.7976931348623159e308]", "$[0]: a number with a point or an exponent, beyond 1.8e308"),
         ("[\"\\ud800\"]", "$[0]: a lone surrogate at byte 8"),
         ("[\"\\ud800\\u0041\"]", "$[0]: a lone surrogate at byte 14"),
         ("{\"a\" 1}", "$: not JSON: expected `:` at byte 6"),
