@@ -137,6 +137,7 @@ impl Publisher {
 }
 
 impl Newest {
+    /// A copy of what is the newest now.
     pub fn look(&self) -> Published {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

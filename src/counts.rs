@@ -49,6 +49,7 @@ pub struct Evaluation {
     pub detail: Option<Detail>,
 }
 
+/// What the second version tells of an evaluation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Detail {
     pub identifier: Option<Box<str>>,

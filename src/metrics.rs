@@ -227,6 +227,7 @@ impl ReactorMetrics {
         self.driver.set(number as u64);
     }
 
+    /// The name of the driver that won; `none` before the start.
     pub fn driver(&self) -> &'static str {
         usize::try_from(self.driver.value()).ok().and_then(|n| DRIVERS.get(n)).unwrap_or(&DRIVERS[0])
     }
@@ -254,10 +255,12 @@ impl ReactorMetrics {
         self.rejects.get(reject).map_or(0, Counter::value)
     }
 
+    /// All refusals.
     pub fn rejects_sum(&self) -> u64 {
         self.rejects.iter().map(Counter::value).sum()
     }
 
+    /// Connections open now.
     pub fn connections_open(&self) -> u64 {
         self.connections_opened.value().saturating_sub(self.connections_closed.value())
     }
@@ -287,6 +290,7 @@ impl Histogram {
     /// One for all below 1 µs, four for each octave, one for all beyond.
     pub const BUCKETS: usize = 1 + 4 * Self::OCTAVES + 1;
 
+    /// Notes that so many took so long each.
     pub fn add(&self, count: u64, duration: Duration) {
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[Self::bucket(ns)].add(count);
@@ -315,6 +319,7 @@ impl Histogram {
         }
     }
 
+    /// How many are in each bucket.
     pub fn counts(&self) -> [u64; Self::BUCKETS] {
         std::array::from_fn(|bucket| self.buckets[bucket].value())
     }

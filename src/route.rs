@@ -58,6 +58,7 @@ pub enum Methods {
 }
 
 impl Methods {
+    /// Whether the path has this method.
     pub fn allow(self, method: Method) -> bool {
         match method {
             Method::Get | Method::Head => self != Methods::Post,

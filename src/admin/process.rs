@@ -15,6 +15,7 @@ pub struct Process {
 }
 
 impl Process {
+    /// As they are now.
     pub fn read() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();

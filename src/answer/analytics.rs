@@ -20,6 +20,7 @@ const NO_EVALUATIONS: &str = "the body must be a JSON object with a list named e
 const EVALUATION: &str =
     "each evaluation needs feature_name (text), count (integer) and enabled_when_evaluated (true or false)";
 
+/// Counts by feature, as SDKs send them.
 pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, desk: &mut Desk) {
     let slot = match exchange.open_slot() {
         Ok(slot) => slot,
@@ -40,6 +41,7 @@ pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
     exchange.send(desk, Status(200), Some(ContentType::Json), Body::Copy(b"{}"));
 }
 
+/// One row for each evaluation, with who asked.
 pub fn version_2(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, desk: &mut Desk) {
     let slot = match exchange.open_slot() {
         Ok(slot) => slot,

@@ -12,6 +12,7 @@ use crate::identity::python_json::Value;
 use crate::identity::{Refusal, Sent, is_json, transient};
 use crate::limits::BULK_IDENTITIES_MAX;
 
+/// Answers each identity of the list.
 pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
     let parsed = match detail::body_value(body, is_json(exchange.fields.content_type)) {
         Ok(parsed) => parsed,

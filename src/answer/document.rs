@@ -5,6 +5,7 @@
 //! document tells segments, overrides and features that browsers must not see.
 use super::{Desk, Exchange};
 
+/// Answers with the document, or 304.
 pub fn answer(exchange: &mut Exchange<'_>, desk: &mut Desk) {
     match exchange.open_as_server() {
         Ok(environment) => exchange.send_ready(desk, environment, environment.document()),

@@ -6,6 +6,7 @@ use super::{Desk, Exchange};
 use crate::http::Status;
 use crate::identity::query;
 
+/// Answers with all flags, or with the one that is asked for.
 pub fn answer(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
     let (environment, role) = match exchange.open() {
         Ok(opened) => opened,

@@ -110,6 +110,7 @@ pub struct Config {
     pub cores: Vec<usize>,
 }
 
+/// The listeners for SDKs, and how long and how much their callers may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub host: IpAddr,
@@ -142,6 +143,7 @@ pub struct Server {
     pub shutdown_grace: Duration,
 }
 
+/// What a reactor waits on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
     Uring,
@@ -155,6 +157,7 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
+/// TLS on the TCP listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     pub certificate: Certificate,
@@ -202,6 +205,7 @@ impl Network {
     }
 }
 
+/// Upstream's event streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Realtime {
     pub enabled: bool,
@@ -209,12 +213,14 @@ pub struct Realtime {
     pub url: String,
 }
 
+/// The evaluations that SDKs report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Analytics {
     pub enabled: bool,
     pub flush_interval: Duration,
 }
 
+/// The event streams that are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sse {
     /// Zero: a stream is never closed by us.
@@ -228,6 +234,7 @@ pub struct Admin {
     pub port: u16,
 }
 
+/// When the proxy is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// `None`: never stale. The whole grace is this times the number of environments.
@@ -244,6 +251,7 @@ pub enum Require {
     Any,
 }
 
+/// From the least to the most urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Debug,
@@ -266,12 +274,14 @@ impl Level {
     }
 }
 
+/// For people, or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Generic,
     Json,
 }
 
+/// What is logged, and in which shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logging {
     pub log_level: Level,

@@ -335,6 +335,7 @@ fn variable_name(path: &str) -> String {
     path.replace('.', "_").to_uppercase()
 }
 
+/// The environment variables that give a setting, the strongest first.
 pub fn setting_variables(setting: &'static Setting) -> impl Iterator<Item = String> {
     let (parent, _) = split_path(setting.path);
     let aliases = setting.aliases.iter().map(move |alias| variable_name(&format!("{parent}{alias}")));

@@ -44,6 +44,7 @@ pub struct SentTrait {
     pub trait_value: Json,
 }
 
+/// One flag, and what gave it its value.
 #[derive(Debug, Serialize)]
 pub struct FlagReport {
     pub feature: String,
@@ -60,6 +61,7 @@ pub struct FlagReport {
     pub note: Option<&'static str>,
 }
 
+/// One segment, and whether the identity is in it.
 #[derive(Debug, Serialize)]
 pub struct SegmentReport {
     pub id: String,
@@ -71,6 +73,7 @@ pub struct SegmentReport {
     pub rules: Vec<RuleReport>,
 }
 
+/// One rule, with what it joins.
 #[derive(Debug, Serialize)]
 pub struct RuleReport {
     #[serde(rename = "type")]
@@ -80,6 +83,7 @@ pub struct RuleReport {
     pub rules: Vec<RuleReport>,
 }
 
+/// One condition: what it asks, and what it saw.
 #[derive(Debug, Serialize)]
 pub struct ConditionReport {
     pub property: String,

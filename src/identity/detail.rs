@@ -208,6 +208,7 @@ pub enum Loc<'a> {
     Index(usize),
 }
 
+/// The way one step further.
 pub fn within<'a>(loc: &[Loc<'a>], step: Loc<'a>) -> Vec<Loc<'a>> {
     let mut steps = loc.to_vec();
     steps.push(step);
@@ -256,10 +257,12 @@ impl Errors {
         self.body.is_empty()
     }
 
+    /// Notes a member that should be there; `input` is what lacks it.
     pub fn missing(&mut self, loc: &[Loc<'_>], input: &Value) {
         self.known(&MISSING, loc, input);
     }
 
+    /// Notes an error of pydantic's own; `input` is what is wrong.
     pub fn known(&mut self, kind: &Kind, loc: &[Loc<'_>], input: &Value) {
         self.open(kind.0, loc, kind.1, input);
         self.body.extend_from_slice(b",\"url\":\"https://errors.pydantic.dev/2.7/v/");

@@ -56,11 +56,15 @@ const TCP_SYN: u32 = 0x02;
 const TCP_SYN_OR_ACK: u32 = 0x12;
 
 impl Listener {
+    /// # Errors
+    /// The descriptor limit.
     pub fn tcp(listener: TcpListener) -> io::Result<Self> {
         let options = listener.try_clone()?;
         Ok(Self::new(Door::Tcp(monoio::net::TcpListener::from_std(listener)?, options)))
     }
 
+    /// # Errors
+    /// The ring does not take the socket.
     pub fn unix(listener: UnixListener) -> io::Result<Self> {
         Ok(Self::new(Door::Unix(monoio::net::UnixListener::from_std(listener)?)))
     }

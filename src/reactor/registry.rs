@@ -66,6 +66,7 @@ impl Mark {
         .await
     }
 
+    /// What the connection does now.
     pub fn phase(&self) -> Phase {
         self.phase.get()
     }

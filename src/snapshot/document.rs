@@ -104,6 +104,7 @@ pub struct Rule<'a> {
     pub rules: Vec<Rule<'a>>,
 }
 
+/// How the parts of a rule are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuleKind {
     All,

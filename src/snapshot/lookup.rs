@@ -88,6 +88,7 @@ impl<T: AsRef<str>> Keyed<T> {
         Self { key: u64::from_be_bytes(key), text }
     }
 
+    /// As the texts compare.
     #[inline]
     pub fn compare<U: AsRef<str>>(&self, other: &Keyed<U>) -> Ordering {
         self.key.cmp(&other.key).then_with(|| self.text.as_ref().cmp(other.text.as_ref()))

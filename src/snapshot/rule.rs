@@ -78,6 +78,7 @@ pub enum Test {
     },
 }
 
+/// An order that a condition asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Comparison {
     Equal,
@@ -214,6 +215,7 @@ pub struct FeatureState(u32);
 impl FeatureState {
     const SPLIT: u32 = 1 << 31;
 
+    /// By its index in [`Program::outputs`].
     pub fn of_output(output: u32) -> Self {
         debug_assert!(output & Self::SPLIT == 0, "bounded by the size of a document");
         Self(output)

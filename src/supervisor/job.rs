@@ -115,6 +115,7 @@ impl Compilers {
 }
 
 impl Job {
+    /// Does it; a panic is a result like any other.
     pub fn run(self, compilers: &Compilers) -> Done {
         let id = self.id;
         let started = Instant::now();

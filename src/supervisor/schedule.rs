@@ -23,10 +23,12 @@ impl Schedule {
         Self { interval, due: now, failures: 0 }
     }
 
+    /// When to ask next.
     pub fn due(&self) -> Instant {
         self.due
     }
 
+    /// Between two rounds that succeed.
     pub fn interval(&self) -> Duration {
         self.interval
     }

@@ -5,6 +5,7 @@
 //! without quotes); both are kept, as they decide whether a property is a path or a trait's name.
 //! Invariant: a token's text is a part of the property; no state but brackets and filters.
 
+/// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     And,
@@ -40,6 +41,7 @@ pub enum Kind {
     Wild,
 }
 
+/// A token and the part of the property that it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     pub kind: Kind,

@@ -29,6 +29,7 @@ pub struct ServerKey {
 }
 
 impl ServerKey {
+    /// Whether it has not expired by then.
     pub fn is_good_at(&self, clock: SystemTime) -> bool {
         self.expires_at.is_none_or(|expires_at| clock < expires_at)
     }

@@ -113,6 +113,7 @@ impl Watched {
         self.config.document_path.is_none() && self.config.embedded_document.is_none()
     }
 
+    /// Whether upstream told of it.
     pub fn is_discovered(&self) -> bool {
         self.discovered.is_some()
     }
