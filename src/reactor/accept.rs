@@ -141,15 +141,21 @@ fn spawn(reactor: &Rc<Reactor>, accepted: Accepted) {
     let place = enter(reactor);
     let tls = reactor.tls.borrow().clone();
     match (accepted, tls) {
-        (Accepted::Tcp(stream, peer), None) => begin(reactor, place, Plain::new(stream), Some(peer)),
+        (Accepted::Tcp(stream, peer), None) => {
+            let plain = Plain::new(stream, &place.mark);
+            begin(reactor, place, plain, Some(peer));
+        }
         (Accepted::Tcp(stream, peer), Some(settings)) => {
             place.set_phase(Phase::Handshake);
             // An error here is one of our own settings; the connection cannot be served.
-            if let Ok(tls) = Tls::new(Plain::new(stream), settings) {
+            if let Ok(tls) = Tls::new(Plain::new(stream, &place.mark), settings) {
                 begin(reactor, place, tls, Some(peer));
             }
         }
-        (Accepted::Unix(stream), _) => begin(reactor, place, Plain::new(stream), None),
+        (Accepted::Unix(stream), _) => {
+            let plain = Plain::new(stream, &place.mark);
+            begin(reactor, place, plain, None);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::turn::Turn;
 use super::{Reactor, Times};
 use crate::limits;
 
@@ -43,6 +44,8 @@ pub struct Mark {
     waker: RefCell<Option<Waker>>,
     /// Buffers beyond the usual ones, bytes.
     held_bytes: Cell<usize>,
+    /// How long this connection has had the thread.
+    pub turn: Turn,
 }
 
 impl Mark {
@@ -54,6 +57,7 @@ impl Mark {
             if let Poll::Ready(done) = operation.as_mut().poll(context) {
                 return Poll::Ready(Some(done));
             }
+            self.turn.waited();
             if self.ended.get() {
                 return Poll::Ready(None);
             }
@@ -301,6 +305,7 @@ pub fn enter(reactor: &Rc<Reactor>) -> Place {
         due_tick: Cell::new(0),
         waker: RefCell::new(None),
         held_bytes: Cell::new(0),
+        turn: Turn::default(),
     });
     reactor.metrics.connections_opened.add(1);
     let key = registry.marks.borrow_mut().insert(mark.clone());

@@ -3,12 +3,13 @@
 //! In: buffers by value (a ring owns them while it works). Out: the buffers again, and how far
 //! it came. Invariant: nothing here knows HTTP; a future dropped half way may have lost bytes.
 use std::io;
+use std::rc::Rc;
 
 use bytes::BytesMut;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 
-use super::turn::Turn;
+use super::registry::Mark;
 
 /// What can be sent: owned by the ring while it works, readable by a cipher.
 pub trait Sendable: IoBuf + AsRef<[u8]> {}
@@ -40,34 +41,35 @@ pub trait Transport {
     fn give_back(&mut self) {}
 }
 
-/// A socket as it is.
+/// A socket as it is. Its operations run within [`Mark::unless_ended`], which sees them wait.
 pub struct Plain<S> {
     socket: S,
-    turn: Turn,
+    mark: Rc<Mark>,
 }
 
 impl<S> Plain<S> {
-    pub fn new(socket: S) -> Self {
-        Self { socket, turn: Turn::default() }
+    pub fn new(socket: S, mark: &Rc<Mark>) -> Self {
+        Self { socket, mark: mark.clone() }
     }
 }
 
 impl<S: AsyncReadRent + AsyncWriteRent> Transport for Plain<S> {
     async fn read(&mut self, buffer: BytesMut) -> (io::Result<usize>, BytesMut) {
+        self.mark.turn.begin().await;
         let (length, capacity) = (buffer.len(), buffer.capacity());
-        let read = self.socket.read(buffer.slice_mut(length..capacity));
-        let (result, slice) = self.turn.take(read).await;
-        (self.turn.spend(result), slice.into_inner())
+        let (result, slice) = self.socket.read(buffer.slice_mut(length..capacity)).await;
+        (self.mark.turn.spend(result), slice.into_inner())
     }
 
     async fn write<B: Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
+        self.mark.turn.begin().await;
         if start == 0 {
-            let (result, bytes) = self.turn.take(self.socket.write(bytes)).await;
-            return (self.turn.spend(result), bytes);
+            let (result, bytes) = self.socket.write(bytes).await;
+            return (self.mark.turn.spend(result), bytes);
         }
         let length = bytes.as_ref().len();
-        let (result, slice) = self.turn.take(self.socket.write(bytes.slice(start..length))).await;
-        (self.turn.spend(result), slice.into_inner())
+        let (result, slice) = self.socket.write(bytes.slice(start..length)).await;
+        (self.mark.turn.spend(result), slice.into_inner())
     }
 
     async fn shutdown(&mut self) -> io::Result<()> {

@@ -22,23 +22,34 @@ pub struct Turn {
 impl Turn {
     /// Runs an operation, after a rest if the turn is over.
     pub async fn take<T>(&self, operation: impl Future<Output = T>) -> T {
-        if self.spent.get() >= TURN_OPERATIONS_MAX {
-            monoio::time::sleep(TURN_REST).await;
-            self.spent.set(0);
-        }
-        self.spent.set(self.spent.get() + 1);
+        self.begin().await;
         let mut operation = pin!(operation);
         std::future::poll_fn(|context| {
             let polled = operation.as_mut().poll(context);
             if matches!(polled, Poll::Pending) {
-                self.spent.set(0);
+                self.waited();
             }
             polled
         })
         .await
     }
 
-    /// Notes how many bytes it moved.
+    /// Before an operation: rests if the turn is over.
+    pub async fn begin(&self) {
+        if self.spent.get() >= TURN_OPERATIONS_MAX {
+            // In a box, for every future that holds this one is moved about with each request.
+            Box::pin(monoio::time::sleep(TURN_REST)).await;
+            self.waited();
+        }
+        self.spent.set(self.spent.get() + 1);
+    }
+
+    /// The others had their turn.
+    pub fn waited(&self) {
+        self.spent.set(0);
+    }
+
+    /// Notes how many bytes an operation moved.
     pub fn spend(&self, moved: io::Result<usize>) -> io::Result<usize> {
         if let Ok(bytes) = moved {
             let operations = u32::try_from(bytes / TURN_BYTES).unwrap_or(TURN_OPERATIONS_MAX);
