@@ -44,10 +44,14 @@ pub fn write(
                 run.each(program, role, &[*output]);
             }
         }
-        None if program.flags.is_some() || (program.client_differs && role == Role::Client) => {
-            run.each(program, role, results.outputs());
+        None => {
+            run.out.reserve(expected_bytes(program));
+            if program.flags.is_some() || (program.client_differs && role == Role::Client) {
+                run.each(program, role, results.outputs());
+            } else {
+                run.changes(program, role, results);
+            }
         }
-        None => run.changes(program, role, results),
     }
     run.copy();
     if out.len() > from {
@@ -55,6 +59,15 @@ pub fn write(
         out.pop();
     }
     out.push(b']');
+}
+
+/// About how long an array is: an eighth more than one that no request changed. A large one that grew bit
+/// by bit would be copied twice.
+fn expected_bytes(program: &Program) -> usize {
+    let own = &program.server[program.first_output as usize..][..program.features.len()];
+    let (Some(first), Some(last)) = (own.first(), own.last()) else { return 0 };
+    let bytes = (last.to - first.from) as usize;
+    bytes + bytes / 8
 }
 
 /// Bytes found but not yet copied: the next flag's often follow them.
