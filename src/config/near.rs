@@ -77,9 +77,10 @@ fn nearest<'a>(
     let written = plain(written);
     let near = names.filter_map(|(name, meant)| {
         let name = plain(name);
-        let longest = written.len().max(name.len());
-        let begin = written.iter().zip(&name).take_while(|(a, b)| a == b).count();
-        let steps = distance(&written, &name);
+        let longest = written.chars().count().max(name.chars().count());
+        let begin = written.chars().zip(name.chars()).take_while(|(a, b)| a == b).count();
+        // Letters added, left out, changed, or swapped with their neighbour.
+        let steps = strsim::osa_distance(&written, &name);
         let is_near = steps <= (longest / 5).max(1) || (by_beginning && begin * 3 >= longest * 2);
         is_near.then_some((steps, meant))
     });
@@ -87,28 +88,8 @@ fn nearest<'a>(
 }
 
 /// Capitals and separators are no part of what is compared.
-fn plain(name: &str) -> Vec<char> {
+fn plain(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-/// Letters added, left out, changed, or swapped with their neighbour.
-fn distance(one: &[char], other: &[char]) -> usize {
-    let width = other.len() + 1;
-    let mut before_last = vec![0; width];
-    let mut last: Vec<usize> = (0..width).collect();
-    for (row, a) in one.iter().enumerate() {
-        let mut next = vec![row + 1; width];
-        for (column, b) in other.iter().enumerate() {
-            let changed = last[column] + usize::from(a != b);
-            next[column + 1] = changed.min(last[column + 1] + 1).min(next[column] + 1);
-            let is_swapped = row > 0 && column > 0 && *a == other[column - 1] && one[row - 1] == *b;
-            if is_swapped {
-                next[column + 1] = next[column + 1].min(before_last[column - 1] + 1);
-            }
-        }
-        before_last = std::mem::replace(&mut last, next);
-    }
-    last[width - 1]
 }
 
 #[cfg(test)]
