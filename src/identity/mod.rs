@@ -18,6 +18,7 @@ mod tests;
 
 use simd_json::{Buffers, Node, StaticNode, Tape};
 
+use crate::evaluate::unicode::is_space;
 use crate::evaluate::{Identity, Trait, TraitValue};
 use crate::limits::{JSON_DEPTH_MAX, TRAIT_VALUE_CHARS_MAX};
 
@@ -228,19 +229,11 @@ pub fn is_json(content_type: Option<&[u8]>) -> bool {
 }
 
 /// As `str.strip` does with a field that was read as Latin-1.
-fn trim(mut media: &[u8]) -> &[u8] {
-    let is_blank = |byte: &u8| matches!(byte, b'\t'..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0);
-    while let [first, rest @ ..] = media
-        && is_blank(first)
-    {
-        media = rest;
-    }
-    while let [rest @ .., last] = media
-        && is_blank(last)
-    {
-        media = rest;
-    }
-    media
+fn trim(media: &[u8]) -> &[u8] {
+    let is_text = |byte: &u8| !is_space(char::from(*byte));
+    let from = media.iter().position(is_text).unwrap_or(media.len());
+    let to = media.iter().rposition(is_text).map_or(from, |last| last + 1);
+    &media[from..to]
 }
 
 /// An empty vector with the room of another one, whose items borrowed from something else.
