@@ -64,10 +64,22 @@ pub fn write(
 /// About how long an array is: an eighth more than one that no request changed. A large one that grew bit
 /// by bit would be copied twice.
 fn expected_bytes(program: &Program) -> usize {
-    let own = &program.server[program.first_output as usize..][..program.features.len()];
-    let (Some(first), Some(last)) = (own.first(), own.last()) else { return 0 };
-    let bytes = (last.to - first.from) as usize;
+    let bytes = stretch(unchanged(program)).len();
     bytes + bytes / 8
+}
+
+/// By feature its own output, that no request changed; they lie one after the other.
+fn unchanged(program: &Program) -> &[Span] {
+    &program.server[program.first_output as usize..][..program.features.len()]
+}
+
+/// From the first to the last of spans that lie one after the other.
+#[inline]
+fn stretch(spans: &[Span]) -> Span {
+    match (spans.first(), spans.last()) {
+        (Some(first), Some(last)) => Span { from: first.from, to: last.to },
+        _ => Span::EMPTY,
+    }
 }
 
 /// Bytes found but not yet copied: the next flag's often follow them.
@@ -97,23 +109,26 @@ impl Run<'_> {
     /// The flags that this request changed, and between them whole stretches of the others.
     fn changes(&mut self, program: &Program, role: Role, results: &Scratch) {
         let (json, outputs) = (program.json(role), results.outputs());
-        let own = &program.server[program.first_output as usize..][..outputs.len()];
+        let own = unchanged(program);
         let mut at = 0;
         for (word, bits) in results.changed().iter().enumerate() {
             let mut left = *bits;
             while left != 0 {
                 let index = word * 64 + left.trailing_zeros() as usize;
                 left &= left - 1;
-                let kept = &own[at..index];
-                if let (Some(first), Some(last)) = (kept.first(), kept.last()) {
-                    self.add(Span { from: first.from, to: last.to });
-                }
+                self.add_kept(&own[at..index]);
                 self.add(json[outputs[index] as usize]);
                 at = index + 1;
             }
         }
-        if let (Some(first), Some(last)) = (own.get(at), own.last()) {
-            self.add(Span { from: first.from, to: last.to });
+        self.add_kept(&own[at..]);
+    }
+
+    #[inline]
+    fn add_kept(&mut self, spans: &[Span]) {
+        let kept = stretch(spans);
+        if !kept.is_empty() {
+            self.add(kept);
         }
     }
 
