@@ -94,6 +94,15 @@ impl<W: Write> Report<W> {
         let _ = writeln!(self.out, "{word}  {what}: {found}");
     }
 
+    /// A directory that must be writable; `without` says what is lost else.
+    fn directory(&mut self, setting: &str, directory: &Path, tried: std::io::Result<()>, without: &str) {
+        let directory = directory.display();
+        match tried {
+            Ok(()) => self.line(Verdict::Ok, &setting, &format!("{directory} is writable")),
+            Err(error) => self.line(Verdict::Fail, &setting, &format!("{directory}: {error}{without}")),
+        }
+    }
+
     /// What must be readable or writable on this machine.
     fn files(&mut self, config: &Config) {
         if let Some(tls) = &config.server.tls {
@@ -104,30 +113,12 @@ impl<W: Write> Report<W> {
         }
         let parent = config.server.unix_socket.as_deref().and_then(Path::parent);
         if let Some(parent) = parent.filter(|parent| !parent.as_os_str().is_empty()) {
-            match is_writable(parent) {
-                Ok(()) => self.line(
-                    Verdict::Ok,
-                    &"server.unix_socket",
-                    &format!("{} is writable", parent.display()),
-                ),
-                Err(error) => {
-                    self.line(Verdict::Fail, &"server.unix_socket", &format!("{}: {error}", parent.display()))
-                }
-            }
+            self.directory("server.unix_socket", parent, is_writable(parent), "");
         }
         if let Some(directory) = &config.cache_dir {
-            match std::fs::create_dir_all(directory).and_then(|()| is_writable(directory)) {
-                Ok(()) => {
-                    self.line(Verdict::Ok, &"cache_dir", &format!("{} is writable", directory.display()))
-                }
-                Err(error) => {
-                    let found = format!(
-                        "{}: {error}; without it a restart while upstream is down has nothing to serve",
-                        directory.display()
-                    );
-                    self.line(Verdict::Fail, &"cache_dir", &found);
-                }
-            }
+            let tried = std::fs::create_dir_all(directory).and_then(|()| is_writable(directory));
+            let without = "; without it a restart while upstream is down has nothing to serve";
+            self.directory("cache_dir", directory, tried, without);
         }
     }
 
