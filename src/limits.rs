@@ -42,7 +42,7 @@ pub const TAIL_BYTES_MIN: usize = 16 * 1024;
 /// half a MiB at most. All others are written anew for each request.
 pub const WHOLE_ANSWERS_MAX: usize = 8;
 pub const WHOLE_ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Smallest body worth compressing, bytes. The Python proxy's value (wire.md 2.6).
+/// Smallest body worth compressing, bytes. The Python proxy's value (compatibility.md 2.6).
 pub const COMPRESS_BYTES_MIN: usize = 1000;
 /// Answers to pipelined requests are gathered up to this many bytes before they are written.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
@@ -191,7 +191,7 @@ pub const STORE_RETRY: Duration = Duration::from_secs(10);
 pub const STORE_LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 /// How often the configuration file is looked at.
 pub const CONFIG_POLL: Duration = Duration::from_secs(1);
-/// Rows of one report of usage; upstream takes no more (wire.md 4.3).
+/// Rows of one report of usage; upstream takes no more (compatibility.md 4.3).
 pub const USAGE_ROWS_MAX: usize = 1000;
 /// How long the last counts are posted when the process ends, before the rest is left to the disk.
 pub const LAST_POST_PATIENCE: Duration = Duration::from_secs(5);
@@ -207,7 +207,7 @@ pub const COMPRESS_BEST_BYTES_MAX: usize = 1024 * 1024;
 /// document is refused, and no condition holds for a trait.
 pub const INTEGER_DIGITS_MAX: usize = 4300;
 /// An environment document with all its pages, bytes (`api_document_bytes_max`). Beyond: the round is
-/// dropped. Legal documents reach tens of MB (wire.md 3).
+/// dropped. Legal documents reach tens of MB (compatibility.md 3).
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Documents from this size on are compiled after the reactors' work, bytes; smaller ones take some
 /// milliseconds, and those come first.

@@ -280,7 +280,7 @@ fn a_trait_has_the_type_it_was_typed_with() {
         assert_eq!(told["traits"][0]["trait_value"], sent, "{typed}");
         let condition = &told["segments"][0]["rules"][0]["rules"][0]["conditions"][0];
         assert_eq!((&condition["seen"], &condition["seen_as"]), (&seen, &json!(seen_as)), "{typed}");
-        // A truth is compared with whether the text is "False" or "false" (wire.md 5.7).
+        // A truth is compared with whether the text is "False" or "false" (compatibility.md 5.7).
         let value = if ["plan=gold", "plan=true"].contains(&typed) { "golden" } else { "hello" };
         assert_eq!(told["flags"][0]["value"], value, "{typed}");
     }

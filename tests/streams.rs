@@ -85,7 +85,7 @@ fn origins_are_told_apart_on_streams_as_everywhere() {
     }
 }
 
-/// An identity override may change without moving the document's time (wire.md 4.1).
+/// An identity override may change without moving the document's time (compatibility.md 4.1).
 #[test]
 fn openfeature_hears_of_a_document_whose_time_stayed() {
     let upstream = Upstream::start();

@@ -1,5 +1,5 @@
 //! The SDKs that are not run here: each one's requests, byte by byte as it sends them, and what
-//! it needs to find in the answers (wire.md 1 and 2).
+//! it needs to find in the answers (compatibility.md 1 and 2).
 //!
 //! Every row stands for one SDK. A check is named for what breaks in that SDK when it fails.
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! `analytics/flags/`: how often SDKs evaluated which feature.
 //!
 //! In: version 1, an object of counts by name; version 2, a list of evaluations. Out: rows in the
-//! room's counts, which go upstream in batches, and 200 `{}` or 204 (wire.md 1.4: the one answer
+//! room's counts, which go upstream in batches, and 200 `{}` or 204 (compatibility.md 1.4: the one answer
 //! that every SDK takes as success). Invariant: as in Flagsmith core, names that the environment
 //! does not have are skipped, and so is what is not a count from 1 to 2,147,483,647; a body of the
 //! wrong shape is 400 and counts nothing.

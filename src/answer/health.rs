@@ -1,7 +1,7 @@
 //! Health: is there something to serve, and is it fresh?
 //!
 //! In: each environment's state in the snapshot, and the time. Out: 200 or 503, with the state
-//! of every environment (wire.md 2.6, differences.md 25). Invariant: staleness is computed here,
+//! of every environment (compatibility.md 2.6, differences.md 25). Invariant: staleness is computed here,
 //! from times alone, so that it shows even when the supervisor has died. A 304 from upstream
 //! counts as a success; a document from a file or from the program itself is never stale.
 use std::io::Write;

@@ -3,7 +3,7 @@
 //! In: identifier and traits from the body or the query. Out: both echoed, and the flags as
 //! evaluated for them. Invariant: the shape of the request is judged before its key, as in the
 //! Python proxy; all traits are echoed, duplicates too. No entity tag and no 304: an identity
-//! override may change without moving the document's date (wire.md 4.1).
+//! override may change without moving the document's date (compatibility.md 4.1).
 use super::{Desk, Exchange};
 use crate::encode::{flags, json, traits};
 use crate::evaluate::{Identity, evaluate};

@@ -2,7 +2,7 @@
 //!
 //! In: a [`Snapshot`], a [`Request`], the time, and a reactor's [`Room`]. Out: a whole response
 //! in [`Output`], and an [`Outcome`] for those who count. Order of judgement, as in the Python
-//! proxy: preflight, path, method, shape of query or body, key, document (wire.md 2.6).
+//! proxy: preflight, path, method, shape of query or body, key, document (compatibility.md 2.6).
 //! Invariant: no await, no lock, no log, no clock (time is an argument), and no allocation for
 //! plain input once the room has grown. One file per family of routes; this one only leads there.
 mod analytics;
@@ -45,7 +45,7 @@ pub struct Settings {
     health: health::Rules,
     /// Evaluations that SDKs report are counted.
     counts_evaluations: bool,
-    /// Requests are counted for upstream's billing (wire.md 4.3).
+    /// Requests are counted for upstream's billing (compatibility.md 4.3).
     counts_usage: bool,
     /// The demo's environment is one of those served, and so is its page.
     serves_demo: bool,

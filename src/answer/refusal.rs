@@ -2,7 +2,7 @@
 //!
 //! In: why a key opens nothing, or what is wrong with a path, a method or a body. Out: the status and
 //! the JSON object that SDKs and people read.
-//! Invariant: the body is a JSON object, never an array (wire.md 2.3); 503, 429 and 413 are not
+//! Invariant: the body is a JSON object, never an array (compatibility.md 2.3); 503, 429 and 413 are not
 //! used here, since the Java SDK repeats those without end.
 use super::{Desk, Exchange};
 use crate::encode::json;

@@ -1,4 +1,4 @@
-//! Event streams: "the flags of this environment may have changed" (wire.md 1.5).
+//! Event streams: "the flags of this environment may have changed" (compatibility.md 1.5).
 //!
 //! In: a client-side key in the path, and each new snapshot. Out: the head of a stream, then an
 //! event whenever the environment's time is another one. Two vocabularies on two paths, since
@@ -16,7 +16,7 @@ use crate::snapshot::Snapshot;
 /// A comment: it keeps the connection from looking idle, and every client skips it.
 const KEEP_ALIVE: &[u8] = b":\n\n";
 
-/// What the SDKs' own service suggests (wire.md 1.5), milliseconds.
+/// What the SDKs' own service suggests (compatibility.md 1.5), milliseconds.
 const RETRY: &[u8] = b"retry: 15000\n\n";
 
 /// In whose words a stream speaks.
@@ -65,7 +65,7 @@ impl Subscription {
 
     /// Appends an event if the environment is another one than the subscriber was told of. Flagsmith's
     /// SDKs go by the time alone; OpenFeature's do not, and an identity override may have changed
-    /// without moving it (wire.md 4.1). False: nothing to write.
+    /// without moving it (compatibility.md 4.1). False: nothing to write.
     pub fn catch_up(&mut self, snapshot: &Snapshot, out: &mut Vec<u8>) -> bool {
         let access = snapshot.access(self.client_side_key.as_bytes());
         let slot = access.and_then(|access| snapshot.slots.get(access.slot));

@@ -85,7 +85,7 @@ pub struct Config {
     pub api_url: String,
     pub api_poll_frequency: Duration,
     pub api_poll_timeout: Duration,
-    /// An unconditional fetch at least this often (wire.md 4.1: a 304 can hide an edit).
+    /// An unconditional fetch at least this often (compatibility.md 4.1: a 304 can hide an edit).
     pub api_full_refresh: Duration,
     /// A document, all its pages together; beyond, the round is dropped.
     pub api_document_bytes_max: usize,

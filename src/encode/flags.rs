@@ -8,7 +8,7 @@ use crate::evaluate::run::CYCLIC;
 use crate::snapshot::rule::{Output, Program, Span};
 use crate::snapshot::{Environment, Role};
 
-/// The reason of a flag in a cycle of flags (wire.md 5.12).
+/// The reason of a flag in a cycle of flags (compatibility.md 5.12).
 pub const CIRCULAR_DEPENDENCY: &str = "ERROR; code=CIRCULAR_DEPENDENCY";
 
 /// One flag of an evaluation, for other protocols than Flagsmith's.

@@ -1,4 +1,4 @@
-//! JSON strings and numbers as orjson writes them (wire.md 2.6).
+//! JSON strings and numbers as orjson writes them (compatibility.md 2.6).
 //!
 //! In: text or a double. Out: bytes appended to the caller's buffer. Invariant: what is written is
 //! valid JSON; non-ASCII stays raw; nothing is allocated but by the buffer's growth.

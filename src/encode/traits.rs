@@ -16,7 +16,7 @@ pub fn write_all(traits: &[Trait<'_>], out: &mut Vec<u8>) {
 }
 
 /// Appends `{"trait_key":...,"trait_value":...}`; never `transient`, which no SDK needs and
-/// iOS cannot read as null (wire.md 2.2).
+/// iOS cannot read as null (compatibility.md 2.2).
 pub fn write(item: &Trait<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"trait_key\":");
     json::string(item.key, out);

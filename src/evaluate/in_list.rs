@@ -1,4 +1,4 @@
-//! The values of an IN condition (wire.md 5.7).
+//! The values of an IN condition (compatibility.md 5.7).
 //!
 //! In: the condition's text. Out: the strings that a trait's text is looked up in. Text that starts
 //! with `[` is read as Python's `json.loads` reads it (`NaN`, `Infinity` and lone surrogates

@@ -1,4 +1,4 @@
-//! Where a condition's property points (wire.md 5.6).
+//! Where a condition's property points (compatibility.md 5.6).
 //!
 //! In: the property's text, when a document is compiled. Out: a [`Property`]: a trait's name, or a
 //! place in the evaluation context. The places that occur in practice (`$.identity.*`,
@@ -39,7 +39,7 @@ pub enum Target {
     IdentityKey,
     /// `$.identity.traits.<name>`.
     IdentityTrait(Box<str>),
-    /// `$.flags.<name>.<member>` (wire.md 5.12).
+    /// `$.flags.<name>.<member>` (compatibility.md 5.12).
     Flag { name: Box<str>, member: FlagMember },
     /// `$.flags.<name>` alone, or a member that no flag has: reading it resolves the flag (which
     /// may cut a cycle), but what it finds counts as not set.

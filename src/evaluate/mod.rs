@@ -1,7 +1,7 @@
 //! Which value each feature has for one identity. Pure: no HTTP, no JSON text, no clock.
 //!
 //! In: a compiled [`crate::snapshot::Environment`] and an [`Identity`]. Out: for each feature the
-//! winning state and why, in a [`Scratch`] that the caller owns. Rules: wire.md 5.
+//! winning state and why, in a [`Scratch`] that the caller owns. Rules: compatibility.md 5.
 //! Invariant: the same input gives the same output on every machine; plain input allocates nothing.
 pub mod in_list;
 pub mod jsonpath;
@@ -19,7 +19,7 @@ mod values;
 use crate::snapshot::Environment;
 use crate::snapshot::rule::Program;
 
-/// A trait's value as the client sent it, before coercion (wire.md 5.6).
+/// A trait's value as the client sent it, before coercion (compatibility.md 5.6).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum TraitValue<'a> {
     Null,
@@ -31,7 +31,7 @@ pub enum TraitValue<'a> {
     Text(&'a str),
 }
 
-/// One trait. Of several with the same key the last one counts (wire.md 5.1).
+/// One trait. Of several with the same key the last one counts (compatibility.md 5.1).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Trait<'a> {
     pub key: &'a str,

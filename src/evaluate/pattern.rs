@@ -1,4 +1,4 @@
-//! Regular expressions as Python's `re` reads them (wire.md 5.10).
+//! Regular expressions as Python's `re` reads them (compatibility.md 5.10).
 //!
 //! In: the pattern of a REGEX condition, when a document is compiled. Out: a [`Pattern`] that
 //! answers what `re.match` answers: anchored at the start, free at the end. Python's dialect is

@@ -1,4 +1,4 @@
-//! Where an identity falls between 0 and 100 (wire.md 5.4).
+//! Where an identity falls between 0 and 100 (compatibility.md 5.4).
 //!
 //! In: the parts that are hashed together. Out: a number from 0 (inclusive) to 100 (exclusive).
 //! Invariant: the same double on every machine as the Python engine's; nothing is built on the
@@ -42,7 +42,7 @@ pub fn of_digest(digest: [u8; 16]) -> Option<f64> {
     #[expect(clippy::cast_precision_loss, reason = "a bucket is under 9,999")]
     let ratio = bucket as f64 / 9998.0;
     let value = ratio * 100.0;
-    #[expect(clippy::float_cmp, reason = "exactly 100 is the rule (wire.md 5.4)")]
+    #[expect(clippy::float_cmp, reason = "exactly 100 is the rule (compatibility.md 5.4)")]
     (value != 100.0).then_some(value)
 }
 

@@ -3,7 +3,7 @@
 //! In: a program, an identity or none, the caller's room. Out: one output per feature. Two ways to
 //! the same answer: where no condition reads a flag, each feature takes its first matching override
 //! and nothing else is asked; where one does, Python's order of evaluation is replayed, because it
-//! decides which cycles are cut (wire.md 5.12).
+//! decides which cycles are cut (compatibility.md 5.12).
 //! Invariant: a condition that occurs twice is asked once; cycles and chains of flags are bounded.
 mod replay;
 
@@ -18,7 +18,7 @@ use crate::snapshot::rule::{
     Split, offset,
 };
 
-/// Set beside an output: the flag is in a cycle of flags (wire.md 5.12).
+/// Set beside an output: the flag is in a cycle of flags (compatibility.md 5.12).
 pub const CYCLIC: u32 = 1 << 31;
 
 /// Walking a segment that is left costs about as much as this many candidates.

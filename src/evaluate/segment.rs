@@ -26,7 +26,7 @@ pub fn holds(test: &Test, value: &Value<'_>, buffer: &mut String) -> bool {
         Test::Regex(pattern) => pattern.is_match(text_of(value, buffer)),
         Test::Modulo { divisor, remainder } =>
         {
-            #[expect(clippy::float_cmp, reason = "exact equality is the rule (wire.md 5.7)")]
+            #[expect(clippy::float_cmp, reason = "exact equality is the rule (compatibility.md 5.7)")]
             value::modulo(value, *divisor).is_some_and(|found| found == *remainder)
         }
         Test::In(members) => is_member(members, value, buffer),

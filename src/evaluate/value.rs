@@ -1,7 +1,7 @@
 //! Values as the engine compares them, and Python's rules for reading and writing numbers.
 //!
 //! In: a trait's value as the client sent it, or the text of a condition. Out: a [`Value`], a
-//! number, or the text that Python's `str()` gives (wire.md 5.6 and 5.7).
+//! number, or the text that Python's `str()` gives (compatibility.md 5.6 and 5.7).
 //! Invariant: the same text gives the same number as in CPython 3.13, whose limit of 4,300 digits
 //! for an integer included. Plain input allocates nothing; only integers beyond `i64` do.
 use std::borrow::Cow;
@@ -15,7 +15,7 @@ use super::TraitValue;
 use super::unicode;
 use crate::limits::INTEGER_DIGITS_MAX;
 
-/// A value after coercion (wire.md 5.6).
+/// A value after coercion (compatibility.md 5.6).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value<'a> {
     /// Not set.

@@ -1,6 +1,6 @@
 //! What a condition's property finds for one identity, looked up one by one.
 //!
-//! In: a property. Out: its coerced value, or why the engine refuses the property. Rules: wire.md
+//! In: a property. Out: its coerced value, or why the engine refuses the property. Rules: compatibility.md
 //! 5.6; a trait of exactly the property's name wins. Flags are the evaluation's own results.
 //! Invariant: the same values as `evaluate::values` and `evaluate::run` find, without their tables.
 use std::cell::RefCell;

@@ -107,7 +107,7 @@ const NEVER: &str = "a condition reads a flag that needs itself, so the segment 
 const EARLIER: &str = "a condition saw other flags than those below: it reads all that were resolved by then";
 
 /// Where flags depend on each other in a cycle, a segment may match while a flag is resolved and not
-/// when it is judged itself, or the other way round; the flag keeps what it took (wire.md 5.12).
+/// when it is judged itself, or the other way round; the flag keeps what it took (compatibility.md 5.12).
 const KEPT: &str =
     "a condition read this flag while a cycle of flags was resolved, and it keeps what it was then";
 

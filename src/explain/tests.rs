@@ -80,7 +80,7 @@ fn reading_flags(segments: &[(&str, &[(u32, &str)])]) -> Explanation {
 }
 
 /// `s1` reads `c`, which reads the cyclic `b`: while `a` was resolved that counted as no match, but by
-/// the time `s1` is judged itself, `c` is there (wire.md 5.12).
+/// the time `s1` is judged itself, `c` is there (compatibility.md 5.12).
 #[test]
 fn a_flag_that_keeps_an_earlier_result_says_so() {
     let found = reading_flags(&[

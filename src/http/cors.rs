@@ -1,4 +1,4 @@
-//! Cross-origin rules, exactly those of the Python proxy's middleware (wire.md 2.6).
+//! Cross-origin rules, exactly those of the Python proxy's middleware (compatibility.md 2.6).
 //!
 //! In: the allow list, once per configuration; `Origin`, `Cookie` and the preflight fields of
 //! a request. Out: ready header lines, each with its end, and a preflight's status and body.

@@ -2,7 +2,7 @@
 //!
 //! In: why a request cannot be answered as asked. Out: the status, the JSON object SDKs and
 //! people read, and whether the connection closes. Invariant: `Copy`, no heap; every refused
-//! request goes through here (wire.md 2.6 for the bodies).
+//! request goes through here (compatibility.md 2.6 for the bodies).
 use super::Status;
 
 /// Refusals that need nothing but themselves. Those that carry text (an unknown key, FastAPI's
@@ -82,7 +82,7 @@ impl Reject {
         })
     }
 
-    /// The body: an object, never an array (wire.md 2.3).
+    /// The body: an object, never an array (compatibility.md 2.3).
     pub fn body(self) -> &'static [u8] {
         match self {
             Self::BadRequest => b"{\"detail\":\"Bad request\"}",

@@ -50,7 +50,7 @@ pub struct Fields<'a> {
     pub accept_encoding: Option<&'a [u8]>,
     pub content_type: Option<&'a [u8]>,
     pub origin: Option<&'a [u8]>,
-    /// Only whether one was sent: it changes the CORS answer (wire.md 2.6).
+    /// Only whether one was sent: it changes the CORS answer (compatibility.md 2.6).
     pub cookie: bool,
     pub access_control_request_method: Option<&'a [u8]>,
     pub access_control_request_headers: Option<&'a [u8]>,

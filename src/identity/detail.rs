@@ -1,7 +1,7 @@
 //! What pydantic 2.7 says of a body that FastAPI parsed: an identity, or the `detail` list.
 //!
 //! In: a body as Python holds it ([`Value`]). Out: [`Asked`], or a [`Refusal`] whose body has
-//! the same `type`, `loc`, `msg`, `input` and `url` as the Python proxy's (wire.md 2.6), in the
+//! the same `type`, `loc`, `msg`, `input` and `url` as the Python proxy's (compatibility.md 2.6), in the
 //! order of the model's fields. Where Python answers 500 (half a surrogate pair, `NaN` in what
 //! it quotes) this answers 422. Typed trait values and transient identities are taken
 //! (differences.md 13, 14). Nothing here looks at keys or documents.

@@ -4,7 +4,7 @@
 //! them, or a [`Refusal`] that is ready to be sent. Three ways through, each for what the one before
 //! leaves: `direct` reads what SDKs write; simd-json, with buffers that are kept, any other plain
 //! JSON; what that refuses or cannot hold (and every error) is read by `python_json` and judged by
-//! `detail`, which answer as Python's `json.loads` and pydantic do (wire.md 2.6).
+//! `detail`, which answer as Python's `json.loads` and pydantic do (compatibility.md 2.6).
 //! Invariant: all ways give the same identity for the same body; the first two allocate nothing.
 //! Only this file names simd-json.
 pub mod detail;

@@ -1,7 +1,7 @@
 //! The identifier of an identity that came without one, as Flagsmith core makes it.
 //!
 //! In: the traits that were sent. Out: the SHA-256, in hex, of all keys and values in the order
-//! of their keys, or a random UUID's digits if no trait was sent (wire.md 2.7, differences.md 13).
+//! of their keys, or a random UUID's digits if no trait was sent (compatibility.md 2.7, differences.md 13).
 //! Invariant: the same traits give the same identifier here, in core, and on every replica.
 use sha2::{Digest, Sha256};
 

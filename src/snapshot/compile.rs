@@ -96,7 +96,7 @@ impl Environment {
     /// its text was read, so that a large one does not lie beside what is made of it.
     ///
     /// # Errors
-    /// The document is not JSON or has not the shape of wire.md 3.
+    /// The document is not JSON or has not the shape of compatibility.md 3.
     pub fn compile<'a>(document: impl Into<Cow<'a, [u8]>>) -> Result<(Self, Vec<Warning>), CompileError> {
         let document = document.into();
         let canonical = transcode::transcode(&document)?;
@@ -151,7 +151,7 @@ impl Environment {
     }
 
     /// Notes the document whose place it takes. Identity overrides may change without moving the
-    /// time, and so may a second edit within one second (wire.md 4.1).
+    /// time, and so may a second edit within one second (compatibility.md 4.1).
     pub fn follow(&mut self, before: &Self) {
         self.edition = before.edition + 1;
         self.earlier = before.updated_at.into_iter().chain(before.earlier).reduce(f64::max);

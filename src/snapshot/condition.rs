@@ -1,7 +1,7 @@
 //! From a condition as written to a [`Test`], its operand read as each type it can meet.
 //!
 //! In: operator and raw value of a condition, the key of its segment. Out: a test, and what to warn
-//! of. Rules: wire.md 5.7. Invariant: what Python raises for whatever the value, and what can never
+//! of. Rules: compatibility.md 5.7. Invariant: what Python raises for whatever the value, and what can never
 //! hold, is [`Test::Never`]; nothing is left to parse when a request comes.
 use super::document::Condition;
 use super::raw::{At, float, is_number, python_str, string};
@@ -76,7 +76,7 @@ pub fn compile(
 
 fn operand(raw: &str, text: Option<&str>) -> Operand {
     Operand {
-        // Only these two texts are false, whatever the type (wire.md 5.7).
+        // Only these two texts are false, whatever the type (compatibility.md 5.7).
         bool: !matches!(text, Some("False" | "false")),
         integer: match text {
             Some(text) => int_from_text(text),

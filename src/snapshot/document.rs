@@ -1,4 +1,4 @@
-//! The shape of an environment document: what the engine reads of it, with wire.md 3's tolerances.
+//! The shape of an environment document: what the engine reads of it, with compatibility.md 3's tolerances.
 //!
 //! In: canonical text. Out: a [`Document`] that borrows from it. What Python's mapper raises for is a
 //! [`CompileError`] that names the JSON path; what it accepts is accepted, but for the wrong kind of
@@ -146,7 +146,7 @@ impl<'a> Document<'a> {
     /// Reads canonical text.
     ///
     /// # Errors
-    /// It has not the shape of wire.md 3.
+    /// It has not the shape of compatibility.md 3.
     pub fn read(canonical: &'a str) -> Result<Self, CompileError> {
         let at = At::ROOT;
         let names = [

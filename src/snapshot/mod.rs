@@ -21,7 +21,7 @@ use hashbrown::HashMap;
 
 pub use compile::{CompileError, Environment, Warning};
 
-/// What a key may see. Server-side keys start with `ser.` (wire.md 1.1).
+/// What a key may see. Server-side keys start with `ser.` (compatibility.md 1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Client,
@@ -34,7 +34,7 @@ pub struct Access {
     /// Index into [`Snapshot::slots`].
     pub slot: usize,
     pub role: Role,
-    /// From discovery (wire.md 4.3): past it, the key is unknown.
+    /// From discovery (compatibility.md 4.3): past it, the key is unknown.
     pub expires_at: Option<SystemTime>,
 }
 

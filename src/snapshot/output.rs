@@ -2,7 +2,8 @@
 //!
 //! In: the parts of a feature state. Out: [`Output`]s and their bytes. Invariant: outputs that are
 //! written one after the other lie one after the other, commas included, so that an answer copies
-//! them at once; whether client keys may see a flag is decided here (wire.md 2.6, differences.md 10).
+//! them at once; whether client keys may see a flag is decided here (compatibility.md 2.6, differences.md
+//! 10).
 use std::borrow::Cow;
 
 use hashbrown::{HashMap, HashSet};
@@ -17,7 +18,7 @@ use crate::limits::{ANSWER_BYTES_MAX, CLIENT_COPY_BYTES_MAX};
 /// What a segment's override starts its reason with; client keys see no more of it.
 const TARGETING_MATCH: &str = "TARGETING_MATCH";
 
-/// Why a flag has its value (wire.md 5.12).
+/// Why a flag has its value (compatibility.md 5.12).
 #[derive(Clone, Copy, Debug)]
 pub enum Reason<'a> {
     Static,

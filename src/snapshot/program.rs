@@ -1,7 +1,7 @@
 //! From a document to a [`Program`].
 //!
-//! In: a [`Document`]. Out: tables that an evaluation reads, and warnings. Rules: wire.md 5.1 and 5.2.
-//! Invariant: what cannot change an answer is left out (segments that override nothing, overrides
+//! In: a [`Document`]. Out: tables that an evaluation reads, and warnings. Rules: compatibility.md 5.1 and
+//! 5.2. Invariant: what cannot change an answer is left out (segments that override nothing, overrides
 //! behind one that always wins), unless a condition reads a flag: then Python's order of evaluation
 //! is part of the answer and everything stays in its place.
 use std::borrow::Cow;
@@ -288,7 +288,7 @@ impl<'d, 'a> Builder<'d, 'a> {
         Ok(())
     }
 
-    /// The shares of a state's variants, in order of rank, as sums of doubles (wire.md 5.3).
+    /// The shares of a state's variants, in order of rank, as sums of doubles (compatibility.md 5.3).
     fn shares(&mut self, state: &FeatureState<'_>) -> Result<Box<[Share]>, CompileError> {
         let mut variants: Vec<_> = state.variants.iter().collect();
         let is_sortable = variants.iter().all(|variant| variant.rank.compare(&variants[0].rank).is_some());
@@ -324,7 +324,7 @@ impl<'d, 'a> Builder<'d, 'a> {
 
     /// Sorts each feature's overrides, best first, and decides what can be decided now.
     fn candidates(&mut self, mut contenders: Vec<Contender>, keeps_all: bool) {
-        // Stable: of equal priorities the first in the document wins (wire.md 5.2).
+        // Stable: of equal priorities the first in the document wins (compatibility.md 5.2).
         contenders.sort_by(|a, b| {
             a.feature.cmp(&b.feature).then_with(|| Priority::compare(a.priority, b.priority))
         });

@@ -54,7 +54,7 @@ pub struct Condition {
     pub is_dynamic: bool,
 }
 
-/// What is asked of a value (wire.md 5.7).
+/// What is asked of a value (compatibility.md 5.7).
 #[derive(Debug)]
 pub enum Test {
     /// An unknown operator, or one that Python raises for whatever the value (differences.md 5).
@@ -140,7 +140,7 @@ pub enum Node {
     Any(Span),
     NoneOf(Span),
     /// As `All`, but each child is asked even after one failed: where flags are read, asking counts
-    /// (wire.md 5.5, 5.12).
+    /// (compatibility.md 5.5, 5.12).
     Both(Span),
 }
 

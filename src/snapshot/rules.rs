@@ -1,8 +1,8 @@
 //! From the rules of segments to conditions, slots and boolean expressions.
 //!
 //! In: rules as written. Out: [`Node`]s over conditions that are shared between segments. Rules:
-//! wire.md 5.5 and 5.6. Invariant: where no condition reads a flag, expressions are flattened, folded
-//! and put in order of cost, which changes no answer because a condition has no side effect; where
+//! compatibility.md 5.5 and 5.6. Invariant: where no condition reads a flag, expressions are flattened,
+//! folded and put in order of cost, which changes no answer because a condition has no side effect; where
 //! one does, they stay exactly as written.
 use hashbrown::HashMap;
 

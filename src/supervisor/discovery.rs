@@ -1,6 +1,6 @@
 //! Environments that upstream tells of, beside those of the configuration.
 //!
-//! In: the answers of `proxy/config/` (wire.md 4.3). Out: environments added, re-keyed and removed.
+//! In: the answers of `proxy/config/` (compatibility.md 4.3). Out: environments added, re-keyed and removed.
 //! Invariants: environments of the configuration are never touched; a fetch that fails changes
 //! nothing; the last good answer is kept on disk like a document, for a restart while upstream is down.
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! Upstream's event streams: "poll this one now".
 //!
-//! In: one stream per environment (wire.md 1.5). Out: the `updated_at` of each event. Invariants: polling
-//! goes on beside it, so that a stream that is down costs time and nothing else; it reconnects for
+//! In: one stream per environment (compatibility.md 1.5). Out: the `updated_at` of each event. Invariants:
+//! polling goes on beside it, so that a stream that is down costs time and nothing else; it reconnects for
 //! ever, backing off; what a stream sends is bounded; no key but the public client-side one is
 //! sent, since the stream is on another host than the API.
 use std::sync::Arc;

@@ -218,7 +218,7 @@ fn detailed(rows: &[(Evaluation, u64)]) -> Value {
     json!({ "evaluations": rows.collect::<Vec<_>>() })
 }
 
-/// Parcels of at most as many rows as upstream takes (wire.md 4.3).
+/// Parcels of at most as many rows as upstream takes (compatibility.md 4.3).
 fn pack_usage(counts: &mut Counts) -> Vec<Parcel> {
     let mut rows: Vec<_> = std::mem::take(&mut counts.usage).into_iter().collect();
     rows.sort_unstable();

@@ -341,7 +341,7 @@ fn is_document(request: &Recorded) -> bool {
     request.path().trim_end_matches('/').ends_with("/environment-document")
 }
 
-/// The document's `updated_at`, cut to seconds; naive times are UTC (wire.md 3).
+/// The document's `updated_at`, cut to seconds; naive times are UTC (compatibility.md 3).
 fn updated_at_of(document: &[u8]) -> Option<SystemTime> {
     use time::format_description::well_known::Rfc3339;
     let document: serde_json::Value = serde_json::from_slice(document).ok()?;

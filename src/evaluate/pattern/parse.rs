@@ -1,4 +1,4 @@
-//! Reads a pattern as Python 3.13's `re` does, errors included (wire.md 5.10).
+//! Reads a pattern as Python 3.13's `re` does, errors included (compatibility.md 5.10).
 //!
 //! In: a pattern's text. Out: its items and the flags set at its start. Where Python's parser
 //! rewrites what it read in a way that a match can show (an alternation of single characters

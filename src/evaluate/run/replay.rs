@@ -1,8 +1,8 @@
 //! The evaluation of a document whose conditions read flags, as Python goes about it.
 //!
 //! In: a run whose values were found. Out: its outputs. Every segment is asked, in document order; a
-//! flag is resolved when a condition first reads it, and what was resolved then stands (wire.md 5.12).
-//! Invariant: cycles are cut where they close; chains of flags and reads of them are bounded.
+//! flag is resolved when a condition first reads it, and what was resolved then stands (compatibility.md
+//! 5.12). Invariant: cycles are cut where they close; chains of flags and reads of them are bounded.
 use super::{CYCLIC, Run};
 use crate::evaluate::TraitValue;
 use crate::evaluate::jsonpath::{FlagMember, FlagResult, Flags, Query};

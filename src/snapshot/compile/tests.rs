@@ -258,7 +258,7 @@ fn shared_engine_cases_pass() {
         found.sort_by(|a, b| a.0.cmp(&b.0));
         let flags = case["result"]["flags"].as_object().unwrap();
         let mut expected: Found = flags.values().map(recorded).collect();
-        // These cases (v2.0.0) are from before `STATIC`: engine 11.1.1, whose answers count (wire.md
+        // These cases (v2.0.0) are from before `STATIC`: engine 11.1.1, whose answers count (compatibility.md
         // 5.12), says it in 162 places where they say `DEFAULT`.
         for flag in found.iter_mut().chain(&mut expected).filter(|flag| flag.4 == "STATIC") {
             flag.4 = "DEFAULT".into();

@@ -2,7 +2,7 @@
 //!
 //! In: the proxy key, parcels of counts. Out: environments with their keys; what became of a parcel.
 //! Invariant: as for documents, our keys go to the configured origin only, and no redirect is followed
-//! with a body. Contract: wire.md 1.4 and 4.3.
+//! with a body. Contract: compatibility.md 1.4 and 4.3.
 use std::time::SystemTime;
 
 use serde::Deserialize;
@@ -61,7 +61,7 @@ struct WrittenKey {
 /// Reads the answer of `proxy/config/`.
 ///
 /// # Errors
-/// It has not the shape of wire.md 4.3.
+/// It has not the shape of compatibility.md 4.3.
 pub fn parse(answer: &[u8]) -> Result<Vec<Discovered>, PollError> {
     let fail = |error: String| PollError::new(PollErrorKind::Document, format!("proxy/config/: {error}"));
     let written: Vec<WrittenEnvironment> =
@@ -83,7 +83,7 @@ pub fn parse(answer: &[u8]) -> Result<Vec<Discovered>, PollError> {
     Ok(environments)
 }
 
-/// ISO 8601; without a zone it is UTC (wire.md 3).
+/// ISO 8601; without a zone it is UTC (compatibility.md 3).
 fn parse_time(text: &str) -> Option<SystemTime> {
     OffsetDateTime::parse(text, &Rfc3339)
         .or_else(|_| OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339))

@@ -122,7 +122,7 @@ impl Upstream {
         Ok(Some(Fetched { document, validators, digest: found }))
     }
 
-    /// Opens the event stream of a client-side key (wire.md 1.5).
+    /// Opens the event stream of a client-side key (compatibility.md 1.5).
     ///
     /// # Errors
     /// It was not answered 200.
@@ -170,7 +170,7 @@ impl Upstream {
         })
     }
 
-    /// With a proxy key, that goes along (wire.md 4.3).
+    /// With a proxy key, that goes along (compatibility.md 4.3).
     fn keys<'a>(&'a self, environment: &'a str) -> Vec<Field<'a>> {
         let mut fields = vec![("x-environment-key", environment)];
         fields.extend(self.proxy_key.as_ref().map(|key| ("x-proxy-key", key.expose())));

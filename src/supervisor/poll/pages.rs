@@ -1,8 +1,8 @@
 //! From the pages of a document to one document.
 //!
 //! In: the bytes of each page. Out: page 1 with the `identity_overrides` of the later pages appended to
-//! its own (wire.md 4.2), byte for byte otherwise: nothing is parsed into values, so nothing can lose its
-//! form. Invariant: overrides are concatenated and never deduplicated; a page that is not an object
+//! its own (compatibility.md 4.2), byte for byte otherwise: nothing is parsed into values, so nothing can
+//! lose its form. Invariant: overrides are concatenated and never deduplicated; a page that is not an object
 //! with an array there fails the whole.
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;

@@ -331,7 +331,7 @@ impl Watched {
         let mut validators = compiled.validators.clone();
         let bytes = compiled.document_bytes;
         if validators.last_modified.is_none() {
-            // wire.md 4.1: cut to seconds, in GMT, or core does not read it.
+            // compatibility.md 4.1: cut to seconds, in GMT, or core does not read it.
             validators.last_modified = environment.updated_at().and_then(imf_fixdate);
         }
         self.measure_change(&compiled, &environment, clock, records);
