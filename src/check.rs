@@ -176,7 +176,7 @@ impl<W: Write> Report<W> {
                 environment.embedded_document,
                 &environment.server_side_key,
             ) {
-                (Some(path), _, _) => probe::file(path),
+                (Some(path), _, _) => probe::file(path, config.api_document_bytes_max),
                 (None, Some(_), _) => continue,
                 (None, None, Some(key)) => probe.document(key),
                 (None, None, None) => Err("no server_side_key to ask with".to_owned()),
@@ -189,7 +189,9 @@ impl<W: Write> Report<W> {
         for environment in &config.environments {
             let name = EnvironmentName(environment);
             match &environment.document_path {
-                Some(path) => self.document(&name, environment, probe::file(path)),
+                Some(path) => {
+                    self.document(&name, environment, probe::file(path, config.api_document_bytes_max))
+                }
                 None => self.line(Verdict::Ok, &name, &"keys have the right form; --online asks upstream"),
             }
         }
@@ -249,9 +251,9 @@ impl Display for EnvironmentName<'_> {
     }
 }
 
-/// Tries with a file of its own, which is removed at once.
+/// Tries with a file of its own, which is removed at once. What has its name already stays.
 fn is_writable(directory: &Path) -> std::io::Result<()> {
     let path = directory.join(format!(".edge-proxy-check-{}", std::process::id()));
-    std::fs::write(&path, b"")?;
+    std::fs::File::create_new(&path)?;
     std::fs::remove_file(&path)
 }

@@ -10,7 +10,8 @@
 //! `http` (bytes to request, answer to bytes) -> `answer` (the spine: one synchronous
 //! function) -> `route`, `identity`, `evaluate`, `encode`.
 //!
-//! Beside both: `limits` (every bound), `log`, `metrics` and `counts` (what happened), `tls` and `pace`.
+//! Beside both: `limits` (every bound), `files` (bounded reads), `log`, `metrics` and `counts` (what
+//! happened), `tls` and `pace`.
 //! For people: `serve` puts the process together, `cli` is what was typed, `admin` shows the numbers,
 //! `notify` tells systemd; `check`, `health`, `explain` and `demo` are the other commands.
 //!
@@ -32,6 +33,7 @@ pub mod demo;
 pub mod encode;
 pub mod evaluate;
 pub mod explain;
+pub mod files;
 pub mod health;
 pub mod http;
 pub mod identity;

@@ -116,6 +116,8 @@ pub const DRAIN_ACCEPT_TIME: Duration = Duration::from_millis(50);
 pub const DRAIN_QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 /// A process that listens on our own port already answers a connection within this time.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
+/// Names tried for a unix socket before it is renamed to its path. Beyond: the start fails.
+pub const UNIX_SOCKET_NAMES_MAX: u32 = 16;
 /// A process that takes over lets the other one serve until it has documents, but no longer.
 pub const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a draining reactor looks whether it is done.
@@ -141,6 +143,12 @@ pub const DESCRIPTORS_RESERVED: u64 = 256;
 
 /// Configuration file, bytes. Beyond: refused. Ten thousand key pairs take 1 MB.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// A file of certificates or a key in PEM form, bytes. Beyond: refused. The list of all public
+/// authorities takes 0.3 MB.
+pub const PEM_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// A file in `cache_dir`, bytes. Beyond: ignored, and the document is fetched. Room for the largest
+/// document that a machine of this size serves, whatever `api_document_bytes_max` says.
+pub const CACHE_FILE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Longest wait between polls of an environment that fails.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// First wait after a failure while an environment has no document at all.

@@ -16,6 +16,8 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifi
 use rustls::{RootCertStore, ServerConfig};
 
 use crate::config::Tls;
+use crate::files::{self, Links};
+use crate::limits;
 
 /// What a listener with TLS was told: the files, as they were when last read.
 #[derive(Debug)]
@@ -86,7 +88,8 @@ impl Certificates {
         let wrong_key = |error: &dyn std::fmt::Display| {
             format!("server.tls.key: {}: {error}; expected a PEM private key", key_path.display())
         };
-        let key = PrivateKeyDer::from_pem_file(key_path).map_err(|error| wrong_key(&error))?;
+        let pem = read(key_path).map_err(|error| wrong_key(&error))?;
+        let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| wrong_key(&error))?;
         let builder = ServerConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| format!("server.tls: {error}"))?;
@@ -129,13 +132,17 @@ impl Stamp {
     }
 }
 
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    files::read(path, Links::Follow, limits::PEM_BYTES_MAX)
+}
+
 /// All certificates of a PEM file, at least one.
 fn read_certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let wrong = |error: &dyn std::fmt::Display| {
         format!("{setting}: {}: {error}; expected PEM certificates", path.display())
     };
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?.collect();
+    let pem = read(path).map_err(|error| wrong(&error))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = certificates.map_err(|error| wrong(&error))?;
     if certificates.is_empty() { Err(wrong(&"no certificate in it")) } else { Ok(certificates) }
 }

@@ -20,6 +20,8 @@ mod driver;
 mod explain;
 /// Upstream fails in every way: what is served then, and how soon it is over.
 mod faults;
+/// Files in unexpected shapes, and those that an earlier release wrote.
+mod files;
 /// Event streams, trees of proxies, discovery, counts going up, TLS and outgoing proxies.
 mod following;
 /// Real programs in front: curl, nginx, HAProxy.

@@ -31,15 +31,16 @@ const OPEN_DOORS: &[(&str, &[&str])] = &[
     // What everybody may know.
     ("limits", &[]),
     ("pace", &["limits"]),
-    ("config", &["limits"]),
+    ("files", &[]),
+    ("config", &["files", "limits"]),
     ("log", &["config", "limits"]),
-    ("tls", &["config"]),
+    ("tls", &["config", "files", "limits"]),
     ("counts", &["limits"]),
     // From a document to what requests read.
     ("evaluate", &["limits", "snapshot"]),
     ("encode", &["evaluate", "snapshot"]),
     ("snapshot", &["encode", "evaluate", "limits", "pace"]),
-    ("explain", &["cli", "config", "encode", "evaluate", "snapshot", "supervisor"]),
+    ("explain", &["cli", "config", "encode", "evaluate", "files", "limits", "snapshot", "supervisor"]),
     // The way of a request.
     ("http", &["limits"]),
     ("route", &["http"]),
@@ -60,7 +61,7 @@ const OPEN_DOORS: &[(&str, &[&str])] = &[
     (
         "supervisor",
         &[
-            "channel", "config", "counts", "encode", "limits", "log", "metrics", "notify", "pace",
+            "channel", "config", "counts", "encode", "files", "limits", "log", "metrics", "notify", "pace",
             "snapshot", "tls",
         ],
     ),

@@ -108,6 +108,41 @@ fn what_a_killed_process_left_is_replaced_and_what_is_no_socket_is_not() {
 }
 
 #[test]
+fn only_a_socket_is_ever_unlinked() {
+    let folder = Scratch::new();
+    let precious = folder.write("precious.txt", "kept");
+    let directory = folder.path().join("directory");
+    std::fs::create_dir(&directory).expect("ours");
+    let link = folder.path().join("link.sock");
+    std::os::unix::fs::symlink(&precious, &link).expect("ours");
+    let dangling = folder.path().join("dangling.sock");
+    std::os::unix::fs::symlink("nothing", &dangling).expect("ours");
+    let fifo = folder.path().join("fifo.sock");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.expect("mkfifo is there").success());
+    for path in [&precious, &directory, &link, &dangling, &fifo] {
+        let before = std::fs::symlink_metadata(path).expect("it is there").ino();
+        let (code, text) = prepare(path).run();
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("is not a socket"), "{text}");
+        assert_eq!(std::fs::symlink_metadata(path).expect("it is there").ino(), before);
+    }
+    assert_eq!(std::fs::read_to_string(&precious).expect("it is there"), "kept");
+}
+
+#[test]
+fn a_file_that_took_the_place_of_the_socket_stays_at_the_end() {
+    let folder = Scratch::new();
+    let socket = folder.path().join("edge.sock");
+    let mut proxy = prepare(&socket).ready();
+    std::fs::remove_file(&socket).expect("ours");
+    std::fs::write(&socket, "kept").expect("ours");
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+    assert_eq!(std::fs::read_to_string(&socket).expect("it is there"), "kept");
+}
+
+#[test]
 fn a_second_process_takes_the_path_over_once_it_has_documents_and_no_request_fails() {
     let folder = Scratch::new();
     let socket = folder.path().join("edge.sock");

@@ -10,6 +10,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::{ConfigError, Mistake};
+use crate::files::{self, Links};
 use crate::limits::CONFIG_BYTES_MAX;
 
 /// What stands in the file.
@@ -26,15 +27,11 @@ pub struct Read {
 /// It cannot be read, or it is no JSON object.
 pub fn read(path: &Path, is_named: bool) -> Result<Option<Read>, ConfigError> {
     let failed = |expected: String| ConfigError::of(Mistake::file(path, expected));
-    match std::fs::metadata(path) {
+    let bytes = match files::read(path, Links::Follow, CONFIG_BYTES_MAX) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_named => return Ok(None),
         Err(error) => return Err(failed(readable(&error))),
-        Ok(metadata) if metadata.len() > CONFIG_BYTES_MAX => {
-            return Err(failed(format!("at most {CONFIG_BYTES_MAX} bytes, not {}", metadata.len())));
-        }
-        Ok(_) => {}
-    }
-    let bytes = std::fs::read(path).map_err(|error| failed(readable(&error)))?;
+    };
     let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
     match parse(text) {
         Ok((Value::Object(object), repeated)) => Ok(Some(Read { object, repeated })),

@@ -6,7 +6,7 @@
 //! serve, and stderr says so. Invariant: nothing is served, kept or changed; a server-side key is
 //! never printed.
 use std::error::Error;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -17,6 +17,8 @@ use time::format_description::well_known::Rfc3339;
 use crate::cli::ExplainArgs;
 use crate::config::{self, Config, EnvironmentConfig};
 use crate::evaluate::{Identity, Trait, TraitValue};
+use crate::files::{self, Links};
+use crate::limits;
 use crate::snapshot::Environment;
 use crate::supervisor::discovery::KEPT_AS;
 use crate::supervisor::poll::{Discovered, Upstream, parse_discovered};
@@ -127,7 +129,8 @@ fn document(
     environment: &EnvironmentConfig,
 ) -> Result<Vec<u8>, String> {
     if let Some(path) = &environment.document_path {
-        return read(path);
+        return files::read(path, Links::Follow, config.api_document_bytes_max as u64)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()));
     }
     let key = environment.server_side_key.as_ref().ok_or("the environment has no server-side key")?;
     match upstream.document(key.expose(), None, None) {
@@ -174,6 +177,12 @@ fn last_good(config: &Config, name: &str, failure: &str) -> Result<Vec<u8>, Stri
     Ok(kept.document)
 }
 
+/// Reads a document that the command line names. It may be a pipe, such as `<(curl ...)` of a shell.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    let fail = |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", path.display());
+    let bytes_max = limits::DOCUMENT_BYTES_MAX;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| fail(&error))?;
+    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(|error| fail(&error))?;
+    if bytes.len() > bytes_max { Err(fail(&format!("larger than {bytes_max} bytes"))) } else { Ok(bytes) }
 }

@@ -4,7 +4,7 @@
 //! Invariant: one TCP listener for each core on the same address (SO_REUSEPORT), so that the
 //! kernel spreads connections and a second process can take over; a unix socket is put in place
 //! by a rename, which takes over from whoever had the path.
-use std::fs::Permissions;
+use std::fs::{Metadata, Permissions};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::{Config, reachable};
-use crate::limits::{BACKLOG_MAX, PROBE_TIMEOUT};
+use crate::limits::{BACKLOG_MAX, PROBE_TIMEOUT, UNIX_SOCKET_NAMES_MAX};
 
 /// Binds one listener for each core; none without `server.tcp`.
 ///
@@ -84,7 +84,8 @@ pub struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
     beside: PathBuf,
-    inode: u64,
+    /// Device and inode of the socket's file.
+    id: (u64, u64),
     is_beside: AtomicBool,
 }
 
@@ -109,6 +110,8 @@ impl UnixSocket {
     pub fn put_in_place(&self) -> io::Result<()> {
         // One of the reactors does it, the others find it done.
         if self.is_beside.swap(false, Ordering::Relaxed) {
+            // Other programs may have put something there since the start.
+            refuse_other_than_socket(&self.path)?;
             std::fs::rename(&self.beside, &self.path)?;
         }
         Ok(())
@@ -117,7 +120,8 @@ impl UnixSocket {
     /// Nobody new may come; unless somebody took over, whose path it is then.
     pub fn take_away(&self) {
         for path in [&self.path, &self.beside] {
-            if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.ino() == self.inode) {
+            let is_ours = |metadata: Metadata| metadata.file_type().is_socket() && id(&metadata) == self.id;
+            if std::fs::symlink_metadata(path).is_ok_and(is_ours) {
                 let _ = std::fs::remove_file(path);
             }
         }
@@ -153,18 +157,13 @@ pub fn bind_unix(config: &Config) -> io::Result<Option<Arc<UnixSocket>>> {
 /// A file that a process left behind when it was killed is replaced. A process that is there keeps
 /// the path until the reactors have documents to answer with (`life`), as with TCP.
 fn listen_unix(path: &Path, mode: Option<u32>) -> io::Result<UnixSocket> {
-    if std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket()) {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is not a socket is there"));
-    }
+    refuse_other_than_socket(path)?;
     let is_taken = UnixStream::connect(path).is_ok();
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let beside = PathBuf::from(name);
-    let _ = std::fs::remove_file(&beside);
+    let beside = beside(path)?;
     let listener = UnixListener::bind(&beside)?;
-    let inode = std::fs::symlink_metadata(&beside)?.ino();
+    let id = id(&std::fs::symlink_metadata(&beside)?);
     let (path, is_beside) = (path.to_owned(), AtomicBool::new(true));
-    let socket = UnixSocket { listener, path, beside, inode, is_beside };
+    let socket = UnixSocket { listener, path, beside, id, is_beside };
     if let Some(mode) = mode {
         std::fs::set_permissions(&socket.beside, Permissions::from_mode(mode))?;
     }
@@ -172,4 +171,47 @@ fn listen_unix(path: &Path, mode: Option<u32>) -> io::Result<UnixSocket> {
         socket.put_in_place()?;
     }
     Ok(socket)
+}
+
+/// Only a socket is ever replaced or unlinked: a regular file, directory or link is somebody's data.
+fn refuse_other_than_socket(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            let message = format!("{} exists and is not a socket", path.display());
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A path to bind at first, `PATH.PID` or `PATH.PID-NUMBER`, where nothing is. A socket there that
+/// refuses connections was left by a killed process with the same PID and is unlinked. One that takes
+/// them is of a process in another PID namespace (each container has a PID 1): the next name is tried.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let mut tried = None;
+    for number in 0..UNIX_SOCKET_NAMES_MAX {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        if number > 0 {
+            name.push(format!("-{number}"));
+        }
+        let name = PathBuf::from(name);
+        let is_socket = match std::fs::symlink_metadata(&name) {
+            Ok(metadata) => metadata.file_type().is_socket(),
+            Err(_) => return Ok(name),
+        };
+        let is_left = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        if is_socket && UnixStream::connect(&name).is_err_and(is_left) {
+            std::fs::remove_file(&name)?;
+            return Ok(name);
+        }
+        tried = Some(name);
+    }
+    let tried = tried.unwrap_or_default();
+    let message = format!("{} and the names before it are in use; remove these files", tried.display());
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
+}
+
+fn id(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }

@@ -13,6 +13,7 @@ use super::place::Place;
 use super::poll::{Fetched, PollError, PollErrorKind, Upstream, Validators, digest_of};
 use super::pool::{Pool, guarded};
 use crate::config::Secret;
+use crate::files::{self, Links};
 use crate::limits;
 use crate::snapshot::Environment;
 use crate::snapshot::compile::Warning;
@@ -33,6 +34,8 @@ pub enum From {
         path: PathBuf,
         seen: Option<Stamp>,
         failed: Option<PollError>,
+        /// `api_document_bytes_max`.
+        bytes_max: usize,
     },
     Embedded(&'static str),
 }
@@ -131,14 +134,14 @@ fn run(job: Job, seen: &mut Option<Stamp>, compilers: &Compilers) -> Result<Opti
         From::Upstream { upstream, key, held } => {
             upstream.document(key.expose(), held.as_ref(), job.digest.as_ref())?
         }
-        From::File { path, seen: before, failed } => {
+        From::File { path, seen: before, failed, bytes_max } => {
             *seen = Stamp::of(&path, SystemTime::now());
             if seen.is_some() && *seen == before {
                 return failed.map_or(Ok(None), Err);
             }
             // Who edits a file seldom thinks of its `updated_at`, but browsers fetch again only if it moves.
             edited_at = job.digest.and_then(|_| modified(&path));
-            Some(read(&path)?)
+            Some(read(&path, bytes_max)?)
         }
         From::Embedded(text) => Some(fetched(text.as_bytes().to_vec())),
     };
@@ -219,16 +222,13 @@ fn modified(path: &Path) -> Option<f64> {
     Some(modified.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64())
 }
 
-fn read(path: &Path) -> Result<Fetched, PollError> {
-    let read = std::fs::metadata(path).and_then(|metadata| {
-        // Whoever opens a pipe waits for its writer.
-        if metadata.is_file() { std::fs::read(path) } else { Err(std::io::Error::other("not a file")) }
-    });
-    let document = read.map_err(|error| {
-        PollError::new(
-            PollErrorKind::File,
-            format!("{}: {error}: see its path and who may read it", path.display()),
-        )
+fn read(path: &Path, bytes_max: usize) -> Result<Fetched, PollError> {
+    let document = files::read(path, Links::Follow, bytes_max as u64).map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::FileTooLarge => "raise api_document_bytes_max if it should be",
+            _ => "see its path and who may read it",
+        };
+        PollError::new(PollErrorKind::File, format!("{}: {error}: {advice}", path.display()))
     })?;
     Ok(fetched(document))
 }

@@ -132,7 +132,7 @@ pub fn start(
     signals::watch(move |signal| to_loop.send(Event::Signal(signal)).is_ok())?;
     let store = open_store(&config, &log);
     let discovery = Discovery::new(&config, Instant::now());
-    let reports = Reports::new(&config, store.as_ref(), Instant::now());
+    let reports = Reports::new(&config, store.as_ref(), &log, Instant::now());
     let compilers = Compilers::beside(&config.cores);
     let mut supervisor = Supervisor {
         reload: reload::Reloader::new(&config, hooks.reload),

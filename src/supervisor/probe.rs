@@ -8,6 +8,7 @@ use std::path::Path;
 use super::poll::Upstream;
 use super::{job, poll};
 use crate::config::{Config, Secret};
+use crate::files::{self, Links};
 use crate::snapshot::Environment;
 use crate::snapshot::compile::Warning;
 
@@ -61,12 +62,13 @@ impl Probe {
     }
 }
 
-/// Reads and compiles a document on disk.
+/// Reads and compiles a document on disk, of at most `bytes_max` bytes (`api_document_bytes_max`).
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn file(path: &Path) -> Result<Found, String> {
-    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+pub fn file(path: &Path, bytes_max: usize) -> Result<Found, String> {
+    let bytes = files::read(path, Links::Follow, bytes_max as u64)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     compile(&bytes)
 }
 

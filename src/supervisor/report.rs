@@ -55,6 +55,16 @@ pub struct Parcel {
     count: u64,
 }
 
+/// The parcels that an earlier process kept on disk.
+///
+/// # Errors
+/// The file cannot be used; one line that says why.
+pub fn load(kind: Kind, store: &Store) -> Result<Vec<Parcel>, String> {
+    let Some(kept) = store.load(kind.kept_as())? else { return Ok(Vec::new()) };
+    serde_json::from_slice(&kept.document)
+        .map_err(|error| format!("pending counts are not readable: {error}"))
+}
+
 /// What came of sending parcels.
 #[derive(Debug)]
 pub struct Posted {
@@ -90,10 +100,8 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    pub fn new(kind: Kind, interval: Duration, store: Option<&Store>, now: Instant) -> Self {
-        let kept = store.and_then(|store| store.load(kind.kept_as()).ok().flatten());
-        let parcels: Vec<Parcel> =
-            kept.and_then(|kept| serde_json::from_slice(&kept.document).ok()).unwrap_or_default();
+    /// With the parcels that were kept on disk ([`load`]).
+    pub fn new(kind: Kind, interval: Duration, parcels: Vec<Parcel>, now: Instant) -> Self {
         let mut schedule = Schedule::new(interval, now);
         if parcels.is_empty() {
             schedule.succeeded(now, now, jitter());
@@ -304,7 +312,7 @@ mod tests {
 
     fn outbox(kind: Kind) -> (Outbox, Instant) {
         let now = Instant::now();
-        let outbox = Outbox::new(kind, Duration::from_secs(10), None, now);
+        let outbox = Outbox::new(kind, Duration::from_secs(10), Vec::new(), now);
         assert!(outbox.due().unwrap() > now, "nothing is due at the start");
         (outbox, now + Duration::from_secs(20))
     }

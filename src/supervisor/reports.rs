@@ -15,6 +15,7 @@ use super::{Event, Supervisor};
 use crate::config::{Config, Level};
 use crate::counts::Counts;
 use crate::limits;
+use crate::log::Log;
 
 /// Everything that is counted and not yet accepted upstream.
 #[derive(Debug)]
@@ -25,11 +26,21 @@ pub struct Reports {
 }
 
 impl Reports {
-    pub fn new(config: &Config, store: Option<&Store>, now: Instant) -> Self {
+    /// With the counts that an earlier process left on disk. A file that cannot be used is logged.
+    pub fn new(config: &Config, store: Option<&Store>, log: &Log, now: Instant) -> Self {
+        let pending = |kind: Kind| {
+            let loaded = store.map_or_else(|| Ok(Vec::new()), |store| report::load(kind, store));
+            loaded.unwrap_or_else(|reason| {
+                let fields: [(_, &dyn Display); 2] = [("kind", &kind.name()), ("reason", &reason)];
+                log.event(Level::Warning, "pending_counts_ignored", &fields);
+                Vec::new()
+            })
+        };
+        let (analytics, usage) = (pending(Kind::Analytics), pending(Kind::Usage));
         Self {
             counts: Counts::default(),
-            analytics: Outbox::new(Kind::Analytics, config.analytics.flush_interval, store, now),
-            usage: Outbox::new(Kind::Usage, config.usage_flush_interval, store, now),
+            analytics: Outbox::new(Kind::Analytics, config.analytics.flush_interval, analytics, now),
+            usage: Outbox::new(Kind::Usage, config.usage_flush_interval, usage, now),
         }
     }
 

@@ -5,8 +5,9 @@
 //! replaced whole or not at all (temporary file, fsync, rename); nobody but the owner may read it; no
 //! key stands in a file's name; a damaged file is never served. Writing is done by a thread of its own.
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 use super::poll::Validators;
 use crate::config::Level;
 use crate::encode::hex::hex;
+use crate::files::{self, Links};
 use crate::limits;
 use crate::log::Log;
 
@@ -42,8 +44,12 @@ struct About {
 }
 
 const VERSION: u32 = 1;
-/// What the extension of a file begins with that is being written.
+/// Digits of a file's name: half of the SHA-256 of what it is kept under.
+const NAME_DIGITS: usize = 32;
+/// The extension of a file that is being written: `tmp-PID-RANDOM`, PID in decimal and RANDOM in
+/// `RANDOM_DIGITS` hexadecimal digits.
 const TEMPORARY: &str = "tmp-";
+const RANDOM_DIGITS: usize = 16;
 
 /// The writer's end, for the supervisor.
 #[derive(Debug)]
@@ -67,8 +73,7 @@ impl Store {
     /// The folder cannot be made or the thread not be started.
     pub fn open(folder: &Path, log: &Log) -> io::Result<Self> {
         make_folder(folder)?;
-        // What cannot be removed costs room and nothing else.
-        let _ = remove_leftovers(folder);
+        remove_leftovers(folder, log);
         let (writes, asked) = channel();
         let (own, log) = (folder.to_path_buf(), log.clone());
         thread::Builder::new().name("store".into()).spawn(move || write_all(&own, &asked, &log))?;
@@ -118,12 +123,11 @@ impl Store {
 pub fn load(folder: &Path, name: &str) -> Result<Option<Kept>, String> {
     let path = path(folder, name);
     let damaged = |what: &str| format!("{}: {what}: ignored", path.display());
-    let mut bytes = Vec::new();
-    match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-        Ok(_) => {}
+    let mut bytes = match files::read(&path, Links::Refuse, limits::CACHE_FILE_BYTES_MAX) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(damaged(&error.to_string())),
-    }
+    };
     let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("cut off"))?;
     let document = bytes.split_off(end + 1);
     let about: About = serde_json::from_slice(&bytes).map_err(|_| damaged("not a file of ours"))?;
@@ -194,16 +198,57 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Removes what processes left that were killed while they wrote. Others may be writing now.
-fn remove_leftovers(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
-        if entry.file_name().to_string_lossy().contains(TEMPORARY) && age > limits::STORE_LEFTOVER_AGE {
-            remove(&entry.path())?;
+/// Removes the temporary files of processes that were killed while they wrote, and logs each. Other
+/// processes may be writing now, and the directory may hold files of others: only a regular file with
+/// a name of exactly our form that is old enough is removed. One that cannot be removed stays.
+fn remove_leftovers(folder: &Path, log: &Log) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(is_temporary) {
+            continue;
+        }
+        // Does not follow symbolic links.
+        let Ok(metadata) = entry.metadata() else { continue };
+        let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default();
+        if !metadata.is_file() || age <= limits::STORE_LEFTOVER_AGE {
+            continue;
+        }
+        let path = entry.path();
+        let shown = path.display();
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                let fields: [(_, &dyn Display); 2] = [("path", &shown), ("age_seconds", &age.as_secs())];
+                log.event(Level::Info, "cache_leftover_removed", &fields);
+            }
+            Err(error) => {
+                let fields: [(_, &dyn Display); 2] = [("path", &shown), ("error", &error)];
+                log.event(Level::Warning, "cache_leftover_not_removed", &fields);
+            }
         }
     }
-    Ok(())
+}
+
+/// Whether a file name is one that [`write`] gives to a temporary file.
+fn is_temporary(name: &str) -> bool {
+    let is_hex = |text: &str, digits: usize| {
+        text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    // A PID has at most ten digits in every system that has 32 bits for it.
+    let is_pid =
+        |text: &str| (1..=10).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = name.split_once('.').and_then(|(digits, extension)| {
+        let (pid, random) = extension.strip_prefix(TEMPORARY)?.split_once('-')?;
+        Some((digits, pid, random))
+    });
+    parts.is_some_and(|(digits, pid, random)| {
+        is_hex(digits, NAME_DIGITS) && is_pid(pid) && is_hex(random, RANDOM_DIGITS)
+    })
+}
+
+/// A name for the file while it is written. It is not used twice: a successor may start before this
+/// process has ended, and in containers that share a directory every process has PID 1.
+fn temporary(path: &Path) -> PathBuf {
+    let random = getrandom::u64().unwrap_or_default();
+    path.with_extension(format!("{TEMPORARY}{}-{random:0RANDOM_DIGITS$x}", std::process::id()))
 }
 
 fn write(path: &Path, kept: &Kept) -> io::Result<()> {
@@ -216,10 +261,7 @@ fn write(path: &Path, kept: &Kept) -> io::Result<()> {
     };
     let mut head = serde_json::to_vec(&about)?;
     head.push(b'\n');
-    // A name of its own: a successor may start before this process has ended, and in containers that
-    // share a folder every process is number 1.
-    let random = getrandom::u64().unwrap_or_default();
-    let temporary = path.with_extension(format!("{TEMPORARY}{}-{random:016x}", std::process::id()));
+    let temporary = temporary(path);
     let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
     let mut file = create().or_else(|error| match (error.kind(), path.parent()) {
         // The folder was removed under us.
@@ -239,7 +281,7 @@ fn write(path: &Path, kept: &Kept) -> io::Result<()> {
 
 /// No key in clear: the name is a digest.
 fn path(folder: &Path, name: &str) -> PathBuf {
-    folder.join(format!("{}.document", &hex(&Sha256::digest(name.as_bytes()))[..32]))
+    folder.join(format!("{}.document", &hex(&Sha256::digest(name.as_bytes()))[..NAME_DIGITS]))
 }
 
 #[cfg(test)]
@@ -328,15 +370,85 @@ mod tests {
     }
 
     #[test]
-    fn only_old_leftovers_are_removed() {
+    fn only_old_files_with_a_name_of_our_form_are_removed() {
         let folder = Folder::new("leftovers");
         drop(folder.store());
-        let (old, new) = (folder.0.join("a.tmp-old"), folder.0.join("a.tmp-new"));
-        fs::write(&new, "").unwrap();
-        let file = File::create(&old).unwrap();
-        file.set_modified(SystemTime::now() - limits::STORE_LEFTOVER_AGE * 2).unwrap();
+        let digits = "0123456789abcdef0123456789abcdef";
+        let ours = format!("{digits}.tmp-1-00112233445566aa");
+        let link = format!("{digits}.tmp-2-00112233445566aa");
+        let directory = format!("{digits}.tmp-3-00112233445566aa");
+        let new = format!("{digits}.tmp-4-00112233445566aa");
+        let look_alikes = [
+            "tmp-foo",
+            "my-tmp-file.json",
+            "a.tmp-old",
+            &format!("{digits}.document"),
+            &format!("{digits}.tmp-"),
+            &format!("{digits}.tmp-1"),
+            &format!("{digits}.tmp-1-00112233445566a"),
+            &format!("{digits}.tmp-1-00112233445566aaa"),
+            &format!("{digits}.tmp-1-00112233445566AA"),
+            &format!("{digits}.tmp--00112233445566aa"),
+            &format!("{digits}.tmp-+1-00112233445566aa"),
+            &format!("{digits}.tmp-12345678901-00112233445566aa"),
+            &format!("{digits}.tmp-1-00112233445566aa.json"),
+            &format!("{digits}.bak.tmp-1-00112233445566aa"),
+            &format!("{digits}-tmp-1-00112233445566aa"),
+            &format!("a{digits}.tmp-1-00112233445566aa"),
+            &format!("{}.tmp-1-00112233445566aa", &digits[1..]),
+        ];
+        let old = SystemTime::now() - limits::STORE_LEFTOVER_AGE * 2;
+        for name in look_alikes.into_iter().chain([ours.as_str(), &new]) {
+            let file = File::create(folder.0.join(name)).unwrap();
+            if name != new {
+                file.set_modified(old).unwrap();
+            }
+        }
+        fs::create_dir(folder.0.join(&directory)).unwrap();
+        File::open(folder.0.join(&directory)).unwrap().set_modified(old).unwrap();
+        std::os::unix::fs::symlink("tmp-foo", folder.0.join(&link)).unwrap();
+        let mut expected: Vec<_> = look_alikes.into_iter().chain([link.as_str(), &directory, &new]).collect();
+        expected.sort_unstable();
         drop(folder.store());
-        assert_eq!(folder.files(), [new]);
+        let mut left: Vec<_> = folder
+            .files()
+            .iter()
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        left.sort_unstable();
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn a_temporary_file_has_a_name_that_is_recognised() {
+        let folder = Folder::new("recognised");
+        let store = folder.store();
+        // A directory in place of the file: the rename fails.
+        let target = path(&folder.0, "key");
+        fs::create_dir(&target).unwrap();
+        assert!(write(&target, &kept("{}")).is_err());
+        assert_eq!(folder.files(), [target.clone()], "no temporary file is left");
+        assert!(store.load("key").unwrap_err().contains("not a regular file"));
+        let name = temporary(&target);
+        assert!(is_temporary(name.file_name().unwrap().to_str().unwrap()), "{}", name.display());
+    }
+
+    #[test]
+    fn what_is_not_a_regular_file_is_not_read() {
+        let folder = Folder::new("others");
+        let store = folder.store();
+        let target = path(&folder.0, "key");
+        for link in ["/dev/zero", "/dev/stdin", "elsewhere"] {
+            std::os::unix::fs::symlink(link, &target).unwrap();
+            assert!(store.load("key").unwrap_err().contains("not a regular file"));
+            fs::remove_file(&target).unwrap();
+        }
+        assert!(std::process::Command::new("mkfifo").arg(&target).status().unwrap().success());
+        assert!(store.load("key").unwrap_err().contains("not a regular file"));
+        // A new document takes its place.
+        store.keep_if_new("key", kept("{}"));
+        store.flush(PATIENCE);
+        assert_eq!(store.load("key").unwrap(), Some(kept("{}")));
     }
 
     #[test]

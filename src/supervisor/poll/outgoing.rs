@@ -8,6 +8,8 @@ use ureq::Proxy;
 use ureq::tls::{ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 use crate::config::{Certificate, Config};
+use crate::files::{self, Links};
+use crate::limits;
 
 /// # Errors
 /// One line per file that cannot be used.
@@ -65,7 +67,8 @@ pub fn proxy(scheme: &str, variable: impl Fn(&str) -> Option<String>) -> Result<
 }
 
 fn read(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("{setting}: {}: {error}", path.display()))
+    files::read(path, Links::Follow, limits::PEM_BYTES_MAX)
+        .map_err(|error| format!("{setting}: {}: {error}", path.display()))
 }
 
 fn certificates(setting: &str, path: &Path) -> Result<Vec<ureq::tls::Certificate<'static>>, String> {

@@ -240,7 +240,8 @@ impl Watched {
             return Some(From::Embedded(text));
         }
         if let Some(path) = &self.config.document_path {
-            return Some(From::File { path: path.clone(), seen: self.seen, failed: self.error().cloned() });
+            let (failed, bytes_max) = (self.error().cloned(), settings.api_document_bytes_max);
+            return Some(From::File { path: path.clone(), seen: self.seen, failed, bytes_max });
         }
         let key = self.key()?;
         let full = std::mem::take(&mut self.full_next)
