@@ -16,6 +16,8 @@ mod doors;
 mod drain;
 /// io_uring refused step by step, down to epoll.
 mod driver;
+/// Metadata of experiments, variants chosen for one identity, transient identities.
+mod experiments;
 /// `edge-proxy explain` and its HTTP form.
 mod explain;
 /// Upstream fails in every way: what is served then, and how soon it is over.

@@ -25,24 +25,32 @@ fn each_flag_has_its_value_and_its_reason() {
         (
             "banner",
             PLAIN,
-            json!({"key": "banner", "value": "hello", "reason": "DEFAULT", "metadata": {"enabled": true}}),
+            json!({"key": "banner", "value": "hello", "reason": "DEFAULT", "variant": "default", "metadata": {"enabled": true}}),
         ),
         (
             "banner",
             GOLD,
-            json!({"key": "banner", "value": "golden", "reason": "TARGETING_MATCH", "metadata": {"enabled": true}}),
+            json!({"key": "banner", "value": "golden", "reason": "TARGETING_MATCH", "variant": "default", "metadata": {"enabled": true}}),
         ),
-        ("on", PLAIN, json!({"key": "on", "value": true, "reason": "STATIC", "metadata": {"enabled": true}})),
+        (
+            "on",
+            PLAIN,
+            json!({"key": "on", "value": true, "reason": "STATIC", "variant": "default", "metadata": {"enabled": true}}),
+        ),
         (
             "off",
             PLAIN,
-            json!({"key": "off", "value": false, "reason": "DISABLED", "metadata": {"enabled": false}}),
+            json!({"key": "off", "value": false, "reason": "DISABLED", "variant": "default", "metadata": {"enabled": false}}),
         ),
-        ("dark", PLAIN, json!({"key": "dark", "reason": "DISABLED", "metadata": {"enabled": false}})),
+        (
+            "dark",
+            PLAIN,
+            json!({"key": "dark", "reason": "DISABLED", "variant": "default", "metadata": {"enabled": false}}),
+        ),
         (
             "secret",
             PLAIN,
-            json!({"key": "secret", "value": 5, "reason": "STATIC", "metadata": {"enabled": true}}),
+            json!({"key": "secret", "value": 5, "reason": "STATIC", "variant": "default", "metadata": {"enabled": true}}),
         ),
         (
             "split",
@@ -88,6 +96,14 @@ fn all_flags_carry_a_tag_that_changes_with_the_answer() {
     let tag = plain.header("etag").expect("a tag").to_owned();
     let again = ask(PLAIN, Some(&tag));
     assert_eq!((again.status, again.body.len(), again.header("etag")), (304, 0, Some(tag.as_str())));
+    // What an event stream told of is no validator.
+    let path =
+        format!("/ofrep/v1/evaluate/flags?flagConfigEtag={}&flagConfigLastModified=2000000000", &tag[1..25]);
+    let told = post(&proxy, &path, &[("X-API-Key", CLIENT)], PLAIN);
+    assert_eq!((told.status, told.text(), told.header("etag")), (200, plain.text(), Some(tag.as_str())));
+    let path = "/ofrep/v1/evaluate/flags?flagConfigEtag=x&flagConfigLastModified=2020-01-01T00:00:00Z";
+    let told = post(&proxy, path, &[("X-API-Key", CLIENT), ("If-None-Match", "\"x\"")], PLAIN);
+    assert_eq!((told.status, told.text()), (200, plain.text()));
     let gold = ask(GOLD, Some(&tag));
     assert!(gold.status == 200 && gold.header("etag") != Some(&tag));
 }
@@ -130,6 +146,7 @@ fn what_is_not_right_is_told_in_the_protocols_words() {
     for flag in ["nobody", "secret", "BANNER", "banner%20", "a%2Fb", "%F0%9F%98%80", "%FF"] {
         let answer = post(&proxy, &format!("/ofrep/v1/evaluate/flags/{flag}"), &key, PLAIN);
         assert_eq!((answer.status, &answer.json()["errorCode"]), (404, &json!("FLAG_NOT_FOUND")), "{flag}");
+        assert_eq!(answer.json()["metadata"], json!({}), "the Java provider needs it");
     }
 }
 

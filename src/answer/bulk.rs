@@ -4,7 +4,8 @@
 //! the same order. Invariant: one identity of the wrong shape refuses the whole request (422,
 //! its place in `loc`); more than `limits::BULK_IDENTITIES_MAX` are 400. The answer is an array
 //! because the hosted Edge API's is (differences.md 20).
-use super::{Desk, Exchange, identities};
+use super::identities::{self, Selection};
+use super::{Desk, Exchange};
 use crate::evaluate::Identity;
 use crate::http::{Body, ContentType, Status};
 use crate::identity::detail::{self, Asked, Errors, LIST_TYPE, Loc, MODEL_TYPE};
@@ -42,8 +43,8 @@ pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
         let made = asked.identifier.is_none().then(|| transient::identifier(&asked.traits));
         let identifier = asked.identifier.or(made.as_deref()).unwrap_or_default();
         let identity = Identity { identifier, traits: &asked.traits };
-        let sent = Sent { identity, echo: None };
-        identities::evaluate_into(environment, role, &sent, None, desk, &mut body);
+        let sent = Sent { identity, echo: None, is_anonymous: asked.identifier.is_none() };
+        identities::evaluate_into(environment, role, &sent, Selection::default(), desk, &mut body);
     }
     body.push(b']');
     exchange.send_compressible(desk, Status(200), &body);

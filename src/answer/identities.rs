@@ -6,15 +6,24 @@
 //! override may change without moving the document's date (compatibility.md 4.1).
 use super::{Desk, Exchange};
 use crate::encode::{flags, json, traits};
-use crate::evaluate::{Identity, evaluate};
+use crate::evaluate::{Identity, evaluate, evaluate_without_overrides};
 use crate::http::{ContentType, Status};
-use crate::identity::{Reader, Sent, detail, query};
+use crate::identity::{Reader, Sent, detail, query, transient};
 use crate::snapshot::{Environment, Role};
+
+/// What the query of a request asks for.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Selection<'q> {
+    /// Only this flag.
+    pub feature: Option<&'q str>,
+    /// A transient identity in a query has no overrides in core, whatever its identifier (differences.md 45).
+    pub is_transient: bool,
+}
 
 pub(super) fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Reader, desk: &mut Desk) {
     let content_type = exchange.fields.content_type;
     reader.read(body, content_type, |sent| match sent {
-        Ok(sent) => respond(exchange, &sent, None, desk),
+        Ok(sent) => respond(exchange, &sent, Selection::default(), desk),
         Err(refusal) => exchange.send_refusal(desk, &refusal),
     });
 }
@@ -24,11 +33,14 @@ pub(super) fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
         return exchange.send_refusal(desk, &detail::identifier_missing_in_query());
     };
     let feature = query::parameter(query, "feature").filter(|feature| !feature.is_empty());
+    // As in core, any text will do: `false` and `0` too.
+    let is_transient = query::parameter(query, "transient").is_some_and(|value| !value.is_empty());
     let identity = Identity { identifier: &identifier, traits: &[] };
-    respond(exchange, &Sent { identity, echo: None }, feature.as_deref(), desk);
+    let sent = Sent { identity, echo: None, is_anonymous: false };
+    respond(exchange, &sent, Selection { feature: feature.as_deref(), is_transient }, desk);
 }
 
-fn respond(exchange: &mut Exchange<'_>, sent: &Sent<'_>, feature: Option<&str>, desk: &mut Desk) {
+fn respond(exchange: &mut Exchange<'_>, sent: &Sent<'_>, selection: Selection<'_>, desk: &mut Desk) {
     let (environment, role) = match exchange.open() {
         Ok(opened) => opened,
         Err(denied) => return exchange.deny(desk, denied),
@@ -37,7 +49,7 @@ fn respond(exchange: &mut Exchange<'_>, sent: &Sent<'_>, feature: Option<&str>, 
     if exchange.accepts_gzip() {
         let mut body = std::mem::take(&mut desk.body);
         body.clear();
-        evaluate_into(environment, role, sent, feature, desk, &mut body);
+        evaluate_into(environment, role, sent, selection, desk, &mut body);
         exchange.send_compressible(desk, Status(200), &body);
         desk.body = body;
         return;
@@ -45,7 +57,7 @@ fn respond(exchange: &mut Exchange<'_>, sent: &Sent<'_>, feature: Option<&str>, 
     exchange.outcome.status = 200;
     let lines = std::mem::take(&mut desk.lines);
     exchange.output.respond_with(exchange.reply, Status(200), Some(ContentType::Json), &lines, |out| {
-        evaluate_into(environment, role, sent, feature, desk, out);
+        evaluate_into(environment, role, sent, selection, desk, out);
     });
     desk.lines = lines;
 }
@@ -62,19 +74,42 @@ pub(super) fn evaluate_into(
     environment: &Environment,
     role: Role,
     sent: &Sent<'_>,
-    feature: Option<&str>,
+    selection: Selection<'_>,
     desk: &mut Desk,
     out: &mut Vec<u8>,
 ) {
-    evaluate(environment, &seen(environment, role, &sent.identity), &mut desk.scratch);
-    write(environment, role, sent, feature, desk, out);
+    if sent.is_anonymous && drops_traits(environment, role) {
+        // The identifier must not be made from traits that do not count (differences.md 44).
+        let identifier = transient::identifier(&[]);
+        let identity = Identity { identifier: &identifier, traits: &[] };
+        evaluate(environment, &identity, &mut desk.scratch);
+        return write(
+            environment,
+            role,
+            &Sent { identity, echo: None, ..*sent },
+            selection.feature,
+            desk,
+            out,
+        );
+    }
+    let identity = seen(environment, role, &sent.identity);
+    match selection.is_transient {
+        false => evaluate(environment, &identity, &mut desk.scratch),
+        true => evaluate_without_overrides(environment, &identity, &mut desk.scratch),
+    }
+    write(environment, role, sent, selection.feature, desk, out);
 }
 
-/// The identity that is evaluated: a browser's traits may not count (differences.md 11).
+/// Traits that come with this key do not count (differences.md 11).
+fn drops_traits(environment: &Environment, role: Role) -> bool {
+    role == Role::Client && !environment.allow_client_traits()
+}
+
+/// The identity that is evaluated: a browser's traits may not count.
 pub(super) fn seen<'a>(environment: &Environment, role: Role, identity: &Identity<'a>) -> Identity<'a> {
-    match role {
-        Role::Client if !environment.allow_client_traits() => Identity { traits: &[], ..*identity },
-        _ => *identity,
+    match drops_traits(environment, role) {
+        true => Identity { traits: &[], ..*identity },
+        false => *identity,
     }
 }
 

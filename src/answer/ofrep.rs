@@ -2,7 +2,7 @@
 //!
 //! In: a context, whose `targetingKey` is the identifier and whose other plain members are
 //! traits; the key as `X-Environment-Key`, `X-API-Key` or a bearer token. Out: value, reason,
-//! variant. A flag without a value of its own is boolean, its value is whether it is enabled; a
+//! variant, metadata. A flag without a value of its own is boolean, its value is whether it is enabled; a
 //! disabled flag with a value has none here, so that the application's default counts.
 //! Invariant: the same evaluation as `POST identities/`, in other words; lists and objects in a
 //! context are not traits. All flags at once carry an entity tag over what was answered.
@@ -18,7 +18,7 @@ use crate::http::{Body, ContentType, Status};
 use crate::identity::detail::{integer, json_value, member};
 use crate::identity::python_json::Value;
 use crate::limits::COMPRESS_BYTES_MIN;
-use crate::snapshot::{Environment, Role};
+use crate::snapshot::{Environment, Role, raw};
 
 /// Seconds of a hidden browser tab after which its stream should be closed: the protocol's own default.
 const INACTIVITY_SECONDS: &str = "120";
@@ -148,18 +148,50 @@ fn write(flag: &Flag<'_>, out: &mut Vec<u8>) {
         (value, true) => Some(value),
         (_, false) => None,
     };
-    for (name, text) in [("value", value), ("variant", Some(flag.variant).filter(|text| *text != "null"))] {
-        if let Some(text) = text {
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":");
-            out.extend_from_slice(text.as_bytes());
-        }
+    if let Some(value) = value {
+        out.extend_from_slice(b",\"value\":");
+        out.extend_from_slice(value.as_bytes());
     }
+    out.extend_from_slice(b",\"variant\":");
+    write_variant(flag, out);
     out.extend_from_slice(match is_enabled {
-        true => b",\"metadata\":{\"enabled\":true}}",
-        false => b",\"metadata\":{\"enabled\":false}}",
+        true => b",\"metadata\":{\"enabled\":true",
+        false => b",\"metadata\":{\"enabled\":false",
     });
+    if let Some(metadata) = flag.metadata {
+        write_experiment(metadata, out);
+    }
+    out.extend_from_slice(b"}}");
+}
+
+/// The protocol's variant is optional, but the Python and Ruby providers fail without one and then serve
+/// the default of the code, so that every flag has one (docs/sdks.md).
+fn write_variant(flag: &Flag<'_>, out: &mut Vec<u8>) {
+    match flag.variant {
+        "null" if flag.has_variants => out.extend_from_slice(b"\"control\""),
+        "null" => out.extend_from_slice(b"\"default\""),
+        text if text.starts_with('"') => out.extend_from_slice(text.as_bytes()),
+        // An option's key that is no text in the document.
+        other => json::string(other, out),
+    }
+}
+
+/// Appends the members of `metadata.experiment` that the protocol can carry: its metadata is flat, and
+/// holds booleans, numbers and strings.
+fn write_experiment(metadata: &str, out: &mut Vec<u8>) {
+    let at = raw::At::ROOT;
+    let experiment = raw::members(metadata, &at, ["experiment"]).ok().and_then(|[experiment]| experiment);
+    let names = ["id", "name", "in_experiment"];
+    let Some(Ok(values)) = experiment.map(|experiment| raw::members(experiment, &at, names)) else { return };
+    for (name, value) in names.iter().zip(values) {
+        let Some(value) = value.filter(|raw| *raw != "null" && !raw.starts_with(['{', '['])) else {
+            continue;
+        };
+        out.extend_from_slice(b",\"experiment.");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":");
+        out.extend_from_slice(value.as_bytes());
+    }
 }
 
 fn write_failure(key: Option<&str>, code: &str, details: &str, out: &mut Vec<u8>) {
@@ -173,6 +205,10 @@ fn write_failure(key: Option<&str>, code: &str, details: &str, out: &mut Vec<u8>
     json::string(code, out);
     out.extend_from_slice(b",\"errorDetails\":");
     json::string(details, out);
+    if key.is_some() {
+        // The Java provider reads it before it looks at the status (docs/sdks.md).
+        out.extend_from_slice(b",\"metadata\":{}");
+    }
     out.push(b'}');
 }
 

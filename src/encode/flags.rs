@@ -23,6 +23,10 @@ pub struct Flag<'a> {
     pub variant: &'a str,
     /// The inside of a JSON string, as server keys see it.
     pub reason: &'a str,
+    /// The state that gave the value has variants.
+    pub has_variants: bool,
+    /// Raw JSON, an object with at least one member.
+    pub metadata: Option<&'a str>,
 }
 
 /// Appends the whole array for that role, in document order; only `feature` if it is given
@@ -146,16 +150,20 @@ impl Run<'_> {
                 self.out.extend_from_slice(&program.bytes[program.server[output].from as usize..reason]);
                 self.out.push(b'"');
                 self.out.extend_from_slice(CIRCULAR_DEPENDENCY.as_bytes());
-                self.out.extend_from_slice(b"\"},");
+                self.add(tail(program, output));
             } else {
                 self.add(bytes);
                 if role == Role::Client && program.outputs[output].client_is_cut {
-                    self.copy();
-                    self.out.extend_from_slice(b"\"},");
+                    self.add(tail(program, output));
                 }
             }
         }
     }
+}
+
+/// What follows the text of an output's reason.
+fn tail(program: &Program, output: usize) -> Span {
+    Span { from: program.outputs[output].tail, to: program.server[output].to }
 }
 
 /// The flags of an evaluation that `role` may see, in document order.
@@ -185,12 +193,15 @@ impl Output {
             std::str::from_utf8(bytes).unwrap_or_default()
         };
         let before = |next: u32, name: &str| next - crate::snapshot::rule::offset(name.len());
+        let rest = part(self.tail + 1, before(end, "},"));
         Flag {
             name,
             enabled: part(self.enabled, before(self.value, ",\"feature_state_value\":")),
             value: part(self.value, before(self.variant, ",\"variant\":")),
             variant: part(self.variant, before(self.reason, ",\"reason\":")),
-            reason: part(self.reason + 1, before(end, "\"},")),
+            reason: part(self.reason + 1, self.tail),
+            has_variants: self.has_variants,
+            metadata: rest.strip_prefix(",\"metadata\":"),
         }
     }
 }

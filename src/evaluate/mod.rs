@@ -79,7 +79,13 @@ impl Scratch {
 
 /// Evaluates every feature of `environment` for `identity` into `scratch`.
 pub fn evaluate(environment: &Environment, identity: &Identity<'_>, scratch: &mut Scratch) {
-    run::run(environment.program(), Some(identity), None, &mut scratch.room);
+    run::run(environment.program(), Some(identity), None, true, &mut scratch.room);
+}
+
+/// As [`evaluate`], but without the identity's overrides: what core does for `?transient=`
+/// (compatibility.md 6.4).
+pub fn evaluate_without_overrides(environment: &Environment, identity: &Identity<'_>, scratch: &mut Scratch) {
+    run::run(environment.program(), Some(identity), None, false, &mut scratch.room);
 }
 
 /// As [`evaluate`], on a program: with a key of the identity's own (`$.identity.key`, the seed of
@@ -90,5 +96,5 @@ pub fn evaluate_on(
     key: Option<&str>,
     scratch: &mut Scratch,
 ) {
-    run::run(program, identity, key, &mut scratch.room);
+    run::run(program, identity, key, true, &mut scratch.room);
 }

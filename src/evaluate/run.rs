@@ -77,7 +77,14 @@ pub struct Room {
 }
 
 /// Evaluates every feature into `room.outputs`. `key` stands for the identity's key if it is given.
-pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>, room: &mut Room) {
+/// Identity overrides count only `with_overrides`.
+pub fn run(
+    program: &Program,
+    identity: Option<&Identity<'_>>,
+    key: Option<&str>,
+    with_overrides: bool,
+    room: &mut Room,
+) {
     room.outputs.clear();
     room.outputs.extend_from_slice(&program.outputs_at_start);
     room.changed.clear();
@@ -94,13 +101,16 @@ pub fn run(program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>
     }
     room.conditions.reserve(program.memo_count as usize);
     room.segments.reserve(program.segments.len());
-    if let Some(identity) = identity {
-        for (feature, output) in program.overrides.find(identity.identifier) {
-            room.outputs[*feature as usize] = *output;
+    room.values.begin(program, identity, key);
+    if let Some(identity) = identity.filter(|_| with_overrides) {
+        for (feature, state) in program.overrides.find(identity.identifier) {
+            room.outputs[*feature as usize] = state.output().unwrap_or_else(|| {
+                let split = &program.splits[state.split() as usize];
+                split.output(percentage::hash(&[&split.key, &room.values.identity_key]))
+            });
             set(&mut room.changed, *feature);
         }
     }
-    room.values.begin(program, identity, key);
     room.splits.clear();
     let is_narrowed = match program.flags {
         None => narrow(program, identity, &mut room.values, &mut room.buffer, &mut room.possible),

@@ -15,6 +15,7 @@ mod tests;
 
 use serde::Serialize;
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 use crate::encode::flags::{self, CIRCULAR_DEPENDENCY};
 use crate::evaluate::segment::holds;
@@ -52,6 +53,9 @@ pub struct FlagReport {
     pub value: Json,
     pub variant: Json,
     pub reason: String,
+    /// The winning state's, as the document has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Box<RawValue>>,
     /// This identity has a state of its own for it.
     pub identity_override: bool,
     /// The segments that override it and match, in document order.
@@ -163,6 +167,7 @@ pub fn explain(
             value: json(flag.value),
             variant: json(flag.variant),
             reason: fact.reason.clone(),
+            metadata: flag.metadata.and_then(|raw| RawValue::from_string(raw.to_owned()).ok()),
             identity_override: own.iter().any(|name| name == flag.name),
             matching_segments: segments
                 .iter()

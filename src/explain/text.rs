@@ -42,6 +42,9 @@ fn write_flag(flag: &FlagReport, f: &mut Formatter<'_>) -> Result {
     } else if !flag.matching_segments.is_empty() {
         write!(f, " matched by: {}", flag.matching_segments.join(", "))?;
     }
+    if let Some(metadata) = &flag.metadata {
+        write!(f, "\n      metadata {metadata}")?;
+    }
     if let Some(note) = flag.note {
         write!(f, "\n      {note}")?;
     }

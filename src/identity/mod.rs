@@ -44,6 +44,8 @@ pub struct Sent<'a> {
     pub identity: Identity<'a>,
     /// The traits as JSON, without the brackets, if they came just as they are echoed.
     pub echo: Option<&'a str>,
+    /// The body named no identifier: the one here was made from the traits (differences.md 13).
+    pub is_anonymous: bool,
 }
 
 /// Reads identities, with room that is kept from request to request.
@@ -86,7 +88,7 @@ impl Reader {
         let text = std::str::from_utf8(body).ok().filter(|_| is_json);
         if let Some(direct) = text.and_then(|text| direct::read(text, &mut traits)) {
             let identity = Identity { identifier: direct.identifier, traits: &traits };
-            let result = then(Ok(Sent { identity, echo: direct.echo }));
+            let result = then(Ok(Sent { identity, echo: direct.echo, is_anonymous: false }));
             self.traits = recycle(traits);
             return result;
         }
@@ -99,7 +101,8 @@ impl Reader {
         let identifier = if plain { plain_identity(&tape.0, &mut traits) } else { None };
         let result = match identifier {
             Some(identifier) => {
-                then(Ok(Sent { identity: Identity { identifier, traits: &traits }, echo: None }))
+                let identity = Identity { identifier, traits: &traits };
+                then(Ok(Sent { identity, echo: None, is_anonymous: false }))
             }
             None => slow(&self.original, is_json, then),
         };
@@ -125,7 +128,8 @@ fn slow<R>(original: &[u8], is_json: bool, then: impl FnOnce(Result<Sent<'_>, Re
                     &made
                 }
             };
-            then(Ok(Sent { identity: Identity { identifier, traits: &asked.traits }, echo: None }))
+            let identity = Identity { identifier, traits: &asked.traits };
+            then(Ok(Sent { identity, echo: None, is_anonymous: asked.identifier.is_none() }))
         }
         Err(refusal) => then(Err(refusal)),
     }

@@ -147,7 +147,7 @@ fn direct(body: &str) -> Option<(String, bool)> {
     let mut traits = Vec::new();
     let direct = direct::read(body, &mut traits)?;
     let identity = Identity { identifier: direct.identifier, traits: &traits };
-    Some((answered(&Sent { identity, echo: direct.echo }), direct.echo.is_some()))
+    Some((answered(&Sent { identity, echo: direct.echo, is_anonymous: false }), direct.echo.is_some()))
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! [`CompileError`] that names the JSON path; what it accepts is accepted, but for the wrong kind of
 //! value in a member whose kind every SDK relies on (a flag's name, id or `enabled`).
 //! Invariant: no member that the engine does not read can make a document unusable.
+mod overrides;
+
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
@@ -11,6 +13,8 @@ use num_bigint::BigInt;
 use num_traits::FromPrimitive as _;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+pub use overrides::{IdentityOverride, OverrideState};
 
 use super::CompileError;
 use super::raw::{At, Elements, elements, float, is_number, is_truthy, members, python_str, required, text};
@@ -47,6 +51,8 @@ pub struct FeatureState<'a> {
     pub key: Cow<'a, str>,
     pub variants: Vec<Variant<'a>>,
     pub priority: Option<Priority>,
+    /// Raw text, an object with at least one member (compatibility.md 6.1).
+    pub metadata: Option<&'a str>,
 }
 
 /// Which feature a state belongs to.
@@ -127,21 +133,6 @@ pub struct Condition<'a> {
     pub value: &'a str,
 }
 
-/// What an identity has of its own.
-#[derive(Clone, Debug)]
-pub struct IdentityOverride<'a> {
-    pub identifier: Cow<'a, str>,
-    pub features: Vec<OverrideState<'a>>,
-}
-
-/// The state of a feature for one identity: it has no variants (D133).
-#[derive(Clone, Debug)]
-pub struct OverrideState<'a> {
-    pub feature: Feature<'a>,
-    pub enabled: &'a str,
-    pub value: &'a str,
-}
-
 impl<'a> Document<'a> {
     /// Reads canonical text.
     ///
@@ -216,8 +207,10 @@ impl<'a> FeatureState<'a> {
             "featurestate_uuid",
             "feature_segment",
             "multivariate_feature_state_values",
+            "metadata",
         ];
-        let [feature, enabled, value, django_id, uuid, feature_segment, variants] = members(raw, at, names)?;
+        let [feature, enabled, value, django_id, uuid, feature_segment, variants, metadata] =
+            members(raw, at, names)?;
         let feature = required(feature, at, "feature")?;
         let key = match django_id.filter(|raw| is_truthy(raw)) {
             Some(raw) => python_str(raw, &at.member("django_id"))?,
@@ -239,6 +232,7 @@ impl<'a> FeatureState<'a> {
                 Some(raw) => Priority::read(raw, &at.member("feature_segment"))?,
                 None => None,
             },
+            metadata: metadata.filter(|raw| raw.starts_with('{') && *raw != "{}"),
         })
     }
 }
@@ -396,43 +390,6 @@ impl<'a> Condition<'a> {
             is_nameless: property.is_some_and(|raw| !raw.starts_with('"')),
             operator: super::raw::string(required(operator, at, "operator")?).unwrap_or_default(),
             value: required(value, at, "value")?,
-        })
-    }
-}
-
-impl<'a> IdentityOverride<'a> {
-    /// `None` for an entry without features, of which Python reads no more.
-    fn read(raw: &'a str, at: &At<'_>) -> Result<Option<Self>, CompileError> {
-        let [identifier, features] = members(raw, at, ["identifier", "identity_features"])?;
-        let features = required(features, at, "identity_features")?;
-        if !is_truthy(features) {
-            return Ok(None);
-        }
-        let identifier = required(identifier, at, "identifier")?;
-        let identifier_at = at.member("identifier");
-        if identifier == "null" {
-            return Err(identifier_at.expected("a string", identifier));
-        }
-        Ok(Some(Self {
-            identifier: python_str(identifier, &identifier_at)?,
-            features: list(features, &at.member("identity_features"), OverrideState::read)?,
-        }))
-    }
-}
-
-impl<'a> OverrideState<'a> {
-    fn read(raw: &'a str, at: &At<'_>) -> Result<Self, CompileError> {
-        let names = ["feature", "enabled", "feature_state_value"];
-        let [feature, enabled, value] = members(raw, at, names)?;
-        let value = required(value, at, "feature_state_value")?;
-        if value.starts_with(['[', '{']) {
-            // Python cannot group by it and raises (D131).
-            return Err(at.member("feature_state_value").expected("a scalar", value));
-        }
-        Ok(Self {
-            feature: Feature::read(required(feature, at, "feature")?, &at.member("feature"))?,
-            enabled: enabled_of(enabled, at)?,
-            value,
         })
     }
 }

@@ -53,6 +53,10 @@ pub struct Parts<'p> {
     pub value: &'p str,
     pub variant: &'p str,
     pub reason: Reason<'p>,
+    /// The state is multivariate: without a variant's key it gives `control`, not the only value.
+    pub has_variants: bool,
+    /// A JSON object with at least one member.
+    pub metadata: Option<&'p str>,
 }
 
 impl<'a> Outputs<'a> {
@@ -102,7 +106,13 @@ impl<'a> Outputs<'a> {
         out.push(b'"');
         out.extend_from_slice(word.as_bytes());
         json::escaped(rest, out);
-        out.extend_from_slice(b"\"},");
+        let tail = offset(out.len());
+        out.push(b'"');
+        if let Some(metadata) = parts.metadata {
+            out.extend_from_slice(b",\"metadata\":");
+            out.extend_from_slice(metadata.as_bytes());
+        }
+        out.extend_from_slice(b"},");
         let server = Span { from, to: offset(out.len()) };
 
         let is_hidden = self.server_only.contains(&id) || (self.hides_disabled && !is_truthy(parts.enabled));
@@ -115,7 +125,8 @@ impl<'a> Outputs<'a> {
         };
         self.server.push(server);
         self.client.push(client);
-        self.outputs.push(Output { client_is_cut, enabled, value, variant, reason });
+        let has_variants = parts.has_variants;
+        self.outputs.push(Output { client_is_cut, has_variants, enabled, value, variant, reason, tail });
         if let Some(facts) = &mut self.facts {
             facts.push(parts.fact());
         }
@@ -124,13 +135,14 @@ impl<'a> Outputs<'a> {
 
     /// Writes the client forms of the small outputs from `from` on, side by side as well.
     pub fn write_client_forms(&mut self, from: usize) {
-        for (output, client) in self.outputs.iter_mut().zip(&mut self.client).skip(from) {
+        let spans = self.server.iter().zip(&mut self.client);
+        for (output, (server, client)) in self.outputs.iter_mut().zip(spans).skip(from) {
             if !output.client_is_cut || client.len() > CLIENT_COPY_BYTES_MAX {
                 continue;
             }
             let start = offset(self.bytes.len());
             self.bytes.extend_from_within(client.from as usize..client.to as usize);
-            self.bytes.extend_from_slice(b"\"},");
+            self.bytes.extend_from_within(output.tail as usize..server.to as usize);
             *client = Span { from: start, to: offset(self.bytes.len()) };
             output.client_is_cut = false;
         }

@@ -4,17 +4,19 @@
 //! 5.2. Invariant: what cannot change an answer is left out (segments that override nothing, overrides
 //! behind one that always wins), unless a condition reads a flag: then Python's order of evaluation
 //! is part of the answer and everything stays in its place.
+mod overrides;
+
 use std::borrow::Cow;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::document::{Document, FeatureState, IdentityOverride, Priority};
+use super::document::{Document, FeatureState, Priority, Variant};
 use super::lookup;
 use super::output::{Outputs, Parts, Reason, weight_text};
-use super::raw::{Elements, is_number};
+use super::raw::is_number;
 use super::rule::{
-    CANDIDATES_WALKED_MAX, Candidate, Feature, FlagFacts, Node, OpenFeature, Overrides, PENDING, Program,
-    Segment, Share, Span, Split, State, offset,
+    CANDIDATES_WALKED_MAX, Candidate, Feature, FlagFacts, Node, OpenFeature, PENDING, Program, Segment,
+    Share, Span, Split, State, offset,
 };
 use super::{CompileError, Warning, rule, rules::Rules};
 
@@ -106,9 +108,6 @@ struct Contender {
     candidate: Candidate,
 }
 
-/// Pairs of a feature and its output.
-type FeatureOutputs = Vec<(u32, u32)>;
-
 struct Builder<'d, 'a> {
     document: &'d Document<'a>,
     outputs: Outputs<'a>,
@@ -119,56 +118,6 @@ struct Builder<'d, 'a> {
 }
 
 impl<'d, 'a> Builder<'d, 'a> {
-    /// Identity overrides: outputs that say the same are one.
-    fn overrides(&mut self) -> Result<(), CompileError> {
-        // Grown step by step, megabytes would be copied at a time: longer than a reactor may wait.
-        let text_bytes = self.document.overrides.as_ref().map_or(0, Elements::text_bytes);
-        self.outputs.bytes.reserve(text_bytes / 2);
-        let mut identifiers: HashMap<Cow<'a, str>, usize, State> = HashMap::default();
-        let mut entries: Vec<(Cow<'a, str>, FeatureOutputs)> = Vec::new();
-        let mut known: hashbrown::HashTable<u32> = hashbrown::HashTable::new();
-        let hasher = State::default();
-        for entry in self.document.overrides() {
-            let IdentityOverride { identifier, features } = entry?;
-            let place = *identifiers.entry(identifier).or_insert_with_key(|identifier| {
-                entries.push((identifier.clone(), Vec::new()));
-                entries.len() - 1
-            });
-            for state in &features {
-                if !self.targeted.contains(&*state.feature.name) {
-                    self.targeted.insert(Cow::Owned(state.feature.name.to_string()));
-                }
-                let Some(feature) = self.by_name.get(&*state.feature.name).copied() else { continue };
-                if entries[place].1.iter().any(|(held, _)| *held == feature) {
-                    // The first entry wins (differences.md 9).
-                    continue;
-                }
-                let parts = Parts {
-                    feature: &state.feature,
-                    enabled: state.enabled,
-                    value: state.value,
-                    variant: "null",
-                    reason: Reason::Segment("identity_overrides"),
-                };
-                let output = self.outputs.write(&parts)?;
-                let outputs = &self.outputs;
-                let bytes = |output: u32| outputs.server[output as usize].of(&outputs.bytes);
-                let hash = |output: &u32| std::hash::BuildHasher::hash_one(&hasher, bytes(*output));
-                let found = known.find(hash(&output), |held| bytes(*held) == bytes(output)).copied();
-                if let Some(held) = found {
-                    self.outputs.take_back();
-                    entries[place].1.push((feature, held));
-                } else {
-                    known.insert_unique(hash(&output), output, hash);
-                    entries[place].1.push((feature, output));
-                }
-            }
-        }
-        let entries = entries.iter().map(|(identifier, states)| (&**identifier, &**states));
-        self.program.overrides = Overrides::build(entries);
-        Ok(())
-    }
-
     /// The features' own states.
     fn features(
         &mut self,
@@ -255,6 +204,8 @@ impl<'d, 'a> Builder<'d, 'a> {
             value: state.value,
             variant: if state.variants.is_empty() { "null" } else { "\"control\"" },
             reason,
+            has_variants: !state.variants.is_empty(),
+            metadata: state.metadata,
         };
         let output = self.outputs.write(&parts)?;
         if state.variants.is_empty() {
@@ -279,8 +230,15 @@ impl<'d, 'a> Builder<'d, 'a> {
             if compiled.output().is_some() {
                 continue;
             }
-            let (feature, enabled, value) = (&state.feature, state.enabled, state.value);
-            let parts = Parts { feature, enabled, value, variant: "null", reason: *reason };
+            let parts = Parts {
+                feature: &state.feature,
+                enabled: state.enabled,
+                value: state.value,
+                variant: "null",
+                reason: *reason,
+                has_variants: true,
+                metadata: state.metadata,
+            };
             let split = compiled.split() as usize;
             self.program.splits[split].without_identity = self.outputs.write(&parts)?;
             self.program.splits[split].variants = self.shares(state)?;
@@ -288,26 +246,10 @@ impl<'d, 'a> Builder<'d, 'a> {
         Ok(())
     }
 
-    /// The shares of a state's variants, in order of rank, as sums of doubles (compatibility.md 5.3).
+    /// The shares of a state's variants, each with its output.
     fn shares(&mut self, state: &FeatureState<'_>) -> Result<Box<[Share]>, CompileError> {
-        let mut variants: Vec<_> = state.variants.iter().collect();
-        let is_sortable = variants.iter().all(|variant| variant.rank.compare(&variants[0].rank).is_some());
-        if variants.len() > 1 && !is_sortable {
-            // Python raises for every identity: nobody gets a variant (differences.md 5).
-            return Ok(Box::default());
-        }
-        variants.sort_by(|a, b| a.rank.compare(&b.rank).unwrap_or(std::cmp::Ordering::Equal));
-        let mut shares = Vec::with_capacity(variants.len());
-        let mut from = 0.0;
-        for variant in variants {
-            let weight = match variant.weight {
-                "true" => 1.0,
-                "false" => 0.0,
-                raw if is_number(raw) => raw.parse().unwrap_or(f64::NAN),
-                // Python raises when it comes to this one.
-                _ => break,
-            };
-            let to = weight + from;
+        let mut shares = Vec::new();
+        for Interval { from, to, variant } in intervals(&state.variants) {
             let weight = weight_text(variant.weight);
             let parts = Parts {
                 feature: &state.feature,
@@ -315,9 +257,10 @@ impl<'d, 'a> Builder<'d, 'a> {
                 value: variant.value,
                 variant: variant.key.unwrap_or("null"),
                 reason: Reason::Split(&weight),
+                has_variants: true,
+                metadata: state.metadata,
             };
             shares.push(Share { from, to, output: self.outputs.write(&parts)? });
-            from = to;
         }
         Ok(shares.into_boxed_slice())
     }
@@ -371,6 +314,39 @@ impl<'d, 'a> Builder<'d, 'a> {
             }
         }
     }
+}
+
+/// Which hashes hit a variant: from `from` (inclusive) to `to` (exclusive).
+struct Interval<'v, 'a> {
+    from: f64,
+    to: f64,
+    variant: &'v Variant<'a>,
+}
+
+/// The intervals of a state's variants, in order of rank, as sums of doubles (compatibility.md 5.3).
+fn intervals<'v, 'a>(variants: &'v [Variant<'a>]) -> Vec<Interval<'v, 'a>> {
+    let mut ranked: Vec<&Variant<'_>> = variants.iter().collect();
+    let is_sortable = ranked.iter().all(|variant| variant.rank.compare(&ranked[0].rank).is_some());
+    if ranked.len() > 1 && !is_sortable {
+        // Python raises for every identity: nobody gets a variant (differences.md 5).
+        return Vec::new();
+    }
+    ranked.sort_by(|a, b| a.rank.compare(&b.rank).unwrap_or(std::cmp::Ordering::Equal));
+    let mut intervals = Vec::with_capacity(ranked.len());
+    let mut from = 0.0;
+    for variant in ranked {
+        let weight = match variant.weight {
+            "true" => 1.0,
+            "false" => 0.0,
+            raw if is_number(raw) => raw.parse().unwrap_or(f64::NAN),
+            // Python raises when it comes to this one.
+            _ => break,
+        };
+        let to = weight + from;
+        intervals.push(Interval { from, to, variant });
+        from = to;
+    }
+    intervals
 }
 
 /// Per feature its overriding segments in document order, each with its best candidate.

@@ -263,15 +263,20 @@ pub struct Share {
 /// read no more than that.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
-    /// What client keys see ends inside the reason: a quote, a brace and a comma follow
+    /// What client keys see ends inside the reason; the bytes from `tail` on follow it
     /// (differences.md 17).
     pub client_is_cut: bool,
+    /// Of a state with variants, whether one was hit or none.
+    pub has_variants: bool,
     /// Where the parts start: `enabled`'s value, `feature_state_value`'s, `variant`'s and `reason`'s.
-    /// Each ends where the next member's name starts.
+    /// Each ends where the next member's name starts, `reason` at `tail`.
     pub enabled: u32,
     pub value: u32,
     pub variant: u32,
     pub reason: u32,
+    /// Where the quote stands that ends `reason`; `metadata` follows if there is any, then the brace
+    /// and the comma.
+    pub tail: u32,
 }
 
 /// Everything an evaluation needs of a document.
@@ -361,8 +366,8 @@ pub struct Overrides {
     table: HashTable<Entry>,
     /// All identifiers, one after the other.
     identifiers: Vec<u8>,
-    /// All overrides, one identity's together; pairs of feature and output.
-    states: Vec<(u32, u32)>,
+    /// All overrides, one identity's together; pairs of feature and state.
+    states: Vec<(u32, FeatureState)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -388,7 +393,7 @@ impl Program {
 
 impl Overrides {
     /// Builds the table from each identity's overrides, the first entry of each feature first.
-    pub fn build<'a>(entries: impl ExactSizeIterator<Item = (&'a str, &'a [(u32, u32)])>) -> Self {
+    pub fn build<'a>(entries: impl ExactSizeIterator<Item = (&'a str, &'a [(u32, FeatureState)])>) -> Self {
         let mut overrides = Self { table: HashTable::with_capacity(entries.len()), ..Self::default() };
         for (identifier, states) in entries {
             pace::step();
@@ -412,8 +417,8 @@ impl Overrides {
         self.table.is_empty()
     }
 
-    /// The features that this identifier, to the letter, has a state of its own for, and the outputs.
-    pub fn find(&self, identifier: &str) -> &[(u32, u32)] {
+    /// The features that this identifier, to the letter, has a state of its own for, and the states.
+    pub fn find(&self, identifier: &str) -> &[(u32, FeatureState)] {
         let identifier = identifier.as_bytes();
         let hash = std::hash::BuildHasher::hash_one(&self.hasher, identifier);
         let found = self.table.find(hash, |entry| entry.identifier.of(&self.identifiers) == identifier);

@@ -8,6 +8,7 @@ written as Python writes them. COUNT evaluations are asked for. `tests/different
 project differs on purpose (differences.md 5 to 9) a request is left out by the rule that is named
 in `excluded`, never by its result; how many is told on the last line.
 """
+import contextlib
 import json
 import random
 import re
@@ -17,8 +18,10 @@ import uuid
 import warnings
 
 from flag_engine.engine import get_evaluation_result
+from flag_engine.segments import evaluator
 from flag_engine.context.mappers import map_any_value_to_context_value
-from flagsmith.mappers import map_context_and_identity_data_to_context, map_environment_document_to_context
+from flagsmith.mappers import (_map_environment_document_feature_states_to_feature_contexts, map_context_and_identity_data_to_context,
+                               map_environment_document_to_context)
 
 import patterns
 import values
@@ -226,6 +229,19 @@ def state(rng, identifier, name, in_segment):
     return made
 
 
+def own_state(rng, identifier, name):
+    """What an identity has of its own; a variant chosen in the dashboard has 100 %, the others 0."""
+    options = variants(rng)
+    if rng.random() < 0.5:
+        for at, option in enumerate(rng.sample(options, len(options))):
+            option["percentage_allocation"] = 0 if at else 100
+    made = {"feature": {"id": identifier, "name": name, "type": "STANDARD"}, "enabled": rng.random() < 0.5, "feature_state_value": scalar(rng),
+            "multivariate_feature_state_values": options, "featurestate_uuid": str(uuid.UUID(int=rng.getrandbits(128)))}
+    if rng.random() < 0.5:
+        made["django_id"] = rng.choice([None, 0, rng.randint(1, 99)])
+    return made
+
+
 def document(rng):
     names = NAMES[: rng.randint(1, 6)]
     if rng.random() < 0.1:
@@ -250,9 +266,7 @@ def document(rng):
     overrides = []
     for _ in range(rng.choice([0, 0, 1, 2, 4])):
         chosen = rng.sample(features, rng.randint(0, min(2, len(features))))
-        overrides.append({"identifier": rng.choice(IDENTIFIERS), "identity_features": [
-            {"feature": {"id": identifier, "name": name, "type": "STANDARD"}, "enabled": rng.random() < 0.5, "feature_state_value": scalar(rng),
-             "multivariate_feature_state_values": variants(rng), "featurestate_uuid": str(uuid.uuid4())} for identifier, name in chosen]})
+        overrides.append({"identifier": rng.choice(IDENTIFIERS), "identity_features": [own_state(rng, identifier, name) for identifier, name in chosen]})
     return {"api_key": "env", "name": rng.choice(["env", "Env é", "7"]), "feature_states": states,
             "project": {"segments": segments, "hide_disabled_flags": rng.random() < 0.3,
                         "server_key_only_feature_ids": [written(rng, one) for one in rng.sample([1, 2, 3, 50, 99], rng.choice([0, 0, 1, 2]))]},
@@ -353,6 +367,34 @@ def excluded(doc, identifier, traits):
     return "9" if len(own) != len(set(own)) else None
 
 
+ENGINES_FLAG_RESULT = evaluator.get_flag_result_from_context
+
+
+def follow_core_on_identity_overrides(doc, identifier):
+    """Differences 43, the one answer in which the model is changed: an identity override of a multivariate feature gives the
+    variant that its own weights choose, as core has it; the client's mapper drops the variants. Value and variant are the
+    engine's own choice among them, the reason stays that of an override. Variants that the mapper cannot read do not count."""
+    own = {}
+    for entry in doc.get("identity_overrides") or []:
+        if entry["identity_features"] and str(entry["identifier"]) == identifier:
+            for state in entry["identity_features"]:
+                own.setdefault(state["feature"]["name"], state)
+
+    def flag_result(context, feature_context, reason):
+        state = own.get(feature_context["name"])
+        if state is None or reason != "TARGETING_MATCH; segment=identity_overrides":
+            return ENGINES_FLAG_RESULT(context=context, feature_context=feature_context, reason=reason)
+        readable = {"feature": state["feature"], "enabled": True, "feature_state_value": None, "featurestate_uuid": "",
+                    **{key: state[key] for key in ("django_id", "featurestate_uuid", "multivariate_feature_state_values") if key in state}}
+        variants = {}
+        with contextlib.suppress(Exception):
+            chosen = next(iter(_map_environment_document_feature_states_to_feature_contexts([readable])))
+            variants = {"key": chosen["key"], "variants": chosen.get("variants")}
+        return {**ENGINES_FLAG_RESULT(context=context, feature_context={**feature_context, **variants}, reason=reason), "reason": reason}
+
+    evaluator.get_flag_result_from_context = flag_result
+
+
 def seen_by_clients(doc, flag):
     """Whether a client key sees a flag: the Python proxy's filter, with the environment's wish to hide first (differences.md 10)."""
     hides = doc.get("hide_disabled_flags")
@@ -367,6 +409,7 @@ def answer(doc, context, identifier, traits):
     types = {number: kind if isinstance(kind, str) else "STANDARD" for number, kind in kinds}
     if identifier is not None:
         context = map_context_and_identity_data_to_context(context, identifier, dict(traits))
+    follow_core_on_identity_overrides(doc, identifier)
     try:
         # Again after a second, should the exception fall where Python drops it.
         signal.setitimer(signal.ITIMER_VIRTUAL, 1, 1)

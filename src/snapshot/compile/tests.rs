@@ -358,6 +358,7 @@ fn feature(feature: &Json) -> FeatureState<'static> {
             })
             .collect(),
         priority: feature.get("priority").and_then(|priority| Priority::from_raw(raw(priority))),
+        metadata: None,
     }
 }
 
