@@ -219,6 +219,11 @@ impl<W: Write> Report<W> {
         for warning in &found.warnings {
             self.line(Verdict::Warn, name, &format!("{}: {}", warning.path, warning.message));
         }
+        if found.environment.hashes_unlike_core() {
+            let text = "percentages will differ from core's: use_identity_composite_key_for_hashing is false, so core hashes \
+                 identities by ids that no document holds; set it to true in the environment's settings";
+            self.line(Verdict::Warn, name, &text);
+        }
     }
 
     fn realtime(&mut self, config: &Config, probe: &Probe) {

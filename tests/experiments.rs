@@ -3,7 +3,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, Proxy, Start};
+use crate::support::{Answer, Client, Proxy, Scratch, Start};
 use crate::surface::{CLIENT, SERVER, document};
 
 fn serve(document: &str) -> Proxy {
@@ -276,4 +276,32 @@ fn dropped_traits_do_not_make_an_identifier() {
         (server["traits"].to_string(), &server["flags"][0]["feature_state_value"]),
         (traits.to_owned(), &json!("golden"))
     );
+}
+
+/// Core then hashes ids of its own, which only matters where an identity is hashed.
+#[test]
+fn check_warns_of_percentages_that_differ() {
+    let check = |document: &Value| {
+        let scratch = Scratch::new();
+        let path = scratch.write("document.json", document.to_string());
+        let pair = json!({"client_side_key": CLIENT, "document_path": path});
+        let config = scratch.write("config.json", json!({"environment_key_pairs": [pair]}).to_string());
+        let config = config.to_string_lossy().into_owned();
+        Start::command(&["check", "--config", &config]).run().1
+    };
+    let text = "percentages will differ from core's: use_identity_composite_key_for_hashing is false";
+    let mut hashed = document(0);
+    for (value, is_told) in [(json!(false), true), (json!(true), false), (Value::Null, false)] {
+        hashed["use_identity_composite_key_for_hashing"] = value;
+        assert_eq!(check(&hashed).contains(text), is_told, "{}", check(&hashed));
+    }
+    hashed["use_identity_composite_key_for_hashing"] = json!(false);
+    hashed["feature_states"][5]["multivariate_feature_state_values"] = json!([]);
+    assert!(!check(&hashed).contains(text), "nothing is hashed");
+    let condition =
+        |property: &str| json!({"operator": "PERCENTAGE_SPLIT", "value": "50", "property_": property});
+    for (property, is_told) in [("", true), ("$.identity.key", true), ("plan", false)] {
+        hashed["project"]["segments"][0]["rules"][0]["rules"][0]["conditions"] = json!([condition(property)]);
+        assert_eq!(check(&hashed).contains(text), is_told, "{property:?}");
+    }
 }

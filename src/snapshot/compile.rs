@@ -45,6 +45,7 @@ pub struct Environment {
     edition: u64,
     allow_client_traits: bool,
     hide_sensitive_data: bool,
+    hashes_unlike_core: bool,
     client_flags: Flags,
     server_flags: Flags,
     document: Ready,
@@ -116,6 +117,7 @@ impl Environment {
             edition: 0,
             allow_client_traits: read.allow_client_traits,
             hide_sensitive_data: read.hide_sensitive_data,
+            hashes_unlike_core: !read.uses_composite_key && program.hashes_identities(),
             client_flags: Flags::new(&program, Role::Client, scratch.outputs()),
             server_flags: Flags::new(&program, Role::Server, scratch.outputs()),
             sizes: Sizes {
@@ -196,6 +198,12 @@ impl Environment {
     /// True: `traits` is `[]` in the answer (differences.md 12).
     pub fn hide_sensitive_data(&self) -> bool {
         self.hide_sensitive_data
+    }
+
+    /// Percentages of identities fall otherwise than in core, which hashes an id that no document holds
+    /// (`use_identity_composite_key_for_hashing` is false).
+    pub fn hashes_unlike_core(&self) -> bool {
+        self.hashes_unlike_core
     }
 
     /// How much there is in the document.

@@ -30,6 +30,8 @@ pub struct Document<'a> {
     pub updated_at: Option<f64>,
     pub allow_client_traits: bool,
     pub hide_sensitive_data: bool,
+    /// False: core hashes identities by an id of its own, which no document holds.
+    pub uses_composite_key: bool,
     /// The environment's if it is not null, else the project's (differences.md 10).
     pub hide_disabled_flags: bool,
     /// Feature ids as raw text.
@@ -150,9 +152,20 @@ impl<'a> Document<'a> {
             "feature_states",
             "project",
             "identity_overrides",
+            "use_identity_composite_key_for_hashing",
         ];
-        let [key, name, updated_at, allow_traits, hide_sensitive, hide_disabled, states, project, overrides] =
-            members(canonical, &at, names)?;
+        let [
+            key,
+            name,
+            updated_at,
+            allow_traits,
+            hide_sensitive,
+            hide_disabled,
+            states,
+            project,
+            overrides,
+            composite_key,
+        ] = members(canonical, &at, names)?;
         let project_at = at.member("project");
         let [segments, project_hides, server_only] = members(
             required(project, &at, "project")?,
@@ -168,6 +181,7 @@ impl<'a> Document<'a> {
             updated_at: updated_at.and_then(super::raw::string).and_then(|text| epoch_seconds(&text)),
             allow_client_traits: allow_traits.is_none_or(|raw| raw == "null" || is_truthy(raw)),
             hide_sensitive_data: hide_sensitive.is_some_and(is_truthy),
+            uses_composite_key: composite_key != Some("false"),
             hide_disabled_flags: hides.is_some_and(is_truthy),
             server_key_only_feature_ids: match server_only.filter(|raw| *raw != "null") {
                 Some(raw) => elements(raw, &project_at.member("server_key_only_feature_ids"))?.collect(),

@@ -382,6 +382,16 @@ impl Program {
         self.features_by_name.get(name).map(|index| *index as usize)
     }
 
+    /// Whether an answer depends on the hash of an identity's key.
+    pub fn hashes_identities(&self) -> bool {
+        let is_hashed = |condition: &Condition| {
+            let origin = &self.slots[condition.slot as usize];
+            matches!(condition.test, Test::Split { .. })
+                && matches!(origin, Origin::IdentityKey | Origin::SplitKey)
+        };
+        !self.splits.is_empty() || self.conditions.iter().any(is_hashed)
+    }
+
     /// By output its JSON for that role.
     pub fn json(&self, role: Role) -> &[Span] {
         match role {

@@ -244,6 +244,7 @@ fn shared_engine_cases_pass() {
             edition: 0,
             allow_client_traits: true,
             hide_sensitive_data: false,
+            hashes_unlike_core: false,
             client_flags: Flags::new(&Program::default(), Role::Client, &[]),
             server_flags: Flags::new(&Program::default(), Role::Server, &[]),
             document: Ready::default(),
