@@ -1,4 +1,4 @@
-// The JavaScript SDK in a browser: browser.mjs CLIENT_KEY.
+// The JavaScript SDK in a browser: browser.mjs CLIENT_KEY PACKAGE.
 // The page is of another origin than the proxy, which allows that origin alone. Prints "change"
 // when the document is to be changed, and waits for the event stream to bring it.
 import assert from 'node:assert/strict';
@@ -7,9 +7,9 @@ import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import { launch, PATIENCE_MS, servePage } from './chromium.mjs';
 
-const [environmentID] = process.argv.slice(2);
+const [environmentID, sdkName] = process.argv.slice(2);
 const require = createRequire(import.meta.url);
-const sdk = readFileSync(require.resolve('flagsmith'), 'utf8');
+const sdk = readFileSync(require.resolve(sdkName), 'utf8');
 const page_ = '<!doctype html><title>SDK</title><script src="/sdk.js"></script>';
 const server = createServer((request, response) => {
   const isScript = request.url === '/sdk.js';
@@ -56,6 +56,24 @@ const traits = await page.evaluate(async () => {
 });
 assert.deepEqual(traits, { banner: 'hello', plan: 'silver' });
 console.log('traits');
+
+if (sdkName === '@flagsmith/flagsmith') {
+  // An exposure is recorded only for a flag that carries its experiment.
+  const exposed = page.waitForRequest((request) => request.url().endsWith('/v1/events') && request.method() === 'POST', { timeout: PATIENCE_MS });
+  const experiment = await page.evaluate(async (options) => {
+    const events = { enableEvents: true, eventProcessorConfig: { eventsApiUrl: `${location.origin}/` } };
+    const instance = index.createFlagsmithInstance();
+    await instance.init({ ...options, ...events, realtime: false, enableAnalytics: false, identity: 'user-2' });
+    instance.getExperimentFlag('banner');
+    const flag = instance.getExperimentFlag('split');
+    await instance.flushEvents();
+    return { ...flag.experiment, variant: flag.variant };
+  }, options);
+  assert.deepEqual(experiment, { id: 7, name: 'Split', inExperiment: true, variant: 'b' });
+  const { events } = (await exposed).postDataJSON();
+  assert.deepEqual(events.map(({ feature_name, identifier, value, metadata }) => [feature_name, identifier, value, metadata.experiment_id]), [['split', 'user-2', 'b', 7]]);
+  console.log('experiment');
+}
 
 console.log('change');
 await page.waitForFunction(() => flagsmith.getValue('count') === 2, undefined, { timeout: PATIENCE_MS });

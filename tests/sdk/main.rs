@@ -17,7 +17,15 @@ mod support;
 mod surface_document;
 
 use support::{Proxy, Reply, Start, Upstream, eventually, fixture, get};
-use surface_document::{CLIENT, SERVER, document};
+use surface_document::{CLIENT, SERVER};
+
+/// The document that all tests share, with an experiment that every identity is in.
+fn document(revision: u64) -> Value {
+    let mut document = surface_document::document(revision);
+    document["feature_states"][5]["metadata"] =
+        json!({"experiment": {"id": 7, "name": "Split", "in_experiment": true}});
+    document
+}
 
 /// An upstream with the first revision of the document, and a proxy that polls it.
 fn start(origins: &[String]) -> (Upstream, Proxy) {
@@ -63,9 +71,13 @@ fn run_and_change(command: Command, change: impl Fn()) -> Vec<String> {
 
 /// Runs a program that serves a page: it prints `page ORIGIN` and is told where the proxy is. That is
 /// started only then, since its allow list may name the origin.
-fn run_with_page(script: &str, allowed: impl Fn(&str) -> Vec<String>) -> (Vec<String>, Upstream) {
+fn run_with_page(
+    script: &str,
+    arguments: &[&str],
+    allowed: impl Fn(&str) -> Vec<String>,
+) -> (Vec<String>, Upstream) {
     let mut started = None;
-    let printed = converse(node(script, &[CLIENT]), |line| {
+    let printed = converse(node(script, &[&[CLIENT], arguments].concat()), |line| {
         if let Some(page) = line.strip_prefix("page ") {
             let (_, proxy) = started.insert(start(&allowed(page)));
             return Some(origin(proxy));
@@ -162,13 +174,25 @@ fn rust_evaluates_the_same_remotely_and_locally() {
     assert_printed(&run(command, &upstream), &["50 identities agree"]);
 }
 
+/// With npm's `flagsmith`, which ends at 10, and with its successor, which records experiments.
 #[test]
 fn a_browser_gets_flags_traits_events_and_is_counted() {
     if !has_chromium() {
         return;
     }
-    let (printed, _upstream) = run_with_page("browser.mjs", |page| vec![page.to_owned()]);
-    assert_printed(&printed, &["flags", "identify", "traits", "realtime", "analytics", "refused"]);
+    let expected = ["flags", "identify", "traits", "realtime", "analytics", "refused"];
+    for (package, more) in [("flagsmith", &[][..]), ("@flagsmith/flagsmith", &["experiment"][..])] {
+        let (printed, _upstream) = run_with_page("browser.mjs", &[package], |page| vec![page.to_owned()]);
+        assert_printed(&printed, &[&expected[..], more].concat());
+    }
+}
+
+#[test]
+fn openfeatures_python_providers_get_every_flag() {
+    let (_upstream, proxy) = start(&everyone());
+    let mut command = Command::new(fixture::root().join(".venv/sdk/bin/python"));
+    command.arg(folder().join("providers.py")).args([&origin(&proxy), CLIENT, SERVER]);
+    assert_printed(&converse(command, |_| None), &["ofrep", "flagsmith", "exposure"]);
 }
 
 #[test]
@@ -182,7 +206,7 @@ fn openfeature_in_a_browser_follows_the_event_stream() {
     if !has_chromium() {
         return;
     }
-    let (printed, _upstream) = run_with_page("ofrep-web.mjs", |_| everyone());
+    let (printed, _upstream) = run_with_page("ofrep-web.mjs", &[], |_| everyone());
     assert_printed(&printed, &["web provider", "realtime"]);
 }
 
