@@ -30,7 +30,7 @@ use crate::demo;
 use crate::evaluate::Scratch;
 use crate::http::compress::Gzip;
 use crate::http::cors::Cors;
-use crate::http::{Body, ContentType, Method, Output, Request, Status};
+use crate::http::{Body, ContentType, Fields, Method, Output, Request, Status};
 use crate::identity::Reader;
 use crate::route::{self, Route};
 use crate::snapshot::{Role, Snapshot};
@@ -60,6 +60,16 @@ impl Settings {
             counts_usage: config.proxy_key.is_some(),
             serves_demo: config.environments.iter().any(|one| one.client_side_key == demo::CLIENT_SIDE_KEY),
         }
+    }
+}
+
+impl Settings {
+    /// The lines that let a browser show the answer to a request that was refused before it was routed
+    /// (`Cors::refused`).
+    pub fn refusal_lines(&self, fields: Option<&Fields<'_>>) -> Vec<u8> {
+        let mut lines = Vec::new();
+        self.cors.refused(fields, &mut lines);
+        lines
     }
 }
 
@@ -132,7 +142,10 @@ pub fn answer(
     }
     exchange.varies_by_origin = settings.cors.simple(&request.fields, &mut desk.lines);
     let Some(found) = route::find(request.path) else {
-        exchange.refuse_path(desk);
+        match (request.method, request.path) {
+            (Method::Options, b"*") => exchange.send_options(desk),
+            _ => exchange.refuse_path(desk),
+        }
         return exchange.outcome;
     };
     exchange.outcome.route = found.route;

@@ -11,6 +11,7 @@ use crate::identity::Refusal;
 use crate::route::Methods;
 
 const NOT_FOUND: &[u8] = br#"{"detail":"Not Found"}"#;
+const PRECONDITION_FAILED: &[u8] = br#"{"detail":"Precondition Failed"}"#;
 const METHOD_NOT_ALLOWED: &[u8] = br#"{"detail":"Method Not Allowed"}"#;
 
 const KEY_MISSING: &[u8] =
@@ -62,6 +63,18 @@ impl Exchange<'_> {
     pub(super) fn refuse_path(&mut self, desk: &mut Desk) {
         self.vary(desk);
         self.send(desk, Status(404), Some(ContentType::Json), Body::Copy(NOT_FOUND));
+    }
+
+    /// `OPTIONS *`: what the server as a whole can do (RFC 9110 9.3.7).
+    pub(super) fn send_options(&mut self, desk: &mut Desk) {
+        self.vary(desk);
+        desk.lines.extend_from_slice(b"allow: GET, HEAD, POST, OPTIONS\r\n");
+        self.send(desk, Status(200), None, Body::Empty);
+    }
+
+    /// 412: `If-Match` or `If-Unmodified-Since` names another representation (RFC 9110 15.5.13).
+    pub(super) fn refuse_precondition(&mut self, desk: &mut Desk) {
+        self.send(desk, Status(412), Some(ContentType::Json), Body::Copy(PRECONDITION_FAILED));
     }
 
     /// 405, with those that the path has.

@@ -128,6 +128,8 @@ pub struct Server {
     pub timeout_body: Duration,
     /// A peer that does not read what is written to it.
     pub timeout_write: Duration,
+    /// The largest head of a request, bytes; a target may take half of it.
+    pub head_bytes_max: usize,
     /// Connections one reactor holds at a time.
     pub connections_max: usize,
     /// Requests on one connection; `None` is without limit.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Driver, ForwardedAllowIps, Level, LogFormat, Network, Require};
+use crate::limits::HEAD_BYTES_RANGE;
 
 /// What to write instead.
 pub type Expected = &'static str;
@@ -79,6 +80,12 @@ pub fn optional_port(value: &Value) -> Result<Option<u16>, Expected> {
 pub fn count(value: &Value) -> Result<usize, Expected> {
     let count = whole(value).and_then(|number| usize::try_from(number).ok()).filter(|count| *count > 0);
     count.ok_or("a whole number of at least 1")
+}
+
+/// `server.head_bytes_max`.
+pub fn head_bytes(value: &Value) -> Result<usize, Expected> {
+    let bytes = whole(value).and_then(|number| usize::try_from(number).ok());
+    bytes.filter(|bytes| HEAD_BYTES_RANGE.contains(bytes)).ok_or("a whole number of bytes from 4096 to 65536")
 }
 
 /// As [`count`]; null is without limit.

@@ -162,6 +162,7 @@ impl Reader {
             timeout_head: self.read("server.timeout_head", parse::interval, limits::HEAD_TIMEOUT),
             timeout_body: self.read("server.timeout_body", parse::interval, limits::BODY_TIMEOUT),
             timeout_write: self.read("server.timeout_write", parse::interval, limits::WRITE_TIMEOUT),
+            head_bytes_max: self.read("server.head_bytes_max", parse::head_bytes, limits::HEAD_BYTES_MAX),
             connections_max: self.read("server.connections_max", parse::count, limits::CONNECTIONS_MAX),
             requests_max: self.read("server.requests_max", parse::optional_count, None),
             proxy_headers: self.read("server.proxy_headers", parse::boolean, false),

@@ -78,6 +78,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("server.connections_max"),
     variable("server.driver", &["EDGE_PROXY_DRIVER"]),
     variable("server.forwarded_allow_ips", &["FORWARDED_ALLOW_IPS"]),
+    plain("server.head_bytes_max"),
     plain("server.host"),
     plain("server.port"),
     plain("server.proxy_headers"),

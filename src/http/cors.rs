@@ -76,6 +76,17 @@ impl Cors {
         false
     }
 
+    /// Appends the lines of a request that is refused before it is routed, `Vary` included. `None`: the
+    /// head was not read far enough to tell its origin, so only an answer for all origins can be given.
+    pub fn refused(&self, fields: Option<&Fields<'_>>, lines: &mut Vec<u8>) {
+        match fields {
+            Some(fields) if self.simple(fields, lines) => lines.extend_from_slice(b"vary: Origin\r\n"),
+            Some(_) => {}
+            None if self.any => lines.extend_from_slice(b"access-control-allow-origin: *\r\n"),
+            None => {}
+        }
+    }
+
     fn allows(&self, origin: &[u8]) -> bool {
         self.any || self.origins.iter().any(|allowed| **allowed == *origin)
     }
@@ -143,6 +154,16 @@ mod tests {
             assert!(String::from_utf8_lossy(&lines).contains(expected));
         }
         let other = Fields { origin: Some(b"https://evil.example"), ..Fields::default() };
+        let refused = |origins: &[&str], fields: Option<&Fields<'_>>| {
+            let mut lines = Vec::new();
+            cors(origins).refused(fields, &mut lines);
+            String::from_utf8(lines).unwrap()
+        };
+        let named = refused(&["https://evil.example"], Some(&other));
+        assert!(named.ends_with("allow-origin: https://evil.example\r\nvary: Origin\r\n"), "{named}");
+        assert_eq!(refused(&["*"], None), "access-control-allow-origin: *\r\n");
+        assert_eq!(refused(&["https://ok.example"], None), "");
+        assert_eq!(refused(&["*"], Some(&Fields::default())), "");
         let mut lines = Vec::new();
         assert!(!cors(&["https://ok.example"]).simple(&other, &mut lines));
         assert!(!String::from_utf8_lossy(&lines).contains("allow-origin"));

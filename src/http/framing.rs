@@ -1,17 +1,15 @@
 //! Where a request ends: the rules of RFC 9112 that two parsers must not read differently.
 //!
-//! In: raw bytes as they arrive. Out: the length of a head, the facts its fields state about
-//! framing, a chunked body decoded in place. Invariant: strict (CRLF only, no folding, one
+//! In: raw bytes as they arrive. Out: the length of a head and the facts its fields state about
+//! framing. Invariant: strict (CRLF only, no folding, one
 //! length, one Host), every byte is looked at once however slowly it comes, and every bound of
 //! `limits` is met here. Names and values as such are checked by the decoder in `request`.
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
 
 use super::Reject;
-use crate::limits::{
-    BODY_BYTES_MAX, CHUNK_LINE_BYTES_MAX, EMPTY_LINES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX,
-    TRAILER_BYTES_MAX,
-};
+use super::target::{is_authority, is_target};
+use crate::limits::{BODY_BYTES_MAX, EMPTY_LINES_MAX, HEADERS_MAX};
 
 /// What the head says about framing and the connection.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,13 +59,13 @@ impl HeadScan {
     /// The length of the head if all of it is there. Empty lines before it are dropped.
     ///
     /// # Errors
-    /// The head is malformed, or too large.
-    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<Option<usize>, Reject> {
+    /// The head is malformed, or larger than `bytes_max`.
+    pub fn advance(&mut self, buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<usize>, Reject> {
         loop {
-            let bound = buffer.len().min(HEAD_BYTES_MAX);
+            let bound = buffer.len().min(bytes_max);
             let Some(found) = memchr(b'\n', &buffer[self.seen..bound]) else {
                 self.seen = bound;
-                return self.bounded(buffer);
+                return self.bounded(buffer, bytes_max);
             };
             let end = self.seen + found;
             self.seen = end + 1;
@@ -89,7 +87,7 @@ impl HeadScan {
                     continue;
                 }
                 (true, _) => return Ok(Some(end + 1)),
-                (false, 0) => self.facts.request_line(line)?,
+                (false, 0) => self.facts.request_line(line, bytes_max / TARGET_PART)?,
                 (false, _) => self.facts.field_line(line)?,
             }
             self.lines += 1;
@@ -101,14 +99,15 @@ impl HeadScan {
     }
 
     /// Asks for more bytes, if those that are there can still become a head.
-    fn bounded(&self, buffer: &[u8]) -> Result<Option<usize>, Reject> {
+    fn bounded(&self, buffer: &[u8], bytes_max: usize) -> Result<Option<usize>, Reject> {
         if self.lines == 0 {
             first_line(buffer)?;
         }
-        if buffer.len() >= HEAD_BYTES_MAX {
-            return Err(Reject::HeadTooLarge);
+        if buffer.len() < bytes_max {
+            return Ok(None);
         }
-        Ok(None)
+        let is_target = self.lines == 0 || self.facts.refused == Some(Reject::TargetTooLong);
+        Err(if is_target { Reject::TargetTooLong } else { Reject::HeadTooLarge })
     }
 }
 
@@ -118,9 +117,6 @@ fn first_line(line: &[u8]) -> Result<(), Reject> {
     // A TLS handshake on a plain port has no line end that would tell.
     if line.first().is_some_and(|byte| !is_token(byte) && *byte != b'\r') {
         return Err(Reject::BadRequest);
-    }
-    if line.len() > TARGET_BYTES_MAX + REQUEST_LINE_REST_BYTES_MAX {
-        return Err(Reject::TargetTooLong);
     }
     Ok(())
 }
@@ -154,6 +150,9 @@ static IN_TARGET: [u8; 256] = {
 /// A method, two blanks and a version beside the target, bytes.
 const REQUEST_LINE_REST_BYTES_MAX: usize = 64;
 
+/// The target may take this part of a head.
+pub const TARGET_PART: usize = 2;
+
 impl Facts {
     /// True if the connection goes on after this request (RFC 9112 9.3).
     pub fn keep_alive(&self) -> bool {
@@ -184,10 +183,14 @@ impl Facts {
         }
     }
 
-    fn request_line(&mut self, line: &[u8]) -> Result<(), Reject> {
-        let method_bytes = memchr(b' ', line).ok_or(Reject::BadRequest)?;
+    /// A target that is too long is refused once the head is whole: only then is the origin known that
+    /// the answer must name for a browser to show it.
+    fn request_line(&mut self, line: &[u8], target_bytes_max: usize) -> Result<(), Reject> {
+        let is_too_long = line.len() > target_bytes_max + REQUEST_LINE_REST_BYTES_MAX;
+        let malformed = if is_too_long { Reject::TargetTooLong } else { Reject::BadRequest };
+        let method_bytes = memchr(b' ', line).ok_or(malformed)?;
         let rest = &line[method_bytes + 1..];
-        let target_bytes = memchr(b' ', rest).ok_or(Reject::BadRequest)?;
+        let target_bytes = memchr(b' ', rest).ok_or(malformed)?;
         if method_bytes == 0 || target_bytes == 0 {
             return Err(Reject::BadRequest);
         }
@@ -199,12 +202,16 @@ impl Facts {
             {
                 return Err(Reject::UnknownVersion);
             }
-            _ => return Err(Reject::BadRequest),
+            _ => return Err(malformed),
         }
-        if target_bytes > TARGET_BYTES_MAX {
-            return Err(Reject::TargetTooLong);
+        if is_too_long || target_bytes > target_bytes_max {
+            self.refused = Some(Reject::TargetTooLong);
         }
-        self.target(method_bytes + 1, &rest[..target_bytes])
+        let target = &rest[..target_bytes];
+        if !is_target(&line[..method_bytes], target) {
+            return Err(malformed);
+        }
+        self.target(method_bytes + 1, target)
     }
 
     /// Visible ASCII, as the Python proxy's parser has it; control characters are the decoder's to find.
@@ -246,11 +253,10 @@ impl Facts {
         }
     }
 
-    /// One Host, with nothing in it that an authority cannot have (RFC 9112 3.2).
+    /// One Host, and in it a host and perhaps a port (RFC 9112 3.2).
     fn host(&mut self, value: &[u8]) -> Result<(), Reject> {
         self.hosts = self.hosts.saturating_add(1);
-        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(byte);
-        if self.hosts > 1 || !trim(value).iter().all(allowed) {
+        if self.hosts > 1 || !is_authority(trim(value)) {
             return Err(Reject::BadRequest);
         }
         Ok(())
@@ -311,163 +317,22 @@ impl Facts {
 }
 
 /// A byte of a method or a field name (RFC 9110 5.6.2).
-fn is_token(byte: &u8) -> bool {
+pub(super) fn is_token(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 
 /// Without optional white space: blank and tab only (RFC 9110 5.6.3).
-fn trim(mut value: &[u8]) -> &[u8] {
+pub(super) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
     }
     value
 }
 
-/// A chunked body, decoded in place: the front of the buffer is what was decoded, the coded
-/// rest follows. Memory is bounded by the decoded body and one read.
-#[derive(Debug, Default)]
-pub struct Chunked {
-    decoded: usize,
-    coded: usize,
-    trailer_bytes: usize,
-    state: ChunkState,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-enum ChunkState {
-    #[default]
-    Size,
-    Data(usize),
-    DataEnd,
-    Trailer,
-    End,
-}
-
-impl Chunked {
-    /// Bytes at the front of the buffer that are the body.
-    pub fn decoded_bytes(&self) -> usize {
-        self.decoded
+/// Without optional white space before it.
+pub(super) fn trim_start(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
     }
-
-    /// Bytes of the buffer that belong to this body, the trailer included.
-    pub fn coded_bytes(&self) -> usize {
-        self.coded
-    }
-
-    /// Decodes what is there; true when the body and its trailer are whole.
-    ///
-    /// # Errors
-    /// Malformed, or more than we take.
-    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<bool, Reject> {
-        loop {
-            match self.state {
-                ChunkState::Size => {
-                    let Some(line) = line(&buffer[self.coded..], CHUNK_LINE_BYTES_MAX, Reject::BadRequest)?
-                    else {
-                        break;
-                    };
-                    let size = chunk_size(line)?;
-                    self.coded += line.len() + 2;
-                    if self.decoded + size > BODY_BYTES_MAX {
-                        return Err(Reject::BodyTooLarge);
-                    }
-                    self.state = if size == 0 { ChunkState::Trailer } else { ChunkState::Data(size) };
-                }
-                ChunkState::Data(left) => {
-                    let take = left.min(buffer.len() - self.coded);
-                    if take == 0 {
-                        break;
-                    }
-                    buffer.copy_within(self.coded..self.coded + take, self.decoded);
-                    self.decoded += take;
-                    self.coded += take;
-                    self.state =
-                        if take == left { ChunkState::DataEnd } else { ChunkState::Data(left - take) };
-                }
-                ChunkState::DataEnd => match &buffer[self.coded..] {
-                    [b'\r', b'\n', ..] => {
-                        self.coded += 2;
-                        self.state = ChunkState::Size;
-                    }
-                    [] | [b'\r'] => break,
-                    _ => return Err(Reject::BadRequest),
-                },
-                ChunkState::Trailer => {
-                    let Some(line) = line(&buffer[self.coded..], TRAILER_BYTES_MAX, Reject::HeadTooLarge)?
-                    else {
-                        break;
-                    };
-                    self.coded += line.len() + 2;
-                    self.trailer_bytes += line.len() + 2;
-                    if line.is_empty() {
-                        self.state = ChunkState::End;
-                    } else {
-                        trailer_line(line, self.trailer_bytes)?;
-                    }
-                }
-                ChunkState::End => return Ok(true),
-            }
-        }
-        self.close_gap(buffer);
-        Ok(false)
-    }
-
-    /// Moves the coded rest down to the decoded end, so that chunk heads take no memory.
-    fn close_gap(&mut self, buffer: &mut BytesMut) {
-        if self.coded > self.decoded {
-            let rest_bytes = buffer.len() - self.coded;
-            buffer.copy_within(self.coded.., self.decoded);
-            buffer.truncate(self.decoded + rest_bytes);
-            self.coded = self.decoded;
-        }
-    }
-}
-
-/// The next line without its CRLF, or `None` if it is not whole.
-fn line(coded: &[u8], bytes_max: usize, too_long: Reject) -> Result<Option<&[u8]>, Reject> {
-    let bound = coded.len().min(bytes_max);
-    match memchr(b'\n', &coded[..bound]) {
-        Some(end) => coded[..end].strip_suffix(b"\r").map(Some).ok_or(Reject::BadRequest),
-        None if coded.len() >= bytes_max => Err(too_long),
-        None => Ok(None),
-    }
-}
-
-/// Hex digits, then at most an extension, which is read over (RFC 9112 7.1.1).
-fn chunk_size(line: &[u8]) -> Result<usize, Reject> {
-    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let extension = trim(&line[digits..]);
-    let control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
-    if digits == 0 || !matches!(extension, [] | [b';', ..]) || extension.iter().any(control) {
-        return Err(Reject::BadRequest);
-    }
-    if extension.is_empty() && digits != line.len() {
-        // Blanks after the size with no extension to follow.
-        return Err(Reject::BadRequest);
-    }
-    let value = |size: usize, byte: &u8| {
-        let digit = (*byte as char).to_digit(16).unwrap_or(0) as usize;
-        size.saturating_mul(16).saturating_add(digit)
-    };
-    let size = line[..digits].iter().fold(0, value);
-    if size > BODY_BYTES_MAX { Err(Reject::BodyTooLarge) } else { Ok(size) }
-}
-
-/// A trailer field is read over, but it must be one: no folding, a name, a colon.
-fn trailer_line(line: &[u8], trailer_bytes: usize) -> Result<(), Reject> {
-    if trailer_bytes > TRAILER_BYTES_MAX {
-        return Err(Reject::HeadTooLarge);
-    }
-    let control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
-    match memchr(b':', line) {
-        Some(name_bytes) if name_bytes > 0 => {
-            let name = &line[..name_bytes];
-            if name.iter().all(is_token) && !line.iter().any(control) {
-                Ok(())
-            } else {
-                Err(Reject::BadRequest)
-            }
-        }
-        _ => Err(Reject::BadRequest),
-    }
+    value
 }

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use http::request::Parts;
 
 use super::framing::{Facts, Length};
-use crate::limits::{HEADS_KNOWN_MAX, KNOWN_HEAD_BYTES_MAX};
+use crate::limits::{HEAD_BYTES_MAX, HEADS_KNOWN_MAX, KNOWN_HEAD_BYTES_MAX};
 
 /// A decoded head and the bytes it was decoded from.
 #[derive(Debug)]
@@ -24,8 +24,10 @@ pub struct Head {
 }
 
 /// The known heads of one reactor.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Heads {
+    /// The largest head that is read, bytes (`server.head_bytes_max`); a target may take half of it.
+    pub(super) bytes_max: usize,
     /// Empty until a head came twice.
     places: RefCell<Vec<Place>>,
     /// Seeded, so that nobody can choose heads that share a place.
@@ -40,7 +42,23 @@ struct Place {
     is_used: Cell<bool>,
 }
 
+impl Default for Heads {
+    fn default() -> Self {
+        Self::new(HEAD_BYTES_MAX)
+    }
+}
+
 impl Heads {
+    /// No head is known yet; larger ones than `bytes_max` are refused.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, places: RefCell::default(), hasher: RandomState::default() }
+    }
+
+    /// The largest head that is read, bytes.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// What tells this head from others, nearly always; `None` for one too long to be kept.
     pub fn mark(&self, head: &[u8]) -> Option<u64> {
         (head.len() <= KNOWN_HEAD_BYTES_MAX).then(|| self.hasher.hash_one(head))

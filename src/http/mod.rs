@@ -3,6 +3,7 @@
 //! In: bytes of a connection. Out: a [`Request`] with the few fields this product reads, and
 //! an [`Output`] with whole responses. Invariant: nothing here knows what a flag, a key or a
 //! snapshot is. It may not await and may not touch a socket.
+pub mod chunked;
 pub mod compress;
 pub mod cors;
 pub mod date;
@@ -11,6 +12,7 @@ pub mod heads;
 pub mod reject;
 pub mod request;
 pub mod response;
+pub mod target;
 pub mod whole;
 
 pub use heads::Heads;

@@ -12,7 +12,8 @@ use http::request::Parts;
 use monoio_codec::Decoder;
 use monoio_http::h1::codec::decoder::RequestHeadDecoder;
 
-use super::framing::{Chunked, HeadScan, Length, is_odd_in_target};
+use super::chunked::Chunked;
+use super::framing::{HeadScan, Length, is_odd_in_target, trim};
 use super::heads::{Head, Heads};
 use super::{Reject, Reply};
 use crate::limits::BODY_BYTES_MAX;
@@ -54,6 +55,10 @@ pub struct Fields<'a> {
     pub cookie: bool,
     pub access_control_request_method: Option<&'a [u8]>,
     pub access_control_request_headers: Option<&'a [u8]>,
+    /// `If-Match` or `If-Unmodified-Since` was sent, which hardly any client does.
+    pub has_precondition: bool,
+    pub if_match: Option<&'a [u8]>,
+    pub if_unmodified_since: Option<&'a [u8]>,
     pub if_none_match: Option<&'a [u8]>,
     pub if_modified_since: Option<&'a [u8]>,
     pub authorization: Option<&'a [u8]>,
@@ -72,7 +77,7 @@ pub struct Fields<'a> {
 #[derive(Debug)]
 pub struct Request<'a> {
     pub method: Method,
-    /// The path as sent, without the query, before percent-decoding. Starts with `/`.
+    /// The path as sent, without the query, before percent-decoding. Starts with `/`, or is `*`.
     pub path: &'a [u8],
     /// What follows the first `?`, before percent-decoding; empty if there is none.
     pub query: &'a [u8],
@@ -151,7 +156,7 @@ impl RequestReader {
     /// The bytes are refused; most refusals close the connection ([`Reject::closes`]).
     pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<Progress, Reject> {
         if self.head.is_none() && !self.recognise(buffer) {
-            match self.scan.advance(buffer)? {
+            match self.scan.advance(buffer, self.heads.bytes_max)? {
                 Some(head_bytes) => self.decode(buffer, head_bytes)?,
                 None if buffer.is_empty() => return Ok(Progress::Idle),
                 None => return Ok(Progress::Head),
@@ -297,6 +302,16 @@ impl RequestReader {
         Reply { head, ..Reply::CLOSE }
     }
 
+    /// The fields of a request that is refused which decide whether a browser may see the answer: those
+    /// of its head, or its lines up to where they were found malformed or too many. `None`: no origin
+    /// has come yet, so one may be on its way.
+    pub fn refused_fields<'a>(&'a self, buffer: &'a [u8]) -> Option<Fields<'a>> {
+        match &self.head {
+            Some(head) => Some(Fields::read(head.parts())),
+            None => Fields::scan(buffer),
+        }
+    }
+
     /// Drops the request that was answered; what follows it in the buffer is the next one.
     pub fn consume(&mut self, buffer: &mut BytesMut) {
         buffer.advance(self.body.coded_bytes());
@@ -357,10 +372,12 @@ fn method(method: &http::Method) -> Method {
     }
 }
 
-/// `*` (of OPTIONS) and authority-form (of CONNECT) name no path here; `/` has no route either.
+/// The path, or `*` of `OPTIONS`. A URL without a path names `/`.
 fn path(head: &Parts) -> &[u8] {
-    let path = head.uri.path().as_bytes();
-    if path.first() == Some(&b'/') { path } else { b"/" }
+    match head.uri.path().as_bytes() {
+        b"" => b"/",
+        path => path,
+    }
 }
 
 /// The path and the query of a target that starts with a path; else as [`path`] has it.
@@ -371,6 +388,23 @@ fn split_target(target: &[u8]) -> (&[u8], &[u8]) {
 }
 
 impl<'a> Fields<'a> {
+    /// `Origin` and whether there is a `Cookie`, of a head that was not decoded.
+    fn scan(head: &'a [u8]) -> Option<Self> {
+        let mut fields = Self::default();
+        for line in head.split(|byte| *byte == b'\n').skip(1) {
+            let mut sides = line.splitn(2, |byte| *byte == b':');
+            let (Some(name), Some(value)) = (sides.next(), sides.next()) else { continue };
+            if name.eq_ignore_ascii_case(b"cookie") {
+                fields.cookie = true;
+            } else if name.eq_ignore_ascii_case(b"origin") && line.ends_with(b"\r") {
+                let value = trim(&value[..value.len() - 1]);
+                // It may be echoed, so that it must be what no field value can break out of.
+                fields.origin = fields.origin.or(value.iter().all(u8::is_ascii_graphic).then_some(value));
+            }
+        }
+        fields.origin.map(|_| fields)
+    }
+
     /// One pass over the decoded fields. The first of a name counts.
     fn read(head: &'a Parts) -> Self {
         let mut fields = Self::default();
@@ -382,6 +416,10 @@ impl<'a> Fields<'a> {
                     fields.cookie = true;
                     continue;
                 }
+                8 if name == "if-match" => {
+                    fields.has_precondition = true;
+                    &mut fields.if_match
+                }
                 9 if name == "x-api-key" => &mut fields.api_key,
                 10 if name == "user-agent" => &mut fields.user_agent,
                 12 if name == "content-type" => &mut fields.content_type,
@@ -391,6 +429,10 @@ impl<'a> Fields<'a> {
                 15 if name == "x-forwarded-for" => &mut fields.forwarded_for,
                 17 if name == "x-environment-key" => &mut fields.environment_key,
                 17 if name == "if-modified-since" => &mut fields.if_modified_since,
+                19 if name == "if-unmodified-since" => {
+                    fields.has_precondition = true;
+                    &mut fields.if_unmodified_since
+                }
                 24 if name == "flagsmith-sdk-user-agent" => &mut fields.sdk_user_agent,
                 26 if name == "flagsmith-application-name" => &mut fields.application_name,
                 29 if name == "flagsmith-application-version" => &mut fields.application_version,

@@ -88,6 +88,7 @@ impl Status {
             405 => b"HTTP/1.1 405 Method Not Allowed\r\n",
             406 => b"HTTP/1.1 406 Not Acceptable\r\n",
             408 => b"HTTP/1.1 408 Request Timeout\r\n",
+            412 => b"HTTP/1.1 412 Precondition Failed\r\n",
             413 => b"HTTP/1.1 413 Content Too Large\r\n",
             414 => b"HTTP/1.1 414 URI Too Long\r\n",
             415 => b"HTTP/1.1 415 Unsupported Media Type\r\n",
@@ -248,11 +249,11 @@ impl Output {
         self.bytes.extend_from_slice(rest);
     }
 
-    /// Appends the answer to a refused request.
-    pub fn reject(&mut self, reply: Reply, reject: Reject) {
+    /// Appends the answer to a refused request. `fields` are those that let a browser show it (`cors`).
+    pub fn reject(&mut self, reply: Reply, reject: Reject, fields: &[u8]) {
         let reply = Reply { keep_alive: reply.keep_alive && !reject.closes(), ..reply };
         let body = Body::Copy(reject.body());
-        self.respond(reply, reject.status(), Some(ContentType::Json), b"", body);
+        self.respond(reply, reject.status(), Some(ContentType::Json), fields, body);
     }
 
     fn begin(&mut self, reply: Reply, status: Status, content_type: Option<ContentType>, fields: &[u8]) {
@@ -427,7 +428,7 @@ mod tests {
     #[test]
     fn a_refusal_is_a_json_object() {
         let mut output = output();
-        output.reject(KEEP, Reject::HeadTooLarge);
+        output.reject(KEEP, Reject::HeadTooLarge, b"");
         let text = String::from_utf8_lossy(&output.bytes).into_owned();
         assert!(text.starts_with("HTTP/1.1 431 ") && output.close, "{text}");
         assert!(text.ends_with("{\"detail\":\"Request header fields too large\"}"), "{text}");

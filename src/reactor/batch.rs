@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -17,9 +18,13 @@ use crate::answer::stream::Subscription;
 use crate::answer::{self, Outcome};
 use crate::channel::Lease;
 use crate::config::Level;
+use crate::http::framing::TARGET_PART;
 use crate::http::{Output, Progress, Reject, RequestReader};
 use crate::limits::{BATCH_BYTES_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX};
 use crate::route::Route;
+
+/// One line for the process: a client that sends such heads sends them with every request.
+static LARGE_HEAD_LOGGED: AtomicBool = AtomicBool::new(false);
 
 /// What a batch of requests left to do.
 pub struct Batch {
@@ -82,12 +87,13 @@ impl Reactor {
     }
 
     /// One refusal in a buffer of its own.
-    pub fn refuse(&self, reader: &RequestReader, reject: Reject) -> Batch {
+    pub fn refuse(&self, reader: &RequestReader, buffer: &[u8], reject: Reject) -> Batch {
         self.metrics.rejected(reject);
         self.metrics.answered(Route::Unknown, reject.status().0);
         let mut output = Output::default();
         output.set_date(SystemTime::now());
-        output.reject(reader.reply(), reject);
+        let lines = self.settings.borrow().refusal_lines(reader.refused_fields(buffer).as_ref());
+        output.reject(reader.reply(), reject, &lines);
         Batch { bytes: output.bytes, tail: None, next: Next::Close, subscription: None }
     }
 
@@ -116,7 +122,7 @@ impl Answering<'_> {
                     return Next::Read(Phase::Body);
                 }
                 Ok(Progress::Ready) => self.answer(reader, buffer),
-                Err(reject) => self.refuse(reader, reject),
+                Err(reject) => self.refuse(reader, buffer, reject),
             }
             let output = &self.spine.output;
             if output.close {
@@ -140,19 +146,23 @@ impl Answering<'_> {
         })
     }
 
-    fn refuse(&mut self, reader: &RequestReader, reject: Reject) {
+    fn refuse(&mut self, reader: &RequestReader, buffer: &[u8], reject: Reject) {
         self.begin();
         self.requests += 1;
         self.reactor.metrics.rejected(reject);
         self.reactor.metrics.answered(Route::Unknown, reject.status().0);
-        self.spine.output.reject(reader.reply(), reject);
+        let lines = self.settings.refusal_lines(reader.refused_fields(buffer).as_ref());
+        self.spine.output.reject(reader.reply(), reject, &lines);
+        if matches!(reject, Reject::HeadTooLarge | Reject::TargetTooLong) {
+            self.reactor.log_large_head(reject);
+        }
     }
 
     fn answer(&mut self, reader: &mut RequestReader, buffer: &mut BytesMut) {
         let now = self.begin();
         let is_last = reader.is_last(buffer);
         let Some(mut request) = reader.request(buffer) else {
-            return self.refuse(reader, Reject::Internal);
+            return self.refuse(reader, buffer, Reject::Internal);
         };
         self.requests += 1;
         self.spine.output.is_alone = self.spine.output.bytes.is_empty() && is_last;
@@ -174,7 +184,8 @@ impl Answering<'_> {
                 room.renew();
                 output.bytes.truncate(before_bytes);
                 output.tail = None;
-                output.reject(request.reply(), Reject::Internal);
+                let lines = settings.refusal_lines(Some(&request.fields));
+                output.reject(request.reply(), Reject::Internal, &lines);
                 Outcome { status: 500, route: Route::Unknown, slot: None, role: None }
             }
         };
@@ -203,6 +214,27 @@ impl Answering<'_> {
 }
 
 impl Reactor {
+    /// Names the setting, once for the whole process: whoever sends such heads sends many.
+    #[cold]
+    fn log_large_head(&self, reject: Reject) {
+        if LARGE_HEAD_LOGGED.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let bytes_max = self.heads.bytes_max();
+        let limit = if reject == Reject::TargetTooLong { bytes_max / TARGET_PART } else { bytes_max };
+        let fields: [(_, &dyn std::fmt::Display); 5] = [
+            ("status", &reject.status().0),
+            ("reason", &reject.name()),
+            ("limit_bytes", &limit),
+            ("setting", &"server.head_bytes_max"),
+            (
+                "hint",
+                &"raise server.head_bytes_max (at most 65536; a target may take half of it) if callers need it",
+            ),
+        ];
+        self.log.event(Level::Warning, "request_head_refused", &fields);
+    }
+
     #[cold]
     fn log_request_panic(&self) {
         let place = panic::last_place();

@@ -145,7 +145,7 @@ impl<T: Transport> Connection<T> {
 
     /// Tells a peer that took too long to send what it began.
     async fn refuse_slow(&mut self) -> Result<(), Gone> {
-        let batch = self.reactor.refuse(&self.reader, Reject::Timeout);
+        let batch = self.reactor.refuse(&self.reader, &self.buffer, Reject::Timeout);
         self.place.mark.revive();
         self.write(batch).await?;
         self.linger().await

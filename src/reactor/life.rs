@@ -177,7 +177,7 @@ impl Reactor {
             tls: RefCell::new(parts.memory.tls.borrow().clone()),
             spine: RefCell::default(),
             spare_buffers: RefCell::default(),
-            heads: Rc::default(),
+            heads: Rc::new(Heads::new(parts.config.server.head_bytes_max)),
             registry: Registry::new(parts.times),
             connections_max: parts.config.server.connections_max,
             requests_max: parts.config.server.requests_max.unwrap_or(u64::MAX),

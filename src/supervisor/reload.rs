@@ -175,6 +175,7 @@ fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
         ("server.timeout_head", old.timeout_head != new.timeout_head),
         ("server.timeout_body", old.timeout_body != new.timeout_body),
         ("server.timeout_write", old.timeout_write != new.timeout_write),
+        ("server.head_bytes_max", old.head_bytes_max != new.head_bytes_max),
         ("server.requests_max", old.requests_max != new.requests_max),
         ("server.connections_max", old.connections_max != new.connections_max),
         ("server.proxy_headers", old.proxy_headers != new.proxy_headers),

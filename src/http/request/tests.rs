@@ -2,7 +2,7 @@
 use std::io::Write;
 
 use super::*;
-use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, HEADS_KNOWN_MAX, KNOWN_HEAD_BYTES_MAX, TARGET_BYTES_MAX};
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, HEADS_KNOWN_MAX, KNOWN_HEAD_BYTES_MAX};
 
 /// What a connection makes of these bytes: `METHOD path?query|body|keep` for each request, then
 /// what is left to say.
@@ -61,8 +61,7 @@ fn requests_are_read() {
     let cases: &[(&str, &[&str])] = &[
         ("GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n", &["Get /a?b=c||keep"]),
         ("HEAD / HTTP/1.1\r\nhOsT: a:80\r\n\r\n", &["Head /?||keep"]),
-        ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", &["Options /?||keep"]),
-        ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", &["Other /?||keep"]),
+        ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", &["Options *?||keep"]),
         ("PATCH /%41?x=%20 HTTP/1.1\r\nHost: [::1]\r\n\r\n", &["Other /%41?x=%20||keep"]),
         ("GET http://b/a?c HTTP/1.1\r\nHost: a\r\n\r\n", &["Get /a?c||keep"]),
         ("GET http://b HTTP/1.1\r\nHost: a\r\n\r\n", &["Get /?||keep"]),
@@ -99,6 +98,7 @@ fn chunks_are_put_together() {
         "0000005\r\nabcde\r\n000\r\n\r\n",
         "5;a=b;c=\"d;e\"\r\nabcde\r\n0;x\r\n\r\n",
         "5 ; a\r\nabcde\r\n0\r\n\r\n",
+        "5;a = b\t;\tc=\"\\\"\\;\u{e9}\"\r\nabcde\r\n0;x;y=z\r\n\r\n",
         "1\r\na\r\n1\r\nb\r\n1\r\nc\r\n1\r\nd\r\n1\r\ne\r\n0\r\nA: b\r\nC:\r\n\r\n",
     ] {
         let next = "GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -180,6 +180,17 @@ fn lines_that_start_a_request_badly_are_refused() {
         ("400", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n"),
         ("400", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"),
         ("400", "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n"),
+        ("400", "GET / HTTP/1.1\r\nHost: a,b\r\n\r\n"),
+        ("400", "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n"),
+        ("400", "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n"),
+        ("400", "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n"),
+        ("400", "GET a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"),
+        ("400", "GET a/b HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET * HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET http:///a HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("400", "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"),
         ("400", "GET / HTTP/1.1\nHost: a\n\n"),
         ("400", "GET / HTTP/1.1\r\nHost: a\n\r\n"),
         ("400", "GET / HTTP/1.1\r\nHost: a\r\n\n"),
@@ -265,6 +276,20 @@ fn malformed_chunks_are_refused() {
         ("400", "5;\0\r\nabcde\r\n0\r\n\r\n"),
         ("400", "5;a\nb\r\nabcde\r\n0\r\n\r\n"),
         ("400", "5;a\rb\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5 ;\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;;a\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;a;\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;a=\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;=b\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;a[=x\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;a b\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;a \r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;a=\"b\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;a=\"b\"c\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;a=\"b\\\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "5;a=\u{e9}\r\nabcde\r\n0\r\n\r\n"),
+        ("400", "0;\r\n\r\n"),
         ("413", "10000000000000005\r\nabcde\r\n0\r\n\r\n"),
         ("413", "ffffffffffffffff\r\nabcde\r\n0\r\n\r\n"),
         ("400", "0\r\nno colon\r\n\r\n"),
@@ -281,13 +306,86 @@ fn malformed_chunks_are_refused() {
     check(chunked(&long_trailer).as_bytes(), &["431"]);
 }
 
+/// RFC 9110 6.5.1: a gateway may merge a trailer into the head and would have read another request.
+#[test]
+fn fields_of_the_head_are_refused_in_a_trailer() {
+    for name in [
+        "Transfer-Encoding",
+        "content-length",
+        "HOST",
+        "X-Environment-Key",
+        "Authorization",
+        "X-API-Key",
+        "Cookie",
+        "Origin",
+        "Connection",
+        "TE",
+        "Trailer",
+        "Upgrade",
+        "Keep-Alive",
+        "Expect",
+        "Content-Encoding",
+        "Content-Type",
+        "Content-Range",
+        "If-Match",
+        "If-None-Match",
+        "If-Modified-Since",
+        "If-Unmodified-Since",
+        "X-Forwarded-For",
+    ] {
+        check(chunked(&format!("1\r\na\r\n0\r\nA: b\r\n{name}: 1\r\n\r\n")).as_bytes(), &["400"]);
+    }
+    for name in ["X-Checksum", "Content-MD5", "Content-Lengths", "Hos", "Digest"] {
+        check(chunked(&format!("1\r\na\r\n0\r\n{name}: 1\r\n\r\n")).as_bytes(), &["Post /?|a|keep"]);
+    }
+}
+
+/// What a browser needs of a refused request, however far that was read.
+#[test]
+fn the_origin_of_a_refused_request_is_found() {
+    let found = |bytes: &[u8]| {
+        let (mut reader, mut buffer) = (RequestReader::default(), BytesMut::from(bytes));
+        assert!(reader.advance(&mut buffer).is_err());
+        let fields = reader.refused_fields(&buffer);
+        fields.map(|fields| {
+            (fields.origin.map(|origin| String::from_utf8_lossy(origin).into_owned()), fields.cookie)
+        })
+    };
+    let origin = || Some("https://a.example".to_owned());
+    let long = "x".repeat(HEAD_BYTES_MAX);
+    let head = "GET / HTTP/1.1\r\nHost: a\r\norigin: https://a.example \r\n";
+    assert_eq!(found(format!("{head}A: {long}").as_bytes()), Some((origin(), false)));
+    assert_eq!(found(format!("{head}Cookie: {long}").as_bytes()), Some((origin(), true)));
+    assert_eq!(
+        found(format!("{head}{}\r\n", "A: b\r\n".repeat(HEADERS_MAX)).as_bytes()),
+        Some((origin(), false))
+    );
+    assert_eq!(found(format!("{head}no colon\r\n\r\n").as_bytes()), Some((origin(), false)));
+    assert_eq!(found(format!("{head}Content-Length: 99999999\r\n\r\n").as_bytes()), Some((origin(), false)));
+    assert_eq!(
+        found(format!("{head}Transfer-Encoding: chunked\r\n\r\nx\r\n").as_bytes()),
+        Some((origin(), false))
+    );
+    let target = format!("GET /{} HTTP/1.1\r\nHost: a\r\nOrigin: https://a.example\r\n\r\n", &long[..9000]);
+    assert_eq!(found(target.as_bytes()), Some((origin(), false)));
+    // A head that is whole says for certain that there is none; any other does not.
+    assert_eq!(found(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n"), Some((None, false)));
+    assert_eq!(found(format!("GET / HTTP/1.1\r\nHost: a\r\nA: {long}").as_bytes()), None);
+    assert_eq!(found(b"GET / HTTP/1.1\r\nOrigin: a\rb\r\n\n"), None);
+}
+
 #[test]
 fn limits_are_met_exactly() {
     let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(bytes - 1));
-    assert!(read(target(TARGET_BYTES_MAX).as_bytes(), usize::MAX)[0].starts_with("Get /xxx"));
-    check(target(TARGET_BYTES_MAX + 1).as_bytes(), &["414"]);
+    assert!(read(target(HEAD_BYTES_MAX / 2).as_bytes(), usize::MAX)[0].starts_with("Get /xxx"));
+    check(target(HEAD_BYTES_MAX / 2 + 1).as_bytes(), &["414"]);
+    check("x".repeat(HEAD_BYTES_MAX - 1).as_bytes(), &["more"]);
     check("x".repeat(HEAD_BYTES_MAX).as_bytes(), &["414"]);
-    check(format!("{}\r\n\r\n", "x".repeat(TARGET_BYTES_MAX + 100)).as_bytes(), &["414"]);
+    let long_target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n", "x".repeat(HEAD_BYTES_MAX / 2));
+    check(long_target.as_bytes(), &["more"]);
+    check(format!("{long_target}{}", "A: b\r\n".repeat(1400)).as_bytes(), &["431"]);
+    check(format!("{long_target}A: {}", "x".repeat(HEAD_BYTES_MAX / 2)).as_bytes(), &["414"]);
+    check(format!("{}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX / 2 + 100)).as_bytes(), &["414"]);
 
     let headers = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(count - 1));
     check(headers(HEADERS_MAX).as_bytes(), &["Get /?||keep"]);
@@ -371,6 +469,8 @@ fn the_fields_of_this_product_are_found_and_the_first_counts() {
         "Origin",
         "Access-Control-Request-Method",
         "Access-Control-Request-Headers",
+        "If-Match",
+        "If-Unmodified-Since",
         "If-None-Match",
         "If-Modified-Since",
         "Authorization",
@@ -398,6 +498,8 @@ fn the_fields_of_this_product_are_found_and_the_first_counts() {
         fields.origin,
         fields.access_control_request_method,
         fields.access_control_request_headers,
+        fields.if_match,
+        fields.if_unmodified_since,
         fields.if_none_match,
         fields.if_modified_since,
         fields.authorization,

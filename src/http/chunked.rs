@@ -1,0 +1,219 @@
+//! Chunked bodies, decoded in place (RFC 9112 7.1).
+//!
+//! In: the bytes after a head. Out: the body at the front of the buffer, and where it ends. Invariant:
+//! every line is parsed by its grammar, since a server that reads over what it does not understand
+//! disagrees with one that does not about where the body ends. Trailer fields are checked and dropped.
+use bytes::BytesMut;
+use memchr::memchr;
+
+use super::Reject;
+use super::framing::{is_token, trim, trim_start};
+use crate::limits::{BODY_BYTES_MAX, CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
+
+/// A chunked body, decoded in place: the front of the buffer is what was decoded, the coded
+/// rest follows. Memory is bounded by the decoded body and one read.
+#[derive(Debug, Default)]
+pub struct Chunked {
+    decoded: usize,
+    coded: usize,
+    trailer_bytes: usize,
+    state: ChunkState,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum ChunkState {
+    #[default]
+    Size,
+    Data(usize),
+    DataEnd,
+    Trailer,
+    End,
+}
+
+impl Chunked {
+    /// Bytes at the front of the buffer that are the body.
+    pub fn decoded_bytes(&self) -> usize {
+        self.decoded
+    }
+
+    /// Bytes of the buffer that belong to this body, the trailer included.
+    pub fn coded_bytes(&self) -> usize {
+        self.coded
+    }
+
+    /// Decodes what is there; true when the body and its trailer are whole.
+    ///
+    /// # Errors
+    /// Malformed, or more than we take.
+    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<bool, Reject> {
+        loop {
+            match self.state {
+                ChunkState::Size => {
+                    let Some(line) = line(&buffer[self.coded..], CHUNK_LINE_BYTES_MAX, Reject::BadRequest)?
+                    else {
+                        break;
+                    };
+                    let size = chunk_size(line)?;
+                    self.coded += line.len() + 2;
+                    if self.decoded + size > BODY_BYTES_MAX {
+                        return Err(Reject::BodyTooLarge);
+                    }
+                    self.state = if size == 0 { ChunkState::Trailer } else { ChunkState::Data(size) };
+                }
+                ChunkState::Data(left) => {
+                    let take = left.min(buffer.len() - self.coded);
+                    if take == 0 {
+                        break;
+                    }
+                    buffer.copy_within(self.coded..self.coded + take, self.decoded);
+                    self.decoded += take;
+                    self.coded += take;
+                    self.state =
+                        if take == left { ChunkState::DataEnd } else { ChunkState::Data(left - take) };
+                }
+                ChunkState::DataEnd => match &buffer[self.coded..] {
+                    [b'\r', b'\n', ..] => {
+                        self.coded += 2;
+                        self.state = ChunkState::Size;
+                    }
+                    [] | [b'\r'] => break,
+                    _ => return Err(Reject::BadRequest),
+                },
+                ChunkState::Trailer => {
+                    let Some(line) = line(&buffer[self.coded..], TRAILER_BYTES_MAX, Reject::HeadTooLarge)?
+                    else {
+                        break;
+                    };
+                    self.coded += line.len() + 2;
+                    self.trailer_bytes += line.len() + 2;
+                    if line.is_empty() {
+                        self.state = ChunkState::End;
+                    } else {
+                        trailer_line(line, self.trailer_bytes)?;
+                    }
+                }
+                ChunkState::End => return Ok(true),
+            }
+        }
+        self.close_gap(buffer);
+        Ok(false)
+    }
+
+    /// Moves the coded rest down to the decoded end, so that chunk heads take no memory.
+    fn close_gap(&mut self, buffer: &mut BytesMut) {
+        if self.coded > self.decoded {
+            let rest_bytes = buffer.len() - self.coded;
+            buffer.copy_within(self.coded.., self.decoded);
+            buffer.truncate(self.decoded + rest_bytes);
+            self.coded = self.decoded;
+        }
+    }
+}
+
+/// The next line without its CRLF, or `None` if it is not whole.
+fn line(coded: &[u8], bytes_max: usize, too_long: Reject) -> Result<Option<&[u8]>, Reject> {
+    let bound = coded.len().min(bytes_max);
+    match memchr(b'\n', &coded[..bound]) {
+        Some(end) => coded[..end].strip_suffix(b"\r").map(Some).ok_or(Reject::BadRequest),
+        None if coded.len() >= bytes_max => Err(too_long),
+        None => Ok(None),
+    }
+}
+
+/// Hex digits, then extensions (RFC 9112 7.1.1).
+fn chunk_size(line: &[u8]) -> Result<usize, Reject> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    if digits == 0 || !are_extensions(&line[digits..]) {
+        return Err(Reject::BadRequest);
+    }
+    let value = |size: usize, byte: &u8| {
+        let digit = (*byte as char).to_digit(16).unwrap_or(0) as usize;
+        size.saturating_mul(16).saturating_add(digit)
+    };
+    let size = line[..digits].iter().fold(0, value);
+    if size > BODY_BYTES_MAX { Err(Reject::BodyTooLarge) } else { Ok(size) }
+}
+
+/// Whether this is `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`. Extensions are
+/// ignored, but only well-formed ones: RFC 9112 11.2 has what malformed ones are sent for.
+fn are_extensions(mut rest: &[u8]) -> bool {
+    while !rest.is_empty() {
+        let Some(name) = trim_start(rest).strip_prefix(b";") else { return false };
+        let Some(after_name) = after_token(trim_start(name)) else { return false };
+        rest = match trim_start(after_name).strip_prefix(b"=").map(trim_start) {
+            None => after_name,
+            Some(value) => match after_token(value).or_else(|| after_quoted(value)) {
+                Some(after_value) => after_value,
+                None => return false,
+            },
+        };
+    }
+    true
+}
+
+fn after_token(text: &[u8]) -> Option<&[u8]> {
+    let bytes = text.iter().take_while(|byte| is_token(byte)).count();
+    (bytes > 0).then(|| &text[bytes..])
+}
+
+/// What follows a quoted string (RFC 9110 5.6.4).
+fn after_quoted(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = text.strip_prefix(b"\"")?;
+    loop {
+        rest = match rest {
+            [b'"', after @ ..] => return Some(after),
+            [b'\\', byte, after @ ..] | [byte, after @ ..] if is_text(*byte) => after,
+            _ => return None,
+        };
+    }
+}
+
+/// A byte that a field value or a quoted string may hold.
+fn is_text(byte: u8) -> bool {
+    !byte.is_ascii_control() || byte == b'\t'
+}
+
+/// Fields that a trailer must not have (RFC 9110 6.5.1): framing, routing, credentials, and what says
+/// how a body or an answer is to be read. A gateway that merges trailers into the head would have read
+/// another request than the one answered here.
+const FORBIDDEN_TRAILERS: [&[u8]; 22] = [
+    b"transfer-encoding",
+    b"content-length",
+    b"content-encoding",
+    b"content-type",
+    b"content-range",
+    b"connection",
+    b"keep-alive",
+    b"te",
+    b"trailer",
+    b"upgrade",
+    b"host",
+    b"expect",
+    b"authorization",
+    b"cookie",
+    b"x-environment-key",
+    b"x-api-key",
+    b"origin",
+    b"if-match",
+    b"if-none-match",
+    b"if-modified-since",
+    b"if-unmodified-since",
+    b"x-forwarded-for",
+];
+
+/// Checks one trailer field: no folding, a name, a colon, and not one that belongs in the head.
+fn trailer_line(line: &[u8], trailer_bytes: usize) -> Result<(), Reject> {
+    if trailer_bytes > TRAILER_BYTES_MAX {
+        return Err(Reject::HeadTooLarge);
+    }
+    let name = memchr(b':', line).map(|bytes| &line[..bytes]).filter(|name| !name.is_empty());
+    let is_field = |name: &&[u8]| {
+        name.iter().all(is_token) && trim(&line[name.len() + 1..]).iter().copied().all(is_text)
+    };
+    match name.filter(is_field) {
+        Some(name) if !FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) => {
+            Ok(())
+        }
+        _ => Err(Reject::BadRequest),
+    }
+}
