@@ -34,6 +34,8 @@ mod fuzzing;
 mod harness;
 /// `edge-proxy health` by every door a proxy can have.
 mod health;
+/// HTTP semantics: targets, conditions, caching, CORS of refusals, limits of a head.
+mod http;
 /// The log, read and unread.
 mod logging;
 /// The metrics: their names, and everything that names them.

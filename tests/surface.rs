@@ -37,7 +37,9 @@ fn validators_let_a_client_ask_again_for_nothing() {
         assert!(etag.starts_with('"') && etag.ends_with('"'), "strong: {etag}");
         assert_eq!(first.header("x-flagsmith-document-updated-at"), Some("1795168800.5"), "{path}");
         assert_eq!(first.header("last-modified"), Some("Fri, 20 Nov 2026 10:00:00 GMT"));
-        assert_eq!(first.header("cache-control"), Some("no-cache"));
+        let is_document = path.ends_with("document/");
+        let cache_control = if is_document { "private, no-cache" } else { "no-cache" };
+        assert_eq!(first.header("cache-control"), Some(cache_control), "{path}");
         for condition in
             [("If-None-Match", etag.as_str()), ("If-Modified-Since", "Fri, 20 Nov 2026 10:00:00 GMT")]
         {

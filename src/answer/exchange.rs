@@ -7,13 +7,19 @@
 use std::time::SystemTime;
 
 use super::refusal::Denied;
-use super::{Desk, Outcome, Settings, validators};
+use super::validators::{self, EntityTag, Verdict};
+use super::{Desk, Outcome, Settings};
 use crate::http::compress::accepts_gzip;
 use crate::http::{Body, ContentType, Fields, Output, Reply, Request, Status};
 use crate::limits::COMPRESS_BYTES_MIN;
 use crate::route::Route;
 use crate::snapshot::compile::Ready;
 use crate::snapshot::{Environment, Role, Slot, Snapshot};
+
+/// A cache may keep the answer but must ask whether it still holds: a flag may change at any second.
+pub const NO_CACHE: &[u8] = b"cache-control: no-cache\r\n";
+/// The same for one caller's cache only: the document names identities and what only servers may see.
+pub const PRIVATE_NO_CACHE: &[u8] = b"cache-control: private, no-cache\r\n";
 
 /// One exchange while it is answered.
 pub struct Exchange<'a> {
@@ -137,14 +143,21 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends a body that is ready, or 304 if the client has it.
-    pub fn send_ready(&mut self, desk: &mut Desk, environment: &Environment, ready: &Ready) {
+    pub fn send_ready(
+        &mut self,
+        desk: &mut Desk,
+        environment: &Environment,
+        ready: &Ready,
+        cache_control: &[u8],
+    ) {
         let gzip = ready.gzip.as_ref().filter(|_| self.accepts_gzip());
         self.vary_by_key(desk);
-        desk.lines.extend_from_slice(b"cache-control: no-cache\r\n");
+        desk.lines.extend_from_slice(cache_control);
         desk.dated.append(environment.updated_at(), &mut desk.lines);
-        validators::etag(&ready.etag, gzip.is_some(), &mut desk.lines);
-        if validators::is_not_modified(&self.fields, Some(&ready.etag), environment.own_time()) {
-            return self.send(desk, Status(304), None, Body::Empty);
+        let etag = EntityTag::new(&ready.etag, gzip.is_some());
+        etag.append(&mut desk.lines);
+        if self.send_unless_wanted(desk, Some(etag), environment.own_time()) {
+            return;
         }
         if gzip.is_some() {
             desk.lines.extend_from_slice(b"content-encoding: gzip\r\n");
@@ -156,11 +169,25 @@ impl<'a> Exchange<'a> {
     /// Sends a part of a ready body, which has a date but no entity tag of its own.
     pub fn send_dated(&mut self, desk: &mut Desk, environment: &Environment, body: &[u8]) {
         self.vary_by_key(desk);
-        desk.lines.extend_from_slice(b"cache-control: no-cache\r\n");
+        desk.lines.extend_from_slice(NO_CACHE);
         desk.dated.append(environment.updated_at(), &mut desk.lines);
-        if validators::is_not_modified(&self.fields, None, environment.own_time()) {
-            return self.send(desk, Status(304), None, Body::Empty);
+        if !self.send_unless_wanted(desk, None, environment.own_time()) {
+            self.send_compressible(desk, Status(200), body);
         }
-        self.send_compressible(desk, Status(200), body);
+    }
+
+    /// Sends 304 or 412 where the request's conditions ask for it; false: the body is to be sent.
+    pub fn send_unless_wanted(
+        &mut self,
+        desk: &mut Desk,
+        etag: Option<EntityTag<'_>>,
+        own_time: Option<f64>,
+    ) -> bool {
+        match validators::evaluate(&self.fields, etag, own_time) {
+            Verdict::Send => return false,
+            Verdict::NotModified => self.send(desk, Status(304), None, Body::Empty),
+            Verdict::Failed => self.refuse_precondition(desk),
+        }
+        true
     }
 }

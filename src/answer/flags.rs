@@ -2,6 +2,7 @@
 //!
 //! In: the key and `?feature=`. Out: the ready body of the key's role, or one flag's object.
 //! Invariant: nothing is evaluated here; the bodies were made when the document was compiled.
+use super::exchange::NO_CACHE;
 use super::{Desk, Exchange};
 use crate::http::Status;
 use crate::identity::query;
@@ -18,11 +19,11 @@ pub fn answer(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
             None => {
                 // A cache may keep a 404 that does not say otherwise, and hand it to other keys.
                 exchange.vary_by_key(desk);
-                desk.lines.extend_from_slice(b"cache-control: no-cache\r\n");
+                desk.lines.extend_from_slice(NO_CACHE);
                 let message = format!("feature '{feature}' not found");
                 exchange.refuse(desk, Status(404), "not_found", &message);
             }
         },
-        _ => exchange.send_ready(desk, environment, environment.flags(role)),
+        _ => exchange.send_ready(desk, environment, environment.flags(role), NO_CACHE),
     }
 }

@@ -4,6 +4,7 @@
 //! evaluated for them. Invariant: the shape of the request is judged before its key, as in the
 //! Python proxy; all traits are echoed, duplicates too. No entity tag and no 304: an identity
 //! override may change without moving the document's date (compatibility.md 4.1).
+use super::exchange::PRIVATE_NO_CACHE;
 use super::{Desk, Exchange};
 use crate::encode::{flags, json, traits};
 use crate::evaluate::{Identity, evaluate, evaluate_without_overrides};
@@ -65,7 +66,7 @@ fn respond(exchange: &mut Exchange<'_>, sent: &Sent<'_>, selection: Selection<'_
 /// Puts the fields of an answer with identities on the desk.
 pub(super) fn head(exchange: &Exchange<'_>, environment: &Environment, desk: &mut Desk) {
     exchange.vary_by_key(desk);
-    desk.lines.extend_from_slice(b"cache-control: private, no-cache\r\n");
+    desk.lines.extend_from_slice(PRIVATE_NO_CACHE);
     desk.dated.append(environment.updated_at(), &mut desk.lines);
 }
 

@@ -8,8 +8,10 @@
 //! context are not traits. All flags at once carry an entity tag over what was answered.
 use sha2::{Digest, Sha256};
 
+use super::exchange::PRIVATE_NO_CACHE;
 use super::identities::seen;
-use super::{Desk, Exchange, validators};
+use super::validators::EntityTag;
+use super::{Desk, Exchange};
 use crate::encode::flags::{Flag, results};
 use crate::encode::hex::{hex, path_segment};
 use crate::encode::json;
@@ -228,12 +230,11 @@ impl<'a> Exchange<'a> {
         let etag = format!("\"{}\"", hex(&Sha256::digest(body)[..12]));
         let is_gzip = body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip();
         self.vary_by_key(desk);
-        desk.lines.extend_from_slice(b"cache-control: private, no-cache\r\n");
-        validators::etag(&etag, is_gzip, &mut desk.lines);
-        if self.fields.if_none_match.is_some() && validators::is_not_modified(&self.fields, Some(&etag), None)
-        {
-            return self.send(desk, Status(304), None, Body::Empty);
+        desk.lines.extend_from_slice(PRIVATE_NO_CACHE);
+        let etag = EntityTag::new(&etag, is_gzip);
+        etag.append(&mut desk.lines);
+        if !self.send_unless_wanted(desk, Some(etag), None) {
+            self.send_compressible(desk, Status(200), body);
         }
-        self.send_compressible(desk, Status(200), body);
     }
 }

@@ -1,8 +1,8 @@
 //! Validators: what lets a client, a cache or another proxy ask "is it still this?".
 //!
 //! In: when the document changed, the body's entity tag, and the request's conditions. Out: the
-//! header lines of differences.md 22, and whether 304 is the answer (RFC 9110 13).
-//! Invariant: `If-None-Match` wins over `If-Modified-Since`; a compressed body has its own tag.
+//! header lines of differences.md 22, and whether 304 or 412 is the answer (RFC 9110 13).
+//! Invariant: a tag wins over a date; a compressed body has its own tag, and only that names it.
 //! `no-cache` makes every cache ask again, since a flag may change at any second.
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -41,37 +41,99 @@ fn write_updated_at(updated_at: Option<f64>, lines: &mut Vec<u8>) {
     }
 }
 
-/// Appends the entity tag. The compressed form of a body is another representation.
-pub fn etag(etag: &str, is_gzip: bool, lines: &mut Vec<u8>) {
-    lines.extend_from_slice(b"etag: ");
-    match etag.strip_suffix('"') {
-        Some(open) if is_gzip => {
-            lines.extend_from_slice(open.as_bytes());
-            lines.extend_from_slice(b"-gzip\"");
+/// The entity tag of the representation that is sent: a body and its compressed form have different ones
+/// (RFC 9110 8.8.3.3).
+#[derive(Clone, Copy, Debug)]
+pub struct EntityTag<'a> {
+    /// Of the plain body, with its quotes.
+    plain: &'a str,
+    is_gzip: bool,
+}
+
+impl<'a> EntityTag<'a> {
+    pub fn new(plain: &'a str, is_gzip: bool) -> Self {
+        Self { plain, is_gzip }
+    }
+
+    /// Appends its header line.
+    pub fn append(self, lines: &mut Vec<u8>) {
+        lines.extend_from_slice(b"etag: ");
+        match self.plain.strip_suffix('"') {
+            Some(open) if self.is_gzip => {
+                lines.extend_from_slice(open.as_bytes());
+                lines.extend_from_slice(b"-gzip\"");
+            }
+            _ => lines.extend_from_slice(self.plain.as_bytes()),
         }
-        _ => lines.extend_from_slice(etag.as_bytes()),
+        lines.extend_from_slice(b"\r\n");
     }
-    lines.extend_from_slice(b"\r\n");
+
+    /// Whether this quoted tag is the same, byte for byte.
+    fn is(self, quoted: &[u8]) -> bool {
+        match self.plain.strip_suffix('"') {
+            Some(open) if self.is_gzip => quoted.strip_prefix(open.as_bytes()) == Some(b"-gzip\""),
+            _ => quoted == self.plain.as_bytes(),
+        }
+    }
 }
 
-/// Whether the client has it already. A time that other answers had as well tells nothing: that is `None`.
-pub fn is_not_modified(fields: &Fields<'_>, etag: Option<&str>, own_time: Option<f64>) -> bool {
-    if let Some(tags) = fields.if_none_match {
-        return etag.is_some_and(|etag| names(tags, etag));
-    }
-    let since = fields.if_modified_since.and_then(|text| std::str::from_utf8(text).ok());
-    let since = since.and_then(|text| httpdate::parse_http_date(text).ok());
-    let changed = own_time.and_then(whole_seconds);
-    since.zip(changed).is_some_and(|(since, changed)| changed <= since)
+/// What the conditions of a request come to (RFC 9110 13.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// 200: the representation is sent.
+    Send,
+    /// 304: the client has it.
+    NotModified,
+    /// 412: it is not the one that the client asked for.
+    Failed,
 }
 
-/// Whether a list of entity tags names this one, in either form (weak comparison).
-fn names(tags: &[u8], etag: &str) -> bool {
-    let opaque = etag.trim_matches('"').as_bytes();
+/// Evaluates the conditions of a request in the order of RFC 9110 13.2.2. A time that other answers had
+/// as well tells nothing: that is `None`, and so is the tag of a body that has none.
+pub fn evaluate(fields: &Fields<'_>, etag: Option<EntityTag<'_>>, own_time: Option<f64>) -> Verdict {
+    if fields.has_precondition && !is_met(fields, etag, own_time) {
+        return Verdict::Failed;
+    }
+    let is_not_modified = match fields.if_none_match {
+        Some(tags) => names(tags, etag, Comparison::Weak),
+        None => fields.if_modified_since.is_some_and(|since| is_unchanged(since, own_time) == Some(true)),
+    };
+    if is_not_modified { Verdict::NotModified } else { Verdict::Send }
+}
+
+/// `If-Match`, and `If-Unmodified-Since` where there is none.
+fn is_met(fields: &Fields<'_>, etag: Option<EntityTag<'_>>, own_time: Option<f64>) -> bool {
+    match (fields.if_match, fields.if_unmodified_since) {
+        (Some(tags), _) => names(tags, etag, Comparison::Strong),
+        (None, Some(since)) => is_unchanged(since, own_time) != Some(false),
+        (None, None) => true,
+    }
+}
+
+/// Whether nothing changed after this date; `None` if one of the times is not known (RFC 9110 13.1.3).
+fn is_unchanged(since: &[u8], own_time: Option<f64>) -> Option<bool> {
+    let since = httpdate::parse_http_date(std::str::from_utf8(since).ok()?).ok()?;
+    Some(own_time.and_then(whole_seconds)? <= since)
+}
+
+/// How entity tags are compared (RFC 9110 8.8.3.2).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    /// `W/` makes no difference.
+    Weak,
+    /// A weak tag equals none.
+    Strong,
+}
+
+/// Whether a list of entity tags names this one. `*` names any.
+fn names(tags: &[u8], etag: Option<EntityTag<'_>>, comparison: Comparison) -> bool {
     tags.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|tag| {
-        let quoted = tag.strip_prefix(b"W/").unwrap_or(tag);
-        let inner = quoted.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
-        tag == b"*" || inner.is_some_and(|inner| inner.strip_suffix(b"-gzip").unwrap_or(inner) == opaque)
+        let quoted = match tag.strip_prefix(b"W/") {
+            Some(_) if comparison == Comparison::Strong => return false,
+            Some(quoted) => quoted,
+            None => tag,
+        };
+        tag == b"*" || etag.is_some_and(|etag| etag.is(quoted))
     })
 }
 
@@ -85,20 +147,33 @@ fn whole_seconds(seconds: f64) -> Option<SystemTime> {
 mod tests {
     use super::*;
 
+    const PLAIN: Option<EntityTag<'_>> = Some(EntityTag { plain: "\"a1\"", is_gzip: false });
+    const GZIP: Option<EntityTag<'_>> = Some(EntityTag { plain: "\"a1\"", is_gzip: true });
+
     #[test]
-    fn a_tag_is_found_in_a_list_weak_or_compressed() {
-        for (tags, found) in [
-            (&b"\"a1\""[..], true),
-            (b"W/\"a1\"", true),
-            (b"\"a1-gzip\"", true),
-            (b"\"b\", \"a1\"", true),
-            (b"*", true),
-            (b"\"b\"", false),
-            (b"a1", false),
-            (b"", false),
+    fn a_tag_names_the_form_that_is_sent_and_no_other() {
+        for (tags, plain, gzip, plain_strong) in [
+            (&b"\"a1\""[..], true, false, true),
+            (b"W/\"a1\"", true, false, false),
+            (b"\"a1-gzip\"", false, true, false),
+            (b"W/\"a1-gzip\"", false, true, false),
+            (b"\"b\", \"a1\"", true, false, true),
+            (b"\"a1\",\"a1-gzip\"", true, true, true),
+            (b"*", true, true, true),
+            (b"\"b\"", false, false, false),
+            (b"\"a1-gzip-gzip\"", false, false, false),
+            (b"a1", false, false, false),
+            (b"", false, false, false),
         ] {
-            assert_eq!(names(tags, "\"a1\""), found, "{tags:?}");
+            assert_eq!(names(tags, PLAIN, Comparison::Weak), plain, "{tags:?}");
+            assert_eq!(names(tags, GZIP, Comparison::Weak), gzip, "{tags:?}");
+            assert_eq!(names(tags, PLAIN, Comparison::Strong), plain_strong, "{tags:?}");
         }
+        assert!(names(b"*", None, Comparison::Weak) && !names(b"\"a1\"", None, Comparison::Weak));
+        let mut lines = Vec::new();
+        EntityTag::new("\"a1\"", false).append(&mut lines);
+        EntityTag::new("\"a1\"", true).append(&mut lines);
+        assert_eq!(String::from_utf8_lossy(&lines), "etag: \"a1\"\r\netag: \"a1-gzip\"\r\n");
     }
 
     #[test]
@@ -106,11 +181,41 @@ mod tests {
         let changed = Some(784_111_777.5);
         let same = Some(&b"Sun, 06 Nov 1994 08:49:37 GMT"[..]);
         let fields = Fields { if_modified_since: same, ..Fields::default() };
-        assert!(is_not_modified(&fields, Some("\"a\""), changed));
-        assert!(!is_not_modified(&fields, None, Some(784_111_778.0)));
-        assert!(!is_not_modified(&fields, None, None));
+        assert_eq!(evaluate(&fields, PLAIN, changed), Verdict::NotModified);
+        assert_eq!(evaluate(&fields, None, Some(784_111_778.0)), Verdict::Send);
+        assert_eq!(evaluate(&fields, None, None), Verdict::Send);
         let fields = Fields { if_none_match: Some(b"\"b\""), ..fields };
-        assert!(!is_not_modified(&fields, Some("\"a\""), changed));
+        assert_eq!(evaluate(&fields, PLAIN, changed), Verdict::Send);
+    }
+
+    /// RFC 9110 13.2.2: first If-Match, or If-Unmodified-Since where that is missing.
+    #[test]
+    fn a_precondition_comes_first() {
+        let (changed, later) = (Some(784_111_777.5), Some(784_111_778.0));
+        let date = &b"Sun, 06 Nov 1994 08:49:37 GMT"[..];
+        let with = |if_match, if_unmodified_since, if_none_match| Fields {
+            has_precondition: true,
+            if_match,
+            if_unmodified_since,
+            if_none_match,
+            ..Fields::default()
+        };
+        for (fields, time, expected) in [
+            (with(Some(b"\"a1\""), None, None), changed, Verdict::Send),
+            (with(Some(b"*"), None, None), changed, Verdict::Send),
+            (with(Some(b"\"b\""), None, None), changed, Verdict::Failed),
+            (with(Some(b"W/\"a1\""), None, None), changed, Verdict::Failed),
+            (with(Some(b"\"a1-gzip\""), None, None), changed, Verdict::Failed),
+            (with(Some(b"\"a1\""), None, Some(b"\"a1\"")), changed, Verdict::NotModified),
+            (with(Some(b"\"b\""), None, Some(b"\"b\"")), changed, Verdict::Failed),
+            (with(None, Some(date), None), changed, Verdict::Send),
+            (with(None, Some(date), None), later, Verdict::Failed),
+            (with(None, Some(date), None), None, Verdict::Send),
+            (with(None, Some(b"yesterday"), None), later, Verdict::Send),
+            (with(Some(b"\"a1\""), Some(date), None), later, Verdict::Send),
+        ] {
+            assert_eq!(evaluate(&fields, PLAIN, time), expected, "{fields:?} {time:?}");
+        }
     }
 
     #[test]
