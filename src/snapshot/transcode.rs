@@ -22,6 +22,11 @@ const MEMBERS_BY_HASH_MIN: usize = 24;
 /// # Errors
 /// It is not JSON (RFC 8259), or is beyond a bound.
 pub fn transcode(document: &[u8]) -> Result<String, CompileError> {
+    if let Some(encoding) = foreign_encoding(document) {
+        let message =
+            format!("encoded as {encoding}, expected UTF-8 (RFC 8259 8.1): save or send it as UTF-8");
+        return Err(CompileError::new("$", message));
+    }
     let text = std::str::from_utf8(document)
         .map_err(|error| CompileError::new("$", format!("not UTF-8 at byte {}", error.valid_up_to())))?;
     let mut transcoder = Transcoder {
@@ -42,6 +47,19 @@ pub fn transcode(document: &[u8]) -> Result<String, CompileError> {
             String::from_utf8(out).map_err(|_| CompileError::new("$", "not UTF-8"))
         }
         Err(fault) => Err(CompileError::new(transcoder.path(), fault.message(transcoder.at))),
+    }
+}
+
+/// What these bytes are if they are plainly not UTF-8: by their byte-order mark or signature, or by the zero
+/// bytes beside the first character of a JSON text, which is ASCII (RFC 4627 3).
+fn foreign_encoding(document: &[u8]) -> Option<&'static str> {
+    match document {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Some("UTF-32"),
+        [1..=0x7f, 0, 0, 0, ..] | [0, 0, 0, 1..=0x7f, ..] => Some("UTF-32"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16"),
+        [1..=0x7f, 0, ..] | [0, 1..=0x7f, ..] => Some("UTF-16"),
+        [0x1f, 0x8b, ..] => Some("gzip"),
+        _ => None,
     }
 }
 

@@ -72,6 +72,24 @@ fn says_what_is_wrong_and_where() {
     for (input, expected) in table {
         assert_eq!(error(input), expected, "{input}");
     }
+    let wide = |encode: fn(u16) -> [u8; 2], mark: &[u8]| {
+        [mark.to_vec(), "{}".encode_utf16().flat_map(encode).collect()].concat()
+    };
+    let utf_32: Vec<u8> = "{}".chars().flat_map(|character| u32::from(character).to_le_bytes()).collect();
+    for (document, encoding) in [
+        (wide(u16::to_le_bytes, b""), "UTF-16"),
+        (wide(u16::to_be_bytes, b""), "UTF-16"),
+        (wide(u16::to_le_bytes, b"\xff\xfe"), "UTF-16"),
+        (wide(u16::to_be_bytes, b"\xfe\xff"), "UTF-16"),
+        (utf_32.clone(), "UTF-32"),
+        ([b"\xff\xfe\0\0".to_vec(), utf_32].concat(), "UTF-32"),
+        (b"\x1f\x8b\x08\0".to_vec(), "gzip"),
+    ] {
+        let message = transcode(&document).unwrap_err().message;
+        let expected =
+            format!("encoded as {encoding}, expected UTF-8 (RFC 8259 8.1): save or send it as UTF-8");
+        assert_eq!(message, expected, "{document:?}");
+    }
     assert!(transcode(b"\"\xff\"").unwrap_err().message.contains("not UTF-8"));
     assert!(transcode(b"\"\x01\"").is_err());
 }
