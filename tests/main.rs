@@ -36,6 +36,8 @@ mod harness;
 mod health;
 /// HTTP semantics: targets, conditions, caching, CORS of refusals, limits of a head.
 mod http;
+/// Keys, host names, file paths and control characters stay where they belong.
+mod leaks;
 /// The log, read and unread.
 mod logging;
 /// The metrics: their names, and everything that names them.

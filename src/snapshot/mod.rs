@@ -59,6 +59,15 @@ impl Source {
     }
 }
 
+/// Why the last poll of an environment failed.
+#[derive(Clone, Debug)]
+pub struct LastError {
+    /// Such as `timeout`; all that the public port shows.
+    pub kind: &'static str,
+    /// One line without secrets. It may hold host names and file paths, so only the admin port shows it.
+    pub text: Arc<str>,
+}
+
 /// One configured environment: its document, if there is one yet, and how fresh it is.
 #[derive(Clone, Debug)]
 pub struct Slot {
@@ -68,8 +77,7 @@ pub struct Slot {
     pub source: Source,
     /// Last poll that succeeded (a 304 is a success), or the time a file was read.
     pub last_success: Option<SystemTime>,
-    /// One line, secrets cut.
-    pub last_error: Option<Arc<str>>,
+    pub last_error: Option<LastError>,
 }
 
 /// Every environment at one instant.
