@@ -100,4 +100,9 @@ impl Snapshot {
     pub fn access(&self, key: &[u8]) -> Option<Access> {
         self.keys.get(key).copied()
     }
+
+    /// As [`access`](Self::access), but a key that has expired by then is unknown. Every route asks this.
+    pub fn access_at(&self, key: &[u8], now: SystemTime) -> Option<Access> {
+        self.access(key).filter(|access| access.expires_at.is_none_or(|expires_at| expires_at > now))
+    }
 }
