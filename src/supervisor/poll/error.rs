@@ -21,6 +21,8 @@ pub enum PollErrorKind {
     Redirect,
     Pages,
     TooLarge,
+    /// An event stream that sends faster than it may.
+    Flood,
     /// 304 though nothing is held.
     NotModified,
     /// The bytes came, but they are no environment document.
@@ -48,6 +50,7 @@ impl PollErrorKind {
             Self::Redirect => "redirect",
             Self::Pages => "pagination",
             Self::TooLarge => "too_large",
+            Self::Flood => "flood",
             Self::NotModified => "not_modified",
             Self::Document => "invalid_document",
             Self::Key => "no_key",
