@@ -118,6 +118,11 @@ impl Watched {
         self.discovered.is_some()
     }
 
+    /// Its server-side keys, if discovery listed it.
+    pub fn discovered_keys(&self) -> Option<&[ServerKey]> {
+        self.discovered.as_deref()
+    }
+
     /// Takes the server-side keys that upstream tells now; true if they are others.
     pub fn rekey(&mut self, keys: Vec<ServerKey>, now: Instant) -> bool {
         let keys = Some(keys);
