@@ -6,10 +6,14 @@
 
 mod support;
 
+/// The admin listener: idle connections, slow heads, foreign hosts.
+mod admin;
 /// Counts of SDKs, through restarts.
 mod counts;
 /// Random documents and requests: the engine answers as the model does.
 mod differential;
+/// Discovery with wrong keys or none, and streams whose key goes away.
+mod discovery;
 /// Awkward bytes over real sockets.
 mod doors;
 /// Stopping and taking over under load.

@@ -69,7 +69,10 @@ const OPEN_DOORS: &[(&str, &[&str])] = &[
             "snapshot", "tls",
         ],
     ),
-    ("admin", &["answer", "channel", "config", "http", "limits", "log", "metrics", "route", "snapshot"]),
+    (
+        "admin",
+        &["answer", "channel", "config", "http", "limits", "log", "metrics", "route", "snapshot", "terminal"],
+    ),
     // The command line.
     ("cli", &["config", "demo", "terminal"]),
     ("health", &["config"]),

@@ -100,6 +100,8 @@ pub struct Config {
     pub realtime: Realtime,
     /// Environments are discovered from `<api_url>proxy/config/` with this key.
     pub proxy_key: Option<Secret>,
+    /// How long discovery must list no environment before the earlier ones are removed; zero: at once.
+    pub discovery_empty_grace: Duration,
     pub usage_flush_interval: Duration,
     pub analytics: Analytics,
     pub sse: Sse,
@@ -236,6 +238,9 @@ pub struct Sse {
 pub struct Admin {
     pub host: IpAddr,
     pub port: u16,
+    /// Names that requests may have as `Host`, in lower case; `*` is all, a leading dot covers subdomains. IP
+    /// addresses and `localhost` are always allowed.
+    pub allowed_hosts: Vec<String>,
 }
 
 /// When the proxy is ready.
