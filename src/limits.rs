@@ -189,9 +189,10 @@ pub const STREAM_SETTLED: Duration = Duration::from_secs(1);
 pub const STREAM_RETRY_MIN: Duration = Duration::from_millis(100);
 /// One event of a stream, bytes. Beyond: the stream is opened anew.
 pub const STREAM_LINE_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of an event stream within `STREAM_WINDOW`, lines (comments and empty ones count too) and reads within
-/// it. Beyond: the stream is closed, logged (`realtime_flood`), counted, and opened again after a backoff. Upstream
-/// sends some hundred bytes for each edit and a comment every 15 s, so that this is 300 edits in a second.
+/// Bytes of an event stream within `STREAM_WINDOW`, lines (comments and empty ones count too) and reads
+/// within it. Beyond: the stream is closed, logged (`realtime_flood`), counted, and opened again after a
+/// backoff. Upstream sends some hundred bytes for each edit and a comment every 15 s, so that this is 300
+/// edits in a second.
 pub const STREAM_WINDOW: Duration = Duration::from_secs(1);
 pub const STREAM_WINDOW_BYTES_MAX: usize = 256 * 1024;
 pub const STREAM_WINDOW_LINES_MAX: usize = 1000;

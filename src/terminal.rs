@@ -1,7 +1,8 @@
 //! Text for a terminal: characters that a terminal obeys are shown, not sent.
 //!
-//! A document, a configuration file or an argument may hold escape sequences that clear the screen, change the
-//! window's title or forge lines, and bidirectional overrides that show text in another order than it has.
+//! A document, a configuration file or an argument may hold escape sequences that clear the screen, change
+//! the window's title or forge lines, and bidirectional overrides that show text in another order than it
+//! has.
 use std::borrow::Cow;
 use std::fmt::Write;
 
@@ -18,8 +19,8 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     escape_unless(text, |_| false)
 }
 
-/// Text of several lines: line feeds stay. Of JSON text it makes JSON text of the same value, since there such
-/// characters stand within strings alone.
+/// Text of several lines: line feeds stay. Of JSON text it makes JSON text of the same value, since there
+/// such characters stand within strings alone.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     escape_unless(text, |character| character == '\n')
 }

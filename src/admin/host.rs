@@ -1,8 +1,9 @@
 //! Which `Host` the admin listener answers: the defence against DNS rebinding.
 //!
 //! A web page on a name that its owner points at the operator's network could otherwise read the status page
-//! through a browser there: to the browser both are the same origin. Such a request carries the page's name as
-//! `Host`; an IP address or `localhost` cannot be rebound. Names that operators use are in `admin.allowed_hosts`.
+//! through a browser there: to the browser both are the same origin. Such a request carries the page's name
+//! as `Host`; an IP address or `localhost` cannot be rebound. Names that operators use are in
+//! `admin.allowed_hosts`.
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// What to do with a request, by its `Host`.

@@ -1,7 +1,7 @@
 //! The connections of the admin listener, one thread each, and which of them gives way to a new one.
 //!
-//! Probes and scrapers take some milliseconds; who holds a connection longer waits for nothing or attacks. At the
-//! limit the connection that has waited longest is closed, so that idle ones cannot keep a probe out.
+//! Probes and scrapers take some milliseconds; who holds a connection longer waits for nothing or attacks. At
+//! the limit the connection that has waited longest is closed, so that idle ones cannot keep a probe out.
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,8 +36,8 @@ impl Peers {
         Arc::new(Self { open: Mutex::default(), threads: AtomicUsize::new(0), metrics })
     }
 
-    /// Takes a connection, closing another one if there are too many: one that has its answer, or else the one
-    /// that came first.
+    /// Takes a connection, closing another one if there are too many: one that has its answer, or else the
+    /// one that came first.
     pub fn add(self: &Arc<Self>, stream: TcpStream) -> PeerGuard {
         let stream = Arc::new(stream);
         let mut open = self.lock();

@@ -1,8 +1,8 @@
 //! Which key pairs of a discovery answer can be used, by the rules of `environment_key_pairs`.
 //!
-//! A client-side key is public. Taken for a server-side key, it would read the whole document, so that an answer
-//! with keys in the wrong place must not be believed. A server-side key belongs to one environment: that of the
-//! configuration, else the one that had it before, else the first that lists it.
+//! A client-side key is public. Taken for a server-side key, it would read the whole document, so that an
+//! answer with keys in the wrong place must not be believed. A server-side key belongs to one environment:
+//! that of the configuration, else the one that had it before, else the first that lists it.
 use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
