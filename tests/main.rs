@@ -6,14 +6,12 @@
 
 mod support;
 
-/// The admin listener: idle connections, slow heads, foreign hosts.
-mod admin;
+/// Public conformance data, and other parsers beside ours.
+mod conformance;
 /// Counts of SDKs, through restarts.
 mod counts;
 /// Random documents and requests: the engine answers as the model does.
 mod differential;
-/// Discovery with wrong keys or none, and streams whose key goes away.
-mod discovery;
 /// Awkward bytes over real sockets.
 mod doors;
 /// Stopping and taking over under load.
@@ -40,8 +38,8 @@ mod harness;
 mod health;
 /// HTTP semantics: targets, conditions, caching, CORS of refusals, limits of a head.
 mod http;
-/// Keys, host names, file paths and control characters stay where they belong.
-mod leaks;
+/// What holds over many requests: the boundary of a key, one revision for each answer.
+mod invariants;
 /// The log, read and unread.
 mod logging;
 /// The metrics: their names, and everything that names them.
