@@ -13,7 +13,6 @@ use http::Uri;
 
 use crate::config::{Config, EnvironmentConfig, Level, Notice, Secret};
 use crate::supervisor::probe::{self, Found, Probe};
-use crate::terminal::escape;
 use crate::tls::Certificates;
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -92,7 +91,7 @@ impl<W: Write> Report<W> {
         };
         self.failures += usize::from(verdict == Verdict::Fail);
         // Whoever does not read the lines still gets the exit code.
-        let _ = writeln!(self.out, "{word}  {}", escape(&format!("{what}: {found}")));
+        let _ = writeln!(self.out, "{word}  {what}: {found}");
     }
 
     /// A directory that must be writable; `without` says what is lost else.

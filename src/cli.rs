@@ -3,7 +3,6 @@
 //! In: arguments. Out: a [`Command`] with the [`Inputs`] it reads its configuration from.
 //! Invariant: values are passed on as typed; `config` judges them together with the file and the
 //! environment, so that all mistakes are told in one run. Nothing is opened or started here.
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -11,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use crate::config::source::Inputs;
-use crate::{demo, terminal};
+use crate::demo;
 
 /// The exit code for a wrong command line or configuration (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -152,24 +151,14 @@ pub fn parse() -> Result<Command, u8> {
     match Cli::try_parse() {
         Ok(cli) => Ok(cli.command.unwrap_or(Command::Serve(cli.serve))),
         Err(error) => {
-            print(&error);
+            // If the terminal is gone there is nobody to tell.
+            let _ = error.print();
             match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Err(0),
                 _ => Err(EXIT_USAGE),
             }
         }
     }
-}
-
-/// Prints help, the version or a mistake. clap repeats arguments as they are, so one with control characters
-/// costs the message its colours.
-fn print(error: &clap::Error) {
-    let has_unsafe = std::env::args_os().any(|arg| arg.to_string_lossy().chars().any(terminal::is_unsafe));
-    // A terminal that is gone must not turn the exit code into that of a panic.
-    let _ = match has_unsafe {
-        true => write!(std::io::stderr(), "{}", terminal::escape_lines(&error.render().to_string())),
-        false => error.print(),
-    };
 }
 
 impl ServeArgs {

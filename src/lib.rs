@@ -47,5 +47,4 @@ pub mod route;
 pub mod serve;
 pub mod snapshot;
 pub mod supervisor;
-pub mod terminal;
 pub mod tls;

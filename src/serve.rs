@@ -107,13 +107,7 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     let doors = Doors { listeners, unix_socket, tls };
     let publisher = start_reactors(bounded(&config, descriptors, &log), doors, &log, &metrics)?;
     let own = Arc::new(config.clone());
-    let view = View {
-        metrics: metrics.clone(),
-        log: log.clone(),
-        newest: publisher.newest(),
-        config: own,
-        host_log: admin::HostLog::default(),
-    };
+    let view = View { metrics: metrics.clone(), log: log.clone(), newest: publisher.newest(), config: own };
     let mut readiness = admin::Readiness::new(view.clone());
     if let Some(listener) = admin {
         admin::start(listener, view)?;

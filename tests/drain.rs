@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::support::{Client, PATIENCE, Proxy, Start, eventually, request};
+use crate::conformance::count_of;
+use crate::support::{Client, PATIENCE, Proxy, Start, eventually, fixture, request};
 use crate::surface::{CLIENT, SERVER, document};
 
 fn prepare() -> Start {
@@ -82,18 +83,28 @@ fn call(address: SocketAddr, stop: &AtomicBool, answered: &AtomicU64) -> Vec<Str
     wrong
 }
 
+/// `STOPS=16` is the long form.
 #[test]
 fn a_stop_under_load_leaves_no_request_unanswered() {
+    let stops = count_of("STOPS", 2);
+    let answered: u64 = (0..stops).map(|_| stop_under_load()).sum();
+    fixture::say(&format!("stops under load: {stops}, {answered} requests answered, 0 failed"));
+}
+
+/// How many requests were answered.
+fn stop_under_load() -> u64 {
     let mut proxy = prepare().ready();
     let load = Load::start(proxy.address(), 8);
     load.go_on(200);
     proxy.signal("TERM");
     assert!(proxy.wait().success(), "{}", proxy.log());
+    let answered = load.answered.clone();
     let wrong = load.end();
     // Once the listener is gone there is nobody to connect to; nothing else may go wrong.
     let unexpected: Vec<_> = wrong.iter().filter(|what| !what.starts_with("connect: ")).collect();
     assert!(unexpected.is_empty(), "{unexpected:?}");
     assert!(proxy.log().contains("connections_cut_count=0"), "{}", proxy.log());
+    answered.load(Ordering::Relaxed)
 }
 
 #[test]

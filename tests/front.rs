@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Client, Port, Proxy, Start, eventually};
+use crate::conformance::count_of;
+use crate::support::{Client, Port, Proxy, Start, eventually, fixture};
 use crate::surface::{CLIENT, SERVER, document};
 
 fn start() -> Proxy {
@@ -19,7 +20,7 @@ fn program(name: &str) -> Option<String> {
     let found =
         places.iter().map(|place| format!("{place}/{name}")).find(|path| std::path::Path::new(path).exists());
     if found.is_none() {
-        println!("skipped: {name} is not installed (apt-get install {name})");
+        fixture::say(&format!("SKIPPED: {name} is not installed (apt-get install {name})"));
     }
     found
 }
@@ -62,6 +63,88 @@ fn exercise(front: SocketAddr) {
         assert_eq!(client.request("HEAD", "/api/v1/flags/", &key, b"").status, 200);
         assert_eq!(client.request("GET", "/nowhere", &key, b"").status, 404);
     }
+}
+
+/// Disguises of a length or a coding, and what hides a second request behind them.
+const FRAMINGS: [&str; 24] = [
+    "Content-Length: 5\r\nTransfer-Encoding: chunked",
+    "Transfer-Encoding: chunked\r\nContent-Length: 5",
+    "Transfer-Encoding: xchunked",
+    "Transfer-Encoding : chunked",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: x",
+    "Transfer-Encoding: x\r\nTransfer-Encoding: chunked",
+    "Transfer-Encoding:\tchunked",
+    "Transfer-Encoding: \u{b}chunked",
+    " Transfer-Encoding: chunked",
+    "X: y\nTransfer-Encoding: chunked",
+    "X: y\rTransfer-Encoding: chunked",
+    "Transfer-Encoding\n: chunked",
+    "Transfer-Encoding: chunked, identity",
+    "Transfer-Encoding: \"chunked\"",
+    "Transfer-Encoding: chunKed",
+    "Content-Length: +0",
+    "Content-Length: 0\r\nContent-Length: 50",
+    "Content-Length: 0, 0",
+    "Content-Length: 0x5",
+    "Content-Length:",
+    "Content-Length: 5\r\nExpect: 100-continue",
+    "Content-Length: 5\r\nConnection: Content-Length",
+    "Transfer-Encoding: chunked\r\nConnection: Transfer-Encoding",
+    "Content-Length: 5\r\nContent-Encoding: gzip",
+];
+const BODIES: [&str; 10] = [
+    "0\r\n\r\n",
+    "0\r\n\r\nx",
+    "0;a=b\r\n\r\n",
+    "0\n\r\n",
+    "00\r\nContent-Length: 90\r\n\r\n",
+    "1\r\nZ\r\n0\r\nHost: b\r\n\r\n",
+    "5;\nabcde\r\n0\r\n\r\n",
+    "fffffffffffffff0\r\n",
+    "",
+    "0\r\n \r\n",
+];
+
+/// Requests that try to hide another one, each followed by an honest caller's on connections of their own:
+/// the answer must be the honest caller's. `SMUGGLING=2000` is the long form.
+fn smuggle(name: &str, front: SocketAddr) {
+    let payloads = count_of("SMUGGLING", 240);
+    let hidden = format!(
+        "GET /api/v1/identities/?identifier=smuggled HTTP/1.1\r\nX-Environment-Key: {SERVER}\r\nHost: a\r\n\r\n"
+    );
+    let key = [("X-Environment-Key", SERVER)];
+    let (mut honest, mut refused) = (Client::connect(front), 0);
+    for number in 0..payloads {
+        let at = usize::try_from(number).expect("few");
+        let (framing, body) = (FRAMINGS[at % 24], BODIES[at / 24 % 10]);
+        // From the second round on a part of the hidden request is the body of the first one.
+        let cut = at / 240 * 7 % hidden.len();
+        let method = ["POST", "GET"][at / 240 % 2];
+        let payload = format!(
+            "{method} /api/v1/identities/?identifier=a HTTP/1.1\r\nHost: a\r\nX-Environment-Key: {SERVER}\r\n\
+             Content-Type: application/json\r\n{framing}\r\n\r\n{}{body}{}",
+            &hidden[..cut],
+            &hidden[cut..],
+        );
+        let mut attacker = Client::connect(front);
+        let _ = attacker.try_send(&payload);
+        let _ = attacker.stream().shutdown(std::net::Shutdown::Write);
+        for round in 0..2 {
+            let identifier = format!("honest-{number}-{round}");
+            let target = format!("/api/v1/identities/?identifier={identifier}");
+            let answer = honest.request("GET", &target, &key, b"");
+            assert_eq!(answer.status, 200, "{name}: after {payload:?}: {}", answer.text());
+            assert_eq!(answer.json()["identifier"], *identifier, "{name}: after {payload:?}");
+            if answer.header("connection") == Some("close") {
+                honest = Client::connect(front);
+            }
+        }
+        let first = attacker.try_answer(method).ok().flatten();
+        refused += u32::from(first.is_none_or(|answer| answer.status != 200));
+    }
+    fixture::say(&format!(
+        "smuggling behind {name}: {payloads} payloads, {refused} refused, no answer misplaced"
+    ));
 }
 
 /// With connections of the program in front still open, it ends when it is told to.
@@ -122,6 +205,7 @@ fn nginx_in_front_is_served_over_kept_connections() {
     let path = proxy.scratch().write("nginx.conf", config);
     let _running = Running::start(&nginx, &["-c", path.to_str().expect("UTF-8"), "-p", &folder]);
     exercise(port.address());
+    smuggle("nginx", port.address());
     assert_ends(&mut proxy);
 }
 
@@ -140,5 +224,6 @@ fn haproxy_in_front_is_served_over_kept_connections() {
     let path = proxy.scratch().write("haproxy.cfg", config);
     let _running = Running::start(&haproxy, &["-db", "-f", path.to_str().expect("UTF-8")]);
     exercise(port.address());
+    smuggle("HAProxy", port.address());
     assert_ends(&mut proxy);
 }

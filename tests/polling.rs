@@ -3,8 +3,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::conformance::count_of;
 use crate::support::document::{CLIENT_KEY, SERVER_KEY, document, for_key, override_of, value};
-use crate::support::{Client, Delivery, Proxy, Reply, Scratch, Start, Upstream, eventually};
+use crate::support::{Client, Delivery, Proxy, Reply, Scratch, Start, Upstream, eventually, fixture};
 
 const DOCUMENT: &str = "/api/v1/environment-document/";
 
@@ -281,18 +282,22 @@ fn a_restart_while_upstream_is_down_serves_what_was_there() {
     assert_eq!(version_of(&proxy, CLIENT_KEY), None);
 }
 
+/// `KILLS=200` is the long form.
 #[test]
 fn a_kill_while_writing_leaves_a_whole_document() {
     let (upstream, cache) = (Upstream::start(), Scratch::new());
     upstream.document(SERVER_KEY, document(1));
     let start = || serve(&upstream).set("cache_dir", cache.path().to_str().expect("a plain path"));
     // A document a millisecond: some kill falls into a write.
-    for round in 0..5 {
+    let kills = u32::try_from(count_of("KILLS", 5)).expect("some");
+    for round in 0..kills {
         let proxy = start().set("api_poll_frequency_seconds", 0.01).ready();
         for version in 1..20 {
             upstream.document(SERVER_KEY, document(round * 20 + version));
             upstream.wait_poll();
         }
+        // Another moment of the write each time.
+        std::thread::park_timeout(Duration::from_micros(u64::from(round % 16) * 250));
         proxy.signal("KILL");
         drop(proxy);
         upstream.refuse();
@@ -302,6 +307,7 @@ fn a_kill_while_writing_leaves_a_whole_document() {
         drop(proxy);
         upstream.listen();
     }
+    fixture::say(&format!("kills: {kills}, after each the cached document was served"));
 }
 
 // --- files ---

@@ -32,19 +32,15 @@ const OPEN_DOORS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("pace", &["limits"]),
     ("files", &[]),
-    ("terminal", &[]),
-    ("config", &["files", "limits", "terminal"]),
-    ("log", &["config", "limits", "terminal"]),
+    ("config", &["files", "limits"]),
+    ("log", &["config", "limits"]),
     ("tls", &["config", "files", "limits"]),
     ("counts", &["limits"]),
     // From a document to what requests read.
     ("evaluate", &["limits", "snapshot"]),
     ("encode", &["evaluate", "snapshot"]),
     ("snapshot", &["encode", "evaluate", "limits", "pace"]),
-    (
-        "explain",
-        &["cli", "config", "encode", "evaluate", "files", "limits", "snapshot", "supervisor", "terminal"],
-    ),
+    ("explain", &["cli", "config", "encode", "evaluate", "files", "limits", "snapshot", "supervisor"]),
     // The way of a request.
     ("http", &["limits"]),
     ("route", &["http"]),
@@ -69,14 +65,11 @@ const OPEN_DOORS: &[(&str, &[&str])] = &[
             "snapshot", "tls",
         ],
     ),
-    (
-        "admin",
-        &["answer", "channel", "config", "http", "limits", "log", "metrics", "route", "snapshot", "terminal"],
-    ),
+    ("admin", &["answer", "channel", "config", "http", "limits", "log", "metrics", "route", "snapshot"]),
     // The command line.
-    ("cli", &["config", "demo", "terminal"]),
+    ("cli", &["config", "demo"]),
     ("health", &["config"]),
-    ("check", &["config", "supervisor", "terminal", "tls"]),
+    ("check", &["config", "supervisor", "tls"]),
     (
         "serve",
         &[

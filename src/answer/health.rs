@@ -14,7 +14,7 @@ use crate::config::{Config, Require};
 use crate::encode::json;
 use crate::http::{Body, ContentType, Status};
 use crate::limits::YEAR_10000_SECONDS;
-use crate::snapshot::{LastError, Slot, Snapshot, Source};
+use crate::snapshot::{Slot, Snapshot, Source};
 
 /// When an environment counts as ready.
 #[derive(Debug)]
@@ -24,15 +24,6 @@ pub struct Rules {
     grace: Option<Duration>,
     require: Require,
     ready_from_cache: bool,
-}
-
-/// Who reads a health body, and so how much of an error it shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Audience {
-    /// Any caller of the main port: only the kind of an error. Its text names upstream hosts and files.
-    Public,
-    /// Callers of the admin port.
-    Operator,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +125,7 @@ pub fn look(config: &Config, snapshot: &Snapshot, now: SystemTime) -> Look {
     let rules = Rules::new(config);
     let reason = rules.reason(snapshot, now);
     let mut body = Vec::new();
-    write(&rules, snapshot, now, reason, Audience::Operator, &mut body);
+    write(&rules, snapshot, now, reason, &mut body);
     let age_max = rules.age_max(snapshot.slots.len());
     let states = snapshot.slots.iter().map(|slot| rules.state(slot, age_max, now).name()).collect();
     Look { body: String::from_utf8_lossy(&body).into_owned(), reason, states }
@@ -146,7 +137,7 @@ pub(super) fn readiness(exchange: &mut Exchange<'_>, desk: &mut Desk) {
     let reason = rules.reason(exchange.snapshot, exchange.now);
     let mut body = std::mem::take(&mut desk.body);
     body.clear();
-    write(rules, exchange.snapshot, exchange.now, reason, Audience::Public, &mut body);
+    write(rules, exchange.snapshot, exchange.now, reason, &mut body);
     exchange.vary(desk);
     desk.lines.extend_from_slice(b"cache-control: no-store\r\n");
     let status = Status(if reason.is_some() { 503 } else { 200 });
@@ -154,14 +145,7 @@ pub(super) fn readiness(exchange: &mut Exchange<'_>, desk: &mut Desk) {
     desk.body = body;
 }
 
-fn write(
-    rules: &Rules,
-    snapshot: &Snapshot,
-    now: SystemTime,
-    reason: Option<&str>,
-    audience: Audience,
-    out: &mut Vec<u8>,
-) {
+fn write(rules: &Rules, snapshot: &Snapshot, now: SystemTime, reason: Option<&str>, out: &mut Vec<u8>) {
     out.extend_from_slice(match reason {
         None => b"{\"status\":\"ok\",\"reason\":null,\"last_successful_update\":",
         Some(_) => b"{\"status\":\"error\",\"reason\":",
@@ -179,12 +163,12 @@ fn write(
         if index > 0 {
             out.push(b',');
         }
-        write_slot(slot, rules.state(slot, age_max, now), audience, out);
+        write_slot(slot, rules.state(slot, age_max, now), out);
     }
     out.extend_from_slice(b"]}");
 }
 
-fn write_slot(slot: &Slot, state: State, audience: Audience, out: &mut Vec<u8>) {
+fn write_slot(slot: &Slot, state: State, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"client_side_key\":");
     let shown =
         slot.client_side_key.char_indices().nth(6).map_or("", |(end, _)| &slot.client_side_key[..end]);
@@ -200,10 +184,9 @@ fn write_slot(slot: &Slot, state: State, audience: Audience, out: &mut Vec<u8>) 
     let seconds = seconds.filter(|seconds| (0.0..YEAR_10000_SECONDS as f64).contains(seconds));
     write_time(seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs_f64(seconds)), out);
     out.extend_from_slice(b",\"last_error\":");
-    match (&slot.last_error, audience) {
-        (Some(LastError { kind, .. }), Audience::Public) => json::string(kind, out),
-        (Some(LastError { text, .. }), Audience::Operator) => json::string(text, out),
-        (None, _) => out.extend_from_slice(b"null"),
+    match &slot.last_error {
+        Some(error) => json::string(error, out),
+        None => out.extend_from_slice(b"null"),
     }
     out.push(b'}');
 }

@@ -59,15 +59,6 @@ impl Source {
     }
 }
 
-/// Why the last poll of an environment failed.
-#[derive(Clone, Debug)]
-pub struct LastError {
-    /// Such as `timeout`; all that the public port shows.
-    pub kind: &'static str,
-    /// One line without secrets. It may hold host names and file paths, so only the admin port shows it.
-    pub text: Arc<str>,
-}
-
 /// One configured environment: its document, if there is one yet, and how fresh it is.
 #[derive(Clone, Debug)]
 pub struct Slot {
@@ -77,7 +68,8 @@ pub struct Slot {
     pub source: Source,
     /// Last poll that succeeded (a 304 is a success), or the time a file was read.
     pub last_success: Option<SystemTime>,
-    pub last_error: Option<LastError>,
+    /// One line, secrets cut.
+    pub last_error: Option<Arc<str>>,
 }
 
 /// Every environment at one instant.
@@ -99,10 +91,5 @@ impl Snapshot {
     /// What this key opens, or `None` if it is unknown.
     pub fn access(&self, key: &[u8]) -> Option<Access> {
         self.keys.get(key).copied()
-    }
-
-    /// As [`access`](Self::access), but a key that has expired by then is unknown. Every route asks this.
-    pub fn access_at(&self, key: &[u8], now: SystemTime) -> Option<Access> {
-        self.access(key).filter(|access| access.expires_at.is_none_or(|expires_at| expires_at > now))
     }
 }

@@ -4,7 +4,6 @@
 //! settings for the reactors, the log's level. Invariants: a configuration with a mistake changes
 //! nothing; an environment that stays keeps its document; what cannot change while running is named.
 use std::fmt::Display;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -91,12 +90,8 @@ impl Supervisor {
         }
         if before.proxy_key != config.proxy_key {
             self.discovery = Discovery::new(&config, now);
-            let metrics = &self.records.metrics;
-            metrics.supervisor.discovery_empty_since_ms.set(0);
-            metrics.supervisor.discovery_pairs_rejected.set(0);
             if self.discovery.is_none() {
-                let discovered = self.watched.extract_if(.., |watched| watched.is_discovered());
-                discovered.for_each(|watched| metrics.forget_environment(watched.client_side_key()));
+                self.watched.retain(|watched| !watched.is_discovered());
             }
         }
         let (added, removed, changed) = self.watch_only(&config.environments, now);
@@ -166,11 +161,6 @@ fn is_same_config(one: &Config, other: &Config) -> bool {
         && format!("{one:?}") == format!("{other:?}")
 }
 
-/// Where the admin listener is, which is bound at start; whom it answers is read at each request.
-fn admin_address(config: &Config) -> Option<(IpAddr, u16)> {
-    config.admin.as_ref().map(|admin| (admin.host, admin.port))
-}
-
 /// Settings that differ and are read only at start.
 fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
     let (old, new) = (&before.server, &now.server);
@@ -193,7 +183,7 @@ fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
         ("server.driver", old.driver != new.driver),
         ("cores", before.cores != now.cores),
         ("cache_dir", before.cache_dir != now.cache_dir),
-        ("admin", admin_address(before) != admin_address(now)),
+        ("admin", before.admin != now.admin),
         ("logging.log_format", before.logging.log_format != now.logging.log_format),
         ("logging.enable_access_log", before.logging.enable_access_log != now.logging.enable_access_log),
     ];

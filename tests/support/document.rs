@@ -17,7 +17,7 @@ pub fn value(version: u32) -> Value {
 
 /// As [`value`], of another environment.
 pub fn for_key(client_side_key: &str, version: u32) -> Value {
-    let (minute, second) = (version / 60, version % 60);
+    let (hour, minute, second) = (version / 3600, version / 60 % 60, version % 60);
     let state = |id: u32, name: &str, value: Value| {
         json!({
             "id": id, "django_id": id, "featurestate_uuid": format!("00000000-0000-4000-8000-{id:012}"),
@@ -27,7 +27,7 @@ pub fn for_key(client_side_key: &str, version: u32) -> Value {
     };
     json!({
         "id": 1, "api_key": client_side_key, "name": "Test",
-        "updated_at": format!("2026-01-01T00:{minute:02}:{second:02}.000000+00:00"),
+        "updated_at": format!("2026-01-01T{hour:02}:{minute:02}:{second:02}.000000+00:00"),
         "project": {
             "id": 1, "name": "Test", "hide_disabled_flags": false,
             "organisation": {"id": 1, "name": "Test", "feature_analytics": false, "stop_serving_flags": false, "persist_trait_data": true},

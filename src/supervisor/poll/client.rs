@@ -193,7 +193,7 @@ fn describe_io(error: &std::io::Error) -> (PollErrorKind, String) {
     match error.kind() {
         ErrorKind::InvalidData => (PollErrorKind::Tls, handshake::describe_io(error)),
         ErrorKind::ConnectionRefused => {
-            (PollErrorKind::Refused, "connection refused: is upstream running there?".into())
+            (PollErrorKind::Connect, "connection refused: is upstream running there?".into())
         }
         kind if is_closed(kind) => {
             (PollErrorKind::Interrupted, "the connection broke before the whole answer was there".into())

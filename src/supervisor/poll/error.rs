@@ -9,8 +9,6 @@ use std::time::Duration;
 pub enum PollErrorKind {
     /// A name that does not resolve.
     Name,
-    /// Nothing listens at the address.
-    Refused,
     Connect,
     Tls,
     /// Silence, or a drip.
@@ -21,8 +19,6 @@ pub enum PollErrorKind {
     Redirect,
     Pages,
     TooLarge,
-    /// An event stream that sends faster than it may.
-    Flood,
     /// 304 though nothing is held.
     NotModified,
     /// The bytes came, but they are no environment document.
@@ -33,31 +29,6 @@ pub enum PollErrorKind {
     File,
     /// A defect of ours.
     Internal,
-}
-
-impl PollErrorKind {
-    /// The name that the public port shows: nothing in it depends on what upstream sent or on how the proxy
-    /// is configured, so it reveals no host name, path or key.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Name => "name_resolution",
-            Self::Refused => "connection_refused",
-            Self::Connect => "connection_failed",
-            Self::Tls => "tls",
-            Self::Timeout => "timeout",
-            Self::Interrupted => "connection_interrupted",
-            Self::Status(_) => "http_status",
-            Self::Redirect => "redirect",
-            Self::Pages => "pagination",
-            Self::TooLarge => "too_large",
-            Self::Flood => "flood",
-            Self::NotModified => "not_modified",
-            Self::Document => "invalid_document",
-            Self::Key => "no_key",
-            Self::File => "file",
-            Self::Internal => "internal",
-        }
-    }
 }
 
 /// Why a poll failed. Never fatal.

@@ -21,7 +21,7 @@ use crate::config::{Config, EnvironmentConfig, Level, Secret};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::{EnvironmentMetrics, Metrics};
-use crate::snapshot::{Access, Environment, LastError, Role, Slot, Source};
+use crate::snapshot::{Access, Environment, Role, Slot, Source};
 
 /// Where things are written down.
 #[derive(Debug)]
@@ -116,11 +116,6 @@ impl Watched {
     /// Whether upstream told of it.
     pub fn is_discovered(&self) -> bool {
         self.discovered.is_some()
-    }
-
-    /// Its server-side keys, if discovery listed it.
-    pub fn discovered_keys(&self) -> Option<&[ServerKey]> {
-        self.discovered.as_deref()
     }
 
     /// Takes the server-side keys that upstream tells now; true if they are others.
@@ -447,9 +442,7 @@ impl Watched {
             environment: self.held.as_ref().map(|held| Arc::clone(&held.environment)),
             source: self.held.as_ref().map_or(Source::Upstream, |held| held.source),
             last_success: self.last_success,
-            last_error: self
-                .error()
-                .map(|error| LastError { kind: error.kind.name(), text: error.message.as_str().into() }),
+            last_error: self.error().map(|error| error.message.as_str().into()),
         }
     }
 }
