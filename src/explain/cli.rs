@@ -21,7 +21,7 @@ use crate::files::{self, Links};
 use crate::limits;
 use crate::snapshot::Environment;
 use crate::supervisor::discovery::KEPT_AS;
-use crate::supervisor::poll::{Discovered, Upstream, parse_discovered};
+use crate::supervisor::poll::{Answered, Discovered, Upstream, parse_discovered};
 use crate::supervisor::store;
 
 /// What was typed for a trait, split and read.
@@ -134,9 +134,8 @@ fn document(
     }
     let key = environment.server_side_key.as_ref().ok_or("the environment has no server-side key")?;
     match upstream.document(key.expose(), None, None) {
-        Ok(fetched) => {
-            fetched.map(|fetched| fetched.document).ok_or_else(|| "upstream has no document".to_owned())
-        }
+        Ok(Answered::New(fetched)) => Ok(fetched.document),
+        Ok(Answered::Same(_)) => Err("upstream has no document".to_owned()),
         Err(error) => last_good(config, &environment.client_side_key, &error.message),
     }
 }
