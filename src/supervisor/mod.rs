@@ -38,6 +38,7 @@ use job::{Compilers, Done, Id};
 use place::Place;
 use poll::{ServerKey, Upstream};
 use pool::Pool;
+pub use reload::missing_documents;
 use reports::Reports;
 use store::Store;
 use watched::{Change, Deadlines, Records, Watched};
