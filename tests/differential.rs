@@ -121,7 +121,7 @@ fn answer(
     }
     let differing = found.iter().zip(expected).find_map(|(found, expected)| {
         let is_same = found.name == text(&expected[0])
-            && found.enabled == text(&expected[1])
+            && same_value(found.enabled, text(&expected[1]))
             && same_value(found.value, text(&expected[2]))
             && parsed(found.variant) == expected[3]
             && parsed(&format!("\"{}\"", found.reason)) == expected[4];
