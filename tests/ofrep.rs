@@ -186,6 +186,26 @@ fn a_flag_that_needs_itself_says_so() {
     assert_eq!(answer.json()["value"], json!(true));
 }
 
+/// The bound of a trait's value, which `POST identities/` answers with 422.
+#[test]
+fn a_string_of_the_context_has_the_bound_of_a_traits_value() {
+    let start = Start::serve();
+    let path = start.scratch().write("document.json", document(0).to_string());
+    let proxy = start.document(CLIENT, SERVER, path).ready();
+    for (length, status) in [(2000, 200), (2001, 400)] {
+        let context = json!({"context": {"targetingKey": "u", "note": "\u{e9}".repeat(length)}}).to_string();
+        for path in ["/ofrep/v1/evaluate/flags", "/ofrep/v1/evaluate/flags/on"] {
+            let answer = post(&proxy, path, &[("X-API-Key", CLIENT)], &context);
+            assert_eq!(answer.status, status, "{path}: {}", answer.text());
+            if status == 400 {
+                let found = answer.json();
+                assert_eq!(found["errorCode"], "INVALID_CONTEXT");
+                assert_eq!(found["errorDetails"], "a string of the context is longer than 2000 characters");
+            }
+        }
+    }
+}
+
 #[test]
 fn context_counts_as_traits_do() {
     let mut closed = document(0);

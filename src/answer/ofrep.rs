@@ -18,6 +18,7 @@ use crate::encode::json;
 use crate::evaluate::{Identity, Trait, TraitValue, evaluate};
 use crate::http::{Body, ContentType, Status};
 use crate::identity::detail::{integer, json_value, member};
+use crate::identity::is_within_length;
 use crate::identity::python_json::Value;
 use crate::limits::COMPRESS_BYTES_MIN;
 use crate::snapshot::{Environment, Role, raw};
@@ -36,6 +37,8 @@ const NO_CONTEXT: Failure =
     Failure { code: "INVALID_CONTEXT", details: "the body must be an object with an object named context" };
 const NO_TARGETING_KEY: Failure =
     Failure { code: "TARGETING_KEY_MISSING", details: "the context has no targetingKey" };
+const VALUE_TOO_LONG: Failure =
+    Failure { code: "INVALID_CONTEXT", details: "a string of the context is longer than 2000 characters" };
 const TARGETING_KEY_TYPE: Failure =
     Failure { code: "INVALID_CONTEXT", details: "the context's targetingKey must be a string" };
 
@@ -99,6 +102,10 @@ fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Resul
         Some(Value::Text(identifier)) => &identifier.text,
         Some(_) => return Err(TARGETING_KEY_TYPE),
     };
+    let is_too_long = |value: &Value| matches!(value, Value::Text(text) if !is_within_length(&text.text));
+    if members.iter().any(|(name, value)| name != "targetingKey" && is_too_long(value)) {
+        return Err(VALUE_TOO_LONG);
+    }
     let traits: Vec<Trait<'_>> = members
         .iter()
         .filter(|(name, _)| name != "targetingKey")

@@ -212,8 +212,9 @@ fn nodes(node: Node<'_>) -> usize {
     }
 }
 
-/// Characters are counted only where the bytes leave a doubt.
-fn is_within_length(text: &str) -> bool {
+/// Whether a trait's value has no more characters than one may have. They are counted only where the
+/// bytes leave a doubt.
+pub fn is_within_length(text: &str) -> bool {
     text.len() <= TRAIT_VALUE_CHARS_MAX || text.chars().count() <= TRAIT_VALUE_CHARS_MAX
 }
 
