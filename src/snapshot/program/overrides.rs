@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::hash::BuildHasher as _;
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::{HashMap, HashSet, HashTable};
 
 use super::super::CompileError;
 use super::super::document::{IdentityOverride, OverrideState};
@@ -27,6 +27,7 @@ impl<'a> Builder<'_, 'a> {
         self.outputs.bytes.reserve(text_bytes / 2);
         let mut identifiers: HashMap<Cow<'a, str>, usize, State> = HashMap::default();
         let mut entries: Vec<(Cow<'a, str>, OwnStates)> = Vec::new();
+        let mut overridden: HashSet<(usize, u32), State> = HashSet::default();
         let mut written = Written::default();
         for entry in self.document.overrides() {
             let IdentityOverride { identifier, features } = entry?;
@@ -39,7 +40,7 @@ impl<'a> Builder<'_, 'a> {
                     self.targeted.insert(Cow::Owned(state.feature.name.to_string()));
                 }
                 let Some(feature) = self.by_name.get(&*state.feature.name).copied() else { continue };
-                if entries[place].1.iter().any(|(held, _)| *held == feature) {
+                if !overridden.insert((place, feature)) {
                     // The first entry wins (differences.md 9).
                     continue;
                 }
