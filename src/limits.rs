@@ -35,6 +35,9 @@ pub const JSON_DEPTH_MAX: usize = 1497;
 pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 8 } else { 2 } * 1024 * 1024;
 /// Identities in one `bulk-identities/`. Beyond: 400. What the hosted Edge API takes.
 pub const BULK_IDENTITIES_MAX: usize = 100;
+/// Bytes of identifiers and trait values that the conditions of one `bulk-identities/` may hash or search
+/// together, each at least 64. Beyond: 400, counted; fewer identities must be sent at once.
+pub const BULK_TEXT_BYTES_MAX: u32 = 12 * 1024 * 1024;
 
 // --- an answer ---
 
@@ -275,6 +278,9 @@ pub const FLAG_READS_MAX: usize = 10_000;
 /// Steps of one back-tracking match, about a millisecond's worth. Beyond: no match. Python has no
 /// such bound: a pattern that needs more hangs its process.
 pub const PATTERN_STEPS_MAX: u32 = 200_000;
+/// Steps of all back-tracking matches of one request. Beyond: the REGEX conditions that need them are
+/// false, and the request is counted.
+pub const PATTERN_STEPS_REQUEST_MAX: u32 = 1_000_000;
 /// A REGEX condition's pattern, bytes. Beyond: refused, the condition is false. None that a person
 /// writes comes near.
 pub const PATTERN_BYTES_MAX: usize = 20_000;
@@ -291,6 +297,11 @@ pub const PATTERN_TABLE_BYTES_MAX: usize = 8 * 1024;
 /// Lists inside lists of an IN condition. Beyond: the condition is false. No list of values is
 /// nested; CPython raises too, at a depth that depends on its build.
 pub const IN_LIST_DEPTH_MAX: usize = 200;
+/// Steps of all general JSONPath queries of one request, about a node each. Beyond: every condition on
+/// such a query is false for the rest of the request, and the request is counted. Python has no bound.
+pub const JSONPATH_STEPS_MAX: u32 = 400_000;
+/// The automaton of a pattern that a JSONPath takes from a request's values, bytes. Beyond: no match.
+pub const JSONPATH_PATTERN_BYTES_MAX: usize = 256 * 1024;
 /// Filters and functions inside each other in a JSONPath. Beyond: the condition is false;
 /// Python's bound is its recursion limit.
 pub const JSONPATH_DEPTH_MAX: usize = 100;

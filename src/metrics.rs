@@ -65,6 +65,11 @@ pub struct ReactorMetrics {
     pub connections_shed: Counter,
     /// Pauses of the accept loop, above all at the descriptor limit.
     pub accept_pauses: Counter,
+    /// Requests whose general JSONPaths, and whose regular expressions, ran out of steps.
+    pub jsonpath_exceeded: Counter,
+    pub patterns_exceeded: Counter,
+    /// Bulk requests refused for the work that their identities would take.
+    pub bulk_refused: Counter,
     /// Access records that found their queue full.
     pub access_dropped: Counter,
     /// Panics that were caught.
@@ -177,6 +182,9 @@ impl ReactorMetrics {
             connections_cut: Counter::default(),
             connections_shed: Counter::default(),
             accept_pauses: Counter::default(),
+            jsonpath_exceeded: Counter::default(),
+            patterns_exceeded: Counter::default(),
+            bulk_refused: Counter::default(),
             access_dropped: Counter::default(),
             restarts: Counter::default(),
             snapshot_version: Counter::default(),

@@ -6,6 +6,8 @@
 
 mod support;
 
+/// The step budgets of a request.
+mod budget;
 /// Public conformance data, and other parsers beside ours.
 mod conformance;
 /// Counts of SDKs, through restarts.

@@ -55,7 +55,10 @@ const OPEN_DOORS: &[(&str, &[&str])] = &[
     ),
     ("metrics", &["http", "route", "snapshot"]),
     ("channel", &["config", "counts", "limits", "snapshot", "tls"]),
-    ("reactor", &["answer", "channel", "config", "http", "limits", "log", "metrics", "route", "tls"]),
+    (
+        "reactor",
+        &["answer", "channel", "config", "http", "limits", "log", "metrics", "route", "snapshot", "tls"],
+    ),
     // The control plane.
     ("notify", &["metrics"]),
     (

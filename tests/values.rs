@@ -8,7 +8,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use edge_proxy::evaluate::jsonpath::{self, FlagResult, Property, Target};
+use edge_proxy::evaluate::budget::RequestBudget;
+use edge_proxy::evaluate::jsonpath::{self, FlagResult, Property, Subject, Target};
 use edge_proxy::evaluate::value::{self, Integer, Value};
 use edge_proxy::evaluate::{Identity, Trait, TraitValue, in_list, percentage, semver};
 use serde_json::Value as Json;
@@ -166,7 +167,10 @@ fn patterns_match_what_re_match_does() {
                 subjects => {
                     let subjects = subjects.as_array().expect("a list");
                     let answer = |subject: &Json| {
-                        Json::from(vec![subject[0].clone(), pattern.is_match(text(&subject[0])).into()])
+                        Json::from(vec![
+                            subject[0].clone(),
+                            pattern.is_match(text(&subject[0]), &RequestBudget::default().patterns).into(),
+                        ])
                     };
                     subjects.iter().map(answer).collect::<Vec<_>>().into()
                 }
@@ -248,7 +252,9 @@ fn look_up<'a>(
         },
         Target::FlagAlone { .. } | Target::Nothing | Target::Refused(_) => TraitValue::Null,
         Target::Query(query) => {
-            query.find(tree, identity.map(|identity| (identity, "env_user 1")), &mut flags)
+            let subject = identity.map(|identity| Subject::new(*identity, "env_user 1"));
+            let steps = &RequestBudget::default().jsonpath;
+            query.find(tree, subject.as_ref(), &mut flags, steps).map_err(|_| "out of steps")?
         }
     })
 }
@@ -287,6 +293,10 @@ impl<'a> jsonpath::Flags<'a> for Flags {
 
     fn resolved(&self, at: usize) -> Option<FlagResult<'a>> {
         self.resolved.get(at).copied()
+    }
+
+    fn resolved_count(&self) -> usize {
+        self.resolved.len()
     }
 }
 

@@ -107,7 +107,7 @@ fn durations(text: &mut Text, metrics: &Metrics) {
 
 fn traffic(text: &mut Text, metrics: &Metrics) {
     type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
-    let rows: [Row; 9] = [
+    let rows: [Row; 12] = [
         ("http_received_bytes_total", "counter", "Bytes read from clients.", |r| r.bytes_read.value()),
         ("http_sent_bytes_total", "counter", "Bytes written to clients.", |r| r.bytes_written.value()),
         ("connections_opened_total", "counter", "Connections accepted.", |r| r.connections_opened.value()),
@@ -136,6 +136,24 @@ fn traffic(text: &mut Text, metrics: &Metrics) {
             |r| r.accept_pauses.value(),
         ),
         ("connections_open", "gauge", "Connections open now.", ReactorMetrics::connections_open),
+        (
+            "jsonpath_budget_exceeded_total",
+            "counter",
+            "Requests whose general JSONPaths ran out of steps, so that conditions on them counted as no match.",
+            |r| r.jsonpath_exceeded.value(),
+        ),
+        (
+            "regex_budget_exceeded_total",
+            "counter",
+            "Requests whose regular expressions ran out of steps, so that conditions on them counted as no match.",
+            |r| r.patterns_exceeded.value(),
+        ),
+        (
+            "bulk_refused_total",
+            "counter",
+            "Bulk requests refused because evaluating their identities would take too much work.",
+            |r| r.bulk_refused.value(),
+        ),
         (
             "access_records_dropped_total",
             "counter",

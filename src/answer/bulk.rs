@@ -13,6 +13,9 @@ use crate::identity::python_json::Value;
 use crate::identity::{Refusal, Sent, is_json, transient};
 use crate::limits::BULK_IDENTITIES_MAX;
 
+const TOO_MUCH_WORK: &str =
+    "evaluating these identities takes too much work for one request: send fewer at once";
+
 /// Answers each identity of the list.
 pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
     let parsed = match detail::body_value(body, is_json(exchange.fields.content_type)) {
@@ -32,7 +35,6 @@ pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
         Ok(opened) => opened,
         Err(denied) => return exchange.deny(desk, denied),
     };
-    identities::head(exchange, environment, desk);
     let mut body = std::mem::take(&mut desk.body);
     body.clear();
     body.push(b'[');
@@ -44,9 +46,16 @@ pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
         let identifier = asked.identifier.or(made.as_deref()).unwrap_or_default();
         let identity = Identity { identifier, traits: &asked.traits };
         let sent = Sent { identity, echo: None, is_anonymous: asked.identifier.is_none() };
-        identities::evaluate_into(environment, role, &sent, Selection::default(), desk, &mut body);
+        // What is left of the budget that the first one began.
+        let selection = Selection { is_further: index > 0, ..Selection::default() };
+        identities::evaluate_into(environment, role, &sent, selection, desk, &mut body);
+        if index > 0 && desk.scratch.budget().texts.is_exceeded() {
+            desk.body = body;
+            return exchange.refuse_shape(desk, TOO_MUCH_WORK);
+        }
     }
     body.push(b']');
+    identities::head(exchange, environment, desk);
     exchange.send_compressible(desk, Status(200), &body);
     desk.body = body;
 }

@@ -7,7 +7,7 @@
 use super::exchange::PRIVATE_NO_CACHE;
 use super::{Desk, Exchange};
 use crate::encode::{flags, json, traits};
-use crate::evaluate::{Identity, evaluate, evaluate_without_overrides};
+use crate::evaluate::{Identity, evaluate, evaluate_next, evaluate_without_overrides};
 use crate::http::{ContentType, Status};
 use crate::identity::{Reader, Sent, detail, query, transient};
 use crate::snapshot::{Environment, Role};
@@ -19,6 +19,8 @@ pub(super) struct Selection<'q> {
     pub feature: Option<&'q str>,
     /// A transient identity in a query has no overrides in core, whatever its identifier (differences.md 45).
     pub is_transient: bool,
+    /// Not the first identity of its request: it is evaluated with what is left of the request's budget.
+    pub is_further: bool,
 }
 
 pub(super) fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Reader, desk: &mut Desk) {
@@ -38,7 +40,12 @@ pub(super) fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
     let is_transient = query::parameter(query, "transient").is_some_and(|value| !value.is_empty());
     let identity = Identity { identifier: &identifier, traits: &[] };
     let sent = Sent { identity, echo: None, is_anonymous: false };
-    respond(exchange, &sent, Selection { feature: feature.as_deref(), is_transient }, desk);
+    respond(
+        exchange,
+        &sent,
+        Selection { feature: feature.as_deref(), is_transient, is_further: false },
+        desk,
+    );
 }
 
 fn respond(exchange: &mut Exchange<'_>, sent: &Sent<'_>, selection: Selection<'_>, desk: &mut Desk) {
@@ -79,6 +86,11 @@ pub(super) fn evaluate_into(
     desk: &mut Desk,
     out: &mut Vec<u8>,
 ) {
+    let evaluate = match selection {
+        Selection { is_further: true, .. } => evaluate_next,
+        Selection { is_transient: true, .. } => evaluate_without_overrides,
+        _ => evaluate,
+    };
     if sent.is_anonymous && drops_traits(environment, role) {
         // The identifier must not be made from traits that do not count (differences.md 44).
         let identifier = transient::identifier(&[]);
@@ -94,10 +106,7 @@ pub(super) fn evaluate_into(
         );
     }
     let identity = seen(environment, role, &sent.identity);
-    match selection.is_transient {
-        false => evaluate(environment, &identity, &mut desk.scratch),
-        true => evaluate_without_overrides(environment, &identity, &mut desk.scratch),
-    }
+    evaluate(environment, &identity, &mut desk.scratch);
     write(environment, role, sent, selection.feature, desk, out);
 }
 

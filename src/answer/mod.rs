@@ -33,7 +33,7 @@ use crate::http::cors::Cors;
 use crate::http::{Body, ContentType, Fields, Method, Output, Request, Status};
 use crate::identity::Reader;
 use crate::route::{self, Route};
-use crate::snapshot::{Role, Snapshot};
+use crate::snapshot::{Environment, Role, Snapshot};
 
 use exchange::Exchange;
 use stream::{Subscription, Vocabulary};
@@ -94,6 +94,23 @@ impl Room {
         *self = Self { counts: std::mem::take(&mut self.counts), ..Self::default() };
     }
 
+    /// Which budgets the last request exceeded, once.
+    pub fn take_exceeded(&mut self, outcome: &Outcome) -> Exceeded {
+        let budget = self.desk.scratch.budget();
+        let is_refused = outcome.route == Route::BulkIdentities && outcome.status == 400;
+        Exceeded {
+            jsonpath: budget.jsonpath.take_exceeded(),
+            patterns: budget.patterns.take_exceeded(),
+            bulk: budget.texts.take_exceeded() && is_refused,
+        }
+    }
+
+    /// A property of `environment` of which the last request's budget cut a condition.
+    pub fn cut_property<'e>(&self, environment: &'e Environment) -> Option<&'e str> {
+        let slot = self.desk.scratch.cut_slots().first()?;
+        environment.program().property(*slot)
+    }
+
     /// After an answer of an event stream's route: who is to be told of changes from now on.
     pub fn take_subscription(&mut self) -> Option<Subscription> {
         self.subscription.take()
@@ -121,6 +138,19 @@ pub struct Outcome {
     /// The environment that the key opened.
     pub slot: Option<usize>,
     pub role: Option<Role>,
+}
+
+/// Budgets of steps ([`crate::evaluate::budget`]) that a request exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exceeded {
+    pub jsonpath: bool,
+    pub patterns: bool,
+    /// A bulk request was refused.
+    pub bulk: bool,
+}
+
+impl Exceeded {
+    pub const NONE: Self = Self { jsonpath: false, patterns: false, bulk: false };
 }
 
 /// Answers one request.

@@ -11,11 +11,13 @@ mod parse;
 mod syntax;
 mod tree;
 
-use super::{Identity, TraitValue};
+use super::TraitValue;
+use super::budget::StepBudget;
+pub use find::OutOfSteps;
 use parse::Failure;
 use syntax::Path;
-pub use tree::Tree;
 use tree::{Context, Node};
+pub use tree::{Subject, Tree};
 
 /// What a condition's property names.
 #[derive(Clone, Debug)]
@@ -98,6 +100,9 @@ pub trait Flags<'a> {
 
     /// Of those resolved so far the one at that place, in the order in which they were.
     fn resolved(&self, at: usize) -> Option<FlagResult<'a>>;
+
+    /// How many were resolved so far.
+    fn resolved_count(&self) -> usize;
 }
 
 /// A general query.
@@ -108,15 +113,23 @@ pub struct Query {
 
 impl Query {
     /// The first node's value, or null where there is none or it is a list or an object.
-    /// `identity` comes with its key.
+    ///
+    /// # Errors
+    /// `steps` did not suffice: the request's budget for all of its queries.
     pub fn find<'a>(
         &'a self,
         tree: &'a Tree,
-        identity: Option<(&Identity<'a>, &'a str)>,
+        subject: Option<&Subject<'a>>,
         flags: &mut dyn Flags<'a>,
-    ) -> TraitValue<'a> {
-        let node = find::first(&self.path, &mut Context { tree, identity, flags });
-        node.map_or(TraitValue::Null, Node::scalar)
+        steps: &StepBudget,
+    ) -> Result<TraitValue<'a>, OutOfSteps> {
+        let node = find::first(&self.path, &mut Context { tree, subject, flags, steps })?;
+        Ok(node.map_or(TraitValue::Null, Node::scalar))
+    }
+
+    /// Whether it may see flags, so that its answer depends on which of them are resolved already.
+    pub fn sees_flags(&self) -> bool {
+        self.path.sees_flags()
     }
 }
 

@@ -3,6 +3,7 @@
 //! In: a compiled [`crate::snapshot::Environment`] and an [`Identity`]. Out: for each feature the
 //! winning state and why, in a [`Scratch`] that the caller owns. Rules: compatibility.md 5.
 //! Invariant: the same input gives the same output on every machine; plain input allocates nothing.
+pub mod budget;
 pub mod in_list;
 pub mod jsonpath;
 mod lanes;
@@ -18,6 +19,7 @@ mod values;
 
 use crate::snapshot::Environment;
 use crate::snapshot::rule::Program;
+use budget::RequestBudget;
 
 /// A trait's value as the client sent it, before coercion (compatibility.md 5.6).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,6 +67,16 @@ impl Scratch {
         &self.room.resolved_order
     }
 
+    /// The slots of the conditions that ran out of steps in the last evaluation.
+    pub fn cut_slots(&self) -> &[u32] {
+        &self.room.cut_slots
+    }
+
+    /// What the last request spent.
+    pub fn budget(&self) -> &RequestBudget {
+        &self.room.budget
+    }
+
     /// Per feature the output that won, as an index into the program's; [`run::CYCLIC`] may be set.
     pub fn outputs(&self) -> &[u32] {
         &self.room.outputs
@@ -77,15 +89,22 @@ impl Scratch {
     }
 }
 
-/// Evaluates every feature of `environment` for `identity` into `scratch`.
+/// Evaluates every feature of `environment` for `identity` into `scratch`, with the budget of a request
+/// of its own.
 pub fn evaluate(environment: &Environment, identity: &Identity<'_>, scratch: &mut Scratch) {
-    run::run(environment.program(), Some(identity), None, true, &mut scratch.room);
+    evaluate_on(environment.program(), Some(identity), None, scratch);
 }
 
 /// As [`evaluate`], but without the identity's overrides: what core does for `?transient=`
 /// (compatibility.md 6.4).
 pub fn evaluate_without_overrides(environment: &Environment, identity: &Identity<'_>, scratch: &mut Scratch) {
+    scratch.room.budget = RequestBudget::default();
     run::run(environment.program(), Some(identity), None, false, &mut scratch.room);
+}
+
+/// As [`evaluate`], for a further identity of the same request: with what is left of its budget.
+pub fn evaluate_next(environment: &Environment, identity: &Identity<'_>, scratch: &mut Scratch) {
+    run::run(environment.program(), Some(identity), None, true, &mut scratch.room);
 }
 
 /// As [`evaluate`], on a program: with a key of the identity's own (`$.identity.key`, the seed of
@@ -96,5 +115,6 @@ pub fn evaluate_on(
     key: Option<&str>,
     scratch: &mut Scratch,
 ) {
+    scratch.room.budget = RequestBudget::default();
     run::run(program, identity, key, true, &mut scratch.room);
 }

@@ -4,6 +4,7 @@
 //! a segment whose bit is clear does not match; a value of a kind that the tables do not know
 //! clears none.
 use super::Identity;
+use super::budget::RequestBudget;
 use super::segment::holds;
 use super::semver::{Version, release};
 use super::value::{Value, coerce};
@@ -19,6 +20,7 @@ pub fn narrow(
     values: &mut Values,
     buffer: &mut String,
     possible: &mut Vec<u64>,
+    budget: &RequestBudget,
 ) -> bool {
     let lookups = &program.lookups;
     possible.clear();
@@ -55,7 +57,7 @@ pub fn narrow(
             }
             let condition = &program.conditions[screen.condition as usize];
             let answer = match &value {
-                Some(value) => holds(&condition.test, value, buffer),
+                Some(value) => holds(&condition.test, value, buffer, budget),
                 None => condition.by_default,
             };
             if !answer {

@@ -20,6 +20,7 @@ mod tests;
 mod token;
 mod width;
 
+use super::budget::StepBudget;
 use crate::limits::{PATTERN_AUTOMATA_BYTES_MAX, PATTERN_BYTES_MAX};
 use linear::Linear;
 use program::Program;
@@ -93,10 +94,11 @@ impl Pattern {
     }
 
     /// Whether `re.match(pattern, text)` finds one.
-    pub fn is_match(&self, text: &str) -> bool {
+    /// A match that has to track back spends steps of `budget`, and without them finds nothing.
+    pub fn is_match(&self, text: &str, budget: &StepBudget) -> bool {
         match (&self.linear, &self.program) {
             (Some(linear), _) if linear.takes(text) => linear.is_match(text),
-            (_, Some(program)) => backtrack::is_match(program, text),
+            (_, Some(program)) => backtrack::is_match(program, text, budget),
             (Some(linear), None) => linear.is_match(text),
             (None, None) => false,
         }

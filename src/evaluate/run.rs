@@ -8,10 +8,13 @@
 mod replay;
 
 use super::Identity;
+use super::budget::RequestBudget;
+use super::jsonpath::Subject;
 use super::lanes::{LANES, hash_each};
 use super::narrow::narrow;
 use super::percentage;
 use super::segment::holds;
+use super::value::Value;
 use super::values::Values;
 use crate::snapshot::rule::{
     CANDIDATES_WALKED_MAX, Candidate, Feature, FeatureState, Node, OpenFeature, PENDING, Program, Span,
@@ -74,6 +77,25 @@ pub struct Room {
     /// The features resolved so far, in that order.
     pub resolved_order: Vec<u32>,
     pub matched: Vec<bool>,
+    /// What is left of the request's budget.
+    pub budget: RequestBudget,
+    /// The slots of conditions that ran out of steps.
+    pub cut_slots: Vec<u32>,
+}
+
+impl Room {
+    /// Forgets the answers of the last evaluation, and makes space for those of this one.
+    fn begin(&mut self, program: &Program) {
+        self.epoch = (self.epoch + 1) & (u32::MAX >> 1);
+        if self.epoch == 0 {
+            // Once in two thousand million requests: what is left of the last round would count again.
+            self.conditions.entries.fill(0);
+            self.segments.entries.fill(0);
+            self.epoch = 1;
+        }
+        self.conditions.reserve(program.memo_count as usize);
+        self.segments.reserve(program.segments.len());
+    }
 }
 
 /// Evaluates every feature into `room.outputs`. `key` stands for the identity's key if it is given.
@@ -85,6 +107,7 @@ pub fn run(
     with_overrides: bool,
     room: &mut Room,
 ) {
+    room.cut_slots.clear();
     room.outputs.clear();
     room.outputs.extend_from_slice(&program.outputs_at_start);
     room.changed.clear();
@@ -92,15 +115,7 @@ pub fn run(
     if program.open_features.is_empty() && program.overrides.is_empty() {
         return;
     }
-    room.epoch = (room.epoch + 1) & (u32::MAX >> 1);
-    if room.epoch == 0 {
-        // Once in two thousand million requests: what is left of the last round would count again.
-        room.conditions.entries.fill(0);
-        room.segments.entries.fill(0);
-        room.epoch = 1;
-    }
-    room.conditions.reserve(program.memo_count as usize);
-    room.segments.reserve(program.segments.len());
+    room.begin(program);
     room.values.begin(program, identity, key);
     if let Some(identity) = identity.filter(|_| with_overrides) {
         for (feature, state) in program.overrides.find(identity.identifier) {
@@ -113,15 +128,24 @@ pub fn run(
     }
     room.splits.clear();
     let is_narrowed = match program.flags {
-        None => narrow(program, identity, &mut room.values, &mut room.buffer, &mut room.possible),
+        None => {
+            let budget = &room.budget;
+            narrow(program, identity, &mut room.values, &mut room.buffer, &mut room.possible, budget)
+        }
         Some(_) => {
             room.values.fill(program, identity);
             false
         }
     };
+    let queried = identity.filter(|_| program.has_queries);
+    let subject = queried.map(|identity| Subject::new(*identity, &room.values.identity_key));
     let mut run = Run {
         program,
         identity,
+        subject: subject.as_ref(),
+        found: Vec::new(),
+        budget: &room.budget,
+        cut_slots: &mut room.cut_slots,
         values: &room.values,
         conditions: &mut room.conditions,
         segments: &mut room.segments,
@@ -170,6 +194,12 @@ fn set(words: &mut [u64], index: u32) {
 struct Run<'r> {
     program: &'r Program,
     identity: Option<&'r Identity<'r>>,
+    /// The identity as queries see it.
+    subject: Option<&'r Subject<'r>>,
+    /// By slot what a query found that sees no flags: it is asked once.
+    found: Vec<Option<Value<'r>>>,
+    budget: &'r RequestBudget,
+    cut_slots: &'r mut Vec<u32>,
     values: &'r Values,
     conditions: &'r mut Memo,
     segments: &'r mut Memo,
@@ -231,6 +261,7 @@ impl<'r> Run<'r> {
     fn settle_splits(&mut self) {
         let (program, splits) = (self.program, std::mem::take(self.splits));
         for splits in splits.chunks(LANES) {
+            self.budget.read(self.values.identity_key.len() * splits.len() / LANES);
             let mut keys = [""; LANES];
             for (key, (_, split)) in keys.iter_mut().zip(splits) {
                 *key = &program.splits[*split as usize].key;
@@ -328,13 +359,15 @@ impl<'r> Run<'r> {
                 return condition.by_default;
             }
             let value = self.dynamic(condition.slot);
-            return holds(&condition.test, &value, self.buffer);
+            return holds(&condition.test, &value, self.buffer, self.budget);
         };
-        let Some(memo) = condition.memo else { return holds(&condition.test, &value, self.buffer) };
+        let Some(memo) = condition.memo else {
+            return holds(&condition.test, &value, self.buffer, self.budget);
+        };
         if let Some(answer) = self.conditions.of(memo, self.epoch) {
             return answer;
         }
-        let answer = holds(&condition.test, &value, self.buffer);
+        let answer = holds(&condition.test, &value, self.buffer, self.budget);
         self.conditions.put(memo, self.epoch, answer);
         answer
     }
@@ -348,6 +381,7 @@ impl<'r> Run<'r> {
         if self.identity.is_none() {
             return split.without_identity;
         }
+        self.budget.read(self.values.identity_key.len());
         let hash = percentage::hash(&[&split.key, &self.values.identity_key]);
         split.output(hash)
     }

@@ -2,14 +2,16 @@
 //!
 //! In: compiled tests and rules, values of this request. Out: true or false.
 //! Invariant: lazy as Python is where flags are read; a condition that occurs in several segments
-//! is asked at most once per request; nothing is allocated but for integers beyond `i64`.
+//! is asked at most once per request; nothing is allocated.
+use super::budget::RequestBudget;
 use super::percentage;
 use super::semver::Version;
-use super::value::{self, Integer, Value};
+use super::value::{self, BigDigits, Integer, Value};
 use crate::snapshot::rule::{Comparison, Members, Operand, OperandText, Test};
 
-/// Whether `value` passes `test`. `buffer` is room for Python's `str()` of the value.
-pub fn holds(test: &Test, value: &Value<'_>, buffer: &mut String) -> bool {
+/// Whether `value` passes `test`. `buffer` is space for Python's `str()` of the value; what
+/// the test costs is taken from `budget`.
+pub fn holds(test: &Test, value: &Value<'_>, buffer: &mut String, budget: &RequestBudget) -> bool {
     match test {
         _ if matches!(value, Value::Unreadable) => false,
         Test::IsNotSet => matches!(value, Value::Null),
@@ -17,21 +19,34 @@ pub fn holds(test: &Test, value: &Value<'_>, buffer: &mut String) -> bool {
         Test::Never => false,
         Test::IsSet => true,
         Test::Compare(comparison, operand) => compare(*comparison, operand, value),
-        Test::Contains(part) => matches!(value, Value::Text(text) if text.contains(&**part)),
+        Test::Contains(part) => matches!(value, Value::Text(text) if contains(text, part, budget)),
         Test::HasVersionPart(part) => match value {
             Value::Text(text) => Version::parse(text).is_some_and(|version| version.has_part(part)),
             _ => false,
         },
-        Test::NotContains(part) => matches!(value, Value::Text(text) if !text.contains(&**part)),
-        Test::Regex(pattern) => pattern.is_match(text_of(value, buffer)),
+        Test::NotContains(part) => matches!(value, Value::Text(text) if !contains(text, part, budget)),
+        Test::Regex(pattern) => {
+            let text = text_of(value, buffer);
+            budget.read(text.len());
+            pattern.is_match(text, &budget.patterns)
+        }
         Test::Modulo { divisor, remainder } =>
         {
             #[expect(clippy::float_cmp, reason = "exact equality is the rule (compatibility.md 5.7)")]
             value::modulo(value, *divisor).is_some_and(|found| found == *remainder)
         }
         Test::In(members) => is_member(members, value, buffer),
-        Test::Split { key, limit } => percentage::hash(&[key, text_of(value, buffer)]) <= *limit,
+        Test::Split { key, limit } => {
+            let text = text_of(value, buffer);
+            budget.read(text.len());
+            percentage::hash(&[key, text]) <= *limit
+        }
     }
+}
+
+fn contains(text: &str, part: &str, budget: &RequestBudget) -> bool {
+    budget.read(text.len());
+    text.contains(part)
 }
 
 /// Python's `str(value)`.
@@ -62,10 +77,10 @@ fn compare(comparison: Comparison, operand: &Operand, value: &Value<'_>) -> bool
             Some(Integer::Small(other)) => comparison.meets(Some(number.cmp(other))),
             Some(other) => comparison.meets(Some(Integer::Small(*number).cmp(other))),
         },
-        Value::Big(number) => operand.integer.as_ref().is_some_and(|other| {
-            let order = match other {
-                Integer::Big(other) => number.cmp(other),
-                Integer::Small(other) => number.cmp(&num_bigint::BigInt::from(*other)),
+        Value::Big(number) => operand.integer.as_ref().is_some_and(|_| {
+            let order = match &operand.big_integer {
+                Some(other) => number.cmp(&BigDigits::of(other)),
+                None => number.order_to_small(),
             };
             comparison.meets(Some(order))
         }),

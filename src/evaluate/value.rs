@@ -22,13 +22,66 @@ pub enum Value<'a> {
     Null,
     Bool(bool),
     Int(i64),
-    /// An integer outside `i64`.
-    Big(BigInt),
+    Big(BigDigits<'a>),
     Float(f64),
     Text(&'a str),
     /// Text that Python fails to coerce: an integer of more than [`INTEGER_DIGITS_MAX`] digits. No
     /// condition holds for it, `IS_SET` and `IS_NOT_SET` included (differences.md 5).
     Unreadable,
+}
+
+/// An integer outside `i64` as its decimal digits. It is compared and written as it is: converting
+/// it to binary would take time quadratic in the number of digits, for each condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BigDigits<'a> {
+    is_negative: bool,
+    /// Without leading zeros.
+    digits: &'a str,
+}
+
+impl<'a> BigDigits<'a> {
+    /// Reads `[+-]?[0-9]+`, which must be an integer outside `i64`.
+    pub fn of(text: &'a str) -> Self {
+        let digits = text.trim_start_matches(['+', '-']).trim_start_matches('0');
+        Self { is_negative: text.starts_with('-'), digits }
+    }
+
+    /// How it compares to any integer within `i64`.
+    pub fn order_to_small(&self) -> Ordering {
+        if self.is_negative { Ordering::Less } else { Ordering::Greater }
+    }
+
+    /// The nearest double; `None` if it is beyond them.
+    fn to_f64(self) -> Option<f64> {
+        let size: f64 = self.digits.parse().ok().filter(|size: &f64| size.is_finite())?;
+        Some(if self.is_negative { -size } else { size })
+    }
+}
+
+impl Ord for BigDigits<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_size =
+            || self.digits.len().cmp(&other.digits.len()).then_with(|| self.digits.cmp(other.digits));
+        match (self.is_negative, other.is_negative) {
+            (false, false) => by_size(),
+            (true, true) => by_size().reverse(),
+            (true, false) => Ordering::Less,
+            (false, true) => Ordering::Greater,
+        }
+    }
+}
+
+impl PartialOrd for BigDigits<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl std::fmt::Display for BigDigits<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_negative { "-" } else { "" })?;
+        f.write_str(self.digits)
+    }
 }
 
 /// An integer of any size, in the smaller form that holds it.
@@ -92,17 +145,20 @@ pub fn coerce_text(text: &str) -> Value<'_> {
 }
 
 fn integer_value(digits: &str) -> Value<'_> {
-    match ascii_integer(digits) {
-        Some(Integer::Small(number)) => Value::Int(number),
-        Some(Integer::Big(number)) => Value::Big(number),
-        None => Value::Unreadable,
+    if has_too_many_digits(digits) {
+        return Value::Unreadable;
     }
+    digits.parse().map_or_else(|_| Value::Big(BigDigits::of(digits)), Value::Int)
+}
+
+/// Whether CPython refuses to read it. Leading zeros count as digits.
+fn has_too_many_digits(text: &str) -> bool {
+    text.len() > INTEGER_DIGITS_MAX && text.trim_start_matches(['+', '-']).len() > INTEGER_DIGITS_MAX
 }
 
 /// Reads `[+-]?[0-9]+`, or nothing if it is longer than CPython allows.
 fn ascii_integer(text: &str) -> Option<Integer> {
-    // Leading zeros count as digits.
-    if text.len() > INTEGER_DIGITS_MAX && text.trim_start_matches(['+', '-']).len() > INTEGER_DIGITS_MAX {
+    if has_too_many_digits(text) {
         return None;
     }
     match text.parse() {
@@ -262,7 +318,7 @@ pub fn modulo(value: &Value<'_>, divisor: f64) -> Option<f64> {
         Value::Bool(bool) => f64::from(u8::from(*bool)),
         #[expect(clippy::cast_precision_loss, reason = "Python rounds the same way here")]
         Value::Int(number) => *number as f64,
-        Value::Big(number) => number.to_f64().filter(|double| double.is_finite())?,
+        Value::Big(number) => number.to_f64()?,
         Value::Float(number) => *number,
         Value::Null | Value::Text(_) | Value::Unreadable => return None,
     };

@@ -3,9 +3,7 @@
 //! In: an identity. Out: for each slot of the program the coerced value of its property.
 //! Invariant: slots that nothing was sent for stay [`Held::Unset`], and conditions on those have
 //! their result ready; the memory is the caller's and is used again.
-use num_bigint::BigInt;
-
-use super::value::{Value, coerce, coerce_text};
+use super::value::{BigDigits, Value, coerce, coerce_text};
 use super::{Identity, TraitValue};
 use crate::snapshot::rule::{Origin, Program, offset};
 
@@ -15,8 +13,7 @@ enum Held {
     Unset,
     Bool(bool),
     Int(i64),
-    /// Index into [`Values::bigs`].
-    Big(u32),
+    Big(Source),
     Float(f64),
     Text(Source),
     Unreadable,
@@ -34,7 +31,8 @@ enum Source {
 #[derive(Debug, Default)]
 pub struct Values {
     held: Vec<Held>,
-    bigs: Vec<BigInt>,
+    /// By number of [`Program::aliases`] the last trait of that name, as an index.
+    aliased: Vec<Option<u32>>,
     /// The identity's key; empty without an identity.
     pub identity_key: String,
 }
@@ -57,13 +55,21 @@ impl Values {
     pub fn fill(&mut self, program: &Program, identity: Option<&Identity<'_>>) {
         self.held.clear();
         self.held.resize(program.slots.len(), Held::Unset);
-        self.bigs.clear();
         let Some(identity) = identity else { return };
         if !program.slots_by_trait.is_empty() {
             for (index, sent) in identity.traits.iter().enumerate() {
                 if let Some(slot) = program.slots_by_trait.get(sent.key) {
                     // Of several traits of one name the last one counts, null included.
-                    self.held[*slot as usize] = self.hold_trait(identity, index);
+                    self.held[*slot as usize] = hold_trait(identity, offset(index));
+                }
+            }
+        }
+        self.aliased.clear();
+        self.aliased.resize(program.aliases.len(), None);
+        if !program.aliases.is_empty() {
+            for (index, sent) in identity.traits.iter().enumerate() {
+                if let Some(alias) = program.aliases.get(sent.key) {
+                    self.aliased[*alias as usize] = Some(offset(index));
                 }
             }
         }
@@ -73,43 +79,14 @@ impl Values {
                 continue;
             }
             self.held[slot] = match &program.slots[slot] {
-                Origin::Identifier => {
-                    let value = coerce_text(identity.identifier);
-                    self.hold(value, Source::Identifier)
-                }
-                Origin::IdentityKey => {
-                    // Taken out for a moment: a number in it goes to `bigs`.
-                    let key = std::mem::take(&mut self.identity_key);
-                    let held = self.hold(coerce_text(&key), Source::IdentityKey);
-                    self.identity_key = key;
-                    held
-                }
+                Origin::Identifier => hold(coerce_text(identity.identifier), Source::Identifier),
+                Origin::IdentityKey => hold(coerce_text(&self.identity_key), Source::IdentityKey),
                 Origin::SplitKey => Held::Text(Source::IdentityKey),
-                Origin::IdentityTrait(name) => {
-                    let index = identity.traits.iter().rposition(|sent| sent.key == &**name);
-                    index.map_or(Held::Unset, |index| self.hold_trait(identity, index))
+                Origin::IdentityTrait(alias) => {
+                    self.aliased[*alias as usize].map_or(Held::Unset, |index| hold_trait(identity, index))
                 }
                 _ => Held::Unset,
             };
-        }
-    }
-
-    fn hold_trait(&mut self, identity: &Identity<'_>, index: usize) -> Held {
-        self.hold(coerce(identity.traits[index].value), Source::Trait(offset(index)))
-    }
-
-    fn hold(&mut self, value: Value<'_>, source: Source) -> Held {
-        match value {
-            Value::Null => Held::Unset,
-            Value::Bool(bool) => Held::Bool(bool),
-            Value::Int(number) => Held::Int(number),
-            Value::Big(number) => {
-                self.bigs.push(number);
-                Held::Big(offset(self.bigs.len() - 1))
-            }
-            Value::Float(number) => Held::Float(number),
-            Value::Text(_) => Held::Text(source),
-            Value::Unreadable => Held::Unreadable,
         }
     }
 
@@ -120,7 +97,7 @@ impl Values {
             Held::Unset => return None,
             Held::Bool(bool) => Value::Bool(bool),
             Held::Int(number) => Value::Int(number),
-            Held::Big(index) => Value::Big(self.bigs[index as usize].clone()),
+            Held::Big(source) => Value::Big(BigDigits::of(self.text(source, identity?))),
             Held::Float(number) => Value::Float(number),
             Held::Text(source) => Value::Text(self.text(source, identity?)),
             Held::Unreadable => Value::Unreadable,
@@ -130,11 +107,27 @@ impl Values {
     fn text<'v>(&'v self, source: Source, identity: &Identity<'v>) -> &'v str {
         match source {
             Source::Trait(index) => match identity.traits[index as usize].value {
-                TraitValue::Text(text) => text,
+                TraitValue::Text(text) | TraitValue::BigInt(text) => text,
                 _ => "",
             },
             Source::Identifier => identity.identifier,
             Source::IdentityKey => &self.identity_key,
         }
+    }
+}
+
+fn hold_trait(identity: &Identity<'_>, index: u32) -> Held {
+    hold(coerce(identity.traits[index as usize].value), Source::Trait(index))
+}
+
+fn hold(value: Value<'_>, source: Source) -> Held {
+    match value {
+        Value::Null => Held::Unset,
+        Value::Bool(bool) => Held::Bool(bool),
+        Value::Int(number) => Held::Int(number),
+        Value::Big(_) => Held::Big(source),
+        Value::Float(number) => Held::Float(number),
+        Value::Text(_) => Held::Text(source),
+        Value::Unreadable => Held::Unreadable,
     }
 }

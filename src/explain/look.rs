@@ -4,16 +4,22 @@
 //! 5.6; a trait of exactly the property's name wins. Flags are the evaluation's own results.
 //! Invariant: the same values as `evaluate::values` and `evaluate::run` find, without their tables.
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use super::is_circular;
 use crate::encode::flags;
-use crate::evaluate::jsonpath::{FlagResult, Flags, Property, Target};
+use crate::evaluate::budget::RequestBudget;
+use crate::evaluate::jsonpath::{FlagResult, Flags, OutOfSteps, Property, Subject, Target};
 use crate::evaluate::pattern::AutomataBudget;
 use crate::evaluate::value::{Value, coerce, coerce_text};
 use crate::evaluate::{Identity, Scratch, TraitValue};
 use crate::snapshot::document::Document;
 use crate::snapshot::rule::Scalar;
 use crate::snapshot::{Environment, Role};
+
+/// Why a condition on a general JSONPath does not hold, whatever it asks.
+const OUT_OF_STEPS: &str =
+    "the steps of a request for general JSONPaths were spent, so the condition counts as no match";
 
 /// One flag's result with its texts unescaped.
 pub struct Fact {
@@ -28,16 +34,17 @@ pub struct Fact {
 /// The results of an evaluation, in document order.
 pub struct Facts {
     pub flags: Vec<Fact>,
+    places: HashMap<String, usize>,
     /// Those that conditions read, by their place.
     read: Vec<u32>,
 }
 
 impl Facts {
     pub fn of(environment: &Environment, document: &Document<'_>, scratch: &Scratch) -> Self {
-        let id = |name: &str| {
-            let state = document.features.iter().rfind(|state| state.feature.name == name);
-            Scalar::from_raw(state.map_or("null", |state| state.feature.id))
-        };
+        // Of several states of one name the last one counts.
+        let ids: HashMap<&str, &str> =
+            document.features.iter().map(|state| (&*state.feature.name, state.feature.id)).collect();
+        let id = |name: &str| Scalar::from_raw(ids.get(name).copied().unwrap_or("null"));
         let fact = |flag: flags::Flag<'_>| Fact {
             name: flag.name.to_owned(),
             enabled: Scalar::from_raw(flag.enabled),
@@ -46,13 +53,14 @@ impl Facts {
             reason: super::json(&format!("\"{}\"", flag.reason)).as_str().unwrap_or_default().to_owned(),
             feature_id: id(flag.name),
         };
-        let flags = flags::results(environment, Role::Server, scratch).map(fact).collect();
+        let flags: Vec<Fact> = flags::results(environment, Role::Server, scratch).map(fact).collect();
         let reads_flags = environment.program().flags.is_some();
-        Self { flags, read: if reads_flags { scratch.resolved_order().to_vec() } else { Vec::new() } }
+        let places = flags.iter().enumerate().map(|(place, fact)| (fact.name.clone(), place)).collect();
+        Self { flags, places, read: if reads_flags { scratch.resolved_order().to_vec() } else { Vec::new() } }
     }
 
     fn named(&self, name: &str) -> Option<&Fact> {
-        self.flags.iter().find(|fact| fact.name == name)
+        self.flags.get(*self.places.get(name)?)
     }
 }
 
@@ -75,24 +83,35 @@ pub struct Look<'l> {
     key: Option<&'l str>,
     name: Option<&'l str>,
     identity: Option<&'l Identity<'l>>,
-    identity_key: String,
     facts: &'l Facts,
     /// For the patterns of the whole explanation, as for those of a document.
     pub automata: RefCell<AutomataBudget>,
+    /// Steps for the whole explanation. It asks conditions that an evaluation need not ask.
+    pub budget: RequestBudget,
+    subject: Option<&'l Subject<'l>>,
+    /// The properties of which the evaluation's step budget cut a condition.
+    cut: Vec<&'l str>,
 }
 
 impl<'l> Look<'l> {
     pub fn new(
         environment: &'l Environment,
         document: &'l Document<'_>,
-        identity: Option<&'l Identity<'l>>,
+        subject: Option<&'l Subject<'l>>,
         facts: &'l Facts,
+        cut: Vec<&'l str>,
     ) -> Self {
-        let prefix = &environment.program().identity_key_prefix;
-        let identity_key =
-            identity.map(|identity| format!("{prefix}{}", identity.identifier)).unwrap_or_default();
-        let (key, name) = (document.api_key.as_deref(), document.name.as_deref());
-        Self { environment, key, name, identity, identity_key, facts, automata: RefCell::default() }
+        Self {
+            environment,
+            key: document.api_key.as_deref(),
+            name: document.name.as_deref(),
+            identity: subject.map(Subject::identity),
+            subject,
+            facts,
+            automata: RefCell::default(),
+            budget: RequestBudget::default(),
+            cut,
+        }
     }
 
     /// Hands `then` the value, and why the engine refuses the property if it does.
@@ -103,7 +122,7 @@ impl<'l> Look<'l> {
         then: impl FnOnce(&Value<'_>, Option<&'static str>) -> R,
     ) -> R {
         if is_split && property.is_empty() {
-            return then(&self.identity.map_or(Value::Null, |_| Value::Text(&self.identity_key)), None);
+            return then(&self.subject.map_or(Value::Null, |subject| Value::Text(subject.key())), None);
         }
         let (name, target) = match Property::parse(property) {
             Property::Trait(name) => return then(&coerce(self.sent(&name)), None),
@@ -111,15 +130,19 @@ impl<'l> Look<'l> {
             Property::Path { name, target } => (name, target),
         };
         match self.sent(&name) {
-            TraitValue::Null => then(&self.target(&target), None),
+            TraitValue::Null if self.cut.contains(&&*name) => then(&Value::Unreadable, Some(OUT_OF_STEPS)),
+            TraitValue::Null => {
+                let found = self.target(&target);
+                let is_cut = matches!(target, Target::Query(_)) && self.budget.jsonpath.is_exceeded();
+                then(&found, is_cut.then_some(OUT_OF_STEPS))
+            }
             shadow => then(&coerce(shadow), None),
         }
     }
 
     /// Of several traits of one name the last one counts.
     fn sent(&self, name: &str) -> TraitValue<'l> {
-        let last = self.identity.and_then(|identity| identity.traits.iter().rfind(|sent| sent.key == name));
-        last.map_or(TraitValue::Null, |sent| sent.value)
+        self.subject.and_then(|subject| subject.sent(name)).unwrap_or(TraitValue::Null)
     }
 
     fn target<'t>(&'t self, target: &'t Target) -> Value<'t> {
@@ -128,15 +151,17 @@ impl<'l> Look<'l> {
             Target::EnvironmentKey => text(self.key),
             Target::EnvironmentName => text(self.name),
             Target::Identifier => text(self.identity.map(|identity| identity.identifier)),
-            Target::IdentityKey => text(self.identity.map(|_| self.identity_key.as_str())),
+            Target::IdentityKey => text(self.subject.map(Subject::key)),
             Target::IdentityTrait(name) => coerce(self.sent(name)),
             Target::Flag { name, member } => {
                 self.flag(name).map_or(Value::Null, |fact| coerce(fact.result().member(*member)))
             }
             Target::Query(query) => {
                 let Some(tree) = &self.environment.program().tree else { return Value::Null };
-                let identity = self.identity.map(|identity| (identity, self.identity_key.as_str()));
-                coerce(query.find(tree, identity, &mut &*self))
+                match query.find(tree, self.subject, &mut &*self, &self.budget.jsonpath) {
+                    Ok(found) => coerce(found),
+                    Err(OutOfSteps) => Value::Unreadable,
+                }
             }
             Target::FlagAlone { .. } | Target::Nothing | Target::Refused(_) => Value::Null,
         }
@@ -157,6 +182,10 @@ impl<'l> Look<'l> {
 impl<'l> Flags<'l> for &'l Look<'l> {
     fn resolve(&mut self, name: &str) -> Option<FlagResult<'l>> {
         self.flag(name).map(Fact::result)
+    }
+
+    fn resolved_count(&self) -> usize {
+        self.facts.read.len()
     }
 
     fn resolved(&self, at: usize) -> Option<FlagResult<'l>> {

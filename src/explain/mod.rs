@@ -13,11 +13,14 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{HashMap, HashSet};
+
 use serde::Serialize;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
 use crate::encode::flags::{self, CIRCULAR_DEPENDENCY};
+use crate::evaluate::jsonpath::Subject;
 use crate::evaluate::segment::holds;
 use crate::evaluate::value::{Value, write_str};
 use crate::evaluate::{Identity, Scratch, TraitValue, evaluate_on, percentage};
@@ -146,7 +149,10 @@ pub fn explain(
     let mut scratch = Scratch::default();
     evaluate_on(program, identity, None, &mut scratch);
     let facts = Facts::of(environment, &document, &scratch);
-    let look = Look::new(environment, &document, identity, &facts);
+    let prefix = &program.identity_key_prefix;
+    let key = identity.map(|identity| format!("{prefix}{}", identity.identifier)).unwrap_or_default();
+    let subject = identity.map(|identity| Subject::new(*identity, &key));
+    let look = Look::new(environment, &document, subject.as_ref(), &facts, cut_properties(program, &scratch));
     let judged = |at: usize| program.flags.as_ref().and_then(|_| scratch.matched().get(at).copied());
     let names: Vec<&str> = last_of_each_key(&document.segments).map(|segment| &*segment.name).collect();
     let is_asked = |segment: &Segment<'_>| {
@@ -158,6 +164,7 @@ pub fn explain(
         .map(|(at, segment)| segment_report(segment, judged(at), &look))
         .collect();
     let own = own_features(&document, identity)?;
+    let matching = matching_by_feature(&segments);
     let flags = flags::results(environment, Role::Server, &scratch)
         .zip(&facts.flags)
         .filter(|(flag, _)| feature.is_none_or(|name| flag.name == name))
@@ -168,13 +175,10 @@ pub fn explain(
             variant: json(flag.variant),
             reason: fact.reason.clone(),
             metadata: flag.metadata.and_then(|raw| RawValue::from_string(raw.to_owned()).ok()),
-            identity_override: own.iter().any(|name| name == flag.name),
-            matching_segments: segments
-                .iter()
-                .filter(|segment| segment.matches)
-                .filter(|segment| segment.overrides.iter().any(|name| name == flag.name))
-                .map(|segment| segment.name.clone())
-                .collect(),
+            identity_override: own.contains(flag.name),
+            matching_segments: matching.get(flag.name).map_or_else(Vec::new, |found| {
+                found.iter().filter_map(|at| segments.get(*at)).map(|segment| segment.name.clone()).collect()
+            }),
             note: is_kept(program, scratch.matched(), &names, flag.name, &fact.reason).then_some(KEPT),
         })
         .collect();
@@ -186,20 +190,47 @@ pub fn explain(
     })
 }
 
+/// By feature the places of the segments that override it and match.
+fn matching_by_feature(segments: &[SegmentReport]) -> HashMap<&str, Vec<usize>> {
+    let mut matching: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (at, segment) in segments.iter().enumerate().filter(|(_, segment)| segment.matches) {
+        for name in &segment.overrides {
+            let found = matching.entry(name).or_default();
+            // A segment may name a feature twice.
+            if found.last() != Some(&at) {
+                found.push(at);
+            }
+        }
+    }
+    matching
+}
+
+/// The properties of the conditions that ran out of steps.
+fn cut_properties<'p>(program: &'p Program, scratch: &Scratch) -> Vec<&'p str> {
+    let is_cut = |slot: &u32| scratch.cut_slots().contains(slot);
+    program.slots_by_trait.iter().filter(|(_, slot)| is_cut(slot)).map(|(name, _)| &**name).collect()
+}
+
 /// Of several segments with one key the last one's content counts, at the first one's place.
 fn last_of_each_key<'d, 'a>(segments: &'d [Segment<'a>]) -> impl Iterator<Item = &'d Segment<'a>> {
-    segments.iter().enumerate().filter_map(move |(at, segment)| {
-        let is_first = segments.iter().take(at).all(|before| before.key != segment.key);
-        is_first.then(|| segments.iter().rfind(|other| other.key == segment.key).unwrap_or(segment))
-    })
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut kept: Vec<&'d Segment<'a>> = Vec::new();
+    for segment in segments {
+        let place = *places.entry(&segment.key).or_insert(kept.len());
+        match kept.get_mut(place) {
+            Some(held) => *held = segment,
+            None => kept.push(segment),
+        }
+    }
+    kept.into_iter()
 }
 
 fn own_features(
     document: &Document<'_>,
     identity: Option<&Identity<'_>>,
-) -> Result<Vec<String>, CompileError> {
-    let Some(identity) = identity else { return Ok(Vec::new()) };
-    let mut names = Vec::new();
+) -> Result<HashSet<String>, CompileError> {
+    let Some(identity) = identity else { return Ok(HashSet::new()) };
+    let mut names = HashSet::new();
     for entry in document.overrides() {
         let entry = entry?;
         if entry.identifier == identity.identifier {
@@ -289,7 +320,10 @@ fn condition_report(condition: &Condition<'_>, segment_key: &str, look: &Look<'_
             }
             _ => None,
         };
-        let (seen, seen_as) = seen(value);
+        let (seen, seen_as) = match (value, refused) {
+            (Value::Unreadable, Some(_)) => (Json::Null, "unknown"),
+            _ => seen(value),
+        };
         ConditionReport {
             property: condition.property.to_string(),
             operator: condition.operator.to_string(),
@@ -297,7 +331,7 @@ fn condition_report(condition: &Condition<'_>, segment_key: &str, look: &Look<'_
             seen,
             seen_as,
             split_at,
-            matches: refused.is_none() && holds(&test, value, &mut buffer),
+            matches: refused.is_none() && holds(&test, value, &mut buffer, &look.budget),
             note: refused.map(str::to_owned).or(warning),
         }
     })

@@ -3,6 +3,7 @@
 //! In: a buffer, its reader, the reactor's snapshot. Out: bytes for one write, and what the
 //! connection does next. Invariant: synchronous from end to end; one reading of the clock before
 //! and one after; a panic in the spine costs that request a 500 and nobody else anything.
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -15,13 +16,16 @@ use super::life::{Reactor, Spine};
 use super::panic;
 use super::registry::Phase;
 use crate::answer::stream::Subscription;
-use crate::answer::{self, Outcome};
+use crate::answer::{self, Exceeded, Outcome, Room};
 use crate::channel::Lease;
 use crate::config::Level;
 use crate::http::framing::TARGET_PART;
 use crate::http::{Output, Progress, Reject, RequestReader};
-use crate::limits::{BATCH_BYTES_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX};
+use crate::limits::{
+    BATCH_BYTES_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
+};
 use crate::route::Route;
+use crate::snapshot::Snapshot;
 
 /// One line for the process: a client that sends such heads sends them with every request.
 static LARGE_HEAD_LOGGED: AtomicBool = AtomicBool::new(false);
@@ -189,6 +193,10 @@ impl Answering<'_> {
                 Outcome { status: 500, route: Route::Unknown, slot: None, role: None }
             }
         };
+        let exceeded = room.take_exceeded(&outcome);
+        if exceeded != Exceeded::NONE {
+            self.reactor.note_exceeded(exceeded, snapshot, &outcome, room);
+        }
         self.reactor.metrics.answered(outcome.route, outcome.status);
         if let Some(access) = &self.reactor.access {
             let bytes = output.bytes.len() - before_bytes + output.tail.as_ref().map_or(0, Bytes::len);
@@ -233,6 +241,29 @@ impl Reactor {
             ),
         ];
         self.log.event(Level::Warning, "request_head_refused", &fields);
+    }
+
+    /// Counts a request that exceeded a budget, and logs the first one of its environment.
+    #[cold]
+    fn note_exceeded(&self, exceeded: Exceeded, snapshot: &Snapshot, outcome: &Outcome, room: &Room) {
+        self.metrics.jsonpath_exceeded.add(u64::from(exceeded.jsonpath));
+        self.metrics.patterns_exceeded.add(u64::from(exceeded.patterns));
+        self.metrics.bulk_refused.add(u64::from(exceeded.bulk));
+        let Some(slot) = outcome.slot.and_then(|slot| snapshot.slots.get(slot)) else { return };
+        let Some(environment) = &slot.environment else { return };
+        let key: &dyn Display = &slot.client_side_key;
+        let reported = environment.reported();
+        if exceeded.jsonpath && !reported.jsonpath.swap(true, Ordering::Relaxed) {
+            let property = room.cut_property(environment).unwrap_or_default();
+            let fields: [(&str, &dyn Display); 3] =
+                [("client_side_key", key), ("property", &property), ("steps_max", &JSONPATH_STEPS_MAX)];
+            self.log.event(Level::Warning, "jsonpath_budget_exceeded", &fields);
+        }
+        if exceeded.patterns && !reported.patterns.swap(true, Ordering::Relaxed) {
+            let fields: [(&str, &dyn Display); 2] =
+                [("client_side_key", key), ("steps_max", &PATTERN_STEPS_REQUEST_MAX)];
+            self.log.event(Level::Warning, "regex_budget_exceeded", &fields);
+        }
     }
 
     #[cold]

@@ -5,6 +5,7 @@
 //! Invariant: a document that is refused leaves no trace; one that is accepted never fails later.
 use std::borrow::Cow;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -51,6 +52,14 @@ pub struct Environment {
     document: Ready,
     program: Program,
     sizes: Sizes,
+    reported: Reported,
+}
+
+/// What was logged already of requests that exceeded a budget, for JSONPaths and for patterns.
+#[derive(Debug, Default)]
+pub struct Reported {
+    pub jsonpath: AtomicBool,
+    pub patterns: AtomicBool,
 }
 
 /// What the document holds, for those who watch it.
@@ -132,6 +141,7 @@ impl Environment {
                 Ready::new(canonical.into_bytes(), etag)
             },
             program,
+            reported: Reported::default(),
         };
         Ok((environment, warnings))
     }
@@ -156,6 +166,12 @@ impl Environment {
     /// time, and so may a second edit within one second (compatibility.md 4.1).
     pub fn follow(&mut self, before: &Self) {
         self.edition = before.edition + 1;
+        for (own, other) in [
+            (&self.reported.jsonpath, &before.reported.jsonpath),
+            (&self.reported.patterns, &before.reported.patterns),
+        ] {
+            own.store(other.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         self.earlier = before.updated_at.into_iter().chain(before.earlier).reduce(f64::max);
         let is_own = |time: &f64| self.earlier.is_none_or(|earlier| time.floor() > earlier.floor());
         self.own_time = self.updated_at.filter(is_own);
@@ -209,6 +225,11 @@ impl Environment {
     /// How much there is in the document.
     pub fn sizes(&self) -> &Sizes {
         &self.sizes
+    }
+
+    /// Kept from document to document, so that each is logged once for an environment.
+    pub fn reported(&self) -> &Reported {
+        &self.reported
     }
 
     /// What an evaluation reads.

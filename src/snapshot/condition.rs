@@ -75,13 +75,19 @@ pub fn compile(
 }
 
 fn operand(raw: &str, text: Option<&str>) -> Operand {
+    let integer = match text {
+        Some(text) => int_from_text(text),
+        None => number_as_integer(raw),
+    };
+    let big_integer = match &integer {
+        Some(Integer::Big(number)) => Some(number.to_string().into()),
+        _ => None,
+    };
     Operand {
         // Only these two texts are false, whatever the type (compatibility.md 5.7).
         bool: !matches!(text, Some("False" | "false")),
-        integer: match text {
-            Some(text) => int_from_text(text),
-            None => number_as_integer(raw),
-        },
+        integer,
+        big_integer,
         float: match text {
             Some(text) => float_from_text(text),
             None => number_as_float(raw),

@@ -29,8 +29,8 @@ pub enum Origin {
     IdentityKey,
     /// The identity key as a split with an empty property takes it: not coerced, no trait wins.
     SplitKey,
-    /// `$.identity.traits.<name>`.
-    IdentityTrait(Box<str>),
+    /// `$.identity.traits.<name>`, by its number in [`Program::aliases`].
+    IdentityTrait(u32),
     /// `None`: a flag that is not in the document.
     Flag(Option<u32>, FlagMember),
     /// Resolves the flag, which may cut a cycle, and finds nothing.
@@ -109,6 +109,8 @@ impl Comparison {
 pub struct Operand {
     pub bool: bool,
     pub integer: Option<Integer>,
+    /// The digits of `integer` if it is outside `i64`.
+    pub big_integer: Option<Box<str>>,
     pub float: Option<f64>,
     pub text: OperandText,
 }
@@ -287,6 +289,8 @@ pub struct Program {
     pub slots: Vec<Origin>,
     /// Slots by the trait that fills them.
     pub slots_by_trait: HashMap<Box<str>, u32, State>,
+    /// The traits that `$.identity.traits.<name>` reads, numbered from 0.
+    pub aliases: HashMap<Box<str>, u32, State>,
     /// Slots that are filled without a trait.
     pub derived_slots: Vec<u32>,
     pub conditions: Vec<Condition>,
@@ -390,6 +394,12 @@ impl Program {
                 && matches!(origin, Origin::IdentityKey | Origin::SplitKey)
         };
         !self.splits.is_empty() || self.conditions.iter().any(is_hashed)
+    }
+
+    /// The property of a slot that a trait can fill.
+    pub fn property(&self, slot: u32) -> Option<&str> {
+        let mut slots = self.slots_by_trait.iter();
+        slots.find(|(_, filled)| **filled == slot).map(|(name, _)| &**name)
     }
 
     /// By output its JSON for that role.

@@ -10,6 +10,7 @@ use super::Warning;
 use super::condition;
 use super::document::{Condition, Document, Rule, RuleKind, Segment};
 use super::rule::{self, Node, Origin, Program, Span, State, Test, offset};
+use crate::evaluate::budget::RequestBudget;
 use crate::evaluate::jsonpath::{Property, Target};
 use crate::evaluate::pattern::AutomataBudget;
 use crate::evaluate::segment::holds;
@@ -25,6 +26,7 @@ pub struct Rules<'d, 'a> {
     /// By property, and whether it is an empty one that a split takes for the identity's key.
     slots_by_property: HashMap<(Box<str>, bool), u32, State>,
     slots_by_trait: HashMap<Box<str>, u32, State>,
+    aliases: HashMap<Box<str>, u32, State>,
     conditions: Vec<rule::Condition>,
     uses: Vec<u32>,
     /// By slot, operator, raw value, and for splits the segment's key.
@@ -43,6 +45,7 @@ impl<'d, 'a> Rules<'d, 'a> {
             slots: Vec::new(),
             slots_by_property: HashMap::default(),
             slots_by_trait: HashMap::default(),
+            aliases: HashMap::default(),
             conditions: Vec::new(),
             uses: Vec::new(),
             known: HashMap::default(),
@@ -159,7 +162,7 @@ impl<'d, 'a> Rules<'d, 'a> {
             Origin::Constant(text) => coerce_text(text),
             _ => Value::Null,
         };
-        let by_default = holds(&test, &value, &mut String::new());
+        let by_default = holds(&test, &value, &mut String::new(), &RequestBudget::default());
         let is_dynamic = matches!(origin, Origin::Flag(..) | Origin::FlagAlone(_) | Origin::Query(_));
         rule::Condition { slot, test, by_default, memo: None, is_dynamic }
     }
@@ -180,7 +183,7 @@ impl<'d, 'a> Rules<'d, 'a> {
         slot
     }
 
-    fn origin(&self, property: &str) -> Origin {
+    fn origin(&mut self, property: &str) -> Origin {
         let Property::Path { target, .. } = Property::parse(property) else { return Origin::Trait };
         let feature = |name: &str| self.features.get(name).copied();
         let document = self.document;
@@ -189,7 +192,10 @@ impl<'d, 'a> Rules<'d, 'a> {
             Target::EnvironmentName => constant(document.name.as_deref()),
             Target::Identifier => Origin::Identifier,
             Target::IdentityKey => Origin::IdentityKey,
-            Target::IdentityTrait(name) => Origin::IdentityTrait(name),
+            Target::IdentityTrait(name) => {
+                let next = offset(self.aliases.len());
+                Origin::IdentityTrait(*self.aliases.entry(name).or_insert(next))
+            }
             Target::Flag { name, member } => Origin::Flag(feature(&name), member),
             Target::FlagAlone { name } => Origin::FlagAlone(feature(&name)),
             Target::Query(query) => Origin::Query(query),
@@ -298,6 +304,7 @@ impl<'d, 'a> Rules<'d, 'a> {
         program.has_queries = self.slots.iter().any(|origin| matches!(origin, Origin::Query(_)));
         program.slots = self.slots;
         program.slots_by_trait = self.slots_by_trait;
+        program.aliases = self.aliases;
         program.conditions = self.conditions;
         program.children = self.children;
         self.warnings

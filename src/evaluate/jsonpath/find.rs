@@ -3,6 +3,7 @@
 //! In: a path and a [`Context`]. Out: the first node in the order of jsonpath-rfc9535, found as
 //! lazily as it does: a flag that lies behind the first node is not resolved.
 //! Invariant: descent is bounded as there; what raises in a function finds nothing.
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
@@ -17,32 +18,48 @@ use super::tree::{Branch, Context, Node};
 
 /// Levels below the root that a descent visits (`max_recursion_depth`). Beyond, the query fails.
 const DESCENT_DEPTH_MAX: usize = 100;
+/// Bytes of a text that are counted or compared in one step.
+const TEXT_BYTES_PER_STEP: usize = 64;
+/// Digits of a large integer, squared, that are read in one step.
+const LARGE_DIGITS_PER_STEP: usize = 20_000;
 
-/// The walk is over: the consumer has enough, or the package raises.
-pub enum Stop {
+/// The walk is over: the consumer has enough, the package raises, or the request's steps are spent.
+enum Stop {
     Enough,
     Raised,
+    OutOfSteps,
 }
+
+/// The request's steps were spent before the query had its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfSteps;
 
 type Flow = ControlFlow<Stop>;
 
 /// The first node, if there is one.
-pub fn first<'a>(path: &Path, context: &mut Context<'a, '_>) -> Option<Node<'a>> {
+pub fn first<'a>(path: &'a Path, context: &mut Context<'a, '_>) -> Result<Option<Node<'a>>, OutOfSteps> {
     let mut found = None;
     let flow = walk(&path.segments, Node::Root, context, &mut |_, node| {
         found = Some(node);
         ControlFlow::Break(Stop::Enough)
     });
     match flow {
-        ControlFlow::Break(Stop::Raised) => None,
-        ControlFlow::Break(Stop::Enough) | ControlFlow::Continue(()) => found,
+        // Comparisons stop early without saying so.
+        _ if context.steps.is_exceeded() => Err(OutOfSteps),
+        ControlFlow::Break(Stop::Raised | Stop::OutOfSteps) => Ok(None),
+        ControlFlow::Break(Stop::Enough) | ControlFlow::Continue(()) => Ok(found),
     }
 }
 
 type Visit<'v, 'a, 'c> = &'v mut dyn FnMut(&mut Context<'a, 'c>, Node<'a>) -> Flow;
 
+/// Spends steps of the request.
+fn spend(steps: usize, context: &Context<'_, '_>) -> Flow {
+    if context.steps.spend(steps) { ControlFlow::Continue(()) } else { ControlFlow::Break(Stop::OutOfSteps) }
+}
+
 fn walk<'a, 'c>(
-    segments: &[Segment],
+    segments: &'a [Segment],
     node: Node<'a>,
     context: &mut Context<'a, 'c>,
     visit: Visit<'_, 'a, 'c>,
@@ -55,8 +72,8 @@ fn walk<'a, 'c>(
 }
 
 fn descend<'a, 'c>(
-    segment: &Segment,
-    rest: &[Segment],
+    segment: &'a Segment,
+    rest: &'a [Segment],
     node: Node<'a>,
     depth: usize,
     context: &mut Context<'a, 'c>,
@@ -66,7 +83,7 @@ fn descend<'a, 'c>(
         return ControlFlow::Break(Stop::Raised);
     }
     segment.selectors.iter().try_for_each(|selector| select(selector, rest, node, context, visit))?;
-    for child in children(node, context) {
+    for child in children(node, context)? {
         if child.is_object() || child.is_list() {
             descend(segment, rest, child, depth + 1, context, visit)?;
         }
@@ -74,22 +91,25 @@ fn descend<'a, 'c>(
     ControlFlow::Continue(())
 }
 
-fn children<'a>(node: Node<'a>, context: &Context<'a, '_>) -> Vec<Node<'a>> {
+/// All children, a step for each: they are listed before the first of them is looked at.
+fn children<'a>(node: Node<'a>, context: &Context<'a, '_>) -> ControlFlow<Stop, Vec<Node<'a>>> {
     let mut all = Vec::new();
+    spend(1 + context.count(node), context)?;
     let _: ControlFlow<()> = context.children(node, &mut |_, child| {
         all.push(child);
         ControlFlow::Continue(())
     });
-    all
+    ControlFlow::Continue(all)
 }
 
 fn select<'a, 'c>(
-    selector: &Selector,
-    rest: &[Segment],
+    selector: &'a Selector,
+    rest: &'a [Segment],
     node: Node<'a>,
     context: &mut Context<'a, 'c>,
     visit: Visit<'_, 'a, 'c>,
 ) -> Flow {
+    spend(1, context)?;
     match selector {
         Selector::Name(name) if node.is_object() => match context.child(node, name) {
             Some(child) => walk(rest, child, context, visit),
@@ -97,12 +117,13 @@ fn select<'a, 'c>(
         },
         Selector::Name(_) => ControlFlow::Continue(()),
         Selector::Wild => {
-            children(node, context).into_iter().try_for_each(|child| walk(rest, child, context, visit))
+            children(node, context)?.into_iter().try_for_each(|child| walk(rest, child, context, visit))
         }
         Selector::Filter(test) => {
-            for child in children(node, context) {
-                let Some(operand) = evaluate(test, child, context) else {
-                    return ControlFlow::Break(Stop::Raised);
+            for child in children(node, context)? {
+                let operand = match evaluate(test, child, context) {
+                    Ok(operand) => operand,
+                    Err(stop) => return ControlFlow::Break(stop),
                 };
                 if operand.is_truthy() {
                     walk(rest, child, context, visit)?;
@@ -112,7 +133,9 @@ fn select<'a, 'c>(
         }
         Selector::Index(_) | Selector::Slice { .. } => {
             let Node::Branch(Branch::List(items)) = node else { return ControlFlow::Continue(()) };
-            chosen(selector, items.len())
+            let chosen = chosen(selector, items.len());
+            spend(chosen.len(), context)?;
+            chosen
                 .into_iter()
                 .filter_map(|at| items.get(at))
                 .try_for_each(|item| walk(rest, Node::Branch(item), context, visit))
@@ -159,10 +182,9 @@ enum Operand<'a> {
 enum Value<'a> {
     Null,
     Bool(bool),
-    Integer(Integer),
+    Integer(Cow<'a, Integer>),
     Float(f64),
     Text(&'a str),
-    Owned(Box<str>),
     /// A list or an object.
     Node(Node<'a>),
 }
@@ -175,22 +197,33 @@ impl Operand<'_> {
             Operand::Value(value) => match value {
                 Value::Null | Value::Node(_) => true,
                 Value::Bool(bool) => *bool,
-                Value::Integer(number) => *number != Integer::Small(0),
+                Value::Integer(number) => **number != Integer::Small(0),
                 Value::Float(number) => *number != 0.0,
                 Value::Text(text) => !text.is_empty(),
-                Value::Owned(text) => !text.is_empty(),
             },
         }
     }
 }
 
-fn value(node: Node<'_>) -> Value<'_> {
+fn small<'a>(number: i64) -> Value<'a> {
+    Value::Integer(Cow::Owned(Integer::Small(number)))
+}
+
+/// Reading digits takes time quadratic in their number.
+fn large<'a>(digits: &str, context: &Context<'_, '_>) -> Value<'a> {
+    if !context.steps.spend(digits.len() * digits.len() / LARGE_DIGITS_PER_STEP) {
+        return Value::Null;
+    }
+    int_from_text(digits).map_or(Value::Null, |number| Value::Integer(Cow::Owned(number)))
+}
+
+fn value<'a>(node: Node<'a>, context: &Context<'_, '_>) -> Value<'a> {
     match node {
         Node::Branch(branch) => match branch {
             Branch::Null => Value::Null,
             Branch::Bool(bool) => Value::Bool(*bool),
-            Branch::Int(number) => Value::Integer(Integer::Small(*number)),
-            Branch::Large(digits) => int_from_text(digits).map_or(Value::Null, Value::Integer),
+            Branch::Int(number) => small(*number),
+            Branch::Large(digits) => large(digits, context),
             Branch::Float(number) => Value::Float(*number),
             Branch::Text(text) => Value::Text(text),
             Branch::List(_) | Branch::Object(_) => Value::Node(node),
@@ -198,8 +231,8 @@ fn value(node: Node<'_>) -> Value<'_> {
         Node::Scalar(scalar) => match scalar {
             TraitValue::Null => Value::Null,
             TraitValue::Bool(bool) => Value::Bool(bool),
-            TraitValue::Int(number) => Value::Integer(Integer::Small(number)),
-            TraitValue::BigInt(digits) => int_from_text(digits).map_or(Value::Null, Value::Integer),
+            TraitValue::Int(number) => small(number),
+            TraitValue::BigInt(digits) => large(digits, context),
             TraitValue::Float(number) => Value::Float(number),
             TraitValue::Text(text) => Value::Text(text),
         },
@@ -207,19 +240,30 @@ fn value(node: Node<'_>) -> Value<'_> {
     }
 }
 
-/// `None` where Python raises.
-fn evaluate<'a>(test: &Test, current: Node<'a>, context: &mut Context<'a, '_>) -> Option<Operand<'a>> {
-    Some(match test {
+/// What a test is worth at a node.
+fn evaluate<'a>(
+    test: &'a Test,
+    current: Node<'a>,
+    context: &mut Context<'a, '_>,
+) -> Result<Operand<'a>, Stop> {
+    if !context.steps.spend(1) {
+        return Err(Stop::OutOfSteps);
+    }
+    Ok(match test {
         Test::Literal(literal) => Operand::Value(match literal {
             Literal::Null => Value::Null,
             Literal::Bool(bool) => Value::Bool(*bool),
-            Literal::Integer(number) => Value::Integer(number.clone()),
+            Literal::Integer(number) => Value::Integer(Cow::Borrowed(number)),
             Literal::Float(number) => Value::Float(*number),
-            Literal::Text(text) => Value::Owned(text.clone()),
+            Literal::Text(text) => Value::Text(text),
         }),
         // `@` alone is the value itself, and a falsy one is false.
         Test::Path { from_root: false, path } if !current.is_object() && !current.is_list() => {
-            if path.segments.is_empty() { Operand::Value(value(current)) } else { Operand::Nodes(Vec::new()) }
+            if path.segments.is_empty() {
+                Operand::Value(value(current, context))
+            } else {
+                Operand::Nodes(Vec::new())
+            }
         }
         Test::Path { from_root, path } => {
             let mut nodes = Vec::new();
@@ -228,8 +272,8 @@ fn evaluate<'a>(test: &Test, current: Node<'a>, context: &mut Context<'a, '_>) -
                 nodes.push(node);
                 ControlFlow::Continue(())
             });
-            if flow.is_break() {
-                return None;
+            if let ControlFlow::Break(stop) = flow {
+                return Err(stop);
             }
             Operand::Nodes(nodes)
         }
@@ -248,76 +292,82 @@ fn evaluate<'a>(test: &Test, current: Node<'a>, context: &mut Context<'a, '_>) -
             }))
         }
         Test::Compare { left, operator, right } => {
-            let left = single(evaluate(left, current, context)?);
-            let right = single(evaluate(right, current, context)?);
+            let left = single(evaluate(left, current, context)?, context);
+            let right = single(evaluate(right, current, context)?, context);
             Operand::Value(Value::Bool(compare(left.as_ref(), *operator, right.as_ref(), context)))
         }
     })
 }
 
 /// The one value of an operand; what has none is Nothing.
-fn single(operand: Operand<'_>) -> Option<Value<'_>> {
+fn single<'a>(operand: Operand<'a>, context: &Context<'_, '_>) -> Option<Value<'a>> {
     match operand {
         Operand::Nothing => None,
-        Operand::Nodes(nodes) => nodes.first().copied().map(value),
+        Operand::Nodes(nodes) => nodes.first().map(|node| value(*node, context)),
         Operand::Value(value) => Some(value),
     }
 }
 
 fn call<'a>(
     function: Function,
-    arguments: &[Test],
+    arguments: &'a [Test],
     pattern: Option<&Expression>,
     current: Node<'a>,
     context: &mut Context<'a, '_>,
-) -> Option<Operand<'a>> {
-    let integer = |count: usize| {
-        Operand::Value(Value::Integer(Integer::Small(i64::try_from(count).unwrap_or(i64::MAX))))
-    };
+) -> Result<Operand<'a>, Stop> {
+    let integer = |count: usize| Operand::Value(small(i64::try_from(count).unwrap_or(i64::MAX)));
     let mut operands = Vec::new();
     for argument in arguments {
         operands.push(evaluate(argument, current, context)?);
     }
     let mut operands = operands.into_iter();
-    let first = operands.next()?;
-    Some(match function {
+    let first = operands.next().ok_or(Stop::Raised)?;
+    Ok(match function {
         Function::Count => match first {
             Operand::Nodes(nodes) => integer(nodes.len()),
-            Operand::Value(Value::Text(text)) => integer(text.chars().count()),
-            _ => return None,
+            Operand::Value(Value::Text(text)) => integer(length(text, context)),
+            _ => return Err(Stop::Raised),
         },
         Function::Value => match first {
             Operand::Nodes(nodes) => match nodes.as_slice() {
-                [only] => Operand::Value(value(*only)),
+                [only] => Operand::Value(value(*only, context)),
                 _ => Operand::Nothing,
             },
-            Operand::Value(Value::Text(text)) if text.chars().count() != 1 => Operand::Nothing,
-            _ => return None,
+            Operand::Value(Value::Text(text)) if length(text, context) != 1 => Operand::Nothing,
+            _ => return Err(Stop::Raised),
         },
-        Function::Length => match single(first) {
-            Some(Value::Text(text)) => integer(text.chars().count()),
-            Some(Value::Owned(text)) => integer(text.chars().count()),
-            Some(Value::Node(node)) => integer(children(node, context).len()),
+        Function::Length => match single(first, context) {
+            Some(Value::Text(text)) => integer(length(text, context)),
+            Some(Value::Node(node)) => integer(context.count(node)),
             _ => Operand::Nothing,
         },
         Function::Match | Function::Search => {
-            let (text, source) = (single(first), operands.next().and_then(single));
+            let text = single(first, context);
+            let source = operands.next().and_then(|operand| single(operand, context));
             let made = match (pattern, source.as_ref().and_then(text_of)) {
-                (None, Some(source)) => Expression::new(source, function == Function::Match),
+                (None, Some(source)) => {
+                    Expression::of_request(source, function == Function::Match, context.steps)
+                }
                 _ => None,
             };
             let text = text.as_ref().and_then(text_of);
-            let matched =
-                pattern.or(made.as_ref()).zip(text).is_some_and(|(pattern, text)| pattern.is_match(text));
+            let matched = pattern
+                .or(made.as_ref())
+                .zip(text)
+                .is_some_and(|(pattern, text)| pattern.is_match_within(text, context.steps));
             Operand::Value(Value::Bool(matched))
         }
     })
 }
 
-fn text_of<'v>(value: &'v Value<'_>) -> Option<&'v str> {
+/// Characters of a text; the steps that counting them costs are spent.
+fn length(text: &str, context: &Context<'_, '_>) -> usize {
+    if context.steps.spend(text.len() / TEXT_BYTES_PER_STEP) { text.chars().count() } else { 0 }
+}
+
+fn text_of<'v>(value: &Value<'v>) -> Option<&'v str> {
     match value {
         Value::Text(text) => Some(text),
-        Value::Owned(text) => Some(text),
         _ => None,
     }
 }
@@ -334,7 +384,7 @@ fn compare<'a>(
         _ => false,
     };
     let less = |a: Option<&Value<'a>>, b: Option<&Value<'a>>| {
-        a.zip(b).is_some_and(|(a, b)| order(a, b) == Some(Ordering::Less))
+        a.zip(b).is_some_and(|(a, b)| order(a, b, context) == Some(Ordering::Less))
     };
     match operator {
         Comparison::Equal => equal(),
@@ -360,38 +410,36 @@ fn python_equals<'a>(left: &Value<'a>, right: &Value<'a>, context: &Context<'a, 
         (Value::Null, Value::Null) => true,
         (Value::Node(left), Value::Node(right)) => nodes_equal(*left, *right, context),
         _ => match (text_of(left), text_of(right)) {
-            (Some(left), Some(right)) => left == right,
-            (None, None) => order(left, right) == Some(Ordering::Equal),
-            _ => false,
+            (None, Some(_)) | (Some(_), None) => false,
+            _ => order(left, right, context) == Some(Ordering::Equal),
         },
     }
 }
 
 fn nodes_equal<'a>(left: Node<'a>, right: Node<'a>, context: &Context<'a, '_>) -> bool {
-    let named = |node: Node<'a>| {
-        let mut members: Vec<(Option<Box<str>>, Node<'a>)> = Vec::new();
-        let _: ControlFlow<()> = context.children(node, &mut |name, child| {
-            members.push((name.map(Into::into), child));
-            ControlFlow::Continue(())
-        });
-        members
-    };
-    let (left_members, right_members) = (named(left), named(right));
-    let pair = |at: usize, name: &Option<Box<str>>| match name {
-        Some(_) => right_members.iter().find(|(other, _)| other == name),
-        None => right_members.get(at),
-    };
-    left.is_list() == right.is_list()
-        && left_members.len() == right_members.len()
-        && left_members.iter().enumerate().all(|(at, (name, child))| {
-            pair(at, name).is_some_and(|(_, other)| python_equals(&value(*child), &value(*other), context))
-        })
+    let count = context.count(left);
+    if left.is_list() != right.is_list() || count != context.count(right) || !context.steps.spend(1 + count) {
+        return false;
+    }
+    let mut at = 0;
+    let flow = context.children(left, &mut |name, child| {
+        let other = match name {
+            Some(name) => context.member(right, name),
+            None => context.item(right, at),
+        };
+        at += 1;
+        let is_equal =
+            other.is_some_and(|other| python_equals(&value(child, context), &value(other, context), context));
+        if is_equal { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    flow.is_continue()
 }
 
 /// Texts by code point, numbers exactly, a bool being 0 or 1.
-fn order(left: &Value<'_>, right: &Value<'_>) -> Option<Ordering> {
+fn order(left: &Value<'_>, right: &Value<'_>, context: &Context<'_, '_>) -> Option<Ordering> {
     if let (Some(left), Some(right)) = (text_of(left), text_of(right)) {
-        return Some(left.cmp(right));
+        let bytes = left.len().min(right.len());
+        return context.steps.spend(bytes / TEXT_BYTES_PER_STEP).then(|| left.cmp(right));
     }
     match (number(left)?, number(right)?) {
         (Number::Integer(left), Number::Integer(right)) => Some(left.cmp(&right)),
@@ -401,15 +449,15 @@ fn order(left: &Value<'_>, right: &Value<'_>) -> Option<Ordering> {
     }
 }
 
-enum Number {
-    Integer(Integer),
+enum Number<'v> {
+    Integer(Cow<'v, Integer>),
     Float(f64),
 }
 
-fn number(value: &Value<'_>) -> Option<Number> {
+fn number<'v>(value: &'v Value<'_>) -> Option<Number<'v>> {
     match value {
-        Value::Bool(bool) => Some(Number::Integer(Integer::Small(i64::from(*bool)))),
-        Value::Integer(number) => Some(Number::Integer(number.clone())),
+        Value::Bool(bool) => Some(Number::Integer(Cow::Owned(Integer::Small(i64::from(*bool))))),
+        Value::Integer(number) => Some(Number::Integer(Cow::Borrowed(number))),
         Value::Float(number) => Some(Number::Float(*number)),
         _ => None,
     }

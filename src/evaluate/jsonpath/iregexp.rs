@@ -6,7 +6,19 @@
 use regex_automata::Input;
 use regex_automata::meta::Regex;
 
-use crate::limits::{PATTERN_AUTOMATON_BYTES_MAX, PATTERN_BYTES_MAX, PATTERN_DEPTH_MAX};
+use super::super::budget::StepBudget;
+use crate::limits::{
+    JSONPATH_PATTERN_BYTES_MAX, PATTERN_AUTOMATON_BYTES_MAX, PATTERN_BYTES_MAX, PATTERN_DEPTH_MAX,
+};
+
+/// What building an automaton for a request costs at least, for each byte of its pattern, and for the
+/// memory that it takes.
+const BUILD_STEPS: usize = 1000;
+const BUILD_STEPS_PER_BYTE: usize = 20;
+const BUILD_BYTES_PER_STEP: usize = 16;
+/// What a match costs.
+const MATCH_STEPS: usize = 4;
+const MATCH_BYTES_PER_STEP: usize = 8;
 
 /// A compiled I-Regexp.
 #[derive(Clone, Debug)]
@@ -17,6 +29,19 @@ pub struct Expression {
 impl Expression {
     /// `whole`: for `match`, which takes the whole text.
     pub fn new(text: &str, whole: bool) -> Option<Self> {
+        Self::build(text, whole, PATTERN_AUTOMATON_BYTES_MAX)
+    }
+
+    /// As [`Self::new`], for a pattern that comes with a request: building its automaton spends steps.
+    pub fn of_request(text: &str, whole: bool, steps: &StepBudget) -> Option<Self> {
+        if !steps.spend(BUILD_STEPS + text.len() * BUILD_STEPS_PER_BYTE) {
+            return None;
+        }
+        let built = Self::build(text, whole, JSONPATH_PATTERN_BYTES_MAX)?;
+        steps.spend(built.regex.memory_usage() / BUILD_BYTES_PER_STEP).then_some(built)
+    }
+
+    fn build(text: &str, whole: bool, bytes_max: usize) -> Option<Self> {
         if text.len() > PATTERN_BYTES_MAX {
             return None;
         }
@@ -26,12 +51,13 @@ impl Expression {
             return None;
         }
         let source = if whole { format!(r"\A(?:{})\z", reader.out) } else { reader.out };
-        let config = Regex::config().nfa_size_limit(Some(PATTERN_AUTOMATON_BYTES_MAX));
+        let config = Regex::config().nfa_size_limit(Some(bytes_max));
         Regex::builder().configure(config).build(&source).ok().map(|regex| Self { regex })
     }
 
-    pub fn is_match(&self, text: &str) -> bool {
-        self.regex.is_match(Input::new(text))
+    /// Whether it matches; spends steps for the text's length, and finds nothing without them.
+    pub fn is_match_within(&self, text: &str, steps: &StepBudget) -> bool {
+        steps.spend(MATCH_STEPS + text.len() / MATCH_BYTES_PER_STEP) && self.regex.is_match(Input::new(text))
     }
 }
 

@@ -88,6 +88,23 @@ impl Path {
         })
     }
 
+    /// Whether a walk of it from the root may come to `$.flags`.
+    pub fn sees_flags(&self) -> bool {
+        let leads_elsewhere = match self.segments.first() {
+            Some(Segment { descendant: false, selectors }) => selectors
+                .iter()
+                .all(|selector| matches!(selector, Selector::Name(name) if **name != *"flags")),
+            _ => false,
+        };
+        !leads_elsewhere || self.filters_see_flags()
+    }
+
+    /// Whether a filter in it asks a path from the root that does.
+    fn filters_see_flags(&self) -> bool {
+        let selectors = self.segments.iter().flat_map(|segment| &segment.selectors);
+        selectors.into_iter().any(|selector| matches!(selector, Selector::Filter(test) if test.sees_flags()))
+    }
+
     /// The names, if it is nothing but names.
     pub fn names(&self) -> Option<Vec<&str>> {
         self.segments
@@ -97,5 +114,20 @@ impl Path {
                 _ => None,
             })
             .collect()
+    }
+}
+
+impl Test {
+    fn sees_flags(&self) -> bool {
+        match self {
+            Self::Literal(_) => false,
+            Self::Path { from_root: true, path } => path.sees_flags(),
+            Self::Path { from_root: false, path } => path.filters_see_flags(),
+            Self::Function { arguments, .. } => arguments.iter().any(Self::sees_flags),
+            Self::Not(test) => test.sees_flags(),
+            Self::Compare { left, right, .. } | Self::And(left, right) | Self::Or(left, right) => {
+                left.sees_flags() || right.sees_flags()
+            }
+        }
     }
 }

@@ -7,10 +7,12 @@ use std::ops::ControlFlow;
 
 use hashbrown::HashMap;
 
+use super::super::budget::StepBudget;
 use super::super::value::float_str;
-use super::super::{Identity, TraitValue};
+use super::super::{Identity, Trait, TraitValue};
 use super::{FlagResult, Flags};
 use crate::snapshot::raw;
+use crate::snapshot::rule::State;
 
 /// The part of the evaluation context that the document alone decides: environment, features and
 /// segments, as `flagsmith`'s mapper makes them. The segments that it makes of identity overrides
@@ -33,7 +35,39 @@ pub enum Branch {
     Float(f64),
     Text(Box<str>),
     List(Vec<Branch>),
-    Object(Vec<(Box<str>, Branch)>),
+    Object(Members),
+}
+
+/// The members of an object in their order.
+#[derive(Clone, Debug)]
+pub struct Members {
+    entries: Vec<(Box<str>, Branch)>,
+    /// Where each name is, if there are many: `$.features` has one for each feature.
+    places: Option<HashMap<Box<str>, usize, State>>,
+}
+
+/// Objects up to this size are searched member by member.
+const MEMBERS_SEARCHED_MAX: usize = 8;
+
+impl Members {
+    fn new(entries: Vec<(Box<str>, Branch)>) -> Self {
+        let places = (entries.len() > MEMBERS_SEARCHED_MAX).then(|| {
+            let mut places: HashMap<Box<str>, usize, State> = HashMap::default();
+            for (place, (name, _)) in entries.iter().enumerate() {
+                // Of a repeated name the first one is found, as without an index.
+                places.entry(name.clone()).or_insert(place);
+            }
+            places
+        });
+        Self { entries, places }
+    }
+
+    fn find(&self, name: &str) -> Option<&Branch> {
+        match &self.places {
+            Some(places) => self.entries.get(*places.get(name)?).map(|(_, value)| value),
+            None => self.entries.iter().find(|(known, _)| **known == *name).map(|(_, value)| value),
+        }
+    }
 }
 
 /// A place in the context.
@@ -52,9 +86,56 @@ pub enum Node<'a> {
 /// What a query reads.
 pub struct Context<'a, 'c> {
     pub tree: &'a Tree,
-    /// With its key.
-    pub identity: Option<(&'c Identity<'a>, &'a str)>,
+    pub subject: Option<&'c Subject<'a>>,
     pub flags: &'c mut dyn Flags<'a>,
+    /// The steps that the request may still take.
+    pub steps: &'c StepBudget,
+}
+
+/// An identity as queries see it.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    identity: Identity<'a>,
+    key: &'a str,
+    traits: TraitMap<'a>,
+}
+
+/// Traits as Python's dictionary has them: in order of first appearance, of several with one key the
+/// last value.
+#[derive(Debug, Default)]
+struct TraitMap<'a> {
+    traits: Vec<Trait<'a>>,
+    places: HashMap<&'a str, usize, State>,
+}
+
+impl<'a> Subject<'a> {
+    pub fn identity(&self) -> &Identity<'a> {
+        &self.identity
+    }
+
+    /// The value of a trait; of several with one key the last one.
+    pub fn sent(&self, name: &str) -> Option<TraitValue<'a>> {
+        let place = *self.traits.places.get(name)?;
+        self.traits.traits.get(place).map(|sent| sent.value)
+    }
+
+    /// `$.identity.key`.
+    pub fn key(&self) -> &'a str {
+        self.key
+    }
+
+    /// An identity and its key (`$.identity.key`).
+    pub fn new(identity: Identity<'a>, key: &'a str) -> Self {
+        let mut traits = TraitMap::default();
+        for sent in identity.traits {
+            let place = *traits.places.entry(sent.key).or_insert(traits.traits.len());
+            match traits.traits.get_mut(place) {
+                Some(held) => held.value = sent.value,
+                None => traits.traits.push(*sent),
+            }
+        }
+        Self { identity, key, traits }
+    }
 }
 
 impl<'a> Context<'a, '_> {
@@ -62,6 +143,19 @@ impl<'a> Context<'a, '_> {
     pub fn child(&mut self, node: Node<'a>, name: &str) -> Option<Node<'a>> {
         if matches!(node, Node::Flags) {
             return Some(self.flags.resolve(name).map_or(Node::Scalar(TraitValue::Null), Node::Flag));
+        }
+        self.member(node, name)
+    }
+
+    /// The child of that name, if there is one by now.
+    pub fn member(&self, node: Node<'a>, name: &str) -> Option<Node<'a>> {
+        match node {
+            Node::Traits => {
+                let map = &self.subject?.traits;
+                return map.traits.get(*map.places.get(name)?).map(|found| Node::Scalar(found.value));
+            }
+            Node::Branch(Branch::Object(members)) => return members.find(name).map(Node::Branch),
+            _ => {}
         }
         let mut found = None;
         let _: ControlFlow<()> = self.children(node, &mut |key, child| {
@@ -72,6 +166,29 @@ impl<'a> Context<'a, '_> {
             ControlFlow::Continue(())
         });
         found
+    }
+
+    /// The item of a list at that place.
+    pub fn item(&self, node: Node<'a>, at: usize) -> Option<Node<'a>> {
+        match node {
+            Node::Branch(Branch::List(items)) => items.get(at).map(Node::Branch),
+            _ => None,
+        }
+    }
+
+    /// How many children a node has.
+    pub fn count(&self, node: Node<'a>) -> usize {
+        match node {
+            Node::Root => 4 + usize::from(self.subject.is_some()),
+            Node::Identity => 3,
+            Node::Traits => self.subject.map_or(0, |subject| subject.traits.traits.len()),
+            Node::Flags => self.flags.resolved_count(),
+            Node::Flag(_) => 6,
+            Node::FlagMetadata(_) => 1,
+            Node::Branch(Branch::Object(members)) => members.entries.len(),
+            Node::Branch(Branch::List(items)) => items.len(),
+            Node::Branch(_) | Node::Scalar(_) => 0,
+        }
     }
 
     /// Calls `visit` with each child and, in an object, its name.
@@ -86,18 +203,21 @@ impl<'a> Context<'a, '_> {
                 visit(Some("environment"), Node::Branch(&self.tree.environment))?;
                 visit(Some("features"), Node::Branch(&self.tree.features))?;
                 visit(Some("segments"), Node::Branch(&self.tree.segments))?;
-                if self.identity.is_some() {
+                if self.subject.is_some() {
                     visit(Some("identity"), Node::Identity)?;
                 }
                 visit(Some("flags"), Node::Flags)
             }
             Node::Identity => {
-                let Some((identity, key)) = self.identity else { return ControlFlow::Continue(()) };
-                visit(Some("identifier"), text(identity.identifier))?;
+                let Some(subject) = self.subject else { return ControlFlow::Continue(()) };
+                visit(Some("identifier"), text(subject.identity.identifier))?;
                 visit(Some("traits"), Node::Traits)?;
-                visit(Some("key"), text(key))
+                visit(Some("key"), text(subject.key))
             }
-            Node::Traits => self.traits(visit),
+            Node::Traits => {
+                let traits = self.subject.map_or(&[][..], |subject| &subject.traits.traits);
+                traits.iter().try_for_each(|sent| visit(Some(sent.key), Node::Scalar(sent.value)))
+            }
             Node::Scalar(_) => ControlFlow::Continue(()),
             // Python's mapping holds but the flags that a condition has read by now.
             Node::Flags => (0..)
@@ -113,26 +233,13 @@ impl<'a> Context<'a, '_> {
             }
             Node::FlagMetadata(id) => visit(Some("id"), Node::Scalar(id)),
             Node::Branch(Branch::Object(members)) => {
-                members.iter().try_for_each(|(name, child)| visit(Some(name), Node::Branch(child)))
+                members.entries.iter().try_for_each(|(name, child)| visit(Some(name), Node::Branch(child)))
             }
             Node::Branch(Branch::List(items)) => {
                 items.iter().try_for_each(|child| visit(None, Node::Branch(child)))
             }
             Node::Branch(_) => ControlFlow::Continue(()),
         }
-    }
-
-    /// In order of first appearance; of several with one key the last value counts.
-    fn traits<B>(&self, visit: &mut dyn FnMut(Option<&str>, Node<'a>) -> ControlFlow<B>) -> ControlFlow<B> {
-        let traits = self.identity.map_or(&[][..], |(identity, _)| identity.traits);
-        for (at, trait_) in traits.iter().enumerate() {
-            let is_first = traits.iter().take(at).all(|before| before.key != trait_.key);
-            let last = traits.iter().rev().find(|other| other.key == trait_.key);
-            if let (true, Some(last)) = (is_first, last) {
-                visit(Some(trait_.key), Node::Scalar(last.value))?;
-            }
-        }
-        ControlFlow::Continue(())
     }
 }
 
@@ -193,7 +300,7 @@ impl Branch {
     /// A member's value; null where there is none.
     fn member(&self, name: &str) -> &Self {
         let Self::Object(members) = self else { return &Self::Null };
-        members.iter().find(|(known, _)| **known == *name).map_or(&Self::Null, |(_, value)| value)
+        members.find(name).unwrap_or(&Self::Null)
     }
 
     fn copy(&self, name: &str) -> Self {
@@ -211,7 +318,7 @@ impl Branch {
             Self::Float(number) => *number != 0.0,
             Self::Text(text) => !text.is_empty(),
             Self::List(items) => !items.is_empty(),
-            Self::Object(members) => !members.is_empty(),
+            Self::Object(members) => !members.entries.is_empty(),
             Self::Bool(true) | Self::Int(_) | Self::Large(_) => true,
         }
     }
@@ -231,7 +338,7 @@ impl Branch {
 }
 
 fn object<const N: usize>(members: [(&str, Branch); N]) -> Branch {
-    Branch::Object(members.into_iter().map(|(name, value)| (name.into(), value)).collect())
+    Branch::Object(Members::new(members.into_iter().map(|(name, value)| (name.into(), value)).collect()))
 }
 
 /// Of a repeated name the last value counts, at the first one's place.
@@ -247,14 +354,15 @@ fn dictionary(members: impl Iterator<Item = (Box<str>, Branch)>) -> Branch {
             }
         }
     }
-    Branch::Object(kept)
+    Branch::Object(Members::new(kept))
 }
 
 /// A value of canonical text: integers of any size keep their digits, objects their order.
 fn branch(canonical: &str) -> Branch {
     match canonical.as_bytes().first() {
         Some(b'{') => {
-            Branch::Object(raw::entries(canonical).map(|(name, value)| (text(name), branch(value))).collect())
+            let entries = raw::entries(canonical).map(|(name, value)| (text(name), branch(value)));
+            Branch::Object(Members::new(entries.collect()))
         }
         Some(b'[') => Branch::List(raw::items(canonical).map(branch).collect()),
         Some(b'"') => Branch::Text(text(canonical)),
@@ -291,7 +399,7 @@ fn feature(state: &Branch) -> Branch {
     if feature_segment.is_truthy() {
         members.push(("priority".into(), feature_segment.copy("priority")));
     }
-    Branch::Object(members)
+    Branch::Object(Members::new(members))
 }
 
 fn variant(variant: &Branch) -> Branch {
@@ -306,7 +414,7 @@ fn variant(variant: &Branch) -> Branch {
     if !matches!(option.member("key"), Branch::Null) {
         members.push(("key".into(), option.copy("key")));
     }
-    Branch::Object(members)
+    Branch::Object(Members::new(members))
 }
 
 /// A UUID as the integer that Python makes of it.

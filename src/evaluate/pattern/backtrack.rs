@@ -4,6 +4,7 @@
 //! choices in the same order as Python's `re`, so groups hold what they hold there.
 //! Invariant: a match takes at most [`PATTERN_STEPS_MAX`] steps and then counts as none; memory is bounded
 //! by the same number; recursion only goes as deep as look-around and atomic parts are nested.
+use super::super::budget::StepBudget;
 use super::super::unicode;
 use super::program::{Instruction, Program};
 use super::syntax::{Fold, Greed, Place, REPEAT_MAX};
@@ -72,20 +73,37 @@ struct Matcher<'a> {
     steps_left: u32,
 }
 
-/// Whether `program` matches at the start of `text`.
-pub fn is_match(program: &Program, text: &str) -> bool {
+/// Whether `program` matches at the start of `text`, within the steps of a match and of `budget`.
+pub fn is_match(program: &Program, text: &str, budget: &StepBudget) -> bool {
+    // What a match clears before it starts; few patterns have many groups.
+    if !budget.spend((program.groups + program.loops) / 8) {
+        return false;
+    }
+    let steps = PATTERN_STEPS_MAX.min(budget.left());
     let mut matcher = Matcher {
         program,
         text,
         marks: vec![None; program.groups * 2],
         rounds: vec![Round::default(); program.loops],
         choices: Vec::new(),
-        steps_left: PATTERN_STEPS_MAX,
+        steps_left: steps,
     };
-    matcher.run(0, 0).is_ok()
+    let result = matcher.run(0, 0);
+    let is_out_of_budget = matches!(result, Err(Stop::OutOfSteps)) && steps < PATTERN_STEPS_MAX;
+    let taken = (steps - matcher.steps_left) as usize;
+    // One more than there is: the budget ended this match, not the bound of a single one.
+    budget.spend(if is_out_of_budget { taken.saturating_add(1) } else { taken });
+    result.is_ok()
 }
 
 impl Matcher<'_> {
+    /// Takes as many steps as something costs beyond its own.
+    fn pay(&mut self, steps: usize) -> Result<(), Stop> {
+        let left = u32::try_from(steps).ok().and_then(|steps| self.steps_left.checked_sub(steps));
+        self.steps_left = left.unwrap_or(0);
+        left.map(drop).ok_or(Stop::OutOfSteps)
+    }
+
     /// Matches from an instruction to the next `Done`; returns the position there. Choices made
     /// on the way are dropped, so what was matched is final; what they would undo is kept.
     fn run(&mut self, at: usize, position: usize) -> Result<usize, Stop> {
@@ -194,7 +212,7 @@ impl Matcher<'_> {
                 if found == negated { Err(Stop::Failed) } else { Ok((end, position)) }
             }
             Instruction::Backreference { group, fold } => {
-                self.refer(group, fold, position).map(|after| (next, after)).ok_or(Stop::Failed)
+                self.refer(group, fold, position).map(|after| (next, after))
             }
             Instruction::Conditional { group, no } => {
                 Ok((if self.group(group).is_some() { next } else { no }, position))
@@ -250,6 +268,7 @@ impl Matcher<'_> {
 
     fn look(&mut self, body: usize, behind: Option<usize>, position: usize) -> Result<bool, Stop> {
         let mut start = position;
+        self.pay(behind.unwrap_or(0).min(position))?;
         for _ in 0..behind.unwrap_or(0) {
             match self.before(start) {
                 Some(before) => start = before,
@@ -309,8 +328,15 @@ impl Matcher<'_> {
         self.program.sets.get(set)?.contains(char).then(|| position + char.len_utf8())
     }
 
-    fn refer(&self, group: usize, fold: Fold, position: usize) -> Option<usize> {
-        let (start, end) = self.group(group)?;
+    fn refer(&mut self, group: usize, fold: Fold, position: usize) -> Result<usize, Stop> {
+        let (start, end) = self.group(group).ok_or(Stop::Failed)?;
+        // Compared eight bytes at a time, or character by character.
+        let cost = if fold == Fold::Exact { (end - start) / 8 } else { end - start };
+        self.pay(cost)?;
+        self.refer_to(start, end, fold, position).ok_or(Stop::Failed)
+    }
+
+    fn refer_to(&self, start: usize, end: usize, fold: Fold, position: usize) -> Option<usize> {
         let wanted = self.text.get(start..end)?;
         let rest = self.text.get(position..)?;
         if fold == Fold::Exact {

@@ -1,3 +1,4 @@
+use super::super::budget::RequestBudget;
 use super::{AutomataBudget, Pattern, PatternError};
 
 fn compile(pattern: &str) -> Result<Pattern, PatternError> {
@@ -5,7 +6,9 @@ fn compile(pattern: &str) -> Result<Pattern, PatternError> {
 }
 
 fn matches(pattern: &str, text: &str) -> bool {
-    compile(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}")).is_match(text)
+    compile(pattern)
+        .unwrap_or_else(|error| panic!("{pattern}: {error}"))
+        .is_match(text, &RequestBudget::default().patterns)
 }
 
 #[test]
@@ -93,7 +96,7 @@ fn no_pattern_ends_the_process() {
         let deepest = opener.repeat(200);
         let closed = format!("()a{deepest}a{}", ")".repeat(200));
         if let Ok(pattern) = compile(&closed) {
-            pattern.is_match(&"a".repeat(300));
+            pattern.is_match(&"a".repeat(300), &RequestBudget::default().patterns);
         }
     }
     assert!(compile(&"a".repeat(100_000)).is_err());
@@ -114,7 +117,7 @@ fn a_match_takes_a_bounded_number_of_steps() {
     for pattern in patterns {
         let pattern = compile(pattern).expect("Python takes it");
         // Without the bound this would take longer than the universe is old.
-        pattern.is_match(&text);
+        pattern.is_match(&text, &RequestBudget::default().patterns);
     }
 }
 
@@ -131,7 +134,7 @@ fn a_document_full_of_large_patterns_is_cheap_and_answers_the_same() {
     assert_eq!(budget.bytes, 0, "the bound was met");
     assert!(patterns.last().is_some_and(|pattern| pattern.linear.is_none()), "the last have no automaton");
     for (number, pattern) in patterns.iter().enumerate().step_by(97) {
-        assert!(pattern.is_match(&format!("éax{number}")), "{number}");
-        assert!(!pattern.is_match(&format!("é-x{number}")), "{number}");
+        assert!(pattern.is_match(&format!("éax{number}"), &RequestBudget::default().patterns), "{number}");
+        assert!(!pattern.is_match(&format!("é-x{number}"), &RequestBudget::default().patterns), "{number}");
     }
 }

@@ -5,7 +5,7 @@
 //! 5.12). Invariant: cycles are cut where they close; chains of flags and reads of them are bounded.
 use super::{CYCLIC, Run};
 use crate::evaluate::TraitValue;
-use crate::evaluate::jsonpath::{FlagMember, FlagResult, Flags, Query};
+use crate::evaluate::jsonpath::{FlagMember, FlagResult, Flags, OutOfSteps, Query};
 use crate::evaluate::value::{Value, coerce};
 use crate::limits::{FLAG_CHAIN_MAX, FLAG_READS_MAX};
 use crate::snapshot::rule::{Fact, FlagFacts, Origin, PENDING, Scalar};
@@ -53,7 +53,7 @@ impl<'r> Run<'r> {
                 }
                 Value::Null
             }
-            Origin::Query(query) => coerce(self.query(query)),
+            Origin::Query(query) => self.query(slot, query),
             _ => Value::Null,
         }
     }
@@ -63,12 +63,28 @@ impl<'r> Run<'r> {
         fact.map_or(TraitValue::Null, |fact| fact.as_flag_result().member(member))
     }
 
-    fn query(&mut self, query: &'r Query) -> TraitValue<'r> {
+    /// What a query finds. One that runs out of steps is unreadable: no condition on it holds.
+    fn query(&mut self, slot: u32, query: &'r Query) -> Value<'r> {
         let program = self.program;
-        let Some(tree) = &program.tree else { return TraitValue::Null };
-        let (identity, values) = (self.identity, self.values);
-        let identity = identity.map(|identity| (identity, values.identity_key.as_str()));
-        query.find(tree, identity, self)
+        let Some(tree) = &program.tree else { return Value::Null };
+        if let Some(Some(found)) = self.found.get(slot as usize) {
+            return found.clone();
+        }
+        let (subject, budget) = (self.subject, self.budget);
+        let found = match query.find(tree, subject, self, &budget.jsonpath) {
+            Ok(found) => coerce(found),
+            Err(OutOfSteps) => {
+                if !self.cut_slots.contains(&slot) {
+                    self.cut_slots.push(slot);
+                }
+                return Value::Unreadable;
+            }
+        };
+        if !query.sees_flags() {
+            self.found.resize(program.slots.len(), None);
+            self.found[slot as usize] = Some(found.clone());
+        }
+        found
     }
 
     /// `_DependencyResolver.resolve_feature`: the flag's result, or nothing if it is in a cycle.
@@ -145,6 +161,10 @@ impl<'r> Flags<'r> for Run<'r> {
     fn resolved(&self, at: usize) -> Option<FlagResult<'r>> {
         let output = self.resolved[*self.resolved_order.get(at)? as usize];
         self.program.flags.as_ref()?.facts.get(output as usize).map(Fact::as_flag_result)
+    }
+
+    fn resolved_count(&self) -> usize {
+        self.resolved_order.len()
     }
 }
 

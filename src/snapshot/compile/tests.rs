@@ -249,6 +249,7 @@ fn shared_engine_cases_pass() {
             server_flags: Flags::new(&Program::default(), Role::Server, &[]),
             document: Ready::default(),
             program,
+            reported: Reported::default(),
         };
         let identity = &case["context"]["identity"];
         let traits = traits(&identity["traits"]);

@@ -2,6 +2,7 @@
 use std::hint::black_box;
 
 use edge_proxy::config::{self, source::Inputs};
+use edge_proxy::evaluate::budget::RequestBudget;
 use edge_proxy::evaluate::jsonpath::Property;
 use edge_proxy::evaluate::pattern::{AutomataBudget, Pattern};
 use edge_proxy::evaluate::semver::{Version, release};
@@ -17,7 +18,7 @@ pub fn syntax(data: &[u8]) {
     match kind {
         b'p' => {
             if let Ok(pattern) = Pattern::compile(first, &mut AutomataBudget::default()) {
-                black_box(pattern.is_match(second));
+                black_box(pattern.is_match(second, &RequestBudget::default().patterns));
             }
         }
         b'j' => drop(black_box(Property::parse(&text))),

@@ -1,0 +1,245 @@
+//! Work per request, counted in steps: linear in what is sent, and bounded where a document makes it more.
+//!
+//! Time is never asserted: a step is a node that a JSONPath looks at or a step of a regular expression,
+//! and both are the same on every machine.
+use edge_proxy::encode::flags;
+use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate, evaluate_next};
+use edge_proxy::explain::explain;
+use edge_proxy::limits::{JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX};
+use edge_proxy::snapshot::{Environment, Role};
+use serde_json::{Value, json};
+
+use crate::support::document;
+use crate::support::proxy::Start;
+
+/// Traits that fit into a body of 1 MiB.
+const MANY: usize = 43_000;
+
+/// A document with one segment for each rule type and condition, each with a feature of its own, `f0` on.
+fn document_of(conditions: &[(&str, &str, &str, &str)]) -> Value {
+    let state = |number: usize, value: &str| {
+        json!({"feature": {"id": number, "name": format!("f{number}"), "type": "STANDARD"}, "enabled": true,
+            "feature_state_value": value, "django_id": number, "multivariate_feature_state_values": [],
+            "featurestate_uuid": "00000000-0000-4000-8000-000000000000"})
+    };
+    let segment = |(number, (kind, property, operator, value)): (usize, &(&str, &str, &str, &str))| {
+        let condition = json!({"property_": property, "operator": operator, "value": value});
+        json!({"id": number, "name": format!("s{number}"), "feature_states": [state(number, "matched")],
+            "rules": [{"type": kind, "conditions": [condition], "rules": []}]})
+    };
+    let states: Vec<Value> = (0..conditions.len()).map(|number| state(number, "plain")).collect();
+    let segments: Vec<Value> = conditions.iter().enumerate().map(segment).collect();
+    json!({"api_key": document::CLIENT_KEY, "name": "Env", "updated_at": "2026-01-01T00:00:00Z",
+        "identity_overrides": [], "feature_states": states, "project": {"segments": segments}})
+}
+
+fn compiled(conditions: &[(&str, &str, &str, &str)]) -> Environment {
+    Environment::compile(document_of(conditions).to_string().into_bytes()).expect("it compiles").0
+}
+
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("k{number}")).collect()
+}
+
+fn numbers(names: &[String]) -> Vec<Trait<'_>> {
+    names.iter().map(|key| Trait { key, value: TraitValue::Int(1) }).collect()
+}
+
+/// The values of the flags.
+fn values<'s>(environment: &'s Environment, scratch: &'s Scratch) -> Vec<&'s str> {
+    flags::results(environment, Role::Server, scratch).map(|flag| flag.value).collect()
+}
+
+fn jsonpath_steps(property: &str, traits: &[Trait<'_>]) -> u32 {
+    let environment = compiled(&[("ALL", property, "EQUAL", "nothing")]);
+    let mut scratch = Scratch::default();
+    evaluate(&environment, &Identity { identifier: "u", traits }, &mut scratch);
+    assert!(!scratch.budget().jsonpath.is_exceeded(), "{property}");
+    JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left()
+}
+
+#[test]
+fn a_query_over_the_traits_is_linear_in_them() {
+    let names = names(20_000);
+    for property in [
+        "$.identity.traits.*",
+        "$.identity.traits[?@ == 2]",
+        "$.identity.traits[?length(@) == 2]",
+        "$.identity.traits[?match(@, 'a.*b')]",
+        "$.identity.traits[?@ == $.identity.traits.k7 && @ == 2]",
+        "$.identity..nothing",
+        "$.identity.traits[1:9:2]",
+        "$.identity.traits['k1', 'k2'].nothing",
+        "$.identity[?@ == $.identity.traits && @.nothing]",
+    ] {
+        let few = jsonpath_steps(property, &numbers(&names[..10_000]));
+        let many = jsonpath_steps(property, &numbers(&names));
+        assert!(many <= few * 2 + 20, "{property}: {few} steps, and {many} for twice as many traits");
+        assert!(many <= 12 * 20_000, "{property}: {many} steps");
+    }
+}
+
+#[test]
+fn beyond_the_budget_a_condition_on_a_general_jsonpath_is_false() {
+    let quadratic = "$.identity.traits[?length($.identity.traits) == count($.identity.traits.*) && @ == 2]";
+    let environment = compiled(&[
+        ("ALL", quadratic, "IS_SET", ""),
+        ("ALL", quadratic, "IS_NOT_SET", ""),
+        ("NONE", quadratic, "IS_NOT_SET", ""),
+        // Later in the same request, and cheap by itself.
+        ("ALL", "$.identity['identifier', 'key']", "EQUAL", "u"),
+        // No general query, so that it needs no budget.
+        ("ALL", "$.identity.identifier", "EQUAL", "u"),
+    ]);
+    let names = names(MANY);
+    let (many, few) = (numbers(&names), numbers(&names[..20]));
+    let mut scratch = Scratch::default();
+    for _ in 0..2 {
+        evaluate(&environment, &Identity { identifier: "u", traits: &many }, &mut scratch);
+        assert!(scratch.budget().jsonpath.is_exceeded());
+        let expected = ["\"plain\"", "\"plain\"", "\"matched\"", "\"plain\"", "\"matched\""];
+        assert_eq!(values(&environment, &scratch), expected, "the same each time");
+        // The next request has a budget of its own.
+        evaluate(&environment, &Identity { identifier: "u", traits: &few }, &mut scratch);
+        assert!(!scratch.budget().jsonpath.is_exceeded());
+        let expected = ["\"plain\"", "\"matched\"", "\"plain\"", "\"matched\"", "\"matched\""];
+        assert_eq!(values(&environment, &scratch), expected);
+    }
+}
+
+#[test]
+fn the_identities_of_one_request_share_its_budget() {
+    let environment = compiled(&[("ALL", "$.identity.traits[?@ == 2]", "IS_NOT_SET", "")]);
+    let names = names(10_000);
+    let traits = numbers(&names);
+    let identity = Identity { identifier: "u", traits: &traits };
+    let mut scratch = Scratch::default();
+    evaluate(&environment, &identity, &mut scratch);
+    let first = JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left();
+    evaluate_next(&environment, &identity, &mut scratch);
+    assert_eq!(JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left(), 2 * first);
+    for _ in 0..JSONPATH_STEPS_MAX / first {
+        evaluate_next(&environment, &identity, &mut scratch);
+    }
+    assert!(scratch.budget().jsonpath.is_exceeded());
+    assert_eq!(values(&environment, &scratch), ["\"plain\""]);
+}
+
+#[test]
+fn a_query_that_several_conditions_share_is_asked_once() {
+    let property = "$.identity.traits[?@ == 2]";
+    let names = names(1000);
+    let once = jsonpath_steps(property, &numbers(&names));
+    let conditions: Vec<_> = (0..50).map(|_| ("ALL", property, "EQUAL", "1")).collect();
+    let environment = compiled(&conditions);
+    let mut scratch = Scratch::default();
+    evaluate(&environment, &Identity { identifier: "u", traits: &numbers(&names) }, &mut scratch);
+    assert_eq!(JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left(), once);
+}
+
+/// Two hundred segments whose patterns track back for as long as they may.
+#[test]
+fn regular_expressions_share_the_budget_of_a_request() {
+    let patterns: Vec<String> = (0..200).map(|number| format!(r"(x+x+)+\1y{number}")).collect();
+    let conditions: Vec<_> = patterns.iter().map(|pattern| ("ALL", "t", "REGEX", pattern.as_str())).collect();
+    let environment = compiled(&conditions);
+    let text = "x".repeat(2000);
+    let traits = [Trait { key: "t", value: TraitValue::Text(&text) }];
+    let mut scratch = Scratch::default();
+    for _ in 0..2 {
+        evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
+        assert!(scratch.budget().patterns.is_exceeded());
+        assert_eq!(scratch.budget().patterns.left(), 0);
+        assert!(values(&environment, &scratch).iter().all(|value| *value == "\"plain\""));
+    }
+    let text = "xxxxy7";
+    let traits = [Trait { key: "t", value: TraitValue::Text(text) }];
+    evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
+    assert!(PATTERN_STEPS_REQUEST_MAX - scratch.budget().patterns.left() < 100_000);
+    assert_eq!(values(&environment, &scratch)[7], "\"matched\"");
+}
+
+#[test]
+fn an_explanation_names_the_conditions_that_the_budget_ended() {
+    let environment = compiled(&[
+        ("ALL", "$.identity.traits[?count($.identity.traits[?@ > 0]) == 7]", "IS_NOT_SET", ""),
+        ("ALL", "$.identity.identifier", "EQUAL", "u"),
+    ]);
+    let names = names(2000);
+    let traits = numbers(&names);
+    let told = explain(&environment, Some(&Identity { identifier: "u", traits: &traits }), None)
+        .expect("it is explained");
+    let conditions: Vec<_> = told.segments.iter().map(|segment| &segment.rules[0].conditions[0]).collect();
+    let expected =
+        "the steps of a request for general JSONPaths were spent, so the condition counts as no match";
+    assert_eq!(conditions[0].note.as_deref(), Some(expected));
+    assert_eq!((conditions[0].matches, told.segments[0].matches), (false, false));
+    assert_eq!((conditions[1].note.as_deref(), conditions[1].matches), (None, true));
+}
+
+#[test]
+fn a_request_beyond_its_budget_is_answered_counted_and_logged_once() {
+    let scratch = crate::support::Scratch::new();
+    let file = scratch.path().join("environment.json");
+    let quadratic = "$.identity.traits[?count($.identity.traits[?@ > 0]) == 7]";
+    let document = document_of(&[("ALL", quadratic, "IS_NOT_SET", ""), ("ALL", "t", "REGEX", r"(a+)+\1$")]);
+    std::fs::write(&file, document.to_string()).expect("it is written");
+    let proxy =
+        Start::serve().document(document::CLIENT_KEY, document::SERVER_KEY, &file).with_admin().ready();
+    let many: Vec<Value> =
+        (0..2000).map(|number| json!({"trait_key": format!("k{number}"), "trait_value": 1})).collect();
+    let body = json!({"identifier": "u", "traits": many}).to_string();
+    for _ in 0..3 {
+        let answer = proxy.post("/api/v1/identities/", document::CLIENT_KEY, &body);
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.json()["flags"][0]["feature_state_value"], "plain");
+    }
+    let answer = proxy.post("/api/v1/identities/", document::CLIENT_KEY, r#"{"identifier":"u","traits":[]}"#);
+    assert_eq!(answer.json()["flags"][0]["feature_state_value"], "matched");
+    assert_eq!(proxy.metric("edge_proxy_jsonpath_budget_exceeded_total"), 3.0);
+    assert_eq!(proxy.metric("edge_proxy_regex_budget_exceeded_total"), 0.0);
+    let log = proxy.wait_for_log("jsonpath_budget_exceeded");
+    assert_eq!(log.matches("jsonpath_budget_exceeded").count(), 1, "{log}");
+    assert!(log.contains("count($.identity.traits"), "{log}");
+}
+
+/// Compiling a document takes work about linear in it: what can be counted of it is.
+#[test]
+fn aliases_of_traits_are_numbered_once() {
+    let conditions: Vec<_> = (0..10)
+        .map(|number| if number % 2 == 0 { "$.identity.traits.t" } else { "$.identity.traits['t']" })
+        .map(|property| ("ALL", property, "EQUAL", "1"))
+        .collect();
+    let environment = compiled(&conditions);
+    assert_eq!(environment.program().aliases.len(), 1);
+    let traits = ["0", "1"].map(|text| Trait { key: "t", value: TraitValue::Text(text) });
+    let mut scratch = Scratch::default();
+    evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
+    assert!(
+        values(&environment, &scratch).iter().all(|value| *value == "\"matched\""),
+        "the last one counts"
+    );
+}
+
+/// A hundred long identifiers and two thousand splits: what is hashed is bounded, and nothing is guessed.
+#[test]
+fn a_bulk_request_that_would_take_too_much_work_is_refused_as_a_whole() {
+    let scratch = crate::support::Scratch::new();
+    let conditions: Vec<_> = (0..2000).map(|_| ("ALL", "", "PERCENTAGE_SPLIT", "0.0001")).collect();
+    let document = document_of(&conditions).to_string();
+    let file = scratch.write("environment.json", document);
+    let proxy =
+        Start::serve().document(document::CLIENT_KEY, document::SERVER_KEY, &file).with_admin().ready();
+    let identities = |count: usize, length: usize| {
+        let one = |number: usize| json!({"identifier": format!("{number:x>length$}"), "traits": []});
+        json!({"data": (0..count).map(one).collect::<Vec<_>>()}).to_string()
+    };
+    let post = |body: &str| proxy.post("/api/v1/bulk-identities/", document::CLIENT_KEY, body);
+    let refused = post(&identities(100, 1900));
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert_eq!(refused.json()["status"], "bad_request");
+    assert!(refused.text().contains("send fewer at once"), "{}", refused.text());
+    assert_eq!(post(&identities(2, 1900)).json().as_array().map(Vec::len), Some(2));
+    assert_eq!(post(&identities(50, 20)).json().as_array().map(Vec::len), Some(50));
+    assert_eq!(proxy.metric("edge_proxy_bulk_refused_total"), 1.0);
+}
