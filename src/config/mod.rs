@@ -12,6 +12,7 @@ mod read;
 pub mod source;
 #[cfg(test)]
 mod tests;
+pub mod variables;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -69,10 +70,20 @@ pub struct EnvironmentConfig {
     /// For a document from disk without a pair this is empty: the document's `api_key` counts.
     pub client_side_key: String,
     pub server_side_key: Option<Secret>,
+    /// Those of further pairs with the same client-side key, as while a key is rotated. Each opens
+    /// the environment; upstream is asked with another one when it refuses a key.
+    pub further_server_side_keys: Vec<Secret>,
     /// Served from this file instead of polled.
     pub document_path: Option<PathBuf>,
     /// The demo's document, part of the executable.
     pub embedded_document: Option<&'static str>,
+}
+
+impl EnvironmentConfig {
+    /// Every server-side key, in the order of their pairs.
+    pub fn server_side_keys(&self) -> impl Iterator<Item = &Secret> {
+        self.server_side_key.iter().chain(&self.further_server_side_keys)
+    }
 }
 
 /// Everything the process is to do.
@@ -85,9 +96,8 @@ pub struct Config {
     pub api_url: String,
     pub api_poll_frequency: Duration,
     pub api_poll_timeout: Duration,
-    /// The first poll this long after an unconditional one is unconditional too, because a 304 can hide
-    /// an edit (compatibility.md 6.3). `None`: by the size of the document.
-    pub api_full_refresh: Option<Duration>,
+    /// An unconditional fetch at least this often (compatibility.md 4.1: a 304 can hide an edit).
+    pub api_full_refresh: Duration,
     /// A document, all its pages together; beyond, the round is dropped.
     pub api_document_bytes_max: usize,
     /// PEM file of authorities trusted for `api_url`, instead of the built-in ones.
@@ -111,34 +121,13 @@ pub struct Config {
     pub cores: Vec<usize>,
 }
 
-impl Config {
-    pub fn staleness(&self) -> Staleness {
-        let grace = self.health_check.environment_update_grace_period;
-        Staleness { poll_frequency: self.api_poll_frequency, grace }
-    }
-}
-
-/// When a document counts as stale.
-#[derive(Clone, Copy, Debug)]
-pub struct Staleness {
-    poll_frequency: Duration,
-    grace: Option<Duration>,
-}
-
-impl Staleness {
-    /// The age at which one of that many environments is stale: as the Python proxy, the poll interval
-    /// and the grace period times their number. `None`: never.
-    pub fn age_max(&self, environments: usize) -> Option<Duration> {
-        let count = u32::try_from(environments).unwrap_or(u32::MAX);
-        self.grace.map(|grace| self.poll_frequency.saturating_add(grace.saturating_mul(count)))
-    }
-}
-
 /// The listeners for SDKs, and how long and how much their callers may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub host: IpAddr,
     pub port: u16,
+    /// Another process on the port is to be replaced, so that sharing it is no mistake.
+    pub take_over: bool,
     /// False: `unix_socket` is the only way in.
     pub tcp: bool,
     pub unix_socket: Option<PathBuf>,
@@ -383,6 +372,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+const ALIAS_USED: &str = "unprefixed_variable_used";
 const UNKNOWN_SETTING: &str = "unknown_setting_ignored";
 const UNKNOWN_VARIABLE: &str = "unknown_variable_ignored";
 
@@ -411,6 +401,25 @@ impl Notice {
         Self::new(Level::Warning, UNKNOWN_VARIABLE, &[("variable", &name), ("hint", &hint)])
     }
 
+    /// A variable without the prefix whose value cannot be this setting's. The value is not shown: it
+    /// may be a secret of another program.
+    fn ignored_variable(name: &str, expected: &str, own: &str) -> Self {
+        let hint = format!("it may belong to another program; if it is for this one, set {own} instead");
+        let fields: [(&str, &dyn fmt::Display); 3] =
+            [("variable", &name), ("expected", &expected), ("hint", &hint)];
+        Self::new(Level::Warning, "variable_ignored", &fields)
+    }
+
+    /// A variable without the prefix that is used.
+    fn alias_used(name: &str, own: &str) -> Self {
+        Self::new(Level::Info, ALIAS_USED, &[("variable", &name), ("prefixed", &own)])
+    }
+
+    /// Whether it is of interest at the start only, not at each reload.
+    pub fn is_of_start(&self) -> bool {
+        self.event == ALIAS_USED
+    }
+
     fn repeated_setting(path: &str, origin: &Origin) -> Self {
         let hint = "the last one counts; take the others out";
         Self::new(
@@ -432,6 +441,14 @@ impl Notice {
         let origin = field("origin").map(|origin| format!(" ({origin})")).unwrap_or_default();
         let hint = field("hint").map_or("no setting has this name", String::as_str);
         format!("{name}{origin}: {hint}")
+    }
+
+    /// Of a pair whose client-side key an earlier pair has too.
+    fn repeated_pair(path: &str, key: &str, hint: &str) -> Self {
+        let key = Secret::new(key);
+        let fields: [(&str, &dyn fmt::Display); 3] =
+            [("setting", &path), ("client_side_key", &key), ("hint", &hint)];
+        Self::new(Level::Warning, "client_side_key_repeated", &fields)
     }
 
     fn service_link(variable: &str) -> Self {

@@ -3,7 +3,8 @@
 //! In: a name as it stands in the file or the environment. Out: words that help, or nothing.
 //! Invariant: what is told here changes no setting; a name that is like none of ours gets no
 //! guess, because the environment is full of variables of others. Values are never looked at.
-use super::source::{SETTINGS, setting_variables};
+use super::source::SETTINGS;
+use super::variables::{PREFIX, setting_variables};
 
 /// Settings that the Python proxy had once, and what to do without them.
 const GONE: &[(&str, &str)] = &[
@@ -51,8 +52,12 @@ pub fn variable(name: &str) -> Option<String> {
     if name.chars().count() < VARIABLE_CHARS_MIN {
         return None;
     }
+    // The prefix would make any two names near.
+    let (prefix, rest) = name.strip_prefix(PREFIX).map_or(("", name), |rest| (PREFIX, rest));
     let known: Vec<String> = SETTINGS.iter().flat_map(setting_variables).collect();
-    let meant = nearest(name, false, known.iter().map(|known| (known.as_str(), known.as_str())));
+    let known = known.iter().filter(|known| known.starts_with(PREFIX) != prefix.is_empty());
+    let names = known.map(|known| (known.strip_prefix(PREFIX).unwrap_or(known), known.as_str()));
+    let meant = nearest(rest, false, names);
     meant.map(|meant| format!("did you mean {meant}?"))
 }
 

@@ -30,6 +30,7 @@ pub fn read(path: &str, pair: &Value, origin: &Origin, written: &mut Written) ->
     Some(EnvironmentConfig {
         client_side_key: client_side_key.ok()?,
         server_side_key: server_side_key.ok()?,
+        further_server_side_keys: Vec::new(),
         document_path: document_path.ok()?,
         embedded_document: None,
     })

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::cores::Available;
 use super::source::{Inputs, Origin, Written, is_secret, shown};
+use super::variables::SSL_CERT_FILE;
 use super::{
     Admin, Analytics, Certificate, Config, ConfigError, Cores, EnvironmentConfig, ForwardedAllowIps,
     HealthCheck, Level, LogFormat, Logging, Mistake, Network, Notice, Realtime, Require, Secret, Server, Sse,
@@ -32,6 +33,7 @@ pub fn read_on(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<No
     let path = (!inputs.without_file && (is_named || path.exists())).then_some(path);
     let config = reader.config(path, inputs, available);
     reader.accept_python_settings();
+    reader.written.notice_aliases();
     if reader.written.mistakes.is_empty() {
         Ok((config, reader.written.notices))
     } else {
@@ -46,21 +48,35 @@ struct Reader {
 impl Reader {
     /// The setting's value, or its default if nobody gave it or it is a mistake.
     fn read<T>(&mut self, path: &str, parse: impl Fn(&Value) -> Result<T, parse::Expected>, default: T) -> T {
-        let Some((value, origin)) = self.written.value(path) else { return default };
-        match parse(value) {
-            Ok(meant) => meant,
-            Err(expected) => {
-                let mistake = Mistake::new(path, shown(value, is_secret(path)), origin, expected);
-                self.written.mistakes.push(mistake);
-                default
+        while let Some((value, origin)) = self.written.value(path) {
+            match parse(value) {
+                Ok(meant) => return meant,
+                Err(expected) => {
+                    let mistake = Mistake::new(path, shown(value, is_secret(path)), origin, expected);
+                    if !self.written.drop_alias(path, expected) {
+                        self.written.mistakes.push(mistake);
+                        return default;
+                    }
+                }
             }
         }
+        default
+    }
+
+    /// Refuses the value of a setting that does not fit the other settings. True if it was the value
+    /// of an alias: it is dropped then, and the setting is to be read again.
+    fn refuse(&mut self, path: &str, expected: &str) -> bool {
+        let is_dropped = self.written.drop_alias(path, expected);
+        if !is_dropped {
+            self.mistake(path, expected);
+        }
+        is_dropped
     }
 
     fn mistake(&mut self, path: &str, expected: &str) {
         let (value, origin) = match self.written.value(path) {
             Some((value, origin)) => (shown(value, is_secret(path)), origin.to_string()),
-            None => (String::new(), "given nowhere".to_owned()),
+            None => (String::new(), "not set".to_owned()),
         };
         self.written.mistakes.push(Mistake {
             path: path.to_owned(),
@@ -75,13 +91,13 @@ impl Reader {
         let environments =
             self.environments(inputs.environments.clone(), proxy_key.is_some() || inputs.may_serve_nothing);
         let api_url = self.read("api_url", parse::url, "https://edge.api.flagsmith.com/api/v1".to_owned());
-        let config = Config {
+        let mut config = Config {
             path,
             environments,
             api_url: format!("{}/", api_url.trim_end_matches('/')),
             api_poll_frequency: self.read("api_poll_frequency_seconds", parse::interval, seconds(10)),
             api_poll_timeout: self.read("api_poll_timeout_seconds", parse::interval, seconds(5)),
-            api_full_refresh: self.read("api_full_refresh_seconds", parse::optional_interval, None),
+            api_full_refresh: self.read("api_full_refresh_seconds", parse::interval, seconds(300)),
             api_document_bytes_max: self.read(
                 "api_document_bytes_max",
                 parse::count,
@@ -101,35 +117,41 @@ impl Reader {
             server: self.server(),
             allow_origins: self.allow_origins(),
             health_check: self.health_check(),
-            logging: self.logging(),
+            logging: self.logging(inputs),
             admin: self.admin(),
             cores: self.cores(available),
         };
-        self.refuse_one_port_for_both(&config);
+        while self.has_one_port_for_both(&config)
+            && self.refuse("admin.port", "another port than server.port")
+        {
+            config.admin = self.admin();
+        }
         config
     }
 
     /// Both listeners share a port with others (SO_REUSEPORT), so the kernel would not refuse it,
     /// and callers would meet the status page.
-    fn refuse_one_port_for_both(&mut self, config: &Config) {
-        let (server, Some(admin)) = (&config.server, &config.admin) else { return };
+    fn has_one_port_for_both(&self, config: &Config) -> bool {
+        let (server, Some(admin)) = (&config.server, &config.admin) else { return false };
         let is_one_host =
             server.host == admin.host || server.host.is_unspecified() || admin.host.is_unspecified();
-        if server.tcp && admin.port == server.port && admin.port != 0 && is_one_host {
-            self.mistake("admin.port", "another port than server.port");
-        }
+        server.tcp && admin.port == server.port && admin.port != 0 && is_one_host
     }
 
-    /// `SSL_CERT_FILE` is often set for a whole machine; as in httpx it counts only if the file is there.
+    /// `SSL_CERT_FILE` is often set for a whole machine; as in httpx it counts only if the file exists.
     fn api_ca_file(&mut self) -> Option<PathBuf> {
         let path = self.read("api_ca_file", parse::optional_path, None)?;
-        let origin = self.written.value("api_ca_file").map(|(_, origin)| origin.clone());
-        let is_general =
-            matches!(origin, Some(Origin::Variable(name)) if name.eq_ignore_ascii_case("SSL_CERT_FILE"));
-        if !is_general || path.is_file() {
+        if path.is_file() {
             return Some(path);
         }
-        let (setting, reason) = ("SSL_CERT_FILE", format!("{} is not there", path.display()));
+        if self.written.drop_alias("api_ca_file", "the path of a file that exists") {
+            return self.api_ca_file();
+        }
+        let (_, origin) = self.written.value("api_ca_file")?;
+        if !matches!(origin, Origin::Variable(name) if name.eq_ignore_ascii_case(SSL_CERT_FILE)) {
+            return Some(path);
+        }
+        let (setting, reason) = (SSL_CERT_FILE, format!("{} is not a file", path.display()));
         let fields: [(&str, &dyn std::fmt::Display); 2] = [("setting", &setting), ("reason", &reason)];
         self.written.notices.push(Notice::new(Level::Warning, "setting_without_effect", &fields));
         None
@@ -154,6 +176,7 @@ impl Reader {
         Server {
             host: self.read("server.host", parse::address, [0, 0, 0, 0].into()),
             port: self.read("server.port", parse::port, 8000),
+            take_over: self.read("server.take_over", parse::boolean, false),
             tcp: self.tcp(),
             unix_socket: self.read("server.unix_socket", parse::optional_path, None),
             unix_socket_mode: self.read("server.unix_socket_mode", parse::optional_mode, None),
@@ -180,8 +203,9 @@ impl Reader {
     fn tcp(&mut self) -> bool {
         let tcp = self.read("server.tcp", parse::boolean, true);
         let has_path = self.written.value("server.unix_socket").is_some_and(|(value, _)| !value.is_null());
-        if !tcp && !has_path {
-            self.mistake("server.tcp", "true, because server.unix_socket is not set");
+        let expected = "true, because server.unix_socket is not set";
+        if !tcp && !has_path && self.refuse("server.tcp", expected) {
+            return self.tcp();
         }
         tcp
     }
@@ -189,7 +213,11 @@ impl Reader {
     fn tls(&mut self) -> Option<Tls> {
         let client_ca = self.read("server.tls.client_ca", parse::optional_path, None);
         let certificate = self.certificate("server.tls");
-        if certificate.is_none() && client_ca.is_some() {
+        let expected = "set together with server.tls.cert";
+        if certificate.is_none()
+            && client_ca.is_some()
+            && !self.written.drop_alias("server.tls.client_ca", expected)
+        {
             self.mistake("server.tls.cert", "a certificate, because server.tls.client_ca is set");
         }
         Some(Tls { certificate: certificate?, client_ca })
@@ -200,18 +228,16 @@ impl Reader {
         let (cert_path, key_path) = (format!("{group}.cert"), format!("{group}.key"));
         let cert = self.read(&cert_path, parse::optional_path, None);
         let key = self.read(&key_path, parse::optional_path, None);
-        match (cert, key) {
-            (Some(cert), Some(key)) => Some(Certificate { cert, key }),
-            (None, None) => None,
-            (Some(_), None) => {
-                self.mistake(&key_path, "the path of the certificate's key (PEM)");
-                None
-            }
-            (None, Some(_)) => {
-                self.mistake(&cert_path, "the path of the key's certificate (PEM)");
-                None
-            }
+        let (given, missing, expected) = match (cert, key) {
+            (Some(cert), Some(key)) => return Some(Certificate { cert, key }),
+            (None, None) => return None,
+            (Some(_), None) => (&cert_path, &key_path, "the path of the certificate's key (PEM)"),
+            (None, Some(_)) => (&key_path, &cert_path, "the path of the key's certificate (PEM)"),
+        };
+        if !self.written.drop_alias(given, &format!("set together with {missing}")) {
+            self.mistake(missing, expected);
         }
+        None
     }
 
     fn realtime(&mut self) -> Realtime {
@@ -234,7 +260,7 @@ impl Reader {
         }
     }
 
-    fn logging(&mut self) -> Logging {
+    fn logging(&mut self, inputs: &Inputs) -> Logging {
         let optional =
             |value: &Value| if value.is_null() { Ok(None) } else { parse::boolean(value).map(Some) };
         let colour = self.read("logging.colours", optional, None);
@@ -246,7 +272,9 @@ impl Reader {
                 parse::text,
                 "message".to_owned(),
             ),
-            colour: colour.unwrap_or_else(|| std::io::IsTerminal::is_terminal(&std::io::stdout())),
+            // https://no-color.org
+            colour: !inputs.variables.iter().any(|(name, value)| name == "NO_COLOR" && !value.is_empty())
+                && colour.unwrap_or_else(|| std::io::IsTerminal::is_terminal(&std::io::stdout())),
             enable_access_log: self.read("logging.enable_access_log", parse::boolean, false),
         }
     }
@@ -269,10 +297,8 @@ impl Reader {
                 self.written.notices.push(Notice::new(Level::Warning, "fewer_cpus_than_asked_for", &fields));
                 cpus
             }
-            Err(expected) => {
-                self.mistake("cores", &expected);
-                available.cpus.clone()
-            }
+            Err(expected) if self.refuse("cores", &expected) => self.cores(available),
+            Err(_) => available.cpus.clone(),
         }
     }
 
@@ -301,16 +327,19 @@ impl Reader {
                  `edge-proxy render-config` writes an example",
             );
         }
-        self.refuse_repeated_keys(&environments);
         self.tell_repeated_server_keys(&environments);
-        environments
+        self.without_repetitions(environments)
     }
 
     /// The Python proxy takes it, and it works, but both pairs serve one environment.
     fn tell_repeated_server_keys(&mut self, environments: &[EnvironmentConfig]) {
         for (index, environment) in environments.iter().enumerate() {
             let Some(key) = &environment.server_side_key else { continue };
-            if environments[..index].iter().any(|earlier| earlier.server_side_key.as_ref() == Some(key)) {
+            let is_same = |earlier: &EnvironmentConfig| {
+                earlier.server_side_key.as_ref() == Some(key)
+                    && earlier.client_side_key != environment.client_side_key
+            };
+            if environments[..index].iter().any(is_same) {
                 let path = format!("environment_key_pairs[{index}].server_side_key");
                 let hint = "the same as of an earlier pair: both serve the environment of that key";
                 let fields: [(&str, &dyn std::fmt::Display); 3] =
@@ -320,21 +349,44 @@ impl Reader {
         }
     }
 
-    fn refuse_repeated_keys(&mut self, environments: &[EnvironmentConfig]) {
-        let origin = self.written.value("environment_key_pairs").map(|(_, origin)| origin.to_string());
-        let origin = origin.unwrap_or_default();
-        for (index, environment) in environments.iter().enumerate() {
-            let key = &environment.client_side_key;
-            let is_repeated = environments[..index].iter().any(|earlier| earlier.client_side_key == *key);
-            if is_repeated && !key.is_empty() {
+    /// Joins pairs that have one client-side key: the Python proxy takes them, and they are how a
+    /// server-side key is rotated without a gap.
+    fn without_repetitions(&mut self, environments: Vec<EnvironmentConfig>) -> Vec<EnvironmentConfig> {
+        let mut joined: Vec<EnvironmentConfig> = Vec::with_capacity(environments.len());
+        for (index, environment) in environments.into_iter().enumerate() {
+            let key = environment.client_side_key.as_str();
+            let earlier = joined.iter_mut().find(|earlier| !key.is_empty() && earlier.client_side_key == key);
+            let Some(earlier) = earlier else {
+                joined.push(environment);
+                continue;
+            };
+            let path = format!("environment_key_pairs[{index}]");
+            if earlier.document_path != environment.document_path {
+                let origin =
+                    self.written.value("environment_key_pairs").map(|(_, origin)| origin.to_string());
                 self.written.mistakes.push(Mistake {
-                    path: format!("environment_key_pairs[{index}].client_side_key"),
-                    value: format!("\"{}\" a second time", Secret::new(key.as_str())),
-                    origin: origin.clone(),
-                    expected: "each client-side key once".to_owned(),
+                    path: format!("{path}.document_path"),
+                    value: format!(
+                        "another than that of an earlier pair with client_side_key {}",
+                        Secret::new(key)
+                    ),
+                    origin: origin.unwrap_or_default(),
+                    expected: "one source for each client-side key".to_owned(),
                 });
+                continue;
             }
+            let is_known = |key: &Secret| earlier.server_side_keys().any(|known| known == key);
+            let further: Vec<Secret> =
+                environment.server_side_key.iter().filter(|key| !is_known(key)).cloned().collect();
+            let hint = if further.is_empty() {
+                "the pair is a repetition of an earlier one: remove it"
+            } else {
+                "both server-side keys are used: remove the pair with the old one after the rotation"
+            };
+            self.written.notices.push(Notice::repeated_pair(&path, key, hint));
+            earlier.further_server_side_keys.extend(further);
         }
+        joined
     }
 
     /// Settings of the Python proxy that need no counterpart: taken, with a line saying why.

@@ -15,8 +15,9 @@ use super::{ConfigError, EnvironmentConfig, Mistake, Notice, file, near};
 /// The names of one setting.
 #[derive(Debug)]
 pub struct Setting {
-    /// Where it stands in the file; `.` separates objects. Its environment variable is the path
-    /// in capitals with `_` for `.` (`SERVER_PORT`).
+    /// Where it stands in the file; `.` separates objects. Its environment variable is `EDGE_PROXY_`
+    /// and the path in capitals with `_` for `.` (`EDGE_PROXY_SERVER_PORT`); without the prefix it is
+    /// an alias.
     pub path: &'static str,
     /// Other names of the last part of the path, as the Python proxy accepts them.
     pub aliases: &'static [&'static str],
@@ -86,6 +87,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("server.requests_max"),
     plain("server.shutdown_delay_seconds"),
     plain("server.shutdown_grace_seconds"),
+    plain("server.take_over"),
     plain("server.tcp"),
     plain("server.timeout_body"),
     plain("server.timeout_head"),
@@ -107,6 +109,12 @@ pub enum Origin {
     Flag(&'static str),
     /// The variable's name as it is spelled in the environment.
     Variable(String),
+    /// A variable that may belong to another program: it has no prefix, and the Python proxy does not
+    /// read it. `own` is the name with the prefix. A wrong value is ignored with a notice.
+    Alias {
+        name: String,
+        own: String,
+    },
     File(PathBuf),
 }
 
@@ -114,7 +122,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(name) => f.write_str(name),
-            Self::Variable(name) => write!(f, "environment variable {name}"),
+            Self::Variable(name) | Self::Alias { name, .. } => write!(f, "environment variable {name}"),
             Self::File(path) => write!(f, "{}", path.display()),
         }
     }
@@ -148,7 +156,8 @@ impl Inputs {
     /// The file that is read, and whether somebody named it.
     pub fn config_file(&self) -> (PathBuf, bool) {
         let named = self.config_path.clone().or_else(|| {
-            let variable = self.variables.iter().find(|(name, _)| name == "CONFIG_PATH");
+            let is_set = |(name, path): &&(String, String)| name == "CONFIG_PATH" && !path.is_empty();
+            let variable = self.variables.iter().find(is_set);
             variable.map(|(_, path)| PathBuf::from(path))
         });
         let is_named = named.is_some();
@@ -156,10 +165,11 @@ impl Inputs {
     }
 }
 
-/// The strongest value of each setting that was given.
+/// The values of each setting that was given.
 #[derive(Debug, Default)]
 pub struct Written {
-    values: BTreeMap<&'static str, (Value, Origin)>,
+    /// Of each setting the values of all layers, the strongest last.
+    values: BTreeMap<&'static str, Vec<(Value, Origin)>>,
     pub notices: Vec<Notice>,
     pub mistakes: Vec<Mistake>,
 }
@@ -181,14 +191,43 @@ impl Written {
         }
         written.add_variables(&inputs.variables);
         for (path, flag, value) in &inputs.flags {
-            written.values.insert(path, (value.clone(), Origin::Flag(flag)));
+            written.add(path, value.clone(), Origin::Flag(flag));
         }
         Ok(written)
     }
 
-    /// The value of a setting and who gave it.
+    /// The strongest value of a setting and who gave it.
     pub fn value(&self, path: &str) -> Option<(&Value, &Origin)> {
-        self.values.get(path).map(|(value, origin)| (value, origin))
+        self.values.get(path)?.last().map(|(value, origin)| (value, origin))
+    }
+
+    /// Adds a value of a layer stronger than those before.
+    pub fn add(&mut self, path: &'static str, value: Value, origin: Origin) {
+        self.values.entry(path).or_default().push((value, origin));
+    }
+
+    /// Drops the strongest value of a setting, with a notice, if it is that of an alias. False if it
+    /// is not: then it is a mistake.
+    pub fn drop_alias(&mut self, path: &str, expected: &str) -> bool {
+        let Some(layers) = self.values.get_mut(path) else { return false };
+        let Some((_, Origin::Alias { name, own })) = layers.last() else { return false };
+        self.notices.push(Notice::ignored_variable(name, expected, own));
+        layers.pop();
+        true
+    }
+
+    /// Reports each alias whose value is used, once.
+    pub fn notice_aliases(&mut self) {
+        let used = self.values.values().filter_map(|layers| layers.last());
+        let mut names: Vec<(String, String)> = used
+            .filter_map(|(_, origin)| match origin {
+                Origin::Alias { name, own } => Some((name.clone(), own.clone())),
+                _ => None,
+            })
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        self.notices.extend(names.iter().map(|(name, own)| Notice::alias_used(name, own)));
     }
 
     fn add_object(&mut self, prefix: &str, object: Map<String, Value>, origin: &Origin) {
@@ -197,13 +236,13 @@ impl Written {
             object.into_iter().partition(|(key, _)| setting_by_alias(prefix, key).is_some());
         for (key, value) in aliased.into_iter().rev() {
             if let Some(setting) = setting_by_alias(prefix, &key) {
-                self.values.insert(setting.path, (value, origin.clone()));
+                self.add(setting.path, value, origin.clone());
             }
         }
         for (key, value) in named {
             let path = format!("{prefix}{key}");
             if let Some(setting) = SETTINGS.iter().find(|setting| setting.path == path) {
-                self.values.insert(setting.path, (value, origin.clone()));
+                self.add(setting.path, value, origin.clone());
             } else if is_group(&path) {
                 self.add_group(&path, value, origin);
             } else {
@@ -213,73 +252,21 @@ impl Written {
         }
     }
 
-    fn add_group(&mut self, path: &str, value: Value, origin: &Origin) {
+    pub fn add_group(&mut self, path: &str, value: Value, origin: &Origin) {
         match value {
             Value::Object(object) => self.add_object(&format!("{path}."), object, origin),
             Value::Null => {}
-            other => self.mistakes.push(Mistake {
-                path: path.to_owned(),
-                value: shown(&other, is_secret(path)),
-                origin: origin.to_string(),
-                expected: "an object".to_owned(),
-            }),
+            other => self.refuse_group(path, &other, origin),
         }
     }
 
-    /// The nested form (`SERVER_PORT`) is stronger than the object (`SERVER`), as in pydantic.
-    fn add_variables(&mut self, variables: &[(String, String)]) {
-        let mut groups: Vec<&str> =
-            SETTINGS.iter().flat_map(|s| s.path.match_indices('.').map(|(end, _)| &s.path[..end])).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        for group in &groups {
-            if let Some((name, text)) = variable_named(variables, &variable_name(group)) {
-                let origin = Origin::Variable(name.to_owned());
-                if let Some(value) = self.variable_value(group, text, &origin) {
-                    self.add_group(group, value, &origin);
-                }
+    fn refuse_group(&mut self, path: &str, value: &Value, origin: &Origin) {
+        let expected = "an object";
+        match origin {
+            Origin::Alias { name, own } => {
+                self.notices.push(Notice::ignored_variable(name, expected, own));
             }
-        }
-        for setting in SETTINGS {
-            let found = setting_variables(setting).find_map(|name| variable_named(variables, &name));
-            let Some((name, text)) = found else { continue };
-            let origin = Origin::Variable(name.to_owned());
-            // Kubernetes sets `SERVER_PORT=tcp://10.0.0.1:80` for a service named `server`.
-            if setting.path.ends_with("port") && text.starts_with("tcp://") {
-                self.notices.push(Notice::service_link(name));
-                continue;
-            }
-            if let Some(value) = self.variable_value(setting.path, text, &origin) {
-                self.values.insert(setting.path, (value, origin));
-            }
-        }
-        self.tell_near_variables(variables, &groups);
-    }
-
-    /// Text that is no JSON is text, unless it was plainly meant to be an object or a list.
-    fn variable_value(&mut self, path: &str, text: &str, origin: &Origin) -> Option<Value> {
-        match serde_json::from_str(text) {
-            Ok(value) => Some(value),
-            Err(error) if text.trim_start().starts_with(['[', '{']) => {
-                let shown = shown(&Value::from(text), is_secret(path));
-                self.mistakes.push(Mistake::new(path, shown, origin, format!("valid JSON ({error})")));
-                None
-            }
-            Err(_) => Some(Value::from(text)),
-        }
-    }
-
-    /// A variable that is ours but for a letter would be left out without a word.
-    fn tell_near_variables(&mut self, variables: &[(String, String)], groups: &[&str]) {
-        let settings = SETTINGS.iter().flat_map(setting_variables);
-        let known: Vec<String> = settings.chain(groups.iter().map(|group| variable_name(group))).collect();
-        for (name, _) in variables {
-            if known.iter().any(|known| is_variable(name, known)) {
-                continue;
-            }
-            if let Some(hint) = near::variable(name) {
-                self.notices.push(Notice::unknown_variable(name, &hint));
-            }
+            _ => self.mistakes.push(Mistake::new(path, shown(value, is_secret(path)), origin, expected)),
         }
     }
 }
@@ -330,30 +317,4 @@ pub fn split_path(path: &str) -> (&str, &str) {
 
 fn is_group(path: &str) -> bool {
     SETTINGS.iter().any(|s| s.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
-}
-
-fn variable_name(path: &str) -> String {
-    path.replace('.', "_").to_uppercase()
-}
-
-/// The environment variables that give a setting, the strongest first.
-pub fn setting_variables(setting: &'static Setting) -> impl Iterator<Item = String> {
-    let (parent, _) = split_path(setting.path);
-    let aliases = setting.aliases.iter().map(move |alias| variable_name(&format!("{parent}{alias}")));
-    let own = std::iter::once(variable_name(setting.path));
-    own.chain(aliases).chain(setting.variables.iter().map(|name| (*name).to_owned()))
-}
-
-/// Whether this spelling is that variable: in any case, and with `__` between the parts too, as
-/// people know it from other programs with pydantic (`SERVER__PORT`).
-fn is_variable(spelled: &str, name: &str) -> bool {
-    spelled.eq_ignore_ascii_case(name)
-        || (spelled.contains("__") && spelled.replace("__", "_").eq_ignore_ascii_case(name))
-}
-
-/// An exact spelling in capitals wins over another.
-fn variable_named<'a>(variables: &'a [(String, String)], name: &str) -> Option<(&'a str, &'a str)> {
-    let exact = variables.iter().find(|(spelled, _)| spelled == name);
-    let any = || variables.iter().find(|(spelled, _)| is_variable(spelled, name));
-    exact.or_else(any).map(|(spelled, text)| (spelled.as_str(), text.as_str()))
 }

@@ -149,7 +149,11 @@ fn variables_alone_are_enough() {
         .variable("SERVER_SOMETHING_ELSE", "ignored")
         .variable("HOME", "/root");
     let (config, notices) = case.read().expect("valid");
-    assert_eq!(notices, []);
+    let aliases: Vec<_> = notices.iter().map(|n| (n.event, n.fields[0].1.as_str())).collect();
+    let used = |name| ("unprefixed_variable_used", name);
+    let names =
+        ["HEALTH_CHECK_ENVIRONMENT_UPDATE_GRACE_PERIOD_SECONDS", "LOGGING_COLORS", "SERVER_PROXY_HEADERS"];
+    assert_eq!(aliases, names.map(used), "each alias that Python does not read, once");
     assert_eq!(config.environments.len(), 1);
     assert_eq!(config.api_poll_frequency, Duration::from_secs(7));
     assert_eq!(config.logging.log_level, Level::Debug);
@@ -264,11 +268,27 @@ fn nothing_to_serve_is_a_mistake() {
     assert_eq!(paths, [PathBuf::from("a.json"), PathBuf::from("b.json")]);
 }
 
+/// A server-side key is rotated by a second pair; a pair may also be there twice by accident.
 #[test]
-fn a_key_twice_is_a_mistake() {
-    let file = json!({"environment_key_pairs": [pair(), pair()]});
-    let expected = "environment_key_pairs[1].client_side_key = \"...\" a second time";
-    assert_eq!(Case::new(&file).mistakes(), [expected]);
+fn pairs_with_one_client_side_key_are_joined() {
+    let rotated = json!({"server_side_key": "ser.new456789", "client_side_key": "def456"});
+    let other = json!({"server_side_key": "ser.other", "client_side_key": "other"});
+    let file = json!({"environment_key_pairs": [pair(), rotated, other, pair()]});
+    let (config, notices) = Case::new(&file).read().expect("valid");
+    let keys: Vec<Vec<&str>> = config
+        .environments
+        .iter()
+        .map(|environment| environment.server_side_keys().map(Secret::expose).collect())
+        .collect();
+    assert_eq!(keys, [vec!["ser.abc123456", "ser.new456789"], vec!["ser.other"]]);
+    let notices: Vec<_> = notices.iter().map(|n| (n.level, n.event, n.fields[0].1.as_str())).collect();
+    let repeated = |path| (Level::Warning, "client_side_key_repeated", path);
+    assert_eq!(notices, [repeated("environment_key_pairs[1]"), repeated("environment_key_pairs[3]")]);
+    let from_file = json!({"client_side_key": "def456", "document_path": "a.json"});
+    let file = json!({"environment_key_pairs": [pair(), from_file]});
+    let mistakes = Case::new(&file).mistakes();
+    assert_eq!(mistakes.len(), 1, "two sources for one key: {mistakes:?}");
+    assert!(mistakes[0].starts_with("environment_key_pairs[1].document_path"), "{mistakes:?}");
 }
 
 #[test]
@@ -355,7 +375,8 @@ fn the_separator_of_other_programs_with_pydantic_is_taken() {
     let case = Case::new(&with("api_url", json!("http://x"))).variable("SERVER__PORT", "9000");
     let case = case.variable("health_check__environment_update_grace_period_seconds", "7");
     let (config, notices) = case.read().expect("valid");
-    assert_eq!((config.server.port, notices), (9000, vec![]));
+    assert_eq!((config.server.port, notices.len()), (9000, 2));
+    assert_eq!(notices[0].fields[1].1, "EDGE_PROXY_SERVER_PORT");
     assert_eq!(config.health_check.environment_update_grace_period, Some(Duration::from_secs(7)));
     let both =
         Case::new(&with("server", json!({}))).variable("SERVER__PORT", "1").variable("SERVER_PORT", "2");
@@ -388,7 +409,8 @@ fn the_authorities_of_the_machine_count_if_they_are_there() {
         |name: &str| Case::new(&with("api_url", json!("http://x"))).variable(name, "/nowhere/ca.pem").read();
     let (config, notices) = read("SSL_CERT_FILE").expect("valid");
     assert_eq!((config.api_ca_file, notices[0].event), (None, "setting_without_effect"));
-    let (config, notices) = read("API_CA_FILE").expect("valid");
+    assert_eq!(read("API_CA_FILE").expect("valid").0.api_ca_file, None, "it may be of another program");
+    let (config, notices) = read("EDGE_PROXY_API_CA_FILE").expect("valid");
     assert_eq!(
         (config.api_ca_file, notices),
         (Some("/nowhere/ca.pem".into()), vec![]),
@@ -467,3 +489,6 @@ fn every_setting_is_read() {
     paths.dedup();
     assert_eq!(paths.len(), SETTINGS.len());
 }
+
+/// Environment variables.
+mod variables;

@@ -29,6 +29,7 @@ pub fn environment(document_path: Option<PathBuf>) -> EnvironmentConfig {
         server_side_key: Some(Secret::new(SERVER_SIDE_KEY)),
         embedded_document: document_path.is_none().then_some(DOCUMENT),
         document_path,
+        ..EnvironmentConfig::default()
     }
 }
 

@@ -21,7 +21,7 @@ use crate::files::{self, Links};
 use crate::limits;
 use crate::snapshot::Environment;
 use crate::supervisor::discovery::KEPT_AS;
-use crate::supervisor::poll::{Answered, Discovered, Upstream, parse_discovered};
+use crate::supervisor::poll::{Discovered, Upstream, parse_discovered};
 use crate::supervisor::store;
 
 /// What was typed for a trait, split and read.
@@ -132,18 +132,20 @@ fn document(
         return files::read(path, Links::Follow, config.api_document_bytes_max as u64)
             .map_err(|error| format!("cannot read {}: {error}", path.display()));
     }
-    let key = environment.server_side_key.as_ref().ok_or("the environment has no server-side key")?;
-    match upstream.document(key.expose(), None, None) {
-        Ok(Answered::New(fetched)) => Ok(fetched.document),
-        Ok(Answered::Same(_)) => Err("upstream has no document".to_owned()),
-        Err(error) => last_good(config, &environment.client_side_key, &error.message),
+    let mut failure = "the environment has no server-side key".to_owned();
+    for key in environment.server_side_keys() {
+        match upstream.document(key.expose(), None, None) {
+            Ok(Some(fetched)) => return Ok(fetched.document),
+            Ok(None) => failure = "upstream has no document".to_owned(),
+            Err(error) => failure = error.message,
+        }
     }
+    last_good(config, &environment.client_side_key, &failure)
 }
 
 /// By either of its keys: who asks for support has often but the server-side one at hand.
 fn is_named(environment: &EnvironmentConfig, key: &str) -> bool {
-    let server_side_key = environment.server_side_key.as_ref();
-    environment.client_side_key == key || server_side_key.is_some_and(|own| own.expose() == key)
+    environment.client_side_key == key || environment.server_side_keys().any(|own| own.expose() == key)
 }
 
 /// The environments that upstream tells of, each with a key that is good now.
@@ -157,8 +159,7 @@ fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentCon
         Some(EnvironmentConfig {
             client_side_key: found.client_side_key,
             server_side_key: Some(good.key),
-            document_path: None,
-            embedded_document: None,
+            ..EnvironmentConfig::default()
         })
     };
     Ok(found.into_iter().filter_map(environment).collect())

@@ -4,7 +4,6 @@
 //! settings for the reactors, the log's level. Invariants: a configuration with a mistake changes
 //! nothing; an environment that stays keeps its document; what cannot change while running is named.
 use std::fmt::Display;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -55,16 +54,13 @@ impl Supervisor {
     pub fn reload(&mut self, is_asked: bool) {
         let result = (self.reload.read)().and_then(|(config, notices)| {
             let upstream = Upstream::new(&config)?;
-            let missing = missing_documents(&config, &self.config.environments);
-            if !missing.is_empty() {
-                return Err(missing);
-            }
             Ok((config, notices, upstream))
         });
         match result {
             Ok((config, notices, upstream)) => {
                 if self.adopt(config, upstream, is_asked) {
-                    notices.iter().for_each(|notice| self.records.log.notice(notice));
+                    let notices = notices.iter().filter(|notice| !notice.is_of_start());
+                    notices.for_each(|notice| self.records.log.notice(notice));
                 }
             }
             Err(mistakes) => {
@@ -153,21 +149,6 @@ impl Supervisor {
     }
 }
 
-/// One line for each document on disk that does not exist, but for those in `known`: they were there once
-/// and are served on.
-pub fn missing_documents(config: &Config, known: &[EnvironmentConfig]) -> Vec<String> {
-    let is_known = |path: &PathBuf| known.iter().any(|known| known.document_path.as_ref() == Some(path));
-    let paths = config.environments.iter().filter_map(|environment| environment.document_path.as_ref());
-    let missing = paths.filter(|path| !is_known(path)).filter_map(|path| {
-        let error = std::fs::metadata(path).err()?;
-        let is_missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
-        let path = path.display();
-        is_missing
-            .then(|| format!("{path}: {error}: check the path (--document, documents or document_path)"))
-    });
-    missing.collect()
-}
-
 /// The same environment, though its server-side key or its source may be another.
 fn is_same(one: &EnvironmentConfig, other: &EnvironmentConfig) -> bool {
     one.client_side_key == other.client_side_key
@@ -187,6 +168,7 @@ fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
     let fixed = [
         ("server.host", old.host != new.host),
         ("server.port", old.port != new.port),
+        ("server.take_over", old.take_over != new.take_over),
         ("server.tcp", old.tcp != new.tcp),
         ("server.unix_socket_mode", old.unix_socket_mode != new.unix_socket_mode),
         ("server.unix_socket", old.unix_socket != new.unix_socket),

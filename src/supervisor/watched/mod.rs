@@ -3,27 +3,25 @@
 //! In: what became of each poll. Out: the next [`Job`], the [`Slot`] that requests read, and one line in
 //! the log per change of state. Invariants: a document is replaced only by a better one; whatever
 //! fails, the held one stays. Time is an argument.
-mod deadlines;
 mod failing;
 mod wanted;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-pub use deadlines::Deadlines;
 use failing::Failing;
 use wanted::Wanted;
 
-use super::job::{self, Compiled, Done, From, Id, Job, Polled, Stamp};
+use super::job::{self, Compiled, Done, From, Id, Job, Stamp};
 use super::poll::{PollError, PollErrorKind, ServerKey, Upstream, Validators};
 use super::realtime::Subscription;
-use super::schedule::{Schedule, full_refresh, jitter};
+use super::schedule::{Schedule, jitter};
 use super::store::{Kept, Store};
 use crate::config::{Config, EnvironmentConfig, Level, Secret};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::{EnvironmentMetrics, Metrics};
-use crate::snapshot::{Access, Environment, Freshness, Role, Slot, Source};
+use crate::snapshot::{Access, Environment, Role, Slot, Source};
 
 /// Where things are written down.
 #[derive(Debug)]
@@ -44,15 +42,13 @@ pub struct Watched {
     refused_keys: usize,
     pub schedule: Schedule,
     held: Option<Held>,
-    freshness: Arc<Freshness>,
+    last_success: Option<SystemTime>,
     failing: Option<Failing>,
     /// Of the file last read.
     seen: Option<Stamp>,
     in_flight: bool,
     /// When the last unconditional fetch succeeded.
     full_at: Option<Instant>,
-    /// Shortens the time to the next one, for as long as the process lives.
-    full_jitter: f64,
     /// The next fetch must be unconditional: an event said that there is something new.
     full_next: bool,
     slow: bool,
@@ -71,25 +67,14 @@ struct Held {
     source: Source,
     validators: Validators,
     digest: [u8; 32],
-    bytes: usize,
-}
-
-impl Held {
-    fn renew(&mut self, mut validators: Validators) {
-        if validators.last_modified.is_none() {
-            // compatibility.md 4.1: cut to seconds, in GMT, or core does not read it.
-            validators.last_modified = self.environment.updated_at().and_then(imf_fixdate);
-        }
-        self.validators = validators;
-    }
 }
 
 /// What a poll changed for those who read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// At most when the document was last confirmed, which snapshots share: nothing to publish.
-    Nothing,
-    /// The document, its source, the error or the keys: to be published at once.
+    /// Only when it was last confirmed.
+    Freshness,
+    /// The document, the error or the keys: to be published at once.
     Content,
 }
 
@@ -109,12 +94,11 @@ impl Watched {
             refused_keys: 0,
             schedule: Schedule::new(interval, now),
             held: None,
-            freshness: Arc::default(),
+            last_success: None,
             failing: None,
             seen: None,
             in_flight: false,
             full_at: None,
-            full_jitter: jitter(),
             full_next: false,
             slow: false,
             alias_told: false,
@@ -127,11 +111,6 @@ impl Watched {
     /// Whether upstream is asked for it.
     pub fn is_polled(&self) -> bool {
         self.config.document_path.is_none() && self.config.embedded_document.is_none()
-    }
-
-    /// Whether its keys are not known yet: they stand in a document that was never valid.
-    pub fn is_unread(&self) -> bool {
-        self.held.is_none() && self.config.client_side_key.is_empty()
     }
 
     /// Whether upstream told of it.
@@ -163,13 +142,12 @@ impl Watched {
         };
         match job::compile(&kept.document) {
             Ok((environment, _)) => {
-                self.freshness.restore(kept.saved_at);
+                self.last_success = Some(kept.saved_at);
                 self.held = Some(Held {
                     environment: Arc::new(environment),
                     source: Source::Cache,
                     validators: kept.validators,
                     digest: kept.digest,
-                    bytes: kept.document.len(),
                 });
                 let age = SystemTime::now().duration_since(kept.saved_at).unwrap_or_default();
                 let fields = [key, ("age_seconds", &age.as_secs()), ("bytes", &kept.document.len())];
@@ -227,7 +205,6 @@ impl Watched {
         upstream: &Arc<Upstream>,
         settings: &Config,
         records: &Records,
-        deadlines: Deadlines,
         now: Instant,
     ) -> Option<Job> {
         if self.due().is_none_or(|due| due > now) {
@@ -236,7 +213,7 @@ impl Watched {
         let Some(from) = self.from(upstream, settings, now) else {
             let message = "no server-side key to poll with: every one upstream told of has expired";
             let clock = SystemTime::now();
-            self.failed(PollError::new(PollErrorKind::Key, message), deadlines, &records.log, now, clock);
+            self.failed(PollError::new(PollErrorKind::Key, message), &records.log, now, clock);
             self.measure(records, now, clock);
             return None;
         };
@@ -254,7 +231,10 @@ impl Watched {
                 let good: Vec<_> = keys.iter().filter(|key| key.is_good_at(clock)).collect();
                 good.get(self.refused_keys % good.len().max(1)).map(|key| key.key.clone())
             }
-            None => self.config.server_side_key.clone(),
+            None => {
+                let keys: Vec<_> = self.config.server_side_keys().collect();
+                keys.get(self.refused_keys % keys.len().max(1)).map(|key| (*key).clone())
+            }
         }
     }
 
@@ -267,62 +247,48 @@ impl Watched {
             return Some(From::File { path: path.clone(), seen: self.seen, failed, bytes_max });
         }
         let key = self.key()?;
-        let bytes = self.held.as_ref().map_or(0, |held| held.bytes);
-        let refresh = full_refresh(settings.api_full_refresh, bytes, self.full_jitter);
-        let is_full = std::mem::take(&mut self.full_next)
-            || self.full_at.is_none_or(|at| now.duration_since(at) >= refresh);
-        let held = self.held.as_ref().map(|held| &held.validators);
-        let held = held.filter(|validators| !is_full && validators.are_usable()).cloned();
-        if held.is_none() {
+        let full = std::mem::take(&mut self.full_next)
+            || self.full_at.is_none_or(|at| now.duration_since(at) >= settings.api_full_refresh);
+        if full {
             // Taken back if the fetch fails.
             self.full_at = Some(now);
         }
+        let held = if full { None } else { self.held.as_ref().map(|held| held.validators.clone()) };
         Some(From::Upstream { upstream: Arc::clone(upstream), key, held })
     }
 
     /// Takes in what became of a job.
-    pub fn done(
-        &mut self,
-        done: Done,
-        records: &Records,
-        deadlines: Deadlines,
-        now: Instant,
-        clock: SystemTime,
-    ) -> Change {
+    pub fn done(&mut self, done: Done, records: &Records, now: Instant, clock: SystemTime) -> Change {
         self.in_flight = false;
         self.seen = done.seen;
         let took = now.duration_since(done.started);
         self.count(&done.result, took, records);
         let change = match done.result {
-            Ok(polled) => {
+            Ok(compiled) => {
                 self.schedule.succeeded(done.started, now, self.spread());
                 self.tell_slow(took, &records.log);
-                self.freshness.confirm(now, clock);
+                self.last_success = Some(clock);
                 let recovered = self.recovered(&records.log, now);
                 let confirmed = self.confirm();
-                let is_new = matches!(polled, Polled::New(_));
-                match polled {
-                    Polled::New(compiled) => self.replace(*compiled, took, clock, records),
-                    Polled::Same(Some(validators)) => {
-                        self.held.iter_mut().for_each(|held| held.renew(validators.clone()));
-                    }
-                    Polled::Same(None) => {}
+                let is_new = compiled.is_some();
+                if let Some(compiled) = compiled {
+                    self.replace(compiled, took, clock, records);
                 }
-                if is_new || recovered || confirmed { Change::Content } else { Change::Nothing }
+                if is_new || recovered || confirmed { Change::Content } else { Change::Freshness }
             }
-            Err(error) => self.failed(error, deadlines, &records.log, now, clock),
+            Err(error) => self.failed(error, &records.log, now, clock),
         };
         self.check_wanted(records, now);
         self.measure(records, now, clock);
         change
     }
 
-    fn count(&self, result: &Result<Polled, PollError>, took: Duration, records: &Records) {
+    fn count(&self, result: &Result<Option<Compiled>, PollError>, took: Duration, records: &Records) {
         records.metrics.environment(self.client_side_key(), |environment| {
             environment.last_poll = took;
             match result {
-                Ok(Polled::New(_)) => environment.polls_changed += 1,
-                Ok(Polled::Same(_)) => environment.polls_unchanged += 1,
+                Ok(Some(_)) => environment.polls_changed += 1,
+                Ok(None) => environment.polls_unchanged += 1,
                 Err(_) => environment.polls_failed += 1,
             }
         });
@@ -332,7 +298,7 @@ impl Watched {
     fn measure(&self, records: &Records, now: Instant, clock: SystemTime) {
         let time = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?);
         records.metrics.environment(self.client_side_key(), |environment: &mut EnvironmentMetrics| {
-            environment.last_success = self.freshness.last_success();
+            environment.last_success = self.last_success;
             environment.last_error = self.error().map(|error| error.message.clone());
             environment.failing_since = self.failing.as_ref().map(|failing| failing.since);
             environment.failures = self.failing.as_ref().map_or(0, |failing| failing.count);
@@ -366,15 +332,19 @@ impl Watched {
             (None, None) => Source::Upstream,
         };
         let environment = Arc::clone(&compiled.environment);
-        let (bytes, digest) = (compiled.document_bytes, compiled.digest);
+        let mut validators = compiled.validators.clone();
+        let bytes = compiled.document_bytes;
+        if validators.last_modified.is_none() {
+            // compatibility.md 4.1: cut to seconds, in GMT, or core does not read it.
+            validators.last_modified = environment.updated_at().and_then(imf_fixdate);
+        }
         self.measure_change(&compiled, &environment, clock, records);
-        let mut held = Held { environment, source, validators: Validators::default(), digest, bytes };
-        held.renew(compiled.validators);
         if let (Some(store), Some(document)) = (&records.store, compiled.document) {
-            let kept = Kept { document, validators: held.validators.clone(), digest, saved_at: clock };
+            let (validators, digest) = (validators.clone(), compiled.digest);
+            let kept = Kept { document, validators, digest, saved_at: clock };
             store.keep(&self.config.client_side_key, kept);
         }
-        self.held = Some(held);
+        self.held = Some(Held { environment, source, validators, digest: compiled.digest });
         let name = self.name();
         log.event(
             Level::Info,
@@ -459,7 +429,7 @@ impl Watched {
             }
         };
         add(self.client_side_key(), Role::Client, None);
-        for key in self.config.server_side_key.iter() {
+        for key in self.config.server_side_keys() {
             add(key.expose(), Role::Server, None);
         }
         for key in self.discovered.iter().flatten() {
@@ -474,7 +444,7 @@ impl Watched {
             client_side_key: self.client_side_key().into(),
             environment: self.held.as_ref().map(|held| Arc::clone(&held.environment)),
             source: self.held.as_ref().map_or(Source::Upstream, |held| held.source),
-            freshness: Arc::clone(&self.freshness),
+            last_success: self.last_success,
             last_error: self.error().map(|error| error.message.as_str().into()),
         }
     }
