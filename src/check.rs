@@ -5,13 +5,15 @@
 //! changed; upstream is asked only with `--online`; no line holds a whole key.
 use std::fmt::{self, Display};
 use std::io::Write;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use http::Uri;
+use rustix::fs::{Access, AtFlags};
 
-use crate::config::{Config, EnvironmentConfig, Level, Notice, Secret};
+use crate::config::{Config, EnvironmentConfig, Level, Notice, Secret, reachable};
+use crate::limits::PROBE_TIMEOUT;
 use crate::supervisor::probe::{self, Found, Probe};
 use crate::tls::Certificates;
 
@@ -42,6 +44,7 @@ pub fn run(config: &Config, notices: &[Notice], is_online: bool, out: impl Write
         report.line(verdict, &notice.event, &fields.join(" "));
     }
     report.files(config);
+    report.port(config);
     let probe = match Probe::new(config) {
         Ok(probe) => Some(probe),
         Err(mistakes) => {
@@ -52,7 +55,7 @@ pub fn run(config: &Config, notices: &[Notice], is_online: bool, out: impl Write
     let probe = probe.filter(|_| is_online);
     if let Some(probe) = &probe {
         if config.proxy_key.is_some() || config.environments.iter().any(is_polled) {
-            report.reach("api_url", &config.api_url);
+            report.reach(probe, "api_url", &config.api_url);
         }
         report.discovery(config, probe);
         report.environments(config, probe);
@@ -116,22 +119,64 @@ impl<W: Write> Report<W> {
             self.directory("server.unix_socket", parent, is_writable(parent), "");
         }
         if let Some(directory) = &config.cache_dir {
-            let tried = std::fs::create_dir_all(directory).and_then(|()| is_writable(directory));
             let without = "; without it a restart while upstream is down has nothing to serve";
-            self.directory("cache_dir", directory, tried, without);
+            match directory.ancestors().find(|place| place.exists()) {
+                // Of a relative path the last ancestor is empty: the working directory.
+                Some(place) if place == directory => {
+                    self.directory("cache_dir", directory, is_writable(directory), without);
+                }
+                place => self.new_directory(directory, place.unwrap_or(Path::new(".")), without),
+            }
         }
     }
 
-    /// Name, address and a connection: what a key cannot be blamed for.
-    fn reach(&mut self, setting: &str, url: &str) {
+    /// A directory that the start makes, in one that exists.
+    fn new_directory(&mut self, directory: &Path, place: &Path, without: &str) {
+        let (directory, shown) = (directory.display(), place.display());
+        match is_writable(place) {
+            Ok(()) => {
+                self.line(
+                    Verdict::Ok,
+                    &"cache_dir",
+                    &format!("{directory} is made at the start, in {shown}"),
+                );
+            }
+            Err(error) => {
+                let found = format!("{directory} cannot be made: {shown}: {error}{without}");
+                self.line(Verdict::Fail, &"cache_dir", &found);
+            }
+        }
+    }
+
+    /// Whether another process has the port.
+    fn port(&mut self, config: &Config) {
+        let address = SocketAddr::new(config.server.host, config.server.port);
+        let is_asked = config.server.tcp && address.port() != 0 && !config.server.take_over;
+        if is_asked && TcpStream::connect_timeout(&reachable(address), PROBE_TIMEOUT).is_ok() {
+            let found = format!(
+                "port_shared: a process listens on {address} already; one more gets a part of its connections. \
+                 Stop it first, or start with --take-over to replace it"
+            );
+            self.line(Verdict::Warn, &"server.port", &found);
+        }
+    }
+
+    /// Name, address and a connection: what a key cannot be blamed for. Through an outgoing proxy, those
+    /// of the proxy.
+    fn reach(&mut self, probe: &Probe, setting: &str, url: &str) {
         let uri: Uri = url.parse().unwrap_or_default();
+        let proxy = probe.proxy_for(&uri);
+        let (uri, through) = match &proxy {
+            Some((address, name)) => (address, format!("through {name}: ")),
+            None => (&uri, String::new()),
+        };
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
         let addresses: Vec<_> = match (host, port).to_socket_addrs() {
             Ok(addresses) => addresses.collect(),
             Err(error) => {
                 let found = format!(
-                    "{host} does not resolve ({error}); is the name right, and DNS reachable? Behind an outgoing proxy this is no harm"
+                    "{through}{host} does not resolve ({error}): check the name and DNS, or set HTTPS_PROXY"
                 );
                 return self.line(Verdict::Warn, &setting, &found);
             }
@@ -141,12 +186,15 @@ impl<W: Write> Report<W> {
         match connected.into_iter().find_map(Result::ok) {
             Some(stream) => {
                 let peer = stream.peer_addr().map_or_else(|_| host.to_owned(), |peer| peer.to_string());
-                let found = format!("{host} is {peer}, connected in {} ms", began.elapsed().as_millis());
-                self.line(Verdict::Ok, &setting, &found);
+                let ms = began.elapsed().as_millis();
+                self.line(Verdict::Ok, &setting, &format!("{through}{host} is {peer}, connected in {ms} ms"));
             }
             None => {
-                let found =
-                    format!("no connection to {host} port {port}: a firewall, or HTTPS_PROXY is needed");
+                let cause = match proxy {
+                    Some(_) => "it is down, or a firewall is before it",
+                    None => "a firewall, or HTTPS_PROXY is needed",
+                };
+                let found = format!("{through}no connection to {host} port {port}: {cause}");
                 self.line(Verdict::Warn, &setting, &found);
             }
         }
@@ -171,23 +219,59 @@ impl<W: Write> Report<W> {
     fn environments(&mut self, config: &Config, probe: &Probe) {
         for environment in &config.environments {
             let name = EnvironmentName(environment);
-            let found = match (
-                &environment.document_path,
-                environment.embedded_document,
-                &environment.server_side_key,
-            ) {
-                (Some(path), _, _) => probe::file(path, config.api_document_bytes_max),
-                (None, Some(_), _) => continue,
-                (None, None, Some(key)) => probe.document(key),
-                (None, None, None) => Err("no server_side_key to ask with".to_owned()),
+            self.placeholders(&name, environment);
+            if environment.embedded_document.is_some() {
+                continue;
+            }
+            let found = match &environment.document_path {
+                Some(path) => probe::file(path, config.api_document_bytes_max),
+                None => self.polled(&name, environment, probe),
             };
             self.document(&name, environment, found);
+        }
+    }
+
+    /// Asks with each key: the first good document counts, as while a key is rotated.
+    fn polled(
+        &mut self,
+        name: &dyn Display,
+        environment: &EnvironmentConfig,
+        probe: &Probe,
+    ) -> Result<Found, String> {
+        let mut refused = Vec::new();
+        let mut found = None;
+        for key in environment.server_side_keys() {
+            match probe.document(key) {
+                Ok(document) => found = found.or(Some(document)),
+                Err(error) => refused.push(error),
+            }
+        }
+        let Some(found) = found else {
+            return Err(refused.pop().unwrap_or_else(|| "no server_side_key to ask with".to_owned()));
+        };
+        for error in refused {
+            self.line(Verdict::Warn, name, &format!("one of its server-side keys does not work: {error}"));
+        }
+        Ok(found)
+    }
+
+    /// Keys that an example has where those of an environment should be.
+    fn placeholders(&mut self, name: &dyn Display, environment: &EnvironmentConfig) {
+        let mut server = environment.server_side_keys().map(Secret::expose);
+        let is_placeholder = |key: &str| key == "environment_key" || key.starts_with("your_");
+        if server.any(|key| is_placeholder(key.trim_start_matches("ser.")))
+            || is_placeholder(&environment.client_side_key)
+        {
+            let found = "the keys are those of the example: replace them with keys of your environment \
+                         (Flagsmith's dashboard: Environment Settings, SDK Keys)";
+            self.line(Verdict::Warn, name, &found);
         }
     }
 
     fn documents(&mut self, config: &Config) {
         for environment in &config.environments {
             let name = EnvironmentName(environment);
+            self.placeholders(&name, environment);
             match &environment.document_path {
                 Some(path) => {
                     self.document(&name, environment, probe::file(path, config.api_document_bytes_max))
@@ -230,7 +314,7 @@ impl<W: Write> Report<W> {
         if !config.realtime.enabled {
             return;
         }
-        self.reach("realtime.url", &config.realtime.url);
+        self.reach(probe, "realtime.url", &config.realtime.url);
         for environment in config.environments.iter().filter(|environment| is_polled(environment)) {
             match probe.stream(&environment.client_side_key) {
                 Ok(()) => self.line(Verdict::Ok, &EnvironmentName(environment), &"its event stream opens"),
@@ -256,9 +340,13 @@ impl Display for EnvironmentName<'_> {
     }
 }
 
-/// Tries with a file of its own, which is removed at once. What has its name already stays.
+/// Whether this process may make files there; nothing is written.
 fn is_writable(directory: &Path) -> std::io::Result<()> {
-    let path = directory.join(format!(".edge-proxy-check-{}", std::process::id()));
-    std::fs::File::create_new(&path)?;
-    std::fs::remove_file(&path)
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    if !std::fs::metadata(directory)?.is_dir() {
+        return Err(std::io::ErrorKind::NotADirectory.into());
+    }
+    let rights = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(rustix::fs::CWD, directory, rights, AtFlags::EACCESS)?;
+    Ok(())
 }

@@ -72,7 +72,7 @@ const OPEN_DOORS: &[(&str, &[&str])] = &[
     // The command line.
     ("cli", &["config", "demo"]),
     ("health", &["config"]),
-    ("check", &["config", "supervisor", "tls"]),
+    ("check", &["config", "limits", "supervisor", "tls"]),
     (
         "serve",
         &[

@@ -5,7 +5,9 @@
 //! there; nothing is kept, published or retried.
 use std::path::Path;
 
-use super::poll::{Answered, Upstream};
+use http::Uri;
+
+use super::poll::Upstream;
 use super::{job, poll};
 use crate::config::{Config, Secret};
 use crate::files::{self, Links};
@@ -33,16 +35,19 @@ impl Probe {
         Ok(Self { upstream: Upstream::new(config)? })
     }
 
+    /// The outgoing proxy by which an address is asked: where it is, and its name for a message.
+    pub fn proxy_for(&self, uri: &Uri) -> Option<(Uri, String)> {
+        self.upstream.proxy_for(uri)
+    }
+
     /// Fetches and compiles the document of a key.
     ///
     /// # Errors
     /// What is wrong and what to do.
     pub fn document(&self, key: &Secret) -> Result<Found, String> {
         match self.upstream.document(key.expose(), None, None) {
-            Ok(Answered::New(fetched)) => compile(&fetched.document),
-            Ok(Answered::Same(_)) => {
-                Err("upstream says that nothing changed, though nothing is held".to_owned())
-            }
+            Ok(Some(fetched)) => compile(&fetched.document),
+            Ok(None) => Err("upstream says that nothing changed, though nothing is held".to_owned()),
             Err(error) => Err(error.message),
         }
     }

@@ -9,16 +9,22 @@ use std::time::Duration;
 use http::{HeaderMap, Uri};
 use ureq::Agent;
 
+use super::absolute::{AbsoluteForm, ProxyResolver};
 use super::error::{PollError, PollErrorKind};
-use super::{handshake, link, outgoing};
+use super::outgoing::{self, Outgoing, OutgoingProxy};
+use super::{handshake, link};
 use crate::config::Config;
 use crate::limits;
 
 /// The client of one configuration; connections are kept between requests.
 #[derive(Debug)]
 pub struct Client {
+    direct: Agent,
+    /// Through the outgoing proxy for `http` addresses, which are asked by their whole URL.
     http: Agent,
+    /// Through the outgoing proxy for `https` addresses, to which it opens a tunnel.
     https: Agent,
+    outgoing: Outgoing,
     timeout: Duration,
 }
 
@@ -27,32 +33,11 @@ pub struct Answer {
     pub uri: Uri,
     pub status: u16,
     pub headers: HeaderMap,
+    /// The outgoing proxy that it came through, for messages.
+    pub through: Option<String>,
     /// What Content-Length says, if the body comes as it is (not compressed).
     pub length: Option<u64>,
-    silence: Silence,
     body: ureq::BodyReader<'static>,
-}
-
-/// How long a peer may send nothing, and what sets that.
-#[derive(Clone, Copy, Debug)]
-enum Silence {
-    /// `api_poll_timeout_seconds`.
-    Poll(Duration),
-    /// `limits::STREAM_SILENCE_MAX`.
-    Stream(Duration),
-}
-
-impl std::fmt::Display for Silence {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Poll(limit) => write!(f, "silent for {} s (api_poll_timeout)", limit.as_secs_f64()),
-            Self::Stream(limit) => write!(
-                f,
-                "the event stream was silent for {} s (a fixed limit; upstream sends a comment every 15 s): reconnecting",
-                limit.as_secs_f64()
-            ),
-        }
-    }
 }
 
 impl Client {
@@ -65,9 +50,9 @@ impl Client {
         let seconds = config.api_document_bytes_max as u64 / limits::FETCH_RATE_MIN;
         let body_time = config.api_poll_timeout + Duration::from_secs(seconds);
         let tls = outgoing::tls(config).map_err(|more| mistakes.extend(more)).ok();
-        let mut agent = |scheme| {
-            let proxy = outgoing::proxy(scheme, |name| std::env::var(name).ok());
-            let proxy = proxy.map_err(|mistake| mistakes.push(mistake)).ok().flatten();
+        let outgoing = Outgoing::read(|name| std::env::var(name).ok());
+        let outgoing = outgoing.map_err(|more| mistakes.extend(more)).unwrap_or_default();
+        let settings = |proxy: Option<ureq::Proxy>| {
             let builder = Agent::config_builder()
                 .http_status_as_error(false)
                 .max_redirects(0)
@@ -82,13 +67,25 @@ impl Client {
                 .timeout_recv_body(Some(body_time))
                 .proxy(proxy);
             match tls.clone() {
-                Some(tls) => builder.tls_config(tls).build().new_agent(),
-                None => builder.build().new_agent(),
+                Some(tls) => builder.tls_config(tls).build(),
+                None => builder.build(),
             }
         };
-        let (http, https) = (agent("http"), agent("https"));
+        let direct = settings(None).new_agent();
+        let https = settings(outgoing.for_scheme("https").map(|own| own.proxy.clone())).new_agent();
+        let http = outgoing.for_scheme("http").map_or_else(
+            || direct.clone(),
+            |own| {
+                let address = own.address();
+                Agent::with_parts(
+                    settings(None),
+                    AbsoluteForm::new(address.clone()),
+                    ProxyResolver::new(address),
+                )
+            },
+        );
         if mistakes.is_empty() {
-            Ok(Self { http, https, timeout: config.api_poll_timeout })
+            Ok(Self { direct, http, https, outgoing, timeout: config.api_poll_timeout })
         } else {
             Err(mistakes)
         }
@@ -102,13 +99,7 @@ impl Client {
     /// # Errors
     /// No answer.
     pub fn get(&self, uri: &Uri, fields: &[(&str, &str)]) -> Result<Answer, PollError> {
-        let call = || {
-            let mut request = self.agent(uri).get(uri.clone());
-            for (name, value) in fields {
-                request = request.header(*name, *value);
-            }
-            request.call()
-        };
+        let call = || self.with_fields(uri, self.agent(uri).get(uri.clone()), fields).call();
         // A kept connection may have been closed by upstream while our request was on its way.
         // Nothing was answered, so a GET is simply sent again (RFC 9110 9.2.2).
         let response = match call() {
@@ -121,11 +112,8 @@ impl Client {
     /// # Errors
     /// No answer. Whether the body was acted on is then unknown.
     pub fn post(&self, uri: &Uri, fields: &[(&str, &str)], body: &[u8]) -> Result<Answer, PollError> {
-        let mut request = self.agent(uri).post(uri.clone()).header("content-type", "application/json");
-        for (name, value) in fields {
-            request = request.header(*name, *value);
-        }
-        self.answer(uri, request.send(body))
+        let request = self.agent(uri).post(uri.clone()).header("content-type", "application/json");
+        self.answer(uri, self.with_fields(uri, request, fields).send(body))
     }
 
     /// A GET whose body comes over hours: each read may take `silence_max`.
@@ -138,17 +126,42 @@ impl Client {
         fields: &[(&str, &str)],
         silence_max: Duration,
     ) -> Result<Answer, PollError> {
-        let mut request = self.agent(uri).get(uri.clone());
-        for (name, value) in fields {
-            request = request.header(*name, *value);
-        }
+        let request = self.with_fields(uri, self.agent(uri).get(uri.clone()), fields);
         let request = request.config().timeout_per_read(Some(silence_max)).timeout_recv_body(None).build();
-        let answer = self.answer(uri, request.call())?;
-        Ok(Answer { silence: Silence::Stream(silence_max), ..answer })
+        self.answer(uri, request.call())
     }
 
     fn agent(&self, uri: &Uri) -> &Agent {
-        if uri.scheme_str() == Some("https") { &self.https } else { &self.http }
+        match self.outgoing.for_address(uri) {
+            None => &self.direct,
+            Some(_) if uri.scheme_str() == Some("https") => &self.https,
+            Some(_) => &self.http,
+        }
+    }
+
+    /// Adds fields, and the credentials for the proxy if it reads the request itself: those for a
+    /// tunnel are sent by ureq.
+    fn with_fields<Body>(
+        &self,
+        uri: &Uri,
+        request: ureq::RequestBuilder<Body>,
+        fields: &[(&str, &str)],
+    ) -> ureq::RequestBuilder<Body> {
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let proxy = self.outgoing.for_address(uri).filter(|_| uri.scheme_str() == Some("http"));
+        match proxy.and_then(OutgoingProxy::credentials) {
+            Some(credentials) => request.header("proxy-authorization", credentials.expose()),
+            None => request,
+        }
+    }
+
+    /// The outgoing proxy by which this address is asked.
+    pub fn proxy_for(&self, uri: &Uri) -> Option<&OutgoingProxy> {
+        self.outgoing.for_address(uri)
+    }
+
+    fn describe(&self, error: &ureq::Error, uri: &Uri) -> PollError {
+        describe(error, uri, self.outgoing.for_address(uri), self.timeout)
     }
 
     fn answer(
@@ -156,15 +169,14 @@ impl Client {
         uri: &Uri,
         response: Result<http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<Answer, PollError> {
-        let silence = Silence::Poll(self.timeout);
-        let response = response.map_err(|error| describe(&error, uri, self.timeout, silence))?;
+        let response = response.map_err(|error| self.describe(&error, uri))?;
         let (head, body) = response.into_parts();
         Ok(Answer {
             uri: uri.clone(),
+            through: self.outgoing.for_address(uri).map(ToString::to_string),
             status: head.status.as_u16(),
             headers: head.headers,
             length: body.content_length(),
-            silence,
             body: body.into_with_config().limit(u64::MAX).reader(),
         })
     }
@@ -174,8 +186,7 @@ impl Client {
     /// # Errors
     /// It broke off, or upstream was silent for too long.
     pub fn read(&self, answer: &mut Answer, bytes: &mut [u8]) -> Result<usize, PollError> {
-        let read = answer.body.read(bytes);
-        read.map_err(|error| describe(&error.into(), &answer.uri, self.timeout, answer.silence))
+        answer.body.read(bytes).map_err(|error| self.describe(&error.into(), &answer.uri))
     }
 }
 
@@ -184,12 +195,16 @@ fn is_closed(kind: ErrorKind) -> bool {
     matches!(kind, ConnectionReset | BrokenPipe | UnexpectedEof | ConnectionAborted)
 }
 
-/// One line about a failure of transport, with its likely cause.
-fn describe(error: &ureq::Error, uri: &Uri, timeout: Duration, silence: Silence) -> PollError {
+/// One line about a failure of transport, with its likely cause. Through an outgoing proxy, names and
+/// connections are those of the proxy.
+fn describe(error: &ureq::Error, uri: &Uri, proxy: Option<&OutgoingProxy>, timeout: Duration) -> PollError {
     use ureq::Error;
     let seconds = timeout.as_secs_f64();
+    let name_from = proxy.map_or_else(|| "api_url".to_owned(), |proxy| proxy.variable.clone());
     let (kind, what) = match error {
-        Error::HostNotFound => (PollErrorKind::Name, "no address for its name: check api_url and DNS".into()),
+        Error::HostNotFound => {
+            (PollErrorKind::Name, format!("no address for its name: check {name_from} and DNS"))
+        }
         Error::Timeout(ureq::Timeout::Resolve) => {
             (PollErrorKind::Name, format!("its name did not resolve within {seconds} s: check DNS"))
         }
@@ -199,58 +214,41 @@ fn describe(error: &ureq::Error, uri: &Uri, timeout: Duration, silence: Silence)
         Error::Timeout(ureq::Timeout::RecvBody) => {
             (PollErrorKind::Timeout, "its answer did not end (see api_document_bytes_max)".into())
         }
-        Error::Timeout(_) => (PollErrorKind::Timeout, silence.to_string()),
+        Error::Timeout(_) => (PollErrorKind::Timeout, format!("silent for {seconds} s (api_poll_timeout)")),
         Error::Rustls(error) => (PollErrorKind::Tls, handshake::describe(error)),
         Error::Tls(error) => (PollErrorKind::Tls, format!("TLS failed: {error}")),
         Error::ConnectProxyFailed(error) => {
             let line = error.lines().next().unwrap_or_default();
-            (PollErrorKind::Connect, format!("the outgoing proxy refused ({line}): see HTTPS_PROXY"))
+            (PollErrorKind::Connect, format!("CONNECT was refused ({line})"))
         }
         Error::Decompress(_, error) => {
             (PollErrorKind::Interrupted, format!("the compressed body is damaged: {error}"))
         }
-        Error::Io(error) => describe_io(error),
+        Error::Io(error) => describe_io(error, &name_from),
         other => (PollErrorKind::Interrupted, format!("not an answer of HTTP: {other}")),
     };
-    PollError::new(kind, format!("{}: {what}", link::origin(uri)))
+    let origin = link::origin(uri);
+    let message = match proxy {
+        None => format!("{origin}: {what}"),
+        Some(proxy) => format!("{origin}: through {proxy}: {what}"),
+    };
+    PollError::new(kind, message)
 }
 
-fn describe_io(error: &std::io::Error) -> (PollErrorKind, String) {
+/// `name_from`: the setting or variable that has the name of the host.
+fn describe_io(error: &std::io::Error, name_from: &str) -> (PollErrorKind, String) {
     // rustls wraps its errors in those of the socket; the resolver's have no kind of their own.
     match error.kind() {
         ErrorKind::InvalidData => (PollErrorKind::Tls, handshake::describe_io(error)),
         ErrorKind::ConnectionRefused => {
-            (PollErrorKind::Connect, "connection refused: is upstream running there?".into())
+            (PollErrorKind::Connect, format!("connection refused: check that it runs there, and {name_from}"))
         }
         kind if is_closed(kind) => {
             (PollErrorKind::Interrupted, "the connection broke before the whole answer was there".into())
         }
         _ if error.to_string().contains("lookup address") => {
-            (PollErrorKind::Name, "its name does not resolve: check api_url and DNS".into())
+            (PollErrorKind::Name, format!("its name does not resolve: check {name_from} and DNS"))
         }
         _ => (PollErrorKind::Connect, error.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_silent_stream_is_not_blamed_on_the_timeout_of_polls() {
-        let uri = Uri::from_static("http://realtime.example/sse/environments/secret/stream");
-        let told = |silence| {
-            let error = ureq::Error::Timeout(ureq::Timeout::PerRead);
-            describe(&error, &uri, Duration::from_secs(5), silence).message
-        };
-        assert_eq!(
-            told(Silence::Poll(Duration::from_secs(5))),
-            "http://realtime.example: silent for 5 s (api_poll_timeout)"
-        );
-        let line = told(Silence::Stream(limits::STREAM_SILENCE_MAX));
-        assert!(
-            line.contains("silent for 60 s (a fixed limit") && !line.contains("api_poll_timeout"),
-            "{line}"
-        );
     }
 }

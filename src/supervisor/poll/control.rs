@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::misshapen;
-use super::{PollError, PollErrorKind, Upstream, link, refused};
+use super::{PollError, PollErrorKind, Upstream, link, refused, upgraded};
 use crate::config::Secret;
 
 /// An environment that upstream told of.
@@ -126,7 +126,13 @@ impl Upstream {
         let mut fields = fields.to_vec();
         fields.push(("idempotency-key", idempotency_key));
         fields.extend(self.proxy_key.as_ref().map(|key| ("x-proxy-key", key.expose())));
-        match self.client.post(&uri, &fields, body) {
+        fields.extend(self.authorization());
+        let answer = self.client.post(&uri, &fields, body).and_then(|answer| match upgraded(&answer) {
+            // A redirect says that nothing was done with the body.
+            Some(target) => self.client.post(&target, &fields, body),
+            None => Ok(answer),
+        });
+        match answer {
             Ok(answer) => match answer.status {
                 200..=299 => Sent::Accepted,
                 // Worth another try: who may send can change, and so can how much.

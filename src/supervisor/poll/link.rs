@@ -36,6 +36,13 @@ pub fn same_origin(one: &Uri, other: &Uri) -> bool {
         && matches!((one.host(), other.host()), (Some(a), Some(b)) if a.eq_ignore_ascii_case(b))
 }
 
+/// Whether `to` is the host of `from` by https instead of http, at any port.
+pub fn is_upgrade(from: &Uri, to: &Uri) -> bool {
+    from.scheme_str() == Some("http")
+        && to.scheme_str() == Some("https")
+        && matches!((from.host(), to.host()), (Some(a), Some(b)) if a.eq_ignore_ascii_case(b))
+}
+
 /// The origin as text, for a log: an address may carry secrets elsewhere.
 pub fn origin(uri: &Uri) -> String {
     let port = uri.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
@@ -145,6 +152,16 @@ mod tests {
         assert!(!same("https://a.example/", "http://a.example/"));
         assert!(!same("https://a.example/", "https://a.example:8443/"));
         assert!(!same("https://a.example/", "https://b.example/"));
+    }
+
+    #[test]
+    fn https_of_the_same_host_is_an_upgrade() {
+        let upgrade = |a: &str, b: &str| is_upgrade(&a.parse().unwrap(), &b.parse().unwrap());
+        assert!(upgrade("http://a.example/x", "https://A.example/y"));
+        assert!(upgrade("http://a.example:8000/x", "https://a.example:8443/y"));
+        assert!(!upgrade("https://a.example/", "http://a.example/"));
+        assert!(!upgrade("https://a.example/", "https://a.example:8443/"));
+        assert!(!upgrade("http://a.example/", "https://b.a.example/"));
     }
 
     #[test]

@@ -3,14 +3,16 @@
 //! In: a key and what is held. Out: the whole document if it is another one, `None` if it is not, or a
 //! [`PollError`]. Invariants: a key never goes to an origin other than the configured one; every
 //! read is bounded in bytes and in time. Nothing here knows what a document means.
+mod absolute;
+mod basic;
 mod client;
 mod control;
 mod error;
 mod handshake;
 pub mod link;
+mod no_proxy;
 mod outgoing;
 pub mod pages;
-mod validators;
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,13 +23,19 @@ pub use client::Answer as Stream;
 use client::{Answer, Client};
 pub use control::{Discovered, Sent, ServerKey, parse as parse_discovered};
 pub use error::{PollError, PollErrorKind};
-pub use validators::Validators;
-use validators::date_of;
 
 use crate::config::{Config, Secret};
 use crate::encode::hex::path_segment;
 use crate::limits;
 use crate::pace;
+
+/// What a held document was served with, sent back to ask whether it changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validators {
+    pub etag: Option<String>,
+    /// Upstream's `Last-Modified`, or else the document's `updated_at` as IMF-fixdate.
+    pub last_modified: Option<String>,
+}
 
 /// A document as upstream has it now, all pages merged.
 #[derive(Debug)]
@@ -38,20 +46,15 @@ pub struct Fetched {
     pub digest: [u8; 32],
 }
 
-/// What upstream answered.
-#[derive(Debug)]
-pub enum Answered {
-    /// The document held is the current one, by a 304 or by its digest. It has these validators now.
-    Same(Validators),
-    New(Fetched),
-}
-
 /// Upstream as it is configured.
 #[derive(Debug)]
 pub struct Upstream {
     client: Client,
     base: Uri,
+    /// Of the user and the password in `api_url`, for the field `Authorization`.
+    credentials: Option<Secret>,
     realtime: Uri,
+    realtime_credentials: Option<Secret>,
     proxy_key: Option<Secret>,
     document_bytes_max: usize,
 }
@@ -65,15 +68,19 @@ impl Upstream {
     pub fn new(config: &Config) -> Result<Self, Vec<String>> {
         let base: Uri = config.api_url.parse().unwrap_or_default();
         let realtime: Uri = config.realtime.url.parse().unwrap_or_default();
+        let (base, credentials) = basic::split(&base);
+        let (realtime, realtime_credentials) = basic::split(&realtime);
         let mut mistakes = Vec::new();
         if base.host().is_none() || !matches!(base.scheme_str(), Some("http" | "https")) {
-            mistakes.push(format!("api_url: {:?} is not an http or https address", config.api_url));
+            mistakes.push(format!("api_url: {:?} is not an http or https address", base.to_string()));
         }
         match Client::new(config) {
             Ok(client) if mistakes.is_empty() => Ok(Self {
                 client,
                 base,
+                credentials,
                 realtime,
+                realtime_credentials,
                 proxy_key: config.proxy_key.clone(),
                 document_bytes_max: config.api_document_bytes_max,
             }),
@@ -82,8 +89,13 @@ impl Upstream {
         }
     }
 
+    /// The outgoing proxy by which an address is asked: where it is, and its name for a message.
+    pub fn proxy_for(&self, uri: &Uri) -> Option<(Uri, String)> {
+        self.client.proxy_for(uri).map(|proxy| (proxy.address(), proxy.to_string()))
+    }
+
     /// Asks for the environment document of `key`. `held` makes it conditional; `digest` is that of
-    /// the document held.
+    /// the document held. `None`: it is the one that is held.
     ///
     /// # Errors
     /// Anything but a whole document or a 304.
@@ -92,24 +104,26 @@ impl Upstream {
         key: &str,
         held: Option<&Validators>,
         digest: Option<&[u8; 32]>,
-    ) -> Result<Answered, PollError> {
+    ) -> Result<Option<Fetched>, PollError> {
         let uri = self.address("environment-document/")?;
         let keys = self.keys(key);
-        let conditions = held.map(Validators::conditions).unwrap_or_default();
+        let mut conditions = Vec::new();
+        if let Some(held) = held {
+            conditions.extend(held.etag.as_deref().map(|etag| ("if-none-match", etag)));
+            conditions.extend(held.last_modified.as_deref().map(|since| ("if-modified-since", since)));
+        }
         let (answer, trusted) = self.get(&uri, &keys, &conditions)?;
-        let validators = Validators::of(&answer.headers);
-        match (answer.status, held) {
-            (200, _) => {}
-            (304, Some(held)) if !conditions.is_empty() => {
-                return Ok(Answered::Same(held.clone().updated(validators)));
-            }
-            (304, _) => {
+        match answer.status {
+            200 => {}
+            304 if !conditions.is_empty() => return Ok(None),
+            304 => {
                 let message = "upstream answered 304 (not modified) though no document is held: a cache between \
                                here and upstream may be at fault";
                 return Err(PollError::new(PollErrorKind::NotModified, message));
             }
             _ => return Err(refused(&answer, trusted)),
         }
+        let validators = validators(&answer.headers);
         let origin = link::origin(&answer.uri);
         let document = self.pages(answer, trusted, &keys)?;
         if let Some(what) = no_document(&document) {
@@ -118,9 +132,9 @@ impl Upstream {
         }
         let found = digest_of(&document);
         if digest == Some(&found) {
-            return Ok(Answered::Same(validators));
+            return Ok(None);
         }
-        Ok(Answered::New(Fetched { document, validators, digest: found }))
+        Ok(Some(Fetched { document, validators, digest: found }))
     }
 
     /// Opens the event stream of a client-side key (compatibility.md 1.5).
@@ -133,8 +147,13 @@ impl Upstream {
             let message = format!("realtime.url: {} is not an http or https address", self.realtime);
             PollError::new(PollErrorKind::Internal, message)
         })?;
-        let fields = [("accept", "text/event-stream"), ("cache-control", "no-cache")];
-        let answer = self.client.stream(&uri, &fields, limits::STREAM_SILENCE_MAX)?;
+        let mut fields = vec![("accept", "text/event-stream"), ("cache-control", "no-cache")];
+        let credentials = self.realtime_credentials.as_ref();
+        fields.extend(credentials.map(|credentials| ("authorization", credentials.expose())));
+        let mut answer = self.client.stream(&uri, &fields, limits::STREAM_SILENCE_MAX)?;
+        if let Some(target) = upgraded(&answer) {
+            answer = self.client.stream(&target, &fields, limits::STREAM_SILENCE_MAX)?;
+        }
         if answer.status == 200 && !is_event_stream(&answer.headers) {
             let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
             let (origin, kind) = (link::origin(&answer.uri), kind.unwrap_or("of no type"));
@@ -169,6 +188,15 @@ impl Upstream {
         link::resolve(&self.base, path).ok_or_else(|| {
             PollError::new(PollErrorKind::Internal, format!("{} has no {path}", link::origin(&self.base)))
         })
+    }
+
+    /// Whether keys may be sent there: to the configured origin, or to its host by https.
+    fn is_trusted(&self, uri: &Uri) -> bool {
+        link::same_origin(uri, &self.base) || link::is_upgrade(&self.base, uri)
+    }
+
+    fn authorization(&self) -> Option<Field<'_>> {
+        self.credentials.as_ref().map(|credentials| ("authorization", credentials.expose()))
     }
 
     /// With a proxy key, that goes along (compatibility.md 4.3).
@@ -219,11 +247,12 @@ impl Upstream {
         let fail = |message| Err(PollError::new(PollErrorKind::Redirect, message));
         let mut uri = uri.clone();
         for hop in 0..=limits::REDIRECTS_MAX {
-            let trusted = link::same_origin(&uri, &self.base);
+            let trusted = self.is_trusted(&uri);
             let mut fields = vec![("accept", "application/json")];
             fields.extend_from_slice(conditions);
             if trusted {
                 fields.extend_from_slice(keys);
+                fields.extend(self.authorization());
             }
             let answer = self.client.get(&uri, &fields).map_err(|error| match hop {
                 0 => error,
@@ -323,6 +352,14 @@ pub fn digest_of(document: &[u8]) -> [u8; 32] {
     digest.finalize().into()
 }
 
+/// Where the answer redirects to, if that is the same host by https.
+fn upgraded(answer: &Answer) -> Option<Uri> {
+    let location = answer.headers.get(header::LOCATION)?.to_str().ok()?;
+    let target = link::resolve(&answer.uri, location)?;
+    let is_redirect = matches!(answer.status, 301 | 302 | 307 | 308);
+    (is_redirect && link::is_upgrade(&answer.uri, &target)).then_some(target)
+}
+
 /// Says why upstream refused, as far as a status tells.
 fn refused(answer: &Answer, trusted: bool) -> PollError {
     let cause = match answer.status {
@@ -343,16 +380,22 @@ fn refused(answer: &Answer, trusted: bool) -> PollError {
              proxy keys"
         }
         404 => "no such path. Likely cause: api_url is wrong; it usually ends with /api/v1/",
+        407 => "a proxy on the way demands a user and a password: http://user:password@host:port",
         429 => "too many requests: raise api_poll_frequency_seconds, or run fewer proxies",
         502..=504 => "it, or a gateway before it, is down or overloaded",
         500..=599 => "a fault of its own: its log says why",
         _ => "not an answer to this request",
     };
+    // For an http address the proxy may have answered by itself.
+    let through = match &answer.through {
+        Some(proxy) if answer.uri.scheme_str() == Some("http") => format!(" (asked through {proxy})"),
+        _ => String::new(),
+    };
     let retry_after = answer.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     PollError {
         kind: PollErrorKind::Status(answer.status),
-        message: format!("{} answered {}: {cause}", link::origin(&answer.uri), answer.status),
-        retry_after: retry_after.and_then(|text| parse_retry_after(text, date_of(&answer.headers))),
+        message: format!("{} answered {}: {cause}{through}", link::origin(&answer.uri), answer.status),
+        retry_after: retry_after.and_then(|text| parse_retry_after(text, SystemTime::now())),
     }
 }
 
@@ -389,7 +432,12 @@ fn unknown_coding(headers: &HeaderMap) -> Option<&str> {
     codings.into_iter().find(|coding| !is_known(coding))
 }
 
-/// Seconds or a date (RFC 9110 10.2.3), which is by upstream's clock, as `now` should be.
+fn validators(headers: &HeaderMap) -> Validators {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_string);
+    Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) }
+}
+
+/// Seconds or a date (RFC 9110 10.2.3).
 fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     match text.parse() {

@@ -2,12 +2,16 @@
 //!
 //! In: settings and the usual variables of the environment. Out: ureq's settings, or every mistake as a
 //! line. Invariant: certificates are always verified; there is no switch to turn that off.
+use std::fmt;
 use std::path::Path;
 
+use http::Uri;
 use ureq::Proxy;
 use ureq::tls::{ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-use crate::config::{Certificate, Config};
+use super::no_proxy::NoProxy;
+use super::{basic, link};
+use crate::config::{Certificate, Config, Secret};
 use crate::files::{self, Links};
 use crate::limits;
 
@@ -34,36 +38,96 @@ pub fn tls(config: &Config) -> Result<TlsConfig, Vec<String>> {
     if mistakes.is_empty() { Ok(tls.build()) } else { Err(mistakes) }
 }
 
-/// The outgoing proxy for addresses of `scheme`, as curl and Python's httpx read it: `HTTPS_PROXY` or
-/// `HTTP_PROXY`, else `ALL_PROXY`, in either case; `NO_PROXY` lists the hosts reached directly.
-///
-/// # Errors
-/// The variable is no address of a proxy we can use.
-pub fn proxy(scheme: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Option<Proxy>, String> {
-    let read = |name: &str| {
-        let value = variable(name).or_else(|| variable(&name.to_ascii_lowercase()));
-        value.filter(|value| !value.is_empty())
-    };
-    let names = [format!("{}_PROXY", scheme.to_ascii_uppercase()), "ALL_PROXY".to_string()];
-    let Some((name, value)) = names.iter().find_map(|name| Some((name, read(name)?))) else {
-        return Ok(None);
-    };
-    let fail = |what: &str| format!("{name}: {what}; expected http://[user:password@]host:port");
-    let plain = Proxy::new(&value).map_err(|_| fail("not the address of a proxy"))?;
-    let mut builder = Proxy::builder(plain.protocol()).host(plain.host()).port(plain.port());
-    if let Some(username) = plain.username() {
-        builder = builder.username(username);
+/// The outgoing proxies of the environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outgoing {
+    http: Option<OutgoingProxy>,
+    https: Option<OutgoingProxy>,
+    no_proxy: NoProxy,
+}
+
+/// One outgoing proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutgoingProxy {
+    /// The variable that names it, as it is spelled in the environment.
+    pub variable: String,
+    pub proxy: Proxy,
+}
+
+impl Outgoing {
+    /// Reads the variables as httpx and Python's `urllib.request.getproxies` do: `HTTPS_PROXY` or
+    /// `HTTP_PROXY` by the scheme of the address, else `ALL_PROXY`; in lower case a name is stronger,
+    /// and unsets the other one if it is empty. `NO_PROXY` lists the hosts that are asked directly.
+    ///
+    /// # Errors
+    /// One line for each variable that is not the address of a proxy that can be used.
+    pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
+        let read = |name: &str| {
+            let lower = name.to_ascii_lowercase();
+            match variable(&lower) {
+                Some(value) => Some((lower, value)),
+                None => variable(name).map(|value| (name.to_owned(), value)),
+            }
+            .filter(|(_, value)| !value.is_empty())
+        };
+        let mut mistakes = Vec::new();
+        let mut proxy = |name: &str| {
+            let (variable, value) = read(name).or_else(|| read("ALL_PROXY"))?;
+            match parse(&variable, &value) {
+                Ok(proxy) => Some(OutgoingProxy { variable, proxy }),
+                Err(mistake) => {
+                    // ALL_PROXY is read for both schemes.
+                    if !mistakes.contains(&mistake) {
+                        mistakes.push(mistake);
+                    }
+                    None
+                }
+            }
+        };
+        let (http, https) = (proxy("HTTP_PROXY"), proxy("HTTPS_PROXY"));
+        let no_proxy = read("NO_PROXY").map(|(_, list)| NoProxy::parse(&list)).unwrap_or_default();
+        if mistakes.is_empty() { Ok(Self { http, https, no_proxy }) } else { Err(mistakes) }
     }
-    if let Some(password) = plain.password() {
-        builder = builder.password(password);
+
+    /// The proxy for addresses of this scheme.
+    pub fn for_scheme(&self, scheme: &str) -> Option<&OutgoingProxy> {
+        if scheme == "https" { self.https.as_ref() } else { self.http.as_ref() }
     }
-    if !matches!(plain.protocol(), ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https) {
-        return Err(fail("SOCKS is not supported"));
+
+    /// The proxy by which this address is asked; `None`: directly.
+    pub fn for_address(&self, uri: &Uri) -> Option<&OutgoingProxy> {
+        let proxy = self.for_scheme(uri.scheme_str().unwrap_or_default())?;
+        (!self.no_proxy.contains(uri)).then_some(proxy)
     }
-    for entry in read("NO_PROXY").iter().flat_map(|list| list.split(',')) {
-        builder = builder.no_proxy(entry.trim());
+}
+
+impl OutgoingProxy {
+    /// Its address, without user and password.
+    pub fn address(&self) -> Uri {
+        basic::split(self.proxy.uri()).0
     }
-    builder.build().map(Some).map_err(|_| fail("not the address of a proxy"))
+
+    /// The value of `Proxy-Authorization`.
+    pub fn credentials(&self) -> Option<Secret> {
+        let user = self.proxy.username()?;
+        Some(basic::credentials(user.as_bytes(), self.proxy.password().unwrap_or_default().as_bytes()))
+    }
+}
+
+impl fmt::Display for OutgoingProxy {
+    /// `the outgoing proxy http://proxy:3128 (HTTPS_PROXY)`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the outgoing proxy {} ({})", link::origin(&self.address()), self.variable)
+    }
+}
+
+fn parse(variable: &str, value: &str) -> Result<Proxy, String> {
+    let fail = |what: &str| format!("{variable}: {what}; expected http://[user:password@]host:port");
+    let proxy = Proxy::new(value).map_err(|_| fail("not the address of a proxy"))?;
+    match proxy.protocol() {
+        ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https => Ok(proxy),
+        _ => Err(fail("SOCKS is not supported")),
+    }
 }
 
 fn read(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
@@ -94,37 +158,55 @@ fn private_key(setting: &str, path: &Path) -> Result<PrivateKey<'static>, String
 mod tests {
     use super::*;
 
-    fn proxy_of(scheme: &str, variables: &[(&str, &str)]) -> Result<Option<Proxy>, String> {
-        proxy(scheme, |name| {
+    fn read(variables: &[(&str, &str)]) -> Result<Outgoing, Vec<String>> {
+        Outgoing::read(|name| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string())
         })
     }
 
-    #[test]
-    fn the_proxy_of_the_scheme_wins_over_the_one_for_all() {
-        let variables = [
-            ("HTTPS_PROXY", "http://user:pass@a:3128"),
-            ("all_proxy", "b:8080"),
-            ("no_proxy", "x.example,.internal"),
-        ];
-        let https = proxy_of("https", &variables).unwrap().unwrap();
-        assert_eq!(
-            (https.host(), https.port(), https.username(), https.password()),
-            ("a", 3128, Some("user"), Some("pass"))
-        );
-        assert!(https.is_no_proxy(&"https://x.example/".parse().unwrap()));
-        assert!(https.is_no_proxy(&"https://y.internal/".parse().unwrap()));
-        assert!(!https.is_no_proxy(&"https://edge.api.flagsmith.com/".parse().unwrap()));
-        let http = proxy_of("http", &variables).unwrap().unwrap();
-        assert_eq!((http.host(), http.port()), ("b", 8080));
-        assert_eq!(proxy_of("http", &[("HTTPS_PROXY", "a:1"), ("HTTP_PROXY", "")]), Ok(None));
+    /// `VARIABLE host:port` of the proxy by which an address is asked, or nothing.
+    fn way(variables: &[(&str, &str)], uri: &str) -> String {
+        let outgoing = read(variables).unwrap();
+        let proxy = outgoing.for_address(&uri.parse().unwrap());
+        proxy.map_or_else(String::new, |own| {
+            format!("{} {}:{}", own.variable, own.proxy.host(), own.proxy.port())
+        })
     }
 
     #[test]
-    fn what_cannot_be_used_is_said() {
+    fn variables_are_read_as_python_reads_them() {
+        const HTTP: &str = "http://api.example/";
+        const HTTPS: &str = "https://api.example/";
+        for (variables, uri, expected) in [
+            (&[("HTTPS_PROXY", "http://a:3128"), ("ALL_PROXY", "b:8080")][..], HTTPS, "HTTPS_PROXY a:3128"),
+            (&[("HTTPS_PROXY", "http://a:3128"), ("all_proxy", "b:8080")], HTTP, "all_proxy b:8080"),
+            (&[("HTTPS_PROXY", "http://a:3128")], HTTP, ""),
+            (&[("HTTP_PROXY", "http://a:3128"), ("http_proxy", "http://b:3128")], HTTP, "http_proxy b:3128"),
+            (&[("HTTP_PROXY", "http://a:3128"), ("http_proxy", "")], HTTP, ""),
+            (&[("HTTP_PROXY", ""), ("ALL_PROXY", "b:8080")], HTTP, "ALL_PROXY b:8080"),
+            (&[("HTTP_PROXY", "a:3128"), ("NO_PROXY", "x.example, api.example")], HTTP, ""),
+            (&[("HTTP_PROXY", "a:3128"), ("no_proxy", ""), ("NO_PROXY", "*")], HTTP, "HTTP_PROXY a:3128"),
+        ] {
+            assert_eq!(way(variables, uri), expected, "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_decoded_and_not_shown() {
+        let outgoing = read(&[("http_proxy", "http://user:p%40ss@a:3128")]).unwrap();
+        let proxy = outgoing.for_scheme("http").unwrap();
+        assert_eq!(proxy.credentials().unwrap().expose(), "Basic dXNlcjpwQHNz");
+        assert_eq!(proxy.to_string(), "the outgoing proxy http://a:3128 (http_proxy)");
+    }
+
+    #[test]
+    fn a_variable_that_cannot_be_used_is_named() {
         for value in ["socks5://a:1080", "gopher://a", "http://"] {
-            let mistake = proxy_of("https", &[("HTTPS_PROXY", value)]).unwrap_err();
-            assert!(mistake.starts_with("HTTPS_PROXY: "), "{mistake}");
+            for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+                let mistakes = read(&[(name, value)]).unwrap_err();
+                assert_eq!(mistakes.len(), 1);
+                assert!(mistakes[0].starts_with(&format!("{name}: ")), "{mistakes:?}");
+            }
         }
     }
 }
