@@ -12,9 +12,14 @@ RUN apt-get update && apt-get install --yes --no-install-recommends musl-tools
 RUN rustup target add $(uname -m)-unknown-linux-musl
 WORKDIR /src
 COPY . .
+# What `--version` prints: docker build --build-arg EDGE_PROXY_GIT_SHA=$(git rev-parse --short=12 HEAD)
+ARG EDGE_PROXY_GIT_SHA
 RUN cargo build --release --locked --target $(uname -m)-unknown-linux-musl --bin edge-proxy
-# The directories of the final image, since an empty image cannot make any.
-RUN mkdir -p /root-of-image/app /root-of-image/cache \
+# The directories of the final image, since an empty image cannot make any. The names are those of the
+# Python proxy's entry points, which the program acts by.
+RUN mkdir -p /root-of-image/app /root-of-image/cache /root-of-image/usr/local/bin \
+ && ln -s /edge-proxy /root-of-image/usr/local/bin/edge-proxy-serve \
+ && ln -s /edge-proxy /root-of-image/usr/local/bin/edge-proxy-render-config \
  && cp target/$(uname -m)-unknown-linux-musl/release/edge-proxy /root-of-image/edge-proxy \
  && chown -R 65532:65532 /root-of-image/app /root-of-image/cache
 

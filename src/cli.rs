@@ -3,7 +3,8 @@
 //! In: arguments. Out: a [`Command`] with the [`Inputs`] it reads its configuration from.
 //! Invariant: values are passed on as typed; `config` judges them together with the file and the
 //! environment, so that all mistakes are told in one run. Nothing is opened or started here.
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -12,11 +13,15 @@ use serde_json::Value;
 use crate::config::source::Inputs;
 use crate::demo;
 
+/// Version and commit, as `--version` prints them.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("EDGE_PROXY_GIT_SHA"), ")");
+
+/// Names of the executable that stand for a subcommand: those of the Python proxy's entry points.
+const NAMES: &[(&str, &str)] =
+    &[("edge-proxy-serve", "serve"), ("edge-proxy-render-config", "render-config")];
+
 /// The exit code for a wrong command line or configuration (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
-
-/// The exit code for a document on disk that does not exist at start (`EX_NOINPUT` of sysexits.h).
-pub const EXIT_NO_INPUT: u8 = 66;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -50,6 +55,9 @@ pub struct ServeArgs {
     /// [default: 10s]
     #[arg(long, value_name = "TIME")]
     poll_interval: Option<String>,
+    /// Share the port with the process that serves it now, which is to be stopped: no warning
+    #[arg(long)]
+    take_over: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -138,7 +146,8 @@ pub struct HealthArgs {
 }
 
 #[derive(Debug, Parser)]
-#[command(name = "edge-proxy", version, about, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(name = "edge-proxy", version = VERSION, propagate_version = true, about)]
+#[command(max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -146,12 +155,24 @@ struct Cli {
     serve: ServeArgs,
 }
 
+/// The words of the command line, with the subcommand that the name of the executable stands for.
+fn words(mut words: Vec<OsString>) -> Vec<OsString> {
+    let name = words.first().and_then(|program| Path::new(program).file_name()).unwrap_or_default();
+    let named = NAMES.iter().find(|(known, _)| name == *known);
+    if let Some((_, command)) = named
+        && words.get(1).is_none_or(|word| word != command)
+    {
+        words.insert(1, command.into());
+    }
+    words
+}
+
 /// Reads the command line.
 ///
 /// # Errors
 /// The exit code, after help, version or the mistake was printed.
 pub fn parse() -> Result<Command, u8> {
-    match Cli::try_parse() {
+    match Cli::try_parse_from(words(std::env::args_os().collect())) {
         Ok(cli) => Ok(cli.command.unwrap_or(Command::Serve(cli.serve))),
         Err(error) => {
             // If the terminal is gone there is nobody to tell.
@@ -174,6 +195,9 @@ impl ServeArgs {
         }
         if let Some(interval) = self.poll_interval {
             inputs.flags.push(("api_poll_frequency_seconds", "--poll-interval", interval.into()));
+        }
+        if self.take_over {
+            inputs.flags.push(("server.take_over", "--take-over", true.into()));
         }
         self.common.add_to(&mut inputs);
         inputs
@@ -235,5 +259,24 @@ impl RenderConfigArgs {
     /// The file that `serve` would read.
     pub fn path(self) -> PathBuf {
         Inputs { config_path: self.config, ..Inputs::from_process() }.config_file().0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_the_executable_stands_for_a_subcommand() {
+        for (typed, expected) in [
+            ("edge-proxy --port 1", "edge-proxy --port 1"),
+            ("/usr/bin/edge-proxy-serve --port 1", "/usr/bin/edge-proxy-serve serve --port 1"),
+            ("edge-proxy-serve serve", "edge-proxy-serve serve"),
+            ("./edge-proxy-render-config", "./edge-proxy-render-config render-config"),
+            ("edge-proxy-server", "edge-proxy-server"),
+        ] {
+            let words = words(typed.split(' ').map(OsString::from).collect());
+            assert_eq!(words, expected.split(' ').map(OsString::from).collect::<Vec<_>>(), "{typed}");
+        }
     }
 }

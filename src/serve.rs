@@ -14,7 +14,9 @@ use crate::admin::View;
 use crate::channel::Publisher;
 use crate::config::source::Inputs;
 use crate::config::{self, Config, Level, Notice};
-use crate::limits::{DESCRIPTORS_LOW, DESCRIPTORS_MIN, DESCRIPTORS_REACTOR_MIN, DESCRIPTORS_RESERVED};
+use crate::limits::{
+    DESCRIPTORS_LOW, DESCRIPTORS_MIN, DESCRIPTORS_REACTOR_MIN, DESCRIPTORS_RESERVED, PORT_SHARED_DELAY,
+};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::notify::Notify;
@@ -43,24 +45,29 @@ impl fmt::Display for FilesError {
 
 impl Error for FilesError {}
 
-/// Documents on disk that do not exist, one line each.
+/// The demo's port belongs to another process.
 #[derive(Debug)]
-pub struct MissingDocumentsError(Vec<String>);
+pub struct PortTaken(SocketAddr);
 
-impl fmt::Display for MissingDocumentsError {
+impl fmt::Display for PortTaken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot start without the documents to serve:\n  {}", self.0.join("\n  "))
+        let (address, port) = (self.0, self.0.port());
+        write!(
+            f,
+            "another process listens on {address}: `ss -ltnp 'sport = :{port}'` shows which; \
+             choose another port with --port"
+        )
     }
 }
 
-impl Error for MissingDocumentsError {}
+impl Error for PortTaken {}
 
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// A wrong configuration ([`config::ConfigError`]), a port in use, or a thread that could not be started.
 pub fn serve(inputs: Inputs) -> Ended {
-    run(inputs, |_, _| {}).map_err(explained)
+    run(inputs, false, |_, _| {}).map_err(explained)
 }
 
 /// As [`serve`], and says on stdout how to ask for the demo's flags.
@@ -68,7 +75,7 @@ pub fn serve(inputs: Inputs) -> Ended {
 /// # Errors
 /// As [`serve`].
 pub fn demo(inputs: Inputs) -> Ended {
-    run(inputs, |address, admin| {
+    run(inputs, true, |address, admin| {
         // If nobody reads it, the flags are served all the same.
         let _ = std::io::stdout().write_all(demo::greeting(address, admin).as_bytes());
     })
@@ -91,18 +98,18 @@ fn explained(error: Box<dyn Error>) -> Box<dyn Error> {
     }
 }
 
+/// `needs_own_port`: another process at the port is an error, not one to share it with.
 /// `bound` is called with the addresses of both listeners once they are there, if callers come by TCP.
-fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> Ended {
+fn run(inputs: Inputs, needs_own_port: bool, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> Ended {
     let (config, notices) = config::read(&inputs)?;
-    let missing = supervisor::missing_documents(&config, &[]);
-    if !missing.is_empty() {
-        return Err(MissingDocumentsError(missing).into());
-    }
     supervisor::check(&config).map_err(FilesError)?;
     let certificates =
         config.server.tls.as_ref().map(Certificates::load).transpose().map_err(FilesError::one)?;
     reactor::check_driver(config.server.driver)?;
     enough_descriptors(config.cores.len())?;
+    if needs_own_port {
+        ports_are_free(&config)?;
+    }
     let listeners = reactor::bind(&config)?;
     let unix_socket = reactor::bind_unix(&config)?;
     let admin = config.admin.as_ref().map(admin::bind).transpose()?;
@@ -117,6 +124,7 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
         log.event(Level::Info, "admin_listening", &[("address", &address)]);
     }
     notices.iter().for_each(|notice| log.notice(notice));
+    watch_for_sharing(&config, &listeners, &log)?;
     let metrics = Arc::new(Metrics::new(&config.cores));
     let descriptors = raise_descriptor_limit(&log);
     let (certificates, tls) = certificates.unzip();
@@ -140,6 +148,38 @@ fn run(inputs: Inputs, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> En
     let ended = supervisor.join();
     log.flush();
     Ok(ended.map_err(|_| "the supervisor ended by a defect; stderr says where")??)
+}
+
+/// Both listeners would share a port with another process (SO_REUSEPORT), which gets half of what is asked.
+fn ports_are_free(config: &Config) -> Result<(), PortTaken> {
+    let admin = config.admin.as_ref().map(|admin| SocketAddr::new(admin.host, admin.port));
+    let main = SocketAddr::new(config.server.host, config.server.port);
+    let taken = [Some(main), admin].into_iter().flatten();
+    match taken.into_iter().find(|address| address.port() != 0 && reactor::is_taken(*address)) {
+        Some(address) => Err(PortTaken(address)),
+        None => Ok(()),
+    }
+}
+
+/// Warns when another process listens at the port, unless it is to be replaced: the kernel gives each
+/// of them a part of the connections, and so callers meet two configurations. Looks a moment after the
+/// start, so that of two processes that start at once both see it.
+fn watch_for_sharing(config: &Config, listeners: &[TcpListener], log: &Log) -> std::io::Result<()> {
+    if config.server.take_over || listeners.is_empty() {
+        return Ok(());
+    }
+    // Not the listeners themselves: a copy of one would hold it open after the reactor closed it.
+    let (address, inodes, log) = (listeners[0].local_addr()?, reactor::inodes(listeners)?, log.clone());
+    let look = move || {
+        std::thread::sleep(PORT_SHARED_DELAY);
+        // Where /proc is closed nothing is known, and so nothing is said.
+        if reactor::is_shared(address.port(), &inodes).unwrap_or(false) {
+            let hint = "another process serves this port too and gets a part of the connections: stop one of \
+                        them, or start the successor with --take-over";
+            log.event(Level::Warning, "port_shared", &[("address", &address), ("hint", &hint)]);
+        }
+    };
+    std::thread::Builder::new().name("port".to_owned()).spawn(look).map(drop)
 }
 
 /// What callers come in by.

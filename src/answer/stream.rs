@@ -111,8 +111,8 @@ pub(super) fn open(
     let access = exchange.snapshot.access(key);
     let slot = access.and_then(|access| exchange.snapshot.slots.get(access.slot));
     let (Some(access), Some(slot)) = (access, slot) else {
-        let denied = exchange.unknown(key);
-        exchange.deny(desk, denied);
+        exchange.vary(desk);
+        exchange.deny_key(desk, key);
         return None;
     };
     exchange.outcome.slot = Some(access.slot);

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(test)]
+use socket2::SockRef;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::{Config, reachable};
@@ -38,9 +40,52 @@ pub fn bind(config: &Config) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// Whether somebody listens there already: whoever does takes a connection.
-fn is_taken(address: SocketAddr) -> bool {
+/// Whether a process listens there already, which is seen by its taking a connection.
+pub fn is_taken(address: SocketAddr) -> bool {
     TcpStream::connect_timeout(&reachable(address), PROBE_TIMEOUT).is_ok()
+}
+
+/// Inodes of the listening sockets at this port, of all processes in this network namespace.
+///
+/// # Errors
+/// `/proc` is not there, or not readable.
+fn listening_inodes(port: u16) -> io::Result<Vec<u64>> {
+    let mut inodes = Vec::new();
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        let text = match std::fs::read_to_string(table) {
+            Ok(text) => text,
+            // The kernel may be without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        inodes.extend(text.lines().skip(1).filter_map(|line| listening_inode(line, port)));
+    }
+    Ok(inodes)
+}
+
+/// The inode in a line of proc_net_tcp(5), if it is of a socket that listens at this port.
+fn listening_inode(line: &str, port: u16) -> Option<u64> {
+    const LISTEN: &str = "0A";
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let [_, local, _, LISTEN, _, _, _, _, _, inode, ..] = fields[..] else { return None };
+    let (_, local_port) = local.rsplit_once(':')?;
+    (u16::from_str_radix(local_port, 16).ok()? == port).then(|| inode.parse().ok())?
+}
+
+/// Inodes of listeners, by which [`is_shared`] tells them from those of other processes.
+///
+/// # Errors
+/// The system does not say.
+pub fn inodes(listeners: &[TcpListener]) -> io::Result<Vec<u64>> {
+    listeners.iter().map(|listener| Ok(rustix::fs::fstat(listener)?.st_ino)).collect()
+}
+
+/// Whether a socket other than these listens at the port.
+///
+/// # Errors
+/// As [`listening_inodes`].
+pub fn is_shared(port: u16, own: &[u64]) -> io::Result<bool> {
+    Ok(listening_inodes(port)?.iter().any(|inode| !own.contains(inode)))
 }
 
 /// Taking over from another process, the socket is bound and no more: connections go on to the
@@ -214,4 +259,27 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
 
 fn id(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_listener_at_the_port_is_found() {
+        let mut address: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let own = listen(address, false).expect("a free port");
+        address.set_port(own.local_addr().expect("bound").port());
+        let port = address.port();
+        let own = [own, listen(address, false).expect("shared"), listen(address, true).expect("shared")];
+        let inodes = inodes(&own).expect("sockets");
+        let is_shared = || is_shared(port, &inodes).expect("/proc");
+        assert!(!is_shared(), "all are of this process");
+        let other = listen(address, true).expect("shared");
+        assert!(!is_shared(), "the other one does not listen yet");
+        SockRef::from(&other).listen(1).expect("bound");
+        assert!(is_shared());
+        drop(other);
+        assert!(!is_shared());
+    }
 }

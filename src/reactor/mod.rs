@@ -31,7 +31,7 @@ use crate::log::Log;
 use crate::metrics::ReactorMetrics;
 pub use driver::check as check_driver;
 use life::Reactor;
-pub use listen::{UnixSocket, bind, bind_unix};
+pub use listen::{UnixSocket, bind, bind_unix, inodes, is_shared, is_taken};
 
 /// What one reactor needs to run.
 pub struct Start {
