@@ -1,7 +1,5 @@
-//! Beyond polling: event streams, trees of proxies, discovery, counts going up, and ways out through
-//! outgoing proxies and TLS.
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+//! Beyond polling: event streams, trees of proxies, discovery, counts going up, and TLS on the
+//! way out.
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -465,62 +463,4 @@ fn a_file_of_certificates_that_is_none_is_told_before_anything_is_bound() {
     let (code, text) = start.set("api_ca_file", path.to_str().expect("a plain path")).run();
     assert_eq!(code, Some(64), "{text}");
     assert!(text.contains("api_ca_file"), "{text}");
-}
-
-/// A proxy that knows CONNECT and tells who asked for what.
-fn outgoing_proxy() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("bound");
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let asking = Arc::clone(&asked);
-    std::thread::spawn(move || {
-        for mut inner in listener.incoming().flatten() {
-            let asking = Arc::clone(&asking);
-            std::thread::spawn(move || {
-                let mut head = Vec::new();
-                let mut byte = [0];
-                while !head.ends_with(b"\r\n\r\n") && inner.read(&mut byte).is_ok_and(|count| count == 1) {
-                    head.push(byte[0]);
-                }
-                let head = String::from_utf8_lossy(&head).into_owned();
-                let target = head.split_whitespace().nth(1).unwrap_or_default().to_string();
-                asking.lock().expect("not poisoned").push(head);
-                let Ok(outer) = TcpStream::connect(&target) else { return };
-                let _ = inner.write_all(b"HTTP/1.1 200 Connected\r\n\r\n");
-                let (mut from, mut to) =
-                    (inner.try_clone().expect("a socket"), outer.try_clone().expect("a socket"));
-                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
-                let _ = std::io::copy(&mut &outer, &mut inner);
-            });
-        }
-    });
-    (address, asked)
-}
-
-#[test]
-fn outgoing_proxies_are_used_as_the_environment_says() {
-    let upstream = Upstream::start();
-    upstream.document(SERVER_KEY, document(1));
-    let (address, asked) = outgoing_proxy();
-    let through = format!("http://user:word@{address}");
-    let start = |names: &[(&str, &str)]| {
-        names.iter().fold(serve(&upstream.api_url()), |start, (name, value)| start.env(name, value)).ready()
-    };
-    for (variables, used) in [
-        (vec![("HTTP_PROXY", through.as_str())], true),
-        (vec![("all_proxy", through.as_str())], true),
-        (vec![("HTTPS_PROXY", through.as_str())], false),
-        (vec![("HTTP_PROXY", through.as_str()), ("NO_PROXY", "example.com,127.0.0.1")], false),
-    ] {
-        asked.lock().expect("not poisoned").clear();
-        let proxy = start(&variables);
-        assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1), "{variables:?}");
-        let heads = asked.lock().expect("not poisoned").clone();
-        assert_eq!(!heads.is_empty(), used, "{variables:?}");
-        for head in heads {
-            assert!(head.starts_with(&format!("CONNECT {} ", upstream.address())), "{head}");
-            assert!(head.to_ascii_lowercase().contains("proxy-authorization: basic dxnlcjp3b3jk"), "{head}");
-            assert!(!head.contains(SERVER_KEY), "a key was shown to the outgoing proxy");
-        }
-    }
 }

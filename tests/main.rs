@@ -46,12 +46,12 @@ mod invariants;
 mod logging;
 /// The metrics: their names, and everything that names them.
 mod metrics;
+/// Outgoing proxies, redirects, variables of others, names of the executable, shared ports.
+mod networks;
 /// OpenFeature's Remote Evaluation Protocol.
 mod ofrep;
 /// Configuration, check, health, metrics and log of the running executable.
 mod operation;
-/// Outages against readiness, edits that a 304 hides, sources that were never read.
-mod outages;
 /// Schedules, conditions, pages, the disk, files and new configurations.
 mod polling;
 /// The PyPI SDK against the running executable: remote and local evaluation agree.

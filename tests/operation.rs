@@ -13,7 +13,9 @@ fn main_document() -> std::path::PathBuf {
 
 #[test]
 fn every_mistake_is_told_at_once_with_exit_code_64_and_nothing_is_bound() {
-    let start = Start::command(&["serve"]).env("SERVER_PORT", "no-port").env("LOGGING_LOG_LEVEL", "LOUD");
+    let start = Start::command(&["serve"])
+        .env("EDGE_PROXY_SERVER_PORT", "no-port")
+        .env("EDGE_PROXY_LOGGING_LOG_LEVEL", "LOUD");
     let (code, text) = start.env("ENVIRONMENT_KEY_PAIRS", r#"[{"server_side_key":"secret-key-1"}]"#).run();
     assert_eq!(code, Some(64), "{text}");
     for part in ["4 mistakes", "SERVER_PORT", "LOUD", "[0].client_side_key: missing", "[0].server_side_key"] {
@@ -61,7 +63,7 @@ fn a_port_in_use_is_named_with_whom_to_look_for() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let (code, text) = Start::command(&["demo", "--port", &port]).run();
-    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(code, Some(69), "{text}");
     assert!(text.contains(&format!("127.0.0.1:{port}")) && text.contains("ss -ltnp"), "{text}");
 }
 

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use super::{Answer, Client, PATIENCE, Port, Scratch, eventually, get, post};
+use super::{Answer, Client, PATIENCE, Port, Scratch, eventually, fixture, get, post};
 
 /// How to start it. The environment is empty but for what is set here, so that a developer's
 /// own `SERVER_PORT` or `HTTP_PROXY` changes no test.
@@ -49,6 +49,18 @@ impl Start {
         start.args.push(start.port.number().to_string().into());
         start.config = serde_json::Value::Null;
         start
+    }
+
+    /// `edge-proxy check` with the same configuration.
+    pub fn check(mut self) -> Self {
+        self.args[0] = "check".into();
+        self
+    }
+
+    /// `edge-proxy serve` with the demo's document, for tests in which upstream plays no part.
+    pub fn demo_document() -> Self {
+        let path = fixture::root().join("src/demo/environment.json");
+        Self::serve().document("client-side-key", "ser.server-side-key", path)
     }
 
     /// Any command line; no configuration file is written.
