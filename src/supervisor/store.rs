@@ -427,7 +427,7 @@ mod tests {
         let target = path(&folder.0, "key");
         fs::create_dir(&target).unwrap();
         assert!(write(&target, &kept("{}")).is_err());
-        assert_eq!(folder.files(), [target.clone()], "no temporary file is left");
+        assert_eq!(folder.files(), std::slice::from_ref(&target), "no temporary file is left");
         assert!(store.load("key").unwrap_err().contains("not a regular file"));
         let name = temporary(&target);
         assert!(is_temporary(name.file_name().unwrap().to_str().unwrap()), "{}", name.display());
