@@ -37,7 +37,7 @@ pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 8 } else { 2 } * 1024
 pub const BULK_IDENTITIES_MAX: usize = 100;
 /// Bytes of identifiers and trait values that the conditions of one `bulk-identities/` may hash or search
 /// together, each at least 64. Beyond: 400, counted; fewer identities must be sent at once.
-pub const BULK_TEXT_BYTES_MAX: u32 = 12 * 1024 * 1024;
+pub const BULK_TEXT_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
 // --- an answer ---
 
@@ -286,9 +286,9 @@ pub const PATTERN_TABLE_BYTES_MAX: usize = 8 * 1024;
 pub const IN_LIST_DEPTH_MAX: usize = 200;
 /// Steps of all general JSONPath queries of one request, about a node each. Beyond: every condition on
 /// such a query is false for the rest of the request, and the request is counted. Python has no bound.
-pub const JSONPATH_STEPS_MAX: u32 = 400_000;
+pub const JSONPATH_STEPS_MAX: u32 = 300_000;
 /// The automaton of a pattern that a JSONPath takes from a request's values, bytes. Beyond: no match.
-pub const JSONPATH_PATTERN_BYTES_MAX: usize = 256 * 1024;
+pub const JSONPATH_PATTERN_BYTES_MAX: usize = 64 * 1024;
 /// Filters and functions inside each other in a JSONPath. Beyond: the condition is false;
 /// Python's bound is its recursion limit.
 pub const JSONPATH_DEPTH_MAX: usize = 100;

@@ -240,6 +240,20 @@ fn a_bulk_request_that_would_take_too_much_work_is_refused_as_a_whole() {
     assert_eq!(refused.json()["status"], "bad_request");
     assert!(refused.text().contains("send fewer at once"), "{}", refused.text());
     assert_eq!(post(&identities(2, 1900)).json().as_array().map(Vec::len), Some(2));
-    assert_eq!(post(&identities(50, 20)).json().as_array().map(Vec::len), Some(50));
+    assert_eq!(post(&identities(30, 20)).json().as_array().map(Vec::len), Some(30));
     assert_eq!(proxy.metric("edge_proxy_bulk_refused_total"), 1.0);
+}
+
+/// A pattern that comes with the request is paid for whether or not its automaton can be built.
+#[test]
+fn patterns_of_a_request_spend_steps_for_what_building_them_takes() {
+    let environment = compiled(&[("ALL", "$.identity.traits[?match('x', @)]", "IS_SET", "")]);
+    let names = names(25);
+    let traits: Vec<Trait<'_>> =
+        names.iter().map(|key| Trait { key, value: TraitValue::Text(r"(\p{L}{99}){9}") }).collect();
+    let mut scratch = Scratch::default();
+    for (count, is_exceeded) in [(10, false), (25, true)] {
+        evaluate(&environment, &Identity { identifier: "u", traits: &traits[..count] }, &mut scratch);
+        assert_eq!(scratch.budget().jsonpath.is_exceeded(), is_exceeded, "{count}");
+    }
 }

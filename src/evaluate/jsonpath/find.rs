@@ -93,8 +93,9 @@ fn descend<'a, 'c>(
 
 /// All children, a step for each: they are listed before the first of them is looked at.
 fn children<'a>(node: Node<'a>, context: &Context<'a, '_>) -> ControlFlow<Stop, Vec<Node<'a>>> {
-    let mut all = Vec::new();
-    spend(1 + context.count(node), context)?;
+    let count = context.count(node);
+    spend(1 + count, context)?;
+    let mut all = Vec::with_capacity(count);
     let _: ControlFlow<()> = context.children(node, &mut |_, child| {
         all.push(child);
         ControlFlow::Continue(())
@@ -316,6 +317,20 @@ fn call<'a>(
     context: &mut Context<'a, '_>,
 ) -> Result<Operand<'a>, Stop> {
     let integer = |count: usize| Operand::Value(small(i64::try_from(count).unwrap_or(i64::MAX)));
+    if let (Function::Count, [Test::Path { from_root, path }]) = (function, arguments)
+        && (*from_root || current.is_object() || current.is_list())
+    {
+        // Nodes that are only counted are not kept.
+        let mut count = 0;
+        let start = if *from_root { Node::Root } else { current };
+        return match walk(&path.segments, start, context, &mut |_, _| {
+            count += 1;
+            ControlFlow::Continue(())
+        }) {
+            ControlFlow::Break(stop) => Err(stop),
+            ControlFlow::Continue(()) => Ok(integer(count)),
+        };
+    }
     let mut operands = Vec::new();
     for argument in arguments {
         operands.push(evaluate(argument, current, context)?);

@@ -15,7 +15,7 @@ use crate::limits::{
 /// memory that it takes.
 const BUILD_STEPS: usize = 1000;
 const BUILD_STEPS_PER_BYTE: usize = 20;
-const BUILD_BYTES_PER_STEP: usize = 16;
+const BUILD_BYTES_PER_STEP: usize = 4;
 /// What a match costs.
 const MATCH_STEPS: usize = 4;
 const MATCH_BYTES_PER_STEP: usize = 8;
@@ -37,8 +37,11 @@ impl Expression {
         if !steps.spend(BUILD_STEPS + text.len() * BUILD_STEPS_PER_BYTE) {
             return None;
         }
-        let built = Self::build(text, whole, JSONPATH_PATTERN_BYTES_MAX)?;
-        steps.spend(built.regex.memory_usage() / BUILD_BYTES_PER_STEP).then_some(built)
+        let built = Self::build(text, whole, JSONPATH_PATTERN_BYTES_MAX);
+        // One that is refused may have taken all of its memory before.
+        let bytes = built.as_ref().map_or(JSONPATH_PATTERN_BYTES_MAX, |built| built.regex.memory_usage());
+        let is_paid = steps.spend(bytes / BUILD_BYTES_PER_STEP);
+        built.filter(|_| is_paid)
     }
 
     fn build(text: &str, whole: bool, bytes_max: usize) -> Option<Self> {
