@@ -86,6 +86,12 @@ faults: ## Prints the fault table: what was served during each fault of upstream
 		| sed -n 's/^.*fault | //p' | LC_ALL=C sort
 	@grep -E '^test result' target/faults.txt && ! grep -q FAILED target/faults.txt
 
+.PHONY: outages
+outages: ## Prints how long readiness is red for outages of upstream, in real time (3 minutes; docs/outages.md)
+	@OUTAGE_SCALE=1 $(CARGO) test --locked --test integration outages::an_outage -- --nocapture 2>&1 \
+		| tee target/outages.txt | sed -n 's/^.*outage | //p'
+	@grep -q '^test result: ok' target/outages.txt
+
 # --- measure ---
 
 .PHONY: bench-swap

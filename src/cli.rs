@@ -23,6 +23,9 @@ const NAMES: &[(&str, &str)] =
 /// The exit code for a wrong command line or configuration (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
+/// The exit code for a document on disk that does not exist at start (`EX_NOINPUT` of sysexits.h).
+pub const EXIT_NO_INPUT: u8 = 66;
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {

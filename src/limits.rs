@@ -157,12 +157,30 @@ pub const PEM_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// A file in `cache_dir`, bytes. Beyond: ignored, and the document is fetched. Room for the largest
 /// document that a machine of this size serves, whatever `api_document_bytes_max` says.
 pub const CACHE_FILE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// Longest wait between polls of an environment that fails.
+/// First wait after a failed request to upstream (the interval, if that is shorter); doubled each time.
+pub const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Longest wait after a failure while nothing is held, `Retry-After` included, or while readiness is red
+/// or will be: clients get errors, and orchestrators kill what does not get ready.
+pub const BACKOFF_URGENT_MAX: Duration = Duration::from_secs(5);
+/// While a document is held the wait grows to the poll interval, or to this where that is shorter.
+pub const BACKOFF_HELD_MIN: Duration = Duration::from_secs(2);
+/// Longest wait after a failure, however long the poll interval is.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// First wait after a failure while an environment has no document at all.
-pub const BACKOFF_EMPTY_MIN: Duration = Duration::from_secs(1);
-/// Longest `Retry-After` that is obeyed; a slip upstream must not silence polling for a day.
+/// Longest `Retry-After` that is honoured for what never gets stale: documents without a grace period,
+/// the list of environments, uploads.
+pub const RETRY_AFTER_HELD_MAX: Duration = Duration::from_secs(60);
+/// Longest `Retry-After` that is honoured however long the grace period is; a slip upstream must not
+/// silence polling for a day.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+/// Time between two unconditional fetches of a document of up to `FULL_REFRESH_BYTES`
+/// (`api_full_refresh_seconds`), in proportion for larger ones, and the longest. A scheduled change
+/// moves neither the document's time nor sends an event, so that nothing else finds it.
+pub const FULL_REFRESH_MIN: Duration = Duration::from_secs(60);
+pub const FULL_REFRESH_BYTES: usize = 1_000_000;
+pub const FULL_REFRESH_MAX: Duration = Duration::from_secs(300);
+/// A `Last-Modified` must be this much older than the answer's `Date` to tell two versions apart
+/// (RFC 9110 8.8.2.2; both have whole seconds). Younger: the next fetch is unconditional.
+pub const STRONG_VALIDATOR_AGE_MIN: Duration = Duration::from_secs(2);
 /// A failure that goes on is told again after this, so that a log of the last hour shows it.
 pub const FAILURE_REMINDER: Duration = Duration::from_secs(600);
 /// Threads that fetch. More environments than that wait their turn: at 1 s a fetch,
@@ -211,8 +229,6 @@ pub const CONFIG_POLL: Duration = Duration::from_secs(1);
 pub const USAGE_ROWS_MAX: usize = 1000;
 /// How long the last counts are posted when the process ends, before the rest is left to the disk.
 pub const LAST_POST_PATIENCE: Duration = Duration::from_secs(5);
-/// Longest time that a success alone, without a new document, waits to be published. Health reads it.
-pub const FRESHNESS_DELAY_MAX: Duration = Duration::from_millis(200);
 
 // --- a document, and compiling it beside the reactors ---
 

@@ -1,5 +1,6 @@
 //! Sets up, starts, and says with its exit code how it went: 0 ended as asked, 1 could not start
-//! or go on, 64 a wrong command line or configuration, 69 the demo's port is in use.
+//! or go on, 64 a wrong command line or configuration, 66 a document on disk that does not exist, 69 the
+//! demo's port is in use.
 //!
 //! Order matters: the configuration is read before anything else, the sockets are bound before
 //! any thread runs, and only then is anything logged to stdout; errors before that go to stderr.
@@ -8,11 +9,11 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use edge_proxy::cli::{self, CheckArgs, Command, EXIT_USAGE, HealthArgs};
+use edge_proxy::cli::{self, CheckArgs, Command, EXIT_NO_INPUT, EXIT_USAGE, HealthArgs};
 use edge_proxy::config::{self, ConfigError};
 use edge_proxy::explain;
 use edge_proxy::health::{self, Question};
-use edge_proxy::serve::{self, FilesError, PortTaken};
+use edge_proxy::serve::{self, FilesError, MissingDocumentsError, PortTaken};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<ConfigError>() || error.is::<FilesError>() => complain(&error, EXIT_USAGE),
         Err(error) if error.is::<PortTaken>() => complain(&error, EXIT_UNAVAILABLE),
+        Err(error) if error.is::<MissingDocumentsError>() => complain(&error, EXIT_NO_INPUT),
         Err(error) => complain(&error, EXIT_FAILED),
     }
 }

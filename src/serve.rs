@@ -62,6 +62,18 @@ impl fmt::Display for PortTaken {
 
 impl Error for PortTaken {}
 
+/// Documents on disk that do not exist, one line each.
+#[derive(Debug)]
+pub struct MissingDocumentsError(Vec<String>);
+
+impl fmt::Display for MissingDocumentsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot start without the documents to serve:\n  {}", self.0.join("\n  "))
+    }
+}
+
+impl Error for MissingDocumentsError {}
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -102,6 +114,10 @@ fn explained(error: Box<dyn Error>) -> Box<dyn Error> {
 /// `bound` is called with the addresses of both listeners once they are there, if callers come by TCP.
 fn run(inputs: Inputs, needs_own_port: bool, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> Ended {
     let (config, notices) = config::read(&inputs)?;
+    let missing = supervisor::missing_documents(&config, &[]);
+    if !missing.is_empty() {
+        return Err(MissingDocumentsError(missing).into());
+    }
     supervisor::check(&config).map_err(FilesError)?;
     let certificates =
         config.server.tls.as_ref().map(Certificates::load).transpose().map_err(FilesError::one)?;

@@ -52,6 +52,8 @@ mod networks;
 mod ofrep;
 /// Configuration, check, health, metrics and log of the running executable.
 mod operation;
+/// Outages against readiness, edits that a 304 hides, sources that were never read.
+mod outages;
 /// Schedules, conditions, pages, the disk, files and new configurations.
 mod polling;
 /// The PyPI SDK against the running executable: remote and local evaluation agree.

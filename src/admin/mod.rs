@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -46,16 +46,16 @@ pub struct View {
 
 impl View {
     /// Why it is not ready, and whether it is shutting down.
-    fn readiness(&self, now: SystemTime) -> (Option<&'static str>, bool) {
+    fn readiness(&self) -> (Option<&'static str>, bool) {
         let Published { snapshot, config } = self.newest.look();
         let config = config.as_ref().unwrap_or(&self.config);
-        (health::reason(config, &snapshot, now), snapshot.draining)
+        (health::reason(config, &snapshot), snapshot.draining)
     }
 
     /// What is served now, and how it is by the rules of readiness.
     fn look(&self) -> (Arc<Snapshot>, Look) {
         let Published { snapshot, config } = self.newest.look();
-        let look = health::look(config.as_ref().unwrap_or(&self.config), &snapshot, SystemTime::now());
+        let look = health::look(config.as_ref().unwrap_or(&self.config), &snapshot);
         (snapshot, look)
     }
 }

@@ -4,7 +4,7 @@
 //! `not_ready`. Invariant: the same rules as the answer of `/proxy/health/readiness`; one line a
 //! turn of the state; shutting down is told elsewhere, and a start that has no documents yet is
 //! not worth a warning.
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::View;
 use crate::config::Level;
@@ -27,7 +27,7 @@ impl Readiness {
 
     /// Looks, and tells if it turned.
     pub fn look(&mut self) {
-        let (reason, is_draining) = self.view.readiness(SystemTime::now());
+        let (reason, is_draining) = self.view.readiness();
         if is_draining || reason.is_some() == self.reason.is_some() {
             return;
         }

@@ -61,15 +61,22 @@ impl<'a> Exchange<'a> {
     /// What the request's key opens, and the document there.
     pub fn open(&mut self) -> Result<(&'a Environment, Role), Denied<'a>> {
         let key = self.fields.environment_key.ok_or(Denied::KeyMissing)?;
-        let access = self.snapshot.access(key).ok_or(Denied::KeyUnknown(key))?;
+        let access = self.snapshot.access(key).ok_or_else(|| self.unknown(key))?;
         if access.expires_at.is_some_and(|expires_at| expires_at <= self.now) {
-            return Err(Denied::KeyUnknown(key));
+            return Err(self.unknown(key));
         }
-        let slot = self.snapshot.slots.get(access.slot).ok_or(Denied::KeyUnknown(key))?;
+        let slot = self.snapshot.slots.get(access.slot).ok_or_else(|| self.unknown(key))?;
         self.outcome.slot = Some(access.slot);
         self.outcome.role = Some(access.role);
         let environment = slot.environment.as_deref().ok_or(Denied::NoDocument)?;
         Ok((environment, access.role))
+    }
+
+    /// Why a key that is not in the snapshot opens nothing: it is wrong, or its source was not read
+    /// yet (differences.md 3). An empty key is always wrong.
+    pub fn unknown<'k>(&self, key: &'k [u8]) -> Denied<'k> {
+        let is_known = self.snapshot.is_complete || key.is_empty();
+        if is_known { Denied::KeyUnknown(key) } else { Denied::KeyUnread }
     }
 
     /// As [`open`](Self::open), for what client-side keys must not see: those are as good as unknown

@@ -1,8 +1,8 @@
 //! Health: is there something to serve, and is it fresh?
 //!
-//! In: each environment's state in the snapshot, and the time. Out: 200 or 503, with the state
+//! In: each environment's state in the snapshot. Out: 200 or 503, with the state
 //! of every environment (compatibility.md 2.6, differences.md 25). Invariant: staleness is computed here,
-//! from times alone, so that it shows even when the supervisor has died. A 304 from upstream
+//! from the age alone, so that it shows even when the supervisor has died. A 304 from upstream
 //! counts as a success; a document from a file or from the program itself is never stale.
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 
 use super::{Desk, Exchange};
-use crate::config::{Config, Require};
+use crate::config::{Config, Require, Staleness};
 use crate::encode::json;
 use crate::http::{Body, ContentType, Status};
 use crate::limits::YEAR_10000_SECONDS;
@@ -19,9 +19,7 @@ use crate::snapshot::{Slot, Snapshot, Source};
 /// When an environment counts as ready.
 #[derive(Debug)]
 pub struct Rules {
-    poll_frequency: Duration,
-    /// `None`: never stale.
-    grace: Option<Duration>,
+    staleness: Staleness,
     require: Require,
     ready_from_cache: bool,
 }
@@ -50,26 +48,18 @@ impl Rules {
     pub fn new(config: &Config) -> Self {
         let health = &config.health_check;
         Self {
-            poll_frequency: config.api_poll_frequency,
-            grace: health.environment_update_grace_period,
+            staleness: config.staleness(),
             require: health.require,
             ready_from_cache: health.ready_from_cache,
         }
     }
 
-    /// The age at which a document is stale: as the Python proxy, the grace times environments.
-    fn age_max(&self, environments: usize) -> Option<Duration> {
-        let count = u32::try_from(environments).unwrap_or(u32::MAX);
-        self.grace.map(|grace| self.poll_frequency.saturating_add(grace.saturating_mul(count)))
-    }
-
-    fn state(&self, slot: &Slot, age_max: Option<Duration>, now: SystemTime) -> State {
-        let age = slot.last_success.map(|at| now.duration_since(at).unwrap_or_default());
+    fn state(&self, slot: &Slot, age_max: Option<Duration>) -> State {
         match (&slot.environment, slot.source) {
             (None, _) => State::Missing,
             (Some(_), Source::File | Source::Embedded) => State::Fresh,
             (Some(_), Source::Cache) => State::Cache,
-            (Some(_), Source::Upstream) => match (age, age_max) {
+            (Some(_), Source::Upstream) => match (slot.freshness.age(), age_max) {
                 (Some(age), Some(age_max)) if age > age_max => State::Stale,
                 (None, _) => State::Missing,
                 _ => State::Fresh,
@@ -82,12 +72,12 @@ impl Rules {
     }
 
     /// Why the proxy is not ready, or `None` if it is.
-    fn reason(&self, snapshot: &Snapshot, now: SystemTime) -> Option<&'static str> {
+    fn reason(&self, snapshot: &Snapshot) -> Option<&'static str> {
         if snapshot.draining {
             return Some("shutting down.");
         }
-        let age_max = self.age_max(snapshot.slots.len());
-        let mut states = snapshot.slots.iter().map(|slot| self.state(slot, age_max, now));
+        let age_max = self.staleness.age_max(snapshot.slots.len());
+        let mut states = snapshot.slots.iter().map(|slot| self.state(slot, age_max));
         let is_ready = match self.require {
             Require::All => !snapshot.slots.is_empty() && states.all(|state| self.is_ready(state)),
             Require::Any => states.any(|state| self.is_ready(state)),
@@ -95,7 +85,7 @@ impl Rules {
         if is_ready {
             return None;
         }
-        let mut states = snapshot.slots.iter().map(|slot| self.state(slot, age_max, now));
+        let mut states = snapshot.slots.iter().map(|slot| self.state(slot, age_max));
         let is_stale = states.all(|state| self.is_ready(state) || state == State::Stale);
         match is_stale && !snapshot.slots.is_empty() {
             true => Some("environment document(s) stale."),
@@ -116,28 +106,28 @@ pub struct Look {
 }
 
 /// Why it is not ready, or `None` if it is.
-pub fn reason(config: &Config, snapshot: &Snapshot, now: SystemTime) -> Option<&'static str> {
-    Rules::new(config).reason(snapshot, now)
+pub fn reason(config: &Config, snapshot: &Snapshot) -> Option<&'static str> {
+    Rules::new(config).reason(snapshot)
 }
 
 /// Looks at a snapshot by the rules of readiness.
-pub fn look(config: &Config, snapshot: &Snapshot, now: SystemTime) -> Look {
+pub fn look(config: &Config, snapshot: &Snapshot) -> Look {
     let rules = Rules::new(config);
-    let reason = rules.reason(snapshot, now);
+    let reason = rules.reason(snapshot);
     let mut body = Vec::new();
-    write(&rules, snapshot, now, reason, &mut body);
-    let age_max = rules.age_max(snapshot.slots.len());
-    let states = snapshot.slots.iter().map(|slot| rules.state(slot, age_max, now).name()).collect();
+    write(&rules, snapshot, reason, &mut body);
+    let age_max = rules.staleness.age_max(snapshot.slots.len());
+    let states = snapshot.slots.iter().map(|slot| rules.state(slot, age_max).name()).collect();
     Look { body: String::from_utf8_lossy(&body).into_owned(), reason, states }
 }
 
 /// Answers `/health`, `/proxy/health` and `/proxy/health/readiness`.
 pub(super) fn readiness(exchange: &mut Exchange<'_>, desk: &mut Desk) {
     let rules = &exchange.settings.health;
-    let reason = rules.reason(exchange.snapshot, exchange.now);
+    let reason = rules.reason(exchange.snapshot);
     let mut body = std::mem::take(&mut desk.body);
     body.clear();
-    write(rules, exchange.snapshot, exchange.now, reason, &mut body);
+    write(rules, exchange.snapshot, reason, &mut body);
     exchange.vary(desk);
     desk.lines.extend_from_slice(b"cache-control: no-store\r\n");
     let status = Status(if reason.is_some() { 503 } else { 200 });
@@ -145,7 +135,7 @@ pub(super) fn readiness(exchange: &mut Exchange<'_>, desk: &mut Desk) {
     desk.body = body;
 }
 
-fn write(rules: &Rules, snapshot: &Snapshot, now: SystemTime, reason: Option<&str>, out: &mut Vec<u8>) {
+fn write(rules: &Rules, snapshot: &Snapshot, reason: Option<&str>, out: &mut Vec<u8>) {
     out.extend_from_slice(match reason {
         None => b"{\"status\":\"ok\",\"reason\":null,\"last_successful_update\":",
         Some(_) => b"{\"status\":\"error\",\"reason\":",
@@ -155,15 +145,15 @@ fn write(rules: &Rules, snapshot: &Snapshot, now: SystemTime, reason: Option<&st
         out.extend_from_slice(b",\"last_successful_update\":");
     }
     // A round is complete when the slowest environment has succeeded.
-    let complete = snapshot.slots.iter().map(|slot| slot.last_success).min().flatten();
+    let complete = snapshot.slots.iter().map(|slot| slot.freshness.last_success()).min().flatten();
     write_time(complete, out);
     out.extend_from_slice(b",\"environments\":[");
-    let age_max = rules.age_max(snapshot.slots.len());
+    let age_max = rules.staleness.age_max(snapshot.slots.len());
     for (index, slot) in snapshot.slots.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        write_slot(slot, rules.state(slot, age_max, now), out);
+        write_slot(slot, rules.state(slot, age_max), out);
     }
     out.extend_from_slice(b"]}");
 }
@@ -178,7 +168,7 @@ fn write_slot(slot: &Slot, state: State, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"source\":");
     json::string(slot.source.name(), out);
     out.extend_from_slice(b",\"last_successful_update\":");
-    write_time(slot.last_success, out);
+    write_time(slot.freshness.last_success(), out);
     out.extend_from_slice(b",\"document_updated_at\":");
     let seconds = slot.environment.as_ref().and_then(|environment| environment.updated_at());
     let seconds = seconds.filter(|seconds| (0.0..YEAR_10000_SECONDS as f64).contains(seconds));

@@ -18,6 +18,8 @@ const KEY_MISSING: &[u8] =
     br#"{"status":"unauthorized","message":"missing key: send the environment's key as X-Environment-Key"}"#;
 const NO_DOCUMENT: &[u8] = br#"{"status":"unavailable","message":"no environment document yet: the proxy has not fetched one for this key"}"#;
 
+const KEY_UNREAD: &[u8] = br#"{"status":"unavailable","message":"key not known yet: the proxy has not read all of its environments, see the log"}"#;
+
 /// Why a key opens nothing.
 #[derive(Clone, Copy, Debug)]
 pub enum Denied<'a> {
@@ -26,6 +28,8 @@ pub enum Denied<'a> {
     KeyUnknown(&'a [u8]),
     /// differences.md 3.
     NoDocument,
+    /// differences.md 3: a document on disk or discovery, which may have the key, was not read yet.
+    KeyUnread,
 }
 
 impl Exchange<'_> {
@@ -35,6 +39,7 @@ impl Exchange<'_> {
         let (status, body) = match denied {
             Denied::KeyMissing => (401, KEY_MISSING),
             Denied::NoDocument => (502, NO_DOCUMENT),
+            Denied::KeyUnread => (502, KEY_UNREAD),
             Denied::KeyUnknown(key) => return self.deny_key(desk, key),
         };
         self.send(desk, Status(status), Some(ContentType::Json), Body::Copy(body));

@@ -111,8 +111,8 @@ pub(super) fn open(
     let access = exchange.snapshot.access(key);
     let slot = access.and_then(|access| exchange.snapshot.slots.get(access.slot));
     let (Some(access), Some(slot)) = (access, slot) else {
-        exchange.vary(desk);
-        exchange.deny_key(desk, key);
+        let denied = exchange.unknown(key);
+        exchange.deny(desk, denied);
         return None;
     };
     exchange.outcome.slot = Some(access.slot);

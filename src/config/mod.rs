@@ -96,8 +96,9 @@ pub struct Config {
     pub api_url: String,
     pub api_poll_frequency: Duration,
     pub api_poll_timeout: Duration,
-    /// An unconditional fetch at least this often (compatibility.md 4.1: a 304 can hide an edit).
-    pub api_full_refresh: Duration,
+    /// The first poll this long after an unconditional one is unconditional too, because a 304 can hide
+    /// an edit (compatibility.md 6.3). `None`: by the size of the document.
+    pub api_full_refresh: Option<Duration>,
     /// A document, all its pages together; beyond, the round is dropped.
     pub api_document_bytes_max: usize,
     /// PEM file of authorities trusted for `api_url`, instead of the built-in ones.
@@ -119,6 +120,29 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// CPU ids, one reactor each.
     pub cores: Vec<usize>,
+}
+
+impl Config {
+    pub fn staleness(&self) -> Staleness {
+        let grace = self.health_check.environment_update_grace_period;
+        Staleness { poll_frequency: self.api_poll_frequency, grace }
+    }
+}
+
+/// When a document counts as stale.
+#[derive(Clone, Copy, Debug)]
+pub struct Staleness {
+    poll_frequency: Duration,
+    grace: Option<Duration>,
+}
+
+impl Staleness {
+    /// The age at which one of that many environments is stale: as the Python proxy, the poll interval
+    /// and the grace period times their number. `None`: never.
+    pub fn age_max(&self, environments: usize) -> Option<Duration> {
+        let count = u32::try_from(environments).unwrap_or(u32::MAX);
+        self.grace.map(|grace| self.poll_frequency.saturating_add(grace.saturating_mul(count)))
+    }
 }
 
 /// The listeners for SDKs, and how long and how much their callers may take.

@@ -58,6 +58,11 @@ pub fn interval(value: &Value) -> Result<Duration, Expected> {
     interval.ok_or("a number of seconds of at least 0.01, or text such as \"10s\"")
 }
 
+/// As [`interval`]; null leaves it to the program.
+pub fn optional_interval(value: &Value) -> Result<Option<Duration>, Expected> {
+    if value.is_null() { Ok(None) } else { interval(value).map(Some) }
+}
+
 pub fn duration(value: &Value) -> Result<Duration, Expected> {
     seconds(value).ok_or("a number of seconds, or text such as \"10s\"")
 }

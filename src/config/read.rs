@@ -97,7 +97,7 @@ impl Reader {
             api_url: format!("{}/", api_url.trim_end_matches('/')),
             api_poll_frequency: self.read("api_poll_frequency_seconds", parse::interval, seconds(10)),
             api_poll_timeout: self.read("api_poll_timeout_seconds", parse::interval, seconds(5)),
-            api_full_refresh: self.read("api_full_refresh_seconds", parse::interval, seconds(300)),
+            api_full_refresh: self.read("api_full_refresh_seconds", parse::optional_interval, None),
             api_document_bytes_max: self.read(
                 "api_document_bytes_max",
                 parse::count,

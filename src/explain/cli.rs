@@ -21,7 +21,7 @@ use crate::files::{self, Links};
 use crate::limits;
 use crate::snapshot::Environment;
 use crate::supervisor::discovery::KEPT_AS;
-use crate::supervisor::poll::{Discovered, Upstream, parse_discovered};
+use crate::supervisor::poll::{Answered, Discovered, Upstream, parse_discovered};
 use crate::supervisor::store;
 
 /// What was typed for a trait, split and read.
@@ -135,8 +135,8 @@ fn document(
     let mut failure = "the environment has no server-side key".to_owned();
     for key in environment.server_side_keys() {
         match upstream.document(key.expose(), None, None) {
-            Ok(Some(fetched)) => return Ok(fetched.document),
-            Ok(None) => failure = "upstream has no document".to_owned(),
+            Ok(Answered::New(fetched)) => return Ok(fetched.document),
+            Ok(Answered::Same(_)) => failure = "upstream has no document".to_owned(),
             Err(error) => failure = error.message,
         }
     }

@@ -15,7 +15,8 @@ mod rules;
 mod transcode;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
 
@@ -59,6 +60,59 @@ impl Source {
     }
 }
 
+/// When an environment was last confirmed by its source. The supervisor and every snapshot share it, so
+/// that a poll that finds the same document moves this and publishes nothing.
+#[derive(Debug)]
+pub struct Freshness {
+    created: Instant,
+    /// By the wall clock, microseconds since the epoch, for people; 0 is never.
+    wall_us: AtomicU64,
+    /// By the monotonic clock, microseconds since `created`, plus one; 0 is never.
+    monotonic_us: AtomicU64,
+}
+
+impl Default for Freshness {
+    fn default() -> Self {
+        Self { created: Instant::now(), wall_us: AtomicU64::new(0), monotonic_us: AtomicU64::new(0) }
+    }
+}
+
+impl Freshness {
+    /// A poll succeeded (a 304 is a success), or a file was read.
+    pub fn confirm(&self, now: Instant, clock: SystemTime) {
+        self.restore(clock);
+        let elapsed = now.saturating_duration_since(self.created);
+        self.monotonic_us.store(microseconds(elapsed).saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// The document was confirmed then, by another process; how old it is now is not known.
+    pub fn restore(&self, clock: SystemTime) {
+        let since_epoch = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.wall_us.store(microseconds(since_epoch), Ordering::Relaxed);
+    }
+
+    /// When that was, by the wall clock.
+    pub fn last_success(&self) -> Option<SystemTime> {
+        let since_epoch = Some(self.wall_us.load(Ordering::Relaxed)).filter(|us| *us > 0);
+        since_epoch.and_then(|us| UNIX_EPOCH.checked_add(Duration::from_micros(us)))
+    }
+
+    /// How long ago that was. By the monotonic clock: a jump of the wall clock makes nothing stale,
+    /// nor fresh.
+    pub fn age(&self) -> Option<Duration> {
+        self.age_at(Instant::now())
+    }
+
+    fn age_at(&self, now: Instant) -> Option<Duration> {
+        let at = self.monotonic_us.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(now.saturating_duration_since(self.created).saturating_sub(Duration::from_micros(at)))
+    }
+}
+
+fn microseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// One configured environment: its document, if there is one yet, and how fresh it is.
 #[derive(Clone, Debug)]
 pub struct Slot {
@@ -66,8 +120,7 @@ pub struct Slot {
     /// `None` until the first good document: requests are answered 502.
     pub environment: Option<Arc<Environment>>,
     pub source: Source,
-    /// Last poll that succeeded (a 304 is a success), or the time a file was read.
-    pub last_success: Option<SystemTime>,
+    pub freshness: Arc<Freshness>,
     /// One line, secrets cut.
     pub last_error: Option<Arc<str>>,
 }
@@ -79,17 +132,41 @@ pub struct Snapshot {
     pub version: u64,
     pub slots: Vec<Slot>,
     keys: HashMap<Box<[u8]>, Access, foldhash::fast::RandomState>,
+    /// Every source of keys was read: a key that is not here is unknown. Until then (a document on
+    /// disk that was never valid, discovery that was never answered) it may be a good one.
+    pub is_complete: bool,
     /// Set when shutting down: readiness is red while requests are still served.
     pub draining: bool,
 }
 
 impl Snapshot {
     pub fn new(version: u64, slots: Vec<Slot>, keys: impl IntoIterator<Item = (Box<[u8]>, Access)>) -> Self {
-        Self { version, slots, keys: keys.into_iter().collect(), draining: false }
+        Self { version, slots, keys: keys.into_iter().collect(), is_complete: true, draining: false }
     }
 
     /// What this key opens, or `None` if it is unknown.
     pub fn access(&self, key: &[u8]) -> Option<Access> {
         self.keys.get(key).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freshness_ages_by_the_monotonic_clock() {
+        let freshness = Freshness::default();
+        let at = |seconds| freshness.created + Duration::from_secs(seconds);
+        assert_eq!((freshness.last_success(), freshness.age_at(at(9))), (None, None));
+        let saved_at = UNIX_EPOCH + Duration::from_micros(1_800_000_000_000_001);
+        freshness.restore(saved_at);
+        assert_eq!((freshness.last_success(), freshness.age_at(at(9))), (Some(saved_at), None));
+        // The wall clock is set back by years meanwhile.
+        let clock = UNIX_EPOCH + Duration::from_secs(7);
+        freshness.confirm(at(10), clock);
+        assert_eq!(freshness.last_success(), Some(clock));
+        assert_eq!(freshness.age_at(at(50)), Some(Duration::from_secs(40)));
+        assert_eq!(freshness.age_at(at(3)), Some(Duration::ZERO));
     }
 }

@@ -12,10 +12,11 @@ use sha2::{Digest, Sha256};
 
 use super::poll::{Discovered, PollError, PollErrorKind, ServerKey, Upstream, Validators, parse_discovered};
 use super::pool::guarded;
-use super::schedule::{Schedule, jitter};
+use super::schedule::{Retry, Schedule, jitter};
 use super::store::Kept;
 use super::{Event, Supervisor};
 use crate::config::{Config, EnvironmentConfig, Level};
+use crate::limits;
 
 /// The name under which the last good answer is kept. No client-side key has a slash.
 pub(crate) const KEPT_AS: &str = "proxy/config/";
@@ -38,6 +39,16 @@ impl Discovery {
         config.proxy_key.as_ref()?;
         let schedule = Schedule::new(config.api_poll_frequency, now);
         Some(Self { schedule, in_flight: false, failure: None, has_answer: false })
+    }
+
+    /// Whether upstream ever told which environments there are. Until then a key that is not known may
+    /// be a good one.
+    pub fn was_read(&self) -> bool {
+        self.has_answer
+    }
+
+    fn retry(&self) -> Retry {
+        if self.has_answer { Retry::Held(limits::RETRY_AFTER_HELD_MAX) } else { Retry::Empty }
     }
 
     pub fn due(&self) -> Option<Instant> {
@@ -97,7 +108,7 @@ impl Supervisor {
         match found {
             Ok((environments, answer)) => {
                 discovery.schedule.succeeded(started, now, jitter());
-                discovery.has_answer = true;
+                let is_first = !std::mem::replace(&mut discovery.has_answer, true);
                 if discovery.failure.take().is_some() {
                     self.records.log.event(Level::Info, "discovery_recovered", &[]);
                 }
@@ -107,12 +118,12 @@ impl Supervisor {
                         Kept { document: answer, validators: Validators::default(), digest, saved_at: clock };
                     store.keep_if_new(KEPT_AS, kept);
                 }
-                if self.watch_discovered(environments, now, clock) {
+                if self.watch_discovered(environments, now, clock) || is_first {
                     self.publish_by(now);
                 }
             }
             Err(error) => {
-                let delay = discovery.schedule.failed(now, discovery.has_answer, error.retry_after, jitter());
+                let delay = discovery.schedule.failed(now, discovery.retry(), error.retry_after, jitter());
                 if discovery.failure.replace(error.kind) != Some(error.kind) {
                     let fields: [(_, &dyn Display); 3] = [
                         ("error", &error.message),

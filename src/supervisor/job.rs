@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::place::Place;
-use super::poll::{Fetched, PollError, PollErrorKind, Upstream, Validators, digest_of};
+use super::poll::{Answered, Fetched, PollError, PollErrorKind, Upstream, Validators, digest_of};
 use super::pool::{Pool, guarded};
 use crate::config::Secret;
 use crate::files::{self, Links};
@@ -65,14 +65,22 @@ pub struct Compiled {
     pub took: Duration,
 }
 
-/// What became of a job. `Ok(None)`: the document held is still the one.
+/// What a job found.
+#[derive(Debug)]
+pub enum Polled {
+    /// The document held is the current one. Upstream gave it these validators now.
+    Same(Option<Validators>),
+    New(Box<Compiled>),
+}
+
+/// What became of a job.
 #[derive(Debug)]
 pub struct Done {
     pub id: Id,
     pub started: Instant,
     /// Of the file that was looked at.
     pub seen: Option<Stamp>,
-    pub result: Result<Option<Compiled>, PollError>,
+    pub result: Result<Polled, PollError>,
 }
 
 /// Tells whether a file is another one than before.
@@ -128,26 +136,29 @@ impl Job {
     }
 }
 
-fn run(job: Job, seen: &mut Option<Stamp>, compilers: &Compilers) -> Result<Option<Compiled>, PollError> {
+fn run(job: Job, seen: &mut Option<Stamp>, compilers: &Compilers) -> Result<Polled, PollError> {
     let mut edited_at = None;
     let fetched = match job.from {
         From::Upstream { upstream, key, held } => {
-            upstream.document(key.expose(), held.as_ref(), job.digest.as_ref())?
+            match upstream.document(key.expose(), held.as_ref(), job.digest.as_ref())? {
+                Answered::Same(validators) => return Ok(Polled::Same(Some(validators))),
+                Answered::New(fetched) => fetched,
+            }
         }
         From::File { path, seen: before, failed, bytes_max } => {
             *seen = Stamp::of(&path, SystemTime::now());
             if seen.is_some() && *seen == before {
-                return failed.map_or(Ok(None), Err);
+                return failed.map_or(Ok(Polled::Same(None)), Err);
             }
             // Who edits a file seldom thinks of its `updated_at`, but browsers fetch again only if it moves.
             edited_at = job.digest.and_then(|_| modified(&path));
-            Some(read(&path, bytes_max)?)
+            read(&path, bytes_max)?
         }
-        From::Embedded(text) => Some(fetched(text.as_bytes().to_vec())),
+        From::Embedded(text) => fetched(text.as_bytes().to_vec()),
     };
-    let Some(fetched) = fetched.filter(|fetched| Some(fetched.digest) != job.digest) else {
-        return Ok(None);
-    };
+    if Some(fetched.digest) == job.digest {
+        return Ok(Polled::Same(None));
+    }
     let (sender, compiled) = channel();
     let bytes = fetched.document.len();
     let task = move || drop(sender.send(compile_timed(fetched, edited_at, job.is_kept)));
@@ -155,7 +166,7 @@ fn run(job: Job, seen: &mut Option<Stamp>, compilers: &Compilers) -> Result<Opti
         PollError::new(PollErrorKind::Internal, format!("no thread to compile with: {error}"))
     })?;
     // A task that panicked dropped its sender.
-    compiled.recv().unwrap_or_else(|_| Err(defect())).map(Some)
+    compiled.recv().unwrap_or_else(|_| Err(defect())).map(|compiled| Polled::New(Box::new(compiled)))
 }
 
 fn defect() -> PollError {

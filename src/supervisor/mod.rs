@@ -38,9 +38,10 @@ use job::{Compilers, Done, Id};
 use place::Place;
 use poll::{ServerKey, Upstream};
 use pool::Pool;
+pub use reload::missing_documents;
 use reports::Reports;
 use store::Store;
-use watched::{Change, Records, Watched};
+use watched::{Change, Deadlines, Records, Watched};
 
 /// Reads the configuration again, from where it came at start. `Err`: one line per mistake.
 pub type Reload = Box<dyn FnMut() -> Result<(Config, Vec<Notice>), Vec<String>> + Send>;
@@ -257,13 +258,14 @@ impl Supervisor {
         let now = Instant::now();
         match event {
             Event::Done(done) => {
+                let deadlines = Deadlines::new(&self.config, self.watched.len());
                 let Some(watched) = self.watched.iter_mut().find(|watched| watched.id == done.id) else {
                     // Removed while its job was under way.
                     return;
                 };
-                match watched.done(done, &self.records, now, SystemTime::now()) {
+                match watched.done(done, &self.records, deadlines, now, SystemTime::now()) {
                     Change::Content => self.publish_by(now),
-                    Change::Freshness => self.publish_by(now + limits::FRESHNESS_DELAY_MAX),
+                    Change::Nothing => {}
                 }
             }
             Event::Signal(signals::Signal::Stop) => self.stop(now),
@@ -343,8 +345,10 @@ impl Supervisor {
         if matches!(self.phase, Phase::Draining(_)) {
             return;
         }
+        let deadlines = Deadlines::new(&self.config, self.watched.len());
         for watched in &mut self.watched {
-            let Some(job) = watched.job(&self.upstream, &self.config, &self.records, now) else { continue };
+            let job = watched.job(&self.upstream, &self.config, &self.records, deadlines, now);
+            let Some(job) = job else { continue };
             let (id, sender, compilers) = (job.id, self.sender.clone(), Arc::clone(&self.compilers));
             // The loop may be over when it is done; then nobody waits for the result.
             let given = self.pool.give(move || drop(sender.send(Event::Done(job.run(&compilers)))));
@@ -396,6 +400,8 @@ impl Supervisor {
             keys.extend(watched.keys(slot));
         }
         let mut snapshot = Snapshot::new(self.version, slots, keys);
+        let is_discovery_read = self.discovery.as_ref().is_none_or(Discovery::was_read);
+        snapshot.is_complete = is_discovery_read && !self.watched.iter().any(Watched::is_unread);
         snapshot.draining = !matches!(self.phase, Phase::Serving);
         let snapshot = Arc::new(snapshot);
         self.published.push(Arc::downgrade(&snapshot));

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use http::Uri;
 
-use super::poll::Upstream;
+use super::poll::{Answered, Upstream};
 use super::{job, poll};
 use crate::config::{Config, Secret};
 use crate::files::{self, Links};
@@ -46,8 +46,10 @@ impl Probe {
     /// What is wrong and what to do.
     pub fn document(&self, key: &Secret) -> Result<Found, String> {
         match self.upstream.document(key.expose(), None, None) {
-            Ok(Some(fetched)) => compile(&fetched.document),
-            Ok(None) => Err("upstream says that nothing changed, though nothing is held".to_owned()),
+            Ok(Answered::New(fetched)) => compile(&fetched.document),
+            Ok(Answered::Same(_)) => {
+                Err("upstream says that nothing changed, though nothing is held".to_owned())
+            }
             Err(error) => Err(error.message),
         }
     }

@@ -6,7 +6,7 @@
 //! sent, since the stream is on another host than the API.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use super::poll::{PollError, PollErrorKind, Upstream};
@@ -69,7 +69,9 @@ impl<F: Fn(f64)> Follower<F> {
             if self.has_ended() {
                 return;
             }
+            let mut asked = Duration::ZERO;
             if let Err(error) = ended {
+                asked = error.retry_after.unwrap_or_default().min(limits::RETRY_AFTER_HELD_MAX);
                 if told.as_ref().is_none_or(|before| before.kind != error.kind) {
                     self.event(Level::Warning, "realtime_lost", &error.message);
                 }
@@ -79,7 +81,8 @@ impl<F: Fn(f64)> Follower<F> {
                 0 => limits::STREAM_RETRY_MIN,
                 count => limits::STREAM_RETRY_MIN.saturating_mul(1 << count.min(16)).min(limits::BACKOFF_MAX),
             };
-            thread::sleep(wait.mul_f64(0.5 + jitter()));
+            // Jittered downwards only, so that the bound is one.
+            thread::sleep(wait.mul_f64(1.0 - 0.5 * jitter()).max(asked));
         }
     }
 

@@ -4,6 +4,7 @@
 //! settings for the reactors, the log's level. Invariants: a configuration with a mistake changes
 //! nothing; an environment that stays keeps its document; what cannot change while running is named.
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -54,6 +55,10 @@ impl Supervisor {
     pub fn reload(&mut self, is_asked: bool) {
         let result = (self.reload.read)().and_then(|(config, notices)| {
             let upstream = Upstream::new(&config)?;
+            let missing = missing_documents(&config, &self.config.environments);
+            if !missing.is_empty() {
+                return Err(missing);
+            }
             Ok((config, notices, upstream))
         });
         match result {
@@ -147,6 +152,21 @@ impl Supervisor {
         }
         (added, removed, changed)
     }
+}
+
+/// One line for each document on disk that does not exist, but for those in `known`: they were there once
+/// and are served on.
+pub fn missing_documents(config: &Config, known: &[EnvironmentConfig]) -> Vec<String> {
+    let is_known = |path: &PathBuf| known.iter().any(|known| known.document_path.as_ref() == Some(path));
+    let paths = config.environments.iter().filter_map(|environment| environment.document_path.as_ref());
+    let missing = paths.filter(|path| !is_known(path)).filter_map(|path| {
+        let error = std::fs::metadata(path).err()?;
+        let is_missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        let path = path.display();
+        is_missing
+            .then(|| format!("{path}: {error}: check the path (--document, documents or document_path)"))
+    });
+    missing.collect()
 }
 
 /// The same environment, though its server-side key or its source may be another.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::poll::{PollError, PollErrorKind, Sent, Upstream, Validators};
-use super::schedule::{Schedule, jitter};
+use super::schedule::{Retry, Schedule, jitter};
 use super::store::{Kept, Store};
 use crate::counts::{Counts, Evaluation, Labels};
 use crate::encode::hex::hex;
@@ -158,7 +158,8 @@ impl Outbox {
         self.parcels = std::mem::take(&mut posted.kept);
         match &posted.failure {
             Some(failure) => {
-                self.schedule.failed(now, true, failure.retry_after, jitter());
+                let retry = Retry::Held(limits::RETRY_AFTER_HELD_MAX);
+                self.schedule.failed(now, retry, failure.retry_after, jitter());
             }
             None => self.schedule.succeeded(posted.started, now, jitter()),
         }
@@ -409,5 +410,23 @@ mod tests {
         labelled.labels.application_name = "a\nb".into();
         labelled.labels.user_agent = "sdk/1".into();
         assert_eq!(fields(&labelled), [("x-environment-key", "key"), ("user-agent", "sdk/1")]);
+    }
+
+    #[test]
+    fn an_upload_waits_a_minute_at_most_whatever_upstream_asks_for() {
+        let now = Instant::now();
+        let interval = Duration::from_secs(10);
+        let wait = |retry_after: Option<u64>| {
+            let mut outbox = Outbox::new(Kind::Analytics, interval, Vec::new(), now);
+            let mut posted = Posted::lost(Kind::Analytics, &[], "");
+            let failure = PollError::new(PollErrorKind::Status(503), "down");
+            posted.failure = Some(PollError { retry_after: retry_after.map(Duration::from_secs), ..failure });
+            assert!(outbox.posted(&mut posted, now));
+            outbox.due().unwrap() - now
+        };
+        assert_eq!(wait(Some(120)), Duration::from_secs(60));
+        assert_eq!(wait(Some(30)), Duration::from_secs(30));
+        let first = wait(None);
+        assert!((0.8..=1.0).contains(&first.as_secs_f64()), "{first:?}");
     }
 }

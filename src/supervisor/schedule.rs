@@ -1,26 +1,49 @@
-//! When one environment is polled next.
+//! When a periodic request (a poll, discovery, an upload) is due next.
 //!
-//! In: what became of the last poll, and the time. Out: the next due time. Invariants: success
-//! keeps the interval, failure backs off and never beyond `limits::BACKOFF_MAX` unless upstream
-//! asked for more. Pure: no clock, no randomness, both are arguments. A monotonic clock, so that
-//! a jump of the wall clock moves nothing.
+//! In: the outcome of the last request, and the time. Out: the next due time. Invariants: a success
+//! keeps the interval; a failure backs off, but never so far that it costs more than the failure did:
+//! see [`Retry`]. Pure: clock and randomness are arguments. The clock is monotonic, so that a jump
+//! of the wall clock moves nothing.
 use std::time::{Duration, Instant};
 
 use crate::limits;
 
-/// The schedule of one environment.
+/// The schedule of one environment, of discovery, or of one kind of uploads.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     interval: Duration,
     due: Instant,
+    /// The end of the wait that upstream asked for by `Retry-After`, as far as it is honoured.
+    asked_until: Instant,
     /// Failures in a row.
     failures: u32,
+}
+
+/// What bounds the wait after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Nothing is held: clients get errors until the next success. At most `BACKOFF_URGENT_MAX`.
+    Empty,
+    /// Something is held, and good for this long: so long is `Retry-After` honoured. The back-off grows
+    /// to the interval (at least `BACKOFF_HELD_MIN`), or to `BACKOFF_URGENT_MAX` where that would be
+    /// too late.
+    Held(Duration),
+}
+
+impl Retry {
+    /// For something held that counts as stale in `left`: one more fetch, which may take `timeout`,
+    /// must fit in before. `None` never gets stale.
+    pub fn before_stale(left: Option<Duration>, timeout: Duration) -> Self {
+        Self::Held(left.map_or(limits::RETRY_AFTER_HELD_MAX, |left| {
+            left.saturating_sub(timeout).min(limits::RETRY_AFTER_MAX)
+        }))
+    }
 }
 
 impl Schedule {
     /// Due at once.
     pub fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, due: now, failures: 0 }
+        Self { interval, due: now, asked_until: now, failures: 0 }
     }
 
     /// When to ask next.
@@ -33,8 +56,8 @@ impl Schedule {
         self.interval
     }
 
-    /// Takes a new interval from now on; a poll that would come later than it comes earlier.
-    /// The same one changes nothing: not the wait that upstream asked for either.
+    /// Sets the interval from now on; a poll that would come later than it comes earlier.
+    /// The same interval changes nothing, nor does it cut a wait that upstream asked for.
     pub fn set_interval(&mut self, interval: Duration, now: Instant) {
         if self.interval == interval {
             return;
@@ -43,39 +66,71 @@ impl Schedule {
         self.due = self.due.min(now + interval);
     }
 
-    /// Makes the next poll due no later than `at`.
+    /// Makes the next request due no later than `at`.
     pub fn hasten(&mut self, at: Instant) {
         self.due = self.due.min(at);
     }
 
-    /// Counted from the start of the poll, so that a slow upstream does not stretch the interval.
+    /// As [`hasten`](Self::hasten), but leaves a `Retry-After` that is being honoured alone.
+    pub fn hasten_politely(&mut self, at: Instant) {
+        self.hasten(at.max(self.asked_until));
+    }
+
+    /// The interval counts from the start of the request, so that a slow upstream does not stretch it.
     pub fn succeeded(&mut self, started: Instant, now: Instant, jitter: f64) {
         self.failures = 0;
         self.due = (started + spread(self.interval, jitter)).max(now);
     }
 
-    /// Doubles from the interval, or from a second while nothing is held, to `BACKOFF_MAX`;
-    /// longer only if upstream said so by `Retry-After`. Returns the delay.
+    /// Doubles the wait from `BACKOFF_MIN` (the interval, if that is shorter) to the bound of `retry`,
+    /// jittered downwards only; longer if upstream asked for it by `Retry-After`, within the bound
+    /// of `retry`. Returns the wait.
     pub fn failed(
         &mut self,
         now: Instant,
-        held: bool,
+        retry: Retry,
         retry_after: Option<Duration>,
         jitter: f64,
     ) -> Duration {
-        let first = if held { self.interval } else { self.interval.min(limits::BACKOFF_EMPTY_MIN) };
-        let doubled = first.saturating_mul(1 << self.failures.min(16)).min(limits::BACKOFF_MAX);
+        let (most, asked_most) = match retry {
+            Retry::Empty => (limits::BACKOFF_URGENT_MAX, limits::BACKOFF_URGENT_MAX),
+            Retry::Held(asked_most) => {
+                let most = self.interval.clamp(limits::BACKOFF_HELD_MIN, limits::BACKOFF_MAX);
+                // Stale, or it would be before the next fetch but one.
+                let is_urgent = asked_most < most;
+                (if is_urgent { most.min(limits::BACKOFF_URGENT_MAX) } else { most }, asked_most)
+            }
+        };
+        let first = self.interval.min(limits::BACKOFF_MIN);
+        let doubled = first.saturating_mul(1 << self.failures.min(16)).min(most);
         self.failures = self.failures.saturating_add(1);
-        let asked = retry_after.unwrap_or_default().min(limits::RETRY_AFTER_MAX);
-        let delay = spread(doubled, jitter).max(asked);
+        let asked = retry_after.unwrap_or_default().min(asked_most);
+        let delay = shorten(doubled, jitter).max(asked);
+        self.asked_until = now + asked;
         self.due = now + delay;
         delay
     }
 }
 
+/// How long after an unconditional fetch of `bytes` the next one is due: `setting`, or by default
+/// `FULL_REFRESH_MIN` for up to `FULL_REFRESH_BYTES`, longer in proportion, at most
+/// `FULL_REFRESH_MAX`. `jitter` shortens it, so that replicas do not fetch in step.
+pub fn full_refresh(setting: Option<Duration>, bytes: usize, jitter: f64) -> Duration {
+    let default = || {
+        let parts = bytes as f64 / limits::FULL_REFRESH_BYTES as f64;
+        limits::FULL_REFRESH_MIN.mul_f64(parts.clamp(1.0, 1000.0)).min(limits::FULL_REFRESH_MAX)
+    };
+    shorten(setting.unwrap_or_else(default), jitter)
+}
+
 /// `span` within 10 % to either side: `jitter` is in [0, 1).
 fn spread(span: Duration, jitter: f64) -> Duration {
     span.mul_f64(0.9 + 0.2 * jitter.clamp(0.0, 1.0))
+}
+
+/// `span` shortened by up to 20 %: `jitter` is in [0, 1).
+fn shorten(span: Duration, jitter: f64) -> Duration {
+    span.mul_f64(1.0 - 0.2 * jitter.clamp(0.0, 1.0))
 }
 
 /// Uniform in [0, 1). Zero if the system has no randomness to give, which only takes the jitter away.
@@ -116,37 +171,96 @@ mod tests {
         assert!((0..100).all(|_| (0.0..1.0).contains(&jitter())));
     }
 
-    #[test]
-    fn failures_back_off_to_a_minute_and_success_forgets_them() {
+    fn waits(interval: Duration, retry: Retry, jitter: f64, count: usize) -> Vec<u64> {
         let start = Instant::now();
+        let mut schedule = Schedule::new(interval, start);
+        let mut wait = || schedule.failed(start, retry, None, jitter).as_millis() as u64;
+        std::iter::repeat_with(&mut wait).take(count).collect()
+    }
+
+    #[test]
+    fn while_a_document_is_held_the_wait_grows_to_the_interval_or_two_seconds() {
+        let held = Retry::Held(Duration::from_secs(60));
+        assert_eq!(waits(INTERVAL, held, 0.0, 7), [1000, 2000, 4000, 8000, 10_000, 10_000, 10_000]);
+        assert_eq!(waits(INTERVAL / 100, held, 0.0, 7), [100, 200, 400, 800, 1600, 2000, 2000]);
+        let stale = Retry::Held(Duration::ZERO);
+        assert_eq!(waits(INTERVAL, stale, 0.0, 5), [1000, 2000, 4000, 5000, 5000], "stale, or soon");
+        assert_eq!(waits(INTERVAL / 5, stale, 0.0, 4), [1000, 2000, 2000, 2000]);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(waits(hour, held, 0.0, 8)[4..], [16_000, 32_000, 60_000, 60_000]);
+        // Jitter only ever shortens.
+        assert_eq!(waits(INTERVAL, held, 1.0, 6), [800, 1600, 3200, 6400, 8000, 8000]);
+        assert_eq!(waits(INTERVAL, held, MIDDLE, 5), [900, 1800, 3600, 7200, 9000]);
+    }
+
+    #[test]
+    fn success_resets_the_back_off() {
+        let start = Instant::now();
+        let held = Retry::Held(Duration::ZERO);
         let mut schedule = Schedule::new(INTERVAL, start);
-        let delays: Vec<u64> = (0..5).map(|_| schedule.failed(start, true, None, MIDDLE).as_secs()).collect();
-        assert_eq!(delays, [10, 20, 40, 60, 60]);
+        (0..5).for_each(|_| assert!(!schedule.failed(start, held, None, 0.0).is_zero()));
         schedule.succeeded(start, start, MIDDLE);
-        assert_eq!(schedule.failed(start, true, None, MIDDLE), INTERVAL);
+        assert_eq!(schedule.failed(start, held, None, 0.0), Duration::from_secs(1));
     }
 
     #[test]
-    fn an_environment_without_a_document_is_retried_from_a_second() {
+    fn without_a_document_the_wait_grows_to_five_seconds() {
+        assert_eq!(waits(INTERVAL, Retry::Empty, 0.0, 5), [1000, 2000, 4000, 5000, 5000]);
+        assert_eq!(waits(INTERVAL / 100, Retry::Empty, 0.0, 8)[5..], [3200, 5000, 5000]);
         let start = Instant::now();
         let mut schedule = Schedule::new(INTERVAL, start);
-        let delays: Vec<u64> =
-            (0..4).map(|_| schedule.failed(start, false, None, MIDDLE).as_secs()).collect();
-        assert_eq!(delays, [1, 2, 4, 8]);
+        let asked = Some(Duration::from_secs(120));
+        assert_eq!(schedule.failed(start, Retry::Empty, asked, 0.0), Duration::from_secs(5));
     }
 
     #[test]
-    fn retry_after_is_respected_within_reason() {
+    fn retry_after_is_honoured_until_one_fetch_before_the_document_is_stale() {
+        let (start, timeout) = (Instant::now(), Duration::from_secs(5));
+        let wait = |left: Option<u64>, asked: Duration| {
+            let retry = Retry::before_stale(left.map(Duration::from_secs), timeout);
+            Schedule::new(INTERVAL, start).failed(start, retry, Some(asked), 0.0).as_secs()
+        };
+        let seconds = Duration::from_secs;
+        assert_eq!(wait(Some(30), seconds(120)), 25, "cut to the time left, less one fetch");
+        assert_eq!(wait(Some(30), seconds(20)), 20, "honoured in full");
+        assert_eq!(wait(Some(30), Duration::ZERO), 1, "never shorter than the back-off");
+        assert_eq!(wait(Some(5), seconds(120)), 1, "no time left");
+        assert_eq!(wait(Some(0), seconds(120)), 1, "stale already");
+        assert_eq!(wait(None, seconds(120)), 60, "never stale: a minute");
+        assert_eq!(wait(None, seconds(1 << 40)), 60);
+        assert_eq!(wait(Some(86_400), seconds(1 << 40)), limits::RETRY_AFTER_MAX.as_secs());
+    }
+
+    #[test]
+    fn an_event_does_not_break_a_retry_after() {
         let start = Instant::now();
         let mut schedule = Schedule::new(INTERVAL, start);
-        let asked = Duration::from_secs(90);
-        assert_eq!(schedule.failed(start, true, Some(asked), MIDDLE), asked);
+        schedule.failed(start, Retry::Held(INTERVAL), Some(Duration::from_secs(7)), 0.0);
+        schedule.hasten_politely(start);
+        assert_eq!(schedule.due(), at(start, 7.0));
+        schedule.hasten(start);
+        assert_eq!(schedule.due(), start, "a new key or address does");
+        schedule.failed(start, Retry::Held(INTERVAL), None, 0.0);
+        schedule.hasten_politely(start);
+        assert_eq!(schedule.due(), start, "nothing was asked for");
+    }
+
+    #[test]
+    fn a_full_refresh_is_due_by_the_size_of_the_document() {
+        let due = |bytes| full_refresh(None, bytes, 0.0).as_secs();
+        assert_eq!([0, 10_000, 1_000_000].map(due), [60, 60, 60]);
         assert_eq!(
-            schedule.failed(start, true, Some(Duration::from_secs(1 << 40)), MIDDLE),
-            limits::RETRY_AFTER_MAX
+            [1_500_000, 2_500_000, 5_000_000, 50_000_000, usize::MAX].map(due),
+            [90, 150, 300, 300, 300]
         );
-        let mut schedule = Schedule::new(INTERVAL, start);
-        assert_eq!(schedule.failed(start, true, Some(Duration::ZERO), MIDDLE), INTERVAL);
+        assert_eq!(full_refresh(None, 0, 1.0), Duration::from_secs(48), "jitter shortens by up to a fifth");
+        let set = Some(Duration::from_secs(10));
+        assert_eq!(
+            full_refresh(set, usize::MAX, 0.0),
+            Duration::from_secs(10),
+            "a setting is taken as it is"
+        );
+        assert_eq!(full_refresh(set, 0, MIDDLE), Duration::from_secs(9));
     }
 
     #[test]

@@ -141,7 +141,7 @@ pub fn load(folder: &Path, name: &str) -> Result<Option<Kept>, String> {
     let saved_at = UNIX_EPOCH
         .checked_add(Duration::from_secs(about.saved_at_seconds))
         .ok_or_else(|| damaged("its time is wrong"))?;
-    let validators = Validators { etag: about.etag, last_modified: about.last_modified };
+    let validators = Validators { etag: about.etag, last_modified: about.last_modified, date: None };
     Ok(Some(Kept { document, validators, digest, saved_at }))
 }
 
@@ -323,7 +323,7 @@ mod tests {
     fn kept(document: &str) -> Kept {
         Kept {
             document: document.into(),
-            validators: Validators { etag: Some("\"a\"".into()), last_modified: None },
+            validators: Validators { etag: Some("\"a\"".into()), last_modified: None, date: None },
             digest: Sha256::digest(document).into(),
             saved_at: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
         }

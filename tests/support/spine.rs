@@ -15,7 +15,7 @@ pub fn snapshot(client_key: &str, server_key: &str, environment: Environment) ->
         client_side_key: client_key.into(),
         environment: Some(Arc::new(environment)),
         source: Source::File,
-        last_success: None,
+        freshness: Arc::default(),
         last_error: None,
     };
     let access = Access { slot: 0, role: Role::Server, expires_at: None };

@@ -37,7 +37,30 @@ pub struct Answer {
     pub through: Option<String>,
     /// What Content-Length says, if the body comes as it is (not compressed).
     pub length: Option<u64>,
+    silence: Silence,
     body: ureq::BodyReader<'static>,
+}
+
+/// How long a peer may send nothing, and what sets that.
+#[derive(Clone, Copy, Debug)]
+enum Silence {
+    /// `api_poll_timeout_seconds`.
+    Poll(Duration),
+    /// `limits::STREAM_SILENCE_MAX`.
+    Stream(Duration),
+}
+
+impl std::fmt::Display for Silence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Poll(limit) => write!(f, "silent for {} s (api_poll_timeout)", limit.as_secs_f64()),
+            Self::Stream(limit) => write!(
+                f,
+                "the event stream was silent for {} s (a fixed limit; upstream sends a comment every 15 s): reconnecting",
+                limit.as_secs_f64()
+            ),
+        }
+    }
 }
 
 impl Client {
@@ -128,7 +151,8 @@ impl Client {
     ) -> Result<Answer, PollError> {
         let request = self.with_fields(uri, self.agent(uri).get(uri.clone()), fields);
         let request = request.config().timeout_per_read(Some(silence_max)).timeout_recv_body(None).build();
-        self.answer(uri, request.call())
+        let answer = self.answer(uri, request.call())?;
+        Ok(Answer { silence: Silence::Stream(silence_max), ..answer })
     }
 
     fn agent(&self, uri: &Uri) -> &Agent {
@@ -160,8 +184,8 @@ impl Client {
         self.outgoing.for_address(uri)
     }
 
-    fn describe(&self, error: &ureq::Error, uri: &Uri) -> PollError {
-        describe(error, uri, self.outgoing.for_address(uri), self.timeout)
+    fn describe(&self, error: &ureq::Error, uri: &Uri, silence: Silence) -> PollError {
+        describe(error, uri, self.outgoing.for_address(uri), self.timeout, silence)
     }
 
     fn answer(
@@ -169,7 +193,8 @@ impl Client {
         uri: &Uri,
         response: Result<http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<Answer, PollError> {
-        let response = response.map_err(|error| self.describe(&error, uri))?;
+        let silence = Silence::Poll(self.timeout);
+        let response = response.map_err(|error| self.describe(&error, uri, silence))?;
         let (head, body) = response.into_parts();
         Ok(Answer {
             uri: uri.clone(),
@@ -177,6 +202,7 @@ impl Client {
             status: head.status.as_u16(),
             headers: head.headers,
             length: body.content_length(),
+            silence,
             body: body.into_with_config().limit(u64::MAX).reader(),
         })
     }
@@ -186,7 +212,8 @@ impl Client {
     /// # Errors
     /// It broke off, or upstream was silent for too long.
     pub fn read(&self, answer: &mut Answer, bytes: &mut [u8]) -> Result<usize, PollError> {
-        answer.body.read(bytes).map_err(|error| self.describe(&error.into(), &answer.uri))
+        let read = answer.body.read(bytes);
+        read.map_err(|error| self.describe(&error.into(), &answer.uri, answer.silence))
     }
 }
 
@@ -197,7 +224,13 @@ fn is_closed(kind: ErrorKind) -> bool {
 
 /// One line about a failure of transport, with its likely cause. Through an outgoing proxy, names and
 /// connections are those of the proxy.
-fn describe(error: &ureq::Error, uri: &Uri, proxy: Option<&OutgoingProxy>, timeout: Duration) -> PollError {
+fn describe(
+    error: &ureq::Error,
+    uri: &Uri,
+    proxy: Option<&OutgoingProxy>,
+    timeout: Duration,
+    silence: Silence,
+) -> PollError {
     use ureq::Error;
     let seconds = timeout.as_secs_f64();
     let name_from = proxy.map_or_else(|| "api_url".to_owned(), |proxy| proxy.variable.clone());
@@ -214,7 +247,7 @@ fn describe(error: &ureq::Error, uri: &Uri, proxy: Option<&OutgoingProxy>, timeo
         Error::Timeout(ureq::Timeout::RecvBody) => {
             (PollErrorKind::Timeout, "its answer did not end (see api_document_bytes_max)".into())
         }
-        Error::Timeout(_) => (PollErrorKind::Timeout, format!("silent for {seconds} s (api_poll_timeout)")),
+        Error::Timeout(_) => (PollErrorKind::Timeout, silence.to_string()),
         Error::Rustls(error) => (PollErrorKind::Tls, handshake::describe(error)),
         Error::Tls(error) => (PollErrorKind::Tls, format!("TLS failed: {error}")),
         Error::ConnectProxyFailed(error) => {
@@ -250,5 +283,28 @@ fn describe_io(error: &std::io::Error, name_from: &str) -> (PollErrorKind, Strin
             (PollErrorKind::Name, format!("its name does not resolve: check {name_from} and DNS"))
         }
         _ => (PollErrorKind::Connect, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_stream_is_not_blamed_on_the_timeout_of_polls() {
+        let uri = Uri::from_static("http://realtime.example/sse/environments/secret/stream");
+        let told = |silence| {
+            let error = ureq::Error::Timeout(ureq::Timeout::PerRead);
+            describe(&error, &uri, None, Duration::from_secs(5), silence).message
+        };
+        assert_eq!(
+            told(Silence::Poll(Duration::from_secs(5))),
+            "http://realtime.example: silent for 5 s (api_poll_timeout)"
+        );
+        let line = told(Silence::Stream(limits::STREAM_SILENCE_MAX));
+        assert!(
+            line.contains("silent for 60 s (a fixed limit") && !line.contains("api_poll_timeout"),
+            "{line}"
+        );
     }
 }

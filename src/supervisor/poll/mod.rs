@@ -13,6 +13,7 @@ pub mod link;
 mod no_proxy;
 mod outgoing;
 pub mod pages;
+mod validators;
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,19 +24,13 @@ pub use client::Answer as Stream;
 use client::{Answer, Client};
 pub use control::{Discovered, Sent, ServerKey, parse as parse_discovered};
 pub use error::{PollError, PollErrorKind};
+pub use validators::Validators;
+use validators::date_of;
 
 use crate::config::{Config, Secret};
 use crate::encode::hex::path_segment;
 use crate::limits;
 use crate::pace;
-
-/// What a held document was served with, sent back to ask whether it changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Validators {
-    pub etag: Option<String>,
-    /// Upstream's `Last-Modified`, or else the document's `updated_at` as IMF-fixdate.
-    pub last_modified: Option<String>,
-}
 
 /// A document as upstream has it now, all pages merged.
 #[derive(Debug)]
@@ -44,6 +39,14 @@ pub struct Fetched {
     pub validators: Validators,
     /// SHA-256 of `document`.
     pub digest: [u8; 32],
+}
+
+/// What upstream answered.
+#[derive(Debug)]
+pub enum Answered {
+    /// The document held is the current one, by a 304 or by its digest. It has these validators now.
+    Same(Validators),
+    New(Fetched),
 }
 
 /// Upstream as it is configured.
@@ -95,7 +98,7 @@ impl Upstream {
     }
 
     /// Asks for the environment document of `key`. `held` makes it conditional; `digest` is that of
-    /// the document held. `None`: it is the one that is held.
+    /// the document held.
     ///
     /// # Errors
     /// Anything but a whole document or a 304.
@@ -104,26 +107,24 @@ impl Upstream {
         key: &str,
         held: Option<&Validators>,
         digest: Option<&[u8; 32]>,
-    ) -> Result<Option<Fetched>, PollError> {
+    ) -> Result<Answered, PollError> {
         let uri = self.address("environment-document/")?;
         let keys = self.keys(key);
-        let mut conditions = Vec::new();
-        if let Some(held) = held {
-            conditions.extend(held.etag.as_deref().map(|etag| ("if-none-match", etag)));
-            conditions.extend(held.last_modified.as_deref().map(|since| ("if-modified-since", since)));
-        }
+        let conditions = held.map(Validators::conditions).unwrap_or_default();
         let (answer, trusted) = self.get(&uri, &keys, &conditions)?;
-        match answer.status {
-            200 => {}
-            304 if !conditions.is_empty() => return Ok(None),
-            304 => {
+        let validators = Validators::of(&answer.headers);
+        match (answer.status, held) {
+            (200, _) => {}
+            (304, Some(held)) if !conditions.is_empty() => {
+                return Ok(Answered::Same(held.clone().updated(validators)));
+            }
+            (304, _) => {
                 let message = "upstream answered 304 (not modified) though no document is held: a cache between \
                                here and upstream may be at fault";
                 return Err(PollError::new(PollErrorKind::NotModified, message));
             }
             _ => return Err(refused(&answer, trusted)),
         }
-        let validators = validators(&answer.headers);
         let origin = link::origin(&answer.uri);
         let document = self.pages(answer, trusted, &keys)?;
         if let Some(what) = no_document(&document) {
@@ -132,9 +133,9 @@ impl Upstream {
         }
         let found = digest_of(&document);
         if digest == Some(&found) {
-            return Ok(None);
+            return Ok(Answered::Same(validators));
         }
-        Ok(Some(Fetched { document, validators, digest: found }))
+        Ok(Answered::New(Fetched { document, validators, digest: found }))
     }
 
     /// Opens the event stream of a client-side key (compatibility.md 1.5).
@@ -395,7 +396,7 @@ fn refused(answer: &Answer, trusted: bool) -> PollError {
     PollError {
         kind: PollErrorKind::Status(answer.status),
         message: format!("{} answered {}: {cause}{through}", link::origin(&answer.uri), answer.status),
-        retry_after: retry_after.and_then(|text| parse_retry_after(text, SystemTime::now())),
+        retry_after: retry_after.and_then(|text| parse_retry_after(text, date_of(&answer.headers))),
     }
 }
 
@@ -432,12 +433,7 @@ fn unknown_coding(headers: &HeaderMap) -> Option<&str> {
     codings.into_iter().find(|coding| !is_known(coding))
 }
 
-fn validators(headers: &HeaderMap) -> Validators {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_string);
-    Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) }
-}
-
-/// Seconds or a date (RFC 9110 10.2.3).
+/// Seconds or a date (RFC 9110 10.2.3), which is by upstream's clock, as `now` should be.
 fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     match text.parse() {

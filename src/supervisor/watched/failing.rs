@@ -5,11 +5,12 @@
 //! that a log of the last hour shows it and nothing is flooded. Time is an argument.
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Change, Watched};
+use super::{Change, Deadlines, Watched};
 use crate::config::Level;
 use crate::limits;
 use crate::log::Log;
 use crate::supervisor::poll::{PollError, PollErrorKind};
+use crate::supervisor::schedule::jitter;
 
 /// From the first failed poll to the next good one.
 #[derive(Debug)]
@@ -34,10 +35,11 @@ impl Failing {
         now.duration_since(self.began)
     }
 
-    /// Takes one more failure: whether it is of another kind, and whether it is to be told.
+    /// Takes one more failure: whether its text is another, and whether it is to be told.
     pub fn goes_on(&mut self, error: PollError, now: Instant) -> (bool, bool) {
-        let is_other = self.error.kind != error.kind;
-        let is_told = is_other || now.duration_since(self.told) >= limits::FAILURE_REMINDER;
+        let is_other = self.error.message != error.message;
+        let is_told =
+            self.error.kind != error.kind || now.duration_since(self.told) >= limits::FAILURE_REMINDER;
         self.error = error;
         self.count += 1;
         if is_told {
@@ -54,7 +56,14 @@ impl Watched {
     }
 
     /// Takes note of a poll that failed; whatever is held stays.
-    pub(super) fn failed(&mut self, error: PollError, log: &Log, now: Instant, clock: SystemTime) -> Change {
+    pub(super) fn failed(
+        &mut self,
+        error: PollError,
+        deadlines: Deadlines,
+        log: &Log,
+        now: Instant,
+        clock: SystemTime,
+    ) -> Change {
         self.full_at = None;
         if matches!(error.kind, PollErrorKind::Status(401 | 403)) {
             self.refused_keys = self.refused_keys.wrapping_add(1);
@@ -64,7 +73,7 @@ impl Watched {
             self.schedule.succeeded(now, now, self.spread());
             self.schedule.interval()
         } else {
-            self.schedule.failed(now, self.held.is_some(), error.retry_after, self.spread())
+            self.schedule.failed(now, self.retry(deadlines), error.retry_after, jitter())
         };
         let (is_other, is_told) = match &mut self.failing {
             Some(failing) => failing.goes_on(error, now),
@@ -89,7 +98,7 @@ impl Watched {
                 ],
             );
         }
-        if is_other { Change::Content } else { Change::Freshness }
+        if is_other { Change::Content } else { Change::Nothing }
     }
 
     /// Takes note of a good poll; true if the one before had failed.
@@ -121,7 +130,7 @@ mod tests {
         let told: Vec<bool> = (1..=9).map(|part| failing.goes_on(refused(), at(part)).1).collect();
         assert_eq!(told, [false, false, false, true, false, false, false, true, false]);
         assert_eq!(failing.goes_on(PollError::new(PollErrorKind::Tls, "x"), at(9)), (true, true));
-        assert_eq!(failing.goes_on(PollError::new(PollErrorKind::Tls, "y"), at(12)), (false, false));
+        assert_eq!(failing.goes_on(PollError::new(PollErrorKind::Tls, "y"), at(12)), (true, false));
         assert_eq!((failing.count, failing.error.message.as_str(), failing.since), (12, "y", clock));
         assert_eq!(failing.lasted(at(12)), limits::FAILURE_REMINDER * 3);
     }

@@ -3,25 +3,27 @@
 //! In: what became of each poll. Out: the next [`Job`], the [`Slot`] that requests read, and one line in
 //! the log per change of state. Invariants: a document is replaced only by a better one; whatever
 //! fails, the held one stays. Time is an argument.
+mod deadlines;
 mod failing;
 mod wanted;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+pub use deadlines::Deadlines;
 use failing::Failing;
 use wanted::Wanted;
 
-use super::job::{self, Compiled, Done, From, Id, Job, Stamp};
+use super::job::{self, Compiled, Done, From, Id, Job, Polled, Stamp};
 use super::poll::{PollError, PollErrorKind, ServerKey, Upstream, Validators};
 use super::realtime::Subscription;
-use super::schedule::{Schedule, jitter};
+use super::schedule::{Schedule, full_refresh, jitter};
 use super::store::{Kept, Store};
 use crate::config::{Config, EnvironmentConfig, Level, Secret};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::{EnvironmentMetrics, Metrics};
-use crate::snapshot::{Access, Environment, Role, Slot, Source};
+use crate::snapshot::{Access, Environment, Freshness, Role, Slot, Source};
 
 /// Where things are written down.
 #[derive(Debug)]
@@ -42,13 +44,15 @@ pub struct Watched {
     refused_keys: usize,
     pub schedule: Schedule,
     held: Option<Held>,
-    last_success: Option<SystemTime>,
+    freshness: Arc<Freshness>,
     failing: Option<Failing>,
     /// Of the file last read.
     seen: Option<Stamp>,
     in_flight: bool,
     /// When the last unconditional fetch succeeded.
     full_at: Option<Instant>,
+    /// Shortens the time to the next one, for as long as the process lives.
+    full_jitter: f64,
     /// The next fetch must be unconditional: an event said that there is something new.
     full_next: bool,
     slow: bool,
@@ -67,14 +71,25 @@ struct Held {
     source: Source,
     validators: Validators,
     digest: [u8; 32],
+    bytes: usize,
+}
+
+impl Held {
+    fn renew(&mut self, mut validators: Validators) {
+        if validators.last_modified.is_none() {
+            // compatibility.md 4.1: cut to seconds, in GMT, or core does not read it.
+            validators.last_modified = self.environment.updated_at().and_then(imf_fixdate);
+        }
+        self.validators = validators;
+    }
 }
 
 /// What a poll changed for those who read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Only when it was last confirmed.
-    Freshness,
-    /// The document, the error or the keys: to be published at once.
+    /// At most when the document was last confirmed, which snapshots share: nothing to publish.
+    Nothing,
+    /// The document, its source, the error or the keys: to be published at once.
     Content,
 }
 
@@ -94,11 +109,12 @@ impl Watched {
             refused_keys: 0,
             schedule: Schedule::new(interval, now),
             held: None,
-            last_success: None,
+            freshness: Arc::default(),
             failing: None,
             seen: None,
             in_flight: false,
             full_at: None,
+            full_jitter: jitter(),
             full_next: false,
             slow: false,
             alias_told: false,
@@ -111,6 +127,11 @@ impl Watched {
     /// Whether upstream is asked for it.
     pub fn is_polled(&self) -> bool {
         self.config.document_path.is_none() && self.config.embedded_document.is_none()
+    }
+
+    /// Whether its keys are not known yet: they stand in a document that was never valid.
+    pub fn is_unread(&self) -> bool {
+        self.held.is_none() && self.config.client_side_key.is_empty()
     }
 
     /// Whether upstream told of it.
@@ -142,12 +163,13 @@ impl Watched {
         };
         match job::compile(&kept.document) {
             Ok((environment, _)) => {
-                self.last_success = Some(kept.saved_at);
+                self.freshness.restore(kept.saved_at);
                 self.held = Some(Held {
                     environment: Arc::new(environment),
                     source: Source::Cache,
                     validators: kept.validators,
                     digest: kept.digest,
+                    bytes: kept.document.len(),
                 });
                 let age = SystemTime::now().duration_since(kept.saved_at).unwrap_or_default();
                 let fields = [key, ("age_seconds", &age.as_secs()), ("bytes", &kept.document.len())];
@@ -205,6 +227,7 @@ impl Watched {
         upstream: &Arc<Upstream>,
         settings: &Config,
         records: &Records,
+        deadlines: Deadlines,
         now: Instant,
     ) -> Option<Job> {
         if self.due().is_none_or(|due| due > now) {
@@ -213,7 +236,7 @@ impl Watched {
         let Some(from) = self.from(upstream, settings, now) else {
             let message = "no server-side key to poll with: every one upstream told of has expired";
             let clock = SystemTime::now();
-            self.failed(PollError::new(PollErrorKind::Key, message), &records.log, now, clock);
+            self.failed(PollError::new(PollErrorKind::Key, message), deadlines, &records.log, now, clock);
             self.measure(records, now, clock);
             return None;
         };
@@ -247,48 +270,62 @@ impl Watched {
             return Some(From::File { path: path.clone(), seen: self.seen, failed, bytes_max });
         }
         let key = self.key()?;
-        let full = std::mem::take(&mut self.full_next)
-            || self.full_at.is_none_or(|at| now.duration_since(at) >= settings.api_full_refresh);
-        if full {
+        let bytes = self.held.as_ref().map_or(0, |held| held.bytes);
+        let refresh = full_refresh(settings.api_full_refresh, bytes, self.full_jitter);
+        let is_full = std::mem::take(&mut self.full_next)
+            || self.full_at.is_none_or(|at| now.duration_since(at) >= refresh);
+        let held = self.held.as_ref().map(|held| &held.validators);
+        let held = held.filter(|validators| !is_full && validators.are_usable()).cloned();
+        if held.is_none() {
             // Taken back if the fetch fails.
             self.full_at = Some(now);
         }
-        let held = if full { None } else { self.held.as_ref().map(|held| held.validators.clone()) };
         Some(From::Upstream { upstream: Arc::clone(upstream), key, held })
     }
 
     /// Takes in what became of a job.
-    pub fn done(&mut self, done: Done, records: &Records, now: Instant, clock: SystemTime) -> Change {
+    pub fn done(
+        &mut self,
+        done: Done,
+        records: &Records,
+        deadlines: Deadlines,
+        now: Instant,
+        clock: SystemTime,
+    ) -> Change {
         self.in_flight = false;
         self.seen = done.seen;
         let took = now.duration_since(done.started);
         self.count(&done.result, took, records);
         let change = match done.result {
-            Ok(compiled) => {
+            Ok(polled) => {
                 self.schedule.succeeded(done.started, now, self.spread());
                 self.tell_slow(took, &records.log);
-                self.last_success = Some(clock);
+                self.freshness.confirm(now, clock);
                 let recovered = self.recovered(&records.log, now);
                 let confirmed = self.confirm();
-                let is_new = compiled.is_some();
-                if let Some(compiled) = compiled {
-                    self.replace(compiled, took, clock, records);
+                let is_new = matches!(polled, Polled::New(_));
+                match polled {
+                    Polled::New(compiled) => self.replace(*compiled, took, clock, records),
+                    Polled::Same(Some(validators)) => {
+                        self.held.iter_mut().for_each(|held| held.renew(validators.clone()));
+                    }
+                    Polled::Same(None) => {}
                 }
-                if is_new || recovered || confirmed { Change::Content } else { Change::Freshness }
+                if is_new || recovered || confirmed { Change::Content } else { Change::Nothing }
             }
-            Err(error) => self.failed(error, &records.log, now, clock),
+            Err(error) => self.failed(error, deadlines, &records.log, now, clock),
         };
         self.check_wanted(records, now);
         self.measure(records, now, clock);
         change
     }
 
-    fn count(&self, result: &Result<Option<Compiled>, PollError>, took: Duration, records: &Records) {
+    fn count(&self, result: &Result<Polled, PollError>, took: Duration, records: &Records) {
         records.metrics.environment(self.client_side_key(), |environment| {
             environment.last_poll = took;
             match result {
-                Ok(Some(_)) => environment.polls_changed += 1,
-                Ok(None) => environment.polls_unchanged += 1,
+                Ok(Polled::New(_)) => environment.polls_changed += 1,
+                Ok(Polled::Same(_)) => environment.polls_unchanged += 1,
                 Err(_) => environment.polls_failed += 1,
             }
         });
@@ -298,7 +335,7 @@ impl Watched {
     fn measure(&self, records: &Records, now: Instant, clock: SystemTime) {
         let time = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?);
         records.metrics.environment(self.client_side_key(), |environment: &mut EnvironmentMetrics| {
-            environment.last_success = self.last_success;
+            environment.last_success = self.freshness.last_success();
             environment.last_error = self.error().map(|error| error.message.clone());
             environment.failing_since = self.failing.as_ref().map(|failing| failing.since);
             environment.failures = self.failing.as_ref().map_or(0, |failing| failing.count);
@@ -332,19 +369,15 @@ impl Watched {
             (None, None) => Source::Upstream,
         };
         let environment = Arc::clone(&compiled.environment);
-        let mut validators = compiled.validators.clone();
-        let bytes = compiled.document_bytes;
-        if validators.last_modified.is_none() {
-            // compatibility.md 4.1: cut to seconds, in GMT, or core does not read it.
-            validators.last_modified = environment.updated_at().and_then(imf_fixdate);
-        }
+        let (bytes, digest) = (compiled.document_bytes, compiled.digest);
         self.measure_change(&compiled, &environment, clock, records);
+        let mut held = Held { environment, source, validators: Validators::default(), digest, bytes };
+        held.renew(compiled.validators);
         if let (Some(store), Some(document)) = (&records.store, compiled.document) {
-            let (validators, digest) = (validators.clone(), compiled.digest);
-            let kept = Kept { document, validators, digest, saved_at: clock };
+            let kept = Kept { document, validators: held.validators.clone(), digest, saved_at: clock };
             store.keep(&self.config.client_side_key, kept);
         }
-        self.held = Some(Held { environment, source, validators, digest: compiled.digest });
+        self.held = Some(held);
         let name = self.name();
         log.event(
             Level::Info,
@@ -444,7 +477,7 @@ impl Watched {
             client_side_key: self.client_side_key().into(),
             environment: self.held.as_ref().map(|held| Arc::clone(&held.environment)),
             source: self.held.as_ref().map_or(Source::Upstream, |held| held.source),
-            last_success: self.last_success,
+            freshness: Arc::clone(&self.freshness),
             last_error: self.error().map(|error| error.message.as_str().into()),
         }
     }

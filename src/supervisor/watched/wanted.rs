@@ -26,7 +26,8 @@ impl Watched {
             return;
         }
         self.wanted = Some(Wanted { updated_at, since: now, retry: limits::EVENT_RETRY_MIN });
-        self.refresh(now);
+        self.full_next = true;
+        self.schedule.hasten_politely(now);
     }
 
     /// Whether the document held is as new as that. Times travel as floats: half a millisecond is equal.
@@ -38,6 +39,12 @@ impl Watched {
     /// After a poll: is what an event told of there now? Else asks again, and in the end gives up.
     pub(super) fn check_wanted(&mut self, records: &Records, now: Instant) {
         let Some(mut wanted) = self.wanted else { return };
+        if self.failing.is_some() {
+            // Upstream is asked again by the rules of back-off, and says nothing about the event.
+            self.full_next = true;
+            self.wanted = Some(Wanted { since: now, ..wanted });
+            return;
+        }
         if self.has(wanted.updated_at) {
             self.wanted = None;
         } else if now.duration_since(wanted.since) > limits::EVENT_PATIENCE {

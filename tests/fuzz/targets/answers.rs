@@ -37,7 +37,7 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
         client_side_key: key.into(),
         environment,
         source: Source::File,
-        last_success: Some(now),
+        freshness: Arc::default(),
         last_error: None,
     };
     let access = |slot, role| Access { slot, role, expires_at: None };
