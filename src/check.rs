@@ -15,6 +15,7 @@ use rustix::fs::{Access, AtFlags};
 use crate::config::{Config, EnvironmentConfig, Level, Notice, Secret, reachable};
 use crate::limits::PROBE_TIMEOUT;
 use crate::supervisor::probe::{self, Found, Probe};
+use crate::terminal::escape;
 use crate::tls::Certificates;
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -94,7 +95,7 @@ impl<W: Write> Report<W> {
         };
         self.failures += usize::from(verdict == Verdict::Fail);
         // Whoever does not read the lines still gets the exit code.
-        let _ = writeln!(self.out, "{word}  {what}: {found}");
+        let _ = writeln!(self.out, "{word}  {}", escape(&format!("{what}: {found}")));
     }
 
     /// A directory that must be writable; `without` says what is lost else.

@@ -4,6 +4,7 @@
 //! Invariant: values are passed on as typed; `config` judges them together with the file and the
 //! environment, so that all mistakes are told in one run. Nothing is opened or started here.
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
@@ -11,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use crate::config::source::Inputs;
-use crate::demo;
+use crate::{demo, terminal};
 
 /// Version and commit, as `--version` prints them.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("EDGE_PROXY_GIT_SHA"), ")");
@@ -178,14 +179,24 @@ pub fn parse() -> Result<Command, u8> {
     match Cli::try_parse_from(words(std::env::args_os().collect())) {
         Ok(cli) => Ok(cli.command.unwrap_or(Command::Serve(cli.serve))),
         Err(error) => {
-            // If the terminal is gone there is nobody to tell.
-            let _ = error.print();
+            print(&error);
             match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Err(0),
                 _ => Err(EXIT_USAGE),
             }
         }
     }
+}
+
+/// Prints help, the version or a mistake. clap repeats arguments as they are, so one with control characters
+/// costs the message its colours.
+fn print(error: &clap::Error) {
+    let has_unsafe = std::env::args_os().any(|arg| arg.to_string_lossy().chars().any(terminal::is_unsafe));
+    // A terminal that is gone must not turn the exit code into that of a panic.
+    let _ = match has_unsafe {
+        true => write!(std::io::stderr(), "{}", terminal::escape_lines(&error.render().to_string())),
+        false => error.print(),
+    };
 }
 
 impl ServeArgs {

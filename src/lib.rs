@@ -47,4 +47,5 @@ pub mod route;
 pub mod serve;
 pub mod snapshot;
 pub mod supervisor;
+pub mod terminal;
 pub mod tls;

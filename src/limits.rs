@@ -191,6 +191,8 @@ pub const FETCH_THREADS_MAX: usize = 32;
 pub const THREAD_IDLE_MAX: Duration = Duration::from_millis(1500);
 /// Redirects followed for one request. Beyond: the poll failed.
 pub const REDIRECTS_MAX: usize = 5;
+/// Rejected key pairs of one answer of discovery that are logged one by one. Beyond: their number alone.
+pub const DISCOVERY_WARNINGS_MAX: usize = 100;
 /// Pages of one document. Beyond: the round is dropped. Edge's pages hold about 1 MB, so this is four
 /// times the largest document allowed.
 pub const PAGES_MAX: usize = 1024;
@@ -211,6 +213,13 @@ pub const STREAM_SETTLED: Duration = Duration::from_secs(1);
 pub const STREAM_RETRY_MIN: Duration = Duration::from_millis(100);
 /// One event of a stream, bytes. Beyond: the stream is opened anew.
 pub const STREAM_LINE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of an event stream within `STREAM_WINDOW`, lines (comments and empty ones count too) and reads
+/// within it. Beyond: the stream is closed, logged (`realtime_flood`), counted, and opened again after a
+/// backoff. Upstream sends some hundred bytes for each edit and a comment every 15 s, so that this is 300
+/// edits in a second.
+pub const STREAM_WINDOW: Duration = Duration::from_secs(1);
+pub const STREAM_WINDOW_BYTES_MAX: usize = 256 * 1024;
+pub const STREAM_WINDOW_LINES_MAX: usize = 1000;
 /// First wait before a document is asked for again that is older than its event said; doubled each time.
 pub const EVENT_RETRY_MIN: Duration = Duration::from_millis(50);
 /// Longest such wait.
@@ -327,7 +336,12 @@ pub const ACCESS_RECORDS_MAX: usize = 6144;
 pub const LOG_RECENT_MAX: usize = 20;
 /// Request head on the admin listener, bytes. Beyond: closed. Scrapers send a few hundred.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Connections of the admin listener at a time, one thread each. Beyond: closed at once.
+/// A whole request head on the admin listener. Beyond: closed and counted.
+pub const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// Characters of a refused `Host` in the log and in the answer.
+pub const ADMIN_HOST_CHARS_SHOWN: usize = 255;
+/// Connections of the admin listener at a time, one thread each. Beyond: the one that has waited longest is
+/// closed and counted.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 
 const _: () = assert!(HELD_BYTES_MIN > READ_BYTES_IDLE, "an idle connection is not counted");

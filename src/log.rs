@@ -22,6 +22,7 @@ use crate::limits::{
     ACCESS_BATCH_RECORDS, ACCESS_RECORDS_MAX, LOG_FLUSH_PATIENCE, LOG_FLUSH_PAUSE, LOG_RECENT_MAX,
     LOG_RECORDS_MAX,
 };
+use crate::terminal;
 
 /// A handle to the writer; cheap to clone.
 #[derive(Clone, Debug)]
@@ -389,7 +390,7 @@ fn render_fields(
     for (name, value) in fields {
         let _ = write!(line, " {name_colour}{name}{reset}={value_colour}");
         let needs_quotes = value.is_empty() || value.contains([' ', '\t', '=', '"', '\'', '\\']);
-        if needs_quotes || value.chars().any(char::is_control) {
+        if needs_quotes || value.chars().any(terminal::is_unsafe) {
             json_text(line, value);
         } else {
             line.extend_from_slice(value.as_bytes());
@@ -398,8 +399,8 @@ fn render_fields(
     }
 }
 
-/// A JSON string in which every control character is escaped, also those above ASCII that JSON
-/// lets pass (a terminal obeys U+009B).
+/// A JSON string in which every character that a terminal obeys is escaped, also those above ASCII that
+/// JSON lets pass, such as U+009B.
 fn json_text(line: &mut Vec<u8>, text: &str) {
     line.push(b'"');
     let is_plain = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
@@ -411,7 +412,7 @@ fn json_text(line: &mut Vec<u8>, text: &str) {
             '"' => line.write_all(b"\\\""),
             '\\' => line.write_all(b"\\\\"),
             '\n' => line.write_all(b"\\n"),
-            control if control.is_control() => write!(line, "\\u{:04x}", control as u32),
+            control if terminal::is_unsafe(control) => write!(line, "\\u{:04x}", control as u32),
             other => write!(line, "{other}"),
         };
     }

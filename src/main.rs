@@ -14,6 +14,7 @@ use edge_proxy::config::{self, ConfigError};
 use edge_proxy::explain;
 use edge_proxy::health::{self, Question};
 use edge_proxy::serve::{self, FilesError, MissingDocumentsError, PortTaken};
+use edge_proxy::terminal::escape_lines;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -63,7 +64,7 @@ fn health(args: HealthArgs) -> serve::Ended {
     if is_well {
         // The exit code is the answer; the body is for people.
         let shown = if body.is_empty() { "alive" } else { &body };
-        let _ = writeln!(std::io::stdout(), "{shown}");
+        let _ = writeln!(std::io::stdout(), "{}", escape_lines(shown));
         return Ok(());
     }
     Err(format!("not well: {body}").into())
@@ -84,6 +85,6 @@ fn render_config(path: &Path) -> ExitCode {
 
 fn complain(error: &dyn Display, code: u8) -> ExitCode {
     // A closed stderr must not turn the exit code into that of a panic.
-    let _ = writeln!(std::io::stderr(), "edge-proxy: {error}");
+    let _ = writeln!(std::io::stderr(), "edge-proxy: {}", escape_lines(&error.to_string()));
     ExitCode::from(code)
 }

@@ -34,12 +34,38 @@ impl Counter {
     }
 }
 
+/// A number that several threads of the control plane add to.
+#[derive(Debug, Default)]
+pub struct SharedCounter(AtomicU64);
+
+impl SharedCounter {
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The numbers of threads beside the supervisor and the reactors.
+#[derive(Debug, Default)]
+pub struct BackgroundMetrics {
+    /// Connections of the admin listener closed before they were answered.
+    pub admin_connections_closed: SharedCounter,
+    /// Requests to the admin listener whose `Host` is not allowed.
+    pub admin_hosts_refused: SharedCounter,
+    /// Event streams of upstream closed because they sent too much.
+    pub realtime_floods: SharedCounter,
+}
+
 /// Everything, once per process.
 #[derive(Debug)]
 pub struct Metrics {
     pub started: SystemTime,
     pub reactors: Vec<Arc<ReactorMetrics>>,
     pub supervisor: SupervisorMetrics,
+    pub background: BackgroundMetrics,
     environments: Mutex<BTreeMap<String, EnvironmentMetrics>>,
 }
 
@@ -105,6 +131,11 @@ pub struct SupervisorMetrics {
     pub analytics_lost: Counter,
     pub usage_sent: Counter,
     pub usage_lost: Counter,
+    /// Since when discovery answers with no environment while earlier ones are served, milliseconds since
+    /// 1970; 0: it does not.
+    pub discovery_empty_since_ms: Counter,
+    /// Key pairs of the last answer of discovery that were rejected.
+    pub discovery_pairs_rejected: Counter,
 }
 
 /// One environment's numbers. Times are `None` until they happened.
@@ -146,6 +177,7 @@ impl Metrics {
             started: SystemTime::now(),
             reactors: reactors.collect(),
             supervisor: SupervisorMetrics::default(),
+            background: BackgroundMetrics::default(),
             environments: Mutex::default(),
         }
     }

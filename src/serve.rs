@@ -147,7 +147,13 @@ fn run(inputs: Inputs, needs_own_port: bool, bound: impl FnOnce(SocketAddr, Opti
     let doors = Doors { listeners, unix_socket, tls };
     let publisher = start_reactors(bounded(&config, descriptors, &log), doors, &log, &metrics)?;
     let own = Arc::new(config.clone());
-    let view = View { metrics: metrics.clone(), log: log.clone(), newest: publisher.newest(), config: own };
+    let view = View {
+        metrics: metrics.clone(),
+        log: log.clone(),
+        newest: publisher.newest(),
+        config: own,
+        host_log: admin::HostLog::default(),
+    };
     let mut readiness = admin::Readiness::new(view.clone());
     if let Some(listener) = admin {
         admin::start(listener, view)?;

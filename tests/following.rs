@@ -163,6 +163,44 @@ fn a_stream_of_nonsense_is_told_once_until_it_makes_sense() {
     assert_eq!(count("realtime_lost"), 1, "{}", proxy.log());
 }
 
+/// Comments, events and short lines without end: the stream is closed, opened again ever later, and logged once.
+#[test]
+fn a_stream_that_floods_is_closed_logged_once_and_backed_off() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    let floods =
+        [": x\n".repeat(20_000), event(1).repeat(5_000), format!("{}\n", "y".repeat(9_000)).repeat(60)];
+    let mut next = floods.into_iter().cycle();
+    upstream.rule(move |request| {
+        (request.path() == STREAM).then(|| Reply::events(next.next().unwrap_or_default()))
+    });
+    let proxy = serve(&upstream.api_url())
+        .with_admin()
+        .set("api_poll_frequency_seconds", 3600)
+        .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
+        .ready();
+    upstream.wait("five tries", |requests| {
+        requests.iter().filter(|request| request.path() == STREAM).count() >= 5
+    });
+    let tries = upstream.requests_for(STREAM);
+    // 200, 400, 800 and 1600 ms, each at least half of it.
+    assert!(tries[4].at - tries[0].at >= Duration::from_millis(1500), "{:?}", tries[4].at - tries[0].at);
+    assert!(proxy.metric("edge_proxy_realtime_floods_total") >= 4.0);
+    let count = |what: &str| proxy.log().matches(what).count();
+    assert_eq!((count("realtime_flood"), count("realtime_lost"), count("realtime_recovered")), (1, 0, 0));
+    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1));
+    assert!(upstream.polls() < 20, "events within a flood cost no poll each: {}", upstream.polls());
+    upstream.on(STREAM, Reply::events(""));
+    eventually("it is calm for a while", || {
+        upstream.push(STREAM, ": ping\n\n");
+        (count("realtime_recovered") == 1).then_some(())
+    });
+    upstream.document(SERVER_KEY, document(2));
+    upstream.push(STREAM, &event(2));
+    eventually("it is followed again", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+    assert_eq!(count("realtime_flood"), 1, "{}", proxy.log());
+}
+
 // --- a tree ---
 
 #[test]

@@ -6,6 +6,8 @@
 
 mod support;
 
+/// The admin listener: idle connections, slow heads, foreign hosts.
+mod admin;
 /// The step budgets of a request.
 mod budget;
 /// Public conformance data, and other parsers beside ours.
@@ -14,6 +16,8 @@ mod conformance;
 mod counts;
 /// Random documents and requests: the engine answers as the model does.
 mod differential;
+/// Discovery with wrong keys or none, and streams whose key goes away.
+mod discovery;
 /// Awkward bytes over real sockets.
 mod doors;
 /// Stopping and taking over under load.
@@ -42,6 +46,8 @@ mod health;
 mod http;
 /// What holds over many requests: the boundary of a key, one revision for each answer.
 mod invariants;
+/// Keys, host names, file paths and control characters stay where they belong.
+mod leaks;
 /// The log, read and unread.
 mod logging;
 /// The metrics: their names, and everything that names them.

@@ -32,15 +32,19 @@ const OPEN_DOORS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("pace", &["limits"]),
     ("files", &[]),
-    ("config", &["files", "limits"]),
-    ("log", &["config", "limits"]),
+    ("terminal", &[]),
+    ("config", &["files", "limits", "terminal"]),
+    ("log", &["config", "limits", "terminal"]),
     ("tls", &["config", "files", "limits"]),
     ("counts", &["limits"]),
     // From a document to what requests read.
     ("evaluate", &["limits", "snapshot"]),
     ("encode", &["evaluate", "snapshot"]),
     ("snapshot", &["encode", "evaluate", "limits", "pace"]),
-    ("explain", &["cli", "config", "encode", "evaluate", "files", "limits", "snapshot", "supervisor"]),
+    (
+        "explain",
+        &["cli", "config", "encode", "evaluate", "files", "limits", "snapshot", "supervisor", "terminal"],
+    ),
     // The way of a request.
     ("http", &["limits"]),
     ("route", &["http"]),
@@ -68,11 +72,14 @@ const OPEN_DOORS: &[(&str, &[&str])] = &[
             "snapshot", "tls",
         ],
     ),
-    ("admin", &["answer", "channel", "config", "http", "limits", "log", "metrics", "route", "snapshot"]),
+    (
+        "admin",
+        &["answer", "channel", "config", "http", "limits", "log", "metrics", "route", "snapshot", "terminal"],
+    ),
     // The command line.
-    ("cli", &["config", "demo"]),
+    ("cli", &["config", "demo", "terminal"]),
     ("health", &["config"]),
-    ("check", &["config", "limits", "supervisor", "tls"]),
+    ("check", &["config", "limits", "supervisor", "terminal", "tls"]),
     (
         "serve",
         &[

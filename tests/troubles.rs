@@ -91,7 +91,7 @@ fn every_fault_of_upstream_is_told_with_the_key_the_cause_and_what_is_served() {
         let again = status["environments"].as_array()?.iter().filter(|e| e["failures"].as_u64() > Some(1));
         (again.count() >= faults().len() - 1).then_some(status)
     });
-    let health = proxy.get("/proxy/health/readiness", "").text();
+    let health = get(admin, "/proxy/health/readiness", "").text();
     for (name, _, words) in faults() {
         let key = shown(name);
         let state =
@@ -101,6 +101,14 @@ fn every_fault_of_upstream_is_told_with_the_key_the_cause_and_what_is_served() {
         assert!(state["failing_since"].as_f64() <= status["now"].as_f64(), "{state}");
         assert!(state["next_poll"].as_f64() > state["failing_since"].as_f64(), "{state}");
         assert!(health.contains(words), "{name} in {health}");
+    }
+    // The public port shows only of which kind each error is.
+    for path in ["/health", "/proxy/health", "/proxy/health/readiness"] {
+        let public = proxy.get(path, "").json();
+        for environment in public["environments"].as_array().expect("a list") {
+            let kind = environment["last_error"].as_str().expect("a kind");
+            assert!(kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{environment}");
+        }
     }
     let told = records(&proxy).iter().filter(|r| r["message"] == "environment_poll_failed").count();
     assert_eq!(told, faults().len(), "what goes on is not told again");

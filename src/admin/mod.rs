@@ -5,6 +5,8 @@
 //! port (it asks for certificates). Invariant: everything here runs on threads of its own, blocks
 //! only itself and only reads numbers, so that asking costs the reactors nothing. It serves no flags, changes
 //! nothing, shows no whole key, and closes each connection after one answer.
+mod host;
+mod peers;
 mod process;
 mod prometheus;
 mod readiness;
@@ -12,26 +14,30 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use host::HostCheck;
+use peers::{PeerGuard, Peers};
 pub use readiness::Readiness;
 
 use crate::answer::health::{self, Look};
 use crate::channel::{Newest, Published};
-use crate::config::{self, Config};
-use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_BYTES_MAX, BACKLOG_MAX};
+use crate::config::{self, Config, Level};
+use crate::limits::{
+    ADMIN_HEAD_BYTES_MAX, ADMIN_HEAD_TIMEOUT, ADMIN_HOST_CHARS_SHOWN, BACKLOG_MAX, FAILURE_REMINDER,
+};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
+use crate::terminal;
 
 const PAGE: &str = include_str!("page.html");
-/// A peer that takes longer to ask, or to take the answer, is closed.
+/// A peer that takes longer to take the answer is closed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What there is to see.
@@ -42,9 +48,33 @@ pub struct View {
     pub newest: Newest,
     /// As at the start.
     pub config: Arc<Config>,
+    pub host_log: HostLog,
+}
+
+/// When a refused `Host` was last logged: callers choose the value, so that not each may have its line.
+#[derive(Clone, Debug, Default)]
+pub struct HostLog(Arc<Mutex<Option<Instant>>>);
+
+impl HostLog {
+    /// True at most once in `limits::FAILURE_REMINDER`.
+    fn is_due(&self, now: Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| now.duration_since(last) >= FAILURE_REMINDER);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
 }
 
 impl View {
+    /// As configured now.
+    fn allowed_hosts(&self) -> Vec<String> {
+        let Published { config, .. } = self.newest.look();
+        let config = config.as_ref().unwrap_or(&self.config);
+        config.admin.as_ref().map(|admin| admin.allowed_hosts.clone()).unwrap_or_default()
+    }
+
     /// Why it is not ready, and whether it is shutting down.
     fn readiness(&self) -> (Option<&'static str>, bool) {
         let Published { snapshot, config } = self.newest.look();
@@ -92,53 +122,114 @@ pub fn start(listener: TcpListener, view: View) -> io::Result<()> {
 }
 
 fn accept(listener: &TcpListener, view: &View) {
-    let open = Arc::new(AtomicUsize::new(0));
+    let peers = Peers::new(Arc::clone(&view.metrics));
     loop {
+        while peers.is_full() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let Ok((stream, _)) = listener.accept() else {
             // No descriptors left: wait for some instead of spinning.
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        if open.fetch_add(1, Ordering::Relaxed) >= ADMIN_CONNECTIONS_MAX {
-            open.fetch_sub(1, Ordering::Relaxed);
-            continue;
-        }
-        let (view, counted) = (view.clone(), open.clone());
+        let (view, peer) = (view.clone(), peers.add(stream));
         let thread = std::thread::Builder::new().name("admin-peer".to_owned()).stack_size(256 * 1024);
-        let spawned = thread.spawn(move || {
-            // A peer that went away is no news.
-            let _ = converse(stream, &view);
-            counted.fetch_sub(1, Ordering::Relaxed);
+        // Without a thread the connection is closed with its guard.
+        let _ = thread.spawn(move || {
+            let is_slow = converse(&peer, &view).is_err_and(|error| is_excess(error.kind()));
+            view.metrics.background.admin_connections_closed.add(u64::from(is_slow));
         });
-        if spawned.is_err() {
-            open.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 }
 
-fn converse(mut stream: TcpStream, view: &View) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut head = Vec::with_capacity(1024);
-    let mut chunk = [0; 1024];
-    // A byte now and then must not hold one of the few threads.
+/// Whether a connection was ended by a limit of ours; a peer that went away is not counted.
+fn is_excess(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::TimedOut | ErrorKind::WouldBlock | ErrorKind::InvalidData)
+}
+
+fn converse(peer: &PeerGuard, view: &View) -> io::Result<()> {
+    let mut stream = &*peer.stream;
+    let Some(head) = read_head(stream)? else { return Ok(()) };
     let until = Instant::now() + PATIENCE;
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        let count = stream.read(&mut chunk)?;
-        if count == 0 || Instant::now() > until || head.len() + count > ADMIN_HEAD_BYTES_MAX {
-            return Ok(());
+    let response = respond(&head, view);
+    let mut rest = &response[..];
+    while !rest.is_empty() {
+        stream.set_write_timeout(Some(left(until)?))?;
+        match stream.write(rest)? {
+            0 => return Err(ErrorKind::WriteZero.into()),
+            count => rest = &rest[count..],
         }
-        head.extend_from_slice(&chunk[..count]);
     }
-    stream.write_all(&respond(&head, view))?;
+    peer.answered();
     // Ends our side first and waits for the peer's end, so that it can read all before a reset.
     stream.shutdown(std::net::Shutdown::Write)?;
-    while stream.read(&mut chunk)? > 0 && Instant::now() < until {}
+    let mut chunk = [0; 1024];
+    while let Ok(time) = left(until)
+        && stream.set_read_timeout(Some(time)).is_ok()
+        && stream.read(&mut chunk).is_ok_and(|count| count > 0)
+    {}
     Ok(())
 }
 
+/// A whole request head; `None` if the peer closed the connection before.
+fn read_head(mut stream: &TcpStream) -> io::Result<Option<Vec<u8>>> {
+    let until = Instant::now() + ADMIN_HEAD_TIMEOUT;
+    let mut head = Vec::with_capacity(1024);
+    let mut chunk = [0; 1024];
+    loop {
+        // A byte now and then must not hold a thread, so the time is that of the whole head.
+        stream.set_read_timeout(Some(left(until)?))?;
+        let count = stream.read(&mut chunk)?;
+        if count == 0 {
+            return Ok(None);
+        }
+        if head.len() + count > ADMIN_HEAD_BYTES_MAX {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        // Only what is new is searched, with the three bytes before it.
+        let searched = head.len().saturating_sub(3);
+        head.extend_from_slice(&chunk[..count]);
+        if head[searched..].windows(4).any(|end| end == b"\r\n\r\n") {
+            return Ok(Some(head));
+        }
+    }
+}
+
+/// The time that is left, never zero.
+fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// An answer: status, content type, body.
+type Answer = (&'static str, &'static str, String);
+
+/// The answer to a `Host` that is invalid or not allowed.
+fn refuse_host(head: &[u8], view: &View) -> Option<Answer> {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    let host = match host::check(head, &view.allowed_hosts()) {
+        HostCheck::Allowed => return None,
+        HostCheck::Invalid => {
+            return Some(("400 Bad Request", TEXT, "The request must have one Host field.\n".to_owned()));
+        }
+        HostCheck::Refused(host) => host,
+    };
+    let host: String = host.chars().take(ADMIN_HOST_CHARS_SHOWN).collect();
+    view.metrics.background.admin_hosts_refused.add(1);
+    if view.host_log.is_due(Instant::now()) {
+        let hint = "add the name to admin.allowed_hosts, or use an IP address or localhost";
+        view.log.event(Level::Warning, "admin_host_refused", &[("host", &host), ("hint", &hint)]);
+    }
+    let body = format!(
+        "Host \"{}\" is not allowed on the admin port: add the name to the setting admin.allowed_hosts \
+         (ADMIN_ALLOWED_HOSTS), or use an IP address or localhost.\n",
+        terminal::escape(&host)
+    );
+    Some(("421 Misdirected Request", TEXT, body))
+}
+
 /// As the main port answers it.
-fn readiness(view: &View) -> (&'static str, &'static str, String) {
+fn readiness(view: &View) -> Answer {
     let (_, look) = view.look();
     let status = if look.reason.is_none() { "200 OK" } else { "503 Service Unavailable" };
     (status, "application/json", look.body)
@@ -150,7 +241,12 @@ fn respond(head: &[u8], view: &View) -> Vec<u8> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (method, target) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
-    let (status, content_type, body) = match (method, path) {
+    let (status, content_type, body) = refuse_host(head, view).unwrap_or_else(|| route(method, path, view));
+    write_response(method, (status, content_type, &body))
+}
+
+fn route(method: &[u8], path: &[u8], view: &View) -> Answer {
+    match (method, path) {
         (b"GET" | b"HEAD", b"/metrics") => {
             ("200 OK", "text/plain; version=0.0.4; charset=utf-8", prometheus::render(view))
         }
@@ -167,7 +263,10 @@ fn respond(head: &[u8], view: &View) -> Vec<u8> {
                 .to_owned(),
         ),
         _ => ("405 Method Not Allowed", "text/plain; charset=utf-8", "GET or HEAD.\n".to_owned()),
-    };
+    }
+}
+
+fn write_response(method: &[u8], (status, content_type, body): (&str, &str, &str)) -> Vec<u8> {
     let mut response = Vec::with_capacity(body.len() + 512);
     // Writing to a vector cannot fail. The page may load nothing and run nothing but itself.
     let _ = write!(

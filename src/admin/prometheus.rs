@@ -23,6 +23,7 @@ pub fn render(view: &View) -> String {
     traffic(&mut text, metrics);
     reactors(&mut text, metrics);
     supervisor(&mut text, metrics);
+    background(&mut text, metrics);
     environments(&mut text, metrics);
     text.single(
         "log_records_dropped_total",
@@ -232,6 +233,43 @@ fn supervisor(text: &mut Text, metrics: &Metrics) {
     for (name, kind, help, counter) in rows {
         text.single(name, kind, help, counter.value());
     }
+}
+
+fn background(text: &mut Text, metrics: &Metrics) {
+    let numbers = &metrics.background;
+    let rows = [
+        (
+            "admin_connections_closed_total",
+            "Admin connections closed unanswered: too slow with a request head, or the longest-waiting at the limit.",
+            &numbers.admin_connections_closed,
+        ),
+        (
+            "admin_hosts_refused_total",
+            "Admin requests answered 421 because admin.allowed_hosts does not list their Host.",
+            &numbers.admin_hosts_refused,
+        ),
+        (
+            "realtime_floods_total",
+            "Upstream event streams closed because they sent more than the limit per second.",
+            &numbers.realtime_floods,
+        ),
+    ];
+    for (name, help, counter) in rows {
+        text.single(name, "counter", help, counter.value());
+    }
+    let supervisor = &metrics.supervisor;
+    text.single(
+        "discovery_empty",
+        "gauge",
+        "1 while discovery lists no environment and the earlier ones are served.",
+        u8::from(supervisor.discovery_empty_since_ms.value() > 0),
+    );
+    text.single(
+        "discovery_pairs_rejected",
+        "gauge",
+        "Key pairs in the last answer of discovery that were rejected.",
+        supervisor.discovery_pairs_rejected.value(),
+    );
 }
 
 fn environments(text: &mut Text, metrics: &Metrics) {

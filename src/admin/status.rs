@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::View;
 use super::process::Process;
 use crate::config::Secret;
-use crate::metrics::{EnvironmentMetrics, Histogram, ReactorMetrics};
+use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
 use crate::snapshot::Source;
 
 /// The body of `/status.json`.
@@ -65,10 +65,17 @@ pub fn render(view: &View) -> String {
             "sent": metrics.supervisor.analytics_sent.value(),
             "lost": metrics.supervisor.analytics_lost.value(),
         },
+        "discovery_empty_since": discovery_empty_since(metrics),
         "log_records_dropped": view.log.dropped(),
         "errors": errors,
     });
     status.to_string()
+}
+
+/// Seconds since 1970, or `None` unless discovery lists no environment while earlier ones are served.
+fn discovery_empty_since(metrics: &Metrics) -> Option<f64> {
+    let since_ms = metrics.supervisor.discovery_empty_since_ms.value();
+    (since_ms > 0).then(|| since_ms as f64 / 1e3)
 }
 
 fn reactor(index: usize, reactor: &ReactorMetrics) -> Value {

@@ -13,11 +13,18 @@ fn view() -> View {
     let log = Log::start_to(&settings, io::sink()).expect("a thread");
     let inputs = config::source::Inputs { without_file: true, may_serve_nothing: true, ..Default::default() };
     let config = Arc::new(config::read(&inputs).expect("the defaults").0);
-    View { metrics: Arc::new(Metrics::new(&[0, 1])), log, newest: Newest::default(), config }
+    View {
+        metrics: Arc::new(Metrics::new(&[0, 1])),
+        log,
+        newest: Newest::default(),
+        config,
+        host_log: HostLog::default(),
+    }
 }
 
 fn get(path: &str, view: &View) -> String {
-    String::from_utf8(respond(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes(), view)).expect("UTF-8")
+    String::from_utf8(respond(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes(), view))
+        .expect("UTF-8")
 }
 
 #[test]
@@ -91,7 +98,11 @@ fn status_is_json_and_shows_the_newest_errors_last() {
 fn there_is_nothing_else_and_nothing_to_change() {
     let view = view();
     let status = |head: &str| {
-        let answer = String::from_utf8(respond(head.as_bytes(), &view)).expect("UTF-8");
+        let answer = String::from_utf8(respond(
+            head.replacen("\r\n", "\r\nHost: [::1]:8001\r\n", 1).as_bytes(),
+            &view,
+        ))
+        .expect("UTF-8");
         answer.split(' ').nth(1).expect("a status").to_owned()
     };
     assert_eq!(status("GET / HTTP/1.1\r\n\r\n"), "200");
@@ -99,7 +110,7 @@ fn there_is_nothing_else_and_nothing_to_change() {
     assert_eq!(status("GET /api/v1/flags/ HTTP/1.1\r\n\r\n"), "404");
     assert_eq!(status("POST /metrics HTTP/1.1\r\n\r\n"), "405");
     assert_eq!(status("\r\n\r\n"), "405");
-    let head = String::from_utf8(respond(b"HEAD /metrics HTTP/1.1\r\n\r\n", &view)).expect("UTF-8");
+    let head = String::from_utf8(respond(b"HEAD /metrics HTTP/1.0\r\n\r\n", &view)).expect("UTF-8");
     assert!(head.ends_with("\r\n\r\n") && !head.contains("content-length: 0\r\n"), "{head}");
 }
 

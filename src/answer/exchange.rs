@@ -61,10 +61,7 @@ impl<'a> Exchange<'a> {
     /// What the request's key opens, and the document there.
     pub fn open(&mut self) -> Result<(&'a Environment, Role), Denied<'a>> {
         let key = self.fields.environment_key.ok_or(Denied::KeyMissing)?;
-        let access = self.snapshot.access(key).ok_or_else(|| self.unknown(key))?;
-        if access.expires_at.is_some_and(|expires_at| expires_at <= self.now) {
-            return Err(self.unknown(key));
-        }
+        let access = self.snapshot.access_at(key, self.now).ok_or_else(|| self.unknown(key))?;
         let slot = self.snapshot.slots.get(access.slot).ok_or_else(|| self.unknown(key))?;
         self.outcome.slot = Some(access.slot);
         self.outcome.role = Some(access.role);

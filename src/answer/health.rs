@@ -14,7 +14,7 @@ use crate::config::{Config, Require, Staleness};
 use crate::encode::json;
 use crate::http::{Body, ContentType, Status};
 use crate::limits::YEAR_10000_SECONDS;
-use crate::snapshot::{Slot, Snapshot, Source};
+use crate::snapshot::{LastError, Slot, Snapshot, Source};
 
 /// When an environment counts as ready.
 #[derive(Debug)]
@@ -22,6 +22,15 @@ pub struct Rules {
     staleness: Staleness,
     require: Require,
     ready_from_cache: bool,
+}
+
+/// Who reads a health body, and so how much of an error it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    /// Any caller of the main port: only the kind of an error. Its text names upstream hosts and files.
+    Public,
+    /// Callers of the admin port.
+    Operator,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +124,7 @@ pub fn look(config: &Config, snapshot: &Snapshot) -> Look {
     let rules = Rules::new(config);
     let reason = rules.reason(snapshot);
     let mut body = Vec::new();
-    write(&rules, snapshot, reason, &mut body);
+    write(&rules, snapshot, reason, Audience::Operator, &mut body);
     let age_max = rules.staleness.age_max(snapshot.slots.len());
     let states = snapshot.slots.iter().map(|slot| rules.state(slot, age_max).name()).collect();
     Look { body: String::from_utf8_lossy(&body).into_owned(), reason, states }
@@ -127,7 +136,7 @@ pub(super) fn readiness(exchange: &mut Exchange<'_>, desk: &mut Desk) {
     let reason = rules.reason(exchange.snapshot);
     let mut body = std::mem::take(&mut desk.body);
     body.clear();
-    write(rules, exchange.snapshot, reason, &mut body);
+    write(rules, exchange.snapshot, reason, Audience::Public, &mut body);
     exchange.vary(desk);
     desk.lines.extend_from_slice(b"cache-control: no-store\r\n");
     let status = Status(if reason.is_some() { 503 } else { 200 });
@@ -135,7 +144,7 @@ pub(super) fn readiness(exchange: &mut Exchange<'_>, desk: &mut Desk) {
     desk.body = body;
 }
 
-fn write(rules: &Rules, snapshot: &Snapshot, reason: Option<&str>, out: &mut Vec<u8>) {
+fn write(rules: &Rules, snapshot: &Snapshot, reason: Option<&str>, audience: Audience, out: &mut Vec<u8>) {
     out.extend_from_slice(match reason {
         None => b"{\"status\":\"ok\",\"reason\":null,\"last_successful_update\":",
         Some(_) => b"{\"status\":\"error\",\"reason\":",
@@ -153,12 +162,12 @@ fn write(rules: &Rules, snapshot: &Snapshot, reason: Option<&str>, out: &mut Vec
         if index > 0 {
             out.push(b',');
         }
-        write_slot(slot, rules.state(slot, age_max), out);
+        write_slot(slot, rules.state(slot, age_max), audience, out);
     }
     out.extend_from_slice(b"]}");
 }
 
-fn write_slot(slot: &Slot, state: State, out: &mut Vec<u8>) {
+fn write_slot(slot: &Slot, state: State, audience: Audience, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"client_side_key\":");
     let shown =
         slot.client_side_key.char_indices().nth(6).map_or("", |(end, _)| &slot.client_side_key[..end]);
@@ -174,9 +183,10 @@ fn write_slot(slot: &Slot, state: State, out: &mut Vec<u8>) {
     let seconds = seconds.filter(|seconds| (0.0..YEAR_10000_SECONDS as f64).contains(seconds));
     write_time(seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs_f64(seconds)), out);
     out.extend_from_slice(b",\"last_error\":");
-    match &slot.last_error {
-        Some(error) => json::string(error, out),
-        None => out.extend_from_slice(b"null"),
+    match (&slot.last_error, audience) {
+        (Some(LastError { kind, .. }), Audience::Public) => json::string(kind, out),
+        (Some(LastError { text, .. }), Audience::Operator) => json::string(text, out),
+        (None, _) => out.extend_from_slice(b"null"),
     }
     out.push(b'}');
 }

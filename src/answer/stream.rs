@@ -4,9 +4,11 @@
 //! event whenever the environment's time is another one. Two vocabularies on two paths, since
 //! Flagsmith's SDKs take any event as theirs: `environment_updated` with `updated_at`, and
 //! OpenFeature's `refetchEvaluation`. Invariant: the time is the one that answers carry as
-//! `x-flagsmith-document-updated-at`, always with a decimal point. Who holds the socket is not
-//! known here; a [`Subscription`] is all that is kept of a subscriber between two events.
+//! `x-flagsmith-document-updated-at`, always with a decimal point. A stream is open only while its key
+//! is valid, by the rule of every route. Who holds the socket is not known here; a [`Subscription`] is
+//! all that is kept of a subscriber between two events.
 use std::io::Write;
+use std::time::SystemTime;
 
 use super::{Desk, Exchange};
 use crate::http::response::{LAST_CHUNK, chunk};
@@ -26,10 +28,10 @@ pub enum Vocabulary {
     Ofrep,
 }
 
-/// One subscriber: which environment, and what it was told last.
-#[derive(Debug)]
+/// One subscriber: the key it came with, and what it was told last.
 pub struct Subscription {
-    client_side_key: Box<str>,
+    /// As sent; it may be a server-side key, so it has no place in a log.
+    key: Box<[u8]>,
     vocabulary: Vocabulary,
     /// HTTP/1.1: what is written is chunked.
     is_chunked: bool,
@@ -45,8 +47,8 @@ struct Told {
 }
 
 impl Subscription {
-    pub fn new(client_side_key: &str, vocabulary: Vocabulary, is_chunked: bool) -> Self {
-        Self { client_side_key: client_side_key.into(), vocabulary, is_chunked, told: None }
+    pub fn new(key: &[u8], vocabulary: Vocabulary, is_chunked: bool) -> Self {
+        Self { key: key.into(), vocabulary, is_chunked, told: None }
     }
 
     /// Appends a comment, for a stream that was quiet for long.
@@ -63,11 +65,17 @@ impl Subscription {
         if self.is_chunked { chunk(out, write) } else { write(out) }
     }
 
+    /// Whether the key still opens its environment: not after the environment was removed or the key
+    /// revoked, nor once the key has expired.
+    pub fn is_valid(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
+        snapshot.access_at(&self.key, now).is_some()
+    }
+
     /// Appends an event if the environment is another one than the subscriber was told of. Flagsmith's
     /// SDKs go by the time alone; OpenFeature's do not, and an identity override may have changed
     /// without moving it (compatibility.md 4.1). False: nothing to write.
     pub fn catch_up(&mut self, snapshot: &Snapshot, out: &mut Vec<u8>) -> bool {
-        let access = snapshot.access(self.client_side_key.as_bytes());
+        let access = snapshot.access(&self.key);
         let slot = access.and_then(|access| snapshot.slots.get(access.slot));
         let Some(environment) = slot.and_then(|slot| slot.environment.as_deref()) else { return false };
         let updated_at = environment.updated_at().filter(|time| time.is_finite());
@@ -79,6 +87,13 @@ impl Subscription {
         self.told = Some(now);
         self.write(out, |out| write_event(self.vocabulary, updated_at, out));
         true
+    }
+}
+
+impl std::fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { vocabulary, is_chunked, told, .. } = self;
+        write!(f, "Subscription({vocabulary:?}, is_chunked: {is_chunked}, {told:?})")
     }
 }
 
@@ -108,10 +123,9 @@ pub(super) fn open(
     vocabulary: Vocabulary,
     desk: &mut Desk,
 ) -> Option<Subscription> {
-    let access = exchange.snapshot.access(key);
-    let slot = access.and_then(|access| exchange.snapshot.slots.get(access.slot));
-    let (Some(access), Some(slot)) = (access, slot) else {
+    let Some(access) = exchange.snapshot.access_at(key, exchange.now) else {
         let denied = exchange.unknown(key);
+        exchange.vary(desk);
         exchange.deny(desk, denied);
         return None;
     };
@@ -124,7 +138,7 @@ pub(super) fn open(
     if exchange.reply.head {
         return None;
     }
-    let mut subscription = Subscription::new(&slot.client_side_key, vocabulary, !exchange.reply.http_10);
+    let mut subscription = Subscription::new(key, vocabulary, !exchange.reply.http_10);
     subscription.write(&mut exchange.output.bytes, |out| out.extend_from_slice(RETRY));
     subscription.catch_up(exchange.snapshot, &mut exchange.output.bytes);
     Some(subscription)

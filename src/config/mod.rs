@@ -21,6 +21,8 @@ use std::time::Duration;
 
 pub use cores::Cores;
 pub use read::read;
+
+use crate::terminal::escape;
 use source::Origin;
 
 /// What `render-config` prints and writes: the defaults, with an example of a key pair.
@@ -110,6 +112,8 @@ pub struct Config {
     pub realtime: Realtime,
     /// Environments are discovered from `<api_url>proxy/config/` with this key.
     pub proxy_key: Option<Secret>,
+    /// How long discovery must list no environment before the earlier ones are removed; zero: at once.
+    pub discovery_empty_grace: Duration,
     pub usage_flush_interval: Duration,
     pub analytics: Analytics,
     pub sse: Sse,
@@ -271,6 +275,9 @@ pub struct Sse {
 pub struct Admin {
     pub host: IpAddr,
     pub port: u16,
+    /// Names that requests may have as `Host`, in lower case; `*` is all, a leading dot covers subdomains. IP
+    /// addresses and `localhost` are always allowed.
+    pub allowed_hosts: Vec<String>,
 }
 
 /// When the proxy is ready.
@@ -355,14 +362,17 @@ impl Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.value.is_empty() {
-            return write!(f, "{}: missing; expected {} ({})", self.path, self.expected, self.origin);
+        // A line feed in a name or a value must not look like one more mistake.
+        let [path, value, origin, expected] =
+            [&self.path, &self.value, &self.origin, &self.expected].map(|text| escape(text));
+        if value.is_empty() {
+            return write!(f, "{path}: missing; expected {expected} ({origin})");
         }
         // Of the file as a whole both are its path.
-        if self.value == self.origin {
-            return write!(f, "{} {}: expected {}", self.path, self.value, self.expected);
+        if value == origin {
+            return write!(f, "{path} {value}: expected {expected}");
         }
-        write!(f, "{}: expected {}, not {} ({})", self.path, self.expected, self.value, self.origin)
+        write!(f, "{path}: expected {expected}, not {value} ({origin})")
     }
 }
 
@@ -390,7 +400,7 @@ impl fmt::Display for ConfigError {
         self.mistakes.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))?;
         let unknown = self.notices.iter().filter(|notice| notice.is_unknown_name());
         unknown.clone().take(1).try_for_each(|_| f.write_str("\nand this was not understood:"))?;
-        unknown.into_iter().try_for_each(|notice| write!(f, "\n  {}", notice.sentence()))
+        unknown.into_iter().try_for_each(|notice| write!(f, "\n  {}", escape(&notice.sentence())))
     }
 }
 

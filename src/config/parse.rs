@@ -162,6 +162,27 @@ pub fn url(value: &Value) -> Result<String, Expected> {
     if is_http && has_host && uri.query().is_none() { Ok(text.to_owned()) } else { Err(EXPECTED) }
 }
 
+/// Host names for `admin.allowed_hosts`, in lower case: a list, or text with commas between.
+pub fn hosts(value: &Value) -> Result<Vec<String>, Expected> {
+    const EXPECTED: Expected = "a host name such as \"proxy.example.com\" without a port, \".example.com\" for a \
+                                domain and its subdomains, \"*\" for all, or a list of them";
+    let items: Vec<&str> = match value {
+        Value::Null => Vec::new(),
+        Value::String(text) => text.split(',').collect(),
+        Value::Array(items) => items.iter().map(|item| item.as_str().unwrap_or_default()).collect(),
+        _ => return Err(EXPECTED),
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let host = |item: &str| {
+        let host = item.trim().to_ascii_lowercase();
+        let host = host.strip_suffix('.').unwrap_or(&host);
+        let is_name =
+            host.bytes().all(is_plain) && !host.trim_start_matches('.').is_empty() && !host.starts_with("..");
+        if host == "*" || is_name { Ok(host.to_owned()) } else { Err(EXPECTED) }
+    };
+    items.into_iter().map(host).collect()
+}
+
 pub fn origins(value: &Value) -> Result<Vec<String>, Expected> {
     const EXPECTED: Expected = "an origin such as \"https://www.example.com\", \"*\", or a list of them";
     let items: Vec<&str> = match value {

@@ -108,6 +108,7 @@ impl Reader {
             cache_dir: self.read("cache_dir", parse::optional_path, None),
             realtime: self.realtime(),
             proxy_key,
+            discovery_empty_grace: self.read("discovery_empty_grace_seconds", parse::duration, seconds(60)),
             usage_flush_interval: self.read("usage_flush_interval_seconds", parse::interval, seconds(60)),
             analytics: Analytics {
                 enabled: self.read("analytics.enabled", parse::boolean, true),
@@ -281,8 +282,9 @@ impl Reader {
 
     fn admin(&mut self) -> Option<Admin> {
         let host = self.read("admin.host", parse::address, [127, 0, 0, 1].into());
+        let allowed_hosts = self.read("admin.allowed_hosts", parse::hosts, Vec::new());
         let port = self.read("admin.port", parse::optional_port, None)?;
-        Some(Admin { host, port })
+        Some(Admin { host, port, allowed_hosts })
     }
 
     fn cores(&mut self, available: &Available) -> Vec<usize> {

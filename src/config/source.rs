@@ -45,6 +45,7 @@ const fn variable(path: &'static str, variables: &'static [&'static str]) -> Set
 
 /// Every setting there is. A value that is a list or a free object is one setting.
 pub const SETTINGS: &[Setting] = &[
+    plain("admin.allowed_hosts"),
     plain("admin.host"),
     plain("admin.port"),
     plain("allow_origins"),
@@ -61,6 +62,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("api_url"),
     plain("cache_dir"),
     variable("cores", &["WEB_CONCURRENCY"]),
+    plain("discovery_empty_grace_seconds"),
     plain("documents"),
     plain("endpoint_caches"),
     secret("environment_key_pairs"),

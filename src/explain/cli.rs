@@ -23,6 +23,7 @@ use crate::snapshot::Environment;
 use crate::supervisor::discovery::KEPT_AS;
 use crate::supervisor::poll::{Answered, Discovered, Upstream, parse_discovered};
 use crate::supervisor::store;
+use crate::terminal::escape_lines;
 
 /// What was typed for a trait, split and read.
 struct Typed<'a> {
@@ -56,7 +57,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout();
     // A reader that went away has seen what it wanted.
     let _ = if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&found)?)
+        writeln!(out, "{}", escape_lines(&serde_json::to_string_pretty(&found)?))
     } else {
         write!(out, "{found}")
     };
@@ -173,6 +174,7 @@ fn last_good(config: &Config, name: &str, failure: &str) -> Result<Vec<u8>, Stri
     };
     let kept = kept.ok_or_else(|| failure.to_owned())?;
     let at = OffsetDateTime::from(kept.saved_at).format(&Rfc3339).unwrap_or_default();
+    let failure = escape_lines(failure);
     eprintln!("edge-proxy: {failure}\nedge-proxy: explained from what cache_dir has since {at}");
     Ok(kept.document)
 }

@@ -4,8 +4,9 @@
 //! and a comment every `limits::STREAM_KEEP_ALIVE`. Invariant: while it waits it holds no buffer,
 //! no timer and no operation on the ring; the sweep and a new snapshot nudge it. A peer that went
 //! away shows when the next bytes cannot be written. It ends with `sse.max_stream_seconds`, with
-//! a peer that does not read, and at once when the reactor drains.
-use std::time::Duration;
+//! a peer that does not read, at once when the reactor drains or the environment is removed, and within
+//! `limits::STREAM_KEEP_ALIVE` of the end of its key.
+use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 
@@ -27,6 +28,9 @@ impl<T: Transport> Connection<T> {
             if self.reactor.draining.get() || close_tick.is_some_and(|tick| registry.is_past(tick)) {
                 return self.write_whole(subscription.end()).await.map(drop);
             }
+            if !self.is_valid(&subscription) {
+                return self.write_whole(subscription.end()).await.map(drop);
+            }
             // Looked at before each wait, for a snapshot may come while an event is written.
             let mut bytes = self.news(&mut subscription);
             if bytes.is_empty() && registry.is_past(quiet_tick) {
@@ -44,6 +48,11 @@ impl<T: Transport> Connection<T> {
             }
             self.place.mark.revive();
         }
+    }
+
+    fn is_valid(&self, subscription: &Subscription) -> bool {
+        let lease = self.reactor.lease.borrow();
+        lease.as_deref().is_none_or(|snapshot| subscription.is_valid(snapshot, SystemTime::now()))
     }
 
     fn news(&self, subscription: &mut Subscription) -> Vec<u8> {

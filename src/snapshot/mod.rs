@@ -113,6 +113,15 @@ fn microseconds(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Why the last poll of an environment failed.
+#[derive(Clone, Debug)]
+pub struct LastError {
+    /// Such as `timeout`; all that the public port shows.
+    pub kind: &'static str,
+    /// One line without secrets. It may hold host names and file paths, so only the admin port shows it.
+    pub text: Arc<str>,
+}
+
 /// One configured environment: its document, if there is one yet, and how fresh it is.
 #[derive(Clone, Debug)]
 pub struct Slot {
@@ -121,8 +130,7 @@ pub struct Slot {
     pub environment: Option<Arc<Environment>>,
     pub source: Source,
     pub freshness: Arc<Freshness>,
-    /// One line, secrets cut.
-    pub last_error: Option<Arc<str>>,
+    pub last_error: Option<LastError>,
 }
 
 /// Every environment at one instant.
@@ -147,6 +155,11 @@ impl Snapshot {
     /// What this key opens, or `None` if it is unknown.
     pub fn access(&self, key: &[u8]) -> Option<Access> {
         self.keys.get(key).copied()
+    }
+
+    /// As [`access`](Self::access), but a key that has expired by then is unknown. Every route asks this.
+    pub fn access_at(&self, key: &[u8], now: SystemTime) -> Option<Access> {
+        self.access(key).filter(|access| access.expires_at.is_none_or(|expires_at| expires_at > now))
     }
 }
 

@@ -2,21 +2,26 @@
 //!
 //! In: the answers of `proxy/config/` (compatibility.md 4.3). Out: environments added, re-keyed and removed.
 //! Invariants: environments of the configuration are never touched; a fetch that fails changes
-//! nothing; the last good answer is kept on disk like a document, for a restart while upstream is down.
-use std::collections::HashMap;
+//! nothing; nor does a list without any environment until it has been confirmed for a while; the last good
+//! answer is kept on disk like a document, for a restart while upstream is down.
+mod pairs;
+
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use pairs::{CheckedPairs, KnownKeys, RejectedPair};
 use sha2::{Digest, Sha256};
 
-use super::poll::{Discovered, PollError, PollErrorKind, ServerKey, Upstream, Validators, parse_discovered};
+use super::poll::{Discovered, PollError, PollErrorKind, Upstream, Validators, parse_discovered};
 use super::pool::guarded;
 use super::schedule::{Retry, Schedule, jitter};
 use super::store::Kept;
+use super::watched::Watched;
 use super::{Event, Supervisor};
 use crate::config::{Config, EnvironmentConfig, Level};
-use crate::limits;
+use crate::limits::{self, DISCOVERY_WARNINGS_MAX};
 
 /// The name under which the last good answer is kept. No client-side key has a slash.
 pub(crate) const KEPT_AS: &str = "proxy/config/";
@@ -31,6 +36,12 @@ pub struct Discovery {
     in_flight: bool,
     failure: Option<PollErrorKind>,
     has_answer: bool,
+    /// When the first of the answers in a row was that list no environment.
+    empty_since: Option<Instant>,
+    /// `discovery_empty` was logged, and the list has not had an environment since.
+    is_empty_logged: bool,
+    /// The pairs of the last answer that were rejected; each is logged when it is first seen.
+    rejected: HashSet<RejectedPair>,
 }
 
 impl Discovery {
@@ -38,7 +49,15 @@ impl Discovery {
     pub fn new(config: &Config, now: Instant) -> Option<Self> {
         config.proxy_key.as_ref()?;
         let schedule = Schedule::new(config.api_poll_frequency, now);
-        Some(Self { schedule, in_flight: false, failure: None, has_answer: false })
+        Some(Self {
+            schedule,
+            in_flight: false,
+            failure: None,
+            has_answer: false,
+            empty_since: None,
+            is_empty_logged: false,
+            rejected: HashSet::new(),
+        })
     }
 
     /// Whether upstream ever told which environments there are. Until then a key that is not known may
@@ -112,6 +131,9 @@ impl Supervisor {
                 if discovery.failure.take().is_some() {
                     self.records.log.event(Level::Info, "discovery_recovered", &[]);
                 }
+                if self.is_unconfirmed_empty(environments.is_empty(), now, clock) {
+                    return;
+                }
                 if let Some(store) = &self.records.store {
                     let digest = Sha256::digest(&answer).into();
                     let kept =
@@ -123,6 +145,8 @@ impl Supervisor {
                 }
             }
             Err(error) => {
+                // It did not confirm an empty list.
+                discovery.empty_since = None;
                 let delay = discovery.schedule.failed(now, discovery.retry(), error.retry_after, jitter());
                 if discovery.failure.replace(error.kind) != Some(error.kind) {
                     let fields: [(_, &dyn Display); 3] = [
@@ -136,13 +160,94 @@ impl Supervisor {
         }
     }
 
+    /// Whether the answer lists no environment and must not count yet: a fault upstream looks the same as the
+    /// removal of all environments, and would end every client's service at once.
+    fn is_unconfirmed_empty(&mut self, is_empty: bool, now: Instant, clock: SystemTime) -> bool {
+        let has_earlier = self.watched.iter().any(Watched::is_discovered);
+        let grace = self.config.discovery_empty_grace;
+        let Some(discovery) = &mut self.discovery else { return false };
+        let since_ms = &self.records.metrics.supervisor.discovery_empty_since_ms;
+        let since = *discovery.empty_since.get_or_insert(now);
+        if !is_empty || !has_earlier || now.duration_since(since) >= grace {
+            discovery.empty_since = None;
+            since_ms.set(0);
+            if std::mem::take(&mut discovery.is_empty_logged) && !is_empty {
+                self.records.log.event(Level::Info, "discovery_recovered", &[]);
+            }
+            return false;
+        }
+        if !std::mem::replace(&mut discovery.is_empty_logged, true) {
+            let time = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
+            since_ms.set(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+            let hint = "the list of environments is empty; they are removed if it stays so for \
+                        discovery_empty_grace_seconds";
+            let fields: [(_, &dyn Display); 3] = [
+                ("serving", &"the environments known before"),
+                ("grace_seconds", &grace.as_secs_f64()),
+                ("hint", &hint),
+            ];
+            self.records.log.event(Level::Warning, "discovery_empty", &fields);
+        }
+        true
+    }
+
+    /// The keys that an answer must agree with.
+    fn known_keys(&self) -> KnownKeys {
+        let mut known = KnownKeys::default();
+        for watched in &self.watched {
+            let client_side_key = watched.client_side_key().to_owned();
+            if let Some(keys) = watched.discovered_keys() {
+                known.discovered.insert(client_side_key, keys.to_vec());
+            } else if let Some(key) = &watched.config.server_side_key {
+                known.configured.insert(key.expose().to_owned(), client_side_key);
+            }
+        }
+        known
+    }
+
+    /// Logs each pair that was not rejected in the answer before.
+    fn log_rejected(&mut self, rejected: Vec<RejectedPair>) {
+        let Some(discovery) = &mut self.discovery else { return };
+        self.records.metrics.supervisor.discovery_pairs_rejected.set(rejected.len() as u64);
+        let (log, mut new) = (&self.records.log, 0_usize);
+        for pair in rejected.iter().filter(|pair| !discovery.rejected.contains(*pair)) {
+            new += 1;
+            if new > DISCOVERY_WARNINGS_MAX {
+                continue;
+            }
+            let hint = "correct the key at upstream; environments that were valid before are served on";
+            let client_side_key = ("client_side_key", &pair.client_side_key as &dyn Display);
+            let (reason, hint) = (("reason", &pair.reason as &dyn Display), ("hint", &hint as &dyn Display));
+            match &pair.server_side_key {
+                Some(key) => {
+                    let key = ("server_side_key", key as &dyn Display);
+                    log.event(
+                        Level::Warning,
+                        "discovered_pair_rejected",
+                        &[client_side_key, key, reason, hint],
+                    );
+                }
+                None => {
+                    log.event(Level::Warning, "discovered_pair_rejected", &[client_side_key, reason, hint])
+                }
+            }
+        }
+        if new > DISCOVERY_WARNINGS_MAX {
+            let more = new - DISCOVERY_WARNINGS_MAX;
+            log.event(Level::Warning, "discovered_pairs_rejected", &[("more_count", &more)]);
+        }
+        discovery.rejected = rejected.into_iter().collect();
+    }
+
     /// Watches exactly these discovered environments; true if something changed.
     fn watch_discovered(&mut self, environments: Vec<Discovered>, now: Instant, clock: SystemTime) -> bool {
-        let usable = usable(environments, clock);
+        let CheckedPairs { usable, rejected } = pairs::check(environments, &self.known_keys(), clock);
+        self.log_rejected(rejected);
+        let listed: HashSet<&str> = usable.iter().map(|known| known.client_side_key.as_str()).collect();
         let (records, count) = (&self.records, self.watched.len());
         self.watched.retain(|watched| {
             let key = watched.client_side_key();
-            let stays = !watched.is_discovered() || usable.iter().any(|known| known.client_side_key == key);
+            let stays = !watched.is_discovered() || listed.contains(key);
             if !stays {
                 records.log.event(Level::Info, "environment_removed", &[("client_side_key", &key)]);
                 records.metrics.forget_environment(key);
@@ -164,59 +269,5 @@ impl Supervisor {
             }
         }
         changed
-    }
-}
-
-/// Those that can be polled: with a name, and with a key that is good now. Of one that is listed twice
-/// the keys are taken together, or each answer would re-key it.
-fn usable(environments: Vec<Discovered>, clock: SystemTime) -> Vec<Discovered> {
-    let mut usable: Vec<Discovered> = Vec::with_capacity(environments.len());
-    let mut places: HashMap<String, usize> = HashMap::new();
-    for environment in environments.into_iter().filter(|listed| !listed.client_side_key.is_empty()) {
-        match places.get(&environment.client_side_key) {
-            Some(&place) => {
-                let held = &mut usable[place].server_side_keys;
-                let more = environment.server_side_keys.into_iter().filter(|key| !held.contains(key));
-                let more: Vec<ServerKey> = more.collect();
-                held.extend(more);
-            }
-            None => {
-                places.insert(environment.client_side_key.clone(), usable.len());
-                usable.push(environment);
-            }
-        }
-    }
-    usable.retain(|environment| environment.server_side_keys.iter().any(|key| key.is_good_at(clock)));
-    usable
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::config::Secret;
-
-    #[test]
-    fn an_environment_listed_twice_is_one_with_all_its_keys() {
-        let clock = SystemTime::now();
-        let listed = |client_side_key: &str, keys: &[(&str, Option<SystemTime>)]| Discovered {
-            client_side_key: client_side_key.into(),
-            server_side_keys: keys
-                .iter()
-                .map(|(key, expires_at)| ServerKey { key: Secret::new(*key), expires_at: *expires_at })
-                .collect(),
-        };
-        let over = Some(clock - Duration::from_secs(1));
-        let found = usable(
-            vec![
-                listed("a", &[("ser.1", None)]),
-                listed("", &[("ser.2", None)]),
-                listed("b", &[("ser.3", over)]),
-                listed("a", &[("ser.1", None), ("ser.4", over)]),
-            ],
-            clock,
-        );
-        assert_eq!(found, [listed("a", &[("ser.1", None), ("ser.4", over)])]);
     }
 }

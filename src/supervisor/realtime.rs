@@ -63,17 +63,22 @@ impl<F: Fn(f64)> Follower<F> {
             let started = Instant::now();
             let ended = self.follow(&mut told);
             self.connected(false);
-            // Upstream ends every stream after half a minute or so: no failure, and no time to lose.
-            failures =
-                if started.elapsed() >= limits::STREAM_SETTLED { 0 } else { failures.saturating_add(1) };
+            // Upstream ends every stream after half a minute or so: no failure, and no time to lose. One that
+            // sends too much is a failure however long it lived.
+            let is_excessive = ended.as_ref().is_err_and(|error| is_excess(error.kind));
+            let is_settled = started.elapsed() >= limits::STREAM_SETTLED && !is_excessive;
+            failures = if is_settled { 0 } else { failures.saturating_add(1) };
             if self.has_ended() {
                 return;
             }
             let mut asked = Duration::ZERO;
             if let Err(error) = ended {
                 asked = error.retry_after.unwrap_or_default().min(limits::RETRY_AFTER_HELD_MAX);
+                let is_flood = error.kind == PollErrorKind::Flood;
+                self.metrics.background.realtime_floods.add(u64::from(is_flood));
                 if told.as_ref().is_none_or(|before| before.kind != error.kind) {
-                    self.event(Level::Warning, "realtime_lost", &error.message);
+                    let event = if is_flood { "realtime_flood" } else { "realtime_lost" };
+                    self.event(Level::Warning, event, &error.message);
                 }
                 told = Some(error);
             }
@@ -90,8 +95,11 @@ impl<F: Fn(f64)> Follower<F> {
     fn follow(&self, told: &mut Option<PollError>) -> Result<(), PollError> {
         let mut stream = self.upstream.stream(&self.key)?;
         self.connected(true);
-        // A stream that sent nonsense opens like any other: it is well when it sends something else.
-        let mut is_doubted = told.as_ref().is_some_and(|told| told.kind == PollErrorKind::TooLarge);
+        // A stream that sent too much opens like any other: it has recovered once it sends whole lines at a
+        // rate that is allowed.
+        let mut is_doubted = told.as_ref().is_some_and(|told| is_excess(told.kind));
+        let opened = Instant::now();
+        let mut rate = Rate::new(opened);
         if !is_doubted && told.take().is_some() {
             self.recovered();
         }
@@ -102,8 +110,23 @@ impl<F: Fn(f64)> Follower<F> {
             if count == 0 || self.has_ended() {
                 return Ok(());
             }
+            let now = Instant::now();
+            let lines = piece[..count].iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count();
+            if !rate.add(count, lines, now) {
+                return Err(PollError::new(
+                    PollErrorKind::Flood,
+                    format!(
+                        "the event stream sent more than {} bytes or {} lines within a second: see what is behind \
+                         realtime.url; documents are polled all the same",
+                        limits::STREAM_WINDOW_BYTES_MAX,
+                        limits::STREAM_WINDOW_LINES_MAX
+                    ),
+                ));
+            }
+            let was_flood = told.as_ref().is_some_and(|told| told.kind == PollErrorKind::Flood);
+            let is_calm = !was_flood || now.duration_since(opened) > limits::STREAM_WINDOW;
             let is_bounded = events.feed(&piece[..count], |updated_at| (self.tell)(updated_at));
-            if is_bounded && is_doubted && piece[..count].contains(&b'\n') {
+            if is_bounded && is_doubted && is_calm && piece[..count].contains(&b'\n') {
                 is_doubted = false;
                 *told = None;
                 self.recovered();
@@ -137,6 +160,39 @@ impl<F: Fn(f64)> Follower<F> {
 
     fn event(&self, level: Level, event: &'static str, what: &dyn std::fmt::Display) {
         self.log.event(level, event, &[("client_side_key", &self.key), ("reason", what)]);
+    }
+}
+
+/// Whether a stream failed by what it sent.
+fn is_excess(kind: PollErrorKind) -> bool {
+    matches!(kind, PollErrorKind::TooLarge | PollErrorKind::Flood)
+}
+
+/// What a stream sent within the current window.
+#[derive(Debug)]
+struct Rate {
+    window_end: Instant,
+    bytes: usize,
+    lines: usize,
+    /// A stream cut into single bytes costs a read for each.
+    reads: usize,
+}
+
+impl Rate {
+    fn new(now: Instant) -> Self {
+        Self { window_end: now + limits::STREAM_WINDOW, bytes: 0, lines: 0, reads: 0 }
+    }
+
+    /// Takes one read; false when the stream sends faster than it may.
+    fn add(&mut self, bytes: usize, lines: usize, now: Instant) -> bool {
+        if now >= self.window_end {
+            *self = Self::new(now);
+        }
+        self.bytes += bytes;
+        self.lines += lines;
+        self.reads += 1;
+        self.bytes <= limits::STREAM_WINDOW_BYTES_MAX
+            && self.lines.max(self.reads) <= limits::STREAM_WINDOW_LINES_MAX
     }
 }
 
@@ -223,6 +279,24 @@ mod tests {
         ] {
             assert_eq!(events(&[text]), [] as [f64; 0], "{text}");
         }
+    }
+
+    #[test]
+    fn a_stream_may_send_so_much_a_second_and_no_more() {
+        let start = Instant::now();
+        let taken = |bytes: usize, lines: usize| {
+            let mut rate = Rate::new(start);
+            (0..100_000).take_while(|_| rate.add(bytes, lines, start)).count()
+        };
+        assert_eq!(taken(4096, 1), limits::STREAM_WINDOW_BYTES_MAX / 4096);
+        assert_eq!(taken(10, 4), limits::STREAM_WINDOW_LINES_MAX / 4);
+        assert_eq!(taken(1, 0), limits::STREAM_WINDOW_LINES_MAX);
+        let mut rate = Rate::new(start);
+        let steady = (0..100).all(|second| {
+            let now = start + limits::STREAM_WINDOW * second;
+            (0..50).all(|_| rate.add(4096, 10, now))
+        });
+        assert!(steady, "each window has its own");
     }
 
     #[test]

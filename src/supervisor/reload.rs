@@ -5,6 +5,7 @@
 //! nothing; an environment that stays keeps its document; what cannot change while running is named.
 use std::fmt::Display;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -96,8 +97,12 @@ impl Supervisor {
         }
         if before.proxy_key != config.proxy_key {
             self.discovery = Discovery::new(&config, now);
+            let metrics = &self.records.metrics;
+            metrics.supervisor.discovery_empty_since_ms.set(0);
+            metrics.supervisor.discovery_pairs_rejected.set(0);
             if self.discovery.is_none() {
-                self.watched.retain(|watched| !watched.is_discovered());
+                let discovered = self.watched.extract_if(.., |watched| watched.is_discovered());
+                discovered.for_each(|watched| metrics.forget_environment(watched.client_side_key()));
             }
         }
         let (added, removed, changed) = self.watch_only(&config.environments, now);
@@ -182,6 +187,11 @@ fn is_same_config(one: &Config, other: &Config) -> bool {
         && format!("{one:?}") == format!("{other:?}")
 }
 
+/// Where the admin listener is, which is bound at start; whom it answers is read at each request.
+fn admin_address(config: &Config) -> Option<(IpAddr, u16)> {
+    config.admin.as_ref().map(|admin| (admin.host, admin.port))
+}
+
 /// Settings that differ and are read only at start.
 fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
     let (old, new) = (&before.server, &now.server);
@@ -205,7 +215,7 @@ fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
         ("server.driver", old.driver != new.driver),
         ("cores", before.cores != now.cores),
         ("cache_dir", before.cache_dir != now.cache_dir),
-        ("admin", before.admin != now.admin),
+        ("admin", admin_address(before) != admin_address(now)),
         ("logging.log_format", before.logging.log_format != now.logging.log_format),
         ("logging.enable_access_log", before.logging.enable_access_log != now.logging.enable_access_log),
     ];

@@ -43,6 +43,9 @@ def chart(executable):
         need(not complaints, f"helm lint of {name} {complaints or ''}".rstrip())
         rendered = template(values)
         manifests(name, "\n---\n".join(text for path, text in rendered.items() if path.endswith(".yaml")), executable)
+        config = json.loads(yaml.safe_load(rendered["edge-proxy/templates/configmap.yaml"])["data"]["config.json"])
+        names = config["admin"]["allowed_hosts"]
+        need("demo-edge-proxy-admin.flags" in names, f"the admin port of {name} answers to the name of its Service")
         if "config" in values:
             probes = rendered["edge-proxy/templates/deployment.yaml"]
             need(probes.count("port: admin") == 3, "its probes, which have no certificate, ask the admin port")

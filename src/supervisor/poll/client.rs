@@ -274,7 +274,7 @@ fn describe_io(error: &std::io::Error, name_from: &str) -> (PollErrorKind, Strin
     match error.kind() {
         ErrorKind::InvalidData => (PollErrorKind::Tls, handshake::describe_io(error)),
         ErrorKind::ConnectionRefused => {
-            (PollErrorKind::Connect, format!("connection refused: check that it runs there, and {name_from}"))
+            (PollErrorKind::Refused, format!("connection refused: check that it runs there, and {name_from}"))
         }
         kind if is_closed(kind) => {
             (PollErrorKind::Interrupted, "the connection broke before the whole answer was there".into())

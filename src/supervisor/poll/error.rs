@@ -4,11 +4,15 @@
 //! that goes on, and one line for people. Invariant: no key and no whole address stands in it.
 use std::time::Duration;
 
+use crate::snapshot::LastError;
+
 /// The kind of a failure: a line is logged when it changes, not for each poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollErrorKind {
     /// A name that does not resolve.
     Name,
+    /// Nothing listens at the address.
+    Refused,
     Connect,
     Tls,
     /// Silence, or a drip.
@@ -19,6 +23,8 @@ pub enum PollErrorKind {
     Redirect,
     Pages,
     TooLarge,
+    /// An event stream that sends faster than it may.
+    Flood,
     /// 304 though nothing is held.
     NotModified,
     /// The bytes came, but they are no environment document.
@@ -29,6 +35,31 @@ pub enum PollErrorKind {
     File,
     /// A defect of ours.
     Internal,
+}
+
+impl PollErrorKind {
+    /// The name that the public port shows: nothing in it depends on what upstream sent or on how the proxy
+    /// is configured, so it reveals no host name, path or key.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name_resolution",
+            Self::Refused => "connection_refused",
+            Self::Connect => "connection_failed",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Interrupted => "connection_interrupted",
+            Self::Status(_) => "http_status",
+            Self::Redirect => "redirect",
+            Self::Pages => "pagination",
+            Self::TooLarge => "too_large",
+            Self::Flood => "flood",
+            Self::NotModified => "not_modified",
+            Self::Document => "invalid_document",
+            Self::Key => "no_key",
+            Self::File => "file",
+            Self::Internal => "internal",
+        }
+    }
 }
 
 /// Why a poll failed. Never fatal.
@@ -54,5 +85,10 @@ pub fn misshapen(error: &serde_json::Error) -> String {
 impl PollError {
     pub fn new(kind: PollErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), retry_after: None }
+    }
+
+    /// What snapshots carry of it.
+    pub fn summary(&self) -> LastError {
+        LastError { kind: self.kind.name(), text: self.message.as_str().into() }
     }
 }

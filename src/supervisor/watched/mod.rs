@@ -139,6 +139,11 @@ impl Watched {
         self.discovered.is_some()
     }
 
+    /// Its server-side keys, if discovery listed it.
+    pub fn discovered_keys(&self) -> Option<&[ServerKey]> {
+        self.discovered.as_deref()
+    }
+
     /// Takes the server-side keys that upstream tells now; true if they are others.
     pub fn rekey(&mut self, keys: Vec<ServerKey>, now: Instant) -> bool {
         let keys = Some(keys);
@@ -478,7 +483,7 @@ impl Watched {
             environment: self.held.as_ref().map(|held| Arc::clone(&held.environment)),
             source: self.held.as_ref().map_or(Source::Upstream, |held| held.source),
             freshness: Arc::clone(&self.freshness),
-            last_error: self.error().map(|error| error.message.as_str().into()),
+            last_error: self.error().map(PollError::summary),
         }
     }
 }

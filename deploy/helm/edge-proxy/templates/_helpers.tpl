@@ -20,7 +20,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- /* The chart's own settings win over those of the values: the probes and ports depend on them. */ -}}
 {{- define "edge-proxy.config" -}}
 {{- $server := merge (dict "host" "0.0.0.0" "port" 8000) (.Values.config.server | default dict) }}
-{{- $own := dict "server" $server "cache_dir" "/cache" "admin" (dict "host" "0.0.0.0" "port" 8001) }}
+{{- /* The names of the admin Service; pods and port-forwards are asked by address. */}}
+{{- $admin := printf "%s-admin" (include "edge-proxy.name" .) }}
+{{- $inside := printf "%s.%s" $admin .Release.Namespace }}
+{{- $hosts := list $admin $inside (printf ".%s.svc" $inside) (printf ".%s.svc.cluster.local" $inside) }}
+{{- $hosts = concat $hosts (dig "admin" "allowed_hosts" list .Values.config) }}
+{{- $own := dict "server" $server "cache_dir" "/cache" "admin" (dict "host" "0.0.0.0" "port" 8001 "allowed_hosts" $hosts) }}
 {{- merge $own (omit .Values.config "server" "cache_dir" "admin") | toPrettyJson }}
 {{- end }}
 

@@ -1,0 +1,276 @@
+//! Discovery against an upstream that lists wrong keys, or nothing at all; and what becomes of event streams
+//! when their environment or their key goes away.
+use std::io::Read;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::support::document::{CLIENT_KEY, SERVER_KEY, for_key};
+use crate::support::{Client, Proxy, Reply, Scratch, Start, Upstream, eventually, get};
+
+const CONFIG: &str = "/api/v1/proxy/config/";
+
+/// Environments with server-side keys and, if they have one, the end of each.
+fn list(environments: &[(&str, &[(&str, Value)])]) -> Reply {
+    let environments: Vec<Value> = environments
+        .iter()
+        .map(|(client, keys)| {
+            let key = |(key, end): &(&str, Value)| json!({"key": key, "active": true, "expires_at": end});
+            let keys: Vec<Value> = keys.iter().map(key).collect();
+            json!({"client_side_key": client, "server_side_keys": keys})
+        })
+        .collect();
+    Reply::json(json!(environments).to_string())
+}
+
+/// Answers each document request with the document of the environment that the key is of.
+fn upstream_with(keys: &[(&str, &str)]) -> Upstream {
+    let upstream = Upstream::start();
+    for (client, server) in keys {
+        upstream.document(server, for_key(client, 1).to_string());
+    }
+    upstream
+}
+
+fn start(upstream: &Upstream) -> Start {
+    Start::serve()
+        .with_admin()
+        .set("api_url", upstream.api_url())
+        .set("proxy_key", "proxy-key-of-a-test")
+        .set("api_poll_frequency_seconds", 0.1)
+}
+
+fn status(proxy: &Proxy, key: &str) -> u16 {
+    proxy.get("/api/v1/flags/", key).status
+}
+
+fn polled_again(upstream: &Upstream, times: usize) {
+    let seen = upstream.requests_for(CONFIG).len();
+    upstream.wait("more answers of discovery", |requests| {
+        requests.iter().filter(|request| request.path() == CONFIG).count() >= seen + times
+    });
+}
+
+/// An expiry this far from now.
+fn ends_in(after: Duration) -> Value {
+    let at = time::OffsetDateTime::from(SystemTime::now() + after);
+    json!(at.format(&time::format_description::well_known::Rfc3339).expect("a time"))
+}
+
+#[test]
+fn a_public_key_listed_as_a_server_side_key_opens_no_document() {
+    let upstream = upstream_with(&[("a", "ser.a"), ("b", "ser.b"), (CLIENT_KEY, SERVER_KEY)]);
+    // Upstream would answer with a document for whatever key it listed.
+    for key in ["b", "other", CLIENT_KEY] {
+        upstream.document(key, for_key("b", 1).to_string());
+    }
+    upstream.on(
+        CONFIG,
+        list(&[
+            ("a", &[("b", Value::Null), ("ser.a", Value::Null), (CLIENT_KEY, Value::Null)]),
+            ("b", &[("ser.b", Value::Null), ("ser.a", Value::Null)]),
+            ("c", &[(SERVER_KEY, Value::Null)]),
+            ("d", &[("other", Value::Null)]),
+            ("ser.e", &[("ser.e", Value::Null)]),
+        ]),
+    );
+    let proxy = start(&upstream).environment(CLIENT_KEY, SERVER_KEY).ready();
+    eventually("a and b are served", || {
+        (status(&proxy, "a") == 200 && status(&proxy, "b") == 200).then_some(())
+    });
+    let whole = |key: &str| proxy.get("/api/v1/environment-document/", key).status;
+    for key in ["a", "b", "other", "c", "d", "ser.e", CLIENT_KEY] {
+        assert_eq!(whole(key), 401, "{key} must not read a document");
+    }
+    for (key, client) in [("ser.a", "a"), ("ser.b", "b"), (SERVER_KEY, CLIENT_KEY)] {
+        let answer = proxy.get("/api/v1/environment-document/", key);
+        assert_eq!((answer.status, &answer.json()["api_key"]), (200, &json!(client)), "{key}");
+    }
+    assert!(upstream.requests().iter().all(|request| !["b", "other", "a"].contains(&request.key())));
+    polled_again(&upstream, 5);
+    // Of a: two, of b, c, d: one each, and ser.e as a whole; each once.
+    assert_eq!(proxy.log().matches("discovered_pair_rejected").count(), 6, "{}", proxy.log());
+    assert_eq!(proxy.metric("edge_proxy_discovery_pairs_rejected"), 6.0);
+    assert!(!proxy.log().contains(SERVER_KEY), "{}", proxy.log());
+    // Corrected, and wrong again: one more line.
+    upstream.on(CONFIG, list(&[("a", &[("ser.a", Value::Null)]), ("b", &[("ser.b", Value::Null)])]));
+    eventually("it is corrected", || {
+        (proxy.metric("edge_proxy_discovery_pairs_rejected") == 0.0).then_some(())
+    });
+    upstream.on(
+        CONFIG,
+        list(&[("a", &[("b", Value::Null)]), ("b", &[("ser.a", Value::Null), ("ser.b", Value::Null)])]),
+    );
+    eventually("it is rejected", || {
+        (proxy.metric("edge_proxy_discovery_pairs_rejected") == 2.0).then_some(())
+    });
+    assert_eq!((status(&proxy, "a"), whole("ser.a"), whole("b")), (200, 200, 401), "what was valid goes on");
+}
+
+#[test]
+fn an_empty_list_counts_once_it_is_confirmed_for_the_grace_and_single_removals_at_once() {
+    let (upstream, cache) = (upstream_with(&[("a", "ser.a"), ("b", "ser.b")]), Scratch::new());
+    let both = || list(&[("a", &[("ser.a", Value::Null)]), ("b", &[("ser.b", Value::Null)])]);
+    upstream.on(CONFIG, both());
+    let serve = |grace: f64| {
+        start(&upstream)
+            .set("discovery_empty_grace_seconds", grace)
+            .set("cache_dir", cache.path().to_str().expect("a plain path"))
+    };
+    let mut proxy = serve(3600.0).ready();
+    eventually("both are served", || {
+        (status(&proxy, "a") == 200 && status(&proxy, "b") == 200).then_some(())
+    });
+    upstream.on(CONFIG, list(&[("b", &[("ser.b", Value::Null)])]));
+    eventually("a is removed at once", || (status(&proxy, "a") == 401).then_some(()));
+    upstream.on(CONFIG, list(&[]));
+    let line = proxy.wait_for_log("discovery_empty");
+    assert!(line.contains("discovery_empty_grace_seconds"), "{line}");
+    polled_again(&upstream, 5);
+    assert_eq!(
+        (status(&proxy, "b"), proxy.log().matches("discovery_empty ").count()),
+        (200, 1),
+        "{}",
+        proxy.log()
+    );
+    let page = get(proxy.admin(), "/status.json", "").json();
+    assert!(page["discovery_empty_since"].as_f64() > Some(1e9), "{page}");
+    assert_eq!(proxy.metric("edge_proxy_discovery_empty"), 1.0);
+    // A restart meanwhile still knows them.
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+    let mut proxy = serve(3600.0).ready();
+    proxy.wait_for_log("discovery_empty");
+    assert_eq!(status(&proxy, "b"), 200);
+    upstream.on(CONFIG, both());
+    proxy.wait_for_log("discovery_recovered");
+    eventually("a is back", || (status(&proxy, "a") == 200).then_some(()));
+    assert!(get(proxy.admin(), "/status.json", "").json()["discovery_empty_since"].is_null());
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+    // With a short grace it counts in the end, but not while polls between fail to confirm it.
+    let proxy = serve(1.0).ready();
+    let mut turn = 0_usize;
+    upstream.rule(move |request| {
+        turn += usize::from(request.path() == CONFIG);
+        (request.path() == CONFIG)
+            .then(|| if turn.is_multiple_of(3) { Reply::new(500, "") } else { list(&[]) })
+    });
+    proxy.wait_for_log("discovery_empty");
+    polled_again(&upstream, 20);
+    assert_eq!((status(&proxy, "a"), status(&proxy, "b")), (200, 200), "{}", proxy.log());
+    upstream.on(CONFIG, list(&[]));
+    eventually("all are removed", || {
+        (status(&proxy, "a") == 401 && status(&proxy, "b") == 401).then_some(())
+    });
+    assert_eq!(proxy.metric("edge_proxy_discovery_empty"), 0.0);
+}
+
+#[test]
+fn without_a_grace_an_empty_list_counts_at_once() {
+    let upstream = upstream_with(&[("a", "ser.a")]);
+    upstream.on(CONFIG, list(&[("a", &[("ser.a", Value::Null)])]));
+    let proxy = start(&upstream).set("discovery_empty_grace_seconds", 0).start();
+    eventually("a is served", || (status(&proxy, "a") == 200).then_some(()));
+    upstream.on(CONFIG, list(&[]));
+    eventually("a is removed", || (status(&proxy, "a") == 401).then_some(()));
+    assert!(!proxy.log().contains("discovery_empty"), "{}", proxy.log());
+}
+
+// --- event streams and the access rule ---
+
+/// By HTTP/1.0, whose streams are not chunked.
+fn subscribe(proxy: &Proxy, path: &str) -> (Client, u16) {
+    let mut client = Client::connect(proxy.address());
+    client.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
+    let (status, _) = client.head().expect("a head").expect("an answer");
+    (client, status)
+}
+
+fn paths(key: &str) -> [String; 2] {
+    [format!("/sse/environments/{key}/stream"), format!("/ofrep/v1/environments/{key}/stream")]
+}
+
+/// Reads to the end of a stream, which must come.
+fn until_closed(client: Client) {
+    let mut stream = client.into_stream();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    stream.read_to_end(&mut Vec::new()).expect("the stream ends");
+}
+
+#[test]
+fn streams_open_for_valid_keys_only_and_end_with_their_environment() {
+    let upstream = upstream_with(&[("a", "ser.a"), ("b", "ser.b")]);
+    let over = || json!("2020-01-01T00:00:00Z");
+    let good = |soon: Value| {
+        list(&[
+            (
+                "a",
+                &[
+                    ("ser.a", Value::Null),
+                    ("ser.over", over()),
+                    ("ser.revoked", Value::Null),
+                    ("ser.soon", soon),
+                ],
+            ),
+            ("b", &[("ser.b", Value::Null)]),
+        ])
+    };
+    // Long enough to open the streams on a busy machine.
+    let soon = ends_in(Duration::from_secs(20));
+    upstream.on(CONFIG, good(soon));
+    let proxy = start(&upstream).ready();
+    eventually("both are served", || {
+        (status(&proxy, "a") == 200 && status(&proxy, "b") == 200).then_some(())
+    });
+    for path in paths("ser.over") {
+        assert_eq!(status(&proxy, "ser.over"), 401);
+        let answer = proxy.get(&path, "");
+        assert_eq!(
+            answer.text(),
+            r#"{"status":"unauthorized","message":"unknown key 'ser.over'"}"#,
+            "{path}"
+        );
+        assert_eq!(answer.status, 401, "{path}");
+    }
+    let open = |key: &str| {
+        paths(key).map(|path| {
+            let (client, status) = subscribe(&proxy, &path);
+            assert_eq!(status, 200, "{path}");
+            client
+        })
+    };
+    let (of_a, revoked, soon, of_b) = (open("a"), open("ser.revoked"), open("ser.soon"), open("b"));
+    soon.into_iter().for_each(until_closed);
+    // The key alone goes, then the environment.
+    upstream.on(CONFIG, list(&[("a", &[("ser.a", Value::Null)]), ("b", &[("ser.b", Value::Null)])]));
+    revoked.into_iter().for_each(until_closed);
+    upstream.on(CONFIG, list(&[("b", &[("ser.b", Value::Null)])]));
+    of_a.into_iter().for_each(until_closed);
+    upstream.document("ser.b", for_key("b", 2).to_string());
+    for mut client in of_b {
+        let mut events = 0;
+        while events < 2 {
+            events += usize::from(client.line().expect("b's streams stay open").starts_with("data: "));
+        }
+    }
+}
+
+#[test]
+fn a_stream_ends_when_a_reload_removes_its_environment() {
+    let upstream = upstream_with(&[(CLIENT_KEY, SERVER_KEY), ("b", "ser.b")]);
+    let proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .environment(CLIENT_KEY, SERVER_KEY)
+        .environment("b", "ser.b")
+        .ready();
+    let streams = [CLIENT_KEY, SERVER_KEY].map(paths).concat();
+    let streams: Vec<Client> = streams.iter().map(|path| subscribe(&proxy, path).0).collect();
+    let (mut other, _) = subscribe(&proxy, &paths("b")[0]);
+    let mut config = proxy.config().clone();
+    config["environment_key_pairs"].as_array_mut().expect("a list").remove(0);
+    proxy.scratch().write("config.json", config.to_string());
+    proxy.signal("HUP");
+    streams.into_iter().for_each(until_closed);
+    assert!(other.line().expect("the other one stays").starts_with("retry"));
+}
