@@ -143,7 +143,7 @@ fn without_proc_it_serves_and_shows_what_is_left() {
     let (code, text) = shell(&format!(
         "unshare -m bash -c 'mount -t tmpfs none /proc; $PROXY demo --port {port} --admin-port {admin} --cores 1 & \
          for n in $(seq 200); do $PROXY health --ready --host 127.0.0.1 --port {port} && break; sleep 0.1; done; \
-         exec 3<>/dev/tcp/127.0.0.1/{admin}; printf \"GET /metrics HTTP/1.1\\r\\n\\r\\n\" >&3; cat <&3; kill $!; wait $!'"
+         exec 3<>/dev/tcp/127.0.0.1/{admin}; printf \"GET /metrics HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n\" >&3; cat <&3; kill $!; wait $!'"
     ));
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("edge_proxy_ready 1") && text.contains("\"status\":\"ok\""), "{text}");
