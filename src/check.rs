@@ -13,7 +13,7 @@ use http::Uri;
 use rustix::fs::{Access, AtFlags};
 
 use crate::config::{Config, EnvironmentConfig, Level, Notice, Secret, reachable};
-use crate::limits::PROBE_TIMEOUT;
+use crate::limits::{DISCOVERY_WARNINGS_MAX, PROBE_TIMEOUT};
 use crate::supervisor::probe::{self, Found, Probe};
 use crate::terminal::escape;
 use crate::tls::Certificates;
@@ -205,15 +205,22 @@ impl<W: Write> Report<W> {
         if config.proxy_key.is_none() {
             return;
         }
-        match probe.discover() {
-            Ok(0) => {
-                let found = "the key is good, but it opens no environment: give it some in the organisation's settings";
+        let found = match probe.discover(config) {
+            Ok(found) => found,
+            Err(error) => return self.line(Verdict::Fail, &"proxy_key", &error),
+        };
+        match found.usable.len() {
+            0 => {
+                let found = "the key is valid, but it gives access to no environment: add some in the organisation's settings";
                 self.line(Verdict::Warn, &"proxy_key", &found);
             }
-            Ok(count) => {
-                self.line(Verdict::Ok, &"proxy_key", &format!("discovers {}", counted(count, "environment")))
+            count => {
+                let found = format!("discovers {}", counted(count, "environment"));
+                self.line(Verdict::Ok, &"proxy_key", &found);
             }
-            Err(error) => self.line(Verdict::Fail, &"proxy_key", &error),
+        }
+        for pair in found.rejected.iter().take(DISCOVERY_WARNINGS_MAX) {
+            self.line(Verdict::Warn, &"proxy_key", &format!("rejected: {pair}"));
         }
     }
 

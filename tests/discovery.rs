@@ -108,6 +108,27 @@ fn a_public_key_listed_as_a_server_side_key_opens_no_document() {
 }
 
 #[test]
+fn check_and_explain_reject_the_same_pairs() {
+    let upstream = upstream_with(&[("a", "ser.a"), ("b", "b-public-key")]);
+    upstream.on(CONFIG, list(&[("a", &[("ser.a", Value::Null)]), ("b", &[("b-public-key", Value::Null)])]));
+    let run = |args: &[&str]| {
+        let start = Start::command(args).env("API_URL", &upstream.api_url());
+        start.env("PROXY_KEY", "proxy-key-of-a-test").run()
+    };
+    let (code, text) = run(&["check", "--online"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("discovers 1 environment"), "{text}");
+    let rejected =
+        "warn  proxy_key: rejected: environment ..., server_side_key b-publ...: not a server-side key";
+    assert!(text.contains(rejected), "{text}");
+    let (code, text) = run(&["explain", "--environment", "a"]);
+    assert!(code == Some(0) && text.contains("version"), "{text}");
+    let (code, text) = run(&["explain", "--environment", "b"]);
+    assert!(code == Some(1) && text.contains("there is no such environment"), "{text}");
+    assert!(upstream.requests().iter().all(|request| request.key() != "b-public-key"));
+}
+
+#[test]
 fn an_empty_list_counts_once_it_is_confirmed_for_the_grace_and_single_removals_at_once() {
     let (upstream, cache) = (upstream_with(&[("a", "ser.a"), ("b", "ser.b")]), Scratch::new());
     let both = || list(&[("a", &[("ser.a", Value::Null)]), ("b", &[("ser.b", Value::Null)])]);

@@ -20,7 +20,7 @@ use crate::evaluate::{Identity, Trait, TraitValue};
 use crate::files::{self, Links};
 use crate::limits;
 use crate::snapshot::Environment;
-use crate::supervisor::discovery::KEPT_AS;
+use crate::supervisor::discovery::{KEPT_AS, KnownKeys, check_pairs};
 use crate::supervisor::poll::{Answered, Discovered, Upstream, parse_discovered};
 use crate::supervisor::store;
 use crate::terminal::escape_lines;
@@ -155,6 +155,7 @@ fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentCon
         parse_discovered(&last_good(config, KEPT_AS, &error.message)?).map_err(|error| error.message)
     })?;
     let now = SystemTime::now();
+    let checked = check_pairs(found, &KnownKeys::configured(&config.environments), now);
     let environment = |found: Discovered| {
         let good = found.server_side_keys.into_iter().find(|key| key.is_good_at(now))?;
         Some(EnvironmentConfig {
@@ -163,7 +164,7 @@ fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentCon
             ..EnvironmentConfig::default()
         })
     };
-    Ok(found.into_iter().filter_map(environment).collect())
+    Ok(checked.usable.into_iter().filter_map(environment).collect())
 }
 
 /// What `cache_dir` has under this name, because of `failure`; else the failure.

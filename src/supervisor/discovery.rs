@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use pairs::{CheckedPairs, KnownKeys, RejectedPair};
+pub(crate) use pairs::{CheckedPairs, KnownKeys, RejectedPair, check as check_pairs};
 use sha2::{Digest, Sha256};
 
 use super::poll::{Discovered, PollError, PollErrorKind, Upstream, Validators, parse_discovered};
@@ -241,7 +241,7 @@ impl Supervisor {
 
     /// Watches exactly these discovered environments; true if something changed.
     fn watch_discovered(&mut self, environments: Vec<Discovered>, now: Instant, clock: SystemTime) -> bool {
-        let CheckedPairs { usable, rejected } = pairs::check(environments, &self.known_keys(), clock);
+        let CheckedPairs { usable, rejected } = check_pairs(environments, &self.known_keys(), clock);
         self.log_rejected(rejected);
         let listed: HashSet<&str> = usable.iter().map(|known| known.client_side_key.as_str()).collect();
         let (records, count) = (&self.records, self.watched.len());

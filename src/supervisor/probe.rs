@@ -4,9 +4,11 @@
 //! client that polling uses (proxies, certificates, limits), so that what works here works
 //! there; nothing is kept, published or retried.
 use std::path::Path;
+use std::time::SystemTime;
 
 use http::Uri;
 
+use super::discovery::{CheckedPairs, KnownKeys, check_pairs};
 use super::poll::{Answered, Upstream};
 use super::{job, poll};
 use crate::config::{Config, Secret};
@@ -54,12 +56,13 @@ impl Probe {
         }
     }
 
-    /// Discovers environments with `proxy_key`: how many there are.
+    /// Discovers environments with `proxy_key`, and checks their keys.
     ///
     /// # Errors
     /// What is wrong and what to do.
-    pub fn discover(&self) -> Result<usize, String> {
-        self.upstream.discover().map(|(found, _)| found.len()).map_err(|error| error.message)
+    pub(crate) fn discover(&self, config: &Config) -> Result<CheckedPairs, String> {
+        let (found, _) = self.upstream.discover().map_err(|error| error.message)?;
+        Ok(check_pairs(found, &KnownKeys::configured(&config.environments), SystemTime::now()))
     }
 
     /// Opens the event stream of an environment and closes it again.

@@ -4,9 +4,10 @@
 //! answer with keys in the wrong place must not be believed. A server-side key belongs to one environment:
 //! that of the configuration, else the one that had it before, else the first that lists it.
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::time::SystemTime;
 
-use crate::config::Secret;
+use crate::config::{EnvironmentConfig, Secret};
 use crate::supervisor::poll::{Discovered, ServerKey};
 
 /// A pair that is not used.
@@ -16,6 +17,16 @@ pub struct RejectedPair {
     /// `None`: the environment is rejected with all its keys.
     pub server_side_key: Option<Secret>,
     pub reason: &'static str,
+}
+
+impl fmt::Display for RejectedPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "environment {}", Secret::new(self.client_side_key.as_str()))?;
+        if let Some(key) = &self.server_side_key {
+            write!(f, ", server_side_key {key}")?;
+        }
+        write!(f, ": {}", self.reason)
+    }
 }
 
 /// What an answer comes to.
@@ -32,6 +43,17 @@ pub struct KnownKeys {
     pub configured: HashMap<String, String>,
     /// Of earlier answers: the server-side keys of each client-side key.
     pub discovered: HashMap<String, Vec<ServerKey>>,
+}
+
+impl KnownKeys {
+    /// Those of a configuration, before any answer.
+    pub fn configured(environments: &[EnvironmentConfig]) -> Self {
+        let pair = |one: &EnvironmentConfig| {
+            let server_side_key = one.server_side_key.as_ref()?.expose().to_owned();
+            Some((server_side_key, one.client_side_key.clone()))
+        };
+        Self { configured: environments.iter().filter_map(pair).collect(), ..Self::default() }
+    }
 }
 
 /// Checks an answer: environments with a valid client-side key and with a server-side key that is valid now.
