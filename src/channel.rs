@@ -189,8 +189,8 @@ impl Reporter {
     ///
     /// # Errors
     /// The counts, to be merged with what is counted next.
-    pub fn report(&self, counts: Counts) -> Result<(), Counts> {
-        self.0.try_send(Box::new(counts)).map_err(|error| *error.into_inner())
+    pub fn report(&self, counts: Box<Counts>) -> Result<(), Box<Counts>> {
+        self.0.try_send(counts).map_err(TrySendError::into_inner)
     }
 }
 

@@ -135,7 +135,7 @@ pub const RESTART_PAUSE: Duration = Duration::from_millis(20);
 /// Messages a reactor may leave unread. Full: the supervisor sends the newest again later.
 pub const INBOX_MESSAGES_MAX: usize = 64;
 /// Reports of counts that the supervisor may leave unread. Full: a reactor keeps counting and tries again.
-pub const REPORTS_MAX: usize = 64;
+pub const REPORTS_MAX: usize = 16;
 /// Longest wait of a reactor that ends for the supervisor to take its last counts.
 pub const LAST_REPORT_PATIENCE: Duration = Duration::from_secs(2);
 /// A hard limit of descriptors below this is warned of: it is soon met by connections.
@@ -203,8 +203,51 @@ pub const FETCH_RATE_MIN: u64 = 64 * 1024;
 pub const FILE_POLL: Duration = Duration::from_millis(500);
 /// A file written less than this ago may be written again without a trace in its times, so it is read again.
 pub const FILE_SETTLED: Duration = Duration::from_millis(100);
-/// Rows of counts kept apart by identity and label. Beyond: merged into coarser ones (`counts`).
-pub const COUNT_ROWS_MAX: usize = 20_000;
+/// Characters of an identifier in `analytics/flags/`, as in core. Beyond: cut.
+pub const IDENTIFIER_CHARS_MAX: usize = 2000;
+/// Characters of a feature's name, as in core. Beyond: no such feature, and the count is skipped.
+pub const FEATURE_NAME_CHARS_MAX: usize = 2000;
+/// Each of the SDK's headers that counts are kept apart by, bytes. Beyond: cut between characters.
+pub const LABEL_BYTES_MAX: usize = 256;
+/// Labels (sets of those headers) of one environment between two uploads. Beyond: counted without. An
+/// upload is made for each.
+pub const COUNT_LABELS_MAX: usize = 50;
+/// What a row of counts takes besides its texts, bytes: at most, in memory or in the JSON of an upload.
+pub const COUNT_ROW_BYTES: usize = 128;
+/// Rows of counts with an identifier: of one label, of one environment, and of all together, bytes.
+/// Beyond: counted without the identifier. Each reactor has as much, and so have its reports on their way.
+pub const COUNT_LABEL_BYTES_MAX: usize = 1024 * 1024;
+pub const COUNT_ENVIRONMENT_BYTES_MAX: usize = 2 * 1024 * 1024;
+pub const COUNT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What each environment has of these however much the others have, bytes.
+pub const COUNT_ENVIRONMENT_BYTES_MIN: usize = 64 * 1024;
+/// Rows of counts without an identifier, of the labels of one environment, bytes; one label has half of
+/// it at most. Beyond: counted without the label. Rows without a label have as much of their own. Beyond:
+/// lost and counted. A document with 400 features needs 0.1 MB for each label.
+pub const COUNT_PLAIN_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The same while there is no document, so that any name of a feature is taken, bytes.
+pub const COUNT_UNKNOWN_BYTES_MAX: usize = 64 * 1024;
+/// Largest count of a row in an upload: core has 32 bits for it. Beyond: the rest waits for the next
+/// upload; at the end of the process it is lost and counted.
+pub const COUNT_MAX: u64 = i32::MAX as u64;
+/// One upload of counts, bytes. Proxies and web servers take 1 MB as a rule.
+pub const UPLOAD_BYTES_MAX: usize = 1_000_000;
+/// Uploads of one environment that wait, bytes, in memory and on disk; twice as much when the process
+/// ends. Beyond: its largest labels are not packed, and at the end lost and counted.
+pub const OUTBOX_ENVIRONMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A round of uploads. What is left then takes turns in the next round with what was counted since.
+pub const ROUND_TIME_MAX: Duration = Duration::from_secs(10);
+/// Divisions of refused uploads of one environment in a round. Beyond: what is refused is lost and counted.
+/// One bad row in a full upload takes 14.
+pub const DIVISIONS_MAX: u32 = 128;
+/// Refusals in a round in which nothing was accepted. Beyond: no upload is divided, since the fault
+/// is not that of a row.
+pub const REFUSALS_MAX: u32 = 64;
+/// Environments whose upload did not reach upstream in a round. Beyond: the others wait for the next.
+pub const UNREACHED_MAX: usize = 3;
+/// Answers of 500 to one upload, in rounds in which others were accepted. Then it is divided, and a
+/// single row is lost and counted.
+pub const FAULTS_MAX: u32 = 3;
 /// An event stream silent for this long is given up; upstream sends a comment every 15 s.
 pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// An event stream that lived this long did not fail when it ended.
@@ -346,3 +389,7 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 
 const _: () = assert!(HELD_BYTES_MIN > READ_BYTES_IDLE, "an idle connection is not counted");
 const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "a body without a copy is worth compressing");
+const _: () = assert!(
+    COUNT_ENVIRONMENT_BYTES_MAX + 2 * COUNT_PLAIN_BYTES_MAX <= OUTBOX_ENVIRONMENT_BYTES_MAX,
+    "all counts of an environment can be packed at once",
+);

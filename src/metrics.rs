@@ -129,6 +129,14 @@ pub struct SupervisorMetrics {
     pub analytics_sent: Counter,
     /// Merged away or refused upstream.
     pub analytics_lost: Counter,
+    /// Counts that a bound moved to a row without their identifier, or without their label.
+    pub counts_merged_identifier: Counter,
+    pub counts_merged_label: Counter,
+    /// Identifiers and label fields that were cut.
+    pub counts_cut_identifier: Counter,
+    pub counts_cut_label: Counter,
+    /// Uploads that upstream refused and that were divided.
+    pub counts_divided: Counter,
     pub usage_sent: Counter,
     pub usage_lost: Counter,
     /// Since when discovery answers with no environment while earlier ones are served, milliseconds since

@@ -32,6 +32,8 @@ mod explain;
 mod faults;
 /// Files in unexpected shapes, and those that an earlier release wrote.
 mod files;
+/// Floods of counts, in memory and on their way up.
+mod floods;
 /// Event streams, trees of proxies, discovery, counts going up, TLS and outgoing proxies.
 mod following;
 /// Real programs in front: curl, nginx, HAProxy.

@@ -233,6 +233,34 @@ fn supervisor(text: &mut Text, metrics: &Metrics) {
     for (name, kind, help, counter) in rows {
         text.single(name, kind, help, counter.value());
     }
+    counts_bounded(text, metrics);
+}
+
+/// What the bounds of SDKs' flag counts did.
+fn counts_bounded(text: &mut Text, metrics: &Metrics) {
+    let numbers = &metrics.supervisor;
+    let families = [
+        (
+            "counts_merged_total",
+            "without",
+            "Flag counts merged into a coarser row by a bound.",
+            [&numbers.counts_merged_identifier, &numbers.counts_merged_label],
+        ),
+        (
+            "counts_cut_total",
+            "field",
+            "Values cut that came with flag counts.",
+            [&numbers.counts_cut_identifier, &numbers.counts_cut_label],
+        ),
+    ];
+    for (name, label, help, counters) in families {
+        text.family(name, "counter", help);
+        for (value, counter) in ["identifier", "label"].iter().zip(counters) {
+            text.sample(name, &[(label, value)], counter.value());
+        }
+    }
+    let help = "Uploads of counts that upstream refused and that were divided.";
+    text.single("counts_divided_total", "counter", help, numbers.counts_divided.value());
 }
 
 fn background(text: &mut Text, metrics: &Metrics) {

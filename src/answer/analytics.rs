@@ -6,11 +6,13 @@
 //! does not have are skipped, and so is what is not a count from 1 to 2,147,483,647; a body of the
 //! wrong shape is 400 and counts nothing.
 use super::{Desk, Exchange};
-use crate::counts::{Counts, Detail, Evaluation, Labels};
+use crate::counts::evaluations::{Tally, cut_bytes};
+use crate::counts::{Counts, Evaluation, Labels, Names, Version};
 use crate::http::{Body, ContentType, Fields, Status};
 use crate::identity::detail::{json_value, member};
 use crate::identity::python_json::Value;
-use crate::snapshot::{Environment, Role, Slot};
+use crate::limits;
+use crate::snapshot::{Role, Slot};
 
 /// Core keeps counts in 32 bits.
 const COUNT_MAX: i64 = i32::MAX as i64;
@@ -30,10 +32,10 @@ pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
         return exchange.refuse_shape(desk, NOT_AN_OBJECT);
     };
     if exchange.settings.counts_evaluations {
-        let labels = labels(&exchange.fields);
+        let mut tally = tally(slot, &exchange.fields, counts);
         for (feature, value) in &members {
             if let Some(count) = count(value).filter(|_| is_known(slot, feature)) {
-                counts.evaluated(evaluation(slot, &labels, feature, None), count);
+                tally.add(Evaluation { feature, version: Version::One, identifier: None }, count);
             }
         }
     }
@@ -55,12 +57,10 @@ pub fn version_2(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
         return exchange.refuse_shape(desk, EVALUATION);
     };
     if exchange.settings.counts_evaluations {
-        let labels = labels(&exchange.fields);
-        for row in rows {
-            if let Some(count) = row.count.filter(|_| is_known(slot, row.feature)) {
-                let detail =
-                    Detail { identifier: row.identifier.map(Into::into), is_enabled: row.is_enabled };
-                counts.evaluated(evaluation(slot, &labels, row.feature, Some(detail)), count);
+        let mut tally = tally(slot, &exchange.fields, counts);
+        for Row { feature, identifier, is_enabled, count } in rows {
+            if let Some(count) = count.filter(|_| is_known(slot, feature)) {
+                tally.add(Evaluation { feature, version: Version::Two { is_enabled }, identifier }, count);
             }
         }
     }
@@ -96,22 +96,28 @@ fn count(value: &Value) -> Option<u64> {
 
 /// Without a document yet there is nothing to compare with, and upstream skips what it does not know.
 fn is_known(slot: &Slot, feature: &str) -> bool {
-    let has = |environment: &Environment| environment.flag(Role::Server, feature).is_some();
-    slot.environment.as_deref().is_none_or(has)
+    match slot.environment.as_deref() {
+        Some(environment) => environment.flag(Role::Server, feature).is_some(),
+        None => feature.chars().nth(limits::FEATURE_NAME_CHARS_MAX).is_none(),
+    }
 }
 
-fn evaluation(slot: &Slot, labels: &Labels, feature: &str, detail: Option<Detail>) -> Evaluation {
-    let client_side_key = slot.client_side_key.clone();
-    Evaluation { client_side_key, labels: labels.clone(), feature: feature.into(), detail }
-}
-
-fn labels(fields: &Fields<'_>) -> Labels {
-    let text =
-        |field: Option<&[u8]>| -> Box<str> { String::from_utf8_lossy(field.unwrap_or_default()).into() };
-    Labels {
+/// Where the counts of a request go.
+fn tally<'a>(slot: &Slot, fields: &Fields<'_>, counts: &'a mut Counts) -> Tally<'a> {
+    let mut cut = 0;
+    let mut text = |field: Option<&[u8]>| -> Box<str> {
+        let text = String::from_utf8_lossy(field.unwrap_or_default());
+        let kept = cut_bytes(&text, limits::LABEL_BYTES_MAX);
+        cut += u64::from(kept.len() < text.len());
+        kept.into()
+    };
+    let labels = Labels {
         application_name: text(fields.application_name),
         application_version: text(fields.application_version),
         user_agent: text(fields.user_agent),
         sdk_user_agent: text(fields.sdk_user_agent),
-    }
+    };
+    counts.evaluations.bounded.labels_cut += cut;
+    let names = if slot.environment.is_some() { Names::Known } else { Names::Unknown };
+    counts.evaluations.tally(&slot.client_side_key, &labels, names)
 }

@@ -390,8 +390,9 @@ impl Reactor {
         }
         self.settle_counts();
         let counts = std::mem::take(self.spine.borrow_mut().room.counts());
-        if let Err(counts) = self.reporter.report(counts) {
-            self.spine.borrow_mut().room.counts().merge(counts);
+        if let Err(counts) = self.reporter.report(Box::new(counts)) {
+            // Nothing was counted since they were taken.
+            *self.spine.borrow_mut().room.counts() = *counts;
         }
     }
 }

@@ -7,9 +7,11 @@
 mod certificates;
 pub(crate) mod discovery;
 mod job;
+mod parcel;
 mod place;
 pub mod poll;
 mod pool;
+mod post;
 pub mod probe;
 pub mod realtime;
 mod reload;
@@ -64,7 +66,7 @@ enum Event {
     /// What came of asking, at this time, which environments there are.
     Discovered(Instant, discovery::Found),
     /// What came of sending counts.
-    Posted(report::Posted),
+    Posted(post::Posted),
     /// An environment's event stream told of a document of this time.
     Told(Id, f64),
 }

@@ -1,21 +1,21 @@
 //! Counts going up: evaluations that SDKs reported, and usage for upstream's books.
 //!
-//! In: counts from the reactors. Out: parcels, posted each interval. Invariants: a parcel is never changed
-//! once it was tried, and carries a key by which upstream can tell a repetition; while one of an
-//! environment waits nothing more is packed for it, so that what waits has a bound; what was not
-//! accepted is kept, over restarts in `cache_dir`; what is lost is counted and logged.
-use std::collections::BTreeMap;
+//! An outbox packs counts into parcels and holds them until upstream has accepted them. While a parcel
+//! of an environment, label and version waits no more are packed for these, and what waits for an
+//! environment is bounded in bytes, in memory and in `cache_dir`; meanwhile its counts add up, bounded, in
+//! `counts`. What is lost is counted and logged.
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::poll::{PollError, PollErrorKind, Sent, Upstream, Validators};
+use super::parcel::{Parcel, pack_evaluations, pack_usage, path_of};
+use super::poll::{PollErrorKind, Validators};
+use super::post::{Posted, Waiting};
 use super::schedule::{Retry, Schedule, jitter};
 use super::store::{Kept, Store};
-use crate::counts::{Counts, Evaluation, Labels};
-use crate::encode::hex::hex;
+use crate::counts::{Counts, Labels};
 use crate::limits;
 
 /// What is reported. Each kind has its own outbox and interval.
@@ -43,18 +43,6 @@ impl Kind {
     }
 }
 
-/// One request to be.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Parcel {
-    path: String,
-    idempotency_key: String,
-    /// Empty for usage, which is of all environments together.
-    client_side_key: String,
-    labels: Labels,
-    body: String,
-    count: u64,
-}
-
 /// The parcels that an earlier process kept on disk.
 ///
 /// # Errors
@@ -65,36 +53,14 @@ pub fn load(kind: Kind, store: &Store) -> Result<Vec<Parcel>, String> {
         .map_err(|error| format!("pending counts are not readable: {error}"))
 }
 
-/// What came of sending parcels.
-#[derive(Debug)]
-pub struct Posted {
-    pub kind: Kind,
-    pub started: Instant,
-    /// To be tried again.
-    kept: Vec<Parcel>,
-    pub sent: u64,
-    /// Refused for good, and why.
-    pub lost: u64,
-    pub refused: Option<String>,
-    pub failure: Option<PollError>,
-}
-
-impl Posted {
-    /// All of it lost.
-    pub fn lost(kind: Kind, parcels: &[Parcel], why: &str) -> Self {
-        let lost = parcels.iter().map(|parcel| parcel.count).sum();
-        let started = Instant::now();
-        Self { kind, started, kept: Vec::new(), sent: 0, lost, refused: Some(why.into()), failure: None }
-    }
-}
-
 /// What waits to be reported, of one kind.
 #[derive(Debug)]
 pub struct Outbox {
     kind: Kind,
     schedule: Schedule,
-    parcels: Vec<Parcel>,
-    in_flight: bool,
+    waiting: Vec<Waiting>,
+    /// Being sent now; also here, so that a process that ends meanwhile can keep them.
+    in_flight: Vec<Waiting>,
     failure: Option<PollErrorKind>,
     is_on_disk: bool,
 }
@@ -106,7 +72,9 @@ impl Outbox {
         if parcels.is_empty() {
             schedule.succeeded(now, now, jitter());
         }
-        Self { kind, schedule, is_on_disk: !parcels.is_empty(), parcels, in_flight: false, failure: None }
+        let (is_on_disk, in_flight) = (!parcels.is_empty(), Vec::new());
+        let waiting = parcels.into_iter().map(Waiting::new).collect();
+        Self { kind, schedule, waiting, in_flight, failure: None, is_on_disk }
     }
 
     pub fn set_interval(&mut self, interval: Duration, now: Instant) {
@@ -114,69 +82,125 @@ impl Outbox {
     }
 
     pub fn due(&self) -> Option<Instant> {
-        (!self.in_flight).then(|| self.schedule.due())
+        self.in_flight.is_empty().then(|| self.schedule.due())
     }
 
     /// How many counts wait in parcels.
     pub fn count(&self) -> u64 {
-        self.parcels.iter().map(|parcel| parcel.count).sum()
+        self.waiting.iter().chain(&self.in_flight).map(|waiting| waiting.parcel.count).sum()
     }
 
     /// Packs what may be packed of `counts` and hands all that waits to be sent. `None` if there is
     /// nothing, or it is not yet time.
-    pub fn send(&mut self, counts: &mut Counts, now: Instant) -> Option<Vec<Parcel>> {
+    pub fn send(&mut self, counts: &mut Counts, now: Instant) -> Option<Vec<Waiting>> {
         if self.due().is_none_or(|due| due > now) {
             return None;
         }
-        let waiting: Vec<String> = self.parcels.iter().map(|parcel| parcel.client_side_key.clone()).collect();
-        self.pack(counts, |key| !waiting.iter().any(|waiting| waiting == key));
-        if self.parcels.is_empty() {
+        self.pack(counts, false);
+        let is_due = |waiting: &mut Waiting| waiting.retry_at.is_none_or(|at| at <= now);
+        self.in_flight = self.waiting.extract_if(.., is_due).collect();
+        if self.in_flight.is_empty() {
             self.schedule.succeeded(now, now, jitter());
             return None;
         }
-        self.in_flight = true;
-        Some(std::mem::take(&mut self.parcels))
+        Some(self.in_flight.clone())
     }
 
-    /// Packs everything, as a process that ends does.
-    pub fn send_last(&mut self, counts: &mut Counts) -> Vec<Parcel> {
-        self.pack(counts, |_| true);
-        std::mem::take(&mut self.parcels)
+    /// Packs everything, as a process that ends does. Parcels that are still in flight are kept and not
+    /// sent again: the next process sends them with the same keys.
+    pub fn send_last(&mut self, counts: &mut Counts) -> Vec<Waiting> {
+        self.pack(counts, true);
+        std::mem::take(&mut self.waiting)
     }
 
-    fn pack(&mut self, counts: &mut Counts, is_free: impl Fn(&str) -> bool) {
+    /// The task that was to send them could not be started.
+    pub fn not_sent(&mut self, now: Instant) {
+        self.waiting.append(&mut self.in_flight);
+        self.schedule.failed(now, Retry::Held(limits::RETRY_AFTER_HELD_MAX), None, jitter());
+    }
+
+    fn pack(&mut self, counts: &mut Counts, is_last: bool) {
         match self.kind {
-            Kind::Analytics => self.parcels.extend(pack_evaluations(counts, is_free)),
-            Kind::Usage if is_free("") => self.parcels.extend(pack_usage(counts)),
+            Kind::Analytics => self.pack_analytics(counts, is_last),
+            Kind::Usage if is_last || self.waiting.is_empty() => {
+                let rows = std::mem::take(&mut counts.usage).into_iter().collect();
+                self.waiting.extend(pack_usage(rows).into_iter().map(Waiting::new));
+            }
             Kind::Usage => {}
+        }
+    }
+
+    fn pack_analytics(&mut self, counts: &mut Counts, is_last: bool) {
+        let mut waiting_bytes: HashMap<String, usize> = HashMap::new();
+        for waiting in self.waiting.iter().chain(&self.in_flight) {
+            let sum = waiting_bytes.entry(waiting.parcel.client_side_key.clone()).or_default();
+            *sum += waiting.parcel.body.len();
+        }
+        let taken: HashSet<(&str, &Labels, &str)> = self
+            .waiting
+            .iter()
+            .map(|Waiting { parcel, .. }| (&*parcel.client_side_key, &parcel.labels, &*parcel.path))
+            .collect();
+        let is_free = |key: &str, labels: &Labels, is_detailed: bool| {
+            is_last || !taken.contains(&(key, labels, path_of(is_detailed)))
+        };
+        let mut packed = Vec::new();
+        for group in counts.evaluations.take(is_free) {
+            let (parcels, rest) = pack_evaluations(&group);
+            let bytes: usize = parcels.iter().map(|parcel| parcel.body.len()).sum();
+            packed.push((bytes, parcels, rest, group));
+        }
+        // What does not fit is of the largest groups.
+        packed.sort_by_key(|(bytes, ..)| *bytes);
+        let bytes_max = limits::OUTBOX_ENVIRONMENT_BYTES_MAX * if is_last { 2 } else { 1 };
+        for (bytes, parcels, rest, mut group) in packed {
+            let sum = waiting_bytes.entry(group.client_side_key.to_string()).or_default();
+            if *sum + bytes <= bytes_max {
+                *sum += bytes;
+                self.waiting.extend(parcels.into_iter().map(Waiting::new));
+                group.rows = rest;
+            }
+            if is_last {
+                counts.evaluations.lose(&group);
+            } else {
+                counts.evaluations.put_back(&group);
+            }
         }
     }
 
     /// Takes back what was not accepted. True if the failure is a new one or is over.
     pub fn posted(&mut self, posted: &mut Posted, now: Instant) -> bool {
-        self.in_flight = false;
-        self.parcels = std::mem::take(&mut posted.kept);
+        self.in_flight.clear();
+        self.waiting.append(&mut posted.kept);
         match &posted.failure {
-            Some(failure) => {
+            // Upstream works where it took others: what failed does not slow these down.
+            Some(failure) if !posted.is_any_accepted => {
                 let retry = Retry::Held(limits::RETRY_AFTER_HELD_MAX);
                 self.schedule.failed(now, retry, failure.retry_after, jitter());
             }
-            None => self.schedule.succeeded(posted.started, now, jitter()),
+            _ => self.schedule.succeeded(posted.started, now, jitter()),
         }
         let kind = posted.failure.as_ref().map(|failure| failure.kind);
         std::mem::replace(&mut self.failure, kind) != kind
     }
 
+    /// At the end of the process: takes back what was not accepted, and what is still in flight.
+    pub fn posted_last(&mut self, posted: &mut Posted) {
+        self.waiting.append(&mut posted.kept);
+        self.waiting.append(&mut self.in_flight);
+    }
+
     /// Brings the disk to what is in memory: after each try, and at the end.
     pub fn keep(&mut self, store: Option<&Store>) {
         let Some(store) = store else { return };
-        if self.parcels.is_empty() {
+        if self.waiting.is_empty() {
             if std::mem::take(&mut self.is_on_disk) {
                 store.remove(self.kind.kept_as());
             }
             return;
         }
-        let Ok(document) = serde_json::to_vec(&self.parcels) else { return };
+        let parcels: Vec<&Parcel> = self.waiting.iter().map(|waiting| Arc::as_ref(&waiting.parcel)).collect();
+        let Ok(document) = serde_json::to_vec(&parcels) else { return };
         let digest = Sha256::digest(&document).into();
         let validators = Validators::default();
         store.keep(self.kind.kept_as(), Kept { document, validators, digest, saved_at: SystemTime::now() });
@@ -184,131 +208,29 @@ impl Outbox {
     }
 }
 
-type Rows = Vec<(Evaluation, u64)>;
-
-/// One parcel for each environment, set of labels and version of the endpoint.
-fn pack_evaluations(counts: &mut Counts, is_free: impl Fn(&str) -> bool) -> Vec<Parcel> {
-    let mut groups: BTreeMap<(Box<str>, Labels, bool), Rows> = BTreeMap::new();
-    for (row, count) in counts.evaluations.extract_if(|row, _| is_free(&row.client_side_key)) {
-        let group = (row.client_side_key.clone(), row.labels.clone(), row.detail.is_some());
-        groups.entry(group).or_default().push((row, count));
-    }
-    let mut parcels = Vec::with_capacity(groups.len());
-    for ((client_side_key, labels, is_detailed), mut rows) in groups {
-        rows.sort_unstable();
-        let count = rows.iter().map(|(_, count)| count).sum();
-        let (path, body) = match is_detailed {
-            true => ("../v2/analytics/flags/", detailed(&rows)),
-            false => {
-                let sums: BTreeMap<&str, u64> =
-                    rows.iter().map(|(row, count)| (&*row.feature, *count)).collect();
-                ("analytics/flags/", json!(sums))
-            }
-        };
-        let client_side_key = client_side_key.into_string();
-        parcels.push(parcel(path, client_side_key, labels, &body, count));
-    }
-    parcels
-}
-
-fn detailed(rows: &[(Evaluation, u64)]) -> Value {
-    let rows = rows.iter().filter_map(|(row, count)| {
-        let detail = row.detail.as_ref()?;
-        let mut written = json!({
-            "feature_name": row.feature,
-            "enabled_when_evaluated": detail.is_enabled,
-            "count": count,
-        });
-        if let Some(identifier) = &detail.identifier {
-            written["identity_identifier"] = json!(identifier);
-        }
-        Some(written)
-    });
-    json!({ "evaluations": rows.collect::<Vec<_>>() })
-}
-
-/// Parcels of at most as many rows as upstream takes (compatibility.md 4.3).
-fn pack_usage(counts: &mut Counts) -> Vec<Parcel> {
-    let mut rows: Vec<_> = std::mem::take(&mut counts.usage).into_iter().collect();
-    rows.sort_unstable();
-    let pack = |rows: &[((Box<str>, crate::counts::Resource), u64)]| {
-        let count = rows.iter().map(|(_, count)| count).sum();
-        let rows: Vec<Value> = rows
-            .iter()
-            .map(|((key, resource), count)| {
-                json!({"client_side_key": key, "resource": resource.name(), "count": count})
-            })
-            .collect();
-        parcel("proxy/usage/", String::new(), Labels::default(), &json!(rows), count)
-    };
-    rows.chunks(limits::USAGE_ROWS_MAX).map(pack).collect()
-}
-
-fn parcel(path: &str, client_side_key: String, labels: Labels, body: &Value, count: u64) -> Parcel {
-    let idempotency_key = uuid();
-    Parcel { path: path.into(), idempotency_key, client_side_key, labels, body: body.to_string(), count }
-}
-
-/// A random UUID (RFC 9562 5.4).
-fn uuid() -> String {
-    let mut bytes = [0; 16];
-    // Without randomness the key only fails to tell repetitions apart.
-    let _ = getrandom::fill(&mut bytes);
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let parts = [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..]];
-    parts.map(hex).join("-")
-}
-
-/// Posts parcels one after another, until upstream cannot be reached or `until` is over.
-pub fn post(upstream: &Upstream, kind: Kind, parcels: Vec<Parcel>, until: Option<Instant>) -> Posted {
-    let started = Instant::now();
-    let mut posted =
-        Posted { kind, started, kept: Vec::new(), sent: 0, lost: 0, refused: None, failure: None };
-    for parcel in parcels {
-        let is_unreachable =
-            posted.failure.as_ref().is_some_and(|failure| !matches!(failure.kind, PollErrorKind::Status(_)));
-        if is_unreachable || until.is_some_and(|until| Instant::now() >= until) {
-            posted.kept.push(parcel);
-            continue;
-        }
-        match upstream.post(&parcel.path, &fields(&parcel), &parcel.idempotency_key, parcel.body.as_bytes()) {
-            Sent::Accepted => posted.sent += parcel.count,
-            Sent::Refused(why) => {
-                posted.lost += parcel.count;
-                posted.refused = Some(why);
-            }
-            Sent::Failed(failure) => {
-                posted.failure = Some(failure);
-                posted.kept.push(parcel);
-            }
-        }
-    }
-    posted
-}
-
-/// The headers that the SDK sent, as far as they are headers.
-fn fields(parcel: &Parcel) -> Vec<(&str, &str)> {
-    let labels = &parcel.labels;
-    let fields = [
-        ("x-environment-key", parcel.client_side_key.as_str()),
-        ("flagsmith-application-name", &labels.application_name),
-        ("flagsmith-application-version", &labels.application_version),
-        ("user-agent", &labels.user_agent),
-        ("flagsmith-sdk-user-agent", &labels.sdk_user_agent),
-    ];
-    let is_field = |value: &str| !value.is_empty() && http::HeaderValue::from_str(value).is_ok();
-    fields.into_iter().filter(|(_, value)| is_field(value)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counts::{Detail, Resource};
+    use crate::counts::{Evaluation, Names, Version};
+    use crate::supervisor::poll::PollError;
 
-    fn evaluation(key: &str, feature: &str, name: &str, detail: Option<Detail>) -> Evaluation {
-        let labels = Labels { application_name: name.into(), ..Labels::default() };
-        Evaluation { client_side_key: key.into(), labels, feature: feature.into(), detail }
+    fn labels(name: &str) -> Labels {
+        Labels { application_name: name.into(), ..Labels::default() }
+    }
+
+    /// An identifier makes it version 2; an empty one is left out.
+    fn count(
+        counts: &mut Counts,
+        key: &str,
+        feature: &str,
+        name: &str,
+        identifier: Option<&str>,
+        count: u64,
+    ) {
+        let version = if identifier.is_some() { Version::Two { is_enabled: true } } else { Version::One };
+        let identifier = identifier.filter(|identifier| !identifier.is_empty());
+        let evaluation = Evaluation { feature, version, identifier };
+        counts.evaluations.tally(key, &labels(name), Names::Known).add(evaluation, count);
     }
 
     fn outbox(kind: Kind) -> (Outbox, Instant) {
@@ -318,98 +240,120 @@ mod tests {
         (outbox, now + Duration::from_secs(20))
     }
 
-    fn all(counts: &Counts, parcels: &[Parcel]) -> u64 {
-        counts.evaluations.values().sum::<u64>() + parcels.iter().map(|parcel| parcel.count).sum::<u64>()
+    fn failed(kept: Vec<Waiting>) -> Posted {
+        let failure = Some(PollError::new(PollErrorKind::Status(503), "x"));
+        Posted { kept, failure, ..Posted::new(Kind::Analytics) }
+    }
+
+    fn shown(waiting: &[Waiting]) -> Vec<String> {
+        let show = |p: &Parcel| {
+            let name = &p.labels.application_name;
+            format!("{} {} {name} {} {}", p.path, p.client_side_key, p.count, p.body)
+        };
+        let mut shown: Vec<String> = waiting.iter().map(|waiting| show(&waiting.parcel)).collect();
+        shown.sort();
+        shown
     }
 
     #[test]
     fn environments_labels_and_versions_travel_apart() {
         let (mut outbox, later) = outbox(Kind::Analytics);
         let mut counts = Counts::default();
-        let detail = |identifier: Option<&str>| {
-            Some(Detail { identifier: identifier.map(Into::into), is_enabled: true })
-        };
-        counts.evaluated(evaluation("a", "f", "", None), 2);
-        counts.evaluated(evaluation("a", "g", "", None), 3);
-        counts.evaluated(evaluation("a", "f", "shop", None), 4);
-        counts.evaluated(evaluation("a", "f", "", detail(Some("i"))), 5);
-        counts.evaluated(evaluation("a", "f", "", detail(None)), 6);
-        counts.evaluated(evaluation("b", "f", "", None), 7);
-        assert_eq!(outbox.send(&mut counts, later - Duration::from_secs(20)), None, "before its time");
-        let parcels = outbox.send(&mut counts, later).unwrap();
-        let shown: Vec<_> = parcels
-            .iter()
-            .map(|p| {
-                format!(
-                    "{} {} {} {} {}",
-                    p.path, p.client_side_key, p.labels.application_name, p.count, p.body
-                )
-            })
-            .collect();
+        count(&mut counts, "a", "f", "", None, 2);
+        count(&mut counts, "a", "g", "", None, 3);
+        count(&mut counts, "a", "f", "shop", None, 4);
+        count(&mut counts, "a", "f", "", Some("i"), 5);
+        count(&mut counts, "a", "f", "", Some(""), 6);
+        count(&mut counts, "b", "f", "", None, 7);
+        assert!(outbox.send(&mut counts, later - Duration::from_secs(20)).is_none(), "before its time");
+        let waiting = outbox.send(&mut counts, later).unwrap();
         assert_eq!(
-            shown,
+            shown(&waiting),
             [
-                r#"analytics/flags/ a  5 {"f":2,"g":3}"#,
                 r#"../v2/analytics/flags/ a  11 {"evaluations":[{"count":6,"enabled_when_evaluated":true,"feature_name":"f"},{"count":5,"enabled_when_evaluated":true,"feature_name":"f","identity_identifier":"i"}]}"#,
+                r#"analytics/flags/ a  5 {"f":2,"g":3}"#,
                 r#"analytics/flags/ a shop 4 {"f":4}"#,
                 r#"analytics/flags/ b  7 {"f":7}"#,
             ]
         );
         assert!(counts.is_empty());
+        assert_eq!(outbox.count(), 27, "they are counted while they are sent");
     }
 
     #[test]
-    fn while_a_parcel_waits_its_environment_packs_no_more_and_others_do() {
+    fn while_a_parcel_waits_its_label_packs_no_more_and_others_do() {
         let (mut outbox, later) = outbox(Kind::Analytics);
         let mut counts = Counts::default();
-        counts.evaluated(evaluation("a", "f", "", None), 1);
-        let parcels = outbox.send(&mut counts, later).unwrap();
-        assert_eq!(outbox.send(&mut counts, later), None, "one request at a time");
-        let failure = Some(PollError::new(PollErrorKind::Status(503), "x"));
-        let mut posted = Posted {
-            kind: Kind::Analytics,
-            started: later,
-            kept: parcels.clone(),
-            sent: 0,
-            lost: 0,
-            refused: None,
-            failure,
-        };
-        assert!(outbox.posted(&mut posted, later));
-        counts.evaluated(evaluation("a", "f", "", None), 2);
-        counts.evaluated(evaluation("b", "f", "", None), 4);
-        assert_eq!(outbox.send(&mut counts, later), None, "it backs off");
+        count(&mut counts, "a", "f", "", None, 1);
+        let first = outbox.send(&mut counts, later).unwrap();
+        assert!(outbox.send(&mut counts, later).is_none(), "one round at a time");
+        assert!(outbox.posted(&mut failed(first.clone()), later));
+        count(&mut counts, "a", "f", "", None, 2);
+        count(&mut counts, "a", "f", "shop", None, 3);
+        count(&mut counts, "b", "f", "", None, 4);
+        assert!(outbox.send(&mut counts, later).is_none(), "it backs off");
         let sent = outbox.send(&mut counts, later + Duration::from_secs(60)).unwrap();
-        assert_eq!(sent[0], parcels[0], "the same parcel with the same key");
-        assert_eq!((sent.len(), &*sent[1].client_side_key), (2, "b"));
-        assert_eq!(all(&counts, &sent), 7);
+        assert_eq!(sent[0].parcel, first[0].parcel, "the same parcel with the same key");
+        let rest = [r#"analytics/flags/ a shop 3 {"f":3}"#, r#"analytics/flags/ b  4 {"f":4}"#];
+        assert_eq!(shown(&sent[1..]), rest);
+        assert_eq!(counts.evaluations.sum(), 2);
+        // The process ends while these are sent: all is kept, and what was sent is not sent again.
         let last = outbox.send_last(&mut counts);
-        assert_eq!(all(&counts, &last), 2);
+        assert_eq!(shown(&last), [r#"analytics/flags/ a  2 {"f":2}"#]);
+        outbox.posted_last(&mut failed(last));
+        assert_eq!(outbox.count(), 10);
     }
 
     #[test]
-    fn usage_goes_in_parcels_of_a_thousand_rows() {
-        let (mut outbox, later) = outbox(Kind::Usage);
+    fn a_failure_beside_a_success_does_not_slow_the_others_down() {
+        let (mut outbox, later) = outbox(Kind::Analytics);
         let mut counts = Counts::default();
-        for slot in 0..1001 {
-            counts.used(slot, Resource::Flags);
-        }
-        let keys: Vec<String> = (0..1001).map(|slot| format!("key-{slot:04}")).collect();
-        counts.settle(|slot| keys.get(slot).map(String::as_str));
-        let parcels = outbox.send(&mut counts, later).unwrap();
-        let rows: Vec<Vec<Value>> = parcels.iter().map(|p| serde_json::from_str(&p.body).unwrap()).collect();
-        assert_eq!((rows[0].len(), rows[1].len()), (1000, 1));
-        assert_eq!(rows[0][0], json!({"client_side_key": "key-0000", "resource": "flags", "count": 1}));
-        assert_ne!(parcels[0].idempotency_key, parcels[1].idempotency_key);
-        assert_eq!(parcels[0].idempotency_key.len(), 36);
+        count(&mut counts, "a", "f", "", None, 1);
+        count(&mut counts, "b", "f", "", None, 1);
+        let mut kept = outbox.send(&mut counts, later).unwrap();
+        kept.truncate(1);
+        kept[0].retry_at = Some(later + Duration::from_secs(300));
+        let mut posted = failed(kept);
+        posted.is_any_accepted = true;
+        posted.started = later;
+        outbox.posted(&mut posted, later);
+        assert!(outbox.due().unwrap() <= later + Duration::from_secs(11), "the usual interval");
+        count(&mut counts, "c", "f", "", None, 9);
+        let sent = outbox.send(&mut counts, later + Duration::from_secs(20)).unwrap();
+        assert_eq!(shown(&sent), [r#"analytics/flags/ c  9 {"f":9}"#], "Retry-After is obeyed");
+        assert_eq!(outbox.count(), 10);
     }
 
     #[test]
-    fn a_label_that_is_no_header_is_left_out() {
-        let mut labelled = parcel("p", "key".into(), Labels::default(), &json!({}), 0);
-        labelled.labels.application_name = "a\nb".into();
-        labelled.labels.user_agent = "sdk/1".into();
-        assert_eq!(fields(&labelled), [("x-environment-key", "key"), ("user-agent", "sdk/1")]);
+    fn what_waits_for_an_environment_is_bounded_and_nothing_is_lost() {
+        let (mut outbox, mut now) = outbox(Kind::Analytics);
+        let mut counts = Counts::default();
+        let mut expected = 0;
+        for round in 0..20 {
+            for number in 0..2000 {
+                let identifier = format!("{round}-{number}-{}", "\u{1}".repeat(1900));
+                count(&mut counts, "flood", "f", &round.to_string(), Some(&identifier), 1);
+                expected += 1;
+            }
+            now += Duration::from_secs(120);
+            let sent = outbox.send(&mut counts, now).unwrap();
+            let bytes: usize = sent.iter().map(|waiting| waiting.parcel.body.len()).sum();
+            assert!(bytes <= limits::OUTBOX_ENVIRONMENT_BYTES_MAX, "{bytes}");
+            assert!(sent.iter().all(|waiting| waiting.parcel.body.len() <= limits::UPLOAD_BYTES_MAX));
+            outbox.posted(&mut failed(sent), now);
+            assert_eq!(counts.evaluations.sum() + outbox.count(), expected);
+        }
+        // Another environment, and a small label of the same one.
+        count(&mut counts, "b", "f", "", None, 7);
+        now += Duration::from_secs(120);
+        let sent = outbox.send(&mut counts, now).unwrap();
+        assert!(shown(&sent).contains(&r#"analytics/flags/ b  7 {"f":7}"#.to_owned()));
+        outbox.posted(&mut failed(sent), now);
+        let last = outbox.send_last(&mut counts);
+        let bytes: usize = last.iter().map(|waiting| waiting.parcel.body.len()).sum();
+        assert!(bytes <= 2 * limits::OUTBOX_ENVIRONMENT_BYTES_MAX + 100, "{bytes}");
+        let kept: u64 = last.iter().map(|waiting| waiting.parcel.count).sum();
+        assert_eq!(kept + counts.evaluations.bounded.lost, expected + 7);
     }
 
     #[test]

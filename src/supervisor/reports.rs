@@ -7,8 +7,11 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::parcel::Parcel;
+use super::poll::{Sent, Upstream};
 use super::pool::guarded;
-use super::report::{self, Kind, Outbox, Posted};
+use super::post::{Posted, post};
+use super::report::{self, Kind, Outbox};
 use super::store::Store;
 use super::watched::Watched;
 use super::{Event, Supervisor};
@@ -76,41 +79,46 @@ impl Supervisor {
         let polled = self.watched.iter().filter(|watched| watched.is_polled() && config.analytics.enabled);
         let polled: HashSet<&str> = polled.map(Watched::client_side_key).collect();
         for mut counts in reports {
-            counts.evaluations.retain(|row, _| polled.contains(&*row.client_side_key));
+            counts.evaluations.retain(|client_side_key| polled.contains(client_side_key));
             if config.proxy_key.is_none() {
                 counts.usage.clear();
             }
-            self.records.metrics.supervisor.analytics_lost.add(counts.lost);
-            counts.lost = 0;
             self.reports.counts.merge(counts);
         }
         self.measure_queue();
     }
 
     fn measure_queue(&mut self) {
-        let counts = &mut self.reports.counts;
-        let lost = std::mem::take(&mut counts.lost);
-        let waiting = counts.evaluations.values().sum::<u64>() + self.reports.analytics.count();
-        self.records.metrics.supervisor.analytics_lost.add(lost);
-        self.records.metrics.supervisor.analytics_queued.set(waiting);
+        let evaluations = &mut self.reports.counts.evaluations;
+        let bounded = std::mem::take(&mut evaluations.bounded);
+        let waiting = evaluations.sum().saturating_add(self.reports.analytics.count());
+        let metrics = &self.records.metrics.supervisor;
+        metrics.analytics_lost.add(bounded.lost);
+        metrics.counts_merged_identifier.add(bounded.identifiers_merged);
+        metrics.counts_merged_label.add(bounded.labels_merged);
+        metrics.counts_cut_identifier.add(bounded.identifiers_cut);
+        metrics.counts_cut_label.add(bounded.labels_cut);
+        metrics.analytics_queued.set(waiting);
     }
 
     /// Sends what is due.
     pub fn report(&mut self, now: Instant) {
         let Reports { counts, analytics, usage } = &mut self.reports;
         for (kind, outbox) in [(Kind::Analytics, analytics), (Kind::Usage, usage)] {
-            let Some(parcels) = outbox.send(counts, now) else { continue };
+            let Some(waiting) = outbox.send(counts, now) else { continue };
             let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
             let task = move || {
-                let posted = guarded(|| report::post(&upstream, kind, parcels.clone(), None));
+                let send = |parcel: &Parcel| send(&upstream, parcel, None);
+                let until = Instant::now() + limits::ROUND_TIME_MAX;
+                let posted = guarded(|| post(kind, waiting.clone(), until, send));
                 // After a defect it is not known which were sent: none is sent twice.
                 let posted = posted.unwrap_or_else(|| {
-                    Posted::lost(kind, &parcels, "a defect of this proxy showed while counts were sent")
+                    Posted::lost(kind, &waiting, "a defect of this proxy showed while counts were sent")
                 });
                 drop(sender.send(Event::Posted(posted)));
             };
-            // Without a thread the parcels are gone with the task; there was not one since the start.
             if let Err(error) = self.pool.give(task) {
+                outbox.not_sent(now);
                 self.records.log.event(Level::Error, "no_thread", &[("error", &error)]);
             }
         }
@@ -133,6 +141,7 @@ impl Supervisor {
         };
         sent.add(posted.sent);
         lost.add(posted.lost);
+        metrics.counts_divided.add(posted.divided);
         let kind = ("kind", &posted.kind.name() as &dyn Display);
         if let Some(why) = &posted.refused {
             log.event(Level::Error, "counts_refused", &[kind, ("error", why), ("lost_count", &posted.lost)]);
@@ -160,16 +169,20 @@ impl Supervisor {
             }
         }
         self.collect();
-        for kind in [Kind::Analytics, Kind::Usage] {
+        for (kind, share) in [(Kind::Usage, 2), (Kind::Analytics, 1)] {
             let Reports { counts, analytics, usage } = &mut self.reports;
             let outbox = if kind == Kind::Analytics { analytics } else { usage };
-            let parcels = outbox.send_last(counts);
-            if parcels.is_empty() {
-                continue;
-            }
-            let posted = report::post(&self.upstream, kind, parcels, Some(until));
-            self.posted(posted, Instant::now());
-            let left = self.reports.outbox(kind).count();
+            let waiting = outbox.send_last(counts);
+            // Half of the time for usage, which is little, and what is left for analytics.
+            let now = Instant::now();
+            let until = now + until.saturating_duration_since(now) / share;
+            let upstream = &self.upstream;
+            let mut posted = post(kind, waiting, until, |parcel| send(upstream, parcel, Some(until)));
+            let outbox = self.reports.outbox(kind);
+            outbox.posted_last(&mut posted);
+            outbox.keep(self.records.store.as_ref());
+            let left = outbox.count();
+            self.write_down(&posted, posted.failure.is_some());
             if left > 0 && self.records.store.is_none() {
                 let hint = "upstream did not take them and there is no cache_dir to keep them in";
                 let fields: [(_, &dyn Display); 3] =
@@ -177,5 +190,12 @@ impl Supervisor {
                 self.records.log.event(Level::Error, "counts_lost", &fields);
             }
         }
+        self.measure_queue();
     }
+}
+
+fn send(upstream: &Upstream, parcel: &Parcel, until: Option<Instant>) -> Sent {
+    let time_max = until.map(|until| until.saturating_duration_since(Instant::now()));
+    let (key, body) = (&parcel.idempotency_key, parcel.body.as_bytes());
+    upstream.post(&parcel.path, &parcel.fields(), key, body, time_max)
 }

@@ -132,11 +132,21 @@ impl Client {
         self.answer(uri, response)
     }
 
+    /// A POST that takes `time_max` at most, if there is one, from the resolution of the name to the
+    /// head of the answer.
+    ///
     /// # Errors
     /// No answer. Whether the body was acted on is then unknown.
-    pub fn post(&self, uri: &Uri, fields: &[(&str, &str)], body: &[u8]) -> Result<Answer, PollError> {
+    pub fn post(
+        &self,
+        uri: &Uri,
+        fields: &[(&str, &str)],
+        body: &[u8],
+        time_max: Option<Duration>,
+    ) -> Result<Answer, PollError> {
         let request = self.agent(uri).post(uri.clone()).header("content-type", "application/json");
-        self.answer(uri, self.with_fields(uri, request, fields).send(body))
+        let request = self.with_fields(uri, request, fields).config().timeout_global(time_max).build();
+        self.answer(uri, request.send(body))
     }
 
     /// A GET whose body comes over hours: each read may take `silence_max`.
@@ -246,6 +256,9 @@ fn describe(
         }
         Error::Timeout(ureq::Timeout::RecvBody) => {
             (PollErrorKind::Timeout, "its answer did not end (see api_document_bytes_max)".into())
+        }
+        Error::Timeout(ureq::Timeout::Global) => {
+            (PollErrorKind::Timeout, "no answer in the time that was left for it".into())
         }
         Error::Timeout(_) => (PollErrorKind::Timeout, silence.to_string()),
         Error::Rustls(error) => (PollErrorKind::Tls, handshake::describe(error)),

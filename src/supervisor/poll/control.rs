@@ -3,7 +3,7 @@
 //! In: the proxy key, parcels of counts. Out: environments with their keys; what became of a parcel.
 //! Invariant: as for documents, our keys go to the configured origin only, and no redirect is followed
 //! with a body. Contract: compatibility.md 1.4 and 4.3.
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -39,8 +39,12 @@ impl ServerKey {
 #[derive(Debug)]
 pub enum Sent {
     Accepted,
-    /// It never will be accepted: one line saying why.
-    Refused(String),
+    /// It never will be accepted. `why` is one line; where `may_divide` one row or the size may be at
+    /// fault, so that parts of it may be accepted.
+    Refused {
+        why: String,
+        may_divide: bool,
+    },
     /// It may be accepted later.
     Failed(PollError),
 }
@@ -117,8 +121,16 @@ impl Upstream {
         Ok((parse(&bytes)?, bytes))
     }
 
-    /// Posts `body` to `path` below `api_url`, with a key by which upstream can tell a repetition.
-    pub fn post(&self, path: &str, fields: &[(&str, &str)], idempotency_key: &str, body: &[u8]) -> Sent {
+    /// Posts `body` to `path` below `api_url`, with a key by which upstream can tell a repetition. All of
+    /// it takes `time_max` at most, if there is one.
+    pub fn post(
+        &self,
+        path: &str,
+        fields: &[(&str, &str)],
+        idempotency_key: &str,
+        body: &[u8],
+        time_max: Option<Duration>,
+    ) -> Sent {
         let uri = match self.address(path) {
             Ok(uri) => uri,
             Err(error) => return Sent::Failed(error),
@@ -127,19 +139,21 @@ impl Upstream {
         fields.push(("idempotency-key", idempotency_key));
         fields.extend(self.proxy_key.as_ref().map(|key| ("x-proxy-key", key.expose())));
         fields.extend(self.authorization());
-        let answer = self.client.post(&uri, &fields, body).and_then(|answer| match upgraded(&answer) {
-            // A redirect says that nothing was done with the body.
-            Some(target) => self.client.post(&target, &fields, body),
-            None => Ok(answer),
-        });
+        let answer =
+            self.client.post(&uri, &fields, body, time_max).and_then(|answer| match upgraded(&answer) {
+                // A redirect says that nothing was done with the body.
+                Some(target) => self.client.post(&target, &fields, body, time_max),
+                None => Ok(answer),
+            });
         match answer {
             Ok(answer) => match answer.status {
                 200..=299 => Sent::Accepted,
                 // Worth another try: who may send can change, and so can how much.
                 401 | 403 | 408 | 429 => Sent::Failed(refused(&answer, true)),
-                300..=499 => {
-                    Sent::Refused(format!("{} answered {} to {path}", link::origin(&uri), answer.status))
-                }
+                300..=499 => Sent::Refused {
+                    why: format!("{} answered {} to {path}", link::origin(&uri), answer.status),
+                    may_divide: matches!(answer.status, 400 | 413 | 422),
+                },
                 _ => Sent::Failed(refused(&answer, true)),
             },
             Err(error) => Sent::Failed(error),
