@@ -21,8 +21,9 @@ fn the_public_health_shows_the_kind_of_an_error_and_the_admin_port_its_text() {
     let upstream = Upstream::start();
     upstream.refuse();
     let start = Start::serve().with_admin().set("api_url", upstream.api_url()).environment(CLIENT, SERVER);
-    let missing = start.scratch().path().join("no-such-document.json");
+    let missing = start.scratch().write("no-such-document.json", "{}");
     let proxy = start.document("FileClientKey", "ser.of-a-file", &missing).start();
+    std::fs::remove_file(&missing).expect("it was written");
     let errors = |health: &Value| -> Vec<Value> {
         let environments = health["environments"].as_array().expect("a list").iter();
         environments.map(|environment| environment["last_error"].clone()).collect()

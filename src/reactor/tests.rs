@@ -217,7 +217,7 @@ fn bytes_that_come_one_by_one_are_a_request_all_the_same() {
         let house = House::start(driver, &[], |_| {});
         let mut stream = house.connect();
         let chunked = "POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
-                       3;x=\"y\"\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: x\r\n\r\n";
+                       3;x=\"y\"\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: x\r\n\r\n";
         for byte in format!("{chunked}{LIVENESS}").bytes() {
             stream.write_all(&[byte]).unwrap();
         }
