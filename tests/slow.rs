@@ -63,7 +63,7 @@ fn read_to_end(mut stream: &TcpStream) -> usize {
 
 #[test]
 fn a_peer_that_does_not_read_is_cut_off_and_its_memory_is_freed() {
-    const PEERS: usize = 6;
+    const PEERS: usize = 4;
     const ANSWERS: usize = 8;
     const ROUNDS: usize = 4;
     let proxy = prepare_large().set("server.timeout_write", "1s").ready();

@@ -108,15 +108,18 @@ impl<T: Transport> Connection<T> {
             // Doubles with a large body, so that few reads bring it in.
             self.buffer.reserve(READ_BYTES_IDLE.max(self.buffer.len()));
         }
-        self.place.hold(self.buffer.capacity());
+        self.place.hold_request(self.buffer.capacity());
     }
 
     async fn write(&mut self, mut batch: Batch) -> Result<(), Gone> {
         if !batch.bytes.is_empty() {
-            self.place.hold(self.buffer.capacity() + batch.bytes.capacity());
+            self.place.hold_answer(self.buffer.capacity() + batch.bytes.capacity());
             batch.bytes = self.write_whole(batch.bytes).await?;
         }
         self.reactor.give_back(batch.bytes);
+        if self.place.holds() {
+            self.place.hold_answer(self.buffer.capacity());
+        }
         if let Some((tail, _lease)) = batch.tail {
             self.write_whole(tail).await?;
         }
@@ -162,6 +165,9 @@ impl<T: Transport> Connection<T> {
     /// kernel reset the connection, and the peer lose the answer (RFC 9112 9.6).
     async fn linger(&mut self) -> Result<(), Gone> {
         self.place.set_phase(Phase::Lingering);
+        // Nothing of what was read is needed any more.
+        self.buffer = BytesMut::new();
+        self.place.hold_request(0);
         // TLS has something to say first, for which there may be no room.
         let _ = self.place.mark.unless_ended(self.transport.shutdown()).await;
         let mut read_over = 0;

@@ -73,8 +73,10 @@ pub struct Times {
     pub linger: Duration,
     /// The whole life of an event stream; zero is without end.
     pub stream: Duration,
-    /// What all connections may hold in bodies and answers.
+    /// What all connections of one reactor may hold in requests and answers, bytes.
     pub held_bytes_max: usize,
+    /// What requests may hold of it that are not answered yet.
+    pub held_request_bytes_max: usize,
     /// Where to panic next.
     #[cfg(test)]
     pub fault: &'static std::sync::atomic::AtomicU8,
@@ -83,6 +85,7 @@ pub struct Times {
 impl Times {
     /// Those of the configuration and of `limits`.
     pub fn of(config: &Config) -> Self {
+        let reactors = config.cores.len().max(1);
         Self {
             keep_alive: config.server.timeout_keep_alive,
             head: config.server.timeout_head,
@@ -90,7 +93,9 @@ impl Times {
             write: config.server.timeout_write,
             linger: limits::LINGER_TIMEOUT,
             stream: config.sse.max_stream,
-            held_bytes_max: limits::HELD_BYTES_MAX,
+            held_bytes_max: (limits::HELD_BYTES_MAX / reactors).max(limits::HELD_BYTES_REACTOR_MIN),
+            held_request_bytes_max: (limits::HELD_REQUEST_BYTES_MAX / reactors)
+                .max(limits::HELD_REQUEST_BYTES_REACTOR_MIN),
             #[cfg(test)]
             fault: Box::leak(Box::default()),
         }

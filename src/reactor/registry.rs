@@ -42,8 +42,9 @@ pub struct Mark {
     /// Of a stream: the tick at which it is nudged if nothing happens before.
     due_tick: Cell<u32>,
     waker: RefCell<Option<Waker>>,
-    /// Buffers beyond the usual ones, bytes.
+    /// Buffers beyond the usual ones, bytes; and whether they are for a request that is not answered yet.
     held_bytes: Cell<usize>,
+    holds_request: Cell<bool>,
     /// How long this connection has had the thread.
     pub turn: Turn,
 }
@@ -130,9 +131,33 @@ pub struct Registry {
     marks: RefCell<Slab<Rc<Mark>>>,
     tick: Cell<u32>,
     times: Cell<Times>,
-    /// The sum over all marks.
-    held_bytes: Cell<usize>,
-    held_bytes_max: usize,
+    /// What requests hold that are not answered yet. Their callers may have no key.
+    requests: Pool,
+    /// What all hold, answers included.
+    all: Pool,
+}
+
+/// Memory that connections hold together.
+#[derive(Debug)]
+struct Pool {
+    bytes: Cell<usize>,
+    bytes_max: usize,
+    /// When those were last looked for that have waited too long: there are no others before the next tick.
+    shed_tick: Cell<Option<u32>>,
+}
+
+impl Pool {
+    fn new(bytes_max: usize) -> Self {
+        Self { bytes: Cell::new(0), bytes_max, shed_tick: Cell::new(None) }
+    }
+
+    fn replace(&self, old_bytes: usize, new_bytes: usize) {
+        self.bytes.set(self.bytes.get() - old_bytes + new_bytes);
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes.get() > self.bytes_max
+    }
 }
 
 /// A place in the registry, given back when dropped.
@@ -144,7 +169,7 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.reactor.registry.hold(&self.mark, 0);
+        self.reactor.registry.hold(&self.mark, 0, false);
         self.reactor.registry.marks.borrow_mut().try_remove(self.key);
         self.reactor.metrics.connections_closed.add(1);
     }
@@ -157,15 +182,29 @@ impl Place {
         self.mark.since_tick.set(self.reactor.registry.tick.get());
     }
 
-    /// Notes how large the buffers of this connection are.
-    pub fn hold(&self, bytes: usize) {
+    /// Notes how large the buffers of this connection are while it reads a request.
+    pub fn hold_request(&self, bytes: usize) {
+        self.hold(bytes, true);
+    }
+
+    /// Notes how large the buffers of this connection are while its answer is written.
+    pub fn hold_answer(&self, bytes: usize) {
+        self.hold(bytes, false);
+    }
+
+    /// Whether the buffers are large enough to be counted.
+    pub fn holds(&self) -> bool {
+        self.mark.held_bytes.get() > 0
+    }
+
+    fn hold(&self, bytes: usize, is_request: bool) {
         let bytes = if bytes > limits::HELD_BYTES_MIN { bytes } else { 0 };
-        if bytes == self.mark.held_bytes.get() {
+        if bytes == self.mark.held_bytes.get() && is_request == self.mark.holds_request.get() {
             return;
         }
         let registry = &self.reactor.registry;
-        registry.hold(&self.mark, bytes);
-        if registry.held_bytes.get() > registry.held_bytes_max {
+        registry.hold(&self.mark, bytes, is_request);
+        if registry.requests.is_full() || registry.all.is_full() {
             self.reactor.metrics.connections_shed.add(registry.shed());
         }
     }
@@ -182,31 +221,53 @@ impl Registry {
             marks: RefCell::default(),
             tick: Cell::new(0),
             times: Cell::new(times),
-            held_bytes: Cell::new(0),
-            held_bytes_max: times.held_bytes_max,
+            requests: Pool::new(times.held_request_bytes_max),
+            all: Pool::new(times.held_bytes_max),
         }
     }
 
-    fn hold(&self, mark: &Mark, bytes: usize) {
-        let others = self.held_bytes.get() - mark.held_bytes.replace(bytes);
-        self.held_bytes.set(others + bytes);
+    fn hold(&self, mark: &Mark, bytes: usize, is_request: bool) {
+        let old_bytes = mark.held_bytes.replace(bytes);
+        let old_request = mark.holds_request.replace(is_request);
+        self.all.replace(old_bytes, bytes);
+        self.requests.replace(if old_request { old_bytes } else { 0 }, if is_request { bytes } else { 0 });
     }
 
-    /// Ends those that have waited longest for their peers, until the rest hold no more than they
-    /// may. How many that were. A peer that keeps up is never among them.
+    /// Ends connections until the rest hold no more than they may: how many that were. First those that
+    /// have waited longest for their peers. Half as much again is held by peers that have not waited for
+    /// long; beyond that the longest-waiting of these are ended too, and of them the largest.
     fn shed(&self) -> u64 {
+        let tick = self.tick.get();
+        let shed = |pool: &Pool, is_request: bool| {
+            if pool.bytes.get() > pool.bytes_max + pool.bytes_max / 2 {
+                self.end_slowest(pool, is_request, None)
+            } else if pool.is_full() && pool.shed_tick.replace(Some(tick)) != Some(tick) {
+                self.end_slowest(pool, is_request, Some(ticks(limits::HELD_PATIENCE)))
+            } else {
+                0
+            }
+        };
+        shed(&self.requests, true) + shed(&self.all, false)
+    }
+
+    /// `patience_ticks`: those that have not waited for longer are spared.
+    fn end_slowest(&self, pool: &Pool, requests_only: bool, patience_ticks: Option<u32>) -> u64 {
         let waited = |mark: &Mark| self.tick.get().wrapping_sub(mark.since_tick.get());
         let marks = self.marks.borrow();
         let mut slow: Vec<&Rc<Mark>> = marks.iter().map(|(_, mark)| mark).collect();
-        slow.retain(|mark| mark.held_bytes.get() > 0 && waited(mark) > ticks(limits::HELD_PATIENCE));
-        slow.sort_unstable_by_key(|mark| std::cmp::Reverse(waited(mark)));
+        slow.retain(|mark| {
+            mark.held_bytes.get() > 0
+                && (mark.holds_request.get() || !requests_only)
+                && patience_ticks.is_none_or(|patience| waited(mark) > patience)
+        });
+        slow.sort_unstable_by_key(|mark| std::cmp::Reverse((waited(mark), mark.held_bytes.get())));
         let mut count = 0;
         for mark in slow {
-            if self.held_bytes.get() <= self.held_bytes_max {
+            if !pool.is_full() {
                 break;
             }
             // What it holds is given back within this turn of the loop.
-            self.hold(mark, 0);
+            self.hold(mark, 0, false);
             mark.end();
             count += 1;
         }
@@ -305,6 +366,7 @@ pub fn enter(reactor: &Rc<Reactor>) -> Place {
         due_tick: Cell::new(0),
         waker: RefCell::new(None),
         held_bytes: Cell::new(0),
+        holds_request: Cell::new(false),
         turn: Turn::default(),
     });
     reactor.metrics.connections_opened.add(1);
@@ -321,7 +383,7 @@ pub async fn sweep(reactor: Rc<Reactor>) {
         reactor.panic_if_asked(super::Fault::Sweep);
         reactor.metrics.connections_cut.add(reactor.registry.tick());
         // Those that were not slow yet when the bound was met.
-        if reactor.registry.held_bytes.get() > reactor.registry.held_bytes_max {
+        if reactor.registry.requests.is_full() || reactor.registry.all.is_full() {
             reactor.metrics.connections_shed.add(reactor.registry.shed());
         }
         reactor.report_counts();
