@@ -7,7 +7,8 @@ use bytes::BytesMut;
 use edge_proxy::answer::{Outcome, Room, Settings};
 use edge_proxy::config::{self, source::Inputs};
 use edge_proxy::http::request::{Progress, RequestReader};
-use edge_proxy::http::{Method, Output, Request};
+use edge_proxy::http::{Coding, Method, Output, Request};
+use edge_proxy::limits::BODY_BYTES_MAX;
 use edge_proxy::route::Route;
 use edge_proxy::snapshot::{Access, Environment, Role, Slot, Snapshot, Source};
 use serde::de::IgnoredAny;
@@ -16,6 +17,15 @@ use serde::de::IgnoredAny;
 const PAIRS: &str = r#"[{"server_side_key": "ser.k", "client_side_key": "k"},
     {"server_side_key": "ser.n", "client_side_key": "n"},
     {"server_side_key": "ser.demo-server-side-key", "client_side_key": "demo-client-side-key"}]"#;
+
+/// An answer to a caller without a valid key, bytes, and what any answer may have beside the flags in it and
+/// what it repeats of the request.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// What one byte of a body may become: a control character is sent as `\\u0001` and comes back as six bytes,
+/// and a short number such as `1e15` in full.
+const BYTES_PER_BYTE_MAX: usize = 8;
+/// The flags of one identity of the environment that is served, or their explanation.
+const FLAGS_BYTES_MAX: usize = 64 * 1024;
 
 struct House {
     settings: Settings,
@@ -75,6 +85,7 @@ pub fn answer(data: &[u8]) {
             house.ask(&mut Request { body: &mut body, ..request }, room, output)
         };
         let (outcome, new) = ask(&mut Room::default(), &mut Output::default());
+        bounded(new.len(), &outcome, &body, request.coding, request.path.len() + request.query.len());
         let is_random = judge(&new, &outcome, is_head, keep_alive);
         for round in 0..3 {
             let (_, again) = ask(&mut room, &mut output);
@@ -82,6 +93,29 @@ pub fn answer(data: &[u8]) {
         }
         reader.consume(&mut buffer);
     }
+}
+
+/// The work oracle: what an answer cost, in bytes read of the plain body and in bytes sent, stays within what
+/// the request and the caller's key allow.
+fn bounded(answer_bytes: usize, outcome: &Outcome, body: &[u8], coding: Coding, target_bytes: usize) {
+    let (read, sent) = (outcome.body_bytes, body.len());
+    let is_coded = coding != Coding::Identity && sent > 0;
+    assert!(read <= if is_coded { BODY_BYTES_MAX } else { sent }, "{read} bytes read of {sent}");
+    // A 422 comes before the key where the body is plain, so a slot says that the caller is known, and a
+    // coded body that was read says so too.
+    let is_known = outcome.slot.is_some() || (is_coded && read > 0);
+    let bound = match is_known {
+        false => {
+            let judged = if is_coded { 0 } else { BODY_BYTES_MAX.min(sent) };
+            assert!(read <= judged, "{read} bytes read for an unknown caller, {outcome:?}");
+            ANSWER_BYTES_MAX
+        }
+        true => {
+            let identities = if outcome.route == Route::BulkIdentities { read.min(100) } else { 1 };
+            ANSWER_BYTES_MAX + BYTES_PER_BYTE_MAX * (read + target_bytes) + identities * FLAGS_BYTES_MAX
+        }
+    };
+    assert!(answer_bytes <= bound, "{answer_bytes} bytes for {sent}, {read} of them read: {outcome:?}");
 }
 
 fn shown(answer: &[u8]) -> String {

@@ -16,7 +16,8 @@ use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
 use edge_proxy::explain::explain;
 use edge_proxy::http::heads::Heads;
 use edge_proxy::http::request::{Progress, RequestReader};
-use edge_proxy::identity::{Reader, detail, transient};
+use edge_proxy::identity::{Reader, Refusal, detail, python_json, transient};
+use edge_proxy::limits::JSON_DEPTH_MAX;
 use edge_proxy::snapshot::{Environment, Role};
 use serde::de::IgnoredAny;
 use serde_json::{Value as Json, json};
@@ -99,9 +100,10 @@ fn requests(mut reader: RequestReader, reads: &[&[u8]]) -> Vec<String> {
 
 /// A body of `POST identities/`: the quick way and the careful way read the same identity.
 fn identity(data: &[u8]) {
+    json_work(data);
     let careful = match detail::body_value(data, true) {
         Err(refusal) => Err(format!("{refusal:?}")),
-        Ok(body) => match detail::identity(&body) {
+        Ok(body) => match detail::identity(body.root()) {
             Err(refusal) => Err(format!("{refusal:?}")),
             Ok(asked) => {
                 // Without traits the identifier is a random one.
@@ -123,6 +125,20 @@ fn identity(data: &[u8]) {
     match (careful, quick) {
         (Ok((identifier, traits)), Ok((_, found))) if identifier.is_empty() => assert_eq!(traits, found),
         (careful, quick) => assert_eq!(careful, quick),
+    }
+}
+
+/// The work oracle of a body: values and bytes of errors are bounded by the bytes that were sent.
+fn json_work(data: &[u8]) {
+    let documents = [python_json::loads(data), python_json::loads_prefix(data)];
+    for (document, open) in documents.iter().zip([0, JSON_DEPTH_MAX]) {
+        // A value takes a byte, and each but the first a comma, a colon or a bracket, unless it was cut open.
+        let count = document.as_ref().map_or(0, python_json::Document::node_count);
+        assert!(count <= data.len() / 2 + 1 + open, "{count} values in {} bytes", data.len());
+    }
+    for refusal in documents.iter().flatten().filter_map(|document| detail::identity(document.root()).err()) {
+        let (Refusal::Invalid(detail) | Refusal::Unwritable(detail)) = refusal else { continue };
+        assert!(detail.body.len() <= 64 * 1024, "{} bytes of errors", detail.body.len());
     }
 }
 
