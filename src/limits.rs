@@ -26,8 +26,27 @@ pub const EMPTY_LINES_MAX: usize = 2;
 pub const CHUNK_LINE_BYTES_MAX: usize = 256;
 /// Trailer fields of a chunked body, bytes. They are read over. Beyond: 431 and close.
 pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
-/// A trait value that is text, characters. Beyond: 422, as the Python proxy.
+/// A trait value that is text, characters. Beyond: 422, as the Python proxy; 400 in a context of OFREP.
 pub const TRAIT_VALUE_CHARS_MAX: usize = 2000;
+/// An identifier, characters: what Flagsmith core stores. Beyond: 422, 400 as OFREP's `targetingKey`, cut in `analytics/flags/`;
+/// each condition on the identifier would read all of it again.
+pub const IDENTIFIER_CHARS_MAX: usize = TRAIT_VALUE_CHARS_MAX;
+/// Errors listed in a 422. Beyond: a last entry says so, `edge_proxy_errors_truncated_total` counts it, and
+/// the rest of the body is not judged. Python lists 350,000 for a body of 1 MiB, in 50 MB.
+pub const ERRORS_MAX: usize = 100;
+/// The `input` of one error in a 422, bytes of JSON. Beyond: it is cut and ends in `...`. With `ERRORS_MAX`
+/// this keeps the whole answer below 64 KiB.
+pub const ERROR_INPUT_BYTES_MAX: usize = 200;
+/// Bytes of a body that are judged for a caller without a valid key: 0.3 ms of work. Beyond: 422 if these are
+/// refused already, whatever follows, else 401.
+pub const UNKNOWN_CALLER_BODY_BYTES_MAX: usize = 64 * 1024;
+/// An unknown key that a 401 quotes, bytes. Beyond: it is cut and ends in `...`.
+pub const KEY_QUOTED_BYTES_MAX: usize = 2048;
+/// Bodies from this size on leave no buffers behind that were grown for them, bytes.
+pub const KEPT_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Buffers for an answer that a reactor keeps (plain and compressed), bytes each. Larger ones are released
+/// after the request.
+pub const KEPT_ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Nesting of a JSON body. Beyond: 400. Where Python 3.12's `json.loads` gives up (measured).
 pub const JSON_DEPTH_MAX: usize = 1497;
 /// Stack of a reactor, bytes, whatever `RUST_MIN_STACK` says. A body of `JSON_DEPTH_MAX` takes 0.75 MiB of
@@ -69,9 +88,14 @@ pub const READ_BYTES_MIN: usize = 1024;
 pub const READ_BYTES_IDLE: usize = 2560;
 /// Room for what comes encrypted, once the handshake is done, bytes: a whole record and its head.
 pub const TLS_READ_BYTES: usize = 16 * 1024 + 256;
-/// What the connections of one reactor may hold in request bodies and answers, bytes, however many
-/// they are. Beyond: those that have waited longest for their peers are ended and counted.
-pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What all connections may hold in requests and answers, bytes, shared out evenly among the reactors, and
+/// the least share. Beyond: those that have waited longest for their peers are ended and counted; beyond half
+/// as much again also those that have not waited for long.
+pub const HELD_BYTES_MAX: usize = 40 * 1024 * 1024;
+pub const HELD_BYTES_REACTOR_MIN: usize = 16 * 1024 * 1024;
+/// What requests may hold of it that are not answered yet, bytes: their callers may have no key.
+pub const HELD_REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const HELD_REQUEST_BYTES_REACTOR_MIN: usize = 4 * 1024 * 1024;
 /// Buffers of one connection up to this size are not counted towards it, bytes.
 pub const HELD_BYTES_MIN: usize = 4 * 1024;
 /// Who waits for its peer no longer than this is not ended for what it holds.
@@ -203,8 +227,6 @@ pub const FETCH_RATE_MIN: u64 = 64 * 1024;
 pub const FILE_POLL: Duration = Duration::from_millis(500);
 /// A file written less than this ago may be written again without a trace in its times, so it is read again.
 pub const FILE_SETTLED: Duration = Duration::from_millis(100);
-/// Characters of an identifier in `analytics/flags/`, as in core. Beyond: cut.
-pub const IDENTIFIER_CHARS_MAX: usize = 2000;
 /// Characters of a feature's name, as in core. Beyond: no such feature, and the count is skipped.
 pub const FEATURE_NAME_CHARS_MAX: usize = 2000;
 /// Each of the SDK's headers that counts are kept apart by, bytes. Beyond: cut between characters.

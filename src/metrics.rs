@@ -89,6 +89,8 @@ pub struct ReactorMetrics {
     pub connections_cut: Counter,
     /// Ended because all together held too much memory.
     pub connections_shed: Counter,
+    /// Answers 422 that list fewer errors than there are.
+    pub errors_truncated: Counter,
     /// Pauses of the accept loop, above all at the descriptor limit.
     pub accept_pauses: Counter,
     /// Requests whose general JSONPaths, and whose regular expressions, ran out of steps.
@@ -221,6 +223,7 @@ impl ReactorMetrics {
             connections_refused: Counter::default(),
             connections_cut: Counter::default(),
             connections_shed: Counter::default(),
+            errors_truncated: Counter::default(),
             accept_pauses: Counter::default(),
             jsonpath_exceeded: Counter::default(),
             patterns_exceeded: Counter::default(),

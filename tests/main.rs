@@ -8,6 +8,8 @@ mod support;
 
 /// The admin listener: idle connections, slow heads, foreign hosts.
 mod admin;
+/// Bodies that cost more than they take to send.
+mod bodies;
 /// The step budgets of a request.
 mod budget;
 /// Public conformance data, and other parsers beside ours.

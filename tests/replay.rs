@@ -106,6 +106,18 @@ const DIFFERENCES: &[(&str, &str, &str, Instead)] = {
             "500 there: 422 here",
             Answer(422, r#""type":"string_unicode","loc":["body","traits",0,"trait_value"]"#),
         ),
+        (
+            POST,
+            "identifier 5000 chars",
+            "40",
+            Answer(422, r#""type":"string_too_long","loc":["body","identifier"]"#),
+        ),
+        (
+            POST,
+            "trait_value 2001-char string",
+            "38",
+            Answer(422, r#"...","ctx":{"max_length":2000,"actual_length":2001}"#),
+        ),
         (POST, "5 MB body (one huge unknown field)", "limit: a body has at most 1 MiB", Answer(413, "{")),
         (
             POST,

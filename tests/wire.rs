@@ -91,12 +91,12 @@ fn a_long_refusal_is_compressed_as_any_long_answer() {
     let unknown = ask(&proxy, b"GET /api/v1/flags/", &lines);
     assert_eq!((unknown.status, unknown.header("content-encoding")), (401, Some("gzip")));
     assert_eq!(unknown.header("vary"), Some("Accept-Encoding"));
-    let body = format!(r#"{{"identifier":["{long}"]}}"#);
+    let body = format!(r#"{{"traits":[{}]}}"#, ["{}"; 10].join(","));
     let fields = [("X-Environment-Key", CLIENT), ("Accept-Encoding", "gzip")];
     let invalid =
         Client::connect(proxy.address()).request("POST", "/api/v1/identities/", &fields, body.as_bytes());
     assert_eq!((invalid.status, invalid.header("content-encoding")), (422, Some("gzip")));
-    assert!(String::from_utf8_lossy(&invalid.plain()).contains("string_type"));
+    assert!(String::from_utf8_lossy(&invalid.plain()).contains("missing"));
 }
 
 // --- random requests, recorded with the model's answers (fixtures/wire/record.py) ---
@@ -125,6 +125,22 @@ fn recorded(line: &Value) -> Recorded {
     }
 }
 
+/// Whether the answer lists the same errors, and quotes the beginning of an input of over 200 bytes (38).
+fn is_cut_form(recorded: &[u8], answered: &[u8]) -> bool {
+    let [recorded, answered] = [recorded, answered].map(|body| String::from_utf8_lossy(body).into_owned());
+    let (mut recorded, mut is_cut) = (recorded.as_str(), false);
+    for (number, part) in answered.split("...\"").enumerate() {
+        if number > 0 {
+            let Some(end) = recorded.find("\",\"ctx\"") else { return false };
+            is_cut |= end > 3;
+            recorded = &recorded[end + 1..];
+        }
+        let Some(rest) = recorded.strip_prefix(part) else { return false };
+        recorded = rest;
+    }
+    is_cut && recorded.is_empty()
+}
+
 impl Recorded {
     fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
@@ -145,6 +161,10 @@ impl Recorded {
         let mut body = answer.plain();
         if self.is_identity(answer) {
             body = crate::replay::without_reasons(&body);
+        }
+        if answer.status == 422 && is_cut_form(&self.body, &body) {
+            // It may be too short to be compressed.
+            return Ok(());
         }
         if body != self.body {
             return told("body", &String::from_utf8_lossy(&self.body), &String::from_utf8_lossy(&body));

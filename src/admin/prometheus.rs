@@ -77,7 +77,11 @@ fn requests(text: &mut Text, metrics: &Metrics) {
             }
         }
     }
-    text.family("http_rejects_total", "counter", "Requests refused before they had a route, by reason.");
+    text.family(
+        "http_rejects_total",
+        "counter",
+        "Requests refused for their framing, coding, size or time, by reason.",
+    );
     for (index, reject) in crate::http::Reject::ALL.iter().enumerate() {
         let count = sum(metrics, |reactor| reactor.rejects_of(index));
         text.sample("http_rejects_total", &[("reason", &reject.name())], count);
@@ -108,7 +112,7 @@ fn durations(text: &mut Text, metrics: &Metrics) {
 
 fn traffic(text: &mut Text, metrics: &Metrics) {
     type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
-    let rows: [Row; 12] = [
+    let rows: [Row; 13] = [
         ("http_received_bytes_total", "counter", "Bytes read from clients.", |r| r.bytes_read.value()),
         ("http_sent_bytes_total", "counter", "Bytes written to clients.", |r| r.bytes_written.value()),
         ("connections_opened_total", "counter", "Connections accepted.", |r| r.connections_opened.value()),
@@ -130,6 +134,9 @@ fn traffic(text: &mut Text, metrics: &Metrics) {
             "Connections ended because callers that wait held more memory than they may together.",
             |r| r.connections_shed.value(),
         ),
+        ("errors_truncated_total", "counter", "422 answers that list only the first 100 errors.", |r| {
+            r.errors_truncated.value()
+        }),
         (
             "accept_pauses_total",
             "counter",

@@ -9,7 +9,7 @@ use super::{Desk, Exchange};
 use crate::counts::evaluations::{Tally, cut_bytes};
 use crate::counts::{Counts, Evaluation, Labels, Names, Version};
 use crate::http::{Body, ContentType, Fields, Status};
-use crate::identity::detail::{json_value, member};
+use crate::identity::detail::json_value;
 use crate::identity::python_json::Value;
 use crate::limits;
 use crate::snapshot::{Role, Slot};
@@ -28,12 +28,11 @@ pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
         Ok(slot) => slot,
         Err(denied) => return exchange.deny(desk, denied),
     };
-    let Ok(Value::Dict(members)) = json_value(body) else {
-        return exchange.refuse_shape(desk, NOT_AN_OBJECT);
-    };
+    let Ok(body) = json_value(body) else { return exchange.refuse_shape(desk, NOT_AN_OBJECT) };
+    let Value::Dict(members) = body.root() else { return exchange.refuse_shape(desk, NOT_AN_OBJECT) };
     if exchange.settings.counts_evaluations {
         let mut tally = tally(slot, &exchange.fields, counts);
-        for (feature, value) in &members {
+        for (feature, value) in members.members() {
             if let Some(count) = count(value).filter(|_| is_known(slot, feature)) {
                 tally.add(Evaluation { feature, version: Version::One, identifier: None }, count);
             }
@@ -50,7 +49,7 @@ pub fn version_2(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
         Err(denied) => return exchange.deny(desk, denied),
     };
     let Ok(body) = json_value(body) else { return exchange.refuse_shape(desk, NO_EVALUATIONS) };
-    let Some(Value::List(items)) = member(&body, "evaluations") else {
+    let Some(Value::List(items)) = member(body.root(), "evaluations") else {
         return exchange.refuse_shape(desk, NO_EVALUATIONS);
     };
     let Some(rows) = items.iter().map(row).collect::<Option<Vec<Row<'_>>>>() else {
@@ -76,19 +75,24 @@ struct Row<'body> {
     count: Option<u64>,
 }
 
-fn row(item: &Value) -> Option<Row<'_>> {
+fn row(item: Value<'_>) -> Option<Row<'_>> {
     let Some(Value::Text(feature)) = member(item, "feature_name") else { return None };
     let Some(Value::Bool(is_enabled)) = member(item, "enabled_when_evaluated") else { return None };
     let Some(value @ Value::Int(_)) = member(item, "count") else { return None };
     let identifier = match member(item, "identity_identifier") {
         None | Some(Value::Null) => None,
-        Some(Value::Text(identifier)) => Some(identifier.text.as_str()),
+        Some(Value::Text(identifier)) => Some(identifier.text),
         Some(_) => return None,
     };
-    Some(Row { feature: &feature.text, identifier, is_enabled: *is_enabled, count: count(value) })
+    Some(Row { feature: feature.text, identifier, is_enabled, count: count(value) })
 }
 
-fn count(value: &Value) -> Option<u64> {
+fn member<'body>(value: Value<'body>, name: &str) -> Option<Value<'body>> {
+    let Value::Dict(members) = value else { return None };
+    members.get(name)
+}
+
+fn count(value: Value<'_>) -> Option<u64> {
     let Value::Int(digits) = value else { return None };
     let count: i64 = digits.parse().ok()?;
     (1..=COUNT_MAX).contains(&count).then_some(count.unsigned_abs())

@@ -8,7 +8,8 @@ use super::identities::{self, Selection};
 use super::{Desk, Exchange};
 use crate::evaluate::Identity;
 use crate::http::{Body, ContentType, Status};
-use crate::identity::detail::{self, Asked, Errors, LIST_TYPE, Loc, MODEL_TYPE};
+use crate::identity::detail::{self, Asked, BODY};
+use crate::identity::errors::{Errors, LIST_TYPE, MODEL_TYPE};
 use crate::identity::python_json::Value;
 use crate::identity::{Refusal, Sent, is_json, transient};
 use crate::limits::BULK_IDENTITIES_MAX;
@@ -22,13 +23,12 @@ pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
         Ok(parsed) => parsed,
         Err(refusal) => return exchange.send_refusal(desk, &refusal),
     };
-    let asked = match read(&parsed) {
-        Ok(asked) => asked,
+    let (asked, count) = match read(parsed.root()) {
+        Ok(read) => read,
         Err(refusal) => return exchange.send_refusal(desk, &refusal),
     };
-    if asked.len() > BULK_IDENTITIES_MAX {
-        let message =
-            format!("data has {} identities, at most {BULK_IDENTITIES_MAX} are answered", asked.len());
+    if count > BULK_IDENTITIES_MAX {
+        let message = format!("data has {count} identities, at most {BULK_IDENTITIES_MAX} are answered");
         return exchange.refuse_shape(desk, &message);
     }
     let (environment, role) = match exchange.open() {
@@ -60,28 +60,51 @@ pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
     desk.body = body;
 }
 
-fn read(body: &Value) -> Result<Vec<Asked<'_>>, Refusal> {
+/// What a body of `bulk-identities/` is refused for.
+pub(super) fn judge(body: Value<'_>) -> Result<(), Refusal> {
+    read(body).map(drop)
+}
+
+/// What a body of `traits/` is refused for.
+pub(super) fn judge_trait(body: Value<'_>) -> Result<(), Refusal> {
+    echo(body).map(drop)
+}
+
+/// The identities that are asked for, and how many; of more than are answered only those.
+fn read(body: Value<'_>) -> Result<(Vec<Asked<'_>>, usize), Refusal> {
     let mut errors = Errors::default();
-    let mut asked = Vec::new();
-    let loc = [Loc::Name("body")];
-    let data = [Loc::Name("body"), Loc::Name("data")];
-    match (body, detail::member(body, "data")) {
-        (Value::Null, _) => errors.missing(&loc, body),
-        (Value::Dict(_), None) => errors.missing(&data, body),
-        (Value::Dict(_), Some(Value::List(items))) => {
+    let (mut asked, mut count) = (Vec::new(), 0);
+    let data = BODY.name("data");
+    let Value::Dict(members) = body else {
+        match body {
+            Value::Null => errors.missing(&BODY, body),
+            _ => errors.known(&MODEL_TYPE, &BODY, body),
+        }
+        return errors.into_result((asked, count));
+    };
+    match members.get("data") {
+        None => errors.missing(&data, body),
+        Some(Value::List(items)) => {
             for (index, item) in items.iter().enumerate() {
-                asked.push(detail::identity_at(item, &detail::within(&data, Loc::Index(index)), &mut errors));
+                if errors.is_full() {
+                    break;
+                }
+                let one = detail::identity_at(item, &data.index(index), &mut errors);
+                if count < BULK_IDENTITIES_MAX {
+                    asked.push(one);
+                }
+                count += 1;
             }
         }
-        (Value::Dict(_), Some(other)) => errors.known(&LIST_TYPE, &data, other),
-        _ => errors.known(&MODEL_TYPE, &loc, body),
+        Some(other) => errors.known(&LIST_TYPE, &data, other),
     }
-    errors.into_result(asked)
+    errors.into_result((asked, count))
 }
 
 /// `POST traits/`: one trait, echoed; nothing is stored (differences.md 21).
 pub fn single_trait(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
-    let read = detail::body_value(body, is_json(exchange.fields.content_type)).and_then(|body| echo(&body));
+    let read =
+        detail::body_value(body, is_json(exchange.fields.content_type)).and_then(|body| echo(body.root()));
     let echo = match read {
         Ok(echo) => echo,
         Err(refusal) => return exchange.send_refusal(desk, &refusal),
@@ -93,26 +116,25 @@ pub fn single_trait(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
     exchange.send(desk, Status(200), Some(ContentType::Json), Body::Copy(&echo));
 }
 
-fn echo(body: &Value) -> Result<Vec<u8>, Refusal> {
+fn echo(body: Value<'_>) -> Result<Vec<u8>, Refusal> {
     let mut errors = Errors::default();
-    let loc = [Loc::Name("body")];
-    let identity_loc = [Loc::Name("body"), Loc::Name("identity")];
+    let identity_path = BODY.name("identity");
     let mut echo = b"{\"identity\":{\"identifier\":".to_vec();
-    match (body, detail::member(body, "identity")) {
-        (Value::Null, _) => {
-            errors.missing(&loc, body);
-            return errors.into_result(echo);
-        }
-        (Value::Dict(_), None) => errors.missing(&identity_loc, body),
-        (Value::Dict(_), Some(identity @ Value::Dict(_))) => {
-            let loc = detail::within(&identity_loc, Loc::Name("identifier"));
-            let identifier = detail::identifier(identity, &loc, &mut errors);
-            crate::encode::json::string(identifier.unwrap_or_default(), &mut echo);
-        }
-        (Value::Dict(_), Some(other)) => errors.known(&MODEL_TYPE, &identity_loc, other),
-        _ => {}
+    if let Value::Null = body {
+        errors.missing(&BODY, body);
+        return errors.into_result(echo);
     }
-    let item = detail::trait_at(body, &loc, &mut errors);
+    if let Value::Dict(members) = body {
+        match members.get("identity") {
+            None => errors.missing(&identity_path, body),
+            Some(Value::Dict(identity)) => {
+                let identifier = detail::identifier(identity, &identity_path.name("identifier"), &mut errors);
+                crate::encode::json::string(identifier.unwrap_or_default(), &mut echo);
+            }
+            Some(other) => errors.known(&MODEL_TYPE, &identity_path, other),
+        }
+    }
+    let item = detail::trait_at(body, &BODY, &mut errors);
     echo.extend_from_slice(b"},");
     if let Some(item) = item {
         let mut text = Vec::new();

@@ -10,9 +10,8 @@ use super::refusal::Denied;
 use super::validators::{self, EntityTag, Verdict};
 use super::{Desk, Outcome, Settings};
 use crate::http::compress::accepts_gzip;
-use crate::http::{Body, ContentType, Fields, Output, Reply, Request, Status};
+use crate::http::{Body, ContentType, Fields, Output, Reject, Reply, Request, Status};
 use crate::limits::COMPRESS_BYTES_MIN;
-use crate::route::Route;
 use crate::snapshot::compile::Ready;
 use crate::snapshot::{Environment, Role, Slot, Snapshot};
 
@@ -54,7 +53,7 @@ impl<'a> Exchange<'a> {
             varies_by_origin: false,
             accepts_gzip: None,
             output,
-            outcome: Outcome { status: 0, route: Route::Unknown, slot: None, role: None },
+            outcome: Outcome::NONE,
         }
     }
 
@@ -120,6 +119,14 @@ impl<'a> Exchange<'a> {
     pub fn send(&mut self, desk: &Desk, status: Status, content_type: Option<ContentType>, body: Body<'_>) {
         self.outcome.status = status.0;
         self.output.respond(self.reply, status, content_type, &desk.lines, body);
+    }
+
+    /// Refuses the coding or the size of a body.
+    pub fn reject(&mut self, desk: &mut Desk, reject: Reject) {
+        self.vary(desk);
+        self.reply.keep_alive &= !reject.closes();
+        self.outcome.reject = Some(reject);
+        self.send(desk, reject.status(), Some(ContentType::Json), Body::Copy(reject.body()));
     }
 
     /// Sends JSON that no cache keeps, compressed if that is worth it. `Vary` has then a line more.

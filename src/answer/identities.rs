@@ -9,7 +9,8 @@ use super::{Desk, Exchange};
 use crate::encode::{flags, json, traits};
 use crate::evaluate::{Identity, evaluate, evaluate_next, evaluate_without_overrides};
 use crate::http::{ContentType, Status};
-use crate::identity::{Reader, Sent, detail, query, transient};
+use crate::identity::python_json::Value;
+use crate::identity::{Reader, Refusal, Sent, detail, query, transient};
 use crate::snapshot::{Environment, Role};
 
 /// What the query of a request asks for.
@@ -31,10 +32,17 @@ pub(super) fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Re
     });
 }
 
+/// What a body is refused for.
+pub(super) fn judge(body: Value<'_>) -> Result<(), Refusal> {
+    detail::identity(body).map(drop)
+}
+
 pub(super) fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
-    let Some(identifier) = query::parameter(query, "identifier") else {
-        return exchange.send_refusal(desk, &detail::identifier_missing_in_query());
-    };
+    let identifier = query::parameter(query, "identifier");
+    if let Err(refusal) = detail::query_identifier(identifier.as_deref()) {
+        return exchange.send_refusal(desk, &refusal);
+    }
+    let identifier = identifier.unwrap_or_default();
     let feature = query::parameter(query, "feature").filter(|feature| !feature.is_empty());
     // As in core, any text will do: `false` and `0` too.
     let is_transient = query::parameter(query, "transient").is_some_and(|value| !value.is_empty());

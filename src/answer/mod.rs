@@ -6,6 +6,7 @@
 //! Invariant: no await, no lock, no log, no clock (time is an argument), and no allocation for
 //! plain input once the room has grown. One file per family of routes; this one only leads there.
 mod analytics;
+mod body;
 mod bulk;
 mod document;
 mod exchange;
@@ -30,8 +31,9 @@ use crate::demo;
 use crate::evaluate::Scratch;
 use crate::http::compress::Gzip;
 use crate::http::cors::Cors;
-use crate::http::{Body, ContentType, Fields, Method, Output, Request, Status};
+use crate::http::{Body, ContentType, Fields, Gunzip, Method, Output, Reject, Request, Status};
 use crate::identity::Reader;
+use crate::limits::KEPT_ANSWER_BYTES_MAX;
 use crate::route::{self, Route};
 use crate::snapshot::{Environment, Role, Snapshot};
 
@@ -77,6 +79,7 @@ impl Settings {
 #[derive(Debug, Default)]
 pub struct Room {
     reader: Reader,
+    gunzip: Gunzip,
     desk: Desk,
     counts: Counts,
     subscription: Option<Subscription>,
@@ -130,6 +133,17 @@ struct Desk {
     gzip: Gzip,
 }
 
+impl Desk {
+    /// After a request: memory for a large answer is released.
+    fn release(&mut self) {
+        for buffer in [&mut self.body, &mut self.compressed] {
+            if buffer.capacity() > KEPT_ANSWER_BYTES_MAX {
+                *buffer = Vec::new();
+            }
+        }
+    }
+}
+
 /// What was answered, for metrics, the access log and usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -138,6 +152,25 @@ pub struct Outcome {
     /// The environment that the key opened.
     pub slot: Option<usize>,
     pub role: Option<Role>,
+    /// Refused for the coding or the size of its body.
+    pub reject: Option<Reject>,
+    /// A 422 that lists fewer errors than there are.
+    pub errors_truncated: bool,
+    /// How much of the plain body was read, bytes: a measure of the work.
+    pub body_bytes: usize,
+}
+
+impl Outcome {
+    /// Of a request that no route has answered yet.
+    pub const NONE: Self = Self {
+        status: 0,
+        route: Route::Unknown,
+        slot: None,
+        role: None,
+        reject: None,
+        errors_truncated: false,
+        body_bytes: 0,
+    };
 }
 
 /// Budgets of steps ([`crate::evaluate::budget`]) that a request exceeded.
@@ -185,6 +218,8 @@ pub fn answer(
     }
     dispatch(&mut exchange, &found, request, room);
     let outcome = exchange.outcome;
+    room.desk.release();
+    room.gunzip.release();
     if settings.counts_usage && (200..300).contains(&outcome.status) {
         count_usage(&outcome, &mut room.counts);
     }
@@ -198,10 +233,15 @@ fn dispatch(
     request: &mut Request<'_>,
     room: &mut Room,
 ) {
-    let Room { reader, desk, counts, subscription } = room;
+    let Room { reader, gunzip, desk, counts, subscription } = room;
+    let body = match body::is_read_by(found.route, request.method) {
+        true => body::plain(exchange, request.body, request.coding, gunzip, desk),
+        false => Some(&mut [][..]),
+    };
+    let Some(body) = body else { return };
     match (found.route, request.method) {
         (Route::Flags, _) => flags::answer(exchange, request.query, desk),
-        (Route::Identities, Method::Post) => identities::post(exchange, request.body, reader, desk),
+        (Route::Identities, Method::Post) => identities::post(exchange, body, reader, desk),
         (Route::Identities, _) => identities::get(exchange, request.query, desk),
         (Route::EnvironmentDocument, _) => document::answer(exchange, desk),
         (Route::Readiness, _) => health::readiness(exchange, desk),
@@ -209,19 +249,19 @@ fn dispatch(
             exchange.vary(desk);
             exchange.send(desk, Status(200), None, Body::Empty);
         }
-        (Route::Analytics, _) => analytics::version_1(exchange, request.body, counts, desk),
-        (Route::AnalyticsV2, _) => analytics::version_2(exchange, request.body, counts, desk),
-        (Route::BulkIdentities, _) => bulk::answer(exchange, request.body, desk),
-        (Route::Traits, _) => bulk::single_trait(exchange, request.body, desk),
+        (Route::Analytics, _) => analytics::version_1(exchange, body, counts, desk),
+        (Route::AnalyticsV2, _) => analytics::version_2(exchange, body, counts, desk),
+        (Route::BulkIdentities, _) => bulk::answer(exchange, body, desk),
+        (Route::Traits, _) => bulk::single_trait(exchange, body, desk),
         (Route::EventStream, _) => {
             *subscription = stream::open(exchange, &found.parameter, Vocabulary::Flagsmith, desk);
         }
         (Route::OfrepEventStream, _) => {
             *subscription = stream::open(exchange, &found.parameter, Vocabulary::Ofrep, desk);
         }
-        (Route::OfrepFlags, _) => ofrep::all(exchange, request.body, desk),
-        (Route::OfrepFlag, _) => ofrep::one(exchange, &found.parameter, request.body, desk),
-        (Route::Explain, _) => explain::answer(exchange, request.query, request.body, reader, desk),
+        (Route::OfrepFlags, _) => ofrep::all(exchange, body, desk),
+        (Route::OfrepFlag, _) => ofrep::one(exchange, &found.parameter, body, desk),
+        (Route::Explain, _) => explain::answer(exchange, request.query, body, reader, desk),
         (Route::OpenApi, _) => pages::openapi(exchange, desk),
         (Route::Docs, _) => pages::docs(exchange, desk),
         (Route::Demo, _) => pages::demo(exchange, &found.parameter, desk),

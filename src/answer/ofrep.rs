@@ -17,8 +17,8 @@ use crate::encode::hex::{hex, path_segment};
 use crate::encode::json;
 use crate::evaluate::{Identity, Trait, TraitValue, evaluate};
 use crate::http::{Body, ContentType, Status};
-use crate::identity::detail::{integer, json_value, member};
-use crate::identity::is_within_length;
+use crate::identity::detail::{integer, json_value};
+use crate::identity::errors::is_within_length;
 use crate::identity::python_json::Value;
 use crate::limits::COMPRESS_BYTES_MIN;
 use crate::snapshot::{Environment, Role, raw};
@@ -41,6 +41,11 @@ const VALUE_TOO_LONG: Failure =
     Failure { code: "INVALID_CONTEXT", details: "a string of the context is longer than 2000 characters" };
 const TARGETING_KEY_TYPE: Failure =
     Failure { code: "INVALID_CONTEXT", details: "the context's targetingKey must be a string" };
+
+const TARGETING_KEY_LENGTH: Failure = Failure {
+    code: "INVALID_CONTEXT",
+    details: "the context's targetingKey must have at most 2000 characters",
+};
 
 /// `POST /ofrep/v1/evaluate/flags/{key}`.
 pub fn one(exchange: &mut Exchange<'_>, flag: &[u8], body: &[u8], desk: &mut Desk) {
@@ -95,32 +100,36 @@ pub fn all(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
 /// Reads the context and hands the identity in it to `then`.
 fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Result<R, Failure> {
     let body = json_value(body).map_err(|_| NOT_JSON)?;
-    let context = member(&body, "context").ok_or(NO_CONTEXT)?;
-    let Value::Dict(members) = context else { return Err(NO_CONTEXT) };
-    let identifier = match member(context, "targetingKey") {
+    let Value::Dict(body) = body.root() else { return Err(NO_CONTEXT) };
+    let Some(Value::Dict(context)) = body.get("context") else { return Err(NO_CONTEXT) };
+    let identifier = match context.get("targetingKey") {
         None | Some(Value::Null) => return Err(NO_TARGETING_KEY),
-        Some(Value::Text(identifier)) => &identifier.text,
+        Some(Value::Text(identifier)) => identifier.text,
         Some(_) => return Err(TARGETING_KEY_TYPE),
     };
-    let is_too_long = |value: &Value| matches!(value, Value::Text(text) if !is_within_length(&text.text));
-    if members.iter().any(|(name, value)| name != "targetingKey" && is_too_long(value)) {
-        return Err(VALUE_TOO_LONG);
+    if !is_within_length(identifier) {
+        return Err(TARGETING_KEY_LENGTH);
     }
-    let traits: Vec<Trait<'_>> = members
-        .iter()
-        .filter(|(name, _)| name != "targetingKey")
-        .filter_map(|(name, value)| Some(Trait { key: name, value: plain(value)? }))
-        .collect();
+    let mut traits = Vec::new();
+    for (name, value) in context.members() {
+        match plain(value) {
+            Some(TraitValue::Text(text)) if name != "targetingKey" && !is_within_length(text) => {
+                return Err(VALUE_TOO_LONG);
+            }
+            Some(value) if name != "targetingKey" => traits.push(Trait { key: name, value }),
+            _ => {}
+        }
+    }
     Ok(then(&Identity { identifier, traits: &traits }))
 }
 
-fn plain(value: &Value) -> Option<TraitValue<'_>> {
+fn plain(value: Value<'_>) -> Option<TraitValue<'_>> {
     Some(match value {
         Value::Null => TraitValue::Null,
-        Value::Bool(value) => TraitValue::Bool(*value),
+        Value::Bool(value) => TraitValue::Bool(value),
         Value::Int(digits) => integer(digits),
-        Value::Float(number) => TraitValue::Float(*number),
-        Value::Text(text) => TraitValue::Text(&text.text),
+        Value::Float(number) => TraitValue::Float(number),
+        Value::Text(text) => TraitValue::Text(text.text),
         Value::List(_) | Value::Dict(_) => return None,
     })
 }
@@ -223,7 +232,9 @@ fn write_failure(key: Option<&str>, code: &str, details: &str, out: &mut Vec<u8>
 
 impl<'a> Exchange<'a> {
     /// As `open`, with the key in any of the protocol's places.
-    fn open_with_any_key(&mut self) -> Result<(&'a Environment, Role), super::refusal::Denied<'a>> {
+    pub(super) fn open_with_any_key(
+        &mut self,
+    ) -> Result<(&'a Environment, Role), super::refusal::Denied<'a>> {
         let bearer = self.fields.authorization.and_then(|value| {
             let (scheme, token) = value.split_at_checked(7)?;
             scheme.eq_ignore_ascii_case(b"bearer ").then_some(token.trim_ascii())

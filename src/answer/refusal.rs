@@ -8,6 +8,7 @@ use super::{Desk, Exchange};
 use crate::encode::json;
 use crate::http::{Body, ContentType, Status};
 use crate::identity::Refusal;
+use crate::limits::KEY_QUOTED_BYTES_MAX;
 use crate::route::Methods;
 
 const NOT_FOUND: &[u8] = br#"{"detail":"Not Found"}"#;
@@ -59,7 +60,10 @@ impl Exchange<'_> {
         }
         self.vary(desk);
         match refusal {
-            Refusal::Invalid(body) | Refusal::Unwritable(body) => self.send_json(desk, Status(422), body),
+            Refusal::Invalid(detail) | Refusal::Unwritable(detail) => {
+                self.outcome.errors_truncated = detail.is_cut;
+                self.send_json(desk, Status(422), &detail.body);
+            }
             Refusal::Unreadable => self.send_json(desk, Status(400), Refusal::UNREADABLE),
         }
     }
@@ -107,8 +111,12 @@ impl Exchange<'_> {
     }
 }
 
-/// Appends `repr` of a header value, which Python reads as Latin-1.
+/// Appends `repr` of a header value, which Python reads as Latin-1; of a long one the beginning.
 fn python_repr(value: &[u8], text: &mut String) {
+    let (value, is_cut) = match value.get(..KEY_QUOTED_BYTES_MAX) {
+        Some(beginning) if value.len() > KEY_QUOTED_BYTES_MAX => (beginning, true),
+        _ => (value, false),
+    };
     let quote = if value.contains(&b'\'') && !value.contains(&b'"') { '"' } else { '\'' };
     text.push(quote);
     for byte in value {
@@ -122,6 +130,9 @@ fn python_repr(value: &[u8], text: &mut String) {
             0..0x20 | 0x7f..=0xa0 | 0xad => text.push_str(&format!("\\x{byte:02x}")),
             byte => text.push(char::from(byte)),
         }
+    }
+    if is_cut {
+        text.push_str("...");
     }
     text.push(quote);
 }

@@ -7,16 +7,16 @@
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
 
-use super::Reject;
 use super::target::{is_authority, is_target};
+use super::{Coding, Reject};
 use crate::limits::{BODY_BYTES_MAX, EMPTY_LINES_MAX, HEADERS_MAX};
 
 /// What the head says about framing and the connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Facts {
     pub http_10: bool,
-    /// The body is gzip.
-    pub gzip: bool,
+    /// How the body is compressed.
+    pub coding: Coding,
     pub expects_continue: bool,
     /// Where the target stands, if it has bytes that the decoder does not take as they are.
     pub odd_target: Option<(u16, u16)>,
@@ -25,7 +25,6 @@ pub struct Facts {
     hosts: u8,
     close: bool,
     persist: bool,
-    content_encoded: bool,
     /// Refusals that wait until the decoder has found the whole head well formed.
     refused: Option<Reject>,
 }
@@ -293,13 +292,12 @@ impl Facts {
 
     fn content_encoding(&mut self, value: &[u8]) {
         let value = trim(value);
-        let gzip = value.eq_ignore_ascii_case(b"gzip") || value.eq_ignore_ascii_case(b"x-gzip");
-        let plain = value.is_empty() || value.eq_ignore_ascii_case(b"identity");
-        if !plain && (!gzip || self.content_encoded) {
-            self.refused.get_or_insert(Reject::UnsupportedCoding);
+        if value.is_empty() || value.eq_ignore_ascii_case(b"identity") {
+            return;
         }
-        self.content_encoded |= !plain;
-        self.gzip |= gzip;
+        let is_gzip = value.eq_ignore_ascii_case(b"gzip") || value.eq_ignore_ascii_case(b"x-gzip");
+        self.coding =
+            if is_gzip && self.coding == Coding::Identity { Coding::Gzip } else { Coding::Unsupported };
     }
 
     /// `chunked` alone, once (RFC 9112 6.1 asks for 501 for codings that are not understood).

@@ -7,6 +7,7 @@ pub mod chunked;
 pub mod compress;
 pub mod cors;
 pub mod date;
+pub mod decompress;
 pub mod framing;
 pub mod heads;
 pub mod reject;
@@ -15,6 +16,7 @@ pub mod response;
 pub mod target;
 pub mod whole;
 
+pub use decompress::{Coding, Gunzip};
 pub use heads::Heads;
 pub use reject::Reject;
 pub use request::{Fields, Method, Progress, Request, RequestReader};

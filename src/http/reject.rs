@@ -21,10 +21,12 @@ pub enum Reject {
     TargetTooLong,
     /// Body beyond the limit: 413, close.
     BodyTooLarge,
-    /// A content coding we do not decode: 415, close, since its body is left unread.
+    /// A content coding that is not supported: 415. Its body is read over.
     UnsupportedCoding,
     /// A body that says gzip and is not: 400.
     BadCoding,
+    /// Bytes after the last member of a gzip body: 400, close.
+    TrailingBytes,
     /// An expectation other than `100-continue`: 417, close.
     UnknownExpectation,
     /// The peer took too long to send what it began: 408, close.
@@ -35,7 +37,7 @@ pub enum Reject {
 
 impl Reject {
     /// All of them, in the order of their numbers; a test of `metrics` holds it to that.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BadRequest,
         Self::UnknownCoding,
         Self::UnknownVersion,
@@ -44,6 +46,7 @@ impl Reject {
         Self::BodyTooLarge,
         Self::UnsupportedCoding,
         Self::BadCoding,
+        Self::TrailingBytes,
         Self::UnknownExpectation,
         Self::Timeout,
         Self::Internal,
@@ -60,6 +63,7 @@ impl Reject {
             Self::BodyTooLarge => "body_too_large",
             Self::UnsupportedCoding => "unsupported_coding",
             Self::BadCoding => "bad_coding",
+            Self::TrailingBytes => "trailing_bytes",
             Self::UnknownExpectation => "unknown_expectation",
             Self::Timeout => "timeout",
             Self::Internal => "internal",
@@ -69,7 +73,7 @@ impl Reject {
     /// The status of this refusal.
     pub fn status(self) -> Status {
         Status(match self {
-            Self::BadRequest | Self::BadCoding => 400,
+            Self::BadRequest | Self::BadCoding | Self::TrailingBytes => 400,
             Self::Timeout => 408,
             Self::BodyTooLarge => 413,
             Self::TargetTooLong => 414,
@@ -87,6 +91,7 @@ impl Reject {
         match self {
             Self::BadRequest => b"{\"detail\":\"Bad request\"}",
             Self::BadCoding => b"{\"detail\":\"There was an error parsing the body\"}",
+            Self::TrailingBytes => b"{\"detail\":\"Bytes after the end of the gzip body\"}",
             Self::Timeout => b"{\"detail\":\"Request timed out\"}",
             Self::BodyTooLarge => b"{\"detail\":\"Request body too large\"}",
             Self::TargetTooLong => b"{\"detail\":\"Request target too long\"}",
@@ -101,6 +106,6 @@ impl Reject {
 
     /// True if nothing that follows on this connection can be trusted to be a request.
     pub fn closes(self) -> bool {
-        self != Self::BadCoding
+        !matches!(self, Self::BadCoding | Self::UnsupportedCoding)
     }
 }

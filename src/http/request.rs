@@ -4,7 +4,6 @@
 //! [`super::Reject`]. Invariant: bounds (`limits`) and framing rules (`framing`, RFC 9112 6) are
 //! checked before the decoder sees a byte: it takes heads of any size, panics on names over
 //! 65,535 bytes and believes the first of several lengths. Nothing here allocates without a bound.
-use std::io::Read;
 use std::rc::Rc;
 
 use bytes::{Buf, BytesMut};
@@ -15,8 +14,7 @@ use monoio_http::h1::codec::decoder::RequestHeadDecoder;
 use super::chunked::Chunked;
 use super::framing::{HeadScan, Length, is_odd_in_target, trim};
 use super::heads::{Head, Heads};
-use super::{Reject, Reply};
-use crate::limits::BODY_BYTES_MAX;
+use super::{Coding, Reject, Reply};
 
 /// The methods this product tells apart (RFC 9110 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +71,7 @@ pub struct Fields<'a> {
     pub forwarded_for: Option<&'a [u8]>,
 }
 
-/// One request, whole: head decoded, body de-chunked and de-compressed.
+/// One request, whole: head decoded, body de-chunked.
 #[derive(Debug)]
 pub struct Request<'a> {
     pub method: Method,
@@ -84,6 +82,8 @@ pub struct Request<'a> {
     pub fields: Fields<'a>,
     /// Mutable because simd-json parses in place.
     pub body: &'a mut [u8],
+    /// How `body` is compressed.
+    pub coding: Coding,
     /// False when the answer must carry `Connection: close`.
     pub keep_alive: bool,
     /// HTTP/1.0 asked for keep-alive, so the answer must say `Connection: keep-alive`.
@@ -122,8 +122,6 @@ pub struct RequestReader {
     /// The target as sent, where the decoder got another one to read. Else empty.
     odd_target: Vec<u8>,
     body: Body,
-    /// A body that came compressed. Kept empty between such requests.
-    inflated: Vec<u8>,
 }
 
 /// A head of this request alone, or one that came before.
@@ -140,8 +138,6 @@ enum Body {
     None,
     Length(usize),
     Chunked(Chunked),
-    /// Decompressed into `inflated`; so many bytes of the buffer were its coded form.
-    Inflated(usize),
 }
 
 impl RequestReader {
@@ -163,16 +159,13 @@ impl RequestReader {
             }
         }
         let whole = match &mut self.body {
-            Body::None | Body::Inflated(_) => true,
+            Body::None => true,
             Body::Length(length) => buffer.len() >= *length,
             Body::Chunked(chunked) => chunked.advance(buffer)?,
         };
         if !whole {
             let expects_continue = std::mem::take(&mut self.scan.facts.expects_continue);
             return Ok(Progress::Body { expects_continue });
-        }
-        if std::mem::take(&mut self.scan.facts.gzip) {
-            self.inflate(buffer)?;
         }
         Ok(Progress::Ready)
     }
@@ -249,24 +242,6 @@ impl RequestReader {
         }
     }
 
-    fn inflate(&mut self, buffer: &BytesMut) -> Result<(), Reject> {
-        let (coded, coded_bytes) = match &self.body {
-            Body::None | Body::Inflated(_) => return Ok(()),
-            Body::Length(length) => (&buffer[..*length], *length),
-            Body::Chunked(chunked) => (&buffer[..chunked.decoded_bytes()], chunked.coded_bytes()),
-        };
-        if !coded.is_empty() {
-            let bound = BODY_BYTES_MAX as u64 + 1;
-            let read = flate2::read::GzDecoder::new(coded).take(bound).read_to_end(&mut self.inflated);
-            if self.inflated.len() > BODY_BYTES_MAX {
-                return Err(Reject::BodyTooLarge);
-            }
-            read.map_err(|_| Reject::BadCoding)?;
-        }
-        self.body = Body::Inflated(coded_bytes);
-        Ok(())
-    }
-
     /// The request that is `Ready`.
     pub fn request<'a>(&'a mut self, buffer: &'a mut BytesMut) -> Option<Request<'a>> {
         let head = self.head.as_ref()?.parts();
@@ -274,7 +249,6 @@ impl RequestReader {
             Body::None => &mut [][..],
             Body::Length(length) => &mut buffer[..*length],
             Body::Chunked(chunked) => &mut buffer[..chunked.decoded_bytes()],
-            Body::Inflated(_) => &mut self.inflated[..],
         };
         let (path, query) = match self.odd_target.as_slice() {
             [] => (path(head), head.uri.query().unwrap_or_default().as_bytes()),
@@ -286,6 +260,7 @@ impl RequestReader {
             query,
             fields: Fields::read(head),
             body,
+            coding: self.scan.facts.coding,
             keep_alive: self.scan.facts.keep_alive(),
             http_10: self.scan.facts.http_10,
         })
@@ -315,9 +290,7 @@ impl RequestReader {
     /// Drops the request that was answered; what follows it in the buffer is the next one.
     pub fn consume(&mut self, buffer: &mut BytesMut) {
         buffer.advance(self.body.coded_bytes());
-        if let Body::Inflated(_) = std::mem::take(&mut self.body) {
-            self.inflated = Vec::new();
-        }
+        self.body = Body::None;
         // The head shares the buffer's memory: only without it can the buffer be used again.
         self.head = None;
         self.odd_target = Vec::new();
@@ -349,7 +322,6 @@ impl Body {
             Self::None => 0,
             Self::Length(length) => *length,
             Self::Chunked(chunked) => chunked.coded_bytes(),
-            Self::Inflated(coded_bytes) => *coded_bytes,
         }
     }
 }

@@ -1,16 +1,22 @@
-//! What pydantic 2.7 says of a body that FastAPI parsed: an identity, or the `detail` list.
+//! What pydantic 2.7 says of a body that FastAPI parsed: an identity, or what is wrong with it.
 //!
 //! In: a body as Python holds it ([`Value`]). Out: [`Asked`], or a [`Refusal`] whose body has
 //! the same `type`, `loc`, `msg`, `input` and `url` as the Python proxy's (compatibility.md 2.6), in the
 //! order of the model's fields. Where Python answers 500 (half a surrogate pair, `NaN` in what
 //! it quotes) this answers 422. Typed trait values and transient identities are taken
 //! (differences.md 13, 14). Nothing here looks at keys or documents.
+use std::borrow::Cow;
+
 use super::Refusal;
-use super::python_json::{JsonError, Text, Value, loads};
-use crate::encode::json;
-use crate::evaluate::value::float_str;
+use super::errors::{
+    BOOL_TYPE, Errors, FLOAT_TYPE, INT_TYPE, LIST_TYPE, MODEL_TYPE, Path, STRING_TYPE, is_within_length,
+    json_invalid,
+};
+use super::python_json::{Dict, Document, JsonError, Text, Value, loads, loads_prefix};
 use crate::evaluate::{Trait, TraitValue};
-use crate::limits::TRAIT_VALUE_CHARS_MAX;
+
+/// What a body's values are found under.
+pub const BODY: Path<'static> = Path::root("body");
 
 /// An identity that was asked for, borrowed from the parsed body.
 #[derive(Debug, Default)]
@@ -24,136 +30,156 @@ pub struct Asked<'body> {
 ///
 /// # Errors
 /// It is not JSON but should be.
-pub fn body_value(original: &[u8], is_json: bool) -> Result<Value, Refusal> {
+pub fn body_value(original: &[u8], is_json: bool) -> Result<Document<'_>, Refusal> {
     if is_json || original.is_empty() {
         return json_value(original);
     }
-    let text = String::from_utf8_lossy(original).into_owned();
-    Ok(Value::Text(Text { text, has_lone_surrogate: false }))
+    Ok(Document::of_text(String::from_utf8_lossy(original)))
 }
 
 /// A body that is JSON whatever its content type says; an empty one is null.
 ///
 /// # Errors
 /// It is not JSON.
-pub fn json_value(original: &[u8]) -> Result<Value, Refusal> {
+pub fn json_value(original: &[u8]) -> Result<Document<'_>, Refusal> {
     if original.is_empty() {
-        return Ok(Value::Null);
+        return Ok(Document::null());
     }
-    loads(original).map_err(|error| match error {
+    loads(original).map_err(refusal_of)
+}
+
+fn refusal_of(error: JsonError) -> Refusal {
+    match error {
         JsonError::Unreadable => Refusal::Unreadable,
         JsonError::Decode { message, position } => json_invalid(message, position),
-    })
+    }
+}
+
+/// Why a body is refused whatever follows its first bytes, by the model that `judge` is; `None` if that
+/// depends on the rest. A member that is sent again later counts as it is here.
+pub fn prefix_refusal(
+    first: &[u8],
+    is_json: bool,
+    judge: fn(Value<'_>) -> Result<(), Refusal>,
+) -> Option<Refusal> {
+    if !is_json {
+        let text = String::from_utf8_lossy(first);
+        return judge(Document::of_text(Cow::Borrowed(&text)).root()).err();
+    }
+    let document = match loads_prefix(first) {
+        Ok(document) => document,
+        Err(JsonError::Unreadable) => return None,
+        Err(error) => return Some(refusal_of(error)),
+    };
+    // What is missing may follow, but for what is missing within the first of too many errors.
+    judge(document.root()).err().filter(Refusal::is_cut)
 }
 
 /// Judges a body as the model `IdentityWithTraits` does.
 ///
 /// # Errors
 /// It is not of that shape: 422, all that is wrong in one list.
-pub fn identity(body: &Value) -> Result<Asked<'_>, Refusal> {
+pub fn identity(body: Value<'_>) -> Result<Asked<'_>, Refusal> {
     let mut errors = Errors::default();
-    let loc = [Loc::Name("body")];
-    if *body == Value::Null {
-        errors.missing(&loc, body);
+    if let Value::Null = body {
+        errors.missing(&BODY, body);
     }
     let asked = match errors.is_empty() {
-        true => identity_at(body, &loc, &mut errors),
+        true => identity_at(body, &BODY, &mut errors),
         false => Asked::default(),
     };
     errors.into_result(asked)
 }
 
-/// As [`identity`], for an identity somewhere inside the body.
-pub fn identity_at<'body>(body: &'body Value, loc: &[Loc<'_>], errors: &mut Errors) -> Asked<'body> {
+/// As [`identity`], for an identity somewhere inside the body. Ends when there are too many errors to list.
+pub fn identity_at<'body>(body: Value<'body>, path: &Path<'_>, errors: &mut Errors) -> Asked<'body> {
     let mut asked = Asked::default();
-    match body {
-        Value::Dict(_) => {
-            asked.identifier = identifier(body, &within(loc, Loc::Name("identifier")), errors);
-            match member(body, "traits") {
-                None => {}
-                Some(Value::List(items)) => {
-                    for (index, item) in items.iter().enumerate() {
-                        let loc = within(&within(loc, Loc::Name("traits")), Loc::Index(index));
-                        asked.traits.extend(trait_at(item, &loc, errors));
-                    }
+    let Value::Dict(members) = body else {
+        errors.known(&MODEL_TYPE, path, body);
+        return asked;
+    };
+    asked.identifier = identifier(members, &path.name("identifier"), errors);
+    let traits_path = path.name("traits");
+    match members.get("traits") {
+        None => {}
+        Some(Value::List(items)) => {
+            for (index, item) in items.iter().enumerate() {
+                if errors.is_full() {
+                    break;
                 }
-                Some(other) => {
-                    errors.known(&LIST_TYPE, &within(loc, Loc::Name("traits")), other);
-                }
+                asked.traits.extend(trait_at(item, &traits_path.index(index), errors));
             }
         }
-        other => errors.known(&MODEL_TYPE, loc, other),
+        Some(other) => errors.known(&LIST_TYPE, &traits_path, other),
     }
     asked
 }
 
-/// The identifier of an object that holds one; null, absent and empty are none.
-pub fn identifier<'body>(body: &'body Value, loc: &[Loc<'_>], errors: &mut Errors) -> Option<&'body str> {
-    match member(body, "identifier")? {
+/// The identifier of an object that holds one; null, absent and empty are none. `path` is the identifier's.
+pub fn identifier<'body>(members: Dict<'body>, path: &Path<'_>, errors: &mut Errors) -> Option<&'body str> {
+    match members.get("identifier")? {
         Value::Null => None,
-        value @ Value::Text(text) => {
-            errors.whole_text(text, loc, value);
-            Some(text.text.as_str()).filter(|text| !text.is_empty())
+        Value::Text(text) => {
+            errors.whole_text(text, path);
+            errors.length(text, path);
+            Some(text.text).filter(|text| !text.is_empty())
         }
         other => {
-            errors.known(&STRING_TYPE, loc, other);
+            errors.known(&STRING_TYPE, path, other);
             None
         }
     }
 }
 
 /// Judges one trait as the model `TraitModel` does.
-pub fn trait_at<'body>(item: &'body Value, loc: &[Loc<'_>], errors: &mut Errors) -> Option<Trait<'body>> {
-    let Value::Dict(_) = item else {
-        errors.known(&MODEL_TYPE, loc, item);
+pub fn trait_at<'body>(item: Value<'body>, path: &Path<'_>, errors: &mut Errors) -> Option<Trait<'body>> {
+    let Value::Dict(members) = item else {
+        errors.known(&MODEL_TYPE, path, item);
         return None;
     };
-    let key_loc = within(loc, Loc::Name("trait_key"));
-    let key = match member(item, "trait_key") {
+    let key_path = path.name("trait_key");
+    let key = match members.get("trait_key") {
         None => {
-            errors.missing(&key_loc, item);
+            errors.missing(&key_path, item);
             None
         }
-        Some(value @ Value::Text(text)) => {
-            errors.whole_text(text, &key_loc, value);
-            Some(text.text.as_str())
+        Some(Value::Text(text)) => {
+            errors.whole_text(text, &key_path);
+            Some(text.text)
         }
         Some(other) => {
-            errors.known(&STRING_TYPE, &key_loc, other);
+            errors.known(&STRING_TYPE, &key_path, other);
             None
         }
     };
-    let value = match member(item, "trait_value") {
+    let value = match members.get("trait_value") {
         None => Some(TraitValue::Null),
-        Some(value) => trait_value(value, &within(loc, Loc::Name("trait_value")), errors),
+        Some(value) => trait_value(value, &path.name("trait_value"), errors),
     };
     Some(Trait { key: key?, value: value? })
 }
 
 fn trait_value<'body>(
-    value: &'body Value,
-    loc: &[Loc<'_>],
+    value: Value<'body>,
+    path: &Path<'_>,
     errors: &mut Errors,
 ) -> Option<TraitValue<'body>> {
     let found = match value {
         Value::Null => TraitValue::Null,
-        Value::Bool(value) => TraitValue::Bool(*value),
+        Value::Bool(value) => TraitValue::Bool(value),
         Value::Int(digits) => integer(digits),
-        Value::Float(number) => TraitValue::Float(*number),
+        Value::Float(number) => TraitValue::Float(number),
         Value::Text(text) => {
-            errors.whole_text(text, loc, value);
-            let length = text.text.chars().count();
-            if length > TRAIT_VALUE_CHARS_MAX {
-                errors.too_long(length, loc, value);
-            }
-            TraitValue::Text(&text.text)
+            errors.whole_text(text, path);
+            errors.length(text, path);
+            TraitValue::Text(text.text)
         }
-        Value::Dict(_) if typed(value).is_some() => typed(value)?,
+        Value::Dict(members) if typed(members).is_some() => typed(members)?,
         Value::List(_) | Value::Dict(_) => {
             for (member, kind) in
                 [("str", &STRING_TYPE), ("int", &INT_TYPE), ("float", &FLOAT_TYPE), ("bool", &BOOL_TYPE)]
             {
-                errors.known(kind, &within(loc, Loc::Name(member)), value);
+                errors.known(kind, &path.name(member), value);
             }
             return None;
         }
@@ -168,24 +194,19 @@ pub fn integer(digits: &str) -> TraitValue<'_> {
 
 /// `{"value": ..., "type": ...}` (differences.md 14): the Elixir SDK's four types, and the names
 /// that Flagsmith core has for its own. `None` if it is not such an object.
-fn typed(value: &Value) -> Option<TraitValue<'_>> {
-    let Some(Value::Text(kind)) = member(value, "type") else { return None };
-    match (kind.text.as_str(), member(value, "value")?) {
+fn typed(members: Dict<'_>) -> Option<TraitValue<'_>> {
+    let Some(Value::Text(kind)) = members.get("type") else { return None };
+    match (kind.text, members.get("value")?) {
         ("string" | "unicode" | "semver", Value::Text(text))
-            if !text.has_lone_surrogate && text.text.chars().count() <= TRAIT_VALUE_CHARS_MAX =>
+            if !text.has_lone_surrogate && is_within_length(text.text) =>
         {
-            Some(TraitValue::Text(&text.text))
+            Some(TraitValue::Text(text.text))
         }
         ("decimal" | "float" | "int", Value::Int(digits)) => Some(integer(digits)),
-        ("decimal" | "float", Value::Float(number)) => Some(TraitValue::Float(*number)),
-        ("decimal" | "float" | "int", Value::Text(text)) => match loads(text.text.as_bytes()).ok()? {
-            // The digits that the body holds are those of the number, so they can be borrowed.
-            Value::Int(_) => Some(integer(text.text.trim())),
-            Value::Float(number) if kind.text != "int" => Some(TraitValue::Float(number)),
-            _ => None,
-        },
-        ("boolean" | "bool", Value::Bool(value)) => Some(TraitValue::Bool(*value)),
-        ("boolean" | "bool", Value::Text(text)) => match text.text.as_str() {
+        ("decimal" | "float", Value::Float(number)) => Some(TraitValue::Float(number)),
+        ("decimal" | "float" | "int", Value::Text(text)) => number(text, kind.text != "int"),
+        ("boolean" | "bool", Value::Bool(value)) => Some(TraitValue::Bool(value)),
+        ("boolean" | "bool", Value::Text(text)) => match text.text {
             "true" => Some(TraitValue::Bool(true)),
             "false" => Some(TraitValue::Bool(false)),
             _ => None,
@@ -195,166 +216,26 @@ fn typed(value: &Value) -> Option<TraitValue<'_>> {
     }
 }
 
-/// A member of a dict by name.
-pub fn member<'body>(value: &'body Value, name: &str) -> Option<&'body Value> {
-    let Value::Dict(members) = value else { return None };
-    members.iter().find(|(found, _)| found == name).map(|(_, value)| value)
-}
-
-/// One step of the way to what is wrong.
-#[derive(Clone, Copy, Debug)]
-pub enum Loc<'a> {
-    Name(&'a str),
-    Index(usize),
-}
-
-/// The way one step further.
-pub fn within<'a>(loc: &[Loc<'a>], step: Loc<'a>) -> Vec<Loc<'a>> {
-    let mut steps = loc.to_vec();
-    steps.push(step);
-    steps
-}
-
-/// An error of pydantic: its `type`, which its `url` ends with as well, and its `msg`.
-pub struct Kind(&'static str, &'static str);
-
-pub const STRING_TYPE: Kind = Kind("string_type", "Input should be a valid string");
-pub const LIST_TYPE: Kind = Kind("list_type", "Input should be a valid list");
-pub const MODEL_TYPE: Kind =
-    Kind("model_attributes_type", "Input should be a valid dictionary or object to extract fields from");
-const INT_TYPE: Kind = Kind("int_type", "Input should be a valid integer");
-const FLOAT_TYPE: Kind = Kind("float_type", "Input should be a valid number");
-const BOOL_TYPE: Kind = Kind("bool_type", "Input should be a valid boolean");
-const MISSING: Kind = Kind("missing", "Field required");
-const STRING_UNICODE: Kind =
-    Kind("string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string");
-
-/// The `detail` list while it is written.
-#[derive(Debug, Default)]
-pub struct Errors {
-    body: Vec<u8>,
-    /// Halves of surrogate pairs. The model finds nothing wrong with them until it writes its answer.
-    halves: Vec<u8>,
-}
-
-impl Errors {
-    /// The value if nothing was wrong, else the 422.
-    ///
-    /// # Errors
-    /// Something was wrong.
-    pub fn into_result<T>(self, value: T) -> Result<T, Refusal> {
-        let (mut body, refusal): (_, fn(Vec<u8>) -> Refusal) =
-            match (self.body.is_empty(), self.halves.is_empty()) {
-                (true, true) => return Ok(value),
-                (true, false) => (self.halves, Refusal::Unwritable),
-                (false, _) => (self.body, Refusal::Invalid),
-            };
-        body.extend_from_slice(b"]}");
-        Err(refusal(body))
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.body.is_empty()
-    }
-
-    /// Notes a member that should be there; `input` is what lacks it.
-    pub fn missing(&mut self, loc: &[Loc<'_>], input: &Value) {
-        self.known(&MISSING, loc, input);
-    }
-
-    /// Notes an error of pydantic's own; `input` is what is wrong.
-    pub fn known(&mut self, kind: &Kind, loc: &[Loc<'_>], input: &Value) {
-        self.open(kind.0, loc, kind.1, input);
-        self.body.extend_from_slice(b",\"url\":\"https://errors.pydantic.dev/2.7/v/");
-        self.body.extend_from_slice(kind.0.as_bytes());
-        self.body.extend_from_slice(b"\"}");
-    }
-
-    fn whole_text(&mut self, text: &Text, loc: &[Loc<'_>], input: &Value) {
-        if text.has_lone_surrogate {
-            std::mem::swap(&mut self.body, &mut self.halves);
-            self.known(&STRING_UNICODE, loc, input);
-            std::mem::swap(&mut self.body, &mut self.halves);
-        }
-    }
-
-    fn too_long(&mut self, length: usize, loc: &[Loc<'_>], input: &Value) {
-        self.open("string_too_long", loc, "String should have at most 2000 characters", input);
-        let context =
-            format!(",\"ctx\":{{\"max_length\":{TRAIT_VALUE_CHARS_MAX},\"actual_length\":{length}}}}}");
-        self.body.extend_from_slice(context.as_bytes());
-    }
-
-    fn open(&mut self, kind: &str, loc: &[Loc<'_>], message: &str, input: &Value) {
-        self.body.extend_from_slice(if self.body.is_empty() { b"{\"detail\":[" } else { b"," });
-        self.body.extend_from_slice(b"{\"type\":");
-        json::string(kind, &mut self.body);
-        self.body.extend_from_slice(b",\"loc\":[");
-        for (index, step) in loc.iter().enumerate() {
-            if index > 0 {
-                self.body.push(b',');
-            }
-            match step {
-                Loc::Name(name) => json::string(name, &mut self.body),
-                Loc::Index(index) => self.body.extend_from_slice(index.to_string().as_bytes()),
-            }
-        }
-        self.body.extend_from_slice(b"],\"msg\":");
-        json::string(message, &mut self.body);
-        self.body.extend_from_slice(b",\"input\":");
-        dump(input, &mut self.body);
+/// A number that was sent as text. No number is longer than an integer may be.
+fn number(text: Text<'_>, may_be_float: bool) -> Option<TraitValue<'_>> {
+    match loads(text.text.as_bytes()).ok()?.root() {
+        // The digits that the body holds are those of the number, so they can be borrowed.
+        Value::Int(_) => Some(integer(text.text.trim())),
+        Value::Float(number) if may_be_float => Some(TraitValue::Float(number)),
+        _ => None,
     }
 }
 
-/// FastAPI's own error, which has no `url`.
-fn json_invalid(message: &str, position: usize) -> Refusal {
-    let mut body = format!(
-        "{{\"detail\":[{{\"type\":\"json_invalid\",\"loc\":[\"body\",{position}],\"msg\":\"JSON decode error\",\
-         \"input\":{{}},\"ctx\":{{\"error\":"
-    )
-    .into_bytes();
-    json::string(message, &mut body);
-    body.extend_from_slice(b"}}]}");
-    Refusal::Invalid(body)
-}
-
-/// 422 for a query without `identifier`.
-pub fn identifier_missing_in_query() -> Refusal {
+/// The identifier of a query.
+///
+/// # Errors
+/// 422: there is none, or it is too long.
+pub fn query_identifier(identifier: Option<&str>) -> Result<(), Refusal> {
     let mut errors = Errors::default();
-    errors.missing(&[Loc::Name("query"), Loc::Name("identifier")], &Value::Null);
-    errors.into_result(()).err().unwrap_or(Refusal::Unreadable)
-}
-
-/// A value as Python's `json.dumps` prints it, compact and not escaped to ASCII.
-fn dump(value: &Value, out: &mut Vec<u8>) {
-    match value {
-        Value::Null => out.extend_from_slice(b"null"),
-        Value::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
-        Value::Int(digits) => out.extend_from_slice(digits.as_bytes()),
-        Value::Float(number) if number.is_finite() => out.extend_from_slice(float_str(*number).as_bytes()),
-        Value::Float(_) => out.extend_from_slice(b"null"),
-        Value::Text(text) => json::string(&text.text, out),
-        Value::List(items) => {
-            out.push(b'[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                dump(item, out);
-            }
-            out.push(b']');
-        }
-        Value::Dict(members) => {
-            out.push(b'{');
-            for (index, (name, value)) in members.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                json::string(name, out);
-                out.push(b':');
-                dump(value, out);
-            }
-            out.push(b'}');
-        }
+    let root = Path::root("query");
+    match identifier {
+        None => errors.missing(&root.name("identifier"), Value::Null),
+        Some(text) => errors.length(Text { text, has_lone_surrogate: false }, &root.name("identifier")),
     }
+    errors.into_result(())
 }

@@ -5,7 +5,7 @@
 //! ways read; whatever is not plain at sight (an escape, a nested value, an integer of many digits,
 //! a float with an exponent, a member that comes twice) is left to them, and so is every error.
 //! Nothing is allocated but by the growth of the caller's vector.
-use super::is_within_length;
+use super::errors::is_within_length;
 use crate::encode::json::plain_len;
 use crate::evaluate::{Trait, TraitValue};
 
@@ -39,7 +39,7 @@ pub fn read<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<D
     })?;
     scanner.skip_blanks();
     // An empty identifier is a transient identity (differences.md 13).
-    let identifier = identifier.filter(|identifier| !identifier.is_empty())?;
+    let identifier = identifier.filter(|text| !text.is_empty() && is_within_length(text))?;
     (scanner.at == text.len()).then_some(Direct { identifier, echo: echo.flatten() })
 }
 

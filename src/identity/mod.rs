@@ -9,6 +9,7 @@
 //! Only this file names simd-json.
 pub mod detail;
 mod direct;
+pub mod errors;
 pub mod python_json;
 pub mod query;
 pub mod transient;
@@ -20,15 +21,17 @@ use simd_json::{Buffers, Node, StaticNode, Tape};
 
 use crate::evaluate::unicode::is_space;
 use crate::evaluate::{Identity, Trait, TraitValue};
-use crate::limits::{JSON_DEPTH_MAX, TRAIT_VALUE_CHARS_MAX};
+use crate::limits::{JSON_DEPTH_MAX, KEPT_BODY_BYTES_MAX};
+pub use errors::Detail;
+pub use errors::is_within_length;
 
 /// Why there is no identity.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// 422 with this body, FastAPI's `detail` list.
-    Invalid(Vec<u8>),
+    Invalid(Detail),
     /// The same, but where the Python proxy fails only after it looked at the key (differences.md 29).
-    Unwritable(Vec<u8>),
+    Unwritable(Detail),
     /// 400: not text, nested too deep, or with an integer of too many digits.
     Unreadable,
 }
@@ -36,6 +39,14 @@ pub enum Refusal {
 impl Refusal {
     /// The body of a 400.
     pub const UNREADABLE: &'static [u8] = br#"{"detail":"There was an error parsing the body"}"#;
+
+    /// There is more wrong than the 422 lists.
+    pub fn is_cut(&self) -> bool {
+        match self {
+            Self::Invalid(detail) => detail.is_cut,
+            Self::Unwritable(_) | Self::Unreadable => false,
+        }
+    }
 }
 
 /// An identity that was sent in a body.
@@ -83,7 +94,20 @@ impl Reader {
         content_type: Option<&[u8]>,
         then: impl FnOnce(Result<Sent<'_>, Refusal>) -> R,
     ) -> R {
-        let is_json = is_json(content_type);
+        let body_bytes = body.len();
+        let result = self.read_any(body, is_json(content_type), then);
+        if body_bytes > KEPT_BODY_BYTES_MAX {
+            *self = Self::default();
+        }
+        result
+    }
+
+    fn read_any<R>(
+        &mut self,
+        body: &mut [u8],
+        is_json: bool,
+        then: impl FnOnce(Result<Sent<'_>, Refusal>) -> R,
+    ) -> R {
         let mut traits = recycle(std::mem::take(&mut self.traits));
         let text = std::str::from_utf8(body).ok().filter(|_| is_json);
         if let Some(direct) = text.and_then(|text| direct::read(text, &mut traits)) {
@@ -118,7 +142,7 @@ fn slow<R>(original: &[u8], is_json: bool, then: impl FnOnce(Result<Sent<'_>, Re
         Ok(body) => body,
         Err(refusal) => return then(Err(refusal)),
     };
-    match detail::identity(&body) {
+    match detail::identity(body.root()) {
         Ok(asked) => {
             let made;
             let identifier = match asked.identifier {
@@ -145,7 +169,9 @@ fn plain_identity<'body>(tape: &[Node<'body>], traits: &mut Vec<Trait<'body>>) -
         at += 1;
         match (name, value) {
             // An empty identifier is a transient identity (differences.md 13).
-            ("identifier", Node::String(text)) if !text.is_empty() => identifier = Some(text),
+            ("identifier", Node::String(text)) if !text.is_empty() && is_within_length(text) => {
+                identifier = Some(text);
+            }
             ("traits", Node::Array { len, .. }) => {
                 // Of two members of one name the last one counts.
                 traits.clear();
@@ -210,12 +236,6 @@ fn nodes(node: Node<'_>) -> usize {
         Node::Object { count, .. } | Node::Array { count, .. } => count + 1,
         Node::String(_) | Node::Static(_) => 1,
     }
-}
-
-/// Whether a trait's value has no more characters than one may have. They are counted only where the
-/// bytes leave a doubt.
-pub fn is_within_length(text: &str) -> bool {
-    text.len() <= TRAIT_VALUE_CHARS_MAX || text.chars().count() <= TRAIT_VALUE_CHARS_MAX
 }
 
 /// Whether FastAPI reads a body of this content type as JSON: none at all, or a subtype of

@@ -47,7 +47,9 @@ fn read(reader: &mut Reader, body: &[u8], content_type: Option<&str>) -> (u16, S
     let mut body = body.to_vec();
     reader.read(&mut body, content_type.map(str::as_bytes), |sent| match sent {
         Ok(sent) => (200, answered(&sent)),
-        Err(Refusal::Invalid(body) | Refusal::Unwritable(body)) => (422, String::from_utf8(body).unwrap()),
+        Err(Refusal::Invalid(detail) | Refusal::Unwritable(detail)) => {
+            (422, String::from_utf8(detail.body).unwrap())
+        }
         Err(Refusal::Unreadable) => (400, String::from_utf8_lossy(Refusal::UNREADABLE).into_owned()),
     })
 }
@@ -72,7 +74,11 @@ fn difference(case: &Recorded, status: u16, answer: &str) -> Option<&'static str
         };
         return same.then_some("differences.md 13");
     }
+    let before_input = |text: &str| text.split("\"input\":").next().map(str::to_owned);
     match (case.status, status) {
+        (422, 422) if answer.contains("...\"") && before_input(answer) == before_input(&case.answer) => {
+            Some("differences.md 38")
+        }
         (500, 200) if is_big(&body) && is_big(answer) => Some("differences.md 27"),
         (500, 422) if answer.contains("string_unicode") => Some("half a surrogate pair: 422 for 500"),
         (500, 422) if answer.contains("\"input\":") => Some("quotes what json.dumps cannot: 422 for 500"),
@@ -83,13 +89,12 @@ fn difference(case: &Recorded, status: u16, answer: &str) -> Option<&'static str
 /// An object without an identifier, or with an empty one.
 fn is_transient(case: &Recorded) -> bool {
     let is_json = is_json(case.content_type.as_deref().map(str::as_bytes));
-    match detail::body_value(&case.body, is_json) {
-        Ok(body @ python_json::Value::Dict(_)) => match detail::member(&body, "identifier") {
-            None | Some(python_json::Value::Null) => true,
-            Some(python_json::Value::Text(text)) => text.text.is_empty(),
-            Some(_) => false,
-        },
-        _ => false,
+    let Ok(body) = detail::body_value(&case.body, is_json) else { return false };
+    let python_json::Value::Dict(members) = body.root() else { return false };
+    match members.get("identifier") {
+        None | Some(python_json::Value::Null) => true,
+        Some(python_json::Value::Text(text)) => text.text.is_empty(),
+        Some(_) => false,
     }
 }
 

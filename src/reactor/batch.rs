@@ -190,7 +190,7 @@ impl Answering<'_> {
                 output.tail = None;
                 let lines = settings.refusal_lines(Some(&request.fields));
                 output.reject(request.reply(), Reject::Internal, &lines);
-                Outcome { status: 500, route: Route::Unknown, slot: None, role: None }
+                Outcome { status: 500, ..Outcome::NONE }
             }
         };
         let exceeded = room.take_exceeded(&outcome);
@@ -198,6 +198,12 @@ impl Answering<'_> {
             self.reactor.note_exceeded(exceeded, snapshot, &outcome, room);
         }
         self.reactor.metrics.answered(outcome.route, outcome.status);
+        if let Some(reject) = outcome.reject {
+            self.reactor.metrics.rejected(reject);
+        }
+        if outcome.errors_truncated {
+            self.reactor.metrics.errors_truncated.add(1);
+        }
         if let Some(access) = &self.reactor.access {
             let bytes = output.bytes.len() - before_bytes + output.tail.as_ref().map_or(0, Bytes::len);
             let dropped = access.write(&self.reactor.log, self.peer, &request, outcome.status, bytes, now);

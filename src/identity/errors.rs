@@ -1,0 +1,355 @@
+//! The `detail` list of a 422, as FastAPI and pydantic 2.7 write it.
+//!
+//! In: what is wrong with a value, and where. Out: a [`Refusal`] with the same `type`, `loc`, `msg`,
+//! `input` and `url` as the Python proxy's (wire.md 2.6). Invariant: at most `limits::ERRORS_MAX` errors
+//! are written, each with at most `limits::ERROR_INPUT_BYTES_MAX` bytes of its input (differences.md 38),
+//! whatever a body holds: Python's list of a body of a million bytes takes fifty million.
+use super::Refusal;
+use super::python_json::{Dict, Text, Value};
+use crate::encode::json;
+use crate::evaluate::value::float_str;
+use crate::limits::{ERROR_INPUT_BYTES_MAX, ERRORS_MAX, TRAIT_VALUE_CHARS_MAX};
+
+/// The way to a value: a step, and the steps before it.
+#[derive(Clone, Copy, Debug)]
+pub struct Path<'a> {
+    parent: Option<&'a Path<'a>>,
+    step: Step<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step<'a> {
+    Name(&'a str),
+    Index(usize),
+}
+
+impl<'a> Path<'a> {
+    /// `body` or `query`.
+    pub const fn root(name: &'a str) -> Self {
+        Self { parent: None, step: Step::Name(name) }
+    }
+
+    pub const fn name(&'a self, name: &'a str) -> Self {
+        Self { parent: Some(self), step: Step::Name(name) }
+    }
+
+    pub const fn index(&'a self, index: usize) -> Self {
+        Self { parent: Some(self), step: Step::Index(index) }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        if let Some(parent) = self.parent {
+            parent.write(out);
+            out.push(b',');
+        }
+        match self.step {
+            Step::Name(name) => json::string(name, out),
+            Step::Index(index) => out.extend_from_slice(index.to_string().as_bytes()),
+        }
+    }
+}
+
+/// An error of pydantic: its `type`, which its `url` ends with as well, and its `msg`.
+pub struct Kind(&'static str, &'static str);
+
+pub const STRING_TYPE: Kind = Kind("string_type", "Input should be a valid string");
+pub const LIST_TYPE: Kind = Kind("list_type", "Input should be a valid list");
+pub const MODEL_TYPE: Kind =
+    Kind("model_attributes_type", "Input should be a valid dictionary or object to extract fields from");
+pub const INT_TYPE: Kind = Kind("int_type", "Input should be a valid integer");
+pub const FLOAT_TYPE: Kind = Kind("float_type", "Input should be a valid number");
+pub const BOOL_TYPE: Kind = Kind("bool_type", "Input should be a valid boolean");
+const MISSING: Kind = Kind("missing", "Field required");
+const STRING_UNICODE: Kind =
+    Kind("string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string");
+
+/// All that is wrong with a body.
+#[derive(Debug, Default)]
+pub struct Errors {
+    found: List,
+    /// Halves of surrogate pairs. The model finds nothing wrong with them until it writes its answer.
+    halves: List,
+}
+
+/// Errors while they are written.
+#[derive(Debug, Default)]
+struct List {
+    body: Vec<u8>,
+    /// One more than `ERRORS_MAX` if there are more.
+    count: usize,
+}
+
+impl Errors {
+    /// The value if nothing was wrong, else the 422.
+    ///
+    /// # Errors
+    /// Something was wrong.
+    pub fn into_result<T>(self, value: T) -> Result<T, Refusal> {
+        match (self.found.count, self.halves.count) {
+            (0, 0) => Ok(value),
+            (0, _) => Err(Refusal::Unwritable(self.halves.into_detail())),
+            (_, _) => Err(Refusal::Invalid(self.found.into_detail())),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.found.count == 0
+    }
+
+    /// True once there is nothing left to find: there are more errors than are listed.
+    pub fn is_full(&self) -> bool {
+        self.found.count > ERRORS_MAX
+    }
+
+    /// Notes a member that should be there; `input` is what lacks it.
+    pub fn missing(&mut self, path: &Path<'_>, input: Value<'_>) {
+        self.found.add(&MISSING, path, input);
+    }
+
+    /// Notes an error of pydantic's own; `input` is what is wrong.
+    pub fn known(&mut self, kind: &Kind, path: &Path<'_>, input: Value<'_>) {
+        self.found.add(kind, path, input);
+    }
+
+    /// Notes a string that no UTF-8 can hold.
+    pub fn whole_text(&mut self, text: Text<'_>, path: &Path<'_>) {
+        if text.has_lone_surrogate {
+            self.halves.add(&STRING_UNICODE, path, Value::Text(text));
+        }
+    }
+
+    /// Notes a string of more than `TRAIT_VALUE_CHARS_MAX` characters, if this is one.
+    pub fn length(&mut self, text: Text<'_>, path: &Path<'_>) {
+        if is_within_length(text.text) {
+            return;
+        }
+        let length = text.text.chars().count();
+        let list = &mut self.found;
+        if list.open("string_too_long", path, TOO_LONG, Value::Text(text)) {
+            let context =
+                format!(",\"ctx\":{{\"max_length\":{TRAIT_VALUE_CHARS_MAX},\"actual_length\":{length}}}}}");
+            list.body.extend_from_slice(context.as_bytes());
+        }
+    }
+}
+
+const TOO_LONG: &str = "String should have at most 2000 characters";
+
+/// Whether a text has at most `TRAIT_VALUE_CHARS_MAX` characters. They are counted only where bytes leave a
+/// doubt.
+pub fn is_within_length(text: &str) -> bool {
+    text.len() <= TRAIT_VALUE_CHARS_MAX
+        || (text.len() <= TRAIT_VALUE_CHARS_MAX * 4 && text.chars().count() <= TRAIT_VALUE_CHARS_MAX)
+}
+
+impl List {
+    fn add(&mut self, kind: &Kind, path: &Path<'_>, input: Value<'_>) {
+        if self.open(kind.0, path, kind.1, input) {
+            self.body.extend_from_slice(b",\"url\":\"https://errors.pydantic.dev/2.7/v/");
+            self.body.extend_from_slice(kind.0.as_bytes());
+            self.body.extend_from_slice(b"\"}");
+        }
+    }
+
+    /// False, and nothing is written, if the list is full.
+    fn open(&mut self, kind: &str, path: &Path<'_>, message: &str, input: Value<'_>) -> bool {
+        if self.count >= ERRORS_MAX {
+            self.count = ERRORS_MAX + 1;
+            return false;
+        }
+        self.count += 1;
+        self.head(kind, path, message);
+        self.body.extend_from_slice(b",\"input\":");
+        quote(input, &mut self.body);
+        true
+    }
+
+    fn head(&mut self, kind: &str, path: &Path<'_>, message: &str) {
+        self.body.extend_from_slice(if self.body.is_empty() { b"{\"detail\":[" } else { b"," });
+        self.body.extend_from_slice(b"{\"type\":");
+        json::string(kind, &mut self.body);
+        self.body.extend_from_slice(b",\"loc\":[");
+        path.write(&mut self.body);
+        self.body.extend_from_slice(b"],\"msg\":");
+        json::string(message, &mut self.body);
+    }
+
+    fn into_detail(mut self) -> Detail {
+        let is_cut = self.count > ERRORS_MAX;
+        if is_cut {
+            let message = format!("More than {ERRORS_MAX} errors: only the first {ERRORS_MAX} are listed");
+            self.head("too_many_errors", &Path::root("body"), &message);
+            let context = format!(",\"input\":null,\"ctx\":{{\"max_errors\":{ERRORS_MAX}}}}}");
+            self.body.extend_from_slice(context.as_bytes());
+        }
+        self.body.extend_from_slice(b"]}");
+        Detail { body: self.body, is_cut }
+    }
+}
+
+/// The body of a 422.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Detail {
+    pub body: Vec<u8>,
+    /// There are more errors than are listed.
+    pub is_cut: bool,
+}
+
+/// FastAPI's own error, which has no `url`.
+pub fn json_invalid(message: &str, position: usize) -> Refusal {
+    let mut body = format!(
+        "{{\"detail\":[{{\"type\":\"json_invalid\",\"loc\":[\"body\",{position}],\"msg\":\"JSON decode error\",\
+         \"input\":{{}},\"ctx\":{{\"error\":"
+    )
+    .into_bytes();
+    json::string(message, &mut body);
+    body.extend_from_slice(b"}}]}");
+    Refusal::Invalid(Detail { body, is_cut: false })
+}
+
+/// Appends a value as Python's `json.dumps` prints it, compact and not escaped to ASCII, if that takes at
+/// most `ERROR_INPUT_BYTES_MAX` bytes. A longer string ends in `...`; any other longer value is a string with
+/// the beginning of its JSON that ends in `...`, so that the list stays JSON.
+fn quote(value: Value<'_>, out: &mut Vec<u8>) {
+    let mut whole = Limited { bytes: Vec::with_capacity(ERROR_INPUT_BYTES_MAX + 64) };
+    dump(value, &mut whole);
+    if !whole.is_full() {
+        return out.extend_from_slice(&whole.bytes);
+    }
+    let beginning = String::from_utf8_lossy(&whole.bytes);
+    let text = match value {
+        Value::Text(text) => text.text,
+        _ => &*beginning,
+    };
+    out.push(b'"');
+    let mut left = ERROR_INPUT_BYTES_MAX - b"\"...\"".len();
+    let mut escaped = Vec::with_capacity(8);
+    for character in text.chars() {
+        escaped.clear();
+        json::escaped(character.encode_utf8(&mut [0; 4]), &mut escaped);
+        let Some(rest) = left.checked_sub(escaped.len()) else { break };
+        left = rest;
+        out.extend_from_slice(&escaped);
+    }
+    out.extend_from_slice(b"...\"");
+}
+
+/// Bytes of which no more than a few beyond `ERROR_INPUT_BYTES_MAX` are written.
+struct Limited {
+    bytes: Vec<u8>,
+}
+
+impl Limited {
+    fn is_full(&self) -> bool {
+        self.bytes.len() > ERROR_INPUT_BYTES_MAX
+    }
+
+    fn string(&mut self, text: &str) {
+        // Each byte becomes one at least, and what is cut is not shown as it is.
+        let mut end = text.len().min(ERROR_INPUT_BYTES_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        json::string(text.get(..end).unwrap_or_default(), &mut self.bytes);
+        if end < text.len() {
+            self.bytes.resize(self.bytes.len().max(ERROR_INPUT_BYTES_MAX + 1), b' ');
+        }
+    }
+}
+
+fn dump(value: Value<'_>, out: &mut Limited) {
+    match value {
+        Value::Null => out.bytes.extend_from_slice(b"null"),
+        Value::Bool(value) => out.bytes.extend_from_slice(if value { b"true" } else { b"false" }),
+        Value::Int(digits) => {
+            let digits = digits.as_bytes();
+            out.bytes.extend_from_slice(&digits[..digits.len().min(ERROR_INPUT_BYTES_MAX + 1)]);
+        }
+        Value::Float(number) if number.is_finite() => {
+            out.bytes.extend_from_slice(float_str(number).as_bytes());
+        }
+        Value::Float(_) => out.bytes.extend_from_slice(b"null"),
+        Value::Text(text) => out.string(text.text),
+        Value::List(items) => {
+            out.bytes.push(b'[');
+            for (index, item) in items.iter().enumerate() {
+                if out.is_full() {
+                    return;
+                }
+                if index > 0 {
+                    out.bytes.push(b',');
+                }
+                dump(item, out);
+            }
+            out.bytes.push(b']');
+        }
+        Value::Dict(members) => dump_dict(members, out),
+    }
+}
+
+/// Larger objects are cut anyway, unless one name comes again and again; then the first values are quoted.
+const SMALL_DICT_MEMBERS: usize = 64;
+
+fn dump_dict(members: Dict<'_>, out: &mut Limited) {
+    let is_small = members.len() <= SMALL_DICT_MEMBERS;
+    let mut names: Vec<&str> = Vec::new();
+    out.bytes.push(b'{');
+    for (name, value) in members.written() {
+        if out.is_full() {
+            return;
+        }
+        if names.contains(&name) {
+            continue;
+        }
+        if !names.is_empty() {
+            out.bytes.push(b',');
+        }
+        names.push(name);
+        out.string(name);
+        out.bytes.push(b':');
+        dump(members.get(name).filter(|_| is_small).unwrap_or(value), out);
+    }
+    out.bytes.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::python_json::loads;
+    use super::*;
+
+    fn quoted(body: &str) -> String {
+        let document = loads(body.as_bytes()).unwrap();
+        let mut out = Vec::new();
+        quote(document.root(), &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.len() <= ERROR_INPUT_BYTES_MAX, "{} bytes: {text}", text.len());
+        let _: serde::de::IgnoredAny = serde_json::from_str(&text).unwrap();
+        text
+    }
+
+    #[test]
+    fn an_input_is_quoted_whole_up_to_200_bytes_and_cut_beyond() {
+        let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
+        assert_eq!(quoted(&text(198)), text(198), "200 bytes with its quotes");
+        assert_eq!(quoted(&text(199)), format!("\"{}...\"", "x".repeat(195)));
+        assert_eq!(quoted(&text(1 << 20)), format!("\"{}...\"", "x".repeat(195)));
+        assert_eq!(quoted(&format!("\"{}\"", "é".repeat(150))), format!("\"{}...\"", "é".repeat(97)));
+        assert_eq!(
+            quoted(&format!("\"{}\"", "\\u0001".repeat(100))),
+            format!("\"{}...\"", "\\u0001".repeat(32))
+        );
+        let list = format!("[{}]", ["0"; 99].join(","));
+        assert_eq!(quoted(&list), list);
+        let list = format!("[{}]", ["\"\""; 5000].join(","));
+        let cut = quoted(&list);
+        assert!(cut.starts_with(r#""[\"\",\"\","#) && cut.ends_with("...\""), "{cut}");
+        assert_eq!(quoted(&format!("{}5", "1".repeat(4000))), format!("\"{}...\"", "1".repeat(195)));
+        quoted(&format!("{}0{}", "{\"\\u0001é\":".repeat(300), "}".repeat(300)));
+        quoted(&format!("{}{}", "[".repeat(300), "]".repeat(300)));
+    }
+
+    #[test]
+    fn a_name_that_comes_twice_is_quoted_once_with_its_last_value() {
+        assert_eq!(quoted(r#"{"a":1,"b":2,"a":3}"#), r#"{"a":3,"b":2}"#);
+    }
+}
