@@ -28,8 +28,8 @@ pub const CHUNK_LINE_BYTES_MAX: usize = 256;
 pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
 /// A trait value that is text, characters. Beyond: 422, as the Python proxy; 400 in a context of OFREP.
 pub const TRAIT_VALUE_CHARS_MAX: usize = 2000;
-/// An identifier, characters: what Flagsmith core stores. Beyond: 422, 400 as OFREP's `targetingKey`, cut in `analytics/flags/`;
-/// each condition on the identifier would read all of it again.
+/// An identifier, characters: what Flagsmith core stores. Beyond: 422, 400 as OFREP's `targetingKey`, cut in
+/// `analytics/flags/`; each condition on the identifier would read all of it again.
 pub const IDENTIFIER_CHARS_MAX: usize = TRAIT_VALUE_CHARS_MAX;
 /// Errors listed in a 422. Beyond: a last entry says so, `edge_proxy_errors_truncated_total` counts it, and
 /// the rest of the body is not judged. Python lists 350,000 for a body of 1 MiB, in 50 MB.

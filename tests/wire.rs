@@ -131,7 +131,7 @@ fn is_cut_form(recorded: &[u8], answered: &[u8]) -> bool {
     let (mut recorded, mut is_cut) = (recorded.as_str(), false);
     for (number, part) in answered.split("...\"").enumerate() {
         if number > 0 {
-            let Some(end) = recorded.find("\",\"ctx\"") else { return false };
+            let Some(end) = recorded.find(&format!("\"{part}")) else { return false };
             is_cut |= end > 3;
             recorded = &recorded[end + 1..];
         }
@@ -141,9 +141,19 @@ fn is_cut_form(recorded: &[u8], answered: &[u8]) -> bool {
     is_cut && recorded.is_empty()
 }
 
+/// The error of an identifier that is too long.
+const TOO_LONG: &str = r#""type":"string_too_long","loc":["body","identifier"]"#;
+
 impl Recorded {
     fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether the body's identifier is longer than 2,000 characters (40).
+    fn has_long_identifier(&self) -> bool {
+        let request = String::from_utf8_lossy(&self.request);
+        let Some((_, rest)) = request.split_once(r#""identifier":""#) else { return false };
+        rest.split('"').next().is_some_and(|identifier| identifier.chars().count() > 2000)
     }
 
     fn is_identity(&self, answer: &Answer) -> bool {
@@ -155,6 +165,10 @@ impl Recorded {
         let told = |what: &str, expected: &dyn std::fmt::Debug, got: &dyn std::fmt::Debug| {
             Err(format!("{what}: wanted {expected:?}, got {got:?}"))
         };
+        let is_too_long = || String::from_utf8_lossy(&answer.plain()).contains(TOO_LONG);
+        if self.has_long_identifier() && answer.status == 422 && is_too_long() {
+            return Ok(());
+        }
         if answer.status != self.status {
             return told("status", &self.status, &answer.status);
         }
