@@ -52,6 +52,8 @@ mod http;
 mod invariants;
 /// Keys, host names, file paths and control characters stay where they belong.
 mod leaks;
+/// `docs/limits.md`, and each bound on it that can be tried.
+mod limits;
 /// The log, read and unread.
 mod logging;
 /// The metrics: their names, and everything that names them.

@@ -370,7 +370,10 @@ impl Log {
         let missing = |log: &mut Lines| !log.lines.iter().any(|line| line.contains(text));
         let (guard, _) = self.0.1.wait_timeout_while(guard, PATIENCE, missing).expect("no panic while held");
         let found = guard.lines.iter().find(|line| line.contains(text)).cloned();
-        found.unwrap_or_else(|| panic!("no line with {text:?} in the log:\n{}", guard.lines.join("\n")))
+        let lines = if found.is_none() { guard.lines.join("\n") } else { String::new() };
+        // A panic while it is held would end the threads that follow the outputs, and the test run.
+        drop(guard);
+        found.unwrap_or_else(|| panic!("no line with {text:?} in the log:\n{lines}"))
     }
 
     fn wait_for_end(&self) {
