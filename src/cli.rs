@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
-use crate::config::source::Inputs;
+use crate::config::settings::Inputs;
 use crate::{demo, terminal};
 
 /// Version and commit, as `--version` prints them.

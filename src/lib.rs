@@ -17,35 +17,37 @@
 //!
 //! **Invariants, as absences.** `evaluate` knows no HTTP and no JSON text. `http` knows no
 //! snapshot. `snapshot` knows neither supervisor nor reactor. Only `channel` names
-//! crossbeam, only `supervisor::poll` names ureq, only `http::request` names monoio-http,
+//! crossbeam, only `crate::upstream` names ureq, only `http::request` names monoio-http,
 //! only `reactor` names monoio. `answer` has no await, no lock, no log and no clock.
 //! `tests/tidy.rs` keeps these true, and has the table of which room may name which.
 #![forbid(unsafe_code)]
 
 pub mod admin;
-pub mod answer;
+pub mod analytics;
 pub mod channel;
-pub mod check;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod counts;
 pub mod demo;
-pub mod encode;
-pub mod evaluate;
-pub mod explain;
+pub mod engine;
 pub mod files;
-pub mod health;
+pub mod handlers;
 pub mod http;
 pub mod identity;
+pub mod json;
 pub mod limits;
 pub mod log;
 pub mod metrics;
-pub mod notify;
-pub mod pace;
+pub mod python;
 pub mod reactor;
-pub mod route;
+pub mod schedule;
 pub mod serve;
 pub mod snapshot;
+pub mod storage;
 pub mod supervisor;
+pub mod systemd;
 pub mod terminal;
 pub mod tls;
+pub mod upstream;
+pub mod yielding;

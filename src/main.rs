@@ -9,12 +9,13 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use edge_proxy::cli::{self, CheckArgs, Command, EXIT_NO_INPUT, EXIT_USAGE, HealthArgs};
-use edge_proxy::config::{self, ConfigError};
-use edge_proxy::explain;
-use edge_proxy::health::{self, Question};
-use edge_proxy::serve::{self, FilesError, MissingDocumentsError, PortTaken};
+use edge_proxy::cli::{CheckArgs, Command, EXIT_NO_INPUT, EXIT_USAGE, HealthArgs};
+use edge_proxy::commands::health;
+use edge_proxy::commands::health::Question;
+use edge_proxy::config::ConfigError;
+use edge_proxy::serve::{FilesError, MissingDocumentsError, PortTaken};
 use edge_proxy::terminal::escape_lines;
+use edge_proxy::{cli, config, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => serve::demo(args.inputs()),
         Command::RenderConfig(args) => return render_config(&args.path()),
         Command::Check(args) => check(args),
-        Command::Explain(args) => explain::cli::run(&args),
+        Command::Explain(args) => edge_proxy::commands::explain::run(&args),
         Command::Health(args) => health(args),
     };
     match ended {
@@ -48,8 +49,8 @@ fn main() -> ExitCode {
 /// All lines on stdout; any that failed is a failure of the whole.
 fn check(args: CheckArgs) -> serve::Ended {
     let is_online = args.online;
-    let (config, notices) = config::read(&args.inputs())?;
-    match edge_proxy::check::run(&config, &notices, is_online, std::io::stdout()) {
+    let (config, notices) = config::load(&args.inputs())?;
+    match edge_proxy::commands::check::run(&config, &notices, is_online, std::io::stdout()) {
         0 => Ok(()),
         1 => Err("1 thing would not work".into()),
         count => Err(format!("{count} things would not work").into()),
@@ -59,7 +60,7 @@ fn check(args: CheckArgs) -> serve::Ended {
 /// Prints the body of the answer; an answer that is not 200 is a failure.
 fn health(args: HealthArgs) -> serve::Ended {
     let question = if args.ready { Question::Readiness } else { Question::Liveness };
-    let (config, _) = config::read(&args.inputs())?;
+    let (config, _) = config::load(&args.inputs())?;
     let (body, is_well) = health::ask(&config, question)?;
     if is_well {
         // The exit code is the answer; the body is for people.

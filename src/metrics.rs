@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::http::Reject;
-use crate::route::Route;
+use crate::http::route::Route;
 use crate::snapshot::Source;
 
 /// A number with one writer.

@@ -12,17 +12,17 @@ use std::sync::Arc;
 
 use crate::admin::View;
 use crate::channel::Publisher;
-use crate::config::source::Inputs;
-use crate::config::{self, Config, Level, Notice};
+use crate::config::settings::Inputs;
+use crate::config::{Config, Level, Notice};
 use crate::limits::{
     DESCRIPTORS_LOW, DESCRIPTORS_MIN, DESCRIPTORS_REACTOR_MIN, DESCRIPTORS_RESERVED, PORT_SHARED_DELAY,
 };
 use crate::log::Log;
 use crate::metrics::Metrics;
-use crate::notify::Notify;
 use crate::reactor::UnixSocket;
+use crate::systemd::Notify;
 use crate::tls::Certificates;
-use crate::{admin, demo, reactor, supervisor};
+use crate::{admin, config, demo, reactor, supervisor};
 
 /// Why it could not start or go on.
 pub type Ended = Result<(), Box<dyn Error>>;
@@ -113,7 +113,7 @@ fn explained(error: Box<dyn Error>) -> Box<dyn Error> {
 /// `needs_own_port`: another process at the port is an error, not one to share it with.
 /// `bound` is called with the addresses of both listeners once they are there, if callers come by TCP.
 fn run(inputs: Inputs, needs_own_port: bool, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> Ended {
-    let (config, notices) = config::read(&inputs)?;
+    let (config, notices) = config::load(&inputs)?;
     let missing = supervisor::missing_documents(&config, &[]);
     if !missing.is_empty() {
         return Err(MissingDocumentsError(missing).into());
@@ -235,7 +235,7 @@ fn start_reactors(config: Config, doors: Doors, log: &Log, metrics: &Metrics) ->
 
 /// Reads everything again, for SIGHUP and for a file that changed.
 fn reload(inputs: &Inputs) -> Result<(Config, Vec<Notice>), Vec<String>> {
-    config::read(inputs).map_err(|error| error.mistakes.iter().map(ToString::to_string).collect())
+    config::load(inputs).map_err(|error| error.mistakes.iter().map(ToString::to_string).collect())
 }
 
 /// With fewer a reactor would start, fail, and start again without end.

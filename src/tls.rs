@@ -16,8 +16,8 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifi
 use rustls::{RootCertStore, ServerConfig};
 
 use crate::config::Tls;
-use crate::files::{self, Links};
-use crate::limits;
+use crate::files::Links;
+use crate::{files, limits};
 
 /// What a listener with TLS was told: the files, as they were when last read.
 #[derive(Debug)]

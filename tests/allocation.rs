@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
-use edge_proxy::answer::{Room, Settings, answer};
+use edge_proxy::handlers::{Room, Settings, answer};
 use edge_proxy::http::Output;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::snapshot::{Environment, Snapshot};

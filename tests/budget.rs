@@ -2,9 +2,9 @@
 //!
 //! Time is never asserted: a step is a node that a JSONPath looks at or a step of a regular expression,
 //! and both are the same on every machine.
-use edge_proxy::encode::flags;
-use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate, evaluate_next};
-use edge_proxy::explain::explain;
+use edge_proxy::engine::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate, evaluate_next};
+use edge_proxy::engine::render;
+use edge_proxy::engine::trace::explain;
 use edge_proxy::limits::{JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX};
 use edge_proxy::snapshot::{Environment, Role};
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ fn numbers(names: &[String]) -> Vec<Trait<'_>> {
 
 /// The values of the flags.
 fn values<'s>(environment: &'s Environment, scratch: &'s Scratch) -> Vec<&'s str> {
-    flags::results(environment, Role::Server, scratch).map(|flag| flag.value).collect()
+    render::results(environment, Role::Server, scratch).map(|flag| flag.value).collect()
 }
 
 fn jsonpath_steps(property: &str, traits: &[Trait<'_>]) -> u32 {

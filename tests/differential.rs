@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use edge_proxy::encode::flags;
-use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate, evaluate_on};
-use edge_proxy::explain::explain;
+use edge_proxy::engine::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate, evaluate_on};
+use edge_proxy::engine::render;
+use edge_proxy::engine::trace::explain;
 use edge_proxy::snapshot::{Environment, Role};
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
@@ -115,7 +115,7 @@ fn answer(
         return Some(contradiction);
     }
     let expected = request[2].as_array().expect("flags");
-    let found: Vec<flags::Flag<'_>> = flags::results(environment, Role::Server, scratch).collect();
+    let found: Vec<render::Flag<'_>> = render::results(environment, Role::Server, scratch).collect();
     if found.len() != expected.len() {
         return Some(format!("{} flags, the model has {}", found.len(), expected.len()));
     }
@@ -143,7 +143,7 @@ fn wrong_array(
     expected: &[Json],
 ) -> Option<String> {
     let mut out = Vec::new();
-    flags::write(environment, role, scratch, None, &mut out);
+    render::write(environment, role, scratch, None, &mut out);
     // Raw, since a value may be a number that no double holds.
     let sent: Vec<HashMap<&str, &RawValue>> = serde_json::from_slice(&out).expect("the engine writes JSON");
     let told = |flag: &HashMap<&str, &RawValue>| {

@@ -228,7 +228,7 @@ fn other_weights_hash_the_overrides_id_and_the_identity() {
     let proxy = serve(&chosen(&weights).to_string());
     for identifier in identities {
         let seed = format!("900,{CLIENT}_{identifier}");
-        let hash = edge_proxy::evaluate::percentage::hash(&["900", &format!("{CLIENT}_{identifier}")]);
+        let hash = edge_proxy::engine::evaluate::hashing::hash(&["900", &format!("{CLIENT}_{identifier}")]);
         let expected = match hash {
             hash if hash < 30.0 => json!(["A", "a"]),
             hash if hash < 60.0 => json!(["C", null]),

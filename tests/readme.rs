@@ -1,6 +1,6 @@
 //! The README says nothing that was not run: its fenced blocks are taken out and replayed.
 use edge_proxy::config::Config;
-use edge_proxy::config::source::{Inputs, SETTINGS};
+use edge_proxy::config::settings::{Inputs, SETTINGS};
 use serde_json::{Value, json};
 
 use crate::support::{Proxy, Scratch, Start, fixture};
@@ -127,7 +127,7 @@ fn quoted(markdown: &str) -> Vec<&str> {
 fn every_setting_and_alias_is_in_the_table() {
     let readme = readme();
     let quoted = quoted(&readme);
-    let names = edge_proxy::config::source::SETTINGS.iter().flat_map(|setting| {
+    let names = edge_proxy::config::settings::SETTINGS.iter().flat_map(|setting| {
         let plain = [setting.path].into_iter();
         plain.chain(setting.aliases.iter().copied()).chain(setting.variables.iter().copied())
     });
@@ -187,7 +187,7 @@ fn meant(path: &str, value: Option<&Value>) -> String {
     }
     let path = scratch.write("config.json", file.to_string());
     let inputs = Inputs { config_path: Some(path), ..Inputs::default() };
-    let (config, _) = edge_proxy::config::read(&inputs).expect("valid");
+    let (config, _) = edge_proxy::config::load(&inputs).expect("valid");
     format!("{:?}", Config { path: None, ..config })
 }
 

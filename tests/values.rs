@@ -8,10 +8,12 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use edge_proxy::evaluate::budget::RequestBudget;
-use edge_proxy::evaluate::jsonpath::{self, FlagResult, Property, Subject, Target};
-use edge_proxy::evaluate::value::{self, Integer, Value};
-use edge_proxy::evaluate::{Identity, Trait, TraitValue, in_list, percentage, semver};
+use edge_proxy::engine::evaluate::budget::RequestBudget;
+use edge_proxy::engine::evaluate::{Identity, Trait, TraitValue, hashing, in_list};
+use edge_proxy::engine::jsonpath;
+use edge_proxy::engine::jsonpath::{FlagResult, Property, Subject, Target};
+use edge_proxy::python::value::{Integer, Value};
+use edge_proxy::python::{semver, value};
 use serde_json::Value as Json;
 
 use crate::support::fixture::root;
@@ -150,7 +152,7 @@ fn in_lists_hold_what_json_loads_and_str_give() {
 #[test]
 fn the_hash_is_the_models() {
     compare("hash", |question| {
-        same(&bits(Some(percentage::hash(&[text(&question[0]), text(&question[1])]))), &question[2])
+        same(&bits(Some(hashing::hash(&[text(&question[0]), text(&question[1])]))), &question[2])
     });
 }
 
@@ -158,7 +160,7 @@ fn the_hash_is_the_models() {
 fn patterns_match_what_re_match_does() {
     compare("regex", |question| {
         let pattern =
-            edge_proxy::evaluate::pattern::Pattern::compile(text(&question[0]), &mut Default::default());
+            edge_proxy::python::regex::Pattern::compile(text(&question[0]), &mut Default::default());
         let found = match pattern {
             Err(_) => Json::Null,
             Ok(pattern) => match &question[1] {

@@ -21,20 +21,20 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use host::HostCheck;
-use peers::{PeerGuard, Peers};
-pub use readiness::Readiness;
-
-use crate::answer::health::{self, Look};
+use crate::admin::host::HostCheck;
+use crate::admin::peers::{PeerGuard, Peers};
+pub use crate::admin::readiness::Readiness;
 use crate::channel::{Newest, Published};
-use crate::config::{self, Config, Level};
+use crate::config::{Config, Level};
+use crate::handlers::health;
+use crate::handlers::health::Look;
 use crate::limits::{
     ADMIN_HEAD_BYTES_MAX, ADMIN_HEAD_TIMEOUT, ADMIN_HOST_CHARS_SHOWN, BACKLOG_MAX, FAILURE_REMINDER,
 };
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
-use crate::terminal;
+use crate::{config, terminal};
 
 const PAGE: &str = include_str!("page.html");
 /// A peer that takes longer to take the answer is closed.

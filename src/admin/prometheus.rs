@@ -6,11 +6,11 @@
 use std::fmt::{Display, Write};
 use std::time::SystemTime;
 
-use super::View;
-use super::process::Process;
-use super::status::{environment_labels, source_name, unix_seconds};
+use crate::admin::View;
+use crate::admin::process::Process;
+use crate::admin::status::{environment_labels, source_name, unix_seconds};
+use crate::http::route::Route;
 use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
-use crate::route::Route;
 
 /// The body of `/metrics`.
 pub fn render(view: &View) -> String {

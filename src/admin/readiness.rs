@@ -6,7 +6,7 @@
 //! not worth a warning.
 use std::time::Instant;
 
-use super::View;
+use crate::admin::View;
 use crate::config::Level;
 
 /// Knows how it was.

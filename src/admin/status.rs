@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::View;
-use super::process::Process;
+use crate::admin::View;
+use crate::admin::process::Process;
 use crate::config::Secret;
 use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
 use crate::snapshot::Source;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::{Level, LogFormat, Logging};
-use crate::route::Route;
+use crate::http::route::Route;
 
 fn view() -> View {
     let settings = Logging {
@@ -11,8 +11,9 @@ fn view() -> View {
         enable_access_log: false,
     };
     let log = Log::start_to(&settings, io::sink()).expect("a thread");
-    let inputs = config::source::Inputs { without_file: true, may_serve_nothing: true, ..Default::default() };
-    let config = Arc::new(config::read(&inputs).expect("the defaults").0);
+    let inputs =
+        config::settings::Inputs { without_file: true, may_serve_nothing: true, ..Default::default() };
+    let config = Arc::new(config::load(&inputs).expect("the defaults").0);
     View {
         metrics: Arc::new(Metrics::new(&[0, 1])),
         log,

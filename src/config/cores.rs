@@ -5,7 +5,7 @@
 //! Invariant: never a CPU outside the affinity, never twice the same, at least one.
 use serde_json::Value;
 
-use super::parse::Expected;
+use crate::config::parse::Expected;
 
 const EXPECTED: Expected = "a number of at least 1, or a list of CPUs such as \"0,2-5\"";
 

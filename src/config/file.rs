@@ -9,8 +9,9 @@ use std::path::Path;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::{ConfigError, Mistake};
-use crate::files::{self, Links};
+use crate::config::{ConfigError, Mistake};
+use crate::files;
+use crate::files::Links;
 use crate::limits::CONFIG_BYTES_MAX;
 
 /// What stands in the file.

@@ -3,13 +3,13 @@
 //! In: what `source` found written (flags, environment, file). Out: a [`Config`], or every
 //! mistake at once ([`ConfigError`]). Invariant: a value that got past here needs no more checks.
 //! Nothing is bound, connected or started here; a reload reads the same inputs again.
+mod build;
 mod cores;
 mod file;
-mod near;
 mod pairs;
 mod parse;
-mod read;
-pub mod source;
+pub mod settings;
+mod suggest;
 #[cfg(test)]
 mod tests;
 pub mod variables;
@@ -19,11 +19,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use cores::Cores;
-pub use read::read;
+pub use crate::config::build::load;
+pub use crate::config::cores::Cores;
 
+use crate::config::settings::Origin;
 use crate::terminal::escape;
-use source::Origin;
 
 /// What `render-config` prints and writes: the defaults, with an example of a key pair.
 pub const DEFAULT_JSON: &str = include_str!("default.json");

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::source::{Origin, Written, shown};
-use super::{EnvironmentConfig, Mistake, Notice, Secret, near, parse};
+use crate::config::settings::{Origin, Written, shown};
+use crate::config::{EnvironmentConfig, Mistake, Notice, Secret, parse, suggest};
 
 const MEMBERS: [&str; 3] = ["client_side_key", "server_side_key", "document_path"];
 
@@ -20,7 +20,7 @@ pub fn read(path: &str, pair: &Value, origin: &Origin, written: &mut Written) ->
         return None;
     };
     for name in object.keys().filter(|name| !MEMBERS.contains(&name.as_str())) {
-        let hint = near::member(name, &MEMBERS);
+        let hint = suggest::member(name, &MEMBERS);
         written.notices.push(Notice::unknown_setting(format!("{path}.{name}"), origin, hint));
     }
     let mut reader = Reader { path, object, origin, mistakes: &mut written.mistakes };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Driver, ForwardedAllowIps, Level, LogFormat, Network, Require};
+use crate::config::{Driver, ForwardedAllowIps, Level, LogFormat, Network, Require};
 use crate::limits::HEAD_BYTES_RANGE;
 
 /// What to write instead.

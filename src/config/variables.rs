@@ -3,8 +3,8 @@
 //! In: the process's variables. Out: values added to [`Written`], weakest first. Invariant: every
 //! setting has a name of its own, `EDGE_PROXY_` and its path; other names are aliases. An alias that
 //! the Python proxy never read may be another program's variable, so it can never end the start.
-use super::source::{Origin, SETTINGS, Setting, Written, is_secret, shown, split_path};
-use super::{Mistake, Notice, near};
+use crate::config::settings::{Origin, SETTINGS, Setting, Written, is_secret, shown, split_path};
+use crate::config::{Mistake, Notice, suggest};
 
 /// Stands before the path in the name of a setting's own variable.
 pub const PREFIX: &str = "EDGE_PROXY_";
@@ -129,7 +129,7 @@ impl Written {
                     let hint = format!("this proxy does not read {name}: set {instead}");
                     self.notices.push(Notice::unknown_variable(name, &hint));
                 }
-            } else if let Some(hint) = near::variable(name) {
+            } else if let Some(hint) = suggest::variable(name) {
                 self.notices.push(Notice::unknown_variable(name, &hint));
             } else if name.starts_with(PREFIX) && !is_service_link(name) {
                 let hint = "no setting has this name; docs/configuration.md lists them";

@@ -6,8 +6,8 @@
 use bytes::BytesMut;
 use memchr::memchr;
 
-use super::Reject;
-use super::framing::{is_token, trim, trim_start};
+use crate::http::Reject;
+use crate::http::framing::{is_token, trim, trim_start};
 use crate::limits::{BODY_BYTES_MAX, CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 
 /// A chunked body, decoded in place: the front of the buffer is what was decoded, the coded

@@ -5,7 +5,7 @@
 //! Invariant: lines that do not depend on the request are built once; a value that is echoed
 //! was a header value of the request, so it holds no line break.
 //! Unlike the Python proxy, fields that SDKs read are exposed to scripts (differences.md 22).
-use super::{Fields, Method, Status};
+use crate::http::{Fields, Method, Status};
 
 /// The methods that a preflight may ask for. `*` in the Python proxy's settings means these.
 const METHODS: [&[u8]; 7] = [b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT"];

@@ -5,7 +5,7 @@
 //! are checked. Nothing here is called before the caller's key is known to be valid.
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::Reject;
+use crate::http::Reject;
 use crate::limits::{BODY_BYTES_MAX, KEPT_BODY_BYTES_MAX};
 
 /// The `Content-Encoding` of a body.

@@ -7,8 +7,8 @@
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
 
-use super::target::{is_authority, is_target};
-use super::{Coding, Reject};
+use crate::http::target::{is_authority, is_target};
+use crate::http::{Coding, Reject};
 use crate::limits::{BODY_BYTES_MAX, EMPTY_LINES_MAX, HEADERS_MAX};
 
 /// What the head says about framing and the connection.

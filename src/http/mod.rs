@@ -4,20 +4,21 @@
 //! an [`Output`] with whole responses. Invariant: nothing here knows what a flag, a key or a
 //! snapshot is. It may not await and may not touch a socket.
 pub mod chunked;
-pub mod compress;
+pub mod compression;
 pub mod cors;
 pub mod date;
 pub mod decompress;
+pub mod error;
 pub mod framing;
-pub mod heads;
-pub mod reject;
+pub mod head_cache;
 pub mod request;
 pub mod response;
+pub mod response_cache;
+pub mod route;
 pub mod target;
-pub mod whole;
 
-pub use decompress::{Coding, Gunzip};
-pub use heads::Heads;
-pub use reject::Reject;
-pub use request::{Fields, Method, Progress, Request, RequestReader};
-pub use response::{Body, ContentType, Output, Reply, Status};
+pub use crate::http::decompress::{Coding, Gunzip};
+pub use crate::http::error::Reject;
+pub use crate::http::head_cache::Heads;
+pub use crate::http::request::{Fields, Method, Progress, Request, RequestReader};
+pub use crate::http::response::{Body, ContentType, Output, Reply, Status};

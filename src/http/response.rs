@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::Reject;
-use super::date::DateLine;
-use super::whole::{Known, WholeAnswers};
+use crate::http::Reject;
+use crate::http::date::DateLine;
+use crate::http::response_cache::{Known, WholeAnswers};
 use crate::limits::TAIL_BYTES_MIN;
 
 /// What is to be written to a connection, in order: `bytes`, then `tail`.

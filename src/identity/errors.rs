@@ -4,11 +4,11 @@
 //! `input` and `url` as the Python proxy's (wire.md 2.6). Invariant: at most `limits::ERRORS_MAX` errors
 //! are written, each with at most `limits::ERROR_INPUT_BYTES_MAX` bytes of its input (differences.md 38),
 //! whatever a body holds: Python's list of a body of a million bytes takes fifty million.
-use super::Refusal;
-use super::python_json::{Dict, Text, Value};
-use crate::encode::json;
-use crate::evaluate::value::float_str;
+use crate::identity::Refusal;
+use crate::json::write;
 use crate::limits::{ERROR_INPUT_BYTES_MAX, ERRORS_MAX, TRAIT_VALUE_CHARS_MAX};
+use crate::python::json::{Dict, Text, Value};
+use crate::python::value::float_str;
 
 /// The way to a value: a step, and the steps before it.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ impl<'a> Path<'a> {
             out.push(b',');
         }
         match self.step {
-            Step::Name(name) => json::string(name, out),
+            Step::Name(name) => write::string(name, out),
             Step::Index(index) => out.extend_from_slice(index.to_string().as_bytes()),
         }
     }
@@ -167,11 +167,11 @@ impl List {
     fn head(&mut self, kind: &str, path: &Path<'_>, message: &str) {
         self.body.extend_from_slice(if self.body.is_empty() { b"{\"detail\":[" } else { b"," });
         self.body.extend_from_slice(b"{\"type\":");
-        json::string(kind, &mut self.body);
+        write::string(kind, &mut self.body);
         self.body.extend_from_slice(b",\"loc\":[");
         path.write(&mut self.body);
         self.body.extend_from_slice(b"],\"msg\":");
-        json::string(message, &mut self.body);
+        write::string(message, &mut self.body);
     }
 
     fn into_detail(mut self) -> Detail {
@@ -202,7 +202,7 @@ pub fn json_invalid(message: &str, position: usize) -> Refusal {
          \"input\":{{}},\"ctx\":{{\"error\":"
     )
     .into_bytes();
-    json::string(message, &mut body);
+    write::string(message, &mut body);
     body.extend_from_slice(b"}}]}");
     Refusal::Invalid(Detail { body, is_cut: false })
 }
@@ -226,7 +226,7 @@ fn quote(value: Value<'_>, out: &mut Vec<u8>) {
     let mut escaped = Vec::with_capacity(8);
     for character in text.chars() {
         escaped.clear();
-        json::escaped(character.encode_utf8(&mut [0; 4]), &mut escaped);
+        write::escaped(character.encode_utf8(&mut [0; 4]), &mut escaped);
         let Some(rest) = left.checked_sub(escaped.len()) else { break };
         left = rest;
         out.extend_from_slice(&escaped);
@@ -250,7 +250,7 @@ impl Limited {
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        json::string(text.get(..end).unwrap_or_default(), &mut self.bytes);
+        write::string(text.get(..end).unwrap_or_default(), &mut self.bytes);
         if end < text.len() {
             self.bytes.resize(self.bytes.len().max(ERROR_INPUT_BYTES_MAX + 1), b' ');
         }
@@ -314,8 +314,8 @@ fn dump_dict(members: Dict<'_>, out: &mut Limited) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::python_json::loads;
     use super::*;
+    use crate::python::json::loads;
 
     fn quoted(body: &str) -> String {
         let document = loads(body.as_bytes()).unwrap();

@@ -7,23 +7,23 @@
 //! `detail`, which answer as Python's `json.loads` and pydantic do (compatibility.md 2.6).
 //! Invariant: all ways give the same identity for the same body; the first two allocate nothing.
 //! Only this file names simd-json.
-pub mod detail;
-mod direct;
+pub mod echo;
 pub mod errors;
-pub mod python_json;
+mod fast_path;
 pub mod query;
 pub mod transient;
+pub mod validation_errors;
 
 #[cfg(test)]
 mod tests;
 
 use simd_json::{Buffers, Node, StaticNode, Tape};
 
-use crate::evaluate::unicode::is_space;
-use crate::evaluate::{Identity, Trait, TraitValue};
+use crate::engine::evaluate::{Identity, Trait, TraitValue};
+pub use crate::identity::errors::Detail;
+pub use crate::identity::errors::is_within_length;
 use crate::limits::{JSON_DEPTH_MAX, KEPT_BODY_BYTES_MAX};
-pub use errors::Detail;
-pub use errors::is_within_length;
+use crate::python::unicode::is_space;
 
 /// Why there is no identity.
 #[derive(Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Reader {
     ) -> R {
         let mut traits = recycle(std::mem::take(&mut self.traits));
         let text = std::str::from_utf8(body).ok().filter(|_| is_json);
-        if let Some(direct) = text.and_then(|text| direct::read(text, &mut traits)) {
+        if let Some(direct) = text.and_then(|text| fast_path::read(text, &mut traits)) {
             let identity = Identity { identifier: direct.identifier, traits: &traits };
             let result = then(Ok(Sent { identity, echo: direct.echo, is_anonymous: false }));
             self.traits = recycle(traits);
@@ -138,11 +138,11 @@ impl Reader {
 
 /// The careful way: see `detail`.
 fn slow<R>(original: &[u8], is_json: bool, then: impl FnOnce(Result<Sent<'_>, Refusal>) -> R) -> R {
-    let body = match detail::body_value(original, is_json) {
+    let body = match validation_errors::body_value(original, is_json) {
         Ok(body) => body,
         Err(refusal) => return then(Err(refusal)),
     };
-    match detail::identity(body.root()) {
+    match validation_errors::identity(body.root()) {
         Ok(asked) => {
             let made;
             let identifier = match asked.identifier {

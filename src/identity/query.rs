@@ -5,7 +5,7 @@
 //! one counts. A value that needs no decoding is borrowed.
 use std::borrow::Cow;
 
-use crate::route::percent_decode;
+use crate::http::route::percent_decode;
 
 /// The last value of `name`, or `None` if it is not there. `name` without `=` is empty.
 pub fn parameter<'query>(query: &'query [u8], name: &str) -> Option<Cow<'query, str>> {

@@ -1,6 +1,6 @@
 //! Bodies against what FastAPI and pydantic answered to them (`tests/fixtures/identities`).
 use super::*;
-use crate::encode::json;
+use crate::json::write;
 
 struct Recorded {
     body: Vec<u8>,
@@ -27,9 +27,9 @@ fn unhex(text: &str) -> Vec<u8> {
 
 fn echo(identity: &Identity<'_>) -> String {
     let mut out = b"{\"identifier\":".to_vec();
-    json::string(identity.identifier, &mut out);
+    write::string(identity.identifier, &mut out);
     out.extend_from_slice(b",\"traits\":[");
-    crate::encode::traits::write_all(identity.traits, &mut out);
+    crate::identity::echo::write_all(identity.traits, &mut out);
     out.extend_from_slice(b"]}");
     String::from_utf8(out).unwrap()
 }
@@ -89,11 +89,11 @@ fn difference(case: &Recorded, status: u16, answer: &str) -> Option<&'static str
 /// An object without an identifier, or with an empty one.
 fn is_transient(case: &Recorded) -> bool {
     let is_json = is_json(case.content_type.as_deref().map(str::as_bytes));
-    let Ok(body) = detail::body_value(&case.body, is_json) else { return false };
-    let python_json::Value::Dict(members) = body.root() else { return false };
+    let Ok(body) = validation_errors::body_value(&case.body, is_json) else { return false };
+    let crate::python::json::Value::Dict(members) = body.root() else { return false };
     match members.get("identifier") {
-        None | Some(python_json::Value::Null) => true,
-        Some(python_json::Value::Text(text)) => text.text.is_empty(),
+        None | Some(crate::python::json::Value::Null) => true,
+        Some(crate::python::json::Value::Text(text)) => text.text.is_empty(),
         Some(_) => false,
     }
 }
@@ -150,7 +150,7 @@ fn the_careful_way_agrees_with_the_plain_one() {
 /// The direct way's answer, if it takes the body.
 fn direct(body: &str) -> Option<(String, bool)> {
     let mut traits = Vec::new();
-    let direct = direct::read(body, &mut traits)?;
+    let direct = fast_path::read(body, &mut traits)?;
     let identity = Identity { identifier: direct.identifier, traits: &traits };
     Some((answered(&Sent { identity, echo: direct.echo, is_anonymous: false }), direct.echo.is_some()))
 }

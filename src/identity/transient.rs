@@ -5,9 +5,9 @@
 //! Invariant: the same traits give the same identifier here, in core, and on every replica.
 use sha2::{Digest, Sha256};
 
-use crate::encode::hex::hex;
-use crate::evaluate::value::float_str;
-use crate::evaluate::{Trait, TraitValue};
+use crate::engine::evaluate::{Trait, TraitValue};
+use crate::json::hex::hex;
+use crate::python::value::float_str;
 
 /// The identifier for these traits. Null ones do not count, but a list of them alone is not
 /// "no traits": as in core, it gives the digest of nothing.

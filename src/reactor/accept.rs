@@ -16,13 +16,13 @@ use monoio::io::{CancelHandle, Canceller};
 use monoio::net::{TcpStream, UnixStream};
 use socket2::{SockFilter, SockRef};
 
-use super::registry::{Phase, Place, enter};
-use super::tls::Tls;
-use super::transport::{Plain, Transport};
-use super::turn::Turn;
-use super::{Reactor, connection, panic};
 use crate::config::Level;
 use crate::limits;
+use crate::reactor::budget::Turn;
+use crate::reactor::connections::{Phase, Place, enter};
+use crate::reactor::tls::Tls;
+use crate::reactor::transport::{Plain, Transport};
+use crate::reactor::{Reactor, connection, panic};
 
 /// A listener that can be shut before it is closed.
 pub struct Listener {

@@ -12,19 +12,20 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 
-use super::life::{Reactor, Spine};
-use super::panic;
-use super::registry::Phase;
-use crate::answer::stream::Subscription;
-use crate::answer::{self, Exceeded, Outcome, Room};
 use crate::channel::Lease;
 use crate::config::Level;
+use crate::handlers;
+use crate::handlers::sse::Subscription;
+use crate::handlers::{Exceeded, Outcome, Room};
 use crate::http::framing::TARGET_PART;
+use crate::http::route::Route;
 use crate::http::{Output, Progress, Reject, RequestReader};
 use crate::limits::{
     BATCH_BYTES_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
 };
-use crate::route::Route;
+use crate::reactor::connections::Phase;
+use crate::reactor::panic;
+use crate::reactor::worker::{Reactor, Spine};
 use crate::snapshot::Snapshot;
 
 /// One line for the process: a client that sends such heads sends them with every request.
@@ -52,7 +53,7 @@ pub enum Next {
 /// A batch while it is answered.
 struct Answering<'a> {
     reactor: &'a Reactor,
-    settings: &'a answer::Settings,
+    settings: &'a handlers::Settings,
     snapshot: &'a Lease,
     spine: &'a mut Spine,
     peer: Option<IpAddr>,
@@ -178,7 +179,7 @@ impl Answering<'_> {
         let answered = catch_unwind(AssertUnwindSafe(|| {
             #[cfg(test)]
             self.reactor.panic_if_asked(super::Fault::Request);
-            answer::answer(settings, snapshot, now, &mut request, room, output)
+            handlers::answer(settings, snapshot, now, &mut request, room, output)
         }));
         let outcome = match answered {
             Ok(outcome) => outcome,

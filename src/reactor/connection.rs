@@ -8,12 +8,12 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::Reactor;
-use super::batch::{Batch, Next};
-use super::registry::{Phase, Place};
-use super::transport::{Sendable, Transport};
 use crate::http::{Reject, RequestReader};
 use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN, WRITE_BYTES_MIN, WRITE_PARTS_MAX};
+use crate::reactor::Reactor;
+use crate::reactor::batch::{Batch, Next};
+use crate::reactor::connections::{Phase, Place};
+use crate::reactor::transport::{Sendable, Transport};
 
 /// The peer is gone, or too slow: nothing more can be done for it.
 pub(super) struct Gone;

@@ -5,18 +5,18 @@
 //! environment; it accepts only once it has a snapshot. This file says what a reactor is given;
 //! `life` is the thread, `accept` its door, `connection` and `batch` what happens inside.
 mod accept;
-mod access;
+mod access_log;
 mod batch;
+mod budget;
 mod connection;
+mod connections;
 mod driver;
-mod life;
-mod listen;
+mod listener;
 mod panic;
-mod registry;
-mod stream;
+mod sse;
 mod tls;
 mod transport;
-mod turn;
+mod worker;
 
 use std::io;
 use std::net::TcpListener;
@@ -29,9 +29,9 @@ use crate::config::Config;
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::ReactorMetrics;
-pub use driver::check as check_driver;
-use life::Reactor;
-pub use listen::{UnixSocket, bind, bind_unix, inodes, is_shared, is_taken};
+pub use crate::reactor::driver::check as check_driver;
+pub use crate::reactor::listener::{UnixSocket, bind, bind_unix, inodes, is_shared, is_taken};
+use crate::reactor::worker::Reactor;
 
 /// What one reactor needs to run.
 pub struct Start {
@@ -110,7 +110,7 @@ impl Times {
 pub fn start(start: Start) -> io::Result<JoinHandle<()>> {
     panic::remember_places();
     let thread = std::thread::Builder::new().name(format!("reactor-{}", start.index));
-    thread.stack_size(limits::STACK_BYTES).spawn(move || life::supervise(start))
+    thread.stack_size(limits::STACK_BYTES).spawn(move || worker::supervise(start))
 }
 
 #[cfg(test)]

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use std::net::TcpListener;
 
 use super::*;
-use crate::channel::Message;
-use crate::channel::Publisher;
-use crate::config::source::Inputs;
-use crate::config::{self, Driver};
-use crate::route::Route;
+use crate::channel::{Message, Publisher};
+use crate::config;
+use crate::config::Driver;
+use crate::config::settings::Inputs;
+use crate::http::route::Route;
 use crate::snapshot::Snapshot;
 
 const LIVENESS: &str = "GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -50,7 +50,7 @@ fn configuration(driver: Driver, variables: &[(&str, &str)]) -> Config {
     all.extend(variables);
     let variables = all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let inputs = Inputs { without_file: true, variables, ..Inputs::default() };
-    let (mut config, _) = config::read(&inputs).expect("a valid configuration");
+    let (mut config, _) = config::load(&inputs).expect("a valid configuration");
     config.cores.truncate(1);
     config.server.driver = Some(driver);
     config
@@ -287,8 +287,8 @@ fn a_peer_without_room_for_the_end_is_not_waited_for() {
         let mut runtime = driver::build(Some(driver)).expect("a driver").runtime;
         let reactor = Reactor::alone(parts);
         runtime.block_on(async {
-            monoio::spawn(registry::sweep(reactor.clone()));
-            let place = registry::enter(&reactor);
+            monoio::spawn(connections::sweep(reactor.clone()));
+            let place = connections::enter(&reactor);
             let serve = connection::serve(reactor.clone(), place, Full, None);
             assert!(monoio::time::timeout(DEADLINE, serve).await.is_ok(), "it waits without end");
         });

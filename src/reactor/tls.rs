@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bytes::{Buf, BytesMut};
 use rustls::{ServerConfig, ServerConnection};
 
-use super::transport::{Sendable, Transport};
 use crate::limits::{READ_BYTES_IDLE, TLS_READ_BYTES};
+use crate::reactor::transport::{Sendable, Transport};
 
 /// A socket that speaks TLS.
 pub struct Tls<S> {

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 
-use super::registry::Mark;
+use crate::reactor::connections::Mark;
 
 /// What can be sent: owned by the ring while it works, readable by a cipher.
 pub trait Sendable: IoBuf + AsRef<[u8]> {}

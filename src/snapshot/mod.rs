@@ -3,16 +3,7 @@
 //! In: compiled environments from the supervisor. Out: lookups for `answer`. Invariant: a
 //! snapshot is never changed once published; whatever depends on the document alone was
 //! computed before (`compile`). Nothing here knows the supervisor or the reactor.
-pub mod compile;
-pub(crate) mod condition;
-pub mod document;
-pub mod lookup;
-mod output;
-mod program;
-pub(crate) mod raw;
-pub mod rule;
-mod rules;
-mod transcode;
+pub mod environment;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
 
-pub use compile::{CompileError, Environment, Warning};
+pub use crate::snapshot::environment::{CompileError, Environment, Warning};
 
 /// What a key may see. Server-side keys start with `ser.` (compatibility.md 1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

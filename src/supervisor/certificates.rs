@@ -6,10 +6,10 @@
 use std::fmt::Display;
 use std::time::Instant;
 
-use super::Supervisor;
 use crate::channel::Message;
 use crate::config::Level;
 use crate::limits;
+use crate::supervisor::Supervisor;
 use crate::tls::Certificates;
 
 /// When to look at the files next.

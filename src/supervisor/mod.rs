@@ -4,23 +4,17 @@
 //! Invariants: only this thread publishes, and only it frees what reactors gave back; nothing upstream
 //! does can end it; the last good document is never lost. It may log and decide, but whatever
 //! waits (network, disk, compiling) is done by the pool's threads.
+mod affinity;
 mod certificates;
 pub(crate) mod discovery;
-mod job;
-mod parcel;
-mod place;
-pub mod poll;
+mod environment;
 mod pool;
-mod post;
 pub mod probe;
 pub mod realtime;
+mod refresh;
 mod reload;
-mod report;
-mod reports;
-mod schedule;
 mod signals;
-pub(crate) mod store;
-mod watched;
+mod uploads;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
@@ -32,18 +26,18 @@ use crate::config::{Config, EnvironmentConfig, Level, Notice};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
-use crate::notify::Notify;
 use crate::snapshot::{Access, Snapshot};
+use crate::storage::Store;
+use crate::supervisor::affinity::Place;
+use crate::supervisor::discovery::Discovery;
+use crate::supervisor::environment::{Change, Deadlines, Records, Watched};
+use crate::supervisor::pool::Pool;
+use crate::supervisor::refresh::{Compilers, Done, Id};
+pub use crate::supervisor::reload::missing_documents;
+use crate::supervisor::uploads::Reports;
+use crate::systemd::Notify;
 use crate::tls::Certificates;
-use discovery::Discovery;
-use job::{Compilers, Done, Id};
-use place::Place;
-use poll::{ServerKey, Upstream};
-use pool::Pool;
-pub use reload::missing_documents;
-use reports::Reports;
-use store::Store;
-use watched::{Change, Deadlines, Records, Watched};
+use crate::upstream::{ServerKey, Upstream};
 
 /// Reads the configuration again, from where it came at start. `Err`: one line per mistake.
 pub type Reload = Box<dyn FnMut() -> Result<(Config, Vec<Notice>), Vec<String>> + Send>;
@@ -66,7 +60,7 @@ enum Event {
     /// What came of asking, at this time, which environments there are.
     Discovered(Instant, discovery::Found),
     /// What came of sending counts.
-    Posted(post::Posted),
+    Posted(crate::analytics::upload::Posted),
     /// An environment's event stream told of a document of this time.
     Told(Id, f64),
 }
@@ -356,7 +350,8 @@ impl Supervisor {
             let given = self.pool.give(move || drop(sender.send(Event::Done(job.run(&compilers)))));
             if let Err(error) = given {
                 let message = format!("no thread to fetch with: {error}");
-                let result = Err(poll::PollError::new(poll::PollErrorKind::Internal, message));
+                let result =
+                    Err(crate::upstream::PollError::new(crate::upstream::PollErrorKind::Internal, message));
                 let _ = self.sender.send(Event::Done(Done { id, started: now, seen: None, result }));
             }
         }

@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io, thread};
 
-use super::place::Place;
 use crate::limits;
+use crate::supervisor::affinity::Place;
 
 type Task = Box<dyn FnOnce() + Send>;
 

@@ -8,13 +8,14 @@ use std::time::SystemTime;
 
 use http::Uri;
 
-use super::discovery::{CheckedPairs, KnownKeys, check_pairs};
-use super::poll::{Answered, Upstream};
-use super::{job, poll};
 use crate::config::{Config, Secret};
-use crate::files::{self, Links};
+use crate::files::Links;
 use crate::snapshot::Environment;
-use crate::snapshot::compile::Warning;
+use crate::snapshot::environment::Warning;
+use crate::supervisor::discovery::{CheckedPairs, KnownKeys, check_pairs};
+use crate::supervisor::refresh;
+use crate::upstream::{Answered, Upstream};
+use crate::{files, upstream};
 
 /// A way to ask.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ impl Probe {
     /// # Errors
     /// What is wrong and what to do.
     pub fn stream(&self, client_side_key: &str) -> Result<(), String> {
-        self.upstream.stream(client_side_key).map(drop).map_err(|error: poll::PollError| error.message)
+        self.upstream.stream(client_side_key).map(drop).map_err(|error: upstream::PollError| error.message)
     }
 }
 
@@ -85,7 +86,7 @@ pub fn file(path: &Path, bytes_max: usize) -> Result<Found, String> {
 }
 
 fn compile(document: &[u8]) -> Result<Found, String> {
-    match job::compile(document) {
+    match refresh::compile(document) {
         Ok((environment, warnings)) => Ok(Found { environment, warnings, bytes: document.len() }),
         Err(error) => Err(error.message),
     }

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use super::poll::{PollError, PollErrorKind, Upstream};
-use super::schedule::jitter;
 use crate::config::Level;
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::schedule::jitter;
+use crate::upstream::{PollError, PollErrorKind, Upstream};
 
 /// One environment's stream; dropping it ends its thread at the next sign of life.
 #[derive(Debug)]

@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::discovery::Discovery;
-use super::job::Stamp;
-use super::poll::Upstream;
-use super::{Reload, Supervisor};
 use crate::channel::Message;
 use crate::config::{Config, EnvironmentConfig, Level};
 use crate::limits;
+use crate::supervisor::discovery::Discovery;
+use crate::supervisor::refresh::Stamp;
+use crate::supervisor::{Reload, Supervisor};
+use crate::upstream::Upstream;
 
 /// Knows how to read the configuration, and when its file was last read.
 pub struct Reloader {

@@ -5,8 +5,9 @@
 //! own, so that both measure the same thing; nothing here starts a process or opens a socket.
 use std::sync::Arc;
 
-use edge_proxy::answer::Settings;
-use edge_proxy::config::{self, source::Inputs};
+use edge_proxy::config;
+use edge_proxy::config::settings::Inputs;
+use edge_proxy::handlers::Settings;
 use edge_proxy::snapshot::{Access, Environment, Role, Slot, Snapshot, Source};
 
 /// A snapshot that serves this environment to `server_key`.
@@ -27,5 +28,5 @@ pub fn settings(client_key: &str, server_key: &str) -> Settings {
     let pairs = format!(r#"[{{"server_side_key": "{server_key}", "client_side_key": "{client_key}"}}]"#);
     let variables = [("ENVIRONMENT_KEY_PAIRS".to_owned(), pairs)].into_iter().collect();
     let inputs = Inputs { without_file: true, variables, ..Inputs::default() };
-    Settings::new(&config::read(&inputs).expect("a good configuration").0)
+    Settings::new(&config::load(&inputs).expect("a good configuration").0)
 }

@@ -9,8 +9,8 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-use edge_proxy::encode::flags;
-use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
+use edge_proxy::engine::render;
+use edge_proxy::engine::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
 use edge_proxy::snapshot::{Environment, Role};
 use flagsmith_flag_engine::engine::get_evaluation_result;
 use flagsmith_flag_engine::engine_eval::{add_identity_to_context, environment_to_context};
@@ -113,7 +113,7 @@ fn main() {
             let mut answer = |out: &mut Vec<u8>| {
                 out.clear();
                 evaluate(&environment, black_box(&identity), &mut scratch);
-                flags::write(&environment, Role::Server, &scratch, None, out);
+                render::write(&environment, Role::Server, &scratch, None, out);
             };
             answer(&mut out);
             let bytes = out.len();

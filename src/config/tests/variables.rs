@@ -1,9 +1,9 @@
 use serde_json::json;
 
-use super::super::source::SETTINGS;
-use super::super::variables::setting_variables;
 use super::super::*;
-use super::{Case, pair, with};
+use crate::config::settings::SETTINGS;
+use crate::config::tests::{Case, pair, with};
+use crate::config::variables::setting_variables;
 
 /// A file that serves something, for tests of variables alone.
 fn served() -> Case {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use crate::config::{EnvironmentConfig, Secret};
-use crate::supervisor::poll::{Discovered, ServerKey};
+use crate::upstream::{Discovered, ServerKey};
 
 /// A pair that is not used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

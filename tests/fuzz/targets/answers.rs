@@ -4,12 +4,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
-use edge_proxy::answer::{Outcome, Room, Settings};
-use edge_proxy::config::{self, source::Inputs};
+use edge_proxy::config;
+use edge_proxy::config::settings::Inputs;
+use edge_proxy::handlers::{Outcome, Room, Settings};
 use edge_proxy::http::request::{Progress, RequestReader};
+use edge_proxy::http::route::Route;
 use edge_proxy::http::{Coding, Method, Output, Request};
 use edge_proxy::limits::BODY_BYTES_MAX;
-use edge_proxy::route::Route;
 use edge_proxy::snapshot::{Access, Environment, Role, Slot, Snapshot, Source};
 use serde::de::IgnoredAny;
 
@@ -38,7 +39,7 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
         [("ENVIRONMENT_KEY_PAIRS", PAIRS), ("PROXY_KEY", "p"), ("ALLOW_ORIGINS", r#"["https://a"]"#)];
     let variables = variables.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
     let inputs = Inputs { without_file: true, variables, ..Inputs::default() };
-    let (config, _) = config::read(&inputs).unwrap_or_else(|error| panic!("{error}"));
+    let (config, _) = config::load(&inputs).unwrap_or_else(|error| panic!("{error}"));
     let document = include_bytes!("../../fixtures/environments/HideDisabled.json");
     let (environment, _) =
         Environment::compile(document).unwrap_or_else(|error| panic!("{} {}", error.path, error.message));
@@ -127,7 +128,7 @@ impl House {
         output.set_date(self.now);
         output.is_alone = true;
         let outcome =
-            edge_proxy::answer::answer(&self.settings, &self.snapshot, self.now, request, room, output);
+            edge_proxy::handlers::answer(&self.settings, &self.snapshot, self.now, request, room, output);
         let mut bytes = std::mem::take(&mut output.bytes);
         bytes.extend(output.tail.take().iter().flat_map(|tail| tail.iter()));
         (outcome, bytes)

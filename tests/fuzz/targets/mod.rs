@@ -12,12 +12,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use edge_proxy::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
-use edge_proxy::explain::explain;
-use edge_proxy::http::heads::Heads;
+use edge_proxy::engine::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
+use edge_proxy::engine::trace::explain;
+use edge_proxy::http::head_cache::Heads;
 use edge_proxy::http::request::{Progress, RequestReader};
-use edge_proxy::identity::{Reader, Refusal, detail, python_json, transient};
+use edge_proxy::identity::{Reader, Refusal, transient, validation_errors};
 use edge_proxy::limits::JSON_DEPTH_MAX;
+use edge_proxy::python::json;
 use edge_proxy::snapshot::{Environment, Role};
 use serde::de::IgnoredAny;
 use serde_json::{Value as Json, json};
@@ -101,9 +102,9 @@ fn requests(mut reader: RequestReader, reads: &[&[u8]]) -> Vec<String> {
 /// A body of `POST identities/`: the quick way and the careful way read the same identity.
 fn identity(data: &[u8]) {
     json_work(data);
-    let careful = match detail::body_value(data, true) {
+    let careful = match validation_errors::body_value(data, true) {
         Err(refusal) => Err(format!("{refusal:?}")),
-        Ok(body) => match detail::identity(body.root()) {
+        Ok(body) => match validation_errors::identity(body.root()) {
             Err(refusal) => Err(format!("{refusal:?}")),
             Ok(asked) => {
                 // Without traits the identifier is a random one.
@@ -130,13 +131,15 @@ fn identity(data: &[u8]) {
 
 /// The work oracle of a body: values and bytes of errors are bounded by the bytes that were sent.
 fn json_work(data: &[u8]) {
-    let documents = [python_json::loads(data), python_json::loads_prefix(data)];
+    let documents = [json::loads(data), json::loads_prefix(data)];
     for (document, open) in documents.iter().zip([0, JSON_DEPTH_MAX]) {
         // A value takes a byte, and each but the first a comma, a colon or a bracket, unless it was cut open.
-        let count = document.as_ref().map_or(0, python_json::Document::node_count);
+        let count = document.as_ref().map_or(0, json::Document::node_count);
         assert!(count <= data.len() / 2 + 1 + open, "{count} values in {} bytes", data.len());
     }
-    for refusal in documents.iter().flatten().filter_map(|document| detail::identity(document.root()).err()) {
+    for refusal in
+        documents.iter().flatten().filter_map(|document| validation_errors::identity(document.root()).err())
+    {
         let (Refusal::Invalid(detail) | Refusal::Unwritable(detail)) = refusal else { continue };
         assert!(detail.body.len() <= 64 * 1024, "{} bytes of errors", detail.body.len());
     }
@@ -195,7 +198,7 @@ fn ask(environment: &Environment, identifier: &str, traits: &[Trait<'_>]) {
     evaluate(environment, &identity, &mut scratch);
     for role in [Role::Client, Role::Server] {
         let mut out = Vec::new();
-        edge_proxy::encode::flags::write(environment, role, &scratch, None, &mut out);
+        edge_proxy::engine::render::write(environment, role, &scratch, None, &mut out);
         let written: Result<Vec<IgnoredAny>, _> = serde_json::from_slice(&out);
         assert!(written.is_ok(), "the flags are no JSON: {}", String::from_utf8_lossy(&out));
     }

@@ -1,13 +1,14 @@
 //! The small languages that conditions, bodies and settings are written in, one each by the first byte.
 use std::hint::black_box;
 
-use edge_proxy::config::{self, source::Inputs};
-use edge_proxy::evaluate::budget::RequestBudget;
-use edge_proxy::evaluate::jsonpath::Property;
-use edge_proxy::evaluate::pattern::{AutomataBudget, Pattern};
-use edge_proxy::evaluate::semver::{Version, release};
-use edge_proxy::evaluate::{in_list, value};
-use edge_proxy::identity::python_json;
+use edge_proxy::config;
+use edge_proxy::config::settings::Inputs;
+use edge_proxy::engine::evaluate::budget::RequestBudget;
+use edge_proxy::engine::evaluate::in_list;
+use edge_proxy::engine::jsonpath::Property;
+use edge_proxy::python::regex::{AutomataBudget, Pattern};
+use edge_proxy::python::semver::{Version, release};
+use edge_proxy::python::{json, value};
 
 /// `p` pattern and text, `j` JSONPath, `v` two versions, `i` list of IN, `n` number, `b` JSON as Python
 /// reads it, `s` settings as environment variables, one a line.
@@ -25,7 +26,7 @@ pub fn syntax(data: &[u8]) {
         b'v' => versions(first, second),
         b'i' => drop(black_box(in_list::parse(&text))),
         b'n' => number(&text),
-        b'b' => drop(black_box(python_json::loads(rest).is_ok())),
+        b'b' => drop(black_box(json::loads(rest).is_ok())),
         b's' => settings(&text),
         _ => {}
     }
@@ -67,7 +68,7 @@ fn number(text: &str) {
 fn settings(text: &str) {
     let variables = text.lines().filter_map(|line| line.split_once('='));
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    match config::read(&Inputs { without_file: true, variables, ..Inputs::default() }) {
+    match config::load(&Inputs { without_file: true, variables, ..Inputs::default() }) {
         Ok((config, notices)) => drop(black_box(format!("{config:?} {notices:?}"))),
         Err(error) => assert!(!error.mistakes.is_empty() && !error.to_string().is_empty(), "{text}"),
     }

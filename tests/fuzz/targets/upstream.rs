@@ -1,8 +1,8 @@
 //! What upstream sends besides documents, one kind each by the first byte.
 use std::hint::black_box;
 
-use edge_proxy::supervisor::poll::{link, pages, parse_discovered};
 use edge_proxy::supervisor::realtime::Events;
+use edge_proxy::upstream::{pagination, parse_discovered, url};
 use http::Uri;
 use serde_json::Value as Json;
 
@@ -34,13 +34,13 @@ fn events(stream: &[u8]) {
 /// What a link leads to is an address of HTTP, and one that is already whole leads to itself.
 fn links(field: &str) {
     let base = Uri::from_static("https://edge.example/api/v1/environment-document/?a=b");
-    let Some(target) = link::next(field) else { return };
-    let Some(address) = link::resolve(&base, target) else { return };
+    let Some(target) = url::next(field) else { return };
+    let Some(address) = url::resolve(&base, target) else { return };
     assert!(matches!(address.scheme_str(), Some("http" | "https")) && address.host().is_some(), "{field}");
-    if link::same_origin(&base, &address) {
+    if url::same_origin(&base, &address) {
         assert_eq!(address.host().map(str::to_ascii_lowercase).as_deref(), Some("edge.example"), "{field}");
     }
-    black_box(link::origin(&address));
+    black_box(url::origin(&address));
 }
 
 /// Merged pages are the first page with the overrides of all: as JSON values have it, where they can.
@@ -48,7 +48,7 @@ fn merged(text: &[u8]) {
     let mut pages = text.split(|&byte| byte == b'\n').map(<[u8]>::to_vec);
     let Some(first) = pages.next() else { return };
     let later: Vec<Vec<u8>> = pages.collect();
-    let Ok(merged) = pages::merge(first.clone(), &later) else { return };
+    let Ok(merged) = pagination::merge(first.clone(), &later) else { return };
     let read = |page: &[u8]| serde_json::from_slice::<Json>(page).ok();
     let all: Option<Vec<Json>> = std::iter::once(&first).chain(&later).map(|page| read(page)).collect();
     let Some(mut all) = all.filter(|all| all.len() > 1) else { return };

@@ -1,0 +1,4 @@
+//! The subcommands besides `serve`.
+pub mod check;
+pub mod explain;
+pub mod health;

@@ -1,0 +1,478 @@
+//! From JSON as fetched to JSON as served: compact, non-ASCII raw, numbers as orjson writes them.
+//!
+//! In: the bytes of a document. Out: one canonical text that is both what `/environment-document/`
+//! serves and what `document` reads. Members that hold secrets are left out (differences.md 28); of
+//! several members with one name the last value stays at the first one's place, as in a Python dict.
+//! Invariant: no recursion, so depth costs no stack; one pass, no tree, so a document of 20 MB needs
+//! its own size once more and no other memory. Written by hand because the JSON crates keep either
+//! the text of a large integer or the form of a float, or refuse repeated members.
+use hashbrown::HashTable;
+use memchr::memchr2;
+
+use crate::json::write;
+use crate::limits::{DOCUMENT_DEPTH_MAX, DUPLICATE_MEMBERS_MAX, INTEGER_DIGITS_MAX};
+use crate::snapshot::CompileError;
+use crate::yielding;
+
+/// Objects with more members than this find a repeated name by hash rather than one by one.
+const MEMBERS_BY_HASH_MIN: usize = 24;
+
+/// Writes `document` in canonical form.
+///
+/// # Errors
+/// It is not JSON (RFC 8259), or is beyond a bound.
+pub fn transcode(document: &[u8]) -> Result<String, CompileError> {
+    if let Some(encoding) = foreign_encoding(document) {
+        let message =
+            format!("encoded as {encoding}, expected UTF-8 (RFC 8259 8.1): save or send it as UTF-8");
+        return Err(CompileError::new("$", message));
+    }
+    let text = std::str::from_utf8(document)
+        .map_err(|error| CompileError::new("$", format!("not UTF-8 at byte {}", error.valid_up_to())))?;
+    let mut transcoder = Transcoder {
+        text,
+        input: text.as_bytes(),
+        // Editors put a byte-order mark there; RFC 8259 8.1 lets it be ignored, and Python does.
+        at: if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 },
+        out: Vec::with_capacity(document.len()),
+        frames: Vec::new(),
+        members: Vec::new(),
+        duplicates: 0,
+    };
+    match transcoder.run() {
+        Ok(()) => {
+            let mut out = transcoder.out;
+            out.shrink_to_fit();
+            // Only whole characters of a `str` and ASCII were written.
+            String::from_utf8(out).map_err(|_| CompileError::new("$", "not UTF-8"))
+        }
+        Err(fault) => Err(CompileError::new(transcoder.path(), fault.message(transcoder.at))),
+    }
+}
+
+/// What these bytes are if they are plainly not UTF-8: by their byte-order mark or signature, or by the zero
+/// bytes beside the first character of a JSON text, which is ASCII (RFC 4627 3).
+fn foreign_encoding(document: &[u8]) -> Option<&'static str> {
+    match document {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Some("UTF-32"),
+        [1..=0x7f, 0, 0, 0, ..] | [0, 0, 0, 1..=0x7f, ..] => Some("UTF-32"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16"),
+        [1..=0x7f, 0, ..] | [0, 1..=0x7f, ..] => Some("UTF-16"),
+        [0x1f, 0x8b, ..] => Some("gzip"),
+        _ => None,
+    }
+}
+
+/// What is wrong with a document, found at a byte of it.
+#[derive(Clone, Copy)]
+enum Fault {
+    Expected(&'static str),
+    TooDeep,
+    TooManyDuplicates,
+    IntegerTooLong,
+    FloatTooLarge,
+    LoneSurrogate,
+}
+
+impl Fault {
+    fn message(self, at: usize) -> String {
+        match self {
+            Self::Expected(what) => format!("not JSON: expected {what} at byte {at}"),
+            Self::TooDeep => format!("nested deeper than {DOCUMENT_DEPTH_MAX} at byte {at}"),
+            Self::TooManyDuplicates => format!("more than {DUPLICATE_MEMBERS_MAX} repeated members"),
+            Self::FloatTooLarge => "a number with a point or an exponent, beyond 1.8e308".to_owned(),
+            Self::IntegerTooLong => format!("an integer of more than {INTEGER_DIGITS_MAX} digits"),
+            Self::LoneSurrogate => format!("a lone surrogate at byte {at}"),
+        }
+    }
+}
+
+/// An array or object that is open.
+enum Frame {
+    Array {
+        /// Of the element being read.
+        index: usize,
+    },
+    Object {
+        /// Its first entry in `members`.
+        members_from: usize,
+        by_name: Option<Box<HashTable<usize>>>,
+    },
+}
+
+/// A member already written, as offsets into `out`.
+#[derive(Clone, Copy)]
+struct Member {
+    /// The name without its quotes.
+    name: (usize, usize),
+    /// Behind the colon.
+    value_from: usize,
+    /// 0 while it is being read.
+    value_to: usize,
+    /// Where an earlier member with the same name stands, in `members`.
+    repeats: Option<usize>,
+    /// A secret that was left out: it has no name or value any more, only its place in `members`.
+    dropped: bool,
+}
+
+struct Transcoder<'a> {
+    text: &'a str,
+    input: &'a [u8],
+    at: usize,
+    out: Vec<u8>,
+    frames: Vec<Frame>,
+    /// Of all open objects, outer ones first.
+    members: Vec<Member>,
+    duplicates: usize,
+}
+
+impl Transcoder<'_> {
+    fn run(&mut self) -> Result<(), Fault> {
+        self.value()?;
+        self.skip_blanks();
+        if self.at < self.input.len() { Err(Fault::Expected("the end")) } else { Ok(()) }
+    }
+
+    /// One value with all that is in it.
+    fn value(&mut self) -> Result<(), Fault> {
+        loop {
+            self.skip_blanks();
+            let opened = match self.peek() {
+                Some(b'{') => self.open_object()?,
+                Some(b'[') => self.open_array()?,
+                Some(b'"') => self.string().map(|()| false)?,
+                Some(b't') => self.literal("true")?,
+                Some(b'f') => self.literal("false")?,
+                Some(b'n') => self.literal("null")?,
+                Some(b'-' | b'0'..=b'9') => self.number().map(|()| false)?,
+                _ => return Err(Fault::Expected("a value")),
+            };
+            if !opened && self.close_or_continue()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Behind a whole value: closes what ends here. True when the outermost value is done; false
+    /// when the next value follows.
+    fn close_or_continue(&mut self) -> Result<bool, Fault> {
+        loop {
+            let Some(frame) = self.frames.last_mut() else { return Ok(true) };
+            match frame {
+                Frame::Array { index } => {
+                    *index += 1;
+                    self.skip_blanks();
+                    match self.next() {
+                        Some(b',') => {
+                            self.out.push(b',');
+                            return Ok(false);
+                        }
+                        Some(b']') => self.out.push(b']'),
+                        _ => return Err(Fault::Expected("`,` or `]`")),
+                    }
+                }
+                Frame::Object { .. } => {
+                    self.end_member()?;
+                    self.skip_blanks();
+                    match self.next() {
+                        Some(b',') => {
+                            self.begin_member()?;
+                            return Ok(false);
+                        }
+                        Some(b'}') => self.out.push(b'}'),
+                        _ => return Err(Fault::Expected("`,` or `}`")),
+                    }
+                }
+            }
+            if let Some(Frame::Object { members_from, .. }) = self.frames.pop() {
+                self.members.truncate(members_from);
+            }
+        }
+    }
+
+    fn open_array(&mut self) -> Result<bool, Fault> {
+        self.at += 1;
+        self.out.push(b'[');
+        self.skip_blanks();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            self.out.push(b']');
+            return Ok(false);
+        }
+        self.push_frame(Frame::Array { index: 0 })
+    }
+
+    fn open_object(&mut self) -> Result<bool, Fault> {
+        self.at += 1;
+        self.out.push(b'{');
+        self.skip_blanks();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            self.out.push(b'}');
+            return Ok(false);
+        }
+        self.push_frame(Frame::Object { members_from: self.members.len(), by_name: None })?;
+        self.begin_member()?;
+        Ok(true)
+    }
+
+    fn push_frame(&mut self, frame: Frame) -> Result<bool, Fault> {
+        yielding::step();
+        if self.frames.len() >= DOCUMENT_DEPTH_MAX {
+            return Err(Fault::TooDeep);
+        }
+        self.frames.push(frame);
+        Ok(true)
+    }
+
+    /// Reads `"name":` and writes it, with a comma before it if it is not the first.
+    fn begin_member(&mut self) -> Result<(), Fault> {
+        if self.out.last() != Some(&b'{') {
+            self.out.push(b',');
+        }
+        self.skip_blanks();
+        if self.peek() != Some(b'"') {
+            return Err(Fault::Expected("a member's name"));
+        }
+        let name_from = self.out.len() + 1;
+        self.string()?;
+        let name = (name_from, self.out.len() - 1);
+        self.skip_blanks();
+        if self.next() != Some(b':') {
+            return Err(Fault::Expected("`:`"));
+        }
+        self.out.push(b':');
+        let repeats = self.find_or_note(name);
+        if repeats.is_some() {
+            self.duplicates += 1;
+            if self.duplicates > DUPLICATE_MEMBERS_MAX {
+                return Err(Fault::TooManyDuplicates);
+            }
+        }
+        self.members.push(Member { name, value_from: self.out.len(), value_to: 0, repeats, dropped: false });
+        Ok(())
+    }
+
+    /// The earlier member of the innermost object with this name. Notes the name for later ones.
+    fn find_or_note(&mut self, name: (usize, usize)) -> Option<usize> {
+        let Some(Frame::Object { members_from, by_name }) = self.frames.last_mut() else { return None };
+        let (members, out, from) = (&self.members, &self.out, *members_from);
+        let text = |member: usize| &out[members[member].name.0..members[member].name.1];
+        let wanted = &out[name.0..name.1];
+        let count = members.len() - from;
+        if count < MEMBERS_BY_HASH_MIN {
+            return (from..members.len()).find(|at| !members[*at].dropped && text(*at) == wanted);
+        }
+        let hash_of = |text: &[u8]| {
+            use std::hash::{BuildHasher as _, RandomState};
+            thread_local!(static STATE: RandomState = RandomState::new());
+            STATE.with(|state| state.hash_one(text))
+        };
+        let table = by_name.get_or_insert_with(|| {
+            let mut table = Box::new(HashTable::with_capacity(count * 2));
+            for member in from..members.len() {
+                table.insert_unique(hash_of(text(member)), member, |member| hash_of(text(*member)));
+            }
+            table
+        });
+        let hash = hash_of(wanted);
+        if let Some(at) = table.find(hash, |at| !members[*at].dropped && text(*at) == wanted) {
+            return Some(*at);
+        }
+        // This member's own entry: it is pushed right after. Its name is not in `members` yet, so a
+        // table that grows now must not look it up.
+        let own = members.len();
+        table.insert_unique(hash, own, |member| hash_of(if *member == own { wanted } else { text(*member) }));
+        None
+    }
+
+    /// Behind a member's value: leaves out a secret, moves a repeated one to the first one's place.
+    fn end_member(&mut self) -> Result<(), Fault> {
+        let Some(last) = self.members.len().checked_sub(1) else { return Err(Fault::Expected("a member")) };
+        let member = self.members[last];
+        let comma_from = member.name.0 - 1 - usize::from(self.out[member.name.0 - 2] == b',');
+        if self.frames.len() == 1 && self.out[member.name.0..member.name.1].ends_with(b"_config") {
+            self.out.truncate(comma_from);
+            // Its place in `members` stays, so that `by_name` keeps its indices.
+            self.members[last] =
+                Member { name: (0, 0), value_from: 0, value_to: 0, repeats: None, dropped: true };
+            return Ok(());
+        }
+        self.members[last].value_to = self.out.len();
+        if let Some(first) = member.repeats {
+            self.replace_value(first, last, comma_from);
+        }
+        Ok(())
+    }
+
+    /// Puts the value of member `last` in the place of `first`'s and drops `last`.
+    fn replace_value(&mut self, first: usize, last: usize, comma_from: usize) {
+        let value: Vec<u8> = self.out[self.members[last].value_from..].to_vec();
+        self.out.truncate(comma_from);
+        let Member { value_from: from, value_to: to, .. } = self.members[first];
+        self.out.splice(from..to, value.iter().copied());
+        let shift = |offset: usize| offset - (to - from) + value.len();
+        self.members[first].value_to = shift(to);
+        self.members.truncate(last);
+        for member in self.members[first + 1..].iter_mut().filter(|member| !member.dropped) {
+            member.name = (shift(member.name.0), shift(member.name.1));
+            member.value_from = shift(member.value_from);
+            member.value_to = shift(member.value_to);
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.input.get(self.at).copied()
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn skip_blanks(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// Always `false`: nothing was opened.
+    fn literal(&mut self, word: &'static str) -> Result<bool, Fault> {
+        if !self.input[self.at..].starts_with(word.as_bytes()) {
+            return Err(Fault::Expected("a value"));
+        }
+        self.at += word.len();
+        self.out.extend_from_slice(word.as_bytes());
+        Ok(false)
+    }
+
+    fn digits(&mut self) -> Result<(), Fault> {
+        let from = self.at;
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+        if self.at == from { Err(Fault::Expected("a digit")) } else { Ok(()) }
+    }
+
+    fn number(&mut self) -> Result<(), Fault> {
+        let from = self.at;
+        self.at += usize::from(self.peek() == Some(b'-'));
+        if self.peek() == Some(b'0') {
+            self.at += 1
+        } else {
+            self.digits()?
+        }
+        let mut is_float = false;
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+            is_float = true;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
+            self.digits()?;
+            is_float = true;
+        }
+        let text = &self.text[from..self.at];
+        match (is_float, text) {
+            // As orjson, which reads no infinity: served as null it would be another value.
+            (true, _) => {
+                let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+                write::float(number.ok_or(Fault::FloatTooLarge)?, &mut self.out);
+            }
+            (false, "-0") => self.out.push(b'0'),
+            // As in CPython, whose own limit makes the whole document unreadable.
+            (false, _) if text.trim_start_matches('-').len() > INTEGER_DIGITS_MAX => {
+                return Err(Fault::IntegerTooLong);
+            }
+            (false, _) => self.out.extend_from_slice(text.as_bytes()),
+        }
+        Ok(())
+    }
+
+    fn string(&mut self) -> Result<(), Fault> {
+        self.at += 1;
+        self.out.push(b'"');
+        loop {
+            let rest = &self.input[self.at..];
+            let length = memchr2(b'"', b'\\', rest).ok_or(Fault::Expected("`\"`"))?;
+            let plain = &rest[..length];
+            if plain.iter().any(|byte| *byte < 0x20) {
+                return Err(Fault::Expected("no control character in a string"));
+            }
+            self.out.extend_from_slice(plain);
+            self.at += length + 1;
+            if rest[length] == b'"' {
+                self.out.push(b'"');
+                return Ok(());
+            }
+            let character = self.escape()?;
+            write::escaped(character.encode_utf8(&mut [0; 4]), &mut self.out);
+        }
+    }
+
+    /// What follows a backslash.
+    fn escape(&mut self) -> Result<char, Fault> {
+        Ok(match self.next() {
+            Some(byte @ (b'"' | b'\\' | b'/')) => char::from(byte),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                let unit = self.hex()?;
+                match unit {
+                    0xd800..=0xdbff => {
+                        if !self.input[self.at..].starts_with(b"\\u") {
+                            return Err(Fault::LoneSurrogate);
+                        }
+                        self.at += 2;
+                        let low = self.hex()?.checked_sub(0xdc00).ok_or(Fault::LoneSurrogate)?;
+                        let code = 0x10000 + ((unit - 0xd800) << 10) + low;
+                        char::from_u32(code).filter(|_| low < 0x400).ok_or(Fault::LoneSurrogate)?
+                    }
+                    _ => char::from_u32(unit).ok_or(Fault::LoneSurrogate)?,
+                }
+            }
+            _ => return Err(Fault::Expected("an escape")),
+        })
+    }
+
+    fn hex(&mut self) -> Result<u32, Fault> {
+        let digits = self.input.get(self.at..self.at + 4).ok_or(Fault::Expected("four hex digits"))?;
+        let mut unit = 0;
+        for digit in digits {
+            let value = char::from(*digit).to_digit(16).ok_or(Fault::Expected("four hex digits"))?;
+            unit = unit * 16 + value;
+        }
+        self.at += 4;
+        Ok(unit)
+    }
+
+    /// Where in the document the fault is.
+    fn path(&self) -> String {
+        let mut path = String::from("$");
+        let mut members_to = self.members.len();
+        let mut steps = Vec::new();
+        for frame in self.frames.iter().rev() {
+            match frame {
+                Frame::Array { index } => steps.push(format!("[{index}]")),
+                Frame::Object { members_from, .. } => {
+                    if let Some(member) = self.members[*members_from..members_to].last() {
+                        let name = String::from_utf8_lossy(&self.out[member.name.0..member.name.1]);
+                        steps.push(format!(".{}", name.chars().take(100).collect::<String>()));
+                    }
+                    members_to = *members_from;
+                }
+            }
+        }
+        path.extend(steps.iter().rev().map(String::as_str));
+        path
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,449 @@
+//! The evaluation context as a tree that paths walk.
+//!
+//! In: a whole document, once; per request an identity and a way to ask for flags. Out: nodes and
+//! their children, in the order in which `flagsmith`'s mapper and the engine build them.
+//! Invariant: nothing of a request is copied; the document's part is built when it is compiled.
+use std::ops::ControlFlow;
+
+use hashbrown::HashMap;
+
+use crate::engine::document::raw_json;
+use crate::engine::evaluate::budget::StepBudget;
+use crate::engine::evaluate::{Identity, Trait, TraitValue};
+use crate::engine::jsonpath::{FlagResult, Flags};
+use crate::engine::program::State;
+use crate::python::value::float_str;
+
+/// The part of the evaluation context that the document alone decides: environment, features and
+/// segments, as `flagsmith`'s mapper makes them. The segments that it makes of identity overrides
+/// are left out: their keys are random there.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    environment: Branch,
+    features: Branch,
+    segments: Branch,
+}
+
+/// A value of the document.
+#[derive(Clone, Debug)]
+pub enum Branch {
+    Null,
+    Bool(bool),
+    Int(i64),
+    /// An integer outside `i64`, as its digits.
+    Large(Box<str>),
+    Float(f64),
+    Text(Box<str>),
+    List(Vec<Branch>),
+    Object(Members),
+}
+
+/// The members of an object in their order.
+#[derive(Clone, Debug)]
+pub struct Members {
+    entries: Vec<(Box<str>, Branch)>,
+    /// Where each name is, if there are many: `$.features` has one for each feature.
+    places: Option<HashMap<Box<str>, usize, State>>,
+}
+
+/// Objects up to this size are searched member by member.
+const MEMBERS_SEARCHED_MAX: usize = 8;
+
+impl Members {
+    fn new(entries: Vec<(Box<str>, Branch)>) -> Self {
+        let places = (entries.len() > MEMBERS_SEARCHED_MAX).then(|| {
+            let mut places: HashMap<Box<str>, usize, State> = HashMap::default();
+            for (place, (name, _)) in entries.iter().enumerate() {
+                // Of a repeated name the first one is found, as without an index.
+                places.entry(name.clone()).or_insert(place);
+            }
+            places
+        });
+        Self { entries, places }
+    }
+
+    fn find(&self, name: &str) -> Option<&Branch> {
+        match &self.places {
+            Some(places) => self.entries.get(*places.get(name)?).map(|(_, value)| value),
+            None => self.entries.iter().find(|(known, _)| **known == *name).map(|(_, value)| value),
+        }
+    }
+}
+
+/// A place in the context.
+#[derive(Clone, Copy, Debug)]
+pub enum Node<'a> {
+    Root,
+    Identity,
+    Traits,
+    Flags,
+    Flag(FlagResult<'a>),
+    FlagMetadata(TraitValue<'a>),
+    Branch(&'a Branch),
+    Scalar(TraitValue<'a>),
+}
+
+/// What a query reads.
+pub struct Context<'a, 'c> {
+    pub tree: &'a Tree,
+    pub subject: Option<&'c Subject<'a>>,
+    pub flags: &'c mut dyn Flags<'a>,
+    /// The steps that the request may still take.
+    pub steps: &'c StepBudget,
+}
+
+/// An identity as queries see it.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    identity: Identity<'a>,
+    key: &'a str,
+    traits: TraitMap<'a>,
+}
+
+/// Traits as Python's dictionary has them: in order of first appearance, of several with one key the
+/// last value.
+#[derive(Debug, Default)]
+struct TraitMap<'a> {
+    traits: Vec<Trait<'a>>,
+    places: HashMap<&'a str, usize, State>,
+}
+
+impl<'a> Subject<'a> {
+    pub fn identity(&self) -> &Identity<'a> {
+        &self.identity
+    }
+
+    /// The value of a trait; of several with one key the last one.
+    pub fn sent(&self, name: &str) -> Option<TraitValue<'a>> {
+        let place = *self.traits.places.get(name)?;
+        self.traits.traits.get(place).map(|sent| sent.value)
+    }
+
+    /// `$.identity.key`.
+    pub fn key(&self) -> &'a str {
+        self.key
+    }
+
+    /// An identity and its key (`$.identity.key`).
+    pub fn new(identity: Identity<'a>, key: &'a str) -> Self {
+        let mut traits = TraitMap::default();
+        for sent in identity.traits {
+            let place = *traits.places.entry(sent.key).or_insert(traits.traits.len());
+            match traits.traits.get_mut(place) {
+                Some(held) => held.value = sent.value,
+                None => traits.traits.push(*sent),
+            }
+        }
+        Self { identity, key, traits }
+    }
+}
+
+impl<'a> Context<'a, '_> {
+    /// The child of that name; for a flag's name always one, as Python's mapping makes it up.
+    pub fn child(&mut self, node: Node<'a>, name: &str) -> Option<Node<'a>> {
+        if matches!(node, Node::Flags) {
+            return Some(self.flags.resolve(name).map_or(Node::Scalar(TraitValue::Null), Node::Flag));
+        }
+        self.member(node, name)
+    }
+
+    /// The child of that name, if there is one by now.
+    pub fn member(&self, node: Node<'a>, name: &str) -> Option<Node<'a>> {
+        match node {
+            Node::Traits => {
+                let map = &self.subject?.traits;
+                return map.traits.get(*map.places.get(name)?).map(|found| Node::Scalar(found.value));
+            }
+            Node::Branch(Branch::Object(members)) => return members.find(name).map(Node::Branch),
+            _ => {}
+        }
+        let mut found = None;
+        let _: ControlFlow<()> = self.children(node, &mut |key, child| {
+            if key == Some(name) {
+                found = Some(child);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        found
+    }
+
+    /// The item of a list at that place.
+    pub fn item(&self, node: Node<'a>, at: usize) -> Option<Node<'a>> {
+        match node {
+            Node::Branch(Branch::List(items)) => items.get(at).map(Node::Branch),
+            _ => None,
+        }
+    }
+
+    /// How many children a node has.
+    pub fn count(&self, node: Node<'a>) -> usize {
+        match node {
+            Node::Root => 4 + usize::from(self.subject.is_some()),
+            Node::Identity => 3,
+            Node::Traits => self.subject.map_or(0, |subject| subject.traits.traits.len()),
+            Node::Flags => self.flags.resolved_count(),
+            Node::Flag(_) => 6,
+            Node::FlagMetadata(_) => 1,
+            Node::Branch(Branch::Object(members)) => members.entries.len(),
+            Node::Branch(Branch::List(items)) => items.len(),
+            Node::Branch(_) | Node::Scalar(_) => 0,
+        }
+    }
+
+    /// Calls `visit` with each child and, in an object, its name.
+    pub fn children<B>(
+        &self,
+        node: Node<'a>,
+        visit: &mut dyn FnMut(Option<&str>, Node<'a>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let text = |text| Node::Scalar(TraitValue::Text(text));
+        match node {
+            Node::Root => {
+                visit(Some("environment"), Node::Branch(&self.tree.environment))?;
+                visit(Some("features"), Node::Branch(&self.tree.features))?;
+                visit(Some("segments"), Node::Branch(&self.tree.segments))?;
+                if self.subject.is_some() {
+                    visit(Some("identity"), Node::Identity)?;
+                }
+                visit(Some("flags"), Node::Flags)
+            }
+            Node::Identity => {
+                let Some(subject) = self.subject else { return ControlFlow::Continue(()) };
+                visit(Some("identifier"), text(subject.identity.identifier))?;
+                visit(Some("traits"), Node::Traits)?;
+                visit(Some("key"), text(subject.key))
+            }
+            Node::Traits => {
+                let traits = self.subject.map_or(&[][..], |subject| &subject.traits.traits);
+                traits.iter().try_for_each(|sent| visit(Some(sent.key), Node::Scalar(sent.value)))
+            }
+            Node::Scalar(_) => ControlFlow::Continue(()),
+            // Python's mapping holds but the flags that a condition has read by now.
+            Node::Flags => (0..)
+                .map_while(|at| self.flags.resolved(at))
+                .try_for_each(|flag| visit(Some(flag.name), Node::Flag(flag))),
+            Node::Flag(flag) => {
+                visit(Some("enabled"), Node::Scalar(flag.enabled))?;
+                visit(Some("name"), text(flag.name))?;
+                visit(Some("reason"), text(flag.reason))?;
+                visit(Some("value"), Node::Scalar(flag.value))?;
+                visit(Some("variant"), Node::Scalar(flag.variant))?;
+                visit(Some("metadata"), Node::FlagMetadata(flag.feature_id))
+            }
+            Node::FlagMetadata(id) => visit(Some("id"), Node::Scalar(id)),
+            Node::Branch(Branch::Object(members)) => {
+                members.entries.iter().try_for_each(|(name, child)| visit(Some(name), Node::Branch(child)))
+            }
+            Node::Branch(Branch::List(items)) => {
+                items.iter().try_for_each(|child| visit(None, Node::Branch(child)))
+            }
+            Node::Branch(_) => ControlFlow::Continue(()),
+        }
+    }
+}
+
+impl<'a> Node<'a> {
+    /// Its value as a condition sees it: null for a list or an object.
+    pub fn scalar(self) -> TraitValue<'a> {
+        match self {
+            Node::Scalar(value) => value,
+            Node::Branch(branch) => match branch {
+                Branch::Bool(bool) => TraitValue::Bool(*bool),
+                Branch::Int(number) => TraitValue::Int(*number),
+                Branch::Large(digits) => TraitValue::BigInt(digits),
+                Branch::Float(number) => TraitValue::Float(*number),
+                Branch::Text(text) => TraitValue::Text(text),
+                Branch::Null | Branch::List(_) | Branch::Object(_) => TraitValue::Null,
+            },
+            _ => TraitValue::Null,
+        }
+    }
+
+    pub fn is_object(&self) -> bool {
+        !matches!(self, Node::Scalar(_))
+            && !matches!(self, Node::Branch(branch) if !matches!(branch, Branch::Object(_)))
+    }
+
+    pub fn is_list(&self) -> bool {
+        matches!(self, Node::Branch(Branch::List(_)))
+    }
+}
+
+impl Tree {
+    /// Builds it from a whole document in canonical form. Needed only where a query occurs that is no
+    /// plain path.
+    pub fn new(canonical: &str) -> Self {
+        let document = branch(canonical);
+        let environment = object([("key", document.copy("api_key")), ("name", document.copy("name"))]);
+        let segments = document.member("project").member("segments").items().iter().map(|segment| {
+            let key = segment.member("id").python_str();
+            let overrides = segment.member("feature_states").items().iter().map(feature).collect();
+            let metadata = object([("id", segment.copy("id")), ("source", Branch::Text("api".into()))]);
+            let made = object([
+                ("key", Branch::Text(key.clone())),
+                ("name", segment.copy("name")),
+                ("rules", rules(segment.member("rules"))),
+                ("overrides", Branch::List(overrides)),
+                ("metadata", metadata),
+            ]);
+            (key, made)
+        });
+        let features = document.member("feature_states").items().iter();
+        let features =
+            features.map(|state| (state.member("feature").member("name").python_str(), feature(state)));
+        Self { environment, features: dictionary(features), segments: dictionary(segments) }
+    }
+}
+
+impl Branch {
+    /// A member's value; null where there is none.
+    fn member(&self, name: &str) -> &Self {
+        let Self::Object(members) = self else { return &Self::Null };
+        members.find(name).unwrap_or(&Self::Null)
+    }
+
+    fn copy(&self, name: &str) -> Self {
+        self.member(name).clone()
+    }
+
+    fn items(&self) -> &[Self] {
+        if let Self::List(items) = self { items } else { &[] }
+    }
+
+    /// Python's truth of a value.
+    fn is_truthy(&self) -> bool {
+        match self {
+            Self::Null | Self::Bool(false) | Self::Int(0) => false,
+            Self::Float(number) => *number != 0.0,
+            Self::Text(text) => !text.is_empty(),
+            Self::List(items) => !items.is_empty(),
+            Self::Object(members) => !members.entries.is_empty(),
+            Self::Bool(true) | Self::Int(_) | Self::Large(_) => true,
+        }
+    }
+
+    /// `str()` of an id or a name.
+    fn python_str(&self) -> Box<str> {
+        match self {
+            Self::Text(text) | Self::Large(text) => text.clone(),
+            Self::Bool(true) => "True".into(),
+            Self::Bool(false) => "False".into(),
+            Self::Int(number) => number.to_string().into(),
+            Self::Float(number) => float_str(*number).into(),
+            // Neither an array nor an object is an id of a document that was taken.
+            Self::Null | Self::List(_) | Self::Object(_) => "None".into(),
+        }
+    }
+}
+
+fn object<const N: usize>(members: [(&str, Branch); N]) -> Branch {
+    Branch::Object(Members::new(members.into_iter().map(|(name, value)| (name.into(), value)).collect()))
+}
+
+/// Of a repeated name the last value counts, at the first one's place.
+fn dictionary(members: impl Iterator<Item = (Box<str>, Branch)>) -> Branch {
+    let mut kept: Vec<(Box<str>, Branch)> = Vec::new();
+    let mut places: HashMap<Box<str>, usize> = HashMap::new();
+    for (name, value) in members {
+        match places.get(&name) {
+            Some(place) => kept[*place].1 = value,
+            None => {
+                places.insert(name.clone(), kept.len());
+                kept.push((name, value));
+            }
+        }
+    }
+    Branch::Object(Members::new(kept))
+}
+
+/// A value of canonical text: integers of any size keep their digits, objects their order.
+fn branch(canonical: &str) -> Branch {
+    match canonical.as_bytes().first() {
+        Some(b'{') => {
+            let entries = raw_json::entries(canonical).map(|(name, value)| (text(name), branch(value)));
+            Branch::Object(Members::new(entries.collect()))
+        }
+        Some(b'[') => Branch::List(raw_json::items(canonical).map(branch).collect()),
+        Some(b'"') => Branch::Text(text(canonical)),
+        Some(b't') => Branch::Bool(true),
+        Some(b'f') => Branch::Bool(false),
+        Some(b'-' | b'0'..=b'9') => match raw_json::float(canonical) {
+            Some(number) => Branch::Float(number),
+            None => canonical.parse().map_or_else(|_| Branch::Large(canonical.into()), Branch::Int),
+        },
+        _ => Branch::Null,
+    }
+}
+
+fn text(raw: &str) -> Box<str> {
+    raw_json::string(raw).unwrap_or_default().into()
+}
+
+fn feature(state: &Branch) -> Branch {
+    let id = state.member("django_id");
+    let id = if id.is_truthy() { id } else { state.member("featurestate_uuid") };
+    let described = state.member("feature");
+    let mut members: Vec<(Box<str>, Branch)> = vec![
+        ("key".into(), Branch::Text(id.python_str())),
+        ("name".into(), described.copy("name")),
+        ("enabled".into(), state.copy("enabled")),
+        ("value".into(), state.copy("feature_state_value")),
+        ("metadata".into(), object([("id", described.copy("id"))])),
+    ];
+    let variants = state.member("multivariate_feature_state_values").items();
+    if !variants.is_empty() {
+        members.push(("variants".into(), Branch::List(variants.iter().map(variant).collect())));
+    }
+    let feature_segment = state.member("feature_segment");
+    if feature_segment.is_truthy() {
+        members.push(("priority".into(), feature_segment.copy("priority")));
+    }
+    Branch::Object(Members::new(members))
+}
+
+fn variant(variant: &Branch) -> Branch {
+    let option = variant.member("multivariate_feature_option");
+    let id = variant.member("id");
+    let rank = if id.is_truthy() { id.clone() } else { uuid(variant.member("mv_fs_value_uuid")) };
+    let mut members: Vec<(Box<str>, Branch)> = vec![
+        ("value".into(), option.copy("value")),
+        ("weight".into(), variant.copy("percentage_allocation")),
+        ("priority".into(), rank),
+    ];
+    if !matches!(option.member("key"), Branch::Null) {
+        members.push(("key".into(), option.copy("key")));
+    }
+    Branch::Object(Members::new(members))
+}
+
+/// A UUID as the integer that Python makes of it.
+fn uuid(written: &Branch) -> Branch {
+    let Branch::Text(text) = written else { return Branch::Null };
+    let digits = text.replace("urn:", "").replace("uuid:", "").replace(['-', '{', '}'], "");
+    match u128::from_str_radix(&digits, 16) {
+        Ok(number) => {
+            i64::try_from(number).map_or_else(|_| Branch::Large(number.to_string().into()), Branch::Int)
+        }
+        Err(_) => Branch::Null,
+    }
+}
+
+fn rules(written: &Branch) -> Branch {
+    let condition = |condition: &Branch| {
+        let property = condition.member("property_");
+        object([
+            ("property", if property.is_truthy() { property.clone() } else { Branch::Text("".into()) }),
+            ("operator", condition.copy("operator")),
+            ("value", condition.copy("value")),
+        ])
+    };
+    let rule = |rule: &Branch| {
+        object([
+            ("type", rule.copy("type")),
+            ("conditions", Branch::List(rule.member("conditions").items().iter().map(condition).collect())),
+            ("rules", rules(rule.member("rules"))),
+        ])
+    };
+    Branch::List(written.items().iter().map(rule).collect())
+}

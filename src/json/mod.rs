@@ -1,0 +1,3 @@
+//! JSON output: strings, numbers, hexadecimal digests.
+pub mod hex;
+pub mod write;

@@ -1,0 +1,246 @@
+//! Everything that starts with an open parenthesis.
+//!
+//! In: the tokens after `(`. Out: the item it stands for, or nothing for a comment or for flags of
+//! the whole pattern. Invariant: as `parse`, of which this is a part.
+use crate::limits::PATTERN_DEPTH_MAX;
+use crate::python::regex::PatternError;
+use crate::python::regex::parse::Parser;
+use crate::python::regex::syntax::{Flags, Item};
+
+const UNTERMINATED: PatternError = PatternError::new("missing ), unterminated subpattern");
+
+/// What `(?...` turned out to be.
+enum Kind {
+    Capture(Option<String>),
+    Plain,
+    Atomic,
+    Flags {
+        add: Flags,
+        remove: Flags,
+    },
+    /// Read to its end already.
+    Done(Option<Item>),
+}
+
+impl Parser {
+    /// `at_start`: nothing stands before it in the pattern, so flags may.
+    pub(super) fn group(
+        &mut self,
+        verbose: &mut Flags,
+        depth: usize,
+        at_start: bool,
+    ) -> Result<Option<Item>, PatternError> {
+        let kind = if self.tokens.take_if('?')? {
+            self.extension(verbose, depth, at_start)?
+        } else {
+            Kind::Capture(None)
+        };
+        let (mut add, mut remove) = (Flags::default(), Flags::default());
+        let mut index = None;
+        let is_atomic = matches!(kind, Kind::Atomic);
+        match kind {
+            Kind::Done(item) => return Ok(item),
+            Kind::Capture(name) => index = Some(self.open(name)?),
+            Kind::Flags { add: added, remove: removed } => (add, remove) = (added, removed),
+            Kind::Plain | Kind::Atomic => {}
+        }
+        let body = self.alternation(verbose.with(add).without(remove), depth + 1)?;
+        self.close()?;
+        if let Some(slot) = index.and_then(|group| self.widths.get(group as usize).map(|_| group as usize)) {
+            self.widths[slot] = Some(self.width(&body));
+        }
+        Ok(Some(if is_atomic { Item::Atomic(body) } else { Item::Group { index, add, remove, body } }))
+    }
+
+    fn close(&mut self) -> Result<(), PatternError> {
+        if self.tokens.take_if(')')? { Ok(()) } else { Err(UNTERMINATED) }
+    }
+
+    /// Starts a group that captures.
+    fn open(&mut self, name: Option<String>) -> Result<u32, PatternError> {
+        let group = self.group_count();
+        self.widths.push(None);
+        if let Some(name) = name {
+            if self.named(&name).is_some() {
+                return Err(PatternError::new("redefinition of group name"));
+            }
+            self.names.push((name, group));
+        }
+        Ok(group)
+    }
+
+    fn named(&self, name: &str) -> Option<u32> {
+        self.names.iter().find(|(known, _)| known == name).map(|(_, group)| *group)
+    }
+
+    fn extension(&mut self, verbose: &mut Flags, depth: usize, at_start: bool) -> Result<Kind, PatternError> {
+        let char = self.tokens.take_char("unexpected end of pattern or unknown extension")?;
+        match char {
+            'P' => self.python_extension(),
+            ':' => Ok(Kind::Plain),
+            '>' => Ok(Kind::Atomic),
+            '#' => self.comment(),
+            '=' | '!' => self.look(verbose, depth, false, char == '!').map(Kind::Done),
+            '<' => match self.tokens.take_char("unknown extension ?<")? {
+                char @ ('=' | '!') => self.look(verbose, depth, true, char == '!').map(Kind::Done),
+                char => Err(PatternError::of_char("unknown extension ?<", char)),
+            },
+            '(' => self.conditional(verbose, depth).map(Kind::Done),
+            '-' | 'a' | 'i' | 'L' | 'm' | 's' | 'u' | 'x' => match self.inline_flags(char)? {
+                Some((add, remove)) => Ok(Kind::Flags { add, remove }),
+                None if at_start => {
+                    *verbose = self.flags;
+                    Ok(Kind::Done(None))
+                }
+                None => Err(PatternError::new("global flags not at the start of the expression")),
+            },
+            _ => Err(PatternError::of_char("unknown extension ?", char)),
+        }
+    }
+
+    /// `(?P<name>...)` and `(?P=name)`.
+    fn python_extension(&mut self) -> Result<Kind, PatternError> {
+        if self.tokens.take_if('<')? {
+            let name = self.tokens.take_until('>')?;
+            check_name(&name)?;
+            return Ok(Kind::Capture(Some(name)));
+        }
+        if self.tokens.take_if('=')? {
+            let name = self.tokens.take_until(')')?;
+            check_name(&name)?;
+            let group = self.named(&name).ok_or_else(|| PatternError::new("unknown group name"))?;
+            self.check_reference(group)?;
+            return Ok(Kind::Done(Some(Item::Backreference(group))));
+        }
+        Err(PatternError::new("unknown extension ?P"))
+    }
+
+    fn comment(&mut self) -> Result<Kind, PatternError> {
+        loop {
+            if self.tokens.peek().is_none() {
+                return Err(PatternError::new("missing ), unterminated comment"));
+            }
+            if self.tokens.take_if(')')? {
+                return Ok(Kind::Done(None));
+            }
+            self.tokens.take()?;
+        }
+    }
+
+    fn look(
+        &mut self,
+        verbose: &Flags,
+        depth: usize,
+        behind: bool,
+        negated: bool,
+    ) -> Result<Option<Item>, PatternError> {
+        let outermost = behind && self.look_behind_groups.is_none();
+        if outermost {
+            self.look_behind_groups = Some(self.group_count());
+        }
+        let body = self.alternation(*verbose, depth + 1)?;
+        if outermost {
+            self.look_behind_groups = None;
+        }
+        self.close()?;
+        let (low, high) = if behind { self.width(&body) } else { (0, 0) };
+        if low > u64::from(u32::MAX) {
+            return Err(PatternError::new("looks too much behind"));
+        }
+        // Python's parser has no item for a negated empty look, so its width is never asked for.
+        if negated && body.is_empty() {
+            return Ok(Some(Item::Failure));
+        }
+        if low != high {
+            return Err(PatternError::new("look-behind requires fixed-width pattern"));
+        }
+        Ok(Some(Item::Look { behind, negated, body, width: low }))
+    }
+
+    /// `(?(group)yes|no)`.
+    fn conditional(&mut self, verbose: &Flags, depth: usize) -> Result<Option<Item>, PatternError> {
+        let name = self.tokens.take_until(')')?;
+        let group = if name.bytes().all(|byte| byte.is_ascii_digit()) {
+            let group: u32 = name.parse().map_err(|_| PatternError::new("invalid group reference"))?;
+            if group == 0 {
+                return Err(PatternError::new("bad group number"));
+            }
+            self.conditions.push(group);
+            group
+        } else {
+            check_name(&name)?;
+            self.named(&name).ok_or_else(|| PatternError::new("unknown group name"))?
+        };
+        self.check_look_behind(group)?;
+        if depth > PATTERN_DEPTH_MAX {
+            return Err(PatternError::new("groups are nested too deeply"));
+        }
+        let yes = self.sequence(*verbose, depth + 1, false)?;
+        let no =
+            if self.tokens.take_if('|')? { Some(self.sequence(*verbose, depth + 1, false)?) } else { None };
+        self.close()?;
+        Ok(Some(Item::Conditional { group, yes, no }))
+    }
+
+    /// Flags after `(?`: for the whole pattern (`None`), or for a group.
+    fn inline_flags(&mut self, first: char) -> Result<Option<(Flags, Flags)>, PatternError> {
+        const UNKNOWN: &str = "unknown flag, or missing -, : or )";
+        let mut char = first;
+        let mut add = Flags::default();
+        while char != '-' && char != ':' && char != ')' {
+            let flag = flag(char)?;
+            add = add.with(flag);
+            if flag.has(Flags::TYPES) && add.has(Flags::TYPES.without(flag)) {
+                return Err(PatternError::new("flags 'a', 'u' and 'L' are incompatible"));
+            }
+            char = self.tokens.take_char(UNKNOWN)?;
+        }
+        if char == ')' {
+            self.flags = self.flags.with(add);
+            return Ok(None);
+        }
+        let mut remove = Flags::default();
+        if char == '-' {
+            char = self.tokens.take_char("missing flag")?;
+            if char == ':' {
+                return Err(PatternError::new("missing flag"));
+            }
+            while char != ':' {
+                let flag = flag(char)?;
+                if flag.has(Flags::TYPES) {
+                    return Err(PatternError::new("cannot turn off flags 'a', 'u' and 'L'"));
+                }
+                remove = remove.with(flag);
+                char = self.tokens.take_char("missing :")?;
+            }
+        }
+        if add.has(remove) {
+            return Err(PatternError::new("flag turned on and off"));
+        }
+        Ok(Some((add, remove)))
+    }
+}
+
+fn flag(char: char) -> Result<Flags, PatternError> {
+    match char {
+        'a' => Ok(Flags::ASCII),
+        'i' => Ok(Flags::IGNORE_CASE),
+        'm' => Ok(Flags::MULTI_LINE),
+        's' => Ok(Flags::DOT_ALL),
+        'u' => Ok(Flags::UNICODE),
+        'x' => Ok(Flags::VERBOSE),
+        'L' => Err(PatternError::new("cannot use 'L' flag with a str pattern")),
+        _ => Err(PatternError::of_char("unknown flag ", char)),
+    }
+}
+
+/// `str.isidentifier`.
+fn check_name(name: &str) -> Result<(), PatternError> {
+    let mut chars = name.chars();
+    let starts = chars.next().is_some_and(|char| char == '_' || unicode_ident::is_xid_start(char));
+    if starts && chars.all(unicode_ident::is_xid_continue) {
+        Ok(())
+    } else {
+        Err(PatternError::new("bad character in group name"))
+    }
+}

@@ -1,0 +1,331 @@
+//! Reads a pattern as Python 3.13's `re` does, errors included (compatibility.md 5.10).
+//!
+//! In: a pattern's text. Out: its items and the flags set at its start. Where Python's parser
+//! rewrites what it read in a way that a match can show (an alternation of single characters
+//! becomes a set), this one does the same.
+//! Invariant: what Python refuses is an error here; nesting is bounded, so no pattern can end the
+//! process.
+use crate::limits::PATTERN_DEPTH_MAX;
+use crate::python::regex::escape::Escape;
+use crate::python::regex::syntax::{At, Flags, Greed, Item, Member, REPEAT_MAX};
+use crate::python::regex::token::{Token, Tokens};
+use crate::python::regex::{PatternError, escape, width};
+
+/// A pattern as read.
+#[derive(Debug)]
+pub struct Parsed {
+    pub items: Vec<Item>,
+    pub flags: Flags,
+    /// How many groups capture.
+    pub groups: u32,
+}
+
+pub fn parse(text: &str) -> Result<Parsed, PatternError> {
+    let mut parser = Parser {
+        tokens: Tokens::new(text)?,
+        flags: Flags::default(),
+        widths: vec![None],
+        names: Vec::new(),
+        look_behind_groups: None,
+        conditions: Vec::new(),
+    };
+    let items = parser.alternation(Flags::default(), 0)?;
+    if parser.tokens.peek().is_some() {
+        return Err(PatternError::new("unbalanced parenthesis"));
+    }
+    if parser.flags.has(Flags::ASCII) && parser.flags.has(Flags::UNICODE) {
+        return Err(PatternError::new("ASCII and UNICODE flags are incompatible"));
+    }
+    let groups = parser.group_count();
+    if parser.conditions.iter().any(|group| *group >= groups) {
+        return Err(PatternError::new("invalid group reference"));
+    }
+    Ok(Parsed { items, flags: parser.flags, groups })
+}
+
+pub(super) struct Parser {
+    pub tokens: Tokens,
+    /// Flags set for the whole pattern.
+    pub flags: Flags,
+    /// Per group its width in characters once it is closed; group 0 is never closed.
+    pub widths: Vec<Option<(u64, u64)>>,
+    pub names: Vec<(String, u32)>,
+    /// Inside a look-behind: how many groups there were before it.
+    pub look_behind_groups: Option<u32>,
+    /// Groups that conditionals name; they may come later in the pattern.
+    pub conditions: Vec<u32>,
+}
+
+impl Parser {
+    pub fn group_count(&self) -> u32 {
+        u32::try_from(self.widths.len()).unwrap_or(u32::MAX)
+    }
+
+    /// `a|b|c`.
+    pub fn alternation(&mut self, verbose: Flags, depth: usize) -> Result<Vec<Item>, PatternError> {
+        if depth > PATTERN_DEPTH_MAX {
+            return Err(PatternError::new("groups are nested too deeply"));
+        }
+        let mut verbose = verbose;
+        let mut branches = Vec::new();
+        loop {
+            branches.push(self.sequence(verbose, depth, depth == 0 && branches.is_empty())?);
+            if !self.tokens.take_if('|')? {
+                break;
+            }
+            if depth == 0 {
+                verbose = self.flags;
+            }
+        }
+        Ok(join(branches))
+    }
+
+    /// What stands between two `|`. `verbose` is only asked for [`Flags::VERBOSE`].
+    pub fn sequence(&mut self, verbose: Flags, depth: usize, first: bool) -> Result<Vec<Item>, PatternError> {
+        let mut verbose = verbose;
+        let mut items = Vec::new();
+        while let Some(token) = self.tokens.peek() {
+            if matches!(token, Token::Char('|' | ')')) {
+                break;
+            }
+            self.tokens.take()?;
+            let char = match token {
+                Token::Escape(char) => {
+                    items.push(self.escaped(char)?);
+                    continue;
+                }
+                Token::Char(char) => char,
+            };
+            match char {
+                ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c' if verbose.has(Flags::VERBOSE) => {}
+                '#' if verbose.has(Flags::VERBOSE) => {
+                    while !matches!(self.tokens.take()?, None | Some(Token::Char('\n'))) {}
+                }
+                '[' => items.push(self.set()?),
+                '*' | '+' | '?' | '{' => self.repeat(char, &mut items)?,
+                '.' => items.push(Item::Any),
+                '^' => items.push(Item::At(At::Begin)),
+                '$' => items.push(Item::At(At::End)),
+                '(' => {
+                    let at_start = first && items.is_empty();
+                    items.extend(self.group(&mut verbose, depth, at_start)?);
+                }
+                _ => items.push(Item::Literal(u32::from(char))),
+            }
+        }
+        Ok(items.into_iter().flat_map(unpack).collect())
+    }
+
+    fn escaped(&mut self, char: char) -> Result<Item, PatternError> {
+        Ok(match escape::outside(&mut self.tokens, char)? {
+            Escape::Literal(code) => Item::Literal(code),
+            Escape::At(at) => Item::At(at),
+            Escape::Category(category) => {
+                Item::Set { negated: false, members: vec![Member::Category(category)] }
+            }
+            Escape::Group(group) => {
+                self.check_reference(group)?;
+                Item::Backreference(group)
+            }
+        })
+    }
+
+    /// A group that is referred to must exist and be closed.
+    pub fn check_reference(&self, group: u32) -> Result<(), PatternError> {
+        if group >= self.group_count() {
+            return Err(PatternError::new("invalid group reference"));
+        }
+        if !self.is_closed(group) {
+            return Err(PatternError::new("cannot refer to an open group"));
+        }
+        self.check_look_behind(group)
+    }
+
+    fn is_closed(&self, group: u32) -> bool {
+        self.widths.get(group as usize).is_some_and(Option::is_some)
+    }
+
+    pub fn check_look_behind(&self, group: u32) -> Result<(), PatternError> {
+        match self.look_behind_groups {
+            Some(_) if !self.is_closed(group) => Err(PatternError::new("cannot refer to an open group")),
+            Some(before) if group >= before => {
+                Err(PatternError::new("cannot refer to group defined in the same lookbehind subpattern"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What follows `[`.
+    fn set(&mut self) -> Result<Item, PatternError> {
+        const UNTERMINATED: PatternError = PatternError::new("unterminated character set");
+        let negated = self.tokens.take_if('^')?;
+        let mut members: Vec<Member> = Vec::new();
+        let mut push = |member| {
+            if !members.contains(&member) {
+                members.push(member);
+            }
+        };
+        let mut is_first = true;
+        loop {
+            let token = self.tokens.take()?.ok_or(UNTERMINATED)?;
+            if token == Token::Char(']') && !is_first {
+                break;
+            }
+            is_first = false;
+            let member = self.member(token)?;
+            if !self.tokens.take_if('-')? {
+                push(member);
+                continue;
+            }
+            let token = self.tokens.take()?.ok_or(UNTERMINATED)?;
+            if token == Token::Char(']') {
+                push(member);
+                push(Member::Literal(u32::from('-')));
+                break;
+            }
+            match (member, self.member(token)?) {
+                (Member::Literal(low), Member::Literal(high)) if low <= high => {
+                    push(Member::Range(low, high))
+                }
+                _ => return Err(PatternError::new("bad character range")),
+            }
+        }
+        Ok(match (negated, members.as_slice()) {
+            (false, [Member::Literal(code)]) => Item::Literal(*code),
+            (true, [Member::Literal(code)]) => Item::NotLiteral(*code),
+            _ => Item::Set { negated, members },
+        })
+    }
+
+    fn member(&mut self, token: Token) -> Result<Member, PatternError> {
+        let char = match token {
+            Token::Char(char) => return Ok(Member::Literal(u32::from(char))),
+            Token::Escape(char) => char,
+        };
+        match escape::inside(&mut self.tokens, char)? {
+            Escape::Literal(code) => Ok(Member::Literal(code)),
+            Escape::Category(category) => Ok(Member::Category(category)),
+            Escape::At(_) | Escape::Group(_) => Err(PatternError::of_char("bad escape \\", char)),
+        }
+    }
+
+    /// A quantifier: it takes the item before it as its body.
+    fn repeat(&mut self, char: char, items: &mut Vec<Item>) -> Result<(), PatternError> {
+        let bounds = match char {
+            '?' => Some((0, 1)),
+            '*' => Some((0, REPEAT_MAX)),
+            '+' => Some((1, REPEAT_MAX)),
+            _ => self.braces()?,
+        };
+        let Some((min, max)) = bounds else {
+            items.push(Item::Literal(u32::from(char)));
+            return Ok(());
+        };
+        let item = match items.pop() {
+            None | Some(Item::At(_)) => return Err(PatternError::new("nothing to repeat")),
+            Some(Item::Repeat { .. }) => return Err(PatternError::new("multiple repeat")),
+            Some(item) => item,
+        };
+        let greed = if self.tokens.take_if('?')? {
+            Greed::Lazy
+        } else if self.tokens.take_if('+')? {
+            Greed::Possessive
+        } else {
+            Greed::Greedy
+        };
+        items.push(Item::Repeat { greed, min, max, body: unpack(item) });
+        Ok(())
+    }
+
+    /// What follows `{`: bounds, or `None` where the brace is a literal.
+    fn braces(&mut self) -> Result<Option<(u32, u32)>, PatternError> {
+        if self.tokens.peek() == Some(Token::Char('}')) {
+            return Ok(None);
+        }
+        let here = self.tokens.position();
+        let low = self.tokens.take_while(usize::MAX, char::is_ascii_digit)?;
+        let high = if self.tokens.take_if(',')? {
+            self.tokens.take_while(usize::MAX, char::is_ascii_digit)?
+        } else {
+            low.clone()
+        };
+        if !self.tokens.take_if('}')? {
+            self.tokens.seek(here)?;
+            return Ok(None);
+        }
+        let number = |digits: &str, absent: u32| match digits {
+            "" => Ok(absent),
+            _ => digits
+                .parse()
+                .ok()
+                .filter(|number| *number < REPEAT_MAX)
+                .ok_or_else(|| PatternError::new("the repetition number is too large")),
+        };
+        let (min, max) = (number(&low, 0)?, number(&high, REPEAT_MAX)?);
+        if max < min {
+            return Err(PatternError::new("min repeat greater than max repeat"));
+        }
+        Ok(Some((min, max)))
+    }
+
+    pub fn width(&self, items: &[Item]) -> (u64, u64) {
+        width::of(items, &self.widths)
+    }
+}
+
+/// A group that neither captures nor sets flags is its content.
+fn unpack(item: Item) -> Vec<Item> {
+    match item {
+        Item::Group { index: None, add: Flags(0), remove: Flags(0), body } => body,
+        other => vec![other],
+    }
+}
+
+/// Branches as one sequence: what all start with stands before, single characters become a set.
+fn join(mut branches: Vec<Vec<Item>>) -> Vec<Item> {
+    if branches.len() == 1 {
+        return branches.pop().unwrap_or_default();
+    }
+    let mut items = Vec::new();
+    while let Some(first) = common_first(&branches) {
+        for branch in &mut branches {
+            branch.remove(0);
+        }
+        items.push(first);
+    }
+    let mut members = Vec::new();
+    for branch in &branches {
+        match branch.as_slice() {
+            [Item::Literal(code)] => members.push(Member::Literal(*code)),
+            [Item::Set { negated: false, members: set }] => members.extend_from_slice(set),
+            _ => {
+                items.push(Item::Branch(branches));
+                return items;
+            }
+        }
+    }
+    let mut unique: Vec<Member> = Vec::new();
+    for member in members {
+        if !unique.contains(&member) {
+            unique.push(member);
+        }
+    }
+    items.push(Item::Set { negated: false, members: unique });
+    items
+}
+
+/// Only items without a body are compared: those with one are never equal in Python.
+fn common_first(branches: &[Vec<Item>]) -> Option<Item> {
+    let first = branches.first()?.first()?;
+    let is_plain = matches!(
+        first,
+        Item::Literal(_)
+            | Item::NotLiteral(_)
+            | Item::Any
+            | Item::Set { .. }
+            | Item::At(_)
+            | Item::Backreference(_)
+            | Item::Failure
+    );
+    (is_plain && branches.iter().all(|branch| branch.first() == Some(first))).then(|| first.clone())
+}

@@ -1,0 +1,200 @@
+//! A pattern as instructions for the back-tracking matcher.
+//!
+//! In: a [`Node`]. Out: a [`Program`]. Repetitions are not unrolled, so a program is about as long
+//! as its pattern. Invariant: every target is an instruction of the same program, and each part
+//! that is matched on its own (atomic, look-around) ends with `Done`.
+use crate::python::regex::set::Set;
+use crate::python::regex::syntax::{Fold, Greed, Node, Place};
+
+/// Instructions, sets and how much state a match needs.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub instructions: Vec<Instruction>,
+    pub sets: Vec<Set>,
+    pub loops: usize,
+    pub groups: usize,
+}
+
+/// One step. Targets are indices of instructions.
+#[derive(Clone, Copy, Debug)]
+pub enum Instruction {
+    /// One character of a set.
+    Set(usize),
+    Place(Place),
+    /// Stores the position: two marks a group.
+    Mark(usize),
+    /// Goes on with the next instruction, later with `other`.
+    Try {
+        other: usize,
+    },
+    Jump(usize),
+    /// A repeated single character.
+    RepeatSet {
+        set: usize,
+        min: u32,
+        max: u32,
+        greed: Greed,
+    },
+    /// Starts a loop whose body follows; its end is `until`.
+    LoopStart {
+        index: usize,
+        until: usize,
+    },
+    /// Ends a loop's body: another round, or on.
+    LoopUntil {
+        index: usize,
+        body: usize,
+        min: u32,
+        max: u32,
+        lazy: bool,
+    },
+    /// A loop that never gives back; its body ends with `Done`.
+    LoopPossessive {
+        body_end: usize,
+        min: u32,
+        max: u32,
+    },
+    /// What follows up to `end` is matched on its own and never gives back.
+    Atomic {
+        end: usize,
+    },
+    Look {
+        behind: Option<usize>,
+        negated: bool,
+        end: usize,
+    },
+    Backreference {
+        group: usize,
+        fold: Fold,
+    },
+    /// Goes on with the next instruction if the group has matched, else with `no`.
+    Conditional {
+        group: usize,
+        no: usize,
+    },
+    /// The end of the pattern, or of a part that is matched on its own.
+    Done,
+}
+
+impl Program {
+    pub fn new(node: &Node, groups: u32) -> Self {
+        let mut program =
+            Self { instructions: Vec::new(), sets: Vec::new(), loops: 0, groups: groups as usize };
+        program.emit(node);
+        program.push(Instruction::Done);
+        program
+    }
+
+    fn push(&mut self, instruction: Instruction) -> usize {
+        self.instructions.push(instruction);
+        self.instructions.len() - 1
+    }
+
+    fn here(&self) -> usize {
+        self.instructions.len()
+    }
+
+    /// Replaces an instruction once its target is known.
+    fn set(&mut self, at: usize, instruction: Instruction) {
+        if let Some(slot) = self.instructions.get_mut(at) {
+            *slot = instruction;
+        }
+    }
+
+    fn set_index(&mut self, set: &Set) -> usize {
+        let known = self.sets.iter().position(|other| other == set);
+        known.unwrap_or_else(|| {
+            self.sets.push(set.clone());
+            self.sets.len() - 1
+        })
+    }
+
+    fn emit(&mut self, node: &Node) {
+        match node {
+            Node::Set(set) => {
+                let set = self.set_index(set);
+                self.push(Instruction::Set(set));
+            }
+            Node::Place(place) => {
+                self.push(Instruction::Place(*place));
+            }
+            Node::Sequence(nodes) => nodes.iter().for_each(|node| self.emit(node)),
+            Node::Branch(nodes) => self.branch(nodes),
+            Node::Repeat { greed, min, max, body } => self.repeat(*greed, *min, *max, body),
+            Node::Group { index, body } => {
+                let mark = *index as usize * 2;
+                self.push(Instruction::Mark(mark));
+                self.emit(body);
+                self.push(Instruction::Mark(mark + 1));
+            }
+            Node::Atomic(body) => {
+                let start = self.push(Instruction::Done);
+                let end = self.part(body);
+                self.set(start, Instruction::Atomic { end });
+            }
+            Node::Look { behind, negated, body } => {
+                let start = self.push(Instruction::Done);
+                let end = self.part(body);
+                self.set(start, Instruction::Look { behind: *behind, negated: *negated, end });
+            }
+            Node::Backreference { group, fold } => {
+                self.push(Instruction::Backreference { group: *group as usize, fold: *fold });
+            }
+            Node::Conditional { group, yes, no } => {
+                let start = self.push(Instruction::Done);
+                self.emit(yes);
+                let jump = self.push(Instruction::Done);
+                let no_at = self.here();
+                self.set(start, Instruction::Conditional { group: *group as usize, no: no_at });
+                self.emit(no);
+                let end = self.here();
+                self.set(jump, Instruction::Jump(end));
+            }
+        }
+    }
+
+    /// A part that is matched on its own; returns where the pattern goes on.
+    fn part(&mut self, body: &Node) -> usize {
+        self.emit(body);
+        self.push(Instruction::Done);
+        self.here()
+    }
+
+    fn branch(&mut self, nodes: &[Node]) {
+        let mut jumps = Vec::new();
+        for (at, node) in nodes.iter().enumerate() {
+            if at + 1 == nodes.len() {
+                self.emit(node);
+                break;
+            }
+            let start = self.push(Instruction::Done);
+            self.emit(node);
+            jumps.push(self.push(Instruction::Done));
+            let other = self.here();
+            self.set(start, Instruction::Try { other });
+        }
+        let end = self.here();
+        jumps.into_iter().for_each(|jump| self.set(jump, Instruction::Jump(end)));
+    }
+
+    fn repeat(&mut self, greed: Greed, min: u32, max: u32, body: &Node) {
+        if let Node::Set(set) = body {
+            let set = self.set_index(set);
+            self.push(Instruction::RepeatSet { set, min, max, greed });
+            return;
+        }
+        let start = self.push(Instruction::Done);
+        if greed == Greed::Possessive {
+            let body_end = self.part(body);
+            self.set(start, Instruction::LoopPossessive { body_end, min, max });
+            return;
+        }
+        let index = self.loops;
+        self.loops += 1;
+        let body_at = self.here();
+        self.emit(body);
+        let lazy = greed == Greed::Lazy;
+        let until = self.push(Instruction::LoopUntil { index, body: body_at, min, max, lazy });
+        self.set(start, Instruction::LoopStart { index, until });
+    }
+}

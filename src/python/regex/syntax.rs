@@ -1,0 +1,181 @@
+//! A pattern in the two forms it has on its way to a matcher.
+//!
+//! [`Item`] is what the parser read, flags unresolved, as Python's parser leaves it. [`Node`] is
+//! what both matchers take: every set is final, every flag has had its effect.
+//! Invariant: neither form holds anything that Python would refuse.
+use crate::python::regex::set::Set;
+
+/// "No upper bound" of a repetition, and the first number that Python refuses as one.
+pub const REPEAT_MAX: u32 = u32::MAX;
+
+/// Flags of `(?aimsux)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    pub const ASCII: Self = Self(1);
+    pub const IGNORE_CASE: Self = Self(2);
+    pub const MULTI_LINE: Self = Self(4);
+    pub const DOT_ALL: Self = Self(8);
+    pub const UNICODE: Self = Self(16);
+    pub const VERBOSE: Self = Self(32);
+    /// The flags of which only one may be set.
+    pub const TYPES: Self = Self(1 | 16);
+
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
+/// `\d`, `\s`, `\w` and their complements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Category {
+    pub kind: CategoryKind,
+    pub negated: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CategoryKind {
+    Digit,
+    Space,
+    Word,
+}
+
+/// A member of `[...]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Member {
+    Literal(u32),
+    Range(u32, u32),
+    Category(Category),
+}
+
+/// A place rather than a character.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// `^`.
+    Begin,
+    /// `$`.
+    End,
+    /// `\A`.
+    BeginText,
+    /// `\Z`.
+    EndText,
+    /// `\b`.
+    Boundary,
+    /// `\B`.
+    NoBoundary,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Greed {
+    Greedy,
+    Lazy,
+    Possessive,
+}
+
+/// A pattern as read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item {
+    /// A code point; a lone surrogate is one that no text has.
+    Literal(u32),
+    NotLiteral(u32),
+    Any,
+    Set {
+        negated: bool,
+        members: Vec<Member>,
+    },
+    At(At),
+    Branch(Vec<Vec<Item>>),
+    Repeat {
+        greed: Greed,
+        min: u32,
+        max: u32,
+        body: Vec<Item>,
+    },
+    Group {
+        index: Option<u32>,
+        add: Flags,
+        remove: Flags,
+        body: Vec<Item>,
+    },
+    Atomic(Vec<Item>),
+    Look {
+        behind: bool,
+        negated: bool,
+        body: Vec<Item>,
+        width: u64,
+    },
+    Backreference(u32),
+    Conditional {
+        group: u32,
+        yes: Vec<Item>,
+        no: Option<Vec<Item>>,
+    },
+    Failure,
+}
+
+/// A pattern without flags.
+#[derive(Clone, Debug)]
+pub enum Node {
+    Set(Set),
+    Place(Place),
+    Sequence(Vec<Node>),
+    Branch(Vec<Node>),
+    Repeat {
+        greed: Greed,
+        min: u32,
+        max: u32,
+        body: Box<Node>,
+    },
+    Group {
+        index: u32,
+        body: Box<Node>,
+    },
+    Atomic(Box<Node>),
+    /// `width` in characters, for a look-behind.
+    Look {
+        behind: Option<usize>,
+        negated: bool,
+        body: Box<Node>,
+    },
+    Backreference {
+        group: u32,
+        fold: Fold,
+    },
+    Conditional {
+        group: u32,
+        yes: Box<Node>,
+        no: Box<Node>,
+    },
+}
+
+/// How characters are compared with those of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fold {
+    Exact,
+    Ascii,
+    Unicode,
+}
+
+/// A place, its flags resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    TextBegin,
+    TextEnd,
+    /// The end, or before a line feed that is the last character.
+    LastLineEnd,
+    LineBegin,
+    LineEnd,
+    Boundary {
+        ascii: bool,
+        negated: bool,
+    },
+}

@@ -1,0 +1,140 @@
+use crate::engine::evaluate::budget::RequestBudget;
+use crate::python::regex::{AutomataBudget, Pattern, PatternError};
+
+fn compile(pattern: &str) -> Result<Pattern, PatternError> {
+    Pattern::compile(pattern, &mut AutomataBudget::default())
+}
+
+fn matches(pattern: &str, text: &str) -> bool {
+    compile(pattern)
+        .unwrap_or_else(|error| panic!("{pattern}: {error}"))
+        .is_match(text, &RequestBudget::default().patterns)
+}
+
+#[test]
+fn it_is_anchored_at_the_start_and_free_at_the_end() {
+    assert!(matches(r"\bfoo\b", "foo bar"));
+    assert!(!matches("b", "abc"));
+    assert!(!matches("foo|bar", "zbar"));
+    assert!(!matches("(?m)^y", "x\ny"));
+}
+
+#[test]
+fn a_dollar_stands_before_a_last_line_feed_too() {
+    assert!(matches("abc$", "abc\n"));
+    assert!(matches("abc$\\n", "abc\n"));
+    assert!(!matches("abc$", "abc\n\n"));
+    assert!(!matches(r"abc\Z", "abc\n"));
+}
+
+#[test]
+fn groups_can_be_referred_to() {
+    assert!(matches(r"(a)\1", "aa"));
+    assert!(matches(r"(?P<n>ab)(?P=n)$", "abab"));
+    assert!(!matches(r"(a|b)\1$", "ab"));
+    assert!(matches(r"(a)?(?(1)b|c)", "ab"));
+    assert!(!matches(r"(a)?(?(1)b|c)", "ac"));
+}
+
+#[test]
+fn sets_have_no_operators() {
+    assert!(matches("[a&&b]$", "&"));
+    assert!(matches("[[:alpha:]]", "[]"));
+    assert!(matches("[a~~b]", "~"));
+}
+
+#[test]
+fn case_is_ignored_as_python_does() {
+    assert!(matches("(?i)ſ$", "S"));
+    assert!(matches("(?i)[σ]$", "ς"));
+    assert!(!matches("(?i)ß$", "ss"));
+    assert!(!matches("(?i)[\u{10400}x]$", "\u{10400}"), "Python lowers the text, not the set");
+}
+
+#[test]
+fn what_python_refuses_is_refused() {
+    let refused = [
+        "[",
+        "(",
+        ")",
+        "*",
+        "a**",
+        r"\p{L}",
+        r"\x{41}",
+        "(?<n>a)",
+        r"\z",
+        r"\h",
+        "(?R)",
+        "a(?i)b",
+        "(?<=a*)b",
+        r"[\w-z]",
+        "(?P<n>a)(?P<n>b)",
+        r"\1",
+        "(?P=n)",
+        "(?(1)a",
+        "(?(2)a)(b)",
+        "a{2,1}",
+        "a{4294967295}",
+        "\\",
+        "(?L)a",
+        "(?au)b",
+        r"\777",
+        r"\N{-}",
+        r"\N{no such name}",
+        "(?P<1>a)",
+        "(?i-i:a)",
+    ];
+    for pattern in refused {
+        assert!(compile(pattern).is_err(), "{pattern}");
+    }
+}
+
+#[test]
+fn no_pattern_ends_the_process() {
+    for opener in ["(", "(?:", "(?=", "(?<=", "(?>", "(?(1)", "(?i:", "a|("] {
+        assert!(compile(&opener.repeat(4000)).is_err(), "{opener}");
+        let deepest = opener.repeat(200);
+        let closed = format!("()a{deepest}a{}", ")".repeat(200));
+        if let Ok(pattern) = compile(&closed) {
+            pattern.is_match(&"a".repeat(300), &RequestBudget::default().patterns);
+        }
+    }
+    assert!(compile(&"a".repeat(100_000)).is_err());
+}
+
+#[test]
+fn a_match_takes_a_bounded_number_of_steps() {
+    let text = format!("{}b", "a".repeat(1999));
+    let patterns = [
+        "(a+)+$",
+        r"(a+)+\1$",
+        "(?=(a+)+$)",
+        "((a*)*)*(?!a)c",
+        "(?:a?){4294967294}(?=b)b",
+        r"(?:(a|a)*)*\1c",
+        "(?:(?:)*+)++$",
+    ];
+    for pattern in patterns {
+        let pattern = compile(pattern).expect("Python takes it");
+        // Without the bound this would take longer than the universe is old.
+        pattern.is_match(&text, &RequestBudget::default().patterns);
+    }
+}
+
+#[test]
+fn a_document_full_of_large_patterns_is_cheap_and_answers_the_same() {
+    // Each would take megabytes, or is built for a tenth of a second and thrown away.
+    let mut budget = AutomataBudget::default();
+    let patterns: Vec<Pattern> = (0..2000)
+        .map(|number| {
+            let text = format!(r"\w{{1,{}}}x{number}", 20 + number % 200);
+            Pattern::compile(&text, &mut budget).expect("Python takes it")
+        })
+        .collect();
+    assert_eq!(budget.bytes, 0, "the bound was met");
+    assert!(patterns.last().is_some_and(|pattern| pattern.linear.is_none()), "the last have no automaton");
+    for (number, pattern) in patterns.iter().enumerate().step_by(97) {
+        assert!(pattern.is_match(&format!("éax{number}"), &RequestBudget::default().patterns), "{number}");
+        assert!(!pattern.is_match(&format!("é-x{number}"), &RequestBudget::default().patterns), "{number}");
+    }
+}

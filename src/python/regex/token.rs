@@ -1,0 +1,114 @@
+//! The characters of a pattern, an escaped one together with its backslash.
+//!
+//! In: a pattern's text. Out: its tokens, one looked at in advance, as Python's tokenizer has it.
+//! Invariant: a lone backslash at the end is an error as soon as it is looked at.
+use crate::python::regex::PatternError;
+
+/// A character, or a backslash and one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    Char(char),
+    Escape(char),
+}
+
+#[derive(Debug)]
+pub struct Tokens {
+    chars: Vec<char>,
+    /// Where the token after [`Self::next`] starts.
+    index: usize,
+    next: Option<Token>,
+}
+
+impl Tokens {
+    pub fn new(text: &str) -> Result<Self, PatternError> {
+        let mut tokens = Self { chars: text.chars().collect(), index: 0, next: None };
+        tokens.advance()?;
+        Ok(tokens)
+    }
+
+    fn advance(&mut self) -> Result<(), PatternError> {
+        self.next = match self.chars.get(self.index) {
+            None => None,
+            Some('\\') => match self.chars.get(self.index + 1) {
+                None => return Err(PatternError::new("bad escape (end of pattern)")),
+                Some(char) => Some(Token::Escape(*char)),
+            },
+            Some(char) => Some(Token::Char(*char)),
+        };
+        self.index += Self::width(self.next);
+        Ok(())
+    }
+
+    fn width(token: Option<Token>) -> usize {
+        match token {
+            None => 0,
+            Some(Token::Char(_)) => 1,
+            Some(Token::Escape(_)) => 2,
+        }
+    }
+
+    pub fn peek(&self) -> Option<Token> {
+        self.next
+    }
+
+    /// The next token, taken.
+    pub fn take(&mut self) -> Result<Option<Token>, PatternError> {
+        let token = self.next;
+        self.advance()?;
+        Ok(token)
+    }
+
+    /// The next token as a plain character, taken; `None` at the end, an escape is an error.
+    pub fn take_char(&mut self, error: &'static str) -> Result<char, PatternError> {
+        match self.take()? {
+            Some(Token::Char(char)) => Ok(char),
+            _ => Err(PatternError::new(error)),
+        }
+    }
+
+    /// Takes the next token if it is this character.
+    pub fn take_if(&mut self, char: char) -> Result<bool, PatternError> {
+        let found = self.next == Some(Token::Char(char));
+        if found {
+            self.advance()?;
+        }
+        Ok(found)
+    }
+
+    /// Takes up to `most` characters that are accepted.
+    pub fn take_while(&mut self, most: usize, accept: fn(&char) -> bool) -> Result<String, PatternError> {
+        let mut taken = String::new();
+        while taken.len() < most {
+            match self.next {
+                Some(Token::Char(char)) if accept(&char) => taken.push(char),
+                _ => break,
+            }
+            self.advance()?;
+        }
+        Ok(taken)
+    }
+
+    /// Takes a name and the character that ends it.
+    pub fn take_until(&mut self, end: char) -> Result<String, PatternError> {
+        let mut name = String::new();
+        loop {
+            match self.take()? {
+                None => return Err(PatternError::new("unterminated name")),
+                Some(Token::Char(char)) if char == end => break,
+                Some(Token::Char(char)) => name.push(char),
+                Some(Token::Escape(char)) => name.extend(['\\', char]),
+            }
+        }
+        if name.is_empty() { Err(PatternError::new("missing name")) } else { Ok(name) }
+    }
+
+    /// Where the next token starts, for [`Self::seek`].
+    pub fn position(&self) -> usize {
+        self.index - Self::width(self.next)
+    }
+
+    pub fn seek(&mut self, position: usize) -> Result<(), PatternError> {
+        self.index = position;
+        self.advance()
+    }
+}

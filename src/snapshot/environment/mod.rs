@@ -1,0 +1,320 @@
+//! The one place of ahead-of-time work: from a document to an [`Environment`].
+//!
+//! In: the bytes of one whole document, all pages merged. Out: everything that requests read: the
+//! program of its rules, whole bodies plain and compressed, validators. Runs on the supervisor.
+//! Invariant: a document that is refused leaves no trace; one that is accepted never fails later.
+use std::borrow::Cow;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sha2::{Digest as _, Sha256};
+
+use crate::engine::compile;
+use crate::engine::document::raw_json::{At, elements, members};
+use crate::engine::document::{Document, canonical_json};
+use crate::engine::evaluate::{Scratch, evaluate_on};
+use crate::engine::jsonpath::Tree;
+use crate::engine::program::{Program, Span, offset};
+use crate::json::hex::hex;
+use crate::limits::{COMPRESS_BEST_BYTES_MAX, COMPRESS_BYTES_MIN};
+use crate::snapshot::Role;
+use crate::yielding;
+
+/// A whole response body that depends on the document alone, ready to be sent.
+#[derive(Debug, Default)]
+pub struct Ready {
+    pub plain: Bytes,
+    /// `None` if it is too small to be worth it (`limits::COMPRESS_BYTES_MIN`).
+    pub gzip: Option<Bytes>,
+    /// Strong validator with its quotes (RFC 9110 8.8.3), over what is served.
+    pub etag: Box<str>,
+}
+
+/// A document made ready to answer requests.
+#[derive(Debug)]
+pub struct Environment {
+    client_side_key: Box<str>,
+    updated_at: Option<f64>,
+    /// `updated_at`, unless a document before this one had that second too, or a later one.
+    own_time: Option<f64>,
+    /// The latest time of all documents before this one.
+    earlier: Option<f64>,
+    /// How many were before it.
+    edition: u64,
+    allow_client_traits: bool,
+    hide_sensitive_data: bool,
+    hashes_unlike_core: bool,
+    client_flags: Flags,
+    server_flags: Flags,
+    document: Ready,
+    program: Program,
+    sizes: Sizes,
+    reported: Reported,
+}
+
+/// What was logged already of requests that exceeded a budget, for JSONPaths and for patterns.
+#[derive(Debug, Default)]
+pub struct Reported {
+    pub jsonpath: AtomicBool,
+    pub patterns: AtomicBool,
+}
+
+/// What the document holds, for those who watch it.
+#[derive(Debug)]
+pub struct Sizes {
+    pub name: Box<str>,
+    pub features: usize,
+    pub segments: usize,
+    /// Entries, of which one identity may have several.
+    pub identity_overrides: usize,
+}
+
+/// The `/flags/` answer for one role.
+#[derive(Debug)]
+struct Flags {
+    body: Ready,
+    /// Per feature its object in `body`; empty if the role may not see it.
+    places: Vec<Span>,
+}
+
+/// Why a document was refused: where in it, and what was expected (one line, no secrets).
+#[derive(Debug)]
+pub struct CompileError {
+    /// JSON path, such as `$.feature_states[3].feature.name`.
+    pub path: String,
+    pub message: String,
+}
+
+impl CompileError {
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
+}
+
+/// Something in an accepted document that can never work as meant, such as a bad pattern.
+#[derive(Debug)]
+pub struct Warning {
+    pub path: String,
+    pub message: String,
+}
+
+impl Environment {
+    /// Compiles one whole document (all pages merged). One that is given away is freed as soon as
+    /// its text was read, so that a large one does not lie beside what is made of it.
+    ///
+    /// # Errors
+    /// The document is not JSON or has not the shape of compatibility.md 3.
+    pub fn compile<'a>(document: impl Into<Cow<'a, [u8]>>) -> Result<(Self, Vec<Warning>), CompileError> {
+        let document = document.into();
+        let canonical = canonical_json::transcode(&document)?;
+        drop(document);
+        let read = Document::read(&canonical)?;
+        let (mut program, warnings) = compile::build(&read)?;
+        if program.has_queries {
+            program.tree = Some(Tree::new(&canonical));
+        }
+        let mut scratch = Scratch::default();
+        evaluate_on(&program, None, None, &mut scratch);
+        let environment = Self {
+            client_side_key: read.api_key.as_deref().unwrap_or_default().into(),
+            updated_at: read.updated_at,
+            own_time: read.updated_at,
+            earlier: None,
+            edition: 0,
+            allow_client_traits: read.allow_client_traits,
+            hide_sensitive_data: read.hide_sensitive_data,
+            hashes_unlike_core: !read.uses_composite_key && program.hashes_identities(),
+            client_flags: Flags::new(&program, Role::Client, scratch.outputs()),
+            server_flags: Flags::new(&program, Role::Server, scratch.outputs()),
+            sizes: Sizes {
+                name: read.name.as_deref().unwrap_or_default().into(),
+                features: read.features.len(),
+                segments: read.segments.len(),
+                identity_overrides: read.overrides.clone().map_or(0, Iterator::count),
+            },
+            document: {
+                let etag = document_etag(&canonical)?;
+                drop(read);
+                Ready::new(canonical.into_bytes(), etag)
+            },
+            program,
+            reported: Reported::default(),
+        };
+        Ok((environment, warnings))
+    }
+
+    /// The document's `api_key`; empty if it is null.
+    pub fn client_side_key(&self) -> &str {
+        &self.client_side_key
+    }
+
+    /// The document's `updated_at`, seconds since the epoch.
+    pub fn updated_at(&self) -> Option<f64> {
+        self.updated_at
+    }
+
+    /// Notes that the document was changed at that time, whatever it says of itself.
+    pub fn edited(&mut self, at: f64) {
+        self.updated_at = Some(self.updated_at.map_or(at, |updated_at| updated_at.max(at)));
+        self.own_time = self.updated_at;
+    }
+
+    /// Notes the document whose place it takes. Identity overrides may change without moving the
+    /// time, and so may a second edit within one second (compatibility.md 4.1).
+    pub fn follow(&mut self, before: &Self) {
+        self.edition = before.edition + 1;
+        for (own, other) in [
+            (&self.reported.jsonpath, &before.reported.jsonpath),
+            (&self.reported.patterns, &before.reported.patterns),
+        ] {
+            own.store(other.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.earlier = before.updated_at.into_iter().chain(before.earlier).reduce(f64::max);
+        let is_own = |time: &f64| self.earlier.is_none_or(|earlier| time.floor() > earlier.floor());
+        self.own_time = self.updated_at.filter(is_own);
+    }
+
+    /// The document's time where its second tells it from all documents before it, so that who has
+    /// one of that time has this one (RFC 9110 8.8.2.2).
+    pub fn own_time(&self) -> Option<f64> {
+        self.own_time
+    }
+
+    /// How many documents were before this one: it is another one where this differs.
+    pub fn edition(&self) -> u64 {
+        self.edition
+    }
+
+    /// The whole `/flags/` body for that role.
+    pub fn flags(&self, role: Role) -> &Ready {
+        &self.role(role).body
+    }
+
+    /// One flag's object of the `/flags/` body, for `?feature=`.
+    pub fn flag(&self, role: Role, name: &str) -> Option<&[u8]> {
+        let index = self.program.feature(name)?;
+        let flags = self.role(role);
+        let place = flags.places.get(index)?;
+        (!place.is_empty()).then(|| place.of(&flags.body.plain))
+    }
+
+    /// The whole `/environment-document/` body, secrets left out (differences.md 28).
+    pub fn document(&self) -> &Ready {
+        &self.document
+    }
+
+    /// False: traits sent with a client-side key are not evaluated (differences.md 11).
+    pub fn allow_client_traits(&self) -> bool {
+        self.allow_client_traits
+    }
+
+    /// True: `traits` is `[]` in the answer (differences.md 12).
+    pub fn hide_sensitive_data(&self) -> bool {
+        self.hide_sensitive_data
+    }
+
+    /// Percentages of identities fall otherwise than in core, which hashes an id that no document holds
+    /// (`use_identity_composite_key_for_hashing` is false).
+    pub fn hashes_unlike_core(&self) -> bool {
+        self.hashes_unlike_core
+    }
+
+    /// How much there is in the document.
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// Kept from document to document, so that each is logged once for an environment.
+    pub fn reported(&self) -> &Reported {
+        &self.reported
+    }
+
+    /// What an evaluation reads.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    fn role(&self, role: Role) -> &Flags {
+        match role {
+            Role::Client => &self.client_flags,
+            Role::Server => &self.server_flags,
+        }
+    }
+}
+
+impl Flags {
+    fn new(program: &Program, role: Role, outputs: &[u32]) -> Self {
+        let mut body = vec![b'['];
+        let mut places = Vec::with_capacity(outputs.len());
+        for output in outputs {
+            let index = (output & !crate::engine::evaluate::run::CYCLIC) as usize;
+            if role == Role::Client && program.client[index].is_empty() {
+                places.push(Span::EMPTY);
+                continue;
+            }
+            if body.len() > 1 {
+                body.push(b',');
+            }
+            let from = offset(body.len());
+            // Without `variant` and `reason` (differences.md 17 speaks of identities alone).
+            let to = program.outputs[index].variant as usize - ",\"variant\":".len();
+            body.extend_from_slice(&program.bytes[program.server[index].from as usize..to]);
+            body.push(b'}');
+            places.push(Span { from, to: offset(body.len()) });
+        }
+        body.push(b']');
+        body.shrink_to_fit();
+        let etag = etag([&*body]);
+        Self { body: Ready::new(body, etag), places }
+    }
+}
+
+impl Ready {
+    fn new(plain: Vec<u8>, etag: Box<str>) -> Self {
+        let gzip = (plain.len() >= COMPRESS_BYTES_MIN).then(|| gzip(&plain));
+        Self { plain: plain.into(), gzip: gzip.map(Bytes::from), etag }
+    }
+}
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let level = if plain.len() > COMPRESS_BEST_BYTES_MAX { Compression::fast() } else { Compression::best() };
+    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 8), level);
+    // Writing to a vector cannot fail.
+    yielding::by_pieces(plain, |piece| drop(encoder.write_all(piece)));
+    let mut packed = encoder.finish().unwrap_or_default();
+    packed.shrink_to_fit();
+    packed
+}
+
+fn etag<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Box<str> {
+    let mut digest = Sha256::new();
+    for piece in pieces {
+        yielding::by_pieces(piece, |piece| digest.update(piece));
+    }
+    format!("\"{}\"", hex(&digest.finalize()[..16])).into()
+}
+
+/// A validator of a document: upstream makes a new `identity_uuid` for each fetch, which is no change.
+fn document_etag(canonical: &str) -> Result<Box<str>, CompileError> {
+    let mut pieces = Vec::new();
+    let mut copied = 0;
+    let [overrides] = members(canonical, &At::ROOT, ["identity_overrides"])?;
+    let entries = overrides.map(|raw| elements(raw, &At::ROOT)).and_then(Result::ok);
+    for entry in entries.into_iter().flatten().filter(|entry| entry.starts_with('{')) {
+        let [uuid] = members(entry, &At::ROOT, ["identity_uuid"])?;
+        if let Some(uuid) = uuid {
+            // Both are slices of one text.
+            let from = uuid.as_ptr() as usize - canonical.as_ptr() as usize;
+            pieces.push(&canonical.as_bytes()[copied..from]);
+            copied = from + uuid.len();
+        }
+    }
+    pieces.push(&canonical.as_bytes()[copied..]);
+    Ok(etag(pieces))
+}
+
+#[cfg(test)]
+mod tests;
