@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
-use edge_proxy::handlers::{Room, Settings, answer};
-use edge_proxy::http::Output;
+use edge_proxy::handlers::{HandlerSettings, HandlerState, answer};
+use edge_proxy::http::ResponseWriter;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::snapshot::{Environment, Snapshot};
 
@@ -60,7 +60,7 @@ fn snapshot(document: &[u8]) -> Snapshot {
     spine::snapshot(CLIENT_KEY, KEY, environment)
 }
 
-fn settings() -> Settings {
+fn settings() -> HandlerSettings {
     spine::settings(CLIENT_KEY, KEY)
 }
 
@@ -77,7 +77,7 @@ struct Way<'a> {
 
 /// Reads the request `times` times and answers it; returns the bytes sent.
 fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
-    let (settings, mut room, mut output) = (settings(), Room::default(), Output::default());
+    let (settings, mut room, mut output) = (settings(), HandlerState::default(), ResponseWriter::default());
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     output.set_date(now);
     output.is_alone = !way.is_pipelined;

@@ -17,7 +17,7 @@ use crate::snapshot::Snapshot;
 
 /// Commands besides snapshots that the supervisor sends a reactor.
 #[derive(Clone, Debug)]
-pub enum Message {
+pub enum ReactorMessage {
     /// Serve from this from now on.
     Publish(Arc<Snapshot>),
     /// The configuration was read again: what a request reads of it changes (CORS, health).
@@ -34,7 +34,7 @@ type Ends<T> = (Sender<T>, Receiver<T>);
 /// The supervisor's end: one per process.
 #[derive(Debug, Default)]
 pub struct Publisher {
-    reactors: Vec<(Sender<Message>, UnixStream)>,
+    reactors: Vec<(Sender<ReactorMessage>, UnixStream)>,
     retired: Option<Ends<Arc<Snapshot>>>,
     reports: Option<Ends<Box<Counts>>>,
     newest: Newest,
@@ -57,7 +57,7 @@ pub struct Published {
 /// A reactor's end. `wake` becomes readable when `inbox` has something.
 #[derive(Debug)]
 pub struct Inbox {
-    inbox: Receiver<Message>,
+    inbox: Receiver<ReactorMessage>,
     retire: Sender<Arc<Snapshot>>,
     reports: Sender<Box<Counts>>,
     pub wake: UnixStream,
@@ -94,7 +94,7 @@ impl Publisher {
 
     /// Sends to every reactor. A full inbox is skipped and counted in the result: the caller
     /// keeps the newest snapshot and sends it again, so that none is left behind.
-    pub fn send(&mut self, message: &Message) -> usize {
+    pub fn send(&mut self, message: &ReactorMessage) -> usize {
         self.newest.note(message);
         let mut skipped = 0;
         for (sender, wake) in &mut self.reactors {
@@ -142,12 +142,12 @@ impl Newest {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, message: &Message) {
+    fn note(&self, message: &ReactorMessage) {
         let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match message {
-            Message::Publish(snapshot) => published.snapshot = snapshot.clone(),
-            Message::Configure(config) => published.config = Some(config.clone()),
-            Message::Certificates(_) | Message::Drain => {}
+            ReactorMessage::Publish(snapshot) => published.snapshot = snapshot.clone(),
+            ReactorMessage::Configure(config) => published.config = Some(config.clone()),
+            ReactorMessage::Certificates(_) | ReactorMessage::Drain => {}
         }
     }
 }
@@ -158,7 +158,7 @@ impl Inbox {
     /// # Errors
     /// `()` when the supervisor dropped its end.
     #[allow(clippy::result_unit_err)]
-    pub fn try_next(&self) -> Result<Option<Message>, ()> {
+    pub fn try_next(&self) -> Result<Option<ReactorMessage>, ()> {
         match self.inbox.try_recv() {
             Ok(message) => Ok(Some(message)),
             Err(TryRecvError::Empty) => Ok(None),

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::http::Reject;
+use crate::http::ParseError;
 use crate::http::route::Route;
-use crate::snapshot::Source;
+use crate::snapshot::DocumentSource;
 
 /// A number with one writer.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ pub struct ReactorMetrics {
     pub core: usize,
     /// By route, then by class of status (1xx to 5xx).
     requests: [[Counter; 5]; Route::ALL.len()],
-    rejects: [Counter; Reject::ALL.len()],
+    rejects: [Counter; ParseError::ALL.len()],
     pub durations: Histogram,
     pub bytes_read: Counter,
     pub bytes_written: Counter,
@@ -153,7 +153,7 @@ pub struct SupervisorMetrics {
 pub struct EnvironmentMetrics {
     pub name: String,
     /// Where the served document came from; `None` while there is none.
-    pub source: Option<Source>,
+    pub source: Option<DocumentSource>,
     pub last_success: Option<SystemTime>,
     pub document_updated_at: Option<SystemTime>,
     pub polls_changed: u64,
@@ -248,7 +248,7 @@ impl ReactorMetrics {
     }
 
     /// Bytes that were no request were refused.
-    pub fn rejected(&self, reject: Reject) {
+    pub fn rejected(&self, reject: ParseError) {
         if let Some(counter) = self.rejects.get(reject as usize) {
             counter.add(1);
         }
@@ -301,7 +301,7 @@ impl ReactorMetrics {
         self.requests.iter().flatten().map(Counter::value).sum()
     }
 
-    /// Refusals of one reason (its place in `Reject::ALL`).
+    /// Refusals of one reason (its place in `ParseError::ALL`).
     pub fn rejects_of(&self, reject: usize) -> u64 {
         self.rejects.get(reject).map_or(0, Counter::value)
     }
@@ -409,6 +409,6 @@ mod tests {
     #[test]
     fn every_place_in_the_tables_is_its_own() {
         assert!(Route::ALL.iter().enumerate().all(|(index, route)| *route as usize == index));
-        assert!(Reject::ALL.iter().enumerate().all(|(index, reject)| *reject as usize == index));
+        assert!(ParseError::ALL.iter().enumerate().all(|(index, reject)| *reject as usize == index));
     }
 }

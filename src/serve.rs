@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::admin::View;
 use crate::channel::Publisher;
 use crate::config::settings::Inputs;
-use crate::config::{Config, Level, Notice};
+use crate::config::{Config, ConfigWarning, Level};
 use crate::limits::{
     DESCRIPTORS_LOW, DESCRIPTORS_MIN, DESCRIPTORS_REACTOR_MIN, DESCRIPTORS_RESERVED, PORT_SHARED_DELAY,
 };
@@ -217,7 +217,7 @@ fn start_reactors(config: Config, doors: Doors, log: &Log, metrics: &Metrics) ->
     let cores = config.cores.iter().zip(&metrics.reactors);
     let mut listeners = doors.listeners.into_iter();
     for (index, (&core, metrics)) in cores.enumerate() {
-        reactor::start(reactor::Start {
+        reactor::start(reactor::WorkerOptions {
             index,
             core,
             listener: listeners.next(),
@@ -227,14 +227,14 @@ fn start_reactors(config: Config, doors: Doors, log: &Log, metrics: &Metrics) ->
             config: config.clone(),
             log: log.clone(),
             metrics: metrics.clone(),
-            times: reactor::Times::of(&config),
+            times: reactor::Timeouts::of(&config),
         })?;
     }
     Ok(publisher)
 }
 
 /// Reads everything again, for SIGHUP and for a file that changed.
-fn reload(inputs: &Inputs) -> Result<(Config, Vec<Notice>), Vec<String>> {
+fn reload(inputs: &Inputs) -> Result<(Config, Vec<ConfigWarning>), Vec<String>> {
     config::load(inputs).map_err(|error| error.mistakes.iter().map(ToString::to_string).collect())
 }
 

@@ -55,12 +55,12 @@ const RANDOM_DIGITS: usize = 16;
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
-    writes: Sender<Request>,
+    writes: Sender<WriteRequest>,
 }
 
 /// What the thread is asked for.
 #[derive(Debug)]
-enum Request {
+enum WriteRequest {
     Keep(String, Kept),
     Remove(String),
     Flush(Sender<()>),
@@ -91,7 +91,7 @@ impl Store {
     /// Keeps a document, soon.
     pub fn keep(&self, name: &str, kept: Kept) {
         // Without its thread there is nobody to keep it; that was logged when it failed.
-        let _ = self.writes.send(Request::Keep(name.into(), kept));
+        let _ = self.writes.send(WriteRequest::Keep(name.into(), kept));
     }
 
     /// Keeps a document, soon, unless the one kept is the same.
@@ -104,13 +104,13 @@ impl Store {
 
     /// Forgets a document, soon.
     pub fn remove(&self, name: &str) {
-        let _ = self.writes.send(Request::Remove(name.into()));
+        let _ = self.writes.send(WriteRequest::Remove(name.into()));
     }
 
     /// Waits until all that was given is on disk, but no longer than `patience`.
     pub fn flush(&self, patience: Duration) {
         let (done, wait) = channel();
-        if self.writes.send(Request::Flush(done)).is_ok() {
+        if self.writes.send(WriteRequest::Flush(done)).is_ok() {
             let _ = wait.recv_timeout(patience);
         }
     }
@@ -147,7 +147,7 @@ pub fn load(folder: &Path, name: &str) -> Result<Option<Kept>, String> {
 
 /// Writes what is asked for; of several documents under one name only the newest. What could not be
 /// written waits and is tried again: disks are emptied and folders come back.
-fn write_all(folder: &Path, asked: &Receiver<Request>, log: &Log) {
+fn write_all(folder: &Path, asked: &Receiver<WriteRequest>, log: &Log) {
     let mut waiting: BTreeMap<String, Option<Kept>> = BTreeMap::new();
     loop {
         let was_failing = !waiting.is_empty();
@@ -160,9 +160,9 @@ fn write_all(folder: &Path, asked: &Receiver<Request>, log: &Log) {
         let mut flushed = Vec::new();
         for request in first.into_iter().chain(asked.try_iter()) {
             match request {
-                Request::Keep(name, kept) => drop(waiting.insert(name, Some(kept))),
-                Request::Remove(name) => drop(waiting.insert(name, None)),
-                Request::Flush(done) => flushed.push(done),
+                WriteRequest::Keep(name, kept) => drop(waiting.insert(name, Some(kept))),
+                WriteRequest::Remove(name) => drop(waiting.insert(name, None)),
+                WriteRequest::Flush(done) => flushed.push(done),
             }
         }
         let mut failure = None;

@@ -15,22 +15,22 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
-use crate::config::Tls;
+use crate::config::TlsConfig;
 use crate::files::Links;
 use crate::{files, limits};
 
 /// What a listener with TLS was told: the files, as they were when last read.
 #[derive(Debug)]
 pub struct Certificates {
-    files: Tls,
-    seen: Vec<Option<Stamp>>,
+    files: TlsConfig,
+    seen: Vec<Option<CertificateVersion>>,
     provider: Arc<CryptoProvider>,
     tickets: Arc<dyn ProducesTickets>,
 }
 
 /// Enough of a file to see that it changed, even if it was put there by a rename.
 #[derive(Debug, PartialEq, Eq)]
-struct Stamp {
+struct CertificateVersion {
     modified: Option<SystemTime>,
     bytes: u64,
     inode: u64,
@@ -41,7 +41,7 @@ impl Certificates {
     ///
     /// # Errors
     /// One line that names the file and what is wrong with it.
-    pub fn load(files: &Tls) -> Result<(Self, Arc<ServerConfig>), String> {
+    pub fn load(files: &TlsConfig) -> Result<(Self, Arc<ServerConfig>), String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tickets = rustls::crypto::ring::Ticketer::new()
             .map_err(|error| format!("server.tls: no ticket keys: {error}"))?;
@@ -55,7 +55,7 @@ impl Certificates {
     ///
     /// # Errors
     /// As [`load`](Self::load); the settings in use stay good.
-    pub fn reload_from(&mut self, files: &Tls) -> Result<Arc<ServerConfig>, String> {
+    pub fn reload_from(&mut self, files: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
         self.files = files.clone();
         self.reload()
     }
@@ -72,8 +72,8 @@ impl Certificates {
         self.settings().map(Arc::new)
     }
 
-    fn stamps(&self) -> Vec<Option<Stamp>> {
-        let stamp = |path: &Path| std::fs::metadata(path).ok().map(Stamp::new);
+    fn stamps(&self) -> Vec<Option<CertificateVersion>> {
+        let stamp = |path: &Path| std::fs::metadata(path).ok().map(CertificateVersion::new);
         self.paths().map(|path| stamp(path)).collect()
     }
 
@@ -125,7 +125,7 @@ impl Certificates {
     }
 }
 
-impl Stamp {
+impl CertificateVersion {
     fn new(metadata: Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
         Self { modified: metadata.modified().ok(), bytes: metadata.len(), inode: metadata.ino() }

@@ -8,8 +8,8 @@ use std::cell::Cell;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
-use edge_proxy::handlers::{Room, Settings, answer};
-use edge_proxy::http::Output;
+use edge_proxy::handlers::{HandlerSettings, HandlerState, answer};
+use edge_proxy::http::ResponseWriter;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::snapshot::{Environment, Snapshot};
 
@@ -103,7 +103,7 @@ fn snapshot() -> Snapshot {
     spine::snapshot(CLIENT_KEY, KEY, environment)
 }
 
-fn settings() -> Settings {
+fn settings() -> HandlerSettings {
     spine::settings(CLIENT_KEY, KEY)
 }
 
@@ -119,7 +119,7 @@ fn request(path: &str, body: Option<&str>) -> Vec<u8> {
 /// How many allocations a thousand answers make, after ten to warm up.
 fn allocations(request: &[u8]) -> usize {
     let (snapshot, settings) = (snapshot(), settings());
-    let (mut room, mut output) = (Room::default(), Output::default());
+    let (mut room, mut output) = (HandlerState::default(), ResponseWriter::default());
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     output.set_date(now);
     let (mut reader, mut buffer) = (RequestReader::default(), BytesMut::with_capacity(16 * 1024));

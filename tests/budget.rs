@@ -2,7 +2,7 @@
 //!
 //! Time is never asserted: a step is a node that a JSONPath looks at or a step of a regular expression,
 //! and both are the same on every machine.
-use edge_proxy::engine::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate, evaluate_next};
+use edge_proxy::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, evaluate, evaluate_next};
 use edge_proxy::engine::render;
 use edge_proxy::engine::trace::explain;
 use edge_proxy::limits::{JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX};
@@ -46,13 +46,13 @@ fn numbers(names: &[String]) -> Vec<Trait<'_>> {
 }
 
 /// The values of the flags.
-fn values<'s>(environment: &'s Environment, scratch: &'s Scratch) -> Vec<&'s str> {
+fn values<'s>(environment: &'s Environment, scratch: &'s EvaluationScratch) -> Vec<&'s str> {
     render::results(environment, Role::Server, scratch).map(|flag| flag.value).collect()
 }
 
 fn jsonpath_steps(property: &str, traits: &[Trait<'_>]) -> u32 {
     let environment = compiled(&[("ALL", property, "EQUAL", "nothing")]);
-    let mut scratch = Scratch::default();
+    let mut scratch = EvaluationScratch::default();
     evaluate(&environment, &Identity { identifier: "u", traits }, &mut scratch);
     assert!(!scratch.budget().jsonpath.is_exceeded(), "{property}");
     JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left()
@@ -93,7 +93,7 @@ fn beyond_the_budget_a_condition_on_a_general_jsonpath_is_false() {
     ]);
     let names = names(MANY);
     let (many, few) = (numbers(&names), numbers(&names[..20]));
-    let mut scratch = Scratch::default();
+    let mut scratch = EvaluationScratch::default();
     for _ in 0..2 {
         evaluate(&environment, &Identity { identifier: "u", traits: &many }, &mut scratch);
         assert!(scratch.budget().jsonpath.is_exceeded());
@@ -113,7 +113,7 @@ fn the_identities_of_one_request_share_its_budget() {
     let names = names(10_000);
     let traits = numbers(&names);
     let identity = Identity { identifier: "u", traits: &traits };
-    let mut scratch = Scratch::default();
+    let mut scratch = EvaluationScratch::default();
     evaluate(&environment, &identity, &mut scratch);
     let first = JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left();
     evaluate_next(&environment, &identity, &mut scratch);
@@ -132,7 +132,7 @@ fn a_query_that_several_conditions_share_is_asked_once() {
     let once = jsonpath_steps(property, &numbers(&names));
     let conditions: Vec<_> = (0..50).map(|_| ("ALL", property, "EQUAL", "1")).collect();
     let environment = compiled(&conditions);
-    let mut scratch = Scratch::default();
+    let mut scratch = EvaluationScratch::default();
     evaluate(&environment, &Identity { identifier: "u", traits: &numbers(&names) }, &mut scratch);
     assert_eq!(JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left(), once);
 }
@@ -145,7 +145,7 @@ fn regular_expressions_share_the_budget_of_a_request() {
     let environment = compiled(&conditions);
     let text = "x".repeat(2000);
     let traits = [Trait { key: "t", value: TraitValue::Text(&text) }];
-    let mut scratch = Scratch::default();
+    let mut scratch = EvaluationScratch::default();
     for _ in 0..2 {
         evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
         assert!(scratch.budget().patterns.is_exceeded());
@@ -213,7 +213,7 @@ fn aliases_of_traits_are_numbered_once() {
     let environment = compiled(&conditions);
     assert_eq!(environment.program().aliases.len(), 1);
     let traits = ["0", "1"].map(|text| Trait { key: "t", value: TraitValue::Text(text) });
-    let mut scratch = Scratch::default();
+    let mut scratch = EvaluationScratch::default();
     evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
     assert!(
         values(&environment, &scratch).iter().all(|value| *value == "\"matched\""),
@@ -251,7 +251,7 @@ fn patterns_of_a_request_spend_steps_for_what_building_them_takes() {
     let names = names(25);
     let traits: Vec<Trait<'_>> =
         names.iter().map(|key| Trait { key, value: TraitValue::Text(r"(\p{L}{99}){9}") }).collect();
-    let mut scratch = Scratch::default();
+    let mut scratch = EvaluationScratch::default();
     for (count, is_exceeded) in [(10, false), (25, true)] {
         evaluate(&environment, &Identity { identifier: "u", traits: &traits[..count] }, &mut scratch);
         assert_eq!(scratch.budget().jsonpath.is_exceeded(), is_exceeded, "{count}");

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use edge_proxy::engine::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate, evaluate_on};
+use edge_proxy::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, evaluate, evaluate_on};
 use edge_proxy::engine::render;
 use edge_proxy::engine::trace::explain;
 use edge_proxy::snapshot::{Environment, Role};
@@ -68,7 +68,7 @@ fn compare(seed: &str, count: u64) -> Tally {
         .unwrap_or_else(|error| panic!("cannot run {}: {error}", python.display()));
     let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
     let mut tally = Tally::default();
-    let mut scratch = Scratch::default();
+    let mut scratch = EvaluationScratch::default();
     while let Some(document) = lines.next() {
         let document = document.expect("the model writes UTF-8");
         let Some(requests) = lines.next() else {
@@ -104,7 +104,7 @@ fn answer(
     environment: &Environment,
     request: &Json,
     explains: bool,
-    scratch: &mut Scratch,
+    scratch: &mut EvaluationScratch,
 ) -> Option<String> {
     let traits: Vec<Trait<'_>> = request[1].as_array().expect("traits").iter().map(trait_of).collect();
     match request[0].as_str() {
@@ -139,7 +139,7 @@ fn answer(
 fn wrong_array(
     environment: &Environment,
     role: Role,
-    scratch: &Scratch,
+    scratch: &EvaluationScratch,
     expected: &[Json],
 ) -> Option<String> {
     let mut out = Vec::new();

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use edge_proxy::engine::evaluate::budget::RequestBudget;
 use edge_proxy::engine::evaluate::{Identity, Trait, TraitValue, hashing, in_list};
 use edge_proxy::engine::jsonpath;
-use edge_proxy::engine::jsonpath::{FlagResult, Property, Subject, Target};
+use edge_proxy::engine::jsonpath::{FlagResult, Property, QueryTarget, Subject};
 use edge_proxy::python::value::{Integer, Value};
 use edge_proxy::python::{semver, value};
 use serde_json::Value as Json;
@@ -235,7 +235,7 @@ fn look_up<'a>(
     };
     let target = match property {
         Property::Trait(name) => return Ok(sent(name)),
-        Property::Path { target: Target::Refused(why), .. } => return Err(why),
+        Property::Path { target: QueryTarget::Refused(why), .. } => return Err(why),
         Property::Path { name, target } => match sent(name) {
             TraitValue::Null => target,
             shadow => return Ok(shadow),
@@ -243,17 +243,17 @@ fn look_up<'a>(
     };
     let mut flags = Flags { has_identity: identity.is_some(), resolved: Vec::new() };
     Ok(match target {
-        Target::EnvironmentKey => TraitValue::Text("env"),
-        Target::EnvironmentName => TraitValue::Text("Env 12"),
-        Target::Identifier => identity.map_or(TraitValue::Null, |it| TraitValue::Text(it.identifier)),
-        Target::IdentityKey => identity.map_or(TraitValue::Null, |_| TraitValue::Text("env_user 1")),
-        Target::IdentityTrait(name) => sent(name),
-        Target::Flag { name, member } => match jsonpath::Flags::resolve(&mut flags, name) {
+        QueryTarget::EnvironmentKey => TraitValue::Text("env"),
+        QueryTarget::EnvironmentName => TraitValue::Text("Env 12"),
+        QueryTarget::Identifier => identity.map_or(TraitValue::Null, |it| TraitValue::Text(it.identifier)),
+        QueryTarget::IdentityKey => identity.map_or(TraitValue::Null, |_| TraitValue::Text("env_user 1")),
+        QueryTarget::IdentityTrait(name) => sent(name),
+        QueryTarget::Flag { name, member } => match jsonpath::FlagLookup::resolve(&mut flags, name) {
             None => TraitValue::Null,
             Some(flag) => flag.member(*member),
         },
-        Target::FlagAlone { .. } | Target::Nothing | Target::Refused(_) => TraitValue::Null,
-        Target::Query(query) => {
+        QueryTarget::FlagAlone { .. } | QueryTarget::Nothing | QueryTarget::Refused(_) => TraitValue::Null,
+        QueryTarget::Query(query) => {
             let subject = identity.map(|identity| Subject::new(*identity, "env_user 1"));
             let steps = &RequestBudget::default().jsonpath;
             query.find(tree, subject.as_ref(), &mut flags, steps).map_err(|_| "out of steps")?
@@ -267,7 +267,7 @@ struct Flags {
     resolved: Vec<FlagResult<'static>>,
 }
 
-impl<'a> jsonpath::Flags<'a> for Flags {
+impl<'a> jsonpath::FlagLookup<'a> for Flags {
     fn resolve(&mut self, name: &str) -> Option<FlagResult<'a>> {
         let (enabled, value, feature_id) = match name {
             "f" => (true, TraitValue::Text("v"), 1),

@@ -27,7 +27,7 @@ pub use crate::admin::readiness::Readiness;
 use crate::channel::{Newest, Published};
 use crate::config::{Config, Level};
 use crate::handlers::health;
-use crate::handlers::health::Look;
+use crate::handlers::health::HealthReport;
 use crate::limits::{
     ADMIN_HEAD_BYTES_MAX, ADMIN_HEAD_TIMEOUT, ADMIN_HOST_CHARS_SHOWN, BACKLOG_MAX, FAILURE_REMINDER,
 };
@@ -83,7 +83,7 @@ impl View {
     }
 
     /// What is served now, and how it is by the rules of readiness.
-    fn look(&self) -> (Arc<Snapshot>, Look) {
+    fn look(&self) -> (Arc<Snapshot>, HealthReport) {
         let Published { snapshot, config } = self.newest.look();
         let look = health::look(config.as_ref().unwrap_or(&self.config), &snapshot);
         (snapshot, look)

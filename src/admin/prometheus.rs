@@ -82,7 +82,7 @@ fn requests(text: &mut Text, metrics: &Metrics) {
         "counter",
         "Requests refused for their framing, coding, size or time, by reason.",
     );
-    for (index, reject) in crate::http::Reject::ALL.iter().enumerate() {
+    for (index, reject) in crate::http::ParseError::ALL.iter().enumerate() {
         let count = sum(metrics, |reactor| reactor.rejects_of(index));
         text.sample("http_rejects_total", &[("reason", &reject.name())], count);
     }

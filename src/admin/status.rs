@@ -11,7 +11,7 @@ use crate::admin::View;
 use crate::admin::process::Process;
 use crate::config::Secret;
 use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
-use crate::snapshot::Source;
+use crate::snapshot::DocumentSource;
 
 /// The body of `/status.json`.
 pub fn render(view: &View) -> String {
@@ -157,8 +157,8 @@ pub fn environment_labels(
 }
 
 /// Where a document came from, in a word.
-pub fn source_name(source: Option<Source>) -> &'static str {
-    source.map_or("none", Source::name)
+pub fn source_name(source: Option<DocumentSource>) -> &'static str {
+    source.map_or("none", DocumentSource::name)
 }
 
 /// Seconds since 1970.

@@ -20,25 +20,25 @@ use crate::upstream::{PollErrorKind, Validators};
 
 /// What is reported. Each kind has its own outbox and interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ReportKind {
     Analytics,
     Usage,
 }
 
-impl Kind {
+impl ReportKind {
     /// For the log.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Analytics => "analytics",
-            Kind::Usage => "usage",
+            ReportKind::Analytics => "analytics",
+            ReportKind::Usage => "usage",
         }
     }
 
     /// The name under which parcels are kept. No client-side key has a slash.
     fn kept_as(self) -> &'static str {
         match self {
-            Kind::Analytics => "analytics/flags/",
-            Kind::Usage => "proxy/usage/",
+            ReportKind::Analytics => "analytics/flags/",
+            ReportKind::Usage => "proxy/usage/",
         }
     }
 }
@@ -47,7 +47,7 @@ impl Kind {
 ///
 /// # Errors
 /// The file cannot be used; one line that says why.
-pub fn load(kind: Kind, store: &Store) -> Result<Vec<Parcel>, String> {
+pub fn load(kind: ReportKind, store: &Store) -> Result<Vec<Parcel>, String> {
     let Some(kept) = store.load(kind.kept_as())? else { return Ok(Vec::new()) };
     serde_json::from_slice(&kept.document)
         .map_err(|error| format!("pending counts are not readable: {error}"))
@@ -56,7 +56,7 @@ pub fn load(kind: Kind, store: &Store) -> Result<Vec<Parcel>, String> {
 /// What waits to be reported, of one kind.
 #[derive(Debug)]
 pub struct Outbox {
-    kind: Kind,
+    kind: ReportKind,
     schedule: Schedule,
     waiting: Vec<Waiting>,
     /// Being sent now; also here, so that a process that ends meanwhile can keep them.
@@ -67,7 +67,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// With the parcels that were kept on disk ([`load`]).
-    pub fn new(kind: Kind, interval: Duration, parcels: Vec<Parcel>, now: Instant) -> Self {
+    pub fn new(kind: ReportKind, interval: Duration, parcels: Vec<Parcel>, now: Instant) -> Self {
         let mut schedule = Schedule::new(interval, now);
         if parcels.is_empty() {
             schedule.succeeded(now, now, jitter());
@@ -121,12 +121,12 @@ impl Outbox {
 
     fn pack(&mut self, counts: &mut Counts, is_last: bool) {
         match self.kind {
-            Kind::Analytics => self.pack_analytics(counts, is_last),
-            Kind::Usage if is_last || self.waiting.is_empty() => {
+            ReportKind::Analytics => self.pack_analytics(counts, is_last),
+            ReportKind::Usage if is_last || self.waiting.is_empty() => {
                 let rows = std::mem::take(&mut counts.usage).into_iter().collect();
                 self.waiting.extend(pack_usage(rows).into_iter().map(Waiting::new));
             }
-            Kind::Usage => {}
+            ReportKind::Usage => {}
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
         counts.evaluations.tally(key, &labels(name), Names::Known).add(evaluation, count);
     }
 
-    fn outbox(kind: Kind) -> (Outbox, Instant) {
+    fn outbox(kind: ReportKind) -> (Outbox, Instant) {
         let now = Instant::now();
         let outbox = Outbox::new(kind, Duration::from_secs(10), Vec::new(), now);
         assert!(outbox.due().unwrap() > now, "nothing is due at the start");
@@ -242,7 +242,7 @@ mod tests {
 
     fn failed(kept: Vec<Waiting>) -> Posted {
         let failure = Some(PollError::new(PollErrorKind::Status(503), "x"));
-        Posted { kept, failure, ..Posted::new(Kind::Analytics) }
+        Posted { kept, failure, ..Posted::new(ReportKind::Analytics) }
     }
 
     fn shown(waiting: &[Waiting]) -> Vec<String> {
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn environments_labels_and_versions_travel_apart() {
-        let (mut outbox, later) = outbox(Kind::Analytics);
+        let (mut outbox, later) = outbox(ReportKind::Analytics);
         let mut counts = Counts::default();
         count(&mut counts, "a", "f", "", None, 2);
         count(&mut counts, "a", "g", "", None, 3);
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn while_a_parcel_waits_its_label_packs_no_more_and_others_do() {
-        let (mut outbox, later) = outbox(Kind::Analytics);
+        let (mut outbox, later) = outbox(ReportKind::Analytics);
         let mut counts = Counts::default();
         count(&mut counts, "a", "f", "", None, 1);
         let first = outbox.send(&mut counts, later).unwrap();
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_failure_beside_a_success_does_not_slow_the_others_down() {
-        let (mut outbox, later) = outbox(Kind::Analytics);
+        let (mut outbox, later) = outbox(ReportKind::Analytics);
         let mut counts = Counts::default();
         count(&mut counts, "a", "f", "", None, 1);
         count(&mut counts, "b", "f", "", None, 1);
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn what_waits_for_an_environment_is_bounded_and_nothing_is_lost() {
-        let (mut outbox, mut now) = outbox(Kind::Analytics);
+        let (mut outbox, mut now) = outbox(ReportKind::Analytics);
         let mut counts = Counts::default();
         let mut expected = 0;
         for round in 0..20 {
@@ -361,8 +361,8 @@ mod tests {
         let now = Instant::now();
         let interval = Duration::from_secs(10);
         let wait = |retry_after: Option<u64>| {
-            let mut outbox = Outbox::new(Kind::Analytics, interval, Vec::new(), now);
-            let mut posted = Posted::lost(Kind::Analytics, &[], "");
+            let mut outbox = Outbox::new(ReportKind::Analytics, interval, Vec::new(), now);
+            let mut posted = Posted::lost(ReportKind::Analytics, &[], "");
             let failure = PollError::new(PollErrorKind::Status(503), "down");
             posted.failure = Some(PollError { retry_after: retry_after.map(Duration::from_secs), ..failure });
             assert!(outbox.posted(&mut posted, now));

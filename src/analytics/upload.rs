@@ -8,10 +8,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::analytics::outbox::Kind;
+use crate::analytics::outbox::ReportKind;
 use crate::analytics::parcel::Parcel;
 use crate::limits;
-use crate::upstream::{PollError, PollErrorKind, Sent};
+use crate::upstream::{PollError, PollErrorKind, PostOutcome};
 
 /// A parcel that was not accepted yet.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ impl Waiting {
 /// What came of a round.
 #[derive(Debug)]
 pub struct Posted {
-    pub kind: Kind,
+    pub kind: ReportKind,
     pub started: Instant,
     /// To be tried again.
     pub kept: Vec<Waiting>,
@@ -50,7 +50,7 @@ pub struct Posted {
 }
 
 impl Posted {
-    pub fn new(kind: Kind) -> Self {
+    pub fn new(kind: ReportKind) -> Self {
         Self {
             kind,
             started: Instant::now(),
@@ -65,7 +65,7 @@ impl Posted {
     }
 
     /// All of it lost.
-    pub fn lost(kind: Kind, waiting: &[Waiting], why: &str) -> Self {
+    pub fn lost(kind: ReportKind, waiting: &[Waiting], why: &str) -> Self {
         let lost = waiting.iter().map(|waiting| waiting.parcel.count).sum();
         Self { lost, refused: Some(why.into()), ..Self::new(kind) }
     }
@@ -99,7 +99,12 @@ struct Round {
 }
 
 /// Sends each of `waiting` by `send`; none is begun after `until`.
-pub fn post(kind: Kind, waiting: Vec<Waiting>, until: Instant, send: impl Fn(&Parcel) -> Sent) -> Posted {
+pub fn post(
+    kind: ReportKind,
+    waiting: Vec<Waiting>,
+    until: Instant,
+    send: impl Fn(&Parcel) -> PostOutcome,
+) -> Posted {
     let mut round = Round {
         posted: Posted::new(kind),
         queue: interleaved(waiting),
@@ -117,12 +122,12 @@ pub fn post(kind: Kind, waiting: Vec<Waiting>, until: Instant, send: impl Fn(&Pa
             continue;
         }
         match send(&waiting.parcel) {
-            Sent::Accepted => {
+            PostOutcome::Accepted => {
                 round.posted.sent += waiting.parcel.count;
                 round.posted.is_any_accepted = true;
             }
-            Sent::Refused { why, may_divide } => round.refused(&waiting, why, may_divide),
-            Sent::Failed(failure) => round.failed(waiting, failure),
+            PostOutcome::Refused { why, may_divide } => round.refused(&waiting, why, may_divide),
+            PostOutcome::Failed(failure) => round.failed(waiting, failure),
         }
     }
     round.divide_faulty();
@@ -221,12 +226,12 @@ mod tests {
         Instant::now() + Duration::from_secs(3600)
     }
 
-    fn refused() -> Sent {
-        Sent::Refused { why: "400".into(), may_divide: true }
+    fn refused() -> PostOutcome {
+        PostOutcome::Refused { why: "400".into(), may_divide: true }
     }
 
-    fn failed(status: u16) -> Sent {
-        Sent::Failed(PollError::new(PollErrorKind::Status(status), "x"))
+    fn failed(status: u16) -> PostOutcome {
+        PostOutcome::Failed(PollError::new(PollErrorKind::Status(status), "x"))
     }
 
     fn has(parcel: &Parcel, row: &str) -> bool {
@@ -236,9 +241,9 @@ mod tests {
     #[test]
     fn one_bad_row_costs_that_row_alone() {
         let calls = RefCell::new(0);
-        let posted = post(Kind::Analytics, vec![plain("a", 10_000)], later(), |parcel| {
+        let posted = post(ReportKind::Analytics, vec![plain("a", 10_000)], later(), |parcel| {
             *calls.borrow_mut() += 1;
-            if has(parcel, "\"f04321\"") { refused() } else { Sent::Accepted }
+            if has(parcel, "\"f04321\"") { refused() } else { PostOutcome::Accepted }
         });
         assert_eq!((posted.sent, posted.lost, posted.kept.len()), (9_999, 1, 0));
         assert!(*calls.borrow() <= 2 * 14 + 1, "{}", calls.borrow());
@@ -246,8 +251,8 @@ mod tests {
 
     #[test]
     fn too_large_a_parcel_is_halved_until_it_is_taken() {
-        let posted = post(Kind::Analytics, vec![plain("a", 10_000)], later(), |parcel| {
-            if parcel.body.len() > 10_000 { refused() } else { Sent::Accepted }
+        let posted = post(ReportKind::Analytics, vec![plain("a", 10_000)], later(), |parcel| {
+            if parcel.body.len() > 10_000 { refused() } else { PostOutcome::Accepted }
         });
         assert_eq!((posted.sent, posted.lost), (10_000, 0));
         assert_eq!(posted.divided, 15);
@@ -258,24 +263,28 @@ mod tests {
         let calls = RefCell::new(0);
         // Every row of "a" is bad, and one of "b".
         let posted = post(
-            Kind::Analytics,
+            ReportKind::Analytics,
             vec![plain("a", 10_000), plain("b", 100), plain("c", 1)],
             later(),
             |parcel| {
                 *calls.borrow_mut() += 1;
                 let is_bad = parcel.client_side_key == "a"
                     || (parcel.client_side_key == "b" && has(parcel, "\"f00007\""));
-                if is_bad { refused() } else { Sent::Accepted }
+                if is_bad { refused() } else { PostOutcome::Accepted }
             },
         );
         assert_eq!((posted.sent, posted.lost), (100, 10_001));
         assert!(*calls.borrow() <= 2 * limits::DIVISIONS_MAX + 20, "{}", calls.borrow());
         let calls = RefCell::new(0);
-        let posted =
-            post(Kind::Analytics, (0..100).map(|n| plain(&n.to_string(), 100)).collect(), later(), |_| {
+        let posted = post(
+            ReportKind::Analytics,
+            (0..100).map(|n| plain(&n.to_string(), 100)).collect(),
+            later(),
+            |_| {
                 *calls.borrow_mut() += 1;
                 refused()
-            });
+            },
+        );
         assert_eq!((posted.sent, posted.lost), (0, 10_000));
         assert!(*calls.borrow() <= 100 + 2 * limits::REFUSALS_MAX, "{}", calls.borrow());
     }
@@ -285,9 +294,9 @@ mod tests {
         let order = RefCell::new(Vec::new());
         let mut waiting: Vec<Waiting> = (0..50).map(|number| plain("flood", 1000 - number)).collect();
         waiting.extend([plain("flood", 1), plain("b", 5), plain("c", 7)]);
-        let posted = post(Kind::Analytics, waiting, later(), |parcel| {
+        let posted = post(ReportKind::Analytics, waiting, later(), |parcel| {
             order.borrow_mut().push((parcel.client_side_key.clone(), parcel.count));
-            Sent::Accepted
+            PostOutcome::Accepted
         });
         let first: Vec<_> = order.borrow().iter().take(4).map(|(key, count)| (key.clone(), *count)).collect();
         let expected = [("flood", 1), ("b", 5), ("c", 7), ("flood", 951)];
@@ -298,17 +307,17 @@ mod tests {
     #[test]
     fn a_parcel_that_does_not_arrive_delays_its_environment_alone() {
         let waiting = || vec![plain("a", 2), plain("a", 3), plain("b", 4), plain("c", 5)];
-        let lost = || Sent::Failed(PollError::new(PollErrorKind::Timeout, "x"));
+        let lost = || PostOutcome::Failed(PollError::new(PollErrorKind::Timeout, "x"));
         let calls = RefCell::new(0);
-        let posted = post(Kind::Analytics, waiting(), later(), |parcel| {
+        let posted = post(ReportKind::Analytics, waiting(), later(), |parcel| {
             *calls.borrow_mut() += 1;
-            if parcel.client_side_key == "a" { lost() } else { Sent::Accepted }
+            if parcel.client_side_key == "a" { lost() } else { PostOutcome::Accepted }
         });
         assert_eq!((posted.sent, posted.kept.len(), *calls.borrow()), (9, 2, 3));
         // Upstream that nobody reaches is not tried for every environment.
         let calls = RefCell::new(0);
         let many = (0..100).map(|number| plain(&number.to_string(), 1)).collect();
-        let posted = post(Kind::Analytics, many, later(), |_| {
+        let posted = post(ReportKind::Analytics, many, later(), |_| {
             *calls.borrow_mut() += 1;
             lost()
         });
@@ -317,7 +326,7 @@ mod tests {
 
     #[test]
     fn nothing_is_sent_after_the_time() {
-        let posted = post(Kind::Analytics, vec![plain("a", 2)], Instant::now(), |_| unreachable!());
+        let posted = post(ReportKind::Analytics, vec![plain("a", 2)], Instant::now(), |_| unreachable!());
         assert_eq!(posted.kept.len(), 1);
     }
 
@@ -327,8 +336,8 @@ mod tests {
         let (mut sent, mut lost, mut rounds) = (0, 0, 0);
         while !waiting.is_empty() {
             waiting.push(plain("b", 1));
-            let posted = post(Kind::Analytics, waiting, later(), |parcel| {
-                if has(parcel, "\"f00321\"") { failed(500) } else { Sent::Accepted }
+            let posted = post(ReportKind::Analytics, waiting, later(), |parcel| {
+                if has(parcel, "\"f00321\"") { failed(500) } else { PostOutcome::Accepted }
             });
             (sent, lost, rounds) = (sent + posted.sent, lost + posted.lost, rounds + 1);
             waiting = posted.kept;
@@ -338,7 +347,7 @@ mod tests {
         // In an outage nothing is divided or given up, however long it lasts.
         let mut waiting = vec![plain("a", 1000)];
         for _ in 0..50 {
-            let posted = post(Kind::Analytics, waiting, later(), |_| failed(500));
+            let posted = post(ReportKind::Analytics, waiting, later(), |_| failed(500));
             assert_eq!((posted.divided, posted.lost), (0, 0));
             waiting = posted.kept;
         }
@@ -350,10 +359,10 @@ mod tests {
     #[test]
     fn retry_after_is_kept_for_the_parcel() {
         let wait = Duration::from_secs(30);
-        let posted = post(Kind::Analytics, vec![plain("a", 1)], later(), |_| {
+        let posted = post(ReportKind::Analytics, vec![plain("a", 1)], later(), |_| {
             let mut failure = PollError::new(PollErrorKind::Status(429), "x");
             failure.retry_after = Some(wait);
-            Sent::Failed(failure)
+            PostOutcome::Failed(failure)
         });
         assert!(posted.kept[0].retry_at.unwrap() > posted.started + wait / 2);
     }

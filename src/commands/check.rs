@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use http::Uri;
 use rustix::fs::{Access, AtFlags};
 
-use crate::config::{Config, EnvironmentConfig, Level, Notice, Secret, reachable};
+use crate::config::{Config, ConfigWarning, EnvironmentConfig, Level, Secret, reachable};
 use crate::limits::{DISCOVERY_WARNINGS_MAX, PROBE_TIMEOUT};
 use crate::supervisor::probe;
-use crate::supervisor::probe::{Found, Probe};
+use crate::supervisor::probe::{Probe, ProbedDocument};
 use crate::terminal::escape;
 use crate::tls::Certificates;
 
@@ -36,7 +36,7 @@ struct Report<W> {
 }
 
 /// Looks at everything. The number of failures.
-pub fn run(config: &Config, notices: &[Notice], is_online: bool, out: impl Write) -> usize {
+pub fn run(config: &Config, notices: &[ConfigWarning], is_online: bool, out: impl Write) -> usize {
     let mut report = Report { out, failures: 0 };
     report.line(Verdict::Ok, &"configuration", &read_from(config));
     for notice in notices {
@@ -246,7 +246,7 @@ impl<W: Write> Report<W> {
         name: &dyn Display,
         environment: &EnvironmentConfig,
         probe: &Probe,
-    ) -> Result<Found, String> {
+    ) -> Result<ProbedDocument, String> {
         let mut refused = Vec::new();
         let mut found = None;
         for key in environment.server_side_keys() {
@@ -290,7 +290,12 @@ impl<W: Write> Report<W> {
         }
     }
 
-    fn document(&mut self, name: &dyn Display, configured: &EnvironmentConfig, found: Result<Found, String>) {
+    fn document(
+        &mut self,
+        name: &dyn Display,
+        configured: &EnvironmentConfig,
+        found: Result<ProbedDocument, String>,
+    ) {
         let found = match found {
             Ok(found) => found,
             Err(error) => return self.line(Verdict::Fail, name, &error),

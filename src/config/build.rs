@@ -9,12 +9,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::cores::Available;
-use crate::config::settings::{Inputs, Origin, Written, is_secret, shown};
+use crate::config::settings::{Inputs, RawConfig, SettingSource, is_secret, shown};
 use crate::config::variables::SSL_CERT_FILE;
 use crate::config::{
-    Admin, Analytics, Certificate, Config, ConfigError, Cores, EnvironmentConfig, ForwardedAllowIps,
-    HealthCheck, Level, LogFormat, Logging, Mistake, Network, Notice, Realtime, Require, Secret, Server, Sse,
-    Tls, pairs, parse,
+    Admin, Analytics, Certificate, Config, ConfigError, ConfigIssue, ConfigWarning, Cores, EnvironmentConfig,
+    ForwardedAllowIps, HealthCheck, Level, LogFormat, Logging, Network, Realtime, Require, Secret, Server,
+    Sse, TlsConfig, pairs, parse,
 };
 use crate::limits;
 
@@ -22,13 +22,13 @@ use crate::limits;
 ///
 /// # Errors
 /// Every mistake in it.
-pub fn load(inputs: &Inputs) -> Result<(Config, Vec<Notice>), ConfigError> {
+pub fn load(inputs: &Inputs) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
     read_on(inputs, &Available::of_process())
 }
 
 /// As [`read`], on a machine that is told.
-pub fn read_on(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<Notice>), ConfigError> {
-    let mut reader = Reader { written: Written::read(inputs)? };
+pub fn read_on(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+    let mut reader = ConfigBuilder { written: RawConfig::read(inputs)? };
     let (path, is_named) = inputs.config_file();
     let path = (!inputs.without_file && (is_named || path.exists())).then_some(path);
     let config = reader.config(path, inputs, available);
@@ -41,18 +41,18 @@ pub fn read_on(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<No
     }
 }
 
-struct Reader {
-    written: Written,
+struct ConfigBuilder {
+    written: RawConfig,
 }
 
-impl Reader {
+impl ConfigBuilder {
     /// The setting's value, or its default if nobody gave it or it is a mistake.
     fn read<T>(&mut self, path: &str, parse: impl Fn(&Value) -> Result<T, parse::Expected>, default: T) -> T {
         while let Some((value, origin)) = self.written.value(path) {
             match parse(value) {
                 Ok(meant) => return meant,
                 Err(expected) => {
-                    let mistake = Mistake::new(path, shown(value, is_secret(path)), origin, expected);
+                    let mistake = ConfigIssue::new(path, shown(value, is_secret(path)), origin, expected);
                     if !self.written.drop_alias(path, expected) {
                         self.written.mistakes.push(mistake);
                         return default;
@@ -78,7 +78,7 @@ impl Reader {
             Some((value, origin)) => (shown(value, is_secret(path)), origin.to_string()),
             None => (String::new(), "not set".to_owned()),
         };
-        self.written.mistakes.push(Mistake {
+        self.written.mistakes.push(ConfigIssue {
             path: path.to_owned(),
             value,
             origin,
@@ -149,12 +149,12 @@ impl Reader {
             return self.api_ca_file();
         }
         let (_, origin) = self.written.value("api_ca_file")?;
-        if !matches!(origin, Origin::Variable(name) if name.eq_ignore_ascii_case(SSL_CERT_FILE)) {
+        if !matches!(origin, SettingSource::Variable(name) if name.eq_ignore_ascii_case(SSL_CERT_FILE)) {
             return Some(path);
         }
         let (setting, reason) = (SSL_CERT_FILE, format!("{} is not a file", path.display()));
         let fields: [(&str, &dyn std::fmt::Display); 2] = [("setting", &setting), ("reason", &reason)];
-        self.written.notices.push(Notice::new(Level::Warning, "setting_without_effect", &fields));
+        self.written.notices.push(ConfigWarning::new(Level::Warning, "setting_without_effect", &fields));
         None
     }
 
@@ -163,7 +163,11 @@ impl Reader {
         for origin in origins.iter().filter(|origin| !parse::is_origin(origin)) {
             let hint = "a browser sends scheme, host and port alone, such as https://www.example.com";
             let fields: [(&str, &dyn std::fmt::Display); 2] = [("origin", origin), ("hint", &hint)];
-            self.written.notices.push(Notice::new(Level::Warning, "origin_matches_no_browser", &fields));
+            self.written.notices.push(ConfigWarning::new(
+                Level::Warning,
+                "origin_matches_no_browser",
+                &fields,
+            ));
         }
         origins
     }
@@ -211,7 +215,7 @@ impl Reader {
         tcp
     }
 
-    fn tls(&mut self) -> Option<Tls> {
+    fn tls(&mut self) -> Option<TlsConfig> {
         let client_ca = self.read("server.tls.client_ca", parse::optional_path, None);
         let certificate = self.certificate("server.tls");
         let expected = "set together with server.tls.cert";
@@ -221,7 +225,7 @@ impl Reader {
         {
             self.mistake("server.tls.cert", "a certificate, because server.tls.client_ca is set");
         }
-        Some(Tls { certificate: certificate?, client_ca })
+        Some(TlsConfig { certificate: certificate?, client_ca })
     }
 
     /// A pair of `cert` and `key` in a group: both or none.
@@ -296,7 +300,11 @@ impl Reader {
                     "the process may use no more CPUs: affinity (taskset, CPUAffinity=, cpuset) sets them";
                 let fields: [(&str, &dyn std::fmt::Display); 2] =
                     [("reactors", &cpus.len()), ("hint", &hint)];
-                self.written.notices.push(Notice::new(Level::Warning, "fewer_cpus_than_asked_for", &fields));
+                self.written.notices.push(ConfigWarning::new(
+                    Level::Warning,
+                    "fewer_cpus_than_asked_for",
+                    &fields,
+                ));
                 cpus
             }
             Err(expected) if self.refuse("cores", &expected) => self.cores(available),
@@ -346,7 +354,11 @@ impl Reader {
                 let hint = "the same as of an earlier pair: both serve the environment of that key";
                 let fields: [(&str, &dyn std::fmt::Display); 3] =
                     [("setting", &path), ("server_side_key", key), ("hint", &hint)];
-                self.written.notices.push(Notice::new(Level::Warning, "server_side_key_repeated", &fields));
+                self.written.notices.push(ConfigWarning::new(
+                    Level::Warning,
+                    "server_side_key_repeated",
+                    &fields,
+                ));
             }
         }
     }
@@ -366,7 +378,7 @@ impl Reader {
             if earlier.document_path != environment.document_path {
                 let origin =
                     self.written.value("environment_key_pairs").map(|(_, origin)| origin.to_string());
-                self.written.mistakes.push(Mistake {
+                self.written.mistakes.push(ConfigIssue {
                     path: format!("{path}.document_path"),
                     value: format!(
                         "another than that of an earlier pair with client_side_key {}",
@@ -385,7 +397,7 @@ impl Reader {
             } else {
                 "both server-side keys are used: remove the pair with the old one after the rotation"
             };
-            self.written.notices.push(Notice::repeated_pair(&path, key, hint));
+            self.written.notices.push(ConfigWarning::repeated_pair(&path, key, hint));
             earlier.further_server_side_keys.extend(further);
         }
         joined
@@ -424,7 +436,7 @@ impl Reader {
             };
             if is_used {
                 let fields: [(&str, &dyn std::fmt::Display); 2] = [("setting", &path), ("reason", &reason)];
-                self.written.notices.push(Notice::new(level, "setting_without_effect", &fields));
+                self.written.notices.push(ConfigWarning::new(level, "setting_without_effect", &fields));
             }
         }
     }

@@ -9,14 +9,14 @@ use std::path::Path;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigError, Mistake};
+use crate::config::{ConfigError, ConfigIssue};
 use crate::files;
 use crate::files::Links;
 use crate::limits::CONFIG_BYTES_MAX;
 
 /// What stands in the file.
 #[derive(Debug, Default)]
-pub struct Read {
+pub struct ConfigFile {
     pub object: Map<String, Value>,
     /// Paths of members that are given twice.
     pub repeated: Vec<String>,
@@ -26,8 +26,8 @@ pub struct Read {
 ///
 /// # Errors
 /// It cannot be read, or it is no JSON object.
-pub fn read(path: &Path, is_named: bool) -> Result<Option<Read>, ConfigError> {
-    let failed = |expected: String| ConfigError::of(Mistake::file(path, expected));
+pub fn read(path: &Path, is_named: bool) -> Result<Option<ConfigFile>, ConfigError> {
+    let failed = |expected: String| ConfigError::of(ConfigIssue::file(path, expected));
     let bytes = match files::read(path, Links::Follow, CONFIG_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_named => return Ok(None),
@@ -35,7 +35,7 @@ pub fn read(path: &Path, is_named: bool) -> Result<Option<Read>, ConfigError> {
     };
     let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
     match parse(text) {
-        Ok((Value::Object(object), repeated)) => Ok(Some(Read { object, repeated })),
+        Ok((Value::Object(object), repeated)) => Ok(Some(ConfigFile { object, repeated })),
         Ok(_) => Err(failed("a JSON object".to_owned())),
         Err(error) => Err(failed(format!("valid JSON ({error}{})", hint(text, &error)))),
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use crate::config::build::load;
 pub use crate::config::cores::Cores;
 
-use crate::config::settings::Origin;
+use crate::config::settings::SettingSource;
 use crate::terminal::escape;
 
 /// What `render-config` prints and writes: the defaults, with an example of a key pair.
@@ -161,7 +161,7 @@ pub struct Server {
     pub unix_socket: Option<PathBuf>,
     /// Permission bits of the unix socket; `None` leaves them to the umask.
     pub unix_socket_mode: Option<u32>,
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsConfig>,
     pub timeout_keep_alive: Duration,
     /// A head, from its first byte.
     pub timeout_head: Duration,
@@ -202,7 +202,7 @@ pub struct Certificate {
 
 /// TLS on the TCP listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub struct TlsConfig {
     pub certificate: Certificate,
     /// Clients must show a certificate of these authorities.
     pub client_ca: Option<PathBuf>,
@@ -339,7 +339,7 @@ pub struct Logging {
 
 /// One thing wrong with one setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigIssue {
     /// Such as `environment_key_pairs[1].server_side_key`.
     pub path: String,
     /// As it was written; a secret is cut. Empty: it was not.
@@ -348,19 +348,24 @@ pub struct Mistake {
     pub expected: String,
 }
 
-impl Mistake {
-    fn new(path: impl Into<String>, value: String, origin: &Origin, expected: impl Into<String>) -> Self {
+impl ConfigIssue {
+    fn new(
+        path: impl Into<String>,
+        value: String,
+        origin: &SettingSource,
+        expected: impl Into<String>,
+    ) -> Self {
         Self { path: path.into(), value, origin: origin.to_string(), expected: expected.into() }
     }
 
     /// The file as a whole.
     fn file(path: &Path, expected: String) -> Self {
-        let origin = Origin::File(path.to_owned());
+        let origin = SettingSource::File(path.to_owned());
         Self::new("config file", path.display().to_string(), &origin, expected)
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigIssue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A line feed in a name or a value must not look like one more mistake.
         let [path, value, origin, expected] =
@@ -379,13 +384,13 @@ impl fmt::Display for Mistake {
 /// Every mistake of one reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigError {
-    pub mistakes: Vec<Mistake>,
+    pub mistakes: Vec<ConfigIssue>,
     /// What was not understood beside them; it may be where a setting went that is missing.
-    pub notices: Vec<Notice>,
+    pub notices: Vec<ConfigWarning>,
 }
 
 impl ConfigError {
-    fn of(mistake: Mistake) -> Self {
+    fn of(mistake: ConfigIssue) -> Self {
         Self { mistakes: vec![mistake], notices: Vec::new() }
     }
 }
@@ -412,19 +417,19 @@ const UNKNOWN_VARIABLE: &str = "unknown_variable_ignored";
 
 /// Something that was accepted and deserves a line in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct ConfigWarning {
     pub level: Level,
     pub event: &'static str,
     pub fields: Vec<(&'static str, String)>,
 }
 
-impl Notice {
+impl ConfigWarning {
     fn new(level: Level, event: &'static str, fields: &[(&'static str, &dyn fmt::Display)]) -> Self {
         let fields = fields.iter().map(|(name, value)| (*name, value.to_string())).collect();
         Self { level, event, fields }
     }
 
-    fn unknown_setting(path: String, origin: &Origin, hint: Option<String>) -> Self {
+    fn unknown_setting(path: String, origin: &SettingSource, hint: Option<String>) -> Self {
         let mut notice =
             Self::new(Level::Warning, UNKNOWN_SETTING, &[("setting", &path), ("origin", origin)]);
         notice.fields.extend(hint.map(|hint| ("hint", hint)));
@@ -454,7 +459,7 @@ impl Notice {
         self.event == ALIAS_USED
     }
 
-    fn repeated_setting(path: &str, origin: &Origin) -> Self {
+    fn repeated_setting(path: &str, origin: &SettingSource) -> Self {
         let hint = "the last one counts; take the others out";
         Self::new(
             Level::Warning,

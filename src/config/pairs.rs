@@ -7,23 +7,28 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use crate::config::settings::{Origin, Written, shown};
-use crate::config::{EnvironmentConfig, Mistake, Notice, Secret, parse, suggest};
+use crate::config::settings::{RawConfig, SettingSource, shown};
+use crate::config::{ConfigIssue, ConfigWarning, EnvironmentConfig, Secret, parse, suggest};
 
 const MEMBERS: [&str; 3] = ["client_side_key", "server_side_key", "document_path"];
 
 /// Reads the pair at `path`; mistakes and notices go to `written`.
-pub fn read(path: &str, pair: &Value, origin: &Origin, written: &mut Written) -> Option<EnvironmentConfig> {
+pub fn read(
+    path: &str,
+    pair: &Value,
+    origin: &SettingSource,
+    written: &mut RawConfig,
+) -> Option<EnvironmentConfig> {
     let Some(object) = pair.as_object() else {
         let expected = "an object with server_side_key and client_side_key";
-        written.mistakes.push(Mistake::new(path, shown(pair, true), origin, expected));
+        written.mistakes.push(ConfigIssue::new(path, shown(pair, true), origin, expected));
         return None;
     };
     for name in object.keys().filter(|name| !MEMBERS.contains(&name.as_str())) {
         let hint = suggest::member(name, &MEMBERS);
-        written.notices.push(Notice::unknown_setting(format!("{path}.{name}"), origin, hint));
+        written.notices.push(ConfigWarning::unknown_setting(format!("{path}.{name}"), origin, hint));
     }
-    let mut reader = Reader { path, object, origin, mistakes: &mut written.mistakes };
+    let mut reader = PairReader { path, object, origin, mistakes: &mut written.mistakes };
     let document_path = reader.document_path();
     let client_side_key = reader.client_side_key();
     let server_side_key = reader.server_side_key(document_path != Ok(None));
@@ -38,22 +43,22 @@ pub fn read(path: &str, pair: &Value, origin: &Origin, written: &mut Written) ->
 
 /// The mistake is in the list already.
 #[derive(Debug, PartialEq, Eq)]
-struct Told;
+struct Reported;
 
-struct Reader<'a> {
+struct PairReader<'a> {
     path: &'a str,
     object: &'a Map<String, Value>,
-    origin: &'a Origin,
-    mistakes: &'a mut Vec<Mistake>,
+    origin: &'a SettingSource,
+    mistakes: &'a mut Vec<ConfigIssue>,
 }
 
-impl Reader<'_> {
-    fn document_path(&mut self) -> Result<Option<PathBuf>, Told> {
+impl PairReader<'_> {
+    fn document_path(&mut self) -> Result<Option<PathBuf>, Reported> {
         let written = self.object.get("document_path").unwrap_or(&Value::Null);
         parse::optional_path(written).map_err(|expected| self.refuse("document_path", expected))
     }
 
-    fn client_side_key(&mut self) -> Result<String, Told> {
+    fn client_side_key(&mut self) -> Result<String, Reported> {
         let expected = match self.key("client_side_key") {
             Some(key) if key.starts_with("ser.") => {
                 "the client-side key; this one is a server-side key (\"ser.\"): are the two swapped?"
@@ -64,7 +69,7 @@ impl Reader<'_> {
         Err(self.refuse("client_side_key", expected))
     }
 
-    fn server_side_key(&mut self, has_document: bool) -> Result<Option<Secret>, Told> {
+    fn server_side_key(&mut self, has_document: bool) -> Result<Option<Secret>, Reported> {
         match self.key("server_side_key") {
             Some(key) if key.starts_with("ser.") => Ok(Some(Secret::new(key))),
             None if has_document && self.object.get("server_side_key").is_none_or(Value::is_null) => Ok(None),
@@ -76,12 +81,12 @@ impl Reader<'_> {
         parse::key(self.object.get(name)?.as_str()?).ok()
     }
 
-    fn refuse(&mut self, name: &str, expected: &str) -> Told {
+    fn refuse(&mut self, name: &str, expected: &str) -> Reported {
         let value = match self.object.get(name) {
             None | Some(Value::Null) => String::new(),
             Some(value) => shown(value, name != "document_path"),
         };
-        self.mistakes.push(Mistake::new(format!("{}.{name}", self.path), value, self.origin, expected));
-        Told
+        self.mistakes.push(ConfigIssue::new(format!("{}.{name}", self.path), value, self.origin, expected));
+        Reported
     }
 }

@@ -1,6 +1,6 @@
 //! What is written: settings by path, as found in flags, environment and file, with their origin.
 //!
-//! In: flags, environment variables, the JSON file. Out: [`Written`], one JSON value for each
+//! In: flags, environment variables, the JSON file. Out: [`RawConfig`], one JSON value for each
 //! setting that somebody gave, the strongest layer first (flags > environment > file). Invariant:
 //! nothing here judges a value; it only knows the names. Names nobody knows are kept as notices.
 //! To add a setting: one line in [`SETTINGS`], one field and one `read` in `config::mod`.
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigError, EnvironmentConfig, Mistake, Notice, file, suggest};
+use crate::config::{ConfigError, ConfigIssue, ConfigWarning, EnvironmentConfig, file, suggest};
 
 /// The names of one setting.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ pub const SETTINGS: &[Setting] = &[
 
 /// Who gave a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingSource {
     /// The flag's name, such as `--port`.
     Flag(&'static str),
     /// The variable's name as it is spelled in the environment.
@@ -120,7 +120,7 @@ pub enum Origin {
     File(PathBuf),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(name) => f.write_str(name),
@@ -169,14 +169,14 @@ impl Inputs {
 
 /// The values of each setting that was given.
 #[derive(Debug, Default)]
-pub struct Written {
+pub struct RawConfig {
     /// Of each setting the values of all layers, the strongest last.
-    values: BTreeMap<&'static str, Vec<(Value, Origin)>>,
-    pub notices: Vec<Notice>,
-    pub mistakes: Vec<Mistake>,
+    values: BTreeMap<&'static str, Vec<(Value, SettingSource)>>,
+    pub notices: Vec<ConfigWarning>,
+    pub mistakes: Vec<ConfigIssue>,
 }
 
-impl Written {
+impl RawConfig {
     /// Reads all layers, the weakest first, so that a stronger one overwrites it.
     ///
     /// # Errors
@@ -187,24 +187,26 @@ impl Written {
         if !inputs.without_file
             && let Some(read) = file::read(&path, is_named)?
         {
-            let origin = Origin::File(path);
-            written.notices.extend(read.repeated.iter().map(|path| Notice::repeated_setting(path, &origin)));
+            let origin = SettingSource::File(path);
+            written
+                .notices
+                .extend(read.repeated.iter().map(|path| ConfigWarning::repeated_setting(path, &origin)));
             written.add_object("", read.object, &origin);
         }
         written.add_variables(&inputs.variables);
         for (path, flag, value) in &inputs.flags {
-            written.add(path, value.clone(), Origin::Flag(flag));
+            written.add(path, value.clone(), SettingSource::Flag(flag));
         }
         Ok(written)
     }
 
     /// The strongest value of a setting and who gave it.
-    pub fn value(&self, path: &str) -> Option<(&Value, &Origin)> {
+    pub fn value(&self, path: &str) -> Option<(&Value, &SettingSource)> {
         self.values.get(path)?.last().map(|(value, origin)| (value, origin))
     }
 
     /// Adds a value of a layer stronger than those before.
-    pub fn add(&mut self, path: &'static str, value: Value, origin: Origin) {
+    pub fn add(&mut self, path: &'static str, value: Value, origin: SettingSource) {
         self.values.entry(path).or_default().push((value, origin));
     }
 
@@ -212,8 +214,8 @@ impl Written {
     /// is not: then it is a mistake.
     pub fn drop_alias(&mut self, path: &str, expected: &str) -> bool {
         let Some(layers) = self.values.get_mut(path) else { return false };
-        let Some((_, Origin::Alias { name, own })) = layers.last() else { return false };
-        self.notices.push(Notice::ignored_variable(name, expected, own));
+        let Some((_, SettingSource::Alias { name, own })) = layers.last() else { return false };
+        self.notices.push(ConfigWarning::ignored_variable(name, expected, own));
         layers.pop();
         true
     }
@@ -223,16 +225,16 @@ impl Written {
         let used = self.values.values().filter_map(|layers| layers.last());
         let mut names: Vec<(String, String)> = used
             .filter_map(|(_, origin)| match origin {
-                Origin::Alias { name, own } => Some((name.clone(), own.clone())),
+                SettingSource::Alias { name, own } => Some((name.clone(), own.clone())),
                 _ => None,
             })
             .collect();
         names.sort_unstable();
         names.dedup();
-        self.notices.extend(names.iter().map(|(name, own)| Notice::alias_used(name, own)));
+        self.notices.extend(names.iter().map(|(name, own)| ConfigWarning::alias_used(name, own)));
     }
 
-    fn add_object(&mut self, prefix: &str, object: Map<String, Value>, origin: &Origin) {
+    fn add_object(&mut self, prefix: &str, object: Map<String, Value>, origin: &SettingSource) {
         // An alias never beats the setting's own name in the same object, as in pydantic.
         let (aliased, named): (Vec<_>, Vec<_>) =
             object.into_iter().partition(|(key, _)| setting_by_alias(prefix, key).is_some());
@@ -249,12 +251,12 @@ impl Written {
                 self.add_group(&path, value, origin);
             } else {
                 let hint = suggest::setting(&path);
-                self.notices.push(Notice::unknown_setting(path, origin, hint));
+                self.notices.push(ConfigWarning::unknown_setting(path, origin, hint));
             }
         }
     }
 
-    pub fn add_group(&mut self, path: &str, value: Value, origin: &Origin) {
+    pub fn add_group(&mut self, path: &str, value: Value, origin: &SettingSource) {
         match value {
             Value::Object(object) => self.add_object(&format!("{path}."), object, origin),
             Value::Null => {}
@@ -262,13 +264,13 @@ impl Written {
         }
     }
 
-    fn refuse_group(&mut self, path: &str, value: &Value, origin: &Origin) {
+    fn refuse_group(&mut self, path: &str, value: &Value, origin: &SettingSource) {
         let expected = "an object";
         match origin {
-            Origin::Alias { name, own } => {
-                self.notices.push(Notice::ignored_variable(name, expected, own));
+            SettingSource::Alias { name, own } => {
+                self.notices.push(ConfigWarning::ignored_variable(name, expected, own));
             }
-            _ => self.mistakes.push(Mistake::new(path, shown(value, is_secret(path)), origin, expected)),
+            _ => self.mistakes.push(ConfigIssue::new(path, shown(value, is_secret(path)), origin, expected)),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Environment variables: which names give a setting, and in which order.
 //!
-//! In: the process's variables. Out: values added to [`Written`], weakest first. Invariant: every
+//! In: the process's variables. Out: values added to [`RawConfig`], weakest first. Invariant: every
 //! setting has a name of its own, `EDGE_PROXY_` and its path; other names are aliases. An alias that
 //! the Python proxy never read may be another program's variable, so it can never end the start.
-use crate::config::settings::{Origin, SETTINGS, Setting, Written, is_secret, shown, split_path};
-use crate::config::{Mistake, Notice, suggest};
+use crate::config::settings::{RawConfig, SETTINGS, Setting, SettingSource, is_secret, shown, split_path};
+use crate::config::{ConfigIssue, ConfigWarning, suggest};
 
 /// Stands before the path in the name of a setting's own variable.
 pub const PREFIX: &str = "EDGE_PROXY_";
@@ -45,7 +45,7 @@ const OTHERS: &[&str] = &["EDGE_PROXY_GIT_SHA", "EDGE_PROXY_SHARED"];
 /// The process's variables, as name and value.
 type Variables = [(String, String)];
 
-impl Written {
+impl RawConfig {
     /// Adds what the environment gives. A setting's own variable is stronger than its aliases, and
     /// the variable of one setting (`SERVER_PORT`) stronger than that of its group (`SERVER`).
     pub fn add_variables(&mut self, variables: &Variables) {
@@ -87,7 +87,7 @@ impl Written {
         // Kubernetes sets `SERVER_PORT=tcp://10.0.0.1:80` for a service named `server`, and
         // `EDGE_PROXY_ADMIN_PORT` for one named `edge-proxy-admin`.
         if setting.path.ends_with("port") && text.starts_with("tcp://") {
-            self.notices.push(Notice::service_link(spelled));
+            self.notices.push(ConfigWarning::service_link(spelled));
             return;
         }
         if let Some(value) = self.variable_value(setting.path, text, &origin) {
@@ -96,7 +96,12 @@ impl Written {
     }
 
     /// Text that is not JSON is text, unless it starts like an object or a list.
-    fn variable_value(&mut self, path: &str, text: &str, origin: &Origin) -> Option<serde_json::Value> {
+    fn variable_value(
+        &mut self,
+        path: &str,
+        text: &str,
+        origin: &SettingSource,
+    ) -> Option<serde_json::Value> {
         let error = match serde_json::from_str(text) {
             Ok(value) => return Some(value),
             Err(error) if text.trim_start().starts_with(['[', '{']) => error,
@@ -104,12 +109,12 @@ impl Written {
         };
         let expected = format!("valid JSON ({error})");
         match origin {
-            Origin::Alias { name, own } => {
-                self.notices.push(Notice::ignored_variable(name, &expected, own));
+            SettingSource::Alias { name, own } => {
+                self.notices.push(ConfigWarning::ignored_variable(name, &expected, own));
             }
             _ => {
                 let shown = shown(&text.into(), is_secret(path));
-                self.mistakes.push(Mistake::new(path, shown, origin, expected));
+                self.mistakes.push(ConfigIssue::new(path, shown, origin, expected));
             }
         }
         None
@@ -127,13 +132,13 @@ impl Written {
             if let Some((_, path, instead)) = RECIPES.iter().find(|(recipe, ..)| recipe == name) {
                 if self.value(path).is_none() {
                     let hint = format!("this proxy does not read {name}: set {instead}");
-                    self.notices.push(Notice::unknown_variable(name, &hint));
+                    self.notices.push(ConfigWarning::unknown_variable(name, &hint));
                 }
             } else if let Some(hint) = suggest::variable(name) {
-                self.notices.push(Notice::unknown_variable(name, &hint));
+                self.notices.push(ConfigWarning::unknown_variable(name, &hint));
             } else if name.starts_with(PREFIX) && !is_service_link(name) {
                 let hint = "no setting has this name; docs/configuration.md lists them";
-                self.notices.push(Notice::unknown_variable(name, hint));
+                self.notices.push(ConfigWarning::unknown_variable(name, hint));
             }
         }
     }
@@ -157,21 +162,21 @@ fn groups() -> Vec<&'static str> {
 }
 
 /// `name` is the canonical form of what is `spelled` in the environment.
-fn origin(spelled: &str, name: &str) -> Origin {
+fn origin(spelled: &str, name: &str) -> SettingSource {
     if name.starts_with(PREFIX) || PYTHON.contains(&name) {
-        Origin::Variable(spelled.to_owned())
+        SettingSource::Variable(spelled.to_owned())
     } else {
-        Origin::Alias { name: spelled.to_owned(), own: format!("{PREFIX}{name}") }
+        SettingSource::Alias { name: spelled.to_owned(), own: format!("{PREFIX}{name}") }
     }
 }
 
 /// Compose files write `CACHE_DIR=${CACHE_DIR:-}`. An empty value of a name that the Python proxy reads
 /// is a value, as in pydantic: an empty `API_URL` must not send keys to the default address.
-fn is_unset(text: &str, origin: &Origin) -> bool {
+fn is_unset(text: &str, origin: &SettingSource) -> bool {
     let is_python = |name: &String| {
         !name.to_ascii_uppercase().starts_with(PREFIX) && !name.eq_ignore_ascii_case(SSL_CERT_FILE)
     };
-    text.trim().is_empty() && !matches!(origin, Origin::Variable(name) if is_python(name))
+    text.trim().is_empty() && !matches!(origin, SettingSource::Variable(name) if is_python(name))
 }
 
 /// `server.port` is `SERVER_PORT`.

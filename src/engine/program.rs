@@ -15,12 +15,12 @@ use crate::snapshot::Role;
 use crate::yielding;
 
 /// Fast, seeded, and good enough against chosen names: tables are rebuilt with each document.
-pub type State = foldhash::fast::RandomState;
+pub type CompiledState = foldhash::fast::RandomState;
 
 /// Where the value of a condition's property comes from. A trait named exactly as the property wins
 /// if it is not null; this says what counts otherwise.
 #[derive(Debug)]
-pub enum Origin {
+pub enum PropertySource {
     /// Nothing else: a plain trait.
     Trait,
     /// Decided by the document (`$.environment.name`): each condition holds its result.
@@ -127,14 +127,14 @@ pub enum OperandText {
 /// The items of an IN condition.
 #[derive(Debug, Default)]
 pub struct Members {
-    pub texts: HashSet<Box<str>, State>,
+    pub texts: HashSet<Box<str>, CompiledState>,
     /// Those of `texts` that are an integer as `str()` writes it.
-    pub integers: HashSet<i64, State>,
+    pub integers: HashSet<i64, CompiledState>,
 }
 
 /// A boolean expression over conditions; children are ranges of [`Program::children`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Node {
+pub enum Expression {
     Constant(bool),
     /// A condition's index.
     Test(u32),
@@ -174,9 +174,9 @@ impl Span {
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
     /// Its rules.
-    pub rule: Node,
+    pub rule: Expression,
     /// What is left to ask once the lookups let it through.
-    pub rest: Node,
+    pub rest: Expression,
 }
 
 /// An override of a feature by a segment.
@@ -264,7 +264,7 @@ pub struct Share {
 /// The parts of a flag's JSON; where it lies is kept apart, in [`Program::server`], because answers
 /// read no more than that.
 #[derive(Clone, Copy, Debug)]
-pub struct Output {
+pub struct RenderedFlag {
     /// What client keys see ends inside the reason; the bytes from `tail` on follow it
     /// (differences.md 17).
     pub client_is_cut: bool,
@@ -286,21 +286,21 @@ pub struct Output {
 pub struct Program {
     /// `<api_key>_`, before an identifier it makes the identity's key.
     pub identity_key_prefix: Box<str>,
-    pub slots: Vec<Origin>,
+    pub slots: Vec<PropertySource>,
     /// Slots by the trait that fills them.
-    pub slots_by_trait: HashMap<Box<str>, u32, State>,
+    pub slots_by_trait: HashMap<Box<str>, u32, CompiledState>,
     /// The traits that `$.identity.traits.<name>` reads, numbered from 0.
-    pub aliases: HashMap<Box<str>, u32, State>,
+    pub aliases: HashMap<Box<str>, u32, CompiledState>,
     /// Slots that are filled without a trait.
     pub derived_slots: Vec<u32>,
     pub conditions: Vec<Condition>,
-    pub children: Vec<Node>,
+    pub children: Vec<Expression>,
     pub segments: Vec<Segment>,
     pub lookups: Lookups,
     /// How many conditions have a place in the memo.
     pub memo_count: u32,
     pub features: Vec<Feature>,
-    pub features_by_name: HashMap<Box<str>, u32, State>,
+    pub features_by_name: HashMap<Box<str>, u32, CompiledState>,
     pub candidates: Vec<Candidate>,
     /// In document order.
     pub open_features: Vec<OpenFeature>,
@@ -312,7 +312,7 @@ pub struct Program {
     /// request changes is copied at once.
     pub first_output: u32,
     pub splits: Vec<Split>,
-    pub outputs: Vec<Output>,
+    pub outputs: Vec<RenderedFlag>,
     /// By output its JSON in `bytes` as identities see it, an object and the comma behind it: with a
     /// server key and with a client key, where it is empty if they may not see it.
     pub server: Vec<Span>,
@@ -335,7 +335,7 @@ pub const PENDING: u32 = u32::MAX;
 #[derive(Debug, Default)]
 pub struct FlagFacts {
     /// By output.
-    pub facts: Vec<Fact>,
+    pub facts: Vec<FlagFact>,
     /// Per feature: the segments that override it, in document order, and which of the feature's
     /// candidates their best override is.
     pub segments_by_feature: Vec<Box<[(u32, u32)]>>,
@@ -343,7 +343,7 @@ pub struct FlagFacts {
 
 /// An output's members as values, in the form of traits.
 #[derive(Debug)]
-pub struct Fact {
+pub struct FlagFact {
     pub enabled: Scalar,
     pub name: Box<str>,
     pub value: Scalar,
@@ -366,7 +366,7 @@ pub enum Scalar {
 /// Identity overrides by identifier.
 #[derive(Debug, Default)]
 pub struct Overrides {
-    hasher: State,
+    hasher: CompiledState,
     table: HashTable<Entry>,
     /// All identifiers, one after the other.
     identifiers: Vec<u8>,
@@ -391,7 +391,7 @@ impl Program {
         let is_hashed = |condition: &Condition| {
             let origin = &self.slots[condition.slot as usize];
             matches!(condition.test, Test::Split { .. })
-                && matches!(origin, Origin::IdentityKey | Origin::SplitKey)
+                && matches!(origin, PropertySource::IdentityKey | PropertySource::SplitKey)
         };
         !self.splits.is_empty() || self.conditions.iter().any(is_hashed)
     }

@@ -3,9 +3,9 @@
 //! In: the outputs of an evaluation. Out: their ready bytes, those that follow each other in memory
 //! copied at once: the flags that a request leaves as they are are not even looked at one by one.
 //! Invariant: document order; what a client key may not see is not written.
-use crate::engine::evaluate::Scratch;
+use crate::engine::evaluate::EvaluationScratch;
 use crate::engine::evaluate::run::CYCLIC;
-use crate::engine::program::{Output, Program, Span};
+use crate::engine::program::{Program, RenderedFlag, Span};
 use crate::snapshot::{Environment, Role};
 
 /// The reason of a flag in a cycle of flags (compatibility.md 5.12).
@@ -34,14 +34,14 @@ pub struct Flag<'a> {
 pub fn write(
     environment: &Environment,
     role: Role,
-    results: &Scratch,
+    results: &EvaluationScratch,
     feature: Option<&str>,
     out: &mut Vec<u8>,
 ) {
     let program = environment.program();
     out.push(b'[');
     let from = out.len();
-    let mut run = Run { bytes: &program.bytes, pending: Span::EMPTY, out };
+    let mut run = FlagRun { bytes: &program.bytes, pending: Span::EMPTY, out };
     match feature {
         Some(name) => {
             if let Some(output) = program.feature(name).and_then(|index| results.outputs().get(index)) {
@@ -87,13 +87,13 @@ fn stretch(spans: &[Span]) -> Span {
 }
 
 /// Bytes found but not yet copied: the next flag's often follow them.
-struct Run<'w> {
+struct FlagRun<'w> {
     bytes: &'w [u8],
     pending: Span,
     out: &'w mut Vec<u8>,
 }
 
-impl Run<'_> {
+impl FlagRun<'_> {
     #[inline]
     fn add(&mut self, bytes: Span) {
         if bytes.from == self.pending.to {
@@ -111,7 +111,7 @@ impl Run<'_> {
     }
 
     /// The flags that this request changed, and between them whole stretches of the others.
-    fn changes(&mut self, program: &Program, role: Role, results: &Scratch) {
+    fn changes(&mut self, program: &Program, role: Role, results: &EvaluationScratch) {
         let (json, outputs) = (program.json(role), results.outputs());
         let own = unchanged(program);
         let mut at = 0;
@@ -170,7 +170,7 @@ fn tail(program: &Program, output: usize) -> Span {
 pub fn results<'a>(
     environment: &'a Environment,
     role: Role,
-    results: &'a Scratch,
+    results: &'a EvaluationScratch,
 ) -> impl Iterator<Item = Flag<'a>> {
     let program = environment.program();
     program.features.iter().zip(results.outputs()).filter_map(move |(feature, index)| {
@@ -186,7 +186,7 @@ pub fn results<'a>(
     })
 }
 
-impl Output {
+impl RenderedFlag {
     fn flag<'a>(&self, program: &'a Program, name: &'a str, end: u32) -> Flag<'a> {
         let part = |from: u32, to: u32| {
             let bytes = program.bytes.get(from as usize..to as usize).unwrap_or_default();

@@ -7,11 +7,11 @@
 //! wrong shape is 400 and counts nothing.
 use crate::counts::evaluations::{Tally, cut_bytes};
 use crate::counts::{Counts, Evaluation, Labels, Names, Version};
-use crate::handlers::{Desk, Exchange};
+use crate::handlers::{Exchange, Scratch};
 use crate::http::{Body, ContentType, Fields, Status};
 use crate::identity::validation_errors::json_value;
 use crate::limits;
-use crate::python::json::Value;
+use crate::python::json::PyValue;
 use crate::snapshot::{Role, Slot};
 
 /// Core keeps counts in 32 bits.
@@ -23,13 +23,13 @@ const EVALUATION: &str =
     "each evaluation needs feature_name (text), count (integer) and enabled_when_evaluated (true or false)";
 
 /// Counts by feature, as SDKs send them.
-pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, desk: &mut Desk) {
+pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, desk: &mut Scratch) {
     let slot = match exchange.open_slot() {
         Ok(slot) => slot,
         Err(denied) => return exchange.deny(desk, denied),
     };
     let Ok(body) = json_value(body) else { return exchange.refuse_shape(desk, NOT_AN_OBJECT) };
-    let Value::Dict(members) = body.root() else { return exchange.refuse_shape(desk, NOT_AN_OBJECT) };
+    let PyValue::Dict(members) = body.root() else { return exchange.refuse_shape(desk, NOT_AN_OBJECT) };
     if exchange.settings.counts_evaluations {
         let mut tally = tally(slot, &exchange.fields, counts);
         for (feature, value) in members.members() {
@@ -43,21 +43,21 @@ pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
 }
 
 /// One row for each evaluation, with who asked.
-pub fn version_2(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, desk: &mut Desk) {
+pub fn version_2(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, desk: &mut Scratch) {
     let slot = match exchange.open_slot() {
         Ok(slot) => slot,
         Err(denied) => return exchange.deny(desk, denied),
     };
     let Ok(body) = json_value(body) else { return exchange.refuse_shape(desk, NO_EVALUATIONS) };
-    let Some(Value::List(items)) = member(body.root(), "evaluations") else {
+    let Some(PyValue::List(items)) = member(body.root(), "evaluations") else {
         return exchange.refuse_shape(desk, NO_EVALUATIONS);
     };
-    let Some(rows) = items.iter().map(row).collect::<Option<Vec<Row<'_>>>>() else {
+    let Some(rows) = items.iter().map(row).collect::<Option<Vec<EvaluationRow<'_>>>>() else {
         return exchange.refuse_shape(desk, EVALUATION);
     };
     if exchange.settings.counts_evaluations {
         let mut tally = tally(slot, &exchange.fields, counts);
-        for Row { feature, identifier, is_enabled, count } in rows {
+        for EvaluationRow { feature, identifier, is_enabled, count } in rows {
             if let Some(count) = count.filter(|_| is_known(slot, feature)) {
                 tally.add(Evaluation { feature, version: Version::Two { is_enabled }, identifier }, count);
             }
@@ -68,32 +68,32 @@ pub fn version_2(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
 }
 
 /// One evaluation of version 2. `count` is `None` where it is out of range: skipped.
-struct Row<'body> {
+struct EvaluationRow<'body> {
     feature: &'body str,
     identifier: Option<&'body str>,
     is_enabled: bool,
     count: Option<u64>,
 }
 
-fn row(item: Value<'_>) -> Option<Row<'_>> {
-    let Some(Value::Text(feature)) = member(item, "feature_name") else { return None };
-    let Some(Value::Bool(is_enabled)) = member(item, "enabled_when_evaluated") else { return None };
-    let Some(value @ Value::Int(_)) = member(item, "count") else { return None };
+fn row(item: PyValue<'_>) -> Option<EvaluationRow<'_>> {
+    let Some(PyValue::Text(feature)) = member(item, "feature_name") else { return None };
+    let Some(PyValue::Bool(is_enabled)) = member(item, "enabled_when_evaluated") else { return None };
+    let Some(value @ PyValue::Int(_)) = member(item, "count") else { return None };
     let identifier = match member(item, "identity_identifier") {
-        None | Some(Value::Null) => None,
-        Some(Value::Text(identifier)) => Some(identifier.text),
+        None | Some(PyValue::Null) => None,
+        Some(PyValue::Text(identifier)) => Some(identifier.text),
         Some(_) => return None,
     };
-    Some(Row { feature: feature.text, identifier, is_enabled, count: count(value) })
+    Some(EvaluationRow { feature: feature.text, identifier, is_enabled, count: count(value) })
 }
 
-fn member<'body>(value: Value<'body>, name: &str) -> Option<Value<'body>> {
-    let Value::Dict(members) = value else { return None };
+fn member<'body>(value: PyValue<'body>, name: &str) -> Option<PyValue<'body>> {
+    let PyValue::Dict(members) = value else { return None };
     members.get(name)
 }
 
-fn count(value: Value<'_>) -> Option<u64> {
-    let Value::Int(digits) = value else { return None };
+fn count(value: PyValue<'_>) -> Option<u64> {
+    let PyValue::Int(digits) = value else { return None };
     let count: i64 = digits.parse().ok()?;
     (1..=COUNT_MAX).contains(&count).then_some(count.unsigned_abs())
 }

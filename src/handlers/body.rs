@@ -3,13 +3,13 @@
 //! In: the body as sent, its coding, the caller's key. Out: the plain body, or an answer. Invariant: for a
 //! caller without a valid key nothing is inflated, and no more than
 //! `limits::UNKNOWN_CALLER_BODY_BYTES_MAX` bytes are judged (differences.md 39).
-use crate::handlers::errors::Denied;
-use crate::handlers::{Desk, Exchange, bulk, identities};
+use crate::handlers::errors::AccessError;
+use crate::handlers::{Exchange, Scratch, bulk, identities};
 use crate::http::route::Route;
-use crate::http::{Coding, Gunzip, Method, Reject};
-use crate::identity::{Refusal, is_json, validation_errors};
+use crate::http::{Coding, Gunzip, Method, ParseError};
+use crate::identity::{IdentityError, is_json, validation_errors};
 use crate::limits::UNKNOWN_CALLER_BODY_BYTES_MAX;
-use crate::python::json::Value;
+use crate::python::json::PyValue;
 
 /// Whether the route reads a body that comes with this method.
 pub fn is_read_by(route: Route, method: Method) -> bool {
@@ -32,7 +32,7 @@ pub fn plain<'b>(
     sent: &'b mut [u8],
     coding: Coding,
     gunzip: &'b mut Gunzip,
-    desk: &mut Desk,
+    desk: &mut Scratch,
 ) -> Option<&'b mut [u8]> {
     let is_coded = coding != Coding::Identity && !sent.is_empty();
     if !is_coded && sent.len() <= UNKNOWN_CALLER_BODY_BYTES_MAX {
@@ -50,7 +50,7 @@ pub fn plain<'b>(
     let decoded = match coding {
         _ if !is_coded => Ok(sent),
         Coding::Gzip => gunzip.decode(sent),
-        Coding::Identity | Coding::Unsupported => Err(Reject::UnsupportedCoding),
+        Coding::Identity | Coding::Unsupported => Err(ParseError::UnsupportedCoding),
     };
     match decoded {
         Ok(body) => {
@@ -65,7 +65,7 @@ pub fn plain<'b>(
 }
 
 /// Whether the key is one that the route takes. A missing document is no fault of the caller's.
-fn caller<'a>(exchange: &mut Exchange<'a>) -> Result<(), Denied<'a>> {
+fn caller<'a>(exchange: &mut Exchange<'a>) -> Result<(), AccessError<'a>> {
     let before = exchange.outcome;
     let opened = match before.route {
         Route::OfrepFlags | Route::OfrepFlag => exchange.open_with_any_key().map(drop),
@@ -75,14 +75,14 @@ fn caller<'a>(exchange: &mut Exchange<'a>) -> Result<(), Denied<'a>> {
     // Who opened what is noted only once the body is known to be good.
     exchange.outcome = before;
     match opened {
-        Err(Denied::NoDocument) => Ok(()),
+        Err(AccessError::NoDocument) => Ok(()),
         opened => opened,
     }
 }
 
 /// What the first bytes of a plain body are refused for, where the body is judged before the key.
-fn refusal(exchange: &mut Exchange<'_>, sent: &[u8]) -> Option<Refusal> {
-    let judge: fn(Value<'_>) -> Result<(), Refusal> = match exchange.outcome.route {
+fn refusal(exchange: &mut Exchange<'_>, sent: &[u8]) -> Option<IdentityError> {
+    let judge: fn(PyValue<'_>) -> Result<(), IdentityError> = match exchange.outcome.route {
         Route::Identities | Route::Explain => identities::judge,
         Route::BulkIdentities => bulk::judge,
         Route::Traits => bulk::judge_trait,

@@ -6,19 +6,19 @@
 //! because the hosted Edge API's is (differences.md 20).
 use crate::engine::evaluate::Identity;
 use crate::handlers::identities::Selection;
-use crate::handlers::{Desk, Exchange, identities};
+use crate::handlers::{Exchange, Scratch, identities};
 use crate::http::{Body, ContentType, Status};
-use crate::identity::errors::{Errors, LIST_TYPE, MODEL_TYPE};
-use crate::identity::validation_errors::{Asked, BODY};
-use crate::identity::{Refusal, Sent, is_json, transient, validation_errors};
+use crate::identity::errors::{ErrorList, LIST_TYPE, MODEL_TYPE};
+use crate::identity::validation_errors::{BODY, RequestedIdentity};
+use crate::identity::{IdentityError, ParsedIdentity, is_json, transient, validation_errors};
 use crate::limits::BULK_IDENTITIES_MAX;
-use crate::python::json::Value;
+use crate::python::json::PyValue;
 
 const TOO_MUCH_WORK: &str =
     "evaluating these identities takes too much work for one request: send fewer at once";
 
 /// Answers each identity of the list.
-pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
+pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Scratch) {
     let parsed = match validation_errors::body_value(body, is_json(exchange.fields.content_type)) {
         Ok(parsed) => parsed,
         Err(refusal) => return exchange.send_refusal(desk, &refusal),
@@ -45,7 +45,7 @@ pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
         let made = asked.identifier.is_none().then(|| transient::identifier(&asked.traits));
         let identifier = asked.identifier.or(made.as_deref()).unwrap_or_default();
         let identity = Identity { identifier, traits: &asked.traits };
-        let sent = Sent { identity, echo: None, is_anonymous: asked.identifier.is_none() };
+        let sent = ParsedIdentity { identity, echo: None, is_anonymous: asked.identifier.is_none() };
         // What is left of the budget that the first one began.
         let selection = Selection { is_further: index > 0, ..Selection::default() };
         identities::evaluate_into(environment, role, &sent, selection, desk, &mut body);
@@ -61,30 +61,30 @@ pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
 }
 
 /// What a body of `bulk-identities/` is refused for.
-pub(super) fn judge(body: Value<'_>) -> Result<(), Refusal> {
+pub(super) fn judge(body: PyValue<'_>) -> Result<(), IdentityError> {
     read(body).map(drop)
 }
 
 /// What a body of `traits/` is refused for.
-pub(super) fn judge_trait(body: Value<'_>) -> Result<(), Refusal> {
+pub(super) fn judge_trait(body: PyValue<'_>) -> Result<(), IdentityError> {
     echo(body).map(drop)
 }
 
 /// The identities that are asked for, and how many; of more than are answered only those.
-fn read(body: Value<'_>) -> Result<(Vec<Asked<'_>>, usize), Refusal> {
-    let mut errors = Errors::default();
+fn read(body: PyValue<'_>) -> Result<(Vec<RequestedIdentity<'_>>, usize), IdentityError> {
+    let mut errors = ErrorList::default();
     let (mut asked, mut count) = (Vec::new(), 0);
     let data = BODY.name("data");
-    let Value::Dict(members) = body else {
+    let PyValue::Dict(members) = body else {
         match body {
-            Value::Null => errors.missing(&BODY, body),
+            PyValue::Null => errors.missing(&BODY, body),
             _ => errors.known(&MODEL_TYPE, &BODY, body),
         }
         return errors.into_result((asked, count));
     };
     match members.get("data") {
         None => errors.missing(&data, body),
-        Some(Value::List(items)) => {
+        Some(PyValue::List(items)) => {
             for (index, item) in items.iter().enumerate() {
                 if errors.is_full() {
                     break;
@@ -102,7 +102,7 @@ fn read(body: Value<'_>) -> Result<(Vec<Asked<'_>>, usize), Refusal> {
 }
 
 /// `POST traits/`: one trait, echoed; nothing is stored (differences.md 21).
-pub fn single_trait(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
+pub fn single_trait(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Scratch) {
     let read = validation_errors::body_value(body, is_json(exchange.fields.content_type))
         .and_then(|body| echo(body.root()));
     let echo = match read {
@@ -116,18 +116,18 @@ pub fn single_trait(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
     exchange.send(desk, Status(200), Some(ContentType::Json), Body::Copy(&echo));
 }
 
-fn echo(body: Value<'_>) -> Result<Vec<u8>, Refusal> {
-    let mut errors = Errors::default();
+fn echo(body: PyValue<'_>) -> Result<Vec<u8>, IdentityError> {
+    let mut errors = ErrorList::default();
     let identity_path = BODY.name("identity");
     let mut echo = b"{\"identity\":{\"identifier\":".to_vec();
-    if let Value::Null = body {
+    if let PyValue::Null = body {
         errors.missing(&BODY, body);
         return errors.into_result(echo);
     }
-    if let Value::Dict(members) = body {
+    if let PyValue::Dict(members) = body {
         match members.get("identity") {
             None => errors.missing(&identity_path, body),
-            Some(Value::Dict(identity)) => {
+            Some(PyValue::Dict(identity)) => {
                 let identifier =
                     validation_errors::identifier(identity, &identity_path.name("identifier"), &mut errors);
                 crate::json::write::string(identifier.unwrap_or_default(), &mut echo);

@@ -4,10 +4,10 @@
 //! the JSON object that SDKs and people read.
 //! Invariant: the body is a JSON object, never an array (compatibility.md 2.3); 503, 429 and 413 are not
 //! used here, since the Java SDK repeats those without end.
-use crate::handlers::{Desk, Exchange};
+use crate::handlers::{Exchange, Scratch};
 use crate::http::route::Methods;
 use crate::http::{Body, ContentType, Status};
-use crate::identity::Refusal;
+use crate::identity::IdentityError;
 use crate::json::write;
 use crate::limits::KEY_QUOTED_BYTES_MAX;
 
@@ -23,7 +23,7 @@ const KEY_UNREAD: &[u8] = br#"{"status":"unavailable","message":"key not known y
 
 /// Why a key opens nothing.
 #[derive(Clone, Copy, Debug)]
-pub enum Denied<'a> {
+pub enum AccessError<'a> {
     /// differences.md 2.
     KeyMissing,
     KeyUnknown(&'a [u8]),
@@ -35,72 +35,72 @@ pub enum Denied<'a> {
 
 impl Exchange<'_> {
     /// Answers that the key opens nothing.
-    pub(super) fn deny(&mut self, desk: &mut Desk, denied: Denied<'_>) {
+    pub(super) fn deny(&mut self, desk: &mut Scratch, denied: AccessError<'_>) {
         self.vary(desk);
         let (status, body) = match denied {
-            Denied::KeyMissing => (401, KEY_MISSING),
-            Denied::NoDocument => (502, NO_DOCUMENT),
-            Denied::KeyUnread => (502, KEY_UNREAD),
-            Denied::KeyUnknown(key) => return self.deny_key(desk, key),
+            AccessError::KeyMissing => (401, KEY_MISSING),
+            AccessError::NoDocument => (502, NO_DOCUMENT),
+            AccessError::KeyUnread => (502, KEY_UNREAD),
+            AccessError::KeyUnknown(key) => return self.deny_key(desk, key),
         };
         self.send(desk, Status(status), Some(ContentType::Json), Body::Copy(body));
     }
 
     /// Answers that the key is unknown, with `Vary` on the desk already.
-    pub(super) fn deny_key(&mut self, desk: &mut Desk, key: &[u8]) {
+    pub(super) fn deny_key(&mut self, desk: &mut Scratch, key: &[u8]) {
         let mut message = String::from("unknown key ");
         python_repr(key, &mut message);
         self.refuse(desk, Status(401), "unauthorized", &message);
     }
 
     /// Answers what is wrong with a body or a query that should hold an identity.
-    pub(super) fn send_refusal(&mut self, desk: &mut Desk, refusal: &Refusal) {
-        if let (Refusal::Unwritable(_), Err(denied)) = (refusal, self.open()) {
+    pub(super) fn send_refusal(&mut self, desk: &mut Scratch, refusal: &IdentityError) {
+        if let (IdentityError::Unwritable(_), Err(denied)) = (refusal, self.open()) {
             return self.deny(desk, denied);
         }
         self.vary(desk);
         match refusal {
-            Refusal::Invalid(detail) | Refusal::Unwritable(detail) => {
+            IdentityError::Invalid(detail) | IdentityError::Unwritable(detail) => {
                 self.outcome.errors_truncated = detail.is_cut;
                 self.send_json(desk, Status(422), &detail.body);
             }
-            Refusal::Unreadable => self.send_json(desk, Status(400), Refusal::UNREADABLE),
+            IdentityError::Unreadable => self.send_json(desk, Status(400), IdentityError::UNREADABLE),
         }
     }
 
     /// 404: no such path.
-    pub(super) fn refuse_path(&mut self, desk: &mut Desk) {
+    pub(super) fn refuse_path(&mut self, desk: &mut Scratch) {
         self.vary(desk);
         self.send(desk, Status(404), Some(ContentType::Json), Body::Copy(NOT_FOUND));
     }
 
     /// `OPTIONS *`: what the server as a whole can do (RFC 9110 9.3.7).
-    pub(super) fn send_options(&mut self, desk: &mut Desk) {
+    pub(super) fn send_options(&mut self, desk: &mut Scratch) {
         self.vary(desk);
         desk.lines.extend_from_slice(b"allow: GET, HEAD, POST, OPTIONS\r\n");
         self.send(desk, Status(200), None, Body::Empty);
     }
 
     /// 412: `If-Match` or `If-Unmodified-Since` names another representation (RFC 9110 15.5.13).
-    pub(super) fn refuse_precondition(&mut self, desk: &mut Desk) {
+    pub(super) fn refuse_precondition(&mut self, desk: &mut Scratch) {
         self.send(desk, Status(412), Some(ContentType::Json), Body::Copy(PRECONDITION_FAILED));
     }
 
     /// 405, with those that the path has.
-    pub(super) fn refuse_method(&mut self, desk: &mut Desk, methods: Methods) {
+    pub(super) fn refuse_method(&mut self, desk: &mut Scratch, methods: Methods) {
         self.vary(desk);
         desk.lines.extend_from_slice(methods.allow_line());
         self.send(desk, Status(405), Some(ContentType::Json), Body::Copy(METHOD_NOT_ALLOWED));
     }
 
     /// 400 with a sentence that says what the body should be.
-    pub(super) fn refuse_shape(&mut self, desk: &mut Desk, message: &str) {
+    pub(super) fn refuse_shape(&mut self, desk: &mut Scratch, message: &str) {
         self.vary(desk);
         self.refuse(desk, Status(400), "bad_request", message);
     }
 
     /// Answers `{"status": ..., "message": ...}`. `Vary` is on the desk already.
-    pub(super) fn refuse(&mut self, desk: &mut Desk, status: Status, name: &str, message: &str) {
+    pub(super) fn refuse(&mut self, desk: &mut Scratch, status: Status, name: &str, message: &str) {
         let mut body = Vec::new();
         body.extend_from_slice(b"{\"status\":");
         write::string(name, &mut body);

@@ -5,16 +5,16 @@
 //! otherwise, as for the environment document). It allocates: support asks it, not an SDK.
 use crate::engine::evaluate::Identity;
 use crate::engine::trace::explain;
-use crate::handlers::{Desk, Exchange};
+use crate::handlers::{Exchange, Scratch};
 use crate::http::{Body, ContentType, Status};
-use crate::identity::{Reader, query};
+use crate::identity::{IdentityReader, query};
 
 pub(super) fn answer(
     exchange: &mut Exchange<'_>,
     query: &[u8],
     body: &mut [u8],
-    reader: &mut Reader,
-    desk: &mut Desk,
+    reader: &mut IdentityReader,
+    desk: &mut Scratch,
 ) {
     let feature = query::parameter(query, "feature").filter(|feature| !feature.is_empty());
     let content_type = exchange.fields.content_type;
@@ -24,7 +24,7 @@ pub(super) fn answer(
     });
 }
 
-fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option<&str>, desk: &mut Desk) {
+fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option<&str>, desk: &mut Scratch) {
     let environment = match exchange.open_as_server() {
         Ok(environment) => environment,
         Err(denied) => return exchange.deny(desk, denied),

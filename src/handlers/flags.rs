@@ -3,12 +3,12 @@
 //! In: the key and `?feature=`. Out: the ready body of the key's role, or one flag's object.
 //! Invariant: nothing is evaluated here; the bodies were made when the document was compiled.
 use crate::handlers::exchange::NO_CACHE;
-use crate::handlers::{Desk, Exchange};
+use crate::handlers::{Exchange, Scratch};
 use crate::http::Status;
 use crate::identity::query;
 
 /// Answers with all flags, or with the one that is asked for.
-pub fn answer(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
+pub fn answer(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Scratch) {
     let (environment, role) = match exchange.open() {
         Ok(opened) => opened,
         Err(denied) => return exchange.deny(desk, denied),

@@ -10,15 +10,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 
 use crate::config::{Config, Require, Staleness};
-use crate::handlers::{Desk, Exchange};
+use crate::handlers::{Exchange, Scratch};
 use crate::http::{Body, ContentType, Status};
 use crate::json::write;
 use crate::limits::YEAR_10000_SECONDS;
-use crate::snapshot::{LastError, Slot, Snapshot, Source};
+use crate::snapshot::{DocumentSource, LastError, Slot, Snapshot};
 
 /// When an environment counts as ready.
 #[derive(Debug)]
-pub struct Rules {
+pub struct ReadinessRules {
     staleness: Staleness,
     require: Require,
     ready_from_cache: bool,
@@ -34,7 +34,7 @@ enum Audience {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum EnvironmentHealth {
     Fresh,
     Stale,
     /// Read from disk, and not confirmed by upstream yet.
@@ -42,18 +42,18 @@ enum State {
     Missing,
 }
 
-impl State {
+impl EnvironmentHealth {
     fn name(self) -> &'static str {
         match self {
-            State::Fresh => "fresh",
-            State::Stale => "stale",
-            State::Cache => "cache",
-            State::Missing => "missing",
+            EnvironmentHealth::Fresh => "fresh",
+            EnvironmentHealth::Stale => "stale",
+            EnvironmentHealth::Cache => "cache",
+            EnvironmentHealth::Missing => "missing",
         }
     }
 }
 
-impl Rules {
+impl ReadinessRules {
     pub fn new(config: &Config) -> Self {
         let health = &config.health_check;
         Self {
@@ -63,21 +63,21 @@ impl Rules {
         }
     }
 
-    fn state(&self, slot: &Slot, age_max: Option<Duration>) -> State {
+    fn state(&self, slot: &Slot, age_max: Option<Duration>) -> EnvironmentHealth {
         match (&slot.environment, slot.source) {
-            (None, _) => State::Missing,
-            (Some(_), Source::File | Source::Embedded) => State::Fresh,
-            (Some(_), Source::Cache) => State::Cache,
-            (Some(_), Source::Upstream) => match (slot.freshness.age(), age_max) {
-                (Some(age), Some(age_max)) if age > age_max => State::Stale,
-                (None, _) => State::Missing,
-                _ => State::Fresh,
+            (None, _) => EnvironmentHealth::Missing,
+            (Some(_), DocumentSource::File | DocumentSource::Embedded) => EnvironmentHealth::Fresh,
+            (Some(_), DocumentSource::Cache) => EnvironmentHealth::Cache,
+            (Some(_), DocumentSource::Upstream) => match (slot.freshness.age(), age_max) {
+                (Some(age), Some(age_max)) if age > age_max => EnvironmentHealth::Stale,
+                (None, _) => EnvironmentHealth::Missing,
+                _ => EnvironmentHealth::Fresh,
             },
         }
     }
 
-    fn is_ready(&self, state: State) -> bool {
-        state == State::Fresh || (state == State::Cache && self.ready_from_cache)
+    fn is_ready(&self, state: EnvironmentHealth) -> bool {
+        state == EnvironmentHealth::Fresh || (state == EnvironmentHealth::Cache && self.ready_from_cache)
     }
 
     /// Why the proxy is not ready, or `None` if it is.
@@ -95,7 +95,7 @@ impl Rules {
             return None;
         }
         let mut states = snapshot.slots.iter().map(|slot| self.state(slot, age_max));
-        let is_stale = states.all(|state| self.is_ready(state) || state == State::Stale);
+        let is_stale = states.all(|state| self.is_ready(state) || state == EnvironmentHealth::Stale);
         match is_stale && !snapshot.slots.is_empty() {
             true => Some("environment document(s) stale."),
             false => Some("environment document(s) not updated."),
@@ -105,7 +105,7 @@ impl Rules {
 
 /// How the whole is, for who has no request to answer.
 #[derive(Debug)]
-pub struct Look {
+pub struct HealthReport {
     /// What readiness answers.
     pub body: String,
     /// Why it is red, or `None` if it is green.
@@ -116,22 +116,22 @@ pub struct Look {
 
 /// Why it is not ready, or `None` if it is.
 pub fn reason(config: &Config, snapshot: &Snapshot) -> Option<&'static str> {
-    Rules::new(config).reason(snapshot)
+    ReadinessRules::new(config).reason(snapshot)
 }
 
 /// Looks at a snapshot by the rules of readiness.
-pub fn look(config: &Config, snapshot: &Snapshot) -> Look {
-    let rules = Rules::new(config);
+pub fn look(config: &Config, snapshot: &Snapshot) -> HealthReport {
+    let rules = ReadinessRules::new(config);
     let reason = rules.reason(snapshot);
     let mut body = Vec::new();
     write(&rules, snapshot, reason, Audience::Operator, &mut body);
     let age_max = rules.staleness.age_max(snapshot.slots.len());
     let states = snapshot.slots.iter().map(|slot| rules.state(slot, age_max).name()).collect();
-    Look { body: String::from_utf8_lossy(&body).into_owned(), reason, states }
+    HealthReport { body: String::from_utf8_lossy(&body).into_owned(), reason, states }
 }
 
 /// Answers `/health`, `/proxy/health` and `/proxy/health/readiness`.
-pub(super) fn readiness(exchange: &mut Exchange<'_>, desk: &mut Desk) {
+pub(super) fn readiness(exchange: &mut Exchange<'_>, desk: &mut Scratch) {
     let rules = &exchange.settings.health;
     let reason = rules.reason(exchange.snapshot);
     let mut body = std::mem::take(&mut desk.body);
@@ -144,7 +144,13 @@ pub(super) fn readiness(exchange: &mut Exchange<'_>, desk: &mut Desk) {
     desk.body = body;
 }
 
-fn write(rules: &Rules, snapshot: &Snapshot, reason: Option<&str>, audience: Audience, out: &mut Vec<u8>) {
+fn write(
+    rules: &ReadinessRules,
+    snapshot: &Snapshot,
+    reason: Option<&str>,
+    audience: Audience,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(match reason {
         None => b"{\"status\":\"ok\",\"reason\":null,\"last_successful_update\":",
         Some(_) => b"{\"status\":\"error\",\"reason\":",
@@ -167,7 +173,7 @@ fn write(rules: &Rules, snapshot: &Snapshot, reason: Option<&str>, audience: Aud
     out.extend_from_slice(b"]}");
 }
 
-fn write_slot(slot: &Slot, state: State, audience: Audience, out: &mut Vec<u8>) {
+fn write_slot(slot: &Slot, state: EnvironmentHealth, audience: Audience, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"client_side_key\":");
     let shown =
         slot.client_side_key.char_indices().nth(6).map_or("", |(end, _)| &slot.client_side_key[..end]);

@@ -7,11 +7,13 @@
 use crate::engine::evaluate::{Identity, evaluate, evaluate_next, evaluate_without_overrides};
 use crate::engine::render;
 use crate::handlers::exchange::PRIVATE_NO_CACHE;
-use crate::handlers::{Desk, Exchange};
+use crate::handlers::{Exchange, Scratch};
 use crate::http::{ContentType, Status};
-use crate::identity::{Reader, Refusal, Sent, echo, query, transient, validation_errors};
+use crate::identity::{
+    IdentityError, IdentityReader, ParsedIdentity, echo, query, transient, validation_errors,
+};
 use crate::json::write;
-use crate::python::json::Value;
+use crate::python::json::PyValue;
 use crate::snapshot::{Environment, Role};
 
 /// What the query of a request asks for.
@@ -25,7 +27,12 @@ pub(super) struct Selection<'q> {
     pub is_further: bool,
 }
 
-pub(super) fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Reader, desk: &mut Desk) {
+pub(super) fn post(
+    exchange: &mut Exchange<'_>,
+    body: &mut [u8],
+    reader: &mut IdentityReader,
+    desk: &mut Scratch,
+) {
     let content_type = exchange.fields.content_type;
     reader.read(body, content_type, |sent| match sent {
         Ok(sent) => respond(exchange, &sent, Selection::default(), desk),
@@ -34,11 +41,11 @@ pub(super) fn post(exchange: &mut Exchange<'_>, body: &mut [u8], reader: &mut Re
 }
 
 /// What a body is refused for.
-pub(super) fn judge(body: Value<'_>) -> Result<(), Refusal> {
+pub(super) fn judge(body: PyValue<'_>) -> Result<(), IdentityError> {
     validation_errors::identity(body).map(drop)
 }
 
-pub(super) fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
+pub(super) fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Scratch) {
     let identifier = query::parameter(query, "identifier");
     if let Err(refusal) = validation_errors::query_identifier(identifier.as_deref()) {
         return exchange.send_refusal(desk, &refusal);
@@ -48,7 +55,7 @@ pub(super) fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
     // As in core, any text will do: `false` and `0` too.
     let is_transient = query::parameter(query, "transient").is_some_and(|value| !value.is_empty());
     let identity = Identity { identifier: &identifier, traits: &[] };
-    let sent = Sent { identity, echo: None, is_anonymous: false };
+    let sent = ParsedIdentity { identity, echo: None, is_anonymous: false };
     respond(
         exchange,
         &sent,
@@ -57,7 +64,12 @@ pub(super) fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Desk) {
     );
 }
 
-fn respond(exchange: &mut Exchange<'_>, sent: &Sent<'_>, selection: Selection<'_>, desk: &mut Desk) {
+fn respond(
+    exchange: &mut Exchange<'_>,
+    sent: &ParsedIdentity<'_>,
+    selection: Selection<'_>,
+    desk: &mut Scratch,
+) {
     let (environment, role) = match exchange.open() {
         Ok(opened) => opened,
         Err(denied) => return exchange.deny(desk, denied),
@@ -80,7 +92,7 @@ fn respond(exchange: &mut Exchange<'_>, sent: &Sent<'_>, selection: Selection<'_
 }
 
 /// Puts the fields of an answer with identities on the desk.
-pub(super) fn head(exchange: &Exchange<'_>, environment: &Environment, desk: &mut Desk) {
+pub(super) fn head(exchange: &Exchange<'_>, environment: &Environment, desk: &mut Scratch) {
     exchange.vary_by_key(desk);
     desk.lines.extend_from_slice(PRIVATE_NO_CACHE);
     desk.dated.append(environment.updated_at(), &mut desk.lines);
@@ -90,9 +102,9 @@ pub(super) fn head(exchange: &Exchange<'_>, environment: &Environment, desk: &mu
 pub(super) fn evaluate_into(
     environment: &Environment,
     role: Role,
-    sent: &Sent<'_>,
+    sent: &ParsedIdentity<'_>,
     selection: Selection<'_>,
-    desk: &mut Desk,
+    desk: &mut Scratch,
     out: &mut Vec<u8>,
 ) {
     let evaluate = match selection {
@@ -108,7 +120,7 @@ pub(super) fn evaluate_into(
         return write(
             environment,
             role,
-            &Sent { identity, echo: None, ..*sent },
+            &ParsedIdentity { identity, echo: None, ..*sent },
             selection.feature,
             desk,
             out,
@@ -135,9 +147,9 @@ pub(super) fn seen<'a>(environment: &Environment, role: Role, identity: &Identit
 fn write(
     environment: &Environment,
     role: Role,
-    sent: &Sent<'_>,
+    sent: &ParsedIdentity<'_>,
     feature: Option<&str>,
-    desk: &Desk,
+    desk: &Scratch,
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(b"{\"identifier\":");

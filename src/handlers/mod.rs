@@ -1,7 +1,7 @@
 //! The spine: one synchronous function from a request to an answer.
 //!
-//! In: a [`Snapshot`], a [`Request`], the time, and a reactor's [`Room`]. Out: a whole response
-//! in [`Output`], and an [`Outcome`] for those who count. Order of judgement, as in the Python
+//! In: a [`Snapshot`], a [`Request`], the time, and a reactor's [`HandlerState`]. Out: a whole response
+//! in [`ResponseWriter`], and an [`RequestOutcome`] for those who count. Order of judgement, as in the Python
 //! proxy: preflight, path, method, shape of query or body, key, document (compatibility.md 2.6).
 //! Invariant: no await, no lock, no log, no clock (time is an argument), and no allocation for
 //! plain input once the room has grown. One file per family of routes; this one only leads there.
@@ -28,22 +28,24 @@ use std::time::SystemTime;
 use crate::config::Config;
 use crate::counts::{Counts, Resource};
 use crate::demo;
-use crate::engine::evaluate::Scratch;
+use crate::engine::evaluate::EvaluationScratch;
 use crate::handlers::exchange::Exchange;
-use crate::handlers::sse::{Subscription, Vocabulary};
+use crate::handlers::sse::{StreamProtocol, StreamSubscription};
 use crate::http::compression::Gzip;
 use crate::http::cors::Cors;
 use crate::http::route::Route;
-use crate::http::{Body, ContentType, Fields, Gunzip, Method, Output, Reject, Request, Status, route};
-use crate::identity::Reader;
+use crate::http::{
+    Body, ContentType, Fields, Gunzip, Method, ParseError, Request, ResponseWriter, Status, route,
+};
+use crate::identity::IdentityReader;
 use crate::limits::KEPT_ANSWER_BYTES_MAX;
 use crate::snapshot::{Environment, Role, Snapshot};
 
 /// What the configuration says about answers, made ready once per process and on a reload.
 #[derive(Debug)]
-pub struct Settings {
+pub struct HandlerSettings {
     cors: Cors,
-    health: health::Rules,
+    health: health::ReadinessRules,
     /// Evaluations that SDKs report are counted.
     counts_evaluations: bool,
     /// Requests are counted for upstream's billing (compatibility.md 4.3).
@@ -52,11 +54,11 @@ pub struct Settings {
     serves_demo: bool,
 }
 
-impl Settings {
+impl HandlerSettings {
     pub fn new(config: &Config) -> Self {
         Self {
             cors: Cors::new(&config.allow_origins),
-            health: health::Rules::new(config),
+            health: health::ReadinessRules::new(config),
             counts_evaluations: config.analytics.enabled,
             counts_usage: config.proxy_key.is_some(),
             serves_demo: config.environments.iter().any(|one| one.client_side_key == demo::CLIENT_SIDE_KEY),
@@ -64,7 +66,7 @@ impl Settings {
     }
 }
 
-impl Settings {
+impl HandlerSettings {
     /// The lines that let a browser show the answer to a request that was refused before it was routed
     /// (`Cors::refused`).
     pub fn refusal_lines(&self, fields: Option<&Fields<'_>>) -> Vec<u8> {
@@ -76,15 +78,15 @@ impl Settings {
 
 /// A reactor's reusable buffers.
 #[derive(Debug, Default)]
-pub struct Room {
-    reader: Reader,
+pub struct HandlerState {
+    reader: IdentityReader,
     gunzip: Gunzip,
-    desk: Desk,
+    desk: Scratch,
     counts: Counts,
-    subscription: Option<Subscription>,
+    subscription: Option<StreamSubscription>,
 }
 
-impl Room {
+impl HandlerState {
     /// What was counted since it was last taken.
     pub fn counts(&mut self) -> &mut Counts {
         &mut self.counts
@@ -97,7 +99,7 @@ impl Room {
     }
 
     /// Which budgets the last request exceeded, once.
-    pub fn take_exceeded(&mut self, outcome: &Outcome) -> Exceeded {
+    pub fn take_exceeded(&mut self, outcome: &RequestOutcome) -> Exceeded {
         let budget = self.desk.scratch.budget();
         let is_refused = outcome.route == Route::BulkIdentities && outcome.status == 400;
         Exceeded {
@@ -114,25 +116,25 @@ impl Room {
     }
 
     /// After an answer of an event stream's route: who is to be told of changes from now on.
-    pub fn take_subscription(&mut self) -> Option<Subscription> {
+    pub fn take_subscription(&mut self) -> Option<StreamSubscription> {
         self.subscription.take()
     }
 }
 
-/// All of a [`Room`] but what reads identities, so that both can be borrowed at once.
+/// All of a [`HandlerState`] but what reads identities, so that both can be borrowed at once.
 #[derive(Debug, Default)]
-struct Desk {
-    scratch: Scratch,
+struct Scratch {
+    scratch: EvaluationScratch,
     /// Header lines of the answer at hand.
     lines: Vec<u8>,
-    dated: validators::DatedLines,
+    dated: validators::DateHeaders,
     /// A body that is to be compressed, and then its compressed form.
     body: Vec<u8>,
     compressed: Vec<u8>,
     gzip: Gzip,
 }
 
-impl Desk {
+impl Scratch {
     /// After a request: memory for a large answer is released.
     fn release(&mut self) {
         for buffer in [&mut self.body, &mut self.compressed] {
@@ -145,21 +147,21 @@ impl Desk {
 
 /// What was answered, for metrics, the access log and usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct RequestOutcome {
     pub status: u16,
     pub route: Route,
     /// The environment that the key opened.
     pub slot: Option<usize>,
     pub role: Option<Role>,
     /// Refused for the coding or the size of its body.
-    pub reject: Option<Reject>,
+    pub reject: Option<ParseError>,
     /// A 422 that lists fewer errors than there are.
     pub errors_truncated: bool,
     /// How much of the plain body was read, bytes: a measure of the work.
     pub body_bytes: usize,
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// Of a request that no route has answered yet.
     pub const NONE: Self = Self {
         status: 0,
@@ -187,15 +189,15 @@ impl Exceeded {
 
 /// Answers one request.
 pub fn answer(
-    settings: &Settings,
+    settings: &HandlerSettings,
     snapshot: &Snapshot,
     now: SystemTime,
     request: &mut Request<'_>,
-    room: &mut Room,
-    output: &mut Output,
-) -> Outcome {
+    room: &mut HandlerState,
+    output: &mut ResponseWriter,
+) -> RequestOutcome {
     let mut exchange = Exchange::new(settings, snapshot, now, request, output);
-    let Room { desk, .. } = room;
+    let HandlerState { desk, .. } = room;
     desk.lines.clear();
     if Cors::is_preflight(request.method, &request.fields) {
         let (status, body) = settings.cors.preflight(&request.fields, &mut desk.lines);
@@ -230,9 +232,9 @@ fn dispatch(
     exchange: &mut Exchange<'_>,
     found: &route::Match<'_>,
     request: &mut Request<'_>,
-    room: &mut Room,
+    room: &mut HandlerState,
 ) {
-    let Room { reader, gunzip, desk, counts, subscription } = room;
+    let HandlerState { reader, gunzip, desk, counts, subscription } = room;
     let body = match body::is_read_by(found.route, request.method) {
         true => body::plain(exchange, request.body, request.coding, gunzip, desk),
         false => Some(&mut [][..]),
@@ -253,10 +255,10 @@ fn dispatch(
         (Route::BulkIdentities, _) => bulk::answer(exchange, body, desk),
         (Route::Traits, _) => bulk::single_trait(exchange, body, desk),
         (Route::EventStream, _) => {
-            *subscription = sse::open(exchange, &found.parameter, Vocabulary::Flagsmith, desk);
+            *subscription = sse::open(exchange, &found.parameter, StreamProtocol::Flagsmith, desk);
         }
         (Route::OfrepEventStream, _) => {
-            *subscription = sse::open(exchange, &found.parameter, Vocabulary::Ofrep, desk);
+            *subscription = sse::open(exchange, &found.parameter, StreamProtocol::Ofrep, desk);
         }
         (Route::OfrepFlags, _) => ofrep::all(exchange, body, desk),
         (Route::OfrepFlag, _) => ofrep::one(exchange, &found.parameter, body, desk),
@@ -269,7 +271,7 @@ fn dispatch(
 }
 
 /// Counts a request that was served, as upstream bills it.
-fn count_usage(outcome: &Outcome, counts: &mut Counts) {
+fn count_usage(outcome: &RequestOutcome, counts: &mut Counts) {
     let resource = match outcome.route {
         Route::Flags => Resource::Flags,
         Route::Identities => Resource::Identities,

@@ -14,42 +14,44 @@ use crate::engine::render::{Flag, results};
 use crate::handlers::exchange::PRIVATE_NO_CACHE;
 use crate::handlers::identities::seen;
 use crate::handlers::validators::EntityTag;
-use crate::handlers::{Desk, Exchange};
+use crate::handlers::{Exchange, Scratch};
 use crate::http::{Body, ContentType, Status};
 use crate::identity::errors::is_within_length;
 use crate::identity::validation_errors::{integer, json_value};
 use crate::json::hex::{hex, path_segment};
 use crate::json::write;
 use crate::limits::COMPRESS_BYTES_MIN;
-use crate::python::json::Value;
+use crate::python::json::PyValue;
 use crate::snapshot::{Environment, Role};
 
 /// Seconds of a hidden browser tab after which its stream should be closed: the protocol's own default.
 const INACTIVITY_SECONDS: &str = "120";
 
 /// What is wrong with a request, in OpenFeature's words.
-struct Failure {
+struct OfrepError {
     code: &'static str,
     details: &'static str,
 }
 
-const NOT_JSON: Failure = Failure { code: "PARSE_ERROR", details: "the body is not JSON" };
-const NO_CONTEXT: Failure =
-    Failure { code: "INVALID_CONTEXT", details: "the body must be an object with an object named context" };
-const NO_TARGETING_KEY: Failure =
-    Failure { code: "TARGETING_KEY_MISSING", details: "the context has no targetingKey" };
-const VALUE_TOO_LONG: Failure =
-    Failure { code: "INVALID_CONTEXT", details: "a string of the context is longer than 2000 characters" };
-const TARGETING_KEY_TYPE: Failure =
-    Failure { code: "INVALID_CONTEXT", details: "the context's targetingKey must be a string" };
+const NOT_JSON: OfrepError = OfrepError { code: "PARSE_ERROR", details: "the body is not JSON" };
+const NO_CONTEXT: OfrepError = OfrepError {
+    code: "INVALID_CONTEXT",
+    details: "the body must be an object with an object named context",
+};
+const NO_TARGETING_KEY: OfrepError =
+    OfrepError { code: "TARGETING_KEY_MISSING", details: "the context has no targetingKey" };
+const VALUE_TOO_LONG: OfrepError =
+    OfrepError { code: "INVALID_CONTEXT", details: "a string of the context is longer than 2000 characters" };
+const TARGETING_KEY_TYPE: OfrepError =
+    OfrepError { code: "INVALID_CONTEXT", details: "the context's targetingKey must be a string" };
 
-const TARGETING_KEY_LENGTH: Failure = Failure {
+const TARGETING_KEY_LENGTH: OfrepError = OfrepError {
     code: "INVALID_CONTEXT",
     details: "the context's targetingKey must have at most 2000 characters",
 };
 
 /// `POST /ofrep/v1/evaluate/flags/{key}`.
-pub fn one(exchange: &mut Exchange<'_>, flag: &[u8], body: &[u8], desk: &mut Desk) {
+pub fn one(exchange: &mut Exchange<'_>, flag: &[u8], body: &[u8], desk: &mut Scratch) {
     let (environment, role) = match exchange.open_with_any_key() {
         Ok(opened) => opened,
         Err(denied) => return exchange.deny(desk, denied),
@@ -76,7 +78,7 @@ pub fn one(exchange: &mut Exchange<'_>, flag: &[u8], body: &[u8], desk: &mut Des
 }
 
 /// `POST /ofrep/v1/evaluate/flags`.
-pub fn all(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
+pub fn all(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Scratch) {
     let (environment, role) = match exchange.open_with_any_key() {
         Ok(opened) => opened,
         Err(denied) => return exchange.deny(desk, denied),
@@ -99,13 +101,13 @@ pub fn all(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Desk) {
 }
 
 /// Reads the context and hands the identity in it to `then`.
-fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Result<R, Failure> {
+fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Result<R, OfrepError> {
     let body = json_value(body).map_err(|_| NOT_JSON)?;
-    let Value::Dict(body) = body.root() else { return Err(NO_CONTEXT) };
-    let Some(Value::Dict(context)) = body.get("context") else { return Err(NO_CONTEXT) };
+    let PyValue::Dict(body) = body.root() else { return Err(NO_CONTEXT) };
+    let Some(PyValue::Dict(context)) = body.get("context") else { return Err(NO_CONTEXT) };
     let identifier = match context.get("targetingKey") {
-        None | Some(Value::Null) => return Err(NO_TARGETING_KEY),
-        Some(Value::Text(identifier)) => identifier.text,
+        None | Some(PyValue::Null) => return Err(NO_TARGETING_KEY),
+        Some(PyValue::Text(identifier)) => identifier.text,
         Some(_) => return Err(TARGETING_KEY_TYPE),
     };
     if !is_within_length(identifier) {
@@ -124,18 +126,18 @@ fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Resul
     Ok(then(&Identity { identifier, traits: &traits }))
 }
 
-fn plain(value: Value<'_>) -> Option<TraitValue<'_>> {
+fn plain(value: PyValue<'_>) -> Option<TraitValue<'_>> {
     Some(match value {
-        Value::Null => TraitValue::Null,
-        Value::Bool(value) => TraitValue::Bool(value),
-        Value::Int(digits) => integer(digits),
-        Value::Float(number) => TraitValue::Float(number),
-        Value::Text(text) => TraitValue::Text(text.text),
-        Value::List(_) | Value::Dict(_) => return None,
+        PyValue::Null => TraitValue::Null,
+        PyValue::Bool(value) => TraitValue::Bool(value),
+        PyValue::Int(digits) => integer(digits),
+        PyValue::Float(number) => TraitValue::Float(number),
+        PyValue::Text(text) => TraitValue::Text(text.text),
+        PyValue::List(_) | PyValue::Dict(_) => return None,
     })
 }
 
-fn write_all(environment: &Environment, role: Role, desk: &Desk, out: &mut Vec<u8>) {
+fn write_all(environment: &Environment, role: Role, desk: &Scratch, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"flags\":[");
     for (index, flag) in results(environment, role, &desk.scratch).enumerate() {
         if index > 0 {
@@ -198,7 +200,7 @@ fn write_variant(flag: &Flag<'_>, out: &mut Vec<u8>) {
 /// Appends the members of `metadata.experiment` that the protocol can carry: its metadata is flat, and
 /// holds booleans, numbers and strings.
 fn write_experiment(metadata: &str, out: &mut Vec<u8>) {
-    let at = raw_json::At::ROOT;
+    let at = raw_json::DocumentPath::ROOT;
     let experiment =
         raw_json::members(metadata, &at, ["experiment"]).ok().and_then(|[experiment]| experiment);
     let names = ["id", "name", "in_experiment"];
@@ -236,7 +238,9 @@ fn write_failure(key: Option<&str>, code: &str, details: &str, out: &mut Vec<u8>
 
 impl<'a> Exchange<'a> {
     /// As `open`, with the key in any of the protocol's places.
-    pub(super) fn open_with_any_key(&mut self) -> Result<(&'a Environment, Role), super::errors::Denied<'a>> {
+    pub(super) fn open_with_any_key(
+        &mut self,
+    ) -> Result<(&'a Environment, Role), super::errors::AccessError<'a>> {
         let bearer = self.fields.authorization.and_then(|value| {
             let (scheme, token) = value.split_at_checked(7)?;
             scheme.eq_ignore_ascii_case(b"bearer ").then_some(token.trim_ascii())
@@ -246,7 +250,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends 200 with an entity tag over the body, or 304 if the client has it.
-    fn send_tagged(&mut self, desk: &mut Desk, body: &[u8]) {
+    fn send_tagged(&mut self, desk: &mut Scratch, body: &[u8]) {
         let etag = format!("\"{}\"", hex(&Sha256::digest(body)[..12]));
         let is_gzip = body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip();
         self.vary_by_key(desk);

@@ -5,12 +5,12 @@
 //! Flagsmith's SDKs take any event as theirs: `environment_updated` with `updated_at`, and
 //! OpenFeature's `refetchEvaluation`. Invariant: the time is the one that answers carry as
 //! `x-flagsmith-document-updated-at`, always with a decimal point. A stream is open only while its key
-//! is valid, by the rule of every route. Who holds the socket is not known here; a [`Subscription`] is
+//! is valid, by the rule of every route. Who holds the socket is not known here; a [`StreamSubscription`] is
 //! all that is kept of a subscriber between two events.
 use std::io::Write;
 use std::time::SystemTime;
 
-use crate::handlers::{Desk, Exchange};
+use crate::handlers::{Exchange, Scratch};
 use crate::http::response::{LAST_CHUNK, chunk};
 use crate::http::{ContentType, Status};
 use crate::snapshot::Snapshot;
@@ -23,31 +23,31 @@ const RETRY: &[u8] = b"retry: 15000\n\n";
 
 /// In whose words a stream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vocabulary {
+pub enum StreamProtocol {
     Flagsmith,
     Ofrep,
 }
 
 /// One subscriber: the key it came with, and what it was told last.
-pub struct Subscription {
+pub struct StreamSubscription {
     /// As sent; it may be a server-side key, so it has no place in a log.
     key: Box<[u8]>,
-    vocabulary: Vocabulary,
+    vocabulary: StreamProtocol,
     /// HTTP/1.1: what is written is chunked.
     is_chunked: bool,
-    told: Option<Told>,
+    told: Option<LastEvent>,
 }
 
 /// Which state of an environment an event was of.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Told {
+struct LastEvent {
     updated_at: Option<f64>,
     /// Only where the vocabulary has an event that is not of a time.
     edition: Option<u64>,
 }
 
-impl Subscription {
-    pub fn new(key: &[u8], vocabulary: Vocabulary, is_chunked: bool) -> Self {
+impl StreamSubscription {
+    pub fn new(key: &[u8], vocabulary: StreamProtocol, is_chunked: bool) -> Self {
         Self { key: key.into(), vocabulary, is_chunked, told: None }
     }
 
@@ -79,8 +79,8 @@ impl Subscription {
         let slot = access.and_then(|access| snapshot.slots.get(access.slot));
         let Some(environment) = slot.and_then(|slot| slot.environment.as_deref()) else { return false };
         let updated_at = environment.updated_at().filter(|time| time.is_finite());
-        let edition = (self.vocabulary == Vocabulary::Ofrep).then(|| environment.edition());
-        let now = Told { updated_at, edition };
+        let edition = (self.vocabulary == StreamProtocol::Ofrep).then(|| environment.edition());
+        let now = LastEvent { updated_at, edition };
         if self.told == Some(now) || (updated_at, edition) == (None, None) {
             return false;
         }
@@ -90,22 +90,22 @@ impl Subscription {
     }
 }
 
-impl std::fmt::Debug for Subscription {
+impl std::fmt::Debug for StreamSubscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { vocabulary, is_chunked, told, .. } = self;
         write!(f, "Subscription({vocabulary:?}, is_chunked: {is_chunked}, {told:?})")
     }
 }
 
-fn write_event(vocabulary: Vocabulary, updated_at: Option<f64>, out: &mut Vec<u8>) {
+fn write_event(vocabulary: StreamProtocol, updated_at: Option<f64>, out: &mut Vec<u8>) {
     match vocabulary {
-        Vocabulary::Flagsmith => {
+        StreamProtocol::Flagsmith => {
             out.extend_from_slice(b"event: environment_updated\ndata: {\"updated_at\": ");
             out.extend_from_slice(
                 ryu::Buffer::new().format_finite(updated_at.unwrap_or_default()).as_bytes(),
             );
         }
-        Vocabulary::Ofrep => {
+        StreamProtocol::Ofrep => {
             out.extend_from_slice(b"event: message\ndata: {\"type\":\"refetchEvaluation\"");
             if let Some(updated_at) = updated_at {
                 // Whole seconds, as its contract has it. Writing to a vector cannot fail.
@@ -120,9 +120,9 @@ fn write_event(vocabulary: Vocabulary, updated_at: Option<f64>, out: &mut Vec<u8
 pub(super) fn open(
     exchange: &mut Exchange<'_>,
     key: &[u8],
-    vocabulary: Vocabulary,
-    desk: &mut Desk,
-) -> Option<Subscription> {
+    vocabulary: StreamProtocol,
+    desk: &mut Scratch,
+) -> Option<StreamSubscription> {
     let Some(access) = exchange.snapshot.access_at(key, exchange.now) else {
         let denied = exchange.unknown(key);
         exchange.vary(desk);
@@ -138,7 +138,7 @@ pub(super) fn open(
     if exchange.reply.head {
         return None;
     }
-    let mut subscription = Subscription::new(key, vocabulary, !exchange.reply.http_10);
+    let mut subscription = StreamSubscription::new(key, vocabulary, !exchange.reply.http_10);
     subscription.write(&mut exchange.output.bytes, |out| out.extend_from_slice(RETRY));
     subscription.catch_up(exchange.snapshot, &mut exchange.output.bytes);
     Some(subscription)
@@ -153,13 +153,13 @@ mod tests {
         let time = Some(1_735_229_888.0);
         for (vocabulary, time, expected) in [
             (
-                Vocabulary::Flagsmith,
+                StreamProtocol::Flagsmith,
                 time,
                 "event: environment_updated\ndata: {\"updated_at\": 1735229888.0}\n\n",
             ),
-            (Vocabulary::Ofrep, None, "event: message\ndata: {\"type\":\"refetchEvaluation\"}\n\n"),
+            (StreamProtocol::Ofrep, None, "event: message\ndata: {\"type\":\"refetchEvaluation\"}\n\n"),
             (
-                Vocabulary::Ofrep,
+                StreamProtocol::Ofrep,
                 time,
                 "event: message\ndata: {\"type\":\"refetchEvaluation\",\"lastModified\":1735229888}\n\n",
             ),

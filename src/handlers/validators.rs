@@ -12,12 +12,12 @@ use crate::limits::YEAR_10000_SECONDS;
 
 /// The lines of the time that was written last: it is seldom another one.
 #[derive(Debug, Default)]
-pub struct DatedLines {
+pub struct DateHeaders {
     updated_at: Option<f64>,
     lines: Vec<u8>,
 }
 
-impl DatedLines {
+impl DateHeaders {
     /// Appends when the document changed, as SDKs read it (seconds, with a decimal point) and as
     /// caches do.
     pub fn append(&mut self, updated_at: Option<f64>, lines: &mut Vec<u8>) {
@@ -79,7 +79,7 @@ impl<'a> EntityTag<'a> {
 
 /// What the conditions of a request come to (RFC 9110 13.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Precondition {
     /// 200: the representation is sent.
     Send,
     /// 304: the client has it.
@@ -90,21 +90,21 @@ pub enum Verdict {
 
 /// Evaluates the conditions of a request in the order of RFC 9110 13.2.2. A time that other answers had
 /// as well tells nothing: that is `None`, and so is the tag of a body that has none.
-pub fn evaluate(fields: &Fields<'_>, etag: Option<EntityTag<'_>>, own_time: Option<f64>) -> Verdict {
+pub fn evaluate(fields: &Fields<'_>, etag: Option<EntityTag<'_>>, own_time: Option<f64>) -> Precondition {
     if fields.has_precondition && !is_met(fields, etag, own_time) {
-        return Verdict::Failed;
+        return Precondition::Failed;
     }
     let is_not_modified = match fields.if_none_match {
-        Some(tags) => names(tags, etag, Comparison::Weak),
+        Some(tags) => names(tags, etag, EtagComparison::Weak),
         None => fields.if_modified_since.is_some_and(|since| is_unchanged(since, own_time) == Some(true)),
     };
-    if is_not_modified { Verdict::NotModified } else { Verdict::Send }
+    if is_not_modified { Precondition::NotModified } else { Precondition::Send }
 }
 
 /// `If-Match`, and `If-Unmodified-Since` where there is none.
 fn is_met(fields: &Fields<'_>, etag: Option<EntityTag<'_>>, own_time: Option<f64>) -> bool {
     match (fields.if_match, fields.if_unmodified_since) {
-        (Some(tags), _) => names(tags, etag, Comparison::Strong),
+        (Some(tags), _) => names(tags, etag, EtagComparison::Strong),
         (None, Some(since)) => is_unchanged(since, own_time) != Some(false),
         (None, None) => true,
     }
@@ -118,7 +118,7 @@ fn is_unchanged(since: &[u8], own_time: Option<f64>) -> Option<bool> {
 
 /// How entity tags are compared (RFC 9110 8.8.3.2).
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Comparison {
+enum EtagComparison {
     /// `W/` makes no difference.
     Weak,
     /// A weak tag equals none.
@@ -126,10 +126,10 @@ enum Comparison {
 }
 
 /// Whether a list of entity tags names this one. `*` names any.
-fn names(tags: &[u8], etag: Option<EntityTag<'_>>, comparison: Comparison) -> bool {
+fn names(tags: &[u8], etag: Option<EntityTag<'_>>, comparison: EtagComparison) -> bool {
     tags.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|tag| {
         let quoted = match tag.strip_prefix(b"W/") {
-            Some(_) if comparison == Comparison::Strong => return false,
+            Some(_) if comparison == EtagComparison::Strong => return false,
             Some(quoted) => quoted,
             None => tag,
         };
@@ -165,11 +165,11 @@ mod tests {
             (b"a1", false, false, false),
             (b"", false, false, false),
         ] {
-            assert_eq!(names(tags, PLAIN, Comparison::Weak), plain, "{tags:?}");
-            assert_eq!(names(tags, GZIP, Comparison::Weak), gzip, "{tags:?}");
-            assert_eq!(names(tags, PLAIN, Comparison::Strong), plain_strong, "{tags:?}");
+            assert_eq!(names(tags, PLAIN, EtagComparison::Weak), plain, "{tags:?}");
+            assert_eq!(names(tags, GZIP, EtagComparison::Weak), gzip, "{tags:?}");
+            assert_eq!(names(tags, PLAIN, EtagComparison::Strong), plain_strong, "{tags:?}");
         }
-        assert!(names(b"*", None, Comparison::Weak) && !names(b"\"a1\"", None, Comparison::Weak));
+        assert!(names(b"*", None, EtagComparison::Weak) && !names(b"\"a1\"", None, EtagComparison::Weak));
         let mut lines = Vec::new();
         EntityTag::new("\"a1\"", false).append(&mut lines);
         EntityTag::new("\"a1\"", true).append(&mut lines);
@@ -181,11 +181,11 @@ mod tests {
         let changed = Some(784_111_777.5);
         let same = Some(&b"Sun, 06 Nov 1994 08:49:37 GMT"[..]);
         let fields = Fields { if_modified_since: same, ..Fields::default() };
-        assert_eq!(evaluate(&fields, PLAIN, changed), Verdict::NotModified);
-        assert_eq!(evaluate(&fields, None, Some(784_111_778.0)), Verdict::Send);
-        assert_eq!(evaluate(&fields, None, None), Verdict::Send);
+        assert_eq!(evaluate(&fields, PLAIN, changed), Precondition::NotModified);
+        assert_eq!(evaluate(&fields, None, Some(784_111_778.0)), Precondition::Send);
+        assert_eq!(evaluate(&fields, None, None), Precondition::Send);
         let fields = Fields { if_none_match: Some(b"\"b\""), ..fields };
-        assert_eq!(evaluate(&fields, PLAIN, changed), Verdict::Send);
+        assert_eq!(evaluate(&fields, PLAIN, changed), Precondition::Send);
     }
 
     /// RFC 9110 13.2.2: first If-Match, or If-Unmodified-Since where that is missing.
@@ -201,18 +201,18 @@ mod tests {
             ..Fields::default()
         };
         for (fields, time, expected) in [
-            (with(Some(b"\"a1\""), None, None), changed, Verdict::Send),
-            (with(Some(b"*"), None, None), changed, Verdict::Send),
-            (with(Some(b"\"b\""), None, None), changed, Verdict::Failed),
-            (with(Some(b"W/\"a1\""), None, None), changed, Verdict::Failed),
-            (with(Some(b"\"a1-gzip\""), None, None), changed, Verdict::Failed),
-            (with(Some(b"\"a1\""), None, Some(b"\"a1\"")), changed, Verdict::NotModified),
-            (with(Some(b"\"b\""), None, Some(b"\"b\"")), changed, Verdict::Failed),
-            (with(None, Some(date), None), changed, Verdict::Send),
-            (with(None, Some(date), None), later, Verdict::Failed),
-            (with(None, Some(date), None), None, Verdict::Send),
-            (with(None, Some(b"yesterday"), None), later, Verdict::Send),
-            (with(Some(b"\"a1\""), Some(date), None), later, Verdict::Send),
+            (with(Some(b"\"a1\""), None, None), changed, Precondition::Send),
+            (with(Some(b"*"), None, None), changed, Precondition::Send),
+            (with(Some(b"\"b\""), None, None), changed, Precondition::Failed),
+            (with(Some(b"W/\"a1\""), None, None), changed, Precondition::Failed),
+            (with(Some(b"\"a1-gzip\""), None, None), changed, Precondition::Failed),
+            (with(Some(b"\"a1\""), None, Some(b"\"a1\"")), changed, Precondition::NotModified),
+            (with(Some(b"\"b\""), None, Some(b"\"b\"")), changed, Precondition::Failed),
+            (with(None, Some(date), None), changed, Precondition::Send),
+            (with(None, Some(date), None), later, Precondition::Failed),
+            (with(None, Some(date), None), None, Precondition::Send),
+            (with(None, Some(b"yesterday"), None), later, Precondition::Send),
+            (with(Some(b"\"a1\""), Some(date), None), later, Precondition::Send),
         ] {
             assert_eq!(evaluate(&fields, PLAIN, time), expected, "{fields:?} {time:?}");
         }
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_time_has_a_decimal_point_always() {
-        let mut dated = DatedLines::default();
+        let mut dated = DateHeaders::default();
         for (time, second) in [(784_111_777.0, 37), (784_111_777.0, 37), (784_111_778.0, 38)] {
             let mut lines = Vec::new();
             dated.append(Some(time), &mut lines);

@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 use memchr::memchr;
 
-use crate::http::Reject;
+use crate::http::ParseError;
 use crate::http::framing::{is_token, trim, trim_start};
 use crate::limits::{BODY_BYTES_MAX, CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 
@@ -45,18 +45,19 @@ impl Chunked {
     ///
     /// # Errors
     /// Malformed, or more than we take.
-    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<bool, Reject> {
+    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<bool, ParseError> {
         loop {
             match self.state {
                 ChunkState::Size => {
-                    let Some(line) = line(&buffer[self.coded..], CHUNK_LINE_BYTES_MAX, Reject::BadRequest)?
+                    let Some(line) =
+                        line(&buffer[self.coded..], CHUNK_LINE_BYTES_MAX, ParseError::BadRequest)?
                     else {
                         break;
                     };
                     let size = chunk_size(line)?;
                     self.coded += line.len() + 2;
                     if self.decoded + size > BODY_BYTES_MAX {
-                        return Err(Reject::BodyTooLarge);
+                        return Err(ParseError::BodyTooLarge);
                     }
                     self.state = if size == 0 { ChunkState::Trailer } else { ChunkState::Data(size) };
                 }
@@ -77,10 +78,11 @@ impl Chunked {
                         self.state = ChunkState::Size;
                     }
                     [] | [b'\r'] => break,
-                    _ => return Err(Reject::BadRequest),
+                    _ => return Err(ParseError::BadRequest),
                 },
                 ChunkState::Trailer => {
-                    let Some(line) = line(&buffer[self.coded..], TRAILER_BYTES_MAX, Reject::HeadTooLarge)?
+                    let Some(line) =
+                        line(&buffer[self.coded..], TRAILER_BYTES_MAX, ParseError::HeadTooLarge)?
                     else {
                         break;
                     };
@@ -111,27 +113,27 @@ impl Chunked {
 }
 
 /// The next line without its CRLF, or `None` if it is not whole.
-fn line(coded: &[u8], bytes_max: usize, too_long: Reject) -> Result<Option<&[u8]>, Reject> {
+fn line(coded: &[u8], bytes_max: usize, too_long: ParseError) -> Result<Option<&[u8]>, ParseError> {
     let bound = coded.len().min(bytes_max);
     match memchr(b'\n', &coded[..bound]) {
-        Some(end) => coded[..end].strip_suffix(b"\r").map(Some).ok_or(Reject::BadRequest),
+        Some(end) => coded[..end].strip_suffix(b"\r").map(Some).ok_or(ParseError::BadRequest),
         None if coded.len() >= bytes_max => Err(too_long),
         None => Ok(None),
     }
 }
 
 /// Hex digits, then extensions (RFC 9112 7.1.1).
-fn chunk_size(line: &[u8]) -> Result<usize, Reject> {
+fn chunk_size(line: &[u8]) -> Result<usize, ParseError> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     if digits == 0 || !are_extensions(&line[digits..]) {
-        return Err(Reject::BadRequest);
+        return Err(ParseError::BadRequest);
     }
     let value = |size: usize, byte: &u8| {
         let digit = (*byte as char).to_digit(16).unwrap_or(0) as usize;
         size.saturating_mul(16).saturating_add(digit)
     };
     let size = line[..digits].iter().fold(0, value);
-    if size > BODY_BYTES_MAX { Err(Reject::BodyTooLarge) } else { Ok(size) }
+    if size > BODY_BYTES_MAX { Err(ParseError::BodyTooLarge) } else { Ok(size) }
 }
 
 /// Whether this is `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`. Extensions are
@@ -202,9 +204,9 @@ const FORBIDDEN_TRAILERS: [&[u8]; 22] = [
 ];
 
 /// Checks one trailer field: no folding, a name, a colon, and not one that belongs in the head.
-fn trailer_line(line: &[u8], trailer_bytes: usize) -> Result<(), Reject> {
+fn trailer_line(line: &[u8], trailer_bytes: usize) -> Result<(), ParseError> {
     if trailer_bytes > TRAILER_BYTES_MAX {
-        return Err(Reject::HeadTooLarge);
+        return Err(ParseError::HeadTooLarge);
     }
     let name = memchr(b':', line).map(|bytes| &line[..bytes]).filter(|name| !name.is_empty());
     let is_field = |name: &&[u8]| {
@@ -214,6 +216,6 @@ fn trailer_line(line: &[u8], trailer_bytes: usize) -> Result<(), Reject> {
         Some(name) if !FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) => {
             Ok(())
         }
-        _ => Err(Reject::BadRequest),
+        _ => Err(ParseError::BadRequest),
     }
 }

@@ -1,11 +1,11 @@
 //! Request bodies that come compressed: gzip, within a limit (RFC 9110 8.4, RFC 1952).
 //!
-//! In: a coded body. Out: what it inflates to, or a [`Reject`]. Invariant: at most `BODY_BYTES_MAX` bytes
+//! In: a coded body. Out: what it inflates to, or a [`ParseError`]. Invariant: at most `BODY_BYTES_MAX` bytes
 //! are inflated, several members are one body (RFC 1952 2.2), and every member's checksum and length
 //! are checked. Nothing here is called before the caller's key is known to be valid.
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use crate::http::Reject;
+use crate::http::ParseError;
 use crate::limits::{BODY_BYTES_MAX, KEPT_BODY_BYTES_MAX};
 
 /// The `Content-Encoding` of a body.
@@ -40,12 +40,12 @@ impl Gunzip {
     ///
     /// # Errors
     /// It is not gzip, something else follows the last member, or it inflates to more than `BODY_BYTES_MAX`.
-    pub fn decode(&mut self, coded: &[u8]) -> Result<&mut [u8], Reject> {
+    pub fn decode(&mut self, coded: &[u8]) -> Result<&mut [u8], ParseError> {
         self.body.clear();
         let mut rest = self.member(coded)?;
         while !rest.is_empty() {
             rest = self.member(rest).map_err(|reject| match reject {
-                Reject::BadCoding => Reject::TrailingBytes,
+                ParseError::BadCoding => ParseError::TrailingBytes,
                 other => other,
             })?;
         }
@@ -60,8 +60,8 @@ impl Gunzip {
     }
 
     /// Inflates one member to the end of the body, and gives what follows it.
-    fn member<'a>(&mut self, member: &'a [u8]) -> Result<&'a [u8], Reject> {
-        let mut rest = header_end(member).ok_or(Reject::BadCoding)?;
+    fn member<'a>(&mut self, member: &'a [u8]) -> Result<&'a [u8], ParseError> {
+        let mut rest = header_end(member).ok_or(ParseError::BadCoding)?;
         let start = self.body.len();
         self.inflate.reset(false);
         loop {
@@ -76,20 +76,20 @@ impl Gunzip {
             let read = usize::try_from(self.inflate.total_in() - before).unwrap_or(rest.len());
             rest = rest.get(read..).unwrap_or_default();
             if self.body.len() > BODY_BYTES_MAX {
-                return Err(Reject::BodyTooLarge);
+                return Err(ParseError::BodyTooLarge);
             }
             match status {
                 Ok(Status::StreamEnd) => break,
                 Ok(_) if read > 0 || self.body.len() > written => {}
                 // Cut off, or damaged.
-                _ => return Err(Reject::BadCoding),
+                _ => return Err(ParseError::BadCoding),
             }
         }
-        let (trailer, rest) = rest.split_first_chunk::<TRAILER_BYTES>().ok_or(Reject::BadCoding)?;
+        let (trailer, rest) = rest.split_first_chunk::<TRAILER_BYTES>().ok_or(ParseError::BadCoding)?;
         let mut crc = Crc::new();
         crc.update(self.body.get(start..).unwrap_or_default());
         let expected = [crc.sum().to_le_bytes(), crc.amount().to_le_bytes()].concat();
-        if trailer[..] != expected[..] { Err(Reject::BadCoding) } else { Ok(rest) }
+        if trailer[..] != expected[..] { Err(ParseError::BadCoding) } else { Ok(rest) }
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn decode(coded: &[u8]) -> Result<Vec<u8>, Reject> {
+    fn decode(coded: &[u8]) -> Result<Vec<u8>, ParseError> {
         Gunzip::default().decode(coded).map(|body| body.to_vec())
     }
 
@@ -148,28 +148,28 @@ mod tests {
         let (one, two) = (gzip(b"{\"a\":"), gzip(b"1}"));
         assert_eq!(decode(&[&one[..], &two].concat()), Ok(b"{\"a\":1}".to_vec()));
         assert_eq!(decode(&[&one[..], &gzip(b""), &two].concat()), Ok(b"{\"a\":1}".to_vec()));
-        assert_eq!(decode(&[&one[..], b"x"].concat()), Err(Reject::TrailingBytes));
-        assert_eq!(decode(&[&one[..], &[0; 8]].concat()), Err(Reject::TrailingBytes));
-        assert_eq!(decode(&[&one[..], &two[..two.len() - 1]].concat()), Err(Reject::TrailingBytes));
-        assert_eq!(decode(&[&one[..], MAGIC].concat()), Err(Reject::TrailingBytes));
+        assert_eq!(decode(&[&one[..], b"x"].concat()), Err(ParseError::TrailingBytes));
+        assert_eq!(decode(&[&one[..], &[0; 8]].concat()), Err(ParseError::TrailingBytes));
+        assert_eq!(decode(&[&one[..], &two[..two.len() - 1]].concat()), Err(ParseError::TrailingBytes));
+        assert_eq!(decode(&[&one[..], MAGIC].concat()), Err(ParseError::TrailingBytes));
         for end in 0..one.len() {
-            assert_eq!(decode(&one[..end]), Err(Reject::BadCoding), "{end}");
+            assert_eq!(decode(&one[..end]), Err(ParseError::BadCoding), "{end}");
         }
         let mut damaged = one.clone();
         *damaged.last_mut().unwrap() ^= 1;
-        assert_eq!(decode(&damaged), Err(Reject::BadCoding), "the length");
+        assert_eq!(decode(&damaged), Err(ParseError::BadCoding), "the length");
         damaged = one.clone();
         damaged[one.len() - 8] ^= 1;
-        assert_eq!(decode(&damaged), Err(Reject::BadCoding), "the checksum");
+        assert_eq!(decode(&damaged), Err(ParseError::BadCoding), "the checksum");
     }
 
     #[test]
     fn the_limit_is_one_for_all_members_together() {
         let half = gzip(&vec![b'x'; BODY_BYTES_MAX / 2]);
         assert_eq!(decode(&[&half[..], &half].concat()).unwrap().len(), BODY_BYTES_MAX);
-        assert_eq!(decode(&[&half[..], &half, &gzip(b"y")].concat()), Err(Reject::BodyTooLarge));
+        assert_eq!(decode(&[&half[..], &half, &gzip(b"y")].concat()), Err(ParseError::BodyTooLarge));
         let mut gunzip = Gunzip::default();
-        assert_eq!(gunzip.decode(&gzip(&vec![b'x'; 64 << 20])), Err(Reject::BodyTooLarge));
+        assert_eq!(gunzip.decode(&gzip(&vec![b'x'; 64 << 20])), Err(ParseError::BodyTooLarge));
         assert!(gunzip.body.capacity() <= BODY_BYTES_MAX * 2, "{}", gunzip.body.capacity());
         gunzip.release();
         assert_eq!(gunzip.body.capacity(), 0);
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(decode(&coded), Ok(b"{}".to_vec()));
         assert_eq!(flate2_reads(&coded), b"{}");
         coded[3] |= 0x20;
-        assert_eq!(decode(&coded), Err(Reject::BadCoding), "a reserved flag");
+        assert_eq!(decode(&coded), Err(ParseError::BadCoding), "a reserved flag");
     }
 
     fn flate2_reads(coded: &[u8]) -> Vec<u8> {

@@ -8,7 +8,7 @@ use crate::http::Status;
 /// Refusals that need nothing but themselves. Those that carry text (an unknown key, FastAPI's
 /// `detail` list) are written by `answer` with the same status table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reject {
+pub enum ParseError {
     /// Not HTTP as RFC 9112 has it, or framing that two parsers may read differently: 400, close.
     BadRequest,
     /// A transfer coding other than chunked: 501, close.
@@ -35,7 +35,7 @@ pub enum Reject {
     Internal,
 }
 
-impl Reject {
+impl ParseError {
     /// All of them, in the order of their numbers; a test of `metrics` holds it to that.
     pub const ALL: [Self; 12] = [
         Self::BadRequest,

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use foldhash::fast::RandomState;
 use http::request::Parts;
 
-use crate::http::framing::{Facts, Length};
+use crate::http::framing::{FramingHeaders, Length};
 use crate::limits::{HEAD_BYTES_MAX, HEADS_KNOWN_MAX, KNOWN_HEAD_BYTES_MAX};
 
 /// A decoded head and the bytes it was decoded from.
@@ -19,36 +19,36 @@ use crate::limits::{HEAD_BYTES_MAX, HEADS_KNOWN_MAX, KNOWN_HEAD_BYTES_MAX};
 pub struct Head {
     pub(super) bytes: Box<[u8]>,
     pub(super) parts: Parts,
-    pub(super) facts: Facts,
+    pub(super) facts: FramingHeaders,
     pub(super) length: Length,
 }
 
 /// The known heads of one reactor.
 #[derive(Debug)]
-pub struct Heads {
+pub struct HeadCache {
     /// The largest head that is read, bytes (`server.head_bytes_max`); a target may take half of it.
     pub(super) bytes_max: usize,
     /// Empty until a head came twice.
-    places: RefCell<Vec<Place>>,
+    places: RefCell<Vec<CacheEntry>>,
     /// Seeded, so that nobody can choose heads that share a place.
     hasher: RandomState,
 }
 
 #[derive(Debug, Default)]
-struct Place {
+struct CacheEntry {
     mark: u64,
     head: Option<Rc<Head>>,
     /// Used since another head asked for this place.
     is_used: Cell<bool>,
 }
 
-impl Default for Heads {
+impl Default for HeadCache {
     fn default() -> Self {
         Self::new(HEAD_BYTES_MAX)
     }
 }
 
-impl Heads {
+impl HeadCache {
     /// No head is known yet; larger ones than `bytes_max` are refused.
     pub fn new(bytes_max: usize) -> Self {
         Self { bytes_max, places: RefCell::default(), hasher: RandomState::default() }
@@ -77,10 +77,10 @@ impl Heads {
     /// two connections with one place, the first must not be evicted with every request.
     pub fn keep(&self, mark: u64, head: &Rc<Head>) {
         let mut places = self.places.borrow_mut();
-        places.resize_with(HEADS_KNOWN_MAX, Place::default);
+        places.resize_with(HEADS_KNOWN_MAX, CacheEntry::default);
         let place = &mut places[place_of(mark)];
         if !place.is_used.take() {
-            *place = Place { mark, head: Some(head.clone()), is_used: Cell::new(true) };
+            *place = CacheEntry { mark, head: Some(head.clone()), is_used: Cell::new(true) };
         }
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP/1 as bytes: a request read from them, an answer written to them.
 //!
 //! In: bytes of a connection. Out: a [`Request`] with the few fields this product reads, and
-//! an [`Output`] with whole responses. Invariant: nothing here knows what a flag, a key or a
+//! an [`ResponseWriter`] with whole responses. Invariant: nothing here knows what a flag, a key or a
 //! snapshot is. It may not await and may not touch a socket.
 pub mod chunked;
 pub mod compression;
@@ -18,7 +18,7 @@ pub mod route;
 pub mod target;
 
 pub use crate::http::decompress::{Coding, Gunzip};
-pub use crate::http::error::Reject;
-pub use crate::http::head_cache::Heads;
+pub use crate::http::error::ParseError;
+pub use crate::http::head_cache::HeadCache;
 pub use crate::http::request::{Fields, Method, Progress, Request, RequestReader};
-pub use crate::http::response::{Body, ContentType, Output, Reply, Status};
+pub use crate::http::response::{Body, ContentType, ResponseContext, ResponseWriter, Status};

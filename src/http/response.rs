@@ -1,20 +1,20 @@
 //! From an answer to bytes: heads and bodies appended to one buffer.
 //!
-//! In: status, fields, body. Out: bytes in [`Output`]. Invariant: whatever is appended is a
+//! In: status, fields, body. Out: bytes in [`ResponseWriter`]. Invariant: whatever is appended is a
 //! whole response with a right Content-Length; a HEAD answer has the fields of GET and no body.
 //! Nothing here reads a clock: the connection sets the date once for each batch of requests.
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::http::Reject;
+use crate::http::ParseError;
 use crate::http::date::DateLine;
-use crate::http::response_cache::{Known, WholeAnswers};
+use crate::http::response_cache::{CacheLookup, ResponseCache};
 use crate::limits::TAIL_BYTES_MIN;
 
 /// What is to be written to a connection, in order: `bytes`, then `tail`.
 #[derive(Debug, Default)]
-pub struct Output {
+pub struct ResponseWriter {
     /// Whole responses, but for the end of the last one's body if that is in `tail`.
     pub bytes: Vec<u8>,
     /// The end of a large ready body, sent without a copy. When it is set the connection
@@ -25,7 +25,7 @@ pub struct Output {
     /// Set by an answer that must be the connection's last.
     pub close: bool,
     date: DateLine,
-    wholes: WholeAnswers,
+    wholes: ResponseCache,
 }
 
 /// An HTTP status code.
@@ -54,7 +54,7 @@ pub enum Body<'a> {
 /// What the writer must know of the request it answers. `Copy`, so that it can be taken before
 /// the body is borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub struct ResponseContext {
     /// The request was HEAD: fields of GET, no body.
     pub head: bool,
     /// False: the answer says `Connection: close`.
@@ -63,7 +63,7 @@ pub struct Reply {
     pub http_10: bool,
 }
 
-impl Reply {
+impl ResponseContext {
     /// The usual: GET or POST, and the connection goes on without saying so.
     pub const PLAIN: Self = Self { head: false, keep_alive: true, http_10: false };
 
@@ -124,14 +124,15 @@ impl ContentType {
 }
 
 /// What an answer must be to be kept whole.
-const USUAL: (Reply, Status, Option<ContentType>) = (Reply::PLAIN, Status(200), Some(ContentType::Json));
+const USUAL: (ResponseContext, Status, Option<ContentType>) =
+    (ResponseContext::PLAIN, Status(200), Some(ContentType::Json));
 
 /// Digits kept free for a length that is known only after the body is written. The blanks in
 /// front of the number are optional white space of the field (RFC 9112 5).
 const LENGTH_DIGITS: usize = 10;
 const LENGTH_OPEN: &[u8] = b"content-length:           \r\n\r\n";
 
-impl Output {
+impl ResponseWriter {
     /// Sets the date that the next heads carry; renders it only when the second changed.
     pub fn set_date(&mut self, now: SystemTime) {
         self.date.set(now);
@@ -140,7 +141,7 @@ impl Output {
     /// Appends one whole response. `fields` are ready header lines, each with its CRLF.
     pub fn respond(
         &mut self,
-        reply: Reply,
+        reply: ResponseContext,
         status: Status,
         content_type: Option<ContentType>,
         fields: &[u8],
@@ -158,21 +159,21 @@ impl Output {
     fn respond_whole(&mut self, fields: &[u8], body: &Bytes) {
         let (reply, status, content_type) = USUAL;
         match self.wholes.find(body, fields, self.date.seconds()) {
-            Known::Whole(whole) => self.tail = Some(whole),
-            Known::Twice(at) => {
+            CacheLookup::Whole(whole) => self.tail = Some(whole),
+            CacheLookup::Twice(at) => {
                 self.write(reply, status, content_type, fields, Body::Copy(body));
                 let whole = Bytes::copy_from_slice(&self.bytes);
                 self.bytes.clear();
                 self.wholes.keep(at, whole.clone());
                 self.tail = Some(whole);
             }
-            Known::No => self.write(reply, status, content_type, fields, Body::Ready(body)),
+            CacheLookup::No => self.write(reply, status, content_type, fields, Body::Ready(body)),
         }
     }
 
     fn write(
         &mut self,
-        reply: Reply,
+        reply: ResponseContext,
         status: Status,
         content_type: Option<ContentType>,
         fields: &[u8],
@@ -216,7 +217,7 @@ impl Output {
     /// Appends one whole response whose body `write` appends in place. `write` must only append.
     pub fn respond_with(
         &mut self,
-        reply: Reply,
+        reply: ResponseContext,
         status: Status,
         content_type: Option<ContentType>,
         fields: &[u8],
@@ -243,20 +244,32 @@ impl Output {
     /// Begins a response that has no end yet: an event stream. What follows is chunked
     /// ([`chunk`]), but for HTTP/1.0, where the end of the connection is the end. Chunks matter:
     /// Python's urllib3 waits for a full buffer where there are none.
-    pub fn begin_stream(&mut self, reply: Reply, status: Status, content_type: ContentType, fields: &[u8]) {
-        self.begin(Reply { keep_alive: false, ..reply }, status, Some(content_type), fields);
+    pub fn begin_stream(
+        &mut self,
+        reply: ResponseContext,
+        status: Status,
+        content_type: ContentType,
+        fields: &[u8],
+    ) {
+        self.begin(ResponseContext { keep_alive: false, ..reply }, status, Some(content_type), fields);
         let rest: &[u8] = if reply.http_10 { b"\r\n" } else { b"transfer-encoding: chunked\r\n\r\n" };
         self.bytes.extend_from_slice(rest);
     }
 
     /// Appends the answer to a refused request. `fields` are those that let a browser show it (`cors`).
-    pub fn reject(&mut self, reply: Reply, reject: Reject, fields: &[u8]) {
-        let reply = Reply { keep_alive: reply.keep_alive && !reject.closes(), ..reply };
+    pub fn reject(&mut self, reply: ResponseContext, reject: ParseError, fields: &[u8]) {
+        let reply = ResponseContext { keep_alive: reply.keep_alive && !reject.closes(), ..reply };
         let body = Body::Copy(reject.body());
         self.respond(reply, reject.status(), Some(ContentType::Json), fields, body);
     }
 
-    fn begin(&mut self, reply: Reply, status: Status, content_type: Option<ContentType>, fields: &[u8]) {
+    fn begin(
+        &mut self,
+        reply: ResponseContext,
+        status: Status,
+        content_type: Option<ContentType>,
+        fields: &[u8],
+    ) {
         match status.line() {
             b"" => {
                 self.bytes.extend_from_slice(b"HTTP/1.1 ");
@@ -302,10 +315,10 @@ mod tests {
 
     use super::*;
 
-    const KEEP: Reply = Reply { head: false, keep_alive: true, http_10: false };
+    const KEEP: ResponseContext = ResponseContext { head: false, keep_alive: true, http_10: false };
 
-    fn output() -> Output {
-        let mut output = Output::default();
+    fn output() -> ResponseWriter {
+        let mut output = ResponseWriter::default();
         output.set_date(UNIX_EPOCH + Duration::from_secs(784_111_777));
         output
     }
@@ -336,7 +349,7 @@ mod tests {
     fn head_has_the_fields_of_get_and_no_body() {
         for build in [false, true] {
             let mut output = output();
-            let reply = Reply { head: true, ..KEEP };
+            let reply = ResponseContext { head: true, ..KEEP };
             if build {
                 output.respond_with(reply, Status(200), None, b"", |out| out.extend_from_slice(b"abc"));
             } else {
@@ -389,7 +402,7 @@ mod tests {
         assert!(answers[0] != answers[4] && answers[5..].iter().all(|answer| *answer == answers[4]));
         assert!(places[1] == places[2] && places[2] == places[3] && places[5] == places[6]);
         // HEAD, a close and other answers are none of these.
-        for reply in [Reply { head: true, ..KEEP }, Reply { keep_alive: false, ..KEEP }] {
+        for reply in [ResponseContext { head: true, ..KEEP }, ResponseContext { keep_alive: false, ..KEEP }] {
             output.respond(reply, Status(200), Some(ContentType::Json), fields, Body::Ready(&body));
             assert!(!std::mem::take(&mut output.bytes).is_empty());
         }
@@ -407,7 +420,13 @@ mod tests {
             (false, true, Some("connection: close\r\n"), true),
         ] {
             let mut output = output();
-            output.respond(Reply { head: false, keep_alive, http_10 }, Status(200), None, b"", Body::Empty);
+            output.respond(
+                ResponseContext { head: false, keep_alive, http_10 },
+                Status(200),
+                None,
+                b"",
+                Body::Empty,
+            );
             let text = String::from_utf8_lossy(&output.bytes).into_owned();
             assert_eq!(output.close, close);
             match line {
@@ -428,7 +447,7 @@ mod tests {
     #[test]
     fn a_refusal_is_a_json_object() {
         let mut output = output();
-        output.reject(KEEP, Reject::HeadTooLarge, b"");
+        output.reject(KEEP, ParseError::HeadTooLarge, b"");
         let text = String::from_utf8_lossy(&output.bytes).into_owned();
         assert!(text.starts_with("HTTP/1.1 431 ") && output.close, "{text}");
         assert!(text.ends_with("{\"detail\":\"Request header fields too large\"}"), "{text}");

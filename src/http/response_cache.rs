@@ -10,7 +10,7 @@ use crate::limits::{WHOLE_ANSWER_BYTES_MAX, WHOLE_ANSWERS_MAX};
 
 /// The whole answers of one reactor.
 #[derive(Debug, Default)]
-pub struct WholeAnswers {
+pub struct ResponseCache {
     answers: Vec<Whole>,
     /// The one that is replaced next.
     next: usize,
@@ -28,7 +28,7 @@ struct Whole {
 
 /// What is known about an answer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum CacheLookup {
     /// It need not be written: here it is.
     Whole(Bytes),
     /// It was asked for before in this second: worth keeping, in this place.
@@ -36,11 +36,11 @@ pub enum Known {
     No,
 }
 
-impl WholeAnswers {
+impl ResponseCache {
     /// Looks for the answer, and notes that it was asked for.
-    pub fn find(&mut self, body: &Bytes, fields: &[u8], date_seconds: u64) -> Known {
+    pub fn find(&mut self, body: &Bytes, fields: &[u8], date_seconds: u64) -> CacheLookup {
         if body.len() > WHOLE_ANSWER_BYTES_MAX {
-            return Known::No;
+            return CacheLookup::No;
         }
         let body = (body.as_ptr().addr(), body.len());
         let same = |whole: &Whole| whole.body == body && whole.fields == fields;
@@ -48,13 +48,13 @@ impl WholeAnswers {
             Some(at) if self.answers[at].date_seconds != date_seconds => {
                 self.answers[at].date_seconds = date_seconds;
                 self.answers[at].bytes = Bytes::new();
-                Known::No
+                CacheLookup::No
             }
-            Some(at) if self.answers[at].bytes.is_empty() => Known::Twice(at),
-            Some(at) => Known::Whole(self.answers[at].bytes.clone()),
+            Some(at) if self.answers[at].bytes.is_empty() => CacheLookup::Twice(at),
+            Some(at) => CacheLookup::Whole(self.answers[at].bytes.clone()),
             None => {
                 self.note(body, fields, date_seconds);
-                Known::No
+                CacheLookup::No
             }
         }
     }
@@ -92,29 +92,33 @@ mod tests {
     #[test]
     fn an_answer_is_used_again_for_the_same_body_fields_and_second_only() {
         let (body, other) = (Bytes::from_static(b"{\"a\":1}"), Bytes::from_static(b"{\"b\":2}"));
-        let mut wholes = WholeAnswers::default();
-        assert_eq!(wholes.find(&body, b"f", 7), Known::No);
-        let Known::Twice(at) = wholes.find(&body, b"f", 7) else { panic!("asked for twice") };
+        let mut wholes = ResponseCache::default();
+        assert_eq!(wholes.find(&body, b"f", 7), CacheLookup::No);
+        let CacheLookup::Twice(at) = wholes.find(&body, b"f", 7) else { panic!("asked for twice") };
         wholes.keep(at, Bytes::from_static(b"whole"));
-        assert_eq!(wholes.find(&body, b"f", 7), Known::Whole(Bytes::from_static(b"whole")));
-        assert_eq!(wholes.find(&body, b"g", 7), Known::No);
-        assert_eq!(wholes.find(&other, b"f", 7), Known::No);
-        assert_eq!(wholes.find(&body, b"f", 8), Known::No);
-        assert_eq!(wholes.find(&body, b"f", 8), Known::Twice(at));
+        assert_eq!(wholes.find(&body, b"f", 7), CacheLookup::Whole(Bytes::from_static(b"whole")));
+        assert_eq!(wholes.find(&body, b"g", 7), CacheLookup::No);
+        assert_eq!(wholes.find(&other, b"f", 7), CacheLookup::No);
+        assert_eq!(wholes.find(&body, b"f", 8), CacheLookup::No);
+        assert_eq!(wholes.find(&body, b"f", 8), CacheLookup::Twice(at));
         wholes.forget();
-        assert_eq!(wholes.find(&body, b"f", 8), Known::No);
+        assert_eq!(wholes.find(&body, b"f", 8), CacheLookup::No);
     }
 
     #[test]
     fn few_are_kept_and_none_that_is_large() {
         let bodies: Vec<Bytes> = (0..=WHOLE_ANSWERS_MAX).map(|at| Bytes::from(vec![b'x'; at + 1])).collect();
-        let mut wholes = WholeAnswers::default();
+        let mut wholes = ResponseCache::default();
         for body in bodies.iter().chain(&bodies) {
-            assert_eq!(wholes.find(body, b"f", 7), Known::No, "one more than there are places, in turn");
+            assert_eq!(
+                wholes.find(body, b"f", 7),
+                CacheLookup::No,
+                "one more than there are places, in turn"
+            );
         }
         assert_eq!(wholes.answers.len(), WHOLE_ANSWERS_MAX);
         let large = Bytes::from(vec![0; WHOLE_ANSWER_BYTES_MAX + 1]);
-        assert_eq!(wholes.find(&large, b"f", 7), Known::No);
-        assert_eq!(wholes.find(&large, b"f", 7), Known::No);
+        assert_eq!(wholes.find(&large, b"f", 7), CacheLookup::No);
+        assert_eq!(wholes.find(&large, b"f", 7), CacheLookup::No);
     }
 }

@@ -1,13 +1,13 @@
 //! The `detail` list of a 422, as FastAPI and pydantic 2.7 write it.
 //!
-//! In: what is wrong with a value, and where. Out: a [`Refusal`] with the same `type`, `loc`, `msg`,
+//! In: what is wrong with a value, and where. Out: a [`IdentityError`] with the same `type`, `loc`, `msg`,
 //! `input` and `url` as the Python proxy's (wire.md 2.6). Invariant: at most `limits::ERRORS_MAX` errors
 //! are written, each with at most `limits::ERROR_INPUT_BYTES_MAX` bytes of its input (differences.md 38),
 //! whatever a body holds: Python's list of a body of a million bytes takes fifty million.
-use crate::identity::Refusal;
+use crate::identity::IdentityError;
 use crate::json::write;
 use crate::limits::{ERROR_INPUT_BYTES_MAX, ERRORS_MAX, TRAIT_VALUE_CHARS_MAX};
-use crate::python::json::{Dict, Text, Value};
+use crate::python::json::{Dict, PyText, PyValue};
 use crate::python::value::float_str;
 
 /// The way to a value: a step, and the steps before it.
@@ -50,22 +50,24 @@ impl<'a> Path<'a> {
 }
 
 /// An error of pydantic: its `type`, which its `url` ends with as well, and its `msg`.
-pub struct Kind(&'static str, &'static str);
+pub struct ErrorKind(&'static str, &'static str);
 
-pub const STRING_TYPE: Kind = Kind("string_type", "Input should be a valid string");
-pub const LIST_TYPE: Kind = Kind("list_type", "Input should be a valid list");
-pub const MODEL_TYPE: Kind =
-    Kind("model_attributes_type", "Input should be a valid dictionary or object to extract fields from");
-pub const INT_TYPE: Kind = Kind("int_type", "Input should be a valid integer");
-pub const FLOAT_TYPE: Kind = Kind("float_type", "Input should be a valid number");
-pub const BOOL_TYPE: Kind = Kind("bool_type", "Input should be a valid boolean");
-const MISSING: Kind = Kind("missing", "Field required");
-const STRING_UNICODE: Kind =
-    Kind("string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string");
+pub const STRING_TYPE: ErrorKind = ErrorKind("string_type", "Input should be a valid string");
+pub const LIST_TYPE: ErrorKind = ErrorKind("list_type", "Input should be a valid list");
+pub const MODEL_TYPE: ErrorKind =
+    ErrorKind("model_attributes_type", "Input should be a valid dictionary or object to extract fields from");
+pub const INT_TYPE: ErrorKind = ErrorKind("int_type", "Input should be a valid integer");
+pub const FLOAT_TYPE: ErrorKind = ErrorKind("float_type", "Input should be a valid number");
+pub const BOOL_TYPE: ErrorKind = ErrorKind("bool_type", "Input should be a valid boolean");
+const MISSING: ErrorKind = ErrorKind("missing", "Field required");
+const STRING_UNICODE: ErrorKind = ErrorKind(
+    "string_unicode",
+    "Input should be a valid string, unable to parse raw data as a unicode string",
+);
 
 /// All that is wrong with a body.
 #[derive(Debug, Default)]
-pub struct Errors {
+pub struct ErrorList {
     found: List,
     /// Halves of surrogate pairs. The model finds nothing wrong with them until it writes its answer.
     halves: List,
@@ -79,16 +81,16 @@ struct List {
     count: usize,
 }
 
-impl Errors {
+impl ErrorList {
     /// The value if nothing was wrong, else the 422.
     ///
     /// # Errors
     /// Something was wrong.
-    pub fn into_result<T>(self, value: T) -> Result<T, Refusal> {
+    pub fn into_result<T>(self, value: T) -> Result<T, IdentityError> {
         match (self.found.count, self.halves.count) {
             (0, 0) => Ok(value),
-            (0, _) => Err(Refusal::Unwritable(self.halves.into_detail())),
-            (_, _) => Err(Refusal::Invalid(self.found.into_detail())),
+            (0, _) => Err(IdentityError::Unwritable(self.halves.into_detail())),
+            (_, _) => Err(IdentityError::Invalid(self.found.into_detail())),
         }
     }
 
@@ -102,30 +104,30 @@ impl Errors {
     }
 
     /// Notes a member that should be there; `input` is what lacks it.
-    pub fn missing(&mut self, path: &Path<'_>, input: Value<'_>) {
+    pub fn missing(&mut self, path: &Path<'_>, input: PyValue<'_>) {
         self.found.add(&MISSING, path, input);
     }
 
     /// Notes an error of pydantic's own; `input` is what is wrong.
-    pub fn known(&mut self, kind: &Kind, path: &Path<'_>, input: Value<'_>) {
+    pub fn known(&mut self, kind: &ErrorKind, path: &Path<'_>, input: PyValue<'_>) {
         self.found.add(kind, path, input);
     }
 
     /// Notes a string that no UTF-8 can hold.
-    pub fn whole_text(&mut self, text: Text<'_>, path: &Path<'_>) {
+    pub fn whole_text(&mut self, text: PyText<'_>, path: &Path<'_>) {
         if text.has_lone_surrogate {
-            self.halves.add(&STRING_UNICODE, path, Value::Text(text));
+            self.halves.add(&STRING_UNICODE, path, PyValue::Text(text));
         }
     }
 
     /// Notes a string of more than `TRAIT_VALUE_CHARS_MAX` characters, if this is one.
-    pub fn length(&mut self, text: Text<'_>, path: &Path<'_>) {
+    pub fn length(&mut self, text: PyText<'_>, path: &Path<'_>) {
         if is_within_length(text.text) {
             return;
         }
         let length = text.text.chars().count();
         let list = &mut self.found;
-        if list.open("string_too_long", path, TOO_LONG, Value::Text(text)) {
+        if list.open("string_too_long", path, TOO_LONG, PyValue::Text(text)) {
             let context =
                 format!(",\"ctx\":{{\"max_length\":{TRAIT_VALUE_CHARS_MAX},\"actual_length\":{length}}}}}");
             list.body.extend_from_slice(context.as_bytes());
@@ -143,7 +145,7 @@ pub fn is_within_length(text: &str) -> bool {
 }
 
 impl List {
-    fn add(&mut self, kind: &Kind, path: &Path<'_>, input: Value<'_>) {
+    fn add(&mut self, kind: &ErrorKind, path: &Path<'_>, input: PyValue<'_>) {
         if self.open(kind.0, path, kind.1, input) {
             self.body.extend_from_slice(b",\"url\":\"https://errors.pydantic.dev/2.7/v/");
             self.body.extend_from_slice(kind.0.as_bytes());
@@ -152,7 +154,7 @@ impl List {
     }
 
     /// False, and nothing is written, if the list is full.
-    fn open(&mut self, kind: &str, path: &Path<'_>, message: &str, input: Value<'_>) -> bool {
+    fn open(&mut self, kind: &str, path: &Path<'_>, message: &str, input: PyValue<'_>) -> bool {
         if self.count >= ERRORS_MAX {
             self.count = ERRORS_MAX + 1;
             return false;
@@ -196,7 +198,7 @@ pub struct Detail {
 }
 
 /// FastAPI's own error, which has no `url`.
-pub fn json_invalid(message: &str, position: usize) -> Refusal {
+pub fn json_invalid(message: &str, position: usize) -> IdentityError {
     let mut body = format!(
         "{{\"detail\":[{{\"type\":\"json_invalid\",\"loc\":[\"body\",{position}],\"msg\":\"JSON decode error\",\
          \"input\":{{}},\"ctx\":{{\"error\":"
@@ -204,13 +206,13 @@ pub fn json_invalid(message: &str, position: usize) -> Refusal {
     .into_bytes();
     write::string(message, &mut body);
     body.extend_from_slice(b"}}]}");
-    Refusal::Invalid(Detail { body, is_cut: false })
+    IdentityError::Invalid(Detail { body, is_cut: false })
 }
 
 /// Appends a value as Python's `json.dumps` prints it, compact and not escaped to ASCII, if that takes at
 /// most `ERROR_INPUT_BYTES_MAX` bytes. A longer string ends in `...`; any other longer value is a string with
 /// the beginning of its JSON that ends in `...`, so that the list stays JSON.
-fn quote(value: Value<'_>, out: &mut Vec<u8>) {
+fn quote(value: PyValue<'_>, out: &mut Vec<u8>) {
     let mut whole = Limited { bytes: Vec::with_capacity(ERROR_INPUT_BYTES_MAX + 64) };
     dump(value, &mut whole);
     if !whole.is_full() {
@@ -218,7 +220,7 @@ fn quote(value: Value<'_>, out: &mut Vec<u8>) {
     }
     let beginning = String::from_utf8_lossy(&whole.bytes);
     let text = match value {
-        Value::Text(text) => text.text,
+        PyValue::Text(text) => text.text,
         _ => &*beginning,
     };
     out.push(b'"');
@@ -257,20 +259,20 @@ impl Limited {
     }
 }
 
-fn dump(value: Value<'_>, out: &mut Limited) {
+fn dump(value: PyValue<'_>, out: &mut Limited) {
     match value {
-        Value::Null => out.bytes.extend_from_slice(b"null"),
-        Value::Bool(value) => out.bytes.extend_from_slice(if value { b"true" } else { b"false" }),
-        Value::Int(digits) => {
+        PyValue::Null => out.bytes.extend_from_slice(b"null"),
+        PyValue::Bool(value) => out.bytes.extend_from_slice(if value { b"true" } else { b"false" }),
+        PyValue::Int(digits) => {
             let digits = digits.as_bytes();
             out.bytes.extend_from_slice(&digits[..digits.len().min(ERROR_INPUT_BYTES_MAX + 1)]);
         }
-        Value::Float(number) if number.is_finite() => {
+        PyValue::Float(number) if number.is_finite() => {
             out.bytes.extend_from_slice(float_str(number).as_bytes());
         }
-        Value::Float(_) => out.bytes.extend_from_slice(b"null"),
-        Value::Text(text) => out.string(text.text),
-        Value::List(items) => {
+        PyValue::Float(_) => out.bytes.extend_from_slice(b"null"),
+        PyValue::Text(text) => out.string(text.text),
+        PyValue::List(items) => {
             out.bytes.push(b'[');
             for (index, item) in items.iter().enumerate() {
                 if out.is_full() {
@@ -283,7 +285,7 @@ fn dump(value: Value<'_>, out: &mut Limited) {
             }
             out.bytes.push(b']');
         }
-        Value::Dict(members) => dump_dict(members, out),
+        PyValue::Dict(members) => dump_dict(members, out),
     }
 }
 

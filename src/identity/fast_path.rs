@@ -16,14 +16,14 @@ const PLAIN_FLOAT_DIGITS_MAX: usize = 15;
 
 /// A body's identifier, and the inside of its array of traits if that can be echoed as it is.
 #[derive(Debug, Default)]
-pub struct Direct<'body> {
+pub struct FastIdentity<'body> {
     pub identifier: &'body str,
     pub echo: Option<&'body str>,
 }
 
 /// Reads a body; its traits are added to `traits`. `None`: it is not plain.
-pub fn read<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<Direct<'body>> {
-    let mut scanner = Scanner { text, at: 0 };
+pub fn read<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<FastIdentity<'body>> {
+    let mut scanner = FastScanner { text, at: 0 };
     let (mut identifier, mut echo) = (None, None);
     scanner.skip_blanks();
     scanner.members(|scanner, name| {
@@ -40,15 +40,15 @@ pub fn read<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<D
     scanner.skip_blanks();
     // An empty identifier is a transient identity (differences.md 13).
     let identifier = identifier.filter(|text| !text.is_empty() && is_within_length(text))?;
-    (scanner.at == text.len()).then_some(Direct { identifier, echo: echo.flatten() })
+    (scanner.at == text.len()).then_some(FastIdentity { identifier, echo: echo.flatten() })
 }
 
-struct Scanner<'body> {
+struct FastScanner<'body> {
     text: &'body str,
     at: usize,
 }
 
-impl<'body> Scanner<'body> {
+impl<'body> FastScanner<'body> {
     #[inline]
     fn rest(&self) -> &'body [u8] {
         self.text.as_bytes().get(self.at..).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! Who asks: from the body or the query of a request to an [`Identity`].
 //!
 //! In: the bytes of a body, changed in place, or of a query. Out: an identity that borrows from
-//! them, or a [`Refusal`] that is ready to be sent. Three ways through, each for what the one before
+//! them, or a [`IdentityError`] that is ready to be sent. Three ways through, each for what the one before
 //! leaves: `direct` reads what SDKs write; simd-json, with buffers that are kept, any other plain
 //! JSON; what that refuses or cannot hold (and every error) is read by `python_json` and judged by
 //! `detail`, which answer as Python's `json.loads` and pydantic do (compatibility.md 2.6).
@@ -27,7 +27,7 @@ use crate::python::unicode::is_space;
 
 /// Why there is no identity.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum IdentityError {
     /// 422 with this body, FastAPI's `detail` list.
     Invalid(Detail),
     /// The same, but where the Python proxy fails only after it looked at the key (differences.md 29).
@@ -36,7 +36,7 @@ pub enum Refusal {
     Unreadable,
 }
 
-impl Refusal {
+impl IdentityError {
     /// The body of a 400.
     pub const UNREADABLE: &'static [u8] = br#"{"detail":"There was an error parsing the body"}"#;
 
@@ -51,7 +51,7 @@ impl Refusal {
 
 /// An identity that was sent in a body.
 #[derive(Clone, Copy, Debug)]
-pub struct Sent<'a> {
+pub struct ParsedIdentity<'a> {
     pub identity: Identity<'a>,
     /// The traits as JSON, without the brackets, if they came just as they are echoed.
     pub echo: Option<&'a str>,
@@ -60,7 +60,7 @@ pub struct Sent<'a> {
 }
 
 /// Reads identities, with room that is kept from request to request.
-pub struct Reader {
+pub struct IdentityReader {
     buffers: Buffers,
     tape: Tape<'static>,
     traits: Vec<Trait<'static>>,
@@ -68,7 +68,7 @@ pub struct Reader {
     original: Vec<u8>,
 }
 
-impl Default for Reader {
+impl Default for IdentityReader {
     fn default() -> Self {
         Self {
             buffers: Buffers::with_max_depth(4096, JSON_DEPTH_MAX),
@@ -79,20 +79,20 @@ impl Default for Reader {
     }
 }
 
-impl std::fmt::Debug for Reader {
+impl std::fmt::Debug for IdentityReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // What it holds is a caller's data, which does not belong in a log.
         f.debug_struct("Reader").finish_non_exhaustive()
     }
 }
 
-impl Reader {
+impl IdentityReader {
     /// Reads the identity of a `POST identities/` and hands it to `then`, whose result it gives.
     pub fn read<R>(
         &mut self,
         body: &mut [u8],
         content_type: Option<&[u8]>,
-        then: impl FnOnce(Result<Sent<'_>, Refusal>) -> R,
+        then: impl FnOnce(Result<ParsedIdentity<'_>, IdentityError>) -> R,
     ) -> R {
         let body_bytes = body.len();
         let result = self.read_any(body, is_json(content_type), then);
@@ -106,13 +106,13 @@ impl Reader {
         &mut self,
         body: &mut [u8],
         is_json: bool,
-        then: impl FnOnce(Result<Sent<'_>, Refusal>) -> R,
+        then: impl FnOnce(Result<ParsedIdentity<'_>, IdentityError>) -> R,
     ) -> R {
         let mut traits = recycle(std::mem::take(&mut self.traits));
         let text = std::str::from_utf8(body).ok().filter(|_| is_json);
         if let Some(direct) = text.and_then(|text| fast_path::read(text, &mut traits)) {
             let identity = Identity { identifier: direct.identifier, traits: &traits };
-            let result = then(Ok(Sent { identity, echo: direct.echo, is_anonymous: false }));
+            let result = then(Ok(ParsedIdentity { identity, echo: direct.echo, is_anonymous: false }));
             self.traits = recycle(traits);
             return result;
         }
@@ -126,7 +126,7 @@ impl Reader {
         let result = match identifier {
             Some(identifier) => {
                 let identity = Identity { identifier, traits: &traits };
-                then(Ok(Sent { identity, echo: None, is_anonymous: false }))
+                then(Ok(ParsedIdentity { identity, echo: None, is_anonymous: false }))
             }
             None => slow(&self.original, is_json, then),
         };
@@ -137,7 +137,11 @@ impl Reader {
 }
 
 /// The careful way: see `detail`.
-fn slow<R>(original: &[u8], is_json: bool, then: impl FnOnce(Result<Sent<'_>, Refusal>) -> R) -> R {
+fn slow<R>(
+    original: &[u8],
+    is_json: bool,
+    then: impl FnOnce(Result<ParsedIdentity<'_>, IdentityError>) -> R,
+) -> R {
     let body = match validation_errors::body_value(original, is_json) {
         Ok(body) => body,
         Err(refusal) => return then(Err(refusal)),
@@ -153,7 +157,7 @@ fn slow<R>(original: &[u8], is_json: bool, then: impl FnOnce(Result<Sent<'_>, Re
                 }
             };
             let identity = Identity { identifier, traits: &asked.traits };
-            then(Ok(Sent { identity, echo: None, is_anonymous: asked.identifier.is_none() }))
+            then(Ok(ParsedIdentity { identity, echo: None, is_anonymous: asked.identifier.is_none() }))
         }
         Err(refusal) => then(Err(refusal)),
     }

@@ -35,7 +35,7 @@ fn echo(identity: &Identity<'_>) -> String {
 }
 
 /// As `answer` echoes it; the ready text of the traits says the same as they do.
-fn answered(sent: &Sent<'_>) -> String {
+fn answered(sent: &ParsedIdentity<'_>) -> String {
     let written = echo(&sent.identity);
     if let Some(ready) = sent.echo {
         assert!(written.ends_with(&format!("\"traits\":[{ready}]}}")), "{ready} {written}");
@@ -43,14 +43,16 @@ fn answered(sent: &Sent<'_>) -> String {
     written
 }
 
-fn read(reader: &mut Reader, body: &[u8], content_type: Option<&str>) -> (u16, String) {
+fn read(reader: &mut IdentityReader, body: &[u8], content_type: Option<&str>) -> (u16, String) {
     let mut body = body.to_vec();
     reader.read(&mut body, content_type.map(str::as_bytes), |sent| match sent {
         Ok(sent) => (200, answered(&sent)),
-        Err(Refusal::Invalid(detail) | Refusal::Unwritable(detail)) => {
+        Err(IdentityError::Invalid(detail) | IdentityError::Unwritable(detail)) => {
             (422, String::from_utf8(detail.body).unwrap())
         }
-        Err(Refusal::Unreadable) => (400, String::from_utf8_lossy(Refusal::UNREADABLE).into_owned()),
+        Err(IdentityError::Unreadable) => {
+            (400, String::from_utf8_lossy(IdentityError::UNREADABLE).into_owned())
+        }
     })
 }
 
@@ -90,17 +92,17 @@ fn difference(case: &Recorded, status: u16, answer: &str) -> Option<&'static str
 fn is_transient(case: &Recorded) -> bool {
     let is_json = is_json(case.content_type.as_deref().map(str::as_bytes));
     let Ok(body) = validation_errors::body_value(&case.body, is_json) else { return false };
-    let crate::python::json::Value::Dict(members) = body.root() else { return false };
+    let crate::python::json::PyValue::Dict(members) = body.root() else { return false };
     match members.get("identifier") {
-        None | Some(crate::python::json::Value::Null) => true,
-        Some(crate::python::json::Value::Text(text)) => text.text.is_empty(),
+        None | Some(crate::python::json::PyValue::Null) => true,
+        Some(crate::python::json::PyValue::Text(text)) => text.text.is_empty(),
         Some(_) => false,
     }
 }
 
 #[test]
 fn every_body_is_answered_as_fastapi_and_pydantic_do() {
-    let mut reader = Reader::default();
+    let mut reader = IdentityReader::default();
     let (mut same, mut different, mut wrong) = (0, std::collections::BTreeMap::new(), Vec::new());
     for case in recorded() {
         let (status, answer) = read(&mut reader, &case.body, case.content_type.as_deref());
@@ -129,7 +131,7 @@ fn every_body_is_answered_as_fastapi_and_pydantic_do() {
 
 #[test]
 fn the_careful_way_agrees_with_the_plain_one() {
-    let mut reader = Reader::default();
+    let mut reader = IdentityReader::default();
     let mut plain_ones = 0;
     for case in recorded().into_iter().filter(|case| is_json(case.content_type.as_deref().map(str::as_bytes)))
     {
@@ -152,7 +154,10 @@ fn direct(body: &str) -> Option<(String, bool)> {
     let mut traits = Vec::new();
     let direct = fast_path::read(body, &mut traits)?;
     let identity = Identity { identifier: direct.identifier, traits: &traits };
-    Some((answered(&Sent { identity, echo: direct.echo, is_anonymous: false }), direct.echo.is_some()))
+    Some((
+        answered(&ParsedIdentity { identity, echo: direct.echo, is_anonymous: false }),
+        direct.echo.is_some(),
+    ))
 }
 
 #[test]
@@ -237,7 +242,7 @@ fn what_is_not_plain_is_left_to_the_other_ways() {
 
 #[test]
 fn plain_bodies_reuse_their_room() {
-    let mut reader = Reader::default();
+    let mut reader = IdentityReader::default();
     let body = br#"{"identifier":"u","traits":[{"trait_key":"a","trait_value":1},{"trait_key":"b","trait_value":"\n"}]}"#;
     read(&mut reader, body, None);
     let (room, nodes) = (reader.traits.capacity(), reader.tape.0.capacity());
@@ -254,7 +259,7 @@ fn plain_bodies_reuse_their_room() {
 
 #[test]
 fn nesting_ends_in_an_answer() {
-    let mut reader = Reader::default();
+    let mut reader = IdentityReader::default();
     for (depth, status) in [(JSON_DEPTH_MAX - 1, 200), (JSON_DEPTH_MAX, 400), (500_000, 400)] {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let inner = if open == "[" { "" } else { "1" };
@@ -270,7 +275,7 @@ fn nesting_ends_in_an_answer() {
 
 #[test]
 fn an_identity_without_identifier_is_transient_as_in_core() {
-    let mut reader = Reader::default();
+    let mut reader = IdentityReader::default();
     // hashlib.sha256("a1.5bTruecxd10").hexdigest()
     let expected = "9c64c17d1f7adc75a219088a132ecdc3710ba7caff392ceac9dcb303581bd092";
     let traits = r#"[{"trait_key":"d","trait_value":10},{"trait_key":"b","trait_value":true},{"trait_key":"n","trait_value":null},{"trait_key":"a","trait_value":1.5},{"trait_key":"c","trait_value":"x"}]"#;
@@ -290,7 +295,7 @@ fn an_identity_without_identifier_is_transient_as_in_core() {
 
 #[test]
 fn half_a_pair_is_told_of_only_where_nothing_else_is_wrong() {
-    let mut reader = Reader::default();
+    let mut reader = IdentityReader::default();
     for (body, types) in [
         (r#"{"identifier":"\ud800","traits":[{"trait_key":"\udc00"}]}"#, &["string_unicode"; 2][..]),
         (
@@ -327,7 +332,7 @@ fn a_content_type_is_stripped_as_python_strips_text() {
 
 #[test]
 fn typed_trait_values_are_taken() {
-    let mut reader = Reader::default();
+    let mut reader = IdentityReader::default();
     for (typed, expected) in [
         (r#"{"value":"a","type":"string"}"#, Some(r#""a""#)),
         (r#"{"value":"1.2.3","type":"semver"}"#, Some(r#""1.2.3""#)),

@@ -1,6 +1,6 @@
 //! What pydantic 2.7 says of a body that FastAPI parsed: an identity, or what is wrong with it.
 //!
-//! In: a body as Python holds it ([`Value`]). Out: [`Asked`], or a [`Refusal`] whose body has
+//! In: a body as Python holds it ([`PyValue`]). Out: [`RequestedIdentity`], or a [`IdentityError`] whose body has
 //! the same `type`, `loc`, `msg`, `input` and `url` as the Python proxy's (compatibility.md 2.6), in the
 //! order of the model's fields. Where Python answers 500 (half a surrogate pair, `NaN` in what
 //! it quotes) this answers 422. Typed trait values and transient identities are taken
@@ -8,19 +8,19 @@
 use std::borrow::Cow;
 
 use crate::engine::evaluate::{Trait, TraitValue};
-use crate::identity::Refusal;
+use crate::identity::IdentityError;
 use crate::identity::errors::{
-    BOOL_TYPE, Errors, FLOAT_TYPE, INT_TYPE, LIST_TYPE, MODEL_TYPE, Path, STRING_TYPE, is_within_length,
+    BOOL_TYPE, ErrorList, FLOAT_TYPE, INT_TYPE, LIST_TYPE, MODEL_TYPE, Path, STRING_TYPE, is_within_length,
     json_invalid,
 };
-use crate::python::json::{Dict, Document, JsonError, Text, Value, loads, loads_prefix};
+use crate::python::json::{Dict, Document, JsonError, PyText, PyValue, loads, loads_prefix};
 
 /// What a body's values are found under.
 pub const BODY: Path<'static> = Path::root("body");
 
 /// An identity that was asked for, borrowed from the parsed body.
 #[derive(Debug, Default)]
-pub struct Asked<'body> {
+pub struct RequestedIdentity<'body> {
     /// `None`: a transient identity (differences.md 13).
     pub identifier: Option<&'body str>,
     pub traits: Vec<Trait<'body>>,
@@ -30,7 +30,7 @@ pub struct Asked<'body> {
 ///
 /// # Errors
 /// It is not JSON but should be.
-pub fn body_value(original: &[u8], is_json: bool) -> Result<Document<'_>, Refusal> {
+pub fn body_value(original: &[u8], is_json: bool) -> Result<Document<'_>, IdentityError> {
     if is_json || original.is_empty() {
         return json_value(original);
     }
@@ -41,16 +41,16 @@ pub fn body_value(original: &[u8], is_json: bool) -> Result<Document<'_>, Refusa
 ///
 /// # Errors
 /// It is not JSON.
-pub fn json_value(original: &[u8]) -> Result<Document<'_>, Refusal> {
+pub fn json_value(original: &[u8]) -> Result<Document<'_>, IdentityError> {
     if original.is_empty() {
         return Ok(Document::null());
     }
     loads(original).map_err(refusal_of)
 }
 
-fn refusal_of(error: JsonError) -> Refusal {
+fn refusal_of(error: JsonError) -> IdentityError {
     match error {
-        JsonError::Unreadable => Refusal::Unreadable,
+        JsonError::Unreadable => IdentityError::Unreadable,
         JsonError::Decode { message, position } => json_invalid(message, position),
     }
 }
@@ -60,8 +60,8 @@ fn refusal_of(error: JsonError) -> Refusal {
 pub fn prefix_refusal(
     first: &[u8],
     is_json: bool,
-    judge: fn(Value<'_>) -> Result<(), Refusal>,
-) -> Option<Refusal> {
+    judge: fn(PyValue<'_>) -> Result<(), IdentityError>,
+) -> Option<IdentityError> {
     if !is_json {
         let text = String::from_utf8_lossy(first);
         return judge(Document::of_text(Cow::Borrowed(&text)).root()).err();
@@ -72,29 +72,33 @@ pub fn prefix_refusal(
         Err(error) => return Some(refusal_of(error)),
     };
     // What is missing may follow, but for what is missing within the first of too many errors.
-    judge(document.root()).err().filter(Refusal::is_cut)
+    judge(document.root()).err().filter(IdentityError::is_cut)
 }
 
 /// Judges a body as the model `IdentityWithTraits` does.
 ///
 /// # Errors
 /// It is not of that shape: 422, all that is wrong in one list.
-pub fn identity(body: Value<'_>) -> Result<Asked<'_>, Refusal> {
-    let mut errors = Errors::default();
-    if let Value::Null = body {
+pub fn identity(body: PyValue<'_>) -> Result<RequestedIdentity<'_>, IdentityError> {
+    let mut errors = ErrorList::default();
+    if let PyValue::Null = body {
         errors.missing(&BODY, body);
     }
     let asked = match errors.is_empty() {
         true => identity_at(body, &BODY, &mut errors),
-        false => Asked::default(),
+        false => RequestedIdentity::default(),
     };
     errors.into_result(asked)
 }
 
 /// As [`identity`], for an identity somewhere inside the body. Ends when there are too many errors to list.
-pub fn identity_at<'body>(body: Value<'body>, path: &Path<'_>, errors: &mut Errors) -> Asked<'body> {
-    let mut asked = Asked::default();
-    let Value::Dict(members) = body else {
+pub fn identity_at<'body>(
+    body: PyValue<'body>,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) -> RequestedIdentity<'body> {
+    let mut asked = RequestedIdentity::default();
+    let PyValue::Dict(members) = body else {
         errors.known(&MODEL_TYPE, path, body);
         return asked;
     };
@@ -102,7 +106,7 @@ pub fn identity_at<'body>(body: Value<'body>, path: &Path<'_>, errors: &mut Erro
     let traits_path = path.name("traits");
     match members.get("traits") {
         None => {}
-        Some(Value::List(items)) => {
+        Some(PyValue::List(items)) => {
             for (index, item) in items.iter().enumerate() {
                 if errors.is_full() {
                     break;
@@ -116,10 +120,14 @@ pub fn identity_at<'body>(body: Value<'body>, path: &Path<'_>, errors: &mut Erro
 }
 
 /// The identifier of an object that holds one; null, absent and empty are none. `path` is the identifier's.
-pub fn identifier<'body>(members: Dict<'body>, path: &Path<'_>, errors: &mut Errors) -> Option<&'body str> {
+pub fn identifier<'body>(
+    members: Dict<'body>,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) -> Option<&'body str> {
     match members.get("identifier")? {
-        Value::Null => None,
-        Value::Text(text) => {
+        PyValue::Null => None,
+        PyValue::Text(text) => {
             errors.whole_text(text, path);
             errors.length(text, path);
             Some(text.text).filter(|text| !text.is_empty())
@@ -132,8 +140,12 @@ pub fn identifier<'body>(members: Dict<'body>, path: &Path<'_>, errors: &mut Err
 }
 
 /// Judges one trait as the model `TraitModel` does.
-pub fn trait_at<'body>(item: Value<'body>, path: &Path<'_>, errors: &mut Errors) -> Option<Trait<'body>> {
-    let Value::Dict(members) = item else {
+pub fn trait_at<'body>(
+    item: PyValue<'body>,
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) -> Option<Trait<'body>> {
+    let PyValue::Dict(members) = item else {
         errors.known(&MODEL_TYPE, path, item);
         return None;
     };
@@ -143,7 +155,7 @@ pub fn trait_at<'body>(item: Value<'body>, path: &Path<'_>, errors: &mut Errors)
             errors.missing(&key_path, item);
             None
         }
-        Some(Value::Text(text)) => {
+        Some(PyValue::Text(text)) => {
             errors.whole_text(text, &key_path);
             Some(text.text)
         }
@@ -160,22 +172,22 @@ pub fn trait_at<'body>(item: Value<'body>, path: &Path<'_>, errors: &mut Errors)
 }
 
 fn trait_value<'body>(
-    value: Value<'body>,
+    value: PyValue<'body>,
     path: &Path<'_>,
-    errors: &mut Errors,
+    errors: &mut ErrorList,
 ) -> Option<TraitValue<'body>> {
     let found = match value {
-        Value::Null => TraitValue::Null,
-        Value::Bool(value) => TraitValue::Bool(value),
-        Value::Int(digits) => integer(digits),
-        Value::Float(number) => TraitValue::Float(number),
-        Value::Text(text) => {
+        PyValue::Null => TraitValue::Null,
+        PyValue::Bool(value) => TraitValue::Bool(value),
+        PyValue::Int(digits) => integer(digits),
+        PyValue::Float(number) => TraitValue::Float(number),
+        PyValue::Text(text) => {
             errors.whole_text(text, path);
             errors.length(text, path);
             TraitValue::Text(text.text)
         }
-        Value::Dict(members) if typed(members).is_some() => typed(members)?,
-        Value::List(_) | Value::Dict(_) => {
+        PyValue::Dict(members) if typed(members).is_some() => typed(members)?,
+        PyValue::List(_) | PyValue::Dict(_) => {
             for (member, kind) in
                 [("str", &STRING_TYPE), ("int", &INT_TYPE), ("float", &FLOAT_TYPE), ("bool", &BOOL_TYPE)]
             {
@@ -195,33 +207,33 @@ pub fn integer(digits: &str) -> TraitValue<'_> {
 /// `{"value": ..., "type": ...}` (differences.md 14): the Elixir SDK's four types, and the names
 /// that Flagsmith core has for its own. `None` if it is not such an object.
 fn typed(members: Dict<'_>) -> Option<TraitValue<'_>> {
-    let Some(Value::Text(kind)) = members.get("type") else { return None };
+    let Some(PyValue::Text(kind)) = members.get("type") else { return None };
     match (kind.text, members.get("value")?) {
-        ("string" | "unicode" | "semver", Value::Text(text))
+        ("string" | "unicode" | "semver", PyValue::Text(text))
             if !text.has_lone_surrogate && is_within_length(text.text) =>
         {
             Some(TraitValue::Text(text.text))
         }
-        ("decimal" | "float" | "int", Value::Int(digits)) => Some(integer(digits)),
-        ("decimal" | "float", Value::Float(number)) => Some(TraitValue::Float(number)),
-        ("decimal" | "float" | "int", Value::Text(text)) => number(text, kind.text != "int"),
-        ("boolean" | "bool", Value::Bool(value)) => Some(TraitValue::Bool(value)),
-        ("boolean" | "bool", Value::Text(text)) => match text.text {
+        ("decimal" | "float" | "int", PyValue::Int(digits)) => Some(integer(digits)),
+        ("decimal" | "float", PyValue::Float(number)) => Some(TraitValue::Float(number)),
+        ("decimal" | "float" | "int", PyValue::Text(text)) => number(text, kind.text != "int"),
+        ("boolean" | "bool", PyValue::Bool(value)) => Some(TraitValue::Bool(value)),
+        ("boolean" | "bool", PyValue::Text(text)) => match text.text {
             "true" => Some(TraitValue::Bool(true)),
             "false" => Some(TraitValue::Bool(false)),
             _ => None,
         },
-        (_, Value::Null) => Some(TraitValue::Null),
+        (_, PyValue::Null) => Some(TraitValue::Null),
         _ => None,
     }
 }
 
 /// A number that was sent as text. No number is longer than an integer may be.
-fn number(text: Text<'_>, may_be_float: bool) -> Option<TraitValue<'_>> {
+fn number(text: PyText<'_>, may_be_float: bool) -> Option<TraitValue<'_>> {
     match loads(text.text.as_bytes()).ok()?.root() {
         // The digits that the body holds are those of the number, so they can be borrowed.
-        Value::Int(_) => Some(integer(text.text.trim())),
-        Value::Float(number) if may_be_float => Some(TraitValue::Float(number)),
+        PyValue::Int(_) => Some(integer(text.text.trim())),
+        PyValue::Float(number) if may_be_float => Some(TraitValue::Float(number)),
         _ => None,
     }
 }
@@ -230,12 +242,12 @@ fn number(text: Text<'_>, may_be_float: bool) -> Option<TraitValue<'_>> {
 ///
 /// # Errors
 /// 422: there is none, or it is too long.
-pub fn query_identifier(identifier: Option<&str>) -> Result<(), Refusal> {
-    let mut errors = Errors::default();
+pub fn query_identifier(identifier: Option<&str>) -> Result<(), IdentityError> {
+    let mut errors = ErrorList::default();
     let root = Path::root("query");
     match identifier {
-        None => errors.missing(&root.name("identifier"), Value::Null),
-        Some(text) => errors.length(Text { text, has_lone_surrogate: false }, &root.name("identifier")),
+        None => errors.missing(&root.name("identifier"), PyValue::Null),
+        Some(text) => errors.length(PyText { text, has_lone_surrogate: false }, &root.name("identifier")),
     }
     errors.into_result(())
 }

@@ -17,7 +17,7 @@ use std::time::{Instant, SystemTime};
 
 use time::OffsetDateTime;
 
-use crate::config::{Level, LogFormat, Logging, Notice, Secret};
+use crate::config::{ConfigWarning, Level, LogFormat, Logging, Secret};
 use crate::limits::{
     ACCESS_BATCH_RECORDS, ACCESS_RECORDS_MAX, LOG_FLUSH_PATIENCE, LOG_FLUSH_PAUSE, LOG_RECENT_MAX,
     LOG_RECORDS_MAX,
@@ -27,12 +27,12 @@ use crate::terminal;
 /// A handle to the writer; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Log {
-    records: SyncSender<Message>,
-    shared: Arc<Shared>,
+    records: SyncSender<LogMessage>,
+    shared: Arc<LogQueue>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct LogQueue {
     level: AtomicU8,
     /// Not yet told of in the log.
     dropped: AtomicU64,
@@ -57,9 +57,9 @@ pub struct Recent {
 
 /// What waits for the writer.
 #[derive(Debug)]
-enum Message {
+enum LogMessage {
     Record(Record),
-    Accesses(Accesses),
+    Accesses(AccessRecords),
     /// Answered when everything before it has been written.
     Flush(SyncSender<()>),
 }
@@ -75,12 +75,12 @@ struct Record {
 
 /// One answered request, for the access log.
 #[derive(Debug)]
-pub struct Access {
+pub struct AccessRecord {
     pub time: SystemTime,
     /// `None`: the peer came in by a unix socket.
     pub remote_ip: Option<IpAddr>,
     pub method: &'static str,
-    /// Where the path is in the text of its [`Accesses`].
+    /// Where the path is in the text of its [`AccessRecords`].
     pub path: Range<usize>,
     pub status: u16,
     pub bytes: usize,
@@ -93,14 +93,18 @@ const PATH_BYTES_USUAL: usize = 40;
 /// Answered requests, in order. One text for all of their paths: an allocation for each would be
 /// freed by another thread, which costs more than the rest of a record.
 #[derive(Debug, Default)]
-pub struct Accesses {
-    records: Vec<Access>,
+pub struct AccessRecords {
+    records: Vec<AccessRecord>,
     paths: String,
 }
 
-impl Accesses {
+impl AccessRecords {
     /// Adds a record; its path is what `path` appends.
-    pub fn push(&mut self, path: impl FnOnce(&mut String), record: impl FnOnce(Range<usize>) -> Access) {
+    pub fn push(
+        &mut self,
+        path: impl FnOnce(&mut String),
+        record: impl FnOnce(Range<usize>) -> AccessRecord,
+    ) {
         if self.records.capacity() == 0 {
             self.records.reserve_exact(ACCESS_BATCH_RECORDS);
             self.paths.reserve(ACCESS_BATCH_RECORDS * PATH_BYTES_USUAL);
@@ -138,7 +142,7 @@ impl Log {
         let (dropped, dropped_total, recent) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
         let (access_dropped, access_waiting) = (AtomicU64::new(0), AtomicUsize::new(0));
         let shared =
-            Arc::new(Shared { level, dropped, dropped_total, access_dropped, access_waiting, recent });
+            Arc::new(LogQueue { level, dropped, dropped_total, access_dropped, access_waiting, recent });
         let mut writer = Writer { settings: settings.clone(), shared: shared.clone(), out, line: Vec::new() };
         std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&queue))?;
         Ok(Self { records, shared })
@@ -152,14 +156,14 @@ impl Log {
         }
         let fields = fields.iter().map(|(name, value)| (*name, shown(name, value))).collect();
         let record = Record { time: SystemTime::now(), level, event, fields };
-        if self.records.try_send(Message::Record(record)).is_err() {
+        if self.records.try_send(LogMessage::Record(record)).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             self.shared.dropped_total.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Logs what was found in the configuration.
-    pub fn notice(&self, notice: &Notice) {
+    pub fn notice(&self, notice: &ConfigWarning) {
         let fields: Vec<(&'static str, &dyn Display)> =
             notice.fields.iter().map(|(name, value)| (*name, value as &dyn Display)).collect();
         self.event(notice.level, notice.event, &fields);
@@ -171,10 +175,10 @@ impl Log {
     }
 
     /// Logs requests. False if they were dropped because the writer is behind; the caller counts them.
-    pub fn accesses(&self, accesses: Accesses) -> bool {
+    pub fn accesses(&self, accesses: AccessRecords) -> bool {
         let (waiting, count) = (&self.shared.access_waiting, accesses.len());
         let is_sent = waiting.fetch_add(count, Ordering::Relaxed) + count <= ACCESS_RECORDS_MAX
-            && self.records.try_send(Message::Accesses(accesses)).is_ok();
+            && self.records.try_send(LogMessage::Accesses(accesses)).is_ok();
         if !is_sent {
             waiting.fetch_sub(count, Ordering::Relaxed);
             self.shared.access_dropped.fetch_add(count as u64, Ordering::Relaxed);
@@ -202,7 +206,7 @@ impl Log {
     pub fn flush(&self) {
         let deadline = Instant::now() + LOG_FLUSH_PATIENCE;
         let (done, written) = sync_channel(1);
-        let mut message = Message::Flush(done);
+        let mut message = LogMessage::Flush(done);
         while let Err(TrySendError::Full(back)) = self.records.try_send(message) {
             if Instant::now() >= deadline {
                 return;
@@ -221,7 +225,7 @@ fn shown(name: &str, value: &dyn Display) -> String {
     if name.ends_with("_key") && !text.contains('/') { Secret::new(text).to_string() } else { text }
 }
 
-impl Access {
+impl AccessRecord {
     fn into_record(self, path: &str) -> Record {
         let remote_ip = self.remote_ip.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
         let fields = vec![
@@ -239,13 +243,13 @@ impl Access {
 /// The thread's end.
 struct Writer<W> {
     settings: Logging,
-    shared: Arc<Shared>,
+    shared: Arc<LogQueue>,
     out: W,
     line: Vec<u8>,
 }
 
 impl<W: Write> Writer<W> {
-    fn run(&mut self, queue: &Receiver<Message>) {
+    fn run(&mut self, queue: &Receiver<LogMessage>) {
         while let Ok(message) = queue.recv() {
             self.take(message);
             // What has piled up is written at once: one write for many lines.
@@ -260,22 +264,22 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    fn take(&mut self, message: Message) {
+    fn take(&mut self, message: LogMessage) {
         match message {
-            Message::Record(record) => {
+            LogMessage::Record(record) => {
                 self.render(&record);
                 if record.level >= Level::Warning {
                     self.remember(&record);
                 }
             }
-            Message::Accesses(accesses) => {
+            LogMessage::Accesses(accesses) => {
                 self.shared.access_waiting.fetch_sub(accesses.len(), Ordering::Relaxed);
                 for access in accesses.records {
                     let path = accesses.paths.get(access.path.clone()).unwrap_or_default();
                     self.render(&access.into_record(path));
                 }
             }
-            Message::Flush(done) => {
+            LogMessage::Flush(done) => {
                 self.report_dropped();
                 self.write();
                 let _ = done.send(());

@@ -5,9 +5,9 @@ use crate::limits::LOG_RECORDS_MAX;
 
 /// A place to write to that can be read, and that can be held shut.
 #[derive(Clone, Default)]
-struct Place(Arc<Mutex<Vec<u8>>>);
+struct TestOutput(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Place {
+impl Write for TestOutput {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().expect("unpoisoned").extend_from_slice(bytes);
         Ok(bytes.len())
@@ -17,7 +17,7 @@ impl Write for Place {
     }
 }
 
-impl Place {
+impl TestOutput {
     fn text(&self) -> String {
         String::from_utf8(self.0.lock().expect("unpoisoned").clone()).expect("UTF-8")
     }
@@ -35,7 +35,7 @@ fn settings(log_format: LogFormat) -> Logging {
 
 #[test]
 fn json_lines_have_the_fields_of_structlog() {
-    let place = Place::default();
+    let place = TestOutput::default();
     let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
     log.event(Level::Debug, "not_logged", &[]);
     log.event(
@@ -63,7 +63,7 @@ fn json_lines_have_the_fields_of_structlog() {
 
 #[test]
 fn generic_lines_are_those_of_structlog_and_let_no_control_character_through() {
-    let place = Place::default();
+    let place = TestOutput::default();
     let log = Log::start_to(&settings(LogFormat::Generic), place.clone()).expect("a thread");
     log.event(Level::Info, "listening", &[("address", &"[::]:8000"), ("text", &"a b\x1b[31m\u{9b}\n")]);
     log.flush();
@@ -77,7 +77,7 @@ fn generic_lines_are_those_of_structlog_and_let_no_control_character_through() {
 
 #[test]
 fn what_does_not_fit_is_dropped_and_counted() {
-    let place = Place::default();
+    let place = TestOutput::default();
     let shut = place.0.clone();
     let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
     let beyond = 500;
@@ -106,10 +106,10 @@ fn what_does_not_fit_is_dropped_and_counted() {
 
 #[test]
 fn access_records_have_their_fields_and_leave_room_for_errors() {
-    let place = Place::default();
+    let place = TestOutput::default();
     let shut = place.0.clone();
     let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
-    let access = |path| Access {
+    let access = |path| AccessRecord {
         time: SystemTime::now(),
         remote_ip: Some(IpAddr::from([192, 0, 2, 1])),
         method: "GET",
@@ -122,7 +122,7 @@ fn access_records_have_their_fields_and_leave_room_for_errors() {
     {
         let _shut = shut.lock().expect("unpoisoned");
         for _ in 0..2 * LOG_RECORDS_MAX {
-            let mut two = Accesses::default();
+            let mut two = AccessRecords::default();
             two.push(|paths| paths.push_str("/other/"), access);
             two.push(|paths| paths.push_str("/api/v1/flags/"), access);
             dropped += if log.accesses(two) { 0 } else { 2 };
@@ -144,7 +144,7 @@ fn access_records_have_their_fields_and_leave_room_for_errors() {
 
 #[test]
 fn a_key_is_never_written_whole() {
-    let place = Place::default();
+    let place = TestOutput::default();
     let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
     log.event(
         Level::Info,

@@ -13,18 +13,18 @@ pub enum Json {
     Bool(bool),
     Integer(Integer),
     Float(f64),
-    Text(Text),
+    Text(CodePoints),
     List(Vec<Json>),
     /// In order, without repeated names.
-    Object(Vec<(Text, Json)>),
+    Object(Vec<(CodePoints, Json)>),
 }
 
 /// A Python `str`: code points, lone surrogates among them.
-pub type Text = Vec<u32>;
+pub type CodePoints = Vec<u32>;
 
 /// Why there are no items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum ListError {
     /// `json.loads` raises `ValueError`.
     NotJson,
     /// It raises `RecursionError`.
@@ -32,20 +32,20 @@ pub enum Failure {
 }
 
 /// The items of a JSON list.
-pub fn parse(text: &str) -> Result<Vec<Json>, Failure> {
-    let mut reader = Reader { text, at: 0 };
-    let Json::List(items) = reader.value(0)? else { return Err(Failure::NotJson) };
+pub fn parse(text: &str) -> Result<Vec<Json>, ListError> {
+    let mut reader = ListReader { text, at: 0 };
+    let Json::List(items) = reader.value(0)? else { return Err(ListError::NotJson) };
     reader.skip_blanks();
-    if reader.at == text.len() { Ok(items) } else { Err(Failure::NotJson) }
+    if reader.at == text.len() { Ok(items) } else { Err(ListError::NotJson) }
 }
 
-struct Reader<'a> {
+struct ListReader<'a> {
     text: &'a str,
     /// A byte offset, always between two characters.
     at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ListReader<'a> {
     fn rest(&self) -> &'a str {
         self.text.get(self.at..).unwrap_or_default()
     }
@@ -66,11 +66,11 @@ impl<'a> Reader<'a> {
         self.at += self.rest().len() - self.rest().trim_start_matches([' ', '\t', '\n', '\r']).len();
     }
 
-    fn value(&mut self, depth: usize) -> Result<Json, Failure> {
+    fn value(&mut self, depth: usize) -> Result<Json, ListError> {
         if depth > IN_LIST_DEPTH_MAX {
-            return Err(Failure::TooDeep);
+            return Err(ListError::TooDeep);
         }
-        match self.peek().ok_or(Failure::NotJson)? {
+        match self.peek().ok_or(ListError::NotJson)? {
             b'[' => self.list(depth),
             b'{' => self.object(depth),
             b'"' => self.string().map(Json::Text),
@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn word(&mut self) -> Result<Json, Failure> {
+    fn word(&mut self) -> Result<Json, ListError> {
         const WORDS: [(&str, Json); 6] = [
             ("null", Json::Null),
             ("true", Json::Bool(true)),
@@ -89,10 +89,10 @@ impl<'a> Reader<'a> {
             ("-Infinity", Json::Float(f64::NEG_INFINITY)),
         ];
         let word = WORDS.into_iter().find(|(word, _)| self.take(word));
-        word.map(|(_, value)| value).ok_or(Failure::NotJson)
+        word.map(|(_, value)| value).ok_or(ListError::NotJson)
     }
 
-    fn list(&mut self, depth: usize) -> Result<Json, Failure> {
+    fn list(&mut self, depth: usize) -> Result<Json, ListError> {
         self.at += 1;
         let mut items = Vec::new();
         self.skip_blanks();
@@ -107,14 +107,14 @@ impl<'a> Reader<'a> {
                 return Ok(Json::List(items));
             }
             if !self.take(",") {
-                return Err(Failure::NotJson);
+                return Err(ListError::NotJson);
             }
         }
     }
 
-    fn object(&mut self, depth: usize) -> Result<Json, Failure> {
+    fn object(&mut self, depth: usize) -> Result<Json, ListError> {
         self.at += 1;
-        let mut members: Vec<(Text, Json)> = Vec::new();
+        let mut members: Vec<(CodePoints, Json)> = Vec::new();
         self.skip_blanks();
         if self.take("}") {
             return Ok(Json::Object(members));
@@ -122,12 +122,12 @@ impl<'a> Reader<'a> {
         loop {
             self.skip_blanks();
             if self.peek() != Some(b'"') {
-                return Err(Failure::NotJson);
+                return Err(ListError::NotJson);
             }
             let name = self.string()?;
             self.skip_blanks();
             if !self.take(":") {
-                return Err(Failure::NotJson);
+                return Err(ListError::NotJson);
             }
             self.skip_blanks();
             let value = self.value(depth + 1)?;
@@ -140,28 +140,28 @@ impl<'a> Reader<'a> {
                 return Ok(Json::Object(members));
             }
             if !self.take(",") {
-                return Err(Failure::NotJson);
+                return Err(ListError::NotJson);
             }
         }
     }
 
-    fn string(&mut self) -> Result<Text, Failure> {
+    fn string(&mut self) -> Result<CodePoints, ListError> {
         self.at += 1;
-        let mut text = Text::new();
+        let mut text = CodePoints::new();
         loop {
-            let char = self.rest().chars().next().ok_or(Failure::NotJson)?;
+            let char = self.rest().chars().next().ok_or(ListError::NotJson)?;
             self.at += char.len_utf8();
             match char {
                 '"' => return Ok(text),
                 '\\' => text.push(self.escape()?),
-                '\0'..='\x1f' => return Err(Failure::NotJson),
+                '\0'..='\x1f' => return Err(ListError::NotJson),
                 _ => text.push(u32::from(char)),
             }
         }
     }
 
-    fn escape(&mut self) -> Result<u32, Failure> {
-        let char = self.peek().ok_or(Failure::NotJson)?;
+    fn escape(&mut self) -> Result<u32, ListError> {
+        let char = self.peek().ok_or(ListError::NotJson)?;
         self.at += 1;
         let plain = match char {
             b'"' | b'\\' | b'/' => char,
@@ -173,14 +173,14 @@ impl<'a> Reader<'a> {
             b'u' => return self.unicode_escape(),
             _ => {
                 // A character of several bytes may start here; the failure ends the reading.
-                return Err(Failure::NotJson);
+                return Err(ListError::NotJson);
             }
         };
         Ok(u32::from(plain))
     }
 
-    fn unicode_escape(&mut self) -> Result<u32, Failure> {
-        let unit = self.four_hex_digits().ok_or(Failure::NotJson)?;
+    fn unicode_escape(&mut self) -> Result<u32, ListError> {
+        let unit = self.four_hex_digits().ok_or(ListError::NotJson)?;
         let before = self.at;
         if (0xD800..0xDC00).contains(&unit) && self.take("\\u") {
             match self.four_hex_digits() {
@@ -198,7 +198,7 @@ impl<'a> Reader<'a> {
         u32::from_str_radix(digits, 16).ok()
     }
 
-    fn number(&mut self) -> Result<Json, Failure> {
+    fn number(&mut self) -> Result<Json, ListError> {
         let bytes = self.rest().as_bytes();
         let digits_from =
             |at: usize| bytes.get(at..).unwrap_or_default().iter().take_while(|b| b.is_ascii_digit()).count();
@@ -206,7 +206,7 @@ impl<'a> Reader<'a> {
         end += match bytes.get(end) {
             Some(b'0') => 1,
             Some(b'1'..=b'9') => digits_from(end),
-            _ => return Err(Failure::NotJson),
+            _ => return Err(ListError::NotJson),
         };
         let whole = end;
         if bytes.get(end) == Some(&b'.') && digits_from(end + 1) > 0 {
@@ -217,11 +217,11 @@ impl<'a> Reader<'a> {
             let digits = digits_from(end + 1 + sign);
             end += if digits > 0 { 1 + sign + digits } else { 0 };
         }
-        let text = self.rest().get(..end).ok_or(Failure::NotJson)?;
+        let text = self.rest().get(..end).ok_or(ListError::NotJson)?;
         self.at += end;
         if end > whole {
-            return text.parse().map(Json::Float).map_err(|_| Failure::NotJson);
+            return text.parse().map(Json::Float).map_err(|_| ListError::NotJson);
         }
-        int_from_text(text).map(Json::Integer).ok_or(Failure::NotJson)
+        int_from_text(text).map(Json::Integer).ok_or(ListError::NotJson)
     }
 }

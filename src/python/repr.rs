@@ -5,7 +5,7 @@
 //! as `repr` does it.
 use std::fmt::Write as _;
 
-use crate::python::json_list::{Json, Text};
+use crate::python::json_list::{CodePoints, Json};
 use crate::python::unicode::is_printable;
 use crate::python::value::{Integer, Value, write_str};
 
@@ -50,7 +50,7 @@ fn write_repr(value: &Json, out: &mut String) {
     }
 }
 
-fn write_quoted(text: &Text, out: &mut String) {
+fn write_quoted(text: &CodePoints, out: &mut String) {
     let has = |wanted: char| text.contains(&u32::from(wanted));
     let quote = if has('\'') && !has('"') { '"' } else { '\'' };
     out.push(quote);

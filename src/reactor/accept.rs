@@ -18,23 +18,23 @@ use socket2::{SockFilter, SockRef};
 
 use crate::config::Level;
 use crate::limits;
-use crate::reactor::budget::Turn;
-use crate::reactor::connections::{Phase, Place, enter};
-use crate::reactor::tls::Tls;
-use crate::reactor::transport::{Plain, Transport};
+use crate::reactor::budget::Budget;
+use crate::reactor::connections::{ConnectionGuard, Phase, enter};
+use crate::reactor::tls::TlsTransport;
+use crate::reactor::transport::{PlainTransport, Transport};
 use crate::reactor::{Reactor, connection, panic};
 
 /// A listener that can be shut before it is closed.
 pub struct Listener {
-    door: Door,
+    door: ListenSocket,
     canceller: RefCell<Canceller>,
     handle: CancelHandle,
     ended: Cell<bool>,
     accepting: Cell<bool>,
-    turn: Turn,
+    turn: Budget,
 }
 
-enum Door {
+enum ListenSocket {
     /// The second is the same socket, for its options.
     Tcp(monoio::net::TcpListener, TcpListener),
     Unix(monoio::net::UnixListener),
@@ -60,20 +60,20 @@ impl Listener {
     /// The descriptor limit.
     pub fn tcp(listener: TcpListener) -> io::Result<Self> {
         let options = listener.try_clone()?;
-        Ok(Self::new(Door::Tcp(monoio::net::TcpListener::from_std(listener)?, options)))
+        Ok(Self::new(ListenSocket::Tcp(monoio::net::TcpListener::from_std(listener)?, options)))
     }
 
     /// # Errors
     /// The ring does not take the socket.
     pub fn unix(listener: UnixListener) -> io::Result<Self> {
-        Ok(Self::new(Door::Unix(monoio::net::UnixListener::from_std(listener)?)))
+        Ok(Self::new(ListenSocket::Unix(monoio::net::UnixListener::from_std(listener)?)))
     }
 
-    fn new(door: Door) -> Self {
+    fn new(door: ListenSocket) -> Self {
         let canceller = Canceller::new();
         let handle = canceller.handle();
         let (ended, accepting) = (Cell::new(false), Cell::new(false));
-        let turn = Turn::default();
+        let turn = Budget::default();
         Self { door, canceller: RefCell::new(canceller), handle, ended, accepting, turn }
     }
 
@@ -81,7 +81,7 @@ impl Listener {
     /// them, and what the client sent with them; a first segment that is dropped is sent again,
     /// to the process that took over.
     pub fn shut_out(&self) {
-        let Door::Tcp(_, options) = &self.door else { return };
+        let ListenSocket::Tcp(_, options) = &self.door else { return };
         let filter = [
             SockFilter::new(BPF_LOAD_BYTE, 0, 0, TCP_FLAGS_OFFSET),
             SockFilter::new(BPF_AND, 0, 0, TCP_SYN_OR_ACK),
@@ -111,11 +111,11 @@ impl Listener {
             return None;
         }
         let accepted = match &self.door {
-            Door::Tcp(listener, _) => {
+            ListenSocket::Tcp(listener, _) => {
                 let accepted = self.turn.take(listener.cancelable_accept(self.handle.clone())).await;
                 accepted.map(|(stream, peer)| Accepted::Tcp(stream, peer.ip()))
             }
-            Door::Unix(listener) => {
+            ListenSocket::Unix(listener) => {
                 let accepted = self.turn.take(listener.cancelable_accept(self.handle.clone())).await;
                 accepted.map(|(stream, _)| Accepted::Unix(stream))
             }
@@ -142,24 +142,29 @@ fn spawn(reactor: &Rc<Reactor>, accepted: Accepted) {
     let tls = reactor.tls.borrow().clone();
     match (accepted, tls) {
         (Accepted::Tcp(stream, peer), None) => {
-            let plain = Plain::new(stream, &place.mark);
+            let plain = PlainTransport::new(stream, &place.mark);
             begin(reactor, place, plain, Some(peer));
         }
         (Accepted::Tcp(stream, peer), Some(settings)) => {
             place.set_phase(Phase::Handshake);
             // An error here is one of our own settings; the connection cannot be served.
-            if let Ok(tls) = Tls::new(Plain::new(stream, &place.mark), settings) {
+            if let Ok(tls) = TlsTransport::new(PlainTransport::new(stream, &place.mark), settings) {
                 begin(reactor, place, tls, Some(peer));
             }
         }
         (Accepted::Unix(stream), _) => {
-            let plain = Plain::new(stream, &place.mark);
+            let plain = PlainTransport::new(stream, &place.mark);
             begin(reactor, place, plain, None);
         }
     }
 }
 
-fn begin<T: Transport + 'static>(reactor: &Rc<Reactor>, place: Place, transport: T, peer: Option<IpAddr>) {
+fn begin<T: Transport + 'static>(
+    reactor: &Rc<Reactor>,
+    place: ConnectionGuard,
+    transport: T,
+    peer: Option<IpAddr>,
+) {
     let serve = connection::serve(reactor.clone(), place, transport, peer);
     monoio::spawn(contain(reactor.clone(), serve));
 }

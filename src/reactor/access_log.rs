@@ -12,14 +12,14 @@ use std::time::{Duration, SystemTime};
 use crate::config::{Config, ForwardedAllowIps, Secret};
 use crate::http::Request;
 use crate::limits::ACCESS_BATCH_RECORDS;
-use crate::log::{Access, Accesses, Log};
+use crate::log::{AccessRecord, AccessRecords, Log};
 
 /// How access records are made.
 pub struct AccessLog {
     /// `None`: nobody is believed.
     forwarded_allow_ips: Option<ForwardedAllowIps>,
     /// Not handed to the writer yet: to wake it for each record would cost more than the request.
-    records: RefCell<Accesses>,
+    records: RefCell<AccessRecords>,
 }
 
 impl AccessLog {
@@ -48,7 +48,7 @@ impl AccessLog {
             return 0;
         }
         let took = began.elapsed().unwrap_or(Duration::ZERO);
-        let record = |path| Access {
+        let record = |path| AccessRecord {
             time: began,
             remote_ip: self.client(peer, request.fields.forwarded_for),
             method: request.method.name(),

@@ -15,17 +15,17 @@ use bytes::{Bytes, BytesMut};
 use crate::channel::Lease;
 use crate::config::Level;
 use crate::handlers;
-use crate::handlers::sse::Subscription;
-use crate::handlers::{Exceeded, Outcome, Room};
+use crate::handlers::sse::StreamSubscription;
+use crate::handlers::{Exceeded, HandlerState, RequestOutcome};
 use crate::http::framing::TARGET_PART;
 use crate::http::route::Route;
-use crate::http::{Output, Progress, Reject, RequestReader};
+use crate::http::{ParseError, Progress, RequestReader, ResponseWriter};
 use crate::limits::{
     BATCH_BYTES_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
 };
 use crate::reactor::connections::Phase;
 use crate::reactor::panic;
-use crate::reactor::worker::{Reactor, Spine};
+use crate::reactor::worker::{Reactor, RequestState};
 use crate::snapshot::Snapshot;
 
 /// One line for the process: a client that sends such heads sends them with every request.
@@ -38,7 +38,7 @@ pub struct Batch {
     pub tail: Option<(Bytes, Rc<Lease>)>,
     pub next: Next,
     /// The last answer was the head of an event stream.
-    pub subscription: Option<Subscription>,
+    pub subscription: Option<StreamSubscription>,
 }
 
 /// What the connection does once the batch is written.
@@ -51,11 +51,11 @@ pub enum Next {
 }
 
 /// A batch while it is answered.
-struct Answering<'a> {
+struct BatchWriter<'a> {
     reactor: &'a Reactor,
-    settings: &'a handlers::Settings,
+    settings: &'a handlers::HandlerSettings,
     snapshot: &'a Lease,
-    spine: &'a mut Spine,
+    spine: &'a mut RequestState,
     peer: Option<IpAddr>,
     /// When the first request was found whole; all answers carry this time.
     began: Option<SystemTime>,
@@ -81,7 +81,7 @@ impl Reactor {
         let (spine, settings) = (&mut *self.spine.borrow_mut(), self.settings.borrow());
         let (began, requests) = (None, 0);
         let mut answering =
-            Answering { reactor: self, settings: &settings, snapshot, spine, peer, began, requests, left };
+            BatchWriter { reactor: self, settings: &settings, snapshot, spine, peer, began, requests, left };
         let next = answering.run(reader, buffer);
         answering.count();
         let output = &mut spine.output;
@@ -92,10 +92,10 @@ impl Reactor {
     }
 
     /// One refusal in a buffer of its own.
-    pub fn refuse(&self, reader: &RequestReader, buffer: &[u8], reject: Reject) -> Batch {
+    pub fn refuse(&self, reader: &RequestReader, buffer: &[u8], reject: ParseError) -> Batch {
         self.metrics.rejected(reject);
         self.metrics.answered(Route::Unknown, reject.status().0);
-        let mut output = Output::default();
+        let mut output = ResponseWriter::default();
         output.set_date(SystemTime::now());
         let lines = self.settings.borrow().refusal_lines(reader.refused_fields(buffer).as_ref());
         output.reject(reader.reply(), reject, &lines);
@@ -113,7 +113,7 @@ impl Reactor {
     }
 }
 
-impl Answering<'_> {
+impl BatchWriter<'_> {
     fn run(&mut self, reader: &mut RequestReader, buffer: &mut BytesMut) -> Next {
         loop {
             match reader.advance(buffer) {
@@ -151,14 +151,14 @@ impl Answering<'_> {
         })
     }
 
-    fn refuse(&mut self, reader: &RequestReader, buffer: &[u8], reject: Reject) {
+    fn refuse(&mut self, reader: &RequestReader, buffer: &[u8], reject: ParseError) {
         self.begin();
         self.requests += 1;
         self.reactor.metrics.rejected(reject);
         self.reactor.metrics.answered(Route::Unknown, reject.status().0);
         let lines = self.settings.refusal_lines(reader.refused_fields(buffer).as_ref());
         self.spine.output.reject(reader.reply(), reject, &lines);
-        if matches!(reject, Reject::HeadTooLarge | Reject::TargetTooLong) {
+        if matches!(reject, ParseError::HeadTooLarge | ParseError::TargetTooLong) {
             self.reactor.log_large_head(reject);
         }
     }
@@ -167,18 +167,18 @@ impl Answering<'_> {
         let now = self.begin();
         let is_last = reader.is_last(buffer);
         let Some(mut request) = reader.request(buffer) else {
-            return self.refuse(reader, buffer, Reject::Internal);
+            return self.refuse(reader, buffer, ParseError::Internal);
         };
         self.requests += 1;
         self.spine.output.is_alone = self.spine.output.bytes.is_empty() && is_last;
         *self.left = self.left.saturating_sub(1);
         request.keep_alive &= *self.left > 0 && !self.reactor.draining.get();
-        let Spine { room, output } = &mut *self.spine;
+        let RequestState { room, output } = &mut *self.spine;
         let before_bytes = output.bytes.len();
         let (settings, snapshot) = (self.settings, self.snapshot);
         let answered = catch_unwind(AssertUnwindSafe(|| {
             #[cfg(test)]
-            self.reactor.panic_if_asked(super::Fault::Request);
+            self.reactor.panic_if_asked(super::InjectedPanic::Request);
             handlers::answer(settings, snapshot, now, &mut request, room, output)
         }));
         let outcome = match answered {
@@ -190,8 +190,8 @@ impl Answering<'_> {
                 output.bytes.truncate(before_bytes);
                 output.tail = None;
                 let lines = settings.refusal_lines(Some(&request.fields));
-                output.reject(request.reply(), Reject::Internal, &lines);
-                Outcome { status: 500, ..Outcome::NONE }
+                output.reject(request.reply(), ParseError::Internal, &lines);
+                RequestOutcome { status: 500, ..RequestOutcome::NONE }
             }
         };
         let exceeded = room.take_exceeded(&outcome);
@@ -231,12 +231,12 @@ impl Answering<'_> {
 impl Reactor {
     /// Names the setting, once for the whole process: whoever sends such heads sends many.
     #[cold]
-    fn log_large_head(&self, reject: Reject) {
+    fn log_large_head(&self, reject: ParseError) {
         if LARGE_HEAD_LOGGED.swap(true, Ordering::Relaxed) {
             return;
         }
         let bytes_max = self.heads.bytes_max();
-        let limit = if reject == Reject::TargetTooLong { bytes_max / TARGET_PART } else { bytes_max };
+        let limit = if reject == ParseError::TargetTooLong { bytes_max / TARGET_PART } else { bytes_max };
         let fields: [(_, &dyn std::fmt::Display); 5] = [
             ("status", &reject.status().0),
             ("reason", &reject.name()),
@@ -252,7 +252,13 @@ impl Reactor {
 
     /// Counts a request that exceeded a budget, and logs the first one of its environment.
     #[cold]
-    fn note_exceeded(&self, exceeded: Exceeded, snapshot: &Snapshot, outcome: &Outcome, room: &Room) {
+    fn note_exceeded(
+        &self,
+        exceeded: Exceeded,
+        snapshot: &Snapshot,
+        outcome: &RequestOutcome,
+        room: &HandlerState,
+    ) {
         self.metrics.jsonpath_exceeded.add(u64::from(exceeded.jsonpath));
         self.metrics.patterns_exceeded.add(u64::from(exceeded.patterns));
         self.metrics.bulk_refused.add(u64::from(exceeded.bulk));

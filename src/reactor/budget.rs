@@ -14,12 +14,12 @@ use crate::limits::{TURN_BYTES, TURN_OPERATIONS_MAX, TURN_REST};
 
 /// What a task did since it last waited.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub struct Budget {
     /// In operations; many bytes count as several.
     spent: Cell<u32>,
 }
 
-impl Turn {
+impl Budget {
     /// Runs an operation, after a rest if the turn is over.
     pub async fn take<T>(&self, operation: impl Future<Output = T>) -> T {
         self.begin().await;

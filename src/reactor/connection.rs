@@ -8,28 +8,33 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use crate::http::{Reject, RequestReader};
+use crate::http::{ParseError, RequestReader};
 use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN, WRITE_BYTES_MIN, WRITE_PARTS_MAX};
 use crate::reactor::Reactor;
 use crate::reactor::batch::{Batch, Next};
-use crate::reactor::connections::{Phase, Place};
+use crate::reactor::connections::{ConnectionGuard, Phase};
 use crate::reactor::transport::{Sendable, Transport};
 
 /// The peer is gone, or too slow: nothing more can be done for it.
-pub(super) struct Gone;
+pub(super) struct PeerGone;
 
 /// Serves one connection until it ends.
-pub async fn serve<T: Transport>(reactor: Rc<Reactor>, place: Place, transport: T, peer: Option<IpAddr>) {
+pub async fn serve<T: Transport>(
+    reactor: Rc<Reactor>,
+    place: ConnectionGuard,
+    transport: T,
+    peer: Option<IpAddr>,
+) {
     let (buffer, reader) = (BytesMut::new(), RequestReader::sharing(reactor.heads.clone()));
     let requests_left = reactor.requests_max;
     let mut connection = Connection { reactor, place, transport, peer, buffer, reader, requests_left };
-    // `Gone` has nobody left to be told.
+    // `PeerGone` has nobody left to be told.
     let _ = connection.live().await;
 }
 
 pub(super) struct Connection<T> {
     pub(super) reactor: Rc<Reactor>,
-    pub(super) place: Place,
+    pub(super) place: ConnectionGuard,
     pub(super) transport: T,
     /// `None` on a unix socket.
     peer: Option<IpAddr>,
@@ -39,18 +44,18 @@ pub(super) struct Connection<T> {
 }
 
 impl<T: Transport> Connection<T> {
-    async fn live(&mut self) -> Result<(), Gone> {
+    async fn live(&mut self) -> Result<(), PeerGone> {
         if self.place.mark.phase() == Phase::Handshake {
             match self.place.mark.unless_ended(self.transport.handshake()).await {
                 Some(Ok(())) => {}
-                _ => return Err(Gone),
+                _ => return Err(PeerGone),
             }
         }
         loop {
             let left = &mut self.requests_left;
             let mut batch = self.reactor.answer_batch(&mut self.reader, &mut self.buffer, self.peer, left);
             #[cfg(test)]
-            self.reactor.panic_if_asked(super::Fault::Connection);
+            self.reactor.panic_if_asked(super::InjectedPanic::Connection);
             let (next, subscription) = (batch.next, batch.subscription.take());
             self.write(batch).await?;
             if let Some(subscription) = subscription {
@@ -70,7 +75,7 @@ impl<T: Transport> Connection<T> {
     }
 
     /// Reads once. False: the peer ended its side, and with it any request it had begun.
-    async fn read(&mut self, phase: Phase) -> Result<bool, Gone> {
+    async fn read(&mut self, phase: Phase) -> Result<bool, PeerGone> {
         if phase == Phase::Idle || self.place.mark.phase() != phase {
             self.place.set_phase(phase);
         }
@@ -85,14 +90,14 @@ impl<T: Transport> Connection<T> {
                 }
                 Ok(length > 0)
             }
-            Some((Err(_), _)) => Err(Gone),
+            Some((Err(_), _)) => Err(PeerGone),
             None if phase == Phase::Idle => {
                 self.farewell().await;
-                Err(Gone)
+                Err(PeerGone)
             }
             None => {
                 self.refuse_slow().await?;
-                Err(Gone)
+                Err(PeerGone)
             }
         }
     }
@@ -111,7 +116,7 @@ impl<T: Transport> Connection<T> {
         self.place.hold_request(self.buffer.capacity());
     }
 
-    async fn write(&mut self, mut batch: Batch) -> Result<(), Gone> {
+    async fn write(&mut self, mut batch: Batch) -> Result<(), PeerGone> {
         if !batch.bytes.is_empty() {
             self.place.hold_answer(self.buffer.capacity() + batch.bytes.capacity());
             batch.bytes = self.write_whole(batch.bytes).await?;
@@ -126,9 +131,9 @@ impl<T: Transport> Connection<T> {
         Ok(())
     }
 
-    pub(super) async fn write_whole<B: Sendable>(&mut self, mut bytes: B) -> Result<B, Gone> {
+    pub(super) async fn write_whole<B: Sendable>(&mut self, mut bytes: B) -> Result<B, PeerGone> {
         self.place.set_phase(Phase::Writing);
-        let (mut written, mut pace) = (0, Pace::of(bytes.as_ref().len()));
+        let (mut written, mut pace) = (0, WriteProgress::of(bytes.as_ref().len()));
         while written < bytes.as_ref().len() {
             let write = self.transport.write(bytes, written);
             match self.place.mark.unless_ended(write).await {
@@ -140,15 +145,15 @@ impl<T: Transport> Connection<T> {
                         self.place.set_phase(Phase::Writing);
                     }
                 }
-                _ => return Err(Gone),
+                _ => return Err(PeerGone),
             }
         }
         Ok(bytes)
     }
 
     /// Tells a peer that took too long to send what it began.
-    async fn refuse_slow(&mut self) -> Result<(), Gone> {
-        let batch = self.reactor.refuse(&self.reader, &self.buffer, Reject::Timeout);
+    async fn refuse_slow(&mut self) -> Result<(), PeerGone> {
+        let batch = self.reactor.refuse(&self.reader, &self.buffer, ParseError::Timeout);
         self.place.mark.revive();
         self.write(batch).await?;
         self.linger().await
@@ -163,7 +168,7 @@ impl<T: Transport> Connection<T> {
 
     /// Ends our side and reads over what still comes: to close with bytes unread would make the
     /// kernel reset the connection, and the peer lose the answer (RFC 9112 9.6).
-    async fn linger(&mut self) -> Result<(), Gone> {
+    async fn linger(&mut self) -> Result<(), PeerGone> {
         self.place.set_phase(Phase::Lingering);
         // Nothing of what was read is needed any more.
         self.buffer = BytesMut::new();
@@ -188,12 +193,12 @@ impl<T: Transport> Connection<T> {
 }
 
 /// What a peer must take of an answer to be given time anew: a byte now and then is not reading.
-struct Pace {
+struct WriteProgress {
     part_bytes: usize,
     counted_bytes: usize,
 }
 
-impl Pace {
+impl WriteProgress {
     fn of(answer_bytes: usize) -> Self {
         Self { part_bytes: WRITE_BYTES_MIN.max(answer_bytes / WRITE_PARTS_MAX), counted_bytes: 0 }
     }
@@ -214,7 +219,7 @@ mod tests {
 
     /// How often a peer that takes so much at a time is given time anew.
     fn times(answer_bytes: usize, step_bytes: usize) -> usize {
-        let mut pace = Pace::of(answer_bytes);
+        let mut pace = WriteProgress::of(answer_bytes);
         (step_bytes..=answer_bytes).step_by(step_bytes).filter(|written| pace.counts(*written)).count()
     }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::limits;
-use crate::reactor::budget::Turn;
-use crate::reactor::{Reactor, Times};
+use crate::reactor::budget::Budget;
+use crate::reactor::{Reactor, Timeouts};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum Phase {
 
 /// The mark a connection leaves for the sweep.
 #[derive(Debug)]
-pub struct Mark {
+pub struct ConnectionState {
     phase: Cell<Phase>,
     since_tick: Cell<u32>,
     ended: Cell<bool>,
@@ -46,10 +46,10 @@ pub struct Mark {
     held_bytes: Cell<usize>,
     holds_request: Cell<bool>,
     /// How long this connection has had the thread.
-    pub turn: Turn,
+    pub turn: Budget,
 }
 
-impl Mark {
+impl ConnectionState {
     /// Runs an operation until it is done, or until the sweep ends the connection: `None`. An
     /// operation given up may have taken bytes with it, so the connection must be closed.
     pub async fn unless_ended<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
@@ -127,10 +127,10 @@ impl Mark {
 
 /// The connections of one reactor.
 #[derive(Debug)]
-pub struct Registry {
-    marks: RefCell<Slab<Rc<Mark>>>,
+pub struct Connections {
+    marks: RefCell<Slab<Rc<ConnectionState>>>,
     tick: Cell<u32>,
-    times: Cell<Times>,
+    times: Cell<Timeouts>,
     /// What requests hold that are not answered yet. Their callers may have no key.
     requests: Pool,
     /// What all hold, answers included.
@@ -161,13 +161,13 @@ impl Pool {
 }
 
 /// A place in the registry, given back when dropped.
-pub struct Place {
+pub struct ConnectionGuard {
     reactor: Rc<Reactor>,
     key: usize,
-    pub mark: Rc<Mark>,
+    pub mark: Rc<ConnectionState>,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.reactor.registry.hold(&self.mark, 0, false);
         self.reactor.registry.marks.borrow_mut().try_remove(self.key);
@@ -175,7 +175,7 @@ impl Drop for Place {
     }
 }
 
-impl Place {
+impl ConnectionGuard {
     /// Notes what the connection does from now on.
     pub fn set_phase(&self, phase: Phase) {
         self.mark.phase.set(phase);
@@ -215,8 +215,8 @@ pub fn ticks(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(limits::SWEEP_INTERVAL.as_millis())).unwrap_or(u32::MAX - 1)
 }
 
-impl Registry {
-    pub fn new(times: Times) -> Self {
+impl Connections {
+    pub fn new(times: Timeouts) -> Self {
         Self {
             marks: RefCell::default(),
             tick: Cell::new(0),
@@ -226,7 +226,7 @@ impl Registry {
         }
     }
 
-    fn hold(&self, mark: &Mark, bytes: usize, is_request: bool) {
+    fn hold(&self, mark: &ConnectionState, bytes: usize, is_request: bool) {
         let old_bytes = mark.held_bytes.replace(bytes);
         let old_request = mark.holds_request.replace(is_request);
         self.all.replace(old_bytes, bytes);
@@ -252,9 +252,9 @@ impl Registry {
 
     /// `patience_ticks`: those that have not waited for longer are spared.
     fn end_slowest(&self, pool: &Pool, requests_only: bool, patience_ticks: Option<u32>) -> u64 {
-        let waited = |mark: &Mark| self.tick.get().wrapping_sub(mark.since_tick.get());
+        let waited = |mark: &ConnectionState| self.tick.get().wrapping_sub(mark.since_tick.get());
         let marks = self.marks.borrow();
-        let mut slow: Vec<&Rc<Mark>> = marks.iter().map(|(_, mark)| mark).collect();
+        let mut slow: Vec<&Rc<ConnectionState>> = marks.iter().map(|(_, mark)| mark).collect();
         slow.retain(|mark| {
             mark.held_bytes.get() > 0
                 && (mark.holds_request.get() || !requests_only)
@@ -286,16 +286,16 @@ impl Registry {
     /// streams at once, so that their subscribers go elsewhere.
     pub fn drain(&self) {
         let soon = limits::DRAIN_IDLE_TIMEOUT;
-        self.times.set(Times { keep_alive: soon, linger: soon, ..self.times.get() });
-        self.streams(Mark::end);
+        self.times.set(Timeouts { keep_alive: soon, linger: soon, ..self.times.get() });
+        self.streams(ConnectionState::end);
     }
 
     /// Tells every event stream that there is another snapshot.
     pub fn nudge_streams(&self) {
-        self.streams(Mark::nudge);
+        self.streams(ConnectionState::nudge);
     }
 
-    fn streams(&self, tell: fn(&Mark)) {
+    fn streams(&self, tell: fn(&ConnectionState)) {
         for (_, mark) in self.marks.borrow().iter().filter(|(_, mark)| mark.phase.get() == Phase::Streaming) {
             tell(mark);
         }
@@ -313,7 +313,8 @@ impl Registry {
 
     /// Ends every connection and waits until they are gone, but no longer than `time`.
     pub async fn end_all(&self, time: Duration) {
-        let marks: Vec<Rc<Mark>> = self.marks.borrow().iter().map(|(_, mark)| mark.clone()).collect();
+        let marks: Vec<Rc<ConnectionState>> =
+            self.marks.borrow().iter().map(|(_, mark)| mark.clone()).collect();
         for mark in marks {
             mark.end();
         }
@@ -356,9 +357,9 @@ impl Registry {
 }
 
 /// Takes a place for a new connection.
-pub fn enter(reactor: &Rc<Reactor>) -> Place {
+pub fn enter(reactor: &Rc<Reactor>) -> ConnectionGuard {
     let registry = &reactor.registry;
-    let mark = Rc::new(Mark {
+    let mark = Rc::new(ConnectionState {
         phase: Cell::new(Phase::Idle),
         since_tick: Cell::new(registry.tick.get()),
         ended: Cell::new(false),
@@ -367,11 +368,11 @@ pub fn enter(reactor: &Rc<Reactor>) -> Place {
         waker: RefCell::new(None),
         held_bytes: Cell::new(0),
         holds_request: Cell::new(false),
-        turn: Turn::default(),
+        turn: Budget::default(),
     });
     reactor.metrics.connections_opened.add(1);
     let key = registry.marks.borrow_mut().insert(mark.clone());
-    Place { reactor: reactor.clone(), key, mark }
+    ConnectionGuard { reactor: reactor.clone(), key, mark }
 }
 
 /// The sweep of one reactor; runs as long as the reactor.
@@ -380,7 +381,7 @@ pub async fn sweep(reactor: Rc<Reactor>) {
         let began = Instant::now();
         monoio::time::sleep(limits::SWEEP_INTERVAL).await;
         #[cfg(test)]
-        reactor.panic_if_asked(super::Fault::Sweep);
+        reactor.panic_if_asked(super::InjectedPanic::Sweep);
         reactor.metrics.connections_cut.add(reactor.registry.tick());
         // Those that were not slow yet when the bound was met.
         if reactor.registry.requests.is_full() || reactor.registry.all.is_full() {

@@ -16,7 +16,7 @@ use crate::limits::RING_ENTRIES;
 pub type Runtime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>;
 
 /// A runtime, and what to say about it in the log.
-pub struct Built {
+pub struct BuiltRuntime {
     pub runtime: Runtime,
     pub uring: bool,
     /// The name in metrics.
@@ -77,7 +77,7 @@ impl Ring {
 ///
 /// # Errors
 /// No driver works, or not the one that is forced.
-pub fn build(forced: Option<Driver>) -> io::Result<Built> {
+pub fn build(forced: Option<Driver>) -> io::Result<BuiltRuntime> {
     if forced == Some(Driver::Epoll) {
         return epoll("EDGE_PROXY_DRIVER asks for it".to_owned());
     }
@@ -87,7 +87,13 @@ pub fn build(forced: Option<Driver>) -> io::Result<Built> {
             Ok(runtime) => {
                 let why =
                     if refused.is_empty() { "the kernel takes every flag".into() } else { reasons(&refused) };
-                return Ok(Built { runtime, uring: true, label: ring.label(), name: ring.name(), why });
+                return Ok(BuiltRuntime {
+                    runtime,
+                    uring: true,
+                    label: ring.label(),
+                    name: ring.name(),
+                    why,
+                });
             }
             Err(error) => refused.push((ring, refusal(&error))),
         }
@@ -140,9 +146,9 @@ fn uring(ring: Ring) -> io::Result<Runtime> {
     Ok(builder.build()?.into())
 }
 
-fn epoll(why: String) -> io::Result<Built> {
+fn epoll(why: String) -> io::Result<BuiltRuntime> {
     let runtime = RuntimeBuilder::<LegacyDriver>::new().with_entries(RING_ENTRIES).enable_timer().build()?;
-    Ok(Built { runtime: runtime.into(), uring: false, label: "epoll", name: "epoll", why })
+    Ok(BuiltRuntime { runtime: runtime.into(), uring: false, label: "epoll", name: "epoll", why })
 }
 
 /// What was refused and why; once, if all of it was for the same reason.

@@ -34,7 +34,7 @@ pub use crate::reactor::listener::{UnixSocket, bind, bind_unix, inodes, is_share
 use crate::reactor::worker::Reactor;
 
 /// What one reactor needs to run.
-pub struct Start {
+pub struct WorkerOptions {
     /// 0, 1, ...: names the thread.
     pub index: usize,
     /// The CPU it is pinned to.
@@ -49,13 +49,13 @@ pub struct Start {
     pub config: Arc<Config>,
     pub log: Log,
     pub metrics: Arc<ReactorMetrics>,
-    pub times: Times,
+    pub times: Timeouts,
 }
 
 /// Places that tests can make panic.
 #[cfg(test)]
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum InjectedPanic {
     Request = 1,
     Connection,
     Sweep,
@@ -63,7 +63,7 @@ pub enum Fault {
 
 /// How long a peer may take over what, and how much memory all may take meanwhile.
 #[derive(Clone, Copy, Debug)]
-pub struct Times {
+pub struct Timeouts {
     /// Between two requests.
     pub keep_alive: Duration,
     pub head: Duration,
@@ -82,7 +82,7 @@ pub struct Times {
     pub fault: &'static std::sync::atomic::AtomicU8,
 }
 
-impl Times {
+impl Timeouts {
     /// Those of the configuration and of `limits`.
     pub fn of(config: &Config) -> Self {
         let reactors = config.cores.len().max(1);
@@ -107,7 +107,7 @@ impl Times {
 ///
 /// # Errors
 /// The thread could not be made.
-pub fn start(start: Start) -> io::Result<JoinHandle<()>> {
+pub fn start(start: WorkerOptions) -> io::Result<JoinHandle<()>> {
     panic::remember_places();
     let thread = std::thread::Builder::new().name(format!("reactor-{}", start.index));
     thread.stack_size(limits::STACK_BYTES).spawn(move || worker::supervise(start))

@@ -1,6 +1,6 @@
 //! An event stream that is held open: told of every new snapshot, kept alive between them.
 //!
-//! In: a connection whose answer was the head of a stream, and its [`Subscription`]. Out: events,
+//! In: a connection whose answer was the head of a stream, and its [`StreamSubscription`]. Out: events,
 //! and a comment every `limits::STREAM_KEEP_ALIVE`. Invariant: while it waits it holds no buffer,
 //! no timer and no operation on the ring; the sweep and a new snapshot nudge it. A peer that went
 //! away shows when the next bytes cannot be written. It ends with `sse.max_stream_seconds`, with
@@ -10,15 +10,15 @@ use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 
-use crate::handlers::sse::Subscription;
+use crate::handlers::sse::StreamSubscription;
 use crate::limits;
-use crate::reactor::connection::{Connection, Gone};
-use crate::reactor::connections::{Phase, Registry, ticks};
+use crate::reactor::connection::{Connection, PeerGone};
+use crate::reactor::connections::{Connections, Phase, ticks};
 use crate::reactor::transport::Transport;
 
 impl<T: Transport> Connection<T> {
     /// Tells a subscriber what changes, until it ends.
-    pub(super) async fn stream(&mut self, mut subscription: Subscription) -> Result<(), Gone> {
+    pub(super) async fn stream(&mut self, mut subscription: StreamSubscription) -> Result<(), PeerGone> {
         self.buffer = BytesMut::new();
         self.transport.give_back();
         let close_tick = self.reactor.registry.close_tick();
@@ -50,12 +50,12 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    fn is_valid(&self, subscription: &Subscription) -> bool {
+    fn is_valid(&self, subscription: &StreamSubscription) -> bool {
         let lease = self.reactor.lease.borrow();
         lease.as_deref().is_none_or(|snapshot| subscription.is_valid(snapshot, SystemTime::now()))
     }
 
-    fn news(&self, subscription: &mut Subscription) -> Vec<u8> {
+    fn news(&self, subscription: &mut StreamSubscription) -> Vec<u8> {
         let mut bytes = Vec::new();
         if let Some(snapshot) = self.reactor.lease.borrow().as_deref() {
             subscription.catch_up(snapshot, &mut bytes);
@@ -69,7 +69,7 @@ fn earlier(one: u32, other: u32) -> u32 {
     if one.wrapping_sub(other) > u32::MAX / 2 { one } else { other }
 }
 
-impl Registry {
+impl Connections {
     /// The tick at which a stream that opens now is closed, if it ever is.
     fn close_tick(&self) -> Option<u32> {
         self.stream_time().map(|time| self.tick_in(time))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::net::TcpListener;
 
 use super::*;
-use crate::channel::{Message, Publisher};
+use crate::channel::{Publisher, ReactorMessage};
 use crate::config;
 use crate::config::Driver;
 use crate::config::settings::Inputs;
@@ -19,7 +19,7 @@ const LIVENESS: &str = "GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\n\r\n";
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running reactor.
-struct House {
+struct TestReactor {
     address: std::net::SocketAddr,
     publisher: Publisher,
     thread: Option<JoinHandle<()>>,
@@ -60,18 +60,18 @@ fn configuration(driver: Driver, variables: &[(&str, &str)]) -> Config {
 fn prepare(
     driver: Driver,
     variables: &[(&str, &str)],
-    times: impl FnOnce(&mut Times),
-) -> (Start, Publisher, mpsc::Receiver<String>) {
+    times: impl FnOnce(&mut Timeouts),
+) -> (WorkerOptions, Publisher, mpsc::Receiver<String>) {
     let config = configuration(driver, variables);
     let listener = bind(&config).expect("a free port").remove(0);
     let mut publisher = Publisher::default();
     let inbox = publisher.connect().unwrap();
     let (lines, log) = mpsc::channel();
     let sink = Log::start_to(&config.logging, Lines(lines)).unwrap();
-    let mut start_times = Times::of(&config);
+    let mut start_times = Timeouts::of(&config);
     times(&mut start_times);
     let core = config.cores[0];
-    let parts = Start {
+    let parts = WorkerOptions {
         index: 0,
         core,
         listener: Some(listener),
@@ -86,13 +86,13 @@ fn prepare(
     (parts, publisher, log)
 }
 
-impl House {
-    fn start(driver: Driver, variables: &[(&str, &str)], times: impl FnOnce(&mut Times)) -> Self {
+impl TestReactor {
+    fn start(driver: Driver, variables: &[(&str, &str)], times: impl FnOnce(&mut Timeouts)) -> Self {
         let (parts, mut publisher, log) = prepare(driver, variables, times);
         let address = parts.listener.as_ref().expect("TCP").local_addr().unwrap();
         let (metrics, fault) = (parts.metrics.clone(), parts.times.fault);
         let thread = Some(start(parts).unwrap());
-        publisher.send(&Message::Publish(Arc::new(Snapshot::default())));
+        publisher.send(&ReactorMessage::Publish(Arc::new(Snapshot::default())));
         Self { address, publisher, thread, log, driver, metrics, fault }
     }
 
@@ -111,7 +111,7 @@ impl House {
     }
 
     /// Makes the place `at` panic once.
-    fn panic_at(&self, at: Fault) {
+    fn panic_at(&self, at: InjectedPanic) {
         self.fault.store(at as u8, Ordering::Release);
     }
 
@@ -128,9 +128,9 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for TestReactor {
     fn drop(&mut self) {
-        self.publisher.send(&Message::Drain);
+        self.publisher.send(&ReactorMessage::Drain);
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the reactor ends without a panic");
         }
@@ -174,7 +174,7 @@ fn on_each_driver(test: impl Fn(Driver)) {
 #[test]
 fn a_connection_is_kept_and_closed_as_asked() {
     on_each_driver(|driver| {
-        let house = House::start(driver, &[], |_| {});
+        let house = TestReactor::start(driver, &[], |_| {});
         let mut stream = house.connect();
         for _ in 0..3 {
             stream.write_all(LIVENESS.as_bytes()).unwrap();
@@ -197,7 +197,7 @@ fn a_connection_is_kept_and_closed_as_asked() {
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     on_each_driver(|driver| {
-        let house = House::start(driver, &[], |_| {});
+        let house = TestReactor::start(driver, &[], |_| {});
         let mut bytes = String::new();
         for i in 0..200 {
             let path = if i % 2 == 0 { "/proxy/health/liveness" } else { "/nowhere" };
@@ -214,7 +214,7 @@ fn pipelined_requests_are_answered_in_order() {
 #[test]
 fn bytes_that_come_one_by_one_are_a_request_all_the_same() {
     on_each_driver(|driver| {
-        let house = House::start(driver, &[], |_| {});
+        let house = TestReactor::start(driver, &[], |_| {});
         let mut stream = house.connect();
         let chunked = "POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
                        3;x=\"y\"\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: x\r\n\r\n";
@@ -229,7 +229,7 @@ fn bytes_that_come_one_by_one_are_a_request_all_the_same() {
 #[test]
 fn a_large_body_comes_in_and_one_too_large_is_refused_before_it_is_sent() {
     on_each_driver(|driver| {
-        let house = House::start(driver, &[], |_| {});
+        let house = TestReactor::start(driver, &[], |_| {});
         let mut stream = house.connect();
         let body = vec![b'x'; limits::BODY_BYTES_MAX];
         let head = format!("POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n", body.len());
@@ -247,8 +247,8 @@ fn a_large_body_comes_in_and_one_too_large_is_refused_before_it_is_sent() {
 fn slow_peers_are_told_and_closed() {
     on_each_driver(|driver| {
         let short = Duration::from_millis(500);
-        let house = House::start(driver, &[], |times| {
-            *times = Times { keep_alive: short, head: short, body: short, ..*times };
+        let house = TestReactor::start(driver, &[], |times| {
+            *times = Timeouts { keep_alive: short, head: short, body: short, ..*times };
         });
         let began = Instant::now();
         let mut idle = house.connect();
@@ -299,7 +299,7 @@ fn a_peer_without_room_for_the_end_is_not_waited_for() {
 #[test]
 fn connections_beyond_the_limit_are_closed_and_counted() {
     on_each_driver(|driver| {
-        let house = House::start(driver, &[("SERVER_CONNECTIONS_MAX", "2")], |_| {});
+        let house = TestReactor::start(driver, &[("SERVER_CONNECTIONS_MAX", "2")], |_| {});
         let mut kept: Vec<TcpStream> = (0..2).map(|_| house.connect()).collect();
         for stream in &mut kept {
             stream.write_all(LIVENESS.as_bytes()).unwrap();
@@ -318,14 +318,14 @@ fn connections_beyond_the_limit_are_closed_and_counted() {
 #[test]
 fn draining_answers_what_comes_and_ends() {
     on_each_driver(|driver| {
-        let mut house = House::start(driver, &[], |_| {});
+        let mut house = TestReactor::start(driver, &[], |_| {});
         let mut idle = house.connect();
         let mut active = house.connect();
         for stream in [&mut idle, &mut active] {
             stream.write_all(LIVENESS.as_bytes()).unwrap();
             read_head(stream);
         }
-        house.publisher.send(&Message::Drain);
+        house.publisher.send(&ReactorMessage::Drain);
         // Requests that overtake the message are answered as before.
         loop {
             active.write_all(LIVENESS.as_bytes()).unwrap();
@@ -357,11 +357,11 @@ fn a_port_in_use_is_explained() {
 #[test]
 fn a_panic_in_a_request_costs_that_request_alone() {
     on_each_driver(|driver| {
-        let house = House::start(driver, &[], |_| {});
+        let house = TestReactor::start(driver, &[], |_| {});
         let mut other = house.connect();
         other.write_all(LIVENESS.as_bytes()).unwrap();
         read_head(&mut other);
-        house.panic_at(Fault::Request);
+        house.panic_at(InjectedPanic::Request);
         let text = house.exchange(LIVENESS.as_bytes());
         assert!(
             text.starts_with("HTTP/1.1 500 ") && text.ends_with("{\"detail\":\"Internal Server Error\"}"),
@@ -377,11 +377,11 @@ fn a_panic_in_a_request_costs_that_request_alone() {
 #[test]
 fn a_panic_in_a_connection_costs_that_connection_alone() {
     on_each_driver(|driver| {
-        let house = House::start(driver, &[], |_| {});
+        let house = TestReactor::start(driver, &[], |_| {});
         let mut other = house.connect();
         other.write_all(LIVENESS.as_bytes()).unwrap();
         read_head(&mut other);
-        house.panic_at(Fault::Connection);
+        house.panic_at(InjectedPanic::Connection);
         let mut stream = house.connect();
         stream.write_all(LIVENESS.as_bytes()).unwrap();
         let mut byte = [0];
@@ -395,12 +395,12 @@ fn a_panic_in_a_connection_costs_that_connection_alone() {
 #[test]
 fn a_reactor_that_panics_starts_again_with_a_fresh_ring() {
     on_each_driver(|driver| {
-        let house = House::start(driver, &[], |_| {});
+        let house = TestReactor::start(driver, &[], |_| {});
         house.wait_for_log("reactor_started");
         let mut stream = house.connect();
         stream.write_all(LIVENESS.as_bytes()).unwrap();
         read_head(&mut stream);
-        house.panic_at(Fault::Sweep);
+        house.panic_at(InjectedPanic::Sweep);
         let line = house.wait_for_log("reactor_panicked");
         assert!(line.contains("src/reactor/"), "{line}");
         house.wait_for_log("reactor_started");
@@ -421,7 +421,7 @@ fn an_access_record_says_who_asked_for_what() {
         ("LOGGING_LOG_FORMAT", "json"),
         ("SERVER_PROXY_HEADERS", "true"),
     ];
-    let house = House::start(Driver::Epoll, &variables, |_| {});
+    let house = TestReactor::start(Driver::Epoll, &variables, |_| {});
     house.exchange(b"GET /nowhere?identifier=secret HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n");
     let line = house.wait_for_log("http_request");
     let record: serde_json::Value = serde_json::from_str(&line).expect("JSON");
@@ -437,7 +437,7 @@ fn an_access_record_says_who_asked_for_what() {
 #[test]
 fn what_is_served_is_counted() {
     on_each_driver(|driver| {
-        let house = House::start(driver, &[], |_| {});
+        let house = TestReactor::start(driver, &[], |_| {});
         house.exchange(format!("{LIVENESS}{LIVENESS}GET /x HTTP/1.1\r\n\r\n").as_bytes());
         let count = |route: Route, class: usize| {
             let mut requests = house.metrics.requests();

@@ -13,7 +13,7 @@ use crate::limits::{READ_BYTES_IDLE, TLS_READ_BYTES};
 use crate::reactor::transport::{Sendable, Transport};
 
 /// A socket that speaks TLS.
-pub struct Tls<S> {
+pub struct TlsTransport<S> {
     socket: S,
     session: ServerConnection,
     /// What came and is not decrypted.
@@ -22,7 +22,7 @@ pub struct Tls<S> {
     to_send: Vec<u8>,
 }
 
-impl<S: Transport> Tls<S> {
+impl<S: Transport> TlsTransport<S> {
     /// # Errors
     /// The settings do not make a session.
     pub fn new(socket: S, settings: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
@@ -87,7 +87,7 @@ impl<S: Transport> Tls<S> {
     }
 }
 
-impl<S: Transport> Transport for Tls<S> {
+impl<S: Transport> Transport for TlsTransport<S> {
     async fn handshake(&mut self) -> io::Result<()> {
         while self.session.is_handshaking() {
             if self.session.wants_write() {

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 
-use crate::reactor::connections::Mark;
+use crate::reactor::connections::ConnectionState;
 
 /// What can be sent: owned by the ring while it works, readable by a cipher.
 pub trait Sendable: IoBuf + AsRef<[u8]> {}
@@ -41,19 +41,19 @@ pub trait Transport {
     fn give_back(&mut self) {}
 }
 
-/// A socket as it is. Its operations run within [`Mark::unless_ended`], which sees them wait.
-pub struct Plain<S> {
+/// A socket as it is. Its operations run within [`ConnectionState::unless_ended`], which sees them wait.
+pub struct PlainTransport<S> {
     socket: S,
-    mark: Rc<Mark>,
+    mark: Rc<ConnectionState>,
 }
 
-impl<S> Plain<S> {
-    pub fn new(socket: S, mark: &Rc<Mark>) -> Self {
+impl<S> PlainTransport<S> {
+    pub fn new(socket: S, mark: &Rc<ConnectionState>) -> Self {
         Self { socket, mark: mark.clone() }
     }
 }
 
-impl<S: AsyncReadRent + AsyncWriteRent> Transport for Plain<S> {
+impl<S: AsyncReadRent + AsyncWriteRent> Transport for PlainTransport<S> {
     async fn read(&mut self, buffer: BytesMut) -> (io::Result<usize>, BytesMut) {
         self.mark.turn.begin().await;
         let (length, capacity) = (buffer.len(), buffer.capacity());

@@ -1,7 +1,7 @@
 //! The life of one reactor thread: start, take messages, drain, and start again after a panic.
 //!
-//! In: [`Start`]. Out: nothing but what its connections write. Invariant: what must outlive a
-//! panic (listeners, inbox, newest snapshot) is in [`Memory`]; the ring and everything on it is
+//! In: [`WorkerOptions`]. Out: nothing but what its connections write. Invariant: what must outlive a
+//! panic (listeners, inbox, newest snapshot) is in [`WorkerState`]; the ring and everything on it is
 //! wound up before a fresh one is made, so that no connection is left hanging on the old one.
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,23 +14,23 @@ use std::time::{Duration, Instant};
 use monoio::io::AsyncReadRent;
 use socket2::SockRef;
 
-use crate::channel::{Inbox, Lease, Message, Reporter};
+use crate::channel::{Inbox, Lease, ReactorMessage, Reporter};
 use crate::config::Level;
-use crate::http::{Heads, Output};
+use crate::http::{HeadCache, ResponseWriter};
 use crate::log::Log;
 use crate::metrics::ReactorMetrics;
 use crate::reactor::accept::Listener;
 use crate::reactor::access_log::AccessLog;
-use crate::reactor::connections::Registry;
-use crate::reactor::{Start, UnixSocket, accept, connections, driver, panic};
+use crate::reactor::connections::Connections;
+use crate::reactor::{UnixSocket, WorkerOptions, accept, connections, driver, panic};
 use crate::{handlers, limits};
 
 /// What a reactor keeps when it starts again.
-struct Memory {
+struct WorkerState {
     inbox: Inbox,
     listeners: RefCell<(Option<TcpListener>, Option<Arc<UnixSocket>>)>,
     lease: RefCell<Option<Rc<Lease>>>,
-    settings: RefCell<Rc<handlers::Settings>>,
+    settings: RefCell<Rc<handlers::HandlerSettings>>,
     tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
     draining: Cell<bool>,
     /// After SIGTERM: what is in flight is answered within this time.
@@ -44,13 +44,13 @@ pub struct Reactor {
     pub metrics: Arc<ReactorMetrics>,
     /// `None`: no access log is wanted.
     pub access: Option<AccessLog>,
-    pub settings: RefCell<Rc<handlers::Settings>>,
+    pub settings: RefCell<Rc<handlers::HandlerSettings>>,
     pub lease: RefCell<Option<Rc<Lease>>>,
     pub tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
-    pub spine: RefCell<Spine>,
+    pub spine: RefCell<RequestState>,
     pub spare_buffers: RefCell<Vec<Vec<u8>>>,
-    pub heads: Rc<Heads>,
-    pub registry: Registry,
+    pub heads: Rc<HeadCache>,
+    pub registry: Connections,
     pub connections_max: usize,
     /// On one connection.
     pub requests_max: u64,
@@ -63,24 +63,24 @@ pub struct Reactor {
 
 /// The buffers of the spine, reused by every request of this reactor.
 #[derive(Default)]
-pub struct Spine {
-    pub room: handlers::Room,
-    pub output: Output,
+pub struct RequestState {
+    pub room: handlers::HandlerState,
+    pub output: ResponseWriter,
 }
 
-enum Failure {
+enum WorkerError {
     Panic,
     Io(io::Error),
 }
 
 /// Runs the reactor until it ends of its own will.
-pub fn supervise(start: Start) {
+pub fn supervise(start: WorkerOptions) {
     let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: start.core });
     if !pinned {
         let fields: [(_, &dyn std::fmt::Display); 2] = [("reactor", &start.index), ("core", &start.core)];
         start.log.event(Level::Warning, "reactor_not_pinned", &fields);
     }
-    let parts = Parts::new(start);
+    let parts = StartParts::new(start);
     loop {
         let built = match driver::build(parts.driver) {
             Ok(built) => built,
@@ -102,8 +102,8 @@ pub fn supervise(start: Start) {
         );
         let (event, what): (_, String) = match parts.run(built) {
             Ok(()) => return,
-            Err(Failure::Panic) => ("reactor_panicked", panic::last_place()),
-            Err(Failure::Io(error)) => ("reactor_failed", error.to_string()),
+            Err(WorkerError::Panic) => ("reactor_panicked", panic::last_place()),
+            Err(WorkerError::Io(error)) => ("reactor_failed", error.to_string()),
         };
         parts.metrics.restarts.add(1);
         parts.log.event(Level::Critical, event, &[("reactor", &parts.index), ("place", &what)]);
@@ -112,24 +112,24 @@ pub fn supervise(start: Start) {
     }
 }
 
-/// [`Start`], sorted into what is fixed and what is remembered.
-struct Parts {
+/// [`WorkerOptions`], sorted into what is fixed and what is remembered.
+struct StartParts {
     index: usize,
     driver: Option<crate::config::Driver>,
     log: Log,
     metrics: Arc<ReactorMetrics>,
     config: Arc<crate::config::Config>,
-    times: super::Times,
-    memory: Memory,
+    times: super::Timeouts,
+    memory: WorkerState,
 }
 
-impl Parts {
-    fn new(start: Start) -> Self {
-        let memory = Memory {
+impl StartParts {
+    fn new(start: WorkerOptions) -> Self {
+        let memory = WorkerState {
             inbox: start.inbox,
             listeners: RefCell::new((start.listener, start.unix_socket)),
             lease: RefCell::new(None),
-            settings: RefCell::new(Rc::new(handlers::Settings::new(&start.config))),
+            settings: RefCell::new(Rc::new(handlers::HandlerSettings::new(&start.config))),
             tls: RefCell::new(start.tls),
             draining: Cell::new(false),
             grace: start.config.server.shutdown_grace,
@@ -145,7 +145,7 @@ impl Parts {
         }
     }
 
-    fn run(&self, mut built: driver::Built) -> Result<(), Failure> {
+    fn run(&self, mut built: driver::BuiltRuntime) -> Result<(), WorkerError> {
         let reactor = Rc::new(Reactor::new(self));
         let ended = catch_unwind(AssertUnwindSafe(|| {
             built.runtime.block_on(reactor.clone().live(&self.memory, built.uring))
@@ -158,14 +158,14 @@ impl Parts {
             self.memory.inbox.report_last(counts);
         }
         match ended {
-            Ok(result) => result.map_err(Failure::Io),
-            Err(_) => Err(Failure::Panic),
+            Ok(result) => result.map_err(WorkerError::Io),
+            Err(_) => Err(WorkerError::Panic),
         }
     }
 }
 
 impl Reactor {
-    fn new(parts: &Parts) -> Self {
+    fn new(parts: &StartParts) -> Self {
         Self {
             index: parts.index,
             log: parts.log.clone(),
@@ -176,8 +176,8 @@ impl Reactor {
             tls: RefCell::new(parts.memory.tls.borrow().clone()),
             spine: RefCell::default(),
             spare_buffers: RefCell::default(),
-            heads: Rc::new(Heads::new(parts.config.server.head_bytes_max)),
-            registry: Registry::new(parts.times),
+            heads: Rc::new(HeadCache::new(parts.config.server.head_bytes_max)),
+            registry: Connections::new(parts.times),
             connections_max: parts.config.server.connections_max,
             requests_max: parts.config.server.requests_max.unwrap_or(u64::MAX),
             draining: Cell::new(parts.memory.draining.get()),
@@ -190,24 +190,24 @@ impl Reactor {
 
     /// Without a thread, for tests of what is inside.
     #[cfg(test)]
-    pub fn alone(start: Start) -> Rc<Self> {
-        Rc::new(Self::new(&Parts::new(start)))
+    pub fn alone(start: WorkerOptions) -> Rc<Self> {
+        Rc::new(Self::new(&StartParts::new(start)))
     }
 
     #[cfg(test)]
-    pub fn panic_if_asked(&self, here: super::Fault) {
+    pub fn panic_if_asked(&self, here: super::InjectedPanic) {
         use std::sync::atomic::Ordering;
         if self.fault.compare_exchange(here as u8, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             panic!("as the test asks");
         }
     }
 
-    async fn live(self: Rc<Self>, memory: &Memory, uring: bool) -> io::Result<()> {
+    async fn live(self: Rc<Self>, memory: &WorkerState, uring: bool) -> io::Result<()> {
         // A ring waits on blocking descriptors by itself and fails on others; epoll needs the
         // reverse.
         let wake = memory.inbox.wake.try_clone()?;
         wake.set_nonblocking(!uring)?;
-        let mut wake = Wake { socket: monoio::net::UnixStream::from_std(wake)?, bytes: vec![0; 64] };
+        let mut wake = WakeReceiver { socket: monoio::net::UnixStream::from_std(wake)?, bytes: vec![0; 64] };
         while self.lease.borrow().is_none() {
             if !self.take_messages(memory) {
                 return Ok(());
@@ -233,7 +233,7 @@ impl Reactor {
     /// A listener that does not listen yet, and a unix socket beside its path, have another process
     /// before them (`listen`), which goes on serving until this one can: every environment has its
     /// document, or patience is over. False when the supervisor is gone.
-    async fn take_over(&self, memory: &Memory) -> bool {
+    async fn take_over(&self, memory: &WorkerState) -> bool {
         let began = Instant::now();
         let behind = || {
             let (tcp, unix) = &*memory.listeners.borrow();
@@ -254,7 +254,7 @@ impl Reactor {
     }
 
     /// Starts to accept.
-    fn open(self: &Rc<Self>, memory: &Memory, uring: bool) -> io::Result<()> {
+    fn open(self: &Rc<Self>, memory: &WorkerState, uring: bool) -> io::Result<()> {
         let (tcp, unix) = &*memory.listeners.borrow();
         let mut opened = Vec::new();
         if let Some(tcp) = tcp {
@@ -277,10 +277,10 @@ impl Reactor {
     }
 
     /// Takes in what the supervisor sent. False when it is gone.
-    fn take_messages(&self, memory: &Memory) -> bool {
+    fn take_messages(&self, memory: &WorkerState) -> bool {
         loop {
             match memory.inbox.try_next() {
-                Ok(Some(Message::Publish(snapshot))) => {
+                Ok(Some(ReactorMessage::Publish(snapshot))) => {
                     self.metrics.snapshot_taken(snapshot.version);
                     self.settle_counts();
                     let lease = memory.inbox.lease(snapshot);
@@ -289,16 +289,16 @@ impl Reactor {
                     *self.lease.borrow_mut() = Some(lease);
                     self.registry.nudge_streams();
                 }
-                Ok(Some(Message::Configure(config))) => {
-                    let settings = Rc::new(handlers::Settings::new(&config));
+                Ok(Some(ReactorMessage::Configure(config))) => {
+                    let settings = Rc::new(handlers::HandlerSettings::new(&config));
                     *memory.settings.borrow_mut() = settings.clone();
                     *self.settings.borrow_mut() = settings;
                 }
-                Ok(Some(Message::Certificates(settings))) => {
+                Ok(Some(ReactorMessage::Certificates(settings))) => {
                     *memory.tls.borrow_mut() = Some(settings.clone());
                     *self.tls.borrow_mut() = Some(settings);
                 }
-                Ok(Some(Message::Drain)) => self.draining.set(true),
+                Ok(Some(ReactorMessage::Drain)) => self.draining.set(true),
                 Ok(None) => return true,
                 Err(()) => return false,
             }
@@ -307,7 +307,7 @@ impl Reactor {
 
     /// Answers what is in flight and ends: new connections are shut out first, those whose
     /// handshake was under way are still served, idle ones may bring one more request.
-    async fn drain(&self, memory: &Memory) {
+    async fn drain(&self, memory: &WorkerState) {
         let began = Instant::now();
         self.draining.set(true);
         self.registry.drain();
@@ -397,12 +397,12 @@ impl Reactor {
 }
 
 /// The end of the socket pair that says "look into the inbox".
-struct Wake {
+struct WakeReceiver {
     socket: monoio::net::UnixStream,
     bytes: Vec<u8>,
 }
 
-impl Wake {
+impl WakeReceiver {
     async fn wait(&mut self) {
         let (result, bytes) = self.socket.read(std::mem::take(&mut self.bytes)).await;
         self.bytes = bytes;

@@ -22,7 +22,7 @@ pub enum Role {
 
 /// What one key opens.
 #[derive(Clone, Copy, Debug)]
-pub struct Access {
+pub struct KeyAccess {
     /// Index into [`Snapshot::slots`].
     pub slot: usize,
     pub role: Role,
@@ -32,14 +32,14 @@ pub struct Access {
 
 /// Where the document that is served came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum DocumentSource {
     Upstream,
     Cache,
     File,
     Embedded,
 }
 
-impl Source {
+impl DocumentSource {
     /// The name in metrics and health.
     pub fn name(self) -> &'static str {
         match self {
@@ -119,7 +119,7 @@ pub struct Slot {
     pub client_side_key: Box<str>,
     /// `None` until the first good document: requests are answered 502.
     pub environment: Option<Arc<Environment>>,
-    pub source: Source,
+    pub source: DocumentSource,
     pub freshness: Arc<Freshness>,
     pub last_error: Option<LastError>,
 }
@@ -130,7 +130,7 @@ pub struct Snapshot {
     /// Grows by one with each publication.
     pub version: u64,
     pub slots: Vec<Slot>,
-    keys: HashMap<Box<[u8]>, Access, foldhash::fast::RandomState>,
+    keys: HashMap<Box<[u8]>, KeyAccess, foldhash::fast::RandomState>,
     /// Every source of keys was read: a key that is not here is unknown. Until then (a document on
     /// disk that was never valid, discovery that was never answered) it may be a good one.
     pub is_complete: bool,
@@ -139,17 +139,21 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub fn new(version: u64, slots: Vec<Slot>, keys: impl IntoIterator<Item = (Box<[u8]>, Access)>) -> Self {
+    pub fn new(
+        version: u64,
+        slots: Vec<Slot>,
+        keys: impl IntoIterator<Item = (Box<[u8]>, KeyAccess)>,
+    ) -> Self {
         Self { version, slots, keys: keys.into_iter().collect(), is_complete: true, draining: false }
     }
 
     /// What this key opens, or `None` if it is unknown.
-    pub fn access(&self, key: &[u8]) -> Option<Access> {
+    pub fn access(&self, key: &[u8]) -> Option<KeyAccess> {
         self.keys.get(key).copied()
     }
 
     /// As [`access`](Self::access), but a key that has expired by then is unknown. Every route asks this.
-    pub fn access_at(&self, key: &[u8], now: SystemTime) -> Option<Access> {
+    pub fn access_at(&self, key: &[u8], now: SystemTime) -> Option<KeyAccess> {
         self.access(key).filter(|access| access.expires_at.is_none_or(|expires_at| expires_at > now))
     }
 }

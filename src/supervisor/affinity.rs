@@ -13,7 +13,7 @@ use crate::yielding;
 
 /// The place of the pools' threads.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Affinity {
     nice: i32,
     /// Where the process may run. `None`: the system does not say, or it is left to it.
     all: Option<CpuSet>,
@@ -21,7 +21,7 @@ pub struct Place {
     others: Option<CpuSet>,
 }
 
-impl Place {
+impl Affinity {
     /// Wherever there is room, as soon as may be.
     pub fn anywhere() -> Self {
         Self { nice: 0, all: None, others: None }
@@ -70,7 +70,7 @@ mod tests {
         let every: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).collect();
         let placed = |reactors: Vec<usize>| {
             std::thread::spawn(move || {
-                let (before, place) = (nice(0).unwrap(), Place::beside(&reactors));
+                let (before, place) = (nice(0).unwrap(), Affinity::beside(&reactors));
                 place.take();
                 place.begin();
                 (sched_getaffinity(None).unwrap(), nice(0).unwrap() - before)

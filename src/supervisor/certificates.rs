@@ -6,19 +6,19 @@
 use std::fmt::Display;
 use std::time::Instant;
 
-use crate::channel::Message;
+use crate::channel::ReactorMessage;
 use crate::config::Level;
 use crate::limits;
 use crate::supervisor::Supervisor;
 use crate::tls::Certificates;
 
 /// When to look at the files next.
-pub struct Watch {
+pub struct CertificateWatch {
     certificates: Certificates,
     due: Instant,
 }
 
-impl Watch {
+impl CertificateWatch {
     pub fn new(certificates: Certificates) -> Self {
         Self { certificates, due: Instant::now() + limits::CONFIG_POLL }
     }
@@ -44,7 +44,7 @@ impl Supervisor {
             None => {}
             Some(Ok(settings)) => {
                 self.records.log.event(Level::Info, "certificates_renewed", &[]);
-                self.command(Message::Certificates(settings));
+                self.command(ReactorMessage::Certificates(settings));
             }
             Some(Err(error)) => {
                 let fields: [(_, &dyn Display); 2] = [("error", &error), ("serving", &"with the old pair")];

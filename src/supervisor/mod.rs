@@ -21,26 +21,26 @@ use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::channel::{Message, Publisher};
-use crate::config::{Config, EnvironmentConfig, Level, Notice};
+use crate::channel::{Publisher, ReactorMessage};
+use crate::config::{Config, ConfigWarning, EnvironmentConfig, Level};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
-use crate::snapshot::{Access, Snapshot};
+use crate::snapshot::{KeyAccess, Snapshot};
 use crate::storage::Store;
-use crate::supervisor::affinity::Place;
+use crate::supervisor::affinity::Affinity;
 use crate::supervisor::discovery::Discovery;
-use crate::supervisor::environment::{Change, Deadlines, Records, Watched};
+use crate::supervisor::environment::{Change, Deadlines, PolledEnvironment, Records};
 use crate::supervisor::pool::Pool;
-use crate::supervisor::refresh::{Compilers, Done, Id};
+use crate::supervisor::refresh::{Compilers, EnvironmentId, RefreshResult};
 pub use crate::supervisor::reload::missing_documents;
-use crate::supervisor::uploads::Reports;
+use crate::supervisor::uploads::Uploads;
 use crate::systemd::Notify;
 use crate::tls::Certificates;
 use crate::upstream::{ServerKey, Upstream};
 
 /// Reads the configuration again, from where it came at start. `Err`: one line per mistake.
-pub type Reload = Box<dyn FnMut() -> Result<(Config, Vec<Notice>), Vec<String>> + Send>;
+pub type Reload = Box<dyn FnMut() -> Result<(Config, Vec<ConfigWarning>), Vec<String>> + Send>;
 
 /// What the loop calls that is no business of its own.
 pub struct Hooks {
@@ -50,24 +50,24 @@ pub struct Hooks {
 }
 
 /// How the supervisor's thread ends: told to, or because nobody is left to serve.
-pub type Ended = Result<(), &'static str>;
+pub type SupervisorResult = Result<(), &'static str>;
 
 /// What wakes the loop.
 #[derive(Debug)]
 enum Event {
-    Done(Done),
+    Done(RefreshResult),
     Signal(signals::Signal),
     /// What came of asking, at this time, which environments there are.
-    Discovered(Instant, discovery::Found),
+    Discovered(Instant, discovery::DiscoveryResult),
     /// What came of sending counts.
     Posted(crate::analytics::upload::Posted),
     /// An environment's event stream told of a document of this time.
-    Told(Id, f64),
+    Told(EnvironmentId, f64),
 }
 
 /// Where in its life the process is.
 #[derive(Clone, Copy, Debug)]
-enum Phase {
+enum Lifecycle {
     Serving,
     /// Readiness is red, requests are still taken, until then.
     Delaying(Instant),
@@ -81,23 +81,23 @@ struct Supervisor {
     publisher: Publisher,
     reload: reload::Reloader,
     turned: Box<dyn FnMut() + Send>,
-    certificates: Option<certificates::Watch>,
+    certificates: Option<certificates::CertificateWatch>,
     upstream: Arc<Upstream>,
     pool: Pool,
     compilers: Arc<Compilers>,
     events: Receiver<Event>,
     sender: Sender<Event>,
-    watched: Vec<Watched>,
+    watched: Vec<PolledEnvironment>,
     discovery: Option<Discovery>,
-    reports: Reports,
-    next_id: Id,
+    reports: Uploads,
+    next_id: EnvironmentId,
     version: u64,
     published: Vec<Weak<Snapshot>>,
     /// Commands that a full inbox did not take.
-    unsent: Vec<Message>,
+    unsent: Vec<ReactorMessage>,
     /// When what changed must be published.
     publish_at: Option<Instant>,
-    phase: Phase,
+    phase: Lifecycle,
 }
 
 /// Tells what start would refuse, so that it can be told before anything is bound.
@@ -121,7 +121,7 @@ pub fn start(
     hooks: Hooks,
     certificates: Option<Certificates>,
     metrics: Arc<Metrics>,
-) -> std::io::Result<JoinHandle<Ended>> {
+) -> std::io::Result<JoinHandle<SupervisorResult>> {
     let upstream = Upstream::new(&config)
         .map_err(|mistakes| std::io::Error::new(std::io::ErrorKind::InvalidInput, mistakes.join("\n")))?;
     let (sender, events) = channel();
@@ -129,17 +129,17 @@ pub fn start(
     signals::watch(move |signal| to_loop.send(Event::Signal(signal)).is_ok())?;
     let store = open_store(&config, &log);
     let discovery = Discovery::new(&config, Instant::now());
-    let reports = Reports::new(&config, store.as_ref(), &log, Instant::now());
+    let reports = Uploads::new(&config, store.as_ref(), &log, Instant::now());
     let compilers = Compilers::beside(&config.cores);
     let mut supervisor = Supervisor {
         reload: reload::Reloader::new(&config, hooks.reload),
         turned: hooks.turned,
-        certificates: certificates.map(certificates::Watch::new),
+        certificates: certificates.map(certificates::CertificateWatch::new),
         config: Arc::new(config),
         records: Records { log, metrics, store },
         publisher,
         upstream: Arc::new(upstream),
-        pool: Pool::new("fetch", limits::FETCH_THREADS_MAX, Place::anywhere()),
+        pool: Pool::new("fetch", limits::FETCH_THREADS_MAX, Affinity::anywhere()),
         compilers: Arc::new(compilers),
         events,
         sender,
@@ -151,7 +151,7 @@ pub fn start(
         published: Vec::new(),
         unsent: Vec::new(),
         publish_at: None,
-        phase: Phase::Serving,
+        phase: Lifecycle::Serving,
     };
     supervisor.watch_configured();
     supervisor.load_discovered();
@@ -174,7 +174,7 @@ fn open_store(config: &Config, log: &Log) -> Option<Store> {
 }
 
 impl Supervisor {
-    fn run(mut self) -> Ended {
+    fn run(mut self) -> SupervisorResult {
         loop {
             let now = Instant::now();
             self.records.metrics.supervisor.beats.add(1);
@@ -183,7 +183,7 @@ impl Supervisor {
                 return Ok(());
             }
             // Polling on would only hide from whoever restarts processes that this one serves nothing.
-            if !matches!(self.phase, Phase::Draining(_)) && self.publisher.alive() == 0 {
+            if !matches!(self.phase, Lifecycle::Draining(_)) && self.publisher.alive() == 0 {
                 self.end();
                 return Err("no reactor is left to serve: the log says why");
             }
@@ -219,16 +219,16 @@ impl Supervisor {
     /// Moves through shutting down; true at its end.
     fn advance(&mut self, now: Instant) -> bool {
         match self.phase {
-            Phase::Serving => false,
-            Phase::Delaying(until) => {
+            Lifecycle::Serving => false,
+            Lifecycle::Delaying(until) => {
                 if now >= until {
                     self.records.log.event(Level::Info, "draining", &[]);
-                    self.command(Message::Drain);
-                    self.phase = Phase::Draining(now + self.config.server.shutdown_grace);
+                    self.command(ReactorMessage::Drain);
+                    self.phase = Lifecycle::Draining(now + self.config.server.shutdown_grace);
                 }
                 false
             }
-            Phase::Draining(until) => {
+            Lifecycle::Draining(until) => {
                 let alive = self.publisher.alive();
                 if alive > 0 && now < until {
                     return false;
@@ -282,17 +282,17 @@ impl Supervisor {
     /// The first signal begins a shut-down, a second one skips the delay.
     fn stop(&mut self, now: Instant) {
         match self.phase {
-            Phase::Serving => {
+            Lifecycle::Serving => {
                 let delay = self.config.server.shutdown_delay;
                 self.records.log.event(Level::Info, "stopping", &[("delay_seconds", &delay.as_secs_f64())]);
                 if let Some(notify) = Notify::from_process() {
                     notify.stopping();
                 }
-                self.phase = Phase::Delaying(now + delay);
+                self.phase = Lifecycle::Delaying(now + delay);
                 self.publish();
             }
-            Phase::Delaying(_) => self.phase = Phase::Delaying(now),
-            Phase::Draining(_) => self.phase = Phase::Draining(now),
+            Lifecycle::Delaying(_) => self.phase = Lifecycle::Delaying(now),
+            Lifecycle::Draining(_) => self.phase = Lifecycle::Draining(now),
         }
     }
 
@@ -307,7 +307,7 @@ impl Supervisor {
     fn add(&mut self, environment: EnvironmentConfig, discovered: Option<Vec<ServerKey>>) {
         self.next_id += 1;
         let (id, now) = (self.next_id, Instant::now());
-        let mut watched = Watched::new(id, environment, discovered, &self.config, now);
+        let mut watched = PolledEnvironment::new(id, environment, discovered, &self.config, now);
         watched.load(&self.records);
         self.watched.push(watched);
         self.subscribe();
@@ -338,7 +338,7 @@ impl Supervisor {
 
     /// Hands every environment that is due to the pool.
     fn give_jobs(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Draining(_)) {
+        if matches!(self.phase, Lifecycle::Draining(_)) {
             return;
         }
         let deadlines = Deadlines::new(&self.config, self.watched.len());
@@ -352,24 +352,24 @@ impl Supervisor {
                 let message = format!("no thread to fetch with: {error}");
                 let result =
                     Err(crate::upstream::PollError::new(crate::upstream::PollErrorKind::Internal, message));
-                let _ = self.sender.send(Event::Done(Done { id, started: now, seen: None, result }));
+                let _ = self.sender.send(Event::Done(RefreshResult { id, started: now, seen: None, result }));
             }
         }
     }
 
     fn wake_at(&self, now: Instant) -> Instant {
         let housekeeping = match self.phase {
-            Phase::Draining(_) => Duration::from_millis(5),
+            Lifecycle::Draining(_) => Duration::from_millis(5),
             _ if !self.unsent.is_empty() => Duration::from_millis(10),
             _ if self.published.len() > 1 => Duration::from_millis(100),
             // The watchdog wants to see a turn now and then.
             _ => Duration::from_secs(2),
         };
         let phase = match self.phase {
-            Phase::Delaying(until) => Some(until),
+            Lifecycle::Delaying(until) => Some(until),
             _ => None,
         };
-        let due = self.watched.iter().filter_map(Watched::due);
+        let due = self.watched.iter().filter_map(PolledEnvironment::due);
         let reload = Some(self.reload.due());
         let discovery = self.discovery.as_ref().and_then(Discovery::due);
         due.chain(phase)
@@ -377,7 +377,7 @@ impl Supervisor {
             .chain(self.reports.due())
             .chain(self.publish_at)
             .chain(reload)
-            .chain(self.certificates.as_ref().map(certificates::Watch::due))
+            .chain(self.certificates.as_ref().map(certificates::CertificateWatch::due))
             .fold(now + housekeeping, Instant::min)
     }
 
@@ -390,25 +390,25 @@ impl Supervisor {
         self.publish_at = None;
         self.version += 1;
         self.records.metrics.supervisor.snapshots_published.add(1);
-        let mut keys: Vec<(Box<[u8]>, Access)> = Vec::new();
-        let slots = self.watched.iter().map(Watched::slot).collect();
+        let mut keys: Vec<(Box<[u8]>, KeyAccess)> = Vec::new();
+        let slots = self.watched.iter().map(PolledEnvironment::slot).collect();
         // Of a key given twice the first environment has it; `collect` would keep the last.
         for (slot, watched) in self.watched.iter().enumerate().rev() {
             keys.extend(watched.keys(slot));
         }
         let mut snapshot = Snapshot::new(self.version, slots, keys);
         let is_discovery_read = self.discovery.as_ref().is_none_or(Discovery::was_read);
-        snapshot.is_complete = is_discovery_read && !self.watched.iter().any(Watched::is_unread);
-        snapshot.draining = !matches!(self.phase, Phase::Serving);
+        snapshot.is_complete = is_discovery_read && !self.watched.iter().any(PolledEnvironment::is_unread);
+        snapshot.draining = !matches!(self.phase, Lifecycle::Serving);
         let snapshot = Arc::new(snapshot);
         self.published.push(Arc::downgrade(&snapshot));
-        self.command(Message::Publish(snapshot));
+        self.command(ReactorMessage::Publish(snapshot));
     }
 
     /// Sends, and keeps for later what an inbox had no room for. A newer snapshot replaces an older one.
-    fn command(&mut self, message: Message) {
-        if matches!(message, Message::Publish(_)) {
-            self.unsent.retain(|unsent| !matches!(unsent, Message::Publish(_)));
+    fn command(&mut self, message: ReactorMessage) {
+        if matches!(message, ReactorMessage::Publish(_)) {
+            self.unsent.retain(|unsent| !matches!(unsent, ReactorMessage::Publish(_)));
         }
         if !self.unsent.is_empty() || self.publisher.send(&message) > 0 {
             self.unsent.push(message);

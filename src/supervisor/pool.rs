@@ -9,27 +9,27 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io, thread};
 
 use crate::limits;
-use crate::supervisor::affinity::Place;
+use crate::supervisor::affinity::Affinity;
 
 type Task = Box<dyn FnOnce() + Send>;
 
 /// The pool. Its threads end when it is dropped, each after the task it has.
 #[derive(Debug)]
 pub struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolQueue>,
     name: &'static str,
     threads_max: usize,
-    place: Place,
+    place: Affinity,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct PoolQueue {
+    state: Mutex<PoolState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct PoolState {
     tasks: VecDeque<Task>,
     threads: usize,
     /// Threads that wait for a task.
@@ -37,21 +37,21 @@ struct State {
     is_over: bool,
 }
 
-impl fmt::Debug for State {
+impl fmt::Debug for PoolState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} tasks wait, {} of {} threads idle", self.tasks.len(), self.idle, self.threads)
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl PoolQueue {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pool {
     /// Its threads are called `name` and run at `place`.
-    pub fn new(name: &'static str, threads_max: usize, place: Place) -> Self {
+    pub fn new(name: &'static str, threads_max: usize, place: Affinity) -> Self {
         Self { shared: Arc::default(), name, threads_max, place }
     }
 
@@ -92,7 +92,7 @@ pub fn guarded<T>(task: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(task)).ok()
 }
 
-fn work(shared: &Shared, place: &Place) {
+fn work(shared: &PoolQueue, place: &Affinity) {
     while let Some(task) = next(shared) {
         place.begin();
         // The task tells of its own end; that it panicked was printed where it did.
@@ -103,11 +103,11 @@ fn work(shared: &Shared, place: &Place) {
 /// The next task; `None` when there was none for so long that the thread had better end. What its
 /// tasks allocated is given back to the system when it does, and not before: the allocator keeps
 /// freed memory for a second and then waits for somebody to come by.
-fn next(shared: &Shared) -> Option<Task> {
+fn next(shared: &PoolQueue) -> Option<Task> {
     let mut state = shared.state();
     if state.tasks.is_empty() && !state.is_over {
         state.idle += 1;
-        let has_none = |state: &mut State| state.tasks.is_empty() && !state.is_over;
+        let has_none = |state: &mut PoolState| state.tasks.is_empty() && !state.is_over;
         let waited = shared.changed.wait_timeout_while(state, limits::THREAD_IDLE_MAX, has_none);
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
         state.idle -= 1;
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn tasks_run_side_by_side_within_the_bound_and_survive_a_panic() {
-        let pool = Pool::new("fetch", limits::FETCH_THREADS_MAX, Place::anywhere());
+        let pool = Pool::new("fetch", limits::FETCH_THREADS_MAX, Affinity::anywhere());
         let (ended, results) = channel();
         let running = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
         for number in 0..limits::FETCH_THREADS_MAX * 3 {
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_thread_without_work_ends_and_another_takes_its_place() {
-        let pool = Pool::new("fetch", 1, Place::anywhere());
+        let pool = Pool::new("fetch", 1, Affinity::anywhere());
         let (ended, results) = channel();
         for round in 0..2 {
             let ended = ended.clone();

@@ -25,7 +25,7 @@ pub struct Probe {
 
 /// A document that was found good.
 #[derive(Debug)]
-pub struct Found {
+pub struct ProbedDocument {
     pub environment: Environment,
     pub warnings: Vec<Warning>,
     pub bytes: usize,
@@ -47,7 +47,7 @@ impl Probe {
     ///
     /// # Errors
     /// What is wrong and what to do.
-    pub fn document(&self, key: &Secret) -> Result<Found, String> {
+    pub fn document(&self, key: &Secret) -> Result<ProbedDocument, String> {
         match self.upstream.document(key.expose(), None, None) {
             Ok(Answered::New(fetched)) => compile(&fetched.document),
             Ok(Answered::Same(_)) => {
@@ -79,15 +79,15 @@ impl Probe {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn file(path: &Path, bytes_max: usize) -> Result<Found, String> {
+pub fn file(path: &Path, bytes_max: usize) -> Result<ProbedDocument, String> {
     let bytes = files::read(path, Links::Follow, bytes_max as u64)
         .map_err(|error| format!("{}: {error}", path.display()))?;
     compile(&bytes)
 }
 
-fn compile(document: &[u8]) -> Result<Found, String> {
+fn compile(document: &[u8]) -> Result<ProbedDocument, String> {
     match refresh::compile(document) {
-        Ok((environment, warnings)) => Ok(Found { environment, warnings, bytes: document.len() }),
+        Ok((environment, warnings)) => Ok(ProbedDocument { environment, warnings, bytes: document.len() }),
         Err(error) => Err(error.message),
     }
 }

@@ -18,11 +18,11 @@ use crate::upstream::{PollError, PollErrorKind, Upstream};
 
 /// One environment's stream; dropping it ends its thread at the next sign of life.
 #[derive(Debug)]
-pub struct Subscription {
+pub struct UpstreamSubscription {
     ended: Arc<AtomicBool>,
 }
 
-impl Drop for Subscription {
+impl Drop for UpstreamSubscription {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
     }
@@ -38,12 +38,12 @@ pub fn subscribe(
     log: Log,
     metrics: Arc<Metrics>,
     tell: impl Fn(f64) + Send + 'static,
-) -> io::Result<Subscription> {
+) -> io::Result<UpstreamSubscription> {
     let ended = Arc::new(AtomicBool::new(false));
     let follower = Follower { upstream, key: key.into(), log, metrics, ended: Arc::clone(&ended), tell };
     // Handshakes of TLS want some room; the default of 2 MiB for hundreds of idle threads is too much.
     thread::Builder::new().name("realtime".into()).stack_size(512 * 1024).spawn(move || follower.run())?;
-    Ok(Subscription { ended })
+    Ok(UpstreamSubscription { ended })
 }
 
 struct Follower<F> {
@@ -103,7 +103,7 @@ impl<F: Fn(f64)> Follower<F> {
         if !is_doubted && told.take().is_some() {
             self.recovered();
         }
-        let mut events = Events::default();
+        let mut events = EventParser::default();
         let mut piece = [0; 4096];
         loop {
             let count = self.upstream.read_stream(&mut stream, &mut piece)?;
@@ -198,14 +198,14 @@ impl Rate {
 
 /// Puts events together from bytes (the parts of the HTML standard's 9.2.6 that concern us).
 #[derive(Debug, Default)]
-pub struct Events {
+pub struct EventParser {
     line: Vec<u8>,
     data: Vec<u8>,
     /// The last byte was a carriage return, so a line feed belongs to it.
     after_return: bool,
 }
 
-impl Events {
+impl EventParser {
     /// False when a line or an event is beyond its bound.
     pub fn feed(&mut self, bytes: &[u8], mut tell: impl FnMut(f64)) -> bool {
         for &byte in bytes {
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     fn events(pieces: &[&str]) -> Vec<f64> {
-        let mut events = Events::default();
+        let mut events = EventParser::default();
         let mut found = Vec::new();
         for piece in pieces {
             assert!(events.feed(piece.as_bytes(), |updated_at| found.push(updated_at)));
@@ -304,7 +304,7 @@ mod tests {
         let piece = "x".repeat(1024);
         let lines = format!("data: {piece}\n");
         for text in [piece, lines] {
-            let mut events = Events::default();
+            let mut events = EventParser::default();
             let fed = (0..1000).take_while(|_| events.feed(text.as_bytes(), |_| ())).count();
             assert!(fed < 100, "{fed} pieces were taken");
         }

@@ -1,6 +1,6 @@
 //! One environment's turn on a thread of the pool: get its document, validate it, compile it.
 //!
-//! In: a [`Job`]. Out: a [`Done`] for the supervisor's loop. Invariants: one large document is compiled
+//! In: a [`RefreshJob`]. Out: a [`RefreshResult`] for the supervisor's loop. Invariants: one large document is compiled
 //! at a time, so that memory and CPU have a bound however many change at once; a panic fails that job
 //! alone. Nothing here decides what is served.
 use std::borrow::Cow;
@@ -13,17 +13,17 @@ use crate::config::Secret;
 use crate::files::Links;
 use crate::snapshot::Environment;
 use crate::snapshot::environment::Warning;
-use crate::supervisor::affinity::Place;
+use crate::supervisor::affinity::Affinity;
 use crate::supervisor::pool::{Pool, guarded};
 use crate::upstream::{Answered, Fetched, PollError, PollErrorKind, Upstream, Validators, digest_of};
 use crate::{files, limits};
 
 /// Names an environment for as long as it is configured; never used twice.
-pub type Id = u64;
+pub type EnvironmentId = u64;
 
 /// Where a document is asked for.
 #[derive(Debug)]
-pub enum From {
+pub enum RefreshSource {
     Upstream {
         upstream: Arc<Upstream>,
         key: Secret,
@@ -32,7 +32,7 @@ pub enum From {
     /// `seen` is the file last read, and `failed` what was wrong with it.
     File {
         path: PathBuf,
-        seen: Option<Stamp>,
+        seen: Option<FileVersion>,
         failed: Option<PollError>,
         /// `api_document_bytes_max`.
         bytes_max: usize,
@@ -42,9 +42,9 @@ pub enum From {
 
 /// One environment's turn.
 #[derive(Debug)]
-pub struct Job {
-    pub id: Id,
-    pub from: From,
+pub struct RefreshJob {
+    pub id: EnvironmentId,
+    pub from: RefreshSource,
     /// Of the document held.
     pub digest: Option<[u8; 32]>,
     /// The document's bytes are wanted too: it is to be kept on disk.
@@ -75,23 +75,23 @@ pub enum Polled {
 
 /// What became of a job.
 #[derive(Debug)]
-pub struct Done {
-    pub id: Id,
+pub struct RefreshResult {
+    pub id: EnvironmentId,
     pub started: Instant,
     /// Of the file that was looked at.
-    pub seen: Option<Stamp>,
+    pub seen: Option<FileVersion>,
     pub result: Result<Polled, PollError>,
 }
 
 /// Tells whether a file is another one than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FileVersion {
     modified: SystemTime,
     bytes: u64,
     inode: u64,
 }
 
-impl Stamp {
+impl FileVersion {
     /// `None` while the file cannot be seen, or was written so lately that another write could leave the
     /// same stamp (file times are granular to milliseconds).
     pub fn of(path: &Path, now: SystemTime) -> Option<Self> {
@@ -115,8 +115,8 @@ impl Compilers {
     /// Beside reactors on these CPUs.
     pub fn beside(reactors: &[usize]) -> Self {
         Self {
-            small: Pool::new("compile", 1, Place::anywhere()),
-            large: Pool::new("compile-large", 1, Place::beside(reactors)),
+            small: Pool::new("compile", 1, Affinity::anywhere()),
+            large: Pool::new("compile-large", 1, Affinity::beside(reactors)),
         }
     }
 
@@ -125,28 +125,28 @@ impl Compilers {
     }
 }
 
-impl Job {
+impl RefreshJob {
     /// Does it; a panic is a result like any other.
-    pub fn run(self, compilers: &Compilers) -> Done {
+    pub fn run(self, compilers: &Compilers) -> RefreshResult {
         let id = self.id;
         let started = Instant::now();
         let mut seen = None;
         let result = guarded(|| run(self, &mut seen, compilers)).unwrap_or_else(|| Err(defect()));
-        Done { id, started, seen, result }
+        RefreshResult { id, started, seen, result }
     }
 }
 
-fn run(job: Job, seen: &mut Option<Stamp>, compilers: &Compilers) -> Result<Polled, PollError> {
+fn run(job: RefreshJob, seen: &mut Option<FileVersion>, compilers: &Compilers) -> Result<Polled, PollError> {
     let mut edited_at = None;
     let fetched = match job.from {
-        From::Upstream { upstream, key, held } => {
+        RefreshSource::Upstream { upstream, key, held } => {
             match upstream.document(key.expose(), held.as_ref(), job.digest.as_ref())? {
                 Answered::Same(validators) => return Ok(Polled::Same(Some(validators))),
                 Answered::New(fetched) => fetched,
             }
         }
-        From::File { path, seen: before, failed, bytes_max } => {
-            *seen = Stamp::of(&path, SystemTime::now());
+        RefreshSource::File { path, seen: before, failed, bytes_max } => {
+            *seen = FileVersion::of(&path, SystemTime::now());
             if seen.is_some() && *seen == before {
                 return failed.map_or(Ok(Polled::Same(None)), Err);
             }
@@ -154,7 +154,7 @@ fn run(job: Job, seen: &mut Option<Stamp>, compilers: &Compilers) -> Result<Poll
             edited_at = job.digest.and_then(|_| modified(&path));
             read(&path, bytes_max)?
         }
-        From::Embedded(text) => fetched(text.as_bytes().to_vec()),
+        RefreshSource::Embedded(text) => fetched(text.as_bytes().to_vec()),
     };
     if Some(fetched.digest) == job.digest {
         return Ok(Polled::Same(None));

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::channel::Message;
+use crate::channel::ReactorMessage;
 use crate::config::{Config, EnvironmentConfig, Level};
 use crate::limits;
 use crate::supervisor::discovery::Discovery;
-use crate::supervisor::refresh::Stamp;
+use crate::supervisor::refresh::FileVersion;
 use crate::supervisor::{Reload, Supervisor};
 use crate::upstream::Upstream;
 
@@ -22,13 +22,13 @@ use crate::upstream::Upstream;
 pub struct Reloader {
     read: Reload,
     path: Option<PathBuf>,
-    seen: Option<Stamp>,
+    seen: Option<FileVersion>,
     due: Instant,
 }
 
 impl Reloader {
     pub fn new(config: &Config, read: Reload) -> Self {
-        let seen = config.path.as_deref().and_then(|path| Stamp::of(path, SystemTime::now()));
+        let seen = config.path.as_deref().and_then(|path| FileVersion::of(path, SystemTime::now()));
         Self { read, path: config.path.clone(), seen, due: Instant::now() + limits::CONFIG_POLL }
     }
 
@@ -42,7 +42,8 @@ impl Reloader {
             return false;
         }
         self.due = now + limits::CONFIG_POLL;
-        let Some(stamp) = self.path.as_deref().and_then(|path| Stamp::of(path, SystemTime::now())) else {
+        let Some(stamp) = self.path.as_deref().and_then(|path| FileVersion::of(path, SystemTime::now()))
+        else {
             // Being written, or gone: an editor may be at work.
             return false;
         };
@@ -112,7 +113,7 @@ impl Supervisor {
         self.subscribe();
         self.reports.reconfigure(&config, now);
         self.records.log.set_level(config.logging.log_level);
-        self.command(Message::Configure(Arc::clone(&config)));
+        self.command(ReactorMessage::Configure(Arc::clone(&config)));
         self.publish();
         self.records.metrics.supervisor.reloads.add(1);
         let fields: [(_, &dyn Display); 3] = [

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::analytics::outbox;
-use crate::analytics::outbox::{Kind, Outbox};
+use crate::analytics::outbox::{Outbox, ReportKind};
 use crate::analytics::parcel::Parcel;
 use crate::analytics::upload::{Posted, post};
 use crate::config::{Config, Level};
@@ -16,23 +16,23 @@ use crate::counts::Counts;
 use crate::limits;
 use crate::log::Log;
 use crate::storage::Store;
-use crate::supervisor::environment::Watched;
+use crate::supervisor::environment::PolledEnvironment;
 use crate::supervisor::pool::guarded;
 use crate::supervisor::{Event, Supervisor};
-use crate::upstream::{Sent, Upstream};
+use crate::upstream::{PostOutcome, Upstream};
 
 /// Everything that is counted and not yet accepted upstream.
 #[derive(Debug)]
-pub struct Reports {
+pub struct Uploads {
     counts: Counts,
     pub analytics: Outbox,
     pub usage: Outbox,
 }
 
-impl Reports {
+impl Uploads {
     /// With the counts that an earlier process left on disk. A file that cannot be used is logged.
     pub fn new(config: &Config, store: Option<&Store>, log: &Log, now: Instant) -> Self {
-        let pending = |kind: Kind| {
+        let pending = |kind: ReportKind| {
             let loaded = store.map_or_else(|| Ok(Vec::new()), |store| outbox::load(kind, store));
             loaded.unwrap_or_else(|reason| {
                 let fields: [(_, &dyn Display); 2] = [("kind", &kind.name()), ("reason", &reason)];
@@ -40,11 +40,11 @@ impl Reports {
                 Vec::new()
             })
         };
-        let (analytics, usage) = (pending(Kind::Analytics), pending(Kind::Usage));
+        let (analytics, usage) = (pending(ReportKind::Analytics), pending(ReportKind::Usage));
         Self {
             counts: Counts::default(),
-            analytics: Outbox::new(Kind::Analytics, config.analytics.flush_interval, analytics, now),
-            usage: Outbox::new(Kind::Usage, config.usage_flush_interval, usage, now),
+            analytics: Outbox::new(ReportKind::Analytics, config.analytics.flush_interval, analytics, now),
+            usage: Outbox::new(ReportKind::Usage, config.usage_flush_interval, usage, now),
         }
     }
 
@@ -61,10 +61,10 @@ impl Reports {
         self.analytics.due().is_none() || self.usage.due().is_none()
     }
 
-    fn outbox(&mut self, kind: Kind) -> &mut Outbox {
+    fn outbox(&mut self, kind: ReportKind) -> &mut Outbox {
         match kind {
-            Kind::Analytics => &mut self.analytics,
-            Kind::Usage => &mut self.usage,
+            ReportKind::Analytics => &mut self.analytics,
+            ReportKind::Usage => &mut self.usage,
         }
     }
 }
@@ -78,7 +78,7 @@ impl Supervisor {
         }
         let config = &self.config;
         let polled = self.watched.iter().filter(|watched| watched.is_polled() && config.analytics.enabled);
-        let polled: HashSet<&str> = polled.map(Watched::client_side_key).collect();
+        let polled: HashSet<&str> = polled.map(PolledEnvironment::client_side_key).collect();
         for mut counts in reports {
             counts.evaluations.retain(|client_side_key| polled.contains(client_side_key));
             if config.proxy_key.is_none() {
@@ -104,8 +104,8 @@ impl Supervisor {
 
     /// Sends what is due.
     pub fn report(&mut self, now: Instant) {
-        let Reports { counts, analytics, usage } = &mut self.reports;
-        for (kind, outbox) in [(Kind::Analytics, analytics), (Kind::Usage, usage)] {
+        let Uploads { counts, analytics, usage } = &mut self.reports;
+        for (kind, outbox) in [(ReportKind::Analytics, analytics), (ReportKind::Usage, usage)] {
             let Some(waiting) = outbox.send(counts, now) else { continue };
             let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
             let task = move || {
@@ -137,8 +137,8 @@ impl Supervisor {
     fn write_down(&self, posted: &Posted, has_changed: bool) {
         let (metrics, log) = (&self.records.metrics.supervisor, &self.records.log);
         let (sent, lost) = match posted.kind {
-            Kind::Analytics => (&metrics.analytics_sent, &metrics.analytics_lost),
-            Kind::Usage => (&metrics.usage_sent, &metrics.usage_lost),
+            ReportKind::Analytics => (&metrics.analytics_sent, &metrics.analytics_lost),
+            ReportKind::Usage => (&metrics.usage_sent, &metrics.usage_lost),
         };
         sent.add(posted.sent);
         lost.add(posted.lost);
@@ -170,9 +170,9 @@ impl Supervisor {
             }
         }
         self.collect();
-        for (kind, share) in [(Kind::Usage, 2), (Kind::Analytics, 1)] {
-            let Reports { counts, analytics, usage } = &mut self.reports;
-            let outbox = if kind == Kind::Analytics { analytics } else { usage };
+        for (kind, share) in [(ReportKind::Usage, 2), (ReportKind::Analytics, 1)] {
+            let Uploads { counts, analytics, usage } = &mut self.reports;
+            let outbox = if kind == ReportKind::Analytics { analytics } else { usage };
             let waiting = outbox.send_last(counts);
             // Half of the time for usage, which is little, and what is left for analytics.
             let now = Instant::now();
@@ -195,7 +195,7 @@ impl Supervisor {
     }
 }
 
-fn send(upstream: &Upstream, parcel: &Parcel, until: Option<Instant>) -> Sent {
+fn send(upstream: &Upstream, parcel: &Parcel, until: Option<Instant>) -> PostOutcome {
     let time_max = until.map(|until| until.saturating_duration_since(Instant::now()));
     let (key, body) = (&parcel.idempotency_key, parcel.body.as_bytes());
     upstream.post(&parcel.path, &parcel.fields(), key, body, time_max)

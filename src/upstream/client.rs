@@ -1,6 +1,6 @@
 //! Requests to other servers: the one place where ureq is called.
 //!
-//! In: an address, fields, a body. Out: an [`Answer`] whose body is still to be read, or a [`PollError`].
+//! In: an address, fields, a body. Out: an [`UpstreamResponse`] whose body is still to be read, or a [`PollError`].
 //! Invariants: no redirect is followed here, so that no field goes where it was not sent to on
 //! purpose; every wait is bounded. Nothing here knows keys, documents or environments.
 use std::io::{ErrorKind, Read};
@@ -29,7 +29,7 @@ pub struct Client {
 }
 
 /// Head of an answer, and its body to be read.
-pub struct Answer {
+pub struct UpstreamResponse {
     pub uri: Uri,
     pub status: u16,
     pub headers: HeaderMap,
@@ -121,7 +121,7 @@ impl Client {
 
     /// # Errors
     /// No answer.
-    pub fn get(&self, uri: &Uri, fields: &[(&str, &str)]) -> Result<Answer, PollError> {
+    pub fn get(&self, uri: &Uri, fields: &[(&str, &str)]) -> Result<UpstreamResponse, PollError> {
         let call = || self.with_fields(uri, self.agent(uri).get(uri.clone()), fields).call();
         // A kept connection may have been closed by upstream while our request was on its way.
         // Nothing was answered, so a GET is simply sent again (RFC 9110 9.2.2).
@@ -143,7 +143,7 @@ impl Client {
         fields: &[(&str, &str)],
         body: &[u8],
         time_max: Option<Duration>,
-    ) -> Result<Answer, PollError> {
+    ) -> Result<UpstreamResponse, PollError> {
         let request = self.agent(uri).post(uri.clone()).header("content-type", "application/json");
         let request = self.with_fields(uri, request, fields).config().timeout_global(time_max).build();
         self.answer(uri, request.send(body))
@@ -158,11 +158,11 @@ impl Client {
         uri: &Uri,
         fields: &[(&str, &str)],
         silence_max: Duration,
-    ) -> Result<Answer, PollError> {
+    ) -> Result<UpstreamResponse, PollError> {
         let request = self.with_fields(uri, self.agent(uri).get(uri.clone()), fields);
         let request = request.config().timeout_per_read(Some(silence_max)).timeout_recv_body(None).build();
         let answer = self.answer(uri, request.call())?;
-        Ok(Answer { silence: Silence::Stream(silence_max), ..answer })
+        Ok(UpstreamResponse { silence: Silence::Stream(silence_max), ..answer })
     }
 
     fn agent(&self, uri: &Uri) -> &Agent {
@@ -202,11 +202,11 @@ impl Client {
         &self,
         uri: &Uri,
         response: Result<http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<Answer, PollError> {
+    ) -> Result<UpstreamResponse, PollError> {
         let silence = Silence::Poll(self.timeout);
         let response = response.map_err(|error| self.describe(&error, uri, silence))?;
         let (head, body) = response.into_parts();
-        Ok(Answer {
+        Ok(UpstreamResponse {
             uri: uri.clone(),
             through: self.outgoing.for_address(uri).map(ToString::to_string),
             status: head.status.as_u16(),
@@ -221,7 +221,7 @@ impl Client {
     ///
     /// # Errors
     /// It broke off, or upstream was silent for too long.
-    pub fn read(&self, answer: &mut Answer, bytes: &mut [u8]) -> Result<usize, PollError> {
+    pub fn read(&self, answer: &mut UpstreamResponse, bytes: &mut [u8]) -> Result<usize, PollError> {
         let read = answer.body.read(bytes);
         read.map_err(|error| self.describe(&error.into(), &answer.uri, answer.silence))
     }

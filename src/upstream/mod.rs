@@ -22,10 +22,12 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{Config, Secret};
 use crate::json::hex::path_segment;
-pub use crate::upstream::client::Answer as Stream;
-use crate::upstream::client::{Answer, Client};
+pub use crate::upstream::client::UpstreamResponse as Stream;
+use crate::upstream::client::{Client, UpstreamResponse};
 pub use crate::upstream::error::{PollError, PollErrorKind};
-pub use crate::upstream::proxy_api::{Discovered, Sent, ServerKey, parse as parse_discovered};
+pub use crate::upstream::proxy_api::{
+    DiscoveredEnvironment, PostOutcome, ServerKey, parse as parse_discovered,
+};
 pub use crate::upstream::validators::Validators;
 use crate::upstream::validators::date_of;
 use crate::{limits, yielding};
@@ -206,7 +208,12 @@ impl Upstream {
     }
 
     /// Reads the first answer and every page after it.
-    fn pages(&self, answer: Answer, trusted: bool, keys: &[Field<'_>]) -> Result<Vec<u8>, PollError> {
+    fn pages(
+        &self,
+        answer: UpstreamResponse,
+        trusted: bool,
+        keys: &[Field<'_>],
+    ) -> Result<Vec<u8>, PollError> {
         let fail = |message| Err(PollError::new(PollErrorKind::Pages, message));
         let mut next = next_page(&answer, trusted)?;
         let mut seen = vec![answer.uri.clone()];
@@ -242,7 +249,7 @@ impl Upstream {
         uri: &Uri,
         keys: &[Field<'_>],
         conditions: &[Field<'_>],
-    ) -> Result<(Answer, bool), PollError> {
+    ) -> Result<(UpstreamResponse, bool), PollError> {
         let fail = |message| Err(PollError::new(PollErrorKind::Redirect, message));
         let mut uri = uri.clone();
         for hop in 0..=limits::REDIRECTS_MAX {
@@ -277,7 +284,7 @@ impl Upstream {
     }
 
     /// Reads a body within its bounds of size and time.
-    fn read(&self, mut answer: Answer, bytes_max: usize) -> Result<Vec<u8>, PollError> {
+    fn read(&self, mut answer: UpstreamResponse, bytes_max: usize) -> Result<Vec<u8>, PollError> {
         if let Some(coding) = unknown_coding(&answer.headers) {
             let message = format!(
                 "{} answered with Content-Encoding {coding}, which was not asked for: see what is between here and \
@@ -352,7 +359,7 @@ pub fn digest_of(document: &[u8]) -> [u8; 32] {
 }
 
 /// Where the answer redirects to, if that is the same host by https.
-fn upgraded(answer: &Answer) -> Option<Uri> {
+fn upgraded(answer: &UpstreamResponse) -> Option<Uri> {
     let location = answer.headers.get(header::LOCATION)?.to_str().ok()?;
     let target = url::resolve(&answer.uri, location)?;
     let is_redirect = matches!(answer.status, 301 | 302 | 307 | 308);
@@ -360,7 +367,7 @@ fn upgraded(answer: &Answer) -> Option<Uri> {
 }
 
 /// Says why upstream refused, as far as a status tells.
-fn refused(answer: &Answer, trusted: bool) -> PollError {
+fn refused(answer: &UpstreamResponse, trusted: bool) -> PollError {
     let cause = match answer.status {
         _ if !trusted => {
             "this is where upstream redirected to; the key is not sent to another origin: set api_url to the \
@@ -399,7 +406,7 @@ fn refused(answer: &Answer, trusted: bool) -> PollError {
 }
 
 /// The page after this one, if it is allowed.
-fn next_page(answer: &Answer, trusted: bool) -> Result<Option<Uri>, PollError> {
+fn next_page(answer: &UpstreamResponse, trusted: bool) -> Result<Option<Uri>, PollError> {
     let fail = |message| Err(PollError::new(PollErrorKind::Pages, message));
     // A field that is not ASCII must not hide a page: its overrides would be missing without a word.
     let mut fields =

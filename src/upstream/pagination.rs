@@ -70,7 +70,7 @@ fn items(array: &[u8]) -> Option<&[u8]> {
 fn overrides(page: &[u8], number: usize) -> Result<Option<std::ops::Range<usize>>, PageError> {
     let fail = |message: String| PageError { page: number, message };
     let mut deserializer = serde_json::Deserializer::from_slice(page);
-    let found = serde::Deserializer::deserialize_map(&mut deserializer, Overrides)
+    let found = serde::Deserializer::deserialize_map(&mut deserializer, OverridesVisitor)
         .and_then(|found| deserializer.end().map(|()| found))
         .map_err(|error| fail(format!("not a JSON object: {}", misshapen(&error))))?;
     let Some(value) = found else { return Ok(None) };
@@ -83,9 +83,9 @@ fn overrides(page: &[u8], number: usize) -> Result<Option<std::ops::Range<usize>
     Ok(Some(start..start + text.len()))
 }
 
-struct Overrides;
+struct OverridesVisitor;
 
-impl<'de> Visitor<'de> for Overrides {
+impl<'de> Visitor<'de> for OverridesVisitor {
     type Value = Option<&'de RawValue>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -15,7 +15,7 @@ use crate::upstream::{PollError, PollErrorKind, Upstream, refused, upgraded, url
 
 /// An environment that upstream told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Discovered {
+pub struct DiscoveredEnvironment {
     pub client_side_key: String,
     /// Only the active ones.
     pub server_side_keys: Vec<ServerKey>,
@@ -37,7 +37,7 @@ impl ServerKey {
 
 /// What became of something sent.
 #[derive(Debug)]
-pub enum Sent {
+pub enum PostOutcome {
     Accepted,
     /// It never will be accepted. `why` is one line; where `may_divide` one row or the size may be at
     /// fault, so that parts of it may be accepted.
@@ -50,13 +50,13 @@ pub enum Sent {
 }
 
 #[derive(Deserialize)]
-struct WrittenEnvironment {
+struct EnvironmentJson {
     client_side_key: String,
-    server_side_keys: Vec<WrittenKey>,
+    server_side_keys: Vec<KeyJson>,
 }
 
 #[derive(Deserialize)]
-struct WrittenKey {
+struct KeyJson {
     key: String,
     active: bool,
     expires_at: Option<String>,
@@ -66,9 +66,9 @@ struct WrittenKey {
 ///
 /// # Errors
 /// It has not the shape of compatibility.md 4.3.
-pub fn parse(answer: &[u8]) -> Result<Vec<Discovered>, PollError> {
+pub fn parse(answer: &[u8]) -> Result<Vec<DiscoveredEnvironment>, PollError> {
     let fail = |error: String| PollError::new(PollErrorKind::Document, format!("proxy/config/: {error}"));
-    let written: Vec<WrittenEnvironment> =
+    let written: Vec<EnvironmentJson> =
         serde_json::from_slice(answer).map_err(|error| fail(misshapen(&error)))?;
     let mut environments = Vec::with_capacity(written.len());
     for environment in written {
@@ -82,7 +82,8 @@ pub fn parse(answer: &[u8]) -> Result<Vec<Discovered>, PollError> {
             };
             server_side_keys.push(ServerKey { key: Secret::new(written.key), expires_at });
         }
-        environments.push(Discovered { client_side_key: environment.client_side_key, server_side_keys });
+        environments
+            .push(DiscoveredEnvironment { client_side_key: environment.client_side_key, server_side_keys });
     }
     Ok(environments)
 }
@@ -100,7 +101,7 @@ impl Upstream {
     ///
     /// # Errors
     /// Anything but a 200 of the right shape.
-    pub fn discover(&self) -> Result<(Vec<Discovered>, Vec<u8>), PollError> {
+    pub fn discover(&self) -> Result<(Vec<DiscoveredEnvironment>, Vec<u8>), PollError> {
         let uri = self.address("proxy/config/")?;
         let keys: Vec<_> = self.proxy_key.iter().map(|key| ("x-proxy-key", key.expose())).collect();
         let (answer, trusted) = self.get(&uri, &keys, &[])?;
@@ -130,10 +131,10 @@ impl Upstream {
         idempotency_key: &str,
         body: &[u8],
         time_max: Option<Duration>,
-    ) -> Sent {
+    ) -> PostOutcome {
         let uri = match self.address(path) {
             Ok(uri) => uri,
-            Err(error) => return Sent::Failed(error),
+            Err(error) => return PostOutcome::Failed(error),
         };
         let mut fields = fields.to_vec();
         fields.push(("idempotency-key", idempotency_key));
@@ -147,16 +148,16 @@ impl Upstream {
             });
         match answer {
             Ok(answer) => match answer.status {
-                200..=299 => Sent::Accepted,
+                200..=299 => PostOutcome::Accepted,
                 // Worth another try: who may send can change, and so can how much.
-                401 | 403 | 408 | 429 => Sent::Failed(refused(&answer, true)),
-                300..=499 => Sent::Refused {
+                401 | 403 | 408 | 429 => PostOutcome::Failed(refused(&answer, true)),
+                300..=499 => PostOutcome::Refused {
                     why: format!("{} answered {} to {path}", url::origin(&uri), answer.status),
                     may_divide: matches!(answer.status, 400 | 413 | 422),
                 },
-                _ => Sent::Failed(refused(&answer, true)),
+                _ => PostOutcome::Failed(refused(&answer, true)),
             },
-            Err(error) => Sent::Failed(error),
+            Err(error) => PostOutcome::Failed(error),
         }
     }
 }

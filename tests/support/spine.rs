@@ -7,26 +7,26 @@ use std::sync::Arc;
 
 use edge_proxy::config;
 use edge_proxy::config::settings::Inputs;
-use edge_proxy::handlers::Settings;
-use edge_proxy::snapshot::{Access, Environment, Role, Slot, Snapshot, Source};
+use edge_proxy::handlers::HandlerSettings;
+use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, Role, Slot, Snapshot};
 
 /// A snapshot that serves this environment to `server_key`.
 pub fn snapshot(client_key: &str, server_key: &str, environment: Environment) -> Snapshot {
     let slot = Slot {
         client_side_key: client_key.into(),
         environment: Some(Arc::new(environment)),
-        source: Source::File,
+        source: DocumentSource::File,
         freshness: Arc::default(),
         last_error: None,
     };
-    let access = Access { slot: 0, role: Role::Server, expires_at: None };
+    let access = KeyAccess { slot: 0, role: Role::Server, expires_at: None };
     Snapshot::new(1, vec![slot], [(server_key.as_bytes().into(), access)])
 }
 
 /// The default settings, for these keys.
-pub fn settings(client_key: &str, server_key: &str) -> Settings {
+pub fn settings(client_key: &str, server_key: &str) -> HandlerSettings {
     let pairs = format!(r#"[{{"server_side_key": "{server_key}", "client_side_key": "{client_key}"}}]"#);
     let variables = [("ENVIRONMENT_KEY_PAIRS".to_owned(), pairs)].into_iter().collect();
     let inputs = Inputs { without_file: true, variables, ..Inputs::default() };
-    Settings::new(&config::load(&inputs).expect("a good configuration").0)
+    HandlerSettings::new(&config::load(&inputs).expect("a good configuration").0)
 }

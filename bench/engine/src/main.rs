@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use edge_proxy::engine::render;
-use edge_proxy::engine::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
+use edge_proxy::engine::evaluate::{Identity, EvaluationScratch, Trait, TraitValue, evaluate};
 use edge_proxy::snapshot::{Environment, Role};
 use flagsmith_flag_engine::engine::get_evaluation_result;
 use flagsmith_flag_engine::engine_eval::{add_identity_to_context, environment_to_context};
@@ -109,7 +109,7 @@ fn main() {
             let traits: Vec<Trait<'_>> =
                 sent.iter().map(|(key, value)| Trait { key, value: trait_value(value) }).collect();
             let identity = Identity { identifier, traits: &traits };
-            let (mut scratch, mut out) = (Scratch::default(), Vec::new());
+            let (mut scratch, mut out) = (EvaluationScratch::default(), Vec::new());
             let mut answer = |out: &mut Vec<u8>| {
                 out.clear();
                 evaluate(&environment, black_box(&identity), &mut scratch);

@@ -23,7 +23,7 @@ use crate::files::Links;
 use crate::snapshot::Environment;
 use crate::supervisor::discovery::{KEPT_AS, KnownKeys, check_pairs};
 use crate::terminal::escape_lines;
-use crate::upstream::{Answered, Discovered, Upstream, parse_discovered};
+use crate::upstream::{Answered, DiscoveredEnvironment, Upstream, parse_discovered};
 use crate::{config, files, limits, storage};
 
 /// What was typed for a trait, split and read.
@@ -157,7 +157,7 @@ fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentCon
     })?;
     let now = SystemTime::now();
     let checked = check_pairs(found, &KnownKeys::configured(&config.environments), now);
-    let environment = |found: Discovered| {
+    let environment = |found: DiscoveredEnvironment| {
         let good = found.server_side_keys.into_iter().find(|key| key.is_good_at(now))?;
         Some(EnvironmentConfig {
             client_side_key: found.client_side_key,

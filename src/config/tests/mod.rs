@@ -36,7 +36,7 @@ impl Case {
         self
     }
 
-    fn read(self) -> Result<(Config, Vec<Notice>), ConfigError> {
+    fn read(self) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
         read_on(&self.inputs, &Available { cpus: vec![0, 1, 2, 3], quota: None })
     }
 
@@ -323,7 +323,7 @@ fn what_is_not_understood_is_told_with_what_was_meant() {
     file["environment_key_pairs"][0]["sever_side_key"] = json!("ser.secret-key-1");
     let case = Case::new(&file).variable("LOGGING_LEVEL", "secret-key-2").variable("LANGUAGE", "de");
     let (_, notices) = case.read().expect("valid");
-    let told: Vec<String> = notices.iter().map(Notice::sentence).collect();
+    let told: Vec<String> = notices.iter().map(ConfigWarning::sentence).collect();
     let (variables, members): (Vec<String>, Vec<String>) =
         told.into_iter().partition(|line| line.starts_with("LOGGING_LEVEL"));
     assert_eq!(variables, ["LOGGING_LEVEL: did you mean LOGGING_LOG_LEVEL?"]);

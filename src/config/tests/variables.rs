@@ -151,7 +151,7 @@ fn names_of_older_recipes_are_pointed_out() {
             .read()
             .map_or_else(|error| ((), error.notices), |(_, notices)| ((), notices));
         // The pairs are in the file, so that their old name needs no hint.
-        let hints: Vec<_> = notices.iter().map(Notice::sentence).collect();
+        let hints: Vec<_> = notices.iter().map(ConfigWarning::sentence).collect();
         if name == "ENVIRONMENT_API_KEYS" {
             assert_eq!(hints, [""; 0]);
             let error = Case::text("{}").variable(name, "x").read().expect_err("nothing to serve");

@@ -4,7 +4,7 @@
 //! of. Rules: compatibility.md 5.7. Invariant: what Python raises for whatever the value, and what can never
 //! hold, is [`Test::Never`]; nothing is left to parse when a request comes.
 use crate::engine::document::Condition;
-use crate::engine::document::raw_json::{At, float, is_number, python_str, string};
+use crate::engine::document::raw_json::{DocumentPath, float, is_number, python_str, string};
 use crate::engine::evaluate::in_list;
 use crate::engine::program::{Comparison, Members, Operand, OperandText, Test};
 use crate::python::regex::{AutomataBudget, Pattern};
@@ -111,7 +111,7 @@ fn subject(raw: &str) -> Option<String> {
 
 /// Python's `str()` of any value.
 fn str_of(raw: &str) -> Option<String> {
-    match python_str(raw, &At::ROOT) {
+    match python_str(raw, &DocumentPath::ROOT) {
         Ok(text) => Some(text.into_owned()),
         // A list or an object is written as an item of a list is.
         Err(_) => in_list::parse(&format!("[{raw}]")).pop(),

@@ -14,14 +14,14 @@ use std::borrow::Cow;
 
 use hashbrown::{HashMap, HashSet};
 
-use crate::engine::compile::outputs::{Outputs, Parts, Reason, weight_text};
+use crate::engine::compile::outputs::{FlagParts, Outputs, Reason, weight_text};
 use crate::engine::compile::segments::Rules;
 use crate::engine::document::raw_json::is_number;
 use crate::engine::document::{Document, FeatureState, Priority, Variant};
 use crate::engine::program;
 use crate::engine::program::{
-    CANDIDATES_WALKED_MAX, Candidate, Feature, FlagFacts, Node, OpenFeature, PENDING, Program, Segment,
-    Share, Span, Split, State, offset,
+    CANDIDATES_WALKED_MAX, Candidate, CompiledState, Expression, Feature, FlagFacts, OpenFeature, PENDING,
+    Program, Segment, Share, Span, Split, offset,
 };
 use crate::snapshot::{CompileError, Warning};
 
@@ -29,13 +29,13 @@ use crate::snapshot::{CompileError, Warning};
 pub fn build(document: &Document<'_>) -> Result<(Program, Vec<Warning>), CompileError> {
     let features = unique_features(&document.features);
     let segments = unique_segments(document);
-    let by_name: HashMap<&str, u32, State> =
+    let by_name: HashMap<&str, u32, CompiledState> =
         features.iter().enumerate().map(|(index, state)| (&*state.feature.name, offset(index))).collect();
     let mut rules = Rules::new(document, &by_name);
     let reads_flags = segments.iter().any(|segment| rules.reads_flags(&document.segments[*segment].rules));
     rules.keep_order(reads_flags);
 
-    let mut builder = Builder {
+    let mut builder = ProgramBuilder {
         document,
         outputs: Outputs::new(document, reads_flags),
         by_name,
@@ -76,7 +76,7 @@ pub fn build(document: &Document<'_>) -> Result<(Program, Vec<Warning>), Compile
 
 /// Of several states of one name: the first one's place, the last one's content (D089).
 fn unique_features<'d, 'a>(states: &'d [FeatureState<'a>]) -> Vec<&'d FeatureState<'a>> {
-    let mut places: HashMap<&str, usize, State> = HashMap::default();
+    let mut places: HashMap<&str, usize, CompiledState> = HashMap::default();
     let mut unique: Vec<&FeatureState<'_>> = Vec::with_capacity(states.len());
     for state in states {
         match places.get(&*state.feature.name) {
@@ -92,7 +92,7 @@ fn unique_features<'d, 'a>(states: &'d [FeatureState<'a>]) -> Vec<&'d FeatureSta
 
 /// Indices of segments; of several with one key: the first one's place, the last one's content (D087).
 fn unique_segments(document: &Document<'_>) -> Vec<usize> {
-    let mut places: HashMap<&str, usize, State> = HashMap::default();
+    let mut places: HashMap<&str, usize, CompiledState> = HashMap::default();
     let mut unique = Vec::with_capacity(document.segments.len());
     for (index, segment) in document.segments.iter().enumerate() {
         match places.get(&*segment.key) {
@@ -113,16 +113,16 @@ struct Contender {
     candidate: Candidate,
 }
 
-struct Builder<'d, 'a> {
+struct ProgramBuilder<'d, 'a> {
     document: &'d Document<'a>,
     outputs: Outputs<'a>,
-    by_name: HashMap<&'d str, u32, State>,
+    by_name: HashMap<&'d str, u32, CompiledState>,
     /// Names that at least one override is for: their default reason is `DEFAULT`.
-    targeted: HashSet<Cow<'d, str>, State>,
+    targeted: HashSet<Cow<'d, str>, CompiledState>,
     program: Program,
 }
 
-impl<'d, 'a> Builder<'d, 'a> {
+impl<'d, 'a> ProgramBuilder<'d, 'a> {
     /// The features' own states.
     fn features(
         &mut self,
@@ -175,7 +175,7 @@ impl<'d, 'a> Builder<'d, 'a> {
                 continue;
             }
             let node = rules.segment(segment, *index);
-            if node == Node::Constant(false) && !keeps_all {
+            if node == Expression::Constant(false) && !keeps_all {
                 continue;
             }
             let number = offset(self.program.segments.len());
@@ -203,7 +203,7 @@ impl<'d, 'a> Builder<'d, 'a> {
         state: &FeatureState<'_>,
         reason: Reason<'_>,
     ) -> Result<program::FeatureState, CompileError> {
-        let parts = Parts {
+        let parts = FlagParts {
             feature: &state.feature,
             enabled: state.enabled,
             value: state.value,
@@ -235,7 +235,7 @@ impl<'d, 'a> Builder<'d, 'a> {
             if compiled.output().is_some() {
                 continue;
             }
-            let parts = Parts {
+            let parts = FlagParts {
                 feature: &state.feature,
                 enabled: state.enabled,
                 value: state.value,
@@ -256,7 +256,7 @@ impl<'d, 'a> Builder<'d, 'a> {
         let mut shares = Vec::new();
         for Interval { from, to, variant } in intervals(&state.variants) {
             let weight = weight_text(variant.weight);
-            let parts = Parts {
+            let parts = FlagParts {
                 feature: &state.feature,
                 enabled: state.enabled,
                 value: variant.value,
@@ -288,7 +288,7 @@ impl<'d, 'a> Builder<'d, 'a> {
                 }
                 program.candidates.push(contender.candidate);
                 let node = program.segments[contender.candidate.segment as usize].rule;
-                is_decided = !keeps_all && node == Node::Constant(true);
+                is_decided = !keeps_all && node == Expression::Constant(true);
             }
             let mut to = offset(program.candidates.len());
             if is_decided && to - from == 1 {

@@ -1,6 +1,6 @@
 //! Writes each flag's JSON once, ahead of every request.
 //!
-//! In: the parts of a feature state. Out: [`Output`]s and their bytes. Invariant: outputs that are
+//! In: the parts of a feature state. Out: [`RenderedFlag`]s and their bytes. Invariant: outputs that are
 //! written one after the other lie one after the other, commas included, so that an answer copies
 //! them at once; whether client keys may see a flag is decided here (compatibility.md 2.6, differences.md
 //! 10).
@@ -8,9 +8,9 @@ use std::borrow::Cow;
 
 use hashbrown::{HashMap, HashSet};
 
-use crate::engine::document::raw_json::{At, is_number, is_truthy, number_key, string};
+use crate::engine::document::raw_json::{DocumentPath, is_number, is_truthy, number_key, string};
 use crate::engine::document::{Document, Feature};
-use crate::engine::program::{Fact, Output, Scalar, Span, State, offset};
+use crate::engine::program::{CompiledState, FlagFact, RenderedFlag, Scalar, Span, offset};
 use crate::json::write;
 use crate::limits::{ANSWER_BYTES_MAX, CLIENT_COPY_BYTES_MAX};
 use crate::snapshot::CompileError;
@@ -33,21 +33,21 @@ pub enum Reason<'a> {
 #[derive(Debug)]
 pub struct Outputs<'a> {
     pub bytes: Vec<u8>,
-    pub outputs: Vec<Output>,
+    pub outputs: Vec<RenderedFlag>,
     /// By output, as [`crate::engine::program::Program::server`] and `client`.
     pub server: Vec<Span>,
     pub client: Vec<Span>,
     /// Filled only if conditions read flags.
-    pub facts: Option<Vec<Fact>>,
+    pub facts: Option<Vec<FlagFact>>,
     /// By what [`number_key`] makes of a feature's id.
-    kinds: HashMap<Cow<'a, str>, &'a str, State>,
-    server_only: HashSet<Cow<'a, str>, State>,
+    kinds: HashMap<Cow<'a, str>, &'a str, CompiledState>,
+    server_only: HashSet<Cow<'a, str>, CompiledState>,
     hides_disabled: bool,
 }
 
 /// The parts of one output, raw JSON but for the reason.
 #[derive(Clone, Copy, Debug)]
-pub struct Parts<'p> {
+pub struct FlagParts<'p> {
     pub feature: &'p Feature<'p>,
     pub enabled: &'p str,
     pub value: &'p str,
@@ -74,7 +74,7 @@ impl<'a> Outputs<'a> {
     }
 
     /// Writes an output as server keys see it. [`Self::write_client_forms`] must follow.
-    pub fn write(&mut self, parts: &Parts<'_>) -> Result<u32, CompileError> {
+    pub fn write(&mut self, parts: &FlagParts<'_>) -> Result<u32, CompileError> {
         if self.bytes.len() > ANSWER_BYTES_MAX {
             return Err(CompileError::new(
                 "$",
@@ -126,7 +126,15 @@ impl<'a> Outputs<'a> {
         self.server.push(server);
         self.client.push(client);
         let has_variants = parts.has_variants;
-        self.outputs.push(Output { client_is_cut, has_variants, enabled, value, variant, reason, tail });
+        self.outputs.push(RenderedFlag {
+            client_is_cut,
+            has_variants,
+            enabled,
+            value,
+            variant,
+            reason,
+            tail,
+        });
         if let Some(facts) = &mut self.facts {
             facts.push(parts.fact());
         }
@@ -173,10 +181,10 @@ impl<'p> Reason<'p> {
     }
 }
 
-impl Parts<'_> {
-    fn fact(&self) -> Fact {
+impl FlagParts<'_> {
+    fn fact(&self) -> FlagFact {
         let (word, rest) = self.reason.words();
-        Fact {
+        FlagFact {
             enabled: Scalar::from_raw(self.enabled),
             name: (&*self.feature.name).into(),
             value: Scalar::from_raw(self.value),
@@ -205,6 +213,6 @@ impl Scalar {
 
 /// A weight as Python prints it in a reason.
 pub fn weight_text(raw: &str) -> String {
-    crate::engine::document::raw_json::python_str(raw, &At::ROOT)
+    crate::engine::document::raw_json::python_str(raw, &DocumentPath::ROOT)
         .map_or_else(|_| raw.to_owned(), std::borrow::Cow::into_owned)
 }

@@ -9,26 +9,26 @@ use std::hash::BuildHasher as _;
 
 use hashbrown::{HashMap, HashSet, HashTable};
 
-use crate::engine::compile::outputs::{Outputs, Parts, Reason};
-use crate::engine::compile::{Builder, Interval, intervals};
+use crate::engine::compile::outputs::{FlagParts, Outputs, Reason};
+use crate::engine::compile::{Interval, ProgramBuilder, intervals};
 use crate::engine::document::raw_json::Elements;
 use crate::engine::document::{IdentityOverride, OverrideState};
 use crate::engine::program;
-use crate::engine::program::{Overrides, Share, Split, State, offset};
+use crate::engine::program::{CompiledState, Overrides, Share, Split, offset};
 use crate::snapshot::CompileError;
 
 /// Pairs of a feature and its state.
 type OwnStates = Vec<(u32, program::FeatureState)>;
 
-impl<'a> Builder<'_, 'a> {
+impl<'a> ProgramBuilder<'_, 'a> {
     /// Compiles every identity's own states.
     pub(super) fn overrides(&mut self) -> Result<(), CompileError> {
         // Grown step by step, megabytes would be copied at a time: longer than a reactor may wait.
         let text_bytes = self.document.overrides.as_ref().map_or(0, Elements::text_bytes);
         self.outputs.bytes.reserve(text_bytes / 2);
-        let mut identifiers: HashMap<Cow<'a, str>, usize, State> = HashMap::default();
+        let mut identifiers: HashMap<Cow<'a, str>, usize, CompiledState> = HashMap::default();
         let mut entries: Vec<(Cow<'a, str>, OwnStates)> = Vec::new();
-        let mut overridden: HashSet<(usize, u32), State> = HashSet::default();
+        let mut overridden: HashSet<(usize, u32), CompiledState> = HashSet::default();
         let mut written = Written::default();
         for entry in self.document.overrides() {
             let IdentityOverride { identifier, features } = entry?;
@@ -61,7 +61,7 @@ impl<'a> Builder<'_, 'a> {
         written: &mut Written,
     ) -> Result<program::FeatureState, CompileError> {
         let has_variants = !state.variants.is_empty();
-        let parts = |value, variant| Parts {
+        let parts = |value, variant| FlagParts {
             feature: &state.feature,
             enabled: state.enabled,
             value,
@@ -100,12 +100,12 @@ impl<'a> Builder<'_, 'a> {
 #[derive(Default)]
 struct Written {
     table: HashTable<u32>,
-    hasher: State,
+    hasher: CompiledState,
 }
 
 impl Written {
     /// Writes an output, or finds an equal one that was written before.
-    fn once(&mut self, outputs: &mut Outputs<'_>, parts: &Parts<'_>) -> Result<u32, CompileError> {
+    fn once(&mut self, outputs: &mut Outputs<'_>, parts: &FlagParts<'_>) -> Result<u32, CompileError> {
         let output = outputs.write(parts)?;
         let bytes = |output: u32| outputs.server[output as usize].of(&outputs.bytes);
         let hash = |output: &u32| self.hasher.hash_one(bytes(*output));

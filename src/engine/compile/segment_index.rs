@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 use hashbrown::HashMap;
 
 use crate::engine::program::{
-    Comparison, Condition, Node, OperandText, Origin, Program, State, Test, offset,
+    Comparison, CompiledState, Condition, Expression, OperandText, Program, PropertySource, Test, offset,
 };
 use crate::limits::{LOOKUP_ITEMS_MAX, LOOKUP_WORDS_MAX};
 use crate::python::semver;
@@ -145,10 +145,10 @@ pub fn build(program: &mut Program) {
     if program.segments.is_empty() {
         return;
     }
-    let mut by_slot: HashMap<u32, HashMap<u32, Vec<u32>, State>, State> = HashMap::default();
+    let mut by_slot: HashMap<u32, HashMap<u32, Vec<u32>, CompiledState>, CompiledState> = HashMap::default();
     for (number, segment) in program.segments.iter().enumerate() {
         for node in conjuncts(segment.rule, &program.children) {
-            let Node::Test(index) = node else { continue };
+            let Expression::Test(index) = node else { continue };
             let condition = &program.conditions[index as usize];
             if !condition.is_dynamic {
                 let slot = by_slot.entry(condition.slot).or_default();
@@ -156,7 +156,7 @@ pub fn build(program: &mut Program) {
             }
         }
     }
-    let mut builder = Builder::new(program.segments.len());
+    let mut builder = IndexBuilder::new(program.segments.len());
     let mut answered = vec![false; program.conditions.len()];
     let mut slots: Vec<_> = by_slot.into_iter().collect();
     // The slot that most segments ask first: it leaves the fewest.
@@ -177,49 +177,49 @@ pub fn build(program: &mut Program) {
     builder.lookups.masks.shrink_to_fit();
     program.lookups = builder.lookups;
     program.lookups.first_trait = program.lookups.slots.first().and_then(|first| {
-        let is_trait = matches!(program.slots[first.slot as usize], Origin::Trait);
+        let is_trait = matches!(program.slots[first.slot as usize], PropertySource::Trait);
         let name = program.slots_by_trait.iter().find(|(_, slot)| **slot == first.slot);
         name.filter(|_| is_trait).map(|(name, _)| name.clone())
     });
     for number in 0..program.segments.len() {
         let rule = program.segments[number].rule;
-        let left: Vec<Node> = conjuncts(rule, &program.children)
+        let left: Vec<Expression> = conjuncts(rule, &program.children)
             .into_iter()
-            .filter(|node| !matches!(node, Node::Test(index) if answered[*index as usize]))
+            .filter(|node| !matches!(node, Expression::Test(index) if answered[*index as usize]))
             .collect();
         program.segments[number].rest = match left.len() {
-            0 => Node::Constant(true),
+            0 => Expression::Constant(true),
             1 => left[0],
             _ => {
                 let from = offset(program.children.len());
                 program.children.extend(left);
-                Node::All(crate::engine::program::Span { from, to: offset(program.children.len()) })
+                Expression::All(crate::engine::program::Span { from, to: offset(program.children.len()) })
             }
         };
     }
     program.lookups.sure = vec![0; program.segments.len().div_ceil(64)];
     for (number, segment) in program.segments.iter().enumerate() {
-        if segment.rest == Node::Constant(true) {
+        if segment.rest == Expression::Constant(true) {
             set(&mut program.lookups.sure, offset(number));
         }
     }
 }
 
 /// What must all hold for a segment to match.
-fn conjuncts(rule: Node, children: &[Node]) -> Vec<Node> {
+fn conjuncts(rule: Expression, children: &[Expression]) -> Vec<Expression> {
     match rule {
-        Node::All(range) => range.of(children).to_vec(),
+        Expression::All(range) => range.of(children).to_vec(),
         node => vec![node],
     }
 }
 
-struct Builder {
+struct IndexBuilder {
     lookups: Lookups,
     segments: usize,
     screens: usize,
 }
 
-impl Builder {
+impl IndexBuilder {
     fn new(segments: usize) -> Self {
         let words = segments.div_ceil(64);
         Self { lookups: Lookups { words, ..Lookups::default() }, segments, screens: 0 }

@@ -1,6 +1,6 @@
 //! From the rules of segments to conditions, slots and boolean expressions.
 //!
-//! In: rules as written. Out: [`Node`]s over conditions that are shared between segments. Rules:
+//! In: rules as written. Out: [`Expression`]s over conditions that are shared between segments. Rules:
 //! compatibility.md 5.5 and 5.6. Invariant: where no condition reads a flag, expressions are flattened,
 //! folded and put in order of cost, which changes no answer because a condition has no side effect; where
 //! one does, they stay exactly as written.
@@ -10,9 +10,9 @@ use crate::engine::compile::conditions;
 use crate::engine::document::{Condition, Document, Rule, RuleKind, Segment};
 use crate::engine::evaluate::budget::RequestBudget;
 use crate::engine::evaluate::operators::holds;
-use crate::engine::jsonpath::{Property, Target};
+use crate::engine::jsonpath::{Property, QueryTarget};
 use crate::engine::program;
-use crate::engine::program::{Node, Origin, Program, Span, State, Test, offset};
+use crate::engine::program::{CompiledState, Expression, Program, PropertySource, Span, Test, offset};
 use crate::python::regex::AutomataBudget;
 use crate::python::value::{Value, coerce_text};
 use crate::snapshot::Warning;
@@ -21,24 +21,24 @@ use crate::snapshot::Warning;
 #[derive(Debug)]
 pub struct Rules<'d, 'a> {
     document: &'d Document<'a>,
-    features: HashMap<&'d str, u32, State>,
+    features: HashMap<&'d str, u32, CompiledState>,
     keeps_order: bool,
-    slots: Vec<Origin>,
+    slots: Vec<PropertySource>,
     /// By property, and whether it is an empty one that a split takes for the identity's key.
-    slots_by_property: HashMap<(Box<str>, bool), u32, State>,
-    slots_by_trait: HashMap<Box<str>, u32, State>,
-    aliases: HashMap<Box<str>, u32, State>,
+    slots_by_property: HashMap<(Box<str>, bool), u32, CompiledState>,
+    slots_by_trait: HashMap<Box<str>, u32, CompiledState>,
+    aliases: HashMap<Box<str>, u32, CompiledState>,
     conditions: Vec<program::Condition>,
     uses: Vec<u32>,
     /// By slot, operator, raw value, and for splits the segment's key.
-    known: HashMap<(u32, String), u32, State>,
-    children: Vec<Node>,
+    known: HashMap<(u32, String), u32, CompiledState>,
+    children: Vec<Expression>,
     automata: AutomataBudget,
     warnings: Vec<Warning>,
 }
 
 impl<'d, 'a> Rules<'d, 'a> {
-    pub fn new(document: &'d Document<'a>, features: &HashMap<&'d str, u32, State>) -> Self {
+    pub fn new(document: &'d Document<'a>, features: &HashMap<&'d str, u32, CompiledState>) -> Self {
         Self {
             document,
             features: features.clone(),
@@ -64,7 +64,9 @@ impl<'d, 'a> Rules<'d, 'a> {
                     && matches!(
                         Property::parse(&condition.property),
                         Property::Path {
-                            target: Target::Flag { .. } | Target::FlagAlone { .. } | Target::Query(_),
+                            target: QueryTarget::Flag { .. }
+                                | QueryTarget::FlagAlone { .. }
+                                | QueryTarget::Query(_),
                             ..
                         }
                     )
@@ -79,27 +81,28 @@ impl<'d, 'a> Rules<'d, 'a> {
     }
 
     /// The expression of a segment. Without rules it never matches.
-    pub fn segment(&mut self, segment: &Segment<'_>, index: usize) -> Node {
+    pub fn segment(&mut self, segment: &Segment<'_>, index: usize) -> Expression {
         if segment.rules.is_empty() {
-            return Node::Constant(false);
+            return Expression::Constant(false);
         }
         let path = format!("$.project.segments[{index}]");
-        let nodes: Vec<Node> =
+        let nodes: Vec<Expression> =
             segment.rules.iter().map(|rule| self.rule(rule, &segment.key, &path)).collect();
         self.all(nodes)
     }
 
-    fn rule(&mut self, rule: &Rule<'_>, segment_key: &str, path: &str) -> Node {
+    fn rule(&mut self, rule: &Rule<'_>, segment_key: &str, path: &str) -> Expression {
         if rule.kind == RuleKind::Unknown {
             let is_empty = rule.conditions.is_empty() && rule.rules.is_empty();
             if !is_empty {
                 self.warn(path, "a rule of unknown type never matches".into());
             }
-            return Node::Constant(is_empty);
+            return Expression::Constant(is_empty);
         }
-        let conditions: Vec<Node> =
+        let conditions: Vec<Expression> =
             rule.conditions.iter().map(|condition| self.condition(condition, segment_key, path)).collect();
-        let rules: Vec<Node> = rule.rules.iter().map(|inner| self.rule(inner, segment_key, path)).collect();
+        let rules: Vec<Expression> =
+            rule.rules.iter().map(|inner| self.rule(inner, segment_key, path)).collect();
         let mut parts = Vec::new();
         for nodes in [conditions, rules] {
             if !nodes.is_empty() {
@@ -114,18 +117,19 @@ impl<'d, 'a> Rules<'d, 'a> {
         match (parts.len(), self.keeps_order) {
             (1, _) => parts[0],
             (_, false) => self.all(parts),
-            (_, true) => Node::Both(self.push_children(parts)),
+            (_, true) => Expression::Both(self.push_children(parts)),
         }
     }
 
-    fn condition(&mut self, condition: &Condition<'_>, segment_key: &str, path: &str) -> Node {
+    fn condition(&mut self, condition: &Condition<'_>, segment_key: &str, path: &str) -> Expression {
         if condition.is_nameless {
             self.warn(path, "condition is always false: its property_ is no text".into());
-            return Node::Constant(false);
+            return Expression::Constant(false);
         }
-        if let Property::Path { target: Target::Refused(why), .. } = Property::parse(&condition.property) {
+        if let Property::Path { target: QueryTarget::Refused(why), .. } = Property::parse(&condition.property)
+        {
             self.warn(path, format!("condition on {:?} is always false: {why}", condition.property));
-            return Node::Constant(false);
+            return Expression::Constant(false);
         }
         let is_split = condition.operator == "PERCENTAGE_SPLIT";
         let slot = self.slot(&condition.property, is_split && condition.property.is_empty());
@@ -152,19 +156,22 @@ impl<'d, 'a> Rules<'d, 'a> {
         let is_dynamic = self.conditions[index as usize].is_dynamic;
         match &self.conditions[index as usize].test {
             // Even then a flag that it names would be read.
-            Test::Never if !(self.keeps_order && is_dynamic) => Node::Constant(false),
-            _ => Node::Test(index),
+            Test::Never if !(self.keeps_order && is_dynamic) => Expression::Constant(false),
+            _ => Expression::Test(index),
         }
     }
 
     fn with_default(&self, slot: u32, test: Test) -> program::Condition {
         let origin = &self.slots[slot as usize];
         let value = match origin {
-            Origin::Constant(text) => coerce_text(text),
+            PropertySource::Constant(text) => coerce_text(text),
             _ => Value::Null,
         };
         let by_default = holds(&test, &value, &mut String::new(), &RequestBudget::default());
-        let is_dynamic = matches!(origin, Origin::Flag(..) | Origin::FlagAlone(_) | Origin::Query(_));
+        let is_dynamic = matches!(
+            origin,
+            PropertySource::Flag(..) | PropertySource::FlagAlone(_) | PropertySource::Query(_)
+        );
         program::Condition { slot, test, by_default, memo: None, is_dynamic }
     }
 
@@ -173,7 +180,7 @@ impl<'d, 'a> Rules<'d, 'a> {
         if let Some(slot) = self.slots_by_property.get(&key) {
             return *slot;
         }
-        let origin = if is_split_key { Origin::SplitKey } else { self.origin(property) };
+        let origin = if is_split_key { PropertySource::SplitKey } else { self.origin(property) };
         let slot = offset(self.slots.len());
         self.slots.push(origin);
         self.slots_by_property.insert(key, slot);
@@ -184,87 +191,87 @@ impl<'d, 'a> Rules<'d, 'a> {
         slot
     }
 
-    fn origin(&mut self, property: &str) -> Origin {
-        let Property::Path { target, .. } = Property::parse(property) else { return Origin::Trait };
+    fn origin(&mut self, property: &str) -> PropertySource {
+        let Property::Path { target, .. } = Property::parse(property) else { return PropertySource::Trait };
         let feature = |name: &str| self.features.get(name).copied();
         let document = self.document;
         match target {
-            Target::EnvironmentKey => constant(document.api_key.as_deref()),
-            Target::EnvironmentName => constant(document.name.as_deref()),
-            Target::Identifier => Origin::Identifier,
-            Target::IdentityKey => Origin::IdentityKey,
-            Target::IdentityTrait(name) => {
+            QueryTarget::EnvironmentKey => constant(document.api_key.as_deref()),
+            QueryTarget::EnvironmentName => constant(document.name.as_deref()),
+            QueryTarget::Identifier => PropertySource::Identifier,
+            QueryTarget::IdentityKey => PropertySource::IdentityKey,
+            QueryTarget::IdentityTrait(name) => {
                 let next = offset(self.aliases.len());
-                Origin::IdentityTrait(*self.aliases.entry(name).or_insert(next))
+                PropertySource::IdentityTrait(*self.aliases.entry(name).or_insert(next))
             }
-            Target::Flag { name, member } => Origin::Flag(feature(&name), member),
-            Target::FlagAlone { name } => Origin::FlagAlone(feature(&name)),
-            Target::Query(query) => Origin::Query(query),
+            QueryTarget::Flag { name, member } => PropertySource::Flag(feature(&name), member),
+            QueryTarget::FlagAlone { name } => PropertySource::FlagAlone(feature(&name)),
+            QueryTarget::Query(query) => PropertySource::Query(query),
             // Conditions on a refused path are gone before they come here.
-            Target::Nothing | Target::Refused(_) => Origin::Nothing,
+            QueryTarget::Nothing | QueryTarget::Refused(_) => PropertySource::Nothing,
         }
     }
 
-    fn all(&mut self, nodes: Vec<Node>) -> Node {
-        self.join(nodes, Node::All, true)
+    fn all(&mut self, nodes: Vec<Expression>) -> Expression {
+        self.join(nodes, Expression::All, true)
     }
 
-    fn any(&mut self, nodes: Vec<Node>) -> Node {
-        self.join(nodes, Node::Any, false)
+    fn any(&mut self, nodes: Vec<Expression>) -> Expression {
+        self.join(nodes, Expression::Any, false)
     }
 
     /// Joins nodes. A node that always answers `neutral` changes nothing, its opposite decides.
-    fn join(&mut self, nodes: Vec<Node>, joined: fn(Span) -> Node, neutral: bool) -> Node {
+    fn join(&mut self, nodes: Vec<Expression>, joined: fn(Span) -> Expression, neutral: bool) -> Expression {
         if self.keeps_order {
             return if nodes.len() == 1 { nodes[0] } else { joined(self.push_children(nodes)) };
         }
         let mut kept = Vec::with_capacity(nodes.len());
         for node in nodes {
             match node {
-                Node::Constant(answer) if answer == neutral => {}
-                Node::Constant(_) => return node,
+                Expression::Constant(answer) if answer == neutral => {}
+                Expression::Constant(_) => return node,
                 // Joined in the same way: its parts are as good as parts of this one.
-                Node::All(inner) | Node::Any(inner) if node == joined(inner) => {
+                Expression::All(inner) | Expression::Any(inner) if node == joined(inner) => {
                     kept.extend_from_slice(inner.of(&self.children));
                 }
                 _ => kept.push(node),
             }
         }
         match kept.len() {
-            0 => Node::Constant(neutral),
+            0 => Expression::Constant(neutral),
             1 => kept[0],
             _ => joined(self.push_by_cost(kept)),
         }
     }
 
-    fn none(&mut self, nodes: Vec<Node>) -> Node {
+    fn none(&mut self, nodes: Vec<Expression>) -> Expression {
         if self.keeps_order {
-            return Node::NoneOf(self.push_children(nodes));
+            return Expression::NoneOf(self.push_children(nodes));
         }
         match self.any(nodes) {
-            Node::Constant(answer) => Node::Constant(!answer),
-            Node::Any(children) => Node::NoneOf(children),
-            node => Node::NoneOf(self.push_children(vec![node])),
+            Expression::Constant(answer) => Expression::Constant(!answer),
+            Expression::Any(children) => Expression::NoneOf(children),
+            node => Expression::NoneOf(self.push_children(vec![node])),
         }
     }
 
-    fn push_by_cost(&mut self, mut nodes: Vec<Node>) -> Span {
+    fn push_by_cost(&mut self, mut nodes: Vec<Expression>) -> Span {
         nodes.sort_by_key(|node| self.cost(*node));
         nodes.dedup();
         self.push_children(nodes)
     }
 
-    fn push_children(&mut self, nodes: Vec<Node>) -> Span {
+    fn push_children(&mut self, nodes: Vec<Expression>) -> Span {
         let from = offset(self.children.len());
         self.children.extend(nodes);
         Span { from, to: offset(self.children.len()) }
     }
 
     /// Roughly nanoseconds; only the order counts.
-    fn cost(&self, node: Node) -> u32 {
+    fn cost(&self, node: Expression) -> u32 {
         match node {
-            Node::Constant(_) => 0,
-            Node::Test(condition) => match &self.conditions[condition as usize].test {
+            Expression::Constant(_) => 0,
+            Expression::Test(condition) => match &self.conditions[condition as usize].test {
                 Test::Never | Test::IsSet | Test::IsNotSet => 1,
                 Test::Compare(..) => 2,
                 Test::In(_) => 8,
@@ -273,7 +280,10 @@ impl<'d, 'a> Rules<'d, 'a> {
                 Test::Regex(_) => 60,
                 Test::Split { .. } => 150,
             },
-            Node::All(children) | Node::Any(children) | Node::NoneOf(children) | Node::Both(children) => {
+            Expression::All(children)
+            | Expression::Any(children)
+            | Expression::NoneOf(children)
+            | Expression::Both(children) => {
                 let costs = children.of(&self.children).iter().map(|child| self.cost(*child));
                 costs.fold(1, u32::saturating_add)
             }
@@ -294,15 +304,18 @@ impl<'d, 'a> Rules<'d, 'a> {
                 program.memo_count += 1;
             }
         }
-        let is_derived = |origin: &Origin| {
+        let is_derived = |origin: &PropertySource| {
             matches!(
                 origin,
-                Origin::Identifier | Origin::IdentityKey | Origin::SplitKey | Origin::IdentityTrait(_)
+                PropertySource::Identifier
+                    | PropertySource::IdentityKey
+                    | PropertySource::SplitKey
+                    | PropertySource::IdentityTrait(_)
             )
         };
         program.derived_slots =
             (0..self.slots.len()).filter(|slot| is_derived(&self.slots[*slot])).map(offset).collect();
-        program.has_queries = self.slots.iter().any(|origin| matches!(origin, Origin::Query(_)));
+        program.has_queries = self.slots.iter().any(|origin| matches!(origin, PropertySource::Query(_)));
         program.slots = self.slots;
         program.slots_by_trait = self.slots_by_trait;
         program.aliases = self.aliases;
@@ -312,6 +325,6 @@ impl<'d, 'a> Rules<'d, 'a> {
     }
 }
 
-fn constant(text: Option<&str>) -> Origin {
-    text.map_or(Origin::Nothing, |text| Origin::Constant(text.into()))
+fn constant(text: Option<&str>) -> PropertySource {
+    text.map_or(PropertySource::Nothing, |text| PropertySource::Constant(text.into()))
 }

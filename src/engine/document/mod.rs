@@ -19,7 +19,7 @@ use time::format_description::well_known::Rfc3339;
 pub use crate::engine::document::overrides::{IdentityOverride, OverrideState};
 
 use crate::engine::document::raw_json::{
-    At, Elements, elements, float, is_number, is_truthy, members, python_str, required, text,
+    DocumentPath, Elements, elements, float, is_number, is_truthy, members, python_str, required, text,
 };
 use crate::snapshot::CompileError;
 
@@ -145,7 +145,7 @@ impl<'a> Document<'a> {
     /// # Errors
     /// It has not the shape of compatibility.md 3.
     pub fn read(canonical: &'a str) -> Result<Self, CompileError> {
-        let at = At::ROOT;
+        let at = DocumentPath::ROOT;
         let names = [
             "api_key",
             "name",
@@ -211,14 +211,14 @@ impl<'a> Document<'a> {
     pub fn overrides(&self) -> impl Iterator<Item = Result<IdentityOverride<'a>, CompileError>> + use<'a> {
         let overrides = self.overrides.clone().into_iter().flatten().enumerate();
         overrides.filter_map(|(index, raw)| {
-            let at = At::ROOT.member("identity_overrides");
+            let at = DocumentPath::ROOT.member("identity_overrides");
             IdentityOverride::read(raw, &at.element(index)).transpose()
         })
     }
 }
 
 impl<'a> FeatureState<'a> {
-    fn read(raw: &'a str, at: &At<'_>) -> Result<Self, CompileError> {
+    fn read(raw: &'a str, at: &DocumentPath<'_>) -> Result<Self, CompileError> {
         let names = [
             "feature",
             "enabled",
@@ -258,7 +258,7 @@ impl<'a> FeatureState<'a> {
 }
 
 impl<'a> Feature<'a> {
-    fn read(raw: &'a str, at: &At<'_>) -> Result<Self, CompileError> {
+    fn read(raw: &'a str, at: &DocumentPath<'_>) -> Result<Self, CompileError> {
         let [id, name] = members(raw, at, ["id", "name"])?;
         let id = required(id, at, "id")?;
         if !is_number(id) {
@@ -269,7 +269,7 @@ impl<'a> Feature<'a> {
 }
 
 impl<'a> Variant<'a> {
-    fn read(raw: &'a str, at: &At<'_>) -> Result<Self, CompileError> {
+    fn read(raw: &'a str, at: &DocumentPath<'_>) -> Result<Self, CompileError> {
         let names = ["multivariate_feature_option", "percentage_allocation", "id", "mv_fs_value_uuid"];
         let [option, weight, id, uuid] = members(raw, at, names)?;
         let option_at = at.member("multivariate_feature_option");
@@ -329,7 +329,7 @@ impl<'a> VariantRank<'a> {
 impl Priority {
     /// `None` where it is no number: alone it is as good as none, and compared, where Python raises, it is
     /// the weakest (differences.md 5).
-    fn read(raw: &str, at: &At<'_>) -> Result<Option<Self>, CompileError> {
+    fn read(raw: &str, at: &DocumentPath<'_>) -> Result<Option<Self>, CompileError> {
         let [priority] = members(raw, at, ["priority"])?;
         match required(priority, at, "priority")? {
             "true" => Ok(Self::from_raw("1")),
@@ -364,7 +364,7 @@ impl Priority {
 }
 
 impl<'a> Segment<'a> {
-    fn read(raw: &'a str, at: &At<'_>) -> Result<Self, CompileError> {
+    fn read(raw: &'a str, at: &DocumentPath<'_>) -> Result<Self, CompileError> {
         let [id, name, rules, states] = members(raw, at, ["id", "name", "rules", "feature_states"])?;
         let rules = required(rules, at, "rules")?;
         Ok(Self {
@@ -380,7 +380,7 @@ impl<'a> Segment<'a> {
 }
 
 impl<'a> Rule<'a> {
-    fn read(raw: &'a str, at: &At<'_>) -> Result<Self, CompileError> {
+    fn read(raw: &'a str, at: &DocumentPath<'_>) -> Result<Self, CompileError> {
         let [kind, conditions, rules] = members(raw, at, ["type", "conditions", "rules"])?;
         Ok(Self {
             kind: match required(kind, at, "type")? {
@@ -402,7 +402,7 @@ impl<'a> Rule<'a> {
 }
 
 impl<'a> Condition<'a> {
-    fn read(raw: &'a str, at: &At<'_>) -> Result<Self, CompileError> {
+    fn read(raw: &'a str, at: &DocumentPath<'_>) -> Result<Self, CompileError> {
         let [property, operator, value] = members(raw, at, ["property_", "operator", "value"])?;
         let property = property.filter(|raw| is_truthy(raw));
         Ok(Self {
@@ -418,7 +418,7 @@ impl<'a> Condition<'a> {
 }
 
 /// `enabled` passes through as it is (null, 1), but text or a container would break typed SDKs.
-fn enabled_of<'a>(enabled: Option<&'a str>, at: &At<'_>) -> Result<&'a str, CompileError> {
+fn enabled_of<'a>(enabled: Option<&'a str>, at: &DocumentPath<'_>) -> Result<&'a str, CompileError> {
     let raw = required(enabled, at, "enabled")?;
     if raw.starts_with(['"', '[', '{']) {
         return Err(at.member("enabled").expected("a boolean", raw));
@@ -426,14 +426,14 @@ fn enabled_of<'a>(enabled: Option<&'a str>, at: &At<'_>) -> Result<&'a str, Comp
     Ok(raw)
 }
 
-fn text_or_null<'a>(raw: &'a str, at: &At<'_>) -> Result<Option<Cow<'a, str>>, CompileError> {
+fn text_or_null<'a>(raw: &'a str, at: &DocumentPath<'_>) -> Result<Option<Cow<'a, str>>, CompileError> {
     if raw == "null" { Ok(None) } else { text(raw, at).map(Some) }
 }
 
 fn list<'a, T>(
     raw: &'a str,
-    at: &At<'_>,
-    read: impl Fn(&'a str, &At<'_>) -> Result<T, CompileError>,
+    at: &DocumentPath<'_>,
+    read: impl Fn(&'a str, &DocumentPath<'_>) -> Result<T, CompileError>,
 ) -> Result<Vec<T>, CompileError> {
     elements(raw, at)?.enumerate().map(|(index, element)| read(element, &at.element(index))).collect()
 }

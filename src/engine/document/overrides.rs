@@ -5,7 +5,7 @@
 //! Invariant: what the engine's mapper does not read here cannot make a document unusable.
 use std::borrow::Cow;
 
-use crate::engine::document::raw_json::{At, is_truthy, members, python_str, required};
+use crate::engine::document::raw_json::{DocumentPath, is_truthy, members, python_str, required};
 use crate::engine::document::{Feature, Variant, enabled_of, list};
 use crate::snapshot::CompileError;
 
@@ -31,7 +31,7 @@ pub struct OverrideState<'a> {
 
 impl<'a> IdentityOverride<'a> {
     /// `None` for an entry without features, of which Python reads no more.
-    pub(super) fn read(raw: &'a str, at: &At<'_>) -> Result<Option<Self>, CompileError> {
+    pub(super) fn read(raw: &'a str, at: &DocumentPath<'_>) -> Result<Option<Self>, CompileError> {
         let [identifier, features] = members(raw, at, ["identifier", "identity_features"])?;
         let features = required(features, at, "identity_features")?;
         if !is_truthy(features) {
@@ -50,7 +50,7 @@ impl<'a> IdentityOverride<'a> {
 }
 
 impl<'a> OverrideState<'a> {
-    fn read(raw: &'a str, at: &At<'_>) -> Result<Self, CompileError> {
+    fn read(raw: &'a str, at: &DocumentPath<'_>) -> Result<Self, CompileError> {
         let names = [
             "feature",
             "enabled",

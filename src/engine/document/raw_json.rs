@@ -16,8 +16,8 @@ use crate::yielding;
 
 /// Where in the document a value is; printed only in an error.
 #[derive(Clone, Copy, Debug)]
-pub struct At<'p> {
-    parent: Option<&'p At<'p>>,
+pub struct DocumentPath<'p> {
+    parent: Option<&'p DocumentPath<'p>>,
     step: Step<'p>,
 }
 
@@ -28,17 +28,17 @@ enum Step<'p> {
     Element(usize),
 }
 
-impl At<'static> {
+impl DocumentPath<'static> {
     pub const ROOT: Self = Self { parent: None, step: Step::Root };
 }
 
-impl<'p> At<'p> {
-    pub fn member(&'p self, name: &'p str) -> At<'p> {
-        At { parent: Some(self), step: Step::Member(name) }
+impl<'p> DocumentPath<'p> {
+    pub fn member(&'p self, name: &'p str) -> DocumentPath<'p> {
+        DocumentPath { parent: Some(self), step: Step::Member(name) }
     }
 
-    pub fn element(&'p self, index: usize) -> At<'p> {
-        At { parent: Some(self), step: Step::Element(index) }
+    pub fn element(&'p self, index: usize) -> DocumentPath<'p> {
+        DocumentPath { parent: Some(self), step: Step::Element(index) }
     }
 
     pub fn error(&self, message: impl Into<String>) -> CompileError {
@@ -51,7 +51,7 @@ impl<'p> At<'p> {
     }
 }
 
-impl std::fmt::Display for At<'_> {
+impl std::fmt::Display for DocumentPath<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(parent) = self.parent {
             parent.fmt(f)?;
@@ -82,7 +82,7 @@ fn kind(raw: &str) -> &'static str {
 /// It is no object.
 pub fn members<'a, const N: usize>(
     raw: &'a str,
-    at: &At<'_>,
+    at: &DocumentPath<'_>,
     names: [&str; N],
 ) -> Result<[Option<&'a str>; N], CompileError> {
     if !raw.starts_with('{') {
@@ -123,7 +123,11 @@ pub fn entries(raw: &str) -> impl Iterator<Item = (&str, &str)> {
 ///
 /// # Errors
 /// It is absent.
-pub fn required<'a>(member: Option<&'a str>, at: &At<'_>, name: &str) -> Result<&'a str, CompileError> {
+pub fn required<'a>(
+    member: Option<&'a str>,
+    at: &DocumentPath<'_>,
+    name: &str,
+) -> Result<&'a str, CompileError> {
     member.ok_or_else(|| at.member(name).error("missing"))
 }
 
@@ -131,7 +135,7 @@ pub fn required<'a>(member: Option<&'a str>, at: &At<'_>, name: &str) -> Result<
 ///
 /// # Errors
 /// It is no array.
-pub fn elements<'a>(raw: &'a str, at: &At<'_>) -> Result<Elements<'a>, CompileError> {
+pub fn elements<'a>(raw: &'a str, at: &DocumentPath<'_>) -> Result<Elements<'a>, CompileError> {
     if raw.starts_with('[') { Ok(Elements { raw, position: 1 }) } else { Err(at.expected("an array", raw)) }
 }
 
@@ -222,7 +226,7 @@ fn skip_string(bytes: &[u8], from: usize) -> usize {
 ///
 /// # Errors
 /// It is no string.
-pub fn text<'a>(raw: &'a str, at: &At<'_>) -> Result<Cow<'a, str>, CompileError> {
+pub fn text<'a>(raw: &'a str, at: &DocumentPath<'_>) -> Result<Cow<'a, str>, CompileError> {
     string(raw).ok_or_else(|| at.expected("a string", raw))
 }
 
@@ -244,7 +248,7 @@ pub fn is_truthy(raw: &str) -> bool {
 ///
 /// # Errors
 /// It is an array or an object.
-pub fn python_str<'a>(raw: &'a str, at: &At<'_>) -> Result<Cow<'a, str>, CompileError> {
+pub fn python_str<'a>(raw: &'a str, at: &DocumentPath<'_>) -> Result<Cow<'a, str>, CompileError> {
     Ok(match raw {
         "null" => Cow::Borrowed("None"),
         "true" => Cow::Borrowed("True"),
@@ -289,20 +293,20 @@ mod tests {
     #[test]
     fn finds_members_and_elements_behind_any_value() {
         let raw = r#"{"a":[{"x":"]}\"\\"},[]],"b":"\\","c":-1.5,"d":{},"e":null}"#;
-        let found = members(raw, &At::ROOT, ["e", "b", "a", "zz", "d", "c"]).unwrap();
+        let found = members(raw, &DocumentPath::ROOT, ["e", "b", "a", "zz", "d", "c"]).unwrap();
         assert_eq!(
             found,
             [Some("null"), Some(r#""\\""#), Some(r#"[{"x":"]}\"\\"},[]]"#), None, Some("{}"), Some("-1.5")]
         );
-        let of = |raw| elements(raw, &At::ROOT).unwrap().collect::<Vec<_>>();
+        let of = |raw| elements(raw, &DocumentPath::ROOT).unwrap().collect::<Vec<_>>();
         assert_eq!(of(r#"[{"x":"]}\"\\"},[],1,"a,b"]"#), [r#"{"x":"]}\"\\"}"#, "[]", "1", r#""a,b""#]);
         assert!(of("[]").is_empty());
-        assert!(members("{}", &At::ROOT, ["a"]).unwrap()[0].is_none());
+        assert!(members("{}", &DocumentPath::ROOT, ["a"]).unwrap()[0].is_none());
     }
 
     #[test]
     fn errors_name_the_path_and_what_was_found() {
-        let at = At::ROOT.member("feature_states");
+        let at = DocumentPath::ROOT.member("feature_states");
         let at = at.element(3);
         let at = at.member("feature");
         let error = members("[1]", &at, ["a"]).unwrap_err();
@@ -321,9 +325,9 @@ mod tests {
             ("\"a\\nb\"", "a\nb"),
             ("123456789012345678901", "123456789012345678901"),
         ] {
-            assert_eq!(python_str(raw, &At::ROOT).unwrap(), expected);
+            assert_eq!(python_str(raw, &DocumentPath::ROOT).unwrap(), expected);
         }
-        assert!(python_str("[]", &At::ROOT).is_err());
+        assert!(python_str("[]", &DocumentPath::ROOT).is_err());
     }
 
     #[test]

@@ -1,26 +1,26 @@
 //! The values that conditions read, found once per request and kept without borrowing.
 //!
 //! In: an identity. Out: for each slot of the program the coerced value of its property.
-//! Invariant: slots that nothing was sent for stay [`Held::Unset`], and conditions on those have
+//! Invariant: slots that nothing was sent for stay [`StoredValue::Unset`], and conditions on those have
 //! their result ready; the memory is the caller's and is used again.
 use crate::engine::evaluate::{Identity, TraitValue};
-use crate::engine::program::{Origin, Program, offset};
+use crate::engine::program::{Program, PropertySource, offset};
 use crate::python::value::{BigDigits, Value, coerce, coerce_text};
 
 /// A value without its text, which is found again where it came from.
 #[derive(Clone, Copy, Debug)]
-enum Held {
+enum StoredValue {
     Unset,
     Bool(bool),
     Int(i64),
-    Big(Source),
+    Big(ValueSource),
     Float(f64),
-    Text(Source),
+    Text(ValueSource),
     Unreadable,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Source {
+enum ValueSource {
     /// Index into the identity's traits.
     Trait(u32),
     Identifier,
@@ -29,15 +29,15 @@ enum Source {
 
 /// The values of one request.
 #[derive(Debug, Default)]
-pub struct Values {
-    held: Vec<Held>,
+pub struct ContextValues {
+    held: Vec<StoredValue>,
     /// By number of [`Program::aliases`] the last trait of that name, as an index.
     aliased: Vec<Option<u32>>,
     /// The identity's key; empty without an identity.
     pub identity_key: String,
 }
 
-impl Values {
+impl ContextValues {
     /// Makes the identity's key; `key` stands for it if it is given.
     pub fn begin(&mut self, program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>) {
         self.identity_key.clear();
@@ -54,7 +54,7 @@ impl Values {
     /// Finds every value that `identity` has for the program's slots.
     pub fn fill(&mut self, program: &Program, identity: Option<&Identity<'_>>) {
         self.held.clear();
-        self.held.resize(program.slots.len(), Held::Unset);
+        self.held.resize(program.slots.len(), StoredValue::Unset);
         let Some(identity) = identity else { return };
         if !program.slots_by_trait.is_empty() {
             for (index, sent) in identity.traits.iter().enumerate() {
@@ -75,17 +75,18 @@ impl Values {
         }
         for slot in &program.derived_slots {
             let slot = *slot as usize;
-            if !matches!(self.held[slot], Held::Unset) {
+            if !matches!(self.held[slot], StoredValue::Unset) {
                 continue;
             }
             self.held[slot] = match &program.slots[slot] {
-                Origin::Identifier => hold(coerce_text(identity.identifier), Source::Identifier),
-                Origin::IdentityKey => hold(coerce_text(&self.identity_key), Source::IdentityKey),
-                Origin::SplitKey => Held::Text(Source::IdentityKey),
-                Origin::IdentityTrait(alias) => {
-                    self.aliased[*alias as usize].map_or(Held::Unset, |index| hold_trait(identity, index))
+                PropertySource::Identifier => hold(coerce_text(identity.identifier), ValueSource::Identifier),
+                PropertySource::IdentityKey => {
+                    hold(coerce_text(&self.identity_key), ValueSource::IdentityKey)
                 }
-                _ => Held::Unset,
+                PropertySource::SplitKey => StoredValue::Text(ValueSource::IdentityKey),
+                PropertySource::IdentityTrait(alias) => self.aliased[*alias as usize]
+                    .map_or(StoredValue::Unset, |index| hold_trait(identity, index)),
+                _ => StoredValue::Unset,
             };
         }
     }
@@ -94,40 +95,40 @@ impl Values {
     #[inline]
     pub fn of<'v>(&'v self, slot: u32, identity: Option<&Identity<'v>>) -> Option<Value<'v>> {
         Some(match self.held[slot as usize] {
-            Held::Unset => return None,
-            Held::Bool(bool) => Value::Bool(bool),
-            Held::Int(number) => Value::Int(number),
-            Held::Big(source) => Value::Big(BigDigits::of(self.text(source, identity?))),
-            Held::Float(number) => Value::Float(number),
-            Held::Text(source) => Value::Text(self.text(source, identity?)),
-            Held::Unreadable => Value::Unreadable,
+            StoredValue::Unset => return None,
+            StoredValue::Bool(bool) => Value::Bool(bool),
+            StoredValue::Int(number) => Value::Int(number),
+            StoredValue::Big(source) => Value::Big(BigDigits::of(self.text(source, identity?))),
+            StoredValue::Float(number) => Value::Float(number),
+            StoredValue::Text(source) => Value::Text(self.text(source, identity?)),
+            StoredValue::Unreadable => Value::Unreadable,
         })
     }
 
-    fn text<'v>(&'v self, source: Source, identity: &Identity<'v>) -> &'v str {
+    fn text<'v>(&'v self, source: ValueSource, identity: &Identity<'v>) -> &'v str {
         match source {
-            Source::Trait(index) => match identity.traits[index as usize].value {
+            ValueSource::Trait(index) => match identity.traits[index as usize].value {
                 TraitValue::Text(text) | TraitValue::BigInt(text) => text,
                 _ => "",
             },
-            Source::Identifier => identity.identifier,
-            Source::IdentityKey => &self.identity_key,
+            ValueSource::Identifier => identity.identifier,
+            ValueSource::IdentityKey => &self.identity_key,
         }
     }
 }
 
-fn hold_trait(identity: &Identity<'_>, index: u32) -> Held {
-    hold(coerce(identity.traits[index as usize].value), Source::Trait(index))
+fn hold_trait(identity: &Identity<'_>, index: u32) -> StoredValue {
+    hold(coerce(identity.traits[index as usize].value), ValueSource::Trait(index))
 }
 
-fn hold(value: Value<'_>, source: Source) -> Held {
+fn hold(value: Value<'_>, source: ValueSource) -> StoredValue {
     match value {
-        Value::Null => Held::Unset,
-        Value::Bool(bool) => Held::Bool(bool),
-        Value::Int(number) => Held::Int(number),
-        Value::Big(_) => Held::Big(source),
-        Value::Float(number) => Held::Float(number),
-        Value::Text(_) => Held::Text(source),
-        Value::Unreadable => Held::Unreadable,
+        Value::Null => StoredValue::Unset,
+        Value::Bool(bool) => StoredValue::Bool(bool),
+        Value::Int(number) => StoredValue::Int(number),
+        Value::Big(_) => StoredValue::Big(source),
+        Value::Float(number) => StoredValue::Float(number),
+        Value::Text(_) => StoredValue::Text(source),
+        Value::Unreadable => StoredValue::Unreadable,
     }
 }

@@ -13,9 +13,9 @@ pub fn parse(text: &str) -> Vec<String> {
     }
     match crate::python::json_list::parse(text) {
         Ok(items) => items.iter().filter_map(crate::python::repr::item).collect(),
-        Err(crate::python::json_list::Failure::NotJson) => split(text),
+        Err(crate::python::json_list::ListError::NotJson) => split(text),
         // Python raises here, so the condition never holds (differences.md 5).
-        Err(crate::python::json_list::Failure::TooDeep) => Vec::new(),
+        Err(crate::python::json_list::ListError::TooDeep) => Vec::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which value each feature has for one identity. Pure: no HTTP, no JSON text, no clock.
 //!
 //! In: a compiled [`crate::snapshot::Environment`] and an [`Identity`]. Out: for each feature the
-//! winning state and why, in a [`Scratch`] that the caller owns. Rules: compatibility.md 5.
+//! winning state and why, in a [`EvaluationScratch`] that the caller owns. Rules: compatibility.md 5.
 //! Invariant: the same input gives the same output on every machine; plain input allocates nothing.
 pub mod budget;
 mod context;
@@ -45,11 +45,11 @@ pub struct Identity<'a> {
 /// Room for one evaluation, kept by the caller from request to request. It holds the results of
 /// the last one, which `encode::flags` reads.
 #[derive(Debug, Default)]
-pub struct Scratch {
-    room: run::Room,
+pub struct EvaluationScratch {
+    room: run::EvaluationState,
 }
 
-impl Scratch {
+impl EvaluationScratch {
     /// Where conditions read flags: whether each of the program's segments matched. Elsewhere it says
     /// nothing, as segments are only asked while it matters.
     pub fn matched(&self) -> &[bool] {
@@ -86,19 +86,23 @@ impl Scratch {
 
 /// Evaluates every feature of `environment` for `identity` into `scratch`, with the budget of a request
 /// of its own.
-pub fn evaluate(environment: &Environment, identity: &Identity<'_>, scratch: &mut Scratch) {
+pub fn evaluate(environment: &Environment, identity: &Identity<'_>, scratch: &mut EvaluationScratch) {
     evaluate_on(environment.program(), Some(identity), None, scratch);
 }
 
 /// As [`evaluate`], but without the identity's overrides: what core does for `?transient=`
 /// (compatibility.md 6.4).
-pub fn evaluate_without_overrides(environment: &Environment, identity: &Identity<'_>, scratch: &mut Scratch) {
+pub fn evaluate_without_overrides(
+    environment: &Environment,
+    identity: &Identity<'_>,
+    scratch: &mut EvaluationScratch,
+) {
     scratch.room.budget = RequestBudget::default();
     run::run(environment.program(), Some(identity), None, false, &mut scratch.room);
 }
 
 /// As [`evaluate`], for a further identity of the same request: with what is left of its budget.
-pub fn evaluate_next(environment: &Environment, identity: &Identity<'_>, scratch: &mut Scratch) {
+pub fn evaluate_next(environment: &Environment, identity: &Identity<'_>, scratch: &mut EvaluationScratch) {
     run::run(environment.program(), Some(identity), None, true, &mut scratch.room);
 }
 
@@ -108,7 +112,7 @@ pub fn evaluate_on(
     program: &Program,
     identity: Option<&Identity<'_>>,
     key: Option<&str>,
-    scratch: &mut Scratch,
+    scratch: &mut EvaluationScratch,
 ) {
     scratch.room.budget = RequestBudget::default();
     run::run(program, identity, key, true, &mut scratch.room);

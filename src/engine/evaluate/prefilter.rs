@@ -6,7 +6,7 @@
 use crate::engine::compile::segment_index::{Keyed, Lookup, Lookups};
 use crate::engine::evaluate::Identity;
 use crate::engine::evaluate::budget::RequestBudget;
-use crate::engine::evaluate::context::Values;
+use crate::engine::evaluate::context::ContextValues;
 use crate::engine::evaluate::operators::holds;
 use crate::engine::program::Program;
 use crate::python::semver::{Version, release};
@@ -17,7 +17,7 @@ use crate::python::value::{Value, coerce};
 pub fn narrow(
     program: &Program,
     identity: Option<&Identity<'_>>,
-    values: &mut Values,
+    values: &mut ContextValues,
     buffer: &mut String,
     possible: &mut Vec<u64>,
     budget: &RequestBudget,

@@ -11,9 +11,11 @@ use num_bigint::BigInt;
 use num_traits::{FromPrimitive as _, ToPrimitive as _};
 
 use crate::engine::evaluate::TraitValue;
-use crate::engine::jsonpath::iregexp::Expression;
-use crate::engine::jsonpath::syntax::{Comparison, Function, Literal, Path, Segment, Selector, Test};
-use crate::engine::jsonpath::tree::{Branch, Context, Node};
+use crate::engine::jsonpath::iregexp::IRegexp;
+use crate::engine::jsonpath::syntax::{
+    FilterComparison, FilterTest, Function, Literal, Path, PathSegment, Selector,
+};
+use crate::engine::jsonpath::tree::{Branch, Context, TreeNode};
 use crate::python::value::{Integer, int_from_text};
 
 /// Levels below the root that a descent visits (`max_recursion_depth`). Beyond, the query fails.
@@ -24,7 +26,7 @@ const TEXT_BYTES_PER_STEP: usize = 64;
 const LARGE_DIGITS_PER_STEP: usize = 20_000;
 
 /// The walk is over: the consumer has enough, the package raises, or the request's steps are spent.
-enum Stop {
+enum PathStop {
     Enough,
     Raised,
     OutOfSteps,
@@ -34,33 +36,37 @@ enum Stop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfSteps;
 
-type Flow = ControlFlow<Stop>;
+type Flow = ControlFlow<PathStop>;
 
 /// The first node, if there is one.
-pub fn first<'a>(path: &'a Path, context: &mut Context<'a, '_>) -> Result<Option<Node<'a>>, OutOfSteps> {
+pub fn first<'a>(path: &'a Path, context: &mut Context<'a, '_>) -> Result<Option<TreeNode<'a>>, OutOfSteps> {
     let mut found = None;
-    let flow = walk(&path.segments, Node::Root, context, &mut |_, node| {
+    let flow = walk(&path.segments, TreeNode::Root, context, &mut |_, node| {
         found = Some(node);
-        ControlFlow::Break(Stop::Enough)
+        ControlFlow::Break(PathStop::Enough)
     });
     match flow {
         // Comparisons stop early without saying so.
         _ if context.steps.is_exceeded() => Err(OutOfSteps),
-        ControlFlow::Break(Stop::Raised | Stop::OutOfSteps) => Ok(None),
-        ControlFlow::Break(Stop::Enough) | ControlFlow::Continue(()) => Ok(found),
+        ControlFlow::Break(PathStop::Raised | PathStop::OutOfSteps) => Ok(None),
+        ControlFlow::Break(PathStop::Enough) | ControlFlow::Continue(()) => Ok(found),
     }
 }
 
-type Visit<'v, 'a, 'c> = &'v mut dyn FnMut(&mut Context<'a, 'c>, Node<'a>) -> Flow;
+type Visit<'v, 'a, 'c> = &'v mut dyn FnMut(&mut Context<'a, 'c>, TreeNode<'a>) -> Flow;
 
 /// Spends steps of the request.
 fn spend(steps: usize, context: &Context<'_, '_>) -> Flow {
-    if context.steps.spend(steps) { ControlFlow::Continue(()) } else { ControlFlow::Break(Stop::OutOfSteps) }
+    if context.steps.spend(steps) {
+        ControlFlow::Continue(())
+    } else {
+        ControlFlow::Break(PathStop::OutOfSteps)
+    }
 }
 
 fn walk<'a, 'c>(
-    segments: &'a [Segment],
-    node: Node<'a>,
+    segments: &'a [PathSegment],
+    node: TreeNode<'a>,
     context: &mut Context<'a, 'c>,
     visit: Visit<'_, 'a, 'c>,
 ) -> Flow {
@@ -72,15 +78,15 @@ fn walk<'a, 'c>(
 }
 
 fn descend<'a, 'c>(
-    segment: &'a Segment,
-    rest: &'a [Segment],
-    node: Node<'a>,
+    segment: &'a PathSegment,
+    rest: &'a [PathSegment],
+    node: TreeNode<'a>,
     depth: usize,
     context: &mut Context<'a, 'c>,
     visit: Visit<'_, 'a, 'c>,
 ) -> Flow {
     if depth > DESCENT_DEPTH_MAX {
-        return ControlFlow::Break(Stop::Raised);
+        return ControlFlow::Break(PathStop::Raised);
     }
     segment.selectors.iter().try_for_each(|selector| select(selector, rest, node, context, visit))?;
     for child in children(node, context)? {
@@ -92,7 +98,7 @@ fn descend<'a, 'c>(
 }
 
 /// All children, a step for each: they are listed before the first of them is looked at.
-fn children<'a>(node: Node<'a>, context: &Context<'a, '_>) -> ControlFlow<Stop, Vec<Node<'a>>> {
+fn children<'a>(node: TreeNode<'a>, context: &Context<'a, '_>) -> ControlFlow<PathStop, Vec<TreeNode<'a>>> {
     let count = context.count(node);
     spend(1 + count, context)?;
     let mut all = Vec::with_capacity(count);
@@ -105,8 +111,8 @@ fn children<'a>(node: Node<'a>, context: &Context<'a, '_>) -> ControlFlow<Stop, 
 
 fn select<'a, 'c>(
     selector: &'a Selector,
-    rest: &'a [Segment],
-    node: Node<'a>,
+    rest: &'a [PathSegment],
+    node: TreeNode<'a>,
     context: &mut Context<'a, 'c>,
     visit: Visit<'_, 'a, 'c>,
 ) -> Flow {
@@ -133,13 +139,13 @@ fn select<'a, 'c>(
             ControlFlow::Continue(())
         }
         Selector::Index(_) | Selector::Slice { .. } => {
-            let Node::Branch(Branch::List(items)) = node else { return ControlFlow::Continue(()) };
+            let TreeNode::Branch(Branch::List(items)) = node else { return ControlFlow::Continue(()) };
             let chosen = chosen(selector, items.len());
             spend(chosen.len(), context)?;
             chosen
                 .into_iter()
                 .filter_map(|at| items.get(at))
-                .try_for_each(|item| walk(rest, Node::Branch(item), context, visit))
+                .try_for_each(|item| walk(rest, TreeNode::Branch(item), context, visit))
         }
     }
 }
@@ -173,102 +179,102 @@ fn chosen(selector: &Selector, count: usize) -> Vec<usize> {
 }
 
 /// What an expression is worth.
-enum Operand<'a> {
+enum PathOperand<'a> {
     Nothing,
-    Nodes(Vec<Node<'a>>),
-    Value(Value<'a>),
+    Nodes(Vec<TreeNode<'a>>),
+    Value(PathValue<'a>),
 }
 
 /// A single value.
-enum Value<'a> {
+enum PathValue<'a> {
     Null,
     Bool(bool),
     Integer(Cow<'a, Integer>),
     Float(f64),
     Text(&'a str),
     /// A list or an object.
-    Node(Node<'a>),
+    Node(TreeNode<'a>),
 }
 
-impl Operand<'_> {
+impl PathOperand<'_> {
     fn is_truthy(&self) -> bool {
         match self {
-            Operand::Nothing => false,
-            Operand::Nodes(nodes) => !nodes.is_empty(),
-            Operand::Value(value) => match value {
-                Value::Null | Value::Node(_) => true,
-                Value::Bool(bool) => *bool,
-                Value::Integer(number) => **number != Integer::Small(0),
-                Value::Float(number) => *number != 0.0,
-                Value::Text(text) => !text.is_empty(),
+            PathOperand::Nothing => false,
+            PathOperand::Nodes(nodes) => !nodes.is_empty(),
+            PathOperand::Value(value) => match value {
+                PathValue::Null | PathValue::Node(_) => true,
+                PathValue::Bool(bool) => *bool,
+                PathValue::Integer(number) => **number != Integer::Small(0),
+                PathValue::Float(number) => *number != 0.0,
+                PathValue::Text(text) => !text.is_empty(),
             },
         }
     }
 }
 
-fn small<'a>(number: i64) -> Value<'a> {
-    Value::Integer(Cow::Owned(Integer::Small(number)))
+fn small<'a>(number: i64) -> PathValue<'a> {
+    PathValue::Integer(Cow::Owned(Integer::Small(number)))
 }
 
 /// Reading digits takes time quadratic in their number.
-fn large<'a>(digits: &str, context: &Context<'_, '_>) -> Value<'a> {
+fn large<'a>(digits: &str, context: &Context<'_, '_>) -> PathValue<'a> {
     if !context.steps.spend(digits.len() * digits.len() / LARGE_DIGITS_PER_STEP) {
-        return Value::Null;
+        return PathValue::Null;
     }
-    int_from_text(digits).map_or(Value::Null, |number| Value::Integer(Cow::Owned(number)))
+    int_from_text(digits).map_or(PathValue::Null, |number| PathValue::Integer(Cow::Owned(number)))
 }
 
-fn value<'a>(node: Node<'a>, context: &Context<'_, '_>) -> Value<'a> {
+fn value<'a>(node: TreeNode<'a>, context: &Context<'_, '_>) -> PathValue<'a> {
     match node {
-        Node::Branch(branch) => match branch {
-            Branch::Null => Value::Null,
-            Branch::Bool(bool) => Value::Bool(*bool),
+        TreeNode::Branch(branch) => match branch {
+            Branch::Null => PathValue::Null,
+            Branch::Bool(bool) => PathValue::Bool(*bool),
             Branch::Int(number) => small(*number),
             Branch::Large(digits) => large(digits, context),
-            Branch::Float(number) => Value::Float(*number),
-            Branch::Text(text) => Value::Text(text),
-            Branch::List(_) | Branch::Object(_) => Value::Node(node),
+            Branch::Float(number) => PathValue::Float(*number),
+            Branch::Text(text) => PathValue::Text(text),
+            Branch::List(_) | Branch::Object(_) => PathValue::Node(node),
         },
-        Node::Scalar(scalar) => match scalar {
-            TraitValue::Null => Value::Null,
-            TraitValue::Bool(bool) => Value::Bool(bool),
+        TreeNode::Scalar(scalar) => match scalar {
+            TraitValue::Null => PathValue::Null,
+            TraitValue::Bool(bool) => PathValue::Bool(bool),
             TraitValue::Int(number) => small(number),
             TraitValue::BigInt(digits) => large(digits, context),
-            TraitValue::Float(number) => Value::Float(number),
-            TraitValue::Text(text) => Value::Text(text),
+            TraitValue::Float(number) => PathValue::Float(number),
+            TraitValue::Text(text) => PathValue::Text(text),
         },
-        _ => Value::Node(node),
+        _ => PathValue::Node(node),
     }
 }
 
 /// What a test is worth at a node.
 fn evaluate<'a>(
-    test: &'a Test,
-    current: Node<'a>,
+    test: &'a FilterTest,
+    current: TreeNode<'a>,
     context: &mut Context<'a, '_>,
-) -> Result<Operand<'a>, Stop> {
+) -> Result<PathOperand<'a>, PathStop> {
     if !context.steps.spend(1) {
-        return Err(Stop::OutOfSteps);
+        return Err(PathStop::OutOfSteps);
     }
     Ok(match test {
-        Test::Literal(literal) => Operand::Value(match literal {
-            Literal::Null => Value::Null,
-            Literal::Bool(bool) => Value::Bool(*bool),
-            Literal::Integer(number) => Value::Integer(Cow::Borrowed(number)),
-            Literal::Float(number) => Value::Float(*number),
-            Literal::Text(text) => Value::Text(text),
+        FilterTest::Literal(literal) => PathOperand::Value(match literal {
+            Literal::Null => PathValue::Null,
+            Literal::Bool(bool) => PathValue::Bool(*bool),
+            Literal::Integer(number) => PathValue::Integer(Cow::Borrowed(number)),
+            Literal::Float(number) => PathValue::Float(*number),
+            Literal::Text(text) => PathValue::Text(text),
         }),
         // `@` alone is the value itself, and a falsy one is false.
-        Test::Path { from_root: false, path } if !current.is_object() && !current.is_list() => {
+        FilterTest::Path { from_root: false, path } if !current.is_object() && !current.is_list() => {
             if path.segments.is_empty() {
-                Operand::Value(value(current, context))
+                PathOperand::Value(value(current, context))
             } else {
-                Operand::Nodes(Vec::new())
+                PathOperand::Nodes(Vec::new())
             }
         }
-        Test::Path { from_root, path } => {
+        FilterTest::Path { from_root, path } => {
             let mut nodes = Vec::new();
-            let start = if *from_root { Node::Root } else { current };
+            let start = if *from_root { TreeNode::Root } else { current };
             let flow = walk(&path.segments, start, context, &mut |_, node| {
                 nodes.push(node);
                 ControlFlow::Continue(())
@@ -276,53 +282,55 @@ fn evaluate<'a>(
             if let ControlFlow::Break(stop) = flow {
                 return Err(stop);
             }
-            Operand::Nodes(nodes)
+            PathOperand::Nodes(nodes)
         }
-        Test::Function { function, arguments, pattern } => {
+        FilterTest::Function { function, arguments, pattern } => {
             call(*function, arguments, pattern.as_deref(), current, context)?
         }
-        Test::Not(test) => Operand::Value(Value::Bool(!evaluate(test, current, context)?.is_truthy())),
+        FilterTest::Not(test) => {
+            PathOperand::Value(PathValue::Bool(!evaluate(test, current, context)?.is_truthy()))
+        }
         // Both sides are evaluated, whatever the first one is.
-        Test::And(left, right) | Test::Or(left, right) => {
+        FilterTest::And(left, right) | FilterTest::Or(left, right) => {
             let left = evaluate(left, current, context)?.is_truthy();
             let right = evaluate(right, current, context)?.is_truthy();
-            Operand::Value(Value::Bool(if matches!(test, Test::And(..)) {
+            PathOperand::Value(PathValue::Bool(if matches!(test, FilterTest::And(..)) {
                 left && right
             } else {
                 left || right
             }))
         }
-        Test::Compare { left, operator, right } => {
+        FilterTest::Compare { left, operator, right } => {
             let left = single(evaluate(left, current, context)?, context);
             let right = single(evaluate(right, current, context)?, context);
-            Operand::Value(Value::Bool(compare(left.as_ref(), *operator, right.as_ref(), context)))
+            PathOperand::Value(PathValue::Bool(compare(left.as_ref(), *operator, right.as_ref(), context)))
         }
     })
 }
 
 /// The one value of an operand; what has none is Nothing.
-fn single<'a>(operand: Operand<'a>, context: &Context<'_, '_>) -> Option<Value<'a>> {
+fn single<'a>(operand: PathOperand<'a>, context: &Context<'_, '_>) -> Option<PathValue<'a>> {
     match operand {
-        Operand::Nothing => None,
-        Operand::Nodes(nodes) => nodes.first().map(|node| value(*node, context)),
-        Operand::Value(value) => Some(value),
+        PathOperand::Nothing => None,
+        PathOperand::Nodes(nodes) => nodes.first().map(|node| value(*node, context)),
+        PathOperand::Value(value) => Some(value),
     }
 }
 
 fn call<'a>(
     function: Function,
-    arguments: &'a [Test],
-    pattern: Option<&Expression>,
-    current: Node<'a>,
+    arguments: &'a [FilterTest],
+    pattern: Option<&IRegexp>,
+    current: TreeNode<'a>,
     context: &mut Context<'a, '_>,
-) -> Result<Operand<'a>, Stop> {
-    let integer = |count: usize| Operand::Value(small(i64::try_from(count).unwrap_or(i64::MAX)));
-    if let (Function::Count, [Test::Path { from_root, path }]) = (function, arguments)
+) -> Result<PathOperand<'a>, PathStop> {
+    let integer = |count: usize| PathOperand::Value(small(i64::try_from(count).unwrap_or(i64::MAX)));
+    if let (Function::Count, [FilterTest::Path { from_root, path }]) = (function, arguments)
         && (*from_root || current.is_object() || current.is_list())
     {
         // Nodes that are only counted are not kept.
         let mut count = 0;
-        let start = if *from_root { Node::Root } else { current };
+        let start = if *from_root { TreeNode::Root } else { current };
         return match walk(&path.segments, start, context, &mut |_, _| {
             count += 1;
             ControlFlow::Continue(())
@@ -336,32 +344,32 @@ fn call<'a>(
         operands.push(evaluate(argument, current, context)?);
     }
     let mut operands = operands.into_iter();
-    let first = operands.next().ok_or(Stop::Raised)?;
+    let first = operands.next().ok_or(PathStop::Raised)?;
     Ok(match function {
         Function::Count => match first {
-            Operand::Nodes(nodes) => integer(nodes.len()),
-            Operand::Value(Value::Text(text)) => integer(length(text, context)),
-            _ => return Err(Stop::Raised),
+            PathOperand::Nodes(nodes) => integer(nodes.len()),
+            PathOperand::Value(PathValue::Text(text)) => integer(length(text, context)),
+            _ => return Err(PathStop::Raised),
         },
         Function::Value => match first {
-            Operand::Nodes(nodes) => match nodes.as_slice() {
-                [only] => Operand::Value(value(*only, context)),
-                _ => Operand::Nothing,
+            PathOperand::Nodes(nodes) => match nodes.as_slice() {
+                [only] => PathOperand::Value(value(*only, context)),
+                _ => PathOperand::Nothing,
             },
-            Operand::Value(Value::Text(text)) if length(text, context) != 1 => Operand::Nothing,
-            _ => return Err(Stop::Raised),
+            PathOperand::Value(PathValue::Text(text)) if length(text, context) != 1 => PathOperand::Nothing,
+            _ => return Err(PathStop::Raised),
         },
         Function::Length => match single(first, context) {
-            Some(Value::Text(text)) => integer(length(text, context)),
-            Some(Value::Node(node)) => integer(context.count(node)),
-            _ => Operand::Nothing,
+            Some(PathValue::Text(text)) => integer(length(text, context)),
+            Some(PathValue::Node(node)) => integer(context.count(node)),
+            _ => PathOperand::Nothing,
         },
         Function::Match | Function::Search => {
             let text = single(first, context);
             let source = operands.next().and_then(|operand| single(operand, context));
             let made = match (pattern, source.as_ref().and_then(text_of)) {
                 (None, Some(source)) => {
-                    Expression::of_request(source, function == Function::Match, context.steps)
+                    IRegexp::of_request(source, function == Function::Match, context.steps)
                 }
                 _ => None,
             };
@@ -370,7 +378,7 @@ fn call<'a>(
                 .or(made.as_ref())
                 .zip(text)
                 .is_some_and(|(pattern, text)| pattern.is_match_within(text, context.steps));
-            Operand::Value(Value::Bool(matched))
+            PathOperand::Value(PathValue::Bool(matched))
         }
     })
 }
@@ -380,17 +388,17 @@ fn length(text: &str, context: &Context<'_, '_>) -> usize {
     if context.steps.spend(text.len() / TEXT_BYTES_PER_STEP) { text.chars().count() } else { 0 }
 }
 
-fn text_of<'v>(value: &Value<'v>) -> Option<&'v str> {
+fn text_of<'v>(value: &PathValue<'v>) -> Option<&'v str> {
     match value {
-        Value::Text(text) => Some(text),
+        PathValue::Text(text) => Some(text),
         _ => None,
     }
 }
 
 fn compare<'a>(
-    left: Option<&Value<'a>>,
-    operator: Comparison,
-    right: Option<&Value<'a>>,
+    left: Option<&PathValue<'a>>,
+    operator: FilterComparison,
+    right: Option<&PathValue<'a>>,
     context: &Context<'a, '_>,
 ) -> bool {
     let equal = || match (left, right) {
@@ -398,32 +406,32 @@ fn compare<'a>(
         (Some(left), Some(right)) => equals(left, right, context),
         _ => false,
     };
-    let less = |a: Option<&Value<'a>>, b: Option<&Value<'a>>| {
+    let less = |a: Option<&PathValue<'a>>, b: Option<&PathValue<'a>>| {
         a.zip(b).is_some_and(|(a, b)| order(a, b, context) == Some(Ordering::Less))
     };
     match operator {
-        Comparison::Equal => equal(),
-        Comparison::NotEqual => !equal(),
-        Comparison::Less => less(left, right),
-        Comparison::LessEqual => less(left, right) || equal(),
-        Comparison::Greater => less(right, left),
-        Comparison::GreaterEqual => less(right, left) || equal(),
+        FilterComparison::Equal => equal(),
+        FilterComparison::NotEqual => !equal(),
+        FilterComparison::Less => less(left, right),
+        FilterComparison::LessEqual => less(left, right) || equal(),
+        FilterComparison::Greater => less(right, left),
+        FilterComparison::GreaterEqual => less(right, left) || equal(),
     }
 }
 
 /// A bool only equals a bool, but inside a container `True` equals `1`, as Python has it.
-fn equals<'a>(left: &Value<'a>, right: &Value<'a>, context: &Context<'a, '_>) -> bool {
+fn equals<'a>(left: &PathValue<'a>, right: &PathValue<'a>, context: &Context<'a, '_>) -> bool {
     match (left, right) {
-        (Value::Bool(left), Value::Bool(right)) => left == right,
-        (Value::Bool(_), _) | (_, Value::Bool(_)) => false,
+        (PathValue::Bool(left), PathValue::Bool(right)) => left == right,
+        (PathValue::Bool(_), _) | (_, PathValue::Bool(_)) => false,
         _ => python_equals(left, right, context),
     }
 }
 
-fn python_equals<'a>(left: &Value<'a>, right: &Value<'a>, context: &Context<'a, '_>) -> bool {
+fn python_equals<'a>(left: &PathValue<'a>, right: &PathValue<'a>, context: &Context<'a, '_>) -> bool {
     match (left, right) {
-        (Value::Null, Value::Null) => true,
-        (Value::Node(left), Value::Node(right)) => nodes_equal(*left, *right, context),
+        (PathValue::Null, PathValue::Null) => true,
+        (PathValue::Node(left), PathValue::Node(right)) => nodes_equal(*left, *right, context),
         _ => match (text_of(left), text_of(right)) {
             (None, Some(_)) | (Some(_), None) => false,
             _ => order(left, right, context) == Some(Ordering::Equal),
@@ -431,7 +439,7 @@ fn python_equals<'a>(left: &Value<'a>, right: &Value<'a>, context: &Context<'a, 
     }
 }
 
-fn nodes_equal<'a>(left: Node<'a>, right: Node<'a>, context: &Context<'a, '_>) -> bool {
+fn nodes_equal<'a>(left: TreeNode<'a>, right: TreeNode<'a>, context: &Context<'a, '_>) -> bool {
     let count = context.count(left);
     if left.is_list() != right.is_list() || count != context.count(right) || !context.steps.spend(1 + count) {
         return false;
@@ -451,7 +459,7 @@ fn nodes_equal<'a>(left: Node<'a>, right: Node<'a>, context: &Context<'a, '_>) -
 }
 
 /// Texts by code point, numbers exactly, a bool being 0 or 1.
-fn order(left: &Value<'_>, right: &Value<'_>, context: &Context<'_, '_>) -> Option<Ordering> {
+fn order(left: &PathValue<'_>, right: &PathValue<'_>, context: &Context<'_, '_>) -> Option<Ordering> {
     if let (Some(left), Some(right)) = (text_of(left), text_of(right)) {
         let bytes = left.len().min(right.len());
         return context.steps.spend(bytes / TEXT_BYTES_PER_STEP).then(|| left.cmp(right));
@@ -469,11 +477,11 @@ enum Number<'v> {
     Float(f64),
 }
 
-fn number<'v>(value: &'v Value<'_>) -> Option<Number<'v>> {
+fn number<'v>(value: &'v PathValue<'_>) -> Option<Number<'v>> {
     match value {
-        Value::Bool(bool) => Some(Number::Integer(Cow::Owned(Integer::Small(i64::from(*bool))))),
-        Value::Integer(number) => Some(Number::Integer(Cow::Borrowed(number))),
-        Value::Float(number) => Some(Number::Float(*number)),
+        PathValue::Bool(bool) => Some(Number::Integer(Cow::Owned(Integer::Small(i64::from(*bool))))),
+        PathValue::Integer(number) => Some(Number::Integer(Cow::Borrowed(number))),
+        PathValue::Float(number) => Some(Number::Float(*number)),
         _ => None,
     }
 }

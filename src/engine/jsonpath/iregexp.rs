@@ -22,11 +22,11 @@ const MATCH_BYTES_PER_STEP: usize = 8;
 
 /// A compiled I-Regexp.
 #[derive(Clone, Debug)]
-pub struct Expression {
+pub struct IRegexp {
     regex: Regex,
 }
 
-impl Expression {
+impl IRegexp {
     /// `whole`: for `match`, which takes the whole text.
     pub fn new(text: &str, whole: bool) -> Option<Self> {
         Self::build(text, whole, PATTERN_AUTOMATON_BYTES_MAX)
@@ -48,7 +48,7 @@ impl Expression {
         if text.len() > PATTERN_BYTES_MAX {
             return None;
         }
-        let mut reader = Reader { rest: text, out: String::new() };
+        let mut reader = IRegexpReader { rest: text, out: String::new() };
         reader.alternatives(0)?;
         if !reader.rest.is_empty() {
             return None;
@@ -65,12 +65,12 @@ impl Expression {
 }
 
 /// Reads by the RFC's grammar and writes the same in the automaton's syntax.
-struct Reader<'a> {
+struct IRegexpReader<'a> {
     rest: &'a str,
     out: String,
 }
 
-impl Reader<'_> {
+impl IRegexpReader<'_> {
     fn peek(&self) -> Option<char> {
         self.rest.chars().next()
     }

@@ -7,7 +7,7 @@
 
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum TokenKind {
     And,
     Colon,
     Comma,
@@ -43,13 +43,13 @@ pub enum Kind {
 
 /// A token and the part of the property that it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token {
-    pub kind: Kind,
+pub struct PathToken {
+    pub kind: TokenKind,
     pub text: String,
 }
 
 /// Which characters may come next.
-enum State {
+enum LexState {
     Segment,
     Descendant,
     Shorthand,
@@ -64,11 +64,11 @@ struct Lexer {
     /// Open parentheses of each function call around this place.
     calls: Vec<usize>,
     brackets: Vec<char>,
-    tokens: Vec<Token>,
+    tokens: Vec<PathToken>,
 }
 
-/// The tokens of `text`, the last of them [`Kind::End`]; `None` if it is no JSONPath.
-pub fn tokens(text: &str) -> Option<Vec<Token>> {
+/// The tokens of `text`, the last of them [`TokenKind::End`]; `None` if it is no JSONPath.
+pub fn tokens(text: &str) -> Option<Vec<PathToken>> {
     let mut lexer = Lexer {
         chars: text.chars().collect(),
         at: 0,
@@ -80,15 +80,15 @@ pub fn tokens(text: &str) -> Option<Vec<Token>> {
     if lexer.next()? != '$' {
         return None;
     }
-    lexer.emit(Kind::Root, "$");
-    let mut state = State::Segment;
+    lexer.emit(TokenKind::Root, "$");
+    let mut state = LexState::Segment;
     loop {
         let next = match state {
-            State::Segment => lexer.segment()?,
-            State::Descendant => Some(lexer.descendant()?),
-            State::Shorthand => Some(lexer.shorthand()?),
-            State::Bracketed => Some(lexer.bracketed()?),
-            State::Filter => Some(lexer.filter()?),
+            LexState::Segment => lexer.segment()?,
+            LexState::Descendant => Some(lexer.descendant()?),
+            LexState::Shorthand => Some(lexer.shorthand()?),
+            LexState::Bracketed => Some(lexer.bracketed()?),
+            LexState::Filter => Some(lexer.filter()?),
         };
         match next {
             Some(next) => state = next,
@@ -109,8 +109,8 @@ impl Lexer {
         char
     }
 
-    fn emit(&mut self, kind: Kind, text: &str) {
-        self.tokens.push(Token { kind, text: text.to_owned() });
+    fn emit(&mut self, kind: TokenKind, text: &str) {
+        self.tokens.push(PathToken { kind, text: text.to_owned() });
     }
 
     fn take(&mut self, literal: &str) -> bool {
@@ -124,10 +124,10 @@ impl Lexer {
     }
 
     /// Takes `count` characters as a token.
-    fn take_token(&mut self, kind: Kind, count: usize) {
+    fn take_token(&mut self, kind: TokenKind, count: usize) {
         let text: String = self.chars.get(self.at..self.at + count).unwrap_or_default().iter().collect();
         self.at += count;
-        self.tokens.push(Token { kind, text });
+        self.tokens.push(PathToken { kind, text });
     }
 
     fn skip_blanks(&mut self) -> bool {
@@ -140,56 +140,56 @@ impl Lexer {
 
     /// Between two segments; `None` inside is the end of the path.
     #[expect(clippy::option_option, reason = "outer: no JSONPath; inner: its end")]
-    fn segment(&mut self) -> Option<Option<State>> {
+    fn segment(&mut self) -> Option<Option<LexState>> {
         if self.skip_blanks() && self.peek().is_none() {
             return None;
         }
         match self.peek() {
             None => {
-                self.emit(Kind::End, "");
+                self.emit(TokenKind::End, "");
                 Some(None)
             }
             Some('.') => {
                 self.at += 1;
                 if self.take(".") {
-                    self.emit(Kind::DoubleDot, "..");
-                    return Some(Some(State::Descendant));
+                    self.emit(TokenKind::DoubleDot, "..");
+                    return Some(Some(LexState::Descendant));
                 }
-                Some(Some(State::Shorthand))
+                Some(Some(LexState::Shorthand))
             }
             Some('[') => Some(Some(self.open_bracket())),
-            Some(_) if self.filters > 0 => Some(Some(State::Filter)),
+            Some(_) if self.filters > 0 => Some(Some(LexState::Filter)),
             Some(_) => None,
         }
     }
 
-    fn open_bracket(&mut self) -> State {
+    fn open_bracket(&mut self) -> LexState {
         self.at += 1;
-        self.emit(Kind::OpenBracket, "[");
+        self.emit(TokenKind::OpenBracket, "[");
         self.brackets.push('[');
-        State::Bracketed
+        LexState::Bracketed
     }
 
-    fn descendant(&mut self) -> Option<State> {
+    fn descendant(&mut self) -> Option<LexState> {
         match self.peek()? {
             '*' => {
-                self.take_token(Kind::Wild, 1);
-                Some(State::Segment)
+                self.take_token(TokenKind::Wild, 1);
+                Some(LexState::Segment)
             }
             '[' => Some(self.open_bracket()),
             _ => self.name(),
         }
     }
 
-    fn shorthand(&mut self) -> Option<State> {
+    fn shorthand(&mut self) -> Option<LexState> {
         if self.peek()? == '*' {
-            self.take_token(Kind::Wild, 1);
-            return Some(State::Segment);
+            self.take_token(TokenKind::Wild, 1);
+            return Some(LexState::Segment);
         }
         self.name()
     }
 
-    fn name(&mut self) -> Option<State> {
+    fn name(&mut self) -> Option<LexState> {
         let is_start = |char: char| matches!(char, '\u{80}'..='\u{FFFF}' | 'a'..='z' | 'A'..='Z' | '_');
         let rest = self.chars.get(self.at..).unwrap_or_default();
         if !rest.first().copied().is_some_and(is_start) {
@@ -197,15 +197,15 @@ impl Lexer {
         }
         let count =
             rest.iter().take_while(|char| is_start(**char) || char.is_ascii_digit() || **char == '-').count();
-        self.take_token(Kind::Property, count);
-        Some(State::Segment)
+        self.take_token(TokenKind::Property, count);
+        Some(LexState::Segment)
     }
 
     fn digits_from(&self, at: usize) -> usize {
         self.chars.get(at..).unwrap_or_default().iter().take_while(|char| char.is_ascii_digit()).count()
     }
 
-    fn bracketed(&mut self) -> Option<State> {
+    fn bracketed(&mut self) -> Option<LexState> {
         loop {
             self.skip_blanks();
             match self.peek()? {
@@ -213,17 +213,17 @@ impl Lexer {
                     if self.brackets.pop() != Some('[') {
                         return None;
                     }
-                    self.take_token(Kind::CloseBracket, 1);
-                    return Some(State::Segment);
+                    self.take_token(TokenKind::CloseBracket, 1);
+                    return Some(LexState::Segment);
                 }
-                '*' => self.take_token(Kind::Wild, 1),
+                '*' => self.take_token(TokenKind::Wild, 1),
                 '?' => {
-                    self.take_token(Kind::Filter, 1);
+                    self.take_token(TokenKind::Filter, 1);
                     self.filters += 1;
-                    return Some(State::Filter);
+                    return Some(LexState::Filter);
                 }
-                ',' => self.take_token(Kind::Comma, 1),
-                ':' => self.take_token(Kind::Colon, 1),
+                ',' => self.take_token(TokenKind::Comma, 1),
+                ':' => self.take_token(TokenKind::Colon, 1),
                 quote @ ('\'' | '"') => self.string(quote)?,
                 _ => {
                     let sign = usize::from(self.peek() == Some('-'));
@@ -231,7 +231,7 @@ impl Lexer {
                     if digits == 0 {
                         return None;
                     }
-                    self.take_token(Kind::Index, sign + digits);
+                    self.take_token(TokenKind::Index, sign + digits);
                 }
             }
         }
@@ -254,28 +254,28 @@ impl Lexer {
             }
         }
         let text: String = self.chars.get(start..self.at - 1).unwrap_or_default().iter().collect();
-        self.emit(if quote == '\'' { Kind::SingleQuoted } else { Kind::DoubleQuoted }, &text);
+        self.emit(if quote == '\'' { TokenKind::SingleQuoted } else { TokenKind::DoubleQuoted }, &text);
         Some(())
     }
 
-    fn filter(&mut self) -> Option<State> {
+    fn filter(&mut self) -> Option<LexState> {
         loop {
             self.skip_blanks();
             match self.peek()? {
                 ']' => {
                     self.filters = self.filters.saturating_sub(1);
-                    return Some(State::Bracketed);
+                    return Some(LexState::Bracketed);
                 }
                 ',' => {
-                    self.take_token(Kind::Comma, 1);
+                    self.take_token(TokenKind::Comma, 1);
                     if self.calls.is_empty() {
                         self.filters = self.filters.saturating_sub(1);
-                        return Some(State::Bracketed);
+                        return Some(LexState::Bracketed);
                     }
                 }
                 quote @ ('\'' | '"') => self.string(quote)?,
                 '(' => {
-                    self.take_token(Kind::OpenParen, 1);
+                    self.take_token(TokenKind::OpenParen, 1);
                     self.brackets.push('(');
                     if let Some(open) = self.calls.last_mut() {
                         *open += 1;
@@ -283,14 +283,14 @@ impl Lexer {
                 }
                 ')' => self.close_paren()?,
                 '$' => {
-                    self.take_token(Kind::Root, 1);
-                    return Some(State::Segment);
+                    self.take_token(TokenKind::Root, 1);
+                    return Some(LexState::Segment);
                 }
                 '@' => {
-                    self.take_token(Kind::Current, 1);
-                    return Some(State::Segment);
+                    self.take_token(TokenKind::Current, 1);
+                    return Some(LexState::Segment);
                 }
-                '.' => return Some(State::Segment),
+                '.' => return Some(LexState::Segment),
                 _ => self.operator_or_literal()?,
             }
         }
@@ -300,7 +300,7 @@ impl Lexer {
         if self.brackets.pop() != Some('(') {
             return None;
         }
-        self.take_token(Kind::CloseParen, 1);
+        self.take_token(TokenKind::CloseParen, 1);
         match self.calls.last_mut() {
             Some(1) => drop(self.calls.pop()),
             Some(open) => *open -= 1,
@@ -310,19 +310,19 @@ impl Lexer {
     }
 
     fn operator_or_literal(&mut self) -> Option<()> {
-        const WORDS: [(&str, Kind); 12] = [
-            ("!=", Kind::NotEqual),
-            ("!", Kind::Not),
-            ("==", Kind::Equal),
-            ("<=", Kind::LessEqual),
-            ("<", Kind::Less),
-            (">=", Kind::GreaterEqual),
-            (">", Kind::Greater),
-            ("&&", Kind::And),
-            ("||", Kind::Or),
-            ("true", Kind::True),
-            ("false", Kind::False),
-            ("null", Kind::Null),
+        const WORDS: [(&str, TokenKind); 12] = [
+            ("!=", TokenKind::NotEqual),
+            ("!", TokenKind::Not),
+            ("==", TokenKind::Equal),
+            ("<=", TokenKind::LessEqual),
+            ("<", TokenKind::Less),
+            (">=", TokenKind::GreaterEqual),
+            (">", TokenKind::Greater),
+            ("&&", TokenKind::And),
+            ("||", TokenKind::Or),
+            ("true", TokenKind::True),
+            ("false", TokenKind::False),
+            ("null", TokenKind::Null),
         ];
         for (word, kind) in WORDS {
             if self.take(word) {
@@ -341,7 +341,7 @@ impl Lexer {
 
     /// The number that stands here, and how many characters it has. A float is
     /// `-?\d+\.\d+([eE][+-]?\d+)?` or `-?\d+[eE]-\d+`, an integer `-?\d+([eE]\+?\d+)?`.
-    fn number(&self) -> Option<(Kind, usize)> {
+    fn number(&self) -> Option<(TokenKind, usize)> {
         let at = |offset: usize| self.chars.get(self.at + offset).copied();
         let digits = |offset: usize| self.digits_from(self.at + offset);
         let sign = usize::from(at(0) == Some('-'));
@@ -354,7 +354,7 @@ impl Lexer {
         if fraction > 0 {
             end += 1 + fraction;
         }
-        let mut kind = if fraction > 0 { Kind::Float } else { Kind::Int };
+        let mut kind = if fraction > 0 { TokenKind::Float } else { TokenKind::Int };
         if let Some('e' | 'E') = at(end) {
             let sign = at(end + 1).filter(|char| matches!(char, '+' | '-'));
             let exponent_from = end + 1 + usize::from(sign.is_some());
@@ -362,7 +362,7 @@ impl Lexer {
             if exponent > 0 {
                 end = exponent_from + exponent;
                 if sign == Some('-') {
-                    kind = Kind::Float;
+                    kind = TokenKind::Float;
                 }
             }
         }
@@ -375,7 +375,7 @@ impl Lexer {
         if !rest.first().is_some_and(char::is_ascii_lowercase) || rest.get(count) != Some(&'(') {
             return None;
         }
-        self.take_token(Kind::Function, count);
+        self.take_token(TokenKind::Function, count);
         self.calls.push(1);
         self.brackets.push('(');
         self.at += 1;

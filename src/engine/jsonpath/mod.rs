@@ -14,9 +14,9 @@ mod tree;
 use crate::engine::evaluate::TraitValue;
 use crate::engine::evaluate::budget::StepBudget;
 pub use crate::engine::jsonpath::find::OutOfSteps;
-use crate::engine::jsonpath::parse::Failure;
+use crate::engine::jsonpath::parse::PathError;
 use crate::engine::jsonpath::syntax::Path;
-use crate::engine::jsonpath::tree::{Context, Node};
+use crate::engine::jsonpath::tree::{Context, TreeNode};
 pub use crate::engine::jsonpath::tree::{Subject, Tree};
 
 /// What a condition's property names.
@@ -25,12 +25,12 @@ pub enum Property {
     /// A trait of exactly this name.
     Trait(Box<str>),
     /// A JSONPath. A trait named exactly `name` wins if it is not null.
-    Path { name: Box<str>, target: Target },
+    Path { name: Box<str>, target: QueryTarget },
 }
 
 /// What a JSONPath finds.
 #[derive(Clone, Debug)]
-pub enum Target {
+pub enum QueryTarget {
     /// `$.environment.key`.
     EnvironmentKey,
     /// `$.environment.name`.
@@ -94,7 +94,7 @@ impl<'a> FlagResult<'a> {
 }
 
 /// The flags of an evaluation, as `$.flags` has them: there once a condition has read them.
-pub trait Flags<'a> {
+pub trait FlagLookup<'a> {
     /// The flag of that name, resolved now if no condition read it before.
     fn resolve(&mut self, name: &str) -> Option<FlagResult<'a>>;
 
@@ -120,11 +120,11 @@ impl Query {
         &'a self,
         tree: &'a Tree,
         subject: Option<&Subject<'a>>,
-        flags: &mut dyn Flags<'a>,
+        flags: &mut dyn FlagLookup<'a>,
         steps: &StepBudget,
     ) -> Result<TraitValue<'a>, OutOfSteps> {
         let node = find::first(&self.path, &mut Context { tree, subject, flags, steps })?;
-        Ok(node.map_or(TraitValue::Null, Node::scalar))
+        Ok(node.map_or(TraitValue::Null, TreeNode::scalar))
     }
 
     /// Whether it may see flags, so that its answer depends on which of them are resolved already.
@@ -140,11 +140,11 @@ impl Property {
             return Self::Trait(text.into());
         }
         let target = match parse::parse(text) {
-            Err(Failure::Syntax) => return Self::Trait(text.into()),
-            Err(Failure::Refused(message)) => Target::Refused(message),
+            Err(PathError::Syntax) => return Self::Trait(text.into()),
+            Err(PathError::Refused(message)) => QueryTarget::Refused(message),
             Ok(path) => match path.names().map(|names| target(&names)) {
                 Some(Some(target)) => target,
-                _ => Target::Query(Box::new(Query { path })),
+                _ => QueryTarget::Query(Box::new(Query { path })),
             },
         };
         Self::Path { name: text.into(), target }
@@ -152,15 +152,15 @@ impl Property {
 }
 
 /// Where a path of names alone leads; `None` where the document decides.
-fn target(names: &[&str]) -> Option<Target> {
+fn target(names: &[&str]) -> Option<QueryTarget> {
     Some(match *names {
-        ["environment", "key"] => Target::EnvironmentKey,
-        ["environment", "name"] => Target::EnvironmentName,
-        ["identity", "identifier"] => Target::Identifier,
-        ["identity", "key"] => Target::IdentityKey,
-        ["identity", "traits", name] => Target::IdentityTrait(name.into()),
+        ["environment", "key"] => QueryTarget::EnvironmentKey,
+        ["environment", "name"] => QueryTarget::EnvironmentName,
+        ["identity", "identifier"] => QueryTarget::Identifier,
+        ["identity", "key"] => QueryTarget::IdentityKey,
+        ["identity", "traits", name] => QueryTarget::IdentityTrait(name.into()),
         ["flags", name, "metadata", "id"] => {
-            Target::Flag { name: name.into(), member: FlagMember::FeatureId }
+            QueryTarget::Flag { name: name.into(), member: FlagMember::FeatureId }
         }
         ["flags", name, member] => {
             let member = match member {
@@ -169,12 +169,12 @@ fn target(names: &[&str]) -> Option<Target> {
                 "reason" => FlagMember::Reason,
                 "value" => FlagMember::Value,
                 "variant" => FlagMember::Variant,
-                _ => return Some(Target::FlagAlone { name: name.into() }),
+                _ => return Some(QueryTarget::FlagAlone { name: name.into() }),
             };
-            Target::Flag { name: name.into(), member }
+            QueryTarget::Flag { name: name.into(), member }
         }
-        ["flags", name, ..] => Target::FlagAlone { name: name.into() },
+        ["flags", name, ..] => QueryTarget::FlagAlone { name: name.into() },
         ["features" | "segments", ..] => return None,
-        _ => Target::Nothing,
+        _ => QueryTarget::Nothing,
     })
 }

@@ -6,9 +6,11 @@
 use num_bigint::BigInt;
 use num_traits::FromPrimitive as _;
 
-use crate::engine::jsonpath::iregexp::Expression;
-use crate::engine::jsonpath::lex::{Kind, Token, tokens};
-use crate::engine::jsonpath::syntax::{Comparison, Function, Literal, Path, Segment, Selector, Test};
+use crate::engine::jsonpath::iregexp::IRegexp;
+use crate::engine::jsonpath::lex::{PathToken, TokenKind, tokens};
+use crate::engine::jsonpath::syntax::{
+    FilterComparison, FilterTest, Function, Literal, Path, PathSegment, Selector,
+};
 use crate::limits::JSONPATH_DEPTH_MAX;
 use crate::python::value::{Integer, float_from_text};
 
@@ -17,49 +19,54 @@ const INDEX_MAX: i64 = (1 << 53) - 1;
 
 /// Why there is no path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum PathError {
     /// `JSONPathSyntaxError`.
     Syntax,
     /// Any other error; the condition never holds (differences.md 5).
     Refused(&'static str),
 }
 
-pub fn parse(text: &str) -> Result<Path, Failure> {
-    let mut parser = Parser { tokens: tokens(text).ok_or(Failure::Syntax)?, at: 1, depth: 0 };
+pub fn parse(text: &str) -> Result<Path, PathError> {
+    let mut parser = PathParser { tokens: tokens(text).ok_or(PathError::Syntax)?, at: 1, depth: 0 };
     let segments = parser.segments(false)?;
-    if parser.kind() == Kind::End { Ok(Path { segments }) } else { Err(Failure::Syntax) }
+    if parser.kind() == TokenKind::End { Ok(Path { segments }) } else { Err(PathError::Syntax) }
 }
 
-struct Parser {
-    tokens: Vec<Token>,
+struct PathParser {
+    tokens: Vec<PathToken>,
     at: usize,
     depth: usize,
 }
 
-fn precedence(kind: Kind) -> u8 {
+fn precedence(kind: TokenKind) -> u8 {
     match kind {
-        Kind::Or => 3,
-        Kind::And => 4,
-        Kind::Equal | Kind::NotEqual | Kind::Less | Kind::LessEqual | Kind::Greater | Kind::GreaterEqual => 5,
-        Kind::Not => 7,
+        TokenKind::Or => 3,
+        TokenKind::And => 4,
+        TokenKind::Equal
+        | TokenKind::NotEqual
+        | TokenKind::Less
+        | TokenKind::LessEqual
+        | TokenKind::Greater
+        | TokenKind::GreaterEqual => 5,
+        TokenKind::Not => 7,
         _ => 1,
     }
 }
 
-fn is_binary(kind: Kind) -> bool {
+fn is_binary(kind: TokenKind) -> bool {
     (3..=5).contains(&precedence(kind))
 }
 
-impl Parser {
-    fn kind_at(&self, at: usize) -> Kind {
-        self.tokens.get(at).map_or(Kind::End, |token| token.kind)
+impl PathParser {
+    fn kind_at(&self, at: usize) -> TokenKind {
+        self.tokens.get(at).map_or(TokenKind::End, |token| token.kind)
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> TokenKind {
         self.kind_at(self.at)
     }
 
-    fn peek(&self) -> Kind {
+    fn peek(&self) -> TokenKind {
         self.kind_at(self.at + 1)
     }
 
@@ -67,78 +74,80 @@ impl Parser {
         self.tokens.get(self.at).map_or("", |token| &token.text)
     }
 
-    fn expect_peek(&self, kind: Kind) -> Result<(), Failure> {
-        if self.peek() == kind { Ok(()) } else { Err(Failure::Syntax) }
+    fn expect_peek(&self, kind: TokenKind) -> Result<(), PathError> {
+        if self.peek() == kind { Ok(()) } else { Err(PathError::Syntax) }
     }
 
     /// Segments as long as there are any. In a filter the last token of the path stays the current one.
-    fn segments(&mut self, in_filter: bool) -> Result<Vec<Segment>, Failure> {
+    fn segments(&mut self, in_filter: bool) -> Result<Vec<PathSegment>, PathError> {
         let mut segments = Vec::new();
         loop {
-            let descendant = self.kind() == Kind::DoubleDot;
+            let descendant = self.kind() == TokenKind::DoubleDot;
             if descendant {
                 self.at += 1;
-            } else if !matches!(self.kind(), Kind::OpenBracket | Kind::Property | Kind::Wild) {
+            } else if !matches!(self.kind(), TokenKind::OpenBracket | TokenKind::Property | TokenKind::Wild) {
                 self.at -= usize::from(in_filter);
                 return Ok(segments);
             }
-            segments.push(Segment { descendant, selectors: self.selectors()? });
+            segments.push(PathSegment { descendant, selectors: self.selectors()? });
             self.at += 1;
         }
     }
 
-    fn selectors(&mut self) -> Result<Vec<Selector>, Failure> {
+    fn selectors(&mut self) -> Result<Vec<Selector>, PathError> {
         Ok(match self.kind() {
-            Kind::Property => vec![Selector::Name(self.text().into())],
-            Kind::Wild => vec![Selector::Wild],
-            Kind::OpenBracket => self.bracketed()?,
+            TokenKind::Property => vec![Selector::Name(self.text().into())],
+            TokenKind::Wild => vec![Selector::Wild],
+            TokenKind::OpenBracket => self.bracketed()?,
             _ => Vec::new(),
         })
     }
 
-    fn bracketed(&mut self) -> Result<Vec<Selector>, Failure> {
+    fn bracketed(&mut self) -> Result<Vec<Selector>, PathError> {
         self.at += 1;
         let mut selectors = Vec::new();
-        while self.kind() != Kind::CloseBracket {
+        while self.kind() != TokenKind::CloseBracket {
             selectors.push(self.selector()?);
-            if self.peek() != Kind::CloseBracket {
-                self.expect_peek(Kind::Comma)?;
+            if self.peek() != TokenKind::CloseBracket {
+                self.expect_peek(TokenKind::Comma)?;
                 self.at += 1;
-                if self.peek() == Kind::CloseBracket {
-                    return Err(Failure::Syntax);
+                if self.peek() == TokenKind::CloseBracket {
+                    return Err(PathError::Syntax);
                 }
             }
             self.at += 1;
         }
-        if selectors.is_empty() { Err(Failure::Syntax) } else { Ok(selectors) }
+        if selectors.is_empty() { Err(PathError::Syntax) } else { Ok(selectors) }
     }
 
-    fn selector(&mut self) -> Result<Selector, Failure> {
+    fn selector(&mut self) -> Result<Selector, PathError> {
         match self.kind() {
-            Kind::Index if self.peek() == Kind::Colon => self.slice(),
-            Kind::Index => {
+            TokenKind::Index if self.peek() == TokenKind::Colon => self.slice(),
+            TokenKind::Index => {
                 let text = self.text();
                 if (text.len() > 1 && text.starts_with('0')) || text.starts_with("-0") {
-                    return Err(Failure::Syntax);
+                    return Err(PathError::Syntax);
                 }
                 index(text).map(Selector::Index)
             }
-            Kind::DoubleQuoted | Kind::SingleQuoted => self.string().map(|name| Selector::Name(name.into())),
-            Kind::Colon => self.slice(),
-            Kind::Wild => Ok(Selector::Wild),
-            Kind::Filter => self.filter(),
-            _ => Err(Failure::Syntax),
+            TokenKind::DoubleQuoted | TokenKind::SingleQuoted => {
+                self.string().map(|name| Selector::Name(name.into()))
+            }
+            TokenKind::Colon => self.slice(),
+            TokenKind::Wild => Ok(Selector::Wild),
+            TokenKind::Filter => self.filter(),
+            _ => Err(PathError::Syntax),
         }
     }
 
-    fn slice(&mut self) -> Result<Selector, Failure> {
+    fn slice(&mut self) -> Result<Selector, PathError> {
         let start = self.slice_index()?;
-        if self.kind() != Kind::Colon {
-            return Err(Failure::Syntax);
+        if self.kind() != TokenKind::Colon {
+            return Err(PathError::Syntax);
         }
         self.at += 1;
         let stop = self.slice_index()?;
-        if self.kind() == Kind::Colon {
+        if self.kind() == TokenKind::Colon {
             self.at += 1;
         }
         let step = self.slice_index()?;
@@ -148,40 +157,42 @@ impl Parser {
         Ok(Selector::Slice { start: index(start)?, stop: index(stop)?, step: index(step)? })
     }
 
-    fn slice_index(&mut self) -> Result<Option<String>, Failure> {
-        if self.kind() != Kind::Index {
+    fn slice_index(&mut self) -> Result<Option<String>, PathError> {
+        if self.kind() != TokenKind::Index {
             return Ok(None);
         }
         let text = self.text().to_owned();
         if text.len() > 1 && (text.starts_with('0') || text.starts_with("-0")) {
-            return Err(Failure::Syntax);
+            return Err(PathError::Syntax);
         }
         self.at += 1;
         Ok(Some(text))
     }
 
-    fn filter(&mut self) -> Result<Selector, Failure> {
+    fn filter(&mut self) -> Result<Selector, PathError> {
         self.at += 1;
         let test = self.test(1)?;
         match &test {
-            Test::Function { function, .. } if function.returns_value() => {
-                Err(Failure::Refused("the result of a function must be compared"))
+            FilterTest::Function { function, .. } if function.returns_value() => {
+                Err(PathError::Refused("the result of a function must be compared"))
             }
-            Test::Literal(_) => Err(Failure::Syntax),
+            FilterTest::Literal(_) => Err(PathError::Syntax),
             _ => Ok(Selector::Filter(Box::new(test))),
         }
     }
 
     /// An expression whose operators bind at least as tightly as `lowest`.
-    fn test(&mut self, lowest: u8) -> Result<Test, Failure> {
+    fn test(&mut self, lowest: u8) -> Result<FilterTest, PathError> {
         self.depth += 1;
         if self.depth > JSONPATH_DEPTH_MAX {
-            return Err(Failure::Refused("filters are nested too deeply"));
+            return Err(PathError::Refused("filters are nested too deeply"));
         }
         let mut left = self.operand()?;
         loop {
             let next = self.peek();
-            if matches!(next, Kind::End | Kind::CloseBracket) || precedence(next) < lowest || !is_binary(next)
+            if matches!(next, TokenKind::End | TokenKind::CloseBracket)
+                || precedence(next) < lowest
+                || !is_binary(next)
             {
                 break;
             }
@@ -192,118 +203,118 @@ impl Parser {
         Ok(left)
     }
 
-    fn operand(&mut self) -> Result<Test, Failure> {
+    fn operand(&mut self) -> Result<FilterTest, PathError> {
         match self.kind() {
-            Kind::OpenParen => self.grouped(),
-            Kind::Not => {
+            TokenKind::OpenParen => self.grouped(),
+            TokenKind::Not => {
                 self.at += 1;
-                self.test(7).map(|test| Test::Not(Box::new(test)))
+                self.test(7).map(|test| FilterTest::Not(Box::new(test)))
             }
             _ => self.argument(),
         }
     }
 
     /// What may stand alone: a literal, a path, a function.
-    fn argument(&mut self) -> Result<Test, Failure> {
+    fn argument(&mut self) -> Result<FilterTest, PathError> {
         match self.kind() {
-            Kind::True => Ok(Test::Literal(Literal::Bool(true))),
-            Kind::False => Ok(Test::Literal(Literal::Bool(false))),
-            Kind::Null => Ok(Test::Literal(Literal::Null)),
-            Kind::DoubleQuoted | Kind::SingleQuoted => {
-                self.string().map(|text| Test::Literal(Literal::Text(text.into())))
+            TokenKind::True => Ok(FilterTest::Literal(Literal::Bool(true))),
+            TokenKind::False => Ok(FilterTest::Literal(Literal::Bool(false))),
+            TokenKind::Null => Ok(FilterTest::Literal(Literal::Null)),
+            TokenKind::DoubleQuoted | TokenKind::SingleQuoted => {
+                self.string().map(|text| FilterTest::Literal(Literal::Text(text.into())))
             }
-            Kind::Int => integer(self.text()).map(Test::Literal),
-            Kind::Float => float(self.text()).map(Test::Literal),
-            Kind::Function => self.function(),
-            kind @ (Kind::Root | Kind::Current) => {
+            TokenKind::Int => integer(self.text()).map(FilterTest::Literal),
+            TokenKind::Float => float(self.text()).map(FilterTest::Literal),
+            TokenKind::Function => self.function(),
+            kind @ (TokenKind::Root | TokenKind::Current) => {
                 self.at += 1;
                 let segments = self.segments(true)?;
-                Ok(Test::Path { from_root: kind == Kind::Root, path: Path { segments } })
+                Ok(FilterTest::Path { from_root: kind == TokenKind::Root, path: Path { segments } })
             }
-            _ => Err(Failure::Syntax),
+            _ => Err(PathError::Syntax),
         }
     }
 
-    fn grouped(&mut self) -> Result<Test, Failure> {
+    fn grouped(&mut self) -> Result<FilterTest, PathError> {
         self.at += 1;
         let mut test = self.test(1)?;
         self.at += 1;
-        while self.kind() != Kind::CloseParen {
-            if self.kind() == Kind::End {
-                return Err(Failure::Syntax);
+        while self.kind() != TokenKind::CloseParen {
+            if self.kind() == TokenKind::End {
+                return Err(PathError::Syntax);
             }
             test = self.infix(test)?;
         }
         Ok(test)
     }
 
-    fn infix(&mut self, left: Test) -> Result<Test, Failure> {
+    fn infix(&mut self, left: FilterTest) -> Result<FilterTest, PathError> {
         let operator = self.kind();
         self.at += 1;
         let right = self.test(precedence(operator))?;
         let comparison = match operator {
-            Kind::Equal => Comparison::Equal,
-            Kind::NotEqual => Comparison::NotEqual,
-            Kind::Less => Comparison::Less,
-            Kind::LessEqual => Comparison::LessEqual,
-            Kind::Greater => Comparison::Greater,
-            Kind::GreaterEqual => Comparison::GreaterEqual,
-            Kind::And | Kind::Or => {
-                if matches!(left, Test::Literal(_)) || matches!(right, Test::Literal(_)) {
-                    return Err(Failure::Syntax);
+            TokenKind::Equal => FilterComparison::Equal,
+            TokenKind::NotEqual => FilterComparison::NotEqual,
+            TokenKind::Less => FilterComparison::Less,
+            TokenKind::LessEqual => FilterComparison::LessEqual,
+            TokenKind::Greater => FilterComparison::Greater,
+            TokenKind::GreaterEqual => FilterComparison::GreaterEqual,
+            TokenKind::And | TokenKind::Or => {
+                if matches!(left, FilterTest::Literal(_)) || matches!(right, FilterTest::Literal(_)) {
+                    return Err(PathError::Syntax);
                 }
                 let (left, right) = (Box::new(left), Box::new(right));
-                return Ok(if operator == Kind::And {
-                    Test::And(left, right)
+                return Ok(if operator == TokenKind::And {
+                    FilterTest::And(left, right)
                 } else {
-                    Test::Or(left, right)
+                    FilterTest::Or(left, right)
                 });
             }
-            _ => return Err(Failure::Syntax),
+            _ => return Err(PathError::Syntax),
         };
         check_comparable(&left)?;
         check_comparable(&right)?;
-        Ok(Test::Compare { left: Box::new(left), operator: comparison, right: Box::new(right) })
+        Ok(FilterTest::Compare { left: Box::new(left), operator: comparison, right: Box::new(right) })
     }
 
-    fn function(&mut self) -> Result<Test, Failure> {
+    fn function(&mut self) -> Result<FilterTest, PathError> {
         let function = Function::named(self.text());
         self.depth += 1;
         if self.depth > JSONPATH_DEPTH_MAX {
-            return Err(Failure::Refused("filters are nested too deeply"));
+            return Err(PathError::Refused("filters are nested too deeply"));
         }
         self.at += 1;
         let mut arguments = Vec::new();
-        while self.kind() != Kind::CloseParen {
+        while self.kind() != TokenKind::CloseParen {
             let mut argument = self.argument()?;
             while is_binary(self.peek()) {
                 self.at += 1;
                 argument = self.infix(argument)?;
             }
             arguments.push(argument);
-            if self.peek() != Kind::CloseParen {
-                self.expect_peek(Kind::Comma)?;
+            if self.peek() != TokenKind::CloseParen {
+                self.expect_peek(TokenKind::Comma)?;
                 self.at += 1;
             }
             self.at += 1;
         }
         self.depth -= 1;
-        let function = function.ok_or(Failure::Refused("no such function"))?;
+        let function = function.ok_or(PathError::Refused("no such function"))?;
         function.check(&arguments)?;
         let pattern = match arguments.as_slice() {
-            [_, Test::Literal(Literal::Text(text))] => Expression::new(text, function == Function::Match),
+            [_, FilterTest::Literal(Literal::Text(text))] => IRegexp::new(text, function == Function::Match),
             _ => None,
         };
-        Ok(Test::Function { function, arguments, pattern: pattern.map(Box::new) })
+        Ok(FilterTest::Function { function, arguments, pattern: pattern.map(Box::new) })
     }
 
     /// The current token's text without its escapes.
-    fn string(&self) -> Result<String, Failure> {
+    fn string(&self) -> Result<String, PathError> {
         let text = match self.kind() {
-            Kind::SingleQuoted => self.text().replace('"', "\\\"").replace("\\'", "'"),
+            TokenKind::SingleQuoted => self.text().replace('"', "\\\"").replace("\\'", "'"),
             _ => self.text().to_owned(),
         };
-        unescape(&text).ok_or(Failure::Syntax)
+        unescape(&text).ok_or(PathError::Syntax)
     }
 }
 
@@ -324,56 +335,56 @@ impl Function {
         matches!(self, Self::Count | Self::Length | Self::Value)
     }
 
-    fn check(self, arguments: &[Test]) -> Result<(), Failure> {
+    fn check(self, arguments: &[FilterTest]) -> Result<(), PathError> {
         let takes_nodes = matches!(self, Self::Count | Self::Value);
         let count = if matches!(self, Self::Match | Self::Search) { 2 } else { 1 };
-        let fits = |argument: &Test| match argument {
-            Test::Path { path, .. } => takes_nodes || path.is_singular(),
-            Test::Literal(_) => !takes_nodes,
-            Test::Function { function, .. } => !takes_nodes && function.returns_value(),
+        let fits = |argument: &FilterTest| match argument {
+            FilterTest::Path { path, .. } => takes_nodes || path.is_singular(),
+            FilterTest::Literal(_) => !takes_nodes,
+            FilterTest::Function { function, .. } => !takes_nodes && function.returns_value(),
             _ => false,
         };
         if arguments.len() == count && arguments.iter().all(fits) {
             Ok(())
         } else {
-            Err(Failure::Refused("a function's arguments have the wrong number or type"))
+            Err(PathError::Refused("a function's arguments have the wrong number or type"))
         }
     }
 }
 
-fn check_comparable(test: &Test) -> Result<(), Failure> {
+fn check_comparable(test: &FilterTest) -> Result<(), PathError> {
     match test {
-        Test::Path { path, .. } if !path.is_singular() => {
-            Err(Failure::Refused("a path that can find several nodes cannot be compared"))
+        FilterTest::Path { path, .. } if !path.is_singular() => {
+            Err(PathError::Refused("a path that can find several nodes cannot be compared"))
         }
-        Test::Function { function, .. } if !function.returns_value() => {
-            Err(Failure::Refused("a function that is true or false cannot be compared"))
+        FilterTest::Function { function, .. } if !function.returns_value() => {
+            Err(PathError::Refused("a function that is true or false cannot be compared"))
         }
         _ => Ok(()),
     }
 }
 
-fn index(text: &str) -> Result<i64, Failure> {
+fn index(text: &str) -> Result<i64, PathError> {
     let index = text.parse().ok().filter(|index| (-INDEX_MAX..=INDEX_MAX).contains(index));
-    index.ok_or(Failure::Refused("an index is out of range"))
+    index.ok_or(PathError::Refused("an index is out of range"))
 }
 
 /// Read as a double first, as the package does: a large integer is rounded.
-fn integer(text: &str) -> Result<Literal, Failure> {
+fn integer(text: &str) -> Result<Literal, PathError> {
     if text.len() > 1 && text.starts_with('0') {
-        return Err(Failure::Syntax);
+        return Err(PathError::Syntax);
     }
-    let number = float_from_text(text).ok_or(Failure::Syntax)?;
-    let integer = BigInt::from_f64(number).ok_or(Failure::Refused("a number is out of range"))?;
+    let number = float_from_text(text).ok_or(PathError::Syntax)?;
+    let integer = BigInt::from_f64(number).ok_or(PathError::Refused("a number is out of range"))?;
     Ok(Literal::Integer(Integer::from(integer)))
 }
 
-fn float(text: &str) -> Result<Literal, Failure> {
+fn float(text: &str) -> Result<Literal, PathError> {
     let whole = text.split('.').next().unwrap_or_default();
     if text.starts_with('0') && whole.len() > 1 {
-        return Err(Failure::Syntax);
+        return Err(PathError::Syntax);
     }
-    float_from_text(text).map(Literal::Float).ok_or(Failure::Syntax)
+    float_from_text(text).map(Literal::Float).ok_or(PathError::Syntax)
 }
 
 fn unescape(text: &str) -> Option<String> {

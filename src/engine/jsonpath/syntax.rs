@@ -2,17 +2,17 @@
 //!
 //! [`Path`] is a list of segments; filters hold paths again. Invariant: well typed, as
 //! jsonpath-rfc9535 checks it: what is compared is a single value, what a function takes fits.
-use crate::engine::jsonpath::iregexp::Expression;
+use crate::engine::jsonpath::iregexp::IRegexp;
 use crate::python::value::Integer;
 
 /// A path from the root, or from the current node of a filter.
 #[derive(Clone, Debug, Default)]
 pub struct Path {
-    pub segments: Vec<Segment>,
+    pub segments: Vec<PathSegment>,
 }
 
 #[derive(Clone, Debug)]
-pub struct Segment {
+pub struct PathSegment {
     /// `..`: every node below as well.
     pub descendant: bool,
     pub selectors: Vec<Selector>,
@@ -24,12 +24,12 @@ pub enum Selector {
     Index(i64),
     Slice { start: Option<i64>, stop: Option<i64>, step: Option<i64> },
     Wild,
-    Filter(Box<Test>),
+    Filter(Box<FilterTest>),
 }
 
 /// What a filter asks.
 #[derive(Clone, Debug)]
-pub enum Test {
+pub enum FilterTest {
     Literal(Literal),
     Path {
         from_root: bool,
@@ -38,17 +38,17 @@ pub enum Test {
     /// `pattern`: the second argument of `match` or `search`, where it is a literal that can be one.
     Function {
         function: Function,
-        arguments: Vec<Test>,
-        pattern: Option<Box<Expression>>,
+        arguments: Vec<FilterTest>,
+        pattern: Option<Box<IRegexp>>,
     },
-    Not(Box<Test>),
+    Not(Box<FilterTest>),
     Compare {
-        left: Box<Test>,
-        operator: Comparison,
-        right: Box<Test>,
+        left: Box<FilterTest>,
+        operator: FilterComparison,
+        right: Box<FilterTest>,
     },
-    And(Box<Test>, Box<Test>),
-    Or(Box<Test>, Box<Test>),
+    And(Box<FilterTest>, Box<FilterTest>),
+    Or(Box<FilterTest>, Box<FilterTest>),
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ pub enum Literal {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Comparison {
+pub enum FilterComparison {
     Equal,
     NotEqual,
     Less,
@@ -91,7 +91,7 @@ impl Path {
     /// Whether a walk of it from the root may come to `$.flags`.
     pub fn sees_flags(&self) -> bool {
         let leads_elsewhere = match self.segments.first() {
-            Some(Segment { descendant: false, selectors }) => selectors
+            Some(PathSegment { descendant: false, selectors }) => selectors
                 .iter()
                 .all(|selector| matches!(selector, Selector::Name(name) if **name != *"flags")),
             _ => false,
@@ -117,7 +117,7 @@ impl Path {
     }
 }
 
-impl Test {
+impl FilterTest {
     fn sees_flags(&self) -> bool {
         match self {
             Self::Literal(_) => false,

@@ -10,8 +10,8 @@ use hashbrown::HashMap;
 use crate::engine::document::raw_json;
 use crate::engine::evaluate::budget::StepBudget;
 use crate::engine::evaluate::{Identity, Trait, TraitValue};
-use crate::engine::jsonpath::{FlagResult, Flags};
-use crate::engine::program::State;
+use crate::engine::jsonpath::{FlagLookup, FlagResult};
+use crate::engine::program::CompiledState;
 use crate::python::value::float_str;
 
 /// The part of the evaluation context that the document alone decides: environment, features and
@@ -43,7 +43,7 @@ pub enum Branch {
 pub struct Members {
     entries: Vec<(Box<str>, Branch)>,
     /// Where each name is, if there are many: `$.features` has one for each feature.
-    places: Option<HashMap<Box<str>, usize, State>>,
+    places: Option<HashMap<Box<str>, usize, CompiledState>>,
 }
 
 /// Objects up to this size are searched member by member.
@@ -52,7 +52,7 @@ const MEMBERS_SEARCHED_MAX: usize = 8;
 impl Members {
     fn new(entries: Vec<(Box<str>, Branch)>) -> Self {
         let places = (entries.len() > MEMBERS_SEARCHED_MAX).then(|| {
-            let mut places: HashMap<Box<str>, usize, State> = HashMap::default();
+            let mut places: HashMap<Box<str>, usize, CompiledState> = HashMap::default();
             for (place, (name, _)) in entries.iter().enumerate() {
                 // Of a repeated name the first one is found, as without an index.
                 places.entry(name.clone()).or_insert(place);
@@ -72,7 +72,7 @@ impl Members {
 
 /// A place in the context.
 #[derive(Clone, Copy, Debug)]
-pub enum Node<'a> {
+pub enum TreeNode<'a> {
     Root,
     Identity,
     Traits,
@@ -87,7 +87,7 @@ pub enum Node<'a> {
 pub struct Context<'a, 'c> {
     pub tree: &'a Tree,
     pub subject: Option<&'c Subject<'a>>,
-    pub flags: &'c mut dyn Flags<'a>,
+    pub flags: &'c mut dyn FlagLookup<'a>,
     /// The steps that the request may still take.
     pub steps: &'c StepBudget,
 }
@@ -105,7 +105,7 @@ pub struct Subject<'a> {
 #[derive(Debug, Default)]
 struct TraitMap<'a> {
     traits: Vec<Trait<'a>>,
-    places: HashMap<&'a str, usize, State>,
+    places: HashMap<&'a str, usize, CompiledState>,
 }
 
 impl<'a> Subject<'a> {
@@ -140,21 +140,21 @@ impl<'a> Subject<'a> {
 
 impl<'a> Context<'a, '_> {
     /// The child of that name; for a flag's name always one, as Python's mapping makes it up.
-    pub fn child(&mut self, node: Node<'a>, name: &str) -> Option<Node<'a>> {
-        if matches!(node, Node::Flags) {
-            return Some(self.flags.resolve(name).map_or(Node::Scalar(TraitValue::Null), Node::Flag));
+    pub fn child(&mut self, node: TreeNode<'a>, name: &str) -> Option<TreeNode<'a>> {
+        if matches!(node, TreeNode::Flags) {
+            return Some(self.flags.resolve(name).map_or(TreeNode::Scalar(TraitValue::Null), TreeNode::Flag));
         }
         self.member(node, name)
     }
 
     /// The child of that name, if there is one by now.
-    pub fn member(&self, node: Node<'a>, name: &str) -> Option<Node<'a>> {
+    pub fn member(&self, node: TreeNode<'a>, name: &str) -> Option<TreeNode<'a>> {
         match node {
-            Node::Traits => {
+            TreeNode::Traits => {
                 let map = &self.subject?.traits;
-                return map.traits.get(*map.places.get(name)?).map(|found| Node::Scalar(found.value));
+                return map.traits.get(*map.places.get(name)?).map(|found| TreeNode::Scalar(found.value));
             }
-            Node::Branch(Branch::Object(members)) => return members.find(name).map(Node::Branch),
+            TreeNode::Branch(Branch::Object(members)) => return members.find(name).map(TreeNode::Branch),
             _ => {}
         }
         let mut found = None;
@@ -169,86 +169,87 @@ impl<'a> Context<'a, '_> {
     }
 
     /// The item of a list at that place.
-    pub fn item(&self, node: Node<'a>, at: usize) -> Option<Node<'a>> {
+    pub fn item(&self, node: TreeNode<'a>, at: usize) -> Option<TreeNode<'a>> {
         match node {
-            Node::Branch(Branch::List(items)) => items.get(at).map(Node::Branch),
+            TreeNode::Branch(Branch::List(items)) => items.get(at).map(TreeNode::Branch),
             _ => None,
         }
     }
 
     /// How many children a node has.
-    pub fn count(&self, node: Node<'a>) -> usize {
+    pub fn count(&self, node: TreeNode<'a>) -> usize {
         match node {
-            Node::Root => 4 + usize::from(self.subject.is_some()),
-            Node::Identity => 3,
-            Node::Traits => self.subject.map_or(0, |subject| subject.traits.traits.len()),
-            Node::Flags => self.flags.resolved_count(),
-            Node::Flag(_) => 6,
-            Node::FlagMetadata(_) => 1,
-            Node::Branch(Branch::Object(members)) => members.entries.len(),
-            Node::Branch(Branch::List(items)) => items.len(),
-            Node::Branch(_) | Node::Scalar(_) => 0,
+            TreeNode::Root => 4 + usize::from(self.subject.is_some()),
+            TreeNode::Identity => 3,
+            TreeNode::Traits => self.subject.map_or(0, |subject| subject.traits.traits.len()),
+            TreeNode::Flags => self.flags.resolved_count(),
+            TreeNode::Flag(_) => 6,
+            TreeNode::FlagMetadata(_) => 1,
+            TreeNode::Branch(Branch::Object(members)) => members.entries.len(),
+            TreeNode::Branch(Branch::List(items)) => items.len(),
+            TreeNode::Branch(_) | TreeNode::Scalar(_) => 0,
         }
     }
 
     /// Calls `visit` with each child and, in an object, its name.
     pub fn children<B>(
         &self,
-        node: Node<'a>,
-        visit: &mut dyn FnMut(Option<&str>, Node<'a>) -> ControlFlow<B>,
+        node: TreeNode<'a>,
+        visit: &mut dyn FnMut(Option<&str>, TreeNode<'a>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let text = |text| Node::Scalar(TraitValue::Text(text));
+        let text = |text| TreeNode::Scalar(TraitValue::Text(text));
         match node {
-            Node::Root => {
-                visit(Some("environment"), Node::Branch(&self.tree.environment))?;
-                visit(Some("features"), Node::Branch(&self.tree.features))?;
-                visit(Some("segments"), Node::Branch(&self.tree.segments))?;
+            TreeNode::Root => {
+                visit(Some("environment"), TreeNode::Branch(&self.tree.environment))?;
+                visit(Some("features"), TreeNode::Branch(&self.tree.features))?;
+                visit(Some("segments"), TreeNode::Branch(&self.tree.segments))?;
                 if self.subject.is_some() {
-                    visit(Some("identity"), Node::Identity)?;
+                    visit(Some("identity"), TreeNode::Identity)?;
                 }
-                visit(Some("flags"), Node::Flags)
+                visit(Some("flags"), TreeNode::Flags)
             }
-            Node::Identity => {
+            TreeNode::Identity => {
                 let Some(subject) = self.subject else { return ControlFlow::Continue(()) };
                 visit(Some("identifier"), text(subject.identity.identifier))?;
-                visit(Some("traits"), Node::Traits)?;
+                visit(Some("traits"), TreeNode::Traits)?;
                 visit(Some("key"), text(subject.key))
             }
-            Node::Traits => {
+            TreeNode::Traits => {
                 let traits = self.subject.map_or(&[][..], |subject| &subject.traits.traits);
-                traits.iter().try_for_each(|sent| visit(Some(sent.key), Node::Scalar(sent.value)))
+                traits.iter().try_for_each(|sent| visit(Some(sent.key), TreeNode::Scalar(sent.value)))
             }
-            Node::Scalar(_) => ControlFlow::Continue(()),
+            TreeNode::Scalar(_) => ControlFlow::Continue(()),
             // Python's mapping holds but the flags that a condition has read by now.
-            Node::Flags => (0..)
+            TreeNode::Flags => (0..)
                 .map_while(|at| self.flags.resolved(at))
-                .try_for_each(|flag| visit(Some(flag.name), Node::Flag(flag))),
-            Node::Flag(flag) => {
-                visit(Some("enabled"), Node::Scalar(flag.enabled))?;
+                .try_for_each(|flag| visit(Some(flag.name), TreeNode::Flag(flag))),
+            TreeNode::Flag(flag) => {
+                visit(Some("enabled"), TreeNode::Scalar(flag.enabled))?;
                 visit(Some("name"), text(flag.name))?;
                 visit(Some("reason"), text(flag.reason))?;
-                visit(Some("value"), Node::Scalar(flag.value))?;
-                visit(Some("variant"), Node::Scalar(flag.variant))?;
-                visit(Some("metadata"), Node::FlagMetadata(flag.feature_id))
+                visit(Some("value"), TreeNode::Scalar(flag.value))?;
+                visit(Some("variant"), TreeNode::Scalar(flag.variant))?;
+                visit(Some("metadata"), TreeNode::FlagMetadata(flag.feature_id))
             }
-            Node::FlagMetadata(id) => visit(Some("id"), Node::Scalar(id)),
-            Node::Branch(Branch::Object(members)) => {
-                members.entries.iter().try_for_each(|(name, child)| visit(Some(name), Node::Branch(child)))
+            TreeNode::FlagMetadata(id) => visit(Some("id"), TreeNode::Scalar(id)),
+            TreeNode::Branch(Branch::Object(members)) => members
+                .entries
+                .iter()
+                .try_for_each(|(name, child)| visit(Some(name), TreeNode::Branch(child))),
+            TreeNode::Branch(Branch::List(items)) => {
+                items.iter().try_for_each(|child| visit(None, TreeNode::Branch(child)))
             }
-            Node::Branch(Branch::List(items)) => {
-                items.iter().try_for_each(|child| visit(None, Node::Branch(child)))
-            }
-            Node::Branch(_) => ControlFlow::Continue(()),
+            TreeNode::Branch(_) => ControlFlow::Continue(()),
         }
     }
 }
 
-impl<'a> Node<'a> {
+impl<'a> TreeNode<'a> {
     /// Its value as a condition sees it: null for a list or an object.
     pub fn scalar(self) -> TraitValue<'a> {
         match self {
-            Node::Scalar(value) => value,
-            Node::Branch(branch) => match branch {
+            TreeNode::Scalar(value) => value,
+            TreeNode::Branch(branch) => match branch {
                 Branch::Bool(bool) => TraitValue::Bool(*bool),
                 Branch::Int(number) => TraitValue::Int(*number),
                 Branch::Large(digits) => TraitValue::BigInt(digits),
@@ -261,12 +262,12 @@ impl<'a> Node<'a> {
     }
 
     pub fn is_object(&self) -> bool {
-        !matches!(self, Node::Scalar(_))
-            && !matches!(self, Node::Branch(branch) if !matches!(branch, Branch::Object(_)))
+        !matches!(self, TreeNode::Scalar(_))
+            && !matches!(self, TreeNode::Branch(branch) if !matches!(branch, Branch::Object(_)))
     }
 
     pub fn is_list(&self) -> bool {
-        matches!(self, Node::Branch(Branch::List(_)))
+        matches!(self, TreeNode::Branch(Branch::List(_)))
     }
 }
 

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use crate::engine::document::Document;
 use crate::engine::evaluate::budget::RequestBudget;
-use crate::engine::evaluate::{Identity, Scratch, TraitValue};
-use crate::engine::jsonpath::{FlagResult, Flags, OutOfSteps, Property, Subject, Target};
+use crate::engine::evaluate::{EvaluationScratch, Identity, TraitValue};
+use crate::engine::jsonpath::{FlagLookup, FlagResult, OutOfSteps, Property, QueryTarget, Subject};
 use crate::engine::program::Scalar;
 use crate::engine::render;
 use crate::engine::trace::is_circular;
@@ -22,7 +22,7 @@ const OUT_OF_STEPS: &str =
     "the steps of a request for general JSONPaths were spent, so the condition counts as no match";
 
 /// One flag's result with its texts unescaped.
-pub struct Fact {
+pub struct TracedFlag {
     name: String,
     enabled: Scalar,
     value: Scalar,
@@ -32,20 +32,20 @@ pub struct Fact {
 }
 
 /// The results of an evaluation, in document order.
-pub struct Facts {
-    pub flags: Vec<Fact>,
+pub struct TracedFlags {
+    pub flags: Vec<TracedFlag>,
     places: HashMap<String, usize>,
     /// Those that conditions read, by their place.
     read: Vec<u32>,
 }
 
-impl Facts {
-    pub fn of(environment: &Environment, document: &Document<'_>, scratch: &Scratch) -> Self {
+impl TracedFlags {
+    pub fn of(environment: &Environment, document: &Document<'_>, scratch: &EvaluationScratch) -> Self {
         // Of several states of one name the last one counts.
         let ids: HashMap<&str, &str> =
             document.features.iter().map(|state| (&*state.feature.name, state.feature.id)).collect();
         let id = |name: &str| Scalar::from_raw(ids.get(name).copied().unwrap_or("null"));
-        let fact = |flag: render::Flag<'_>| Fact {
+        let fact = |flag: render::Flag<'_>| TracedFlag {
             name: flag.name.to_owned(),
             enabled: Scalar::from_raw(flag.enabled),
             value: Scalar::from_raw(flag.value),
@@ -53,18 +53,18 @@ impl Facts {
             reason: super::json(&format!("\"{}\"", flag.reason)).as_str().unwrap_or_default().to_owned(),
             feature_id: id(flag.name),
         };
-        let flags: Vec<Fact> = render::results(environment, Role::Server, scratch).map(fact).collect();
+        let flags: Vec<TracedFlag> = render::results(environment, Role::Server, scratch).map(fact).collect();
         let reads_flags = environment.program().flags.is_some();
         let places = flags.iter().enumerate().map(|(place, fact)| (fact.name.clone(), place)).collect();
         Self { flags, places, read: if reads_flags { scratch.resolved_order().to_vec() } else { Vec::new() } }
     }
 
-    fn named(&self, name: &str) -> Option<&Fact> {
+    fn named(&self, name: &str) -> Option<&TracedFlag> {
         self.flags.get(*self.places.get(name)?)
     }
 }
 
-impl Fact {
+impl TracedFlag {
     fn result(&self) -> FlagResult<'_> {
         FlagResult {
             enabled: self.enabled.as_trait_value(),
@@ -78,12 +78,12 @@ impl Fact {
 }
 
 /// Where properties are looked up.
-pub struct Look<'l> {
+pub struct TraceContext<'l> {
     environment: &'l Environment,
     key: Option<&'l str>,
     name: Option<&'l str>,
     identity: Option<&'l Identity<'l>>,
-    facts: &'l Facts,
+    facts: &'l TracedFlags,
     /// For the patterns of the whole explanation, as for those of a document.
     pub automata: RefCell<AutomataBudget>,
     /// Steps for the whole explanation. It asks conditions that an evaluation need not ask.
@@ -93,12 +93,12 @@ pub struct Look<'l> {
     cut: Vec<&'l str>,
 }
 
-impl<'l> Look<'l> {
+impl<'l> TraceContext<'l> {
     pub fn new(
         environment: &'l Environment,
         document: &'l Document<'_>,
         subject: Option<&'l Subject<'l>>,
-        facts: &'l Facts,
+        facts: &'l TracedFlags,
         cut: Vec<&'l str>,
     ) -> Self {
         Self {
@@ -126,14 +126,14 @@ impl<'l> Look<'l> {
         }
         let (name, target) = match Property::parse(property) {
             Property::Trait(name) => return then(&coerce(self.sent(&name)), None),
-            Property::Path { target: Target::Refused(why), .. } => return then(&Value::Null, Some(why)),
+            Property::Path { target: QueryTarget::Refused(why), .. } => return then(&Value::Null, Some(why)),
             Property::Path { name, target } => (name, target),
         };
         match self.sent(&name) {
             TraitValue::Null if self.cut.contains(&&*name) => then(&Value::Unreadable, Some(OUT_OF_STEPS)),
             TraitValue::Null => {
                 let found = self.target(&target);
-                let is_cut = matches!(target, Target::Query(_)) && self.budget.jsonpath.is_exceeded();
+                let is_cut = matches!(target, QueryTarget::Query(_)) && self.budget.jsonpath.is_exceeded();
                 then(&found, is_cut.then_some(OUT_OF_STEPS))
             }
             shadow => then(&coerce(shadow), None),
@@ -145,25 +145,25 @@ impl<'l> Look<'l> {
         self.subject.and_then(|subject| subject.sent(name)).unwrap_or(TraitValue::Null)
     }
 
-    fn target<'t>(&'t self, target: &'t Target) -> Value<'t> {
+    fn target<'t>(&'t self, target: &'t QueryTarget) -> Value<'t> {
         let text = |text: Option<&'t str>| text.map_or(Value::Null, coerce_text);
         match target {
-            Target::EnvironmentKey => text(self.key),
-            Target::EnvironmentName => text(self.name),
-            Target::Identifier => text(self.identity.map(|identity| identity.identifier)),
-            Target::IdentityKey => text(self.subject.map(Subject::key)),
-            Target::IdentityTrait(name) => coerce(self.sent(name)),
-            Target::Flag { name, member } => {
+            QueryTarget::EnvironmentKey => text(self.key),
+            QueryTarget::EnvironmentName => text(self.name),
+            QueryTarget::Identifier => text(self.identity.map(|identity| identity.identifier)),
+            QueryTarget::IdentityKey => text(self.subject.map(Subject::key)),
+            QueryTarget::IdentityTrait(name) => coerce(self.sent(name)),
+            QueryTarget::Flag { name, member } => {
                 self.flag(name).map_or(Value::Null, |fact| coerce(fact.result().member(*member)))
             }
-            Target::Query(query) => {
+            QueryTarget::Query(query) => {
                 let Some(tree) = &self.environment.program().tree else { return Value::Null };
                 match query.find(tree, self.subject, &mut &*self, &self.budget.jsonpath) {
                     Ok(found) => coerce(found),
                     Err(OutOfSteps) => Value::Unreadable,
                 }
             }
-            Target::FlagAlone { .. } | Target::Nothing | Target::Refused(_) => Value::Null,
+            QueryTarget::FlagAlone { .. } | QueryTarget::Nothing | QueryTarget::Refused(_) => Value::Null,
         }
     }
 
@@ -173,15 +173,15 @@ impl<'l> Look<'l> {
     }
 
     /// A flag that needs itself is not there for conditions.
-    fn flag(&self, name: &str) -> Option<&'l Fact> {
+    fn flag(&self, name: &str) -> Option<&'l TracedFlag> {
         self.facts.named(name).filter(|fact| !is_circular(&fact.reason))
     }
 }
 
 /// What the evaluation came to in the end. A query for all flags may have seen fewer while it went on.
-impl<'l> Flags<'l> for &'l Look<'l> {
+impl<'l> FlagLookup<'l> for &'l TraceContext<'l> {
     fn resolve(&mut self, name: &str) -> Option<FlagResult<'l>> {
-        self.flag(name).map(Fact::result)
+        self.flag(name).map(TracedFlag::result)
     }
 
     fn resolved_count(&self) -> usize {
@@ -190,6 +190,6 @@ impl<'l> Flags<'l> for &'l Look<'l> {
 
     fn resolved(&self, at: usize) -> Option<FlagResult<'l>> {
         let flag = *self.facts.read.get(at)?;
-        self.facts.flags.get(flag as usize).map(Fact::result)
+        self.facts.flags.get(flag as usize).map(TracedFlag::result)
     }
 }

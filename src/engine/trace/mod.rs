@@ -20,12 +20,12 @@ use serde_json::value::RawValue;
 use crate::engine::compile::conditions;
 use crate::engine::document::{Condition, Document, Rule, RuleKind, Segment};
 use crate::engine::evaluate::operators::holds;
-use crate::engine::evaluate::{Identity, Scratch, TraitValue, evaluate_on, hashing};
+use crate::engine::evaluate::{EvaluationScratch, Identity, TraitValue, evaluate_on, hashing};
 use crate::engine::jsonpath::Subject;
 use crate::engine::program::{Program, Test};
 use crate::engine::render;
 use crate::engine::render::CIRCULAR_DEPENDENCY;
-use crate::engine::trace::look::{Facts, Look};
+use crate::engine::trace::look::{TraceContext, TracedFlags};
 use crate::python::value::{Value, write_str};
 use crate::snapshot::{CompileError, Environment, Role};
 
@@ -145,13 +145,19 @@ pub fn explain(
         .map_err(|_| CompileError::new("$", "the document is no UTF-8"))?;
     let document = Document::read(canonical)?;
     let program = environment.program();
-    let mut scratch = Scratch::default();
+    let mut scratch = EvaluationScratch::default();
     evaluate_on(program, identity, None, &mut scratch);
-    let facts = Facts::of(environment, &document, &scratch);
+    let facts = TracedFlags::of(environment, &document, &scratch);
     let prefix = &program.identity_key_prefix;
     let key = identity.map(|identity| format!("{prefix}{}", identity.identifier)).unwrap_or_default();
     let subject = identity.map(|identity| Subject::new(*identity, &key));
-    let look = Look::new(environment, &document, subject.as_ref(), &facts, cut_properties(program, &scratch));
+    let look = TraceContext::new(
+        environment,
+        &document,
+        subject.as_ref(),
+        &facts,
+        cut_properties(program, &scratch),
+    );
     let judged = |at: usize| program.flags.as_ref().and_then(|_| scratch.matched().get(at).copied());
     let names: Vec<&str> = last_of_each_key(&document.segments).map(|segment| &*segment.name).collect();
     let is_asked = |segment: &Segment<'_>| {
@@ -205,7 +211,7 @@ fn matching_by_feature(segments: &[SegmentReport]) -> HashMap<&str, Vec<usize>> 
 }
 
 /// The properties of the conditions that ran out of steps.
-fn cut_properties<'p>(program: &'p Program, scratch: &Scratch) -> Vec<&'p str> {
+fn cut_properties<'p>(program: &'p Program, scratch: &EvaluationScratch) -> Vec<&'p str> {
     let is_cut = |slot: &u32| scratch.cut_slots().contains(slot);
     program.slots_by_trait.iter().filter(|(_, slot)| is_cut(slot)).map(|(name, _)| &**name).collect()
 }
@@ -257,7 +263,7 @@ fn sent_traits(identity: Option<&Identity<'_>>) -> Vec<SentTrait> {
 
 /// `judged`: the engine's own verdict, where it judges each segment as a whole. It alone knows which
 /// readings of a flag ended in a cycle.
-fn segment_report(segment: &Segment<'_>, judged: Option<bool>, look: &Look<'_>) -> SegmentReport {
+fn segment_report(segment: &Segment<'_>, judged: Option<bool>, look: &TraceContext<'_>) -> SegmentReport {
     let rules: Vec<RuleReport> =
         segment.rules.iter().map(|rule| rule_report(rule, &segment.key, look)).collect();
     let holds = !rules.is_empty() && rules.iter().all(|rule| rule.matches);
@@ -278,7 +284,7 @@ fn segment_report(segment: &Segment<'_>, judged: Option<bool>, look: &Look<'_>) 
     }
 }
 
-fn rule_report(rule: &Rule<'_>, segment_key: &str, look: &Look<'_>) -> RuleReport {
+fn rule_report(rule: &Rule<'_>, segment_key: &str, look: &TraceContext<'_>) -> RuleReport {
     let conditions: Vec<ConditionReport> =
         rule.conditions.iter().map(|condition| condition_report(condition, segment_key, look)).collect();
     let rules: Vec<RuleReport> =
@@ -303,7 +309,11 @@ fn rule_report(rule: &Rule<'_>, segment_key: &str, look: &Look<'_>) -> RuleRepor
     RuleReport { kind, matches: meets(&by_condition) && meets(&by_rule), conditions, rules }
 }
 
-fn condition_report(condition: &Condition<'_>, segment_key: &str, look: &Look<'_>) -> ConditionReport {
+fn condition_report(
+    condition: &Condition<'_>,
+    segment_key: &str,
+    look: &TraceContext<'_>,
+) -> ConditionReport {
     let is_split = condition.operator == "PERCENTAGE_SPLIT";
     let (test, warning) = match condition.is_nameless {
         true => (Test::Never, Some("its property_ is no text".to_owned())),

@@ -1,7 +1,7 @@
 //! From bytes to a request: the one place that names monoio-http.
 //!
 //! In: the connection's buffer. Out: a [`Request`], "need more bytes" (not an error), or a
-//! [`super::Reject`]. Invariant: bounds (`limits`) and framing rules (`framing`, RFC 9112 6) are
+//! [`super::ParseError`]. Invariant: bounds (`limits`) and framing rules (`framing`, RFC 9112 6) are
 //! checked before the decoder sees a byte: it takes heads of any size, panics on names over
 //! 65,535 bytes and believes the first of several lengths. Nothing here allocates without a bound.
 use std::rc::Rc;
@@ -13,8 +13,8 @@ use monoio_http::h1::codec::decoder::RequestHeadDecoder;
 
 use crate::http::chunked::Chunked;
 use crate::http::framing::{HeadScan, Length, is_odd_in_target, trim};
-use crate::http::head_cache::{Head, Heads};
-use crate::http::{Coding, Reject, Reply};
+use crate::http::head_cache::{Head, HeadCache};
+use crate::http::{Coding, ParseError, ResponseContext};
 
 /// The methods this product tells apart (RFC 9110 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +92,12 @@ pub struct Request<'a> {
 
 impl Request<'_> {
     /// What the writer must know of this request.
-    pub fn reply(&self) -> Reply {
-        Reply { head: self.method == Method::Head, keep_alive: self.keep_alive, http_10: self.http_10 }
+    pub fn reply(&self) -> ResponseContext {
+        ResponseContext {
+            head: self.method == Method::Head,
+            keep_alive: self.keep_alive,
+            http_10: self.http_10,
+        }
     }
 }
 
@@ -114,14 +118,14 @@ pub enum Progress {
 /// Reads the requests of one connection, one after the other.
 #[derive(Debug, Default)]
 pub struct RequestReader {
-    heads: Rc<Heads>,
+    heads: Rc<HeadCache>,
     /// The mark of this connection's last head: it is likely to come again.
     last_mark: Option<u64>,
     scan: HeadScan,
     head: Option<Decoded>,
     /// The target as sent, where the decoder got another one to read. Else empty.
     odd_target: Vec<u8>,
-    body: Body,
+    body: BodyState,
 }
 
 /// A head of this request alone, or one that came before.
@@ -133,7 +137,7 @@ enum Decoded {
 
 /// Where the body is in the buffer that follows the head.
 #[derive(Debug, Default)]
-enum Body {
+enum BodyState {
     #[default]
     None,
     Length(usize),
@@ -142,15 +146,15 @@ enum Body {
 
 impl RequestReader {
     /// A reader that knows the heads which others that share `heads` have read.
-    pub fn sharing(heads: Rc<Heads>) -> Self {
+    pub fn sharing(heads: Rc<HeadCache>) -> Self {
         Self { heads, ..Self::default() }
     }
 
     /// Takes in what the buffer has. Call again with more bytes until it is `Ready`.
     ///
     /// # Errors
-    /// The bytes are refused; most refusals close the connection ([`Reject::closes`]).
-    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<Progress, Reject> {
+    /// The bytes are refused; most refusals close the connection ([`ParseError::closes`]).
+    pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<Progress, ParseError> {
         if self.head.is_none() && !self.recognise(buffer) {
             match self.scan.advance(buffer, self.heads.bytes_max)? {
                 Some(head_bytes) => self.decode(buffer, head_bytes)?,
@@ -159,9 +163,9 @@ impl RequestReader {
             }
         }
         let whole = match &mut self.body {
-            Body::None => true,
-            Body::Length(length) => buffer.len() >= *length,
-            Body::Chunked(chunked) => chunked.advance(buffer)?,
+            BodyState::None => true,
+            BodyState::Length(length) => buffer.len() >= *length,
+            BodyState::Chunked(chunked) => chunked.advance(buffer)?,
         };
         if !whole {
             let expects_continue = std::mem::take(&mut self.scan.facts.expects_continue);
@@ -183,11 +187,11 @@ impl RequestReader {
     fn take(&mut self, head: Rc<Head>, buffer: &mut BytesMut) {
         buffer.advance(head.bytes.len());
         self.scan.facts = head.facts;
-        self.body = Body::new(head.length);
+        self.body = BodyState::new(head.length);
         self.head = Some(Decoded::Known(head));
     }
 
-    fn decode(&mut self, buffer: &mut BytesMut, head_bytes: usize) -> Result<(), Reject> {
+    fn decode(&mut self, buffer: &mut BytesMut, head_bytes: usize) -> Result<(), ParseError> {
         let odd_target = self.scan.facts.odd_target;
         let mark = self.heads.mark(&buffer[..head_bytes]).filter(|_| odd_target.is_none());
         if let Some(mark) = mark {
@@ -209,22 +213,22 @@ impl RequestReader {
         let before = buffer.len();
         let parts = parts(buffer)?;
         if before - buffer.len() != head_bytes {
-            return Err(Reject::BadRequest);
+            return Err(ParseError::BadRequest);
         }
         // Kept whatever follows: the refusal of a HEAD has no body either.
         self.head = Some(Decoded::Own(Box::new(parts)));
         // The decoder has read the names and values; only now may the facts be believed.
-        self.body = Body::new(self.scan.facts.length()?);
+        self.body = BodyState::new(self.scan.facts.length()?);
         Ok(())
     }
 
     /// Decodes a head that came twice in memory of its own, so that it may outlive the buffer.
-    fn remember(&mut self, mark: u64, buffer: &mut BytesMut, head_bytes: usize) -> Result<(), Reject> {
+    fn remember(&mut self, mark: u64, buffer: &mut BytesMut, head_bytes: usize) -> Result<(), ParseError> {
         let bytes: Box<[u8]> = buffer[..head_bytes].into();
         let mut own = BytesMut::from(&*bytes);
         let parts = parts(&mut own)?;
         if !own.is_empty() {
-            return Err(Reject::BadRequest);
+            return Err(ParseError::BadRequest);
         }
         let facts = self.scan.facts;
         match facts.length() {
@@ -246,9 +250,9 @@ impl RequestReader {
     pub fn request<'a>(&'a mut self, buffer: &'a mut BytesMut) -> Option<Request<'a>> {
         let head = self.head.as_ref()?.parts();
         let body = match &self.body {
-            Body::None => &mut [][..],
-            Body::Length(length) => &mut buffer[..*length],
-            Body::Chunked(chunked) => &mut buffer[..chunked.decoded_bytes()],
+            BodyState::None => &mut [][..],
+            BodyState::Length(length) => &mut buffer[..*length],
+            BodyState::Chunked(chunked) => &mut buffer[..chunked.decoded_bytes()],
         };
         let (path, query) = match self.odd_target.as_slice() {
             [] => (path(head), head.uri.query().unwrap_or_default().as_bytes()),
@@ -272,9 +276,9 @@ impl RequestReader {
     }
 
     /// What the writer must know to refuse what could not be read: nothing may follow.
-    pub fn reply(&self) -> Reply {
+    pub fn reply(&self) -> ResponseContext {
         let head = self.head.as_ref().is_some_and(|head| head.parts().method == http::Method::HEAD);
-        Reply { head, ..Reply::CLOSE }
+        ResponseContext { head, ..ResponseContext::CLOSE }
     }
 
     /// The fields of a request that is refused which decide whether a browser may see the answer: those
@@ -290,7 +294,7 @@ impl RequestReader {
     /// Drops the request that was answered; what follows it in the buffer is the next one.
     pub fn consume(&mut self, buffer: &mut BytesMut) {
         buffer.advance(self.body.coded_bytes());
-        self.body = Body::None;
+        self.body = BodyState::None;
         // The head shares the buffer's memory: only without it can the buffer be used again.
         self.head = None;
         self.odd_target = Vec::new();
@@ -307,7 +311,7 @@ impl Decoded {
     }
 }
 
-impl Body {
+impl BodyState {
     fn new(length: Length) -> Self {
         match length {
             Length::None => Self::None,
@@ -327,10 +331,10 @@ impl Body {
 }
 
 /// Decodes the head that the buffer begins with, and takes it out.
-fn parts(buffer: &mut BytesMut) -> Result<Parts, Reject> {
+fn parts(buffer: &mut BytesMut) -> Result<Parts, ParseError> {
     match RequestHeadDecoder.decode(buffer) {
         Ok(monoio_codec::Decoded::Some(parts)) => Ok(parts),
-        _ => Err(Reject::BadRequest),
+        _ => Err(ParseError::BadRequest),
     }
 }
 

@@ -253,7 +253,7 @@ fn the_refusal_of_a_head_request_has_no_body() {
         let mut buffer = BytesMut::from(format!("HEAD / HTTP/1.1\r\n{field}\r\n\r\n").as_bytes());
         assert!(reader.advance(&mut buffer).is_err());
         // Of a head that cannot be read nobody knows what it asked for.
-        assert_eq!(reader.reply(), Reply { head, ..Reply::CLOSE }, "{field}");
+        assert_eq!(reader.reply(), ResponseContext { head, ..ResponseContext::CLOSE }, "{field}");
     }
 }
 
@@ -581,7 +581,7 @@ fn a_head_that_came_before_means_the_same() {
         b"POST /d HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nOrigin: x\r\n\r\nf g",
         b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     ];
-    let heads = Rc::new(Heads::default());
+    let heads = Rc::new(HeadCache::default());
     for request in requests {
         let head_bytes = memchr::memmem::find(request, b"\r\n\r\n").unwrap() + 4;
         let mut seen = Vec::new();
@@ -630,7 +630,7 @@ fn a_head_is_known_by_all_of_its_bytes() {
 fn what_is_refused_or_too_long_is_not_kept() {
     let refused = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n".to_vec();
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(KNOWN_HEAD_BYTES_MAX));
-    let heads = Rc::new(Heads::default());
+    let heads = Rc::new(HeadCache::default());
     let mut reader = RequestReader::sharing(heads.clone());
     for _ in 0..3 {
         assert!(reader.advance(&mut BytesMut::from(&*refused)).is_err());
@@ -647,7 +647,7 @@ fn what_is_refused_or_too_long_is_not_kept() {
 
 #[test]
 fn a_head_in_use_is_not_evicted_by_each_that_shares_its_place() {
-    let heads = Heads::default();
+    let heads = HeadCache::default();
     let head = |bytes: &[u8]| {
         let parts = parts(&mut BytesMut::from(bytes)).unwrap();
         Rc::new(Head { bytes: bytes.into(), parts, facts: Default::default(), length: Length::None })

@@ -18,20 +18,20 @@ use crate::python::json::scan::Scanner;
 
 /// A JSON value as Python holds it, borrowed from its [`Document`].
 #[derive(Clone, Copy, Debug)]
-pub enum Value<'d> {
+pub enum PyValue<'d> {
     Null,
     Bool(bool),
     /// Its digits, without leading zeros (JSON has none) and never `-0`.
     Int(&'d str),
     Float(f64),
-    Text(Text<'d>),
+    Text(PyText<'d>),
     List(List<'d>),
     Dict(Dict<'d>),
 }
 
 /// A string. Python may hold half of a surrogate pair, which no UTF-8 can: it is U+FFFD here.
 #[derive(Clone, Copy, Debug)]
-pub struct Text<'d> {
+pub struct PyText<'d> {
     pub text: &'d str,
     pub has_lone_surrogate: bool,
 }
@@ -118,7 +118,7 @@ pub fn loads_prefix(bytes: &[u8]) -> Result<Document<'_>, JsonError> {
 fn read(bytes: &[u8]) -> Result<(Document<'_>, usize, Option<JsonError>), JsonError> {
     let (text, surrogates) = decode(bytes).ok_or(JsonError::Unreadable)?;
     let document = Document { text, unescaped: String::new(), surrogates, nodes: Vec::new() };
-    let mut scanner = Scanner::new(document);
+    let mut scanner = JsonScanner::new(document);
     scanner.skip_blanks();
     let mut error = scanner.value().err();
     if error.is_none() {
@@ -152,7 +152,7 @@ impl<'a> Document<'a> {
     }
 
     /// The value of the whole text.
-    pub fn root(&self) -> Value<'_> {
+    pub fn root(&self) -> PyValue<'_> {
         self.value(0)
     }
 
@@ -161,18 +161,18 @@ impl<'a> Document<'a> {
         self.nodes.len()
     }
 
-    fn value(&self, at: usize) -> Value<'_> {
+    fn value(&self, at: usize) -> PyValue<'_> {
         let first = at + 1;
         match self.nodes.get(at).copied().unwrap_or(Node::Null) {
-            Node::Null => Value::Null,
-            Node::Bool(value) => Value::Bool(value),
-            Node::Int { start, end } => Value::Int(self.slice(start, end, false)),
-            Node::Float(number) => Value::Float(number),
+            Node::Null => PyValue::Null,
+            Node::Bool(value) => PyValue::Bool(value),
+            Node::Int { start, end } => PyValue::Int(self.slice(start, end, false)),
+            Node::Float(number) => PyValue::Float(number),
             Node::Text { start, end, is_unescaped, has_lone_surrogate } => {
-                Value::Text(Text { text: self.slice(start, end, is_unescaped), has_lone_surrogate })
+                PyValue::Text(PyText { text: self.slice(start, end, is_unescaped), has_lone_surrogate })
             }
-            Node::List { len, .. } => Value::List(List { document: self, first, len: len as usize }),
-            Node::Dict { len, .. } => Value::Dict(Dict { document: self, first, len: len as usize }),
+            Node::List { len, .. } => PyValue::List(List { document: self, first, len: len as usize }),
+            Node::Dict { len, .. } => PyValue::Dict(Dict { document: self, first, len: len as usize }),
         }
     }
 
@@ -191,7 +191,7 @@ impl<'a> Document<'a> {
 }
 
 impl<'d> List<'d> {
-    pub fn iter(self) -> impl Iterator<Item = Value<'d>> {
+    pub fn iter(self) -> impl Iterator<Item = PyValue<'d>> {
         let mut at = self.first;
         (0..self.len).map(move |_| {
             let value = self.document.value(at);
@@ -212,11 +212,11 @@ impl<'d> Dict<'d> {
     }
 
     /// Each member as it is written, two of the same name included.
-    pub fn written(self) -> impl Iterator<Item = (&'d str, Value<'d>)> {
+    pub fn written(self) -> impl Iterator<Item = (&'d str, PyValue<'d>)> {
         let mut at = self.first;
         (0..self.len).map(move |_| {
             let name = match self.document.value(at) {
-                Value::Text(name) => name.text,
+                PyValue::Text(name) => name.text,
                 _ => "",
             };
             let value = self.document.value(at + 1);
@@ -226,13 +226,13 @@ impl<'d> Dict<'d> {
     }
 
     /// The member of that name. Looks at every member.
-    pub fn get(self, name: &str) -> Option<Value<'d>> {
+    pub fn get(self, name: &str) -> Option<PyValue<'d>> {
         self.written().filter(|(found, _)| *found == name).last().map(|(_, value)| value)
     }
 
     /// Each name once, in order of first appearance, with its last value, as Python's `dict`.
-    pub fn members(self) -> Vec<(&'d str, Value<'d>)> {
-        let mut members: Vec<(&str, Value<'_>)> = Vec::new();
+    pub fn members(self) -> Vec<(&'d str, PyValue<'d>)> {
+        let mut members: Vec<(&str, PyValue<'_>)> = Vec::new();
         let mut places = HashMap::new();
         for (name, value) in self.written() {
             match places.entry(name) {

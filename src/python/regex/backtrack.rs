@@ -1,13 +1,13 @@
 //! The back-tracking matcher, for what an automaton cannot take.
 //!
-//! In: a [`Program`] and a text. Out: whether it matches at the text's start. It takes the same
+//! In: a [`RegexProgram`] and a text. Out: whether it matches at the text's start. It takes the same
 //! choices in the same order as Python's `re`, so groups hold what they hold there.
 //! Invariant: a match takes at most [`PATTERN_STEPS_MAX`] steps and then counts as none; memory is bounded
 //! by the same number; recursion only goes as deep as look-around and atomic parts are nested.
 use crate::engine::evaluate::budget::StepBudget;
 use crate::limits::PATTERN_STEPS_MAX;
-use crate::python::regex::program::{Instruction, Program};
-use crate::python::regex::syntax::{Fold, Greed, Place, REPEAT_MAX};
+use crate::python::regex::program::{Instruction, RegexProgram};
+use crate::python::regex::syntax::{Fold, Greed, Position, REPEAT_MAX};
 use crate::python::unicode;
 
 /// What is undone or tried next when a path fails.
@@ -59,13 +59,13 @@ struct Round {
 }
 
 /// A path that failed, or a match out of steps.
-enum Stop {
+enum MatchStop {
     Failed,
     OutOfSteps,
 }
 
 struct Matcher<'a> {
-    program: &'a Program,
+    program: &'a RegexProgram,
     text: &'a str,
     marks: Vec<Option<usize>>,
     rounds: Vec<Round>,
@@ -74,7 +74,7 @@ struct Matcher<'a> {
 }
 
 /// Whether `program` matches at the start of `text`, within the steps of a match and of `budget`.
-pub fn is_match(program: &Program, text: &str, budget: &StepBudget) -> bool {
+pub fn is_match(program: &RegexProgram, text: &str, budget: &StepBudget) -> bool {
     // What a match clears before it starts; few patterns have many groups.
     if !budget.spend((program.groups + program.loops) / 8) {
         return false;
@@ -89,7 +89,7 @@ pub fn is_match(program: &Program, text: &str, budget: &StepBudget) -> bool {
         steps_left: steps,
     };
     let result = matcher.run(0, 0);
-    let is_out_of_budget = matches!(result, Err(Stop::OutOfSteps)) && steps < PATTERN_STEPS_MAX;
+    let is_out_of_budget = matches!(result, Err(MatchStop::OutOfSteps)) && steps < PATTERN_STEPS_MAX;
     let taken = (steps - matcher.steps_left) as usize;
     // One more than there is: the budget ended this match, not the bound of a single one.
     budget.spend(if is_out_of_budget { taken.saturating_add(1) } else { taken });
@@ -98,19 +98,19 @@ pub fn is_match(program: &Program, text: &str, budget: &StepBudget) -> bool {
 
 impl Matcher<'_> {
     /// Takes as many steps as something costs beyond its own.
-    fn pay(&mut self, steps: usize) -> Result<(), Stop> {
+    fn pay(&mut self, steps: usize) -> Result<(), MatchStop> {
         let left = u32::try_from(steps).ok().and_then(|steps| self.steps_left.checked_sub(steps));
         self.steps_left = left.unwrap_or(0);
-        left.map(drop).ok_or(Stop::OutOfSteps)
+        left.map(drop).ok_or(MatchStop::OutOfSteps)
     }
 
     /// Matches from an instruction to the next `Done`; returns the position there. Choices made
     /// on the way are dropped, so what was matched is final; what they would undo is kept.
-    fn run(&mut self, at: usize, position: usize) -> Result<usize, Stop> {
+    fn run(&mut self, at: usize, position: usize) -> Result<usize, MatchStop> {
         let base = self.choices.len();
         let (mut at, mut position) = (at, position);
         loop {
-            self.steps_left = self.steps_left.checked_sub(1).ok_or(Stop::OutOfSteps)?;
+            self.steps_left = self.steps_left.checked_sub(1).ok_or(MatchStop::OutOfSteps)?;
             let step = match self.program.instructions.get(at) {
                 None | Some(Instruction::Done) => {
                     self.keep_undo(base);
@@ -120,8 +120,8 @@ impl Matcher<'_> {
             };
             (at, position) = match step {
                 Ok(next) => next,
-                Err(Stop::OutOfSteps) => return Err(Stop::OutOfSteps),
-                Err(Stop::Failed) => self.back(base)?,
+                Err(MatchStop::OutOfSteps) => return Err(MatchStop::OutOfSteps),
+                Err(MatchStop::Failed) => self.back(base)?,
             };
         }
     }
@@ -140,13 +140,13 @@ impl Matcher<'_> {
     }
 
     /// The newest path that is still open above `base`.
-    fn back(&mut self, base: usize) -> Result<(usize, usize), Stop> {
+    fn back(&mut self, base: usize) -> Result<(usize, usize), MatchStop> {
         loop {
             if self.choices.len() <= base {
-                return Err(Stop::Failed);
+                return Err(MatchStop::Failed);
             }
-            self.steps_left = self.steps_left.checked_sub(1).ok_or(Stop::OutOfSteps)?;
-            match self.choices.pop().ok_or(Stop::Failed)? {
+            self.steps_left = self.steps_left.checked_sub(1).ok_or(MatchStop::OutOfSteps)?;
+            match self.choices.pop().ok_or(MatchStop::Failed)? {
                 Choice::Mark { mark, old } => self.marks[mark] = old,
                 Choice::Round { index, old } => self.rounds[index] = old,
                 Choice::Resume { at, position } | Choice::Leave { at, position } => {
@@ -178,10 +178,17 @@ impl Matcher<'_> {
     }
 
     /// One instruction: where to go on, and from which position.
-    fn step(&mut self, instruction: Instruction, at: usize, position: usize) -> Result<(usize, usize), Stop> {
+    fn step(
+        &mut self,
+        instruction: Instruction,
+        at: usize,
+        position: usize,
+    ) -> Result<(usize, usize), MatchStop> {
         let next = at + 1;
         match instruction {
-            Instruction::Set(set) => self.take(set, position).map(|after| (next, after)).ok_or(Stop::Failed),
+            Instruction::Set(set) => {
+                self.take(set, position).map(|after| (next, after)).ok_or(MatchStop::Failed)
+            }
             Instruction::Place(place) if self.is_at(place, position) => Ok((next, position)),
             Instruction::Mark(mark) => {
                 self.set_mark(mark, position);
@@ -209,7 +216,7 @@ impl Matcher<'_> {
             Instruction::Atomic { end } => self.run(next, position).map(|after| (end, after)),
             Instruction::Look { behind, negated, end } => {
                 let found = self.look(next, behind, position)?;
-                if found == negated { Err(Stop::Failed) } else { Ok((end, position)) }
+                if found == negated { Err(MatchStop::Failed) } else { Ok((end, position)) }
             }
             Instruction::Backreference { group, fold } => {
                 self.refer(group, fold, position).map(|after| (next, after))
@@ -217,16 +224,16 @@ impl Matcher<'_> {
             Instruction::Conditional { group, no } => {
                 Ok((if self.group(group).is_some() { next } else { no }, position))
             }
-            Instruction::Place(_) | Instruction::Done => Err(Stop::Failed),
+            Instruction::Place(_) | Instruction::Done => Err(MatchStop::Failed),
         }
     }
 
     /// Decides at the end of a loop's body, `count` rounds being done.
-    fn round(&mut self, until: usize, position: usize, count: u32) -> Result<(usize, usize), Stop> {
+    fn round(&mut self, until: usize, position: usize, count: u32) -> Result<(usize, usize), MatchStop> {
         let Some(Instruction::LoopUntil { index, body, min, max, lazy }) =
             self.program.instructions.get(until).copied()
         else {
-            return Err(Stop::Failed);
+            return Err(MatchStop::Failed);
         };
         let last = self.rounds.get(index).and_then(|round| round.last);
         if count < min {
@@ -247,7 +254,7 @@ impl Matcher<'_> {
         Ok((until + 1, position))
     }
 
-    fn possessive(&mut self, body: usize, min: u32, max: u32, position: usize) -> Result<usize, Stop> {
+    fn possessive(&mut self, body: usize, min: u32, max: u32, position: usize) -> Result<usize, MatchStop> {
         let mut position = position;
         let mut count = 0;
         while count < min {
@@ -258,15 +265,15 @@ impl Matcher<'_> {
             match self.run(body, position) {
                 Ok(after) if after == position => break,
                 Ok(after) => position = after,
-                Err(Stop::Failed) => break,
-                Err(Stop::OutOfSteps) => return Err(Stop::OutOfSteps),
+                Err(MatchStop::Failed) => break,
+                Err(MatchStop::OutOfSteps) => return Err(MatchStop::OutOfSteps),
             }
             count = count.saturating_add(1);
         }
         Ok(position)
     }
 
-    fn look(&mut self, body: usize, behind: Option<usize>, position: usize) -> Result<bool, Stop> {
+    fn look(&mut self, body: usize, behind: Option<usize>, position: usize) -> Result<bool, MatchStop> {
         let mut start = position;
         self.pay(behind.unwrap_or(0).min(position))?;
         for _ in 0..behind.unwrap_or(0) {
@@ -278,11 +285,11 @@ impl Matcher<'_> {
         let base = self.choices.len();
         match self.run(body, start) {
             Ok(_) => Ok(true),
-            Err(Stop::Failed) => {
+            Err(MatchStop::Failed) => {
                 debug_assert_eq!(self.choices.len(), base, "a failed part leaves no choice behind");
                 Ok(false)
             }
-            Err(Stop::OutOfSteps) => Err(Stop::OutOfSteps),
+            Err(MatchStop::OutOfSteps) => Err(MatchStop::OutOfSteps),
         }
     }
 
@@ -295,14 +302,14 @@ impl Matcher<'_> {
         greed: Greed,
         at: usize,
         position: usize,
-    ) -> Result<usize, Stop> {
+    ) -> Result<usize, MatchStop> {
         let mut position = position;
         let mut low = position;
         let most = if greed == Greed::Lazy { min } else { max };
         let mut count = 0;
         while count < most {
             let Some(after) = self.take(set, position) else { break };
-            self.steps_left = self.steps_left.checked_sub(1).ok_or(Stop::OutOfSteps)?;
+            self.steps_left = self.steps_left.checked_sub(1).ok_or(MatchStop::OutOfSteps)?;
             position = after;
             count += 1;
             if count == min {
@@ -310,7 +317,7 @@ impl Matcher<'_> {
             }
         }
         if count < min {
-            return Err(Stop::Failed);
+            return Err(MatchStop::Failed);
         }
         match greed {
             Greed::Greedy if position > low => self.choices.push(Choice::GiveBack { at, low, position }),
@@ -328,12 +335,12 @@ impl Matcher<'_> {
         self.program.sets.get(set)?.contains(char).then(|| position + char.len_utf8())
     }
 
-    fn refer(&mut self, group: usize, fold: Fold, position: usize) -> Result<usize, Stop> {
-        let (start, end) = self.group(group).ok_or(Stop::Failed)?;
+    fn refer(&mut self, group: usize, fold: Fold, position: usize) -> Result<usize, MatchStop> {
+        let (start, end) = self.group(group).ok_or(MatchStop::Failed)?;
         // Compared eight bytes at a time, or character by character.
         let cost = if fold == Fold::Exact { (end - start) / 8 } else { end - start };
         self.pay(cost)?;
-        self.refer_to(start, end, fold, position).ok_or(Stop::Failed)
+        self.refer_to(start, end, fold, position).ok_or(MatchStop::Failed)
     }
 
     fn refer_to(&self, start: usize, end: usize, fold: Fold, position: usize) -> Option<usize> {
@@ -389,15 +396,15 @@ impl Matcher<'_> {
         self.char_before(position).map(|char| position - char.len_utf8())
     }
 
-    fn is_at(&self, place: Place, position: usize) -> bool {
+    fn is_at(&self, place: Position, position: usize) -> bool {
         let rest = self.text.get(position..).unwrap_or_default();
         match place {
-            Place::TextBegin => position == 0,
-            Place::TextEnd => rest.is_empty(),
-            Place::LastLineEnd => rest.is_empty() || rest == "\n",
-            Place::LineBegin => position == 0 || self.char_before(position) == Some('\n'),
-            Place::LineEnd => rest.is_empty() || rest.starts_with('\n'),
-            Place::Boundary { ascii, negated } => {
+            Position::TextBegin => position == 0,
+            Position::TextEnd => rest.is_empty(),
+            Position::LastLineEnd => rest.is_empty() || rest == "\n",
+            Position::LineBegin => position == 0 || self.char_before(position) == Some('\n'),
+            Position::LineEnd => rest.is_empty() || rest.starts_with('\n'),
+            Position::Boundary { ascii, negated } => {
                 let is_word = |char: Option<char>| {
                     char.is_some_and(|char| {
                         if ascii { char.is_ascii() && unicode::is_word(char) } else { unicode::is_word(char) }

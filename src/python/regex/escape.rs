@@ -4,7 +4,7 @@
 //! Invariant: an escape that Python does not know is an error, as are octal values over 0o377.
 use crate::python::regex::PatternError;
 use crate::python::regex::syntax::{At, Category, CategoryKind};
-use crate::python::regex::token::{Token, Tokens};
+use crate::python::regex::token::{RegexToken, Tokens};
 
 /// What an escape stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,10 +93,10 @@ fn octal(digits: &str) -> Result<u32, PatternError> {
 /// `\12` is a group, `\123` an octal value: three octal digits decide.
 fn octal_or_group(tokens: &mut Tokens, first: char) -> Result<Escape, PatternError> {
     let mut digits = String::from(first);
-    if let Some(Token::Char(second @ '0'..='9')) = tokens.peek() {
+    if let Some(RegexToken::Char(second @ '0'..='9')) = tokens.peek() {
         tokens.take()?;
         digits.push(second);
-        if let (true, true, Some(Token::Char(third @ '0'..='7'))) =
+        if let (true, true, Some(RegexToken::Char(third @ '0'..='7'))) =
             (is_octal(&first), is_octal(&second), tokens.peek())
         {
             tokens.take()?;

@@ -4,52 +4,52 @@
 //! the whole pattern. Invariant: as `parse`, of which this is a part.
 use crate::limits::PATTERN_DEPTH_MAX;
 use crate::python::regex::PatternError;
-use crate::python::regex::parse::Parser;
-use crate::python::regex::syntax::{Flags, Item};
+use crate::python::regex::parse::RegexParser;
+use crate::python::regex::syntax::{RegexFlags, SetItem};
 
 const UNTERMINATED: PatternError = PatternError::new("missing ), unterminated subpattern");
 
 /// What `(?...` turned out to be.
-enum Kind {
+enum GroupKind {
     Capture(Option<String>),
     Plain,
     Atomic,
     Flags {
-        add: Flags,
-        remove: Flags,
+        add: RegexFlags,
+        remove: RegexFlags,
     },
     /// Read to its end already.
-    Done(Option<Item>),
+    Done(Option<SetItem>),
 }
 
-impl Parser {
+impl RegexParser {
     /// `at_start`: nothing stands before it in the pattern, so flags may.
     pub(super) fn group(
         &mut self,
-        verbose: &mut Flags,
+        verbose: &mut RegexFlags,
         depth: usize,
         at_start: bool,
-    ) -> Result<Option<Item>, PatternError> {
+    ) -> Result<Option<SetItem>, PatternError> {
         let kind = if self.tokens.take_if('?')? {
             self.extension(verbose, depth, at_start)?
         } else {
-            Kind::Capture(None)
+            GroupKind::Capture(None)
         };
-        let (mut add, mut remove) = (Flags::default(), Flags::default());
+        let (mut add, mut remove) = (RegexFlags::default(), RegexFlags::default());
         let mut index = None;
-        let is_atomic = matches!(kind, Kind::Atomic);
+        let is_atomic = matches!(kind, GroupKind::Atomic);
         match kind {
-            Kind::Done(item) => return Ok(item),
-            Kind::Capture(name) => index = Some(self.open(name)?),
-            Kind::Flags { add: added, remove: removed } => (add, remove) = (added, removed),
-            Kind::Plain | Kind::Atomic => {}
+            GroupKind::Done(item) => return Ok(item),
+            GroupKind::Capture(name) => index = Some(self.open(name)?),
+            GroupKind::Flags { add: added, remove: removed } => (add, remove) = (added, removed),
+            GroupKind::Plain | GroupKind::Atomic => {}
         }
         let body = self.alternation(verbose.with(add).without(remove), depth + 1)?;
         self.close()?;
         if let Some(slot) = index.and_then(|group| self.widths.get(group as usize).map(|_| group as usize)) {
             self.widths[slot] = Some(self.width(&body));
         }
-        Ok(Some(if is_atomic { Item::Atomic(body) } else { Item::Group { index, add, remove, body } }))
+        Ok(Some(if is_atomic { SetItem::Atomic(body) } else { SetItem::Group { index, add, remove, body } }))
     }
 
     fn close(&mut self) -> Result<(), PatternError> {
@@ -73,24 +73,29 @@ impl Parser {
         self.names.iter().find(|(known, _)| known == name).map(|(_, group)| *group)
     }
 
-    fn extension(&mut self, verbose: &mut Flags, depth: usize, at_start: bool) -> Result<Kind, PatternError> {
+    fn extension(
+        &mut self,
+        verbose: &mut RegexFlags,
+        depth: usize,
+        at_start: bool,
+    ) -> Result<GroupKind, PatternError> {
         let char = self.tokens.take_char("unexpected end of pattern or unknown extension")?;
         match char {
             'P' => self.python_extension(),
-            ':' => Ok(Kind::Plain),
-            '>' => Ok(Kind::Atomic),
+            ':' => Ok(GroupKind::Plain),
+            '>' => Ok(GroupKind::Atomic),
             '#' => self.comment(),
-            '=' | '!' => self.look(verbose, depth, false, char == '!').map(Kind::Done),
+            '=' | '!' => self.look(verbose, depth, false, char == '!').map(GroupKind::Done),
             '<' => match self.tokens.take_char("unknown extension ?<")? {
-                char @ ('=' | '!') => self.look(verbose, depth, true, char == '!').map(Kind::Done),
+                char @ ('=' | '!') => self.look(verbose, depth, true, char == '!').map(GroupKind::Done),
                 char => Err(PatternError::of_char("unknown extension ?<", char)),
             },
-            '(' => self.conditional(verbose, depth).map(Kind::Done),
+            '(' => self.conditional(verbose, depth).map(GroupKind::Done),
             '-' | 'a' | 'i' | 'L' | 'm' | 's' | 'u' | 'x' => match self.inline_flags(char)? {
-                Some((add, remove)) => Ok(Kind::Flags { add, remove }),
+                Some((add, remove)) => Ok(GroupKind::Flags { add, remove }),
                 None if at_start => {
                     *verbose = self.flags;
-                    Ok(Kind::Done(None))
+                    Ok(GroupKind::Done(None))
                 }
                 None => Err(PatternError::new("global flags not at the start of the expression")),
             },
@@ -99,29 +104,29 @@ impl Parser {
     }
 
     /// `(?P<name>...)` and `(?P=name)`.
-    fn python_extension(&mut self) -> Result<Kind, PatternError> {
+    fn python_extension(&mut self) -> Result<GroupKind, PatternError> {
         if self.tokens.take_if('<')? {
             let name = self.tokens.take_until('>')?;
             check_name(&name)?;
-            return Ok(Kind::Capture(Some(name)));
+            return Ok(GroupKind::Capture(Some(name)));
         }
         if self.tokens.take_if('=')? {
             let name = self.tokens.take_until(')')?;
             check_name(&name)?;
             let group = self.named(&name).ok_or_else(|| PatternError::new("unknown group name"))?;
             self.check_reference(group)?;
-            return Ok(Kind::Done(Some(Item::Backreference(group))));
+            return Ok(GroupKind::Done(Some(SetItem::Backreference(group))));
         }
         Err(PatternError::new("unknown extension ?P"))
     }
 
-    fn comment(&mut self) -> Result<Kind, PatternError> {
+    fn comment(&mut self) -> Result<GroupKind, PatternError> {
         loop {
             if self.tokens.peek().is_none() {
                 return Err(PatternError::new("missing ), unterminated comment"));
             }
             if self.tokens.take_if(')')? {
-                return Ok(Kind::Done(None));
+                return Ok(GroupKind::Done(None));
             }
             self.tokens.take()?;
         }
@@ -129,11 +134,11 @@ impl Parser {
 
     fn look(
         &mut self,
-        verbose: &Flags,
+        verbose: &RegexFlags,
         depth: usize,
         behind: bool,
         negated: bool,
-    ) -> Result<Option<Item>, PatternError> {
+    ) -> Result<Option<SetItem>, PatternError> {
         let outermost = behind && self.look_behind_groups.is_none();
         if outermost {
             self.look_behind_groups = Some(self.group_count());
@@ -149,16 +154,16 @@ impl Parser {
         }
         // Python's parser has no item for a negated empty look, so its width is never asked for.
         if negated && body.is_empty() {
-            return Ok(Some(Item::Failure));
+            return Ok(Some(SetItem::Failure));
         }
         if low != high {
             return Err(PatternError::new("look-behind requires fixed-width pattern"));
         }
-        Ok(Some(Item::Look { behind, negated, body, width: low }))
+        Ok(Some(SetItem::Look { behind, negated, body, width: low }))
     }
 
     /// `(?(group)yes|no)`.
-    fn conditional(&mut self, verbose: &Flags, depth: usize) -> Result<Option<Item>, PatternError> {
+    fn conditional(&mut self, verbose: &RegexFlags, depth: usize) -> Result<Option<SetItem>, PatternError> {
         let name = self.tokens.take_until(')')?;
         let group = if name.bytes().all(|byte| byte.is_ascii_digit()) {
             let group: u32 = name.parse().map_err(|_| PatternError::new("invalid group reference"))?;
@@ -179,18 +184,18 @@ impl Parser {
         let no =
             if self.tokens.take_if('|')? { Some(self.sequence(*verbose, depth + 1, false)?) } else { None };
         self.close()?;
-        Ok(Some(Item::Conditional { group, yes, no }))
+        Ok(Some(SetItem::Conditional { group, yes, no }))
     }
 
     /// Flags after `(?`: for the whole pattern (`None`), or for a group.
-    fn inline_flags(&mut self, first: char) -> Result<Option<(Flags, Flags)>, PatternError> {
+    fn inline_flags(&mut self, first: char) -> Result<Option<(RegexFlags, RegexFlags)>, PatternError> {
         const UNKNOWN: &str = "unknown flag, or missing -, : or )";
         let mut char = first;
-        let mut add = Flags::default();
+        let mut add = RegexFlags::default();
         while char != '-' && char != ':' && char != ')' {
             let flag = flag(char)?;
             add = add.with(flag);
-            if flag.has(Flags::TYPES) && add.has(Flags::TYPES.without(flag)) {
+            if flag.has(RegexFlags::TYPES) && add.has(RegexFlags::TYPES.without(flag)) {
                 return Err(PatternError::new("flags 'a', 'u' and 'L' are incompatible"));
             }
             char = self.tokens.take_char(UNKNOWN)?;
@@ -199,7 +204,7 @@ impl Parser {
             self.flags = self.flags.with(add);
             return Ok(None);
         }
-        let mut remove = Flags::default();
+        let mut remove = RegexFlags::default();
         if char == '-' {
             char = self.tokens.take_char("missing flag")?;
             if char == ':' {
@@ -207,7 +212,7 @@ impl Parser {
             }
             while char != ':' {
                 let flag = flag(char)?;
-                if flag.has(Flags::TYPES) {
+                if flag.has(RegexFlags::TYPES) {
                     return Err(PatternError::new("cannot turn off flags 'a', 'u' and 'L'"));
                 }
                 remove = remove.with(flag);
@@ -221,14 +226,14 @@ impl Parser {
     }
 }
 
-fn flag(char: char) -> Result<Flags, PatternError> {
+fn flag(char: char) -> Result<RegexFlags, PatternError> {
     match char {
-        'a' => Ok(Flags::ASCII),
-        'i' => Ok(Flags::IGNORE_CASE),
-        'm' => Ok(Flags::MULTI_LINE),
-        's' => Ok(Flags::DOT_ALL),
-        'u' => Ok(Flags::UNICODE),
-        'x' => Ok(Flags::VERBOSE),
+        'a' => Ok(RegexFlags::ASCII),
+        'i' => Ok(RegexFlags::IGNORE_CASE),
+        'm' => Ok(RegexFlags::MULTI_LINE),
+        's' => Ok(RegexFlags::DOT_ALL),
+        'u' => Ok(RegexFlags::UNICODE),
+        'x' => Ok(RegexFlags::VERBOSE),
         'L' => Err(PatternError::new("cannot use 'L' flag with a str pattern")),
         _ => Err(PatternError::of_char("unknown flag ", char)),
     }

@@ -1,6 +1,6 @@
 //! Patterns that a finite automaton can take, whatever the text at a cost that grows with it alone.
 //!
-//! In: a [`Node`]. Out: an automaton, or nothing where the pattern needs back-tracking: groups that
+//! In: a [`RegexNode`]. Out: an automaton, or nothing where the pattern needs back-tracking: groups that
 //! are referred to, look-around, atomic parts, a `$` that something may follow.
 //! Invariant: only whether there is a match is asked, so lazy and greedy are alike here.
 use regex_automata::dfa::{Automaton as _, StartKind, dense};
@@ -11,7 +11,7 @@ use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, Look, Repet
 
 use crate::limits::{PATTERN_AUTOMATON_BYTES_MAX, PATTERN_TABLE_BYTES_MAX};
 use crate::python::regex::set::Set;
-use crate::python::regex::syntax::{Greed, Node, Place, REPEAT_MAX};
+use crate::python::regex::syntax::{Greed, Position, REPEAT_MAX, RegexNode};
 
 /// A compiled automaton.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ type Table = dense::DFA<Vec<u32>>;
 
 impl Linear {
     /// `bytes` is what automata may still take.
-    pub fn new(node: &Node, bytes: &mut usize) -> Option<Self> {
+    pub fn new(node: &RegexNode, bytes: &mut usize) -> Option<Self> {
         if *bytes == 0 {
             return None;
         }
@@ -95,46 +95,49 @@ struct Translation {
 
 impl Translation {
     /// `last`: nothing of the pattern follows, so a `$` may take the line feed it stands before.
-    fn hir(&mut self, node: &Node, last: bool) -> Option<Hir> {
+    fn hir(&mut self, node: &RegexNode, last: bool) -> Option<Hir> {
         Some(match node {
-            Node::Set(set) => Hir::class(class(set, self.ascii)),
-            Node::Place(place) => self.place(*place, last)?,
-            Node::Sequence(nodes) => {
+            RegexNode::Set(set) => Hir::class(class(set, self.ascii)),
+            RegexNode::Place(place) => self.place(*place, last)?,
+            RegexNode::Sequence(nodes) => {
                 let end = nodes.len().saturating_sub(1);
                 let parts = nodes.iter().enumerate().map(|(at, node)| self.hir(node, last && at == end));
                 Hir::concat(parts.collect::<Option<_>>()?)
             }
-            Node::Branch(nodes) => {
+            RegexNode::Branch(nodes) => {
                 Hir::alternation(nodes.iter().map(|node| self.hir(node, last)).collect::<Option<_>>()?)
             }
-            Node::Repeat { greed: Greed::Possessive, .. } => return None,
-            Node::Repeat { greed, min, max, body } => Hir::repetition(Repetition {
+            RegexNode::Repeat { greed: Greed::Possessive, .. } => return None,
+            RegexNode::Repeat { greed, min, max, body } => Hir::repetition(Repetition {
                 min: *min,
                 max: Some(*max).filter(|max| *max != REPEAT_MAX),
                 greedy: *greed == Greed::Greedy,
                 sub: Box::new(self.hir(body, false)?),
             }),
             // Nothing refers to it, or the pattern is refused elsewhere: its content alone counts.
-            Node::Group { body, .. } => self.hir(body, last)?,
-            Node::Atomic(_) | Node::Look { .. } | Node::Backreference { .. } | Node::Conditional { .. } => {
+            RegexNode::Group { body, .. } => self.hir(body, last)?,
+            RegexNode::Atomic(_)
+            | RegexNode::Look { .. }
+            | RegexNode::Backreference { .. }
+            | RegexNode::Conditional { .. } => {
                 return None;
             }
         })
     }
 
-    fn place(&mut self, place: Place, last: bool) -> Option<Hir> {
+    fn place(&mut self, place: Position, last: bool) -> Option<Hir> {
         let look = match place {
-            Place::TextBegin => Look::Start,
-            Place::TextEnd => Look::End,
-            Place::LineBegin => Look::StartLF,
-            Place::LineEnd => Look::EndLF,
-            Place::LastLineEnd if last => {
+            Position::TextBegin => Look::Start,
+            Position::TextEnd => Look::End,
+            Position::LineBegin => Look::StartLF,
+            Position::LineEnd => Look::EndLF,
+            Position::LastLineEnd if last => {
                 let line_feed = Hir::literal(*b"\n");
                 let optional = Repetition { min: 0, max: Some(1), greedy: true, sub: Box::new(line_feed) };
                 return Some(Hir::concat(vec![Hir::repetition(optional), Hir::look(Look::End)]));
             }
-            Place::LastLineEnd => return None,
-            Place::Boundary { negated, .. } => {
+            Position::LastLineEnd => return None,
+            Position::Boundary { negated, .. } => {
                 self.has_boundary = true;
                 if negated { Look::WordAsciiNegate } else { Look::WordAscii }
             }

@@ -23,14 +23,14 @@ mod width;
 use crate::engine::evaluate::budget::StepBudget;
 use crate::limits::{PATTERN_AUTOMATA_BYTES_MAX, PATTERN_BYTES_MAX};
 use crate::python::regex::linear::Linear;
-use crate::python::regex::program::Program;
+use crate::python::regex::program::RegexProgram;
 
 /// A compiled pattern.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     linear: Option<Linear>,
     /// Where `linear` is absent or cannot answer for a text.
-    program: Option<Program>,
+    program: Option<RegexProgram>,
 }
 
 /// What is left for the automata of a document's patterns.
@@ -84,7 +84,7 @@ impl Pattern {
         let node = resolve::resolve(parsed.items, parsed.flags);
         let linear = Linear::new(&node, &mut budget.bytes);
         let needs_program = !linear.as_ref().is_some_and(Linear::takes_all);
-        let program = needs_program.then(|| Program::new(&node, parsed.groups));
+        let program = needs_program.then(|| RegexProgram::new(&node, parsed.groups));
         Ok(Self { linear, program })
     }
 

@@ -7,33 +7,33 @@
 //! process.
 use crate::limits::PATTERN_DEPTH_MAX;
 use crate::python::regex::escape::Escape;
-use crate::python::regex::syntax::{At, Flags, Greed, Item, Member, REPEAT_MAX};
-use crate::python::regex::token::{Token, Tokens};
+use crate::python::regex::syntax::{At, Greed, REPEAT_MAX, RegexFlags, SetItem, SetMember};
+use crate::python::regex::token::{RegexToken, Tokens};
 use crate::python::regex::{PatternError, escape, width};
 
 /// A pattern as read.
 #[derive(Debug)]
 pub struct Parsed {
-    pub items: Vec<Item>,
-    pub flags: Flags,
+    pub items: Vec<SetItem>,
+    pub flags: RegexFlags,
     /// How many groups capture.
     pub groups: u32,
 }
 
 pub fn parse(text: &str) -> Result<Parsed, PatternError> {
-    let mut parser = Parser {
+    let mut parser = RegexParser {
         tokens: Tokens::new(text)?,
-        flags: Flags::default(),
+        flags: RegexFlags::default(),
         widths: vec![None],
         names: Vec::new(),
         look_behind_groups: None,
         conditions: Vec::new(),
     };
-    let items = parser.alternation(Flags::default(), 0)?;
+    let items = parser.alternation(RegexFlags::default(), 0)?;
     if parser.tokens.peek().is_some() {
         return Err(PatternError::new("unbalanced parenthesis"));
     }
-    if parser.flags.has(Flags::ASCII) && parser.flags.has(Flags::UNICODE) {
+    if parser.flags.has(RegexFlags::ASCII) && parser.flags.has(RegexFlags::UNICODE) {
         return Err(PatternError::new("ASCII and UNICODE flags are incompatible"));
     }
     let groups = parser.group_count();
@@ -43,10 +43,10 @@ pub fn parse(text: &str) -> Result<Parsed, PatternError> {
     Ok(Parsed { items, flags: parser.flags, groups })
 }
 
-pub(super) struct Parser {
+pub(super) struct RegexParser {
     pub tokens: Tokens,
     /// Flags set for the whole pattern.
-    pub flags: Flags,
+    pub flags: RegexFlags,
     /// Per group its width in characters once it is closed; group 0 is never closed.
     pub widths: Vec<Option<(u64, u64)>>,
     pub names: Vec<(String, u32)>,
@@ -56,13 +56,13 @@ pub(super) struct Parser {
     pub conditions: Vec<u32>,
 }
 
-impl Parser {
+impl RegexParser {
     pub fn group_count(&self) -> u32 {
         u32::try_from(self.widths.len()).unwrap_or(u32::MAX)
     }
 
     /// `a|b|c`.
-    pub fn alternation(&mut self, verbose: Flags, depth: usize) -> Result<Vec<Item>, PatternError> {
+    pub fn alternation(&mut self, verbose: RegexFlags, depth: usize) -> Result<Vec<SetItem>, PatternError> {
         if depth > PATTERN_DEPTH_MAX {
             return Err(PatternError::new("groups are nested too deeply"));
         }
@@ -80,52 +80,57 @@ impl Parser {
         Ok(join(branches))
     }
 
-    /// What stands between two `|`. `verbose` is only asked for [`Flags::VERBOSE`].
-    pub fn sequence(&mut self, verbose: Flags, depth: usize, first: bool) -> Result<Vec<Item>, PatternError> {
+    /// What stands between two `|`. `verbose` is only asked for [`RegexFlags::VERBOSE`].
+    pub fn sequence(
+        &mut self,
+        verbose: RegexFlags,
+        depth: usize,
+        first: bool,
+    ) -> Result<Vec<SetItem>, PatternError> {
         let mut verbose = verbose;
         let mut items = Vec::new();
         while let Some(token) = self.tokens.peek() {
-            if matches!(token, Token::Char('|' | ')')) {
+            if matches!(token, RegexToken::Char('|' | ')')) {
                 break;
             }
             self.tokens.take()?;
             let char = match token {
-                Token::Escape(char) => {
+                RegexToken::Escape(char) => {
                     items.push(self.escaped(char)?);
                     continue;
                 }
-                Token::Char(char) => char,
+                RegexToken::Char(char) => char,
             };
             match char {
-                ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c' if verbose.has(Flags::VERBOSE) => {}
-                '#' if verbose.has(Flags::VERBOSE) => {
-                    while !matches!(self.tokens.take()?, None | Some(Token::Char('\n'))) {}
+                ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c' if verbose.has(RegexFlags::VERBOSE) => {}
+                '#' if verbose.has(RegexFlags::VERBOSE) => {
+                    while !matches!(self.tokens.take()?, None | Some(RegexToken::Char('\n'))) {}
                 }
                 '[' => items.push(self.set()?),
                 '*' | '+' | '?' | '{' => self.repeat(char, &mut items)?,
-                '.' => items.push(Item::Any),
-                '^' => items.push(Item::At(At::Begin)),
-                '$' => items.push(Item::At(At::End)),
+                '.' => items.push(SetItem::Any),
+                '^' => items.push(SetItem::At(At::Begin)),
+                '$' => items.push(SetItem::At(At::End)),
                 '(' => {
                     let at_start = first && items.is_empty();
                     items.extend(self.group(&mut verbose, depth, at_start)?);
                 }
-                _ => items.push(Item::Literal(u32::from(char))),
+                _ => items.push(SetItem::Literal(u32::from(char))),
             }
         }
         Ok(items.into_iter().flat_map(unpack).collect())
     }
 
-    fn escaped(&mut self, char: char) -> Result<Item, PatternError> {
+    fn escaped(&mut self, char: char) -> Result<SetItem, PatternError> {
         Ok(match escape::outside(&mut self.tokens, char)? {
-            Escape::Literal(code) => Item::Literal(code),
-            Escape::At(at) => Item::At(at),
+            Escape::Literal(code) => SetItem::Literal(code),
+            Escape::At(at) => SetItem::At(at),
             Escape::Category(category) => {
-                Item::Set { negated: false, members: vec![Member::Category(category)] }
+                SetItem::Set { negated: false, members: vec![SetMember::Category(category)] }
             }
             Escape::Group(group) => {
                 self.check_reference(group)?;
-                Item::Backreference(group)
+                SetItem::Backreference(group)
             }
         })
     }
@@ -156,10 +161,10 @@ impl Parser {
     }
 
     /// What follows `[`.
-    fn set(&mut self) -> Result<Item, PatternError> {
+    fn set(&mut self) -> Result<SetItem, PatternError> {
         const UNTERMINATED: PatternError = PatternError::new("unterminated character set");
         let negated = self.tokens.take_if('^')?;
-        let mut members: Vec<Member> = Vec::new();
+        let mut members: Vec<SetMember> = Vec::new();
         let mut push = |member| {
             if !members.contains(&member) {
                 members.push(member);
@@ -168,7 +173,7 @@ impl Parser {
         let mut is_first = true;
         loop {
             let token = self.tokens.take()?.ok_or(UNTERMINATED)?;
-            if token == Token::Char(']') && !is_first {
+            if token == RegexToken::Char(']') && !is_first {
                 break;
             }
             is_first = false;
@@ -178,39 +183,39 @@ impl Parser {
                 continue;
             }
             let token = self.tokens.take()?.ok_or(UNTERMINATED)?;
-            if token == Token::Char(']') {
+            if token == RegexToken::Char(']') {
                 push(member);
-                push(Member::Literal(u32::from('-')));
+                push(SetMember::Literal(u32::from('-')));
                 break;
             }
             match (member, self.member(token)?) {
-                (Member::Literal(low), Member::Literal(high)) if low <= high => {
-                    push(Member::Range(low, high))
+                (SetMember::Literal(low), SetMember::Literal(high)) if low <= high => {
+                    push(SetMember::Range(low, high))
                 }
                 _ => return Err(PatternError::new("bad character range")),
             }
         }
         Ok(match (negated, members.as_slice()) {
-            (false, [Member::Literal(code)]) => Item::Literal(*code),
-            (true, [Member::Literal(code)]) => Item::NotLiteral(*code),
-            _ => Item::Set { negated, members },
+            (false, [SetMember::Literal(code)]) => SetItem::Literal(*code),
+            (true, [SetMember::Literal(code)]) => SetItem::NotLiteral(*code),
+            _ => SetItem::Set { negated, members },
         })
     }
 
-    fn member(&mut self, token: Token) -> Result<Member, PatternError> {
+    fn member(&mut self, token: RegexToken) -> Result<SetMember, PatternError> {
         let char = match token {
-            Token::Char(char) => return Ok(Member::Literal(u32::from(char))),
-            Token::Escape(char) => char,
+            RegexToken::Char(char) => return Ok(SetMember::Literal(u32::from(char))),
+            RegexToken::Escape(char) => char,
         };
         match escape::inside(&mut self.tokens, char)? {
-            Escape::Literal(code) => Ok(Member::Literal(code)),
-            Escape::Category(category) => Ok(Member::Category(category)),
+            Escape::Literal(code) => Ok(SetMember::Literal(code)),
+            Escape::Category(category) => Ok(SetMember::Category(category)),
             Escape::At(_) | Escape::Group(_) => Err(PatternError::of_char("bad escape \\", char)),
         }
     }
 
     /// A quantifier: it takes the item before it as its body.
-    fn repeat(&mut self, char: char, items: &mut Vec<Item>) -> Result<(), PatternError> {
+    fn repeat(&mut self, char: char, items: &mut Vec<SetItem>) -> Result<(), PatternError> {
         let bounds = match char {
             '?' => Some((0, 1)),
             '*' => Some((0, REPEAT_MAX)),
@@ -218,12 +223,12 @@ impl Parser {
             _ => self.braces()?,
         };
         let Some((min, max)) = bounds else {
-            items.push(Item::Literal(u32::from(char)));
+            items.push(SetItem::Literal(u32::from(char)));
             return Ok(());
         };
         let item = match items.pop() {
-            None | Some(Item::At(_)) => return Err(PatternError::new("nothing to repeat")),
-            Some(Item::Repeat { .. }) => return Err(PatternError::new("multiple repeat")),
+            None | Some(SetItem::At(_)) => return Err(PatternError::new("nothing to repeat")),
+            Some(SetItem::Repeat { .. }) => return Err(PatternError::new("multiple repeat")),
             Some(item) => item,
         };
         let greed = if self.tokens.take_if('?')? {
@@ -233,13 +238,13 @@ impl Parser {
         } else {
             Greed::Greedy
         };
-        items.push(Item::Repeat { greed, min, max, body: unpack(item) });
+        items.push(SetItem::Repeat { greed, min, max, body: unpack(item) });
         Ok(())
     }
 
     /// What follows `{`: bounds, or `None` where the brace is a literal.
     fn braces(&mut self) -> Result<Option<(u32, u32)>, PatternError> {
-        if self.tokens.peek() == Some(Token::Char('}')) {
+        if self.tokens.peek() == Some(RegexToken::Char('}')) {
             return Ok(None);
         }
         let here = self.tokens.position();
@@ -268,21 +273,21 @@ impl Parser {
         Ok(Some((min, max)))
     }
 
-    pub fn width(&self, items: &[Item]) -> (u64, u64) {
+    pub fn width(&self, items: &[SetItem]) -> (u64, u64) {
         width::of(items, &self.widths)
     }
 }
 
 /// A group that neither captures nor sets flags is its content.
-fn unpack(item: Item) -> Vec<Item> {
+fn unpack(item: SetItem) -> Vec<SetItem> {
     match item {
-        Item::Group { index: None, add: Flags(0), remove: Flags(0), body } => body,
+        SetItem::Group { index: None, add: RegexFlags(0), remove: RegexFlags(0), body } => body,
         other => vec![other],
     }
 }
 
 /// Branches as one sequence: what all start with stands before, single characters become a set.
-fn join(mut branches: Vec<Vec<Item>>) -> Vec<Item> {
+fn join(mut branches: Vec<Vec<SetItem>>) -> Vec<SetItem> {
     if branches.len() == 1 {
         return branches.pop().unwrap_or_default();
     }
@@ -296,36 +301,36 @@ fn join(mut branches: Vec<Vec<Item>>) -> Vec<Item> {
     let mut members = Vec::new();
     for branch in &branches {
         match branch.as_slice() {
-            [Item::Literal(code)] => members.push(Member::Literal(*code)),
-            [Item::Set { negated: false, members: set }] => members.extend_from_slice(set),
+            [SetItem::Literal(code)] => members.push(SetMember::Literal(*code)),
+            [SetItem::Set { negated: false, members: set }] => members.extend_from_slice(set),
             _ => {
-                items.push(Item::Branch(branches));
+                items.push(SetItem::Branch(branches));
                 return items;
             }
         }
     }
-    let mut unique: Vec<Member> = Vec::new();
+    let mut unique: Vec<SetMember> = Vec::new();
     for member in members {
         if !unique.contains(&member) {
             unique.push(member);
         }
     }
-    items.push(Item::Set { negated: false, members: unique });
+    items.push(SetItem::Set { negated: false, members: unique });
     items
 }
 
 /// Only items without a body are compared: those with one are never equal in Python.
-fn common_first(branches: &[Vec<Item>]) -> Option<Item> {
+fn common_first(branches: &[Vec<SetItem>]) -> Option<SetItem> {
     let first = branches.first()?.first()?;
     let is_plain = matches!(
         first,
-        Item::Literal(_)
-            | Item::NotLiteral(_)
-            | Item::Any
-            | Item::Set { .. }
-            | Item::At(_)
-            | Item::Backreference(_)
-            | Item::Failure
+        SetItem::Literal(_)
+            | SetItem::NotLiteral(_)
+            | SetItem::Any
+            | SetItem::Set { .. }
+            | SetItem::At(_)
+            | SetItem::Backreference(_)
+            | SetItem::Failure
     );
     (is_plain && branches.iter().all(|branch| branch.first() == Some(first))).then(|| first.clone())
 }

@@ -1,14 +1,14 @@
 //! A pattern as instructions for the back-tracking matcher.
 //!
-//! In: a [`Node`]. Out: a [`Program`]. Repetitions are not unrolled, so a program is about as long
+//! In: a [`RegexNode`]. Out: a [`RegexProgram`]. Repetitions are not unrolled, so a program is about as long
 //! as its pattern. Invariant: every target is an instruction of the same program, and each part
 //! that is matched on its own (atomic, look-around) ends with `Done`.
 use crate::python::regex::set::Set;
-use crate::python::regex::syntax::{Fold, Greed, Node, Place};
+use crate::python::regex::syntax::{Fold, Greed, Position, RegexNode};
 
 /// Instructions, sets and how much state a match needs.
 #[derive(Clone, Debug)]
-pub struct Program {
+pub struct RegexProgram {
     pub instructions: Vec<Instruction>,
     pub sets: Vec<Set>,
     pub loops: usize,
@@ -20,7 +20,7 @@ pub struct Program {
 pub enum Instruction {
     /// One character of a set.
     Set(usize),
-    Place(Place),
+    Place(Position),
     /// Stores the position: two marks a group.
     Mark(usize),
     /// Goes on with the next instruction, later with `other`.
@@ -76,8 +76,8 @@ pub enum Instruction {
     Done,
 }
 
-impl Program {
-    pub fn new(node: &Node, groups: u32) -> Self {
+impl RegexProgram {
+    pub fn new(node: &RegexNode, groups: u32) -> Self {
         let mut program =
             Self { instructions: Vec::new(), sets: Vec::new(), loops: 0, groups: groups as usize };
         program.emit(node);
@@ -109,38 +109,38 @@ impl Program {
         })
     }
 
-    fn emit(&mut self, node: &Node) {
+    fn emit(&mut self, node: &RegexNode) {
         match node {
-            Node::Set(set) => {
+            RegexNode::Set(set) => {
                 let set = self.set_index(set);
                 self.push(Instruction::Set(set));
             }
-            Node::Place(place) => {
+            RegexNode::Place(place) => {
                 self.push(Instruction::Place(*place));
             }
-            Node::Sequence(nodes) => nodes.iter().for_each(|node| self.emit(node)),
-            Node::Branch(nodes) => self.branch(nodes),
-            Node::Repeat { greed, min, max, body } => self.repeat(*greed, *min, *max, body),
-            Node::Group { index, body } => {
+            RegexNode::Sequence(nodes) => nodes.iter().for_each(|node| self.emit(node)),
+            RegexNode::Branch(nodes) => self.branch(nodes),
+            RegexNode::Repeat { greed, min, max, body } => self.repeat(*greed, *min, *max, body),
+            RegexNode::Group { index, body } => {
                 let mark = *index as usize * 2;
                 self.push(Instruction::Mark(mark));
                 self.emit(body);
                 self.push(Instruction::Mark(mark + 1));
             }
-            Node::Atomic(body) => {
+            RegexNode::Atomic(body) => {
                 let start = self.push(Instruction::Done);
                 let end = self.part(body);
                 self.set(start, Instruction::Atomic { end });
             }
-            Node::Look { behind, negated, body } => {
+            RegexNode::Look { behind, negated, body } => {
                 let start = self.push(Instruction::Done);
                 let end = self.part(body);
                 self.set(start, Instruction::Look { behind: *behind, negated: *negated, end });
             }
-            Node::Backreference { group, fold } => {
+            RegexNode::Backreference { group, fold } => {
                 self.push(Instruction::Backreference { group: *group as usize, fold: *fold });
             }
-            Node::Conditional { group, yes, no } => {
+            RegexNode::Conditional { group, yes, no } => {
                 let start = self.push(Instruction::Done);
                 self.emit(yes);
                 let jump = self.push(Instruction::Done);
@@ -154,13 +154,13 @@ impl Program {
     }
 
     /// A part that is matched on its own; returns where the pattern goes on.
-    fn part(&mut self, body: &Node) -> usize {
+    fn part(&mut self, body: &RegexNode) -> usize {
         self.emit(body);
         self.push(Instruction::Done);
         self.here()
     }
 
-    fn branch(&mut self, nodes: &[Node]) {
+    fn branch(&mut self, nodes: &[RegexNode]) {
         let mut jumps = Vec::new();
         for (at, node) in nodes.iter().enumerate() {
             if at + 1 == nodes.len() {
@@ -177,8 +177,8 @@ impl Program {
         jumps.into_iter().for_each(|jump| self.set(jump, Instruction::Jump(end)));
     }
 
-    fn repeat(&mut self, greed: Greed, min: u32, max: u32, body: &Node) {
-        if let Node::Set(set) = body {
+    fn repeat(&mut self, greed: Greed, min: u32, max: u32, body: &RegexNode) {
+        if let RegexNode::Set(set) = body {
             let set = self.set_index(set);
             self.push(Instruction::RepeatSet { set, min, max, greed });
             return;

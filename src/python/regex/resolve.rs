@@ -1,77 +1,79 @@
 //! Gives every flag its effect.
 //!
-//! In: items as read and the flags of the whole pattern. Out: one [`Node`] whose sets and places
+//! In: items as read and the flags of the whole pattern. Out: one [`RegexNode`] whose sets and places
 //! are final. Invariant: flags of a group hold inside of it alone.
 use crate::python::regex::set::Set;
-use crate::python::regex::syntax::{At, Flags, Fold, Item, Node, Place};
+use crate::python::regex::syntax::{At, Fold, Position, RegexFlags, RegexNode, SetItem};
 
-pub fn resolve(items: Vec<Item>, flags: Flags) -> Node {
-    let mut nodes: Vec<Node> = items.into_iter().map(|item| node(item, flags)).collect();
+pub fn resolve(items: Vec<SetItem>, flags: RegexFlags) -> RegexNode {
+    let mut nodes: Vec<RegexNode> = items.into_iter().map(|item| node(item, flags)).collect();
     match nodes.pop() {
         Some(only) if nodes.is_empty() => only,
         Some(last) => {
             nodes.push(last);
-            Node::Sequence(nodes)
+            RegexNode::Sequence(nodes)
         }
-        None => Node::Sequence(nodes),
+        None => RegexNode::Sequence(nodes),
     }
 }
 
-fn boxed(items: Vec<Item>, flags: Flags) -> Box<Node> {
+fn boxed(items: Vec<SetItem>, flags: RegexFlags) -> Box<RegexNode> {
     Box::new(resolve(items, flags))
 }
 
-fn node(item: Item, flags: Flags) -> Node {
+fn node(item: SetItem, flags: RegexFlags) -> RegexNode {
     match item {
-        Item::Literal(code) => Node::Set(Set::literal(code, false, flags)),
-        Item::NotLiteral(code) => Node::Set(Set::literal(code, true, flags)),
-        Item::Any => Node::Set(Set::any(flags)),
-        Item::Set { negated, members } => Node::Set(Set::of_members(&members, negated, flags)),
-        Item::At(at) => Node::Place(place(at, flags)),
-        Item::Branch(branches) => {
-            Node::Branch(branches.into_iter().map(|items| resolve(items, flags)).collect())
+        SetItem::Literal(code) => RegexNode::Set(Set::literal(code, false, flags)),
+        SetItem::NotLiteral(code) => RegexNode::Set(Set::literal(code, true, flags)),
+        SetItem::Any => RegexNode::Set(Set::any(flags)),
+        SetItem::Set { negated, members } => RegexNode::Set(Set::of_members(&members, negated, flags)),
+        SetItem::At(at) => RegexNode::Place(place(at, flags)),
+        SetItem::Branch(branches) => {
+            RegexNode::Branch(branches.into_iter().map(|items| resolve(items, flags)).collect())
         }
-        Item::Repeat { greed, min, max, body } => Node::Repeat { greed, min, max, body: boxed(body, flags) },
-        Item::Group { index, add, remove, body } => {
-            let kept = if add.has(Flags::TYPES) { flags.without(Flags::TYPES) } else { flags };
+        SetItem::Repeat { greed, min, max, body } => {
+            RegexNode::Repeat { greed, min, max, body: boxed(body, flags) }
+        }
+        SetItem::Group { index, add, remove, body } => {
+            let kept = if add.has(RegexFlags::TYPES) { flags.without(RegexFlags::TYPES) } else { flags };
             let body = resolve(body, kept.with(add).without(remove));
             match index {
-                Some(index) => Node::Group { index, body: Box::new(body) },
+                Some(index) => RegexNode::Group { index, body: Box::new(body) },
                 None => body,
             }
         }
-        Item::Atomic(body) => Node::Atomic(boxed(body, flags)),
-        Item::Look { behind, negated, body, width } => {
+        SetItem::Atomic(body) => RegexNode::Atomic(boxed(body, flags)),
+        SetItem::Look { behind, negated, body, width } => {
             // The parser refuses a width that is over 32 bits.
             let behind = behind.then(|| usize::try_from(width).unwrap_or(usize::MAX));
-            Node::Look { behind, negated, body: boxed(body, flags) }
+            RegexNode::Look { behind, negated, body: boxed(body, flags) }
         }
-        Item::Backreference(group) => Node::Backreference { group, fold: fold(flags) },
-        Item::Conditional { group, yes, no } => {
-            Node::Conditional { group, yes: boxed(yes, flags), no: boxed(no.unwrap_or_default(), flags) }
+        SetItem::Backreference(group) => RegexNode::Backreference { group, fold: fold(flags) },
+        SetItem::Conditional { group, yes, no } => {
+            RegexNode::Conditional { group, yes: boxed(yes, flags), no: boxed(no.unwrap_or_default(), flags) }
         }
-        Item::Failure => Node::Set(Set::default()),
+        SetItem::Failure => RegexNode::Set(Set::default()),
     }
 }
 
-fn fold(flags: Flags) -> Fold {
-    match (flags.has(Flags::IGNORE_CASE), flags.has(Flags::ASCII)) {
+fn fold(flags: RegexFlags) -> Fold {
+    match (flags.has(RegexFlags::IGNORE_CASE), flags.has(RegexFlags::ASCII)) {
         (false, _) => Fold::Exact,
         (true, true) => Fold::Ascii,
         (true, false) => Fold::Unicode,
     }
 }
 
-fn place(at: At, flags: Flags) -> Place {
-    let by_line = flags.has(Flags::MULTI_LINE);
-    let ascii = flags.has(Flags::ASCII);
+fn place(at: At, flags: RegexFlags) -> Position {
+    let by_line = flags.has(RegexFlags::MULTI_LINE);
+    let ascii = flags.has(RegexFlags::ASCII);
     match at {
-        At::Begin if by_line => Place::LineBegin,
-        At::Begin | At::BeginText => Place::TextBegin,
-        At::End if by_line => Place::LineEnd,
-        At::End => Place::LastLineEnd,
-        At::EndText => Place::TextEnd,
-        At::Boundary => Place::Boundary { ascii, negated: false },
-        At::NoBoundary => Place::Boundary { ascii, negated: true },
+        At::Begin if by_line => Position::LineBegin,
+        At::Begin | At::BeginText => Position::TextBegin,
+        At::End if by_line => Position::LineEnd,
+        At::End => Position::LastLineEnd,
+        At::EndText => Position::TextEnd,
+        At::Boundary => Position::Boundary { ascii, negated: false },
+        At::NoBoundary => Position::Boundary { ascii, negated: true },
     }
 }

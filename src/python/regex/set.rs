@@ -3,7 +3,7 @@
 //! In: the members of `[...]`, a literal or a category, and the flags in force. Out: the final
 //! [`Set`], so that a matcher only looks a character up.
 //! Invariant: ranges are sorted and do not touch; lone surrogates are left out, as no text has one.
-use crate::python::regex::syntax::{Category, CategoryKind, Flags, Member};
+use crate::python::regex::syntax::{Category, CategoryKind, RegexFlags, SetMember};
 use crate::python::unicode;
 use crate::python::unicode::tables;
 
@@ -69,13 +69,13 @@ impl Set {
     }
 
     /// `.`
-    pub fn any(flags: Flags) -> Self {
+    pub fn any(flags: RegexFlags) -> Self {
         let line_feed = Self::from_ranges(vec![(10, 10)]);
-        if flags.has(Flags::DOT_ALL) { Self::default().complement() } else { line_feed.complement() }
+        if flags.has(RegexFlags::DOT_ALL) { Self::default().complement() } else { line_feed.complement() }
     }
 
     /// A single literal, or its complement.
-    pub fn literal(code: u32, negated: bool, flags: Flags) -> Self {
+    pub fn literal(code: u32, negated: bool, flags: RegexFlags) -> Self {
         let case = Case::of(flags);
         if !case.is_cased(code) {
             return Self::from_ranges(vec![(code, code)]).negate_if(negated);
@@ -87,13 +87,13 @@ impl Set {
     }
 
     /// `[...]`, `\d` and the like.
-    pub fn of_members(members: &[Member], negated: bool, flags: Flags) -> Self {
+    pub fn of_members(members: &[SetMember], negated: bool, flags: RegexFlags) -> Self {
         let case = Case::of(flags);
         let mut ranges = Vec::new();
         let mut cased = false;
         for member in members {
             match *member {
-                Member::Literal(code) => {
+                SetMember::Literal(code) => {
                     let low = case.lower(code);
                     // Python keeps a literal beyond the BMP as it is: an upper-case one in a set
                     // never equals a lowered character.
@@ -102,12 +102,12 @@ impl Set {
                     ranges.extend(case.extra(low).map(|other| (other, other)));
                     cased |= case.is_cased(code) || (case.folds() && code > 0xFFFF);
                 }
-                Member::Range(first, last) => {
+                SetMember::Range(first, last) => {
                     case.fold_range(first, last, &mut ranges);
                     cased |=
                         case.folds() && (last > 0xFFFF || (first..=last).any(|code| case.is_cased(code)));
                 }
-                Member::Category(category) => {
+                SetMember::Category(category) => {
                     ranges.extend_from_slice(Self::of_category(category, flags).ranges());
                 }
             }
@@ -117,8 +117,8 @@ impl Set {
         set.negate_if(negated)
     }
 
-    fn of_category(category: Category, flags: Flags) -> Self {
-        let ascii = flags.has(Flags::ASCII);
+    fn of_category(category: Category, flags: RegexFlags) -> Self {
+        let ascii = flags.has(RegexFlags::ASCII);
         let pairs =
             |flat: &[u32]| flat.as_chunks::<2>().0.iter().map(|[first, last]| (*first, *last)).collect();
         let ranges: Vec<(u32, u32)> = match (category.kind, ascii) {
@@ -142,8 +142,8 @@ enum Case {
 }
 
 impl Case {
-    fn of(flags: Flags) -> Self {
-        match (flags.has(Flags::IGNORE_CASE), flags.has(Flags::ASCII)) {
+    fn of(flags: RegexFlags) -> Self {
+        match (flags.has(RegexFlags::IGNORE_CASE), flags.has(RegexFlags::ASCII)) {
             (false, _) => Self::Kept,
             (true, true) => Self::Ascii,
             (true, false) => Self::Unicode,

@@ -1,6 +1,6 @@
 //! A pattern in the two forms it has on its way to a matcher.
 //!
-//! [`Item`] is what the parser read, flags unresolved, as Python's parser leaves it. [`Node`] is
+//! [`SetItem`] is what the parser read, flags unresolved, as Python's parser leaves it. [`RegexNode`] is
 //! what both matchers take: every set is final, every flag has had its effect.
 //! Invariant: neither form holds anything that Python would refuse.
 use crate::python::regex::set::Set;
@@ -10,9 +10,9 @@ pub const REPEAT_MAX: u32 = u32::MAX;
 
 /// Flags of `(?aimsux)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flags(pub u8);
+pub struct RegexFlags(pub u8);
 
-impl Flags {
+impl RegexFlags {
     pub const ASCII: Self = Self(1);
     pub const IGNORE_CASE: Self = Self(2);
     pub const MULTI_LINE: Self = Self(4);
@@ -51,7 +51,7 @@ pub enum CategoryKind {
 
 /// A member of `[...]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Member {
+pub enum SetMember {
     Literal(u32),
     Range(u32, u32),
     Category(Category),
@@ -83,68 +83,68 @@ pub enum Greed {
 
 /// A pattern as read.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Item {
+pub enum SetItem {
     /// A code point; a lone surrogate is one that no text has.
     Literal(u32),
     NotLiteral(u32),
     Any,
     Set {
         negated: bool,
-        members: Vec<Member>,
+        members: Vec<SetMember>,
     },
     At(At),
-    Branch(Vec<Vec<Item>>),
+    Branch(Vec<Vec<SetItem>>),
     Repeat {
         greed: Greed,
         min: u32,
         max: u32,
-        body: Vec<Item>,
+        body: Vec<SetItem>,
     },
     Group {
         index: Option<u32>,
-        add: Flags,
-        remove: Flags,
-        body: Vec<Item>,
+        add: RegexFlags,
+        remove: RegexFlags,
+        body: Vec<SetItem>,
     },
-    Atomic(Vec<Item>),
+    Atomic(Vec<SetItem>),
     Look {
         behind: bool,
         negated: bool,
-        body: Vec<Item>,
+        body: Vec<SetItem>,
         width: u64,
     },
     Backreference(u32),
     Conditional {
         group: u32,
-        yes: Vec<Item>,
-        no: Option<Vec<Item>>,
+        yes: Vec<SetItem>,
+        no: Option<Vec<SetItem>>,
     },
     Failure,
 }
 
 /// A pattern without flags.
 #[derive(Clone, Debug)]
-pub enum Node {
+pub enum RegexNode {
     Set(Set),
-    Place(Place),
-    Sequence(Vec<Node>),
-    Branch(Vec<Node>),
+    Place(Position),
+    Sequence(Vec<RegexNode>),
+    Branch(Vec<RegexNode>),
     Repeat {
         greed: Greed,
         min: u32,
         max: u32,
-        body: Box<Node>,
+        body: Box<RegexNode>,
     },
     Group {
         index: u32,
-        body: Box<Node>,
+        body: Box<RegexNode>,
     },
-    Atomic(Box<Node>),
+    Atomic(Box<RegexNode>),
     /// `width` in characters, for a look-behind.
     Look {
         behind: Option<usize>,
         negated: bool,
-        body: Box<Node>,
+        body: Box<RegexNode>,
     },
     Backreference {
         group: u32,
@@ -152,8 +152,8 @@ pub enum Node {
     },
     Conditional {
         group: u32,
-        yes: Box<Node>,
-        no: Box<Node>,
+        yes: Box<RegexNode>,
+        no: Box<RegexNode>,
     },
 }
 
@@ -167,7 +167,7 @@ pub enum Fold {
 
 /// A place, its flags resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Position {
     TextBegin,
     TextEnd,
     /// The end, or before a line feed that is the last character.

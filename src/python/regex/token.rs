@@ -6,7 +6,7 @@ use crate::python::regex::PatternError;
 
 /// A character, or a backslash and one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Token {
+pub enum RegexToken {
     Char(char),
     Escape(char),
 }
@@ -16,7 +16,7 @@ pub struct Tokens {
     chars: Vec<char>,
     /// Where the token after [`Self::next`] starts.
     index: usize,
-    next: Option<Token>,
+    next: Option<RegexToken>,
 }
 
 impl Tokens {
@@ -31,28 +31,28 @@ impl Tokens {
             None => None,
             Some('\\') => match self.chars.get(self.index + 1) {
                 None => return Err(PatternError::new("bad escape (end of pattern)")),
-                Some(char) => Some(Token::Escape(*char)),
+                Some(char) => Some(RegexToken::Escape(*char)),
             },
-            Some(char) => Some(Token::Char(*char)),
+            Some(char) => Some(RegexToken::Char(*char)),
         };
         self.index += Self::width(self.next);
         Ok(())
     }
 
-    fn width(token: Option<Token>) -> usize {
+    fn width(token: Option<RegexToken>) -> usize {
         match token {
             None => 0,
-            Some(Token::Char(_)) => 1,
-            Some(Token::Escape(_)) => 2,
+            Some(RegexToken::Char(_)) => 1,
+            Some(RegexToken::Escape(_)) => 2,
         }
     }
 
-    pub fn peek(&self) -> Option<Token> {
+    pub fn peek(&self) -> Option<RegexToken> {
         self.next
     }
 
     /// The next token, taken.
-    pub fn take(&mut self) -> Result<Option<Token>, PatternError> {
+    pub fn take(&mut self) -> Result<Option<RegexToken>, PatternError> {
         let token = self.next;
         self.advance()?;
         Ok(token)
@@ -61,14 +61,14 @@ impl Tokens {
     /// The next token as a plain character, taken; `None` at the end, an escape is an error.
     pub fn take_char(&mut self, error: &'static str) -> Result<char, PatternError> {
         match self.take()? {
-            Some(Token::Char(char)) => Ok(char),
+            Some(RegexToken::Char(char)) => Ok(char),
             _ => Err(PatternError::new(error)),
         }
     }
 
     /// Takes the next token if it is this character.
     pub fn take_if(&mut self, char: char) -> Result<bool, PatternError> {
-        let found = self.next == Some(Token::Char(char));
+        let found = self.next == Some(RegexToken::Char(char));
         if found {
             self.advance()?;
         }
@@ -80,7 +80,7 @@ impl Tokens {
         let mut taken = String::new();
         while taken.len() < most {
             match self.next {
-                Some(Token::Char(char)) if accept(&char) => taken.push(char),
+                Some(RegexToken::Char(char)) if accept(&char) => taken.push(char),
                 _ => break,
             }
             self.advance()?;
@@ -94,9 +94,9 @@ impl Tokens {
         loop {
             match self.take()? {
                 None => return Err(PatternError::new("unterminated name")),
-                Some(Token::Char(char)) if char == end => break,
-                Some(Token::Char(char)) => name.push(char),
-                Some(Token::Escape(char)) => name.extend(['\\', char]),
+                Some(RegexToken::Char(char)) if char == end => break,
+                Some(RegexToken::Char(char)) => name.push(char),
+                Some(RegexToken::Escape(char)) => name.extend(['\\', char]),
             }
         }
         if name.is_empty() { Err(PatternError::new("missing name")) } else { Ok(name) }

@@ -2,35 +2,35 @@
 //!
 //! In: items, and the widths of the groups they may refer to. Out: both bounds, saturated as
 //! Python saturates them. Invariant: no recursion beyond the parser's own depth.
-use crate::python::regex::syntax::{Item, REPEAT_MAX};
+use crate::python::regex::syntax::{REPEAT_MAX, SetItem};
 
 /// Python's `MAXWIDTH` is 2^64; one less behaves alike, as no text is that long.
 const WIDTH_MAX: u64 = u64::MAX;
 
-pub fn of(items: &[Item], groups: &[Option<(u64, u64)>]) -> (u64, u64) {
+pub fn of(items: &[SetItem], groups: &[Option<(u64, u64)>]) -> (u64, u64) {
     items
         .iter()
         .map(|item| of_item(item, groups))
         .fold((0, 0), |(low, high), (l, h)| (low.saturating_add(l), high.saturating_add(h)))
 }
 
-fn of_item(item: &Item, groups: &[Option<(u64, u64)>]) -> (u64, u64) {
+fn of_item(item: &SetItem, groups: &[Option<(u64, u64)>]) -> (u64, u64) {
     match item {
-        Item::Literal(_) | Item::NotLiteral(_) | Item::Any | Item::Set { .. } => (1, 1),
-        Item::At(_) | Item::Look { .. } | Item::Failure => (0, 0),
-        Item::Branch(branches) => branches
+        SetItem::Literal(_) | SetItem::NotLiteral(_) | SetItem::Any | SetItem::Set { .. } => (1, 1),
+        SetItem::At(_) | SetItem::Look { .. } | SetItem::Failure => (0, 0),
+        SetItem::Branch(branches) => branches
             .iter()
             .map(|branch| of(branch, groups))
             .fold((WIDTH_MAX, 0), |(low, high), (l, h)| (low.min(l), high.max(h))),
-        Item::Group { body, .. } | Item::Atomic(body) => of(body, groups),
-        Item::Repeat { min, max, body, .. } => {
+        SetItem::Group { body, .. } | SetItem::Atomic(body) => of(body, groups),
+        SetItem::Repeat { min, max, body, .. } => {
             let (low, high) = of(body, groups);
             let most =
                 if *max == REPEAT_MAX && high > 0 { WIDTH_MAX } else { high.saturating_mul(u64::from(*max)) };
             (low.saturating_mul(u64::from(*min)), most)
         }
-        Item::Backreference(group) => groups.get(*group as usize).copied().flatten().unwrap_or((0, 0)),
-        Item::Conditional { yes, no, .. } => {
+        SetItem::Backreference(group) => groups.get(*group as usize).copied().flatten().unwrap_or((0, 0)),
+        SetItem::Conditional { yes, no, .. } => {
             let (low, high) = of(yes, groups);
             let (other_low, other_high) = no.as_ref().map_or((0, 0), |no| of(no, groups));
             (low.min(other_low), high.max(other_high))

@@ -13,9 +13,9 @@ use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
 use crate::engine::compile;
-use crate::engine::document::raw_json::{At, elements, members};
+use crate::engine::document::raw_json::{DocumentPath, elements, members};
 use crate::engine::document::{Document, canonical_json};
-use crate::engine::evaluate::{Scratch, evaluate_on};
+use crate::engine::evaluate::{EvaluationScratch, evaluate_on};
 use crate::engine::jsonpath::Tree;
 use crate::engine::program::{Program, Span, offset};
 use crate::json::hex::hex;
@@ -25,7 +25,7 @@ use crate::yielding;
 
 /// A whole response body that depends on the document alone, ready to be sent.
 #[derive(Debug, Default)]
-pub struct Ready {
+pub struct ReadyBody {
     pub plain: Bytes,
     /// `None` if it is too small to be worth it (`limits::COMPRESS_BYTES_MIN`).
     pub gzip: Option<Bytes>,
@@ -47,9 +47,9 @@ pub struct Environment {
     allow_client_traits: bool,
     hide_sensitive_data: bool,
     hashes_unlike_core: bool,
-    client_flags: Flags,
-    server_flags: Flags,
-    document: Ready,
+    client_flags: FlagsBody,
+    server_flags: FlagsBody,
+    document: ReadyBody,
     program: Program,
     sizes: Sizes,
     reported: Reported,
@@ -74,8 +74,8 @@ pub struct Sizes {
 
 /// The `/flags/` answer for one role.
 #[derive(Debug)]
-struct Flags {
-    body: Ready,
+struct FlagsBody {
+    body: ReadyBody,
     /// Per feature its object in `body`; empty if the role may not see it.
     places: Vec<Span>,
 }
@@ -116,7 +116,7 @@ impl Environment {
         if program.has_queries {
             program.tree = Some(Tree::new(&canonical));
         }
-        let mut scratch = Scratch::default();
+        let mut scratch = EvaluationScratch::default();
         evaluate_on(&program, None, None, &mut scratch);
         let environment = Self {
             client_side_key: read.api_key.as_deref().unwrap_or_default().into(),
@@ -127,8 +127,8 @@ impl Environment {
             allow_client_traits: read.allow_client_traits,
             hide_sensitive_data: read.hide_sensitive_data,
             hashes_unlike_core: !read.uses_composite_key && program.hashes_identities(),
-            client_flags: Flags::new(&program, Role::Client, scratch.outputs()),
-            server_flags: Flags::new(&program, Role::Server, scratch.outputs()),
+            client_flags: FlagsBody::new(&program, Role::Client, scratch.outputs()),
+            server_flags: FlagsBody::new(&program, Role::Server, scratch.outputs()),
             sizes: Sizes {
                 name: read.name.as_deref().unwrap_or_default().into(),
                 features: read.features.len(),
@@ -138,7 +138,7 @@ impl Environment {
             document: {
                 let etag = document_etag(&canonical)?;
                 drop(read);
-                Ready::new(canonical.into_bytes(), etag)
+                ReadyBody::new(canonical.into_bytes(), etag)
             },
             program,
             reported: Reported::default(),
@@ -189,7 +189,7 @@ impl Environment {
     }
 
     /// The whole `/flags/` body for that role.
-    pub fn flags(&self, role: Role) -> &Ready {
+    pub fn flags(&self, role: Role) -> &ReadyBody {
         &self.role(role).body
     }
 
@@ -202,7 +202,7 @@ impl Environment {
     }
 
     /// The whole `/environment-document/` body, secrets left out (differences.md 28).
-    pub fn document(&self) -> &Ready {
+    pub fn document(&self) -> &ReadyBody {
         &self.document
     }
 
@@ -237,7 +237,7 @@ impl Environment {
         &self.program
     }
 
-    fn role(&self, role: Role) -> &Flags {
+    fn role(&self, role: Role) -> &FlagsBody {
         match role {
             Role::Client => &self.client_flags,
             Role::Server => &self.server_flags,
@@ -245,7 +245,7 @@ impl Environment {
     }
 }
 
-impl Flags {
+impl FlagsBody {
     fn new(program: &Program, role: Role, outputs: &[u32]) -> Self {
         let mut body = vec![b'['];
         let mut places = Vec::with_capacity(outputs.len());
@@ -268,11 +268,11 @@ impl Flags {
         body.push(b']');
         body.shrink_to_fit();
         let etag = etag([&*body]);
-        Self { body: Ready::new(body, etag), places }
+        Self { body: ReadyBody::new(body, etag), places }
     }
 }
 
-impl Ready {
+impl ReadyBody {
     fn new(plain: Vec<u8>, etag: Box<str>) -> Self {
         let gzip = (plain.len() >= COMPRESS_BYTES_MIN).then(|| gzip(&plain));
         Self { plain: plain.into(), gzip: gzip.map(Bytes::from), etag }
@@ -301,10 +301,10 @@ fn etag<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Box<str> {
 fn document_etag(canonical: &str) -> Result<Box<str>, CompileError> {
     let mut pieces = Vec::new();
     let mut copied = 0;
-    let [overrides] = members(canonical, &At::ROOT, ["identity_overrides"])?;
-    let entries = overrides.map(|raw| elements(raw, &At::ROOT)).and_then(Result::ok);
+    let [overrides] = members(canonical, &DocumentPath::ROOT, ["identity_overrides"])?;
+    let entries = overrides.map(|raw| elements(raw, &DocumentPath::ROOT)).and_then(Result::ok);
     for entry in entries.into_iter().flatten().filter(|entry| entry.starts_with('{')) {
-        let [uuid] = members(entry, &At::ROOT, ["identity_uuid"])?;
+        let [uuid] = members(entry, &DocumentPath::ROOT, ["identity_uuid"])?;
         if let Some(uuid) = uuid {
             // Both are slices of one text.
             let from = uuid.as_ptr() as usize - canonical.as_ptr() as usize;

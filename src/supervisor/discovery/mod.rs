@@ -21,16 +21,18 @@ use crate::limits;
 use crate::limits::DISCOVERY_WARNINGS_MAX;
 use crate::schedule::{Retry, Schedule, jitter};
 use crate::storage::Kept;
-use crate::supervisor::environment::Watched;
+use crate::supervisor::environment::PolledEnvironment;
 use crate::supervisor::pool::guarded;
 use crate::supervisor::{Event, Supervisor};
-use crate::upstream::{Discovered, PollError, PollErrorKind, Upstream, Validators, parse_discovered};
+use crate::upstream::{
+    DiscoveredEnvironment, PollError, PollErrorKind, Upstream, Validators, parse_discovered,
+};
 
 /// The name under which the last good answer is kept. No client-side key has a slash.
 pub(crate) const KEPT_AS: &str = "proxy/config/";
 
 /// What came of asking: the environments, and the answer as it came.
-pub type Found = Result<(Vec<Discovered>, Vec<u8>), PollError>;
+pub type DiscoveryResult = Result<(Vec<DiscoveredEnvironment>, Vec<u8>), PollError>;
 
 /// When to ask, and what failed last.
 #[derive(Debug)]
@@ -123,7 +125,7 @@ impl Supervisor {
     }
 
     /// Takes in the answer.
-    pub fn discovered(&mut self, started: Instant, found: Found) {
+    pub fn discovered(&mut self, started: Instant, found: DiscoveryResult) {
         let (now, clock) = (Instant::now(), SystemTime::now());
         let Some(discovery) = &mut self.discovery else { return };
         discovery.in_flight = false;
@@ -166,7 +168,7 @@ impl Supervisor {
     /// Whether the answer lists no environment and must not count yet: a fault upstream looks the same as the
     /// removal of all environments, and would end every client's service at once.
     fn is_unconfirmed_empty(&mut self, is_empty: bool, now: Instant, clock: SystemTime) -> bool {
-        let has_earlier = self.watched.iter().any(Watched::is_discovered);
+        let has_earlier = self.watched.iter().any(PolledEnvironment::is_discovered);
         let grace = self.config.discovery_empty_grace;
         let Some(discovery) = &mut self.discovery else { return false };
         let since_ms = &self.records.metrics.supervisor.discovery_empty_since_ms;
@@ -243,7 +245,12 @@ impl Supervisor {
     }
 
     /// Watches exactly these discovered environments; true if something changed.
-    fn watch_discovered(&mut self, environments: Vec<Discovered>, now: Instant, clock: SystemTime) -> bool {
+    fn watch_discovered(
+        &mut self,
+        environments: Vec<DiscoveredEnvironment>,
+        now: Instant,
+        clock: SystemTime,
+    ) -> bool {
         let CheckedPairs { usable, rejected } = check_pairs(environments, &self.known_keys(), clock);
         self.log_rejected(rejected);
         let listed: HashSet<&str> = usable.iter().map(|known| known.client_side_key.as_str()).collect();
@@ -258,7 +265,7 @@ impl Supervisor {
             stays
         });
         let mut changed = self.watched.len() != count;
-        for Discovered { client_side_key, server_side_keys } in usable {
+        for DiscoveredEnvironment { client_side_key, server_side_keys } in usable {
             match self.watched.iter_mut().find(|watched| watched.client_side_key() == client_side_key) {
                 Some(watched) if !watched.is_discovered() => {}
                 Some(watched) => changed |= watched.rekey(server_side_keys, now),

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use crate::config::{EnvironmentConfig, Secret};
-use crate::upstream::{Discovered, ServerKey};
+use crate::upstream::{DiscoveredEnvironment, ServerKey};
 
 /// A pair that is not used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ impl fmt::Display for RejectedPair {
 /// What an answer comes to.
 #[derive(Debug, Default)]
 pub struct CheckedPairs {
-    pub usable: Vec<Discovered>,
+    pub usable: Vec<DiscoveredEnvironment>,
     pub rejected: Vec<RejectedPair>,
 }
 
@@ -58,13 +58,13 @@ impl KnownKeys {
 
 /// Checks an answer: environments with a valid client-side key and with a server-side key that is valid now.
 /// One whose keys are all rejected keeps those it had, so that a fault upstream ends nothing that worked.
-pub fn check(listed: Vec<Discovered>, known: &KnownKeys, clock: SystemTime) -> CheckedPairs {
+pub fn check(listed: Vec<DiscoveredEnvironment>, known: &KnownKeys, clock: SystemTime) -> CheckedPairs {
     let mut checked = CheckedPairs::default();
     let merged = merged(listed, &mut checked.rejected);
     let owners = owners(&merged, known);
     let is_own =
         |client: &str, key: &ServerKey| owners.get(key.key.expose()).is_none_or(|owner| owner == client);
-    for Discovered { client_side_key, server_side_keys } in merged {
+    for DiscoveredEnvironment { client_side_key, server_side_keys } in merged {
         let rejected_before = checked.rejected.len();
         let mut keys = Vec::with_capacity(server_side_keys.len());
         for key in server_side_keys {
@@ -84,15 +84,18 @@ pub fn check(listed: Vec<Discovered>, known: &KnownKeys, clock: SystemTime) -> C
             keys.extend(held.filter(|key| is_own(&client_side_key, key)).cloned());
         }
         if keys.iter().any(|key| key.is_good_at(clock)) {
-            checked.usable.push(Discovered { client_side_key, server_side_keys: keys });
+            checked.usable.push(DiscoveredEnvironment { client_side_key, server_side_keys: keys });
         }
     }
     checked
 }
 
 /// Each environment once, with all the keys it is listed with, or each answer would re-key it.
-fn merged(listed: Vec<Discovered>, rejected: &mut Vec<RejectedPair>) -> Vec<Discovered> {
-    let mut merged: Vec<Discovered> = Vec::with_capacity(listed.len());
+fn merged(
+    listed: Vec<DiscoveredEnvironment>,
+    rejected: &mut Vec<RejectedPair>,
+) -> Vec<DiscoveredEnvironment> {
+    let mut merged: Vec<DiscoveredEnvironment> = Vec::with_capacity(listed.len());
     let mut places: HashMap<String, usize> = HashMap::new();
     for environment in listed {
         let key = &environment.client_side_key;
@@ -117,12 +120,12 @@ fn merged(listed: Vec<Discovered>, rejected: &mut Vec<RejectedPair>) -> Vec<Disc
 }
 
 /// The client-side key of the environment that each server-side key belongs to.
-fn owners(merged: &[Discovered], known: &KnownKeys) -> HashMap<String, String> {
+fn owners(merged: &[DiscoveredEnvironment], known: &KnownKeys) -> HashMap<String, String> {
     let mut owners = known.configured.clone();
     let mut claim = |key: &Secret, client: &str| {
         owners.entry(key.expose().to_owned()).or_insert_with(|| client.to_owned());
     };
-    for Discovered { client_side_key, server_side_keys } in merged {
+    for DiscoveredEnvironment { client_side_key, server_side_keys } in merged {
         let held = known.discovered.get(client_side_key).into_iter().flatten();
         let listed: HashSet<&Secret> = server_side_keys.iter().map(|key| &key.key).collect();
         // It goes on with the keys it has, so that no other environment may have them.
@@ -130,7 +133,7 @@ fn owners(merged: &[Discovered], known: &KnownKeys) -> HashMap<String, String> {
         held.filter(|key| is_all_wrong || listed.contains(&key.key))
             .for_each(|key| claim(&key.key, client_side_key));
     }
-    for Discovered { client_side_key, server_side_keys } in merged {
+    for DiscoveredEnvironment { client_side_key, server_side_keys } in merged {
         server_side_keys.iter().for_each(|key| claim(&key.key, client_side_key));
     }
     owners
@@ -151,19 +154,22 @@ mod tests {
 
     use super::*;
 
-    fn listed(client_side_key: &str, keys: &[(&str, bool)]) -> Discovered {
+    fn listed(client_side_key: &str, keys: &[(&str, bool)]) -> DiscoveredEnvironment {
         let over = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
         let key = |(key, is_good): &(&str, bool)| ServerKey {
             key: Secret::new(*key),
             expires_at: (!is_good).then_some(over),
         };
-        Discovered {
+        DiscoveredEnvironment {
             client_side_key: client_side_key.into(),
             server_side_keys: keys.iter().map(key).collect(),
         }
     }
 
-    fn checked(answer: &[Discovered], known: &KnownKeys) -> (Vec<Discovered>, Vec<(String, String)>) {
+    fn checked(
+        answer: &[DiscoveredEnvironment],
+        known: &KnownKeys,
+    ) -> (Vec<DiscoveredEnvironment>, Vec<(String, String)>) {
         let CheckedPairs { usable, rejected } = check(answer.to_vec(), known, SystemTime::now());
         let rejected = rejected.into_iter().map(|pair| {
             (pair.client_side_key, pair.server_side_key.map_or(String::new(), |key| key.expose().to_owned()))

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::schedule::Retry;
-use crate::snapshot::Source;
-use crate::supervisor::environment::Watched;
+use crate::snapshot::DocumentSource;
+use crate::supervisor::environment::PolledEnvironment;
 
 /// What bounds the waits after failures.
 #[derive(Clone, Copy, Debug)]
@@ -31,16 +31,16 @@ impl Deadlines {
     }
 }
 
-impl Watched {
+impl PolledEnvironment {
     /// How long the next poll may wait after a failure.
     pub(super) fn retry(&self, deadlines: Deadlines) -> Retry {
         match self.held.as_ref().map(|held| held.source) {
             None => Retry::Empty,
             // Documents from disk do not age.
-            Some(Source::Cache) if deadlines.is_cache_ready => {
+            Some(DocumentSource::Cache) if deadlines.is_cache_ready => {
                 Retry::before_stale(None, deadlines.fetch_timeout)
             }
-            Some(Source::Cache) => Retry::Empty,
+            Some(DocumentSource::Cache) => Retry::Empty,
             Some(_) => {
                 let age = self.freshness.age().unwrap_or_default();
                 let left = deadlines.age_max.map(|age_max| age_max.saturating_sub(age));

@@ -9,12 +9,12 @@ use crate::config::Level;
 use crate::limits;
 use crate::log::Log;
 use crate::schedule::jitter;
-use crate::supervisor::environment::{Change, Deadlines, Watched};
+use crate::supervisor::environment::{Change, Deadlines, PolledEnvironment};
 use crate::upstream::{PollError, PollErrorKind};
 
 /// From the first failed poll to the next good one.
 #[derive(Debug)]
-pub struct Failing {
+pub struct FailureState {
     /// Of the last poll.
     pub error: PollError,
     pub since: SystemTime,
@@ -24,7 +24,7 @@ pub struct Failing {
     told: Instant,
 }
 
-impl Failing {
+impl FailureState {
     /// The first failure, which is told.
     pub fn new(error: PollError, now: Instant, clock: SystemTime) -> Self {
         Self { error, since: clock, count: 1, began: now, told: now }
@@ -49,7 +49,7 @@ impl Failing {
     }
 }
 
-impl Watched {
+impl PolledEnvironment {
     /// What was wrong with the last poll.
     pub(super) fn error(&self) -> Option<&PollError> {
         self.failing.as_ref().map(|failing| &failing.error)
@@ -78,7 +78,7 @@ impl Watched {
         let (is_other, is_told) = match &mut self.failing {
             Some(failing) => failing.goes_on(error, now),
             None => {
-                self.failing = Some(Failing::new(error, now, clock));
+                self.failing = Some(FailureState::new(error, now, clock));
                 (true, true)
             }
         };
@@ -125,7 +125,7 @@ mod tests {
     fn the_same_failure_is_told_now_and_then_and_another_at_once() {
         let (start, clock) = (Instant::now(), SystemTime::UNIX_EPOCH);
         let refused = || PollError::new(PollErrorKind::Status(403), "refused");
-        let mut failing = Failing::new(refused(), start, clock);
+        let mut failing = FailureState::new(refused(), start, clock);
         let at = |part: u32| start + limits::FAILURE_REMINDER / 4 * part;
         let told: Vec<bool> = (1..=9).map(|part| failing.goes_on(refused(), at(part)).1).collect();
         assert_eq!(told, [false, false, false, true, false, false, false, true, false]);

@@ -1,6 +1,6 @@
 //! One environment under watch: what is held of it, and when to ask again.
 //!
-//! In: what became of each poll. Out: the next [`Job`], the [`Slot`] that requests read, and one line in
+//! In: what became of each poll. Out: the next [`RefreshJob`], the [`Slot`] that requests read, and one line in
 //! the log per change of state. Invariants: a document is replaced only by a better one; whatever
 //! fails, the held one stays. Time is an argument.
 mod deadlines;
@@ -15,14 +15,16 @@ use crate::limits;
 use crate::log::Log;
 use crate::metrics::{EnvironmentMetrics, Metrics};
 use crate::schedule::{Schedule, full_refresh, jitter};
-use crate::snapshot::{Access, Environment, Freshness, Role, Slot, Source};
+use crate::snapshot::{DocumentSource, Environment, Freshness, KeyAccess, Role, Slot};
 use crate::storage::{Kept, Store};
 pub use crate::supervisor::environment::deadlines::Deadlines;
-use crate::supervisor::environment::failure::Failing;
-use crate::supervisor::environment::pending::Wanted;
-use crate::supervisor::realtime::Subscription;
+use crate::supervisor::environment::failure::FailureState;
+use crate::supervisor::environment::pending::PendingUpdate;
+use crate::supervisor::realtime::UpstreamSubscription;
 use crate::supervisor::refresh;
-use crate::supervisor::refresh::{Compiled, Done, From, Id, Job, Polled, Stamp};
+use crate::supervisor::refresh::{
+    Compiled, EnvironmentId, FileVersion, Polled, RefreshJob, RefreshResult, RefreshSource,
+};
 use crate::upstream::{PollError, PollErrorKind, ServerKey, Upstream, Validators};
 
 /// Where things are written down.
@@ -35,19 +37,19 @@ pub struct Records {
 
 /// One configured environment.
 #[derive(Debug)]
-pub struct Watched {
-    pub id: Id,
+pub struct PolledEnvironment {
+    pub id: EnvironmentId,
     pub config: EnvironmentConfig,
     /// Its server-side keys, if upstream told of it rather than the configuration.
     discovered: Option<Vec<ServerKey>>,
     /// How many of those upstream refused in turn: the next one is asked with.
     refused_keys: usize,
     pub schedule: Schedule,
-    held: Option<Held>,
+    held: Option<CurrentDocument>,
     freshness: Arc<Freshness>,
-    failing: Option<Failing>,
+    failing: Option<FailureState>,
     /// Of the file last read.
-    seen: Option<Stamp>,
+    seen: Option<FileVersion>,
     in_flight: bool,
     /// When the last unconditional fetch succeeded.
     full_at: Option<Instant>,
@@ -57,24 +59,24 @@ pub struct Watched {
     full_next: bool,
     slow: bool,
     alias_told: bool,
-    wanted: Option<Wanted>,
+    wanted: Option<PendingUpdate>,
     /// An event that was waited for in vain.
     disbelieved: Option<f64>,
     /// Its event stream, kept for as long as it is wanted.
-    pub subscription: Option<Subscription>,
+    pub subscription: Option<UpstreamSubscription>,
 }
 
 /// The last good document.
 #[derive(Debug)]
-struct Held {
+struct CurrentDocument {
     environment: Arc<Environment>,
-    source: Source,
+    source: DocumentSource,
     validators: Validators,
     digest: [u8; 32],
     bytes: usize,
 }
 
-impl Held {
+impl CurrentDocument {
     fn renew(&mut self, mut validators: Validators) {
         if validators.last_modified.is_none() {
             // compatibility.md 4.1: cut to seconds, in GMT, or core does not read it.
@@ -93,9 +95,9 @@ pub enum Change {
     Content,
 }
 
-impl Watched {
+impl PolledEnvironment {
     pub fn new(
-        id: Id,
+        id: EnvironmentId,
         config: EnvironmentConfig,
         discovered: Option<Vec<ServerKey>>,
         settings: &Config,
@@ -169,9 +171,9 @@ impl Watched {
         match refresh::compile(&kept.document) {
             Ok((environment, _)) => {
                 self.freshness.restore(kept.saved_at);
-                self.held = Some(Held {
+                self.held = Some(CurrentDocument {
                     environment: Arc::new(environment),
-                    source: Source::Cache,
+                    source: DocumentSource::Cache,
                     validators: kept.validators,
                     digest: kept.digest,
                     bytes: kept.document.len(),
@@ -234,7 +236,7 @@ impl Watched {
         records: &Records,
         deadlines: Deadlines,
         now: Instant,
-    ) -> Option<Job> {
+    ) -> Option<RefreshJob> {
         if self.due().is_none_or(|due| due > now) {
             return None;
         }
@@ -248,7 +250,7 @@ impl Watched {
         self.in_flight = true;
         let digest = self.held.as_ref().map(|held| held.digest);
         let is_kept = records.store.is_some() && self.is_polled();
-        Some(Job { id: self.id, from, digest, is_kept })
+        Some(RefreshJob { id: self.id, from, digest, is_kept })
     }
 
     /// A server-side key that is good now.
@@ -266,13 +268,13 @@ impl Watched {
         }
     }
 
-    fn from(&mut self, upstream: &Arc<Upstream>, settings: &Config, now: Instant) -> Option<From> {
+    fn from(&mut self, upstream: &Arc<Upstream>, settings: &Config, now: Instant) -> Option<RefreshSource> {
         if let Some(text) = self.config.embedded_document {
-            return Some(From::Embedded(text));
+            return Some(RefreshSource::Embedded(text));
         }
         if let Some(path) = &self.config.document_path {
             let (failed, bytes_max) = (self.error().cloned(), settings.api_document_bytes_max);
-            return Some(From::File { path: path.clone(), seen: self.seen, failed, bytes_max });
+            return Some(RefreshSource::File { path: path.clone(), seen: self.seen, failed, bytes_max });
         }
         let key = self.key()?;
         let bytes = self.held.as_ref().map_or(0, |held| held.bytes);
@@ -285,13 +287,13 @@ impl Watched {
             // Taken back if the fetch fails.
             self.full_at = Some(now);
         }
-        Some(From::Upstream { upstream: Arc::clone(upstream), key, held })
+        Some(RefreshSource::Upstream { upstream: Arc::clone(upstream), key, held })
     }
 
     /// Takes in what became of a job.
     pub fn done(
         &mut self,
-        done: Done,
+        done: RefreshResult,
         records: &Records,
         deadlines: Deadlines,
         now: Instant,
@@ -354,8 +356,8 @@ impl Watched {
     /// A document from disk that upstream just confirmed is upstream's.
     fn confirm(&mut self) -> bool {
         match &mut self.held {
-            Some(held) if held.source == Source::Cache => {
-                held.source = Source::Upstream;
+            Some(held) if held.source == DocumentSource::Cache => {
+                held.source = DocumentSource::Upstream;
                 true
             }
             _ => false,
@@ -369,14 +371,15 @@ impl Watched {
             new.follow(&held.environment);
         }
         let source = match (&self.config.document_path, self.config.embedded_document) {
-            (Some(_), _) => Source::File,
-            (None, Some(_)) => Source::Embedded,
-            (None, None) => Source::Upstream,
+            (Some(_), _) => DocumentSource::File,
+            (None, Some(_)) => DocumentSource::Embedded,
+            (None, None) => DocumentSource::Upstream,
         };
         let environment = Arc::clone(&compiled.environment);
         let (bytes, digest) = (compiled.document_bytes, compiled.digest);
         self.measure_change(&compiled, &environment, clock, records);
-        let mut held = Held { environment, source, validators: Validators::default(), digest, bytes };
+        let mut held =
+            CurrentDocument { environment, source, validators: Validators::default(), digest, bytes };
         held.renew(compiled.validators);
         if let (Some(store), Some(document)) = (&records.store, compiled.document) {
             let kept = Kept { document, validators: held.validators.clone(), digest, saved_at: clock };
@@ -400,7 +403,7 @@ impl Watched {
     }
 
     fn measure_change(&self, compiled: &Compiled, new: &Environment, clock: SystemTime, records: &Records) {
-        let was_live = self.held.as_ref().is_some_and(|held| held.source == Source::Upstream);
+        let was_live = self.held.as_ref().is_some_and(|held| held.source == DocumentSource::Upstream);
         let updated_at = new.updated_at().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let age = updated_at.and_then(|since| clock.duration_since(SystemTime::UNIX_EPOCH + since).ok());
         records.metrics.environment(self.client_side_key(), |environment| {
@@ -459,11 +462,11 @@ impl Watched {
     }
 
     /// The keys that open it, as slot number `slot`.
-    pub fn keys(&self, slot: usize) -> Vec<(Box<[u8]>, Access)> {
+    pub fn keys(&self, slot: usize) -> Vec<(Box<[u8]>, KeyAccess)> {
         let mut keys = Vec::new();
         let mut add = |key: &str, role, expires_at| {
             if !key.is_empty() {
-                keys.push((key.as_bytes().into(), Access { slot, role, expires_at }));
+                keys.push((key.as_bytes().into(), KeyAccess { slot, role, expires_at }));
             }
         };
         add(self.client_side_key(), Role::Client, None);
@@ -481,7 +484,7 @@ impl Watched {
         Slot {
             client_side_key: self.client_side_key().into(),
             environment: self.held.as_ref().map(|held| Arc::clone(&held.environment)),
-            source: self.held.as_ref().map_or(Source::Upstream, |held| held.source),
+            source: self.held.as_ref().map_or(DocumentSource::Upstream, |held| held.source),
             freshness: Arc::clone(&self.freshness),
             last_error: self.error().map(PollError::summary),
         }

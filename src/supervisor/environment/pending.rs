@@ -7,32 +7,32 @@ use std::time::{Duration, Instant};
 
 use crate::config::Level;
 use crate::limits;
-use crate::snapshot::Source;
-use crate::supervisor::environment::{Records, Watched};
+use crate::snapshot::DocumentSource;
+use crate::supervisor::environment::{PolledEnvironment, Records};
 
 /// What an event said is there and is not held yet.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct PendingUpdate {
     updated_at: f64,
     since: Instant,
     retry: Duration,
 }
 
-impl Watched {
+impl PolledEnvironment {
     /// Upstream says that the document of this time is there.
     pub fn nudge(&mut self, updated_at: f64, now: Instant) {
         let is_old = self.wanted.is_some_and(|wanted| wanted.updated_at >= updated_at);
         if is_old || self.has(updated_at) || self.disbelieved == Some(updated_at) {
             return;
         }
-        self.wanted = Some(Wanted { updated_at, since: now, retry: limits::EVENT_RETRY_MIN });
+        self.wanted = Some(PendingUpdate { updated_at, since: now, retry: limits::EVENT_RETRY_MIN });
         self.full_next = true;
         self.schedule.hasten_politely(now);
     }
 
     /// Whether the document held is as new as that. Times travel as floats: half a millisecond is equal.
     fn has(&self, updated_at: f64) -> bool {
-        let held = self.held.as_ref().filter(|held| held.source == Source::Upstream);
+        let held = self.held.as_ref().filter(|held| held.source == DocumentSource::Upstream);
         held.and_then(|held| held.environment.updated_at()).is_some_and(|held| held >= updated_at - 0.0005)
     }
 
@@ -42,7 +42,7 @@ impl Watched {
         if self.failing.is_some() {
             // Upstream is asked again by the rules of back-off, and says nothing about the event.
             self.full_next = true;
-            self.wanted = Some(Wanted { since: now, ..wanted });
+            self.wanted = Some(PendingUpdate { since: now, ..wanted });
             return;
         }
         if self.has(wanted.updated_at) {

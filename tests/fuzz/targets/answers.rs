@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use bytes::BytesMut;
 use edge_proxy::config;
 use edge_proxy::config::settings::Inputs;
-use edge_proxy::handlers::{Outcome, Room, Settings};
+use edge_proxy::handlers::{HandlerSettings, HandlerState, RequestOutcome};
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::http::route::Route;
-use edge_proxy::http::{Coding, Method, Output, Request};
+use edge_proxy::http::{Coding, Method, Request, ResponseWriter};
 use edge_proxy::limits::BODY_BYTES_MAX;
-use edge_proxy::snapshot::{Access, Environment, Role, Slot, Snapshot, Source};
+use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, Role, Slot, Snapshot};
 use serde::de::IgnoredAny;
 
 /// Keys of the environment that is served, of one that has no document, and the demo's.
@@ -29,7 +29,7 @@ const BYTES_PER_BYTE_MAX: usize = 8;
 const FLAGS_BYTES_MAX: usize = 64 * 1024;
 
 struct House {
-    settings: Settings,
+    settings: HandlerSettings,
     snapshot: Snapshot,
     now: SystemTime,
 }
@@ -47,11 +47,11 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
     let slot = |key: &str, environment| Slot {
         client_side_key: key.into(),
         environment,
-        source: Source::File,
+        source: DocumentSource::File,
         freshness: Arc::default(),
         last_error: None,
     };
-    let access = |slot, role| Access { slot, role, expires_at: None };
+    let access = |slot, role| KeyAccess { slot, role, expires_at: None };
     let keys = [
         ("k", 0, Role::Client),
         ("ser.k", 0, Role::Server),
@@ -59,7 +59,7 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
         ("ser.n", 1, Role::Server),
     ];
     House {
-        settings: Settings::new(&config),
+        settings: HandlerSettings::new(&config),
         snapshot: Snapshot::new(
             1,
             vec![slot("k", Some(Arc::new(environment))), slot("n", None)],
@@ -75,17 +75,17 @@ pub fn answer(data: &[u8]) {
     let house = &*HOUSE;
     let mut reader = RequestReader::default();
     let mut buffer = BytesMut::from(data);
-    let (mut room, mut output) = (Room::default(), Output::default());
+    let (mut room, mut output) = (HandlerState::default(), ResponseWriter::default());
     while let Ok(Progress::Ready) = reader.advance(&mut buffer) {
         let Some(request) = reader.request(&mut buffer) else { panic!("ready, but no request") };
         let (is_head, keep_alive) = (request.method == Method::Head, request.keep_alive);
         // The body is parsed in place.
         let body = request.body.to_vec();
-        let ask = |room: &mut Room, output: &mut Output| {
+        let ask = |room: &mut HandlerState, output: &mut ResponseWriter| {
             let mut body = body.clone();
             house.ask(&mut Request { body: &mut body, ..request }, room, output)
         };
-        let (outcome, new) = ask(&mut Room::default(), &mut Output::default());
+        let (outcome, new) = ask(&mut HandlerState::default(), &mut ResponseWriter::default());
         bounded(new.len(), &outcome, &body, request.coding, request.path.len() + request.query.len());
         let is_random = judge(&new, &outcome, is_head, keep_alive);
         for round in 0..3 {
@@ -98,7 +98,7 @@ pub fn answer(data: &[u8]) {
 
 /// The work oracle: what an answer cost, in bytes read of the plain body and in bytes sent, stays within what
 /// the request and the caller's key allow.
-fn bounded(answer_bytes: usize, outcome: &Outcome, body: &[u8], coding: Coding, target_bytes: usize) {
+fn bounded(answer_bytes: usize, outcome: &RequestOutcome, body: &[u8], coding: Coding, target_bytes: usize) {
     let (read, sent) = (outcome.body_bytes, body.len());
     let is_coded = coding != Coding::Identity && sent > 0;
     assert!(read <= if is_coded { BODY_BYTES_MAX } else { sent }, "{read} bytes read of {sent}");
@@ -124,7 +124,12 @@ fn shown(answer: &[u8]) -> String {
 }
 
 impl House {
-    fn ask(&self, request: &mut Request<'_>, room: &mut Room, output: &mut Output) -> (Outcome, Vec<u8>) {
+    fn ask(
+        &self,
+        request: &mut Request<'_>,
+        room: &mut HandlerState,
+        output: &mut ResponseWriter,
+    ) -> (RequestOutcome, Vec<u8>) {
         output.set_date(self.now);
         output.is_alone = true;
         let outcome =
@@ -145,7 +150,7 @@ fn has_random_identity(plain: &[u8]) -> bool {
 }
 
 /// Reads an answer as a client does. True: another time it may be another one.
-fn judge(answer: &[u8], outcome: &Outcome, is_head: bool, keep_alive: bool) -> bool {
+fn judge(answer: &[u8], outcome: &RequestOutcome, is_head: bool, keep_alive: bool) -> bool {
     let shown = || shown(answer);
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
     let Some(end) = end else { panic!("no head: {}", shown()) };

@@ -12,11 +12,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use edge_proxy::engine::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
+use edge_proxy::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, evaluate};
 use edge_proxy::engine::trace::explain;
-use edge_proxy::http::head_cache::Heads;
+use edge_proxy::http::head_cache::HeadCache;
 use edge_proxy::http::request::{Progress, RequestReader};
-use edge_proxy::identity::{Reader, Refusal, transient, validation_errors};
+use edge_proxy::identity::{IdentityError, IdentityReader, transient, validation_errors};
 use edge_proxy::limits::JSON_DEPTH_MAX;
 use edge_proxy::python::json;
 use edge_proxy::snapshot::{Environment, Role};
@@ -65,7 +65,7 @@ fn request(data: &[u8]) {
         assert_eq!(whole, read(&[first, second]), "a cut between two reads changed what was read");
     }
     // A head is known once it came twice.
-    let heads = Rc::new(Heads::default());
+    let heads = Rc::new(HeadCache::default());
     for round in 0..4 {
         let found = requests(RequestReader::sharing(heads.clone()), &[data]);
         assert_eq!(whole, found, "known heads changed what was read in round {round}");
@@ -119,7 +119,7 @@ fn identity(data: &[u8]) {
         },
     };
     let mut body = data.to_vec();
-    let quick = Reader::default().read(&mut body, Some(b"application/json"), |sent| match sent {
+    let quick = IdentityReader::default().read(&mut body, Some(b"application/json"), |sent| match sent {
         Err(refusal) => Err(format!("{refusal:?}")),
         Ok(sent) => Ok((sent.identity.identifier.to_owned(), format!("{:?}", sent.identity.traits))),
     });
@@ -140,7 +140,7 @@ fn json_work(data: &[u8]) {
     for refusal in
         documents.iter().flatten().filter_map(|document| validation_errors::identity(document.root()).err())
     {
-        let (Refusal::Invalid(detail) | Refusal::Unwritable(detail)) = refusal else { continue };
+        let (IdentityError::Invalid(detail) | IdentityError::Unwritable(detail)) = refusal else { continue };
         assert!(detail.body.len() <= 64 * 1024, "{} bytes of errors", detail.body.len());
     }
 }
@@ -194,7 +194,7 @@ fn evaluator(data: &[u8]) {
 /// Evaluates, writes and explains; a flag is targeted only by a segment that is said to match.
 fn ask(environment: &Environment, identifier: &str, traits: &[Trait<'_>]) {
     let identity = Identity { identifier, traits };
-    let mut scratch = Scratch::default();
+    let mut scratch = EvaluationScratch::default();
     evaluate(environment, &identity, &mut scratch);
     for role in [Role::Client, Role::Server] {
         let mut out = Vec::new();

@@ -1,7 +1,7 @@
 //! What upstream sends besides documents, one kind each by the first byte.
 use std::hint::black_box;
 
-use edge_proxy::supervisor::realtime::Events;
+use edge_proxy::supervisor::realtime::EventParser;
 use edge_proxy::upstream::{pagination, parse_discovered, url};
 use http::Uri;
 use serde_json::Value as Json;
@@ -21,7 +21,7 @@ pub fn upstream(data: &[u8]) {
 /// However a stream is cut, the same events come out.
 fn events(stream: &[u8]) {
     let read = |piece_bytes: usize| {
-        let (mut events, mut found) = (Events::default(), Vec::new());
+        let (mut events, mut found) = (EventParser::default(), Vec::new());
         let whole =
             stream.chunks(piece_bytes).all(|piece| events.feed(piece, |time| found.push(time.to_bits())));
         (whole, found)

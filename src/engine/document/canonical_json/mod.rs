@@ -65,7 +65,7 @@ fn foreign_encoding(document: &[u8]) -> Option<&'static str> {
 
 /// What is wrong with a document, found at a byte of it.
 #[derive(Clone, Copy)]
-enum Fault {
+enum DocumentFault {
     Expected(&'static str),
     TooDeep,
     TooManyDuplicates,
@@ -74,7 +74,7 @@ enum Fault {
     LoneSurrogate,
 }
 
-impl Fault {
+impl DocumentFault {
     fn message(self, at: usize) -> String {
         match self {
             Self::Expected(what) => format!("not JSON: expected {what} at byte {at}"),
@@ -88,7 +88,7 @@ impl Fault {
 }
 
 /// An array or object that is open.
-enum Frame {
+enum OpenContainer {
     Array {
         /// Of the element being read.
         index: usize,
@@ -102,7 +102,7 @@ enum Frame {
 
 /// A member already written, as offsets into `out`.
 #[derive(Clone, Copy)]
-struct Member {
+struct WrittenMember {
     /// The name without its quotes.
     name: (usize, usize),
     /// Behind the colon.
@@ -120,21 +120,21 @@ struct Transcoder<'a> {
     input: &'a [u8],
     at: usize,
     out: Vec<u8>,
-    frames: Vec<Frame>,
+    frames: Vec<OpenContainer>,
     /// Of all open objects, outer ones first.
-    members: Vec<Member>,
+    members: Vec<WrittenMember>,
     duplicates: usize,
 }
 
 impl Transcoder<'_> {
-    fn run(&mut self) -> Result<(), Fault> {
+    fn run(&mut self) -> Result<(), DocumentFault> {
         self.value()?;
         self.skip_blanks();
-        if self.at < self.input.len() { Err(Fault::Expected("the end")) } else { Ok(()) }
+        if self.at < self.input.len() { Err(DocumentFault::Expected("the end")) } else { Ok(()) }
     }
 
     /// One value with all that is in it.
-    fn value(&mut self) -> Result<(), Fault> {
+    fn value(&mut self) -> Result<(), DocumentFault> {
         loop {
             self.skip_blanks();
             let opened = match self.peek() {
@@ -145,7 +145,7 @@ impl Transcoder<'_> {
                 Some(b'f') => self.literal("false")?,
                 Some(b'n') => self.literal("null")?,
                 Some(b'-' | b'0'..=b'9') => self.number().map(|()| false)?,
-                _ => return Err(Fault::Expected("a value")),
+                _ => return Err(DocumentFault::Expected("a value")),
             };
             if !opened && self.close_or_continue()? {
                 return Ok(());
@@ -155,11 +155,11 @@ impl Transcoder<'_> {
 
     /// Behind a whole value: closes what ends here. True when the outermost value is done; false
     /// when the next value follows.
-    fn close_or_continue(&mut self) -> Result<bool, Fault> {
+    fn close_or_continue(&mut self) -> Result<bool, DocumentFault> {
         loop {
             let Some(frame) = self.frames.last_mut() else { return Ok(true) };
             match frame {
-                Frame::Array { index } => {
+                OpenContainer::Array { index } => {
                     *index += 1;
                     self.skip_blanks();
                     match self.next() {
@@ -168,10 +168,10 @@ impl Transcoder<'_> {
                             return Ok(false);
                         }
                         Some(b']') => self.out.push(b']'),
-                        _ => return Err(Fault::Expected("`,` or `]`")),
+                        _ => return Err(DocumentFault::Expected("`,` or `]`")),
                     }
                 }
-                Frame::Object { .. } => {
+                OpenContainer::Object { .. } => {
                     self.end_member()?;
                     self.skip_blanks();
                     match self.next() {
@@ -180,17 +180,17 @@ impl Transcoder<'_> {
                             return Ok(false);
                         }
                         Some(b'}') => self.out.push(b'}'),
-                        _ => return Err(Fault::Expected("`,` or `}`")),
+                        _ => return Err(DocumentFault::Expected("`,` or `}`")),
                     }
                 }
             }
-            if let Some(Frame::Object { members_from, .. }) = self.frames.pop() {
+            if let Some(OpenContainer::Object { members_from, .. }) = self.frames.pop() {
                 self.members.truncate(members_from);
             }
         }
     }
 
-    fn open_array(&mut self) -> Result<bool, Fault> {
+    fn open_array(&mut self) -> Result<bool, DocumentFault> {
         self.at += 1;
         self.out.push(b'[');
         self.skip_blanks();
@@ -199,10 +199,10 @@ impl Transcoder<'_> {
             self.out.push(b']');
             return Ok(false);
         }
-        self.push_frame(Frame::Array { index: 0 })
+        self.push_frame(OpenContainer::Array { index: 0 })
     }
 
-    fn open_object(&mut self) -> Result<bool, Fault> {
+    fn open_object(&mut self) -> Result<bool, DocumentFault> {
         self.at += 1;
         self.out.push(b'{');
         self.skip_blanks();
@@ -211,51 +211,59 @@ impl Transcoder<'_> {
             self.out.push(b'}');
             return Ok(false);
         }
-        self.push_frame(Frame::Object { members_from: self.members.len(), by_name: None })?;
+        self.push_frame(OpenContainer::Object { members_from: self.members.len(), by_name: None })?;
         self.begin_member()?;
         Ok(true)
     }
 
-    fn push_frame(&mut self, frame: Frame) -> Result<bool, Fault> {
+    fn push_frame(&mut self, frame: OpenContainer) -> Result<bool, DocumentFault> {
         yielding::step();
         if self.frames.len() >= DOCUMENT_DEPTH_MAX {
-            return Err(Fault::TooDeep);
+            return Err(DocumentFault::TooDeep);
         }
         self.frames.push(frame);
         Ok(true)
     }
 
     /// Reads `"name":` and writes it, with a comma before it if it is not the first.
-    fn begin_member(&mut self) -> Result<(), Fault> {
+    fn begin_member(&mut self) -> Result<(), DocumentFault> {
         if self.out.last() != Some(&b'{') {
             self.out.push(b',');
         }
         self.skip_blanks();
         if self.peek() != Some(b'"') {
-            return Err(Fault::Expected("a member's name"));
+            return Err(DocumentFault::Expected("a member's name"));
         }
         let name_from = self.out.len() + 1;
         self.string()?;
         let name = (name_from, self.out.len() - 1);
         self.skip_blanks();
         if self.next() != Some(b':') {
-            return Err(Fault::Expected("`:`"));
+            return Err(DocumentFault::Expected("`:`"));
         }
         self.out.push(b':');
         let repeats = self.find_or_note(name);
         if repeats.is_some() {
             self.duplicates += 1;
             if self.duplicates > DUPLICATE_MEMBERS_MAX {
-                return Err(Fault::TooManyDuplicates);
+                return Err(DocumentFault::TooManyDuplicates);
             }
         }
-        self.members.push(Member { name, value_from: self.out.len(), value_to: 0, repeats, dropped: false });
+        self.members.push(WrittenMember {
+            name,
+            value_from: self.out.len(),
+            value_to: 0,
+            repeats,
+            dropped: false,
+        });
         Ok(())
     }
 
     /// The earlier member of the innermost object with this name. Notes the name for later ones.
     fn find_or_note(&mut self, name: (usize, usize)) -> Option<usize> {
-        let Some(Frame::Object { members_from, by_name }) = self.frames.last_mut() else { return None };
+        let Some(OpenContainer::Object { members_from, by_name }) = self.frames.last_mut() else {
+            return None;
+        };
         let (members, out, from) = (&self.members, &self.out, *members_from);
         let text = |member: usize| &out[members[member].name.0..members[member].name.1];
         let wanted = &out[name.0..name.1];
@@ -287,15 +295,17 @@ impl Transcoder<'_> {
     }
 
     /// Behind a member's value: leaves out a secret, moves a repeated one to the first one's place.
-    fn end_member(&mut self) -> Result<(), Fault> {
-        let Some(last) = self.members.len().checked_sub(1) else { return Err(Fault::Expected("a member")) };
+    fn end_member(&mut self) -> Result<(), DocumentFault> {
+        let Some(last) = self.members.len().checked_sub(1) else {
+            return Err(DocumentFault::Expected("a member"));
+        };
         let member = self.members[last];
         let comma_from = member.name.0 - 1 - usize::from(self.out[member.name.0 - 2] == b',');
         if self.frames.len() == 1 && self.out[member.name.0..member.name.1].ends_with(b"_config") {
             self.out.truncate(comma_from);
             // Its place in `members` stays, so that `by_name` keeps its indices.
             self.members[last] =
-                Member { name: (0, 0), value_from: 0, value_to: 0, repeats: None, dropped: true };
+                WrittenMember { name: (0, 0), value_from: 0, value_to: 0, repeats: None, dropped: true };
             return Ok(());
         }
         self.members[last].value_to = self.out.len();
@@ -309,7 +319,7 @@ impl Transcoder<'_> {
     fn replace_value(&mut self, first: usize, last: usize, comma_from: usize) {
         let value: Vec<u8> = self.out[self.members[last].value_from..].to_vec();
         self.out.truncate(comma_from);
-        let Member { value_from: from, value_to: to, .. } = self.members[first];
+        let WrittenMember { value_from: from, value_to: to, .. } = self.members[first];
         self.out.splice(from..to, value.iter().copied());
         let shift = |offset: usize| offset - (to - from) + value.len();
         self.members[first].value_to = shift(to);
@@ -338,24 +348,24 @@ impl Transcoder<'_> {
     }
 
     /// Always `false`: nothing was opened.
-    fn literal(&mut self, word: &'static str) -> Result<bool, Fault> {
+    fn literal(&mut self, word: &'static str) -> Result<bool, DocumentFault> {
         if !self.input[self.at..].starts_with(word.as_bytes()) {
-            return Err(Fault::Expected("a value"));
+            return Err(DocumentFault::Expected("a value"));
         }
         self.at += word.len();
         self.out.extend_from_slice(word.as_bytes());
         Ok(false)
     }
 
-    fn digits(&mut self) -> Result<(), Fault> {
+    fn digits(&mut self) -> Result<(), DocumentFault> {
         let from = self.at;
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.at += 1;
         }
-        if self.at == from { Err(Fault::Expected("a digit")) } else { Ok(()) }
+        if self.at == from { Err(DocumentFault::Expected("a digit")) } else { Ok(()) }
     }
 
-    fn number(&mut self) -> Result<(), Fault> {
+    fn number(&mut self) -> Result<(), DocumentFault> {
         let from = self.at;
         self.at += usize::from(self.peek() == Some(b'-'));
         if self.peek() == Some(b'0') {
@@ -380,27 +390,27 @@ impl Transcoder<'_> {
             // As orjson, which reads no infinity: served as null it would be another value.
             (true, _) => {
                 let number = text.parse().ok().filter(|number: &f64| number.is_finite());
-                write::float(number.ok_or(Fault::FloatTooLarge)?, &mut self.out);
+                write::float(number.ok_or(DocumentFault::FloatTooLarge)?, &mut self.out);
             }
             (false, "-0") => self.out.push(b'0'),
             // As in CPython, whose own limit makes the whole document unreadable.
             (false, _) if text.trim_start_matches('-').len() > INTEGER_DIGITS_MAX => {
-                return Err(Fault::IntegerTooLong);
+                return Err(DocumentFault::IntegerTooLong);
             }
             (false, _) => self.out.extend_from_slice(text.as_bytes()),
         }
         Ok(())
     }
 
-    fn string(&mut self) -> Result<(), Fault> {
+    fn string(&mut self) -> Result<(), DocumentFault> {
         self.at += 1;
         self.out.push(b'"');
         loop {
             let rest = &self.input[self.at..];
-            let length = memchr2(b'"', b'\\', rest).ok_or(Fault::Expected("`\"`"))?;
+            let length = memchr2(b'"', b'\\', rest).ok_or(DocumentFault::Expected("`\"`"))?;
             let plain = &rest[..length];
             if plain.iter().any(|byte| *byte < 0x20) {
-                return Err(Fault::Expected("no control character in a string"));
+                return Err(DocumentFault::Expected("no control character in a string"));
             }
             self.out.extend_from_slice(plain);
             self.at += length + 1;
@@ -414,7 +424,7 @@ impl Transcoder<'_> {
     }
 
     /// What follows a backslash.
-    fn escape(&mut self) -> Result<char, Fault> {
+    fn escape(&mut self) -> Result<char, DocumentFault> {
         Ok(match self.next() {
             Some(byte @ (b'"' | b'\\' | b'/')) => char::from(byte),
             Some(b'b') => '\u{8}',
@@ -427,25 +437,26 @@ impl Transcoder<'_> {
                 match unit {
                     0xd800..=0xdbff => {
                         if !self.input[self.at..].starts_with(b"\\u") {
-                            return Err(Fault::LoneSurrogate);
+                            return Err(DocumentFault::LoneSurrogate);
                         }
                         self.at += 2;
-                        let low = self.hex()?.checked_sub(0xdc00).ok_or(Fault::LoneSurrogate)?;
+                        let low = self.hex()?.checked_sub(0xdc00).ok_or(DocumentFault::LoneSurrogate)?;
                         let code = 0x10000 + ((unit - 0xd800) << 10) + low;
-                        char::from_u32(code).filter(|_| low < 0x400).ok_or(Fault::LoneSurrogate)?
+                        char::from_u32(code).filter(|_| low < 0x400).ok_or(DocumentFault::LoneSurrogate)?
                     }
-                    _ => char::from_u32(unit).ok_or(Fault::LoneSurrogate)?,
+                    _ => char::from_u32(unit).ok_or(DocumentFault::LoneSurrogate)?,
                 }
             }
-            _ => return Err(Fault::Expected("an escape")),
+            _ => return Err(DocumentFault::Expected("an escape")),
         })
     }
 
-    fn hex(&mut self) -> Result<u32, Fault> {
-        let digits = self.input.get(self.at..self.at + 4).ok_or(Fault::Expected("four hex digits"))?;
+    fn hex(&mut self) -> Result<u32, DocumentFault> {
+        let digits =
+            self.input.get(self.at..self.at + 4).ok_or(DocumentFault::Expected("four hex digits"))?;
         let mut unit = 0;
         for digit in digits {
-            let value = char::from(*digit).to_digit(16).ok_or(Fault::Expected("four hex digits"))?;
+            let value = char::from(*digit).to_digit(16).ok_or(DocumentFault::Expected("four hex digits"))?;
             unit = unit * 16 + value;
         }
         self.at += 4;
@@ -459,8 +470,8 @@ impl Transcoder<'_> {
         let mut steps = Vec::new();
         for frame in self.frames.iter().rev() {
             match frame {
-                Frame::Array { index } => steps.push(format!("[{index}]")),
-                Frame::Object { members_from, .. } => {
+                OpenContainer::Array { index } => steps.push(format!("[{index}]")),
+                OpenContainer::Object { members_from, .. } => {
                     if let Some(member) = self.members[*members_from..members_to].last() {
                         let name = String::from_utf8_lossy(&self.out[member.name.0..member.name.1]);
                         steps.push(format!(".{}", name.chars().take(100).collect::<String>()));

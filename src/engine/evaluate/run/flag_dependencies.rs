@@ -4,13 +4,13 @@
 //! flag is resolved when a condition first reads it, and what was resolved then stands (compatibility.md
 //! 5.12). Invariant: cycles are cut where they close; chains of flags and reads of them are bounded.
 use crate::engine::evaluate::TraitValue;
-use crate::engine::evaluate::run::{CYCLIC, Run};
-use crate::engine::jsonpath::{FlagMember, FlagResult, Flags, OutOfSteps, Query};
-use crate::engine::program::{Fact, FlagFacts, Origin, PENDING, Scalar};
+use crate::engine::evaluate::run::{CYCLIC, Evaluator};
+use crate::engine::jsonpath::{FlagLookup, FlagMember, FlagResult, OutOfSteps, Query};
+use crate::engine::program::{FlagFact, FlagFacts, PENDING, PropertySource, Scalar};
 use crate::limits::{FLAG_CHAIN_MAX, FLAG_READS_MAX};
 use crate::python::value::{Value, coerce};
 
-impl<'r> Run<'r> {
+impl<'r> Evaluator<'r> {
     /// As `get_evaluation_result` does it: every segment in document order, then every feature; what
     /// was resolved while a condition read it stands.
     pub(super) fn replay(&mut self, matched: &mut Vec<bool>) {
@@ -46,14 +46,14 @@ impl<'r> Run<'r> {
     pub(super) fn dynamic(&mut self, slot: u32) -> Value<'r> {
         let program = self.program;
         match &program.slots[slot as usize] {
-            Origin::Flag(feature, member) => coerce(self.flag_member(*feature, *member)),
-            Origin::FlagAlone(feature) => {
+            PropertySource::Flag(feature, member) => coerce(self.flag_member(*feature, *member)),
+            PropertySource::FlagAlone(feature) => {
                 if let Some(feature) = feature {
                     self.resolve(*feature);
                 }
                 Value::Null
             }
-            Origin::Query(query) => self.query(slot, query),
+            PropertySource::Query(query) => self.query(slot, query),
             _ => Value::Null,
         }
     }
@@ -88,7 +88,7 @@ impl<'r> Run<'r> {
     }
 
     /// `_DependencyResolver.resolve_feature`: the flag's result, or nothing if it is in a cycle.
-    fn resolve(&mut self, feature: u32) -> Option<&'r Fact> {
+    fn resolve(&mut self, feature: u32) -> Option<&'r FlagFact> {
         let facts = self.program.flags.as_ref()?;
         let index = feature as usize;
         if self.resolved[index] == PENDING {
@@ -152,15 +152,15 @@ impl<'r> Run<'r> {
     }
 }
 
-impl<'r> Flags<'r> for Run<'r> {
+impl<'r> FlagLookup<'r> for Evaluator<'r> {
     fn resolve(&mut self, name: &str) -> Option<FlagResult<'r>> {
         let feature = *self.program.features_by_name.get(name)?;
-        Run::resolve(self, feature).map(Fact::as_flag_result)
+        Evaluator::resolve(self, feature).map(FlagFact::as_flag_result)
     }
 
     fn resolved(&self, at: usize) -> Option<FlagResult<'r>> {
         let output = self.resolved[*self.resolved_order.get(at)? as usize];
-        self.program.flags.as_ref()?.facts.get(output as usize).map(Fact::as_flag_result)
+        self.program.flags.as_ref()?.facts.get(output as usize).map(FlagFact::as_flag_result)
     }
 
     fn resolved_count(&self) -> usize {
@@ -168,7 +168,7 @@ impl<'r> Flags<'r> for Run<'r> {
     }
 }
 
-impl Fact {
+impl FlagFact {
     fn as_flag_result(&self) -> FlagResult<'_> {
         FlagResult {
             enabled: self.enabled.as_trait_value(),

@@ -8,14 +8,14 @@
 mod flag_dependencies;
 
 use crate::engine::evaluate::budget::RequestBudget;
-use crate::engine::evaluate::context::Values;
+use crate::engine::evaluate::context::ContextValues;
 use crate::engine::evaluate::md5x8::{LANES, hash_each};
 use crate::engine::evaluate::operators::holds;
 use crate::engine::evaluate::prefilter::narrow;
 use crate::engine::evaluate::{Identity, hashing};
 use crate::engine::jsonpath::Subject;
 use crate::engine::program::{
-    CANDIDATES_WALKED_MAX, Candidate, Feature, FeatureState, Node, OpenFeature, PENDING, Program, Span,
+    CANDIDATES_WALKED_MAX, Candidate, Expression, Feature, FeatureState, OpenFeature, PENDING, Program, Span,
     Split, offset,
 };
 use crate::python::value::Value;
@@ -53,8 +53,8 @@ impl Memo {
 
 /// Room for one evaluation.
 #[derive(Debug, Default)]
-pub struct Room {
-    pub values: Values,
+pub struct EvaluationState {
+    pub values: ContextValues,
     /// Per feature.
     pub outputs: Vec<u32>,
     /// As bits: see [`Program::changed_at_start`].
@@ -82,7 +82,7 @@ pub struct Room {
     pub cut_slots: Vec<u32>,
 }
 
-impl Room {
+impl EvaluationState {
     /// Forgets the answers of the last evaluation, and makes space for those of this one.
     fn begin(&mut self, program: &Program) {
         self.epoch = (self.epoch + 1) & (u32::MAX >> 1);
@@ -104,7 +104,7 @@ pub fn run(
     identity: Option<&Identity<'_>>,
     key: Option<&str>,
     with_overrides: bool,
-    room: &mut Room,
+    room: &mut EvaluationState,
 ) {
     room.cut_slots.clear();
     room.outputs.clear();
@@ -138,7 +138,7 @@ pub fn run(
     };
     let queried = identity.filter(|_| program.has_queries);
     let subject = queried.map(|identity| Subject::new(*identity, &room.values.identity_key));
-    let mut run = Run {
+    let mut run = Evaluator {
         program,
         identity,
         subject: subject.as_ref(),
@@ -190,7 +190,7 @@ fn set(words: &mut [u64], index: u32) {
     words[index as usize / 64] |= 1 << (index % 64);
 }
 
-struct Run<'r> {
+struct Evaluator<'r> {
     program: &'r Program,
     identity: Option<&'r Identity<'r>>,
     /// The identity as queries see it.
@@ -199,7 +199,7 @@ struct Run<'r> {
     found: Vec<Option<Value<'r>>>,
     budget: &'r RequestBudget,
     cut_slots: &'r mut Vec<u32>,
-    values: &'r Values,
+    values: &'r ContextValues,
     conditions: &'r mut Memo,
     segments: &'r mut Memo,
     possible: &'r mut Vec<u64>,
@@ -219,7 +219,7 @@ struct Run<'r> {
     reads: usize,
 }
 
-impl<'r> Run<'r> {
+impl<'r> Evaluator<'r> {
     /// Each feature takes its first matching override.
     fn settle(&mut self) {
         let program = self.program;
@@ -333,20 +333,20 @@ impl<'r> Run<'r> {
         matches
     }
 
-    fn node(&mut self, node: Node) -> bool {
+    fn node(&mut self, node: Expression) -> bool {
         match node {
-            Node::Constant(answer) => answer,
-            Node::Test(condition) => self.condition(condition),
-            Node::All(children) => self.children(children).iter().all(|child| self.node(*child)),
-            Node::Any(children) => self.children(children).iter().any(|child| self.node(*child)),
-            Node::NoneOf(children) => !self.children(children).iter().any(|child| self.node(*child)),
-            Node::Both(children) => {
+            Expression::Constant(answer) => answer,
+            Expression::Test(condition) => self.condition(condition),
+            Expression::All(children) => self.children(children).iter().all(|child| self.node(*child)),
+            Expression::Any(children) => self.children(children).iter().any(|child| self.node(*child)),
+            Expression::NoneOf(children) => !self.children(children).iter().any(|child| self.node(*child)),
+            Expression::Both(children) => {
                 self.children(children).iter().fold(true, |all, child| self.node(*child) & all)
             }
         }
     }
 
-    fn children(&self, children: Span) -> &'r [Node] {
+    fn children(&self, children: Span) -> &'r [Expression] {
         children.of(&self.program.children)
     }
 

@@ -65,7 +65,7 @@ fn recorded(flag: &Json) -> (String, Json, Json, Json, String) {
     (text("name"), flag["enabled"].clone(), flag["value"].clone(), flag["variant"].clone(), text("reason"))
 }
 
-fn found(environment: &Environment, scratch: &Scratch) -> Found {
+fn found(environment: &Environment, scratch: &EvaluationScratch) -> Found {
     let json = |raw: &str| serde_json::from_str(raw).unwrap();
     render::results(environment, Role::Server, scratch)
         .map(|flag| {
@@ -122,7 +122,7 @@ fn documents_answer_as_the_authority_does() {
         };
         let traits = traits(&case["traits"]);
         let identity = case["identifier"].as_str().map(|identifier| Identity { identifier, traits: &traits });
-        let mut scratch = Scratch::default();
+        let mut scratch = EvaluationScratch::default();
         evaluate_on(environment.program(), identity.as_ref(), None, &mut scratch);
         let found = found(&environment, &scratch);
         if raises.is_some() {
@@ -179,7 +179,7 @@ fn conditions_match_as_the_authority_says() {
             sent.push(Trait { key: "t", value: trait_value(value) });
         }
         let identity = case["identifier"].as_str().map(|identifier| Identity { identifier, traits: &sent });
-        let mut scratch = Scratch::default();
+        let mut scratch = EvaluationScratch::default();
         evaluate_on(environment.program(), identity.as_ref(), None, &mut scratch);
         let matched = found(&environment, &scratch)[0].2 == "yes";
         // What Python raises for is false here (differences.md 5).
@@ -213,7 +213,7 @@ fn recorded_environments_answer_as_core_does() {
             let identity =
                 Identity { identifier: case["body"]["identifier"].as_str().unwrap(), traits: &traits };
             let role = if case["key"] == "server" { Role::Server } else { Role::Client };
-            let mut scratch = Scratch::default();
+            let mut scratch = EvaluationScratch::default();
             evaluate(&environment, &identity, &mut scratch);
             let mut body = Vec::new();
             render::write(&environment, role, &scratch, None, &mut body);
@@ -256,16 +256,16 @@ fn shared_engine_cases_pass() {
             allow_client_traits: true,
             hide_sensitive_data: false,
             hashes_unlike_core: false,
-            client_flags: Flags::new(&Program::default(), Role::Client, &[]),
-            server_flags: Flags::new(&Program::default(), Role::Server, &[]),
-            document: Ready::default(),
+            client_flags: FlagsBody::new(&Program::default(), Role::Client, &[]),
+            server_flags: FlagsBody::new(&Program::default(), Role::Server, &[]),
+            document: ReadyBody::default(),
             program,
             reported: Reported::default(),
         };
         let identity = &case["context"]["identity"];
         let traits = traits(&identity["traits"]);
         let who = identity["identifier"].as_str().map(|identifier| Identity { identifier, traits: &traits });
-        let mut scratch = Scratch::default();
+        let mut scratch = EvaluationScratch::default();
         evaluate_on(environment.program(), who.as_ref(), identity["key"].as_str(), &mut scratch);
         let mut found = found(&environment, &scratch);
         found.sort_by(|a, b| a.0.cmp(&b.0));

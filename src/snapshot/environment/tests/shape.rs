@@ -1,7 +1,7 @@
 //! What is refused, what is served, and to whom: documents made here.
 use serde_json::{Value as Json, json};
 
-use crate::engine::evaluate::{Identity, Scratch, Trait, TraitValue, evaluate};
+use crate::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, evaluate};
 use crate::engine::render;
 use crate::snapshot::{Environment, Role};
 
@@ -24,7 +24,7 @@ fn compile(document: &Json) -> Environment {
 }
 
 fn identities(environment: &Environment, role: Role, identifier: &str) -> String {
-    let mut scratch = Scratch::default();
+    let mut scratch = EvaluationScratch::default();
     evaluate(environment, &Identity { identifier, traits: &[] }, &mut scratch);
     let mut out = Vec::new();
     render::write(environment, role, &scratch, None, &mut out);
@@ -135,7 +135,7 @@ fn rules_nested_as_deep_as_allowed_compile_and_match_on_a_small_stack() {
     let work = move || {
         let (environment, _) = Environment::compile(text.as_bytes()).unwrap();
         let traits = [Trait { key: "t", value: TraitValue::Int(1) }];
-        let mut scratch = Scratch::default();
+        let mut scratch = EvaluationScratch::default();
         evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
         render::results(&environment, Role::Server, &scratch).next().unwrap().value.to_owned()
     };
@@ -169,7 +169,7 @@ fn many_segments_answer_as_each_alone() {
                 Trait { key: "n", value: TraitValue::Int(n) },
                 Trait { key: "m", value: TraitValue::Int(m) },
             ];
-            let mut scratch = Scratch::default();
+            let mut scratch = EvaluationScratch::default();
             evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
             let value =
                 render::results(&environment, Role::Server, &scratch).next().unwrap().value.to_owned();
