@@ -50,7 +50,7 @@ differential: .venv/tests/made-from.txt ## Compares 200,000 random evaluations w
 .PHONY: long
 long: .venv/tests/made-from.txt ## Runs the long forms of tests: 86,585 payloads, 2,000 smuggled, 35 swaps, 200 kills, 16 stops
 	PAYLOADS=86585 SMUGGLING=2000 SWAPS=35 KILLS=200 STOPS=16 $(CARGO) test --locked --test integration -- --nocapture \
-	  conformance::mutated front:: invariants:: polling::a_kill drain::a_stop
+	  conformance::mutated reverse_proxies:: invariants:: polling::a_kill drain::a_stop
 
 ci: fmt lint test bench-gate sdk ## What must pass before a change lands
 	scripts/audit --if-installed

@@ -12,16 +12,20 @@ mod admin;
 mod bodies;
 /// The step budgets of a request.
 mod budget;
+/// Configuration, check, health, metrics and log of the running executable.
+mod cli;
 /// Public conformance data, and other parsers beside ours.
 mod conformance;
 /// Counts of SDKs, through restarts.
 mod counts;
+/// How much of others' code is linked in.
+mod dependencies;
+/// Faults of upstream, as the log, the health answer and the status page tell them.
+mod diagnostics;
 /// Random documents and requests: the engine answers as the model does.
 mod differential;
 /// Discovery with wrong keys or none, and streams whose key goes away.
 mod discovery;
-/// Awkward bytes over real sockets.
-mod doors;
 /// Stopping and taking over under load.
 mod drain;
 /// io_uring refused step by step, down to epoll.
@@ -38,8 +42,6 @@ mod files;
 mod floods;
 /// Event streams, trees of proxies, discovery, counts going up, TLS and outgoing proxies.
 mod following;
-/// Real programs in front: curl, nginx, HAProxy.
-mod front;
 /// The fuzz targets, for a short while.
 mod fuzzing;
 /// The harness itself: a client that misreads answers would make every other test worthless.
@@ -48,6 +50,8 @@ mod harness;
 mod health;
 /// HTTP semantics: targets, conditions, caching, CORS of refusals, limits of a head.
 mod http;
+/// Awkward bytes over real sockets.
+mod http_malformed;
 /// What holds over many requests: the boundary of a key, one revision for each answer.
 mod invariants;
 /// Keys, host names, file paths and control characters stay where they belong.
@@ -62,41 +66,37 @@ mod metrics;
 mod networks;
 /// OpenFeature's Remote Evaluation Protocol.
 mod ofrep;
-/// Configuration, check, health, metrics and log of the running executable.
-mod operation;
 /// Outages against readiness, edits that a 304 hides, sources that were never read.
 mod outages;
 /// Schedules, conditions, pages, the disk, files and new configurations.
 mod polling;
+/// Single values (numbers, versions, patterns, lists, paths) against Python itself.
+mod python_compat;
 /// The PyPI SDK against the running executable: remote and local evaluation agree.
 mod python_sdk;
 /// Every command in the README is run, and its output compared with what stands there.
 mod readme;
 /// The recorded requests to the Python proxy, answered as recorded or as a named difference.
 mod replay;
+/// Real programs in front: curl, nginx, HAProxy.
+mod reverse_proxies;
+/// The requests of the SDKs that are not run here, and what they need in the answers.
+mod sdk_requests;
 /// What a service manager is told.
 mod service;
 /// Peers that are slow on purpose, too many, or at the descriptor limit.
 mod slow;
 /// Every way in which a start can fail, and what is said then.
-mod starting;
+mod startup;
 /// Event streams downstream.
 mod streams;
-/// How much of others' code is linked in.
-mod supply;
 /// Endpoints beside flags and identities, and input that is not right.
 mod surface;
 /// Big documents under load; `make bench-swap` prints the numbers.
 mod swap;
 /// TLS for callers.
 mod tls;
-/// Faults of upstream, as the log, the health answer and the status page tell them.
-mod troubles;
 /// Unix sockets: beside TCP, instead of it, and taken over.
 mod unix;
-/// Single values (numbers, versions, patterns, lists, paths) against Python itself.
-mod values;
 /// Requests at the edge of what is allowed, byte by byte.
 mod wire;
-/// The requests of the SDKs that are not run here, and what they need in the answers.
-mod wire_sdks;

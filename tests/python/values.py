@@ -3,7 +3,7 @@
 
     values.py KIND SEED COUNT
 
-KIND is one of the functions below. `tests/values.rs` asks the engine the same questions.
+KIND is one of the functions below. `tests/python_compat.rs` asks the engine the same questions.
 Needs Python 3.11 or newer with the packages of `tests/requirements.txt`.
 """
 import json
