@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes src/evaluate/unicode/tables.rs: the character classes of Python's `re`, `int`, `float` and `repr`.
+"""Writes src/python/unicode/tables.rs: the character classes of Python's `re`, `int`, `float` and `repr`.
 
 Run it by hand with the Python whose rules the engine follows:
 
-    python3.13 scripts/unicode-tables.py > src/evaluate/unicode/tables.rs
+    python3.13 scripts/unicode-tables.py > src/python/unicode/tables.rs
 """
 import _sre
 import sys

@@ -1,25 +1,13 @@
-//! The floor plan. A request travels top to bottom through the reactor's side;
-//! a document travels through the supervisor's side; they meet in the snapshot.
+//! Edge proxy for Flagsmith feature flags.
 //!
-//! Control plane, one thread, may block, allocate, retry, log:
-//! `config` (what is meant, from what was written) -> `supervisor` (polls, compiles,
-//! publishes, retires) -> `snapshot` (documents made ready to be read) -> `channel`.
+//! Control plane (the supervisor thread and its pools; may block, allocate, retry, log):
+//! `config` -> `supervisor` (polls through `upstream`, compiles, publishes) -> `snapshot` -> `channel`.
+//! Data plane (one pinned reactor thread per core; never blocks, never calls upstream, shares no mutable
+//! state): `reactor` -> `http` -> `handlers` -> `identity` and `engine`.
 //!
-//! Data plane, one pinned thread per core, never blocks, never calls upstream, never
-//! shares, never frees an environment: `reactor` (ring, accept, bytes and await) ->
-//! `http` (bytes to request, answer to bytes) -> `answer` (the spine: one synchronous
-//! function) -> `route`, `identity`, `evaluate`, `encode`.
-//!
-//! Beside both: `limits` (every bound), `files` (bounded reads), `log`, `metrics` and `counts` (what
-//! happened), `tls` and `pace`.
-//! For people: `serve` puts the process together, `cli` is what was typed, `admin` shows the numbers,
-//! `notify` tells systemd; `check`, `health`, `explain` and `demo` are the other commands.
-//!
-//! **Invariants, as absences.** `evaluate` knows no HTTP and no JSON text. `http` knows no
-//! snapshot. `snapshot` knows neither supervisor nor reactor. Only `channel` names
-//! crossbeam, only `crate::upstream` names ureq, only `http::request` names monoio-http,
-//! only `reactor` names monoio. `answer` has no await, no lock, no log and no clock.
-//! `tests/tidy.rs` keeps these true, and has the table of which room may name which.
+//! `engine` evaluates flags and `python` holds the semantics of Python that it follows.
+//! `docs/architecture.md` describes both planes; `tests/tidy.rs` holds the allowed dependencies between
+//! modules.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -44,6 +32,7 @@ pub mod reactor;
 pub mod schedule;
 pub mod serve;
 pub mod snapshot;
+pub mod step_budget;
 pub mod storage;
 pub mod supervisor;
 pub mod systemd;

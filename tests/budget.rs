@@ -3,10 +3,11 @@
 //! Time is never asserted: a step is a node that a JSONPath looks at or a step of a regular expression,
 //! and both are the same on every machine.
 use edge_proxy::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, evaluate, evaluate_next};
+use edge_proxy::engine::program::Role;
 use edge_proxy::engine::render;
 use edge_proxy::engine::trace::explain;
 use edge_proxy::limits::{JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX};
-use edge_proxy::snapshot::{Environment, Role};
+use edge_proxy::snapshot::Environment;
 use serde_json::{Value, json};
 
 use crate::support::document;
@@ -47,13 +48,13 @@ fn numbers(names: &[String]) -> Vec<Trait<'_>> {
 
 /// The values of the flags.
 fn values<'s>(environment: &'s Environment, scratch: &'s EvaluationScratch) -> Vec<&'s str> {
-    render::results(environment, Role::Server, scratch).map(|flag| flag.value).collect()
+    render::results(environment.program(), Role::Server, scratch).map(|flag| flag.value).collect()
 }
 
 fn jsonpath_steps(property: &str, traits: &[Trait<'_>]) -> u32 {
     let environment = compiled(&[("ALL", property, "EQUAL", "nothing")]);
     let mut scratch = EvaluationScratch::default();
-    evaluate(&environment, &Identity { identifier: "u", traits }, &mut scratch);
+    evaluate(environment.program(), &Identity { identifier: "u", traits }, &mut scratch);
     assert!(!scratch.budget().jsonpath.is_exceeded(), "{property}");
     JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left()
 }
@@ -95,12 +96,12 @@ fn beyond_the_budget_a_condition_on_a_general_jsonpath_is_false() {
     let (many, few) = (numbers(&names), numbers(&names[..20]));
     let mut scratch = EvaluationScratch::default();
     for _ in 0..2 {
-        evaluate(&environment, &Identity { identifier: "u", traits: &many }, &mut scratch);
+        evaluate(environment.program(), &Identity { identifier: "u", traits: &many }, &mut scratch);
         assert!(scratch.budget().jsonpath.is_exceeded());
         let expected = ["\"plain\"", "\"plain\"", "\"matched\"", "\"plain\"", "\"matched\""];
         assert_eq!(values(&environment, &scratch), expected, "the same each time");
         // The next request has a budget of its own.
-        evaluate(&environment, &Identity { identifier: "u", traits: &few }, &mut scratch);
+        evaluate(environment.program(), &Identity { identifier: "u", traits: &few }, &mut scratch);
         assert!(!scratch.budget().jsonpath.is_exceeded());
         let expected = ["\"plain\"", "\"matched\"", "\"plain\"", "\"matched\"", "\"matched\""];
         assert_eq!(values(&environment, &scratch), expected);
@@ -114,12 +115,12 @@ fn the_identities_of_one_request_share_its_budget() {
     let traits = numbers(&names);
     let identity = Identity { identifier: "u", traits: &traits };
     let mut scratch = EvaluationScratch::default();
-    evaluate(&environment, &identity, &mut scratch);
+    evaluate(environment.program(), &identity, &mut scratch);
     let first = JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left();
-    evaluate_next(&environment, &identity, &mut scratch);
+    evaluate_next(environment.program(), &identity, &mut scratch);
     assert_eq!(JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left(), 2 * first);
     for _ in 0..JSONPATH_STEPS_MAX / first {
-        evaluate_next(&environment, &identity, &mut scratch);
+        evaluate_next(environment.program(), &identity, &mut scratch);
     }
     assert!(scratch.budget().jsonpath.is_exceeded());
     assert_eq!(values(&environment, &scratch), ["\"plain\""]);
@@ -133,7 +134,7 @@ fn a_query_that_several_conditions_share_is_asked_once() {
     let conditions: Vec<_> = (0..50).map(|_| ("ALL", property, "EQUAL", "1")).collect();
     let environment = compiled(&conditions);
     let mut scratch = EvaluationScratch::default();
-    evaluate(&environment, &Identity { identifier: "u", traits: &numbers(&names) }, &mut scratch);
+    evaluate(environment.program(), &Identity { identifier: "u", traits: &numbers(&names) }, &mut scratch);
     assert_eq!(JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left(), once);
 }
 
@@ -147,14 +148,14 @@ fn regular_expressions_share_the_budget_of_a_request() {
     let traits = [Trait { key: "t", value: TraitValue::Text(&text) }];
     let mut scratch = EvaluationScratch::default();
     for _ in 0..2 {
-        evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
+        evaluate(environment.program(), &Identity { identifier: "u", traits: &traits }, &mut scratch);
         assert!(scratch.budget().patterns.is_exceeded());
         assert_eq!(scratch.budget().patterns.left(), 0);
         assert!(values(&environment, &scratch).iter().all(|value| *value == "\"plain\""));
     }
     let text = "xxxxy7";
     let traits = [Trait { key: "t", value: TraitValue::Text(text) }];
-    evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
+    evaluate(environment.program(), &Identity { identifier: "u", traits: &traits }, &mut scratch);
     assert!(PATTERN_STEPS_REQUEST_MAX - scratch.budget().patterns.left() < 100_000);
     assert_eq!(values(&environment, &scratch)[7], "\"matched\"");
 }
@@ -167,8 +168,13 @@ fn an_explanation_names_the_conditions_that_the_budget_ended() {
     ]);
     let names = names(2000);
     let traits = numbers(&names);
-    let told = explain(&environment, Some(&Identity { identifier: "u", traits: &traits }), None)
-        .expect("it is explained");
+    let told = explain(
+        environment.program(),
+        &environment.document().plain,
+        Some(&Identity { identifier: "u", traits: &traits }),
+        None,
+    )
+    .expect("it is explained");
     let conditions: Vec<_> = told.segments.iter().map(|segment| &segment.rules[0].conditions[0]).collect();
     let expected =
         "the steps of a request for general JSONPaths were spent, so the condition counts as no match";
@@ -214,7 +220,7 @@ fn aliases_of_traits_are_numbered_once() {
     assert_eq!(environment.program().aliases.len(), 1);
     let traits = ["0", "1"].map(|text| Trait { key: "t", value: TraitValue::Text(text) });
     let mut scratch = EvaluationScratch::default();
-    evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
+    evaluate(environment.program(), &Identity { identifier: "u", traits: &traits }, &mut scratch);
     assert!(
         values(&environment, &scratch).iter().all(|value| *value == "\"matched\""),
         "the last one counts"
@@ -253,7 +259,11 @@ fn patterns_of_a_request_spend_steps_for_what_building_them_takes() {
         names.iter().map(|key| Trait { key, value: TraitValue::Text(r"(\p{L}{99}){9}") }).collect();
     let mut scratch = EvaluationScratch::default();
     for (count, is_exceeded) in [(10, false), (25, true)] {
-        evaluate(&environment, &Identity { identifier: "u", traits: &traits[..count] }, &mut scratch);
+        evaluate(
+            environment.program(),
+            &Identity { identifier: "u", traits: &traits[..count] },
+            &mut scratch,
+        );
         assert_eq!(scratch.budget().jsonpath.is_exceeded(), is_exceeded, "{count}");
     }
 }

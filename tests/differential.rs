@@ -11,9 +11,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use edge_proxy::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, evaluate, evaluate_on};
+use edge_proxy::engine::program::Role;
 use edge_proxy::engine::render;
 use edge_proxy::engine::trace::explain;
-use edge_proxy::snapshot::{Environment, Role};
+use edge_proxy::snapshot::Environment;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
@@ -108,14 +109,17 @@ fn answer(
 ) -> Option<String> {
     let traits: Vec<Trait<'_>> = request[1].as_array().expect("traits").iter().map(trait_of).collect();
     match request[0].as_str() {
-        Some(identifier) => evaluate(environment, &Identity { identifier, traits: &traits }, scratch),
+        Some(identifier) => {
+            evaluate(environment.program(), &Identity { identifier, traits: &traits }, scratch)
+        }
         None => evaluate_on(environment.program(), None, None, scratch),
     }
     if explains && let Some(contradiction) = contradiction(environment, request, &traits) {
         return Some(contradiction);
     }
     let expected = request[2].as_array().expect("flags");
-    let found: Vec<render::Flag<'_>> = render::results(environment, Role::Server, scratch).collect();
+    let found: Vec<render::Flag<'_>> =
+        render::results(environment.program(), Role::Server, scratch).collect();
     if found.len() != expected.len() {
         return Some(format!("{} flags, the model has {}", found.len(), expected.len()));
     }
@@ -143,7 +147,7 @@ fn wrong_array(
     expected: &[Json],
 ) -> Option<String> {
     let mut out = Vec::new();
-    render::write(environment, role, scratch, None, &mut out);
+    render::write(environment.program(), role, scratch, None, &mut out);
     // Raw, since a value may be a number that no double holds.
     let sent: Vec<HashMap<&str, &RawValue>> = serde_json::from_slice(&out).expect("the engine writes JSON");
     let told = |flag: &HashMap<&str, &RawValue>| {
@@ -164,7 +168,7 @@ fn wrong_array(
 /// of them and else by none, but for what it says of a flag that keeps an earlier result.
 fn contradiction(environment: &Environment, request: &Json, traits: &[Trait<'_>]) -> Option<String> {
     let identity = request[0].as_str().map(|identifier| Identity { identifier, traits });
-    let told = match explain(environment, identity.as_ref(), None) {
+    let told = match explain(environment.program(), &environment.document().plain, identity.as_ref(), None) {
         Ok(told) => told,
         Err(error) => return Some(format!("explain: {} {}", error.path, error.message)),
     };

@@ -4,7 +4,7 @@ mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use edge_proxy::config::source::SETTINGS;
+use edge_proxy::config::settings::SETTINGS;
 
 use crate::support::{Start, fixture, get};
 use crate::surface::{CLIENT, SERVER, document};

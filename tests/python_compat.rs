@@ -8,12 +8,12 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use edge_proxy::engine::evaluate::budget::RequestBudget;
 use edge_proxy::engine::evaluate::{Identity, Trait, TraitValue, hashing, in_list};
 use edge_proxy::engine::jsonpath;
 use edge_proxy::engine::jsonpath::{FlagResult, Property, QueryTarget, Subject};
 use edge_proxy::python::value::{Integer, Value};
 use edge_proxy::python::{semver, value};
+use edge_proxy::step_budget::RequestBudget;
 use serde_json::Value as Json;
 
 use crate::support::fixture::root;
@@ -102,7 +102,7 @@ fn floats_are_written_as_python_writes_them() {
 #[test]
 fn text_is_coerced_as_the_model_does() {
     compare("coerce", |question| {
-        let value = value::coerce(TraitValue::Text(text(&question[0])));
+        let value = edge_proxy::engine::evaluate::context::coerce(TraitValue::Text(text(&question[0])));
         let kind = match value {
             Value::Int(_) | Value::Big(_) => "int",
             Value::Float(_) => "float",
@@ -121,7 +121,7 @@ fn modulo_is_floored_as_in_python() {
         let given = text(&question[1]);
         let value = match text(&question[0]) {
             "bool" => Value::Bool(given == "True"),
-            "int" => value::coerce(TraitValue::BigInt(given)),
+            "int" => edge_proxy::engine::evaluate::context::coerce(TraitValue::BigInt(given)),
             _ => Value::Float(f64::from_bits(given.parse().expect("the bits of a double"))),
         };
         same(&bits(value::modulo(&value, double(&question[2]))), &question[3])
@@ -313,7 +313,7 @@ fn paths_find_what_the_models_package_finds() {
         let found = match look_up(&property, &context.tree, identity) {
             Err(_) => Json::from(vec!["raises".to_owned(), String::new()]),
             Ok(value) => {
-                let value = value::coerce(value);
+                let value = edge_proxy::engine::evaluate::context::coerce(value);
                 let kind = match value {
                     Value::Null => "NoneType",
                     Value::Bool(_) => "bool",

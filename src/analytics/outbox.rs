@@ -211,7 +211,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counts::{Evaluation, Names, Version};
+    use crate::counts::{AnalyticsVersion, Evaluation, Names};
     use crate::upstream::PollError;
 
     fn labels(name: &str) -> Labels {
@@ -227,7 +227,11 @@ mod tests {
         identifier: Option<&str>,
         count: u64,
     ) {
-        let version = if identifier.is_some() { Version::Two { is_enabled: true } } else { Version::One };
+        let version = if identifier.is_some() {
+            AnalyticsVersion::Two { is_enabled: true }
+        } else {
+            AnalyticsVersion::One
+        };
         let identifier = identifier.filter(|identifier| !identifier.is_empty());
         let evaluation = Evaluation { feature, version, identifier };
         counts.evaluations.tally(key, &labels(name), Names::Known).add(evaluation, count);

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::counts::{Group, Labels, Resource, Rows, Version};
+use crate::counts::{AnalyticsVersion, Group, Labels, Resource, Rows};
 use crate::json::hex::hex;
 use crate::limits;
 
@@ -33,14 +33,14 @@ pub fn path_of(is_detailed: bool) -> &'static str {
 }
 
 /// A body that is being written, up to `limits::UPLOAD_BYTES_MAX`.
-struct Batch {
+struct ParcelBatch {
     open: &'static str,
     close: &'static str,
     body: String,
     count: u64,
 }
 
-impl Batch {
+impl ParcelBatch {
     fn has_room(&self, row: &str) -> bool {
         self.body.len() + row.len() + 1 + self.close.len() <= limits::UPLOAD_BYTES_MAX
     }
@@ -67,7 +67,7 @@ impl Batch {
 /// and a larger one would fail its whole upload.
 pub fn pack_evaluations(group: &Group) -> (Vec<Parcel>, Rows) {
     let (open, close) = if group.is_detailed { (r#"{"evaluations":["#, "]}") } else { ("{", "}") };
-    let mut batch = Batch { open, close, body: String::new(), count: 0 };
+    let mut batch = ParcelBatch { open, close, body: String::new(), count: 0 };
     let (mut parcels, mut rest) = (Vec::new(), Rows::new());
     for (evaluation, count) in &group.rows {
         let sent = (*count).min(limits::COUNT_MAX);
@@ -75,8 +75,8 @@ pub fn pack_evaluations(group: &Group) -> (Vec<Parcel>, Rows) {
             rest.push((evaluation.clone(), count - sent));
         }
         let row = match evaluation.version {
-            Version::One => format!("{}:{sent}", Value::from(&*evaluation.feature)),
-            Version::Two { is_enabled } => {
+            AnalyticsVersion::One => format!("{}:{sent}", Value::from(&*evaluation.feature)),
+            AnalyticsVersion::Two { is_enabled } => {
                 detailed(&evaluation.feature, is_enabled, evaluation.identifier.as_deref(), sent)
             }
         };
@@ -194,11 +194,11 @@ mod tests {
     }
 
     fn one(feature: &str, count: u64) -> (Evaluation, u64) {
-        (Evaluation { feature: feature.into(), version: Version::One, identifier: None }, count)
+        (Evaluation { feature: feature.into(), version: AnalyticsVersion::One, identifier: None }, count)
     }
 
     fn two(feature: &str, identifier: &str, count: u64) -> (Evaluation, u64) {
-        let version = Version::Two { is_enabled: true };
+        let version = AnalyticsVersion::Two { is_enabled: true };
         (Evaluation { feature: feature.into(), version, identifier: Some(identifier.into()) }, count)
     }
 

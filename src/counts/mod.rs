@@ -6,7 +6,9 @@ pub mod evaluations;
 
 use hashbrown::HashMap;
 
-pub use crate::counts::evaluations::{Bounded, Evaluation, Evaluations, Group, Labels, Names, Rows, Version};
+pub use crate::counts::evaluations::{
+    AnalyticsVersion, Bounded, Evaluation, Evaluations, Group, Labels, Names, Rows,
+};
 
 /// What a request was for (compatibility.md 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

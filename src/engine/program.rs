@@ -11,8 +11,14 @@ use crate::engine::compile::segment_index::Lookups;
 use crate::engine::jsonpath::{FlagMember, Query, Tree};
 use crate::python::regex::Pattern;
 use crate::python::value::Integer;
-use crate::snapshot::Role;
 use crate::yielding;
+
+/// What a key may see. Server-side keys start with `ser.` (compatibility.md 1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Client,
+    Server,
+}
 
 /// Fast, seeded, and good enough against chosen names: tables are rebuilt with each document.
 pub type CompiledState = foldhash::fast::RandomState;

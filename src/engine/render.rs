@@ -5,8 +5,7 @@
 //! Invariant: document order; what a client key may not see is not written.
 use crate::engine::evaluate::EvaluationScratch;
 use crate::engine::evaluate::run::CYCLIC;
-use crate::engine::program::{Program, RenderedFlag, Span};
-use crate::snapshot::{Environment, Role};
+use crate::engine::program::{Program, RenderedFlag, Role, Span};
 
 /// The reason of a flag in a cycle of flags (compatibility.md 5.12).
 pub const CIRCULAR_DEPENDENCY: &str = "ERROR; code=CIRCULAR_DEPENDENCY";
@@ -32,13 +31,12 @@ pub struct Flag<'a> {
 /// Appends the whole array for that role, in document order; only `feature` if it is given
 /// (still in an array, differences.md 18).
 pub fn write(
-    environment: &Environment,
+    program: &Program,
     role: Role,
     results: &EvaluationScratch,
     feature: Option<&str>,
     out: &mut Vec<u8>,
 ) {
-    let program = environment.program();
     out.push(b'[');
     let from = out.len();
     let mut run = FlagRun { bytes: &program.bytes, pending: Span::EMPTY, out };
@@ -168,11 +166,10 @@ fn tail(program: &Program, output: usize) -> Span {
 
 /// The flags of an evaluation that `role` may see, in document order.
 pub fn results<'a>(
-    environment: &'a Environment,
+    program: &'a Program,
     role: Role,
     results: &'a EvaluationScratch,
 ) -> impl Iterator<Item = Flag<'a>> {
-    let program = environment.program();
     program.features.iter().zip(results.outputs()).filter_map(move |(feature, index)| {
         let output = (index & !CYCLIC) as usize;
         if role == Role::Client && program.client[output].is_empty() {

@@ -6,13 +6,14 @@
 //! does not have are skipped, and so is what is not a count from 1 to 2,147,483,647; a body of the
 //! wrong shape is 400 and counts nothing.
 use crate::counts::evaluations::{Tally, cut_bytes};
-use crate::counts::{Counts, Evaluation, Labels, Names, Version};
+use crate::counts::{AnalyticsVersion, Counts, Evaluation, Labels, Names};
+use crate::engine::program::Role;
 use crate::handlers::{Exchange, Scratch};
 use crate::http::{Body, ContentType, Fields, Status};
 use crate::identity::validation_errors::json_value;
 use crate::limits;
 use crate::python::json::PyValue;
-use crate::snapshot::{Role, Slot};
+use crate::snapshot::Slot;
 
 /// Core keeps counts in 32 bits.
 const COUNT_MAX: i64 = i32::MAX as i64;
@@ -34,7 +35,7 @@ pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
         let mut tally = tally(slot, &exchange.fields, counts);
         for (feature, value) in members.members() {
             if let Some(count) = count(value).filter(|_| is_known(slot, feature)) {
-                tally.add(Evaluation { feature, version: Version::One, identifier: None }, count);
+                tally.add(Evaluation { feature, version: AnalyticsVersion::One, identifier: None }, count);
             }
         }
     }
@@ -59,7 +60,10 @@ pub fn version_2(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
         let mut tally = tally(slot, &exchange.fields, counts);
         for EvaluationRow { feature, identifier, is_enabled, count } in rows {
             if let Some(count) = count.filter(|_| is_known(slot, feature)) {
-                tally.add(Evaluation { feature, version: Version::Two { is_enabled }, identifier }, count);
+                tally.add(
+                    Evaluation { feature, version: AnalyticsVersion::Two { is_enabled }, identifier },
+                    count,
+                );
             }
         }
     }

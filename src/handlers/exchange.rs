@@ -6,6 +6,7 @@
 //! `refusal`; whatever depends on a field of the request is named in `Vary`.
 use std::time::SystemTime;
 
+use crate::engine::program::Role;
 use crate::handlers::errors::AccessError;
 use crate::handlers::validators::{EntityTag, Precondition};
 use crate::handlers::{HandlerSettings, RequestOutcome, Scratch, validators};
@@ -13,7 +14,7 @@ use crate::http::compression::accepts_gzip;
 use crate::http::{Body, ContentType, Fields, ParseError, Request, ResponseContext, ResponseWriter, Status};
 use crate::limits::COMPRESS_BYTES_MIN;
 use crate::snapshot::environment::ReadyBody;
-use crate::snapshot::{Environment, Role, Slot, Snapshot};
+use crate::snapshot::{Environment, Slot, Snapshot};
 
 /// A cache may keep the answer but must ask whether it still holds: a flag may change at any second.
 pub const NO_CACHE: &[u8] = b"cache-control: no-cache\r\n";

@@ -33,7 +33,7 @@ fn respond(exchange: &mut Exchange<'_>, identity: &Identity<'_>, feature: Option
         exchange.vary(desk);
         return exchange.refuse(desk, Status(404), "not_found", &format!("feature '{feature}' not found"));
     }
-    let found = explain(environment, Some(identity), feature).ok();
+    let found = explain(environment.program(), &environment.document().plain, Some(identity), feature).ok();
     let body = found.and_then(|found| serde_json::to_vec(&found).ok());
     desk.lines.extend_from_slice(b"cache-control: no-store\r\n");
     exchange.vary(desk);

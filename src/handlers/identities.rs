@@ -5,6 +5,7 @@
 //! Python proxy; all traits are echoed, duplicates too. No entity tag and no 304: an identity
 //! override may change without moving the document's date (compatibility.md 4.1).
 use crate::engine::evaluate::{Identity, evaluate, evaluate_next, evaluate_without_overrides};
+use crate::engine::program::Role;
 use crate::engine::render;
 use crate::handlers::exchange::PRIVATE_NO_CACHE;
 use crate::handlers::{Exchange, Scratch};
@@ -14,7 +15,7 @@ use crate::identity::{
 };
 use crate::json::write;
 use crate::python::json::PyValue;
-use crate::snapshot::{Environment, Role};
+use crate::snapshot::Environment;
 
 /// What the query of a request asks for.
 #[derive(Clone, Copy, Default)]
@@ -116,7 +117,7 @@ pub(super) fn evaluate_into(
         // The identifier must not be made from traits that do not count (differences.md 44).
         let identifier = transient::identifier(&[]);
         let identity = Identity { identifier: &identifier, traits: &[] };
-        evaluate(environment, &identity, &mut desk.scratch);
+        evaluate(environment.program(), &identity, &mut desk.scratch);
         return write(
             environment,
             role,
@@ -127,7 +128,7 @@ pub(super) fn evaluate_into(
         );
     }
     let identity = seen(environment, role, &sent.identity);
-    evaluate(environment, &identity, &mut desk.scratch);
+    evaluate(environment.program(), &identity, &mut desk.scratch);
     write(environment, role, sent, selection.feature, desk, out);
 }
 
@@ -161,6 +162,6 @@ fn write(
         None => echo::write_all(sent.identity.traits, out),
     }
     out.extend_from_slice(b"],\"flags\":");
-    render::write(environment, role, &desk.scratch, feature, out);
+    render::write(environment.program(), role, &desk.scratch, feature, out);
     out.push(b'}');
 }

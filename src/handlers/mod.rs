@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::counts::{Counts, Resource};
 use crate::demo;
 use crate::engine::evaluate::EvaluationScratch;
+use crate::engine::program::Role;
 use crate::handlers::exchange::Exchange;
 use crate::handlers::sse::{StreamProtocol, StreamSubscription};
 use crate::http::compression::Gzip;
@@ -39,7 +40,7 @@ use crate::http::{
 };
 use crate::identity::IdentityReader;
 use crate::limits::KEPT_ANSWER_BYTES_MAX;
-use crate::snapshot::{Environment, Role, Snapshot};
+use crate::snapshot::{Environment, Snapshot};
 
 /// What the configuration says about answers, made ready once per process and on a reload.
 #[derive(Debug)]
@@ -174,7 +175,7 @@ impl RequestOutcome {
     };
 }
 
-/// Budgets of steps ([`crate::engine::evaluate::budget`]) that a request exceeded.
+/// Budgets of steps ([`crate::step_budget`]) that a request exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exceeded {
     pub jsonpath: bool,

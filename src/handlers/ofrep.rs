@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::engine::document::raw_json;
 use crate::engine::evaluate::{Identity, Trait, TraitValue, evaluate};
+use crate::engine::program::Role;
 use crate::engine::render::{Flag, results};
 use crate::handlers::exchange::PRIVATE_NO_CACHE;
 use crate::handlers::identities::seen;
@@ -22,7 +23,7 @@ use crate::json::hex::{hex, path_segment};
 use crate::json::write;
 use crate::limits::COMPRESS_BYTES_MIN;
 use crate::python::json::PyValue;
-use crate::snapshot::{Environment, Role};
+use crate::snapshot::Environment;
 
 /// Seconds of a hidden browser tab after which its stream should be closed: the protocol's own default.
 const INACTIVITY_SECONDS: &str = "120";
@@ -60,8 +61,8 @@ pub fn one(exchange: &mut Exchange<'_>, flag: &[u8], body: &[u8], desk: &mut Scr
     let mut answer = Vec::new();
     exchange.vary(desk);
     let evaluated = with_identity(body, |identity| {
-        evaluate(environment, &seen(environment, role, identity), &mut desk.scratch);
-        results(environment, role, &desk.scratch)
+        evaluate(environment.program(), &seen(environment, role, identity), &mut desk.scratch);
+        results(environment.program(), role, &desk.scratch)
             .find(|found| found.name == flag)
             .map(|found| write(&found, &mut answer))
     });
@@ -86,7 +87,7 @@ pub fn all(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Scratch) {
     let mut answer = std::mem::take(&mut desk.body);
     answer.clear();
     let evaluated = with_identity(body, |identity| {
-        evaluate(environment, &seen(environment, role, identity), &mut desk.scratch);
+        evaluate(environment.program(), &seen(environment, role, identity), &mut desk.scratch);
         write_all(environment, role, desk, &mut answer);
     });
     match evaluated {
@@ -139,7 +140,7 @@ fn plain(value: PyValue<'_>) -> Option<TraitValue<'_>> {
 
 fn write_all(environment: &Environment, role: Role, desk: &Scratch, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"flags\":[");
-    for (index, flag) in results(environment, role, &desk.scratch).enumerate() {
+    for (index, flag) in results(environment.program(), role, &desk.scratch).enumerate() {
         if index > 0 {
             out.push(b',');
         }

@@ -12,29 +12,29 @@ use crate::python::value::float_str;
 
 /// The way to a value: a step, and the steps before it.
 #[derive(Clone, Copy, Debug)]
-pub struct Path<'a> {
-    parent: Option<&'a Path<'a>>,
-    step: Step<'a>,
+pub struct ErrorLocation<'a> {
+    parent: Option<&'a ErrorLocation<'a>>,
+    step: LocationStep<'a>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step<'a> {
+enum LocationStep<'a> {
     Name(&'a str),
     Index(usize),
 }
 
-impl<'a> Path<'a> {
+impl<'a> ErrorLocation<'a> {
     /// `body` or `query`.
     pub const fn root(name: &'a str) -> Self {
-        Self { parent: None, step: Step::Name(name) }
+        Self { parent: None, step: LocationStep::Name(name) }
     }
 
     pub const fn name(&'a self, name: &'a str) -> Self {
-        Self { parent: Some(self), step: Step::Name(name) }
+        Self { parent: Some(self), step: LocationStep::Name(name) }
     }
 
     pub const fn index(&'a self, index: usize) -> Self {
-        Self { parent: Some(self), step: Step::Index(index) }
+        Self { parent: Some(self), step: LocationStep::Index(index) }
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -43,8 +43,8 @@ impl<'a> Path<'a> {
             out.push(b',');
         }
         match self.step {
-            Step::Name(name) => write::string(name, out),
-            Step::Index(index) => out.extend_from_slice(index.to_string().as_bytes()),
+            LocationStep::Name(name) => write::string(name, out),
+            LocationStep::Index(index) => out.extend_from_slice(index.to_string().as_bytes()),
         }
     }
 }
@@ -68,14 +68,14 @@ const STRING_UNICODE: ErrorKind = ErrorKind(
 /// All that is wrong with a body.
 #[derive(Debug, Default)]
 pub struct ErrorList {
-    found: List,
+    found: ErrorEntries,
     /// Halves of surrogate pairs. The model finds nothing wrong with them until it writes its answer.
-    halves: List,
+    halves: ErrorEntries,
 }
 
 /// Errors while they are written.
 #[derive(Debug, Default)]
-struct List {
+struct ErrorEntries {
     body: Vec<u8>,
     /// One more than `ERRORS_MAX` if there are more.
     count: usize,
@@ -104,24 +104,24 @@ impl ErrorList {
     }
 
     /// Notes a member that should be there; `input` is what lacks it.
-    pub fn missing(&mut self, path: &Path<'_>, input: PyValue<'_>) {
+    pub fn missing(&mut self, path: &ErrorLocation<'_>, input: PyValue<'_>) {
         self.found.add(&MISSING, path, input);
     }
 
     /// Notes an error of pydantic's own; `input` is what is wrong.
-    pub fn known(&mut self, kind: &ErrorKind, path: &Path<'_>, input: PyValue<'_>) {
+    pub fn known(&mut self, kind: &ErrorKind, path: &ErrorLocation<'_>, input: PyValue<'_>) {
         self.found.add(kind, path, input);
     }
 
     /// Notes a string that no UTF-8 can hold.
-    pub fn whole_text(&mut self, text: PyText<'_>, path: &Path<'_>) {
+    pub fn whole_text(&mut self, text: PyText<'_>, path: &ErrorLocation<'_>) {
         if text.has_lone_surrogate {
             self.halves.add(&STRING_UNICODE, path, PyValue::Text(text));
         }
     }
 
     /// Notes a string of more than `TRAIT_VALUE_CHARS_MAX` characters, if this is one.
-    pub fn length(&mut self, text: PyText<'_>, path: &Path<'_>) {
+    pub fn length(&mut self, text: PyText<'_>, path: &ErrorLocation<'_>) {
         if is_within_length(text.text) {
             return;
         }
@@ -144,8 +144,8 @@ pub fn is_within_length(text: &str) -> bool {
         || (text.len() <= TRAIT_VALUE_CHARS_MAX * 4 && text.chars().count() <= TRAIT_VALUE_CHARS_MAX)
 }
 
-impl List {
-    fn add(&mut self, kind: &ErrorKind, path: &Path<'_>, input: PyValue<'_>) {
+impl ErrorEntries {
+    fn add(&mut self, kind: &ErrorKind, path: &ErrorLocation<'_>, input: PyValue<'_>) {
         if self.open(kind.0, path, kind.1, input) {
             self.body.extend_from_slice(b",\"url\":\"https://errors.pydantic.dev/2.7/v/");
             self.body.extend_from_slice(kind.0.as_bytes());
@@ -154,7 +154,7 @@ impl List {
     }
 
     /// False, and nothing is written, if the list is full.
-    fn open(&mut self, kind: &str, path: &Path<'_>, message: &str, input: PyValue<'_>) -> bool {
+    fn open(&mut self, kind: &str, path: &ErrorLocation<'_>, message: &str, input: PyValue<'_>) -> bool {
         if self.count >= ERRORS_MAX {
             self.count = ERRORS_MAX + 1;
             return false;
@@ -166,7 +166,7 @@ impl List {
         true
     }
 
-    fn head(&mut self, kind: &str, path: &Path<'_>, message: &str) {
+    fn head(&mut self, kind: &str, path: &ErrorLocation<'_>, message: &str) {
         self.body.extend_from_slice(if self.body.is_empty() { b"{\"detail\":[" } else { b"," });
         self.body.extend_from_slice(b"{\"type\":");
         write::string(kind, &mut self.body);
@@ -180,7 +180,7 @@ impl List {
         let is_cut = self.count > ERRORS_MAX;
         if is_cut {
             let message = format!("More than {ERRORS_MAX} errors: only the first {ERRORS_MAX} are listed");
-            self.head("too_many_errors", &Path::root("body"), &message);
+            self.head("too_many_errors", &ErrorLocation::root("body"), &message);
             let context = format!(",\"input\":null,\"ctx\":{{\"max_errors\":{ERRORS_MAX}}}}}");
             self.body.extend_from_slice(context.as_bytes());
         }

@@ -1,7 +1,7 @@
 //! What pydantic 2.7 says of a body that FastAPI parsed: an identity, or what is wrong with it.
 //!
-//! In: a body as Python holds it ([`PyValue`]). Out: [`RequestedIdentity`], or a [`IdentityError`] whose body has
-//! the same `type`, `loc`, `msg`, `input` and `url` as the Python proxy's (compatibility.md 2.6), in the
+//! In: a body as Python holds it ([`PyValue`]). Out: [`RequestedIdentity`], or a [`IdentityError`] whose body
+//! has the same `type`, `loc`, `msg`, `input` and `url` as the Python proxy's (compatibility.md 2.6), in the
 //! order of the model's fields. Where Python answers 500 (half a surrogate pair, `NaN` in what
 //! it quotes) this answers 422. Typed trait values and transient identities are taken
 //! (differences.md 13, 14). Nothing here looks at keys or documents.
@@ -10,13 +10,13 @@ use std::borrow::Cow;
 use crate::engine::evaluate::{Trait, TraitValue};
 use crate::identity::IdentityError;
 use crate::identity::errors::{
-    BOOL_TYPE, ErrorList, FLOAT_TYPE, INT_TYPE, LIST_TYPE, MODEL_TYPE, Path, STRING_TYPE, is_within_length,
-    json_invalid,
+    BOOL_TYPE, ErrorList, ErrorLocation, FLOAT_TYPE, INT_TYPE, LIST_TYPE, MODEL_TYPE, STRING_TYPE,
+    is_within_length, json_invalid,
 };
-use crate::python::json::{Dict, Document, JsonError, PyText, PyValue, loads, loads_prefix};
+use crate::python::json::{Dict, JsonDocument, JsonError, PyText, PyValue, loads, loads_prefix};
 
 /// What a body's values are found under.
-pub const BODY: Path<'static> = Path::root("body");
+pub const BODY: ErrorLocation<'static> = ErrorLocation::root("body");
 
 /// An identity that was asked for, borrowed from the parsed body.
 #[derive(Debug, Default)]
@@ -30,20 +30,20 @@ pub struct RequestedIdentity<'body> {
 ///
 /// # Errors
 /// It is not JSON but should be.
-pub fn body_value(original: &[u8], is_json: bool) -> Result<Document<'_>, IdentityError> {
+pub fn body_value(original: &[u8], is_json: bool) -> Result<JsonDocument<'_>, IdentityError> {
     if is_json || original.is_empty() {
         return json_value(original);
     }
-    Ok(Document::of_text(String::from_utf8_lossy(original)))
+    Ok(JsonDocument::of_text(String::from_utf8_lossy(original)))
 }
 
 /// A body that is JSON whatever its content type says; an empty one is null.
 ///
 /// # Errors
 /// It is not JSON.
-pub fn json_value(original: &[u8]) -> Result<Document<'_>, IdentityError> {
+pub fn json_value(original: &[u8]) -> Result<JsonDocument<'_>, IdentityError> {
     if original.is_empty() {
-        return Ok(Document::null());
+        return Ok(JsonDocument::null());
     }
     loads(original).map_err(refusal_of)
 }
@@ -64,7 +64,7 @@ pub fn prefix_refusal(
 ) -> Option<IdentityError> {
     if !is_json {
         let text = String::from_utf8_lossy(first);
-        return judge(Document::of_text(Cow::Borrowed(&text)).root()).err();
+        return judge(JsonDocument::of_text(Cow::Borrowed(&text)).root()).err();
     }
     let document = match loads_prefix(first) {
         Ok(document) => document,
@@ -94,7 +94,7 @@ pub fn identity(body: PyValue<'_>) -> Result<RequestedIdentity<'_>, IdentityErro
 /// As [`identity`], for an identity somewhere inside the body. Ends when there are too many errors to list.
 pub fn identity_at<'body>(
     body: PyValue<'body>,
-    path: &Path<'_>,
+    path: &ErrorLocation<'_>,
     errors: &mut ErrorList,
 ) -> RequestedIdentity<'body> {
     let mut asked = RequestedIdentity::default();
@@ -122,7 +122,7 @@ pub fn identity_at<'body>(
 /// The identifier of an object that holds one; null, absent and empty are none. `path` is the identifier's.
 pub fn identifier<'body>(
     members: Dict<'body>,
-    path: &Path<'_>,
+    path: &ErrorLocation<'_>,
     errors: &mut ErrorList,
 ) -> Option<&'body str> {
     match members.get("identifier")? {
@@ -142,7 +142,7 @@ pub fn identifier<'body>(
 /// Judges one trait as the model `TraitModel` does.
 pub fn trait_at<'body>(
     item: PyValue<'body>,
-    path: &Path<'_>,
+    path: &ErrorLocation<'_>,
     errors: &mut ErrorList,
 ) -> Option<Trait<'body>> {
     let PyValue::Dict(members) = item else {
@@ -173,7 +173,7 @@ pub fn trait_at<'body>(
 
 fn trait_value<'body>(
     value: PyValue<'body>,
-    path: &Path<'_>,
+    path: &ErrorLocation<'_>,
     errors: &mut ErrorList,
 ) -> Option<TraitValue<'body>> {
     let found = match value {
@@ -244,7 +244,7 @@ fn number(text: PyText<'_>, may_be_float: bool) -> Option<TraitValue<'_>> {
 /// 422: there is none, or it is too long.
 pub fn query_identifier(identifier: Option<&str>) -> Result<(), IdentityError> {
     let mut errors = ErrorList::default();
-    let root = Path::root("query");
+    let root = ErrorLocation::root("query");
     match identifier {
         None => errors.missing(&root.name("identifier"), PyValue::Null),
         Some(text) => errors.length(PyText { text, has_lone_surrogate: false }, &root.name("identifier")),

@@ -11,7 +11,6 @@ use std::fmt::Write as _;
 use num_bigint::BigInt;
 use num_traits::ToPrimitive as _;
 
-use crate::engine::evaluate::TraitValue;
 use crate::limits::INTEGER_DIGITS_MAX;
 use crate::python::unicode;
 
@@ -115,18 +114,6 @@ impl Ord for Integer {
     }
 }
 
-/// The value that conditions see: text that looks like a number is one.
-pub fn coerce(value: TraitValue<'_>) -> Value<'_> {
-    match value {
-        TraitValue::Null => Value::Null,
-        TraitValue::Bool(bool) => Value::Bool(bool),
-        TraitValue::Int(number) => Value::Int(number),
-        TraitValue::Float(number) => Value::Float(number),
-        TraitValue::BigInt(digits) => integer_value(digits),
-        TraitValue::Text(text) => coerce_text(text),
-    }
-}
-
 /// Text fully matching `-?[0-9]+` is an integer, `-?[0-9]+\.[0-9]+` a double; ASCII digits only.
 pub fn coerce_text(text: &str) -> Value<'_> {
     let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
@@ -144,7 +131,7 @@ pub fn coerce_text(text: &str) -> Value<'_> {
     }
 }
 
-fn integer_value(digits: &str) -> Value<'_> {
+pub fn integer_value(digits: &str) -> Value<'_> {
     if has_too_many_digits(digits) {
         return Value::Unreadable;
     }

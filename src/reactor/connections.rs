@@ -132,21 +132,21 @@ pub struct Connections {
     tick: Cell<u32>,
     times: Cell<Timeouts>,
     /// What requests hold that are not answered yet. Their callers may have no key.
-    requests: Pool,
+    requests: HeldBytes,
     /// What all hold, answers included.
-    all: Pool,
+    all: HeldBytes,
 }
 
 /// Memory that connections hold together.
 #[derive(Debug)]
-struct Pool {
+struct HeldBytes {
     bytes: Cell<usize>,
     bytes_max: usize,
     /// When those were last looked for that have waited too long: there are no others before the next tick.
     shed_tick: Cell<Option<u32>>,
 }
 
-impl Pool {
+impl HeldBytes {
     fn new(bytes_max: usize) -> Self {
         Self { bytes: Cell::new(0), bytes_max, shed_tick: Cell::new(None) }
     }
@@ -221,8 +221,8 @@ impl Connections {
             marks: RefCell::default(),
             tick: Cell::new(0),
             times: Cell::new(times),
-            requests: Pool::new(times.held_request_bytes_max),
-            all: Pool::new(times.held_bytes_max),
+            requests: HeldBytes::new(times.held_request_bytes_max),
+            all: HeldBytes::new(times.held_bytes_max),
         }
     }
 
@@ -238,7 +238,7 @@ impl Connections {
     /// long; beyond that the longest-waiting of these are ended too, and of them the largest.
     fn shed(&self) -> u64 {
         let tick = self.tick.get();
-        let shed = |pool: &Pool, is_request: bool| {
+        let shed = |pool: &HeldBytes, is_request: bool| {
             if pool.bytes.get() > pool.bytes_max + pool.bytes_max / 2 {
                 self.end_slowest(pool, is_request, None)
             } else if pool.is_full() && pool.shed_tick.replace(Some(tick)) != Some(tick) {
@@ -251,7 +251,7 @@ impl Connections {
     }
 
     /// `patience_ticks`: those that have not waited for longer are spared.
-    fn end_slowest(&self, pool: &Pool, requests_only: bool, patience_ticks: Option<u32>) -> u64 {
+    fn end_slowest(&self, pool: &HeldBytes, requests_only: bool, patience_ticks: Option<u32>) -> u64 {
         let waited = |mark: &ConnectionState| self.tick.get().wrapping_sub(mark.since_tick.get());
         let marks = self.marks.borrow();
         let mut slow: Vec<&Rc<ConnectionState>> = marks.iter().map(|(_, mark)| mark).collect();

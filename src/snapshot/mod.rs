@@ -11,14 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
 
-pub use crate::snapshot::environment::{CompileError, Environment, Warning};
-
-/// What a key may see. Server-side keys start with `ser.` (compatibility.md 1.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Client,
-    Server,
-}
+use crate::engine::program::Role;
+pub use crate::snapshot::environment::Environment;
 
 /// What one key opens.
 #[derive(Clone, Copy, Debug)]

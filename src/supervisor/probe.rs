@@ -9,9 +9,9 @@ use std::time::SystemTime;
 use http::Uri;
 
 use crate::config::{Config, Secret};
+use crate::engine::compile::CompileWarning;
 use crate::files::Links;
 use crate::snapshot::Environment;
-use crate::snapshot::environment::Warning;
 use crate::supervisor::discovery::{CheckedPairs, KnownKeys, check_pairs};
 use crate::supervisor::refresh;
 use crate::upstream::{Answered, Upstream};
@@ -27,7 +27,7 @@ pub struct Probe {
 #[derive(Debug)]
 pub struct ProbedDocument {
     pub environment: Environment,
-    pub warnings: Vec<Warning>,
+    pub warnings: Vec<CompileWarning>,
     pub bytes: usize,
 }
 

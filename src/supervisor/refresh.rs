@@ -1,8 +1,8 @@
 //! One environment's turn on a thread of the pool: get its document, validate it, compile it.
 //!
-//! In: a [`RefreshJob`]. Out: a [`RefreshResult`] for the supervisor's loop. Invariants: one large document is compiled
-//! at a time, so that memory and CPU have a bound however many change at once; a panic fails that job
-//! alone. Nothing here decides what is served.
+//! In: a [`RefreshJob`]. Out: a [`RefreshResult`] for the supervisor's loop. Invariants: one large document
+//! is compiled at a time, so that memory and CPU have a bound however many change at once; a panic fails that
+//! job alone. Nothing here decides what is served.
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Secret;
+use crate::engine::compile::CompileWarning;
 use crate::files::Links;
 use crate::snapshot::Environment;
-use crate::snapshot::environment::Warning;
 use crate::supervisor::affinity::Affinity;
 use crate::supervisor::pool::{Pool, guarded};
 use crate::upstream::{Answered, Fetched, PollError, PollErrorKind, Upstream, Validators, digest_of};
@@ -55,7 +55,7 @@ pub struct RefreshJob {
 #[derive(Debug)]
 pub struct Compiled {
     pub environment: Arc<Environment>,
-    pub warnings: Vec<Warning>,
+    pub warnings: Vec<CompileWarning>,
     pub validators: Validators,
     pub digest: [u8; 32],
     /// The bytes as they came, if they are to be kept on disk.
@@ -200,7 +200,9 @@ fn compile_timed(fetched: Fetched, edited_at: Option<f64>, is_kept: bool) -> Res
 ///
 /// # Errors
 /// The document is not one; the message names the place.
-pub fn compile<'a>(document: impl Into<Cow<'a, [u8]>>) -> Result<(Environment, Vec<Warning>), PollError> {
+pub fn compile<'a>(
+    document: impl Into<Cow<'a, [u8]>>,
+) -> Result<(Environment, Vec<CompileWarning>), PollError> {
     let document = document.into();
     let ends_well = document.trim_ascii_end().ends_with(b"}");
     Environment::compile(document).map_err(|error| {

@@ -1,7 +1,7 @@
 //! Requests to other servers: the one place where ureq is called.
 //!
-//! In: an address, fields, a body. Out: an [`UpstreamResponse`] whose body is still to be read, or a [`PollError`].
-//! Invariants: no redirect is followed here, so that no field goes where it was not sent to on
+//! In: an address, fields, a body. Out: an [`UpstreamResponse`] whose body is still to be read, or a
+//! [`PollError`]. Invariants: no redirect is followed here, so that no field goes where it was not sent to on
 //! purpose; every wait is bounded. Nothing here knows keys, documents or environments.
 use std::io::{ErrorKind, Read};
 use std::time::Duration;

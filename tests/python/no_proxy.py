@@ -1,10 +1,10 @@
-"""Checks src/supervisor/poll/no_proxy.txt against the installed httpx: pip install httpx; python no_proxy.py"""
+"""Checks src/upstream/no_proxy.txt against the installed httpx: pip install httpx; python no_proxy.py"""
 import os
 import pathlib
 
 import httpx
 
-TABLE = pathlib.Path(__file__).parents[2] / "src/supervisor/poll/no_proxy.txt"
+TABLE = pathlib.Path(__file__).parents[2] / "src/upstream/no_proxy.txt"
 
 
 def is_direct(no_proxy: str, url: str) -> bool:

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use edge_proxy::config;
 use edge_proxy::config::settings::Inputs;
+use edge_proxy::engine::program::Role;
 use edge_proxy::handlers::HandlerSettings;
-use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, Role, Slot, Snapshot};
+use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, Slot, Snapshot};
 
 /// A snapshot that serves this environment to `server_key`.
 pub fn snapshot(client_key: &str, server_key: &str, environment: Environment) -> Snapshot {

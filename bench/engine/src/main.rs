@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use edge_proxy::engine::render;
 use edge_proxy::engine::evaluate::{Identity, EvaluationScratch, Trait, TraitValue, evaluate};
-use edge_proxy::snapshot::{Environment, Role};
+use edge_proxy::snapshot::Environment;
+use edge_proxy::engine::program::Role;
 use flagsmith_flag_engine::engine::get_evaluation_result;
 use flagsmith_flag_engine::engine_eval::{add_identity_to_context, environment_to_context};
 use flagsmith_flag_engine::environments::builders::build_environment_struct;
@@ -112,8 +113,8 @@ fn main() {
             let (mut scratch, mut out) = (EvaluationScratch::default(), Vec::new());
             let mut answer = |out: &mut Vec<u8>| {
                 out.clear();
-                evaluate(&environment, black_box(&identity), &mut scratch);
-                render::write(&environment, Role::Server, &scratch, None, out);
+                evaluate(environment.program(), black_box(&identity), &mut scratch);
+                render::write(environment.program(), Role::Server, &scratch, None, out);
             };
             answer(&mut out);
             let bytes = out.len();

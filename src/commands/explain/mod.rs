@@ -53,8 +53,13 @@ pub fn run(args: &ExplainArgs) -> Result<(), Box<dyn Error>> {
     }
     let traits: Vec<Trait<'_>> = traits.iter().map(Typed::as_trait).collect();
     let identity = args.identifier.as_deref().map(|identifier| Identity { identifier, traits: &traits });
-    let found = crate::engine::trace::explain(&environment, identity.as_ref(), args.feature.as_deref())
-        .map_err(|error| format!("{}: {}", error.path, error.message))?;
+    let found = crate::engine::trace::explain(
+        environment.program(),
+        &environment.document().plain,
+        identity.as_ref(),
+        args.feature.as_deref(),
+    )
+    .map_err(|error| format!("{}: {}", error.path, error.message))?;
     let mut out = std::io::stdout();
     // A reader that went away has seen what it wanted.
     let _ = if args.json {

@@ -20,7 +20,7 @@ pub struct Labels {
 
 /// The version of the endpoint, and what it tells besides the feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Version {
+pub enum AnalyticsVersion {
     One,
     Two { is_enabled: bool },
 }
@@ -29,7 +29,7 @@ pub enum Version {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Evaluation<T = Box<str>> {
     pub feature: T,
-    pub version: Version,
+    pub version: AnalyticsVersion,
     /// Only version 2 of the endpoint tells it.
     pub identifier: Option<T>,
 }
@@ -72,7 +72,7 @@ pub struct Group {
 /// The evaluations of all environments.
 #[derive(Debug, Default)]
 pub struct Evaluations {
-    environments: HashMap<Box<str>, Environment>,
+    environments: HashMap<Box<str>, EnvironmentCounts>,
     /// Bytes of all rows with an identifier.
     identified_bytes: usize,
     pub bounded: Bounded,
@@ -80,7 +80,7 @@ pub struct Evaluations {
 
 /// The first label is the empty one, which also takes what others have no room for.
 #[derive(Debug, Default)]
-struct Environment {
+struct EnvironmentCounts {
     labels: Vec<Label>,
     identified_bytes: usize,
     /// Of all labels but the first.
@@ -98,7 +98,7 @@ struct Label {
 /// Counts into one label of one environment.
 #[derive(Debug)]
 pub struct Tally<'a> {
-    environment: &'a mut Environment,
+    environment: &'a mut EnvironmentCounts,
     all_identified_bytes: &'a mut usize,
     bounded: &'a mut Bounded,
     label: usize,
@@ -175,7 +175,7 @@ impl Label {
     }
 }
 
-impl Environment {
+impl EnvironmentCounts {
     /// Where `labels` are counted. The first ones of an upload have places of their own.
     fn place(&mut self, labels: &Labels) -> Option<usize> {
         if self.labels.is_empty() {
@@ -364,7 +364,7 @@ impl Evaluations {
                     if !is_free(client_side_key, &label.labels, is_detailed) {
                         continue;
                     }
-                    let is_in = |row: &Evaluation| (row.version != Version::One) == is_detailed;
+                    let is_in = |row: &Evaluation| (row.version != AnalyticsVersion::One) == is_detailed;
                     let mut rows: Rows = label.rows.extract_if(|row, _| is_in(row)).collect();
                     if rows.is_empty() {
                         continue;

@@ -6,11 +6,11 @@ fn labels(name: &str) -> Labels {
 }
 
 fn plain(feature: &str) -> Evaluation<&str> {
-    Evaluation { feature, version: Version::One, identifier: None }
+    Evaluation { feature, version: AnalyticsVersion::One, identifier: None }
 }
 
 fn by<'a>(feature: &'a str, identifier: &'a str) -> Evaluation<&'a str> {
-    let version = Version::Two { is_enabled: true };
+    let version = AnalyticsVersion::Two { is_enabled: true };
     Evaluation { feature, version, identifier: Some(identifier) }
 }
 

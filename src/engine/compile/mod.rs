@@ -16,6 +16,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::engine::compile::outputs::{FlagParts, Outputs, Reason, weight_text};
 use crate::engine::compile::segments::Rules;
+use crate::engine::document::error::CompileError;
 use crate::engine::document::raw_json::is_number;
 use crate::engine::document::{Document, FeatureState, Priority, Variant};
 use crate::engine::program;
@@ -23,10 +24,16 @@ use crate::engine::program::{
     CANDIDATES_WALKED_MAX, Candidate, CompiledState, Expression, Feature, FlagFacts, OpenFeature, PENDING,
     Program, Segment, Share, Span, Split, offset,
 };
-use crate::snapshot::{CompileError, Warning};
+
+/// Something in an accepted document that can never work as meant, such as a bad pattern.
+#[derive(Debug)]
+pub struct CompileWarning {
+    pub path: String,
+    pub message: String,
+}
 
 /// Compiles a document. What general queries are asked of, [`Program::tree`], is left to the caller.
-pub fn build(document: &Document<'_>) -> Result<(Program, Vec<Warning>), CompileError> {
+pub fn build(document: &Document<'_>) -> Result<(Program, Vec<CompileWarning>), CompileError> {
     let features = unique_features(&document.features);
     let segments = unique_segments(document);
     let by_name: HashMap<&str, u32, CompiledState> =

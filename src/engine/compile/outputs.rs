@@ -8,12 +8,12 @@ use std::borrow::Cow;
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::engine::document::error::CompileError;
 use crate::engine::document::raw_json::{DocumentPath, is_number, is_truthy, number_key, string};
 use crate::engine::document::{Document, Feature};
 use crate::engine::program::{CompiledState, FlagFact, RenderedFlag, Scalar, Span, offset};
 use crate::json::write;
 use crate::limits::{ANSWER_BYTES_MAX, CLIENT_COPY_BYTES_MAX};
-use crate::snapshot::CompileError;
 
 /// What a segment's override starts its reason with; client keys see no more of it.
 const TARGETING_MATCH: &str = "TARGETING_MATCH";

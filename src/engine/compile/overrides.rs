@@ -11,11 +11,11 @@ use hashbrown::{HashMap, HashSet, HashTable};
 
 use crate::engine::compile::outputs::{FlagParts, Outputs, Reason};
 use crate::engine::compile::{Interval, ProgramBuilder, intervals};
+use crate::engine::document::error::CompileError;
 use crate::engine::document::raw_json::Elements;
 use crate::engine::document::{IdentityOverride, OverrideState};
 use crate::engine::program;
 use crate::engine::program::{CompiledState, Overrides, Share, Split, offset};
-use crate::snapshot::CompileError;
 
 /// Pairs of a feature and its state.
 type OwnStates = Vec<(u32, program::FeatureState)>;

@@ -4,8 +4,9 @@
 //! the set of segments whose conditions on that slot it meets; an evaluation intersects those sets.
 //! Sets are bits, so 64 segments cost one instruction; a table has an entry for each operand and for
 //! the gap beside it, so a comparison costs a binary search whatever the number of conditions.
-//! Invariant: a segment left out cannot match; one left in matches if its [`crate::engine::program::Segment::rest`]
-//! does. Tables beyond `limits::LOOKUP_WORDS_MAX` are not built: their conditions stay in the rest.
+//! Invariant: a segment left out cannot match; one left in matches if its
+//! [`crate::engine::program::Segment::rest`] does. Tables beyond `limits::LOOKUP_WORDS_MAX` are not built:
+//! their conditions stay in the rest.
 use std::cmp::Ordering;
 
 use hashbrown::HashMap;

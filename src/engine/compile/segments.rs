@@ -6,16 +6,15 @@
 //! one does, they stay exactly as written.
 use hashbrown::HashMap;
 
-use crate::engine::compile::conditions;
+use crate::engine::compile::{CompileWarning, conditions};
 use crate::engine::document::{Condition, Document, Rule, RuleKind, Segment};
-use crate::engine::evaluate::budget::RequestBudget;
 use crate::engine::evaluate::operators::holds;
 use crate::engine::jsonpath::{Property, QueryTarget};
 use crate::engine::program;
 use crate::engine::program::{CompiledState, Expression, Program, PropertySource, Span, Test, offset};
 use crate::python::regex::AutomataBudget;
 use crate::python::value::{Value, coerce_text};
-use crate::snapshot::Warning;
+use crate::step_budget::RequestBudget;
 
 /// Collects conditions and slots.
 #[derive(Debug)]
@@ -34,7 +33,7 @@ pub struct Rules<'d, 'a> {
     known: HashMap<(u32, String), u32, CompiledState>,
     children: Vec<Expression>,
     automata: AutomataBudget,
-    warnings: Vec<Warning>,
+    warnings: Vec<CompileWarning>,
 }
 
 impl<'d, 'a> Rules<'d, 'a> {
@@ -291,11 +290,11 @@ impl<'d, 'a> Rules<'d, 'a> {
     }
 
     fn warn(&mut self, path: &str, message: String) {
-        self.warnings.push(Warning { path: path.into(), message });
+        self.warnings.push(CompileWarning { path: path.into(), message });
     }
 
     /// Hands everything over to `program`.
-    pub fn finish(mut self, program: &mut Program) -> Vec<Warning> {
+    pub fn finish(mut self, program: &mut Program) -> Vec<CompileWarning> {
         for (condition, uses) in self.conditions.iter_mut().zip(&self.uses) {
             // Cheaper to ask again than to remember.
             let is_cheap = matches!(condition.test, Test::IsSet | Test::IsNotSet | Test::Never);

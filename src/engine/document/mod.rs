@@ -5,6 +5,7 @@
 //! value in a member whose kind every SDK relies on (a flag's name, id or `enabled`).
 //! Invariant: no member that the engine does not read can make a document unusable.
 pub mod canonical_json;
+pub mod error;
 mod overrides;
 pub mod raw_json;
 
@@ -18,10 +19,10 @@ use time::format_description::well_known::Rfc3339;
 
 pub use crate::engine::document::overrides::{IdentityOverride, OverrideState};
 
+use crate::engine::document::error::CompileError;
 use crate::engine::document::raw_json::{
     DocumentPath, Elements, elements, float, is_number, is_truthy, members, python_str, required, text,
 };
-use crate::snapshot::CompileError;
 
 /// A whole document. Its identity overrides are read one by one ([`Document::overrides`]): there may
 /// be a hundred thousand of them.

@@ -5,9 +5,9 @@
 //! Invariant: what the engine's mapper does not read here cannot make a document unusable.
 use std::borrow::Cow;
 
+use crate::engine::document::error::CompileError;
 use crate::engine::document::raw_json::{DocumentPath, is_truthy, members, python_str, required};
 use crate::engine::document::{Feature, Variant, enabled_of, list};
-use crate::snapshot::CompileError;
 
 /// What an identity has of its own.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@
 //! their result ready; the memory is the caller's and is used again.
 use crate::engine::evaluate::{Identity, TraitValue};
 use crate::engine::program::{Program, PropertySource, offset};
-use crate::python::value::{BigDigits, Value, coerce, coerce_text};
+use crate::python::value::{BigDigits, Value, coerce_text, integer_value};
 
 /// A value without its text, which is found again where it came from.
 #[derive(Clone, Copy, Debug)]
@@ -130,5 +130,17 @@ fn hold(value: Value<'_>, source: ValueSource) -> StoredValue {
         Value::Float(number) => StoredValue::Float(number),
         Value::Text(_) => StoredValue::Text(source),
         Value::Unreadable => StoredValue::Unreadable,
+    }
+}
+
+/// The value that conditions see: text that looks like a number is one.
+pub fn coerce(value: TraitValue<'_>) -> Value<'_> {
+    match value {
+        TraitValue::Null => Value::Null,
+        TraitValue::Bool(bool) => Value::Bool(bool),
+        TraitValue::Int(number) => Value::Int(number),
+        TraitValue::Float(number) => Value::Float(number),
+        TraitValue::BigInt(digits) => integer_value(digits),
+        TraitValue::Text(text) => coerce_text(text),
     }
 }

@@ -1,10 +1,9 @@
 //! Which value each feature has for one identity. Pure: no HTTP, no JSON text, no clock.
 //!
-//! In: a compiled [`crate::snapshot::Environment`] and an [`Identity`]. Out: for each feature the
+//! In: a compiled [`Program`] and an [`Identity`]. Out: for each feature the
 //! winning state and why, in a [`EvaluationScratch`] that the caller owns. Rules: compatibility.md 5.
 //! Invariant: the same input gives the same output on every machine; plain input allocates nothing.
-pub mod budget;
-mod context;
+pub mod context;
 pub mod hashing;
 pub mod in_list;
 mod md5x8;
@@ -12,9 +11,8 @@ pub mod operators;
 mod prefilter;
 pub mod run;
 
-use crate::engine::evaluate::budget::RequestBudget;
 use crate::engine::program::Program;
-use crate::snapshot::Environment;
+use crate::step_budget::RequestBudget;
 
 /// A trait's value as the client sent it, before coercion (compatibility.md 5.6).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,26 +82,26 @@ impl EvaluationScratch {
     }
 }
 
-/// Evaluates every feature of `environment` for `identity` into `scratch`, with the budget of a request
+/// Evaluates every feature of `program` for `identity` into `scratch`, with the budget of a request
 /// of its own.
-pub fn evaluate(environment: &Environment, identity: &Identity<'_>, scratch: &mut EvaluationScratch) {
-    evaluate_on(environment.program(), Some(identity), None, scratch);
+pub fn evaluate(program: &Program, identity: &Identity<'_>, scratch: &mut EvaluationScratch) {
+    evaluate_on(program, Some(identity), None, scratch);
 }
 
 /// As [`evaluate`], but without the identity's overrides: what core does for `?transient=`
 /// (compatibility.md 6.4).
 pub fn evaluate_without_overrides(
-    environment: &Environment,
+    program: &Program,
     identity: &Identity<'_>,
     scratch: &mut EvaluationScratch,
 ) {
     scratch.room.budget = RequestBudget::default();
-    run::run(environment.program(), Some(identity), None, false, &mut scratch.room);
+    run::run(program, Some(identity), None, false, &mut scratch.room);
 }
 
 /// As [`evaluate`], for a further identity of the same request: with what is left of its budget.
-pub fn evaluate_next(environment: &Environment, identity: &Identity<'_>, scratch: &mut EvaluationScratch) {
-    run::run(environment.program(), Some(identity), None, true, &mut scratch.room);
+pub fn evaluate_next(program: &Program, identity: &Identity<'_>, scratch: &mut EvaluationScratch) {
+    run::run(program, Some(identity), None, true, &mut scratch.room);
 }
 
 /// As [`evaluate`], on a program: with a key of the identity's own (`$.identity.key`, the seed of

@@ -3,12 +3,12 @@
 //! In: compiled tests and rules, values of this request. Out: true or false.
 //! Invariant: lazy as Python is where flags are read; a condition that occurs in several segments
 //! is asked at most once per request; nothing is allocated.
-use crate::engine::evaluate::budget::RequestBudget;
 use crate::engine::evaluate::hashing;
 use crate::engine::program::{Comparison, Members, Operand, OperandText, Test};
 use crate::python::semver::Version;
 use crate::python::value;
 use crate::python::value::{BigDigits, Integer, Value};
+use crate::step_budget::RequestBudget;
 
 /// Whether `value` passes `test`. `buffer` is space for Python's `str()` of the value; what
 /// the test costs is taken from `budget`.

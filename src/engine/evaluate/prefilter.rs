@@ -5,12 +5,12 @@
 //! clears none.
 use crate::engine::compile::segment_index::{Keyed, Lookup, Lookups};
 use crate::engine::evaluate::Identity;
-use crate::engine::evaluate::budget::RequestBudget;
-use crate::engine::evaluate::context::ContextValues;
+use crate::engine::evaluate::context::{ContextValues, coerce};
 use crate::engine::evaluate::operators::holds;
 use crate::engine::program::Program;
 use crate::python::semver::{Version, release};
-use crate::python::value::{Value, coerce};
+use crate::python::value::Value;
+use crate::step_budget::RequestBudget;
 
 /// Fills `possible`, and `values` unless nothing is possible. False: the tables do not apply, so
 /// that of the segments that are left every rule is to be asked whole.

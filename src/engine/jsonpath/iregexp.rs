@@ -6,10 +6,10 @@
 use regex_automata::Input;
 use regex_automata::meta::Regex;
 
-use crate::engine::evaluate::budget::StepBudget;
 use crate::limits::{
     JSONPATH_PATTERN_BYTES_MAX, PATTERN_AUTOMATON_BYTES_MAX, PATTERN_BYTES_MAX, PATTERN_DEPTH_MAX,
 };
+use crate::step_budget::StepBudget;
 
 /// What building an automaton for a request costs at least, for each byte of its pattern, and for the
 /// memory that it takes.

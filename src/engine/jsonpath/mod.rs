@@ -12,12 +12,12 @@ mod syntax;
 mod tree;
 
 use crate::engine::evaluate::TraitValue;
-use crate::engine::evaluate::budget::StepBudget;
 pub use crate::engine::jsonpath::find::OutOfSteps;
 use crate::engine::jsonpath::parse::PathError;
 use crate::engine::jsonpath::syntax::Path;
 use crate::engine::jsonpath::tree::{Context, TreeNode};
 pub use crate::engine::jsonpath::tree::{Subject, Tree};
+use crate::step_budget::StepBudget;
 
 /// What a condition's property names.
 #[derive(Clone, Debug)]

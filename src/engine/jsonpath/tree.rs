@@ -8,11 +8,11 @@ use std::ops::ControlFlow;
 use hashbrown::HashMap;
 
 use crate::engine::document::raw_json;
-use crate::engine::evaluate::budget::StepBudget;
 use crate::engine::evaluate::{Identity, Trait, TraitValue};
 use crate::engine::jsonpath::{FlagLookup, FlagResult};
 use crate::engine::program::CompiledState;
 use crate::python::value::float_str;
+use crate::step_budget::StepBudget;
 
 /// The part of the evaluation context that the document alone decides: environment, features and
 /// segments, as `flagsmith`'s mapper makes them. The segments that it makes of identity overrides
@@ -35,12 +35,12 @@ pub enum Branch {
     Float(f64),
     Text(Box<str>),
     List(Vec<Branch>),
-    Object(Members),
+    Object(TreeMembers),
 }
 
 /// The members of an object in their order.
 #[derive(Clone, Debug)]
-pub struct Members {
+pub struct TreeMembers {
     entries: Vec<(Box<str>, Branch)>,
     /// Where each name is, if there are many: `$.features` has one for each feature.
     places: Option<HashMap<Box<str>, usize, CompiledState>>,
@@ -49,7 +49,7 @@ pub struct Members {
 /// Objects up to this size are searched member by member.
 const MEMBERS_SEARCHED_MAX: usize = 8;
 
-impl Members {
+impl TreeMembers {
     fn new(entries: Vec<(Box<str>, Branch)>) -> Self {
         let places = (entries.len() > MEMBERS_SEARCHED_MAX).then(|| {
             let mut places: HashMap<Box<str>, usize, CompiledState> = HashMap::default();
@@ -339,7 +339,7 @@ impl Branch {
 }
 
 fn object<const N: usize>(members: [(&str, Branch); N]) -> Branch {
-    Branch::Object(Members::new(members.into_iter().map(|(name, value)| (name.into(), value)).collect()))
+    Branch::Object(TreeMembers::new(members.into_iter().map(|(name, value)| (name.into(), value)).collect()))
 }
 
 /// Of a repeated name the last value counts, at the first one's place.
@@ -355,7 +355,7 @@ fn dictionary(members: impl Iterator<Item = (Box<str>, Branch)>) -> Branch {
             }
         }
     }
-    Branch::Object(Members::new(kept))
+    Branch::Object(TreeMembers::new(kept))
 }
 
 /// A value of canonical text: integers of any size keep their digits, objects their order.
@@ -363,7 +363,7 @@ fn branch(canonical: &str) -> Branch {
     match canonical.as_bytes().first() {
         Some(b'{') => {
             let entries = raw_json::entries(canonical).map(|(name, value)| (text(name), branch(value)));
-            Branch::Object(Members::new(entries.collect()))
+            Branch::Object(TreeMembers::new(entries.collect()))
         }
         Some(b'[') => Branch::List(raw_json::items(canonical).map(branch).collect()),
         Some(b'"') => Branch::Text(text(canonical)),
@@ -400,7 +400,7 @@ fn feature(state: &Branch) -> Branch {
     if feature_segment.is_truthy() {
         members.push(("priority".into(), feature_segment.copy("priority")));
     }
-    Branch::Object(Members::new(members))
+    Branch::Object(TreeMembers::new(members))
 }
 
 fn variant(variant: &Branch) -> Branch {
@@ -415,7 +415,7 @@ fn variant(variant: &Branch) -> Branch {
     if !matches!(option.member("key"), Branch::Null) {
         members.push(("key".into(), option.copy("key")));
     }
-    Branch::Object(Members::new(members))
+    Branch::Object(TreeMembers::new(members))
 }
 
 /// A UUID as the integer that Python makes of it.

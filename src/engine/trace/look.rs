@@ -7,15 +7,15 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use crate::engine::document::Document;
-use crate::engine::evaluate::budget::RequestBudget;
+use crate::engine::evaluate::context::coerce;
 use crate::engine::evaluate::{EvaluationScratch, Identity, TraitValue};
 use crate::engine::jsonpath::{FlagLookup, FlagResult, OutOfSteps, Property, QueryTarget, Subject};
-use crate::engine::program::Scalar;
+use crate::engine::program::{Program, Role, Scalar};
 use crate::engine::render;
 use crate::engine::trace::is_circular;
 use crate::python::regex::AutomataBudget;
-use crate::python::value::{Value, coerce, coerce_text};
-use crate::snapshot::{Environment, Role};
+use crate::python::value::{Value, coerce_text};
+use crate::step_budget::RequestBudget;
 
 /// Why a condition on a general JSONPath does not hold, whatever it asks.
 const OUT_OF_STEPS: &str =
@@ -40,7 +40,7 @@ pub struct TracedFlags {
 }
 
 impl TracedFlags {
-    pub fn of(environment: &Environment, document: &Document<'_>, scratch: &EvaluationScratch) -> Self {
+    pub fn of(program: &Program, document: &Document<'_>, scratch: &EvaluationScratch) -> Self {
         // Of several states of one name the last one counts.
         let ids: HashMap<&str, &str> =
             document.features.iter().map(|state| (&*state.feature.name, state.feature.id)).collect();
@@ -53,8 +53,8 @@ impl TracedFlags {
             reason: super::json(&format!("\"{}\"", flag.reason)).as_str().unwrap_or_default().to_owned(),
             feature_id: id(flag.name),
         };
-        let flags: Vec<TracedFlag> = render::results(environment, Role::Server, scratch).map(fact).collect();
-        let reads_flags = environment.program().flags.is_some();
+        let flags: Vec<TracedFlag> = render::results(program, Role::Server, scratch).map(fact).collect();
+        let reads_flags = program.flags.is_some();
         let places = flags.iter().enumerate().map(|(place, fact)| (fact.name.clone(), place)).collect();
         Self { flags, places, read: if reads_flags { scratch.resolved_order().to_vec() } else { Vec::new() } }
     }
@@ -79,7 +79,7 @@ impl TracedFlag {
 
 /// Where properties are looked up.
 pub struct TraceContext<'l> {
-    environment: &'l Environment,
+    program: &'l Program,
     key: Option<&'l str>,
     name: Option<&'l str>,
     identity: Option<&'l Identity<'l>>,
@@ -95,14 +95,14 @@ pub struct TraceContext<'l> {
 
 impl<'l> TraceContext<'l> {
     pub fn new(
-        environment: &'l Environment,
+        program: &'l Program,
         document: &'l Document<'_>,
         subject: Option<&'l Subject<'l>>,
         facts: &'l TracedFlags,
         cut: Vec<&'l str>,
     ) -> Self {
         Self {
-            environment,
+            program,
             key: document.api_key.as_deref(),
             name: document.name.as_deref(),
             identity: subject.map(Subject::identity),
@@ -157,7 +157,7 @@ impl<'l> TraceContext<'l> {
                 self.flag(name).map_or(Value::Null, |fact| coerce(fact.result().member(*member)))
             }
             QueryTarget::Query(query) => {
-                let Some(tree) = &self.environment.program().tree else { return Value::Null };
+                let Some(tree) = &self.program.tree else { return Value::Null };
                 match query.find(tree, self.subject, &mut &*self, &self.budget.jsonpath) {
                     Ok(found) => coerce(found),
                     Err(OutOfSteps) => Value::Unreadable,

@@ -18,16 +18,16 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
 use crate::engine::compile::conditions;
+use crate::engine::document::error::CompileError;
 use crate::engine::document::{Condition, Document, Rule, RuleKind, Segment};
 use crate::engine::evaluate::operators::holds;
 use crate::engine::evaluate::{EvaluationScratch, Identity, TraitValue, evaluate_on, hashing};
 use crate::engine::jsonpath::Subject;
-use crate::engine::program::{Program, Test};
+use crate::engine::program::{Program, Role, Test};
 use crate::engine::render;
 use crate::engine::render::CIRCULAR_DEPENDENCY;
 use crate::engine::trace::look::{TraceContext, TracedFlags};
 use crate::python::value::{Value, write_str};
-use crate::snapshot::{CompileError, Environment, Role};
 
 /// What was found for one identity.
 #[derive(Debug, Serialize)]
@@ -132,32 +132,28 @@ fn is_kept(program: &Program, matched: &[bool], names: &[&str], flag: &str, reas
     }
 }
 
-/// Explains the flags of `environment`, or of those `feature` alone, for `identity`.
+/// Explains every flag, or only `feature`, for `identity`: `program` was compiled from the `canonical`
+/// document.
 ///
 /// # Errors
 /// The document cannot be read again, which would be a defect.
 pub fn explain(
-    environment: &Environment,
+    program: &Program,
+    canonical: &[u8],
     identity: Option<&Identity<'_>>,
     feature: Option<&str>,
 ) -> Result<Explanation, CompileError> {
-    let canonical = std::str::from_utf8(&environment.document().plain)
-        .map_err(|_| CompileError::new("$", "the document is no UTF-8"))?;
+    let canonical =
+        std::str::from_utf8(canonical).map_err(|_| CompileError::new("$", "the document is no UTF-8"))?;
     let document = Document::read(canonical)?;
-    let program = environment.program();
     let mut scratch = EvaluationScratch::default();
     evaluate_on(program, identity, None, &mut scratch);
-    let facts = TracedFlags::of(environment, &document, &scratch);
+    let facts = TracedFlags::of(program, &document, &scratch);
     let prefix = &program.identity_key_prefix;
     let key = identity.map(|identity| format!("{prefix}{}", identity.identifier)).unwrap_or_default();
     let subject = identity.map(|identity| Subject::new(*identity, &key));
-    let look = TraceContext::new(
-        environment,
-        &document,
-        subject.as_ref(),
-        &facts,
-        cut_properties(program, &scratch),
-    );
+    let look =
+        TraceContext::new(program, &document, subject.as_ref(), &facts, cut_properties(program, &scratch));
     let judged = |at: usize| program.flags.as_ref().and_then(|_| scratch.matched().get(at).copied());
     let names: Vec<&str> = last_of_each_key(&document.segments).map(|segment| &*segment.name).collect();
     let is_asked = |segment: &Segment<'_>| {
@@ -170,7 +166,7 @@ pub fn explain(
         .collect();
     let own = own_features(&document, identity)?;
     let matching = matching_by_feature(&segments);
-    let flags = render::results(environment, Role::Server, &scratch)
+    let flags = render::results(program, Role::Server, &scratch)
         .zip(&facts.flags)
         .filter(|(flag, _)| feature.is_none_or(|name| flag.name == name))
         .map(|(flag, fact)| FlagReport {

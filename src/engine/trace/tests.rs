@@ -2,6 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::engine::evaluate::Trait;
+use crate::snapshot::Environment;
 
 const DOCUMENT: &str = r#"{"api_key":"env","name":"Env","updated_at":"2024-01-01T00:00:00Z","identity_overrides":[
     {"identifier":"vip","identity_features":[{"feature":{"id":1,"name":"a","type":"STANDARD"},"enabled":true,"feature_state_value":"own"}]}],
@@ -18,7 +19,13 @@ const DOCUMENT: &str = r#"{"api_key":"env","name":"Env","updated_at":"2024-01-01
 
 fn explained(identifier: &str, traits: &[Trait<'_>], feature: Option<&str>) -> Explanation {
     let (environment, _) = Environment::compile(DOCUMENT.as_bytes()).expect("it compiles");
-    explain(&environment, Some(&Identity { identifier, traits }), feature).expect("it is explained")
+    explain(
+        environment.program(),
+        &environment.document().plain,
+        Some(&Identity { identifier, traits }),
+        feature,
+    )
+    .expect("it is explained")
 }
 
 #[test]
@@ -51,7 +58,8 @@ fn one_feature_leaves_the_others_out() {
 #[test]
 fn nobody_in_particular_can_be_explained() {
     let (environment, _) = Environment::compile(DOCUMENT.as_bytes()).expect("it compiles");
-    let found = explain(&environment, None, None).expect("it is explained");
+    let found =
+        explain(environment.program(), &environment.document().plain, None, None).expect("it is explained");
     assert_eq!(found.segments[0].rules[0].rules[0].conditions[0].seen_as, "not set");
     assert!(found.segments[0].matches, "the flag that a condition reads is there without an identity");
 }
@@ -76,7 +84,7 @@ fn reading_flags(segments: &[(&str, &[(u32, &str)])]) -> Explanation {
     let document = json!({"api_key": "env", "name": "Env", "feature_states": states,
         "project": {"segments": segments}, "identity_overrides": []});
     let (environment, _) = Environment::compile(document.to_string().as_bytes()).expect("it compiles");
-    explain(&environment, None, None).expect("it is explained")
+    explain(environment.program(), &environment.document().plain, None, None).expect("it is explained")
 }
 
 /// `s1` reads `c`, which reads the cyclic `b`: while `a` was resolved that counted as no match, but by

@@ -1,6 +1,6 @@
 //! JSON as Python 3.12's `json.loads` reads it, with its error texts and positions.
 //!
-//! In: the bytes of a body. Out: a [`Document`], or the error that FastAPI makes of it. It takes a
+//! In: the bytes of a body. Out: a [`JsonDocument`], or the error that FastAPI makes of it. It takes a
 //! byte-order mark, UTF-16 and UTF-32, `NaN` and `Infinity`, integers of up to 4,300 digits, and
 //! of two members of one name the last. Positions count characters, not bytes.
 //! Invariant: input of any kind ends in a document or an error; nesting is bounded
@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use crate::python::json::decode::decode;
 use crate::python::json::scan::Scanner;
 
-/// A JSON value as Python holds it, borrowed from its [`Document`].
+/// A JSON value as Python holds it, borrowed from its [`JsonDocument`].
 #[derive(Clone, Copy, Debug)]
 pub enum PyValue<'d> {
     Null,
@@ -39,7 +39,7 @@ pub struct PyText<'d> {
 /// The items of a JSON array.
 #[derive(Clone, Copy, Debug)]
 pub struct List<'d> {
-    document: &'d Document<'d>,
+    document: &'d JsonDocument<'d>,
     first: usize,
     len: usize,
 }
@@ -47,14 +47,14 @@ pub struct List<'d> {
 /// The members of a JSON object, as sent: of two with the same name the last one counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Dict<'d> {
-    document: &'d Document<'d>,
+    document: &'d JsonDocument<'d>,
     first: usize,
     len: usize,
 }
 
 /// A parsed text.
 #[derive(Debug)]
-pub struct Document<'a> {
+pub struct JsonDocument<'a> {
     text: Cow<'a, str>,
     /// Strings that had escapes, one after the other.
     unescaped: String,
@@ -88,7 +88,7 @@ pub enum JsonError {
 ///
 /// # Errors
 /// What Python raises, as [`JsonError`].
-pub fn loads(bytes: &[u8]) -> Result<Document<'_>, JsonError> {
+pub fn loads(bytes: &[u8]) -> Result<JsonDocument<'_>, JsonError> {
     let (document, _, error) = read(bytes)?;
     error.map_or(Ok(document), Err)
 }
@@ -98,7 +98,7 @@ pub fn loads(bytes: &[u8]) -> Result<Document<'_>, JsonError> {
 ///
 /// # Errors
 /// What Python raises whatever follows, as [`JsonError`]; `Unreadable` too if the cut leaves no text.
-pub fn loads_prefix(bytes: &[u8]) -> Result<Document<'_>, JsonError> {
+pub fn loads_prefix(bytes: &[u8]) -> Result<JsonDocument<'_>, JsonError> {
     // A word or an escape that the cut ends in is judged up to this far before it.
     const TOKEN_BYTES_MAX: usize = 12;
     let is_continuation = |byte: &u8| byte & 0xc0 == 0x80;
@@ -115,10 +115,10 @@ pub fn loads_prefix(bytes: &[u8]) -> Result<Document<'_>, JsonError> {
 }
 
 /// The document as far as it could be read, where reading ended, and why if that is not the end.
-fn read(bytes: &[u8]) -> Result<(Document<'_>, usize, Option<JsonError>), JsonError> {
+fn read(bytes: &[u8]) -> Result<(JsonDocument<'_>, usize, Option<JsonError>), JsonError> {
     let (text, surrogates) = decode(bytes).ok_or(JsonError::Unreadable)?;
-    let document = Document { text, unescaped: String::new(), surrogates, nodes: Vec::new() };
-    let mut scanner = JsonScanner::new(document);
+    let document = JsonDocument { text, unescaped: String::new(), surrogates, nodes: Vec::new() };
+    let mut scanner = Scanner::new(document);
     scanner.skip_blanks();
     let mut error = scanner.value().err();
     if error.is_none() {
@@ -133,7 +133,7 @@ fn read(bytes: &[u8]) -> Result<(Document<'_>, usize, Option<JsonError>), JsonEr
     Ok((scanner.document, scanner.at, error))
 }
 
-impl<'a> Document<'a> {
+impl<'a> JsonDocument<'a> {
     /// The null that an empty body is.
     pub fn null() -> Self {
         Self {

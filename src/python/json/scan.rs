@@ -5,17 +5,17 @@
 //! value too, with all that was open closed; nesting is bounded (`limits::JSON_DEPTH_MAX`).
 use crate::json::write::plain_len;
 use crate::limits::{INTEGER_DIGITS_MAX, JSON_DEPTH_MAX};
-use crate::python::json::{Document, JsonError, Node, offset};
+use crate::python::json::{JsonDocument, JsonError, Node, offset};
 
 /// Reads a text once, from its start to its end.
 pub struct Scanner<'a> {
-    pub document: Document<'a>,
+    pub document: JsonDocument<'a>,
     pub at: usize,
     depth: usize,
 }
 
 impl<'a> Scanner<'a> {
-    pub fn new(document: Document<'a>) -> Self {
+    pub fn new(document: JsonDocument<'a>) -> Self {
         Self { document, at: 0, depth: 0 }
     }
 

@@ -4,11 +4,11 @@
 //! choices in the same order as Python's `re`, so groups hold what they hold there.
 //! Invariant: a match takes at most [`PATTERN_STEPS_MAX`] steps and then counts as none; memory is bounded
 //! by the same number; recursion only goes as deep as look-around and atomic parts are nested.
-use crate::engine::evaluate::budget::StepBudget;
 use crate::limits::PATTERN_STEPS_MAX;
 use crate::python::regex::program::{Instruction, RegexProgram};
 use crate::python::regex::syntax::{Fold, Greed, Position, REPEAT_MAX};
 use crate::python::unicode;
+use crate::step_budget::StepBudget;
 
 /// What is undone or tried next when a path fails.
 #[derive(Clone, Copy)]
@@ -23,7 +23,7 @@ enum Choice {
     },
     Round {
         index: usize,
-        old: Round,
+        old: LoopRound,
     },
     /// A greedy repeat of single characters: it can give back down to `low`.
     GiveBack {
@@ -53,7 +53,7 @@ enum Choice {
 
 /// A loop's state: rounds done, and where its last free round started.
 #[derive(Clone, Copy, Default)]
-struct Round {
+struct LoopRound {
     count: u32,
     last: Option<usize>,
 }
@@ -68,7 +68,7 @@ struct Matcher<'a> {
     program: &'a RegexProgram,
     text: &'a str,
     marks: Vec<Option<usize>>,
-    rounds: Vec<Round>,
+    rounds: Vec<LoopRound>,
     choices: Vec<Choice>,
     steps_left: u32,
 }
@@ -84,7 +84,7 @@ pub fn is_match(program: &RegexProgram, text: &str, budget: &StepBudget) -> bool
         program,
         text,
         marks: vec![None; program.groups * 2],
-        rounds: vec![Round::default(); program.loops],
+        rounds: vec![LoopRound::default(); program.loops],
         choices: Vec::new(),
         steps_left: steps,
     };
@@ -170,7 +170,7 @@ impl Matcher<'_> {
                     return Ok((at, after));
                 }
                 Choice::Enter { index, body, count, position } => {
-                    self.set_round(index, Round { count, last: Some(position) });
+                    self.set_round(index, LoopRound { count, last: Some(position) });
                     return Ok((body, position));
                 }
             }
@@ -203,7 +203,7 @@ impl Matcher<'_> {
                 self.repeat_set(set, min, max, greed, next, position).map(|after| (next, after))
             }
             Instruction::LoopStart { index, until } => {
-                self.set_round(index, Round::default());
+                self.set_round(index, LoopRound::default());
                 self.round(until, position, 0)
             }
             Instruction::LoopUntil { index, .. } => {
@@ -237,7 +237,7 @@ impl Matcher<'_> {
         };
         let last = self.rounds.get(index).and_then(|round| round.last);
         if count < min {
-            self.set_round(index, Round { count, last });
+            self.set_round(index, LoopRound { count, last });
             return Ok((body, position));
         }
         // A round that took nothing is not repeated.
@@ -247,7 +247,7 @@ impl Matcher<'_> {
             (true, true) => self.choices.push(Choice::Enter { index, body, count, position }),
             (true, false) => {
                 self.choices.push(Choice::Leave { at: until + 1, position });
-                self.set_round(index, Round { count, last: Some(position) });
+                self.set_round(index, LoopRound { count, last: Some(position) });
                 return Ok((body, position));
             }
         }
@@ -376,7 +376,7 @@ impl Matcher<'_> {
         }
     }
 
-    fn set_round(&mut self, index: usize, round: Round) {
+    fn set_round(&mut self, index: usize, round: LoopRound) {
         if let Some(slot) = self.rounds.get_mut(index) {
             self.choices.push(Choice::Round { index, old: *slot });
             *slot = round;

@@ -20,10 +20,10 @@ mod tests;
 mod token;
 mod width;
 
-use crate::engine::evaluate::budget::StepBudget;
 use crate::limits::{PATTERN_AUTOMATA_BYTES_MAX, PATTERN_BYTES_MAX};
 use crate::python::regex::linear::Linear;
 use crate::python::regex::program::RegexProgram;
+use crate::step_budget::StepBudget;
 
 /// A compiled pattern.
 #[derive(Clone, Debug)]

@@ -1,5 +1,5 @@
-use crate::engine::evaluate::budget::RequestBudget;
 use crate::python::regex::{AutomataBudget, Pattern, PatternError};
+use crate::step_budget::RequestBudget;
 
 fn compile(pattern: &str) -> Result<Pattern, PatternError> {
     Pattern::compile(pattern, &mut AutomataBudget::default())

@@ -13,14 +13,15 @@ use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
 use crate::engine::compile;
+use crate::engine::compile::CompileWarning;
+use crate::engine::document::error::CompileError;
 use crate::engine::document::raw_json::{DocumentPath, elements, members};
 use crate::engine::document::{Document, canonical_json};
 use crate::engine::evaluate::{EvaluationScratch, evaluate_on};
 use crate::engine::jsonpath::Tree;
-use crate::engine::program::{Program, Span, offset};
+use crate::engine::program::{Program, Role, Span, offset};
 use crate::json::hex::hex;
 use crate::limits::{COMPRESS_BEST_BYTES_MAX, COMPRESS_BYTES_MIN};
-use crate::snapshot::Role;
 use crate::yielding;
 
 /// A whole response body that depends on the document alone, ready to be sent.
@@ -52,12 +53,12 @@ pub struct Environment {
     document: ReadyBody,
     program: Program,
     sizes: Sizes,
-    reported: Reported,
+    reported: ReportedOnce,
 }
 
 /// What was logged already of requests that exceeded a budget, for JSONPaths and for patterns.
 #[derive(Debug, Default)]
-pub struct Reported {
+pub struct ReportedOnce {
     pub jsonpath: AtomicBool,
     pub patterns: AtomicBool,
 }
@@ -80,34 +81,15 @@ struct FlagsBody {
     places: Vec<Span>,
 }
 
-/// Why a document was refused: where in it, and what was expected (one line, no secrets).
-#[derive(Debug)]
-pub struct CompileError {
-    /// JSON path, such as `$.feature_states[3].feature.name`.
-    pub path: String,
-    pub message: String,
-}
-
-impl CompileError {
-    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { path: path.into(), message: message.into() }
-    }
-}
-
-/// Something in an accepted document that can never work as meant, such as a bad pattern.
-#[derive(Debug)]
-pub struct Warning {
-    pub path: String,
-    pub message: String,
-}
-
 impl Environment {
     /// Compiles one whole document (all pages merged). One that is given away is freed as soon as
     /// its text was read, so that a large one does not lie beside what is made of it.
     ///
     /// # Errors
     /// The document is not JSON or has not the shape of compatibility.md 3.
-    pub fn compile<'a>(document: impl Into<Cow<'a, [u8]>>) -> Result<(Self, Vec<Warning>), CompileError> {
+    pub fn compile<'a>(
+        document: impl Into<Cow<'a, [u8]>>,
+    ) -> Result<(Self, Vec<CompileWarning>), CompileError> {
         let document = document.into();
         let canonical = canonical_json::transcode(&document)?;
         drop(document);
@@ -141,7 +123,7 @@ impl Environment {
                 ReadyBody::new(canonical.into_bytes(), etag)
             },
             program,
-            reported: Reported::default(),
+            reported: ReportedOnce::default(),
         };
         Ok((environment, warnings))
     }
@@ -228,7 +210,7 @@ impl Environment {
     }
 
     /// Kept from document to document, so that each is logged once for an environment.
-    pub fn reported(&self) -> &Reported {
+    pub fn reported(&self) -> &ReportedOnce {
         &self.reported
     }
 

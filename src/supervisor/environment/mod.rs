@@ -1,7 +1,7 @@
 //! One environment under watch: what is held of it, and when to ask again.
 //!
-//! In: what became of each poll. Out: the next [`RefreshJob`], the [`Slot`] that requests read, and one line in
-//! the log per change of state. Invariants: a document is replaced only by a better one; whatever
+//! In: what became of each poll. Out: the next [`RefreshJob`], the [`Slot`] that requests read, and one line
+//! in the log per change of state. Invariants: a document is replaced only by a better one; whatever
 //! fails, the held one stays. Time is an argument.
 mod deadlines;
 mod failure;
@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Config, EnvironmentConfig, Level, Secret};
+use crate::engine::program::Role;
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::{EnvironmentMetrics, Metrics};
 use crate::schedule::{Schedule, full_refresh, jitter};
-use crate::snapshot::{DocumentSource, Environment, Freshness, KeyAccess, Role, Slot};
+use crate::snapshot::{DocumentSource, Environment, Freshness, KeyAccess, Slot};
 use crate::storage::{Kept, Store};
 pub use crate::supervisor::environment::deadlines::Deadlines;
 use crate::supervisor::environment::failure::FailureState;

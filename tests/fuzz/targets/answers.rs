@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime};
 use bytes::BytesMut;
 use edge_proxy::config;
 use edge_proxy::config::settings::Inputs;
+use edge_proxy::engine::program::Role;
 use edge_proxy::handlers::{HandlerSettings, HandlerState, RequestOutcome};
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::http::route::Route;
 use edge_proxy::http::{Coding, Method, Request, ResponseWriter};
 use edge_proxy::limits::BODY_BYTES_MAX;
-use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, Role, Slot, Snapshot};
+use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, Slot, Snapshot};
 use serde::de::IgnoredAny;
 
 /// Keys of the environment that is served, of one that has no document, and the demo's.

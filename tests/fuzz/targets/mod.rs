@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use edge_proxy::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, evaluate};
+use edge_proxy::engine::program::Role;
 use edge_proxy::engine::trace::explain;
 use edge_proxy::http::head_cache::HeadCache;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::identity::{IdentityError, IdentityReader, transient, validation_errors};
 use edge_proxy::limits::JSON_DEPTH_MAX;
 use edge_proxy::python::json;
-use edge_proxy::snapshot::{Environment, Role};
+use edge_proxy::snapshot::Environment;
 use serde::de::IgnoredAny;
 use serde_json::{Value as Json, json};
 
@@ -134,7 +135,7 @@ fn json_work(data: &[u8]) {
     let documents = [json::loads(data), json::loads_prefix(data)];
     for (document, open) in documents.iter().zip([0, JSON_DEPTH_MAX]) {
         // A value takes a byte, and each but the first a comma, a colon or a bracket, unless it was cut open.
-        let count = document.as_ref().map_or(0, json::Document::node_count);
+        let count = document.as_ref().map_or(0, json::JsonDocument::node_count);
         assert!(count <= data.len() / 2 + 1 + open, "{count} values in {} bytes", data.len());
     }
     for refusal in
@@ -195,14 +196,14 @@ fn evaluator(data: &[u8]) {
 fn ask(environment: &Environment, identifier: &str, traits: &[Trait<'_>]) {
     let identity = Identity { identifier, traits };
     let mut scratch = EvaluationScratch::default();
-    evaluate(environment, &identity, &mut scratch);
+    evaluate(environment.program(), &identity, &mut scratch);
     for role in [Role::Client, Role::Server] {
         let mut out = Vec::new();
-        edge_proxy::engine::render::write(environment, role, &scratch, None, &mut out);
+        edge_proxy::engine::render::write(environment.program(), role, &scratch, None, &mut out);
         let written: Result<Vec<IgnoredAny>, _> = serde_json::from_slice(&out);
         assert!(written.is_ok(), "the flags are no JSON: {}", String::from_utf8_lossy(&out));
     }
-    let told = explain(environment, Some(&identity), None)
+    let told = explain(environment.program(), &environment.document().plain, Some(&identity), None)
         .unwrap_or_else(|error| panic!("not explained: {} {}", error.path, error.message));
     for flag in &told.flags {
         let by = flag.reason.strip_prefix("TARGETING_MATCH; segment=");

@@ -3,12 +3,12 @@ use std::hint::black_box;
 
 use edge_proxy::config;
 use edge_proxy::config::settings::Inputs;
-use edge_proxy::engine::evaluate::budget::RequestBudget;
 use edge_proxy::engine::evaluate::in_list;
 use edge_proxy::engine::jsonpath::Property;
 use edge_proxy::python::regex::{AutomataBudget, Pattern};
 use edge_proxy::python::semver::{Version, release};
 use edge_proxy::python::{json, value};
+use edge_proxy::step_budget::RequestBudget;
 
 /// `p` pattern and text, `j` JSONPath, `v` two versions, `i` list of IN, `n` number, `b` JSON as Python
 /// reads it, `s` settings as environment variables, one a line.

@@ -9,9 +9,9 @@
 use hashbrown::HashTable;
 use memchr::memchr2;
 
+use crate::engine::document::error::CompileError;
 use crate::json::write;
 use crate::limits::{DOCUMENT_DEPTH_MAX, DUPLICATE_MEMBERS_MAX, INTEGER_DIGITS_MAX};
-use crate::snapshot::CompileError;
 use crate::yielding;
 
 /// Objects with more members than this find a repeated name by hash rather than one by one.

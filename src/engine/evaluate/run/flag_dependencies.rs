@@ -4,11 +4,12 @@
 //! flag is resolved when a condition first reads it, and what was resolved then stands (compatibility.md
 //! 5.12). Invariant: cycles are cut where they close; chains of flags and reads of them are bounded.
 use crate::engine::evaluate::TraitValue;
+use crate::engine::evaluate::context::coerce;
 use crate::engine::evaluate::run::{CYCLIC, Evaluator};
 use crate::engine::jsonpath::{FlagLookup, FlagMember, FlagResult, OutOfSteps, Query};
 use crate::engine::program::{FlagFact, FlagFacts, PENDING, PropertySource, Scalar};
 use crate::limits::{FLAG_CHAIN_MAX, FLAG_READS_MAX};
-use crate::python::value::{Value, coerce};
+use crate::python::value::Value;
 
 impl<'r> Evaluator<'r> {
     /// As `get_evaluation_result` does it: every segment in document order, then every feature; what

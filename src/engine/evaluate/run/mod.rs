@@ -7,7 +7,6 @@
 //! Invariant: a condition that occurs twice is asked once; cycles and chains of flags are bounded.
 mod flag_dependencies;
 
-use crate::engine::evaluate::budget::RequestBudget;
 use crate::engine::evaluate::context::ContextValues;
 use crate::engine::evaluate::md5x8::{LANES, hash_each};
 use crate::engine::evaluate::operators::holds;
@@ -19,6 +18,7 @@ use crate::engine::program::{
     Split, offset,
 };
 use crate::python::value::Value;
+use crate::step_budget::RequestBudget;
 
 /// Set beside an output: the flag is in a cycle of flags (compatibility.md 5.12).
 pub const CYCLIC: u32 = 1 << 31;

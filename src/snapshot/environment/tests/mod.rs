@@ -67,7 +67,7 @@ fn recorded(flag: &Json) -> (String, Json, Json, Json, String) {
 
 fn found(environment: &Environment, scratch: &EvaluationScratch) -> Found {
     let json = |raw: &str| serde_json::from_str(raw).unwrap();
-    render::results(environment, Role::Server, scratch)
+    render::results(environment.program(), Role::Server, scratch)
         .map(|flag| {
             let reason: Json = json(&format!("\"{}\"", flag.reason));
             let reason = reason.as_str().unwrap().to_owned();
@@ -214,9 +214,9 @@ fn recorded_environments_answer_as_core_does() {
                 Identity { identifier: case["body"]["identifier"].as_str().unwrap(), traits: &traits };
             let role = if case["key"] == "server" { Role::Server } else { Role::Client };
             let mut scratch = EvaluationScratch::default();
-            evaluate(&environment, &identity, &mut scratch);
+            evaluate(environment.program(), &identity, &mut scratch);
             let mut body = Vec::new();
-            render::write(&environment, role, &scratch, None, &mut body);
+            render::write(environment.program(), role, &scratch, None, &mut body);
             let body: Vec<Json> = serde_json::from_slice(&body).unwrap();
             let expected = case["flags"].as_object().unwrap();
             assert_eq!(body.len(), expected.len(), "{name} {case}");
@@ -260,7 +260,7 @@ fn shared_engine_cases_pass() {
             server_flags: FlagsBody::new(&Program::default(), Role::Server, &[]),
             document: ReadyBody::default(),
             program,
-            reported: Reported::default(),
+            reported: ReportedOnce::default(),
         };
         let identity = &case["context"]["identity"];
         let traits = traits(&identity["traits"]);

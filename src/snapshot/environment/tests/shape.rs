@@ -2,8 +2,9 @@
 use serde_json::{Value as Json, json};
 
 use crate::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, evaluate};
+use crate::engine::program::Role;
 use crate::engine::render;
-use crate::snapshot::{Environment, Role};
+use crate::snapshot::Environment;
 
 fn state(id: u32, name: &str, value: &Json) -> Json {
     json!({"feature": {"id": id, "name": name, "type": "STANDARD"}, "enabled": true, "django_id": id,
@@ -25,9 +26,9 @@ fn compile(document: &Json) -> Environment {
 
 fn identities(environment: &Environment, role: Role, identifier: &str) -> String {
     let mut scratch = EvaluationScratch::default();
-    evaluate(environment, &Identity { identifier, traits: &[] }, &mut scratch);
+    evaluate(environment.program(), &Identity { identifier, traits: &[] }, &mut scratch);
     let mut out = Vec::new();
-    render::write(environment, role, &scratch, None, &mut out);
+    render::write(environment.program(), role, &scratch, None, &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -136,8 +137,8 @@ fn rules_nested_as_deep_as_allowed_compile_and_match_on_a_small_stack() {
         let (environment, _) = Environment::compile(text.as_bytes()).unwrap();
         let traits = [Trait { key: "t", value: TraitValue::Int(1) }];
         let mut scratch = EvaluationScratch::default();
-        evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
-        render::results(&environment, Role::Server, &scratch).next().unwrap().value.to_owned()
+        evaluate(environment.program(), &Identity { identifier: "u", traits: &traits }, &mut scratch);
+        render::results(environment.program(), Role::Server, &scratch).next().unwrap().value.to_owned()
     };
     let thread = std::thread::Builder::new().stack_size(2 * 1024 * 1024).spawn(work).unwrap();
     assert_eq!(thread.join().unwrap(), "\"deep\"");
@@ -170,9 +171,12 @@ fn many_segments_answer_as_each_alone() {
                 Trait { key: "m", value: TraitValue::Int(m) },
             ];
             let mut scratch = EvaluationScratch::default();
-            evaluate(&environment, &Identity { identifier: "u", traits: &traits }, &mut scratch);
-            let value =
-                render::results(&environment, Role::Server, &scratch).next().unwrap().value.to_owned();
+            evaluate(environment.program(), &Identity { identifier: "u", traits: &traits }, &mut scratch);
+            let value = render::results(environment.program(), Role::Server, &scratch)
+                .next()
+                .unwrap()
+                .value
+                .to_owned();
             assert_eq!(value, best.map_or("\"x\"".to_owned(), |number| number.to_string()), "{n} {m}");
         }
     }

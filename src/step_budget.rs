@@ -81,7 +81,7 @@ impl Default for RequestBudget {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::evaluate::budget::StepBudget;
+    use crate::step_budget::StepBudget;
 
     #[test]
     fn a_budget_that_was_exceeded_stays_empty() {
