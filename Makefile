@@ -92,6 +92,16 @@ outages: ## Prints how long readiness is red for outages of upstream, in real ti
 		| tee target/outages.txt | sed -n 's/^.*outage | //p'
 	@grep -q '^test result: ok' target/outages.txt
 
+.PHONY: abuse
+abuse: ## Runs each abuser beside honest callers, and judges bytes, CPU, memory and latency
+	$(CARGO) build --release --locked
+	$(PYTHON) scripts/abuse.py
+
+.PHONY: docs
+docs: ## Builds docs/ as a book into target/book (mdBook, installed into target/tools)
+	@test -x target/tools/bin/mdbook || $(CARGO) install --quiet --locked --root target/tools mdbook
+	target/tools/bin/mdbook build
+
 # --- measure ---
 
 .PHONY: bench-swap

@@ -26,6 +26,8 @@ mod diagnostics;
 mod differential;
 /// Discovery with wrong keys or none, and streams whose key goes away.
 mod discovery;
+/// Documentation: links, citations, tables and commands are true.
+mod docs;
 /// Stopping and taking over under load.
 mod drain;
 /// io_uring refused step by step, down to epoll.
