@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 use edge_proxy::engine::evaluate::{Identity, Trait, TraitValue, hashing, in_list};
 use edge_proxy::engine::jsonpath;
 use edge_proxy::engine::jsonpath::{FlagResult, Property, QueryTarget, Subject};
-use edge_proxy::python::value::{Integer, Value};
-use edge_proxy::python::{semver, value};
+use edge_proxy::python::number::{Integer, Value};
+use edge_proxy::python::{number, semver};
 use edge_proxy::step_budget::RequestBudget;
 use serde_json::Value as Json;
 
@@ -70,14 +70,14 @@ fn bits(number: Option<f64>) -> Json {
 
 fn str_of(value: &Value<'_>) -> String {
     let mut out = String::new();
-    value::write_str(value, &mut out);
+    number::write_str(value, &mut out);
     out
 }
 
 #[test]
 fn int_reads_what_python_reads() {
     compare("int", |question| {
-        let found = match value::int_from_text(text(&question[0])) {
+        let found = match number::int_from_text(text(&question[0])) {
             None => Json::Null,
             Some(Integer::Small(number)) => number.to_string().into(),
             Some(Integer::Big(number)) => match number.to_string() {
@@ -91,7 +91,7 @@ fn int_reads_what_python_reads() {
 
 #[test]
 fn float_reads_what_python_reads() {
-    compare("float", |question| same(&bits(value::float_from_text(text(&question[0]))), &question[1]));
+    compare("float", |question| same(&bits(number::float_from_text(text(&question[0]))), &question[1]));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn modulo_is_floored_as_in_python() {
             "int" => edge_proxy::engine::evaluate::context::coerce(TraitValue::BigInt(given)),
             _ => Value::Float(f64::from_bits(given.parse().expect("the bits of a double"))),
         };
-        same(&bits(value::modulo(&value, double(&question[2]))), &question[3])
+        same(&bits(number::modulo(&value, double(&question[2]))), &question[3])
     });
 }
 

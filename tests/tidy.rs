@@ -141,7 +141,6 @@ const PARENT_IMPORTS: &[(&str, usize)] = &[
     ("src/engine/evaluate/run/flag_dependencies.rs", 3),
     ("src/engine/evaluate/run/mod.rs", 1),
     ("src/engine/jsonpath/tree.rs", 2),
-    ("src/engine/trace/look.rs", 2),
     ("src/handlers/analytics.rs", 2),
     ("src/handlers/assets.rs", 2),
     ("src/handlers/body.rs", 2),
@@ -166,10 +165,6 @@ const PARENT_IMPORTS: &[(&str, usize)] = &[
     ("src/identity/errors.rs", 1),
     ("src/identity/validation_errors.rs", 1),
     ("src/python/json/scan.rs", 4),
-    ("src/python/regex/escape.rs", 1),
-    ("src/python/regex/group.rs", 1),
-    ("src/python/regex/parse.rs", 1),
-    ("src/python/regex/token.rs", 1),
     ("src/reactor/accept.rs", 1),
     ("src/reactor/connection.rs", 1),
     ("src/reactor/connections.rs", 2),
@@ -190,7 +185,6 @@ const SIBLING_CYCLES: &[(&str, &[&str])] = &[
     ("analytics", &["outbox", "upload"]),
     ("config", &["settings", "suggest", "variables"]),
     ("engine", &["compile", "evaluate", "jsonpath", "program"]),
-    ("python::regex", &["set", "syntax"]),
     ("reactor", &["accept", "batch", "connection", "worker"]),
 ];
 

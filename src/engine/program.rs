@@ -9,8 +9,8 @@ use hashbrown::{HashMap, HashSet, HashTable};
 
 use crate::engine::compile::segment_index::Lookups;
 use crate::engine::jsonpath::{FlagMember, Query, Tree};
+use crate::python::number::Integer;
 use crate::python::regex::Pattern;
-use crate::python::value::Integer;
 use crate::yielding;
 
 /// What a key may see. Server-side keys start with `ser.` (compatibility.md 1.1).

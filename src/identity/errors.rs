@@ -8,7 +8,7 @@ use crate::identity::IdentityError;
 use crate::json::write;
 use crate::limits::{ERROR_INPUT_BYTES_MAX, ERRORS_MAX, TRAIT_VALUE_CHARS_MAX};
 use crate::python::json::{Dict, PyText, PyValue};
-use crate::python::value::float_str;
+use crate::python::number::float_str;
 
 /// The way to a value: a step, and the steps before it.
 #[derive(Clone, Copy, Debug)]

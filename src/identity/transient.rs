@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::engine::evaluate::{Trait, TraitValue};
 use crate::json::hex::hex;
-use crate::python::value::float_str;
+use crate::python::number::float_str;
 
 /// The identifier for these traits. Null ones do not count, but a list of them alone is not
 /// "no traits": as in core, it gives the digest of nothing.

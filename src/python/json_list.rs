@@ -4,7 +4,7 @@
 //! `NaN`, `Infinity`, `-Infinity` and lone surrogates; of a repeated member the last value counts
 //! at the first one's place. Invariant: depth is bounded, so no document can end the process.
 use crate::limits::IN_LIST_DEPTH_MAX;
-use crate::python::value::{Integer, int_from_text};
+use crate::python::number::{Integer, int_from_text};
 
 /// One JSON value.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use crate::python::json_list::{CodePoints, Json};
+use crate::python::number::{Integer, Value, write_str};
 use crate::python::unicode::is_printable;
-use crate::python::value::{Integer, Value, write_str};
 
 /// `v if type(v) is str else str(v)`.
 pub fn item(value: &Json) -> Option<String> {

@@ -7,9 +7,9 @@ use crate::engine::document::Condition;
 use crate::engine::document::raw_json::{DocumentPath, float, is_number, python_str, string};
 use crate::engine::evaluate::in_list;
 use crate::engine::program::{Comparison, Members, Operand, OperandText, Test};
+use crate::python::number::{Integer, float_from_text, int_from_text};
 use crate::python::regex::{AutomataBudget, Pattern};
 use crate::python::semver::Version;
-use crate::python::value::{Integer, float_from_text, int_from_text};
 
 /// What ends the value of a comparison of versions.
 const SEMVER_SUFFIX: &str = ":semver";

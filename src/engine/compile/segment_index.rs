@@ -15,9 +15,9 @@ use crate::engine::program::{
     Comparison, CompiledState, Condition, Expression, OperandText, Program, PropertySource, Test, offset,
 };
 use crate::limits::{LOOKUP_ITEMS_MAX, LOOKUP_WORDS_MAX};
+use crate::python::number::Integer;
 use crate::python::semver;
 use crate::python::semver::Release;
-use crate::python::value::Integer;
 
 /// All tables of a program.
 #[derive(Debug, Default)]

@@ -12,8 +12,8 @@ use crate::engine::evaluate::operators::holds;
 use crate::engine::jsonpath::{Property, QueryTarget};
 use crate::engine::program;
 use crate::engine::program::{CompiledState, Expression, Program, PropertySource, Span, Test, offset};
+use crate::python::number::{Value, coerce_text};
 use crate::python::regex::AutomataBudget;
-use crate::python::value::{Value, coerce_text};
 use crate::step_budget::RequestBudget;
 
 /// Collects conditions and slots.

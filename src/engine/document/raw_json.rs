@@ -11,7 +11,7 @@ use num_bigint::BigInt;
 use num_traits::FromPrimitive as _;
 
 use crate::engine::document::error::CompileError;
-use crate::python::value::float_str;
+use crate::python::number::float_str;
 use crate::yielding;
 
 /// Where in the document a value is; printed only in an error.

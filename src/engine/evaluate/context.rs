@@ -5,7 +5,7 @@
 //! their result ready; the memory is the caller's and is used again.
 use crate::engine::evaluate::{Identity, TraitValue};
 use crate::engine::program::{Program, PropertySource, offset};
-use crate::python::value::{BigDigits, Value, coerce_text, integer_value};
+use crate::python::number::{BigDigits, Value, coerce_text, integer_value};
 
 /// A value without its text, which is found again where it came from.
 #[derive(Clone, Copy, Debug)]

@@ -5,9 +5,9 @@
 //! is asked at most once per request; nothing is allocated.
 use crate::engine::evaluate::hashing;
 use crate::engine::program::{Comparison, Members, Operand, OperandText, Test};
+use crate::python::number;
+use crate::python::number::{BigDigits, Integer, Value};
 use crate::python::semver::Version;
-use crate::python::value;
-use crate::python::value::{BigDigits, Integer, Value};
 use crate::step_budget::RequestBudget;
 
 /// Whether `value` passes `test`. `buffer` is space for Python's `str()` of the value; what
@@ -34,7 +34,7 @@ pub fn holds(test: &Test, value: &Value<'_>, buffer: &mut String, budget: &Reque
         Test::Modulo { divisor, remainder } =>
         {
             #[expect(clippy::float_cmp, reason = "exact equality is the rule (compatibility.md 5.7)")]
-            value::modulo(value, *divisor).is_some_and(|found| found == *remainder)
+            number::modulo(value, *divisor).is_some_and(|found| found == *remainder)
         }
         Test::In(members) => is_member(members, value, buffer),
         Test::Split { key, limit } => {
@@ -56,7 +56,7 @@ fn text_of<'v>(value: &Value<'v>, buffer: &'v mut String) -> &'v str {
         return text;
     }
     buffer.clear();
-    value::write_str(value, buffer);
+    number::write_str(value, buffer);
     buffer
 }
 

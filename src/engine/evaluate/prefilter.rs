@@ -8,8 +8,8 @@ use crate::engine::evaluate::Identity;
 use crate::engine::evaluate::context::{ContextValues, coerce};
 use crate::engine::evaluate::operators::holds;
 use crate::engine::program::Program;
+use crate::python::number::Value;
 use crate::python::semver::{Version, release};
-use crate::python::value::Value;
 use crate::step_budget::RequestBudget;
 
 /// Fills `possible`, and `values` unless nothing is possible. False: the tables do not apply, so

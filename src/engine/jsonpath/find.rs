@@ -16,7 +16,7 @@ use crate::engine::jsonpath::syntax::{
     FilterComparison, FilterTest, Function, Literal, Path, PathSegment, Selector,
 };
 use crate::engine::jsonpath::tree::{Branch, Context, TreeNode};
-use crate::python::value::{Integer, int_from_text};
+use crate::python::number::{Integer, int_from_text};
 
 /// Levels below the root that a descent visits (`max_recursion_depth`). Beyond, the query fails.
 const DESCENT_DEPTH_MAX: usize = 100;

@@ -12,7 +12,7 @@ use crate::engine::jsonpath::syntax::{
     FilterComparison, FilterTest, Function, Literal, Path, PathSegment, Selector,
 };
 use crate::limits::JSONPATH_DEPTH_MAX;
-use crate::python::value::{Integer, float_from_text};
+use crate::python::number::{Integer, float_from_text};
 
 /// The largest index, and the smallest: `2^53 - 1`.
 const INDEX_MAX: i64 = (1 << 53) - 1;

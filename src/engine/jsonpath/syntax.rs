@@ -3,7 +3,7 @@
 //! [`Path`] is a list of segments; filters hold paths again. Invariant: well typed, as
 //! jsonpath-rfc9535 checks it: what is compared is a single value, what a function takes fits.
 use crate::engine::jsonpath::iregexp::IRegexp;
-use crate::python::value::Integer;
+use crate::python::number::Integer;
 
 /// A path from the root, or from the current node of a filter.
 #[derive(Clone, Debug, Default)]

@@ -11,7 +11,7 @@ use crate::engine::document::raw_json;
 use crate::engine::evaluate::{Identity, Trait, TraitValue};
 use crate::engine::jsonpath::{FlagLookup, FlagResult};
 use crate::engine::program::CompiledState;
-use crate::python::value::float_str;
+use crate::python::number::float_str;
 use crate::step_budget::StepBudget;
 
 /// The part of the evaluation context that the document alone decides: environment, features and

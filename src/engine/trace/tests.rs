@@ -2,6 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::engine::evaluate::Trait;
+use crate::engine::render::CIRCULAR_DEPENDENCY;
 use crate::snapshot::Environment;
 
 const DOCUMENT: &str = r#"{"api_key":"env","name":"Env","updated_at":"2024-01-01T00:00:00Z","identity_overrides":[

@@ -2,8 +2,9 @@
 //!
 //! In: the tokens after an escape was taken. Out: a literal, a category, a place or a group.
 //! Invariant: an escape that Python does not know is an error, as are octal values over 0o377.
-use crate::python::regex::PatternError;
-use crate::python::regex::syntax::{At, Category, CategoryKind};
+use crate::python::regex::error::PatternError;
+use crate::python::regex::set::{Category, CategoryKind};
+use crate::python::regex::syntax::At;
 use crate::python::regex::token::{RegexToken, Tokens};
 
 /// What an escape stands for.

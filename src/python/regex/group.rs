@@ -3,9 +3,10 @@
 //! In: the tokens after `(`. Out: the item it stands for, or nothing for a comment or for flags of
 //! the whole pattern. Invariant: as `parse`, of which this is a part.
 use crate::limits::PATTERN_DEPTH_MAX;
-use crate::python::regex::PatternError;
+use crate::python::regex::error::PatternError;
+use crate::python::regex::flags::RegexFlags;
 use crate::python::regex::parse::RegexParser;
-use crate::python::regex::syntax::{RegexFlags, SetItem};
+use crate::python::regex::syntax::SetItem;
 
 const UNTERMINATED: PatternError = PatternError::new("missing ), unterminated subpattern");
 

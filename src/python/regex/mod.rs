@@ -7,7 +7,9 @@
 //! Invariant: matching costs a bounded number of steps, whatever the pattern and the text; what
 //! `re.compile` refuses is refused.
 mod backtrack;
+mod error;
 mod escape;
+mod flags;
 mod group;
 mod linear;
 mod parse;
@@ -21,6 +23,7 @@ mod token;
 mod width;
 
 use crate::limits::{PATTERN_AUTOMATA_BYTES_MAX, PATTERN_BYTES_MAX};
+pub use crate::python::regex::error::PatternError;
 use crate::python::regex::linear::Linear;
 use crate::python::regex::program::RegexProgram;
 use crate::step_budget::StepBudget;
@@ -44,32 +47,6 @@ impl Default for AutomataBudget {
         Self { bytes: PATTERN_AUTOMATA_BYTES_MAX }
     }
 }
-
-/// Why a pattern cannot be used: what Python says of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PatternError {
-    message: &'static str,
-    char: Option<char>,
-}
-
-impl PatternError {
-    const fn new(message: &'static str) -> Self {
-        Self { message, char: None }
-    }
-
-    const fn of_char(message: &'static str, char: char) -> Self {
-        Self { message, char: Some(char) }
-    }
-}
-
-impl std::fmt::Display for PatternError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.message)?;
-        self.char.map_or(Ok(()), |char| write!(f, "{char}"))
-    }
-}
-
-impl std::error::Error for PatternError {}
 
 impl Pattern {
     /// Compiles a pattern; its automaton is charged to `budget`.

@@ -6,10 +6,13 @@
 //! Invariant: what Python refuses is an error here; nesting is bounded, so no pattern can end the
 //! process.
 use crate::limits::PATTERN_DEPTH_MAX;
+use crate::python::regex::error::PatternError;
 use crate::python::regex::escape::Escape;
-use crate::python::regex::syntax::{At, Greed, REPEAT_MAX, RegexFlags, SetItem, SetMember};
+use crate::python::regex::flags::RegexFlags;
+use crate::python::regex::set::SetMember;
+use crate::python::regex::syntax::{At, Greed, REPEAT_MAX, SetItem};
 use crate::python::regex::token::{RegexToken, Tokens};
-use crate::python::regex::{PatternError, escape, width};
+use crate::python::regex::{escape, width};
 
 /// A pattern as read.
 #[derive(Debug)]

@@ -2,8 +2,9 @@
 //!
 //! In: items as read and the flags of the whole pattern. Out: one [`RegexNode`] whose sets and places
 //! are final. Invariant: flags of a group hold inside of it alone.
+use crate::python::regex::flags::RegexFlags;
 use crate::python::regex::set::Set;
-use crate::python::regex::syntax::{At, Fold, Position, RegexFlags, RegexNode, SetItem};
+use crate::python::regex::syntax::{At, Fold, Position, RegexNode, SetItem};
 
 pub fn resolve(items: Vec<SetItem>, flags: RegexFlags) -> RegexNode {
     let mut nodes: Vec<RegexNode> = items.into_iter().map(|item| node(item, flags)).collect();

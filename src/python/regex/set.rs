@@ -3,11 +3,33 @@
 //! In: the members of `[...]`, a literal or a category, and the flags in force. Out: the final
 //! [`Set`], so that a matcher only looks a character up.
 //! Invariant: ranges are sorted and do not touch; lone surrogates are left out, as no text has one.
-use crate::python::regex::syntax::{Category, CategoryKind, RegexFlags, SetMember};
+use crate::python::regex::flags::RegexFlags;
 use crate::python::unicode;
 use crate::python::unicode::tables;
 
 const CODE_MAX: u32 = 0x10_FFFF;
+
+/// `\d`, `\s`, `\w` and their complements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Category {
+    pub kind: CategoryKind,
+    pub negated: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CategoryKind {
+    Digit,
+    Space,
+    Word,
+}
+
+/// A member of `[...]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetMember {
+    Literal(u32),
+    Range(u32, u32),
+    Category(Category),
+}
 
 /// A set of characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,59 +3,11 @@
 //! [`SetItem`] is what the parser read, flags unresolved, as Python's parser leaves it. [`RegexNode`] is
 //! what both matchers take: every set is final, every flag has had its effect.
 //! Invariant: neither form holds anything that Python would refuse.
-use crate::python::regex::set::Set;
+use crate::python::regex::flags::RegexFlags;
+use crate::python::regex::set::{Set, SetMember};
 
 /// "No upper bound" of a repetition, and the first number that Python refuses as one.
 pub const REPEAT_MAX: u32 = u32::MAX;
-
-/// Flags of `(?aimsux)`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RegexFlags(pub u8);
-
-impl RegexFlags {
-    pub const ASCII: Self = Self(1);
-    pub const IGNORE_CASE: Self = Self(2);
-    pub const MULTI_LINE: Self = Self(4);
-    pub const DOT_ALL: Self = Self(8);
-    pub const UNICODE: Self = Self(16);
-    pub const VERBOSE: Self = Self(32);
-    /// The flags of which only one may be set.
-    pub const TYPES: Self = Self(1 | 16);
-
-    pub fn has(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    pub fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    pub fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-}
-
-/// `\d`, `\s`, `\w` and their complements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Category {
-    pub kind: CategoryKind,
-    pub negated: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CategoryKind {
-    Digit,
-    Space,
-    Word,
-}
-
-/// A member of `[...]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SetMember {
-    Literal(u32),
-    Range(u32, u32),
-    Category(Category),
-}
 
 /// A place rather than a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

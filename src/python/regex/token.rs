@@ -2,7 +2,7 @@
 //!
 //! In: a pattern's text. Out: its tokens, one looked at in advance, as Python's tokenizer has it.
 //! Invariant: a lone backslash at the end is an error as soon as it is looked at.
-use crate::python::regex::PatternError;
+use crate::python::regex::error::PatternError;
 
 /// A character, or a backslash and one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use edge_proxy::engine::evaluate::in_list;
 use edge_proxy::engine::jsonpath::Property;
 use edge_proxy::python::regex::{AutomataBudget, Pattern};
 use edge_proxy::python::semver::{Version, release};
-use edge_proxy::python::{json, value};
+use edge_proxy::python::{json, number};
 use edge_proxy::step_budget::RequestBudget;
 
 /// `p` pattern and text, `j` JSONPath, `v` two versions, `i` list of IN, `n` number, `b` JSON as Python
@@ -46,19 +46,19 @@ fn versions(one: &str, other: &str) {
 
 /// What Python writes of a value, it reads as the same value.
 fn number(text: &str) {
-    black_box(value::int_from_text(text));
-    if let Some(float) = value::float_from_text(text) {
+    black_box(number::int_from_text(text));
+    if let Some(float) = number::float_from_text(text) {
         let mut written = String::new();
-        value::write_float(float, &mut written);
-        let read = value::float_from_text(&written).map(f64::to_bits);
+        number::write_float(float, &mut written);
+        let read = number::float_from_text(&written).map(f64::to_bits);
         assert!(float.is_nan() || read == Some(float.to_bits()), "{text} is written {written}");
     }
-    let (once, mut written) = (value::coerce_text(text), String::new());
-    value::write_str(&once, &mut written);
-    if !matches!(once, value::Value::Text(_) | value::Value::Float(_) | value::Value::Unreadable) {
+    let (once, mut written) = (number::coerce_text(text), String::new());
+    number::write_str(&once, &mut written);
+    if !matches!(once, number::Value::Text(_) | number::Value::Float(_) | number::Value::Unreadable) {
         assert_eq!(
             format!("{once:?}"),
-            format!("{:?}", value::coerce_text(&written)),
+            format!("{:?}", number::coerce_text(&written)),
             "{text} is written {written}"
         );
     }

@@ -9,7 +9,7 @@ use crate::engine::evaluate::run::{CYCLIC, Evaluator};
 use crate::engine::jsonpath::{FlagLookup, FlagMember, FlagResult, OutOfSteps, Query};
 use crate::engine::program::{FlagFact, FlagFacts, PENDING, PropertySource, Scalar};
 use crate::limits::{FLAG_CHAIN_MAX, FLAG_READS_MAX};
-use crate::python::value::Value;
+use crate::python::number::Value;
 
 impl<'r> Evaluator<'r> {
     /// As `get_evaluation_result` does it: every segment in document order, then every feature; what

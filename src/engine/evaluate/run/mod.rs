@@ -17,7 +17,7 @@ use crate::engine::program::{
     CANDIDATES_WALKED_MAX, Candidate, Expression, Feature, FeatureState, OpenFeature, PENDING, Program, Span,
     Split, offset,
 };
-use crate::python::value::Value;
+use crate::python::number::Value;
 use crate::step_budget::RequestBudget;
 
 /// Set beside an output: the flag is in a cycle of flags (compatibility.md 5.12).

@@ -12,9 +12,10 @@ use crate::engine::evaluate::{EvaluationScratch, Identity, TraitValue};
 use crate::engine::jsonpath::{FlagLookup, FlagResult, OutOfSteps, Property, QueryTarget, Subject};
 use crate::engine::program::{Program, Role, Scalar};
 use crate::engine::render;
-use crate::engine::trace::is_circular;
+use crate::engine::render::CIRCULAR_DEPENDENCY;
+use crate::engine::trace::report::json;
+use crate::python::number::{Value, coerce_text};
 use crate::python::regex::AutomataBudget;
-use crate::python::value::{Value, coerce_text};
 use crate::step_budget::RequestBudget;
 
 /// Why a condition on a general JSONPath does not hold, whatever it asks.
@@ -50,7 +51,7 @@ impl TracedFlags {
             enabled: Scalar::from_raw(flag.enabled),
             value: Scalar::from_raw(flag.value),
             variant: Scalar::from_raw(flag.variant),
-            reason: super::json(&format!("\"{}\"", flag.reason)).as_str().unwrap_or_default().to_owned(),
+            reason: json(&format!("\"{}\"", flag.reason)).as_str().unwrap_or_default().to_owned(),
             feature_id: id(flag.name),
         };
         let flags: Vec<TracedFlag> = render::results(program, Role::Server, scratch).map(fact).collect();
@@ -192,4 +193,9 @@ impl<'l> FlagLookup<'l> for &'l TraceContext<'l> {
         let flag = *self.facts.read.get(at)?;
         self.facts.flags.get(flag as usize).map(TracedFlag::result)
     }
+}
+
+/// Whether a reason says that the flag needs itself.
+fn is_circular(reason: &str) -> bool {
+    reason == CIRCULAR_DEPENDENCY
 }
