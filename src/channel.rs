@@ -1,13 +1,14 @@
-//! The only crossing between the planes, and the only file that names crossbeam.
+//! The channel between the control plane and the reactors.
 //!
-//! Down: the [`Publisher`] gives each reactor's [`Inbox`] the newest snapshot (latest wins) and
-//! wakes it by one byte on a socket pair. Up: a retired snapshot goes back through the
-//! [`Lease`]'s drop, to be freed by the supervisor. Invariant: no send here ever blocks; a
-//! reactor never frees an environment.
+//! The supervisor's [`Publisher`] sends the newest snapshot to each reactor's [`Inbox`] (the latest wins) and
+//! wakes the reactor by one byte on a socket pair. When the last [`Lease`] of a snapshot is dropped, the
+//! snapshot returns to the supervisor, which frees it: a reactor never frees an environment. No send on this
+//! channel blocks, except that of a reactor's last counts.
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 
@@ -15,23 +16,32 @@ use crate::config::Config;
 use crate::counts::Counts;
 use crate::snapshot::Snapshot;
 
-/// Commands besides snapshots that the supervisor sends a reactor.
+/// Unread messages of one reactor. When its inbox is full, the supervisor sends the newest message again
+/// later.
+const INBOX_MESSAGES_MAX: usize = 64;
+/// Unread reports of counts, of all reactors. When there are as many, reactors keep counting and try again
+/// later.
+const REPORTS_MAX: usize = 16;
+/// How long a reactor that exits waits for the supervisor to take its last counts.
+const LAST_REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A message from the supervisor to a reactor.
 #[derive(Clone, Debug)]
 pub enum ReactorMessage {
-    /// Serve from this from now on.
+    /// Serve requests from this snapshot.
     Publish(Arc<Snapshot>),
-    /// The configuration was read again: what a request reads of it changes (CORS, health).
+    /// The configuration was reloaded: use its settings for requests (CORS, health).
     Configure(Arc<Config>),
-    /// New connections of the TLS listener begin with this (`crate::tls`).
+    /// Use these settings for new connections of the TLS listener (`crate::tls`).
     Certificates(Arc<rustls::ServerConfig>),
-    /// Stop accepting, answer what was read with `Connection: close`, end.
+    /// Stop accepting, answer pending requests with `Connection: close`, and exit.
     Drain,
 }
 
-/// Both ends of a channel that goes up.
+/// Both ends of a channel from the reactors to the supervisor.
 type Ends<T> = (Sender<T>, Receiver<T>);
 
-/// The supervisor's end: one per process.
+/// The supervisor's end of all channels; one per process.
 #[derive(Debug, Default)]
 pub struct Publisher {
     reactors: Vec<(Sender<ReactorMessage>, UnixStream)>,
@@ -40,21 +50,21 @@ pub struct Publisher {
     newest: Newest,
 }
 
-/// What was published last, for those who look at it and serve nothing. Control plane only: a
-/// reactor would wait for the lock.
+/// A shared view of what was published last, for the admin listener. For the control plane only: it takes a
+/// lock, which a reactor must not wait for.
 #[derive(Clone, Debug, Default)]
 pub struct Newest(Arc<Mutex<Published>>);
 
-/// The newest of each kind.
+/// The newest message of each kind.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
-    /// Empty before the first.
+    /// Empty until the first publication.
     pub snapshot: Arc<Snapshot>,
-    /// `None` until the configuration was read again.
+    /// `None` until the configuration is reloaded.
     pub config: Option<Arc<Config>>,
 }
 
-/// A reactor's end. `wake` becomes readable when `inbox` has something.
+/// A reactor's end. `wake` becomes readable when a message arrives; wake-ups may be spurious.
 #[derive(Debug)]
 pub struct Inbox {
     inbox: Receiver<ReactorMessage>,
@@ -63,39 +73,43 @@ pub struct Inbox {
     pub wake: UnixStream,
 }
 
-/// Where a reactor's counts go.
+/// Sends a reactor's counts to the supervisor.
 #[derive(Clone, Debug)]
 pub struct Reporter(Sender<Box<Counts>>);
 
-/// A snapshot in use on one reactor. Cloning the `Rc` keeps it for as long as an answer is
-/// being written; the last drop hands the snapshot back to the supervisor.
+/// A snapshot in use on one reactor. A response that is being written keeps a clone of the `Rc`; dropping the
+/// last one returns the snapshot to the supervisor.
 #[derive(Debug)]
 pub struct Lease {
     snapshot: Option<Arc<Snapshot>>,
     retire: Sender<Arc<Snapshot>>,
 }
 
+/// The supervisor has dropped its end of the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disconnected;
+
 impl Publisher {
-    /// Opens a channel to one more reactor.
+    /// Opens the channel to one more reactor.
     ///
     /// # Errors
-    /// The socket pair could not be made (descriptor limit).
+    /// The socket pair could not be created (descriptor limit).
     pub fn connect(&mut self) -> io::Result<Inbox> {
-        let (sender, inbox) = bounded(crate::limits::INBOX_MESSAGES_MAX);
+        let (sender, inbox) = bounded(INBOX_MESSAGES_MAX);
         let (ours, wake) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let (retire, _) = self.retired.get_or_insert_with(unbounded);
         let retire = retire.clone();
-        let (reports, _) = self.reports.get_or_insert_with(|| bounded(crate::limits::REPORTS_MAX));
+        let (reports, _) = self.reports.get_or_insert_with(|| bounded(REPORTS_MAX));
         let reports = reports.clone();
         self.reactors.push((sender, ours));
         Ok(Inbox { inbox, retire, reports, wake })
     }
 
-    /// Sends to every reactor. A full inbox is skipped and counted in the result: the caller
-    /// keeps the newest snapshot and sends it again, so that none is left behind.
+    /// Sends a message to every reactor, and returns the number of reactors whose inbox was full. The caller
+    /// must send it again later.
     pub fn send(&mut self, message: &ReactorMessage) -> usize {
-        self.newest.note(message);
+        self.newest.record(message);
         let mut skipped = 0;
         for (sender, wake) in &mut self.reactors {
             match sender.try_send(message.clone()) {
@@ -103,21 +117,21 @@ impl Publisher {
                 Err(TrySendError::Full(_)) => skipped += 1,
                 Err(TrySendError::Disconnected(_)) => continue,
             }
-            // A full pair means a wake is already on its way.
+            // A full socket buffer means that a wake-up is already pending.
             let _ = wake.write(&[1]);
         }
         skipped
     }
 
-    /// A view of whatever is the newest at the time somebody looks.
+    /// A shared view of the newest publication.
     pub fn newest(&self) -> Newest {
         self.newest.clone()
     }
 
-    /// How many reactors still hold their inbox; the others have ended.
+    /// The number of reactors that are running.
     pub fn alive(&mut self) -> usize {
-        // The inbox and the reading end of the pair are dropped together, so a closed pair
-        // (end of file, where an open one would block) means that the reactor is gone.
+        // A reactor drops its inbox and its end of the pair together. A read from the pair returns end of
+        // file if the reactor has exited, and would block otherwise.
         self.reactors.retain_mut(|(_, wake)| match wake.read(&mut [0]) {
             Ok(count) => count != 0,
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
@@ -125,24 +139,24 @@ impl Publisher {
         self.reactors.len()
     }
 
-    /// What reactors counted and nobody took yet.
+    /// The counts that reactors have reported since the last call.
     pub fn reports(&self) -> impl Iterator<Item = Counts> + '_ {
         self.reports.iter().flat_map(|(_, receiver)| receiver.try_iter()).map(|counts| *counts)
     }
 
-    /// Takes the snapshots that reactors gave back, to be freed where that disturbs nobody.
+    /// Takes the snapshots that reactors have returned.
     pub fn take_retired(&mut self) -> Vec<Arc<Snapshot>> {
         self.retired.as_ref().map_or_else(Vec::new, |(_, receiver)| receiver.try_iter().collect())
     }
 }
 
 impl Newest {
-    /// A copy of what is the newest now.
+    /// The newest publication.
     pub fn look(&self) -> Published {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, message: &ReactorMessage) {
+    fn record(&self, message: &ReactorMessage) {
         let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match message {
             ReactorMessage::Publish(snapshot) => published.snapshot = snapshot.clone(),
@@ -153,42 +167,40 @@ impl Newest {
 }
 
 impl Inbox {
-    /// The next message, or `None` if there is none now. `Err` when the supervisor is gone.
+    /// The next message, or `None` if there is none at the moment.
     ///
     /// # Errors
-    /// `()` when the supervisor dropped its end.
-    #[allow(clippy::result_unit_err)]
-    pub fn try_next(&self) -> Result<Option<ReactorMessage>, ()> {
+    /// The supervisor has exited.
+    pub fn try_next(&self) -> Result<Option<ReactorMessage>, Disconnected> {
         match self.inbox.try_recv() {
             Ok(message) => Ok(Some(message)),
             Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(()),
+            Err(TryRecvError::Disconnected) => Err(Disconnected),
         }
     }
 
-    /// The way up for counts, to be kept where counting happens.
+    /// A sender for this reactor's counts.
     pub fn reporter(&self) -> Reporter {
         Reporter(self.reports.clone())
     }
 
-    /// As [`Reporter::report`], for a reactor that ends and may wait.
+    /// As [`Reporter::report`], for a reactor that exits: it may block for `LAST_REPORT_TIMEOUT`.
     pub fn report_last(&self, counts: Counts) {
-        let patience = crate::limits::LAST_REPORT_PATIENCE;
-        // After that the supervisor is gone or stuck, and there is nobody to count for.
-        let _ = self.reports.send_timeout(Box::new(counts), patience);
+        // After this time the supervisor has exited or hangs, and the counts are lost.
+        let _ = self.reports.send_timeout(Box::new(counts), LAST_REPORT_TIMEOUT);
     }
 
-    /// Takes a snapshot into use on this reactor.
+    /// Wraps a snapshot for use on this reactor.
     pub fn lease(&self, snapshot: Arc<Snapshot>) -> Rc<Lease> {
         Rc::new(Lease { snapshot: Some(snapshot), retire: self.retire.clone() })
     }
 }
 
 impl Reporter {
-    /// Hands counts to the supervisor. They come back if it has not taken the ones before.
+    /// Sends counts to the supervisor.
     ///
     /// # Errors
-    /// The counts, to be merged with what is counted next.
+    /// The supervisor has too many unread reports. The counts are returned; merge them into the next report.
     pub fn report(&self, counts: Box<Counts>) -> Result<(), Box<Counts>> {
         self.0.try_send(counts).map_err(TrySendError::into_inner)
     }
@@ -205,7 +217,7 @@ impl std::ops::Deref for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(snapshot) = self.snapshot.take() {
-            // If the supervisor is gone the process is ending and the snapshot is freed here.
+            // If the supervisor has exited, the process is exiting too, and the snapshot is freed here.
             let _ = self.retire.send(snapshot);
         }
     }

@@ -1,14 +1,18 @@
-//! Reading of regular files, bounded in bytes.
+//! Bounded reads of regular files, and file versions by which a change is detected.
 //!
 //! A path from the configuration or from `cache_dir` may name a FIFO, a device or a directory. Opening
-//! a FIFO waits for its writer, and a device such as `/dev/zero` has no end. Here only a regular file is
-//! opened, and no more than the given number of bytes is read.
+//! a FIFO waits for its writer, and a device such as `/dev/zero` has no end.
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-/// Whether the path itself may be a symbolic link. Its directories may always be.
+/// A file written more recently than this may be written again without a change of its times, which have a
+/// granularity of milliseconds.
+const SETTLE_TIME: Duration = Duration::from_millis(100);
+
+/// Whether the last component of the path may be a symbolic link. Its directories may always be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
     /// For files that users name: Kubernetes mounts ConfigMaps and Secrets as symbolic links.
@@ -17,24 +21,49 @@ pub enum Links {
     Refuse,
 }
 
+/// The version of a file: it changes when the file is written, and when it is replaced by a rename.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileVersion {
+    modified: SystemTime,
+    bytes: u64,
+    inode: u64,
+}
+
+impl FileVersion {
+    /// The version of the file now. `None` if its metadata cannot be read.
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self { modified: metadata.modified().ok()?, bytes: metadata.len(), inode: metadata.ino() })
+    }
+
+    /// As [`of`](Self::of), but `None` for a file that was written so recently that another write could leave
+    /// the same version: the caller reads such a file again.
+    pub fn of_settled(path: &Path, now: SystemTime) -> Option<Self> {
+        let is_settled =
+            |version: &Self| now.duration_since(version.modified).map_or(true, |age| age > SETTLE_TIME);
+        Self::of(path).filter(is_settled)
+    }
+}
+
 /// Reads a regular file of at most `bytes_max` bytes.
 ///
 /// # Errors
-/// It cannot be opened or read, is not a regular file, or is larger.
+/// The file cannot be opened or read, is not a regular file, or is larger than `bytes_max`.
 pub fn read(path: &Path, links: Links, bytes_max: u64) -> io::Result<Vec<u8>> {
     let (metadata, no_follow) = match links {
         Links::Follow => (fs::metadata(path)?, 0),
         Links::Refuse => (fs::symlink_metadata(path)?, libc::O_NOFOLLOW),
     };
-    // Before the open, because opening a device can act on it.
+    // Check before the open: opening a device can have side effects.
     check(&metadata, bytes_max)?;
-    // The path can be replaced in between: with O_NONBLOCK opening a FIFO does not wait (open(2)).
+    // The path may be replaced between check and open: with O_NONBLOCK, opening a FIFO does not wait
+    // (open(2)).
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | no_follow;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
     check(&metadata, bytes_max)?;
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
-    // The file can grow while it is read.
+    // The file may grow while it is read.
     file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max { Err(too_large(bytes_max)) } else { Ok(bytes) }
 }
@@ -76,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_regular_file_is_read_up_to_its_bound() {
+    fn reads_a_regular_file_up_to_the_limit() {
         let folder = Folder::new("bound");
         let path = folder.0.join("file");
         fs::write(&path, "12345").unwrap();
@@ -88,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_followed_only_where_it_may_be() {
+    fn follows_a_link_only_if_allowed() {
         let folder = Folder::new("link");
         let (path, link) = (folder.0.join("file"), folder.0.join("link"));
         fs::write(&path, "12345").unwrap();
@@ -98,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_regular_file_is_refused_without_waiting() {
+    fn rejects_other_file_types_without_blocking() {
         let folder = Folder::new("others");
         let fifo = folder.0.join("fifo");
         assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());

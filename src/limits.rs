@@ -156,12 +156,6 @@ pub const PORT_SHARED_DELAY: Duration = Duration::from_secs(1);
 pub const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// Pause before a reactor that panicked starts again.
 pub const RESTART_PAUSE: Duration = Duration::from_millis(20);
-/// Messages a reactor may leave unread. Full: the supervisor sends the newest again later.
-pub const INBOX_MESSAGES_MAX: usize = 64;
-/// Reports of counts that the supervisor may leave unread. Full: a reactor keeps counting and tries again.
-pub const REPORTS_MAX: usize = 16;
-/// Longest wait of a reactor that ends for the supervisor to take its last counts.
-pub const LAST_REPORT_PATIENCE: Duration = Duration::from_secs(2);
 /// A hard limit of descriptors below this is warned of: it is soon met by connections.
 pub const DESCRIPTORS_LOW: u64 = 10_000;
 /// Descriptors without which the process does not start: for itself, and for each reactor its
@@ -181,13 +175,9 @@ pub const PEM_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// A file in `cache_dir`, bytes. Beyond: ignored, and the document is fetched. Room for the largest
 /// document that a machine of this size serves, whatever `api_document_bytes_max` says.
 pub const CACHE_FILE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// First wait after a failed request to upstream (the interval, if that is shorter); doubled each time.
-pub const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// Longest wait after a failure while nothing is held, `Retry-After` included, or while readiness is red
 /// or will be: clients get errors, and orchestrators kill what does not get ready.
 pub const BACKOFF_URGENT_MAX: Duration = Duration::from_secs(5);
-/// While a document is held the wait grows to the poll interval, or to this where that is shorter.
-pub const BACKOFF_HELD_MIN: Duration = Duration::from_secs(2);
 /// Longest wait after a failure, however long the poll interval is.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Longest `Retry-After` that is honoured for what never gets stale: documents without a grace period,
@@ -196,12 +186,6 @@ pub const RETRY_AFTER_HELD_MAX: Duration = Duration::from_secs(60);
 /// Longest `Retry-After` that is honoured however long the grace period is; a slip upstream must not
 /// silence polling for a day.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
-/// Time between two unconditional fetches of a document of up to `FULL_REFRESH_BYTES`
-/// (`api_full_refresh_seconds`), in proportion for larger ones, and the longest. A scheduled change
-/// moves neither the document's time nor sends an event, so that nothing else finds it.
-pub const FULL_REFRESH_MIN: Duration = Duration::from_secs(60);
-pub const FULL_REFRESH_BYTES: usize = 1_000_000;
-pub const FULL_REFRESH_MAX: Duration = Duration::from_secs(300);
 /// A `Last-Modified` must be this much older than the answer's `Date` to tell two versions apart
 /// (RFC 9110 8.8.2.2; both have whole seconds). Younger: the next fetch is unconditional.
 pub const STRONG_VALIDATOR_AGE_MIN: Duration = Duration::from_secs(2);
@@ -225,8 +209,6 @@ pub const PAGES_MAX: usize = 1024;
 pub const FETCH_RATE_MIN: u64 = 64 * 1024;
 /// How often a document on disk is looked at.
 pub const FILE_POLL: Duration = Duration::from_millis(500);
-/// A file written less than this ago may be written again without a trace in its times, so it is read again.
-pub const FILE_SETTLED: Duration = Duration::from_millis(100);
 /// Characters of a feature's name, as in core. Beyond: no such feature, and the count is skipped.
 pub const FEATURE_NAME_CHARS_MAX: usize = 2000;
 /// Each of the SDK's headers that counts are kept apart by, bytes. Beyond: cut between characters.
@@ -320,15 +302,6 @@ pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const LARGE_DOCUMENT_BYTES: usize = 1024 * 1024;
 /// How much nicer than the reactors the thread for those is: at most a third of a CPU that both want.
 pub const NICE: i32 = 3;
-/// A thread that works through a document gives way this often.
-pub const PACE: Duration = Duration::from_micros(200);
-/// After waiting for so long in all, it gives way less often and may run on the reactors' CPUs.
-pub const PACE_AWAY_MAX: Duration = Duration::from_millis(300);
-/// How often then. The scheduler takes a whole slice from who yields beside who never sleeps: at 0.2 ms
-/// 22 MB took 6 s there, which is longer than a stall of 1 ms is bad.
-pub const PACE_STARVED: Duration = Duration::from_millis(1);
-/// Bytes it hashes or compresses in between; a fifth of a millisecond's worth of compressing.
-pub const PACE_BYTES: usize = 16 * 1024;
 /// Nesting of a document. Beyond: the document is refused. Core nests 12 deep; the engine allows any depth.
 pub const DOCUMENT_DEPTH_MAX: usize = 512;
 /// Repeated members in one document. Beyond: it is refused. No writer of JSON makes any.

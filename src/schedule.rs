@@ -1,38 +1,48 @@
-//! When a periodic request (a poll, discovery, an upload) is due next.
+//! Schedules of periodic requests to upstream (polls, discovery, uploads): interval, backoff, jitter.
 //!
-//! In: the outcome of the last request, and the time. Out: the next due time. Invariants: a success
-//! keeps the interval; a failure backs off, but never so far that it costs more than the failure did:
-//! see [`Retry`]. Pure: clock and randomness are arguments. The clock is monotonic, so that a jump
-//! of the wall clock moves nothing.
+//! After a success the next request is due an interval later. After a failure the wait doubles up to a limit
+//! that depends on what is served meanwhile: see [`Retry`]. The functions are pure: clock and randomness are
+//! arguments. The clock is monotonic, so a jump of the wall clock has no effect.
 use std::time::{Duration, Instant};
 
 use crate::limits;
 
-/// The schedule of one environment, of discovery, or of one kind of uploads.
+/// First wait after a failure; the interval, if that is shorter.
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// While a document is served the backoff grows to the poll interval, but at least to this.
+const BACKOFF_HELD_MIN: Duration = Duration::from_secs(2);
+/// Default time between two unconditional fetches of a document of up to `FULL_REFRESH_BYTES`
+/// (`api_full_refresh_seconds`), and the maximum for larger ones. A scheduled change of a flag changes
+/// neither the document's `updated_at` nor sends an event: only an unconditional fetch finds it.
+const FULL_REFRESH_MIN: Duration = Duration::from_secs(60);
+const FULL_REFRESH_BYTES: usize = 1_000_000;
+const FULL_REFRESH_MAX: Duration = Duration::from_secs(300);
+
+/// The schedule of one environment, of discovery, or of one kind of upload.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     interval: Duration,
     due: Instant,
-    /// The end of the wait that upstream asked for by `Retry-After`, as far as it is honoured.
-    asked_until: Instant,
-    /// Failures in a row.
+    /// The end of the honoured part of upstream's `Retry-After`.
+    retry_after_until: Instant,
+    /// Consecutive failures.
     failures: u32,
 }
 
-/// What bounds the wait after a failure.
+/// What limits the wait after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// Nothing is held: clients get errors until the next success. At most `BACKOFF_URGENT_MAX`.
+    /// There is no document: clients get errors until the next success. The limit is `BACKOFF_URGENT_MAX`.
     Empty,
-    /// Something is held, and good for this long: so long is `Retry-After` honoured. The back-off grows
-    /// to the interval (at least `BACKOFF_HELD_MIN`), or to `BACKOFF_URGENT_MAX` where that would be
-    /// too late.
+    /// There is a document that is fresh for this time; `Retry-After` is honoured up to the same time. The
+    /// backoff grows to the interval (at least `BACKOFF_HELD_MIN`), or to `BACKOFF_URGENT_MAX` if the
+    /// document is stale or would become stale.
     Held(Duration),
 }
 
 impl Retry {
-    /// For something held that counts as stale in `left`: one more fetch, which may take `timeout`,
-    /// must fit in before. `None` never gets stale.
+    /// For a document that becomes stale in `left`: one more fetch, which may take `timeout`, must fit into
+    /// this time. `None`: the document never becomes stale.
     pub fn before_stale(left: Option<Duration>, timeout: Duration) -> Self {
         Self::Held(left.map_or(limits::RETRY_AFTER_HELD_MAX, |left| {
             left.saturating_sub(timeout).min(limits::RETRY_AFTER_MAX)
@@ -41,23 +51,23 @@ impl Retry {
 }
 
 impl Schedule {
-    /// Due at once.
+    /// A schedule whose first request is due immediately.
     pub fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, due: now, asked_until: now, failures: 0 }
+        Self { interval, due: now, retry_after_until: now, failures: 0 }
     }
 
-    /// When to ask next.
+    /// When the next request is due.
     pub fn due(&self) -> Instant {
         self.due
     }
 
-    /// Between two rounds that succeed.
+    /// The time between two successful requests.
     pub fn interval(&self) -> Duration {
         self.interval
     }
 
-    /// Sets the interval from now on; a poll that would come later than it comes earlier.
-    /// The same interval changes nothing, nor does it cut a wait that upstream asked for.
+    /// Changes the interval; the next request is due an interval from now at the latest. Setting the same
+    /// interval has no effect: it does not shorten a `Retry-After`.
     pub fn set_interval(&mut self, interval: Duration, now: Instant) {
         if self.interval == interval {
             return;
@@ -71,20 +81,21 @@ impl Schedule {
         self.due = self.due.min(at);
     }
 
-    /// As [`hasten`](Self::hasten), but leaves a `Retry-After` that is being honoured alone.
-    pub fn hasten_politely(&mut self, at: Instant) {
-        self.hasten(at.max(self.asked_until));
+    /// As [`hasten`](Self::hasten), but not before the end of an honoured `Retry-After`.
+    pub fn hasten_after_retry_after(&mut self, at: Instant) {
+        self.hasten(at.max(self.retry_after_until));
     }
 
-    /// The interval counts from the start of the request, so that a slow upstream does not stretch it.
+    /// Schedules the next request after a success. The interval counts from the start of the request, so a
+    /// slow upstream does not lengthen it.
     pub fn succeeded(&mut self, started: Instant, now: Instant, jitter: f64) {
         self.failures = 0;
         self.due = (started + spread(self.interval, jitter)).max(now);
     }
 
-    /// Doubles the wait from `BACKOFF_MIN` (the interval, if that is shorter) to the bound of `retry`,
-    /// jittered downwards only; longer if upstream asked for it by `Retry-After`, within the bound
-    /// of `retry`. Returns the wait.
+    /// Schedules the next request after a failure, and returns the wait. The wait starts at `BACKOFF_MIN` (or
+    /// the interval, if that is shorter), doubles with each failure up to the limit of `retry`, and is
+    /// shortened by jitter. A longer `Retry-After` is honoured within the limit of `retry`.
     pub fn failed(
         &mut self,
         now: Instant,
@@ -92,38 +103,41 @@ impl Schedule {
         retry_after: Option<Duration>,
         jitter: f64,
     ) -> Duration {
-        let (most, asked_most) = match retry {
+        let (delay_max, retry_after_max) = match retry {
             Retry::Empty => (limits::BACKOFF_URGENT_MAX, limits::BACKOFF_URGENT_MAX),
-            Retry::Held(asked_most) => {
-                let most = self.interval.clamp(limits::BACKOFF_HELD_MIN, limits::BACKOFF_MAX);
-                // Stale, or it would be before the next fetch but one.
-                let is_urgent = asked_most < most;
-                (if is_urgent { most.min(limits::BACKOFF_URGENT_MAX) } else { most }, asked_most)
+            Retry::Held(retry_after_max) => {
+                let delay_max = self.interval.clamp(BACKOFF_HELD_MIN, limits::BACKOFF_MAX);
+                // The document is stale, or would be after the next wait.
+                let is_urgent = retry_after_max < delay_max;
+                (
+                    if is_urgent { delay_max.min(limits::BACKOFF_URGENT_MAX) } else { delay_max },
+                    retry_after_max,
+                )
             }
         };
-        let first = self.interval.min(limits::BACKOFF_MIN);
-        let doubled = first.saturating_mul(1 << self.failures.min(16)).min(most);
+        let first = self.interval.min(BACKOFF_MIN);
+        let doubled = first.saturating_mul(1 << self.failures.min(16)).min(delay_max);
         self.failures = self.failures.saturating_add(1);
-        let asked = retry_after.unwrap_or_default().min(asked_most);
-        let delay = shorten(doubled, jitter).max(asked);
-        self.asked_until = now + asked;
+        let honoured = retry_after.unwrap_or_default().min(retry_after_max);
+        let delay = shorten(doubled, jitter).max(honoured);
+        self.retry_after_until = now + honoured;
         self.due = now + delay;
         delay
     }
 }
 
-/// How long after an unconditional fetch of `bytes` the next one is due: `setting`, or by default
-/// `FULL_REFRESH_MIN` for up to `FULL_REFRESH_BYTES`, longer in proportion, at most
+/// The time from an unconditional fetch of `bytes` bytes to the next one: `setting`, or by default
+/// `FULL_REFRESH_MIN` for up to `FULL_REFRESH_BYTES`, proportionally longer for larger documents, at most
 /// `FULL_REFRESH_MAX`. `jitter` shortens it, so that replicas do not fetch in step.
 pub fn full_refresh(setting: Option<Duration>, bytes: usize, jitter: f64) -> Duration {
     let default = || {
-        let parts = bytes as f64 / limits::FULL_REFRESH_BYTES as f64;
-        limits::FULL_REFRESH_MIN.mul_f64(parts.clamp(1.0, 1000.0)).min(limits::FULL_REFRESH_MAX)
+        let parts = bytes as f64 / FULL_REFRESH_BYTES as f64;
+        FULL_REFRESH_MIN.mul_f64(parts.clamp(1.0, 1000.0)).min(FULL_REFRESH_MAX)
     };
     shorten(setting.unwrap_or_else(default), jitter)
 }
 
-/// `span` within 10 % to either side: `jitter` is in [0, 1).
+/// `span` plus or minus up to 10 %: `jitter` is in [0, 1).
 fn spread(span: Duration, jitter: f64) -> Duration {
     span.mul_f64(0.9 + 0.2 * jitter.clamp(0.0, 1.0))
 }
@@ -133,7 +147,7 @@ fn shorten(span: Duration, jitter: f64) -> Duration {
     span.mul_f64(1.0 - 0.2 * jitter.clamp(0.0, 1.0))
 }
 
-/// Uniform in [0, 1). Zero if the system has no randomness to give, which only takes the jitter away.
+/// A random number, uniform in [0, 1); 0 if the system's random generator fails.
 pub fn jitter() -> f64 {
     getrandom::u32().map_or(0.0, |random| f64::from(random) / (f64::from(u32::MAX) + 1.0))
 }
@@ -150,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn success_is_counted_from_the_start_of_the_poll() {
+    fn the_interval_counts_from_the_start_of_the_poll() {
         let start = Instant::now();
         let mut schedule = Schedule::new(INTERVAL, start);
         assert_eq!(schedule.due(), start);
@@ -179,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn while_a_document_is_held_the_wait_grows_to_the_interval_or_two_seconds() {
+    fn with_a_document_the_wait_grows_to_the_interval_or_two_seconds() {
         let held = Retry::Held(Duration::from_secs(60));
         assert_eq!(waits(INTERVAL, held, 0.0, 7), [1000, 2000, 4000, 8000, 10_000, 10_000, 10_000]);
         assert_eq!(waits(INTERVAL / 100, held, 0.0, 7), [100, 200, 400, 800, 1600, 2000, 2000]);
@@ -188,13 +202,13 @@ mod tests {
         assert_eq!(waits(INTERVAL / 5, stale, 0.0, 4), [1000, 2000, 2000, 2000]);
         let hour = Duration::from_secs(3600);
         assert_eq!(waits(hour, held, 0.0, 8)[4..], [16_000, 32_000, 60_000, 60_000]);
-        // Jitter only ever shortens.
+        // Jitter shortens only.
         assert_eq!(waits(INTERVAL, held, 1.0, 6), [800, 1600, 3200, 6400, 8000, 8000]);
         assert_eq!(waits(INTERVAL, held, MIDDLE, 5), [900, 1800, 3600, 7200, 9000]);
     }
 
     #[test]
-    fn success_resets_the_back_off() {
+    fn success_resets_the_backoff() {
         let start = Instant::now();
         let held = Retry::Held(Duration::ZERO);
         let mut schedule = Schedule::new(INTERVAL, start);
@@ -209,21 +223,21 @@ mod tests {
         assert_eq!(waits(INTERVAL / 100, Retry::Empty, 0.0, 8)[5..], [3200, 5000, 5000]);
         let start = Instant::now();
         let mut schedule = Schedule::new(INTERVAL, start);
-        let asked = Some(Duration::from_secs(120));
-        assert_eq!(schedule.failed(start, Retry::Empty, asked, 0.0), Duration::from_secs(5));
+        let retry_after = Some(Duration::from_secs(120));
+        assert_eq!(schedule.failed(start, Retry::Empty, retry_after, 0.0), Duration::from_secs(5));
     }
 
     #[test]
     fn retry_after_is_honoured_until_one_fetch_before_the_document_is_stale() {
         let (start, timeout) = (Instant::now(), Duration::from_secs(5));
-        let wait = |left: Option<u64>, asked: Duration| {
+        let wait = |left: Option<u64>, retry_after: Duration| {
             let retry = Retry::before_stale(left.map(Duration::from_secs), timeout);
-            Schedule::new(INTERVAL, start).failed(start, retry, Some(asked), 0.0).as_secs()
+            Schedule::new(INTERVAL, start).failed(start, retry, Some(retry_after), 0.0).as_secs()
         };
         let seconds = Duration::from_secs;
-        assert_eq!(wait(Some(30), seconds(120)), 25, "cut to the time left, less one fetch");
+        assert_eq!(wait(Some(30), seconds(120)), 25, "limited to the time left, less one fetch");
         assert_eq!(wait(Some(30), seconds(20)), 20, "honoured in full");
-        assert_eq!(wait(Some(30), Duration::ZERO), 1, "never shorter than the back-off");
+        assert_eq!(wait(Some(30), Duration::ZERO), 1, "never shorter than the backoff");
         assert_eq!(wait(Some(5), seconds(120)), 1, "no time left");
         assert_eq!(wait(Some(0), seconds(120)), 1, "stale already");
         assert_eq!(wait(None, seconds(120)), 60, "never stale: a minute");
@@ -232,21 +246,21 @@ mod tests {
     }
 
     #[test]
-    fn an_event_does_not_break_a_retry_after() {
+    fn an_event_does_not_shorten_a_retry_after() {
         let start = Instant::now();
         let mut schedule = Schedule::new(INTERVAL, start);
         schedule.failed(start, Retry::Held(INTERVAL), Some(Duration::from_secs(7)), 0.0);
-        schedule.hasten_politely(start);
+        schedule.hasten_after_retry_after(start);
         assert_eq!(schedule.due(), at(start, 7.0));
         schedule.hasten(start);
-        assert_eq!(schedule.due(), start, "a new key or address does");
+        assert_eq!(schedule.due(), start, "a new key or address does shorten it");
         schedule.failed(start, Retry::Held(INTERVAL), None, 0.0);
-        schedule.hasten_politely(start);
-        assert_eq!(schedule.due(), start, "nothing was asked for");
+        schedule.hasten_after_retry_after(start);
+        assert_eq!(schedule.due(), start, "there was no Retry-After");
     }
 
     #[test]
-    fn a_full_refresh_is_due_by_the_size_of_the_document() {
+    fn the_full_refresh_interval_grows_with_the_document() {
         let due = |bytes| full_refresh(None, bytes, 0.0).as_secs();
         assert_eq!([0, 10_000, 1_000_000].map(due), [60, 60, 60]);
         assert_eq!(
@@ -255,16 +269,12 @@ mod tests {
         );
         assert_eq!(full_refresh(None, 0, 1.0), Duration::from_secs(48), "jitter shortens by up to a fifth");
         let set = Some(Duration::from_secs(10));
-        assert_eq!(
-            full_refresh(set, usize::MAX, 0.0),
-            Duration::from_secs(10),
-            "a setting is taken as it is"
-        );
+        assert_eq!(full_refresh(set, usize::MAX, 0.0), Duration::from_secs(10), "a setting is not limited");
         assert_eq!(full_refresh(set, 0, MIDDLE), Duration::from_secs(9));
     }
 
     #[test]
-    fn a_nudge_only_ever_hastens() {
+    fn hasten_never_delays() {
         let start = Instant::now();
         let mut schedule = Schedule::new(INTERVAL, start);
         schedule.succeeded(start, start, MIDDLE);

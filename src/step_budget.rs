@@ -1,14 +1,13 @@
-//! Step budgets: the work of one request's conditions that its size does not bound.
+//! Step budgets: limits on the work that the conditions of one request may cause.
 //!
-//! A document's JSONPath or regular expression can take time quadratic or exponential in what a
-//! client sends. Each request therefore has a budget of steps per kind, shared by all of its
-//! conditions. Invariant: steps are counted, never timed, so the same request against the same
-//! document always spends the same and gets the same answer.
+//! A JSONPath or a regular expression of a document can take time quadratic or exponential in what a client
+//! sends. Each request therefore has a budget of steps per kind, shared by all of its conditions. Steps are
+//! counted, never timed: the same request against the same document always gets the same response.
 use std::cell::Cell;
 
 use crate::limits::{BULK_TEXT_BYTES_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX};
 
-/// Steps left of a budget.
+/// The remaining steps of a budget.
 #[derive(Debug)]
 pub struct StepBudget {
     left: Cell<u32>,
@@ -20,7 +19,8 @@ impl StepBudget {
         Self { left: Cell::new(steps), is_exceeded: Cell::new(false) }
     }
 
-    /// Takes `steps`, and returns whether there were as many. Once there were not, nothing is left.
+    /// Takes `steps` from the budget and returns whether there were enough. If not, the budget is exceeded
+    /// and empty from then on.
     pub fn spend(&self, steps: usize) -> bool {
         let left = u32::try_from(steps).ok().and_then(|steps| self.left.get().checked_sub(steps));
         self.left.set(left.unwrap_or(0));
@@ -30,17 +30,17 @@ impl StepBudget {
         left.is_some()
     }
 
-    /// Steps that can still be spent.
+    /// The steps that can still be spent.
     pub fn left(&self) -> u32 {
         self.left.get()
     }
 
-    /// Whether more was asked for than there was.
+    /// Whether a `spend` failed.
     pub fn is_exceeded(&self) -> bool {
         self.is_exceeded.get()
     }
 
-    /// As [`Self::is_exceeded`], once: from then on it says no.
+    /// As [`Self::is_exceeded`], and resets it.
     pub fn take_exceeded(&self) -> bool {
         self.is_exceeded.take()
     }
@@ -49,24 +49,24 @@ impl StepBudget {
 /// The budgets of one request.
 #[derive(Debug)]
 pub struct RequestBudget {
-    /// For general JSONPath queries: a step is about one node looked at.
+    /// For general JSONPath queries: a step is about one visited node.
     pub jsonpath: StepBudget,
-    /// For regular expressions: a step is one of a match.
+    /// For regular expressions: a step of the backtracking matcher.
     pub patterns: StepBudget,
-    /// For several identities in one request: bytes of values that conditions hash or search. It ends
-    /// no condition; the request is refused as a whole.
+    /// For several identities in one request: bytes of values that conditions hash or search. Exceeding it
+    /// rejects the whole request; no condition is cut short.
     pub texts: StepBudget,
 }
 
 impl RequestBudget {
-    /// Notes that a condition hashes or searches a value of so many bytes.
+    /// Records that a condition hashes or searches a value of that many bytes.
     #[inline]
     pub fn read(&self, bytes: usize) {
         self.texts.spend(TEXT_BYTES_MIN + bytes);
     }
 }
 
-/// What a condition on the shortest value counts as, bytes: hashing one takes a block of MD5.
+/// Minimum charge for a condition, in bytes: hashing the shortest value takes one MD5 block.
 const TEXT_BYTES_MIN: usize = 64;
 
 impl Default for RequestBudget {
@@ -84,7 +84,7 @@ mod tests {
     use crate::step_budget::StepBudget;
 
     #[test]
-    fn a_budget_that_was_exceeded_stays_empty() {
+    fn an_exceeded_budget_stays_empty() {
         let budget = StepBudget::new(3);
         assert!(budget.spend(2) && budget.spend(1) && !budget.is_exceeded());
         assert!(!budget.spend(1) && budget.is_exceeded());

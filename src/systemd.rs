@@ -1,9 +1,7 @@
-//! What systemd wants to know (`sd_notify(3)`): ready, stopping, still alive.
+//! Notifications to systemd (`sd_notify(3)`): readiness, shutdown and the watchdog.
 //!
-//! In: the beats of the supervisor and of the reactors. Out: datagrams to `NOTIFY_SOCKET`.
-//! Invariant: without that variable nothing happens; a datagram that cannot be sent changes
-//! nothing for those who are served. Being alive is claimed only if every thread that must turn
-//! did turn since the last claim, so that a hung reactor is a restart and not a mystery.
+//! A watchdog message is sent only if the supervisor and every reactor thread have made progress since the
+//! previous one, so that systemd restarts a process with a hung reactor. Failures to send are ignored.
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -12,16 +10,17 @@ use std::time::Duration;
 
 use crate::metrics::Metrics;
 
-/// The service manager's end, if there is one.
+/// The notification socket of the service manager.
 #[derive(Clone, Debug)]
 pub struct Notify {
     address: SocketAddr,
-    /// Between two signs of life, as the unit asks (`WatchdogSec`).
+    /// `WatchdogSec` of the unit: a watchdog message must be sent within this time.
     watchdog: Option<Duration>,
 }
 
 impl Notify {
-    /// From the environment of a unit with `Type=notify`.
+    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`. `None` if the service manager does not
+    /// expect notifications (the unit has no `Type=notify`).
     pub fn from_process() -> Option<Self> {
         let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
         Self::new(&variable("NOTIFY_SOCKET")?, variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID"))
@@ -37,20 +36,20 @@ impl Notify {
         Some(Self { address: address.ok()?, watchdog: watchdog_us.map(Duration::from_micros) })
     }
 
-    /// Listening, and answering with what there is.
+    /// Reports that the process is listening and serves the snapshot it has.
     pub fn ready(&self) {
         self.send(&format!("READY=1\nSTATUS=serving\nMAINPID={}", std::process::id()));
     }
 
-    /// Told to stop.
+    /// Reports that shutdown has begun.
     pub fn stopping(&self) {
-        self.send("STOPPING=1\nSTATUS=answering what is in flight");
+        self.send("STOPPING=1\nSTATUS=draining connections");
     }
 
-    /// Starts to tell that we are alive, if the unit asks for it.
+    /// Starts the watchdog thread, if the unit sets `WatchdogSec`.
     ///
     /// # Errors
-    /// The thread could not be made.
+    /// The thread could not be started.
     pub fn watch(&self, metrics: Arc<Metrics>) -> io::Result<()> {
         let Some(watchdog) = self.watchdog else { return Ok(()) };
         let notify = self.clone();
@@ -72,12 +71,12 @@ impl Notify {
     fn send(&self, state: &str) {
         let sent =
             UnixDatagram::unbound().and_then(|socket| socket.send_to_addr(state.as_bytes(), &self.address));
-        // A manager that does not listen will judge by itself.
+        // If the manager does not read its socket, its own timeouts apply.
         drop(sent);
     }
 }
 
-/// One number for each thread that must never stand still.
+/// The loop counters of the supervisor and of each reactor.
 fn beats(metrics: &Metrics) -> Vec<u64> {
     let reactors = metrics.reactors.iter().map(|reactor| reactor.beats.value());
     std::iter::once(metrics.supervisor.beats.value()).chain(reactors).collect()
@@ -87,7 +86,7 @@ fn beats(metrics: &Metrics) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    /// The manager's socket and what arrives there.
+    /// A socket in the role of the service manager.
     struct Manager {
         socket: UnixDatagram,
         name: String,
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn readiness_and_stopping_are_told() {
+    fn reports_readiness_and_shutdown() {
         let manager = Manager::new("ready");
         let notify = Notify::new(&manager.name, None, None).expect("an address");
         notify.ready();
@@ -120,12 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn a_reactor_that_stands_still_is_not_alive() {
+    fn a_hung_reactor_stops_the_watchdog() {
         let manager = Manager::new("watchdog");
         let notify = Notify::new(&manager.name, Some("40000"), None).expect("an address");
         let metrics = Arc::new(Metrics::new(&[0, 1]));
         notify.watch(metrics.clone()).expect("a thread");
-        // Only one of the two reactors turns: nothing may arrive.
+        // Only one of the two reactors makes progress: nothing may arrive.
         manager.socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
         let until = std::time::Instant::now() + Duration::from_millis(200);
         while std::time::Instant::now() < until {
@@ -134,7 +133,7 @@ mod tests {
             std::thread::yield_now();
         }
         manager.socket.set_nonblocking(true).expect("a mode");
-        assert!(manager.socket.recv(&mut [0; 64]).is_err(), "a sign of life without life");
+        assert!(manager.socket.recv(&mut [0; 64]).is_err(), "a watchdog message despite a hung reactor");
         manager.socket.set_nonblocking(false).expect("a mode");
         let turning = metrics.clone();
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn another_process_is_watched_by_somebody_else() {
+    fn ignores_a_watchdog_of_another_process() {
         let theirs = Notify::new("@x", Some("1000"), Some("1".to_owned())).expect("an address");
         assert_eq!(theirs.watchdog, None);
         let ours = Notify::new("@x", Some("1000"), Some(std::process::id().to_string())).expect("an address");

@@ -1,26 +1,25 @@
-//! Text for a terminal: characters that a terminal obeys are shown, not sent.
+//! Escaping of untrusted text for a terminal.
 //!
-//! A document, a configuration file or an argument may hold escape sequences that clear the screen, change
-//! the window's title or forge lines, and bidirectional overrides that show text in another order than it
-//! has.
+//! A document, a configuration file or an argument may contain escape sequences that clear the screen, change
+//! the window's title or forge lines, and bidirectional controls that display text in a different order.
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Control characters (C0, DEL, C1), line and paragraph separators, and what reorders text (Unicode
-/// TR 9, section 2).
+/// Control characters (C0, DEL, C1), line and paragraph separators, and bidirectional formatting characters
+/// (Unicode TR 9, section 2).
 pub fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}')
         || matches!(character, '\u{2066}'..='\u{2069}')
 }
 
-/// One value within a line: line feeds are escaped too.
+/// Escapes a value that is printed within a line: line feeds are escaped too.
 pub fn escape(text: &str) -> Cow<'_, str> {
     escape_unless(text, |_| false)
 }
 
-/// Text of several lines: line feeds stay. Of JSON text it makes JSON text of the same value, since there
-/// such characters stand within strings alone.
+/// Escapes text of several lines: line feeds are kept. JSON stays valid and keeps its value, because in JSON
+/// these characters occur only within strings.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     escape_unless(text, |character| character == '\n')
 }
@@ -37,7 +36,7 @@ fn escape_unless(text: &str, is_kept: impl Fn(char) -> bool) -> Cow<'_, str> {
             '\n' => escaped.push_str("\\n"),
             '\r' => escaped.push_str("\\r"),
             '\t' => escaped.push_str("\\t"),
-            // Writing to a string cannot fail. All of them are in the basic multilingual plane.
+            // Writing to a string cannot fail. All unsafe characters are in the Basic Multilingual Plane.
             other => drop(write!(escaped, "\\u{:04x}", u32::from(other))),
         }
     }
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn characters_that_a_terminal_obeys_are_escaped() {
+    fn escapes_control_and_bidirectional_characters() {
         for (text, value, lines) in [
             ("plain é 日本", "plain é 日本", "plain é 日本"),
             ("a\nb", "a\\nb", "a\nb"),

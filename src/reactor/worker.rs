@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use monoio::io::AsyncReadRent;
 use socket2::SockRef;
 
-use crate::channel::{Inbox, Lease, ReactorMessage, Reporter};
+use crate::channel::{Disconnected, Inbox, Lease, ReactorMessage, Reporter};
 use crate::config::Level;
 use crate::http::{HeadCache, ResponseWriter};
 use crate::log::Log;
@@ -300,7 +300,7 @@ impl Reactor {
                 }
                 Ok(Some(ReactorMessage::Drain)) => self.draining.set(true),
                 Ok(None) => return true,
-                Err(()) => return false,
+                Err(Disconnected) => return false,
             }
         }
     }

@@ -50,7 +50,7 @@ impl Affinity {
             move_to(self.others);
         }
         let all = self.all;
-        yielding::give_way(move || move_to(all));
+        yielding::enable(move || move_to(all));
     }
 }
 

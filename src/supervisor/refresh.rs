@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Secret;
 use crate::engine::compile::CompileWarning;
-use crate::files::Links;
+use crate::files::{FileVersion, Links};
 use crate::snapshot::Environment;
 use crate::supervisor::affinity::Affinity;
 use crate::supervisor::pool::{Pool, guarded};
@@ -83,26 +83,6 @@ pub struct RefreshResult {
     pub result: Result<Polled, PollError>,
 }
 
-/// Tells whether a file is another one than before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileVersion {
-    modified: SystemTime,
-    bytes: u64,
-    inode: u64,
-}
-
-impl FileVersion {
-    /// `None` while the file cannot be seen, or was written so lately that another write could leave the
-    /// same stamp (file times are granular to milliseconds).
-    pub fn of(path: &Path, now: SystemTime) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = std::fs::metadata(path).ok()?;
-        let modified = metadata.modified().ok()?;
-        let settled = now.duration_since(modified).map_or(true, |age| age > limits::FILE_SETTLED);
-        settled.then_some(Self { modified, bytes: metadata.len(), inode: metadata.ino() })
-    }
-}
-
 /// The two threads that compile: what is large is compiled and freed where it disturbs nobody, and
 /// what is small does not wait for it.
 #[derive(Debug)]
@@ -146,7 +126,7 @@ fn run(job: RefreshJob, seen: &mut Option<FileVersion>, compilers: &Compilers) -
             }
         }
         RefreshSource::File { path, seen: before, failed, bytes_max } => {
-            *seen = FileVersion::of(&path, SystemTime::now());
+            *seen = FileVersion::of_settled(&path, SystemTime::now());
             if seen.is_some() && *seen == before {
                 return failed.map_or(Ok(Polled::Same(None)), Err);
             }

@@ -12,9 +12,9 @@ use std::time::{Instant, SystemTime};
 
 use crate::channel::ReactorMessage;
 use crate::config::{Config, EnvironmentConfig, Level};
+use crate::files::FileVersion;
 use crate::limits;
 use crate::supervisor::discovery::Discovery;
-use crate::supervisor::refresh::FileVersion;
 use crate::supervisor::{Reload, Supervisor};
 use crate::upstream::Upstream;
 
@@ -28,7 +28,7 @@ pub struct Reloader {
 
 impl Reloader {
     pub fn new(config: &Config, read: Reload) -> Self {
-        let seen = config.path.as_deref().and_then(|path| FileVersion::of(path, SystemTime::now()));
+        let seen = config.path.as_deref().and_then(|path| FileVersion::of_settled(path, SystemTime::now()));
         Self { read, path: config.path.clone(), seen, due: Instant::now() + limits::CONFIG_POLL }
     }
 
@@ -42,7 +42,8 @@ impl Reloader {
             return false;
         }
         self.due = now + limits::CONFIG_POLL;
-        let Some(stamp) = self.path.as_deref().and_then(|path| FileVersion::of(path, SystemTime::now()))
+        let Some(stamp) =
+            self.path.as_deref().and_then(|path| FileVersion::of_settled(path, SystemTime::now()))
         else {
             // Being written, or gone: an editor may be at work.
             return false;

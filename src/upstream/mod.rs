@@ -317,9 +317,9 @@ impl Upstream {
             }
             bytes.extend_from_slice(&piece[..count]);
             unpaced += count;
-            if unpaced >= limits::PACE_BYTES * 4 {
+            if unpaced >= yielding::PIECE_BYTES * 4 {
                 unpaced = 0;
-                yielding::breathe();
+                yielding::checkpoint();
             }
             // What is there in full is not too late.
             let is_whole = answer.length.is_some_and(|length| bytes.len() as u64 >= length);
@@ -354,7 +354,7 @@ fn no_document(answer: &[u8]) -> Option<&'static str> {
 /// SHA-256.
 pub fn digest_of(document: &[u8]) -> [u8; 32] {
     let mut digest = Sha256::new();
-    yielding::by_pieces(document, |piece| digest.update(piece));
+    yielding::in_pieces(document, |piece| digest.update(piece));
     digest.finalize().into()
 }
 

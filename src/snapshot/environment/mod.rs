@@ -265,7 +265,7 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     let level = if plain.len() > COMPRESS_BEST_BYTES_MAX { Compression::fast() } else { Compression::best() };
     let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 8), level);
     // Writing to a vector cannot fail.
-    yielding::by_pieces(plain, |piece| drop(encoder.write_all(piece)));
+    yielding::in_pieces(plain, |piece| drop(encoder.write_all(piece)));
     let mut packed = encoder.finish().unwrap_or_default();
     packed.shrink_to_fit();
     packed
@@ -274,7 +274,7 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
 fn etag<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Box<str> {
     let mut digest = Sha256::new();
     for piece in pieces {
-        yielding::by_pieces(piece, |piece| digest.update(piece));
+        yielding::in_pieces(piece, |piece| digest.update(piece));
     }
     format!("\"{}\"", hex(&digest.finalize()[..16])).into()
 }

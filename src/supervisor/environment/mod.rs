@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Config, EnvironmentConfig, Level, Secret};
 use crate::engine::program::Role;
+use crate::files::FileVersion;
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::{EnvironmentMetrics, Metrics};
@@ -23,9 +24,7 @@ use crate::supervisor::environment::failure::FailureState;
 use crate::supervisor::environment::pending::PendingUpdate;
 use crate::supervisor::realtime::UpstreamSubscription;
 use crate::supervisor::refresh;
-use crate::supervisor::refresh::{
-    Compiled, EnvironmentId, FileVersion, Polled, RefreshJob, RefreshResult, RefreshSource,
-};
+use crate::supervisor::refresh::{Compiled, EnvironmentId, Polled, RefreshJob, RefreshResult, RefreshSource};
 use crate::upstream::{PollError, PollErrorKind, ServerKey, Upstream, Validators};
 
 /// Where things are written down.

@@ -27,7 +27,7 @@ impl PolledEnvironment {
         }
         self.wanted = Some(PendingUpdate { updated_at, since: now, retry: limits::EVENT_RETRY_MIN });
         self.full_next = true;
-        self.schedule.hasten_politely(now);
+        self.schedule.hasten_after_retry_after(now);
     }
 
     /// Whether the document held is as new as that. Times travel as floats: half a millisecond is equal.
