@@ -156,7 +156,7 @@ fn check_tells_what_would_not_work_and_what_would() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("FAIL  environment refuse...") && text.contains("403"), "{text}");
     assert!(text.contains("FAIL  environment broken...: not an environment document"), "{text}");
-    assert!(text.contains("2 things would not work"), "{text}");
+    assert!(text.contains("2 checks failed"), "{text}");
     assert!(!text.contains("refused-key") && !text.contains("good-key"), "{text}");
     upstream.on_key("ser.page-key", Reply::new(200, "<!doctype html><title>Flagsmith</title>"));
     let (code, text) =

@@ -124,7 +124,7 @@ fn check_and_explain_reject_the_same_pairs() {
     let (code, text) = run(&["explain", "--environment", "a"]);
     assert!(code == Some(0) && text.contains("version"), "{text}");
     let (code, text) = run(&["explain", "--environment", "b"]);
-    assert!(code == Some(1) && text.contains("there is no such environment"), "{text}");
+    assert!(code == Some(1) && text.contains("unknown environment"), "{text}");
     assert!(upstream.requests().iter().all(|request| request.key() != "b-public-key"));
 }
 

@@ -188,7 +188,7 @@ fn the_last_good_document_is_explained_while_upstream_is_down() {
     assert_eq!(printed.code, Some(0), "{}", printed.err);
     assert_eq!(printed.json()["flags"][0]["value"], "golden", "stdout is JSON and nothing else");
     assert!(
-        printed.err.contains("refused") && printed.err.contains("what cache_dir has since 20"),
+        printed.err.contains("refused") && printed.err.contains("the document that cache_dir has from 20"),
         "{}",
         printed.err
     );
@@ -207,15 +207,12 @@ fn an_environment_that_is_not_there_is_answered_with_those_that_are() {
     let (upstream, scratch) = (upstream(), Scratch::new());
     let config = polled(&upstream);
     for (args, text) in [
-        (
-            &["--environment", "ser.of-another"][..],
-            r#"--environment "ser....": there is no such environment"#,
-        ),
+        (&["--environment", "ser.of-another"][..], r#"--environment "ser....": unknown environment"#),
         (
             &["--environment", "nope"][..],
-            r#"--environment "nope": there is no such environment, but SurfaceClientKey, OtherClientKey"#,
+            r#"--environment "nope": unknown environment, expected one of SurfaceClientKey, OtherClientKey"#,
         ),
-        (&[], "name one: --environment SurfaceClientKey or OtherClientKey"),
+        (&[], "use --environment SurfaceClientKey or OtherClientKey"),
         (&["--environment", surface::CLIENT, "--feature", "nope"], r#"--feature "nope""#),
     ] {
         let printed = explain(&scratch, &config, args);

@@ -62,7 +62,7 @@ fn what_is_not_ready_is_alive() {
     assert_eq!(check(&proxy, &[]).0, Some(0));
     let (code, text) = check(&proxy, &["--ready"]);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("not well") && text.contains("environment document(s) not updated."), "{text}");
+    assert!(text.contains("unhealthy") && text.contains("environment document(s) not updated."), "{text}");
 }
 
 #[test]
@@ -107,7 +107,10 @@ fn it_asks_the_unix_socket_if_there_is_one() {
     assert_eq!(proxy.wait().code(), Some(0));
     let (code, text) = check(&proxy, &[]);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("proxy.sock: No such file") && text.contains("nobody listens there"), "{text}");
+    assert!(
+        text.contains("proxy.sock: No such file") && text.contains("nothing is listening there"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -115,11 +118,14 @@ fn a_proxy_that_hangs_or_is_gone_is_told_apart() {
     let ask =
         |port: u16| Start::command(&["health", "--host", "127.0.0.1", "--port", &port.to_string()]).run();
     let (code, text) = ask(Port::free().number());
-    assert!(code == Some(1) && text.contains("nobody listens there: is the proxy running"), "{text}");
+    assert!(
+        code == Some(1) && text.contains("nothing is listening there: check that the proxy is running"),
+        "{text}"
+    );
     // Its backlog takes connections, and nobody ever answers one.
     let hung = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let (code, text) = ask(hung.local_addr().expect("bound").port());
-    assert!(code == Some(1) && text.contains("no answer in time"), "{text}");
+    assert!(code == Some(1) && text.contains("no response in time"), "{text}");
 }
 
 #[test]

@@ -294,7 +294,7 @@ fn a_server_side_key_is_rotated_by_a_second_pair() {
     assert!(proxy.wait().success());
     let (code, text) = pairs(Start::serve()).check().arg("--online").run();
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("one of its server-side keys does not work"), "{text}");
+    assert!(text.contains("one of its server-side keys failed"), "{text}");
 }
 
 // --- variables ---
@@ -503,7 +503,7 @@ fn check_changes_nothing_on_disk() {
     drop(std::os::unix::net::UnixListener::bind(&socket).expect("scratch space"));
     let before = list();
     let (own, missing) = (there.clone(), there.join("a/b"));
-    for (cache, words) in [(&own, "is writable"), (&missing, "is made at the start, in")] {
+    for (cache, words) in [(&own, "is writable"), (&missing, "will be created in")] {
         let start = serve("http://127.0.0.1:1/").set("cache_dir", cache.to_str().expect("a plain path"));
         let start = start.set("server.unix_socket", socket.to_str().expect("a plain path"));
         let (code, text) = start.check().run();
@@ -515,12 +515,12 @@ fn check_changes_nothing_on_disk() {
     let start = serve("http://127.0.0.1:1/").set("cache_dir", format!("{}/cache", file.display()));
     let (code, text) = start.check().run();
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("FAIL  cache_dir:") && text.contains("cannot be made"), "{text}");
+    assert!(text.contains("FAIL  cache_dir:") && text.contains("cannot be created"), "{text}");
 }
 
 #[test]
 fn check_warns_of_the_keys_of_the_example() {
-    let warning = "the keys are those of the example";
+    let warning = "the keys are those of an example";
     for (client, server, is_example) in [
         ("environment_key", "ser.environment_key", true),
         ("your_client_side_key_1", "ser.your_server_side_key_1", true),

@@ -20,7 +20,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("monoio", &["src/reactor/"]),
     ("io_uring", &["src/reactor/"]),
     ("core_affinity", &["src/reactor/", "src/config/cores.rs"]),
-    ("clap", &["src/cli.rs", "src/cli/"]),
+    ("clap", &["src/cli.rs", "src/commands/"]),
     ("regex_automata", &["src/python/regex/", "src/engine/jsonpath/iregexp.rs"]),
     ("regex_syntax", &["src/python/regex/"]),
 ];
@@ -84,12 +84,11 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ),
     ("admin", &["channel", "config", "handlers", "http", "limits", "log", "metrics", "snapshot", "terminal"]),
     // Command line.
-    ("cli", &["config", "demo", "terminal"]),
     (
         "commands",
         &[
-            "cli",
             "config",
+            "demo",
             "engine",
             "files",
             "limits",
@@ -101,6 +100,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
+    ("cli", &["commands", "terminal"]),
     (
         "serve",
         &[

@@ -1,17 +1,20 @@
-//! `edge-proxy check`: will it work with this configuration? One line for each thing looked at.
+//! `edge-proxy check`: checks the configuration, the files it names and, with `--online`, upstream. Prints
+//! one line for each check: `ok`, `warn` or `FAIL`.
 //!
-//! In: a configuration that was read without a mistake. Out: lines that say `ok`, `warn` or
-//! `FAIL` with what to do, and whether anything failed. Invariant: nothing is bound, kept or
-//! changed; upstream is asked only with `--online`; no line holds a whole key.
+//! It binds no port, writes no file, and sends requests only with `--online`. Keys are truncated.
+use std::error::Error;
 use std::fmt::{self, Display};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use http::Uri;
 use rustix::fs::{Access, AtFlags};
 
+use crate::commands::arguments::ServeArgs;
+use crate::config;
 use crate::config::{Config, ConfigWarning, EnvironmentConfig, Level, Secret, reachable};
 use crate::limits::{DISCOVERY_WARNINGS_MAX, PROBE_TIMEOUT};
 use crate::supervisor::probe;
@@ -19,9 +22,17 @@ use crate::supervisor::probe::{Probe, ProbedDocument};
 use crate::terminal::escape;
 use crate::tls::Certificates;
 
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How one thing turned out.
+#[derive(Debug, Default, Args)]
+pub struct CheckArgs {
+    /// Check upstream too: DNS, connection, key, document and event stream of each environment
+    #[arg(long)]
+    online: bool,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Ok,
@@ -29,35 +40,48 @@ enum Verdict {
     Fail,
 }
 
-/// The lines, written as they come, since a question may take seconds.
+/// Writes each line when its check is done: one may take seconds.
 struct Report<W> {
     out: W,
     failures: usize,
 }
 
-/// Looks at everything. The number of failures.
-pub fn run(config: &Config, notices: &[ConfigWarning], is_online: bool, out: impl Write) -> usize {
+/// Runs all checks.
+///
+/// # Errors
+/// An invalid configuration, or the number of checks that failed.
+pub fn run(args: CheckArgs) -> Result<(), Box<dyn Error>> {
+    let is_online = args.online;
+    let (config, warnings) = config::load(&args.serve.inputs())?;
+    match check(&config, &warnings, is_online, std::io::stdout()) {
+        0 => Ok(()),
+        failures => Err(format!("{} failed", counted(failures, "check")).into()),
+    }
+}
+
+/// Returns the number of failures.
+fn check(config: &Config, warnings: &[ConfigWarning], is_online: bool, out: impl Write) -> usize {
     let mut report = Report { out, failures: 0 };
-    report.line(Verdict::Ok, &"configuration", &read_from(config));
-    for notice in notices {
+    report.line(Verdict::Ok, &"configuration", &summary(config));
+    for warning in warnings {
         let fields: Vec<String> =
-            notice.fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let verdict = if notice.level >= Level::Warning { Verdict::Warn } else { Verdict::Ok };
-        report.line(verdict, &notice.event, &fields.join(" "));
+            warning.fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let verdict = if warning.level >= Level::Warning { Verdict::Warn } else { Verdict::Ok };
+        report.line(verdict, &warning.event, &fields.join(" "));
     }
     report.files(config);
     report.port(config);
     let probe = match Probe::new(config) {
         Ok(probe) => Some(probe),
-        Err(mistakes) => {
-            mistakes.iter().for_each(|mistake| report.line(Verdict::Fail, &"upstream", mistake));
+        Err(errors) => {
+            errors.iter().for_each(|error| report.line(Verdict::Fail, &"upstream", error));
             None
         }
     };
     let probe = probe.filter(|_| is_online);
     if let Some(probe) = &probe {
         if config.proxy_key.is_some() || config.environments.iter().any(is_polled) {
-            report.reach(probe, "api_url", &config.api_url);
+            report.connection(probe, "api_url", &config.api_url);
         }
         report.discovery(config, probe);
         report.environments(config, probe);
@@ -68,11 +92,11 @@ pub fn run(config: &Config, notices: &[ConfigWarning], is_online: bool, out: imp
     report.failures
 }
 
-fn read_from(config: &Config) -> String {
-    let place =
+fn summary(config: &Config) -> String {
+    let source =
         config.path.as_ref().map_or("environment and flags".to_owned(), |path| path.display().to_string());
     format!(
-        "{place}: {}, {} on CPUs {:?}",
+        "{source}: {}, {} on CPUs {:?}",
         counted(config.environments.len(), "environment"),
         counted(config.cores.len(), "reactor"),
         config.cores
@@ -95,77 +119,73 @@ impl<W: Write> Report<W> {
             Verdict::Fail => "FAIL",
         };
         self.failures += usize::from(verdict == Verdict::Fail);
-        // Whoever does not read the lines still gets the exit code.
+        // With a closed stdout the exit code is still right.
         let _ = writeln!(self.out, "{word}  {}", escape(&format!("{what}: {found}")));
     }
 
-    /// A directory that must be writable; `without` says what is lost else.
-    fn directory(&mut self, setting: &str, directory: &Path, tried: std::io::Result<()>, without: &str) {
-        let directory = directory.display();
-        match tried {
-            Ok(()) => self.line(Verdict::Ok, &setting, &format!("{directory} is writable")),
-            Err(error) => self.line(Verdict::Fail, &setting, &format!("{directory}: {error}{without}")),
+    /// A directory that must be writable; `consequence` is appended to the error.
+    fn directory(&mut self, setting: &str, directory: &Path, consequence: &str) {
+        let shown = directory.display();
+        match check_writable(directory) {
+            Ok(()) => self.line(Verdict::Ok, &setting, &format!("{shown} is writable")),
+            Err(error) => self.line(Verdict::Fail, &setting, &format!("{shown}: {error}{consequence}")),
         }
     }
 
-    /// What must be readable or writable on this machine.
+    /// Certificates and directories of this machine.
     fn files(&mut self, config: &Config) {
         if let Some(tls) = &config.server.tls {
             match Certificates::load(tls) {
-                Ok(_) => self.line(Verdict::Ok, &"server.tls", &"certificate and key fit together"),
+                Ok(_) => self.line(Verdict::Ok, &"server.tls", &"the key matches the certificate"),
                 Err(error) => self.line(Verdict::Fail, &"server.tls", &error),
             }
         }
         let parent = config.server.unix_socket.as_deref().and_then(Path::parent);
         if let Some(parent) = parent.filter(|parent| !parent.as_os_str().is_empty()) {
-            self.directory("server.unix_socket", parent, is_writable(parent), "");
+            self.directory("server.unix_socket", parent, "");
         }
         if let Some(directory) = &config.cache_dir {
-            let without = "; without it a restart while upstream is down has nothing to serve";
-            match directory.ancestors().find(|place| place.exists()) {
-                // Of a relative path the last ancestor is empty: the working directory.
-                Some(place) if place == directory => {
-                    self.directory("cache_dir", directory, is_writable(directory), without);
+            let consequence = "; without it, a restart while upstream is down has no document to serve";
+            match directory.ancestors().find(|ancestor| ancestor.exists()) {
+                Some(ancestor) if ancestor == directory => {
+                    self.directory("cache_dir", directory, consequence);
                 }
-                place => self.new_directory(directory, place.unwrap_or(Path::new(".")), without),
+                // The last ancestor of a relative path is empty: the working directory.
+                ancestor => self.new_directory(directory, ancestor.unwrap_or(Path::new(".")), consequence),
             }
         }
     }
 
-    /// A directory that the start makes, in one that exists.
-    fn new_directory(&mut self, directory: &Path, place: &Path, without: &str) {
-        let (directory, shown) = (directory.display(), place.display());
-        match is_writable(place) {
+    /// A directory that `serve` creates below `ancestor`, which exists.
+    fn new_directory(&mut self, directory: &Path, ancestor: &Path, consequence: &str) {
+        let (directory, shown) = (directory.display(), ancestor.display());
+        match check_writable(ancestor) {
             Ok(()) => {
-                self.line(
-                    Verdict::Ok,
-                    &"cache_dir",
-                    &format!("{directory} is made at the start, in {shown}"),
-                );
+                let found = format!("{directory} will be created in {shown}");
+                self.line(Verdict::Ok, &"cache_dir", &found);
             }
             Err(error) => {
-                let found = format!("{directory} cannot be made: {shown}: {error}{without}");
+                let found = format!("{directory} cannot be created: {shown}: {error}{consequence}");
                 self.line(Verdict::Fail, &"cache_dir", &found);
             }
         }
     }
 
-    /// Whether another process has the port.
+    /// Warns if another process listens on the port.
     fn port(&mut self, config: &Config) {
         let address = SocketAddr::new(config.server.host, config.server.port);
-        let is_asked = config.server.tcp && address.port() != 0 && !config.server.take_over;
-        if is_asked && TcpStream::connect_timeout(&reachable(address), PROBE_TIMEOUT).is_ok() {
+        let is_exclusive = config.server.tcp && address.port() != 0 && !config.server.take_over;
+        if is_exclusive && TcpStream::connect_timeout(&reachable(address), PROBE_TIMEOUT).is_ok() {
             let found = format!(
-                "port_shared: a process listens on {address} already; one more gets a part of its connections. \
-                 Stop it first, or start with --take-over to replace it"
+                "port_shared: another process listens on {address}; both would receive a part of the \
+                 connections. Stop it first, or start with --take-over to replace it"
             );
             self.line(Verdict::Warn, &"server.port", &found);
         }
     }
 
-    /// Name, address and a connection: what a key cannot be blamed for. Through an outgoing proxy, those
-    /// of the proxy.
-    fn reach(&mut self, probe: &Probe, setting: &str, url: &str) {
+    /// Resolves the host and connects to it, or to the outbound proxy if there is one.
+    fn connection(&mut self, probe: &Probe, setting: &str, url: &str) {
         let uri: Uri = url.parse().unwrap_or_default();
         let proxy = probe.proxy_for(&uri);
         let (uri, through) = match &proxy {
@@ -178,25 +198,25 @@ impl<W: Write> Report<W> {
             Ok(addresses) => addresses.collect(),
             Err(error) => {
                 let found = format!(
-                    "{through}{host} does not resolve ({error}): check the name and DNS, or set HTTPS_PROXY"
+                    "{through}failed to resolve {host} ({error}): check the name and DNS, or set HTTPS_PROXY"
                 );
                 return self.line(Verdict::Warn, &setting, &found);
             }
         };
-        let began = Instant::now();
-        let connected = addresses.iter().map(|address| TcpStream::connect_timeout(address, CONNECT_PATIENCE));
+        let start = Instant::now();
+        let connected = addresses.iter().map(|address| TcpStream::connect_timeout(address, CONNECT_TIMEOUT));
         match connected.into_iter().find_map(Result::ok) {
             Some(stream) => {
                 let peer = stream.peer_addr().map_or_else(|_| host.to_owned(), |peer| peer.to_string());
-                let ms = began.elapsed().as_millis();
+                let ms = start.elapsed().as_millis();
                 self.line(Verdict::Ok, &setting, &format!("{through}{host} is {peer}, connected in {ms} ms"));
             }
             None => {
-                let cause = match proxy {
-                    Some(_) => "it is down, or a firewall is before it",
-                    None => "a firewall, or HTTPS_PROXY is needed",
+                let advice = match proxy {
+                    Some(_) => "check that it is running and that no firewall blocks it",
+                    None => "check firewalls, or set HTTPS_PROXY",
                 };
-                let found = format!("{through}no connection to {host} port {port}: {cause}");
+                let found = format!("{through}failed to connect to {host} port {port}: {advice}");
                 self.line(Verdict::Warn, &setting, &found);
             }
         }
@@ -212,7 +232,7 @@ impl<W: Write> Report<W> {
         };
         match found.usable.len() {
             0 => {
-                let found = "the key is valid, but it gives access to no environment: add some in the organisation's settings";
+                let found = "the key is valid but has access to no environment: add environments in the organisation's settings";
                 self.line(Verdict::Warn, &"proxy_key", &found);
             }
             count => {
@@ -240,39 +260,39 @@ impl<W: Write> Report<W> {
         }
     }
 
-    /// Asks with each key: the first good document counts, as while a key is rotated.
+    /// Fetches the document with each key. One key suffices, as during a key rotation.
     fn polled(
         &mut self,
         name: &dyn Display,
         environment: &EnvironmentConfig,
         probe: &Probe,
     ) -> Result<ProbedDocument, String> {
-        let mut refused = Vec::new();
+        let mut errors = Vec::new();
         let mut found = None;
         for key in environment.server_side_keys() {
             match probe.document(key) {
                 Ok(document) => found = found.or(Some(document)),
-                Err(error) => refused.push(error),
+                Err(error) => errors.push(error),
             }
         }
         let Some(found) = found else {
-            return Err(refused.pop().unwrap_or_else(|| "no server_side_key to ask with".to_owned()));
+            return Err(errors.pop().unwrap_or_else(|| "server_side_key is not set".to_owned()));
         };
-        for error in refused {
-            self.line(Verdict::Warn, name, &format!("one of its server-side keys does not work: {error}"));
+        for error in errors {
+            self.line(Verdict::Warn, name, &format!("one of its server-side keys failed: {error}"));
         }
         Ok(found)
     }
 
-    /// Keys that an example has where those of an environment should be.
+    /// Warns of keys that were copied from an example.
     fn placeholders(&mut self, name: &dyn Display, environment: &EnvironmentConfig) {
         let mut server = environment.server_side_keys().map(Secret::expose);
         let is_placeholder = |key: &str| key == "environment_key" || key.starts_with("your_");
         if server.any(|key| is_placeholder(key.trim_start_matches("ser.")))
             || is_placeholder(&environment.client_side_key)
         {
-            let found = "the keys are those of the example: replace them with keys of your environment \
-                         (Flagsmith's dashboard: Environment Settings, SDK Keys)";
+            let found = "the keys are those of an example: replace them with the keys of your environment \
+                         (Flagsmith dashboard: Environment Settings, SDK Keys)";
             self.line(Verdict::Warn, name, &found);
         }
     }
@@ -285,7 +305,7 @@ impl<W: Write> Report<W> {
                 Some(path) => {
                     self.document(&name, environment, probe::file(path, config.api_document_bytes_max))
                 }
-                None => self.line(Verdict::Ok, &name, &"keys have the right form; --online asks upstream"),
+                None => self.line(Verdict::Ok, &name, &"the keys are well-formed; use --online to try them"),
             }
         }
     }
@@ -309,7 +329,7 @@ impl<W: Write> Report<W> {
         let own = found.environment.client_side_key();
         if !configured.client_side_key.is_empty() && own != configured.client_side_key {
             let text = format!(
-                "the document is of the environment with client-side key {}: do both keys belong together?",
+                "the document has client-side key {}: check that both keys are of the same environment",
                 Secret::new(own)
             );
             self.line(Verdict::Warn, name, &text);
@@ -318,8 +338,9 @@ impl<W: Write> Report<W> {
             self.line(Verdict::Warn, name, &format!("{}: {}", warning.path, warning.message));
         }
         if found.environment.hashes_unlike_core() {
-            let text = "percentages will differ from core's: use_identity_composite_key_for_hashing is false, so core hashes \
-                 identities by ids that no document holds; set it to true in the environment's settings";
+            let text = "percentage splits differ from those of core: use_identity_composite_key_for_hashing is false, so \
+                 core hashes identity ids that documents do not contain; set it to true in the environment's \
+                 settings";
             self.line(Verdict::Warn, name, &text);
         }
     }
@@ -328,13 +349,13 @@ impl<W: Write> Report<W> {
         if !config.realtime.enabled {
             return;
         }
-        self.reach(probe, "realtime.url", &config.realtime.url);
+        self.connection(probe, "realtime.url", &config.realtime.url);
         for environment in config.environments.iter().filter(|environment| is_polled(environment)) {
             match probe.stream(&environment.client_side_key) {
-                Ok(()) => self.line(Verdict::Ok, &EnvironmentName(environment), &"its event stream opens"),
+                Ok(()) => self.line(Verdict::Ok, &EnvironmentName(environment), &"event stream opened"),
                 Err(error) => {
                     let found =
-                        format!("its event stream does not open, edits arrive by polling only: {error}");
+                        format!("failed to open the event stream, updates come only from polling: {error}");
                     self.line(Verdict::Fail, &EnvironmentName(environment), &found);
                 }
             }
@@ -342,7 +363,7 @@ impl<W: Write> Report<W> {
     }
 }
 
-/// How people find the environment again: by the beginning of its key, or by its file.
+/// Names the environment by the start of its key, or by its file.
 struct EnvironmentName<'a>(&'a EnvironmentConfig);
 
 impl Display for EnvironmentName<'_> {
@@ -354,8 +375,8 @@ impl Display for EnvironmentName<'_> {
     }
 }
 
-/// Whether this process may make files there; nothing is written.
-fn is_writable(directory: &Path) -> std::io::Result<()> {
+/// Checks by `faccessat`, without creating a file, that this process may create files in the directory.
+fn check_writable(directory: &Path) -> std::io::Result<()> {
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     if !std::fs::metadata(directory)?.is_dir() {
         return Err(std::io::ErrorKind::NotADirectory.into());

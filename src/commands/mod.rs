@@ -1,4 +1,7 @@
-//! The subcommands besides `serve`.
+//! Subcommands with their arguments. `serve` and `demo` have only their arguments here: `crate::serve`
+//! runs them.
+pub mod arguments;
 pub mod check;
 pub mod explain;
 pub mod health;
+pub mod render_config;

@@ -1,22 +1,21 @@
-//! `edge-proxy explain`: from the command line to a printed explanation.
+//! `edge-proxy explain`: prints why each flag has its value for an identity, as text or JSON.
 //!
-//! In: the arguments. Out: text or JSON on stdout. The document is a file, or that of an environment
-//! that is configured or discovered: read from its file, or fetched from upstream once. Where
-//! upstream does not give it, it is the last good one of `cache_dir`, which is what a proxy would
-//! serve, and stderr says so. Invariant: nothing is served, kept or changed; a server-side key is
-//! never printed.
+//! The document is a file, or the document of a configured or discovered environment: its file, or one
+//! response of upstream. If upstream fails it is the last good document of `cache_dir`, which a proxy
+//! would serve, and stderr says so. Server-side keys are never printed.
 pub mod text;
 
 use std::error::Error;
 use std::io::{Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use clap::Args;
 use serde_json::Value as Json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::cli::ExplainArgs;
+use crate::config::settings::Inputs;
 use crate::config::{Config, EnvironmentConfig};
 use crate::engine::evaluate::{Identity, Trait, TraitValue};
 use crate::files::Links;
@@ -26,8 +25,34 @@ use crate::terminal::escape_lines;
 use crate::upstream::{Answered, DiscoveredEnvironment, Upstream, parse_discovered};
 use crate::{config, files, limits, storage};
 
-/// What was typed for a trait, split and read.
-struct Typed<'a> {
+#[derive(Debug, Default, Args)]
+pub struct ExplainArgs {
+    /// Environment document to evaluate, instead of that of a configured environment
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "environment"])]
+    document: Option<PathBuf>,
+    /// Configuration file [default: $CONFIG_PATH, or config.json]
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Client-side or server-side key of the environment; optional if there is only one environment
+    #[arg(long, value_name = "KEY")]
+    environment: Option<String>,
+    /// Identifier of the identity; without it, the flags of the environment as in `/flags/`
+    #[arg(long, value_name = "IDENTIFIER")]
+    identifier: Option<String>,
+    /// Trait of the identity; a number, true, false, null or a quoted string is read as JSON, anything
+    /// else as a string; may be repeated
+    #[arg(long = "trait", value_name = "KEY=VALUE", requires = "identifier")]
+    traits: Vec<String>,
+    /// Explain only this feature and the segments that override it
+    #[arg(long, value_name = "NAME")]
+    feature: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A parsed `--trait`.
+struct TraitArg<'a> {
     key: &'a str,
     text: &'a str,
     json: Option<Json>,
@@ -36,22 +61,24 @@ struct Typed<'a> {
 /// Prints the explanation.
 ///
 /// # Errors
-/// A wrong configuration, a document that cannot be had or used, a trait without `=`.
+/// An invalid configuration, trait or document, or a document that cannot be read or fetched.
 pub fn run(args: &ExplainArgs) -> Result<(), Box<dyn Error>> {
-    let traits: Vec<Typed<'_>> = args.traits.iter().map(|text| typed(text)).collect::<Result<_, _>>()?;
+    let traits: Vec<TraitArg<'_>> =
+        args.traits.iter().map(|text| parse_trait(text)).collect::<Result<_, _>>()?;
     let document = match &args.document {
         Some(path) => read(path)?,
         None => {
-            let (config, _) = config::load(&args.inputs())?;
+            let inputs = Inputs { config_path: args.config.clone(), ..Inputs::from_process() };
+            let (config, _) = config::load(&inputs)?;
             configured(&config, args.environment.as_deref())?
         }
     };
     let (environment, _) = Environment::compile(&document)
-        .map_err(|error| format!("the document cannot be used: {}: {}", error.path, error.message))?;
+        .map_err(|error| format!("invalid document: {}: {}", error.path, error.message))?;
     if let Some(name) = args.feature.as_deref().filter(|name| environment.program().feature(name).is_none()) {
-        return Err(format!("--feature {name:?}: the environment has no feature of that name").into());
+        return Err(format!("--feature {name:?}: unknown feature").into());
     }
-    let traits: Vec<Trait<'_>> = traits.iter().map(Typed::as_trait).collect();
+    let traits: Vec<Trait<'_>> = traits.iter().map(TraitArg::as_trait).collect();
     let identity = args.identifier.as_deref().map(|identifier| Identity { identifier, traits: &traits });
     let found = crate::engine::trace::explain(
         environment.program(),
@@ -61,7 +88,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), Box<dyn Error>> {
     )
     .map_err(|error| format!("{}: {}", error.path, error.message))?;
     let mut out = std::io::stdout();
-    // A reader that went away has seen what it wanted.
+    // A reader that closes the pipe early, such as `head`, is no failure.
     let _ = if args.json {
         writeln!(out, "{}", escape_lines(&serde_json::to_string_pretty(&found)?))
     } else {
@@ -70,16 +97,16 @@ pub fn run(args: &ExplainArgs) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn typed(text: &str) -> Result<Typed<'_>, String> {
+fn parse_trait(text: &str) -> Result<TraitArg<'_>, String> {
     let (key, text) = text
         .split_once('=')
         .filter(|(key, _)| !key.is_empty())
         .ok_or_else(|| format!("--trait {text:?}: expected KEY=VALUE, such as plan=pro"))?;
     let json = serde_json::from_str(text).ok().filter(|value: &Json| !value.is_array() && !value.is_object());
-    Ok(Typed { key, text, json })
+    Ok(TraitArg { key, text, json })
 }
 
-impl Typed<'_> {
+impl TraitArg<'_> {
     fn as_trait(&self) -> Trait<'_> {
         let is_integer = self.text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
         let value = match &self.json {
@@ -97,35 +124,31 @@ impl Typed<'_> {
     }
 }
 
-/// The document of the environment that is meant.
+/// The document of a configured or discovered environment.
 fn configured(config: &Config, key: Option<&str>) -> Result<Vec<u8>, String> {
-    let upstream = Upstream::new(config).map_err(|mistakes| mistakes.join("\n"))?;
+    let upstream = Upstream::new(config).map_err(|errors| errors.join("\n"))?;
     let mut environments = config.environments.clone();
     if config.proxy_key.is_some() {
         environments.extend(discovered(config, &upstream)?);
     }
-    document(config, &upstream, chosen(&environments, key)?)
+    document(config, &upstream, select(&environments, key)?)
 }
 
-fn chosen<'e>(
+fn select<'e>(
     environments: &'e [EnvironmentConfig],
     key: Option<&str>,
 ) -> Result<&'e EnvironmentConfig, String> {
-    let known = |between: &str| {
+    let known = |separator: &str| {
         let keys: Vec<&str> = environments.iter().map(|one| one.client_side_key.as_str()).collect();
-        keys.join(between)
+        keys.join(separator)
     };
     match (key, environments) {
         (None, [only]) => Ok(only),
-        (None, []) => {
-            Err("no environment is configured: name a --document, or a --config that has one".to_owned())
-        }
-        (None, _) => {
-            Err(format!("there are several environments, name one: --environment {}", known(" or ")))
-        }
+        (None, []) => Err("no environment is configured: use --document FILE, or --config PATH".to_owned()),
+        (None, _) => Err(format!("several environments are configured: use --environment {}", known(" or "))),
         (Some(key), environments) => environments.iter().find(|one| is_named(one, key)).ok_or_else(|| {
             let shown = if key.starts_with("ser.") { "ser...." } else { key };
-            format!("--environment {shown:?}: there is no such environment, but {}", known(", "))
+            format!("--environment {shown:?}: unknown environment, expected one of {}", known(", "))
         }),
     }
 }
@@ -150,12 +173,12 @@ fn document(
     last_good(config, &environment.client_side_key, &failure)
 }
 
-/// By either of its keys: who asks for support has often but the server-side one at hand.
+/// By any of its keys, client-side or server-side.
 fn is_named(environment: &EnvironmentConfig, key: &str) -> bool {
     environment.client_side_key == key || environment.server_side_keys().any(|own| own.expose() == key)
 }
 
-/// The environments that upstream tells of, each with a key that is good now.
+/// The environments that upstream lists, each with a server-side key that is valid now.
 fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentConfig>, String> {
     let found = upstream.discover().map(|(found, _)| found).or_else(|error| {
         parse_discovered(&last_good(config, KEPT_AS, &error.message)?).map_err(|error| error.message)
@@ -163,30 +186,30 @@ fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentCon
     let now = SystemTime::now();
     let checked = check_pairs(found, &KnownKeys::configured(&config.environments), now);
     let environment = |found: DiscoveredEnvironment| {
-        let good = found.server_side_keys.into_iter().find(|key| key.is_good_at(now))?;
+        let valid = found.server_side_keys.into_iter().find(|key| key.is_good_at(now))?;
         Some(EnvironmentConfig {
             client_side_key: found.client_side_key,
-            server_side_key: Some(good.key),
+            server_side_key: Some(valid.key),
             ..EnvironmentConfig::default()
         })
     };
     Ok(checked.usable.into_iter().filter_map(environment).collect())
 }
 
-/// What `cache_dir` has under this name, because of `failure`; else the failure.
+/// The file of this name in `cache_dir`, as a fallback for `failure`; else the failure.
 fn last_good(config: &Config, name: &str, failure: &str) -> Result<Vec<u8>, String> {
-    let kept = match &config.cache_dir {
+    let stored = match &config.cache_dir {
         Some(folder) => storage::load(folder, name).map_err(|damaged| format!("{failure}\n{damaged}"))?,
         None => None,
     };
-    let kept = kept.ok_or_else(|| failure.to_owned())?;
-    let at = OffsetDateTime::from(kept.saved_at).format(&Rfc3339).unwrap_or_default();
+    let stored = stored.ok_or_else(|| failure.to_owned())?;
+    let at = OffsetDateTime::from(stored.saved_at).format(&Rfc3339).unwrap_or_default();
     let failure = escape_lines(failure);
-    eprintln!("edge-proxy: {failure}\nedge-proxy: explained from what cache_dir has since {at}");
-    Ok(kept.document)
+    eprintln!("edge-proxy: {failure}\nedge-proxy: using the document that cache_dir has from {at}");
+    Ok(stored.document)
 }
 
-/// Reads a document that the command line names. It may be a pipe, such as `<(curl ...)` of a shell.
+/// Reads the file of `--document`. It may be a pipe, such as `<(curl ...)` of a shell.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let fail = |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", path.display());
     let bytes_max = limits::DOCUMENT_BYTES_MAX;

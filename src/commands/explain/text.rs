@@ -1,9 +1,7 @@
-//! An explanation for people.
+//! The text form of an [`Explanation`]: the flags, then each segment with its rules and conditions.
 //!
-//! In: an [`Explanation`]. Out: plain lines that fit a terminal: first the flags, then segment by
-//! segment what was asked and what was seen, `yes` or `no` in front.
-//! Invariant: nothing is said here that the JSON form does not hold; every text of a document or an
-//! argument is escaped, so that none reaches the terminal as a control sequence.
+//! Texts of the document and of arguments are escaped, so that none reaches the terminal as a control
+//! sequence.
 use std::fmt::{Display, Formatter, Result};
 
 use serde_json::Value as Json;
@@ -33,7 +31,7 @@ impl Display for Explanation {
         writeln!(f, "\n\nFlags")?;
         self.flags.iter().try_for_each(|flag| write_flag(flag, f))?;
         if self.flags.is_empty() {
-            writeln!(f, "  none of that name")?;
+            writeln!(f, "  none")?;
         }
         if !self.segments.is_empty() {
             writeln!(f, "\nSegments")?;
@@ -50,7 +48,7 @@ fn write_flag(flag: &FlagReport, f: &mut Formatter<'_>) -> Result {
     }
     write!(f, "   [{}]", shown(&flag.reason))?;
     if flag.identity_override {
-        write!(f, " this identity has a state of its own")?;
+        write!(f, " identity override")?;
     } else if !flag.matching_segments.is_empty() {
         write!(f, " matched by: {}", listed(&flag.matching_segments))?;
     }
@@ -80,7 +78,7 @@ fn write_rule(rule: &RuleReport, depth: usize, f: &mut Formatter<'_>) -> Result 
         "ALL" => "all of",
         "ANY" => "any of",
         "NONE" => "none of",
-        _ => "a rule of unknown type",
+        _ => "rule of unknown type",
     };
     writeln!(f, "{:indent$}{} {what}", "", word(rule.matches), indent = depth * 2)?;
     rule.conditions.iter().try_for_each(|condition| write_condition(condition, depth + 1, f))?;

@@ -1,9 +1,8 @@
-//! TLS as far as a health check needs it.
+//! TLS client of the health command.
 //!
-//! In: a connection to this machine. Out: a stream to ask on. Invariant: the certificate is not
-//! judged, on purpose: whether callers trust it is their question, and a check that fails with
-//! an expired certificate would take the process down, which renews nothing. That the peer holds
-//! its key is still proven. Nothing secret is ever sent here.
+//! Any certificate is accepted: a health check that failed for an expired certificate would restart the
+//! process, which does not renew it. The handshake still proves that the peer has the private key, and no
+//! secret is sent.
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use rustls::{
     StreamOwned,
 };
 
-/// A stream whose peer may end without the alert that TLS asks for.
+/// A TLS stream that takes a close without `close_notify` for the end.
 pub struct Stream(StreamOwned<ClientConnection, TcpStream>);
 
 impl Stream {
@@ -35,9 +34,9 @@ impl Stream {
     }
 }
 
-/// Whether the peer goes through the handshake and then wants the certificate that we lack: it
-/// turns, though it answers us nothing.
-pub fn asks_for_certificate(socket: TcpStream) -> io::Result<bool> {
+/// Whether the peer ends the handshake because it requires a client certificate: the process is alive,
+/// though it does not respond.
+pub fn requests_certificate(socket: TcpStream) -> io::Result<bool> {
     let mut stream = Stream::open(socket)?;
     let ended = stream.flush().and_then(|()| stream.read(&mut [0]));
     let Err(error) = ended else { return Ok(false) };
