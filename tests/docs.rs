@@ -245,3 +245,23 @@ fn every_file_that_contributors_are_sent_to_exists() {
     assert!(missing.is_empty(), "{missing:?}");
     assert!(paths.len() > 20, "{} paths", paths.len());
 }
+
+/// The log events that operations.md lists are those of the code.
+#[test]
+fn every_log_event_exists() {
+    let root = fixture::root();
+    let page = std::fs::read_to_string(root.join("docs/operations.md")).expect("docs/operations.md");
+    let table = page.split("| event | level |").nth(1).expect("the table of events");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let names: Vec<&str> = rows
+        .filter_map(|row| row.split(" | ").next())
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    let mut files = Vec::new();
+    citing_files(&root.join("src"), &mut files);
+    files.retain(|path| !path.ends_with("tests.rs") && path.extension().is_some_and(|end| end == "rs"));
+    let code: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect();
+    let missing: Vec<&&str> = names.iter().filter(|name| !code.contains(&format!("\"{name}\""))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(names.len() > 15, "{names:?}");
+}
