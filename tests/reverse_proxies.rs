@@ -54,7 +54,7 @@ fn exercise(front: SocketAddr) {
     });
     let mut client = connected;
     let key = [("X-Environment-Key", SERVER), ("Content-Type", "application/json")];
-    let body = format!(r#"{{"identifier": "{}", "traits": []}}"#, "i".repeat(10_000));
+    let body = format!(r#"{{"identifier": "u", "traits": [], "unknown": "{}"}}"#, "i".repeat(10_000));
     for _ in 0..100 {
         let flags = client.request("GET", "/api/v1/flags/", &key, b"");
         assert_eq!(flags.status, 200, "{}", flags.text());
@@ -184,7 +184,7 @@ fn curl_is_served_in_every_way_it_asks() {
     let twice = run(&["-w", "%{num_connects};", "-o", "/dev/null", &url, "-o", "/dev/null", &url]);
     assert_eq!(twice, "1;0;");
     let identities = format!("{}identities/", proxy.api_url());
-    let body = format!(r#"{{"identifier": "{}"}}"#, "i".repeat(3000));
+    let body = format!(r#"{{"identifier": "u", "unknown": "{}"}}"#, "i".repeat(3000));
     let json = "Content-Type: application/json";
     // A body of that size makes curl ask for a 100 first when told to.
     for more in [["-H", "Expect: 100-continue"], ["-H", "Transfer-Encoding: chunked"]] {
