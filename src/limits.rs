@@ -14,10 +14,10 @@ pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const HEAD_BYTES_RANGE: std::ops::RangeInclusive<usize> = 4 * 1024..=64 * 1024;
 /// Header fields of one request. Beyond: 431 and close. monoio-http's decoder has room for as many.
 pub const HEADERS_MAX: usize = 96;
-/// Decoded heads a reactor keeps to know them again, and the longest that is kept, bytes. With their
-/// fields they take 0.5 MiB at most; any other head is decoded each time.
-pub const HEADS_KNOWN_MAX: usize = 128;
-pub const KNOWN_HEAD_BYTES_MAX: usize = 2048;
+/// Decoded heads that a reactor caches, and the longest that is cached, bytes: with their fields 0.5 MiB at
+/// most.
+pub const CACHED_HEADS_MAX: usize = 128;
+pub const CACHED_HEAD_BYTES_MAX: usize = 2048;
 /// Request body, bytes, after de-chunking and de-compression. Beyond: 413 and close. No SDK sends more.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Empty lines skipped before a request line (RFC 9112 2.2 asks for one). Beyond: 400 and close.
@@ -62,10 +62,9 @@ pub const BULK_TEXT_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
 /// Ready bodies at least this large are written from where they are, not copied, bytes.
 pub const TAIL_BYTES_MIN: usize = 16 * 1024;
-/// Whole answers with ready bodies that a reactor keeps for a second, and the largest body, bytes:
-/// half a MiB at most. All others are written anew for each request.
-pub const WHOLE_ANSWERS_MAX: usize = 8;
-pub const WHOLE_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Rendered responses that a reactor caches for a second, and the largest body, bytes: 0.5 MiB at most.
+pub const CACHED_RESPONSES_MAX: usize = 8;
+pub const CACHED_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 /// Smallest body worth compressing, bytes. The Python proxy's value (compatibility.md 2.6).
 pub const COMPRESS_BYTES_MIN: usize = 1000;
 /// Answers to pipelined requests are gathered up to this many bytes before they are written.

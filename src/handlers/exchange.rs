@@ -49,7 +49,7 @@ impl<'a> Exchange<'a> {
             settings,
             snapshot,
             now,
-            reply: request.reply(),
+            reply: request.context(),
             fields: request.fields,
             varies_by_origin: false,
             accepts_gzip: None,

@@ -1,17 +1,16 @@
-//! Chunked bodies, decoded in place (RFC 9112 7.1).
+//! The decoder of chunked bodies (RFC 9112 7.1), which decodes in place.
 //!
-//! In: the bytes after a head. Out: the body at the front of the buffer, and where it ends. Invariant:
-//! every line is parsed by its grammar, since a server that reads over what it does not understand
-//! disagrees with one that does not about where the body ends. Trailer fields are checked and dropped.
+//! Every line is parsed by its grammar: a server that skips what it cannot parse may disagree with a gateway
+//! about where the body ends. Trailer fields are checked and dropped.
 use bytes::BytesMut;
 use memchr::memchr;
 
-use crate::http::ParseError;
+use crate::http::error::ParseError;
 use crate::http::framing::{is_token, trim, trim_start};
 use crate::limits::{BODY_BYTES_MAX, CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
 
-/// A chunked body, decoded in place: the front of the buffer is what was decoded, the coded
-/// rest follows. Memory is bounded by the decoded body and one read.
+/// The state of one body. The decoded body is at the front of the buffer and the undecoded rest follows, so
+/// the buffer never holds more than the decoded body and one read.
 #[derive(Debug, Default)]
 pub struct Chunked {
     decoded: usize,
@@ -31,20 +30,20 @@ enum ChunkState {
 }
 
 impl Chunked {
-    /// Bytes at the front of the buffer that are the body.
+    /// The length of the decoded body, which is at the front of the buffer.
     pub fn decoded_bytes(&self) -> usize {
         self.decoded
     }
 
-    /// Bytes of the buffer that belong to this body, the trailer included.
+    /// The number of buffer bytes that belong to this body, the trailer section included.
     pub fn coded_bytes(&self) -> usize {
         self.coded
     }
 
-    /// Decodes what is there; true when the body and its trailer are whole.
+    /// Decodes the bytes received so far. Returns true once the body and its trailer section are complete.
     ///
     /// # Errors
-    /// Malformed, or more than we take.
+    /// The coding is malformed, or the body or its trailer section exceeds its limit.
     pub fn advance(&mut self, buffer: &mut BytesMut) -> Result<bool, ParseError> {
         loop {
             match self.state {
@@ -101,7 +100,7 @@ impl Chunked {
         Ok(false)
     }
 
-    /// Moves the coded rest down to the decoded end, so that chunk heads take no memory.
+    /// Moves the undecoded rest to the end of the decoded body, so that chunk headers use no memory.
     fn close_gap(&mut self, buffer: &mut BytesMut) {
         if self.coded > self.decoded {
             let rest_bytes = buffer.len() - self.coded;
@@ -112,7 +111,7 @@ impl Chunked {
     }
 }
 
-/// The next line without its CRLF, or `None` if it is not whole.
+/// The next line without its CRLF, or `None` if it is incomplete.
 fn line(coded: &[u8], bytes_max: usize, too_long: ParseError) -> Result<Option<&[u8]>, ParseError> {
     let bound = coded.len().min(bytes_max);
     match memchr(b'\n', &coded[..bound]) {
@@ -122,7 +121,7 @@ fn line(coded: &[u8], bytes_max: usize, too_long: ParseError) -> Result<Option<&
     }
 }
 
-/// Hex digits, then extensions (RFC 9112 7.1.1).
+/// Parses the chunk size and checks the extensions (RFC 9112 7.1.1).
 fn chunk_size(line: &[u8]) -> Result<usize, ParseError> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     if digits == 0 || !are_extensions(&line[digits..]) {
@@ -136,8 +135,8 @@ fn chunk_size(line: &[u8]) -> Result<usize, ParseError> {
     if size > BODY_BYTES_MAX { Err(ParseError::BodyTooLarge) } else { Ok(size) }
 }
 
-/// Whether this is `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`. Extensions are
-/// ignored, but only well-formed ones: RFC 9112 11.2 has what malformed ones are sent for.
+/// Whether this is `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`. Well-formed extensions
+/// are ignored; malformed ones are rejected, because request smuggling uses them (RFC 9112 11.2).
 fn are_extensions(mut rest: &[u8]) -> bool {
     while !rest.is_empty() {
         let Some(name) = trim_start(rest).strip_prefix(b";") else { return false };
@@ -158,7 +157,7 @@ fn after_token(text: &[u8]) -> Option<&[u8]> {
     (bytes > 0).then(|| &text[bytes..])
 }
 
-/// What follows a quoted string (RFC 9110 5.6.4).
+/// The text after a quoted string (RFC 9110 5.6.4).
 fn after_quoted(text: &[u8]) -> Option<&[u8]> {
     let mut rest = text.strip_prefix(b"\"")?;
     loop {
@@ -170,14 +169,14 @@ fn after_quoted(text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// A byte that a field value or a quoted string may hold.
+/// Whether a field value or a quoted string may contain this byte.
 fn is_text(byte: u8) -> bool {
     !byte.is_ascii_control() || byte == b'\t'
 }
 
-/// Fields that a trailer must not have (RFC 9110 6.5.1): framing, routing, credentials, and what says
-/// how a body or an answer is to be read. A gateway that merges trailers into the head would have read
-/// another request than the one answered here.
+/// Fields that are not allowed in a trailer section (RFC 9110 6.5.1): framing, routing, credentials,
+/// conditions and content fields. A gateway that merges trailers into the head would otherwise forward a
+/// different request than the one handled here.
 const FORBIDDEN_TRAILERS: [&[u8]; 22] = [
     b"transfer-encoding",
     b"content-length",
@@ -203,7 +202,7 @@ const FORBIDDEN_TRAILERS: [&[u8]; 22] = [
     b"x-forwarded-for",
 ];
 
-/// Checks one trailer field: no folding, a name, a colon, and not one that belongs in the head.
+/// Rejects a trailer line that is folded, malformed, or has a forbidden name.
 fn trailer_line(line: &[u8], trailer_bytes: usize) -> Result<(), ParseError> {
     if trailer_bytes > TRAILER_BYTES_MAX {
         return Err(ParseError::HeadTooLarge);

@@ -1,13 +1,11 @@
-//! gzip: whether a client takes it, and a body made for one request put into it.
+//! gzip for response bodies that are rendered per request.
 //!
-//! In: the `Accept-Encoding` field; a plain body. Out: yes or no; gzip bytes. Invariant: quality
-//! values are respected (RFC 9110 12.5.3); the state of the compressor is kept from one body to the
-//! next. Bodies that depend on the document alone never come here. gzip alone is spoken, and by
-//! zlib-rs: bench/README.md has what zstd, brotli and libdeflate would have given.
+//! Bodies that depend only on the document are compressed when the document changes, not here. Why gzip and
+//! zlib-rs, and not zstd, brotli or libdeflate: bench/README.md.
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
-/// True if the client takes gzip: it is named (the Python proxy looks for `gzip`, and compresses
-/// for nothing less) and its quality is not 0.
+/// Whether `Accept-Encoding` names gzip with a quality other than 0 (RFC 9110 12.5.3). `*` does not count:
+/// the Python proxy compresses only if the field contains `gzip`.
 pub fn accepts_gzip(accept_encoding: Option<&[u8]>) -> bool {
     let mut accepts = false;
     for item in accept_encoding.unwrap_or_default().split(|byte| *byte == b',') {
@@ -20,7 +18,7 @@ pub fn accepts_gzip(accept_encoding: Option<&[u8]>) -> bool {
     accepts
 }
 
-/// `q=0`, `q=0.0`, `q=0.000`: not acceptable.
+/// Whether this is `q=0`, `q=0.0` and so on, which means "not acceptable".
 fn is_zero_quality(parameter: &[u8]) -> bool {
     let mut sides = parameter.splitn(2, |byte| *byte == b'=');
     let (Some(name), Some(value)) = (sides.next(), sides.next()) else { return false };
@@ -29,7 +27,7 @@ fn is_zero_quality(parameter: &[u8]) -> bool {
         && value.trim_ascii().iter().all(|byte| matches!(byte, b'0' | b'.'))
 }
 
-/// A gzip compressor whose state is reused.
+/// A gzip compressor. Its state is reused for every body.
 #[derive(Debug)]
 pub struct Gzip {
     deflate: Compress,
@@ -41,17 +39,17 @@ impl Default for Gzip {
     }
 }
 
-/// No name, no time, unknown system (RFC 1952 2.3).
+/// A member header without name and time, of an unknown system (RFC 1952 2.3).
 const GZIP_HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 impl Gzip {
-    /// Appends `body` as one gzip member to `out`. False, and nothing is appended, if the
-    /// compressor fails, which it has no reason to: then the plain body is to be sent.
+    /// Appends `body` to `out` as one gzip member. If the compressor fails, appends nothing and returns
+    /// false; the caller then sends the plain body.
     pub fn compress(&mut self, body: &[u8], out: &mut Vec<u8>) -> bool {
         let start = out.len();
         out.extend_from_slice(&GZIP_HEAD);
         self.deflate.reset();
-        // The worst case is fixed codes of nine bits for each byte, and the end.
+        // Worst case: fixed Huffman codes of nine bits per byte, and the end of the block.
         out.reserve(body.len() + body.len() / 8 + 64);
         if !matches!(self.deflate.compress_vec(body, out, FlushCompress::Finish), Ok(Status::StreamEnd)) {
             out.truncate(start);
@@ -72,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codings_are_named_and_not_refused() {
+    fn accepts_gzip_if_named_with_nonzero_quality() {
         for (field, gzip) in [
             ("gzip", true),
             ("GZIP", true),
@@ -92,10 +90,10 @@ mod tests {
     }
 
     #[test]
-    fn compressed_bodies_come_back_whole_with_one_state() {
+    fn reused_compressor_round_trips_bodies() {
         let mut gzip = Gzip::default();
         for length in [0, 1, 1000, 70_000, 1_000_000, 3_000_000] {
-            // Nothing to find, and everything: what no compressor makes smaller must fit as well.
+            // One body is incompressible, so the reserved capacity is tested too.
             let mut state = 1_u64;
             let mut noise = || {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

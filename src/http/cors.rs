@@ -1,13 +1,12 @@
-//! Cross-origin rules, exactly those of the Python proxy's middleware (compatibility.md 2.6).
+//! CORS as the Python proxy's middleware implements it (compatibility.md 2.6), except that header fields
+//! which SDKs read are exposed to scripts (differences.md 22).
 //!
-//! In: the allow list, once per configuration; `Origin`, `Cookie` and the preflight fields of
-//! a request. Out: ready header lines, each with its end, and a preflight's status and body.
-//! Invariant: lines that do not depend on the request are built once; a value that is echoed
-//! was a header value of the request, so it holds no line break.
-//! Unlike the Python proxy, fields that SDKs read are exposed to scripts (differences.md 22).
-use crate::http::{Fields, Method, Status};
+//! Values are echoed only from parsed header fields, which cannot contain line breaks.
+use crate::http::fields::Fields;
+use crate::http::method::Method;
+use crate::http::status::Status;
 
-/// The methods that a preflight may ask for. `*` in the Python proxy's settings means these.
+/// The methods that a preflight request may name: what `*` means in the Python proxy's settings.
 const METHODS: [&[u8]; 7] = [b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT"];
 
 const PREFLIGHT_LINES: &[u8] = b"vary: Origin\r\n\
@@ -18,10 +17,10 @@ access-control-allow-credentials: true\r\n";
 const SIMPLE_LINES: &[u8] = b"access-control-allow-credentials: true\r\n\
 access-control-expose-headers: ETag, Last-Modified, X-Flagsmith-Document-Updated-At\r\n";
 
-/// The allow list, made ready.
+/// The list of allowed origins, in a form that requests compare with.
 #[derive(Debug)]
 pub struct Cors {
-    /// `*` is in the list.
+    /// The list contains `*`.
     any: bool,
     origins: Box<[Box<[u8]>]>,
 }
@@ -34,12 +33,12 @@ impl Cors {
         }
     }
 
-    /// True if this request is a preflight, which is answered without looking at its path.
+    /// Whether this is a preflight request. Those are answered for every path.
     pub fn is_preflight(method: Method, fields: &Fields<'_>) -> bool {
         method == Method::Options && fields.origin.is_some() && fields.access_control_request_method.is_some()
     }
 
-    /// Answers a preflight: its header lines go to `lines`, its body is the text.
+    /// Appends the header lines of a preflight response to `lines`; returns its status and body.
     pub fn preflight(&self, fields: &Fields<'_>, lines: &mut Vec<u8>) -> (Status, &'static [u8]) {
         let origin = fields.origin.unwrap_or_default();
         let allowed = self.allows(origin);
@@ -59,12 +58,12 @@ impl Cors {
         }
     }
 
-    /// Appends the lines of an answer that is not a preflight. Returns whether the answer
-    /// depends on the origin, so that `Vary` must name it.
+    /// Appends the header lines of any other response. Returns whether it depends on the origin, so that
+    /// `Vary` must name it.
     pub fn simple(&self, fields: &Fields<'_>, lines: &mut Vec<u8>) -> bool {
         let Some(origin) = fields.origin else { return false };
         lines.extend_from_slice(SIMPLE_LINES);
-        // Fetch refuses `*` for a request with credentials, so the origin is named then.
+        // Browsers reject `*` for requests with credentials, so the origin is named for those.
         if self.any && !fields.cookie {
             lines.extend_from_slice(b"access-control-allow-origin: *\r\n");
             return false;
@@ -76,8 +75,8 @@ impl Cors {
         false
     }
 
-    /// Appends the lines of a request that is refused before it is routed, `Vary` included. `None`: the
-    /// head was not read far enough to tell its origin, so only an answer for all origins can be given.
+    /// Appends the header lines of an error response to a request that was not routed, `Vary` included.
+    /// `None`: the origin is unknown because the head is incomplete, so only `*` can be sent.
     pub fn refused(&self, fields: Option<&Fields<'_>>, lines: &mut Vec<u8>) {
         match fields {
             Some(fields) if self.simple(fields, lines) => lines.extend_from_slice(b"vary: Origin\r\n"),
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preflight_echoes_the_origin_and_the_headers_asked_for() {
+    fn preflight_echoes_origin_and_requested_headers() {
         let (status, body, lines) =
             preflight(&cors(&["*"]), "https://app.example", "GET", Some("x-environment-key"));
         assert_eq!((status, body.as_str()), (200, "OK"));
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preflight_outside_the_list_says_what_is_not_allowed() {
+    fn preflight_names_what_is_not_allowed() {
         let list = cors(&["https://ok.example"]);
         assert_eq!(preflight(&list, "https://evil.example", "GET", None).1, "Disallowed CORS origin");
         assert_eq!(preflight(&list, "https://ok.example", "FROB", None).1, "Disallowed CORS method");
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_simple_answer_names_the_origin_only_where_it_must() {
+    fn simple_response_names_the_origin_only_if_required() {
         let cases = [
             (&["*"][..], false, "access-control-allow-origin: *", false),
             (&["*"], true, "access-control-allow-origin: https://ok.example", true),

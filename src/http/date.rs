@@ -1,7 +1,4 @@
-//! The `date` field, rendered once a second.
-//!
-//! In: the time of a batch of requests. Out: the whole header line. Invariant: the text changes
-//! only with the second; no clock is read here (RFC 9110 6.6.1, IMF-fixdate).
+//! The `Date` header line (RFC 9110 6.6.1, IMF-fixdate), rendered once per second.
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +6,7 @@ use crate::limits::YEAR_10000_SECONDS;
 
 const LINE_BYTES: usize = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n".len();
 
-/// A ready `date` line.
+/// A rendered `date` line.
 #[derive(Clone, Debug)]
 pub struct DateLine {
     seconds: u64,
@@ -25,7 +22,7 @@ impl Default for DateLine {
 }
 
 impl DateLine {
-    /// Renders the line if `now` is in another second than the last time.
+    /// Renders the line, unless it already shows the second of `now`.
     pub fn set(&mut self, now: SystemTime) {
         let seconds =
             now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(YEAR_10000_SECONDS - 1));
@@ -34,11 +31,11 @@ impl DateLine {
         }
         self.seconds = seconds;
         let date = httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(seconds));
-        // IMF-fixdate has one length, so this cannot run out of room.
+        // IMF-fixdate has a fixed length, so the line always fits.
         let _ = write!(&mut self.line[..], "date: {date}\r\n");
     }
 
-    /// The second that the line tells.
+    /// The second that the line shows, since the epoch.
     pub fn seconds(&self) -> u64 {
         self.seconds
     }

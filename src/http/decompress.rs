@@ -1,11 +1,10 @@
-//! Request bodies that come compressed: gzip, within a limit (RFC 9110 8.4, RFC 1952).
+//! gzip request bodies (RFC 9110 8.4, RFC 1952), inflated to at most `BODY_BYTES_MAX` bytes.
 //!
-//! In: a coded body. Out: what it inflates to, or a [`ParseError`]. Invariant: at most `BODY_BYTES_MAX` bytes
-//! are inflated, several members are one body (RFC 1952 2.2), and every member's checksum and length
-//! are checked. Nothing here is called before the caller's key is known to be valid.
+//! Several members form one body (RFC 1952 2.2); the checksum and length of each are verified. Call this only
+//! after the key of the request is known to be valid.
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use crate::http::ParseError;
+use crate::http::error::ParseError;
 use crate::limits::{BODY_BYTES_MAX, KEPT_BODY_BYTES_MAX};
 
 /// The `Content-Encoding` of a body.
@@ -14,11 +13,11 @@ pub enum Coding {
     #[default]
     Identity,
     Gzip,
-    /// Any other, or more than one.
+    /// Any other coding, or more than one.
     Unsupported,
 }
 
-/// A gzip decompressor whose state and buffer are reused.
+/// A gzip decompressor. Its state and buffer are reused for every body.
 #[derive(Debug)]
 pub struct Gunzip {
     inflate: Decompress,
@@ -32,19 +31,19 @@ impl Default for Gunzip {
 }
 
 const MAGIC: &[u8] = &[0x1f, 0x8b];
-/// The CRC-32 and the length of what a member inflates to.
+/// The CRC-32 and the length of the inflated member.
 const TRAILER_BYTES: usize = 8;
 
 impl Gunzip {
-    /// The body that `coded` is the gzip form of.
+    /// Inflates `coded` and returns the body.
     ///
     /// # Errors
-    /// It is not gzip, something else follows the last member, or it inflates to more than `BODY_BYTES_MAX`.
+    /// `coded` is not gzip, other bytes follow the last member, or the body exceeds `BODY_BYTES_MAX`.
     pub fn decode(&mut self, coded: &[u8]) -> Result<&mut [u8], ParseError> {
         self.body.clear();
         let mut rest = self.member(coded)?;
         while !rest.is_empty() {
-            rest = self.member(rest).map_err(|reject| match reject {
+            rest = self.member(rest).map_err(|error| match error {
                 ParseError::BadCoding => ParseError::TrailingBytes,
                 other => other,
             })?;
@@ -52,23 +51,24 @@ impl Gunzip {
         Ok(&mut self.body)
     }
 
-    /// After a request: memory for a large body is released.
+    /// Releases the memory of a large body. Call it after each request.
     pub fn release(&mut self) {
         if self.body.capacity() > KEPT_BODY_BYTES_MAX {
             self.body = Vec::new();
         }
     }
 
-    /// Inflates one member to the end of the body, and gives what follows it.
+    /// Appends one inflated member to the body; returns the bytes after it.
     fn member<'a>(&mut self, member: &'a [u8]) -> Result<&'a [u8], ParseError> {
         let mut rest = header_end(member).ok_or(ParseError::BadCoding)?;
         let start = self.body.len();
         self.inflate.reset(false);
         loop {
             if self.body.len() == self.body.capacity() {
-                // One byte beyond the limit says that there are more.
-                let room = (BODY_BYTES_MAX + 1 - self.body.len()).min(rest.len().saturating_mul(4).max(512));
-                self.body.reserve(room.max(1));
+                // The capacity of one more byte is enough to detect a body over the limit.
+                let growth =
+                    (BODY_BYTES_MAX + 1 - self.body.len()).min(rest.len().saturating_mul(4).max(512));
+                self.body.reserve(growth.max(1));
             }
             let before = self.inflate.total_in();
             let written = self.body.len();
@@ -81,7 +81,7 @@ impl Gunzip {
             match status {
                 Ok(Status::StreamEnd) => break,
                 Ok(_) if read > 0 || self.body.len() > written => {}
-                // Cut off, or damaged.
+                // Truncated or damaged.
                 _ => return Err(ParseError::BadCoding),
             }
         }
@@ -93,7 +93,7 @@ impl Gunzip {
     }
 }
 
-/// What follows the header of a member (RFC 1952 2.3). `None`: it is no header, or not whole.
+/// The bytes after the header of a member (RFC 1952 2.3); `None` if the header is invalid or incomplete.
 fn header_end(member: &[u8]) -> Option<&[u8]> {
     const HEADER_CRC: u8 = 2;
     const EXTRA: u8 = 4;
@@ -102,7 +102,7 @@ fn header_end(member: &[u8]) -> Option<&[u8]> {
     const RESERVED: u8 = 0xe0;
     let (fixed, mut rest) = member.split_first_chunk::<10>()?;
     let flags = fixed[3];
-    // 8 is deflate, the one method there is; a reserved bit may say that there is more to read over.
+    // 8 is deflate, the only method. A reserved bit may announce a field that cannot be skipped.
     if !fixed.starts_with(MAGIC) || fixed[2] != 8 || flags & RESERVED != 0 {
         return None;
     }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_one_body_and_anything_else_behind_them_is_refused() {
+    fn joins_members_and_rejects_trailing_bytes() {
         let (one, two) = (gzip(b"{\"a\":"), gzip(b"1}"));
         assert_eq!(decode(&[&one[..], &two].concat()), Ok(b"{\"a\":1}".to_vec()));
         assert_eq!(decode(&[&one[..], &gzip(b""), &two].concat()), Ok(b"{\"a\":1}".to_vec()));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_one_for_all_members_together() {
+    fn limits_the_sum_of_all_members() {
         let half = gzip(&vec![b'x'; BODY_BYTES_MAX / 2]);
         assert_eq!(decode(&[&half[..], &half].concat()).unwrap().len(), BODY_BYTES_MAX);
         assert_eq!(decode(&[&half[..], &half, &gzip(b"y")].concat()), Err(ParseError::BodyTooLarge));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_of_a_header_is_read_over() {
+    fn skips_every_optional_header_field() {
         let mut coded = vec![0x1f, 0x8b, 8, 2 | 4 | 8 | 16, 1, 2, 3, 4, 0, 3];
         coded.extend_from_slice(b"\x03\x00abcname\0comment\0");
         let mut crc = Crc::new();

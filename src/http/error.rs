@@ -1,42 +1,39 @@
-//! One enum of refusals, one match to status and body.
-//!
-//! In: why a request cannot be answered as asked. Out: the status, the JSON object SDKs and
-//! people read, and whether the connection closes. Invariant: `Copy`, no heap; every refused
-//! request goes through here (compatibility.md 2.6 for the bodies).
-use crate::http::Status;
+//! The errors that end a request before or while it is read, each with its status and body (compatibility.md
+//! 2.6).
+use crate::http::status::Status;
 
-/// Refusals that need nothing but themselves. Those that carry text (an unknown key, FastAPI's
-/// `detail` list) are written by `answer` with the same status table.
+/// Why a request cannot be read. Errors with variable text (an unknown key, FastAPI's `detail` list) are
+/// rendered by the request handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParseError {
-    /// Not HTTP as RFC 9112 has it, or framing that two parsers may read differently: 400, close.
+    /// Not valid by RFC 9112, or framed so that two parsers may disagree: 400, close.
     BadRequest,
     /// A transfer coding other than chunked: 501, close.
     UnknownCoding,
-    /// A version of HTTP that is not 1.0 or 1.1: 505, close.
+    /// An HTTP version other than 1.0 and 1.1: 505, close.
     UnknownVersion,
-    /// Head or header fields beyond the limits: 431, close.
+    /// The head or its number of fields exceeds the limit: 431, close.
     HeadTooLarge,
-    /// Target beyond the limit: 414, close.
+    /// The target exceeds the limit: 414, close.
     TargetTooLong,
-    /// Body beyond the limit: 413, close.
+    /// The body exceeds the limit: 413, close.
     BodyTooLarge,
-    /// A content coding that is not supported: 415. Its body is read over.
+    /// An unsupported content coding: 415. The body is skipped.
     UnsupportedCoding,
-    /// A body that says gzip and is not: 400.
+    /// A gzip body that is invalid: 400.
     BadCoding,
     /// Bytes after the last member of a gzip body: 400, close.
     TrailingBytes,
     /// An expectation other than `100-continue`: 417, close.
     UnknownExpectation,
-    /// The peer took too long to send what it began: 408, close.
+    /// The peer did not finish the head or body in time: 408, close.
     Timeout,
-    /// A defect of ours: 500, close.
+    /// A defect of this program: 500, close.
     Internal,
 }
 
 impl ParseError {
-    /// All of them, in the order of their numbers; a test of `metrics` holds it to that.
+    /// All variants in declaration order, which `metrics` uses as an index and a test there checks.
     pub const ALL: [Self; 12] = [
         Self::BadRequest,
         Self::UnknownCoding,
@@ -70,7 +67,7 @@ impl ParseError {
         }
     }
 
-    /// The status of this refusal.
+    /// The status of the error response.
     pub fn status(self) -> Status {
         Status(match self {
             Self::BadRequest | Self::BadCoding | Self::TrailingBytes => 400,
@@ -86,7 +83,7 @@ impl ParseError {
         })
     }
 
-    /// The body: an object, never an array (compatibility.md 2.3).
+    /// The body of the error response: an object, never an array (compatibility.md 2.3).
     pub fn body(self) -> &'static [u8] {
         match self {
             Self::BadRequest => b"{\"detail\":\"Bad request\"}",
@@ -104,7 +101,7 @@ impl ParseError {
         }
     }
 
-    /// True if nothing that follows on this connection can be trusted to be a request.
+    /// Whether the connection must close, because the start of the next request is unknown.
     pub fn closes(self) -> bool {
         !matches!(self, Self::BadCoding | Self::UnsupportedCoding)
     }

@@ -1,32 +1,32 @@
-//! Where a request ends: the rules of RFC 9112 that two parsers must not read differently.
+//! Message framing (RFC 9112): where a head ends, how long the body is, and whether the connection persists.
 //!
-//! In: raw bytes as they arrive. Out: the length of a head and the facts its fields state about
-//! framing. Invariant: strict (CRLF only, no folding, one
-//! length, one Host), every byte is looked at once however slowly it comes, and every bound of
-//! `limits` is met here. Names and values as such are checked by the decoder in `request`.
+//! Strict, because parsers that disagree about these rules allow request smuggling: only CRLF ends a line, no
+//! folding, one length, one Host. Each byte is scanned once, even if the head arrives byte by byte, and all
+//! size limits of a head apply here. The decoder in [`request`](crate::http::request) checks the rest.
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
 
+use crate::http::decompress::Coding;
+use crate::http::error::ParseError;
 use crate::http::target::{is_authority, is_target};
-use crate::http::{Coding, ParseError};
 use crate::limits::{BODY_BYTES_MAX, EMPTY_LINES_MAX, HEADERS_MAX};
 
-/// What the head says about framing and the connection.
+/// What a head says about framing and the connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FramingHeaders {
     pub http_10: bool,
-    /// How the body is compressed.
     pub coding: Coding,
     pub expects_continue: bool,
-    /// Where the target stands, if it has bytes that the decoder does not take as they are.
-    pub odd_target: Option<(u16, u16)>,
+    /// Start and end of the target, if it contains bytes that the decoder does not accept.
+    pub nonstandard_target: Option<(u16, u16)>,
     content_length: Option<u64>,
     chunked: bool,
     hosts: u8,
     close: bool,
     persist: bool,
-    /// Refusals that wait until the decoder has found the whole head well formed.
-    refused: Option<ParseError>,
+    /// An error that is returned once the whole head has been decoded: it needs the origin (CORS), and a
+    /// malformed head takes precedence.
+    deferred_error: Option<ParseError>,
 }
 
 /// The length of a body.
@@ -37,41 +37,41 @@ pub enum Length {
     Chunked,
 }
 
-/// Finds the end of a head, line by line, and gathers its [`FramingHeaders`].
+/// Finds the end of a head, line by line, and collects its [`FramingHeaders`].
 #[derive(Debug, Default)]
 pub struct HeadScan {
     line_start: usize,
-    /// Bytes already looked at.
-    seen: usize,
-    /// Lines of this head so far, the request line included.
+    /// The number of bytes already scanned.
+    scanned: usize,
+    /// The number of lines so far, the request line included.
     lines: usize,
     empty_lines: usize,
-    pub facts: FramingHeaders,
+    pub framing: FramingHeaders,
 }
 
 impl HeadScan {
-    /// True if a part of this head was looked at already.
+    /// Whether a part of this head has been scanned.
     pub fn has_begun(&self) -> bool {
-        self.seen > 0
+        self.scanned > 0
     }
 
-    /// The length of the head if all of it is there. Empty lines before it are dropped.
+    /// The length of the head, or `None` if it is incomplete. Drops empty lines before the head.
     ///
     /// # Errors
-    /// The head is malformed, or larger than `bytes_max`.
+    /// The head is malformed or exceeds a limit.
     pub fn advance(&mut self, buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<usize>, ParseError> {
         loop {
             let bound = buffer.len().min(bytes_max);
-            let Some(found) = memchr(b'\n', &buffer[self.seen..bound]) else {
-                self.seen = bound;
-                return self.bounded(buffer, bytes_max);
+            let Some(found) = memchr(b'\n', &buffer[self.scanned..bound]) else {
+                self.scanned = bound;
+                return self.need_more(buffer, bytes_max);
             };
-            let end = self.seen + found;
-            self.seen = end + 1;
+            let end = self.scanned + found;
+            self.scanned = end + 1;
             if self.lines == 0 {
-                first_line(&buffer[..end])?;
+                check_request_line_start(&buffer[..end])?;
             }
-            // A bare LF ends a line for some parsers and not for others (RFC 9112 2.2).
+            // Parsers disagree about a bare LF (RFC 9112 2.2).
             let Some(line) = buffer[self.line_start..end].strip_suffix(b"\r") else {
                 return Err(ParseError::BadRequest);
             };
@@ -82,12 +82,12 @@ impl HeadScan {
                         return Err(ParseError::BadRequest);
                     }
                     buffer.advance(end + 1);
-                    self.seen = 0;
+                    self.scanned = 0;
                     continue;
                 }
                 (true, _) => return Ok(Some(end + 1)),
-                (false, 0) => self.facts.request_line(line, bytes_max / TARGET_PART)?,
-                (false, _) => self.facts.field_line(line)?,
+                (false, 0) => self.framing.request_line(line, bytes_max / TARGET_PART)?,
+                (false, _) => self.framing.field_line(line)?,
             }
             self.lines += 1;
             if self.lines > HEADERS_MAX + 1 {
@@ -97,80 +97,80 @@ impl HeadScan {
         }
     }
 
-    /// Asks for more bytes, if those that are there can still become a head.
-    fn bounded(&self, buffer: &[u8], bytes_max: usize) -> Result<Option<usize>, ParseError> {
+    /// Returns `None`, for "more bytes needed", if the bytes so far can still become a valid head.
+    fn need_more(&self, buffer: &[u8], bytes_max: usize) -> Result<Option<usize>, ParseError> {
         if self.lines == 0 {
-            first_line(buffer)?;
+            check_request_line_start(buffer)?;
         }
         if buffer.len() < bytes_max {
             return Ok(None);
         }
-        let is_target = self.lines == 0 || self.facts.refused == Some(ParseError::TargetTooLong);
+        let is_target = self.lines == 0 || self.framing.deferred_error == Some(ParseError::TargetTooLong);
         Err(if is_target { ParseError::TargetTooLong } else { ParseError::HeadTooLarge })
     }
 }
 
-/// Whether these bytes, without a line end, can begin a request: judged as they come, so that how they are
-/// cut into reads changes no answer.
-fn first_line(line: &[u8]) -> Result<(), ParseError> {
-    // A TLS handshake on a plain port has no line end that would tell.
+/// Checks the start of a request line before its end has arrived. The result does not depend on how the
+/// bytes are split into reads.
+fn check_request_line_start(line: &[u8]) -> Result<(), ParseError> {
+    // A TLS handshake on a plain-text port may contain no line end at all.
     if line.first().is_some_and(|byte| !is_token(byte) && *byte != b'\r') {
         return Err(ParseError::BadRequest);
     }
     Ok(())
 }
 
-/// What the decoder refuses, and what starts a fragment, which it cuts off. No URI may hold these
-/// unencoded (RFC 3986 2), yet they are sent, and the Python proxy takes them as they are.
-pub fn is_odd_in_target(byte: u8) -> bool {
-    IN_TARGET[usize::from(byte)] == ODD
+/// Whether the decoder rejects this byte in a target, or (`#`) truncates the target at it. URIs must encode
+/// these bytes (RFC 3986 2), but clients send them, and the Python proxy accepts them.
+pub fn is_nonstandard_in_target(byte: u8) -> bool {
+    TARGET_BYTE_KINDS[usize::from(byte)] == NONSTANDARD
 }
 
-const ODD: u8 = 1;
-const OUTSIDE: u8 = 2;
+const NONSTANDARD: u8 = 1;
+const NOT_ASCII: u8 = 2;
 
-/// What a byte is in a target: nothing remarkable, [`ODD`], or [`OUTSIDE`] of ASCII.
-static IN_TARGET: [u8; 256] = {
+/// Per byte: 0, [`NONSTANDARD`] or [`NOT_ASCII`].
+static TARGET_BYTE_KINDS: [u8; 256] = {
     let mut kinds = [0; 256];
-    let odd = b"\"#<>`";
+    let nonstandard = b"\"#<>`";
     let mut at = 0;
-    while at < odd.len() {
-        kinds[odd[at] as usize] = ODD;
+    while at < nonstandard.len() {
+        kinds[nonstandard[at] as usize] = NONSTANDARD;
         at += 1;
     }
     at = 0x7f;
     while at < kinds.len() {
-        kinds[at] = OUTSIDE;
+        kinds[at] = NOT_ASCII;
         at += 1;
     }
     kinds
 };
 
-/// A method, two blanks and a version beside the target, bytes.
+/// The limit for the rest of the request line (method, two spaces, version), bytes.
 const REQUEST_LINE_REST_BYTES_MAX: usize = 64;
 
-/// The target may take this part of a head.
+/// The target is limited to the head's limit divided by this.
 pub const TARGET_PART: usize = 2;
 
 impl FramingHeaders {
-    /// True if the connection goes on after this request (RFC 9112 9.3).
+    /// Whether the connection persists after this request (RFC 9112 9.3).
     pub fn keep_alive(&self) -> bool {
         !self.close && (!self.http_10 || self.persist)
     }
 
-    /// How long the body is (RFC 9112 6.3), or why the request is refused.
+    /// The length of the body (RFC 9112 6.3). Call it after the whole head has been decoded.
     ///
     /// # Errors
-    /// The fields contradict each other, or the body is more than we take.
+    /// The deferred error, contradicting fields, or a body over the limit.
     pub fn length(&self) -> Result<Length, ParseError> {
-        if let Some(reject) = self.refused {
-            return Err(reject);
+        if let Some(error) = self.deferred_error {
+            return Err(error);
         }
         if self.hosts == 0 && !self.http_10 {
             return Err(ParseError::BadRequest);
         }
         match (self.chunked, self.content_length) {
-            // A transfer coding in 1.0, or beside a length, is how requests are smuggled.
+            // Request smuggling uses a transfer coding with a length, or in HTTP/1.0.
             (true, Some(_)) => Err(ParseError::BadRequest),
             (true, None) if self.http_10 => Err(ParseError::BadRequest),
             (true, None) => Ok(Length::Chunked),
@@ -182,8 +182,8 @@ impl FramingHeaders {
         }
     }
 
-    /// A target that is too long is refused once the head is whole: only then is the origin known that
-    /// the answer must name for a browser to show it.
+    /// Defers the error for a long target until the head is complete: the error response must name the origin
+    /// for a browser to show it.
     fn request_line(&mut self, line: &[u8], target_bytes_max: usize) -> Result<(), ParseError> {
         let is_too_long = line.len() > target_bytes_max + REQUEST_LINE_REST_BYTES_MAX;
         let malformed = if is_too_long { ParseError::TargetTooLong } else { ParseError::BadRequest };
@@ -204,7 +204,7 @@ impl FramingHeaders {
             _ => return Err(malformed),
         }
         if is_too_long || target_bytes > target_bytes_max {
-            self.refused = Some(ParseError::TargetTooLong);
+            self.deferred_error = Some(ParseError::TargetTooLong);
         }
         let target = &rest[..target_bytes];
         if !is_target(&line[..method_bytes], target) {
@@ -213,23 +213,22 @@ impl FramingHeaders {
         self.target(method_bytes + 1, target)
     }
 
-    /// Visible ASCII, as the Python proxy's parser has it; control characters are the decoder's to find.
+    /// Rejects non-ASCII bytes, as the Python proxy's parser does. The decoder rejects control characters.
     fn target(&mut self, start: usize, target: &[u8]) -> Result<(), ParseError> {
-        // One look-up a byte and no branch: each new head comes by here (bench: read-get-new).
-        let found = target.iter().fold(0, |found, byte| found | IN_TARGET[usize::from(*byte)]);
-        if found & OUTSIDE != 0 {
+        // One look-up per byte and no branch: this runs for each uncached head (bench: read-get-new).
+        let found = target.iter().fold(0, |found, byte| found | TARGET_BYTE_KINDS[usize::from(*byte)]);
+        if found & NOT_ASCII != 0 {
             return Err(ParseError::BadRequest);
         }
-        if found & ODD != 0 {
-            // Within the bound of a target, far below 65,536.
-            let place = u16::try_from(start).ok().zip(u16::try_from(start + target.len()).ok());
-            self.odd_target = Some(place.ok_or(ParseError::TargetTooLong)?);
+        if found & NONSTANDARD != 0 {
+            let range = u16::try_from(start).ok().zip(u16::try_from(start + target.len()).ok());
+            self.nonstandard_target = Some(range.ok_or(ParseError::TargetTooLong)?);
         }
         Ok(())
     }
 
     fn field_line(&mut self, line: &[u8]) -> Result<(), ParseError> {
-        // A line that starts with a blank folds the one before (RFC 9112 5.2).
+        // A line that starts with white space continues the field before it (RFC 9112 5.2).
         if matches!(line[0], b' ' | b'\t') {
             return Err(ParseError::BadRequest);
         }
@@ -252,7 +251,7 @@ impl FramingHeaders {
         }
     }
 
-    /// One Host, and in it a host and perhaps a port (RFC 9112 3.2).
+    /// Requires exactly one `Host` field with a valid authority (RFC 9112 3.2).
     fn host(&mut self, value: &[u8]) -> Result<(), ParseError> {
         self.hosts = self.hosts.saturating_add(1);
         if self.hosts > 1 || !is_authority(trim(value)) {
@@ -263,10 +262,10 @@ impl FramingHeaders {
 
     fn expectation(&mut self, value: &[u8]) -> Result<(), ParseError> {
         if trim(value).eq_ignore_ascii_case(b"100-continue") {
-            // A 1.0 peer cannot have meant it (RFC 9110 10.1.1).
+            // Ignored in HTTP/1.0 requests (RFC 9110 10.1.1).
             self.expects_continue = !self.http_10;
         } else {
-            self.refused.get_or_insert(ParseError::UnknownExpectation);
+            self.deferred_error.get_or_insert(ParseError::UnknownExpectation);
         }
         Ok(())
     }
@@ -278,7 +277,7 @@ impl FramingHeaders {
         }
     }
 
-    /// Digits alone, once: a list, a sign, or a second field may be read in two ways.
+    /// Requires one field of digits: parsers disagree about lists, signs and repeated fields.
     fn content_length(&mut self, value: &[u8]) -> Result<(), ParseError> {
         let value = trim(value);
         if self.content_length.is_some() || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
@@ -300,7 +299,7 @@ impl FramingHeaders {
             if is_gzip && self.coding == Coding::Identity { Coding::Gzip } else { Coding::Unsupported };
     }
 
-    /// `chunked` alone, once (RFC 9112 6.1 asks for 501 for codings that are not understood).
+    /// Requires one field with the single coding `chunked`; other codings are 501 (RFC 9112 6.1).
     fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), ParseError> {
         let value = trim(value);
         if self.chunked || value.is_empty() {
@@ -308,18 +307,18 @@ impl FramingHeaders {
         }
         self.chunked = true;
         if !value.eq_ignore_ascii_case(b"chunked") {
-            self.refused.get_or_insert(ParseError::UnknownCoding);
+            self.deferred_error.get_or_insert(ParseError::UnknownCoding);
         }
         Ok(())
     }
 }
 
-/// A byte of a method or a field name (RFC 9110 5.6.2).
+/// Whether this is a byte of a token, such as a method or field name (RFC 9110 5.6.2).
 pub(super) fn is_token(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 
-/// Without optional white space: blank and tab only (RFC 9110 5.6.3).
+/// Removes optional white space, which is only spaces and tabs (RFC 9110 5.6.3), from both ends.
 pub(super) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
@@ -327,7 +326,7 @@ pub(super) fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// Without optional white space before it.
+/// Removes optional white space from the start.
 pub(super) fn trim_start(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;

@@ -1,24 +1,28 @@
-//! HTTP/1 as bytes: a request read from them, an answer written to them.
+//! HTTP/1.1 without I/O: parses requests from bytes and appends responses to a buffer.
 //!
-//! In: bytes of a connection. Out: a [`Request`] with the few fields this product reads, and
-//! an [`ResponseWriter`] with whole responses. Invariant: nothing here knows what a flag, a key or a
-//! snapshot is. It may not await and may not touch a socket.
+//! Nothing here awaits, touches a socket, or depends on flags, keys or snapshots.
 pub mod chunked;
 pub mod compression;
 pub mod cors;
 pub mod date;
 pub mod decompress;
 pub mod error;
+pub mod fields;
 pub mod framing;
 pub mod head_cache;
+pub mod method;
 pub mod request;
 pub mod response;
 pub mod response_cache;
 pub mod route;
+pub mod status;
 pub mod target;
 
 pub use crate::http::decompress::{Coding, Gunzip};
 pub use crate::http::error::ParseError;
+pub use crate::http::fields::Fields;
 pub use crate::http::head_cache::HeadCache;
-pub use crate::http::request::{Fields, Method, Progress, Request, RequestReader};
-pub use crate::http::response::{Body, ContentType, ResponseContext, ResponseWriter, Status};
+pub use crate::http::method::Method;
+pub use crate::http::request::{Progress, Request, RequestReader};
+pub use crate::http::response::{Body, ContentType, ResponseContext, ResponseWriter};
+pub use crate::http::status::Status;

@@ -1,88 +1,91 @@
-//! Whole answers that are asked for again and again: head and ready body in one piece.
+//! A cache of rendered responses: head and body in one buffer, shared instead of copied.
 //!
-//! In: a ready body and the header fields it is sent with. Out: the answer that was sent with
-//! them in this second, shared and not copied. Invariant: an answer is used again only for the
-//! same body, fields and date; `forget` is called before a body's memory can become another's.
-//! Few answers are kept, none of them large, and none that was not asked for twice in a second.
+//! A hit requires the same body, header fields and `Date`. The body is compared by address; the entry owns a
+//! reference to it, so the address cannot be reused for another body. A response is admitted when it is
+//! requested twice within a second; large bodies never are.
 use bytes::Bytes;
 
-use crate::limits::{WHOLE_ANSWER_BYTES_MAX, WHOLE_ANSWERS_MAX};
+use crate::limits::{CACHED_RESPONSE_BYTES_MAX, CACHED_RESPONSES_MAX};
 
-/// The whole answers of one reactor.
+/// The cached responses of one reactor.
 #[derive(Debug, Default)]
 pub struct ResponseCache {
-    answers: Vec<Whole>,
-    /// The one that is replaced next.
+    entries: Vec<CachedResponse>,
+    /// The entry to replace next.
     next: usize,
 }
 
 #[derive(Debug)]
-struct Whole {
-    /// Where the body is: two that live at once are never in one place.
-    body: (usize, usize),
+struct CachedResponse {
+    body: Bytes,
     date_seconds: u64,
     fields: Vec<u8>,
-    /// Empty while it was asked for once.
+    /// Empty until the response is admitted.
     bytes: Bytes,
 }
 
-/// What is known about an answer.
+/// The result of a look-up.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CacheLookup {
-    /// It need not be written: here it is.
-    Whole(Bytes),
-    /// It was asked for before in this second: worth keeping, in this place.
-    Twice(usize),
-    No,
+    /// The rendered response.
+    Hit(Bytes),
+    /// The second request within a second: render the response and [`insert`](ResponseCache::insert) it at
+    /// this index.
+    Admit(usize),
+    Miss,
 }
 
 impl ResponseCache {
-    /// Looks for the answer, and notes that it was asked for.
-    pub fn find(&mut self, body: &Bytes, fields: &[u8], date_seconds: u64) -> CacheLookup {
-        if body.len() > WHOLE_ANSWER_BYTES_MAX {
-            return CacheLookup::No;
+    /// Looks a response up and records the request for it.
+    pub fn lookup(&mut self, body: &Bytes, fields: &[u8], date_seconds: u64) -> CacheLookup {
+        if body.len() > CACHED_RESPONSE_BYTES_MAX {
+            return CacheLookup::Miss;
         }
-        let body = (body.as_ptr().addr(), body.len());
-        let same = |whole: &Whole| whole.body == body && whole.fields == fields;
-        match self.answers.iter().position(same) {
-            Some(at) if self.answers[at].date_seconds != date_seconds => {
-                self.answers[at].date_seconds = date_seconds;
-                self.answers[at].bytes = Bytes::new();
-                CacheLookup::No
+        let is_same = |entry: &CachedResponse| is_same_memory(&entry.body, body) && entry.fields == fields;
+        match self.entries.iter().position(is_same) {
+            Some(index) if self.entries[index].date_seconds != date_seconds => {
+                self.entries[index].date_seconds = date_seconds;
+                self.entries[index].bytes = Bytes::new();
+                CacheLookup::Miss
             }
-            Some(at) if self.answers[at].bytes.is_empty() => CacheLookup::Twice(at),
-            Some(at) => CacheLookup::Whole(self.answers[at].bytes.clone()),
+            Some(index) if self.entries[index].bytes.is_empty() => CacheLookup::Admit(index),
+            Some(index) => CacheLookup::Hit(self.entries[index].bytes.clone()),
             None => {
-                self.note(body, fields, date_seconds);
-                CacheLookup::No
+                self.record(body, fields, date_seconds);
+                CacheLookup::Miss
             }
         }
     }
 
-    fn note(&mut self, body: (usize, usize), fields: &[u8], date_seconds: u64) {
-        if self.answers.len() < WHOLE_ANSWERS_MAX {
-            self.answers.push(Whole { body, date_seconds, fields: fields.to_vec(), bytes: Bytes::new() });
-            return;
+    fn record(&mut self, body: &Bytes, fields: &[u8], date_seconds: u64) {
+        let body = body.clone();
+        if self.entries.len() < CACHED_RESPONSES_MAX {
+            let fields = fields.to_vec();
+            return self.entries.push(CachedResponse { body, date_seconds, fields, bytes: Bytes::new() });
         }
-        let place = &mut self.answers[self.next];
-        self.next = (self.next + 1) % WHOLE_ANSWERS_MAX;
-        (place.body, place.date_seconds, place.bytes) = (body, date_seconds, Bytes::new());
-        place.fields.clear();
-        place.fields.extend_from_slice(fields);
+        let entry = &mut self.entries[self.next];
+        self.next = (self.next + 1) % CACHED_RESPONSES_MAX;
+        (entry.body, entry.date_seconds, entry.bytes) = (body, date_seconds, Bytes::new());
+        entry.fields.clear();
+        entry.fields.extend_from_slice(fields);
     }
 
-    /// Keeps the answer in the place that `find` said.
-    pub fn keep(&mut self, at: usize, bytes: Bytes) {
-        if let Some(whole) = self.answers.get_mut(at) {
-            whole.bytes = bytes;
+    /// Stores a rendered response at an index that [`lookup`](Self::lookup) returned.
+    pub fn insert(&mut self, index: usize, bytes: Bytes) {
+        if let Some(entry) = self.entries.get_mut(index) {
+            entry.bytes = bytes;
         }
     }
 
-    /// Forgets all: bodies are about to be replaced.
-    pub fn forget(&mut self) {
-        self.answers.clear();
+    /// Releases all bodies and responses. Correctness does not depend on it.
+    pub fn clear(&mut self) {
+        self.entries.clear();
         self.next = 0;
     }
+}
+
+fn is_same_memory(one: &Bytes, other: &Bytes) -> bool {
+    std::ptr::eq(&one[..], &other[..])
 }
 
 #[cfg(test)]
@@ -90,35 +93,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_used_again_for_the_same_body_fields_and_second_only() {
+    fn hits_require_the_same_body_fields_and_second() {
         let (body, other) = (Bytes::from_static(b"{\"a\":1}"), Bytes::from_static(b"{\"b\":2}"));
-        let mut wholes = ResponseCache::default();
-        assert_eq!(wholes.find(&body, b"f", 7), CacheLookup::No);
-        let CacheLookup::Twice(at) = wholes.find(&body, b"f", 7) else { panic!("asked for twice") };
-        wholes.keep(at, Bytes::from_static(b"whole"));
-        assert_eq!(wholes.find(&body, b"f", 7), CacheLookup::Whole(Bytes::from_static(b"whole")));
-        assert_eq!(wholes.find(&body, b"g", 7), CacheLookup::No);
-        assert_eq!(wholes.find(&other, b"f", 7), CacheLookup::No);
-        assert_eq!(wholes.find(&body, b"f", 8), CacheLookup::No);
-        assert_eq!(wholes.find(&body, b"f", 8), CacheLookup::Twice(at));
-        wholes.forget();
-        assert_eq!(wholes.find(&body, b"f", 8), CacheLookup::No);
+        let mut cache = ResponseCache::default();
+        assert_eq!(cache.lookup(&body, b"f", 7), CacheLookup::Miss);
+        let CacheLookup::Admit(index) = cache.lookup(&body, b"f", 7) else { panic!("requested twice") };
+        cache.insert(index, Bytes::from_static(b"whole"));
+        assert_eq!(cache.lookup(&body, b"f", 7), CacheLookup::Hit(Bytes::from_static(b"whole")));
+        assert_eq!(cache.lookup(&body, b"g", 7), CacheLookup::Miss);
+        assert_eq!(cache.lookup(&other, b"f", 7), CacheLookup::Miss);
+        assert_eq!(cache.lookup(&body, b"f", 8), CacheLookup::Miss);
+        assert_eq!(cache.lookup(&body, b"f", 8), CacheLookup::Admit(index));
+        cache.clear();
+        assert_eq!(cache.lookup(&body, b"f", 8), CacheLookup::Miss);
     }
 
     #[test]
-    fn few_are_kept_and_none_that_is_large() {
-        let bodies: Vec<Bytes> = (0..=WHOLE_ANSWERS_MAX).map(|at| Bytes::from(vec![b'x'; at + 1])).collect();
-        let mut wholes = ResponseCache::default();
+    fn limits_the_number_and_size_of_entries() {
+        let bodies: Vec<Bytes> =
+            (0..=CACHED_RESPONSES_MAX).map(|at| Bytes::from(vec![b'x'; at + 1])).collect();
+        let mut cache = ResponseCache::default();
         for body in bodies.iter().chain(&bodies) {
             assert_eq!(
-                wholes.find(body, b"f", 7),
-                CacheLookup::No,
-                "one more than there are places, in turn"
+                cache.lookup(body, b"f", 7),
+                CacheLookup::Miss,
+                "one more body than entries, in rotation"
             );
         }
-        assert_eq!(wholes.answers.len(), WHOLE_ANSWERS_MAX);
-        let large = Bytes::from(vec![0; WHOLE_ANSWER_BYTES_MAX + 1]);
-        assert_eq!(wholes.find(&large, b"f", 7), CacheLookup::No);
-        assert_eq!(wholes.find(&large, b"f", 7), CacheLookup::No);
+        assert_eq!(cache.entries.len(), CACHED_RESPONSES_MAX);
+        let large = Bytes::from(vec![0; CACHED_RESPONSE_BYTES_MAX + 1]);
+        assert_eq!(cache.lookup(&large, b"f", 7), CacheLookup::Miss);
+        assert_eq!(cache.lookup(&large, b"f", 7), CacheLookup::Miss);
+    }
+
+    #[test]
+    fn equal_bodies_at_different_addresses_are_different_entries() {
+        let mut cache = ResponseCache::default();
+        let body = Bytes::from(b"{}".to_vec());
+        assert_eq!(cache.lookup(&body, b"f", 7), CacheLookup::Miss);
+        drop(body);
+        // The entry keeps the first body alive, so no later body can have its address.
+        for _ in 0..CACHED_RESPONSES_MAX {
+            assert_eq!(cache.lookup(&Bytes::from(b"{}".to_vec()), b"f", 7), CacheLookup::Miss);
+        }
     }
 }

@@ -1,55 +1,53 @@
-//! The table of paths: which answer a path and a method ask for.
+//! The routing table: path and method to [`Route`].
 //!
-//! In: the path as sent (before percent-decoding) and the method. Out: a [`Route`], with the
-//! parameter of those that have one, or why there is none (404, or 405 with its `Allow`).
-//! Invariant: each path is served with and without its last slash (differences.md 15) and with
-//! any of its characters percent-encoded, as Starlette matches it; nothing else is normalised,
-//! so double slashes, dots and upper case are 404. Nothing here looks at keys or documents.
+//! Each path is served with and without a trailing slash (differences.md 15) and with any of its characters
+//! percent-encoded, as Starlette matches it. Nothing else is normalised: double slashes, dot segments and
+//! upper case are 404.
 use std::borrow::Cow;
 
-use crate::http::Method;
+use crate::http::method::Method;
 
-/// What a path stands for. The names are those of metrics and of the access log as well.
+/// The resource that a path names; also a label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Route {
     Flags,
     Identities,
     EnvironmentDocument,
-    /// `/health`, `/proxy/health` and `/proxy/health/readiness` are one.
+    /// `/health`, `/proxy/health` and `/proxy/health/readiness`.
     Readiness,
     Liveness,
     Analytics,
     AnalyticsV2,
     BulkIdentities,
     Traits,
-    /// All flags through OpenFeature's protocol.
+    /// OFREP: all flags.
     OfrepFlags,
-    /// One flag, named by the parameter.
+    /// OFREP: the flag that the parameter names.
     OfrepFlag,
-    /// Flagsmith's event stream of the client-side key that is the parameter.
+    /// Flagsmith's event stream; the parameter is the key.
     EventStream,
-    /// The same in OpenFeature's words.
+    /// OFREP's event stream; the parameter is the key.
     OfrepEventStream,
-    /// Why each flag has its value, for server keys.
+    /// The reason for the value of each flag; only for server-side keys.
     Explain,
     OpenApi,
     Docs,
-    /// The demo's page and what it loads, named by the parameter.
+    /// The demo page and its files; the parameter names the file.
     Demo,
-    /// No such path.
+    /// Any other path.
     Unknown,
 }
 
-/// A path that exists, and its methods.
+/// A path with a route.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Match<'path> {
     pub route: Route,
     pub methods: Methods,
-    /// Percent-decoded. Empty for a route without one.
+    /// Percent-decoded; empty for a route without a parameter.
     pub parameter: Cow<'path, [u8]>,
 }
 
-/// The methods of one path (RFC 9110 10.2.1). `HEAD` goes wherever `GET` goes.
+/// The methods of a route (RFC 9110 10.2.1). `HEAD` is allowed wherever `GET` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Methods {
     Get,
@@ -58,7 +56,7 @@ pub enum Methods {
 }
 
 impl Methods {
-    /// Whether the path has this method.
+    /// Whether the route supports this method.
     pub fn allow(self, method: Method) -> bool {
         match method {
             Method::Get | Method::Head => self != Methods::Post,
@@ -67,7 +65,7 @@ impl Methods {
         }
     }
 
-    /// The header line of a 405, with its end.
+    /// The `Allow` line of a 405 response, with its CRLF.
     pub fn allow_line(self) -> &'static [u8] {
         match self {
             Methods::Get => b"allow: GET, HEAD\r\n",
@@ -78,7 +76,7 @@ impl Methods {
 }
 
 impl Route {
-    /// All of them, in the order of their numbers; a test of `metrics` holds it to that.
+    /// All variants in declaration order, which `metrics` uses as an index and a test there checks.
     pub const ALL: [Self; 18] = [
         Self::Flags,
         Self::Identities,
@@ -125,7 +123,7 @@ impl Route {
     }
 }
 
-/// Finds the route of a path. `None` is 404.
+/// The route of a path as sent; `None` is 404.
 pub fn find(path: &[u8]) -> Option<Match<'_>> {
     let bare = path.strip_suffix(b"/").unwrap_or(path);
     if !bare.contains(&b'%') {
@@ -137,12 +135,12 @@ pub fn find(path: &[u8]) -> Option<Match<'_>> {
     }
     let decoded = percent_decode(bare);
     let (route, methods, parameter) = find_decoded(&decoded)
-        // Starlette decodes first, so an encoded last slash is one as well.
+        // Starlette decodes first, so `%2F` at the end is a trailing slash too.
         .or_else(|| find_decoded(decoded.strip_suffix(b"/").filter(|_| bare.len() == path.len())?))?;
     Some(Match { route, methods, parameter: Cow::Owned(parameter.to_vec()) })
 }
 
-/// Finds the route of a path without its last slash, and its parameter there.
+/// The route of a decoded path without a trailing slash, and its parameter.
 fn find_decoded(bare: &[u8]) -> Option<(Route, Methods, &[u8])> {
     let (route, methods) = match bare {
         b"/api/v1/flags" => (Route::Flags, Methods::Get),
@@ -179,8 +177,7 @@ fn find_parameter(bare: &[u8]) -> Option<(Route, Methods, &[u8])> {
     Some((route, Methods::Get, key))
 }
 
-/// Decodes `%XX`; whatever is not two hex digits after a `%` stays as it is, as in Python's
-/// `urllib.parse.unquote`.
+/// Decodes `%XX`. A `%` without two hex digits is kept, as in Python's `urllib.parse.unquote`.
 pub fn percent_decode(text: &[u8]) -> Cow<'_, [u8]> {
     if !text.contains(&b'%') {
         return Cow::Borrowed(text);
@@ -217,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn each_path_is_served_in_both_slash_forms() {
+    fn trailing_slash_is_optional() {
         for (path, expected) in [
             ("/api/v1/flags", Route::Flags),
             ("/api/v1/identities", Route::Identities),
@@ -243,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_percent_encoding_is_normalised() {
+    fn normalises_only_percent_encoding() {
         assert_eq!(route("/api/v1/%66lags/"), Some(Route::Flags));
         assert_eq!(route("/api%2Fv1/flags/"), Some(Route::Flags));
         for path in [
@@ -261,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_or_a_key_is_named_in_the_path() {
+    fn finds_the_parameter_of_a_path() {
         for (path, expected) in [
             ("/ofrep/v1/evaluate/flags/banner", "banner"),
             ("/ofrep/v1/evaluate/flags/banner/", "banner"),
@@ -275,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_that_is_not_served_is_named_by_allow() {
+    fn distinguishes_methods() {
         let flags = find(b"/api/v1/flags").map(|found| found.methods);
         assert_eq!(flags, Some(Methods::Get));
         assert!(!Methods::Get.allow(Method::Post) && Methods::Get.allow(Method::Head));

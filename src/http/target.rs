@@ -1,14 +1,13 @@
-//! Request targets and authorities by their grammar (RFC 9112 3.2, RFC 3986 3.2).
+//! Validation of request targets and authorities (RFC 9112 3.2, RFC 3986 3.2).
 //!
-//! In: a target with its method, or the value of `Host`. Out: whether it is one that a request to an
-//! origin server may have. Invariant: what is refused here is what two servers may take for different
-//! resources or hosts. Only heads that were not seen before come here (`heads`).
+//! Rejects forms that two servers may resolve to different resources or hosts. Runs only for heads that are
+//! not in the [head cache](crate::http::head_cache).
 use std::net::Ipv6Addr;
 
 use memchr::memchr;
 
-/// Whether a request with this method may have this target: a path, `*` for `OPTIONS`, or a URL of
-/// http or https. Authority-form is for `CONNECT` to a proxy, which this is not.
+/// Whether a request with this method may have this target: a path, `*` for `OPTIONS`, or an http or https
+/// URL. The authority form is only for `CONNECT`, which origin servers do not support.
 pub fn is_target(method: &[u8], target: &[u8]) -> bool {
     match target {
         [b'/', ..] => true,
@@ -17,7 +16,7 @@ pub fn is_target(method: &[u8], target: &[u8]) -> bool {
     }
 }
 
-/// The authority of a URL of http or https, if it has one.
+/// The authority of an http or https URL, if present.
 fn authority_of(url: &[u8]) -> Option<&[u8]> {
     let after = |scheme: &[u8]| {
         let (start, rest) = url.split_at_checked(scheme.len())?;
@@ -28,8 +27,8 @@ fn authority_of(url: &[u8]) -> Option<&[u8]> {
     (end > 0).then(|| &rest[..end])
 }
 
-/// Whether this is `uri-host [ ":" port ]` (RFC 9110 7.2). User information is refused (RFC 9110 4.2.4),
-/// and so is a comma, which the grammar has, but only a merged list of two hosts is likely to contain.
+/// Whether this is `uri-host [ ":" port ]` (RFC 9110 7.2). Rejects user information (RFC 9110 4.2.4), and
+/// commas: the grammar allows them, but in practice they separate two merged hosts.
 pub fn is_authority(text: &[u8]) -> bool {
     let (is_host, port) = match text.strip_prefix(b"[") {
         Some(literal) => match memchr(b']', literal) {
@@ -44,14 +43,14 @@ pub fn is_authority(text: &[u8]) -> bool {
     is_host && is_port(port)
 }
 
-/// Nothing, or a colon and a number of 16 bits that may be left out.
+/// Whether this is empty, or a colon with an optional 16-bit number.
 fn is_port(text: &[u8]) -> bool {
     let Some((b':', digits)) = text.split_first() else { return text.is_empty() };
     let add = |port: u32, digit: &u8| port.saturating_mul(10).saturating_add(u32::from(digit - b'0'));
     digits.iter().all(u8::is_ascii_digit) && digits.iter().fold(0, add) <= u32::from(u16::MAX)
 }
 
-/// `IPv6address`, with the zone that RFC 6874 adds, or `IPvFuture`.
+/// Whether this is an `IPv6address`, optionally with a zone (RFC 6874), or an `IPvFuture`.
 fn is_ip_literal(text: &[u8]) -> bool {
     if let [b'v' | b'V', future @ ..] = text {
         let Some(dot) = memchr(b'.', future) else { return false };
@@ -67,7 +66,8 @@ fn is_ip_literal(text: &[u8]) -> bool {
     is_address && (zone.is_empty() || zone.len() > 1 && zone[1..].iter().copied().all(is_name_byte))
 }
 
-/// A registered name or an IPv4 address; empty where the URI has no authority (RFC 9112 3.2).
+/// Whether this is a registered name or an IPv4 address. It may be empty: `Host` of a URI without authority
+/// is (RFC 9112 3.2).
 fn is_name(mut text: &[u8]) -> bool {
     loop {
         text = match text {
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_authority_is_a_host_and_perhaps_a_port() {
+    fn authority_is_a_host_with_an_optional_port() {
         for (text, expected) in [
             ("", true),
             ("a", true),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_has_one_of_the_forms_for_an_origin_server() {
+    fn target_has_a_form_for_origin_servers() {
         for (method, target, expected) in [
             ("GET", "/", true),
             ("GET", "//a", true),

@@ -97,8 +97,8 @@ impl Reactor {
         self.metrics.answered(Route::Unknown, reject.status().0);
         let mut output = ResponseWriter::default();
         output.set_date(SystemTime::now());
-        let lines = self.settings.borrow().refusal_lines(reader.refused_fields(buffer).as_ref());
-        output.reject(reader.reply(), reject, &lines);
+        let lines = self.settings.borrow().refusal_lines(reader.error_fields(buffer).as_ref());
+        output.reject(reader.context(), reject, &lines);
         Batch { bytes: output.bytes, tail: None, next: Next::Close, subscription: None }
     }
 
@@ -156,8 +156,8 @@ impl BatchWriter<'_> {
         self.requests += 1;
         self.reactor.metrics.rejected(reject);
         self.reactor.metrics.answered(Route::Unknown, reject.status().0);
-        let lines = self.settings.refusal_lines(reader.refused_fields(buffer).as_ref());
-        self.spine.output.reject(reader.reply(), reject, &lines);
+        let lines = self.settings.refusal_lines(reader.error_fields(buffer).as_ref());
+        self.spine.output.reject(reader.context(), reject, &lines);
         if matches!(reject, ParseError::HeadTooLarge | ParseError::TargetTooLong) {
             self.reactor.log_large_head(reject);
         }
@@ -190,7 +190,7 @@ impl BatchWriter<'_> {
                 output.bytes.truncate(before_bytes);
                 output.tail = None;
                 let lines = settings.refusal_lines(Some(&request.fields));
-                output.reject(request.reply(), ParseError::Internal, &lines);
+                output.reject(request.context(), ParseError::Internal, &lines);
                 RequestOutcome { status: 500, ..RequestOutcome::NONE }
             }
         };

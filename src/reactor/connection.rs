@@ -25,7 +25,7 @@ pub async fn serve<T: Transport>(
     transport: T,
     peer: Option<IpAddr>,
 ) {
-    let (buffer, reader) = (BytesMut::new(), RequestReader::sharing(reactor.heads.clone()));
+    let (buffer, reader) = (BytesMut::new(), RequestReader::with_cache(reactor.heads.clone()));
     let requests_left = reactor.requests_max;
     let mut connection = Connection { reactor, place, transport, peer, buffer, reader, requests_left };
     // `PeerGone` has nobody left to be told.

@@ -284,7 +284,7 @@ impl Reactor {
                     self.metrics.snapshot_taken(snapshot.version);
                     self.settle_counts();
                     let lease = memory.inbox.lease(snapshot);
-                    self.spine.borrow_mut().output.forget();
+                    self.spine.borrow_mut().output.clear_cache();
                     *memory.lease.borrow_mut() = Some(lease.clone());
                     *self.lease.borrow_mut() = Some(lease);
                     self.registry.nudge_streams();

@@ -1,10 +1,10 @@
-//! Tables of what is a request, what is refused, and that arrival in pieces changes nothing.
+//! Tables of valid and invalid requests, each read whole, byte by byte and in pieces.
 
 use super::*;
-use crate::limits::{BODY_BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, HEADS_KNOWN_MAX, KNOWN_HEAD_BYTES_MAX};
+use crate::limits::{BODY_BYTES_MAX, CACHED_HEAD_BYTES_MAX, CACHED_HEADS_MAX, HEAD_BYTES_MAX, HEADERS_MAX};
 
-/// What a connection makes of these bytes: `METHOD path?query|body|keep` for each request, then
-/// what is left to say.
+/// Reads these bytes as one connection would: `METHOD path?query|body|keep` for each request, then `more` for
+/// an incomplete one, or the status of the error.
 fn read(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
     let mut reader = RequestReader::default();
     let mut buffer = BytesMut::new();
@@ -31,8 +31,8 @@ fn read(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
                     }
                 }
             }
-            Err(reject) => {
-                seen.push(format!("{}", reject.status().0));
+            Err(error) => {
+                seen.push(format!("{}", error.status().0));
                 return seen;
             }
         }
@@ -46,7 +46,7 @@ fn show(request: &Request<'_>) -> String {
     format!("{:?} {path}?{query}|{body}|{keep}", request.method)
 }
 
-/// The same in one piece, byte by byte, and in pieces of seven.
+/// Checks the result of [`read`] for one piece, single bytes, and pieces of seven.
 fn check(bytes: &[u8], expected: &[&str]) {
     for piece_bytes in [usize::MAX, 1, 7] {
         let seen = read(bytes, piece_bytes);
@@ -56,7 +56,7 @@ fn check(bytes: &[u8], expected: &[&str]) {
 }
 
 #[test]
-fn requests_are_read() {
+fn reads_requests() {
     let cases: &[(&str, &[&str])] = &[
         ("GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n", &["Get /a?b=c||keep"]),
         ("HEAD / HTTP/1.1\r\nhOsT: a:80\r\n\r\n", &["Head /?||keep"]),
@@ -90,7 +90,7 @@ fn chunked(body: &str) -> String {
 }
 
 #[test]
-fn chunks_are_put_together() {
+fn decodes_chunked_bodies() {
     for body in [
         "5\r\nabcde\r\n0\r\n\r\n",
         "2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n",
@@ -108,10 +108,10 @@ fn chunks_are_put_together() {
     check(mixed.as_bytes(), &["Post /?|a|keep"]);
 }
 
-/// Published ways to make two parsers disagree about where a request ends: request smuggling
-/// by length, coding, line end, chunk, version and host, and their disguises.
+/// Published request smuggling vectors: by length, coding, line end, chunk, version and host, and obfuscated
+/// forms of each.
 #[test]
-fn smuggling_vectors_are_refused() {
+fn rejects_smuggling_vectors() {
     let fields: &[(&str, &str)] = &[
         ("400", "Content-Length: 6\r\nTransfer-Encoding: chunked"),
         ("400", "Transfer-Encoding: chunked\r\nContent-Length: 6"),
@@ -173,7 +173,7 @@ fn smuggling_vectors_are_refused() {
 }
 
 #[test]
-fn lines_that_start_a_request_badly_are_refused() {
+fn rejects_malformed_request_lines_and_hosts() {
     for (status, head) in [
         ("400", "GET / HTTP/1.1\r\n\r\n"),
         ("400", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n"),
@@ -213,9 +213,9 @@ fn lines_that_start_a_request_badly_are_refused() {
         ("505", "GET / HTTP/0.9\r\nHost: a\r\n\r\n"),
         ("400", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         ("400", "\x16\x03\x01\x02\x00\x01\x00\x01\n"),
-        // Not whole, and yet certain: in one piece as well as byte by byte.
+        // Incomplete, but already invalid.
         ("400", "é / HTTP/1.1\r\nHost: a\r\nX"),
-        // No line end is waited for: this cannot become a request.
+        // Rejected without waiting for the end of the line.
         ("400", "\x16\x03\x01"),
         ("400", "\r\n\0"),
     ] {
@@ -224,7 +224,7 @@ fn lines_that_start_a_request_badly_are_refused() {
 }
 
 #[test]
-fn a_target_reaches_us_as_it_was_sent() {
+fn preserves_nonstandard_bytes_of_targets() {
     for (target, path, query) in [
         ("/a#b", "/a#b", ""),
         ("/?identifier=a#b", "/", "identifier=a#b"),
@@ -233,7 +233,7 @@ fn a_target_reaches_us_as_it_was_sent() {
         ("/a`b\\c^d{e|f}", "/a`b\\c^d{e|f}", ""),
         ("/b\\c^d{e|f}?\\^{|}!$'()*+,;:@[]~", "/b\\c^d{e|f}", "\\^{|}!$'()*+,;:@[]~"),
         ("http://a/b?c", "/b", "c"),
-        // Only where the target is a path is it taken apart here.
+        // Only targets that start with a path are split here.
         ("http://a/b#c", "/", ""),
     ] {
         let mut reader = RequestReader::default();
@@ -247,18 +247,18 @@ fn a_target_reaches_us_as_it_was_sent() {
 }
 
 #[test]
-fn the_refusal_of_a_head_request_has_no_body() {
+fn error_response_to_head_has_no_body() {
     for (field, head) in [("X: y", true), ("Host: a\r\nTransfer-Encoding: x", true), ("X y", false)] {
         let mut reader = RequestReader::default();
         let mut buffer = BytesMut::from(format!("HEAD / HTTP/1.1\r\n{field}\r\n\r\n").as_bytes());
         assert!(reader.advance(&mut buffer).is_err());
-        // Of a head that cannot be read nobody knows what it asked for.
-        assert_eq!(reader.reply(), ResponseContext { head, ..ResponseContext::CLOSE }, "{field}");
+        // The method of a malformed head is unknown.
+        assert_eq!(reader.context(), ResponseContext { head, ..ResponseContext::CLOSE }, "{field}");
     }
 }
 
 #[test]
-fn malformed_chunks_are_refused() {
+fn rejects_malformed_chunks() {
     for (status, body) in [
         ("400", "5\nabcde\r\n0\r\n\r\n"),
         ("400", "5\r\nabcde\n0\r\n\r\n"),
@@ -305,9 +305,9 @@ fn malformed_chunks_are_refused() {
     check(chunked(&long_trailer).as_bytes(), &["431"]);
 }
 
-/// RFC 9110 6.5.1: a gateway may merge a trailer into the head and would have read another request.
+/// RFC 9110 6.5.1: a gateway that merges trailers into the head would forward a different request.
 #[test]
-fn fields_of_the_head_are_refused_in_a_trailer() {
+fn rejects_head_fields_in_trailers() {
     for name in [
         "Transfer-Encoding",
         "content-length",
@@ -339,13 +339,13 @@ fn fields_of_the_head_are_refused_in_a_trailer() {
     }
 }
 
-/// What a browser needs of a refused request, however far that was read.
+/// CORS needs the origin of an invalid request, even if the head is incomplete.
 #[test]
-fn the_origin_of_a_refused_request_is_found() {
+fn finds_the_origin_of_an_invalid_request() {
     let found = |bytes: &[u8]| {
         let (mut reader, mut buffer) = (RequestReader::default(), BytesMut::from(bytes));
         assert!(reader.advance(&mut buffer).is_err());
-        let fields = reader.refused_fields(&buffer);
+        let fields = reader.error_fields(&buffer);
         fields.map(|fields| {
             (fields.origin.map(|origin| String::from_utf8_lossy(origin).into_owned()), fields.cookie)
         })
@@ -367,14 +367,14 @@ fn the_origin_of_a_refused_request_is_found() {
     );
     let target = format!("GET /{} HTTP/1.1\r\nHost: a\r\nOrigin: https://a.example\r\n\r\n", &long[..9000]);
     assert_eq!(found(target.as_bytes()), Some((origin(), false)));
-    // A head that is whole says for certain that there is none; any other does not.
+    // Only a complete head proves that there is no origin.
     assert_eq!(found(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n"), Some((None, false)));
     assert_eq!(found(format!("GET / HTTP/1.1\r\nHost: a\r\nA: {long}").as_bytes()), None);
     assert_eq!(found(b"GET / HTTP/1.1\r\nOrigin: a\rb\r\n\n"), None);
 }
 
 #[test]
-fn limits_are_met_exactly() {
+fn enforces_limits_exactly() {
     let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(bytes - 1));
     assert!(read(target(HEAD_BYTES_MAX / 2).as_bytes(), usize::MAX)[0].starts_with("Get /xxx"));
     check(target(HEAD_BYTES_MAX / 2 + 1).as_bytes(), &["414"]);
@@ -394,7 +394,7 @@ fn limits_are_met_exactly() {
     let head = |bytes: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(bytes - rest));
     check(head(HEAD_BYTES_MAX).as_bytes(), &["Get /?||keep"]);
     check(head(HEAD_BYTES_MAX + 1).as_bytes(), &["431"]);
-    // The name that would kill the decoder never reaches it.
+    // This name would make the decoder panic.
     let name = format!("GET / HTTP/1.1\r\nHost: a\r\n{}: b\r\n\r\n", "x".repeat(70_000));
     check(name.as_bytes(), &["431"]);
 
@@ -408,10 +408,10 @@ fn limits_are_met_exactly() {
 }
 
 #[test]
-fn a_peer_that_waits_is_told_once_to_go_on() {
+fn expects_continue_is_reported_once() {
     let head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n";
     check(format!("{head}abc{head}abc").as_bytes()[..head.len()].as_ref(), &["continue", "more"]);
-    // With the body already there no answer is needed.
+    // No 100 response is needed if the body has already arrived.
     assert_eq!(read(format!("{head}abc").as_bytes(), usize::MAX), ["Post /?|abc|keep"]);
     assert_eq!(read(format!("{head}abc").as_bytes(), head.len()), ["continue", "Post /?|abc|keep"]);
     let old = "POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nab";
@@ -433,7 +433,7 @@ fn coded(coding: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_compressed_body_is_handed_on_as_it_came() {
+fn does_not_decompress_bodies() {
     for (lines, expected) in [
         ("", Coding::Identity),
         ("Content-Encoding: identity\r\n", Coding::Identity),
@@ -456,7 +456,7 @@ fn a_compressed_body_is_handed_on_as_it_came() {
 }
 
 #[test]
-fn the_fields_of_this_product_are_found_and_the_first_counts() {
+fn collects_the_first_field_of_each_name() {
     let names = [
         "X-Environment-Key",
         "Accept-Encoding",
@@ -512,25 +512,25 @@ fn the_fields_of_this_product_are_found_and_the_first_counts() {
 }
 
 #[test]
-fn the_memory_of_a_buffer_is_used_again() {
+fn reuses_the_memory_of_the_buffer() {
     let request = b"GET /proxy/health HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n";
     let mut reader = RequestReader::default();
     let mut buffer = BytesMut::with_capacity(4096);
-    let mut places = std::collections::BTreeSet::new();
+    let mut pages = std::collections::BTreeSet::new();
     for _ in 0..1000 {
         buffer.reserve(2048);
-        places.insert(buffer.as_ptr() as usize / 8192);
+        pages.insert(buffer.as_ptr() as usize / 8192);
         buffer.extend_from_slice(request);
         assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
         reader.consume(&mut buffer);
     }
-    assert!(places.len() <= 2, "the buffer moved: {places:?}");
+    assert!(pages.len() <= 2, "the buffer moved: {pages:?}");
 }
 
-/// Damaged requests, the same each run: whatever comes, nothing panics, and how the bytes are
-/// cut into reads changes nothing.
+/// Randomly damaged requests, with a fixed seed: nothing panics, and the result does not depend on how the
+/// bytes are split into reads.
 #[test]
-fn damaged_requests_are_read_alike_however_they_are_cut() {
+fn damaged_requests_are_read_alike_in_any_pieces() {
     let corpus: Vec<Vec<u8>> = vec![
         b"GET /a?b=c HTTP/1.1\r\nHost: a\r\nX-Environment-Key: k\r\n\r\n".to_vec(),
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /b HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -572,7 +572,7 @@ fn damaged_requests_are_read_alike_however_they_are_cut() {
 }
 
 #[test]
-fn a_head_that_came_before_means_the_same() {
+fn cached_head_gives_the_same_request() {
     let requests: [&[u8]; 6] = [
         b"GET /api/v1/flags/?feature=a HTTP/1.1\r\nHost: a\r\nX-Environment-Key: k\r\n\r\n",
         b"HEAD /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
@@ -585,9 +585,9 @@ fn a_head_that_came_before_means_the_same() {
     for request in requests {
         let head_bytes = memchr::memmem::find(request, b"\r\n\r\n").unwrap() + 4;
         let mut seen = Vec::new();
-        // Of two connections, one in small pieces; the head is kept at its second coming.
+        // Two connections, one with small reads; the second occurrence of the head is cached.
         for connection in 0..2 {
-            let mut reader = RequestReader::sharing(heads.clone());
+            let mut reader = RequestReader::with_cache(heads.clone());
             let mut buffer = BytesMut::new();
             for _ in 0..4 {
                 buffer.extend_from_slice(&request[..head_bytes]);
@@ -603,12 +603,12 @@ fn a_head_that_came_before_means_the_same() {
                 assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
                 let fields = format!("{:?}", reader.request(&mut buffer).unwrap().fields);
                 let shown = show(&reader.request(&mut buffer).unwrap());
-                seen.push((progress, shown, fields, reader.reply()));
+                seen.push((progress, shown, fields, reader.context()));
                 reader.consume(&mut buffer);
                 assert!(buffer.is_empty());
             }
             assert!(
-                heads.mark(&request[..head_bytes]).is_some_and(|mark| heads.find(mark, request).is_some())
+                heads.hash(&request[..head_bytes]).is_some_and(|hash| heads.get(hash, request).is_some())
             );
         }
         assert!(seen.iter().all(|one| *one == seen[0]), "{seen:#?}");
@@ -616,7 +616,7 @@ fn a_head_that_came_before_means_the_same() {
 }
 
 #[test]
-fn a_head_is_known_by_all_of_its_bytes() {
+fn cache_hit_requires_the_whole_head() {
     let head = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
     let longer = "GET /a HTTP/1.1\r\nHost: a\r\nX-Environment-Key: k\r\n\r\n";
     let smuggled = "GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: b\r\n\r\n";
@@ -627,39 +627,39 @@ fn a_head_is_known_by_all_of_its_bytes() {
 }
 
 #[test]
-fn what_is_refused_or_too_long_is_not_kept() {
+fn invalid_and_long_heads_are_not_cached() {
     let refused = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n".to_vec();
-    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(KNOWN_HEAD_BYTES_MAX));
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(CACHED_HEAD_BYTES_MAX));
     let heads = Rc::new(HeadCache::default());
-    let mut reader = RequestReader::sharing(heads.clone());
+    let mut reader = RequestReader::with_cache(heads.clone());
     for _ in 0..3 {
         assert!(reader.advance(&mut BytesMut::from(&*refused)).is_err());
         (reader.scan, reader.head) = (HeadScan::default(), None);
     }
-    assert!(heads.find(heads.mark(&refused).unwrap(), &refused).is_none());
+    assert!(heads.get(heads.hash(&refused).unwrap(), &refused).is_none());
     for _ in 0..3 {
         let mut buffer = BytesMut::from(long.as_bytes());
         assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
         reader.consume(&mut buffer);
     }
-    assert_eq!(heads.mark(long.as_bytes()), None);
+    assert_eq!(heads.hash(long.as_bytes()), None);
 }
 
 #[test]
-fn a_head_in_use_is_not_evicted_by_each_that_shares_its_place() {
+fn used_head_is_not_evicted_at_once() {
     let heads = HeadCache::default();
     let head = |bytes: &[u8]| {
         let parts = parts(&mut BytesMut::from(bytes)).unwrap();
-        Rc::new(Head { bytes: bytes.into(), parts, facts: Default::default(), length: Length::None })
+        Rc::new(CachedHead { bytes: bytes.into(), parts, framing: Default::default(), length: Length::None })
     };
     let (first, second) = (b"GET /1 HTTP/1.1\r\n\r\n", b"GET /2 HTTP/1.1\r\n\r\n");
-    // The marks are chosen so that both have one place.
-    heads.keep(1, &head(first));
-    heads.keep(1 + HEADS_KNOWN_MAX as u64, &head(second));
-    assert!(heads.find(1, first).is_some() && heads.find(1, second).is_none());
-    heads.keep(1 + HEADS_KNOWN_MAX as u64, &head(second));
-    assert!(heads.find(1, first).is_some());
-    heads.keep(1 + HEADS_KNOWN_MAX as u64, &head(second));
-    heads.keep(1 + HEADS_KNOWN_MAX as u64, &head(second));
-    assert!(heads.find(1, first).is_none() && heads.find(1 + HEADS_KNOWN_MAX as u64, second).is_some());
+    // Both hashes map to one entry.
+    heads.insert(1, &head(first));
+    heads.insert(1 + CACHED_HEADS_MAX as u64, &head(second));
+    assert!(heads.get(1, first).is_some() && heads.get(1, second).is_none());
+    heads.insert(1 + CACHED_HEADS_MAX as u64, &head(second));
+    assert!(heads.get(1, first).is_some());
+    heads.insert(1 + CACHED_HEADS_MAX as u64, &head(second));
+    heads.insert(1 + CACHED_HEADS_MAX as u64, &head(second));
+    assert!(heads.get(1, first).is_none() && heads.get(1 + CACHED_HEADS_MAX as u64, second).is_some());
 }

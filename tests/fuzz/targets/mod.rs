@@ -68,11 +68,11 @@ fn request(data: &[u8]) {
     // A head is known once it came twice.
     let heads = Rc::new(HeadCache::default());
     for round in 0..4 {
-        let found = requests(RequestReader::sharing(heads.clone()), &[data]);
+        let found = requests(RequestReader::with_cache(heads.clone()), &[data]);
         assert_eq!(whole, found, "known heads changed what was read in round {round}");
     }
     for (first, second) in cuts {
-        let found = requests(RequestReader::sharing(heads.clone()), &[first, second]);
+        let found = requests(RequestReader::with_cache(heads.clone()), &[first, second]);
         assert_eq!(whole, found, "a cut in a known head changed what was read");
     }
 }
