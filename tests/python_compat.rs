@@ -8,7 +8,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use edge_proxy::engine::evaluate::{Identity, Trait, TraitValue, hashing, in_list};
+use edge_proxy::engine::compile::in_list;
+use edge_proxy::engine::evaluate::{Identity, Trait, TraitValue, hashing};
 use edge_proxy::engine::jsonpath;
 use edge_proxy::engine::jsonpath::{FlagResult, Property, QueryTarget, Subject};
 use edge_proxy::python::number::{Integer, Value};
@@ -252,7 +253,7 @@ fn look_up<'a>(
             None => TraitValue::Null,
             Some(flag) => flag.member(*member),
         },
-        QueryTarget::FlagAlone { .. } | QueryTarget::Nothing | QueryTarget::Refused(_) => TraitValue::Null,
+        QueryTarget::FlagObject { .. } | QueryTarget::Nothing | QueryTarget::Refused(_) => TraitValue::Null,
         QueryTarget::Query(query) => {
             let subject = identity.map(|identity| Subject::new(*identity, "env_user 1"));
             let steps = &RequestBudget::default().jsonpath;

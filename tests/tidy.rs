@@ -133,14 +133,6 @@ const PARENT_IMPORTS: &[(&str, usize)] = &[
     ("src/config/parse.rs", 6),
     ("src/config/settings.rs", 5),
     ("src/config/variables.rs", 2),
-    ("src/engine/compile/overrides.rs", 3),
-    ("src/engine/compile/segments.rs", 1),
-    ("src/engine/document/overrides.rs", 4),
-    ("src/engine/evaluate/context.rs", 2),
-    ("src/engine/evaluate/prefilter.rs", 1),
-    ("src/engine/evaluate/run/flag_dependencies.rs", 3),
-    ("src/engine/evaluate/run/mod.rs", 1),
-    ("src/engine/jsonpath/tree.rs", 2),
     ("src/handlers/analytics.rs", 2),
     ("src/handlers/assets.rs", 2),
     ("src/handlers/body.rs", 2),
@@ -176,7 +168,6 @@ const PARENT_IMPORTS: &[(&str, usize)] = &[
 const SIBLING_CYCLES: &[(&str, &[&str])] = &[
     ("analytics", &["outbox", "upload"]),
     ("config", &["settings", "suggest", "variables"]),
-    ("engine", &["compile", "evaluate", "jsonpath", "program"]),
     ("reactor", &["accept", "batch", "connection", "worker"]),
 ];
 

@@ -2,7 +2,10 @@
 pub mod compile;
 pub mod document;
 pub mod evaluate;
+pub mod identity;
 pub mod jsonpath;
 pub mod program;
 pub mod render;
+pub mod scalar;
+pub mod table;
 pub mod trace;

@@ -1,16 +1,15 @@
-//! The `flags` array of an identities answer.
+//! Writes the `flags` array of a response from the results of an evaluation.
 //!
-//! In: the outputs of an evaluation. Out: their ready bytes, those that follow each other in memory
-//! copied at once: the flags that a request leaves as they are are not even looked at one by one.
-//! Invariant: document order; what a client key may not see is not written.
+//! Flags are rendered ahead, and contiguous ones are copied as one run: runs of flags that the identity does
+//! not change are not even visited one by one. The order is that of the document.
 use crate::engine::evaluate::EvaluationScratch;
-use crate::engine::evaluate::run::CYCLIC;
-use crate::engine::program::{Program, RenderedFlag, Role, Span};
+use crate::engine::program::{CYCLIC, Program, Role};
+use crate::engine::table::{Span, offset};
 
 /// The reason of a flag in a cycle of flags (compatibility.md 5.12).
 pub const CIRCULAR_DEPENDENCY: &str = "ERROR; code=CIRCULAR_DEPENDENCY";
 
-/// One flag of an evaluation, for other protocols than Flagsmith's.
+/// One flag of an evaluation, for protocols other than Flagsmith's.
 #[derive(Clone, Copy, Debug)]
 pub struct Flag<'a> {
     pub name: &'a str,
@@ -20,16 +19,16 @@ pub struct Flag<'a> {
     pub value: &'a str,
     /// Raw JSON: a string or null.
     pub variant: &'a str,
-    /// The inside of a JSON string, as server keys see it.
+    /// The inside of a JSON string, as for server keys.
     pub reason: &'a str,
-    /// The state that gave the value has variants.
+    /// The state of the flag has variants.
     pub has_variants: bool,
     /// Raw JSON, an object with at least one member.
     pub metadata: Option<&'a str>,
 }
 
-/// Appends the whole array for that role, in document order; only `feature` if it is given
-/// (still in an array, differences.md 18).
+/// Appends the array for `role`, in document order. With `feature`, it has only that one (still an array,
+/// differences.md 18).
 pub fn write(
     program: &Program,
     role: Role,
@@ -43,48 +42,48 @@ pub fn write(
     match feature {
         Some(name) => {
             if let Some(output) = program.feature(name).and_then(|index| results.outputs().get(index)) {
-                run.each(program, role, &[*output]);
+                run.write_each(program, role, &[*output]);
             }
         }
         None => {
             run.out.reserve(expected_bytes(program));
             if program.flags.is_some() || (program.client_differs && role == Role::Client) {
-                run.each(program, role, results.outputs());
+                run.write_each(program, role, results.outputs());
             } else {
-                run.changes(program, role, results);
+                run.write_changed(program, role, results);
             }
         }
     }
     run.copy();
     if out.len() > from {
-        // The comma behind the last flag.
+        // The comma after the last flag.
         out.pop();
     }
     out.push(b']');
 }
 
-/// About how long an array is: an eighth more than one that no request changed. A large one that grew bit
-/// by bit would be copied twice.
+/// Estimated length of an array: that of the features' own flags plus an eighth. Growing a large array step
+/// by step would copy it twice.
 fn expected_bytes(program: &Program) -> usize {
-    let bytes = stretch(unchanged(program)).len();
+    let bytes = union(own_outputs(program)).len();
     bytes + bytes / 8
 }
 
-/// By feature its own output, that no request changed; they lie one after the other.
-fn unchanged(program: &Program) -> &[Span] {
+/// By feature, the span of its own output. These spans are contiguous.
+fn own_outputs(program: &Program) -> &[Span] {
     &program.server[program.first_output as usize..][..program.features.len()]
 }
 
-/// From the first to the last of spans that lie one after the other.
+/// The union of contiguous spans.
 #[inline]
-fn stretch(spans: &[Span]) -> Span {
+fn union(spans: &[Span]) -> Span {
     match (spans.first(), spans.last()) {
         (Some(first), Some(last)) => Span { from: first.from, to: last.to },
         _ => Span::EMPTY,
     }
 }
 
-/// Bytes found but not yet copied: the next flag's often follow them.
+/// Collects contiguous spans, to copy them as one.
 struct FlagRun<'w> {
     bytes: &'w [u8],
     pending: Span,
@@ -108,34 +107,34 @@ impl FlagRun<'_> {
         self.pending = Span::EMPTY;
     }
 
-    /// The flags that this request changed, and between them whole stretches of the others.
-    fn changes(&mut self, program: &Program, role: Role, results: &EvaluationScratch) {
+    /// The changed flags, and the runs of unchanged flags between them.
+    fn write_changed(&mut self, program: &Program, role: Role, results: &EvaluationScratch) {
         let (json, outputs) = (program.json(role), results.outputs());
-        let own = unchanged(program);
+        let own = own_outputs(program);
         let mut at = 0;
         for (word, bits) in results.changed().iter().enumerate() {
-            let mut left = *bits;
-            while left != 0 {
-                let index = word * 64 + left.trailing_zeros() as usize;
-                left &= left - 1;
-                self.add_kept(&own[at..index]);
+            let mut bits = *bits;
+            while bits != 0 {
+                let index = word * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                self.add_run(&own[at..index]);
                 self.add(json[outputs[index] as usize]);
                 at = index + 1;
             }
         }
-        self.add_kept(&own[at..]);
+        self.add_run(&own[at..]);
     }
 
     #[inline]
-    fn add_kept(&mut self, spans: &[Span]) {
-        let kept = stretch(spans);
-        if !kept.is_empty() {
-            self.add(kept);
+    fn add_run(&mut self, spans: &[Span]) {
+        let run = union(spans);
+        if !run.is_empty() {
+            self.add(run);
         }
     }
 
-    /// One flag after the other: some may be hidden, cut for client keys, or in a cycle of flags.
-    fn each(&mut self, program: &Program, role: Role, outputs: &[u32]) {
+    /// Flags one by one: some may be hidden, cut for client keys, or part of a cycle of flags.
+    fn write_each(&mut self, program: &Program, role: Role, outputs: &[u32]) {
         for index in outputs {
             let output = (index & !CYCLIC) as usize;
             let bytes = program.json(role)[output];
@@ -159,12 +158,12 @@ impl FlagRun<'_> {
     }
 }
 
-/// What follows the text of an output's reason.
+/// The bytes after the text of an output's reason.
 fn tail(program: &Program, output: usize) -> Span {
     Span { from: program.outputs[output].tail, to: program.server[output].to }
 }
 
-/// The flags of an evaluation that `role` may see, in document order.
+/// The flags of an evaluation that `role` may read, in document order.
 pub fn results<'a>(
     program: &'a Program,
     role: Role,
@@ -175,7 +174,7 @@ pub fn results<'a>(
         if role == Role::Client && program.client[output].is_empty() {
             return None;
         }
-        let mut flag = program.outputs[output].flag(program, &feature.name, program.server[output].to);
+        let mut flag = flag(program, output, &feature.name);
         if index & CYCLIC != 0 {
             flag.reason = CIRCULAR_DEPENDENCY;
         }
@@ -183,22 +182,22 @@ pub fn results<'a>(
     })
 }
 
-impl RenderedFlag {
-    fn flag<'a>(&self, program: &'a Program, name: &'a str, end: u32) -> Flag<'a> {
-        let part = |from: u32, to: u32| {
-            let bytes = program.bytes.get(from as usize..to as usize).unwrap_or_default();
-            std::str::from_utf8(bytes).unwrap_or_default()
-        };
-        let before = |next: u32, name: &str| next - crate::engine::program::offset(name.len());
-        let rest = part(self.tail + 1, before(end, "},"));
-        Flag {
-            name,
-            enabled: part(self.enabled, before(self.value, ",\"feature_state_value\":")),
-            value: part(self.value, before(self.variant, ",\"variant\":")),
-            variant: part(self.variant, before(self.reason, ",\"reason\":")),
-            reason: part(self.reason + 1, self.tail),
-            has_variants: self.has_variants,
-            metadata: rest.strip_prefix(",\"metadata\":"),
-        }
+/// The parts of an output.
+fn flag<'a>(program: &'a Program, output: usize, name: &'a str) -> Flag<'a> {
+    let rendered = &program.outputs[output];
+    let part = |from: u32, to: u32| {
+        let bytes = program.bytes.get(from as usize..to as usize).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    };
+    let before = |next: u32, name: &str| next - offset(name.len());
+    let rest = part(rendered.tail + 1, before(program.server[output].to, "},"));
+    Flag {
+        name,
+        enabled: part(rendered.enabled, before(rendered.value, ",\"feature_state_value\":")),
+        value: part(rendered.value, before(rendered.variant, ",\"variant\":")),
+        variant: part(rendered.variant, before(rendered.reason, ",\"reason\":")),
+        reason: part(rendered.reason + 1, rendered.tail),
+        has_variants: rendered.has_variants,
+        metadata: rest.strip_prefix(",\"metadata\":"),
     }
 }

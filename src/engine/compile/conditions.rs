@@ -1,28 +1,27 @@
-//! From a condition as written to a [`Test`], its operand read as each type it can meet.
+//! Compiles a condition to a [`Predicate`]: parses its operand as each type that a value may have
+//! (compatibility.md 5.7).
 //!
-//! In: operator and raw value of a condition, the key of its segment. Out: a test, and what to warn
-//! of. Rules: compatibility.md 5.7. Invariant: what Python raises for whatever the value, and what can never
-//! hold, is [`Test::Never`]; nothing is left to parse when a request comes.
+//! Conditions that can never hold, or for which Python raises on any value, become [`Predicate::Never`].
+use crate::engine::compile::in_list;
 use crate::engine::document::Condition;
 use crate::engine::document::raw_json::{DocumentPath, float, is_number, python_str, string};
-use crate::engine::evaluate::in_list;
-use crate::engine::program::{Comparison, Members, Operand, OperandText, Test};
+use crate::engine::program::{Comparison, Members, Operand, OperandText, Predicate};
 use crate::python::number::{Integer, float_from_text, int_from_text};
 use crate::python::regex::{AutomataBudget, Pattern};
 use crate::python::semver::Version;
 
-/// What ends the value of a comparison of versions.
+/// The suffix of an operand that is a version.
 const SEMVER_SUFFIX: &str = ":semver";
 
-/// Compiles a condition. The text is a warning: why it can never hold as it was meant.
+/// Compiles a condition of the segment with this key. Returns a warning if it can never hold.
 pub fn compile(
     condition: &Condition<'_>,
     segment_key: &str,
     automata: &mut AutomataBudget,
-) -> (Test, Option<String>) {
+) -> (Predicate, Option<String>) {
     let raw = condition.value;
     let text = string(raw);
-    let never = |why: String| (Test::Never, Some(why));
+    let never = |why: String| (Predicate::Never, Some(why));
     let comparison = match &*condition.operator {
         "EQUAL" => Comparison::Equal,
         "NOT_EQUAL" => Comparison::NotEqual,
@@ -30,24 +29,24 @@ pub fn compile(
         "GREATER_THAN_INCLUSIVE" => Comparison::GreaterOrEqual,
         "LESS_THAN" => Comparison::Less,
         "LESS_THAN_INCLUSIVE" => Comparison::LessOrEqual,
-        "IS_SET" => return (Test::IsSet, None),
-        "IS_NOT_SET" => return (Test::IsNotSet, None),
+        "IS_SET" => return (Predicate::IsSet, None),
+        "IS_NOT_SET" => return (Predicate::IsNotSet, None),
         "CONTAINS" => {
-            let Some(text) = subject(raw) else { return (Test::Never, None) };
-            // Python goes through the five parts of a version, of which two are text.
-            let part = text.strip_suffix(SEMVER_SUFFIX).map(|part| Test::HasVersionPart(part.into()));
-            return (part.unwrap_or_else(|| Test::Contains(text.into())), None);
+            let Some(text) = operand_text(raw) else { return (Predicate::Never, None) };
+            // Python searches the five parts of the version, of which two are text.
+            let part = text.strip_suffix(SEMVER_SUFFIX).map(|part| Predicate::HasVersionPart(part.into()));
+            return (part.unwrap_or_else(|| Predicate::Contains(text.into())), None);
         }
         "NOT_CONTAINS" => {
-            return (str_of(raw).map_or(Test::Never, |text| Test::NotContains(text.into())), None);
+            return (str_of(raw).map_or(Predicate::Never, |text| Predicate::NotContains(text.into())), None);
         }
         "REGEX" => {
             let Some(pattern) = str_of(raw) else {
-                return never("REGEX with a value that is no text".into());
+                return never("the value of REGEX must be a string".into());
             };
             return match Pattern::compile(&pattern, automata) {
-                Ok(pattern) => (Test::Regex(Box::new(pattern)), None),
-                Err(error) => never(format!("REGEX with a pattern that is not valid: {error}")),
+                Ok(pattern) => (Predicate::Regex(Box::new(pattern)), None),
+                Err(error) => never(format!("invalid pattern for REGEX: {error}")),
             };
         }
         "MODULO" => return modulo(raw, text.as_deref()),
@@ -55,9 +54,9 @@ pub fn compile(
             let items = match (&text, raw.starts_with('[')) {
                 (Some(text), _) => in_list::parse(text),
                 (None, true) => in_list::parse(raw),
-                (None, false) => return never("IN with a value that is no text and no list".into()),
+                (None, false) => return never("the value of IN must be a string or a list".into()),
             };
-            return (Test::In(Box::new(members(items))), None);
+            return (Predicate::In(Box::new(members(items))), None);
         }
         "PERCENTAGE_SPLIT" => {
             let limit = match &text {
@@ -65,13 +64,13 @@ pub fn compile(
                 None => number_as_float(raw),
             };
             return match limit {
-                Some(limit) => (Test::Split { key: segment_key.into(), limit }, None),
-                None => never("PERCENTAGE_SPLIT with a value that is no number".into()),
+                Some(limit) => (Predicate::Split { key: segment_key.into(), limit }, None),
+                None => never("the value of PERCENTAGE_SPLIT must be a number".into()),
             };
         }
         other => return never(format!("unknown operator {other:?}")),
     };
-    (Test::Compare(comparison, Box::new(operand(raw, text.as_deref()))), None)
+    (Predicate::Compare(comparison, Box::new(operand(raw, text.as_deref()))), None)
 }
 
 fn operand(raw: &str, text: Option<&str>) -> Operand {
@@ -92,7 +91,7 @@ fn operand(raw: &str, text: Option<&str>) -> Operand {
             Some(text) => float_from_text(text),
             None => number_as_float(raw),
         },
-        text: match subject(raw) {
+        text: match operand_text(raw) {
             None => OperandText::Never,
             Some(text) => match text.strip_suffix(SEMVER_SUFFIX) {
                 None => OperandText::Plain(text.into()),
@@ -103,9 +102,9 @@ fn operand(raw: &str, text: Option<&str>) -> Operand {
     }
 }
 
-/// What a text is compared with: Python asks the value for its last characters first, which a number
-/// and an object have not, so only text, null (`None`) and a list get as far as `str()`.
-fn subject(raw: &str) -> Option<String> {
+/// The text of an operand. Python takes a suffix of the value before it calls `str()`, which raises for a
+/// number or an object. So only text, null (`None`) and lists have one.
+fn operand_text(raw: &str) -> Option<String> {
     if raw == "null" || raw.starts_with(['"', '[']) { str_of(raw) } else { None }
 }
 
@@ -113,7 +112,7 @@ fn subject(raw: &str) -> Option<String> {
 fn str_of(raw: &str) -> Option<String> {
     match python_str(raw, &DocumentPath::ROOT) {
         Ok(text) => Some(text.into_owned()),
-        // A list or an object is written as an item of a list is.
+        // Written as an item of a list.
         Err(_) => in_list::parse(&format!("[{raw}]")).pop(),
     }
 }
@@ -127,7 +126,7 @@ fn number_as_float(raw: &str) -> Option<f64> {
     }
 }
 
-/// Python's `int()` of a number: a float is cut.
+/// Python's `int()` of a number: floats are truncated.
 fn number_as_integer(raw: &str) -> Option<Integer> {
     match raw {
         "true" => Some(Integer::Small(1)),
@@ -140,13 +139,16 @@ fn number_as_integer(raw: &str) -> Option<Integer> {
     }
 }
 
-fn modulo(raw: &str, text: Option<&str>) -> (Test, Option<String>) {
+fn modulo(raw: &str, text: Option<&str>) -> (Predicate, Option<String>) {
     let parts = text.and_then(|text| text.split_once('|')).filter(|(_, right)| !right.contains('|'));
     let numbers = parts.and_then(|(left, right)| Some((float_from_text(left)?, float_from_text(right)?)));
     match numbers {
-        Some((0.0, _)) => (Test::Never, Some("MODULO with divisor 0".into())),
-        Some((divisor, remainder)) => (Test::Modulo { divisor, remainder }, None),
-        None => (Test::Never, Some(format!("MODULO with {raw}, not <divisor>|<remainder>"))),
+        Some((0.0, _)) => (Predicate::Never, Some("the divisor of MODULO must not be 0".into())),
+        Some((divisor, remainder)) => (Predicate::Modulo { divisor, remainder }, None),
+        None => (
+            Predicate::Never,
+            Some(format!("the value of MODULO must be \"<divisor>|<remainder>\", got {raw}")),
+        ),
     }
 }
 
@@ -155,7 +157,7 @@ fn members(items: Vec<String>) -> Members {
         .iter()
         .filter_map(|item| {
             let number: i64 = item.parse().ok()?;
-            // As `str()` writes it: `07` or `+7` is no integer's text.
+            // Only in the form that `str()` writes: not `07` or `+7`.
             (itoa::Buffer::new().format(number) == item).then_some(number)
         })
         .collect();

@@ -1,21 +1,20 @@
-//! Writes each flag's JSON once, ahead of every request.
+//! Renders the JSON of every output of a program.
 //!
-//! In: the parts of a feature state. Out: [`RenderedFlag`]s and their bytes. Invariant: outputs that are
-//! written one after the other lie one after the other, commas included, so that an answer copies
-//! them at once; whether client keys may see a flag is decided here (compatibility.md 2.6, differences.md
-//! 10).
+//! Outputs that are written in sequence are contiguous, commas included, so that a response copies runs of
+//! them. Whether client keys may read a flag is decided here (compatibility.md 2.6, differences.md 10).
 use std::borrow::Cow;
 
 use hashbrown::{HashMap, HashSet};
 
 use crate::engine::document::error::CompileError;
-use crate::engine::document::raw_json::{DocumentPath, is_number, is_truthy, number_key, string};
+use crate::engine::document::raw_json::{DocumentPath, is_truthy, number_key, python_str};
 use crate::engine::document::{Document, Feature};
-use crate::engine::program::{CompiledState, FlagFact, RenderedFlag, Scalar, Span, offset};
+use crate::engine::program::{FlagFact, RenderedFlag, Scalar};
+use crate::engine::table::{Span, TableHashBuilder, offset};
 use crate::json::write;
 use crate::limits::{ANSWER_BYTES_MAX, CLIENT_COPY_BYTES_MAX};
 
-/// What a segment's override starts its reason with; client keys see no more of it.
+/// The start of the reason of a segment override; client keys get no more of it.
 const TARGETING_MATCH: &str = "TARGETING_MATCH";
 
 /// Why a flag has its value (compatibility.md 5.12).
@@ -23,29 +22,29 @@ const TARGETING_MATCH: &str = "TARGETING_MATCH";
 pub enum Reason<'a> {
     Static,
     Default,
-    /// By the segment of this name.
+    /// Overridden by the segment of this name.
     Segment(&'a str),
-    /// By a variant of this weight, as Python prints it.
+    /// A variant with this weight, as Python prints it.
     Split(&'a str),
 }
 
-/// Collects outputs.
+/// The outputs rendered so far.
 #[derive(Debug)]
 pub struct Outputs<'a> {
     pub bytes: Vec<u8>,
     pub outputs: Vec<RenderedFlag>,
-    /// By output, as [`crate::engine::program::Program::server`] and `client`.
+    /// By output, see [`crate::engine::program::Program::server`].
     pub server: Vec<Span>,
     pub client: Vec<Span>,
     /// Filled only if conditions read flags.
     pub facts: Option<Vec<FlagFact>>,
-    /// By what [`number_key`] makes of a feature's id.
-    kinds: HashMap<Cow<'a, str>, &'a str, CompiledState>,
-    server_only: HashSet<Cow<'a, str>, CompiledState>,
+    /// The `type` of each feature, by the [`number_key`] of its id.
+    kinds: HashMap<Cow<'a, str>, &'a str, TableHashBuilder>,
+    server_only: HashSet<Cow<'a, str>, TableHashBuilder>,
     hides_disabled: bool,
 }
 
-/// The parts of one output, raw JSON but for the reason.
+/// The parts of one output, raw JSON except the reason.
 #[derive(Clone, Copy, Debug)]
 pub struct FlagParts<'p> {
     pub feature: &'p Feature<'p>,
@@ -53,7 +52,6 @@ pub struct FlagParts<'p> {
     pub value: &'p str,
     pub variant: &'p str,
     pub reason: Reason<'p>,
-    /// The state is multivariate: without a variant's key it gives `control`, not the only value.
     pub has_variants: bool,
     /// A JSON object with at least one member.
     pub metadata: Option<&'p str>,
@@ -73,13 +71,11 @@ impl<'a> Outputs<'a> {
         }
     }
 
-    /// Writes an output as server keys see it. [`Self::write_client_forms`] must follow.
+    /// Writes an output for server keys. [`Self::write_client_forms`] must be called after a group of
+    /// outputs.
     pub fn write(&mut self, parts: &FlagParts<'_>) -> Result<u32, CompileError> {
         if self.bytes.len() > ANSWER_BYTES_MAX {
-            return Err(CompileError::new(
-                "$",
-                format!("answers would take more than {ANSWER_BYTES_MAX} bytes"),
-            ));
+            return Err(CompileError::new("$", format!("rendered flags exceed {ANSWER_BYTES_MAX} bytes")));
         }
         let id = number_key(parts.feature.id);
         let kind = self.kinds.get(&id).copied().unwrap_or("\"STANDARD\"");
@@ -102,9 +98,9 @@ impl<'a> Outputs<'a> {
         out.extend_from_slice(parts.variant.as_bytes());
         out.extend_from_slice(b",\"reason\":");
         let reason = offset(out.len());
-        let (word, rest) = parts.reason.words();
+        let (prefix, rest) = parts.reason.parts();
         out.push(b'"');
-        out.extend_from_slice(word.as_bytes());
+        out.extend_from_slice(prefix.as_bytes());
         write::escaped(rest, out);
         let tail = offset(out.len());
         out.push(b'"');
@@ -141,7 +137,7 @@ impl<'a> Outputs<'a> {
         Ok(offset(self.outputs.len() - 1))
     }
 
-    /// Writes the client forms of the small outputs from `from` on, side by side as well.
+    /// Writes the client forms of the small outputs from `from` on, contiguous as well.
     pub fn write_client_forms(&mut self, from: usize) {
         let spans = self.server.iter().zip(&mut self.client);
         for (output, (server, client)) in self.outputs.iter_mut().zip(spans).skip(from) {
@@ -156,8 +152,8 @@ impl<'a> Outputs<'a> {
         }
     }
 
-    /// Forgets the last output, which is no more than a repetition of another.
-    pub fn take_back(&mut self) {
+    /// Removes the last output.
+    pub fn remove_last(&mut self) {
         self.outputs.pop();
         self.client.pop();
         if let Some(server) = self.server.pop() {
@@ -170,8 +166,8 @@ impl<'a> Outputs<'a> {
 }
 
 impl<'p> Reason<'p> {
-    /// What needs no escaping, and the rest.
-    fn words(self) -> (&'static str, &'p str) {
+    /// The part that needs no escaping, and the rest.
+    fn parts(self) -> (&'static str, &'p str) {
         match self {
             Self::Static => ("STATIC", ""),
             Self::Default => ("DEFAULT", ""),
@@ -183,36 +179,19 @@ impl<'p> Reason<'p> {
 
 impl FlagParts<'_> {
     fn fact(&self) -> FlagFact {
-        let (word, rest) = self.reason.words();
+        let (prefix, rest) = self.reason.parts();
         FlagFact {
             enabled: Scalar::from_raw(self.enabled),
             name: (&*self.feature.name).into(),
             value: Scalar::from_raw(self.value),
             variant: Scalar::from_raw(self.variant),
-            reason: format!("{word}{rest}").into(),
+            reason: format!("{prefix}{rest}").into(),
             feature_id: Scalar::from_raw(self.feature.id),
-        }
-    }
-}
-
-impl Scalar {
-    /// A raw value as conditions read it.
-    pub fn from_raw(raw: &str) -> Self {
-        match raw {
-            "true" => Self::Bool(true),
-            "false" => Self::Bool(false),
-            _ if is_number(raw) => match (raw.parse(), crate::engine::document::raw_json::float(raw)) {
-                (_, Some(number)) => Self::Float(number),
-                (Ok(number), None) => Self::Int(number),
-                (Err(_), None) => Self::BigInt(raw.into()),
-            },
-            _ => string(raw).map_or(Self::Null, |text| Self::Text(text.into())),
         }
     }
 }
 
 /// A weight as Python prints it in a reason.
 pub fn weight_text(raw: &str) -> String {
-    crate::engine::document::raw_json::python_str(raw, &DocumentPath::ROOT)
-        .map_or_else(|_| raw.to_owned(), std::borrow::Cow::into_owned)
+    python_str(raw, &DocumentPath::ROOT).map_or_else(|_| raw.to_owned(), Cow::into_owned)
 }

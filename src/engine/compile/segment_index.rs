@@ -1,155 +1,50 @@
-//! Finds the segments that can match by looking values up rather than trying each segment.
+//! Builds the segment index of a program.
 //!
-//! In: the conditions that a segment cannot do without. Out: for each slot, tables from a value to
-//! the set of segments whose conditions on that slot it meets; an evaluation intersects those sets.
-//! Sets are bits, so 64 segments cost one instruction; a table has an entry for each operand and for
-//! the gap beside it, so a comparison costs a binary search whatever the number of conditions.
-//! Invariant: a segment left out cannot match; one left in matches if its
-//! [`crate::engine::program::Segment::rest`] does. Tables beyond `limits::LOOKUP_WORDS_MAX` are not built:
-//! their conditions stay in the rest.
-use std::cmp::Ordering;
+//! A condition that a segment requires (a conjunct of its rule) is answered by the tables of its slot if a
+//! table can answer it, and is then removed from the segment's residual. Tables beyond
+//! `limits::LOOKUP_WORDS_MAX` are not built: their conditions stay in the residual.
+use std::cmp::{Ordering, Reverse};
 
 use hashbrown::HashMap;
 
-use crate::engine::program::{
-    Comparison, CompiledState, Condition, Expression, OperandText, Program, PropertySource, Test, offset,
+use crate::engine::program::segment_index::{
+    ConditionFilter, Keyed, Ranges, SegmentIndex, SlotFilters, SlotIndex, VersionIndex,
 };
+use crate::engine::program::{
+    Comparison, Condition, Expression, OperandText, Predicate, Program, PropertySource,
+};
+use crate::engine::table::{Span, TableHashBuilder, offset};
 use crate::limits::{LOOKUP_ITEMS_MAX, LOOKUP_WORDS_MAX};
 use crate::python::number::Integer;
 use crate::python::semver;
 use crate::python::semver::Release;
 
-/// All tables of a program.
-#[derive(Debug, Default)]
-pub struct Lookups {
-    /// Of one set of segments.
-    pub words: usize,
-    /// All sets, one after the other.
-    masks: Vec<u64>,
-    pub slots: Vec<Lookup>,
-    /// The trait that alone fills the first of `slots`.
-    pub first_trait: Option<Box<str>>,
-    /// Conditions that no table answers: asked once each, while a segment that needs them is left.
-    pub screened: Vec<Screened>,
-    /// As bits: the segments of which nothing is left to ask.
-    pub sure: Vec<u64>,
-}
-
-/// The segments that are left by each value of a slot. Numbers are places of sets in `masks`.
-#[derive(Debug)]
-pub struct Lookup {
-    pub slot: u32,
-    pub unset: u32,
-    /// Where no condition can hold: text that Python cannot read.
-    pub unreadable: u32,
-    pub not_a_number: u32,
-    /// By false and true.
-    pub bools: [u32; 2],
-    pub integers: Ranges<i64>,
-    pub floats: Ranges<f64>,
-    pub texts: Ranges<Keyed>,
-    /// Text is looked up here as well, if conditions compare versions.
-    pub versions: Option<Versions>,
-}
-
-/// As [`Lookup`], for texts that are versions.
-#[derive(Debug)]
-pub struct Versions {
-    pub ranges: Ranges<Release>,
-    pub invalid: u32,
-}
-
-/// Sorted operands; sets for below the first, equal to it, between it and the next, and so on.
-#[derive(Debug)]
-pub struct Ranges<K> {
-    operands: Box<[K]>,
-    masks_from: u32,
-}
-
-/// The conditions on one slot that are asked.
-#[derive(Debug)]
-pub struct Screened {
-    pub slot: u32,
-    pub screens: Vec<Screen>,
-}
-
-/// A text with its first eight bytes as a number: most comparisons end there, beside each other in
-/// memory. Ordered as texts are.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Keyed<T = Box<str>> {
-    key: u64,
-    text: T,
-}
-
-impl<T: AsRef<str>> Keyed<T> {
-    pub fn new(text: T) -> Self {
-        let bytes = text.as_ref().as_bytes();
-        let mut key = [0; 8];
-        match bytes.first_chunk() {
-            Some(first) => key = *first,
-            None => key[..bytes.len()].copy_from_slice(bytes),
-        }
-        Self { key: u64::from_be_bytes(key), text }
-    }
-
-    /// As the texts compare.
-    #[inline]
-    pub fn compare<U: AsRef<str>>(&self, other: &Keyed<U>) -> Ordering {
-        self.key.cmp(&other.key).then_with(|| self.text.as_ref().cmp(other.text.as_ref()))
-    }
-}
-
-/// A condition and the segments that cannot match without it.
-#[derive(Debug)]
-pub struct Screen {
-    pub condition: u32,
-    pub needed_by: u32,
-}
-
-impl<K> Ranges<K> {
-    /// The set for a value, given how an operand compares to it.
-    pub fn find(&self, compare: impl Fn(&K) -> Ordering) -> u32 {
-        self.masks_from
-            + match self.operands.binary_search_by(compare) {
-                Ok(index) => offset(index) * 2 + 1,
-                Err(index) => offset(index) * 2,
-            }
-    }
-}
-
-impl Lookups {
-    /// The set of that number.
-    pub fn mask(&self, number: u32) -> &[u64] {
-        let from = number as usize * self.words;
-        self.masks.get(from..from + self.words).unwrap_or_default()
-    }
-}
-
-/// A condition with the segments that need it.
-struct Asked<'p> {
+/// A condition, and the segments that require it.
+struct RequiredCondition<'p> {
     index: u32,
     condition: &'p Condition,
     segments: Vec<u32>,
 }
 
-/// What a condition answers for each place in a table.
-enum Answers {
+/// The result of a condition at each position of a table.
+enum TableResult {
     Constant(bool),
-    /// Compared with the operand at that place.
+    /// Of a comparison with the operand at this position.
     Order(Comparison, usize),
-    /// True at these places alone, sorted.
+    /// True at these positions only; sorted.
     At(Vec<usize>),
 }
 
-/// Builds the tables, and takes what they answer out of the segments' rest.
+/// Builds the index of `program`, and the residuals of its segments.
 pub fn build(program: &mut Program) {
     if program.segments.is_empty() {
         return;
     }
-    let mut by_slot: HashMap<u32, HashMap<u32, Vec<u32>, CompiledState>, CompiledState> = HashMap::default();
+    let mut by_slot: HashMap<u32, HashMap<u32, Vec<u32>, TableHashBuilder>, TableHashBuilder> =
+        HashMap::default();
     for (number, segment) in program.segments.iter().enumerate() {
-        for node in conjuncts(segment.rule, &program.children) {
-            let Expression::Test(index) = node else { continue };
+        for child in conjuncts(segment.rule, &program.children) {
+            let Expression::Condition(index) = child else { continue };
             let condition = &program.conditions[index as usize];
             if !condition.is_dynamic {
                 let slot = by_slot.entry(condition.slot).or_default();
@@ -160,202 +55,184 @@ pub fn build(program: &mut Program) {
     let mut builder = IndexBuilder::new(program.segments.len());
     let mut answered = vec![false; program.conditions.len()];
     let mut slots: Vec<_> = by_slot.into_iter().collect();
-    // The slot that most segments ask first: it leaves the fewest.
-    slots
-        .sort_by_key(|(slot, asked)| (std::cmp::Reverse(asked.values().map(Vec::len).sum::<usize>()), *slot));
-    for (slot, asked) in slots {
-        let mut asked: Vec<Asked<'_>> = asked
+    // The slot that most segments require comes first: it excludes the most.
+    slots.sort_by_key(|(slot, required)| (Reverse(required.values().map(Vec::len).sum::<usize>()), *slot));
+    for (slot, required) in slots {
+        let mut required: Vec<RequiredCondition<'_>> = required
             .into_iter()
-            .map(|(index, segments)| Asked {
+            .map(|(index, segments)| RequiredCondition {
                 index,
                 condition: &program.conditions[index as usize],
                 segments,
             })
             .collect();
-        asked.sort_by_key(|asked| asked.index);
-        builder.slot(slot, &asked, &mut answered);
+        required.sort_by_key(|required| required.index);
+        builder.slot(slot, &required, &mut answered);
     }
-    builder.lookups.masks.shrink_to_fit();
-    program.lookups = builder.lookups;
-    program.lookups.first_trait = program.lookups.slots.first().and_then(|first| {
+    builder.index.masks.shrink_to_fit();
+    program.segment_index = builder.index;
+    program.segment_index.first_trait = program.segment_index.slots.first().and_then(|first| {
         let is_trait = matches!(program.slots[first.slot as usize], PropertySource::Trait);
         let name = program.slots_by_trait.iter().find(|(_, slot)| **slot == first.slot);
         name.filter(|_| is_trait).map(|(name, _)| name.clone())
     });
+    set_residuals(program, &answered);
+}
+
+/// Removes the conditions that the index answers from the segments' rules.
+fn set_residuals(program: &mut Program, answered: &[bool]) {
+    program.segment_index.decided = vec![0; program.segments.len().div_ceil(64)];
     for number in 0..program.segments.len() {
         let rule = program.segments[number].rule;
         let left: Vec<Expression> = conjuncts(rule, &program.children)
             .into_iter()
-            .filter(|node| !matches!(node, Expression::Test(index) if answered[*index as usize]))
+            .filter(|child| !matches!(child, Expression::Condition(index) if answered[*index as usize]))
             .collect();
-        program.segments[number].rest = match left.len() {
+        program.segments[number].residual = match left.len() {
             0 => Expression::Constant(true),
             1 => left[0],
             _ => {
                 let from = offset(program.children.len());
                 program.children.extend(left);
-                Expression::All(crate::engine::program::Span { from, to: offset(program.children.len()) })
+                Expression::All(Span { from, to: offset(program.children.len()) })
             }
         };
-    }
-    program.lookups.sure = vec![0; program.segments.len().div_ceil(64)];
-    for (number, segment) in program.segments.iter().enumerate() {
-        if segment.rest == Expression::Constant(true) {
-            set(&mut program.lookups.sure, offset(number));
+        if program.segments[number].residual == Expression::Constant(true) {
+            set(&mut program.segment_index.decided, offset(number));
         }
     }
 }
 
-/// What must all hold for a segment to match.
+/// The expressions that must all hold for a segment to match.
 fn conjuncts(rule: Expression, children: &[Expression]) -> Vec<Expression> {
     match rule {
         Expression::All(range) => range.of(children).to_vec(),
-        node => vec![node],
+        other => vec![other],
     }
 }
 
 struct IndexBuilder {
-    lookups: Lookups,
+    index: SegmentIndex,
     segments: usize,
-    screens: usize,
+    filters: usize,
 }
 
 impl IndexBuilder {
     fn new(segments: usize) -> Self {
         let words = segments.div_ceil(64);
-        Self { lookups: Lookups { words, ..Lookups::default() }, segments, screens: 0 }
+        Self { index: SegmentIndex { words, ..SegmentIndex::default() }, segments, filters: 0 }
     }
 
-    /// Tables for one slot; what they cannot answer becomes screens, or stays in the rest.
-    fn slot(&mut self, slot: u32, asked: &[Asked<'_>], answered: &mut [bool]) {
-        let (tabled, screened): (Vec<_>, Vec<_>) =
-            asked.iter().partition(|asked| is_tabled(&asked.condition.test));
-        let count: usize = tabled.iter().map(|asked| points_of(&asked.condition.test)).sum();
-        if !tabled.is_empty() && (2 * count + 1) * self.lookups.words <= LOOKUP_WORDS_MAX {
-            let lookup = self.lookup(slot, &tabled);
-            self.lookups.slots.push(lookup);
-            tabled.iter().for_each(|asked| answered[asked.index as usize] = true);
+    /// Builds the tables of one slot. Conditions that no table answers become filters, or stay in the
+    /// residual.
+    fn slot(&mut self, slot: u32, required: &[RequiredCondition<'_>], answered: &mut [bool]) {
+        let (tabled, others): (Vec<_>, Vec<_>) =
+            required.iter().partition(|required| is_tabled(&required.condition.predicate));
+        let count: usize = tabled.iter().map(|required| operand_count(&required.condition.predicate)).sum();
+        if !tabled.is_empty() && (2 * count + 1) * self.index.words <= LOOKUP_WORDS_MAX {
+            let slot_index = self.slot_index(slot, &tabled);
+            self.index.slots.push(slot_index);
+            tabled.iter().for_each(|required| answered[required.index as usize] = true);
         }
-        let mut screens = Vec::new();
-        for asked in screened {
-            // A pattern that back-tracks or a split costs more than a look at the features that need it.
-            let is_dear = match &asked.condition.test {
-                Test::Regex(pattern) => !pattern.is_cheap(),
-                Test::Split { .. } => true,
+        let mut conditions = Vec::new();
+        for required in others {
+            // More expensive than a look at the features whose segments require it.
+            let is_expensive = match &required.condition.predicate {
+                Predicate::Regex(pattern) => !pattern.is_cheap(),
+                Predicate::Split { .. } => true,
                 _ => false,
             };
-            if !is_dear && (self.screens + 1) * self.lookups.words <= LOOKUP_WORDS_MAX {
-                let needed_by =
-                    self.push(|mask| asked.segments.iter().for_each(|segment| set(mask, *segment)));
-                screens.push(Screen { condition: asked.index, needed_by });
-                answered[asked.index as usize] = true;
-                self.screens += 1;
+            if !is_expensive && (self.filters + 1) * self.index.words <= LOOKUP_WORDS_MAX {
+                let required_by =
+                    self.push(|mask| required.segments.iter().for_each(|segment| set(mask, *segment)));
+                conditions.push(ConditionFilter { condition: required.index, required_by });
+                answered[required.index as usize] = true;
+                self.filters += 1;
             }
         }
-        if !screens.is_empty() {
-            screens.shrink_to_fit();
-            self.lookups.screened.push(Screened { slot, screens });
+        if !conditions.is_empty() {
+            conditions.shrink_to_fit();
+            self.index.filters.push(SlotFilters { slot, conditions });
         }
     }
 
-    fn lookup(&mut self, slot: u32, asked: &[&Asked<'_>]) -> Lookup {
-        let integers = points(asked, integer_points);
-        let floats = points(asked, |test, out: &mut Vec<f64>| {
-            if let Test::Compare(_, operand) = test {
+    fn slot_index(&mut self, slot: u32, required: &[&RequiredCondition<'_>]) -> SlotIndex {
+        let integers = points(required, integer_points);
+        let floats = points(required, |predicate, out: &mut Vec<f64>| {
+            if let Predicate::Compare(_, operand) = predicate {
                 out.extend(operand.float.filter(|number| !number.is_nan()));
             }
         });
-        let texts = points(asked, text_points);
-        let versions =
-            points(asked, |test, out: &mut Vec<Release>| out.extend(release(test).map(|(_, held)| held)));
+        let texts = points(required, text_points);
+        let versions = points(required, |predicate, out: &mut Vec<Release>| {
+            out.extend(release(predicate).map(|(_, release)| release))
+        });
         let has_versions = !versions.is_empty();
-        Lookup {
+        SlotIndex {
             slot,
-            unset: self.constant(asked, |asked| asked.condition.by_default),
-            unreadable: self.constant(asked, |_| false),
-            not_a_number: self.constant(asked, |asked| match &asked.condition.test {
-                Test::IsSet => true,
-                Test::Compare(comparison, operand) => operand.float.is_some() && comparison.meets(None),
+            absent: self.constant(required, |required| required.condition.absent_result),
+            unreadable: self.constant(required, |_| false),
+            nan: self.constant(required, |required| match &required.condition.predicate {
+                Predicate::IsSet => true,
+                Predicate::Compare(comparison, operand) => operand.float.is_some() && comparison.meets(None),
                 _ => false,
             }),
             bools: [false, true].map(|bool| {
-                self.constant(asked, |asked| match &asked.condition.test {
-                    Test::IsSet => true,
-                    Test::Compare(comparison, operand) => comparison.meets(Some(bool.cmp(&operand.bool))),
+                self.constant(required, |required| match &required.condition.predicate {
+                    Predicate::IsSet => true,
+                    Predicate::Compare(comparison, operand) => {
+                        comparison.meets(Some(bool.cmp(&operand.bool)))
+                    }
                     _ => false,
                 })
             }),
-            integers: self.ranges(asked, integers, |test, points| match test {
-                Test::Compare(comparison, operand) => match &operand.integer {
-                    Some(Integer::Small(number)) => Answers::Order(*comparison, place(points, number)),
-                    // Every integer of 64 bits lies on the same side of it.
-                    Some(big) => Answers::Constant(comparison.meets(Some(Integer::Small(0).cmp(big)))),
-                    None => Answers::Constant(false),
-                },
-                Test::In(members) => Answers::at(members.integers.iter().map(|number| place(points, number))),
-                test => Answers::of_any(test),
-            }),
-            floats: self.ranges(asked, floats, |test, points| match test {
-                Test::Compare(comparison, operand) => match operand.float {
-                    Some(number) if number.is_nan() => Answers::Constant(comparison.meets(None)),
-                    Some(number) => Answers::Order(*comparison, place(points, &number)),
-                    None => Answers::Constant(false),
-                },
-                Test::In(_) => Answers::Constant(false),
-                test => Answers::of_any(test),
-            }),
-            texts: self.ranges(asked, texts, |test, points| match test {
-                Test::Compare(comparison, operand) => match &operand.text {
-                    OperandText::Plain(text) => Answers::Order(*comparison, place_of_text(points, text)),
-                    // Left to the table of versions.
-                    OperandText::Version(_) => Answers::Constant(true),
-                    OperandText::Never => Answers::Constant(false),
-                },
-                Test::In(members) => {
-                    Answers::at(members.texts.iter().map(|text| place_of_text(points, text)))
-                }
-                test => Answers::of_any(test),
-            }),
-            versions: has_versions.then(|| Versions {
-                ranges: self.ranges(asked, versions, |test, points| match release(test) {
-                    Some((comparison, held)) => Answers::Order(comparison, place(points, &held)),
-                    None => Answers::Constant(true),
+            integers: self.ranges(required, integers, integer_result),
+            floats: self.ranges(required, floats, float_result),
+            texts: self.ranges(required, texts, text_result),
+            versions: has_versions.then(|| VersionIndex {
+                ranges: self.ranges(required, versions, |predicate, points| match release(predicate) {
+                    Some((comparison, release)) => TableResult::Order(comparison, position(points, &release)),
+                    None => TableResult::Constant(true),
                 }),
-                invalid: self.constant(asked, |asked| release(&asked.condition.test).is_none()),
+                invalid: self.constant(required, |required| release(&required.condition.predicate).is_none()),
             }),
         }
     }
 
-    /// A set of the segments whose conditions all hold.
-    fn constant(&mut self, asked: &[&Asked<'_>], holds: impl Fn(&Asked<'_>) -> bool) -> u32 {
-        let failed: Vec<u32> = asked
+    /// The mask of the segments whose conditions all hold.
+    fn constant(
+        &mut self,
+        required: &[&RequiredCondition<'_>],
+        holds: impl Fn(&RequiredCondition<'_>) -> bool,
+    ) -> u32 {
+        let failed: Vec<u32> = required
             .iter()
-            .filter(|asked| !holds(asked))
-            .flat_map(|asked| asked.segments.iter().copied())
+            .filter(|required| !holds(required))
+            .flat_map(|required| required.segments.iter().copied())
             .collect();
         self.push_all_but(&failed)
     }
 
     fn ranges<K>(
         &mut self,
-        asked: &[&Asked<'_>],
+        required: &[&RequiredCondition<'_>],
         points: Vec<K>,
-        answers: impl Fn(&Test, &[K]) -> Answers,
+        result: impl Fn(&Predicate, &[K]) -> TableResult,
     ) -> Ranges<K> {
-        let answers: Vec<Answers> =
-            asked.iter().map(|asked| answers(&asked.condition.test, &points)).collect();
-        let masks_from = offset(self.lookups.masks.len() / self.lookups.words);
+        let results: Vec<TableResult> =
+            required.iter().map(|required| result(&required.condition.predicate, &points)).collect();
+        let first_mask = offset(self.index.masks.len() / self.index.words);
         let mut failed = Vec::new();
         for at in 0..=2 * points.len() {
             failed.clear();
-            for (asked, answers) in asked.iter().zip(&answers) {
-                if !answers.at_place(at) {
-                    failed.extend_from_slice(&asked.segments);
+            for (required, result) in required.iter().zip(&results) {
+                if !result.at_position(at) {
+                    failed.extend_from_slice(&required.segments);
                 }
             }
             self.push_all_but(&failed);
         }
-        Ranges { operands: points.into_boxed_slice(), masks_from }
+        Ranges { operands: points.into_boxed_slice(), first_mask }
     }
 
     fn push_all_but(&mut self, segments: &[u32]) -> u32 {
@@ -370,7 +247,7 @@ impl IndexBuilder {
     }
 
     fn push(&mut self, fill: impl FnOnce(&mut [u64])) -> u32 {
-        let (masks, words) = (&mut self.lookups.masks, self.lookups.words);
+        let (masks, words) = (&mut self.index.masks, self.index.words);
         let from = masks.len();
         masks.resize(from + words, 0);
         fill(&mut masks[from..]);
@@ -382,97 +259,145 @@ fn set(mask: &mut [u64], segment: u32) {
     mask[segment as usize / 64] |= 1 << (segment % 64);
 }
 
-impl Answers {
-    fn at(places: impl Iterator<Item = usize>) -> Self {
-        let mut places: Vec<usize> = places.collect();
-        places.sort_unstable();
-        Self::At(places)
+impl TableResult {
+    fn at(positions: impl Iterator<Item = usize>) -> Self {
+        let mut positions: Vec<usize> = positions.collect();
+        positions.sort_unstable();
+        Self::At(positions)
     }
 
-    /// Tests that ask no more than whether there is a value.
-    fn of_any(test: &Test) -> Self {
-        Self::Constant(matches!(test, Test::IsSet))
+    /// For predicates whose result depends only on whether a value is set.
+    fn for_any_value(predicate: &Predicate) -> Self {
+        Self::Constant(matches!(predicate, Predicate::IsSet))
     }
 
-    fn at_place(&self, at: usize) -> bool {
+    fn at_position(&self, at: usize) -> bool {
         match self {
-            Self::Constant(answer) => *answer,
+            Self::Constant(result) => *result,
             Self::Order(comparison, operand) => comparison.meets(Some(at.cmp(operand))),
-            Self::At(places) => places.binary_search(&at).is_ok(),
+            Self::At(positions) => positions.binary_search(&at).is_ok(),
         }
     }
 }
 
-/// Whether tables answer it whatever the value.
-fn is_tabled(test: &Test) -> bool {
-    match test {
-        Test::IsSet | Test::IsNotSet => true,
-        // A long list has a hash set of its own, which is smaller than a table.
-        Test::In(members) => members.texts.len() <= LOOKUP_ITEMS_MAX,
-        Test::Compare(_, operand) => {
-            !matches!(operand.text, OperandText::Version(_)) || release(test).is_some()
+/// The result for an `i64`.
+fn integer_result(predicate: &Predicate, points: &[i64]) -> TableResult {
+    match predicate {
+        Predicate::Compare(comparison, operand) => match &operand.integer {
+            Some(Integer::Small(number)) => TableResult::Order(*comparison, position(points, number)),
+            // Every `i64` is on the same side of it.
+            Some(big) => TableResult::Constant(comparison.meets(Some(Integer::Small(0).cmp(big)))),
+            None => TableResult::Constant(false),
+        },
+        Predicate::In(members) => {
+            TableResult::at(members.integers.iter().map(|number| position(points, number)))
+        }
+        other => TableResult::for_any_value(other),
+    }
+}
+
+/// The result for a float other than NaN.
+fn float_result(predicate: &Predicate, points: &[f64]) -> TableResult {
+    match predicate {
+        Predicate::Compare(comparison, operand) => match operand.float {
+            Some(number) if number.is_nan() => TableResult::Constant(comparison.meets(None)),
+            Some(number) => TableResult::Order(*comparison, position(points, &number)),
+            None => TableResult::Constant(false),
+        },
+        Predicate::In(_) => TableResult::Constant(false),
+        other => TableResult::for_any_value(other),
+    }
+}
+
+/// The result for text.
+fn text_result(predicate: &Predicate, points: &[Keyed]) -> TableResult {
+    match predicate {
+        Predicate::Compare(comparison, operand) => match &operand.text {
+            OperandText::Plain(text) => TableResult::Order(*comparison, position_of_text(points, text)),
+            // Answered by the table of versions.
+            OperandText::Version(_) => TableResult::Constant(true),
+            OperandText::Never => TableResult::Constant(false),
+        },
+        Predicate::In(members) => {
+            TableResult::at(members.texts.iter().map(|text| position_of_text(points, text)))
+        }
+        other => TableResult::for_any_value(other),
+    }
+}
+
+/// Whether tables can answer a predicate for every value.
+fn is_tabled(predicate: &Predicate) -> bool {
+    match predicate {
+        Predicate::IsSet | Predicate::IsNotSet => true,
+        // A long list has its own hash set, which is smaller than a table.
+        Predicate::In(members) => members.texts.len() <= LOOKUP_ITEMS_MAX,
+        Predicate::Compare(_, operand) => {
+            !matches!(operand.text, OperandText::Version(_)) || release(predicate).is_some()
         }
         _ => false,
     }
 }
 
-fn points_of(test: &Test) -> usize {
-    match test {
-        Test::In(members) => members.texts.len(),
+fn operand_count(predicate: &Predicate) -> usize {
+    match predicate {
+        Predicate::In(members) => members.texts.len(),
         _ => 1,
     }
 }
 
-fn integer_points(test: &Test, out: &mut Vec<i64>) {
-    match test {
-        Test::Compare(_, operand) => out.extend(match operand.integer {
+fn integer_points(predicate: &Predicate, out: &mut Vec<i64>) {
+    match predicate {
+        Predicate::Compare(_, operand) => out.extend(match operand.integer {
             Some(Integer::Small(number)) => Some(number),
             _ => None,
         }),
-        Test::In(members) => out.extend(&members.integers),
+        Predicate::In(members) => out.extend(&members.integers),
         _ => {}
     }
 }
 
-fn text_points(test: &Test, out: &mut Vec<Keyed>) {
-    match test {
-        Test::Compare(_, operand) => out.extend(match &operand.text {
+fn text_points(predicate: &Predicate, out: &mut Vec<Keyed>) {
+    match predicate {
+        Predicate::Compare(_, operand) => out.extend(match &operand.text {
             OperandText::Plain(text) => Some(Keyed::new(text.clone())),
             _ => None,
         }),
-        Test::In(members) => out.extend(members.texts.iter().cloned().map(Keyed::new)),
+        Predicate::In(members) => out.extend(members.texts.iter().cloned().map(Keyed::new)),
         _ => {}
     }
 }
 
-/// The version that a test compares with, if it is a release of ordinary numbers.
-fn release(test: &Test) -> Option<(Comparison, Release)> {
-    let Test::Compare(comparison, operand) = test else { return None };
+/// The version that a predicate compares with, if it is a final release of numbers that fit.
+fn release(predicate: &Predicate) -> Option<(Comparison, Release)> {
+    let Predicate::Compare(comparison, operand) = predicate else { return None };
     let OperandText::Version(text) = &operand.text else { return None };
-    let held = semver::release(text)?;
-    held.is_final.then_some((*comparison, held))
+    let release = semver::release(text)?;
+    release.is_final.then_some((*comparison, release))
 }
 
-/// The sorted, distinct operands of all tests.
-fn points<K: PartialOrd>(asked: &[&Asked<'_>], collect: impl Fn(&Test, &mut Vec<K>)) -> Vec<K> {
+/// The sorted, distinct operands of all conditions.
+fn points<K: PartialOrd>(
+    required: &[&RequiredCondition<'_>],
+    collect: impl Fn(&Predicate, &mut Vec<K>),
+) -> Vec<K> {
     let mut points = Vec::new();
-    asked.iter().for_each(|asked| collect(&asked.condition.test, &mut points));
+    required.iter().for_each(|required| collect(&required.condition.predicate, &mut points));
     points.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
     points.dedup();
     points
 }
 
-fn place_of_text(points: &[Keyed], text: &str) -> usize {
+fn position_of_text(points: &[Keyed], text: &str) -> usize {
     let text = Keyed::new(text);
-    place_by(points, |held| held.compare(&text))
+    position_by(points, |point| point.compare(&text))
 }
 
-/// The place of an operand that is in the table.
-fn place<K: PartialOrd>(points: &[K], operand: &K) -> usize {
-    place_by(points, |held| held.partial_cmp(operand).unwrap_or(Ordering::Equal))
+/// The position of an operand that is in the table.
+fn position<K: PartialOrd>(points: &[K], operand: &K) -> usize {
+    position_by(points, |point| point.partial_cmp(operand).unwrap_or(Ordering::Equal))
 }
 
-fn place_by<K>(points: &[K], compare: impl Fn(&K) -> Ordering) -> usize {
+fn position_by<K>(points: &[K], compare: impl Fn(&K) -> Ordering) -> usize {
     let found = points.binary_search_by(compare);
     2 * found.unwrap_or_else(|index| index) + 1
 }

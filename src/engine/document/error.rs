@@ -1,6 +1,6 @@
-//! Why a document is refused.
+//! Errors of reading and compiling a document.
 
-/// Why a document was refused: where in it, and what was expected (one line, no secrets).
+/// A document was rejected. The message is one line and has no secrets.
 #[derive(Debug)]
 pub struct CompileError {
     /// JSON path, such as `$.feature_states[3].feature.name`.

@@ -1,15 +1,14 @@
-//! What a document holds for single identities.
+//! Identity overrides as the document has them (compatibility.md 3).
 //!
-//! In: the raw text of one entry of `identity_overrides`. Out: an [`IdentityOverride`] that borrows from
-//! it. Rules: compatibility.md 3; the variants of a state are core's alone (differences.md 43).
-//! Invariant: what the engine's mapper does not read here cannot make a document unusable.
+//! Members that the Python mapper does not read here never make a document invalid. Variants are such a
+//! member: only core reads them (differences.md 43).
 use std::borrow::Cow;
 
 use crate::engine::document::error::CompileError;
-use crate::engine::document::raw_json::{DocumentPath, is_truthy, members, python_str, required};
-use crate::engine::document::{Feature, Variant, enabled_of, list};
+use crate::engine::document::feature::{Feature, Variant, read_enabled};
+use crate::engine::document::raw_json::{DocumentPath, is_truthy, list, members, python_str, required};
 
-/// What an identity has of its own.
+/// The overrides of one identity.
 #[derive(Clone, Debug)]
 pub struct IdentityOverride<'a> {
     pub identifier: Cow<'a, str>,
@@ -22,15 +21,14 @@ pub struct OverrideState<'a> {
     pub feature: Feature<'a>,
     pub enabled: &'a str,
     pub value: &'a str,
-    /// The seed of its variants, as [`FeatureState::key`]; empty where the document has neither.
+    /// The seed of its variants, as `FeatureState::key`; empty if the document has none.
     pub key: Cow<'a, str>,
-    /// Which variant the identity gets (differences.md 43). Empty where the engine's mapper could not
-    /// read them: it never looks at them here, so they cannot make a document unusable.
+    /// Selects the variant that the identity gets (differences.md 43). Empty if they are invalid.
     pub variants: Vec<Variant<'a>>,
 }
 
 impl<'a> IdentityOverride<'a> {
-    /// `None` for an entry without features, of which Python reads no more.
+    /// Reads one entry. `None` if it has no features: Python ignores the rest of it.
     pub(super) fn read(raw: &'a str, at: &DocumentPath<'_>) -> Result<Option<Self>, CompileError> {
         let [identifier, features] = members(raw, at, ["identifier", "identity_features"])?;
         let features = required(features, at, "identity_features")?;
@@ -67,7 +65,7 @@ impl<'a> OverrideState<'a> {
         }
         Ok(Self {
             feature: Feature::read(required(feature, at, "feature")?, &at.member("feature"))?,
-            enabled: enabled_of(enabled, at)?,
+            enabled: read_enabled(enabled, at)?,
             value,
             key: match django_id.filter(|raw| is_truthy(raw)).or(uuid) {
                 Some(raw) => python_str(raw, at).unwrap_or_default(),

@@ -1,9 +1,7 @@
-//! Reads canonical JSON in place: slices, not a tree.
+//! An accessor for canonical JSON: returns slices of the text instead of a tree.
 //!
-//! In: text that `transcode` wrote. Out: the raw text of members and elements, and the few scalar
-//! forms that a document needs, each as Python sees it. Errors name the JSON path.
-//! Invariant: nothing is copied but a string with escapes; whatever is asked for twice is scanned
-//! twice, so callers take what they need of an object at once.
+//! Input is text that `canonical_json::transcode` wrote. Only strings with escapes are copied. Each access
+//! scans the text, so read all members of an object in one call ([`members`]).
 use std::borrow::Cow;
 
 use memchr::memchr2;
@@ -14,7 +12,7 @@ use crate::engine::document::error::CompileError;
 use crate::python::number::float_str;
 use crate::yielding;
 
-/// Where in the document a value is; printed only in an error.
+/// The JSON path of a value, formatted only for errors.
 #[derive(Clone, Copy, Debug)]
 pub struct DocumentPath<'p> {
     parent: Option<&'p DocumentPath<'p>>,
@@ -45,7 +43,7 @@ impl<'p> DocumentPath<'p> {
         CompileError::new(self.to_string(), message)
     }
 
-    /// An error that says what was expected and what is there.
+    /// An error: expected `what`, found the kind of `raw`.
     pub fn expected(&self, what: &str, raw: &str) -> CompileError {
         self.error(format!("expected {what}, found {}", kind(raw)))
     }
@@ -64,7 +62,7 @@ impl std::fmt::Display for DocumentPath<'_> {
     }
 }
 
-/// The kind of a value, for messages.
+/// The kind of a value, for errors.
 fn kind(raw: &str) -> &'static str {
     match raw.as_bytes().first() {
         Some(b'{') => "an object",
@@ -79,7 +77,7 @@ fn kind(raw: &str) -> &'static str {
 /// The raw texts of the named members; `None` for those that are absent.
 ///
 /// # Errors
-/// It is no object.
+/// It is not an object.
 pub fn members<'a, const N: usize>(
     raw: &'a str,
     at: &DocumentPath<'_>,
@@ -95,16 +93,16 @@ pub fn members<'a, const N: usize>(
         let name_to = skip(bytes, position);
         let value_to = skip(bytes, name_to + 1);
         let name = &raw[position + 1..name_to - 1];
-        if let Some(index) = names.iter().position(|wanted| *wanted == name) {
+        if let Some(index) = names.iter().position(|other| *other == name) {
             found[index] = Some(&raw[name_to + 1..value_to]);
         }
-        // Behind the comma, or behind the closing brace.
+        // After the comma or the closing brace.
         position = value_to + 1;
     }
     Ok(found)
 }
 
-/// The members of an object: raw name with its quotes, raw value. Nothing if it is no object.
+/// The members of an object: raw name with quotes, raw value. Empty if it is not an object.
 pub fn entries(raw: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut position = if raw.starts_with('{') { 1 } else { raw.len() };
     std::iter::from_fn(move || {
@@ -119,7 +117,7 @@ pub fn entries(raw: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The raw text of a member that must be there.
+/// The raw text of a required member.
 ///
 /// # Errors
 /// It is absent.
@@ -134,17 +132,17 @@ pub fn required<'a>(
 /// The elements of an array, each as raw text.
 ///
 /// # Errors
-/// It is no array.
+/// It is not an array.
 pub fn elements<'a>(raw: &'a str, at: &DocumentPath<'_>) -> Result<Elements<'a>, CompileError> {
     if raw.starts_with('[') { Ok(Elements { raw, position: 1 }) } else { Err(at.expected("an array", raw)) }
 }
 
-/// The elements of an array. Nothing if it is no array.
+/// The elements of an array. Empty if it is not an array.
 pub fn items(raw: &str) -> Elements<'_> {
     Elements { raw, position: if raw.starts_with('[') { 1 } else { raw.len() } }
 }
 
-/// Of [`elements`].
+/// The iterator of [`elements`].
 #[derive(Clone, Debug)]
 pub struct Elements<'a> {
     raw: &'a str,
@@ -152,7 +150,7 @@ pub struct Elements<'a> {
 }
 
 impl Elements<'_> {
-    /// Bytes of the whole array.
+    /// Length of the whole array, bytes.
     pub fn text_bytes(&self) -> usize {
         self.raw.len()
     }
@@ -170,6 +168,18 @@ impl<'a> Iterator for Elements<'a> {
         self.position = to + 1;
         Some(element)
     }
+}
+
+/// Reads the elements of an array, each with `read`.
+///
+/// # Errors
+/// It is not an array, or `read` fails.
+pub fn list<'a, T>(
+    raw: &'a str,
+    at: &DocumentPath<'_>,
+    read: impl Fn(&'a str, &DocumentPath<'_>) -> Result<T, CompileError>,
+) -> Result<Vec<T>, CompileError> {
+    elements(raw, at)?.enumerate().map(|(index, element)| read(element, &at.element(index))).collect()
 }
 
 /// The end of the value that starts at `from`.
@@ -222,15 +232,15 @@ fn skip_string(bytes: &[u8], from: usize) -> usize {
     bytes.len()
 }
 
-/// A string's text.
+/// The text of a string.
 ///
 /// # Errors
-/// It is no string.
+/// It is not a string.
 pub fn text<'a>(raw: &'a str, at: &DocumentPath<'_>) -> Result<Cow<'a, str>, CompileError> {
     string(raw).ok_or_else(|| at.expected("a string", raw))
 }
 
-/// A string's text, or `None` if it is something else.
+/// The text of a string; `None` if it is not a string.
 pub fn string(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if !inner.contains('\\') {
@@ -239,7 +249,7 @@ pub fn string(raw: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(raw).ok().map(Cow::Owned)
 }
 
-/// Python's truth of a value.
+/// Whether a value is true in Python.
 pub fn is_truthy(raw: &str) -> bool {
     !matches!(raw, "null" | "false" | "0" | "0.0" | "-0.0" | "\"\"" | "[]" | "{}")
 }
@@ -262,8 +272,8 @@ pub fn python_str<'a>(raw: &'a str, at: &DocumentPath<'_>) -> Result<Cow<'a, str
     })
 }
 
-/// A number such that those that Python finds equal are the same text: `2`, `2.0` and `true` are
-/// not told apart by a look-up in a dict. Anything else is left as it is.
+/// A key under which numbers that Python considers equal are one: `2`, `2.0`, and `1` and `true`, are the
+/// same key of a `dict`. Other values are their own key.
 pub fn number_key(raw: &str) -> Cow<'_, str> {
     match (raw, float(raw)) {
         ("true", _) => Cow::Borrowed("1"),
@@ -276,12 +286,12 @@ pub fn number_key(raw: &str) -> Cow<'_, str> {
     }
 }
 
-/// A number with a point or an exponent.
+/// The value of a number with a decimal point or an exponent.
 pub fn float(raw: &str) -> Option<f64> {
     is_number(raw).then(|| raw.contains(['.', 'e']).then(|| raw.parse().ok()))??
 }
 
-/// Whether it is a number of any kind.
+/// Whether it is a number.
 pub fn is_number(raw: &str) -> bool {
     raw.starts_with(|first: char| first == '-' || first.is_ascii_digit())
 }
@@ -291,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_members_and_elements_behind_any_value() {
+    fn finds_members_and_elements_after_any_value() {
         let raw = r#"{"a":[{"x":"]}\"\\"},[]],"b":"\\","c":-1.5,"d":{},"e":null}"#;
         let found = members(raw, &DocumentPath::ROOT, ["e", "b", "a", "zz", "d", "c"]).unwrap();
         assert_eq!(
@@ -305,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_path_and_what_was_found() {
+    fn errors_name_the_path_and_the_kind_found() {
         let at = DocumentPath::ROOT.member("feature_states");
         let at = at.element(3);
         let at = at.member("feature");
@@ -315,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn scalars_are_what_python_says() {
+    fn python_str_matches_python() {
         for (raw, expected) in [
             ("null", "None"),
             ("true", "True"),
@@ -331,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_python_finds_equal_have_one_key() {
+    fn equal_numbers_have_one_key() {
         for (raw, expected) in [
             ("2", "2"),
             ("2.0", "2"),

@@ -1,13 +1,12 @@
-//! The values that conditions read, found once per request and kept without borrowing.
+//! The evaluation context: for each slot of a program, the coerced value of its property for one identity.
 //!
-//! In: an identity. Out: for each slot of the program the coerced value of its property.
-//! Invariant: slots that nothing was sent for stay [`StoredValue::Unset`], and conditions on those have
-//! their result ready; the memory is the caller's and is used again.
-use crate::engine::evaluate::{Identity, TraitValue};
-use crate::engine::program::{Program, PropertySource, offset};
+//! Values are found once per evaluation. They do not borrow from the request, so that their memory is reused.
+use crate::engine::identity::{Identity, TraitValue};
+use crate::engine::program::{Program, PropertySource};
+use crate::engine::table::offset;
 use crate::python::number::{BigDigits, Value, coerce_text, integer_value};
 
-/// A value without its text, which is found again where it came from.
+/// A value; text is stored as the source to read it from.
 #[derive(Clone, Copy, Debug)]
 enum StoredValue {
     Unset,
@@ -21,24 +20,25 @@ enum StoredValue {
 
 #[derive(Clone, Copy, Debug)]
 enum ValueSource {
-    /// Index into the identity's traits.
+    /// By its index in the identity's traits.
     Trait(u32),
     Identifier,
     IdentityKey,
 }
 
-/// The values of one request.
+/// The values of one evaluation.
 #[derive(Debug, Default)]
 pub struct ContextValues {
-    held: Vec<StoredValue>,
-    /// By number of [`Program::aliases`] the last trait of that name, as an index.
+    /// By slot; [`StoredValue::Unset`] if the identity has no value for it.
+    stored: Vec<StoredValue>,
+    /// By index of [`Program::aliases`], the index of the last trait with that name.
     aliased: Vec<Option<u32>>,
-    /// The identity's key; empty without an identity.
+    /// The identity key; empty without an identity.
     pub identity_key: String,
 }
 
 impl ContextValues {
-    /// Makes the identity's key; `key` stands for it if it is given.
+    /// Sets the identity key: `key` if it is given, else the composite key.
     pub fn begin(&mut self, program: &Program, identity: Option<&Identity<'_>>, key: Option<&str>) {
         self.identity_key.clear();
         match (identity, key) {
@@ -51,16 +51,16 @@ impl ContextValues {
         }
     }
 
-    /// Finds every value that `identity` has for the program's slots.
+    /// Sets the values of all slots that do not depend on flags or queries.
     pub fn fill(&mut self, program: &Program, identity: Option<&Identity<'_>>) {
-        self.held.clear();
-        self.held.resize(program.slots.len(), StoredValue::Unset);
+        self.stored.clear();
+        self.stored.resize(program.slots.len(), StoredValue::Unset);
         let Some(identity) = identity else { return };
         if !program.slots_by_trait.is_empty() {
             for (index, sent) in identity.traits.iter().enumerate() {
                 if let Some(slot) = program.slots_by_trait.get(sent.key) {
-                    // Of several traits of one name the last one counts, null included.
-                    self.held[*slot as usize] = hold_trait(identity, offset(index));
+                    // Of several traits with one name the last one counts, even if it is null.
+                    self.stored[*slot as usize] = store_trait(identity, offset(index));
                 }
             }
         }
@@ -75,26 +75,28 @@ impl ContextValues {
         }
         for slot in &program.derived_slots {
             let slot = *slot as usize;
-            if !matches!(self.held[slot], StoredValue::Unset) {
+            if !matches!(self.stored[slot], StoredValue::Unset) {
                 continue;
             }
-            self.held[slot] = match &program.slots[slot] {
-                PropertySource::Identifier => hold(coerce_text(identity.identifier), ValueSource::Identifier),
+            self.stored[slot] = match &program.slots[slot] {
+                PropertySource::Identifier => {
+                    store(coerce_text(identity.identifier), ValueSource::Identifier)
+                }
                 PropertySource::IdentityKey => {
-                    hold(coerce_text(&self.identity_key), ValueSource::IdentityKey)
+                    store(coerce_text(&self.identity_key), ValueSource::IdentityKey)
                 }
                 PropertySource::SplitKey => StoredValue::Text(ValueSource::IdentityKey),
                 PropertySource::IdentityTrait(alias) => self.aliased[*alias as usize]
-                    .map_or(StoredValue::Unset, |index| hold_trait(identity, index)),
+                    .map_or(StoredValue::Unset, |index| store_trait(identity, index)),
                 _ => StoredValue::Unset,
             };
         }
     }
 
-    /// The value of a slot; `None` if nothing was sent for it.
+    /// The value of a slot; `None` if the identity has none.
     #[inline]
-    pub fn of<'v>(&'v self, slot: u32, identity: Option<&Identity<'v>>) -> Option<Value<'v>> {
-        Some(match self.held[slot as usize] {
+    pub fn get<'v>(&'v self, slot: u32, identity: Option<&Identity<'v>>) -> Option<Value<'v>> {
+        Some(match self.stored[slot as usize] {
             StoredValue::Unset => return None,
             StoredValue::Bool(bool) => Value::Bool(bool),
             StoredValue::Int(number) => Value::Int(number),
@@ -117,11 +119,11 @@ impl ContextValues {
     }
 }
 
-fn hold_trait(identity: &Identity<'_>, index: u32) -> StoredValue {
-    hold(coerce(identity.traits[index as usize].value), ValueSource::Trait(index))
+fn store_trait(identity: &Identity<'_>, index: u32) -> StoredValue {
+    store(coerce(identity.traits[index as usize].value), ValueSource::Trait(index))
 }
 
-fn hold(value: Value<'_>, source: ValueSource) -> StoredValue {
+fn store(value: Value<'_>, source: ValueSource) -> StoredValue {
     match value {
         Value::Null => StoredValue::Unset,
         Value::Bool(bool) => StoredValue::Bool(bool),
@@ -133,7 +135,7 @@ fn hold(value: Value<'_>, source: ValueSource) -> StoredValue {
     }
 }
 
-/// The value that conditions see: text that looks like a number is one.
+/// The value that conditions read: text that looks like a number is that number.
 pub fn coerce(value: TraitValue<'_>) -> Value<'_> {
     match value {
         TraitValue::Null => Value::Null,

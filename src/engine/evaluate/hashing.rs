@@ -1,8 +1,5 @@
-//! Where an identity falls between 0 and 100 (compatibility.md 5.4).
-//!
-//! In: the parts that are hashed together. Out: a number from 0 (inclusive) to 100 (exclusive).
-//! Invariant: the same double on every machine as the Python engine's; nothing is built on the
-//! heap, the parts are fed to MD5 one after the other.
+//! The hash that percentage splits and variants compare with, from 0 (inclusive) to 100 (exclusive)
+//! (compatibility.md 5.4). It is the same double as in the Python engine, on every machine.
 use md5::{Digest as _, Md5};
 
 /// 2^64 modulo [`MODULUS`], to fold the upper half of a digest onto the lower one.
@@ -31,18 +28,18 @@ fn hash_repeated(parts: &[&str], times: usize) -> Option<f64> {
     of_digest(md5.finalize().into())
 }
 
-/// The place of an MD5 digest; `None` if it is exactly 100, which is outside the range: the list is
-/// then hashed once more often.
+/// The hash of an MD5 digest. `None` if it is exactly 100, which is out of range: then the list of parts must
+/// be hashed with one more repetition.
 pub fn of_digest(digest: [u8; 16]) -> Option<f64> {
     let number = u128::from_be_bytes(digest);
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of the number")]
     let (upper, lower) = ((number >> 64) as u64, number as u64);
     let bucket = ((upper % MODULUS) * UPPER_WEIGHT + lower % MODULUS) % MODULUS;
-    // This order of operations: another one gives other last bits.
+    // The order of these operations decides the last bits.
     #[expect(clippy::cast_precision_loss, reason = "a bucket is under 9,999")]
     let ratio = bucket as f64 / 9998.0;
     let value = ratio * 100.0;
-    #[expect(clippy::float_cmp, reason = "exactly 100 is the rule (compatibility.md 5.4)")]
+    #[expect(clippy::float_cmp, reason = "exactly 100 is out of range (compatibility.md 5.4)")]
     (value != 100.0).then_some(value)
 }
 
@@ -51,7 +48,7 @@ mod tests {
     use crate::engine::evaluate::hashing::hash;
 
     #[test]
-    fn agrees_with_the_table_of_the_contract() {
+    fn hashes_match_the_python_engine() {
         let table: [(&[&str], f64); 9] = [
             (&["7", "envkey_u1"], 39.21784356871375),
             (&["7", "u1"], 2.3404680936187234),

@@ -1,19 +1,17 @@
-//! MD5 of several short messages at once (RFC 1321).
+//! MD5 of eight short messages in parallel (RFC 1321).
 //!
-//! In: keys that are each hashed with the same identity key. Out: their places between 0 and 100.
-//! A document's multivariate features need a hash each, and one hash is a chain of 64 dependent
-//! steps; side by side in vector registers eight cost little more than one.
-//! Invariant: the same doubles as [`super::hashing::hash`]; nothing is allocated.
+//! Each multivariate feature needs a hash per identity, and one hash is a chain of 64 dependent steps. In
+//! vector registers, eight hashes cost little more than one. Results equal those of [`super::hashing::hash`].
 use wide::u32x8;
 
 use crate::engine::evaluate::hashing;
 
-/// Messages hashed side by side.
+/// Messages hashed in parallel.
 pub const LANES: usize = 8;
-/// Blocks of the longest message that is hashed here; longer ones are hashed one by one.
+/// Blocks of the longest message that is hashed in parallel; longer ones are hashed one by one.
 const BLOCKS_MAX: usize = 2;
 const BLOCK_BYTES: usize = 64;
-/// A message ends with one byte of padding at least, and eight of length.
+/// A message ends with at least one byte of padding and eight bytes of length.
 const MESSAGE_BYTES_MAX: usize = BLOCKS_MAX * BLOCK_BYTES - 9;
 
 /// One word of every lane.
@@ -34,7 +32,7 @@ const SINES: [u32; 64] = [
     0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1, 0xf7537e82, 0xbd3af235, 0x2ad7d2bb, 0xeb86d391,
 ];
 
-/// The hash of each of `keys` with `identity_key`. At most [`LANES`] keys.
+/// The hash of each of `keys` with `identity_key`, for at most [`LANES`] keys.
 pub fn hash_each(keys: &[&str], identity_key: &str) -> [f64; LANES] {
     let mut hashes = [0.0; LANES];
     let longest = keys.iter().map(|key| key.len()).max().unwrap_or_default() + 1 + identity_key.len();
@@ -52,10 +50,10 @@ pub fn hash_each(keys: &[&str], identity_key: &str) -> [f64; LANES] {
     let mut state = START.map(u32x8::splat);
     for block in 0..blocks.iter().copied().max().unwrap_or_default() {
         let next = compress(&state, &messages, block);
-        // A shorter message is complete already.
-        let goes_on = u32x8::new(blocks.map(|blocks| if block < blocks { u32::MAX } else { 0 }));
+        // Shorter messages are complete: keep their state.
+        let is_unfinished = u32x8::new(blocks.map(|blocks| if block < blocks { u32::MAX } else { 0 }));
         for (word, next) in state.iter_mut().zip(next) {
-            *word = (next & goes_on) | (*word & !goes_on);
+            *word = (next & is_unfinished) | (*word & !is_unfinished);
         }
     }
     let state = state.map(u32x8::to_array);
@@ -69,7 +67,7 @@ pub fn hash_each(keys: &[&str], identity_key: &str) -> [f64; LANES] {
     hashes
 }
 
-/// Writes `key,identity_key` with its padding; returns how many blocks it takes.
+/// Writes `key,identity_key` with its padding. Returns the number of blocks.
 fn pad(message: &mut [u8; BLOCKS_MAX * BLOCK_BYTES], key: &[u8], identity_key: &[u8]) -> usize {
     let length = key.len() + 1 + identity_key.len();
     let blocks = (length + 9).div_ceil(BLOCK_BYTES);
@@ -128,7 +126,7 @@ fn compress(
     [state[0] + a, state[1] + b, state[2] + c, state[3] + d]
 }
 
-/// One step of the chain in every lane.
+/// One step in every lane.
 #[inline(always)]
 fn step<const SHIFT: u32>(
     a: Lane,
@@ -148,19 +146,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agrees_with_one_hash_at_a_time() {
+    fn parallel_hashes_equal_single_ones() {
         let keys = ["1", "77", "100200", "feature-state-uuid", "", "9", "é", "12345678901234567890"];
         for length in 0..140 {
             let identity_key = "k".repeat(length);
             for count in 0..=keys.len() {
                 let hashes = hash_each(&keys[..count], &identity_key);
                 for (key, hash) in keys[..count].iter().zip(hashes) {
-                    let alone = hashing::hash(&[key, &identity_key]);
-                    assert_eq!(hash.to_bits(), alone.to_bits(), "{key} {length}");
+                    let single = hashing::hash(&[key, &identity_key]);
+                    assert_eq!(hash.to_bits(), single.to_bits(), "{key} {length}");
                 }
             }
         }
-        // The first pass gives exactly 100 for this one.
+        // The first repetition of this one gives exactly 100.
         let hashes = hash_each(&["10", "11"], "env_u15294");
         assert_eq!(hashes[0].to_bits(), 81.13622724544909_f64.to_bits());
     }

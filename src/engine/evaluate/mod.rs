@@ -1,117 +1,108 @@
-//! Which value each feature has for one identity. Pure: no HTTP, no JSON text, no clock.
+//! Evaluation: the state that each feature of a program has for one identity (compatibility.md 5).
 //!
-//! In: a compiled [`Program`] and an [`Identity`]. Out: for each feature the
-//! winning state and why, in a [`EvaluationScratch`] that the caller owns. Rules: compatibility.md 5.
-//! Invariant: the same input gives the same output on every machine; plain input allocates nothing.
+//! Pure: no I/O, no clock, and the same input gives the same output on every machine. Results are written to
+//! an [`EvaluationScratch`] that the caller owns and reuses, so that plain input allocates nothing.
 pub mod context;
+mod evaluator;
+mod flag_dependencies;
 pub mod hashing;
-pub mod in_list;
 mod md5x8;
 pub mod operators;
 mod prefilter;
-pub mod run;
+mod scratch;
 
+use crate::engine::evaluate::evaluator::Evaluator;
+use crate::engine::evaluate::prefilter::prefilter;
+pub use crate::engine::evaluate::scratch::EvaluationScratch;
+pub use crate::engine::identity::{Identity, Trait, TraitValue};
+use crate::engine::jsonpath::Subject;
 use crate::engine::program::Program;
 use crate::step_budget::RequestBudget;
 
-/// A trait's value as the client sent it, before coercion (compatibility.md 5.6).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum TraitValue<'a> {
-    Null,
-    Bool(bool),
-    Int(i64),
-    /// An integer outside i64, as its decimal text.
-    BigInt(&'a str),
-    Float(f64),
-    Text(&'a str),
-}
-
-/// One trait. Of several with the same key the last one counts (compatibility.md 5.1).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Trait<'a> {
-    pub key: &'a str,
-    pub value: TraitValue<'a>,
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-pub struct Identity<'a> {
-    pub identifier: &'a str,
-    pub traits: &'a [Trait<'a>],
-}
-
-/// Room for one evaluation, kept by the caller from request to request. It holds the results of
-/// the last one, which `encode::flags` reads.
-#[derive(Debug, Default)]
-pub struct EvaluationScratch {
-    room: run::EvaluationState,
-}
-
-impl EvaluationScratch {
-    /// Where conditions read flags: whether each of the program's segments matched. Elsewhere it says
-    /// nothing, as segments are only asked while it matters.
-    pub fn matched(&self) -> &[bool] {
-        &self.room.matched
-    }
-
-    /// Where conditions read flags: the features that they read, in the order in which they were
-    /// resolved; one that is in a cycle is not among them.
-    pub fn resolved_order(&self) -> &[u32] {
-        &self.room.resolved_order
-    }
-
-    /// The slots of the conditions that ran out of steps in the last evaluation.
-    pub fn cut_slots(&self) -> &[u32] {
-        &self.room.cut_slots
-    }
-
-    /// What the last request spent.
-    pub fn budget(&self) -> &RequestBudget {
-        &self.room.budget
-    }
-
-    /// Per feature the output that won, as an index into the program's; [`run::CYCLIC`] may be set.
-    pub fn outputs(&self) -> &[u32] {
-        &self.room.outputs
-    }
-
-    /// As bits: the features whose output is not the first of their own. Where conditions read flags
-    /// it says nothing.
-    pub fn changed(&self) -> &[u64] {
-        &self.room.changed
-    }
-}
-
-/// Evaluates every feature of `program` for `identity` into `scratch`, with the budget of a request
-/// of its own.
+/// Evaluates every feature of `program` for `identity`, with the budget of a new request.
 pub fn evaluate(program: &Program, identity: &Identity<'_>, scratch: &mut EvaluationScratch) {
     evaluate_on(program, Some(identity), None, scratch);
 }
 
-/// As [`evaluate`], but without the identity's overrides: what core does for `?transient=`
-/// (compatibility.md 6.4).
+/// As [`evaluate`], but ignores identity overrides, as core does for `?transient=` (compatibility.md 6.4).
 pub fn evaluate_without_overrides(
     program: &Program,
     identity: &Identity<'_>,
     scratch: &mut EvaluationScratch,
 ) {
-    scratch.room.budget = RequestBudget::default();
-    run::run(program, Some(identity), None, false, &mut scratch.room);
+    scratch.budget = RequestBudget::default();
+    run(program, Some(identity), None, false, scratch);
 }
 
-/// As [`evaluate`], for a further identity of the same request: with what is left of its budget.
+/// As [`evaluate`], for a further identity of the same request: continues with what is left of its budget.
 pub fn evaluate_next(program: &Program, identity: &Identity<'_>, scratch: &mut EvaluationScratch) {
-    run::run(program, Some(identity), None, true, &mut scratch.room);
+    run(program, Some(identity), None, true, scratch);
 }
 
-/// As [`evaluate`], on a program: with a key of the identity's own (`$.identity.key`, the seed of
-/// splits), or without an identity at all, which is what `/flags/` answers.
+/// As [`evaluate`], but with an explicit identity key (`$.identity.key`, the seed of percentage splits), or
+/// without an identity, as `/flags/` is answered.
 pub fn evaluate_on(
     program: &Program,
     identity: Option<&Identity<'_>>,
     key: Option<&str>,
     scratch: &mut EvaluationScratch,
 ) {
-    scratch.room.budget = RequestBudget::default();
-    run::run(program, identity, key, true, &mut scratch.room);
+    scratch.budget = RequestBudget::default();
+    run(program, identity, key, true, scratch);
+}
+
+/// Evaluates into `scratch`. `key` replaces the identity's key if it is given.
+fn run(
+    program: &Program,
+    identity: Option<&Identity<'_>>,
+    key: Option<&str>,
+    with_overrides: bool,
+    scratch: &mut EvaluationScratch,
+) {
+    scratch.reset_results(program);
+    if program.undecided_features.is_empty() && program.overrides.is_empty() {
+        return;
+    }
+    scratch.begin(program);
+    scratch.values.begin(program, identity, key);
+    if let Some(identity) = identity.filter(|_| with_overrides) {
+        scratch.apply_overrides(program, identity.identifier);
+    }
+    let is_prefiltered = match program.flags {
+        None => {
+            let budget = &scratch.budget;
+            let (values, buffer) = (&mut scratch.values, &mut scratch.buffer);
+            prefilter(program, identity, values, buffer, &mut scratch.possible, budget)
+        }
+        Some(_) => {
+            scratch.values.fill(program, identity);
+            false
+        }
+    };
+    let queried = identity.filter(|_| program.has_queries);
+    let subject = queried.map(|identity| Subject::new(*identity, &scratch.values.identity_key));
+    let mut evaluator = Evaluator {
+        program,
+        identity,
+        subject: subject.as_ref(),
+        query_results: Vec::new(),
+        budget: &scratch.budget,
+        cut_slots: &mut scratch.cut_slots,
+        values: &scratch.values,
+        conditions: &mut scratch.conditions,
+        segments: &mut scratch.segments,
+        possible: &mut scratch.possible,
+        matching: &mut scratch.matching,
+        is_prefiltered,
+        splits: &mut scratch.splits,
+        epoch: scratch.epoch,
+        buffer: &mut scratch.buffer,
+        outputs: &mut scratch.outputs,
+        changed: &mut scratch.changed,
+        flags: &mut scratch.flags,
+    };
+    match &program.flags {
+        None => evaluator.choose_states(),
+        Some(_) => evaluator.evaluate_in_order(&mut scratch.matched),
+    }
 }

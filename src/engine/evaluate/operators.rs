@@ -1,43 +1,39 @@
-//! Whether a value meets a condition, and an identity a segment.
-//!
-//! In: compiled tests and rules, values of this request. Out: true or false.
-//! Invariant: lazy as Python is where flags are read; a condition that occurs in several segments
-//! is asked at most once per request; nothing is allocated.
+//! Operators: whether a predicate holds for a value (compatibility.md 5.7). Allocates nothing.
 use crate::engine::evaluate::hashing;
-use crate::engine::program::{Comparison, Members, Operand, OperandText, Test};
+use crate::engine::program::{Comparison, Members, Operand, OperandText, Predicate};
 use crate::python::number;
 use crate::python::number::{BigDigits, Integer, Value};
 use crate::python::semver::Version;
 use crate::step_budget::RequestBudget;
 
-/// Whether `value` passes `test`. `buffer` is space for Python's `str()` of the value; what
-/// the test costs is taken from `budget`.
-pub fn holds(test: &Test, value: &Value<'_>, buffer: &mut String, budget: &RequestBudget) -> bool {
-    match test {
+/// Whether `predicate` holds for `value`. Work that grows with the value is spent from `budget`; `buffer` is
+/// for Python's `str()` of the value.
+pub fn holds(predicate: &Predicate, value: &Value<'_>, buffer: &mut String, budget: &RequestBudget) -> bool {
+    match predicate {
         _ if matches!(value, Value::Unreadable) => false,
-        Test::IsNotSet => matches!(value, Value::Null),
+        Predicate::IsNotSet => matches!(value, Value::Null),
         _ if matches!(value, Value::Null) => false,
-        Test::Never => false,
-        Test::IsSet => true,
-        Test::Compare(comparison, operand) => compare(*comparison, operand, value),
-        Test::Contains(part) => matches!(value, Value::Text(text) if contains(text, part, budget)),
-        Test::HasVersionPart(part) => match value {
+        Predicate::Never => false,
+        Predicate::IsSet => true,
+        Predicate::Compare(comparison, operand) => compare(*comparison, operand, value),
+        Predicate::Contains(part) => matches!(value, Value::Text(text) if contains(text, part, budget)),
+        Predicate::HasVersionPart(part) => match value {
             Value::Text(text) => Version::parse(text).is_some_and(|version| version.has_part(part)),
             _ => false,
         },
-        Test::NotContains(part) => matches!(value, Value::Text(text) if !contains(text, part, budget)),
-        Test::Regex(pattern) => {
+        Predicate::NotContains(part) => matches!(value, Value::Text(text) if !contains(text, part, budget)),
+        Predicate::Regex(pattern) => {
             let text = text_of(value, buffer);
             budget.read(text.len());
             pattern.is_match(text, &budget.patterns)
         }
-        Test::Modulo { divisor, remainder } =>
+        Predicate::Modulo { divisor, remainder } =>
         {
             #[expect(clippy::float_cmp, reason = "exact equality is the rule (compatibility.md 5.7)")]
             number::modulo(value, *divisor).is_some_and(|found| found == *remainder)
         }
-        Test::In(members) => is_member(members, value, buffer),
-        Test::Split { key, limit } => {
+        Predicate::In(members) => is_member(members, value, buffer),
+        Predicate::Split { key, limit } => {
             let text = text_of(value, buffer);
             budget.read(text.len());
             hashing::hash(&[key, text]) <= *limit
@@ -60,7 +56,7 @@ fn text_of<'v>(value: &Value<'v>, buffer: &'v mut String) -> &'v str {
     buffer
 }
 
-/// Floats and booleans are never members; integers are compared as text.
+/// Floats and booleans are never members. Integers are compared as text.
 fn is_member(members: &Members, value: &Value<'_>, buffer: &mut String) -> bool {
     match value {
         Value::Text(text) => members.texts.contains(*text),
@@ -90,7 +86,7 @@ fn compare(comparison: Comparison, operand: &Operand, value: &Value<'_>) -> bool
             operand.float.is_some_and(|other| comparison.meets(number.partial_cmp(&other)))
         }
         Value::Text(text) => match &operand.text {
-            // UTF-8 orders as code points do.
+            // UTF-8 sorts by code point, as Python does.
             OperandText::Plain(other) => comparison.meets(Some((**text).cmp(&**other))),
             OperandText::Version(other) => match (Version::parse(text), Version::parse(other)) {
                 (Some(version), Some(other)) => comparison.meets(Some(version.cmp(&other))),

@@ -1,20 +1,17 @@
-//! Which segments can match at all, as bits.
-//!
-//! In: the values of a request and the tables of the program. Out: one bit per segment. Invariant:
-//! a segment whose bit is clear does not match; a value of a kind that the tables do not know
-//! clears none.
-use crate::engine::compile::segment_index::{Keyed, Lookup, Lookups};
-use crate::engine::evaluate::Identity;
+//! The prefilter: clears the bit of each segment that cannot match, by lookups in the segment index.
 use crate::engine::evaluate::context::{ContextValues, coerce};
 use crate::engine::evaluate::operators::holds;
+use crate::engine::identity::Identity;
 use crate::engine::program::Program;
+use crate::engine::program::segment_index::{Keyed, SegmentIndex, SlotIndex};
 use crate::python::number::Value;
 use crate::python::semver::{Version, release};
 use crate::step_budget::RequestBudget;
 
-/// Fills `possible`, and `values` unless nothing is possible. False: the tables do not apply, so
-/// that of the segments that are left every rule is to be asked whole.
-pub fn narrow(
+/// Fills `possible`, and `values` too unless no segment is possible. Returns whether the index covers every
+/// value of the request. If not, segments are only partly filtered: evaluate their whole rule, not their
+/// residual.
+pub fn prefilter(
     program: &Program,
     identity: Option<&Identity<'_>>,
     values: &mut ContextValues,
@@ -22,82 +19,88 @@ pub fn narrow(
     possible: &mut Vec<u64>,
     budget: &RequestBudget,
 ) -> bool {
-    let lookups = &program.lookups;
+    let index = &program.segment_index;
     possible.clear();
-    possible.resize(lookups.words, u64::MAX);
+    possible.resize(index.words, u64::MAX);
     if let Some(last) = possible.last_mut().filter(|_| !program.segments.len().is_multiple_of(64)) {
         *last = (1 << (program.segments.len() % 64)) - 1;
     }
-    let mut is_known = true;
-    let mut slots = lookups.slots.as_slice();
-    if let (Some(name), Some(identity), [first, rest @ ..]) = (&lookups.first_trait, identity, slots) {
-        // Often one trait rules every segment out, and no other has to be found.
+    let mut is_covered = true;
+    let mut slots = index.slots.as_slice();
+    if let (Some(name), Some(identity), [first, rest @ ..]) = (&index.first_trait, identity, slots) {
+        // Often one trait excludes every segment; then no other value is needed.
         let sent = identity.traits.iter().rfind(|sent| sent.key == &**name);
         let value = sent.map(|sent| coerce(sent.value));
-        is_known = look_up(lookups, first, value.as_ref(), possible);
+        is_covered = exclude(index, first, value.as_ref(), possible);
         slots = rest;
         if possible.iter().all(|word| *word == 0) {
             return true;
         }
     }
     values.fill(program, identity);
-    for lookup in slots {
-        let value = values.of(lookup.slot, identity);
-        is_known &= look_up(lookups, lookup, value.as_ref(), possible);
+    for slot_index in slots {
+        let value = values.get(slot_index.slot, identity);
+        is_covered &= exclude(index, slot_index, value.as_ref(), possible);
         if possible.iter().all(|word| *word == 0) {
             return true;
         }
     }
-    for screened in &lookups.screened {
-        let value = values.of(screened.slot, identity);
-        for screen in &screened.screens {
-            let needed_by = lookups.mask(screen.needed_by);
-            if possible.iter().zip(needed_by).all(|(left, needed)| left & needed == 0) {
+    for filters in &index.filters {
+        let value = values.get(filters.slot, identity);
+        for filter in &filters.conditions {
+            let required_by = index.mask(filter.required_by);
+            if possible.iter().zip(required_by).all(|(possible, required)| possible & required == 0) {
                 continue;
             }
-            let condition = &program.conditions[screen.condition as usize];
-            let answer = match &value {
-                Some(value) => holds(&condition.test, value, buffer, budget),
-                None => condition.by_default,
+            let condition = &program.conditions[filter.condition as usize];
+            let result = match &value {
+                Some(value) => holds(&condition.predicate, value, buffer, budget),
+                None => condition.absent_result,
             };
-            if !answer {
-                possible.iter_mut().zip(needed_by).for_each(|(left, needed)| *left &= !needed);
+            if !result {
+                possible.iter_mut().zip(required_by).for_each(|(possible, required)| *possible &= !required);
             }
         }
     }
-    is_known
+    is_covered
 }
 
-/// False: the value is of a kind that the tables do not know.
-fn look_up(lookups: &Lookups, lookup: &Lookup, value: Option<&Value<'_>>, possible: &mut [u64]) -> bool {
-    let number = match value.unwrap_or(&Value::Null) {
-        Value::Null => lookup.unset,
-        Value::Unreadable => lookup.unreadable,
-        Value::Bool(bool) => lookup.bools[usize::from(*bool)],
-        Value::Int(number) => lookup.integers.find(|operand| operand.cmp(number)),
-        Value::Float(number) if number.is_nan() => lookup.not_a_number,
-        // Neither is NaN, so they have an order; zero and minus zero are equal.
+/// Excludes the segments that a slot's value rules out. False: the index has no table for values of this
+/// kind.
+fn exclude(
+    index: &SegmentIndex,
+    slot_index: &SlotIndex,
+    value: Option<&Value<'_>>,
+    possible: &mut [u64],
+) -> bool {
+    let mask = match value.unwrap_or(&Value::Null) {
+        Value::Null => slot_index.absent,
+        Value::Unreadable => slot_index.unreadable,
+        Value::Bool(bool) => slot_index.bools[usize::from(*bool)],
+        Value::Int(number) => slot_index.integers.find(|operand| operand.cmp(number)),
+        Value::Float(number) if number.is_nan() => slot_index.nan,
+        // Neither side is NaN, so they have an order; zero and minus zero are equal.
         Value::Float(number) => {
-            lookup.floats.find(|operand| operand.partial_cmp(number).unwrap_or(std::cmp::Ordering::Equal))
+            slot_index.floats.find(|operand| operand.partial_cmp(number).unwrap_or(std::cmp::Ordering::Equal))
         }
         Value::Text(text) => {
-            if let Some(versions) = &lookup.versions {
-                let number = match release(text) {
+            if let Some(versions) = &slot_index.versions {
+                let mask = match release(text) {
                     Some(release) => versions.ranges.find(|operand| operand.cmp(&release)),
                     None if Version::parse(text).is_some() => return false,
                     None => versions.invalid,
                 };
-                keep(possible, lookups.mask(number));
+                intersect(possible, index.mask(mask));
             }
             let text = Keyed::new(text);
-            lookup.texts.find(|operand| operand.compare(&text))
+            slot_index.texts.find(|operand| operand.compare(&text))
         }
         Value::Big(_) => return false,
     };
-    keep(possible, lookups.mask(number));
+    intersect(possible, index.mask(mask));
     true
 }
 
-fn keep(possible: &mut [u64], mask: &[u64]) {
-    possible.iter_mut().zip(mask).for_each(|(left, mask)| *left &= mask);
+fn intersect(possible: &mut [u64], mask: &[u64]) {
+    possible.iter_mut().zip(mask).for_each(|(possible, mask)| *possible &= mask);
 }

@@ -1,44 +1,36 @@
-//! Walks a path and finds its first node.
+//! Evaluates a query: walks a path over the context and returns the first node.
 //!
-//! In: a path and a [`Context`]. Out: the first node in the order of jsonpath-rfc9535, found as
-//! lazily as it does: a flag that lies behind the first node is not resolved.
-//! Invariant: descent is bounded as there; what raises in a function finds nothing.
+//! Nodes are visited in the order of jsonpath-rfc9535 and as lazily: a flag after the first node is not
+//! resolved. Descent is bounded as there. Every node visited is a step of the request's budget.
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use num_bigint::BigInt;
-use num_traits::{FromPrimitive as _, ToPrimitive as _};
-
-use crate::engine::evaluate::TraitValue;
 use crate::engine::jsonpath::iregexp::IRegexp;
-use crate::engine::jsonpath::syntax::{
-    FilterComparison, FilterTest, Function, Literal, Path, PathSegment, Selector,
-};
+use crate::engine::jsonpath::syntax::{FilterTest, Function, Literal, Path, PathSegment, Selector};
 use crate::engine::jsonpath::tree::{Branch, Context, TreeNode};
-use crate::python::number::{Integer, int_from_text};
+use crate::engine::jsonpath::value::{
+    PathOperand, PathValue, compare, length, single, small, text_of, value,
+};
 
-/// Levels below the root that a descent visits (`max_recursion_depth`). Beyond, the query fails.
+/// Levels below the root that a descent visits (`max_recursion_depth`). Beyond, the query finds nothing.
 const DESCENT_DEPTH_MAX: usize = 100;
-/// Bytes of a text that are counted or compared in one step.
-const TEXT_BYTES_PER_STEP: usize = 64;
-/// Digits of a large integer, squared, that are read in one step.
-const LARGE_DIGITS_PER_STEP: usize = 20_000;
 
-/// The walk is over: the consumer has enough, the package raises, or the request's steps are spent.
+/// Why a walk ended early.
 enum PathStop {
+    /// The visitor has what it needs.
     Enough,
+    /// The Python package raises an error.
     Raised,
     OutOfSteps,
 }
 
-/// The request's steps were spent before the query had its answer.
+/// The steps of the request's budget did not suffice for the query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfSteps;
 
 type Flow = ControlFlow<PathStop>;
 
-/// The first node, if there is one.
+/// The first node that `path` finds.
 pub fn first<'a>(path: &'a Path, context: &mut Context<'a, '_>) -> Result<Option<TreeNode<'a>>, OutOfSteps> {
     let mut found = None;
     let flow = walk(&path.segments, TreeNode::Root, context, &mut |_, node| {
@@ -46,7 +38,7 @@ pub fn first<'a>(path: &'a Path, context: &mut Context<'a, '_>) -> Result<Option
         ControlFlow::Break(PathStop::Enough)
     });
     match flow {
-        // Comparisons stop early without saying so.
+        // Comparisons end early without an error.
         _ if context.steps.is_exceeded() => Err(OutOfSteps),
         ControlFlow::Break(PathStop::Raised | PathStop::OutOfSteps) => Ok(None),
         ControlFlow::Break(PathStop::Enough) | ControlFlow::Continue(()) => Ok(found),
@@ -55,7 +47,7 @@ pub fn first<'a>(path: &'a Path, context: &mut Context<'a, '_>) -> Result<Option
 
 type Visit<'v, 'a, 'c> = &'v mut dyn FnMut(&mut Context<'a, 'c>, TreeNode<'a>) -> Flow;
 
-/// Spends steps of the request.
+/// Spends steps of the request's budget.
 fn spend(steps: usize, context: &Context<'_, '_>) -> Flow {
     if context.steps.spend(steps) {
         ControlFlow::Continue(())
@@ -97,7 +89,7 @@ fn descend<'a, 'c>(
     ControlFlow::Continue(())
 }
 
-/// All children, a step for each: they are listed before the first of them is looked at.
+/// All children, one step each. They are listed before the first is visited, as in Python.
 fn children<'a>(node: TreeNode<'a>, context: &Context<'a, '_>) -> ControlFlow<PathStop, Vec<TreeNode<'a>>> {
     let count = context.count(node);
     spend(1 + count, context)?;
@@ -140,9 +132,9 @@ fn select<'a, 'c>(
         }
         Selector::Index(_) | Selector::Slice { .. } => {
             let TreeNode::Branch(Branch::List(items)) = node else { return ControlFlow::Continue(()) };
-            let chosen = chosen(selector, items.len());
-            spend(chosen.len(), context)?;
-            chosen
+            let positions = positions(selector, items.len());
+            spend(positions.len(), context)?;
+            positions
                 .into_iter()
                 .filter_map(|at| items.get(at))
                 .try_for_each(|item| walk(rest, TreeNode::Branch(item), context, visit))
@@ -150,8 +142,8 @@ fn select<'a, 'c>(
     }
 }
 
-/// The positions that an index or a slice chooses, as Python's `slice.indices` has them.
-fn chosen(selector: &Selector, count: usize) -> Vec<usize> {
+/// The positions that an index or a slice selects, as Python's `slice.indices`.
+fn positions(selector: &Selector, count: usize) -> Vec<usize> {
     let count = i64::try_from(count).unwrap_or(i64::MAX);
     let from_end = |index: i64| if index < 0 { index + count } else { index };
     match *selector {
@@ -178,76 +170,7 @@ fn chosen(selector: &Selector, count: usize) -> Vec<usize> {
     }
 }
 
-/// What an expression is worth.
-enum PathOperand<'a> {
-    Nothing,
-    Nodes(Vec<TreeNode<'a>>),
-    Value(PathValue<'a>),
-}
-
-/// A single value.
-enum PathValue<'a> {
-    Null,
-    Bool(bool),
-    Integer(Cow<'a, Integer>),
-    Float(f64),
-    Text(&'a str),
-    /// A list or an object.
-    Node(TreeNode<'a>),
-}
-
-impl PathOperand<'_> {
-    fn is_truthy(&self) -> bool {
-        match self {
-            PathOperand::Nothing => false,
-            PathOperand::Nodes(nodes) => !nodes.is_empty(),
-            PathOperand::Value(value) => match value {
-                PathValue::Null | PathValue::Node(_) => true,
-                PathValue::Bool(bool) => *bool,
-                PathValue::Integer(number) => **number != Integer::Small(0),
-                PathValue::Float(number) => *number != 0.0,
-                PathValue::Text(text) => !text.is_empty(),
-            },
-        }
-    }
-}
-
-fn small<'a>(number: i64) -> PathValue<'a> {
-    PathValue::Integer(Cow::Owned(Integer::Small(number)))
-}
-
-/// Reading digits takes time quadratic in their number.
-fn large<'a>(digits: &str, context: &Context<'_, '_>) -> PathValue<'a> {
-    if !context.steps.spend(digits.len() * digits.len() / LARGE_DIGITS_PER_STEP) {
-        return PathValue::Null;
-    }
-    int_from_text(digits).map_or(PathValue::Null, |number| PathValue::Integer(Cow::Owned(number)))
-}
-
-fn value<'a>(node: TreeNode<'a>, context: &Context<'_, '_>) -> PathValue<'a> {
-    match node {
-        TreeNode::Branch(branch) => match branch {
-            Branch::Null => PathValue::Null,
-            Branch::Bool(bool) => PathValue::Bool(*bool),
-            Branch::Int(number) => small(*number),
-            Branch::Large(digits) => large(digits, context),
-            Branch::Float(number) => PathValue::Float(*number),
-            Branch::Text(text) => PathValue::Text(text),
-            Branch::List(_) | Branch::Object(_) => PathValue::Node(node),
-        },
-        TreeNode::Scalar(scalar) => match scalar {
-            TraitValue::Null => PathValue::Null,
-            TraitValue::Bool(bool) => PathValue::Bool(bool),
-            TraitValue::Int(number) => small(number),
-            TraitValue::BigInt(digits) => large(digits, context),
-            TraitValue::Float(number) => PathValue::Float(number),
-            TraitValue::Text(text) => PathValue::Text(text),
-        },
-        _ => PathValue::Node(node),
-    }
-}
-
-/// What a test is worth at a node.
+/// Evaluates a filter expression at a node.
 fn evaluate<'a>(
     test: &'a FilterTest,
     current: TreeNode<'a>,
@@ -264,7 +187,7 @@ fn evaluate<'a>(
             Literal::Float(number) => PathValue::Float(*number),
             Literal::Text(text) => PathValue::Text(text),
         }),
-        // `@` alone is the value itself, and a falsy one is false.
+        // `@` is the value itself, and its truth is that of the value.
         FilterTest::Path { from_root: false, path } if !current.is_object() && !current.is_list() => {
             if path.segments.is_empty() {
                 PathOperand::Value(value(current, context))
@@ -290,7 +213,7 @@ fn evaluate<'a>(
         FilterTest::Not(test) => {
             PathOperand::Value(PathValue::Bool(!evaluate(test, current, context)?.is_truthy()))
         }
-        // Both sides are evaluated, whatever the first one is.
+        // Both sides are evaluated, without a short circuit.
         FilterTest::And(left, right) | FilterTest::Or(left, right) => {
             let left = evaluate(left, current, context)?.is_truthy();
             let right = evaluate(right, current, context)?.is_truthy();
@@ -308,15 +231,6 @@ fn evaluate<'a>(
     })
 }
 
-/// The one value of an operand; what has none is Nothing.
-fn single<'a>(operand: PathOperand<'a>, context: &Context<'_, '_>) -> Option<PathValue<'a>> {
-    match operand {
-        PathOperand::Nothing => None,
-        PathOperand::Nodes(nodes) => nodes.first().map(|node| value(*node, context)),
-        PathOperand::Value(value) => Some(value),
-    }
-}
-
 fn call<'a>(
     function: Function,
     arguments: &'a [FilterTest],
@@ -328,7 +242,7 @@ fn call<'a>(
     if let (Function::Count, [FilterTest::Path { from_root, path }]) = (function, arguments)
         && (*from_root || current.is_object() || current.is_list())
     {
-        // Nodes that are only counted are not kept.
+        // Nodes that are only counted are not collected.
         let mut count = 0;
         let start = if *from_root { TreeNode::Root } else { current };
         return match walk(&path.segments, start, context, &mut |_, _| {
@@ -367,7 +281,7 @@ fn call<'a>(
         Function::Match | Function::Search => {
             let text = single(first, context);
             let source = operands.next().and_then(|operand| single(operand, context));
-            let made = match (pattern, source.as_ref().and_then(text_of)) {
+            let compiled = match (pattern, source.as_ref().and_then(text_of)) {
                 (None, Some(source)) => {
                     IRegexp::of_request(source, function == Function::Match, context.steps)
                 }
@@ -375,130 +289,10 @@ fn call<'a>(
             };
             let text = text.as_ref().and_then(text_of);
             let matched = pattern
-                .or(made.as_ref())
+                .or(compiled.as_ref())
                 .zip(text)
                 .is_some_and(|(pattern, text)| pattern.is_match_within(text, context.steps));
             PathOperand::Value(PathValue::Bool(matched))
         }
     })
-}
-
-/// Characters of a text; the steps that counting them costs are spent.
-fn length(text: &str, context: &Context<'_, '_>) -> usize {
-    if context.steps.spend(text.len() / TEXT_BYTES_PER_STEP) { text.chars().count() } else { 0 }
-}
-
-fn text_of<'v>(value: &PathValue<'v>) -> Option<&'v str> {
-    match value {
-        PathValue::Text(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn compare<'a>(
-    left: Option<&PathValue<'a>>,
-    operator: FilterComparison,
-    right: Option<&PathValue<'a>>,
-    context: &Context<'a, '_>,
-) -> bool {
-    let equal = || match (left, right) {
-        (None, None) => true,
-        (Some(left), Some(right)) => equals(left, right, context),
-        _ => false,
-    };
-    let less = |a: Option<&PathValue<'a>>, b: Option<&PathValue<'a>>| {
-        a.zip(b).is_some_and(|(a, b)| order(a, b, context) == Some(Ordering::Less))
-    };
-    match operator {
-        FilterComparison::Equal => equal(),
-        FilterComparison::NotEqual => !equal(),
-        FilterComparison::Less => less(left, right),
-        FilterComparison::LessEqual => less(left, right) || equal(),
-        FilterComparison::Greater => less(right, left),
-        FilterComparison::GreaterEqual => less(right, left) || equal(),
-    }
-}
-
-/// A bool only equals a bool, but inside a container `True` equals `1`, as Python has it.
-fn equals<'a>(left: &PathValue<'a>, right: &PathValue<'a>, context: &Context<'a, '_>) -> bool {
-    match (left, right) {
-        (PathValue::Bool(left), PathValue::Bool(right)) => left == right,
-        (PathValue::Bool(_), _) | (_, PathValue::Bool(_)) => false,
-        _ => python_equals(left, right, context),
-    }
-}
-
-fn python_equals<'a>(left: &PathValue<'a>, right: &PathValue<'a>, context: &Context<'a, '_>) -> bool {
-    match (left, right) {
-        (PathValue::Null, PathValue::Null) => true,
-        (PathValue::Node(left), PathValue::Node(right)) => nodes_equal(*left, *right, context),
-        _ => match (text_of(left), text_of(right)) {
-            (None, Some(_)) | (Some(_), None) => false,
-            _ => order(left, right, context) == Some(Ordering::Equal),
-        },
-    }
-}
-
-fn nodes_equal<'a>(left: TreeNode<'a>, right: TreeNode<'a>, context: &Context<'a, '_>) -> bool {
-    let count = context.count(left);
-    if left.is_list() != right.is_list() || count != context.count(right) || !context.steps.spend(1 + count) {
-        return false;
-    }
-    let mut at = 0;
-    let flow = context.children(left, &mut |name, child| {
-        let other = match name {
-            Some(name) => context.member(right, name),
-            None => context.item(right, at),
-        };
-        at += 1;
-        let is_equal =
-            other.is_some_and(|other| python_equals(&value(child, context), &value(other, context), context));
-        if is_equal { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
-    flow.is_continue()
-}
-
-/// Texts by code point, numbers exactly, a bool being 0 or 1.
-fn order(left: &PathValue<'_>, right: &PathValue<'_>, context: &Context<'_, '_>) -> Option<Ordering> {
-    if let (Some(left), Some(right)) = (text_of(left), text_of(right)) {
-        let bytes = left.len().min(right.len());
-        return context.steps.spend(bytes / TEXT_BYTES_PER_STEP).then(|| left.cmp(right));
-    }
-    match (number(left)?, number(right)?) {
-        (Number::Integer(left), Number::Integer(right)) => Some(left.cmp(&right)),
-        (Number::Float(left), Number::Float(right)) => left.partial_cmp(&right),
-        (Number::Integer(left), Number::Float(right)) => order_mixed(&left, right),
-        (Number::Float(left), Number::Integer(right)) => order_mixed(&right, left).map(Ordering::reverse),
-    }
-}
-
-enum Number<'v> {
-    Integer(Cow<'v, Integer>),
-    Float(f64),
-}
-
-fn number<'v>(value: &'v PathValue<'_>) -> Option<Number<'v>> {
-    match value {
-        PathValue::Bool(bool) => Some(Number::Integer(Cow::Owned(Integer::Small(i64::from(*bool))))),
-        PathValue::Integer(number) => Some(Number::Integer(Cow::Borrowed(number))),
-        PathValue::Float(number) => Some(Number::Float(*number)),
-        _ => None,
-    }
-}
-
-fn order_mixed(left: &Integer, right: f64) -> Option<Ordering> {
-    let left = match left {
-        Integer::Small(number) => BigInt::from(*number),
-        Integer::Big(number) => number.clone(),
-    };
-    match BigInt::from_f64(right) {
-        Some(floor) => {
-            let by_whole = left.cmp(&floor);
-            // `from_f64` cuts towards zero: the rest decides where the whole parts are equal.
-            let rest = right - floor.to_f64().unwrap_or(right);
-            Some(by_whole.then(0.0_f64.partial_cmp(&rest)?))
-        }
-        None if right.is_nan() => None,
-        None => Some(if right > 0.0 { Ordering::Less } else { Ordering::Greater }),
-    }
 }

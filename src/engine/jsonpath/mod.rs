@@ -5,14 +5,17 @@
 //! `$.environment.*`, `$.flags.*`) are resolved here, once; any other RFC 9535 query is kept and
 //! walked per request. Invariant: text that is no valid JSONPath is a trait's name, never an error.
 mod find;
+mod flag;
 mod iregexp;
 mod lex;
 mod parse;
 mod syntax;
 mod tree;
+mod value;
 
-use crate::engine::evaluate::TraitValue;
+use crate::engine::identity::TraitValue;
 pub use crate::engine::jsonpath::find::OutOfSteps;
+pub use crate::engine::jsonpath::flag::{FlagLookup, FlagMember, FlagResult};
 use crate::engine::jsonpath::parse::PathError;
 use crate::engine::jsonpath::syntax::Path;
 use crate::engine::jsonpath::tree::{Context, TreeNode};
@@ -45,7 +48,7 @@ pub enum QueryTarget {
     Flag { name: Box<str>, member: FlagMember },
     /// `$.flags.<name>` alone, or a member that no flag has: reading it resolves the flag (which
     /// may cut a cycle), but what it finds counts as not set.
-    FlagAlone { name: Box<str> },
+    FlagObject { name: Box<str> },
     /// An object, or nothing at all: always not set.
     Nothing,
     /// Any other query.
@@ -53,56 +56,6 @@ pub enum QueryTarget {
     /// The package raises for it, and the engine does not catch that: no condition on it ever holds,
     /// `IS_NOT_SET` included (differences.md 5). The text says why.
     Refused(&'static str),
-}
-
-/// The members of a flag's result that a condition may read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlagMember {
-    Enabled,
-    Name,
-    Reason,
-    Value,
-    Variant,
-    /// `metadata.id`.
-    FeatureId,
-}
-
-/// A flag's result as a query sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct FlagResult<'a> {
-    /// Not always a boolean: a document may have null or a number here.
-    pub enabled: TraitValue<'a>,
-    pub name: &'a str,
-    pub reason: &'a str,
-    pub value: TraitValue<'a>,
-    pub variant: TraitValue<'a>,
-    pub feature_id: TraitValue<'a>,
-}
-
-impl<'a> FlagResult<'a> {
-    /// What a condition reads.
-    pub fn member(&self, member: FlagMember) -> TraitValue<'a> {
-        match member {
-            FlagMember::Enabled => self.enabled,
-            FlagMember::Name => TraitValue::Text(self.name),
-            FlagMember::Reason => TraitValue::Text(self.reason),
-            FlagMember::Value => self.value,
-            FlagMember::Variant => self.variant,
-            FlagMember::FeatureId => self.feature_id,
-        }
-    }
-}
-
-/// The flags of an evaluation, as `$.flags` has them: there once a condition has read them.
-pub trait FlagLookup<'a> {
-    /// The flag of that name, resolved now if no condition read it before.
-    fn resolve(&mut self, name: &str) -> Option<FlagResult<'a>>;
-
-    /// Of those resolved so far the one at that place, in the order in which they were.
-    fn resolved(&self, at: usize) -> Option<FlagResult<'a>>;
-
-    /// How many were resolved so far.
-    fn resolved_count(&self) -> usize;
 }
 
 /// A general query.
@@ -128,8 +81,8 @@ impl Query {
     }
 
     /// Whether it may see flags, so that its answer depends on which of them are resolved already.
-    pub fn sees_flags(&self) -> bool {
-        self.path.sees_flags()
+    pub fn reads_flags(&self) -> bool {
+        self.path.reads_flags()
     }
 }
 
@@ -169,11 +122,11 @@ fn target(names: &[&str]) -> Option<QueryTarget> {
                 "reason" => FlagMember::Reason,
                 "value" => FlagMember::Value,
                 "variant" => FlagMember::Variant,
-                _ => return Some(QueryTarget::FlagAlone { name: name.into() }),
+                _ => return Some(QueryTarget::FlagObject { name: name.into() }),
             };
             QueryTarget::Flag { name: name.into(), member }
         }
-        ["flags", name, ..] => QueryTarget::FlagAlone { name: name.into() },
+        ["flags", name, ..] => QueryTarget::FlagObject { name: name.into() },
         ["features" | "segments", ..] => return None,
         _ => QueryTarget::Nothing,
     })

@@ -89,20 +89,20 @@ impl Path {
     }
 
     /// Whether a walk of it from the root may come to `$.flags`.
-    pub fn sees_flags(&self) -> bool {
+    pub fn reads_flags(&self) -> bool {
         let leads_elsewhere = match self.segments.first() {
             Some(PathSegment { descendant: false, selectors }) => selectors
                 .iter()
                 .all(|selector| matches!(selector, Selector::Name(name) if **name != *"flags")),
             _ => false,
         };
-        !leads_elsewhere || self.filters_see_flags()
+        !leads_elsewhere || self.filters_read_flags()
     }
 
     /// Whether a filter in it asks a path from the root that does.
-    fn filters_see_flags(&self) -> bool {
+    fn filters_read_flags(&self) -> bool {
         let selectors = self.segments.iter().flat_map(|segment| &segment.selectors);
-        selectors.into_iter().any(|selector| matches!(selector, Selector::Filter(test) if test.sees_flags()))
+        selectors.into_iter().any(|selector| matches!(selector, Selector::Filter(test) if test.reads_flags()))
     }
 
     /// The names, if it is nothing but names.
@@ -118,15 +118,15 @@ impl Path {
 }
 
 impl FilterTest {
-    fn sees_flags(&self) -> bool {
+    fn reads_flags(&self) -> bool {
         match self {
             Self::Literal(_) => false,
-            Self::Path { from_root: true, path } => path.sees_flags(),
-            Self::Path { from_root: false, path } => path.filters_see_flags(),
-            Self::Function { arguments, .. } => arguments.iter().any(Self::sees_flags),
-            Self::Not(test) => test.sees_flags(),
+            Self::Path { from_root: true, path } => path.reads_flags(),
+            Self::Path { from_root: false, path } => path.filters_read_flags(),
+            Self::Function { arguments, .. } => arguments.iter().any(Self::reads_flags),
+            Self::Not(test) => test.reads_flags(),
             Self::Compare { left, right, .. } | Self::And(left, right) | Self::Or(left, right) => {
-                left.sees_flags() || right.sees_flags()
+                left.reads_flags() || right.reads_flags()
             }
         }
     }

@@ -8,9 +8,9 @@ use std::ops::ControlFlow;
 use hashbrown::HashMap;
 
 use crate::engine::document::raw_json;
-use crate::engine::evaluate::{Identity, Trait, TraitValue};
-use crate::engine::jsonpath::{FlagLookup, FlagResult};
-use crate::engine::program::CompiledState;
+use crate::engine::identity::{Identity, Trait, TraitValue};
+use crate::engine::jsonpath::flag::{FlagLookup, FlagResult};
+use crate::engine::table::TableHashBuilder;
 use crate::python::number::float_str;
 use crate::step_budget::StepBudget;
 
@@ -43,7 +43,7 @@ pub enum Branch {
 pub struct TreeMembers {
     entries: Vec<(Box<str>, Branch)>,
     /// Where each name is, if there are many: `$.features` has one for each feature.
-    places: Option<HashMap<Box<str>, usize, CompiledState>>,
+    places: Option<HashMap<Box<str>, usize, TableHashBuilder>>,
 }
 
 /// Objects up to this size are searched member by member.
@@ -52,7 +52,7 @@ const MEMBERS_SEARCHED_MAX: usize = 8;
 impl TreeMembers {
     fn new(entries: Vec<(Box<str>, Branch)>) -> Self {
         let places = (entries.len() > MEMBERS_SEARCHED_MAX).then(|| {
-            let mut places: HashMap<Box<str>, usize, CompiledState> = HashMap::default();
+            let mut places: HashMap<Box<str>, usize, TableHashBuilder> = HashMap::default();
             for (place, (name, _)) in entries.iter().enumerate() {
                 // Of a repeated name the first one is found, as without an index.
                 places.entry(name.clone()).or_insert(place);
@@ -105,7 +105,7 @@ pub struct Subject<'a> {
 #[derive(Debug, Default)]
 struct TraitMap<'a> {
     traits: Vec<Trait<'a>>,
-    places: HashMap<&'a str, usize, CompiledState>,
+    places: HashMap<&'a str, usize, TableHashBuilder>,
 }
 
 impl<'a> Subject<'a> {

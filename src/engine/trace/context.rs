@@ -164,7 +164,7 @@ impl<'l> TraceContext<'l> {
                     Err(OutOfSteps) => Value::Unreadable,
                 }
             }
-            QueryTarget::FlagAlone { .. } | QueryTarget::Nothing | QueryTarget::Refused(_) => Value::Null,
+            QueryTarget::FlagObject { .. } | QueryTarget::Nothing | QueryTarget::Refused(_) => Value::Null,
         }
     }
 

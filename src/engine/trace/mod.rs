@@ -23,7 +23,7 @@ use crate::engine::document::{Condition, Document, Rule, RuleKind, Segment};
 use crate::engine::evaluate::operators::holds;
 use crate::engine::evaluate::{EvaluationScratch, Identity, TraitValue, evaluate_on, hashing};
 use crate::engine::jsonpath::Subject;
-use crate::engine::program::{Program, Role, Test};
+use crate::engine::program::{Predicate, Program, Role};
 use crate::engine::render;
 use crate::engine::trace::context::{TraceContext, TracedFlags};
 use crate::engine::trace::report::json;
@@ -235,14 +235,14 @@ fn condition_report(
 ) -> ConditionReport {
     let is_split = condition.operator == "PERCENTAGE_SPLIT";
     let (test, warning) = match condition.is_nameless {
-        true => (Test::Never, Some("its property_ is no text".to_owned())),
+        true => (Predicate::Never, Some("its property_ is no text".to_owned())),
         false => conditions::compile(condition, segment_key, &mut look.automata.borrow_mut()),
     };
     look.value(&condition.property, is_split, |value, refused| {
         let mut buffer = String::new();
         let split_at = match (&test, value) {
-            (Test::Split { .. }, Value::Null | Value::Unreadable) => None,
-            (Test::Split { key, .. }, value) => {
+            (Predicate::Split { .. }, Value::Null | Value::Unreadable) => None,
+            (Predicate::Split { key, .. }, value) => {
                 write_str(value, &mut buffer);
                 Some(hashing::hash(&[key, &buffer]))
             }

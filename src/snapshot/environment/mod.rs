@@ -232,7 +232,7 @@ impl FlagsBody {
         let mut body = vec![b'['];
         let mut places = Vec::with_capacity(outputs.len());
         for output in outputs {
-            let index = (output & !crate::engine::evaluate::run::CYCLIC) as usize;
+            let index = (output & !crate::engine::program::CYCLIC) as usize;
             if role == Role::Client && program.client[index].is_empty() {
                 places.push(Span::EMPTY);
                 continue;

@@ -3,7 +3,7 @@ use std::hint::black_box;
 
 use edge_proxy::config;
 use edge_proxy::config::settings::Inputs;
-use edge_proxy::engine::evaluate::in_list;
+use edge_proxy::engine::compile::in_list;
 use edge_proxy::engine::jsonpath::Property;
 use edge_proxy::python::regex::{AutomataBudget, Pattern};
 use edge_proxy::python::semver::{Version, release};
