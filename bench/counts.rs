@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
-use edge_proxy::handlers::{HandlerSettings, HandlerState, answer};
+use edge_proxy::handlers::{HandlerSettings, HandlerState, handle};
 use edge_proxy::http::ResponseWriter;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::snapshot::{Environment, Snapshot};
@@ -91,7 +91,7 @@ fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
         assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
         let mut read = reader.request(&mut buffer).expect("ready");
         if let Some(snapshot) = way.snapshot {
-            let outcome = answer(&settings, snapshot, now, &mut read, &mut room, &mut output);
+            let outcome = handle(&settings, snapshot, now, &mut read, &mut room, &mut output);
             assert_eq!(outcome.status, 200);
             sent += (output.bytes.len() + output.tail.take().map_or(0, |tail| tail.len())) as u64;
             output.bytes.clear();

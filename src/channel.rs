@@ -42,7 +42,7 @@ pub enum ReactorMessage {
 type Ends<T> = (Sender<T>, Receiver<T>);
 
 /// The supervisor's end of all channels; one per process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Publisher {
     reactors: Vec<(Sender<ReactorMessage>, UnixStream)>,
     retired: Option<Ends<Arc<Snapshot>>>,
@@ -52,16 +52,15 @@ pub struct Publisher {
 
 /// A shared view of what was published last, for the admin listener. For the control plane only: it takes a
 /// lock, which a reactor must not wait for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Newest(Arc<Mutex<Published>>);
 
-/// The newest message of each kind.
-#[derive(Clone, Debug, Default)]
+/// The newest snapshot and configuration.
+#[derive(Clone, Debug)]
 pub struct Published {
     /// Empty until the first publication.
     pub snapshot: Arc<Snapshot>,
-    /// `None` until the configuration is reloaded.
-    pub config: Option<Arc<Config>>,
+    pub config: Arc<Config>,
 }
 
 /// A reactor's end. `wake` becomes readable when a message arrives; wake-ups may be spurious.
@@ -90,6 +89,13 @@ pub struct Lease {
 pub struct Disconnected;
 
 impl Publisher {
+    /// A publisher without reactors. `config` is the configuration that they start with.
+    pub fn new(config: Arc<Config>) -> Self {
+        let published = Published { snapshot: Arc::default(), config };
+        let newest = Newest(Arc::new(Mutex::new(published)));
+        Self { reactors: Vec::new(), retired: None, reports: None, newest }
+    }
+
     /// Opens the channel to one more reactor.
     ///
     /// # Errors
@@ -152,7 +158,7 @@ impl Publisher {
 
 impl Newest {
     /// The newest publication.
-    pub fn look(&self) -> Published {
+    pub fn get(&self) -> Published {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -160,7 +166,7 @@ impl Newest {
         let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match message {
             ReactorMessage::Publish(snapshot) => published.snapshot = snapshot.clone(),
-            ReactorMessage::Configure(config) => published.config = Some(config.clone()),
+            ReactorMessage::Configure(config) => published.config = config.clone(),
             ReactorMessage::Certificates(_) | ReactorMessage::Drain => {}
         }
     }

@@ -146,21 +146,14 @@ fn run(inputs: Inputs, needs_own_port: bool, bound: impl FnOnce(SocketAddr, Opti
     let (certificates, tls) = certificates.unzip();
     let doors = Doors { listeners, unix_socket, tls };
     let publisher = start_reactors(bounded(&config, descriptors, &log), doors, &log, &metrics)?;
-    let own = Arc::new(config.clone());
-    let view = View {
-        metrics: metrics.clone(),
-        log: log.clone(),
-        newest: publisher.newest(),
-        config: own,
-        host_log: admin::HostLog::default(),
-    };
+    let view = View::new(metrics.clone(), log.clone(), publisher.newest());
     let mut readiness = admin::Readiness::new(view.clone());
     if let Some(listener) = admin {
         admin::start(listener, view)?;
     }
     let hooks = supervisor::Hooks {
         reload: Box::new(move || reload(&inputs)),
-        turned: Box::new(move || readiness.look()),
+        turned: Box::new(move || readiness.update()),
     };
     let supervisor = supervisor::start(config, log.clone(), publisher, hooks, certificates, metrics.clone())?;
     if let Some(notify) = Notify::from_process() {
@@ -213,7 +206,7 @@ struct Doors {
 
 fn start_reactors(config: Config, doors: Doors, log: &Log, metrics: &Metrics) -> std::io::Result<Publisher> {
     let config = Arc::new(config);
-    let mut publisher = Publisher::default();
+    let mut publisher = Publisher::new(config.clone());
     let cores = config.cores.iter().zip(&metrics.reactors);
     let mut listeners = doors.listeners.into_iter();
     for (index, (&core, metrics)) in cores.enumerate() {

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
-use edge_proxy::handlers::{HandlerSettings, HandlerState, answer};
+use edge_proxy::handlers::{HandlerSettings, HandlerState, handle};
 use edge_proxy::http::ResponseWriter;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::snapshot::{Environment, Snapshot};
@@ -129,7 +129,7 @@ fn allocations(request: &[u8]) -> usize {
         buffer.extend_from_slice(request);
         assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
         let mut read = reader.request(&mut buffer).expect("ready");
-        let outcome = answer(&settings, &snapshot, now, &mut read, &mut room, &mut output);
+        let outcome = handle(&settings, &snapshot, now, &mut read, &mut room, &mut output);
         if round >= 10 {
             counted += ALLOCATIONS.get() - before;
         }

@@ -1,22 +1,22 @@
-//! Which `Host` the admin listener answers: the defence against DNS rebinding.
+//! The `Host` check of the admin listener: protects against DNS rebinding.
 //!
-//! A web page on a name that its owner points at the operator's network could otherwise read the status page
-//! through a browser there: to the browser both are the same origin. Such a request carries the page's name
-//! as `Host`; an IP address or `localhost` cannot be rebound. Names that operators use are in
-//! `admin.allowed_hosts`.
+//! Without it a web page whose DNS name resolves to an address in the operator's network could read the
+//! status page through a browser there, because both have the same origin. Such a request has the page's name
+//! as `Host`. IP addresses and `localhost` cannot be rebound, so they are always allowed;
+//! `admin.allowed_hosts` lists other names.
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// What to do with a request, by its `Host`.
+/// The result of the check.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HostCheck {
     Allowed,
-    /// 400: none in HTTP/1.1, or several (RFC 9112 section 3.2).
+    /// 400: no `Host` in HTTP/1.1, or several (RFC 9112 section 3.2).
     Invalid,
-    /// 421, with the value as it was sent.
-    Refused(String),
+    /// 421. Contains the value as sent.
+    NotAllowed(String),
 }
 
-/// Looks at a request head. HTTP/1.0 may do without the field, and no browser speaks it.
+/// Checks a request head. HTTP/1.0 requests may omit `Host`; browsers do not send them.
 pub fn check(head: &[u8], allowed: &[String]) -> HostCheck {
     let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
     let is_http_10 = lines.next().is_some_and(|line| line.ends_with(b" HTTP/1.0"));
@@ -28,12 +28,12 @@ pub fn check(head: &[u8], allowed: &[String]) -> HostCheck {
     match (hosts.next(), hosts.next()) {
         (None, _) if is_http_10 => HostCheck::Allowed,
         (Some(host), None) if is_allowed(&host, allowed) => HostCheck::Allowed,
-        (Some(host), None) => HostCheck::Refused(host.into_owned()),
+        (Some(host), None) => HostCheck::NotAllowed(host.into_owned()),
         _ => HostCheck::Invalid,
     }
 }
 
-/// `allowed` is in lower case without a last dot, as the configuration has it.
+/// `allowed` is lower-case without a trailing dot, as the configuration stores it.
 fn is_allowed(host: &str, allowed: &[String]) -> bool {
     if allowed.iter().any(|one| one == "*") {
         return true;
@@ -64,7 +64,7 @@ fn is_allowed(host: &str, allowed: &[String]) -> bool {
 mod tests {
     use super::*;
 
-    fn of(host: &str, allowed: &[&str]) -> bool {
+    fn is_host_allowed(host: &str, allowed: &[&str]) -> bool {
         let allowed: Vec<String> = allowed.iter().map(|one| (*one).to_owned()).collect();
         let head = format!("GET / HTTP/1.1\r\nX: y\r\nhOsT:  {host} \r\n\r\n");
         check(head.as_bytes(), &allowed) == HostCheck::Allowed
@@ -82,7 +82,7 @@ mod tests {
             "localhost.",
         ];
         for host in always {
-            assert!(of(host, &[]), "{host}");
+            assert!(is_host_allowed(host, &[]), "{host}");
         }
         for host in [
             "",
@@ -102,13 +102,13 @@ mod tests {
             "evil.example@127.0.0.1",
             "127.0.0.1, evil.example",
         ] {
-            assert!(!of(host, &[]), "{host}");
-            assert!(of(host, &["*"]), "{host}");
+            assert!(!is_host_allowed(host, &[]), "{host}");
+            assert!(is_host_allowed(host, &["*"]), "{host}");
         }
     }
 
     #[test]
-    fn names_are_allowed_as_they_are_listed() {
+    fn names_are_allowed_if_listed() {
         let allowed = ["proxy.example", ".internal.example"];
         for host in [
             "proxy.example",
@@ -117,23 +117,23 @@ mod tests {
             "internal.example",
             "a.b.internal.example:1",
         ] {
-            assert!(of(host, &allowed), "{host}");
+            assert!(is_host_allowed(host, &allowed), "{host}");
         }
         for host in ["x.proxy.example", "notinternal.example", "internal.example.evil", "proxy.example.evil"]
         {
-            assert!(!of(host, &allowed), "{host}");
+            assert!(!is_host_allowed(host, &allowed), "{host}");
         }
     }
 
     #[test]
-    fn a_head_has_one_host_except_in_http_1_0() {
+    fn requires_exactly_one_host_except_in_http_1_0() {
         let found = |head: &str| check(head.as_bytes(), &[]);
         assert_eq!(found("GET / HTTP/1.0\r\n\r\n"), HostCheck::Allowed);
         assert_eq!(found("GET / HTTP/1.1\r\n\r\n"), HostCheck::Invalid);
         assert_eq!(found("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: x\r\n\r\n"), HostCheck::Invalid);
         assert_eq!(
             found("GET / HTTP/1.0\r\nHost: x.example\r\n\r\n"),
-            HostCheck::Refused("x.example".to_owned())
+            HostCheck::NotAllowed("x.example".to_owned())
         );
     }
 }

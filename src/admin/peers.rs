@@ -1,7 +1,7 @@
-//! The connections of the admin listener, one thread each, and which of them gives way to a new one.
+//! The connections of the admin listener, one thread each, and which one is closed at the limit.
 //!
-//! Probes and scrapers take some milliseconds; who holds a connection longer waits for nothing or attacks. At
-//! the limit the connection that has waited longest is closed, so that idle ones cannot keep a probe out.
+//! Probes and scrapers finish in milliseconds, so a connection that stays open longer is idle or hostile. At
+//! the limit the oldest connection is closed, so that idle ones cannot lock out a probe.
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::metrics::Metrics;
 
-/// All open connections, the oldest first.
+/// All open connections, oldest first.
 #[derive(Debug)]
 pub struct Peers {
     open: Mutex<Vec<Peer>>,
-    /// Threads, some of which may just be ending.
+    /// Running threads, including those of connections already closed.
     threads: AtomicUsize,
     metrics: Arc<Metrics>,
 }
@@ -24,7 +24,7 @@ struct Peer {
     is_answered: bool,
 }
 
-/// One connection's place in the table, given up when dropped.
+/// Removes its connection from the table when dropped.
 #[derive(Debug)]
 pub struct PeerGuard {
     peers: Arc<Peers>,
@@ -36,15 +36,14 @@ impl Peers {
         Arc::new(Self { open: Mutex::default(), threads: AtomicUsize::new(0), metrics })
     }
 
-    /// Takes a connection, closing another one if there are too many: one that has its answer, or else the
-    /// one that came first.
+    /// Adds a connection. At the limit it closes another one: one that has its response, or else the oldest.
     pub fn add(self: &Arc<Self>, stream: TcpStream) -> PeerGuard {
         let stream = Arc::new(stream);
         let mut open = self.lock();
         while open.len() >= ADMIN_CONNECTIONS_MAX {
             let answered = open.iter().position(|peer| peer.is_answered);
             let peer = open.remove(answered.unwrap_or(0));
-            // Its thread's read returns at once. An error means that it is closed already.
+            // This ends a blocked read of its thread. An error means that it is already closed.
             let _ = peer.stream.shutdown(Shutdown::Both);
             self.metrics.background.admin_connections_closed.add(u64::from(!peer.is_answered));
         }
@@ -53,7 +52,7 @@ impl Peers {
         PeerGuard { peers: Arc::clone(self), stream }
     }
 
-    /// Whether the threads of closed connections have to end before there are more.
+    /// Whether threads of closed connections must end before another one is started.
     pub fn is_full(&self) -> bool {
         self.threads.load(Ordering::Relaxed) >= 2 * ADMIN_CONNECTIONS_MAX
     }
@@ -64,8 +63,8 @@ impl Peers {
 }
 
 impl PeerGuard {
-    /// The whole answer is written.
-    pub fn answered(&self) {
+    /// Records that the response was written.
+    pub fn set_answered(&self) {
         let mut open = self.peers.lock();
         let own = open.iter_mut().find(|peer| Arc::ptr_eq(&peer.stream, &self.stream));
         own.into_iter().for_each(|peer| peer.is_answered = true);

@@ -1,10 +1,7 @@
-//! What the kernel says of this process.
-//!
-//! In: `/proc/self`. Out: memory, descriptors, CPU time. Invariant: a number that the kernel
-//! does not give is `None`, never a guess.
+//! Memory, CPU time and descriptors of this process, from `/proc/self`.
 use std::fs;
 
-/// Numbers of the process as a whole.
+/// `None` for what the kernel does not report.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Process {
     pub resident_bytes: Option<u64>,
@@ -15,7 +12,6 @@ pub struct Process {
 }
 
 impl Process {
-    /// As they are now.
     pub fn read() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
@@ -27,7 +23,7 @@ impl Process {
         Self {
             resident_bytes: number(&status, "VmRSS:").map(|kib| kib * 1024),
             cpu_seconds: cpu_seconds(&stat),
-            // One of them is the directory that is being read.
+            // One of them is the directory being read.
             open_fds: fs::read_dir("/proc/self/fd").ok().map(|fds| (fds.count() as u64).saturating_sub(1)),
             max_fds: number(&limits, "Max open files"),
             threads: number(&status, "Threads:"),
@@ -35,8 +31,8 @@ impl Process {
     }
 }
 
-/// Fields 14 and 15 (user and system time), in hundredths of a second: `USER_HZ` is 100 on every
-/// architecture this is built for. The name in field 2 may hold blanks, so counting starts after it.
+/// Fields 14 and 15 of `/proc/self/stat` (user and system time), in hundredths of a second: `USER_HZ` is 100
+/// on all supported architectures. The name in field 2 may contain spaces, so fields are counted after it.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);

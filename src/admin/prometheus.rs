@@ -1,14 +1,14 @@
-//! The numbers in Prometheus' text format, version 0.0.4.
+//! `/metrics`: metrics in the Prometheus text format, version 0.0.4.
 //!
-//! In: [`View`]. Out: the body of `/metrics`. Invariant: names start with `edge_proxy_`, counters
-//! end in `_total`, units are base units (seconds, bytes); a family's samples stand together
-//! under one HELP and TYPE, and no two samples have the same labels.
+//! Names start with `edge_proxy_`, counters end in `_total`, units are base units (seconds, bytes). The
+//! format requires that all samples of a family follow its HELP and TYPE lines, and that their labels are
+//! unique.
 use std::fmt::{Display, Write};
 use std::time::SystemTime;
 
-use crate::admin::View;
 use crate::admin::process::Process;
 use crate::admin::status::{environment_labels, source_name, unix_seconds};
+use crate::admin::view::View;
 use crate::http::route::Route;
 use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
 
@@ -16,7 +16,7 @@ use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
 pub fn render(view: &View) -> String {
     let mut text = Text::default();
     let metrics = &*view.metrics;
-    text.family("info", "gauge", "The version that runs.");
+    text.family("info", "gauge", "Version of the running program.");
     text.sample("info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
     requests(&mut text, metrics);
     durations(&mut text, metrics);
@@ -28,11 +28,11 @@ pub fn render(view: &View) -> String {
     text.single(
         "log_records_dropped_total",
         "counter",
-        "Log records that found the queue full.",
+        "Log records dropped because the queue was full.",
         view.log.dropped(),
     );
-    let is_ready = view.look().1.reason.is_none();
-    text.single("ready", "gauge", "1 while readiness is green.", u8::from(is_ready));
+    let (reason, _) = view.readiness();
+    text.single("ready", "gauge", "1 if the proxy is ready.", u8::from(reason.is_none()));
     process(&mut text, metrics);
     text.0
 }
@@ -66,11 +66,11 @@ fn sum(metrics: &Metrics, number: impl Fn(&ReactorMetrics) -> u64) -> u64 {
 }
 
 fn requests(text: &mut Text, metrics: &Metrics) {
-    text.family("http_requests_total", "counter", "Requests answered, by route and class of status.");
+    text.family("http_requests_total", "counter", "Requests answered, by route and status class.");
     for (index, route) in Route::ALL.iter().enumerate() {
         for class in 0..5 {
             let count = sum(metrics, |reactor| reactor.requests_of(index, class));
-            // 2xx is there from the start, so that a rate can be taken of the first requests.
+            // 2xx is exported from the start, so that the first requests show in a rate.
             if count > 0 || class == 1 {
                 let status = format!("{}xx", class + 1);
                 text.sample("http_requests_total", &[("route", &route.name()), ("status", &status)], count);
@@ -80,7 +80,7 @@ fn requests(text: &mut Text, metrics: &Metrics) {
     text.family(
         "http_rejects_total",
         "counter",
-        "Requests refused for their framing, coding, size or time, by reason.",
+        "Requests rejected for their framing, coding, size or a timeout, by reason.",
     );
     for (index, reject) in crate::http::ParseError::ALL.iter().enumerate() {
         let count = sum(metrics, |reactor| reactor.rejects_of(index));
@@ -88,10 +88,14 @@ fn requests(text: &mut Text, metrics: &Metrics) {
     }
 }
 
-/// Exported by whole octaves: finer buckets are for the status page.
+/// Exports one bucket per octave; the status page uses the finer ones.
 fn durations(text: &mut Text, metrics: &Metrics) {
     const NAME: &str = "http_request_duration_seconds";
-    text.family(NAME, "histogram", "From a batch of requests being read to its answers being handed over.");
+    text.family(
+        NAME,
+        "histogram",
+        "Time from reading a batch of requests to passing its responses to the kernel.",
+    );
     let mut counts = [0u64; Histogram::BUCKETS];
     for reactor in &metrics.reactors {
         counts.iter_mut().zip(reactor.durations.counts()).for_each(|(sum, count)| *sum += count);
@@ -119,47 +123,47 @@ fn traffic(text: &mut Text, metrics: &Metrics) {
         (
             "connections_refused_total",
             "counter",
-            "Connections closed at once because server.connections_max was met.",
+            "Connections closed on accept because server.connections_max was reached.",
             |r| r.connections_refused.value(),
         ),
         (
             "connections_cut_total",
             "counter",
-            "Connections ended because the caller did not take its answer within server.timeout_write.",
+            "Connections closed because the client did not read its response within server.timeout_write.",
             |r| r.connections_cut.value(),
         ),
         (
             "connections_shed_total",
             "counter",
-            "Connections ended because callers that wait held more memory than they may together.",
+            "Connections closed because the buffers of waiting connections exceeded their memory limit.",
             |r| r.connections_shed.value(),
         ),
-        ("errors_truncated_total", "counter", "422 answers that list only the first 100 errors.", |r| {
+        ("errors_truncated_total", "counter", "422 responses that list only the first 100 errors.", |r| {
             r.errors_truncated.value()
         }),
         (
             "accept_pauses_total",
             "counter",
-            "Pauses before the next connection is accepted, above all at the descriptor limit.",
+            "Pauses of the accept loop, mostly at the descriptor limit.",
             |r| r.accept_pauses.value(),
         ),
         ("connections_open", "gauge", "Connections open now.", ReactorMetrics::connections_open),
         (
             "jsonpath_budget_exceeded_total",
             "counter",
-            "Requests whose general JSONPaths ran out of steps, so that conditions on them counted as no match.",
+            "Requests whose JSONPath evaluation exceeded its step budget; the conditions affected did not match.",
             |r| r.jsonpath_exceeded.value(),
         ),
         (
             "regex_budget_exceeded_total",
             "counter",
-            "Requests whose regular expressions ran out of steps, so that conditions on them counted as no match.",
+            "Requests whose regular expressions exceeded their step budget; the conditions affected did not match.",
             |r| r.patterns_exceeded.value(),
         ),
         (
             "bulk_refused_total",
             "counter",
-            "Bulk requests refused because evaluating their identities would take too much work.",
+            "Bulk requests rejected because evaluating their identities exceeded the budget.",
             |r| r.bulk_refused.value(),
         ),
         (
@@ -176,7 +180,7 @@ fn traffic(text: &mut Text, metrics: &Metrics) {
 
 fn reactors(text: &mut Text, metrics: &Metrics) {
     type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> f64);
-    text.family("reactor_info", "gauge", "Where each reactor runs and on which driver.");
+    text.family("reactor_info", "gauge", "CPU and I/O driver of each reactor.");
     for (index, reactor) in metrics.reactors.iter().enumerate() {
         let labels: [(&str, &dyn Display); 3] =
             [("reactor", &index), ("core", &reactor.core), ("driver", &reactor.driver())];
@@ -189,18 +193,21 @@ fn reactors(text: &mut Text, metrics: &Metrics) {
         ("reactor_connections_open", "gauge", "Connections open on each reactor.", |r| {
             r.connections_open() as f64
         }),
-        ("reactor_restarts_total", "counter", "Panics caught, after which the reactor started again.", |r| {
+        ("reactor_restarts_total", "counter", "Restarts of the reactor after a panic.", |r| {
             r.restarts.value() as f64
         }),
-        ("reactor_loop_lag_seconds", "gauge", "How late the reactor's last timer came.", |r| {
+        ("reactor_loop_lag_seconds", "gauge", "Delay of the reactor's last timer.", |r| {
             r.lag_us.value() as f64 / 1e6
         }),
-        ("reactor_snapshot_version", "gauge", "The snapshot the reactor serves.", |r| {
+        ("reactor_snapshot_version", "gauge", "Version of the snapshot that the reactor serves.", |r| {
             r.snapshot_version.value() as f64
         }),
-        ("reactor_snapshot_age_seconds", "gauge", "How long the reactor has served its snapshot.", |r| {
-            r.snapshot_age().as_secs_f64()
-        }),
+        (
+            "reactor_snapshot_age_seconds",
+            "gauge",
+            "Time since the reactor took its snapshot into use.",
+            |r| r.snapshot_age().as_secs_f64(),
+        ),
     ];
     for (name, kind, help, number) in rows {
         text.family(name, kind, help);
@@ -219,23 +226,23 @@ fn supervisor(text: &mut Text, metrics: &Metrics) {
             "Snapshots sent to the reactors.",
             &numbers.snapshots_published,
         ),
-        ("reloads_total", "counter", "Configurations read again and taken.", &numbers.reloads),
+        ("reloads_total", "counter", "Configuration reloads that were applied.", &numbers.reloads),
         (
             "reloads_refused_total",
             "counter",
-            "Configurations read again and refused.",
+            "Configuration reloads that were rejected.",
             &numbers.reloads_refused,
         ),
         (
             "analytics_queued",
             "gauge",
-            "Flag counts of SDKs that wait to be sent upstream.",
+            "Flag counts of SDKs waiting to be uploaded.",
             &numbers.analytics_queued,
         ),
-        ("analytics_sent_total", "counter", "Flag counts accepted upstream.", &numbers.analytics_sent),
-        ("analytics_lost_total", "counter", "Flag counts given up.", &numbers.analytics_lost),
-        ("usage_sent_total", "counter", "Requests reported upstream as usage.", &numbers.usage_sent),
-        ("usage_lost_total", "counter", "Requests whose usage report was given up.", &numbers.usage_lost),
+        ("analytics_sent_total", "counter", "Flag counts accepted by upstream.", &numbers.analytics_sent),
+        ("analytics_lost_total", "counter", "Flag counts lost.", &numbers.analytics_lost),
+        ("usage_sent_total", "counter", "Requests reported to upstream as usage.", &numbers.usage_sent),
+        ("usage_lost_total", "counter", "Requests whose usage report was lost.", &numbers.usage_lost),
     ];
     for (name, kind, help, counter) in rows {
         text.single(name, kind, help, counter.value());
@@ -243,20 +250,20 @@ fn supervisor(text: &mut Text, metrics: &Metrics) {
     counts_bounded(text, metrics);
 }
 
-/// What the bounds of SDKs' flag counts did.
+/// Effects of the limits on SDKs' flag counts.
 fn counts_bounded(text: &mut Text, metrics: &Metrics) {
     let numbers = &metrics.supervisor;
     let families = [
         (
             "counts_merged_total",
             "without",
-            "Flag counts merged into a coarser row by a bound.",
+            "Flag counts merged into a coarser row by a limit.",
             [&numbers.counts_merged_identifier, &numbers.counts_merged_label],
         ),
         (
             "counts_cut_total",
             "field",
-            "Values cut that came with flag counts.",
+            "Values sent with flag counts that were truncated.",
             [&numbers.counts_cut_identifier, &numbers.counts_cut_label],
         ),
     ];
@@ -266,7 +273,7 @@ fn counts_bounded(text: &mut Text, metrics: &Metrics) {
             text.sample(name, &[(label, value)], counter.value());
         }
     }
-    let help = "Uploads of counts that upstream refused and that were divided.";
+    let help = "Uploads of counts that upstream rejected and that were split.";
     text.single("counts_divided_total", "counter", help, numbers.counts_divided.value());
 }
 
@@ -275,12 +282,12 @@ fn background(text: &mut Text, metrics: &Metrics) {
     let rows = [
         (
             "admin_connections_closed_total",
-            "Admin connections closed unanswered: too slow with a request head, or the longest-waiting at the limit.",
+            "Admin connections closed before they were answered: too slow, or the oldest at the limit.",
             &numbers.admin_connections_closed,
         ),
         (
             "admin_hosts_refused_total",
-            "Admin requests answered 421 because admin.allowed_hosts does not list their Host.",
+            "Admin requests rejected with 421 because admin.allowed_hosts does not list their Host.",
             &numbers.admin_hosts_refused,
         ),
         (
@@ -296,13 +303,13 @@ fn background(text: &mut Text, metrics: &Metrics) {
     text.single(
         "discovery_empty",
         "gauge",
-        "1 while discovery lists no environment and the earlier ones are served.",
+        "1 while discovery returns no environments and the previous ones are still served.",
         u8::from(supervisor.discovery_empty_since_ms.value() > 0),
     );
     text.single(
         "discovery_pairs_rejected",
         "gauge",
-        "Key pairs in the last answer of discovery that were rejected.",
+        "Key pairs of the last discovery response that were rejected.",
         supervisor.discovery_pairs_rejected.value(),
     );
 }
@@ -310,7 +317,7 @@ fn background(text: &mut Text, metrics: &Metrics) {
 fn environments(text: &mut Text, metrics: &Metrics) {
     type Row = (&'static str, &'static str, fn(&EnvironmentMetrics) -> Option<f64>);
     let environments = environment_labels(metrics.environments());
-    text.family("environment_info", "gauge", "Where each environment's document came from.");
+    text.family("environment_info", "gauge", "Source of each environment's document.");
     for (label, environment) in &environments {
         let source = source_name(environment.source);
         let labels: [(&str, &dyn Display); 3] =
@@ -329,7 +336,7 @@ fn environments(text: &mut Text, metrics: &Metrics) {
         }
     }
     let rows: [Row; 12] = [
-        ("document_age_seconds", "Since the document was changed, by its updated_at.", |e| {
+        ("document_age_seconds", "Time since the document was changed, by its updated_at.", |e| {
             e.document_updated_at.and_then(age_seconds)
         }),
         ("document_timestamp_seconds", "When the served document was changed, by its updated_at.", |e| {
@@ -338,25 +345,23 @@ fn environments(text: &mut Text, metrics: &Metrics) {
         ("last_success_timestamp_seconds", "When a fetch last succeeded.", |e| {
             e.last_success.map(unix_seconds)
         }),
-        ("poll_duration_seconds", "How long the last fetch took.", |e| Some(e.last_poll.as_secs_f64())),
+        ("poll_duration_seconds", "Duration of the last fetch.", |e| Some(e.last_poll.as_secs_f64())),
         (
             "propagation_seconds",
-            "From the document's updated_at to its being served, for the last change.",
+            "Time from the document's updated_at until it was served, for the last change.",
             |e| e.propagation.map(|delay| delay.as_secs_f64()),
         ),
-        ("compile_seconds", "How long the served document took to compile.", |e| {
-            Some(e.compile.as_secs_f64())
-        }),
+        ("compile_seconds", "Time to compile the served document.", |e| Some(e.compile.as_secs_f64())),
         ("document_bytes", "Size of the served document.", |e| Some(e.document_bytes as f64)),
         ("features", "Features in the served document.", |e| Some(e.features as f64)),
         ("segments", "Segments in the served document.", |e| Some(e.segments as f64)),
         ("identity_overrides", "Identity overrides in the served document.", |e| {
             Some(e.identity_overrides as f64)
         }),
-        ("refused_conditions", "Conditions that can never match because of their operand.", |e| {
+        ("refused_conditions", "Conditions that can never match because their operand is invalid.", |e| {
             Some(e.refused_conditions as f64)
         }),
-        ("realtime_connected", "1 while the upstream's event stream is open.", |e| {
+        ("realtime_connected", "1 while upstream's event stream is connected.", |e| {
             Some(f64::from(u8::from(e.realtime_connected)))
         }),
     ];
@@ -379,12 +384,12 @@ fn process(text: &mut Text, metrics: &Metrics) {
         (
             "resident_memory_bytes",
             "gauge",
-            "Memory resident.",
+            "Resident memory.",
             process.resident_bytes.map(|bytes| bytes as f64),
         ),
-        ("open_fds", "gauge", "Descriptors open.", process.open_fds.map(|count| count as f64)),
-        ("max_fds", "gauge", "Descriptors that may be open.", process.max_fds.map(|count| count as f64)),
-        ("threads", "gauge", "Threads.", process.threads.map(|count| count as f64)),
+        ("open_fds", "gauge", "Open file descriptors.", process.open_fds.map(|count| count as f64)),
+        ("max_fds", "gauge", "Limit of open file descriptors.", process.max_fds.map(|count| count as f64)),
+        ("threads", "gauge", "Number of threads.", process.threads.map(|count| count as f64)),
     ];
     for (name, kind, help, value) in rows {
         if let Some(value) = value {
@@ -393,7 +398,7 @@ fn process(text: &mut Text, metrics: &Metrics) {
     }
 }
 
-/// Since then; zero if the clock upstream is ahead of ours.
+/// The time since then; zero if upstream's clock is ahead.
 fn age_seconds(time: SystemTime) -> Option<f64> {
     Some(time.elapsed().map_or(0.0, |age| age.as_secs_f64()))
 }

@@ -1,32 +1,29 @@
-//! Readiness in the log: a line when it turns, so that people find when the load balancer left.
+//! Logs when readiness changes, so that operators can see when load balancers stopped sending requests.
 //!
-//! In: what is served, looked at on each turn of the supervisor's loop. Out: `ready` and
-//! `not_ready`. Invariant: the same rules as the answer of `/proxy/health/readiness`; one line a
-//! turn of the state; shutting down is told elsewhere, and a start that has no documents yet is
-//! not worth a warning.
+//! The rules are those of `/proxy/health/readiness`. Shutdown has its own log events, and a start without
+//! documents is not a change.
 use std::time::Instant;
 
-use crate::admin::View;
+use crate::admin::view::View;
 use crate::config::Level;
 
-/// Knows how it was.
+/// The last known readiness.
 #[derive(Debug)]
 pub struct Readiness {
     view: View,
-    /// Why not; `None` is ready.
+    /// Why the proxy is not ready; `None` if it is.
     reason: Option<&'static str>,
-    /// Of the last turn.
+    /// When readiness last changed.
     since: Instant,
 }
 
 impl Readiness {
-    /// At the start nobody is ready.
     pub fn new(view: View) -> Self {
         Self { view, reason: Some("starting."), since: Instant::now() }
     }
 
-    /// Looks, and tells if it turned.
-    pub fn look(&mut self) {
+    /// Evaluates readiness and logs a change. The supervisor calls it on each turn of its loop.
+    pub fn update(&mut self) {
         let (reason, is_draining) = self.view.readiness();
         if is_draining || reason.is_some() == self.reason.is_some() {
             return;
@@ -36,7 +33,8 @@ impl Readiness {
         match reason {
             None => log.event(Level::Info, "ready", &[("after_seconds", &after)]),
             Some(reason) => {
-                let hint = "load balancers that ask for readiness send nothing now; who asks is answered all the same";
+                let hint =
+                    "load balancers that check readiness stop sending requests; requests are still answered";
                 let fields: [(_, &dyn std::fmt::Display); 3] =
                     [("reason", &reason), ("after_seconds", &after), ("hint", &hint)];
                 log.event(Level::Warning, "not_ready", &fields);

@@ -1,14 +1,13 @@
-//! The numbers as JSON, for the status page and for programs.
+//! `/status.json`: metrics and state as JSON, for the status page and for programs.
 //!
-//! In: [`View`]. Out: the body of `/status.json`. Invariant: only sums and states of this
-//! instant; rates are the reader's work (two readings and a subtraction). Keys are cut.
+//! Contains current totals and states only; clients compute rates from two readings. Keys are truncated.
 use std::collections::{BTreeMap, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::admin::View;
 use crate::admin::process::Process;
+use crate::admin::view::View;
 use crate::config::Secret;
 use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
 use crate::snapshot::DocumentSource;
@@ -20,9 +19,9 @@ pub fn render(view: &View) -> String {
     let process = Process::read();
     let uptime = now.duration_since(metrics.started).unwrap_or_default();
     let reactors: Vec<Value> = metrics.reactors.iter().enumerate().map(|(i, r)| reactor(i, r)).collect();
-    let (snapshot, look) = view.look();
+    let (snapshot, health) = view.health();
     let slots = snapshot.slots.iter().map(|slot| &*slot.client_side_key);
-    let states: HashMap<&str, &str> = slots.zip(look.states).collect();
+    let states: HashMap<&str, &str> = slots.zip(health.states).collect();
     let environments = metrics.environments();
     let states: Vec<_> = environments.keys().map(|key| states.get(key.as_str()).copied()).collect();
     let environments: Vec<Value> = environment_labels(environments)
@@ -53,8 +52,8 @@ pub fn render(view: &View) -> String {
             "max_fds": process.max_fds,
             "threads": process.threads,
         },
-        "ready": look.reason.is_none(),
-        "not_ready_reason": look.reason,
+        "ready": health.reason.is_none(),
+        "not_ready_reason": health.reason,
         "reactors": reactors,
         "duration_upper_seconds": uppers,
         "requests": requests(&metrics.reactors),
@@ -72,7 +71,7 @@ pub fn render(view: &View) -> String {
     status.to_string()
 }
 
-/// Seconds since 1970, or `None` unless discovery lists no environment while earlier ones are served.
+/// Since when discovery returns no environments, in Unix seconds. `None` if it returns some.
 fn discovery_empty_since(metrics: &Metrics) -> Option<f64> {
     let since_ms = metrics.supervisor.discovery_empty_since_ms.value();
     (since_ms > 0).then(|| since_ms as f64 / 1e3)
@@ -102,7 +101,7 @@ fn reactor(index: usize, reactor: &ReactorMetrics) -> Value {
     })
 }
 
-/// `{"flags": {"2xx": 12}}`, only what occurred.
+/// `{"flags": {"2xx": 12}}`, without zeros.
 fn requests(reactors: &[std::sync::Arc<ReactorMetrics>]) -> BTreeMap<&'static str, BTreeMap<String, u64>> {
     let mut routes: BTreeMap<&'static str, BTreeMap<String, u64>> = BTreeMap::new();
     for (route, class, count) in reactors.iter().flat_map(|reactor| reactor.requests()) {
@@ -141,27 +140,27 @@ fn describe_environment(label: &str, environment: &EnvironmentMetrics, state: Op
     })
 }
 
-/// Keys cut to their beginning; where two begin alike, the later ones are numbered, because a
-/// label must be one environment's own.
+/// Keys truncated to a prefix. If several have the same prefix, all but the first get a number, because
+/// labels must be unique.
 pub fn environment_labels(
     environments: BTreeMap<String, EnvironmentMetrics>,
 ) -> Vec<(String, EnvironmentMetrics)> {
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut uses: BTreeMap<String, usize> = BTreeMap::new();
     let label = |key: String| {
         let cut = Secret::new(key).to_string();
-        let count = seen.entry(cut.clone()).and_modify(|count| *count += 1).or_insert(1);
+        let count = uses.entry(cut.clone()).and_modify(|count| *count += 1).or_insert(1);
         if *count == 1 { cut } else { format!("{cut}#{count}") }
     };
     let labels: Vec<String> = environments.keys().cloned().map(label).collect();
     labels.into_iter().zip(environments.into_values()).collect()
 }
 
-/// Where a document came from, in a word.
+/// The name of a document's source; `none` without a document.
 pub fn source_name(source: Option<DocumentSource>) -> &'static str {
     source.map_or("none", DocumentSource::name)
 }
 
-/// Seconds since 1970.
+/// Unix time in seconds.
 pub fn unix_seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

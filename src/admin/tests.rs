@@ -1,6 +1,9 @@
 use super::*;
+use crate::channel::Publisher;
 use crate::config::{Level, LogFormat, Logging};
 use crate::http::route::Route;
+use crate::log::Log;
+use crate::metrics::Metrics;
 
 fn view() -> View {
     let settings = Logging {
@@ -13,14 +16,8 @@ fn view() -> View {
     let log = Log::start_to(&settings, io::sink()).expect("a thread");
     let inputs =
         config::settings::Inputs { without_file: true, may_serve_nothing: true, ..Default::default() };
-    let config = Arc::new(config::load(&inputs).expect("the defaults").0);
-    View {
-        metrics: Arc::new(Metrics::new(&[0, 1])),
-        log,
-        newest: Newest::default(),
-        config,
-        host_log: HostLog::default(),
-    }
+    let config = Arc::new(config::load(&inputs).expect("valid defaults").0);
+    View::new(Arc::new(Metrics::new(&[0, 1])), log, Publisher::new(config).newest())
 }
 
 fn get(path: &str, view: &View) -> String {
@@ -29,7 +26,7 @@ fn get(path: &str, view: &View) -> String {
 }
 
 #[test]
-fn counts_of_all_reactors_are_summed() {
+fn sums_counters_of_all_reactors() {
     let view = view();
     for reactor in &view.metrics.reactors {
         (0..3).for_each(|_| reactor.answered(Route::Flags, 200));
@@ -51,7 +48,7 @@ fn counts_of_all_reactors_are_summed() {
 }
 
 #[test]
-fn a_sample_is_never_there_twice_and_a_family_stands_together() {
+fn samples_are_unique_and_grouped_by_family() {
     let view = view();
     for key in ["same-beginning-1", "same-beginning-2", "other-key-3"] {
         view.metrics.environment(key, |environment| {
@@ -60,7 +57,7 @@ fn a_sample_is_never_there_twice_and_a_family_stands_together() {
         });
     }
     let text = get("/metrics", &view);
-    assert!(!text.contains("beginning"), "keys are cut: {text}");
+    assert!(!text.contains("beginning"), "keys are truncated: {text}");
     let (_, body) = text.split_once("\r\n\r\n").expect("a body");
     let (mut families, mut samples) = (std::collections::HashSet::new(), std::collections::HashSet::new());
     let mut family = String::new();
@@ -77,7 +74,7 @@ fn a_sample_is_never_there_twice_and_a_family_stands_together() {
 }
 
 #[test]
-fn status_is_json_and_shows_the_newest_errors_last() {
+fn status_is_json_with_the_newest_errors_last() {
     let view = view();
     view.log.event(Level::Info, "not_an_error", &[]);
     view.log.event(Level::Error, "poll_failed", &[("error", &"it broke")]);
@@ -96,7 +93,7 @@ fn status_is_json_and_shows_the_newest_errors_last() {
 }
 
 #[test]
-fn there_is_nothing_else_and_nothing_to_change() {
+fn other_paths_are_404_and_other_methods_405() {
     let view = view();
     let status = |head: &str| {
         let answer = String::from_utf8(respond(
@@ -115,9 +112,9 @@ fn there_is_nothing_else_and_nothing_to_change() {
     assert!(head.ends_with("\r\n\r\n") && !head.contains("content-length: 0\r\n"), "{head}");
 }
 
-/// A page that loads anything from elsewhere would not work inside a closed network.
+/// Inside an isolated network the page could not load anything from outside.
 #[test]
-fn the_page_needs_nothing_from_outside() {
+fn page_loads_nothing_from_other_hosts() {
     for reference in ["http://", "https://", "//cdn", "@import", "url("] {
         let foreign = PAGE.replace("http://www.w3.org/2000/svg", "");
         assert!(!foreign.contains(reference), "{reference}");

@@ -1,21 +1,21 @@
-//! `analytics/flags/`: how often SDKs evaluated which feature.
+//! `POST analytics/flags/`: how often an SDK evaluated each feature.
 //!
-//! In: version 1, an object of counts by name; version 2, a list of evaluations. Out: rows in the
-//! room's counts, which go upstream in batches, and 200 `{}` or 204 (compatibility.md 1.4: the one answer
-//! that every SDK takes as success). Invariant: as in Flagsmith core, names that the environment
-//! does not have are skipped, and so is what is not a count from 1 to 2,147,483,647; a body of the
-//! wrong shape is 400 and counts nothing.
+//! The counts are added to the reactor's and uploaded in batches. Success is 200 `{}` (version 1) or 204
+//! (version 2), the responses that every SDK accepts (compatibility.md 1.4). As in Flagsmith core, unknown
+//! features and counts outside 1 to 2,147,483,647 are skipped; a body of the wrong shape is 400 and counts
+//! nothing.
 use crate::counts::evaluations::{Tally, cut_bytes};
 use crate::counts::{AnalyticsVersion, Counts, Evaluation, Labels, Names};
 use crate::engine::program::Role;
-use crate::handlers::{Exchange, Scratch};
+use crate::handlers::errors::ApiError;
+use crate::handlers::exchange::Exchange;
 use crate::http::{Body, ContentType, Fields, Status};
 use crate::identity::validation_errors::json_value;
 use crate::limits;
 use crate::python::json::PyValue;
 use crate::snapshot::Slot;
 
-/// Core keeps counts in 32 bits.
+/// Flagsmith core stores counts as 32-bit integers.
 const COUNT_MAX: i64 = i32::MAX as i64;
 
 const NOT_AN_OBJECT: &str = "the body must be a JSON object of feature names and counts";
@@ -23,14 +23,15 @@ const NO_EVALUATIONS: &str = "the body must be a JSON object with a list named e
 const EVALUATION: &str =
     "each evaluation needs feature_name (text), count (integer) and enabled_when_evaluated (true or false)";
 
-/// Counts by feature, as SDKs send them.
-pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, desk: &mut Scratch) {
-    let slot = match exchange.open_slot() {
-        Ok(slot) => slot,
-        Err(denied) => return exchange.deny(desk, denied),
-    };
-    let Ok(body) = json_value(body) else { return exchange.refuse_shape(desk, NOT_AN_OBJECT) };
-    let PyValue::Dict(members) = body.root() else { return exchange.refuse_shape(desk, NOT_AN_OBJECT) };
+/// The body is an object of counts by feature name.
+pub fn version_1<'a>(
+    exchange: &mut Exchange<'a>,
+    body: &[u8],
+    counts: &mut Counts,
+) -> Result<(), ApiError<'a>> {
+    let slot = exchange.open_slot()?;
+    let body = json_value(body).map_err(|_| bad_request(NOT_AN_OBJECT))?;
+    let PyValue::Dict(members) = body.root() else { return Err(bad_request(NOT_AN_OBJECT)) };
     if exchange.settings.counts_evaluations {
         let mut tally = tally(slot, &exchange.fields, counts);
         for (feature, value) in members.members() {
@@ -39,23 +40,24 @@ pub fn version_1(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
             }
         }
     }
-    exchange.vary(desk);
-    exchange.send(desk, Status(200), Some(ContentType::Json), Body::Copy(b"{}"));
+    exchange.vary();
+    exchange.send(Status(200), Some(ContentType::Json), Body::Copy(b"{}"));
+    Ok(())
 }
 
-/// One row for each evaluation, with who asked.
-pub fn version_2(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, desk: &mut Scratch) {
-    let slot = match exchange.open_slot() {
-        Ok(slot) => slot,
-        Err(denied) => return exchange.deny(desk, denied),
-    };
-    let Ok(body) = json_value(body) else { return exchange.refuse_shape(desk, NO_EVALUATIONS) };
+/// The body is a list of evaluations, with the identifiers of the identities.
+pub fn version_2<'a>(
+    exchange: &mut Exchange<'a>,
+    body: &[u8],
+    counts: &mut Counts,
+) -> Result<(), ApiError<'a>> {
+    let slot = exchange.open_slot()?;
+    let body = json_value(body).map_err(|_| bad_request(NO_EVALUATIONS))?;
     let Some(PyValue::List(items)) = member(body.root(), "evaluations") else {
-        return exchange.refuse_shape(desk, NO_EVALUATIONS);
+        return Err(bad_request(NO_EVALUATIONS));
     };
-    let Some(rows) = items.iter().map(row).collect::<Option<Vec<EvaluationRow<'_>>>>() else {
-        return exchange.refuse_shape(desk, EVALUATION);
-    };
+    let rows: Option<Vec<EvaluationRow<'_>>> = items.iter().map(row).collect();
+    let rows = rows.ok_or_else(|| bad_request(EVALUATION))?;
     if exchange.settings.counts_evaluations {
         let mut tally = tally(slot, &exchange.fields, counts);
         for EvaluationRow { feature, identifier, is_enabled, count } in rows {
@@ -67,11 +69,16 @@ pub fn version_2(exchange: &mut Exchange<'_>, body: &[u8], counts: &mut Counts, 
             }
         }
     }
-    exchange.vary(desk);
-    exchange.send(desk, Status(204), None, Body::Empty);
+    exchange.vary();
+    exchange.send(Status(204), None, Body::Empty);
+    Ok(())
 }
 
-/// One evaluation of version 2. `count` is `None` where it is out of range: skipped.
+fn bad_request(message: &'static str) -> ApiError<'static> {
+    ApiError::BadRequest(message.into())
+}
+
+/// One evaluation of version 2. `count` is `None` if it is out of range; the row is then skipped.
 struct EvaluationRow<'body> {
     feature: &'body str,
     identifier: Option<&'body str>,
@@ -102,7 +109,8 @@ fn count(value: PyValue<'_>) -> Option<u64> {
     (1..=COUNT_MAX).contains(&count).then_some(count.unsigned_abs())
 }
 
-/// Without a document yet there is nothing to compare with, and upstream skips what it does not know.
+/// Whether the environment has the feature. Without a document any name of valid length is accepted, because
+/// Flagsmith skips unknown features itself.
 fn is_known(slot: &Slot, feature: &str) -> bool {
     match slot.environment.as_deref() {
         Some(environment) => environment.flag(Role::Server, feature).is_some(),
@@ -110,7 +118,7 @@ fn is_known(slot: &Slot, feature: &str) -> bool {
     }
 }
 
-/// Where the counts of a request go.
+/// The rows that the counts of this request are added to.
 fn tally<'a>(slot: &Slot, fields: &Fields<'_>, counts: &'a mut Counts) -> Tally<'a> {
     let mut cut = 0;
     let mut text = |field: Option<&[u8]>| -> Box<str> {

@@ -1,12 +1,14 @@
-//! `bulk-identities/`: the flags of up to a hundred identities at once (the Go SDK's).
+//! `POST bulk-identities/`: the flags of up to 100 identities in one request. The Go SDK uses it.
 //!
-//! In: `{"data": [identity, ...]}`, each as in `POST identities/`. Out: an array of answers in
-//! the same order. Invariant: one identity of the wrong shape refuses the whole request (422,
-//! its place in `loc`); more than `limits::BULK_IDENTITIES_MAX` are 400. The answer is an array
-//! because the hosted Edge API's is (differences.md 20).
+//! The body is `{"data": [identity, ...]}`, each identity as in `POST identities/`; the response is an array
+//! in the same order, as from the hosted Edge API (differences.md 20). One invalid identity fails the whole
+//! request with 422 and its index in `loc`; more than `limits::BULK_IDENTITIES_MAX` identities are 400.
 use crate::engine::evaluate::Identity;
+use crate::handlers::errors::ApiError;
+use crate::handlers::exchange::{Exchange, PRIVATE_NO_CACHE};
+use crate::handlers::identities;
 use crate::handlers::identities::Selection;
-use crate::handlers::{Exchange, Scratch, identities};
+use crate::handlers::scratch::Scratch;
 use crate::http::{Body, ContentType, Status};
 use crate::identity::errors::{ErrorList, LIST_TYPE, MODEL_TYPE};
 use crate::identity::validation_errors::{BODY, RequestedIdentity};
@@ -17,70 +19,60 @@ use crate::python::json::PyValue;
 const TOO_MUCH_WORK: &str =
     "evaluating these identities takes too much work for one request: send fewer at once";
 
-/// Answers each identity of the list.
-pub fn answer(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Scratch) {
-    let parsed = match validation_errors::body_value(body, is_json(exchange.fields.content_type)) {
-        Ok(parsed) => parsed,
-        Err(refusal) => return exchange.send_refusal(desk, &refusal),
-    };
-    let (asked, count) = match read(parsed.root()) {
-        Ok(read) => read,
-        Err(refusal) => return exchange.send_refusal(desk, &refusal),
-    };
+/// Evaluates each identity of the list.
+pub fn post<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError<'a>> {
+    let parsed = validation_errors::body_value(body, is_json(exchange.fields.content_type))?;
+    let (requested, count) = parse(parsed.root())?;
     if count > BULK_IDENTITIES_MAX {
         let message = format!("data has {count} identities, at most {BULK_IDENTITIES_MAX} are answered");
-        return exchange.refuse_shape(desk, &message);
+        return Err(ApiError::BadRequest(message.into()));
     }
-    let (environment, role) = match exchange.open() {
-        Ok(opened) => opened,
-        Err(denied) => return exchange.deny(desk, denied),
-    };
-    let mut body = std::mem::take(&mut desk.body);
+    let (environment, role) = exchange.open()?;
+    let Scratch { evaluation, body, .. } = &mut *exchange.scratch;
     body.clear();
     body.push(b'[');
-    for (index, asked) in asked.iter().enumerate() {
+    for (index, requested) in requested.iter().enumerate() {
         if index > 0 {
             body.push(b',');
         }
-        let made = asked.identifier.is_none().then(|| transient::identifier(&asked.traits));
-        let identifier = asked.identifier.or(made.as_deref()).unwrap_or_default();
-        let identity = Identity { identifier, traits: &asked.traits };
-        let sent = ParsedIdentity { identity, echo: None, is_anonymous: asked.identifier.is_none() };
-        // What is left of the budget that the first one began.
+        let generated = requested.identifier.is_none().then(|| transient::identifier(&requested.traits));
+        let identifier = requested.identifier.or(generated.as_deref()).unwrap_or_default();
+        let identity = Identity { identifier, traits: &requested.traits };
+        let parsed = ParsedIdentity { identity, echo: None, is_anonymous: requested.identifier.is_none() };
+        // All identities share the budget of the request, which the first one starts.
         let selection = Selection { is_further: index > 0, ..Selection::default() };
-        identities::evaluate_into(environment, role, &sent, selection, desk, &mut body);
-        if index > 0 && desk.scratch.budget().texts.is_exceeded() {
-            desk.body = body;
-            return exchange.refuse_shape(desk, TOO_MUCH_WORK);
+        identities::evaluate_into(environment, role, &parsed, selection, evaluation, body);
+        if index > 0 && evaluation.budget().texts.is_exceeded() {
+            return Err(ApiError::BadRequest(TOO_MUCH_WORK.into()));
         }
     }
     body.push(b']');
-    identities::head(exchange, environment, desk);
-    exchange.send_compressible(desk, Status(200), &body);
-    desk.body = body;
+    exchange.add_document_headers(environment, PRIVATE_NO_CACHE);
+    exchange.send_scratch_body(Status(200));
+    Ok(())
 }
 
-/// What a body of `bulk-identities/` is refused for.
-pub(super) fn judge(body: PyValue<'_>) -> Result<(), IdentityError> {
-    read(body).map(drop)
+/// Validates a body of `bulk-identities/`.
+pub fn validate(body: PyValue<'_>) -> Result<(), IdentityError> {
+    parse(body).map(drop)
 }
 
-/// What a body of `traits/` is refused for.
-pub(super) fn judge_trait(body: PyValue<'_>) -> Result<(), IdentityError> {
+/// Validates a body of `traits/`.
+pub fn validate_trait(body: PyValue<'_>) -> Result<(), IdentityError> {
     echo(body).map(drop)
 }
 
-/// The identities that are asked for, and how many; of more than are answered only those.
-fn read(body: PyValue<'_>) -> Result<(Vec<RequestedIdentity<'_>>, usize), IdentityError> {
+/// The requested identities, and how many there are. At most `BULK_IDENTITIES_MAX` are kept.
+fn parse(body: PyValue<'_>) -> Result<(Vec<RequestedIdentity<'_>>, usize), IdentityError> {
     let mut errors = ErrorList::default();
-    let (mut asked, mut count) = (Vec::new(), 0);
+    let (mut requested, mut count) = (Vec::new(), 0);
     let data = BODY.name("data");
     let PyValue::Dict(members) = body else {
         match body {
             PyValue::Null => errors.missing(&BODY, body),
             _ => errors.known(&MODEL_TYPE, &BODY, body),
         }
-        return errors.into_result((asked, count));
+        return errors.into_result((requested, count));
     };
     match members.get("data") {
         None => errors.missing(&data, body),
@@ -91,29 +83,24 @@ fn read(body: PyValue<'_>) -> Result<(Vec<RequestedIdentity<'_>>, usize), Identi
                 }
                 let one = validation_errors::identity_at(item, &data.index(index), &mut errors);
                 if count < BULK_IDENTITIES_MAX {
-                    asked.push(one);
+                    requested.push(one);
                 }
                 count += 1;
             }
         }
         Some(other) => errors.known(&LIST_TYPE, &data, other),
     }
-    errors.into_result((asked, count))
+    errors.into_result((requested, count))
 }
 
-/// `POST traits/`: one trait, echoed; nothing is stored (differences.md 21).
-pub fn single_trait(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Scratch) {
-    let read = validation_errors::body_value(body, is_json(exchange.fields.content_type))
-        .and_then(|body| echo(body.root()));
-    let echo = match read {
-        Ok(echo) => echo,
-        Err(refusal) => return exchange.send_refusal(desk, &refusal),
-    };
-    if let Err(denied) = exchange.open_slot() {
-        return exchange.deny(desk, denied);
-    }
-    exchange.vary(desk);
-    exchange.send(desk, Status(200), Some(ContentType::Json), Body::Copy(&echo));
+/// `POST traits/`: echoes one trait and stores nothing (differences.md 21).
+pub fn post_trait<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError<'a>> {
+    let parsed = validation_errors::body_value(body, is_json(exchange.fields.content_type))?;
+    let echo = echo(parsed.root())?;
+    exchange.open_slot()?;
+    exchange.vary();
+    exchange.send(Status(200), Some(ContentType::Json), Body::Copy(&echo));
+    Ok(())
 }
 
 fn echo(body: PyValue<'_>) -> Result<Vec<u8>, IdentityError> {

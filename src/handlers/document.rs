@@ -1,15 +1,11 @@
-//! `GET /api/v1/environment-document/`: the whole document, for SDKs that evaluate locally.
+//! `GET /api/v1/environment-document/`: the whole document, for SDKs that evaluate flags locally.
 //!
-//! In: a server-side key. Out: the document with its secrets left out (differences.md 28).
-//! Invariant: a client-side key is answered like an unknown one (differences.md 1), since the
-//! document tells segments, overrides and features that browsers must not see.
-use crate::handlers::exchange::PRIVATE_NO_CACHE;
-use crate::handlers::{Exchange, Scratch};
+//! Secrets are removed (differences.md 28). A client-side key gets the response to an unknown key
+//! (differences.md 1), because the document shows segments, overrides and server-only features.
+use crate::handlers::errors::ApiError;
+use crate::handlers::exchange::{Exchange, PRIVATE_NO_CACHE};
 
-/// Answers with the document, or 304.
-pub fn answer(exchange: &mut Exchange<'_>, desk: &mut Scratch) {
-    match exchange.open_as_server() {
-        Ok(environment) => exchange.send_ready(desk, environment, environment.document(), PRIVATE_NO_CACHE),
-        Err(denied) => exchange.deny(desk, denied),
-    }
+pub fn get<'a>(exchange: &mut Exchange<'a>) -> Result<(), ApiError<'a>> {
+    let environment = exchange.open_as_server()?;
+    exchange.send_ready(environment, environment.document(), PRIVATE_NO_CACHE)
 }

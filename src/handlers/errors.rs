@@ -1,12 +1,11 @@
-//! Refusals that carry text, and the fixed bodies that the Python proxy's framework has.
+//! Error responses: why a request failed, with the status and the JSON body that report it.
 //!
-//! In: why a key opens nothing, or what is wrong with a path, a method or a body. Out: the status and
-//! the JSON object that SDKs and people read.
-//! Invariant: the body is a JSON object, never an array (compatibility.md 2.3); 503, 429 and 413 are not
-//! used here, since the Java SDK repeats those without end.
-use crate::handlers::{Exchange, Scratch};
+//! The body is always a JSON object, never an array (compatibility.md 2.3). The Java SDK retries 413, 429 and
+//! 503 without end, so no error here has one of these statuses, except 413 for a body that is too large.
+use std::borrow::Cow;
+
 use crate::http::route::Methods;
-use crate::http::{Body, ContentType, Status};
+use crate::http::{ParseError, Status};
 use crate::identity::IdentityError;
 use crate::json::write;
 use crate::limits::KEY_QUOTED_BYTES_MAX;
@@ -19,9 +18,32 @@ const KEY_MISSING: &[u8] =
     br#"{"status":"unauthorized","message":"missing key: send the environment's key as X-Environment-Key"}"#;
 const NO_DOCUMENT: &[u8] = br#"{"status":"unavailable","message":"no environment document yet: the proxy has not fetched one for this key"}"#;
 
-const KEY_UNREAD: &[u8] = br#"{"status":"unavailable","message":"key not known yet: the proxy has not read all of its environments, see the log"}"#;
+const KEY_NOT_LOADED: &[u8] = br#"{"status":"unavailable","message":"key not known yet: the proxy has not read all of its environments, see the log"}"#;
 
-/// Why a key opens nothing.
+/// Why a request failed.
+#[derive(Debug)]
+pub enum ApiError<'a> {
+    Access(AccessError<'a>),
+    /// The identity in a body or a query is invalid.
+    Identity(IdentityError),
+    /// The coding or the size of a body is not accepted.
+    Body(ParseError),
+    /// 400, with a message.
+    BadRequest(Cow<'static, str>),
+    Ofrep(OfrepError),
+    /// 404: unknown path.
+    PathNotFound,
+    /// 404: the environment has no such feature.
+    FeatureNotFound(Cow<'a, str>),
+    /// 405, with the methods of the path.
+    MethodNotAllowed(Methods),
+    /// 412: `If-Match` or `If-Unmodified-Since` names another representation (RFC 9110 15.5.13).
+    PreconditionFailed,
+    /// 500: a document that was compiled cannot be parsed again.
+    DocumentUnreadable,
+}
+
+/// Why a key gives no access to an environment.
 #[derive(Clone, Copy, Debug)]
 pub enum AccessError<'a> {
     /// differences.md 2.
@@ -29,89 +51,113 @@ pub enum AccessError<'a> {
     KeyUnknown(&'a [u8]),
     /// differences.md 3.
     NoDocument,
-    /// differences.md 3: a document on disk or discovery, which may have the key, was not read yet.
-    KeyUnread,
+    /// The key may be in a file or a discovery response that was not read yet (differences.md 3).
+    KeyNotLoaded,
 }
 
-impl Exchange<'_> {
-    /// Answers that the key opens nothing.
-    pub(super) fn deny(&mut self, desk: &mut Scratch, denied: AccessError<'_>) {
-        self.vary(desk);
-        let (status, body) = match denied {
-            AccessError::KeyMissing => (401, KEY_MISSING),
-            AccessError::NoDocument => (502, NO_DOCUMENT),
-            AccessError::KeyUnread => (502, KEY_UNREAD),
-            AccessError::KeyUnknown(key) => return self.deny_key(desk, key),
-        };
-        self.send(desk, Status(status), Some(ContentType::Json), Body::Copy(body));
-    }
+/// An error of the OpenFeature Remote Evaluation Protocol.
+#[derive(Debug)]
+pub struct OfrepError {
+    pub status: Status,
+    /// The key of the flag, if one flag was requested.
+    pub flag: Option<String>,
+    /// The protocol's `errorCode`.
+    pub code: &'static str,
+    pub details: Cow<'static, str>,
+}
 
-    /// Answers that the key is unknown, with `Vary` on the desk already.
-    pub(super) fn deny_key(&mut self, desk: &mut Scratch, key: &[u8]) {
-        let mut message = String::from("unknown key ");
-        python_repr(key, &mut message);
-        self.refuse(desk, Status(401), "unauthorized", &message);
+impl<'a> From<AccessError<'a>> for ApiError<'a> {
+    fn from(error: AccessError<'a>) -> Self {
+        Self::Access(error)
     }
+}
 
-    /// Answers what is wrong with a body or a query that should hold an identity.
-    pub(super) fn send_refusal(&mut self, desk: &mut Scratch, refusal: &IdentityError) {
-        if let (IdentityError::Unwritable(_), Err(denied)) = (refusal, self.open()) {
-            return self.deny(desk, denied);
-        }
-        self.vary(desk);
-        match refusal {
-            IdentityError::Invalid(detail) | IdentityError::Unwritable(detail) => {
-                self.outcome.errors_truncated = detail.is_cut;
-                self.send_json(desk, Status(422), &detail.body);
+impl From<IdentityError> for ApiError<'_> {
+    fn from(error: IdentityError) -> Self {
+        Self::Identity(error)
+    }
+}
+
+impl From<OfrepError> for ApiError<'_> {
+    fn from(error: OfrepError) -> Self {
+        Self::Ofrep(error)
+    }
+}
+
+impl ApiError<'_> {
+    /// The status and the body of the response.
+    pub fn render(&self) -> (Status, Cow<'_, [u8]>) {
+        match self {
+            Self::Access(error) => error.render(),
+            Self::Identity(IdentityError::Invalid(detail) | IdentityError::Unwritable(detail)) => {
+                (Status(422), Cow::Borrowed(&detail.body))
             }
-            IdentityError::Unreadable => self.send_json(desk, Status(400), IdentityError::UNREADABLE),
+            Self::Identity(IdentityError::Unreadable) => {
+                (Status(400), Cow::Borrowed(IdentityError::UNREADABLE))
+            }
+            Self::Body(error) => (error.status(), Cow::Borrowed(error.body())),
+            Self::BadRequest(message) => (Status(400), message_body("bad_request", message)),
+            Self::Ofrep(error) => (error.status, Cow::Owned(error.body())),
+            Self::PathNotFound => (Status(404), Cow::Borrowed(NOT_FOUND)),
+            Self::FeatureNotFound(feature) => {
+                (Status(404), message_body("not_found", &format!("feature '{feature}' not found")))
+            }
+            Self::MethodNotAllowed(_) => (Status(405), Cow::Borrowed(METHOD_NOT_ALLOWED)),
+            Self::PreconditionFailed => (Status(412), Cow::Borrowed(PRECONDITION_FAILED)),
+            Self::DocumentUnreadable => {
+                (Status(500), message_body("error", "the document cannot be read again"))
+            }
         }
-    }
-
-    /// 404: no such path.
-    pub(super) fn refuse_path(&mut self, desk: &mut Scratch) {
-        self.vary(desk);
-        self.send(desk, Status(404), Some(ContentType::Json), Body::Copy(NOT_FOUND));
-    }
-
-    /// `OPTIONS *`: what the server as a whole can do (RFC 9110 9.3.7).
-    pub(super) fn send_options(&mut self, desk: &mut Scratch) {
-        self.vary(desk);
-        desk.lines.extend_from_slice(b"allow: GET, HEAD, POST, OPTIONS\r\n");
-        self.send(desk, Status(200), None, Body::Empty);
-    }
-
-    /// 412: `If-Match` or `If-Unmodified-Since` names another representation (RFC 9110 15.5.13).
-    pub(super) fn refuse_precondition(&mut self, desk: &mut Scratch) {
-        self.send(desk, Status(412), Some(ContentType::Json), Body::Copy(PRECONDITION_FAILED));
-    }
-
-    /// 405, with those that the path has.
-    pub(super) fn refuse_method(&mut self, desk: &mut Scratch, methods: Methods) {
-        self.vary(desk);
-        desk.lines.extend_from_slice(methods.allow_line());
-        self.send(desk, Status(405), Some(ContentType::Json), Body::Copy(METHOD_NOT_ALLOWED));
-    }
-
-    /// 400 with a sentence that says what the body should be.
-    pub(super) fn refuse_shape(&mut self, desk: &mut Scratch, message: &str) {
-        self.vary(desk);
-        self.refuse(desk, Status(400), "bad_request", message);
-    }
-
-    /// Answers `{"status": ..., "message": ...}`. `Vary` is on the desk already.
-    pub(super) fn refuse(&mut self, desk: &mut Scratch, status: Status, name: &str, message: &str) {
-        let mut body = Vec::new();
-        body.extend_from_slice(b"{\"status\":");
-        write::string(name, &mut body);
-        body.extend_from_slice(b",\"message\":");
-        write::string(message, &mut body);
-        body.push(b'}');
-        self.send_json(desk, status, &body);
     }
 }
 
-/// Appends `repr` of a header value, which Python reads as Latin-1; of a long one the beginning.
+impl AccessError<'_> {
+    fn render(&self) -> (Status, Cow<'static, [u8]>) {
+        match self {
+            Self::KeyMissing => (Status(401), Cow::Borrowed(KEY_MISSING)),
+            Self::KeyUnknown(key) => {
+                let mut message = String::from("unknown key ");
+                python_repr(key, &mut message);
+                (Status(401), message_body("unauthorized", &message))
+            }
+            Self::NoDocument => (Status(502), Cow::Borrowed(NO_DOCUMENT)),
+            Self::KeyNotLoaded => (Status(502), Cow::Borrowed(KEY_NOT_LOADED)),
+        }
+    }
+}
+
+impl OfrepError {
+    fn body(&self) -> Vec<u8> {
+        let mut out = vec![b'{'];
+        if let Some(flag) = &self.flag {
+            out.extend_from_slice(b"\"key\":");
+            write::string(flag, &mut out);
+            out.push(b',');
+        }
+        out.extend_from_slice(b"\"errorCode\":");
+        write::string(self.code, &mut out);
+        out.extend_from_slice(b",\"errorDetails\":");
+        write::string(&self.details, &mut out);
+        if self.flag.is_some() {
+            // The Java provider reads the metadata before it checks the status (docs/sdks.md).
+            out.extend_from_slice(b",\"metadata\":{}");
+        }
+        out.push(b'}');
+        out
+    }
+}
+
+/// `{"status": ..., "message": ...}`.
+fn message_body(status: &str, message: &str) -> Cow<'static, [u8]> {
+    let mut body = b"{\"status\":".to_vec();
+    write::string(status, &mut body);
+    body.extend_from_slice(b",\"message\":");
+    write::string(message, &mut body);
+    body.push(b'}');
+    Cow::Owned(body)
+}
+
+/// Appends Python's `repr` of a header value, which Python decodes as Latin-1. Cut to `KEY_QUOTED_BYTES_MAX`.
 fn python_repr(value: &[u8], text: &mut String) {
     let (value, is_cut) = match value.get(..KEY_QUOTED_BYTES_MAX) {
         Some(beginning) if value.len() > KEY_QUOTED_BYTES_MAX => (beginning, true),
@@ -140,7 +186,7 @@ fn python_repr(value: &[u8], text: &mut String) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_key_is_quoted_as_python_does() {
+    fn quotes_keys_like_python_repr() {
         for (key, expected) in [
             (&b"nope"[..], "'nope'"),
             (b"", "''"),

@@ -1,83 +1,80 @@
-//! One exchange while it is answered: what its key opens, and how its answer is sent.
+//! One request and its response: which environment the key gives access to, and how the response is sent.
 //!
-//! In: a request's fields and the snapshot. Out: a document, or why the key opens none; then one whole
-//! response in [`ResponseWriter`], with the lines that say what caches and clients may do with it (RFC 9110
-//! 8.4, 12.5.5, 13; differences.md 22). Invariant: each exchange is answered once, here or in
-//! `refusal`; whatever depends on a field of the request is named in `Vary`.
+//! Each exchange gets exactly one response. It carries the caching headers of RFC 9110 8.4, 12.5.5 and 13
+//! (differences.md 22): whatever request field the response depends on is named in `Vary`.
 use std::time::SystemTime;
 
+use crate::engine::evaluate::EvaluationScratch;
 use crate::engine::program::Role;
-use crate::handlers::errors::AccessError;
+use crate::handlers::errors::{AccessError, ApiError};
+use crate::handlers::outcome::RequestOutcome;
+use crate::handlers::scratch::Scratch;
+use crate::handlers::settings::HandlerSettings;
+use crate::handlers::validators;
 use crate::handlers::validators::{EntityTag, Precondition};
-use crate::handlers::{HandlerSettings, RequestOutcome, Scratch, validators};
-use crate::http::compression::accepts_gzip;
-use crate::http::{Body, ContentType, Fields, ParseError, Request, ResponseContext, ResponseWriter, Status};
+use crate::http::compression::{Gzip, accepts_gzip};
+use crate::http::{Body, ContentType, Fields, Request, ResponseContext, ResponseWriter, Status};
+use crate::identity::IdentityError;
 use crate::limits::COMPRESS_BYTES_MIN;
 use crate::snapshot::environment::ReadyBody;
 use crate::snapshot::{Environment, Slot, Snapshot};
 
-/// A cache may keep the answer but must ask whether it still holds: a flag may change at any second.
+/// Caches may store the response but must revalidate it: a flag may change at any second.
 pub const NO_CACHE: &[u8] = b"cache-control: no-cache\r\n";
-/// The same for one caller's cache only: the document names identities and what only servers may see.
+/// The same for the client's own cache only: the response names identities, or what only servers may read.
 pub const PRIVATE_NO_CACHE: &[u8] = b"cache-control: private, no-cache\r\n";
 
-/// One exchange while it is answered.
 pub struct Exchange<'a> {
     pub settings: &'a HandlerSettings,
     pub snapshot: &'a Snapshot,
     pub now: SystemTime,
-    pub reply: ResponseContext,
+    pub context: ResponseContext,
     pub fields: Fields<'a>,
-    /// The answer names the origin, so caches must tell origins apart.
+    /// The response names the origin, so `Vary` must too.
     pub varies_by_origin: bool,
-    /// Read when it is first asked for.
+    /// `None` until it is first needed.
     accepts_gzip: Option<bool>,
+    pub scratch: &'a mut Scratch,
     pub output: &'a mut ResponseWriter,
     pub outcome: RequestOutcome,
 }
 
 impl<'a> Exchange<'a> {
-    /// An exchange of which nothing is known but the request.
     pub fn new(
         settings: &'a HandlerSettings,
         snapshot: &'a Snapshot,
         now: SystemTime,
         request: &Request<'a>,
+        scratch: &'a mut Scratch,
         output: &'a mut ResponseWriter,
     ) -> Self {
         Self {
             settings,
             snapshot,
             now,
-            reply: request.context(),
+            context: request.context(),
             fields: request.fields,
             varies_by_origin: false,
             accepts_gzip: None,
+            scratch,
             output,
             outcome: RequestOutcome::NONE,
         }
     }
 
-    /// What the request's key opens, and the document there.
+    /// The environment and the role of the request's key.
     pub fn open(&mut self) -> Result<(&'a Environment, Role), AccessError<'a>> {
         let key = self.fields.environment_key.ok_or(AccessError::KeyMissing)?;
-        let access = self.snapshot.access_at(key, self.now).ok_or_else(|| self.unknown(key))?;
-        let slot = self.snapshot.slots.get(access.slot).ok_or_else(|| self.unknown(key))?;
+        let access = self.snapshot.access_at(key, self.now).ok_or_else(|| self.unknown_key(key))?;
+        let slot = self.snapshot.slots.get(access.slot).ok_or_else(|| self.unknown_key(key))?;
         self.outcome.slot = Some(access.slot);
         self.outcome.role = Some(access.role);
         let environment = slot.environment.as_deref().ok_or(AccessError::NoDocument)?;
         Ok((environment, access.role))
     }
 
-    /// Why a key that is not in the snapshot opens nothing: it is wrong, or its source was not read
-    /// yet (differences.md 3). An empty key is always wrong.
-    pub fn unknown<'k>(&self, key: &'k [u8]) -> AccessError<'k> {
-        let is_known = self.snapshot.is_complete || key.is_empty();
-        if is_known { AccessError::KeyUnknown(key) } else { AccessError::KeyUnread }
-    }
-
-    /// As [`open`](Self::open), for what client-side keys must not see: those are as good as unknown
-    /// (differences.md 1).
+    /// As [`open`](Self::open), but for server-side keys only: a client-side key is treated like an unknown
+    /// one (differences.md 1).
     pub fn open_as_server(&mut self) -> Result<&'a Environment, AccessError<'a>> {
         let opened = self.open();
         match (self.outcome.role, self.fields.environment_key) {
@@ -86,126 +83,198 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// What the key names, with or without a document.
+    /// As [`open`](Self::open), with the key in any of the fields that OFREP clients use:
+    /// `X-Environment-Key`, `X-API-Key` or a bearer token.
+    pub fn open_with_any_key(&mut self) -> Result<(&'a Environment, Role), AccessError<'a>> {
+        let bearer = self.fields.authorization.and_then(|value| {
+            let (scheme, token) = value.split_at_checked(7)?;
+            scheme.eq_ignore_ascii_case(b"bearer ").then_some(token.trim_ascii())
+        });
+        self.fields.environment_key = self.fields.environment_key.or(self.fields.api_key).or(bearer);
+        self.open()
+    }
+
+    /// The slot of the key's environment, with or without a document.
     pub fn open_slot(&mut self) -> Result<&'a Slot, AccessError<'a>> {
         match self.open() {
             Ok(_) | Err(AccessError::NoDocument) => {}
-            Err(denied) => return Err(denied),
+            Err(error) => return Err(error),
         }
         self.outcome.slot.and_then(|slot| self.snapshot.slots.get(slot)).ok_or(AccessError::NoDocument)
     }
 
-    /// Whether the client takes gzip.
+    /// The error for a key that is not in the snapshot: the key is wrong, or its source was not read yet
+    /// (differences.md 3). An empty key is always wrong.
+    pub fn unknown_key<'k>(&self, key: &'k [u8]) -> AccessError<'k> {
+        let is_wrong = self.snapshot.is_complete || key.is_empty();
+        if is_wrong { AccessError::KeyUnknown(key) } else { AccessError::KeyNotLoaded }
+    }
+
     pub fn accepts_gzip(&mut self) -> bool {
         let field = self.fields.accept_encoding;
         *self.accepts_gzip.get_or_insert_with(|| accepts_gzip(field))
     }
 
-    /// `Vary` for an answer that no cache keeps: only what the middleware of the Python proxy says.
-    pub fn vary(&self, desk: &mut Scratch) {
+    /// Adds header lines, each with its line end.
+    pub fn add_headers(&mut self, lines: &[u8]) {
+        self.scratch.headers.extend_from_slice(lines);
+    }
+
+    /// Adds `Vary` to a response that caches do not store: the same field as the Python proxy's middleware.
+    pub fn vary(&mut self) {
         if self.varies_by_origin {
-            desk.lines.extend_from_slice(b"vary: Origin\r\n");
+            self.add_headers(b"vary: Origin\r\n");
         }
     }
 
-    /// `Vary` for an answer that a cache may keep: all that it depends on (RFC 9110 12.5.5).
-    pub fn vary_by_key(&self, desk: &mut Scratch) {
-        desk.lines.extend_from_slice(match self.varies_by_origin {
+    /// Adds `Vary` to a response that caches may store: everything that it depends on (RFC 9110 12.5.5).
+    pub fn vary_by_key(&mut self) {
+        self.add_headers(match self.varies_by_origin {
             true => b"vary: X-Environment-Key, Accept-Encoding, Origin\r\n",
             false => b"vary: X-Environment-Key, Accept-Encoding\r\n",
         });
     }
 
-    /// Writes the response; the lines on the desk go with it.
-    pub fn send(
-        &mut self,
-        desk: &Scratch,
-        status: Status,
-        content_type: Option<ContentType>,
-        body: Body<'_>,
-    ) {
+    /// Adds the headers of a response made from an environment's document: `Vary`, `Cache-Control` and dates.
+    pub fn add_document_headers(&mut self, environment: &Environment, cache_control: &[u8]) {
+        self.vary_by_key();
+        let Scratch { headers, date_headers, .. } = &mut *self.scratch;
+        headers.extend_from_slice(cache_control);
+        date_headers.append(environment.updated_at(), headers);
+    }
+
+    /// Sends the response, with the headers added so far.
+    pub fn send(&mut self, status: Status, content_type: Option<ContentType>, body: Body<'_>) {
         self.outcome.status = status.0;
-        self.output.respond(self.reply, status, content_type, &desk.lines, body);
+        self.output.respond(self.context, status, content_type, &self.scratch.headers, body);
     }
 
-    /// Refuses the coding or the size of a body.
-    pub fn reject(&mut self, desk: &mut Scratch, reject: ParseError) {
-        self.vary(desk);
-        self.reply.keep_alive &= !reject.closes();
-        self.outcome.reject = Some(reject);
-        self.send(desk, reject.status(), Some(ContentType::Json), Body::Copy(reject.body()));
+    /// Sends JSON that `write` appends to the output, uncompressed and without a copy.
+    pub fn send_with(&mut self, status: Status, write: impl FnOnce(&mut EvaluationScratch, &mut Vec<u8>)) {
+        self.outcome.status = status.0;
+        let Scratch { headers, evaluation, .. } = &mut *self.scratch;
+        self.output.respond_with(self.context, status, Some(ContentType::Json), headers, |out| {
+            write(evaluation, out);
+        });
     }
 
-    /// Sends JSON that no cache keeps, compressed if that is worth it. `Vary` has then a line more.
-    pub fn send_json(&mut self, desk: &mut Scratch, status: Status, body: &[u8]) {
-        if body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip() {
-            desk.lines.extend_from_slice(b"vary: Accept-Encoding\r\n");
-        }
-        self.send_compressible(desk, status, body);
+    /// Sends a JSON body made for this request, compressed if that makes it smaller.
+    pub fn send_compressible(&mut self, status: Status, body: &[u8]) {
+        let compresses = body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip();
+        let Scratch { headers, compressed, gzip, .. } = &mut *self.scratch;
+        let body = if compresses { compress(body, gzip, compressed, headers) } else { body };
+        self.outcome.status = status.0;
+        self.output.respond(self.context, status, Some(ContentType::Json), headers, Body::Copy(body));
     }
 
-    /// Sends a body made for this request, compressed if that is worth it.
-    pub fn send_compressible(&mut self, desk: &mut Scratch, status: Status, body: &[u8]) {
-        if body.len() < COMPRESS_BYTES_MIN || !self.accepts_gzip() {
-            return self.send(desk, status, Some(ContentType::Json), Body::Copy(body));
-        }
-        let mut compressed = std::mem::take(&mut desk.compressed);
-        compressed.clear();
-        let mut body = body;
-        if desk.gzip.compress(body, &mut compressed) {
-            desk.lines.extend_from_slice(b"content-encoding: gzip\r\n");
-            body = &compressed;
-        }
-        self.send(desk, status, Some(ContentType::Json), Body::Copy(body));
-        desk.compressed = compressed;
+    /// As [`send_compressible`](Self::send_compressible), for the body in the scratch buffer.
+    pub fn send_scratch_body(&mut self, status: Status) {
+        let compresses = self.scratch.body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip();
+        let Scratch { headers, body, compressed, gzip, .. } = &mut *self.scratch;
+        let body = if compresses { compress(body, gzip, compressed, headers) } else { &*body };
+        self.outcome.status = status.0;
+        self.output.respond(self.context, status, Some(ContentType::Json), headers, Body::Copy(body));
     }
 
-    /// Sends a body that is ready, or 304 if the client has it.
+    /// Sends a body that was rendered in advance, or 304 if the client has it.
     pub fn send_ready(
         &mut self,
-        desk: &mut Scratch,
         environment: &Environment,
         ready: &ReadyBody,
         cache_control: &[u8],
-    ) {
+    ) -> Result<(), ApiError<'a>> {
         let gzip = ready.gzip.as_ref().filter(|_| self.accepts_gzip());
-        self.vary_by_key(desk);
-        desk.lines.extend_from_slice(cache_control);
-        desk.dated.append(environment.updated_at(), &mut desk.lines);
+        self.add_document_headers(environment, cache_control);
         let etag = EntityTag::new(&ready.etag, gzip.is_some());
-        etag.append(&mut desk.lines);
-        if self.send_unless_wanted(desk, Some(etag), environment.own_time()) {
-            return;
+        etag.append(&mut self.scratch.headers);
+        if self.is_not_modified(Some(etag), environment.own_time())? {
+            return Ok(());
         }
         if gzip.is_some() {
-            desk.lines.extend_from_slice(b"content-encoding: gzip\r\n");
+            self.add_headers(b"content-encoding: gzip\r\n");
         }
         let body = gzip.unwrap_or(&ready.plain);
-        self.send(desk, Status(200), Some(ContentType::Json), Body::Ready(body));
+        self.send(Status(200), Some(ContentType::Json), Body::Ready(body));
+        Ok(())
     }
 
-    /// Sends a part of a ready body, which has a date but no entity tag of its own.
-    pub fn send_dated(&mut self, desk: &mut Scratch, environment: &Environment, body: &[u8]) {
-        self.vary_by_key(desk);
-        desk.lines.extend_from_slice(NO_CACHE);
-        desk.dated.append(environment.updated_at(), &mut desk.lines);
-        if !self.send_unless_wanted(desk, None, environment.own_time()) {
-            self.send_compressible(desk, Status(200), body);
+    /// Sends a part of a rendered body, which has dates but no entity tag, or 304 if the client has it.
+    pub fn send_dated(&mut self, environment: &Environment, body: &[u8]) -> Result<(), ApiError<'a>> {
+        self.add_document_headers(environment, NO_CACHE);
+        if !self.is_not_modified(None, environment.own_time())? {
+            self.send_compressible(Status(200), body);
         }
+        Ok(())
     }
 
-    /// Sends 304 or 412 where the request's conditions ask for it; false: the body is to be sent.
-    pub fn send_unless_wanted(
+    /// Evaluates the request's preconditions. `true`: 304 was sent. `false`: the caller sends the body.
+    pub fn is_not_modified(
         &mut self,
-        desk: &mut Scratch,
         etag: Option<EntityTag<'_>>,
         own_time: Option<f64>,
-    ) -> bool {
+    ) -> Result<bool, ApiError<'a>> {
         match validators::evaluate(&self.fields, etag, own_time) {
-            Precondition::Send => return false,
-            Precondition::NotModified => self.send(desk, Status(304), None, Body::Empty),
-            Precondition::Failed => self.refuse_precondition(desk),
+            Precondition::Send => Ok(false),
+            Precondition::NotModified => {
+                self.send(Status(304), None, Body::Empty);
+                Ok(true)
+            }
+            Precondition::Failed => Err(ApiError::PreconditionFailed),
         }
-        true
     }
+
+    /// `OPTIONS *`: what the server as a whole supports (RFC 9110 9.3.7).
+    pub fn send_options(&mut self) {
+        self.vary();
+        self.add_headers(b"allow: GET, HEAD, POST, OPTIONS\r\n");
+        self.send(Status(200), None, Body::Empty);
+    }
+
+    /// Sends an error response. The only place that turns an error into a response.
+    pub fn send_error(&mut self, error: &ApiError<'_>) {
+        if let ApiError::Identity(IdentityError::Unwritable(_)) = error
+            && let Err(access) = self.open()
+        {
+            // The Python proxy checks the key before it fails on such text (differences.md 29).
+            return self.send_error(&ApiError::Access(access));
+        }
+        match error {
+            // The handler has added `Vary`, as for the response that a cache may store.
+            ApiError::PreconditionFailed | ApiError::FeatureNotFound(_) => {}
+            ApiError::MethodNotAllowed(methods) => {
+                self.vary();
+                self.add_headers(methods.allow_line());
+            }
+            ApiError::Body(reason) => {
+                self.vary();
+                self.context.keep_alive &= !reason.closes();
+                self.outcome.reject = Some(*reason);
+            }
+            ApiError::Identity(IdentityError::Invalid(detail) | IdentityError::Unwritable(detail)) => {
+                self.vary();
+                self.outcome.errors_truncated = detail.is_cut;
+            }
+            _ => self.vary(),
+        }
+        let (status, body) = error.render();
+        if body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip() {
+            self.add_headers(b"vary: Accept-Encoding\r\n");
+        }
+        self.send_compressible(status, &body);
+    }
+}
+
+/// Compresses `body` and adds `Content-Encoding`. Returns `body` itself if gzip does not make it smaller.
+fn compress<'b>(
+    body: &'b [u8],
+    gzip: &mut Gzip,
+    compressed: &'b mut Vec<u8>,
+    headers: &mut Vec<u8>,
+) -> &'b [u8] {
+    compressed.clear();
+    if !gzip.compress(body, compressed) {
+        return body;
+    }
+    headers.extend_from_slice(b"content-encoding: gzip\r\n");
+    compressed
 }

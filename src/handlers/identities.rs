@@ -1,15 +1,17 @@
 //! `identities/`: the flags of one identity.
 //!
-//! In: identifier and traits from the body or the query. Out: both echoed, and the flags as
-//! evaluated for them. Invariant: the shape of the request is judged before its key, as in the
-//! Python proxy; all traits are echoed, duplicates too. No entity tag and no 304: an identity
-//! override may change without moving the document's date (compatibility.md 4.1).
-use crate::engine::evaluate::{Identity, evaluate, evaluate_next, evaluate_without_overrides};
+//! The shape of the request is validated before its key, as in the Python proxy. All traits are echoed,
+//! duplicates included. There is no entity tag and no 304: an identity override may change without a change
+//! of the document's date (compatibility.md 4.1).
+use crate::engine::evaluate::{
+    EvaluationScratch, Identity, evaluate, evaluate_next, evaluate_without_overrides,
+};
 use crate::engine::program::Role;
 use crate::engine::render;
-use crate::handlers::exchange::PRIVATE_NO_CACHE;
-use crate::handlers::{Exchange, Scratch};
-use crate::http::{ContentType, Status};
+use crate::handlers::errors::ApiError;
+use crate::handlers::exchange::{Exchange, PRIVATE_NO_CACHE};
+use crate::handlers::scratch::Scratch;
+use crate::http::Status;
 use crate::identity::{
     IdentityError, IdentityReader, ParsedIdentity, echo, query, transient, validation_errors,
 };
@@ -17,95 +19,71 @@ use crate::json::write;
 use crate::python::json::PyValue;
 use crate::snapshot::Environment;
 
-/// What the query of a request asks for.
+/// How an identity is evaluated.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Selection<'q> {
+pub struct Selection<'q> {
     /// Only this flag.
     pub feature: Option<&'q str>,
-    /// A transient identity in a query has no overrides in core, whatever its identifier (differences.md 45).
+    /// `?transient=`: as in Flagsmith core, no identity overrides apply (differences.md 45).
     pub is_transient: bool,
-    /// Not the first identity of its request: it is evaluated with what is left of the request's budget.
+    /// Not the first identity of its request: evaluated with the rest of the request's budget.
     pub is_further: bool,
 }
 
-pub(super) fn post(
-    exchange: &mut Exchange<'_>,
+pub fn post<'a>(
+    exchange: &mut Exchange<'a>,
     body: &mut [u8],
     reader: &mut IdentityReader,
-    desk: &mut Scratch,
-) {
+) -> Result<(), ApiError<'a>> {
     let content_type = exchange.fields.content_type;
-    reader.read(body, content_type, |sent| match sent {
-        Ok(sent) => respond(exchange, &sent, Selection::default(), desk),
-        Err(refusal) => exchange.send_refusal(desk, &refusal),
-    });
+    reader.read(body, content_type, |parsed| respond(exchange, &parsed?, Selection::default()))
 }
 
-/// What a body is refused for.
-pub(super) fn judge(body: PyValue<'_>) -> Result<(), IdentityError> {
+/// Validates a body.
+pub fn validate(body: PyValue<'_>) -> Result<(), IdentityError> {
     validation_errors::identity(body).map(drop)
 }
 
-pub(super) fn get(exchange: &mut Exchange<'_>, query: &[u8], desk: &mut Scratch) {
+pub fn get<'a>(exchange: &mut Exchange<'a>, query: &[u8]) -> Result<(), ApiError<'a>> {
     let identifier = query::parameter(query, "identifier");
-    if let Err(refusal) = validation_errors::query_identifier(identifier.as_deref()) {
-        return exchange.send_refusal(desk, &refusal);
-    }
+    validation_errors::query_identifier(identifier.as_deref())?;
     let identifier = identifier.unwrap_or_default();
     let feature = query::parameter(query, "feature").filter(|feature| !feature.is_empty());
-    // As in core, any text will do: `false` and `0` too.
+    // As in Flagsmith core, any text means yes, `false` and `0` included.
     let is_transient = query::parameter(query, "transient").is_some_and(|value| !value.is_empty());
     let identity = Identity { identifier: &identifier, traits: &[] };
-    let sent = ParsedIdentity { identity, echo: None, is_anonymous: false };
-    respond(
-        exchange,
-        &sent,
-        Selection { feature: feature.as_deref(), is_transient, is_further: false },
-        desk,
-    );
+    let parsed = ParsedIdentity { identity, echo: None, is_anonymous: false };
+    let selection = Selection { feature: feature.as_deref(), is_transient, is_further: false };
+    respond(exchange, &parsed, selection)
 }
 
-fn respond(
-    exchange: &mut Exchange<'_>,
-    sent: &ParsedIdentity<'_>,
+fn respond<'a>(
+    exchange: &mut Exchange<'a>,
+    parsed: &ParsedIdentity<'_>,
     selection: Selection<'_>,
-    desk: &mut Scratch,
-) {
-    let (environment, role) = match exchange.open() {
-        Ok(opened) => opened,
-        Err(denied) => return exchange.deny(desk, denied),
-    };
-    head(exchange, environment, desk);
+) -> Result<(), ApiError<'a>> {
+    let (environment, role) = exchange.open()?;
+    exchange.add_document_headers(environment, PRIVATE_NO_CACHE);
     if exchange.accepts_gzip() {
-        let mut body = std::mem::take(&mut desk.body);
+        let Scratch { evaluation, body, .. } = &mut *exchange.scratch;
         body.clear();
-        evaluate_into(environment, role, sent, selection, desk, &mut body);
-        exchange.send_compressible(desk, Status(200), &body);
-        desk.body = body;
-        return;
+        evaluate_into(environment, role, parsed, selection, evaluation, body);
+        exchange.send_scratch_body(Status(200));
+    } else {
+        exchange.send_with(Status(200), |evaluation, out| {
+            evaluate_into(environment, role, parsed, selection, evaluation, out);
+        });
     }
-    exchange.outcome.status = 200;
-    let lines = std::mem::take(&mut desk.lines);
-    exchange.output.respond_with(exchange.reply, Status(200), Some(ContentType::Json), &lines, |out| {
-        evaluate_into(environment, role, sent, selection, desk, out);
-    });
-    desk.lines = lines;
+    Ok(())
 }
 
-/// Puts the fields of an answer with identities on the desk.
-pub(super) fn head(exchange: &Exchange<'_>, environment: &Environment, desk: &mut Scratch) {
-    exchange.vary_by_key(desk);
-    desk.lines.extend_from_slice(PRIVATE_NO_CACHE);
-    desk.dated.append(environment.updated_at(), &mut desk.lines);
-}
-
-/// Evaluates one identity and appends its answer.
-pub(super) fn evaluate_into(
+/// Evaluates one identity and appends its JSON object.
+pub fn evaluate_into(
     environment: &Environment,
     role: Role,
-    sent: &ParsedIdentity<'_>,
+    parsed: &ParsedIdentity<'_>,
     selection: Selection<'_>,
-    desk: &mut Scratch,
+    evaluation: &mut EvaluationScratch,
     out: &mut Vec<u8>,
 ) {
     let evaluate = match selection {
@@ -113,32 +91,26 @@ pub(super) fn evaluate_into(
         Selection { is_transient: true, .. } => evaluate_without_overrides,
         _ => evaluate,
     };
-    if sent.is_anonymous && drops_traits(environment, role) {
-        // The identifier must not be made from traits that do not count (differences.md 44).
+    if parsed.is_anonymous && drops_traits(environment, role) {
+        // The identifier must not depend on traits that are ignored (differences.md 44).
         let identifier = transient::identifier(&[]);
         let identity = Identity { identifier: &identifier, traits: &[] };
-        evaluate(environment.program(), &identity, &mut desk.scratch);
-        return write(
-            environment,
-            role,
-            &ParsedIdentity { identity, echo: None, ..*sent },
-            selection.feature,
-            desk,
-            out,
-        );
+        evaluate(environment.program(), &identity, evaluation);
+        let parsed = ParsedIdentity { identity, echo: None, ..*parsed };
+        return write(environment, role, &parsed, selection.feature, evaluation, out);
     }
-    let identity = seen(environment, role, &sent.identity);
-    evaluate(environment.program(), &identity, &mut desk.scratch);
-    write(environment, role, sent, selection.feature, desk, out);
+    let identity = trusted_identity(environment, role, &parsed.identity);
+    evaluate(environment.program(), &identity, evaluation);
+    write(environment, role, parsed, selection.feature, evaluation, out);
 }
 
-/// Traits that come with this key do not count (differences.md 11).
+/// Whether traits sent with this key are ignored (differences.md 11).
 fn drops_traits(environment: &Environment, role: Role) -> bool {
     role == Role::Client && !environment.allow_client_traits()
 }
 
-/// The identity that is evaluated: a browser's traits may not count.
-pub(super) fn seen<'a>(environment: &Environment, role: Role, identity: &Identity<'a>) -> Identity<'a> {
+/// The identity to evaluate: without its traits if those sent with this key are ignored.
+pub fn trusted_identity<'a>(environment: &Environment, role: Role, identity: &Identity<'a>) -> Identity<'a> {
     match drops_traits(environment, role) {
         true => Identity { traits: &[], ..*identity },
         false => *identity,
@@ -148,20 +120,20 @@ pub(super) fn seen<'a>(environment: &Environment, role: Role, identity: &Identit
 fn write(
     environment: &Environment,
     role: Role,
-    sent: &ParsedIdentity<'_>,
+    parsed: &ParsedIdentity<'_>,
     feature: Option<&str>,
-    desk: &Scratch,
+    evaluation: &EvaluationScratch,
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(b"{\"identifier\":");
-    write::string(sent.identity.identifier, out);
+    write::string(parsed.identity.identifier, out);
     out.extend_from_slice(b",\"traits\":[");
-    match sent.echo {
+    match parsed.echo {
         _ if environment.hide_sensitive_data() => {}
         Some(echo) => out.extend_from_slice(echo.as_bytes()),
-        None => echo::write_all(sent.identity.traits, out),
+        None => echo::write_all(parsed.identity.traits, out),
     }
     out.extend_from_slice(b"],\"flags\":");
-    render::write(environment.program(), role, &desk.scratch, feature, out);
+    render::write(environment.program(), role, evaluation, feature, out);
     out.push(b'}');
 }

@@ -1,21 +1,22 @@
-//! OpenFeature's Remote Evaluation Protocol, version 0.3.0: one flag, or all of them.
+//! OpenFeature Remote Evaluation Protocol (OFREP) 0.3.0: one flag, or all flags.
 //!
-//! In: a context, whose `targetingKey` is the identifier and whose other plain members are
-//! traits; the key as `X-Environment-Key`, `X-API-Key` or a bearer token. Out: value, reason,
-//! variant, metadata. A flag without a value of its own is boolean, its value is whether it is enabled; a
-//! disabled flag with a value has none here, so that the application's default counts.
-//! Invariant: the same evaluation as `POST identities/`, in other words; lists and objects in a
-//! context are not traits. All flags at once carry an entity tag over what was answered.
+//! The context's `targetingKey` is the identifier; its other members are traits, except lists and objects.
+//! The result is that of `POST identities/`. A flag without a value is a boolean, true if it is enabled; a
+//! disabled flag with a value is sent without one, so that the application uses its own default. The response
+//! for all flags has an entity tag computed from its body.
+use std::borrow::Cow;
+
 use sha2::{Digest, Sha256};
 
 use crate::engine::document::raw_json;
-use crate::engine::evaluate::{Identity, Trait, TraitValue, evaluate};
+use crate::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, evaluate};
 use crate::engine::program::Role;
 use crate::engine::render::{Flag, results};
-use crate::handlers::exchange::PRIVATE_NO_CACHE;
-use crate::handlers::identities::seen;
+use crate::handlers::errors::{ApiError, OfrepError};
+use crate::handlers::exchange::{Exchange, PRIVATE_NO_CACHE};
+use crate::handlers::identities::trusted_identity;
+use crate::handlers::scratch::Scratch;
 use crate::handlers::validators::EntityTag;
-use crate::handlers::{Exchange, Scratch};
 use crate::http::{Body, ContentType, Status};
 use crate::identity::errors::is_within_length;
 use crate::identity::validation_errors::{integer, json_value};
@@ -25,84 +26,74 @@ use crate::limits::COMPRESS_BYTES_MIN;
 use crate::python::json::PyValue;
 use crate::snapshot::Environment;
 
-/// Seconds of a hidden browser tab after which its stream should be closed: the protocol's own default.
+/// Seconds after which a client should close the stream of a hidden browser tab: the protocol's default.
 const INACTIVITY_SECONDS: &str = "120";
 
-/// What is wrong with a request, in OpenFeature's words.
-struct OfrepError {
-    code: &'static str,
-    details: &'static str,
-}
+/// Why a context is invalid: the protocol's `errorCode` and `errorDetails`.
+type ContextError = (&'static str, &'static str);
 
-const NOT_JSON: OfrepError = OfrepError { code: "PARSE_ERROR", details: "the body is not JSON" };
-const NO_CONTEXT: OfrepError = OfrepError {
-    code: "INVALID_CONTEXT",
-    details: "the body must be an object with an object named context",
-};
-const NO_TARGETING_KEY: OfrepError =
-    OfrepError { code: "TARGETING_KEY_MISSING", details: "the context has no targetingKey" };
-const VALUE_TOO_LONG: OfrepError =
-    OfrepError { code: "INVALID_CONTEXT", details: "a string of the context is longer than 2000 characters" };
-const TARGETING_KEY_TYPE: OfrepError =
-    OfrepError { code: "INVALID_CONTEXT", details: "the context's targetingKey must be a string" };
-
-const TARGETING_KEY_LENGTH: OfrepError = OfrepError {
-    code: "INVALID_CONTEXT",
-    details: "the context's targetingKey must have at most 2000 characters",
-};
+const NOT_JSON: ContextError = ("PARSE_ERROR", "the body is not JSON");
+const NO_CONTEXT: ContextError =
+    ("INVALID_CONTEXT", "the body must be an object with an object named context");
+const NO_TARGETING_KEY: ContextError = ("TARGETING_KEY_MISSING", "the context has no targetingKey");
+const VALUE_TOO_LONG: ContextError =
+    ("INVALID_CONTEXT", "a string of the context is longer than 2000 characters");
+const TARGETING_KEY_TYPE: ContextError = ("INVALID_CONTEXT", "the context's targetingKey must be a string");
+const TARGETING_KEY_LENGTH: ContextError =
+    ("INVALID_CONTEXT", "the context's targetingKey must have at most 2000 characters");
 
 /// `POST /ofrep/v1/evaluate/flags/{key}`.
-pub fn one(exchange: &mut Exchange<'_>, flag: &[u8], body: &[u8], desk: &mut Scratch) {
-    let (environment, role) = match exchange.open_with_any_key() {
-        Ok(opened) => opened,
-        Err(denied) => return exchange.deny(desk, denied),
-    };
+pub fn evaluate_one<'a>(exchange: &mut Exchange<'a>, flag: &[u8], body: &[u8]) -> Result<(), ApiError<'a>> {
+    let (environment, role) = exchange.open_with_any_key()?;
     let flag = String::from_utf8_lossy(flag);
-    let mut answer = Vec::new();
-    exchange.vary(desk);
-    let evaluated = with_identity(body, |identity| {
-        evaluate(environment.program(), &seen(environment, role, identity), &mut desk.scratch);
-        results(environment.program(), role, &desk.scratch)
-            .find(|found| found.name == flag)
-            .map(|found| write(&found, &mut answer))
+    let evaluation = &mut exchange.scratch.evaluation;
+    let mut result = Vec::new();
+    let found = with_identity(body, |identity| {
+        evaluate(environment.program(), &trusted_identity(environment, role, identity), evaluation);
+        let mut flags = results(environment.program(), role, evaluation);
+        flags.find(|found| found.name == flag).map(|found| write(&found, &mut result))
     });
-    let (status, failure) = match evaluated {
-        Ok(Some(())) => (200, None),
-        Ok(None) => (404, Some(("FLAG_NOT_FOUND", format!("Flag '{flag}' was not found")))),
-        Err(failure) => (400, Some((failure.code, failure.details.to_owned()))),
+    let (status, code, details) = match found {
+        Ok(Some(())) => {
+            exchange.vary();
+            exchange.send(Status(200), Some(ContentType::Json), Body::Copy(&result));
+            return Ok(());
+        }
+        Ok(None) => (404, "FLAG_NOT_FOUND", Cow::Owned(format!("Flag '{flag}' was not found"))),
+        Err((code, details)) => (400, code, Cow::Borrowed(details)),
     };
-    if let Some((code, details)) = failure {
-        answer.clear();
-        write_failure(Some(&flag), code, &details, &mut answer);
-    }
-    exchange.send(desk, Status(status), Some(ContentType::Json), Body::Copy(&answer));
+    Err(OfrepError { status: Status(status), flag: Some(flag.into_owned()), code, details }.into())
 }
 
 /// `POST /ofrep/v1/evaluate/flags`.
-pub fn all(exchange: &mut Exchange<'_>, body: &[u8], desk: &mut Scratch) {
-    let (environment, role) = match exchange.open_with_any_key() {
-        Ok(opened) => opened,
-        Err(denied) => return exchange.deny(desk, denied),
-    };
-    let mut answer = std::mem::take(&mut desk.body);
-    answer.clear();
-    let evaluated = with_identity(body, |identity| {
-        evaluate(environment.program(), &seen(environment, role, identity), &mut desk.scratch);
-        write_all(environment, role, desk, &mut answer);
-    });
-    match evaluated {
-        Ok(()) => exchange.send_tagged(desk, &answer),
-        Err(failure) => {
-            write_failure(None, failure.code, failure.details, &mut answer);
-            exchange.vary(desk);
-            exchange.send(desk, Status(400), Some(ContentType::Json), Body::Copy(&answer));
-        }
+pub fn evaluate_all<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError<'a>> {
+    let (environment, role) = exchange.open_with_any_key()?;
+    let Scratch { evaluation, body: out, .. } = &mut *exchange.scratch;
+    out.clear();
+    with_identity(body, |identity| {
+        evaluate(environment.program(), &trusted_identity(environment, role, identity), evaluation);
+        write_all(environment, role, evaluation, out);
+    })
+    .map_err(|(code, details)| OfrepError {
+        status: Status(400),
+        flag: None,
+        code,
+        details: details.into(),
+    })?;
+    let etag = format!("\"{}\"", hex(&Sha256::digest(&exchange.scratch.body)[..12]));
+    let is_gzip = exchange.scratch.body.len() >= COMPRESS_BYTES_MIN && exchange.accepts_gzip();
+    let etag = EntityTag::new(&etag, is_gzip);
+    exchange.vary_by_key();
+    exchange.add_headers(PRIVATE_NO_CACHE);
+    etag.append(&mut exchange.scratch.headers);
+    if !exchange.is_not_modified(Some(etag), None)? {
+        exchange.send_scratch_body(Status(200));
     }
-    desk.body = answer;
+    Ok(())
 }
 
-/// Reads the context and hands the identity in it to `then`.
-fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Result<R, OfrepError> {
+/// Parses the context and calls `then` with its identity.
+fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Result<R, ContextError> {
     let body = json_value(body).map_err(|_| NOT_JSON)?;
     let PyValue::Dict(body) = body.root() else { return Err(NO_CONTEXT) };
     let Some(PyValue::Dict(context)) = body.get("context") else { return Err(NO_CONTEXT) };
@@ -116,7 +107,7 @@ fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Resul
     }
     let mut traits = Vec::new();
     for (name, value) in context.members() {
-        match plain(value) {
+        match trait_value(value) {
             Some(TraitValue::Text(text)) if name != "targetingKey" && !is_within_length(text) => {
                 return Err(VALUE_TOO_LONG);
             }
@@ -127,7 +118,8 @@ fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Resul
     Ok(then(&Identity { identifier, traits: &traits }))
 }
 
-fn plain(value: PyValue<'_>) -> Option<TraitValue<'_>> {
+/// `None` for a list or an object.
+fn trait_value(value: PyValue<'_>) -> Option<TraitValue<'_>> {
     Some(match value {
         PyValue::Null => TraitValue::Null,
         PyValue::Bool(value) => TraitValue::Bool(value),
@@ -138,9 +130,9 @@ fn plain(value: PyValue<'_>) -> Option<TraitValue<'_>> {
     })
 }
 
-fn write_all(environment: &Environment, role: Role, desk: &Scratch, out: &mut Vec<u8>) {
+fn write_all(environment: &Environment, role: Role, evaluation: &EvaluationScratch, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"flags\":[");
-    for (index, flag) in results(environment.program(), role, &desk.scratch).enumerate() {
+    for (index, flag) in results(environment.program(), role, evaluation).enumerate() {
         if index > 0 {
             out.push(b',');
         }
@@ -160,7 +152,7 @@ fn write(flag: &Flag<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"key\":");
     write::string(flag.name, out);
     out.extend_from_slice(b",\"reason\":\"");
-    // What comes after the semicolon names segments and weights, which are not for this protocol.
+    // The text after the semicolon names segments and weights, which OFREP clients must not read.
     let reason = flag.reason.split(';').next().unwrap_or_default();
     out.extend_from_slice(if is_enabled { reason.as_bytes() } else { b"DISABLED" });
     out.push(b'"');
@@ -186,20 +178,20 @@ fn write(flag: &Flag<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"}}");
 }
 
-/// The protocol's variant is optional, but the Python and Ruby providers fail without one and then serve
-/// the default of the code, so that every flag has one (docs/sdks.md).
+/// The variant is optional in the protocol, but without one the Python and Ruby providers fail and return
+/// the application's default, so every flag has one (docs/sdks.md).
 fn write_variant(flag: &Flag<'_>, out: &mut Vec<u8>) {
     match flag.variant {
         "null" if flag.has_variants => out.extend_from_slice(b"\"control\""),
         "null" => out.extend_from_slice(b"\"default\""),
         text if text.starts_with('"') => out.extend_from_slice(text.as_bytes()),
-        // An option's key that is no text in the document.
+        // The document has a key that is not a string.
         other => write::string(other, out),
     }
 }
 
-/// Appends the members of `metadata.experiment` that the protocol can carry: its metadata is flat, and
-/// holds booleans, numbers and strings.
+/// Appends the members of `metadata.experiment` that the protocol allows: its metadata is flat and holds
+/// booleans, numbers and strings.
 fn write_experiment(metadata: &str, out: &mut Vec<u8>) {
     let at = raw_json::DocumentPath::ROOT;
     let experiment =
@@ -216,50 +208,5 @@ fn write_experiment(metadata: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b"\":");
         out.extend_from_slice(value.as_bytes());
-    }
-}
-
-fn write_failure(key: Option<&str>, code: &str, details: &str, out: &mut Vec<u8>) {
-    out.push(b'{');
-    if let Some(key) = key {
-        out.extend_from_slice(b"\"key\":");
-        write::string(key, out);
-        out.push(b',');
-    }
-    out.extend_from_slice(b"\"errorCode\":");
-    write::string(code, out);
-    out.extend_from_slice(b",\"errorDetails\":");
-    write::string(details, out);
-    if key.is_some() {
-        // The Java provider reads it before it looks at the status (docs/sdks.md).
-        out.extend_from_slice(b",\"metadata\":{}");
-    }
-    out.push(b'}');
-}
-
-impl<'a> Exchange<'a> {
-    /// As `open`, with the key in any of the protocol's places.
-    pub(super) fn open_with_any_key(
-        &mut self,
-    ) -> Result<(&'a Environment, Role), super::errors::AccessError<'a>> {
-        let bearer = self.fields.authorization.and_then(|value| {
-            let (scheme, token) = value.split_at_checked(7)?;
-            scheme.eq_ignore_ascii_case(b"bearer ").then_some(token.trim_ascii())
-        });
-        self.fields.environment_key = self.fields.environment_key.or(self.fields.api_key).or(bearer);
-        self.open()
-    }
-
-    /// Sends 200 with an entity tag over the body, or 304 if the client has it.
-    fn send_tagged(&mut self, desk: &mut Scratch, body: &[u8]) {
-        let etag = format!("\"{}\"", hex(&Sha256::digest(body)[..12]));
-        let is_gzip = body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip();
-        self.vary_by_key(desk);
-        desk.lines.extend_from_slice(PRIVATE_NO_CACHE);
-        let etag = EntityTag::new(&etag, is_gzip);
-        etag.append(&mut desk.lines);
-        if !self.send_unless_wanted(desk, Some(etag), None) {
-            self.send_compressible(desk, Status(200), body);
-        }
     }
 }

@@ -1,62 +1,60 @@
-//! Event streams: "the flags of this environment may have changed" (compatibility.md 1.5).
+//! Event streams that notify SDKs when the flags of an environment may have changed (compatibility.md 1.5).
 //!
-//! In: a client-side key in the path, and each new snapshot. Out: the head of a stream, then an
-//! event whenever the environment's time is another one. Two vocabularies on two paths, since
-//! Flagsmith's SDKs take any event as theirs: `environment_updated` with `updated_at`, and
-//! OpenFeature's `refetchEvaluation`. Invariant: the time is the one that answers carry as
-//! `x-flagsmith-document-updated-at`, always with a decimal point. A stream is open only while its key
-//! is valid, by the rule of every route. Who holds the socket is not known here; a [`StreamSubscription`] is
-//! all that is kept of a subscriber between two events.
+//! Flagsmith's SDKs react to any event, so they and OpenFeature's have separate paths: `environment_updated`
+//! with `updated_at`, and `refetchEvaluation`. The time is that of `x-flagsmith-document-updated-at`, always
+//! with a decimal point. A stream is open only while its key is valid, by the rule of every route. The socket
+//! belongs to the reactor; a [`StreamSubscription`] is all that is kept between two events.
 use std::io::Write;
 use std::time::SystemTime;
 
-use crate::handlers::{Exchange, Scratch};
+use crate::handlers::errors::ApiError;
+use crate::handlers::exchange::Exchange;
 use crate::http::response::{LAST_CHUNK, chunk};
 use crate::http::{ContentType, Status};
 use crate::snapshot::Snapshot;
 
-/// A comment: it keeps the connection from looking idle, and every client skips it.
+/// A comment, which clients ignore: it keeps the connection from looking idle.
 const KEEP_ALIVE: &[u8] = b":\n\n";
 
-/// What the SDKs' own service suggests (compatibility.md 1.5), milliseconds.
+/// The reconnection time that Flagsmith's own service sends (compatibility.md 1.5), in milliseconds.
 const RETRY: &[u8] = b"retry: 15000\n\n";
 
-/// In whose words a stream speaks.
+/// Which events a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamProtocol {
     Flagsmith,
     Ofrep,
 }
 
-/// One subscriber: the key it came with, and what it was told last.
+/// One subscriber: its key, and the last event sent to it.
 pub struct StreamSubscription {
-    /// As sent; it may be a server-side key, so it has no place in a log.
+    /// As sent. May be a server-side key, so it must not be logged.
     key: Box<[u8]>,
-    vocabulary: StreamProtocol,
-    /// HTTP/1.1: what is written is chunked.
+    protocol: StreamProtocol,
+    /// The client speaks HTTP/1.1, so the stream uses chunked transfer coding.
     is_chunked: bool,
-    told: Option<LastEvent>,
+    last_event: Option<LastEvent>,
 }
 
-/// Which state of an environment an event was of.
+/// The state of the environment that an event reported.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct LastEvent {
     updated_at: Option<f64>,
-    /// Only where the vocabulary has an event that is not of a time.
+    /// Set only for OFREP, whose events do not depend on the time.
     edition: Option<u64>,
 }
 
 impl StreamSubscription {
-    pub fn new(key: &[u8], vocabulary: StreamProtocol, is_chunked: bool) -> Self {
-        Self { key: key.into(), vocabulary, is_chunked, told: None }
+    pub fn new(key: &[u8], protocol: StreamProtocol, is_chunked: bool) -> Self {
+        Self { key: key.into(), protocol, is_chunked, last_event: None }
     }
 
-    /// Appends a comment, for a stream that was quiet for long.
+    /// Appends a comment, for a stream that has been idle.
     pub fn keep_alive(&self, out: &mut Vec<u8>) {
         self.write(out, |out| out.extend_from_slice(KEEP_ALIVE));
     }
 
-    /// What says that the stream is over, before the connection is closed.
+    /// The bytes that end the stream, to be sent before the connection is closed.
     pub fn end(&self) -> &'static [u8] {
         if self.is_chunked { LAST_CHUNK } else { b"" }
     }
@@ -65,40 +63,40 @@ impl StreamSubscription {
         if self.is_chunked { chunk(out, write) } else { write(out) }
     }
 
-    /// Whether the key still opens its environment: not after the environment was removed or the key
-    /// revoked, nor once the key has expired.
+    /// Whether the key is still valid: false after the environment was removed or the key was revoked or
+    /// has expired.
     pub fn is_valid(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
         snapshot.access_at(&self.key, now).is_some()
     }
 
-    /// Appends an event if the environment is another one than the subscriber was told of. Flagsmith's
-    /// SDKs go by the time alone; OpenFeature's do not, and an identity override may have changed
-    /// without moving it (compatibility.md 4.1). False: nothing to write.
+    /// Appends an event if the environment has changed since the last one. For Flagsmith's SDKs only the
+    /// time counts; for OpenFeature's the edition too, because an identity override may change without a
+    /// change of the time (compatibility.md 4.1). Returns whether an event was appended.
     pub fn catch_up(&mut self, snapshot: &Snapshot, out: &mut Vec<u8>) -> bool {
         let access = snapshot.access(&self.key);
         let slot = access.and_then(|access| snapshot.slots.get(access.slot));
         let Some(environment) = slot.and_then(|slot| slot.environment.as_deref()) else { return false };
         let updated_at = environment.updated_at().filter(|time| time.is_finite());
-        let edition = (self.vocabulary == StreamProtocol::Ofrep).then(|| environment.edition());
+        let edition = (self.protocol == StreamProtocol::Ofrep).then(|| environment.edition());
         let now = LastEvent { updated_at, edition };
-        if self.told == Some(now) || (updated_at, edition) == (None, None) {
+        if self.last_event == Some(now) || (updated_at, edition) == (None, None) {
             return false;
         }
-        self.told = Some(now);
-        self.write(out, |out| write_event(self.vocabulary, updated_at, out));
+        self.last_event = Some(now);
+        self.write(out, |out| write_event(self.protocol, updated_at, out));
         true
     }
 }
 
 impl std::fmt::Debug for StreamSubscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { vocabulary, is_chunked, told, .. } = self;
-        write!(f, "Subscription({vocabulary:?}, is_chunked: {is_chunked}, {told:?})")
+        let Self { protocol, is_chunked, last_event, .. } = self;
+        write!(f, "StreamSubscription({protocol:?}, is_chunked: {is_chunked}, {last_event:?})")
     }
 }
 
-fn write_event(vocabulary: StreamProtocol, updated_at: Option<f64>, out: &mut Vec<u8>) {
-    match vocabulary {
+fn write_event(protocol: StreamProtocol, updated_at: Option<f64>, out: &mut Vec<u8>) {
+    match protocol {
         StreamProtocol::Flagsmith => {
             out.extend_from_slice(b"event: environment_updated\ndata: {\"updated_at\": ");
             out.extend_from_slice(
@@ -108,7 +106,7 @@ fn write_event(vocabulary: StreamProtocol, updated_at: Option<f64>, out: &mut Ve
         StreamProtocol::Ofrep => {
             out.extend_from_slice(b"event: message\ndata: {\"type\":\"refetchEvaluation\"");
             if let Some(updated_at) = updated_at {
-                // Whole seconds, as its contract has it. Writing to a vector cannot fail.
+                // The protocol has whole seconds. Writing to a vector cannot fail.
                 let _ = write!(out, ",\"lastModified\":{}", updated_at.max(0.0) as u64);
             }
         }
@@ -116,32 +114,27 @@ fn write_event(vocabulary: StreamProtocol, updated_at: Option<f64>, out: &mut Ve
     out.extend_from_slice(b"}\n\n");
 }
 
-/// Answers with the head of a stream and the current time. `None`: refused, and answered so.
-pub(super) fn open(
-    exchange: &mut Exchange<'_>,
-    key: &[u8],
-    vocabulary: StreamProtocol,
-    desk: &mut Scratch,
-) -> Option<StreamSubscription> {
-    let Some(access) = exchange.snapshot.access_at(key, exchange.now) else {
-        let denied = exchange.unknown(key);
-        exchange.vary(desk);
-        exchange.deny(desk, denied);
-        return None;
-    };
+/// Sends the head of a stream and the current state. `None` for a HEAD request, which opens no stream.
+pub(super) fn open<'a>(
+    exchange: &mut Exchange<'a>,
+    key: &'a [u8],
+    protocol: StreamProtocol,
+) -> Result<Option<StreamSubscription>, ApiError<'a>> {
+    let access = exchange.snapshot.access_at(key, exchange.now).ok_or_else(|| exchange.unknown_key(key))?;
     exchange.outcome.slot = Some(access.slot);
     exchange.outcome.role = Some(access.role);
-    exchange.vary(desk);
-    desk.lines.extend_from_slice(b"cache-control: no-cache\r\nx-accel-buffering: no\r\n");
+    exchange.vary();
+    exchange.add_headers(b"cache-control: no-cache\r\nx-accel-buffering: no\r\n");
     exchange.outcome.status = 200;
-    exchange.output.begin_stream(exchange.reply, Status(200), ContentType::EventStream, &desk.lines);
-    if exchange.reply.head {
-        return None;
+    let headers = &exchange.scratch.headers;
+    exchange.output.begin_stream(exchange.context, Status(200), ContentType::EventStream, headers);
+    if exchange.context.head {
+        return Ok(None);
     }
-    let mut subscription = StreamSubscription::new(key, vocabulary, !exchange.reply.http_10);
+    let mut subscription = StreamSubscription::new(key, protocol, !exchange.context.http_10);
     subscription.write(&mut exchange.output.bytes, |out| out.extend_from_slice(RETRY));
     subscription.catch_up(exchange.snapshot, &mut exchange.output.bytes);
-    Some(subscription)
+    Ok(Some(subscription))
 }
 
 #[cfg(test)]
@@ -149,9 +142,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_written_as_the_sdks_read_them() {
+    fn writes_events_as_sdks_parse_them() {
         let time = Some(1_735_229_888.0);
-        for (vocabulary, time, expected) in [
+        for (protocol, time, expected) in [
             (
                 StreamProtocol::Flagsmith,
                 time,
@@ -165,7 +158,7 @@ mod tests {
             ),
         ] {
             let mut out = Vec::new();
-            write_event(vocabulary, time, &mut out);
+            write_event(protocol, time, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), expected);
         }
     }

@@ -1,16 +1,14 @@
-//! Validators: what lets a client, a cache or another proxy ask "is it still this?".
+//! Validators and preconditions: `ETag`, `Last-Modified`, and the responses 304 and 412 (RFC 9110 13).
 //!
-//! In: when the document changed, the body's entity tag, and the request's conditions. Out: the
-//! header lines of differences.md 22, and whether 304 or 412 is the answer (RFC 9110 13).
-//! Invariant: a tag wins over a date; a compressed body has its own tag, and only that names it.
-//! `no-cache` makes every cache ask again, since a flag may change at any second.
+//! An entity tag takes precedence over a date. A compressed body has an entity tag of its own. The headers
+//! are those of differences.md 22.
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::http::Fields;
 use crate::limits::YEAR_10000_SECONDS;
 
-/// The lines of the time that was written last: it is seldom another one.
+/// The date headers of a document, cached because consecutive requests mostly have the same date.
 #[derive(Debug, Default)]
 pub struct DateHeaders {
     updated_at: Option<f64>,
@@ -18,8 +16,8 @@ pub struct DateHeaders {
 }
 
 impl DateHeaders {
-    /// Appends when the document changed, as SDKs read it (seconds, with a decimal point) and as
-    /// caches do.
+    /// Appends the time of the document's last change: for SDKs in seconds with a decimal point, and for
+    /// caches as `Last-Modified`.
     pub fn append(&mut self, updated_at: Option<f64>, lines: &mut Vec<u8>) {
         if self.updated_at != updated_at {
             self.updated_at = updated_at;
@@ -41,11 +39,11 @@ fn write_updated_at(updated_at: Option<f64>, lines: &mut Vec<u8>) {
     }
 }
 
-/// The entity tag of the representation that is sent: a body and its compressed form have different ones
+/// The entity tag of the representation that is sent. A body and its compressed form have different tags
 /// (RFC 9110 8.8.3.3).
 #[derive(Clone, Copy, Debug)]
 pub struct EntityTag<'a> {
-    /// Of the plain body, with its quotes.
+    /// The tag of the uncompressed body, with its quotes.
     plain: &'a str,
     is_gzip: bool,
 }
@@ -55,7 +53,7 @@ impl<'a> EntityTag<'a> {
         Self { plain, is_gzip }
     }
 
-    /// Appends its header line.
+    /// Appends the `ETag` header line.
     pub fn append(self, lines: &mut Vec<u8>) {
         lines.extend_from_slice(b"etag: ");
         match self.plain.strip_suffix('"') {
@@ -68,8 +66,8 @@ impl<'a> EntityTag<'a> {
         lines.extend_from_slice(b"\r\n");
     }
 
-    /// Whether this quoted tag is the same, byte for byte.
-    fn is(self, quoted: &[u8]) -> bool {
+    /// Whether this quoted tag is equal, byte for byte.
+    fn equals(self, quoted: &[u8]) -> bool {
         match self.plain.strip_suffix('"') {
             Some(open) if self.is_gzip => quoted.strip_prefix(open.as_bytes()) == Some(b"-gzip\""),
             _ => quoted == self.plain.as_bytes(),
@@ -77,40 +75,40 @@ impl<'a> EntityTag<'a> {
     }
 }
 
-/// What the conditions of a request come to (RFC 9110 13.2.2).
+/// The result of a request's preconditions (RFC 9110 13.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precondition {
-    /// 200: the representation is sent.
+    /// 200: send the representation.
     Send,
     /// 304: the client has it.
     NotModified,
-    /// 412: it is not the one that the client asked for.
+    /// 412: the client requires another representation.
     Failed,
 }
 
-/// Evaluates the conditions of a request in the order of RFC 9110 13.2.2. A time that other answers had
-/// as well tells nothing: that is `None`, and so is the tag of a body that has none.
+/// Evaluates the preconditions of a request in the order of RFC 9110 13.2.2. `own_time` is `None` if another
+/// version of the document may have the same time, and `etag` if the body has no tag.
 pub fn evaluate(fields: &Fields<'_>, etag: Option<EntityTag<'_>>, own_time: Option<f64>) -> Precondition {
     if fields.has_precondition && !is_met(fields, etag, own_time) {
         return Precondition::Failed;
     }
     let is_not_modified = match fields.if_none_match {
-        Some(tags) => names(tags, etag, EtagComparison::Weak),
+        Some(tags) => matches(tags, etag, EtagComparison::Weak),
         None => fields.if_modified_since.is_some_and(|since| is_unchanged(since, own_time) == Some(true)),
     };
     if is_not_modified { Precondition::NotModified } else { Precondition::Send }
 }
 
-/// `If-Match`, and `If-Unmodified-Since` where there is none.
+/// `If-Match`, or without it `If-Unmodified-Since`.
 fn is_met(fields: &Fields<'_>, etag: Option<EntityTag<'_>>, own_time: Option<f64>) -> bool {
     match (fields.if_match, fields.if_unmodified_since) {
-        (Some(tags), _) => names(tags, etag, EtagComparison::Strong),
+        (Some(tags), _) => matches(tags, etag, EtagComparison::Strong),
         (None, Some(since)) => is_unchanged(since, own_time) != Some(false),
         (None, None) => true,
     }
 }
 
-/// Whether nothing changed after this date; `None` if one of the times is not known (RFC 9110 13.1.3).
+/// Whether nothing changed after this date. `None` if one of the times is unknown (RFC 9110 13.1.3).
 fn is_unchanged(since: &[u8], own_time: Option<f64>) -> Option<bool> {
     let since = httpdate::parse_http_date(std::str::from_utf8(since).ok()?).ok()?;
     Some(own_time.and_then(whole_seconds)? <= since)
@@ -119,25 +117,25 @@ fn is_unchanged(since: &[u8], own_time: Option<f64>) -> Option<bool> {
 /// How entity tags are compared (RFC 9110 8.8.3.2).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum EtagComparison {
-    /// `W/` makes no difference.
+    /// `W/` is ignored.
     Weak,
-    /// A weak tag equals none.
+    /// A weak tag never matches.
     Strong,
 }
 
-/// Whether a list of entity tags names this one. `*` names any.
-fn names(tags: &[u8], etag: Option<EntityTag<'_>>, comparison: EtagComparison) -> bool {
+/// Whether a list of entity tags contains this one. `*` matches any.
+fn matches(tags: &[u8], etag: Option<EntityTag<'_>>, comparison: EtagComparison) -> bool {
     tags.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|tag| {
         let quoted = match tag.strip_prefix(b"W/") {
             Some(_) if comparison == EtagComparison::Strong => return false,
             Some(quoted) => quoted,
             None => tag,
         };
-        tag == b"*" || etag.is_some_and(|etag| etag.is(quoted))
+        tag == b"*" || etag.is_some_and(|etag| etag.equals(quoted))
     })
 }
 
-/// The time of a float of seconds, cut to the second as HTTP dates are; none that they cannot tell.
+/// The time, truncated to seconds. `None` if an HTTP date cannot express it.
 fn whole_seconds(seconds: f64) -> Option<SystemTime> {
     let whole = (0.0..YEAR_10000_SECONDS as f64).contains(&seconds).then_some(seconds as u64)?;
     Some(UNIX_EPOCH + Duration::from_secs(whole))
@@ -151,7 +149,7 @@ mod tests {
     const GZIP: Option<EntityTag<'_>> = Some(EntityTag { plain: "\"a1\"", is_gzip: true });
 
     #[test]
-    fn a_tag_names_the_form_that_is_sent_and_no_other() {
+    fn etag_matches_only_the_coding_that_is_sent() {
         for (tags, plain, gzip, plain_strong) in [
             (&b"\"a1\""[..], true, false, true),
             (b"W/\"a1\"", true, false, false),
@@ -165,11 +163,11 @@ mod tests {
             (b"a1", false, false, false),
             (b"", false, false, false),
         ] {
-            assert_eq!(names(tags, PLAIN, EtagComparison::Weak), plain, "{tags:?}");
-            assert_eq!(names(tags, GZIP, EtagComparison::Weak), gzip, "{tags:?}");
-            assert_eq!(names(tags, PLAIN, EtagComparison::Strong), plain_strong, "{tags:?}");
+            assert_eq!(matches(tags, PLAIN, EtagComparison::Weak), plain, "{tags:?}");
+            assert_eq!(matches(tags, GZIP, EtagComparison::Weak), gzip, "{tags:?}");
+            assert_eq!(matches(tags, PLAIN, EtagComparison::Strong), plain_strong, "{tags:?}");
         }
-        assert!(names(b"*", None, EtagComparison::Weak) && !names(b"\"a1\"", None, EtagComparison::Weak));
+        assert!(matches(b"*", None, EtagComparison::Weak) && !matches(b"\"a1\"", None, EtagComparison::Weak));
         let mut lines = Vec::new();
         EntityTag::new("\"a1\"", false).append(&mut lines);
         EntityTag::new("\"a1\"", true).append(&mut lines);
@@ -177,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_counts_only_without_a_tag() {
+    fn etag_takes_precedence_over_a_date() {
         let changed = Some(784_111_777.5);
         let same = Some(&b"Sun, 06 Nov 1994 08:49:37 GMT"[..]);
         let fields = Fields { if_modified_since: same, ..Fields::default() };
@@ -188,9 +186,9 @@ mod tests {
         assert_eq!(evaluate(&fields, PLAIN, changed), Precondition::Send);
     }
 
-    /// RFC 9110 13.2.2: first If-Match, or If-Unmodified-Since where that is missing.
+    /// RFC 9110 13.2.2: first If-Match, or If-Unmodified-Since without it.
     #[test]
-    fn a_precondition_comes_first() {
+    fn preconditions_are_evaluated_first() {
         let (changed, later) = (Some(784_111_777.5), Some(784_111_778.0));
         let date = &b"Sun, 06 Nov 1994 08:49:37 GMT"[..];
         let with = |if_match, if_unmodified_since, if_none_match| Fields {
@@ -219,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_has_a_decimal_point_always() {
+    fn updated_at_always_has_a_decimal_point() {
         let mut dated = DateHeaders::default();
         for (time, second) in [(784_111_777.0, 37), (784_111_777.0, 37), (784_111_778.0, 38)] {
             let mut lines = Vec::new();

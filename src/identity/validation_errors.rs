@@ -45,10 +45,10 @@ pub fn json_value(original: &[u8]) -> Result<JsonDocument<'_>, IdentityError> {
     if original.is_empty() {
         return Ok(JsonDocument::null());
     }
-    loads(original).map_err(refusal_of)
+    loads(original).map_err(identity_error)
 }
 
-fn refusal_of(error: JsonError) -> IdentityError {
+fn identity_error(error: JsonError) -> IdentityError {
     match error {
         JsonError::Unreadable => IdentityError::Unreadable,
         JsonError::Decode { message, position } => json_invalid(message, position),
@@ -57,7 +57,7 @@ fn refusal_of(error: JsonError) -> IdentityError {
 
 /// Why a body is refused whatever follows its first bytes, by the model that `judge` is; `None` if that
 /// depends on the rest. A member that is sent again later counts as it is here.
-pub fn prefix_refusal(
+pub fn prefix_error(
     first: &[u8],
     is_json: bool,
     judge: fn(PyValue<'_>) -> Result<(), IdentityError>,
@@ -69,7 +69,7 @@ pub fn prefix_refusal(
     let document = match loads_prefix(first) {
         Ok(document) => document,
         Err(JsonError::Unreadable) => return None,
-        Err(error) => return Some(refusal_of(error)),
+        Err(error) => return Some(identity_error(error)),
     };
     // What is missing may follow, but for what is missing within the first of too many errors.
     judge(document.root()).err().filter(IdentityError::is_cut)

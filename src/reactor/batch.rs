@@ -97,7 +97,7 @@ impl Reactor {
         self.metrics.answered(Route::Unknown, reject.status().0);
         let mut output = ResponseWriter::default();
         output.set_date(SystemTime::now());
-        let lines = self.settings.borrow().refusal_lines(reader.error_fields(buffer).as_ref());
+        let lines = self.settings.borrow().cors_error_headers(reader.error_fields(buffer).as_ref());
         output.reject(reader.context(), reject, &lines);
         Batch { bytes: output.bytes, tail: None, next: Next::Close, subscription: None }
     }
@@ -156,7 +156,7 @@ impl BatchWriter<'_> {
         self.requests += 1;
         self.reactor.metrics.rejected(reject);
         self.reactor.metrics.answered(Route::Unknown, reject.status().0);
-        let lines = self.settings.refusal_lines(reader.error_fields(buffer).as_ref());
+        let lines = self.settings.cors_error_headers(reader.error_fields(buffer).as_ref());
         self.spine.output.reject(reader.context(), reject, &lines);
         if matches!(reject, ParseError::HeadTooLarge | ParseError::TargetTooLong) {
             self.reactor.log_large_head(reject);
@@ -179,17 +179,17 @@ impl BatchWriter<'_> {
         let answered = catch_unwind(AssertUnwindSafe(|| {
             #[cfg(test)]
             self.reactor.panic_if_asked(super::InjectedPanic::Request);
-            handlers::answer(settings, snapshot, now, &mut request, room, output)
+            handlers::handle(settings, snapshot, now, &mut request, room, output)
         }));
         let outcome = match answered {
             Ok(outcome) => outcome,
             Err(_) => {
                 self.reactor.log_request_panic();
                 // Whatever was left half done is forgotten with its buffers.
-                room.renew();
+                room.reset_after_panic();
                 output.bytes.truncate(before_bytes);
                 output.tail = None;
-                let lines = settings.refusal_lines(Some(&request.fields));
+                let lines = settings.cors_error_headers(Some(&request.fields));
                 output.reject(request.context(), ParseError::Internal, &lines);
                 RequestOutcome { status: 500, ..RequestOutcome::NONE }
             }

@@ -64,7 +64,8 @@ fn prepare(
 ) -> (WorkerOptions, Publisher, mpsc::Receiver<String>) {
     let config = configuration(driver, variables);
     let listener = bind(&config).expect("a free port").remove(0);
-    let mut publisher = Publisher::default();
+    let config = Arc::new(config);
+    let mut publisher = Publisher::new(config.clone());
     let inbox = publisher.connect().unwrap();
     let (lines, log) = mpsc::channel();
     let sink = Log::start_to(&config.logging, Lines(lines)).unwrap();
@@ -78,7 +79,7 @@ fn prepare(
         unix_socket: None,
         tls: None,
         inbox,
-        config: Arc::new(config),
+        config,
         log: sink,
         metrics: Arc::new(ReactorMetrics::new(core)),
         times: start_times,

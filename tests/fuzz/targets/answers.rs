@@ -134,7 +134,7 @@ impl House {
         output.set_date(self.now);
         output.is_alone = true;
         let outcome =
-            edge_proxy::handlers::answer(&self.settings, &self.snapshot, self.now, request, room, output);
+            edge_proxy::handlers::handle(&self.settings, &self.snapshot, self.now, request, room, output);
         let mut bytes = std::mem::take(&mut output.bytes);
         bytes.extend(output.tail.take().iter().flat_map(|tail| tail.iter()));
         (outcome, bytes)

@@ -1,0 +1,195 @@
+//! Readiness: whether every required environment has a document, and whether it is fresh.
+//!
+//! Staleness is computed here, from the age of the last successful fetch, so that it shows even if the
+//! supervisor has stopped. A 304 from upstream counts as a success; a document from a file or from the
+//! program itself is never stale (compatibility.md 2.6, differences.md 25).
+use std::io::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
+
+use crate::config::{Config, Require, Staleness};
+use crate::json::write;
+use crate::limits::YEAR_10000_SECONDS;
+use crate::snapshot::{DocumentSource, LastError, Slot, Snapshot};
+
+/// The rules of `health_check` by which an environment is ready.
+#[derive(Debug)]
+pub struct ReadinessRules {
+    staleness: Staleness,
+    require: Require,
+    ready_from_cache: bool,
+}
+
+/// Who reads a health body: decides how much of an error it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Clients of the main port: only the kind of an error, because its text names upstream hosts and files.
+    Public,
+    /// Clients of the admin port.
+    Operator,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EnvironmentHealth {
+    Fresh,
+    Stale,
+    /// Loaded from the cache directory, and not confirmed by upstream yet.
+    Cache,
+    Missing,
+}
+
+impl EnvironmentHealth {
+    fn name(self) -> &'static str {
+        match self {
+            EnvironmentHealth::Fresh => "fresh",
+            EnvironmentHealth::Stale => "stale",
+            EnvironmentHealth::Cache => "cache",
+            EnvironmentHealth::Missing => "missing",
+        }
+    }
+}
+
+impl ReadinessRules {
+    pub fn new(config: &Config) -> Self {
+        let health = &config.health_check;
+        Self {
+            staleness: config.staleness(),
+            require: health.require,
+            ready_from_cache: health.ready_from_cache,
+        }
+    }
+
+    fn state(&self, slot: &Slot, age_max: Option<Duration>) -> EnvironmentHealth {
+        match (&slot.environment, slot.source) {
+            (None, _) => EnvironmentHealth::Missing,
+            (Some(_), DocumentSource::File | DocumentSource::Embedded) => EnvironmentHealth::Fresh,
+            (Some(_), DocumentSource::Cache) => EnvironmentHealth::Cache,
+            (Some(_), DocumentSource::Upstream) => match (slot.freshness.age(), age_max) {
+                (Some(age), Some(age_max)) if age > age_max => EnvironmentHealth::Stale,
+                (None, _) => EnvironmentHealth::Missing,
+                _ => EnvironmentHealth::Fresh,
+            },
+        }
+    }
+
+    fn is_ready(&self, state: EnvironmentHealth) -> bool {
+        state == EnvironmentHealth::Fresh || (state == EnvironmentHealth::Cache && self.ready_from_cache)
+    }
+
+    /// Why the proxy is not ready, or `None` if it is.
+    pub fn reason(&self, snapshot: &Snapshot) -> Option<&'static str> {
+        if snapshot.draining {
+            return Some("shutting down.");
+        }
+        let age_max = self.staleness.age_max(snapshot.slots.len());
+        let mut states = snapshot.slots.iter().map(|slot| self.state(slot, age_max));
+        let is_ready = match self.require {
+            Require::All => !snapshot.slots.is_empty() && states.all(|state| self.is_ready(state)),
+            Require::Any => states.any(|state| self.is_ready(state)),
+        };
+        if is_ready {
+            return None;
+        }
+        let mut states = snapshot.slots.iter().map(|slot| self.state(slot, age_max));
+        let is_stale = states.all(|state| self.is_ready(state) || state == EnvironmentHealth::Stale);
+        match is_stale && !snapshot.slots.is_empty() {
+            true => Some("environment document(s) stale."),
+            false => Some("environment document(s) not updated."),
+        }
+    }
+}
+
+/// The readiness of the process, for the admin listener.
+#[derive(Debug)]
+pub struct HealthReport {
+    /// The body of the readiness response.
+    pub body: String,
+    /// Why the proxy is not ready, or `None` if it is.
+    pub reason: Option<&'static str>,
+    /// The state of each slot of the snapshot: fresh, stale, cache or missing.
+    pub states: Vec<&'static str>,
+}
+
+/// Applies the rules of a configuration to a snapshot.
+pub fn report(config: &Config, snapshot: &Snapshot) -> HealthReport {
+    let rules = ReadinessRules::new(config);
+    let reason = rules.reason(snapshot);
+    let mut body = Vec::new();
+    write(&rules, snapshot, reason, Audience::Operator, &mut body);
+    let age_max = rules.staleness.age_max(snapshot.slots.len());
+    let states = snapshot.slots.iter().map(|slot| rules.state(slot, age_max).name()).collect();
+    HealthReport { body: String::from_utf8_lossy(&body).into_owned(), reason, states }
+}
+
+/// Appends the body of a readiness response.
+pub fn write(
+    rules: &ReadinessRules,
+    snapshot: &Snapshot,
+    reason: Option<&str>,
+    audience: Audience,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(match reason {
+        None => b"{\"status\":\"ok\",\"reason\":null,\"last_successful_update\":",
+        Some(_) => b"{\"status\":\"error\",\"reason\":",
+    });
+    if let Some(reason) = reason {
+        write::string(reason, out);
+        out.extend_from_slice(b",\"last_successful_update\":");
+    }
+    // All environments are as new as the oldest of their last successes.
+    let complete = snapshot.slots.iter().map(|slot| slot.freshness.last_success()).min().flatten();
+    write_time(complete, out);
+    out.extend_from_slice(b",\"environments\":[");
+    let age_max = rules.staleness.age_max(snapshot.slots.len());
+    for (index, slot) in snapshot.slots.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_slot(slot, rules.state(slot, age_max), audience, out);
+    }
+    out.extend_from_slice(b"]}");
+}
+
+fn write_slot(slot: &Slot, state: EnvironmentHealth, audience: Audience, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"client_side_key\":");
+    let shown =
+        slot.client_side_key.char_indices().nth(6).map_or("", |(end, _)| &slot.client_side_key[..end]);
+    write::string(&format!("{shown}..."), out);
+    out.extend_from_slice(b",\"state\":");
+    write::string(state.name(), out);
+    out.extend_from_slice(b",\"source\":");
+    write::string(slot.source.name(), out);
+    out.extend_from_slice(b",\"last_successful_update\":");
+    write_time(slot.freshness.last_success(), out);
+    out.extend_from_slice(b",\"document_updated_at\":");
+    let seconds = slot.environment.as_ref().and_then(|environment| environment.updated_at());
+    let seconds = seconds.filter(|seconds| (0.0..YEAR_10000_SECONDS as f64).contains(seconds));
+    write_time(seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs_f64(seconds)), out);
+    out.extend_from_slice(b",\"last_error\":");
+    match (&slot.last_error, audience) {
+        (Some(LastError { kind, .. }), Audience::Public) => write::string(kind, out),
+        (Some(LastError { text, .. }), Audience::Operator) => write::string(text, out),
+        (None, _) => out.extend_from_slice(b"null"),
+    }
+    out.push(b'}');
+}
+
+/// RFC 3339 in UTC, with microseconds.
+fn write_time(at: Option<SystemTime>, out: &mut Vec<u8>) {
+    let Some(at) = at.map(OffsetDateTime::from) else { return out.extend_from_slice(b"null") };
+    let (date, time) = (at.date(), at.time());
+    // Writing to a vector cannot fail.
+    let _ = write!(
+        out,
+        "\"{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z\"",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        time.microsecond()
+    );
+}

@@ -1,0 +1,73 @@
+//! The state that a reactor keeps for its request handlers: buffers, and counts not yet reported.
+use crate::counts::{Counts, Resource};
+use crate::handlers::outcome::{Exceeded, RequestOutcome};
+use crate::handlers::scratch::Scratch;
+use crate::handlers::sse::StreamSubscription;
+use crate::http::Gunzip;
+use crate::http::route::Route;
+use crate::identity::IdentityReader;
+use crate::snapshot::Environment;
+
+/// Not shared: each reactor has its own.
+#[derive(Debug, Default)]
+pub struct HandlerState {
+    pub(super) readers: BodyReaders,
+    pub(super) scratch: Scratch,
+    pub(super) counts: Counts,
+    pub(super) subscription: Option<StreamSubscription>,
+}
+
+/// What decodes and parses request bodies.
+#[derive(Debug, Default)]
+pub struct BodyReaders {
+    pub gunzip: Gunzip,
+    pub identity: IdentityReader,
+}
+
+impl HandlerState {
+    /// The counts since the reactor last took them.
+    pub fn counts(&mut self) -> &mut Counts {
+        &mut self.counts
+    }
+
+    /// Replaces all buffers, which a panic in [`handle`](crate::handlers::handle) may have left in any state.
+    /// Counts are kept.
+    pub fn reset_after_panic(&mut self) {
+        *self = Self { counts: std::mem::take(&mut self.counts), ..Self::default() };
+    }
+
+    /// The budgets that the last request exceeded. Resets them.
+    pub fn take_exceeded(&mut self, outcome: &RequestOutcome) -> Exceeded {
+        let budget = self.scratch.evaluation.budget();
+        let is_rejected = outcome.route == Route::BulkIdentities && outcome.status == 400;
+        Exceeded {
+            jsonpath: budget.jsonpath.take_exceeded(),
+            patterns: budget.patterns.take_exceeded(),
+            bulk: budget.texts.take_exceeded() && is_rejected,
+        }
+    }
+
+    /// The property of a condition that the last request did not evaluate, because a budget was exceeded.
+    pub fn cut_property<'e>(&self, environment: &'e Environment) -> Option<&'e str> {
+        let slot = self.scratch.evaluation.cut_slots().first()?;
+        environment.program().property(*slot)
+    }
+
+    /// The subscription of the event stream that the last request opened, if it did.
+    pub fn take_subscription(&mut self) -> Option<StreamSubscription> {
+        self.subscription.take()
+    }
+
+    /// Counts a successful request by the resources that Flagsmith bills.
+    pub(super) fn count_usage(&mut self, outcome: &RequestOutcome) {
+        let resource = match outcome.route {
+            Route::Flags => Resource::Flags,
+            Route::Identities => Resource::Identities,
+            Route::EnvironmentDocument => Resource::EnvironmentDocument,
+            _ => return,
+        };
+        if let Some(slot) = outcome.slot {
+            self.counts.used(slot, resource);
+        }
+    }
+}
