@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::admin::View;
 use crate::channel::Publisher;
-use crate::config::settings::Inputs;
+use crate::config::Inputs;
 use crate::config::{Config, ConfigWarning, Level};
 use crate::limits::{
     DESCRIPTORS_LOW, DESCRIPTORS_MIN, DESCRIPTORS_REACTOR_MIN, DESCRIPTORS_RESERVED, PORT_SHARED_DELAY,
@@ -228,7 +228,7 @@ fn start_reactors(config: Config, doors: Doors, log: &Log, metrics: &Metrics) ->
 
 /// Reads everything again, for SIGHUP and for a file that changed.
 fn reload(inputs: &Inputs) -> Result<(Config, Vec<ConfigWarning>), Vec<String>> {
-    config::load(inputs).map_err(|error| error.mistakes.iter().map(ToString::to_string).collect())
+    config::load(inputs).map_err(|error| error.issues.iter().map(ToString::to_string).collect())
 }
 
 /// With fewer a reactor would start, fail, and start again without end.

@@ -400,7 +400,7 @@ fn the_program_acts_by_its_name() {
         std::fs::write(scratch.path().join("config.json"), "{}").expect("scratch space");
         let (code, text) = run("edge-proxy-serve", &["--port", "0"]);
         assert_eq!(code, Some(64), "it would serve, but has nothing to: {text}");
-        assert!(text.contains("environment_key_pairs: missing"), "{text}");
+        assert!(text.contains("environment_key_pairs: not set"), "{text}");
         let (code, text) = run("edge-proxy-serve", &["--cores", "x", "--no-such-flag"]);
         assert_eq!((code, text.contains("edge-proxy-serve serve")), (Some(64), true), "{text}");
     }

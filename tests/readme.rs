@@ -1,6 +1,7 @@
 //! The README says nothing that was not run: its fenced blocks are taken out and replayed.
 use edge_proxy::config::Config;
-use edge_proxy::config::settings::{Inputs, SETTINGS};
+use edge_proxy::config::Inputs;
+use edge_proxy::config::settings::SETTINGS;
 use serde_json::{Value, json};
 
 use crate::support::{Proxy, Scratch, Start, fixture};

@@ -61,7 +61,7 @@ fn few_descriptors_are_enough_to_serve_some() {
 fn a_configuration_that_cannot_be_read_is_told_with_what_to_do() {
     let (code, text) = shell("$PROXY serve --config /nowhere/config.json");
     assert_eq!(code, Some(64), "{text}");
-    assert!(text.contains("config file /nowhere/config.json: expected a file that is there"), "{text}");
+    assert!(text.contains("config file /nowhere/config.json: expected an existing file"), "{text}");
     let (code, text) = shell("$PROXY serve --config /");
     assert_eq!(code, Some(64), "{text}");
     assert!(text.contains("config file /: expected a readable JSON file"), "{text}");
@@ -110,7 +110,7 @@ fn a_cache_that_cannot_be_written_is_told_and_served_without() {
 #[test]
 fn more_cores_than_there_are_is_a_warning_and_a_list_of_them_a_mistake() {
     let mut proxy = start().cores(4096).ready();
-    assert!(proxy.wait_for_log("fewer_cpus_than_asked_for").contains("affinity"));
+    assert!(proxy.wait_for_log("fewer_cpus_than_requested").contains("affinity"));
     serves(&mut proxy);
     let (code, text) = shell("exec $PROXY demo --port 0 --cores 8000,");
     assert_eq!(code, Some(64), "{text}");

@@ -14,8 +14,7 @@ fn view() -> View {
         enable_access_log: false,
     };
     let log = Log::start_to(&settings, io::sink()).expect("a thread");
-    let inputs =
-        config::settings::Inputs { without_file: true, may_serve_nothing: true, ..Default::default() };
+    let inputs = config::Inputs { without_file: true, may_serve_nothing: true, ..Default::default() };
     let config = Arc::new(config::load(&inputs).expect("valid defaults").0);
     View::new(Arc::new(Metrics::new(&[0, 1])), log, Publisher::new(config).newest())
 }

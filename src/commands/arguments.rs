@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value;
 
-use crate::config::settings::Inputs;
+use crate::config::Inputs;
 use crate::demo;
 
 /// Flags override environment variables, which override the configuration file.

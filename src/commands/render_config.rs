@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::DEFAULT_JSON;
-use crate::config::settings::Inputs;
+use crate::config::Inputs;
 use crate::terminal::escape;
 
 #[derive(Debug, Default, Args)]

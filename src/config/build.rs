@@ -1,89 +1,86 @@
-//! The door between what is written and what is meant.
-//!
-//! In: [`Inputs`]. Out: a [`Config`] and the notices to log, or every mistake. Invariant: each
-//! setting of `source::SETTINGS` is read exactly here, by its path, with its default beside it;
-//! a mistake never stops the reading, so that one run reports all.
+//! Builds a [`Config`] from the layers: parses each setting, with its default beside it, and validates
+//! settings against each other. An issue does not end the build, so that one run reports all.
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::config::cores::Available;
-use crate::config::settings::{Inputs, RawConfig, SettingSource, is_secret, shown};
-use crate::config::variables::SSL_CERT_FILE;
-use crate::config::{
-    Admin, Analytics, Certificate, Config, ConfigError, ConfigIssue, ConfigWarning, Cores, EnvironmentConfig,
-    ForwardedAllowIps, HealthCheck, Level, LogFormat, Logging, Network, Realtime, Require, Secret, Server,
-    Sse, TlsConfig, pairs, parse,
+use crate::config::cores::{Available, Cores};
+use crate::config::issue::{ConfigError, ConfigIssue, ConfigWarning, SettingSource};
+use crate::config::layers;
+use crate::config::layers::Inputs;
+use crate::config::raw::{RawConfig, printable};
+use crate::config::settings::{SSL_CERT_FILE, is_secret};
+use crate::config::types::{
+    Admin, Analytics, Certificate, Config, EnvironmentConfig, ForwardedAllowIps, HealthCheck, Level,
+    LogFormat, Logging, Realtime, Require, Secret, Server, Sse, TlsConfig,
 };
+use crate::config::{pairs, parse};
 use crate::limits;
 
-/// Reads the configuration, complete or not at all.
+/// Reads the configuration.
 ///
 /// # Errors
-/// Every mistake in it.
+/// Every issue in it.
 pub fn load(inputs: &Inputs) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
-    read_on(inputs, &Available::of_process())
+    load_for(inputs, &Available::of_process())
 }
 
-/// As [`read`], on a machine that is told.
-pub fn read_on(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
-    let mut reader = ConfigBuilder { written: RawConfig::read(inputs)? };
+/// As [`load`], for a machine with these CPUs.
+pub fn load_for(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+    let mut builder = ConfigBuilder { raw: layers::read(inputs)? };
     let (path, is_named) = inputs.config_file();
     let path = (!inputs.without_file && (is_named || path.exists())).then_some(path);
-    let config = reader.config(path, inputs, available);
-    reader.accept_python_settings();
-    reader.written.notice_aliases();
-    if reader.written.mistakes.is_empty() {
-        Ok((config, reader.written.notices))
-    } else {
-        Err(ConfigError { mistakes: reader.written.mistakes, notices: reader.written.notices })
-    }
+    let config = builder.config(path, inputs, available);
+    builder.accept_python_settings();
+    builder.raw.note_aliases();
+    let RawConfig { issues, warnings, .. } = builder.raw;
+    if issues.is_empty() { Ok((config, warnings)) } else { Err(ConfigError { issues, warnings }) }
 }
 
 struct ConfigBuilder {
-    written: RawConfig,
+    raw: RawConfig,
 }
 
 impl ConfigBuilder {
-    /// The setting's value, or its default if nobody gave it or it is a mistake.
+    /// The value of a setting, or its default if it is not set or invalid.
     fn read<T>(&mut self, path: &str, parse: impl Fn(&Value) -> Result<T, parse::Expected>, default: T) -> T {
-        while let Some((value, origin)) = self.written.value(path) {
+        while let Some((value, _)) = self.raw.value(path) {
             match parse(value) {
-                Ok(meant) => return meant,
-                Err(expected) => {
-                    let mistake = ConfigIssue::new(path, shown(value, is_secret(path)), origin, expected);
-                    if !self.written.drop_alias(path, expected) {
-                        self.written.mistakes.push(mistake);
-                        return default;
-                    }
-                }
+                Ok(parsed) => return parsed,
+                Err(expected) if self.reject(path, expected) => {}
+                Err(_) => return default,
             }
         }
         default
     }
 
-    /// Refuses the value of a setting that does not fit the other settings. True if it was the value
-    /// of an alias: it is dropped then, and the setting is to be read again.
-    fn refuse(&mut self, path: &str, expected: &str) -> bool {
-        let is_dropped = self.written.drop_alias(path, expected);
+    /// Rejects the value of a setting. Returns true if an alias set it: that value is removed with a
+    /// warning, and the caller reads the setting again.
+    fn reject(&mut self, path: &str, expected: &str) -> bool {
+        let is_dropped = self.raw.drop_alias(path, expected);
         if !is_dropped {
-            self.mistake(path, expected);
+            self.add_issue(path, expected);
         }
         is_dropped
     }
 
-    fn mistake(&mut self, path: &str, expected: &str) {
-        let (value, origin) = match self.written.value(path) {
-            Some((value, origin)) => (shown(value, is_secret(path)), origin.to_string()),
-            None => (String::new(), "not set".to_owned()),
-        };
-        self.written.mistakes.push(ConfigIssue {
-            path: path.to_owned(),
-            value,
-            origin,
+    fn add_issue(&mut self, path: &str, expected: &str) {
+        let set = self.raw.value(path);
+        let issue = ConfigIssue {
+            setting: path.to_owned(),
+            value: set.map(|(value, _)| printable(value, is_secret(path))),
             expected: expected.to_owned(),
-        });
+            source: set.map(|(_, source)| source.clone()),
+        };
+        self.raw.issues.push(issue);
+    }
+
+    fn warn(&mut self, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
+        self.raw.warnings.push(ConfigWarning::new(Level::Warning, event, fields));
     }
 
     fn config(&mut self, path: Option<PathBuf>, inputs: &Inputs, available: &Available) -> Config {
@@ -122,62 +119,41 @@ impl ConfigBuilder {
             admin: self.admin(),
             cores: self.cores(available),
         };
-        while self.has_one_port_for_both(&config)
-            && self.refuse("admin.port", "another port than server.port")
-        {
+        while has_port_conflict(&config) && self.reject("admin.port", "a port other than server.port") {
             config.admin = self.admin();
         }
         config
     }
 
-    /// Both listeners share a port with others (SO_REUSEPORT), so the kernel would not refuse it,
-    /// and callers would meet the status page.
-    fn has_one_port_for_both(&self, config: &Config) -> bool {
-        let (server, Some(admin)) = (&config.server, &config.admin) else { return false };
-        let is_one_host =
-            server.host == admin.host || server.host.is_unspecified() || admin.host.is_unspecified();
-        server.tcp && admin.port == server.port && admin.port != 0 && is_one_host
-    }
-
-    /// `SSL_CERT_FILE` is often set for a whole machine; as in httpx it counts only if the file exists.
+    /// `SSL_CERT_FILE` is often set for a whole machine. As in httpx, it is ignored unless the file exists.
     fn api_ca_file(&mut self) -> Option<PathBuf> {
         let path = self.read("api_ca_file", parse::optional_path, None)?;
         if path.is_file() {
             return Some(path);
         }
-        if self.written.drop_alias("api_ca_file", "the path of a file that exists") {
+        if self.raw.drop_alias("api_ca_file", "the path of a file that exists") {
             return self.api_ca_file();
         }
-        let (_, origin) = self.written.value("api_ca_file")?;
-        if !matches!(origin, SettingSource::Variable(name) if name.eq_ignore_ascii_case(SSL_CERT_FILE)) {
+        let (_, source) = self.raw.value("api_ca_file")?;
+        if !matches!(source, SettingSource::Variable(name) if name.eq_ignore_ascii_case(SSL_CERT_FILE)) {
             return Some(path);
         }
-        let (setting, reason) = (SSL_CERT_FILE, format!("{} is not a file", path.display()));
-        let fields: [(&str, &dyn std::fmt::Display); 2] = [("setting", &setting), ("reason", &reason)];
-        self.written.notices.push(ConfigWarning::new(Level::Warning, "setting_without_effect", &fields));
+        let reason = format!("{} is not a file", path.display());
+        self.raw.warnings.push(ConfigWarning::without_effect(Level::Warning, SSL_CERT_FILE, &reason));
         None
     }
 
     fn allow_origins(&mut self) -> Vec<String> {
         let origins = self.read("allow_origins", parse::origins, vec!["*".to_owned()]);
         for origin in origins.iter().filter(|origin| !parse::is_origin(origin)) {
-            let hint = "a browser sends scheme, host and port alone, such as https://www.example.com";
-            let fields: [(&str, &dyn std::fmt::Display); 2] = [("origin", origin), ("hint", &hint)];
-            self.written.notices.push(ConfigWarning::new(
-                Level::Warning,
-                "origin_matches_no_browser",
-                &fields,
-            ));
+            let hint = "browsers send only scheme, host and port, such as https://www.example.com";
+            self.warn("origin_matches_no_browser", &[("origin", origin), ("hint", &hint)]);
         }
         origins
     }
 
     fn server(&mut self) -> Server {
-        let loopback = [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
-        let network = |address: std::net::IpAddr| Network {
-            address,
-            prefix_bits: if address.is_ipv4() { 32 } else { 128 },
-        };
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
         Server {
             host: self.read("server.host", parse::address, [0, 0, 0, 0].into()),
             port: self.read("server.port", parse::port, 8000),
@@ -197,7 +173,7 @@ impl ConfigBuilder {
             forwarded_allow_ips: self.read(
                 "server.forwarded_allow_ips",
                 parse::forwarded_allow_ips,
-                ForwardedAllowIps::Networks(loopback.map(network).to_vec()),
+                ForwardedAllowIps::networks(loopback.map(IpNet::from)),
             ),
             driver: self.read("server.driver", parse::driver, None),
             shutdown_delay: self.read("server.shutdown_delay_seconds", parse::duration, Duration::ZERO),
@@ -207,9 +183,9 @@ impl ConfigBuilder {
 
     fn tcp(&mut self) -> bool {
         let tcp = self.read("server.tcp", parse::boolean, true);
-        let has_path = self.written.value("server.unix_socket").is_some_and(|(value, _)| !value.is_null());
+        let has_path = self.raw.value("server.unix_socket").is_some_and(|(value, _)| !value.is_null());
         let expected = "true, because server.unix_socket is not set";
-        if !tcp && !has_path && self.refuse("server.tcp", expected) {
+        if !tcp && !has_path && self.reject("server.tcp", expected) {
             return self.tcp();
         }
         tcp
@@ -221,14 +197,17 @@ impl ConfigBuilder {
         let expected = "set together with server.tls.cert";
         if certificate.is_none()
             && client_ca.is_some()
-            && !self.written.drop_alias("server.tls.client_ca", expected)
+            && !self.raw.drop_alias("server.tls.client_ca", expected)
         {
-            self.mistake("server.tls.cert", "a certificate, because server.tls.client_ca is set");
+            self.add_issue(
+                "server.tls.cert",
+                "the path of a certificate, because server.tls.client_ca is set",
+            );
         }
         Some(TlsConfig { certificate: certificate?, client_ca })
     }
 
-    /// A pair of `cert` and `key` in a group: both or none.
+    /// `cert` and `key` of a group: both or neither.
     fn certificate(&mut self, group: &str) -> Option<Certificate> {
         let (cert_path, key_path) = (format!("{group}.cert"), format!("{group}.key"));
         let cert = self.read(&cert_path, parse::optional_path, None);
@@ -236,11 +215,11 @@ impl ConfigBuilder {
         let (given, missing, expected) = match (cert, key) {
             (Some(cert), Some(key)) => return Some(Certificate { cert, key }),
             (None, None) => return None,
-            (Some(_), None) => (&cert_path, &key_path, "the path of the certificate's key (PEM)"),
-            (None, Some(_)) => (&key_path, &cert_path, "the path of the key's certificate (PEM)"),
+            (Some(_), None) => (&cert_path, &key_path, "the path of the private key (PEM)"),
+            (None, Some(_)) => (&key_path, &cert_path, "the path of the certificate (PEM)"),
         };
-        if !self.written.drop_alias(given, &format!("set together with {missing}")) {
-            self.mistake(missing, expected);
+        if !self.raw.drop_alias(given, &format!("set together with {missing}")) {
+            self.add_issue(missing, expected);
         }
         None
     }
@@ -292,57 +271,52 @@ impl ConfigBuilder {
     }
 
     fn cores(&mut self, available: &Available) -> Vec<usize> {
-        let asked = self.read("cores", Cores::parse, Cores::Available);
-        match asked.resolve(available) {
+        match self.read("cores", Cores::parse, Cores::Available).resolve(available) {
             Ok((cpus, false)) => cpus,
             Ok((cpus, true)) => {
-                let hint =
-                    "the process may use no more CPUs: affinity (taskset, CPUAffinity=, cpuset) sets them";
-                let fields: [(&str, &dyn std::fmt::Display); 2] =
-                    [("reactors", &cpus.len()), ("hint", &hint)];
-                self.written.notices.push(ConfigWarning::new(
-                    Level::Warning,
-                    "fewer_cpus_than_asked_for",
-                    &fields,
-                ));
+                let hint = "the CPU affinity of the process allows no more (taskset, CPUAffinity=, cpuset)";
+                self.warn("fewer_cpus_than_requested", &[("reactors", &cpus.len()), ("hint", &hint)]);
                 cpus
             }
-            Err(expected) if self.refuse("cores", &expected) => self.cores(available),
+            Err(expected) if self.reject("cores", &expected) => self.cores(available),
             Err(_) => available.cpus.clone(),
         }
     }
 
-    fn environments(&mut self, brought: Vec<EnvironmentConfig>, may_be_none: bool) -> Vec<EnvironmentConfig> {
-        let mut environments = brought;
-        let pairs =
-            self.written.value("environment_key_pairs").map(|(v, origin)| (v.clone(), origin.clone()));
-        if let Some((value, origin)) = pairs {
+    fn environments(
+        &mut self,
+        built_in: Vec<EnvironmentConfig>,
+        may_be_none: bool,
+    ) -> Vec<EnvironmentConfig> {
+        let mut environments = built_in;
+        let pairs = self.raw.value("environment_key_pairs").map(|(v, source)| (v.clone(), source.clone()));
+        if let Some((value, source)) = pairs {
             match value.as_array() {
                 Some(pairs) => {
                     for (index, pair) in pairs.iter().enumerate() {
                         let path = format!("environment_key_pairs[{index}]");
-                        environments.extend(pairs::read(&path, pair, &origin, &mut self.written));
+                        environments.extend(pairs::read(&path, pair, &source, &mut self.raw));
                     }
                 }
-                None => self.mistake("environment_key_pairs", "a list of key pairs"),
+                None => self.add_issue("environment_key_pairs", "a list of key pairs"),
             }
         }
         for document_path in self.read("documents", documents, Vec::new()) {
             environments.push(EnvironmentConfig { document_path: Some(document_path), ..Default::default() });
         }
-        if environments.is_empty() && !may_be_none && self.written.mistakes.is_empty() {
-            self.mistake(
+        if environments.is_empty() && !may_be_none && self.raw.issues.is_empty() {
+            self.add_issue(
                 "environment_key_pairs",
                 "at least one pair of server_side_key and client_side_key (or --document FILE); \
                  `edge-proxy render-config` writes an example",
             );
         }
-        self.tell_repeated_server_keys(&environments);
-        self.without_repetitions(environments)
+        self.warn_of_repeated_server_keys(&environments);
+        self.join_pairs(environments)
     }
 
-    /// The Python proxy takes it, and it works, but both pairs serve one environment.
-    fn tell_repeated_server_keys(&mut self, environments: &[EnvironmentConfig]) {
+    /// Two pairs with one server-side key are accepted, as by the Python proxy, but serve one environment.
+    fn warn_of_repeated_server_keys(&mut self, environments: &[EnvironmentConfig]) {
         for (index, environment) in environments.iter().enumerate() {
             let Some(key) = &environment.server_side_key else { continue };
             let is_same = |earlier: &EnvironmentConfig| {
@@ -351,21 +325,17 @@ impl ConfigBuilder {
             };
             if environments[..index].iter().any(is_same) {
                 let path = format!("environment_key_pairs[{index}].server_side_key");
-                let hint = "the same as of an earlier pair: both serve the environment of that key";
-                let fields: [(&str, &dyn std::fmt::Display); 3] =
+                let hint = "an earlier pair has the same key: both serve the environment of that key";
+                let fields: [(&str, &dyn Display); 3] =
                     [("setting", &path), ("server_side_key", key), ("hint", &hint)];
-                self.written.notices.push(ConfigWarning::new(
-                    Level::Warning,
-                    "server_side_key_repeated",
-                    &fields,
-                ));
+                self.warn("server_side_key_repeated", &fields);
             }
         }
     }
 
-    /// Joins pairs that have one client-side key: the Python proxy takes them, and they are how a
-    /// server-side key is rotated without a gap.
-    fn without_repetitions(&mut self, environments: Vec<EnvironmentConfig>) -> Vec<EnvironmentConfig> {
+    /// Joins pairs with the same client-side key: the Python proxy accepts them, and a server-side key is
+    /// rotated by them without an interruption.
+    fn join_pairs(&mut self, environments: Vec<EnvironmentConfig>) -> Vec<EnvironmentConfig> {
         let mut joined: Vec<EnvironmentConfig> = Vec::with_capacity(environments.len());
         for (index, environment) in environments.into_iter().enumerate() {
             let key = environment.client_side_key.as_str();
@@ -376,16 +346,16 @@ impl ConfigBuilder {
             };
             let path = format!("environment_key_pairs[{index}]");
             if earlier.document_path != environment.document_path {
-                let origin =
-                    self.written.value("environment_key_pairs").map(|(_, origin)| origin.to_string());
-                self.written.mistakes.push(ConfigIssue {
-                    path: format!("{path}.document_path"),
-                    value: format!(
-                        "another than that of an earlier pair with client_side_key {}",
+                let source = self.raw.value("environment_key_pairs").map(|(_, source)| source.clone());
+                let document = environment.document_path.map(|path| path.display().to_string());
+                self.raw.issues.push(ConfigIssue {
+                    setting: format!("{path}.document_path"),
+                    value: Some(document.unwrap_or_else(|| "null".to_owned())),
+                    expected: format!(
+                        "the same as in the earlier pair with client_side_key {}",
                         Secret::new(key)
                     ),
-                    origin: origin.unwrap_or_default(),
-                    expected: "one source for each client-side key".to_owned(),
+                    source: source.map(|source| self.raw.located(&path, &source)),
                 });
                 continue;
             }
@@ -393,41 +363,37 @@ impl ConfigBuilder {
             let further: Vec<Secret> =
                 environment.server_side_key.iter().filter(|key| !is_known(key)).cloned().collect();
             let hint = if further.is_empty() {
-                "the pair is a repetition of an earlier one: remove it"
+                "the pair repeats an earlier one: remove it"
             } else {
-                "both server-side keys are used: remove the pair with the old one after the rotation"
+                "both server-side keys are used: remove the pair with the old key after the rotation"
             };
-            self.written.notices.push(ConfigWarning::repeated_pair(&path, key, hint));
+            self.raw.warnings.push(ConfigWarning::repeated_pair(&path, key, hint));
             earlier.further_server_side_keys.extend(further);
         }
         joined
     }
 
-    /// Settings of the Python proxy that need no counterpart: taken, with a line saying why.
+    /// Settings of the Python proxy without a counterpart are accepted with a warning.
     fn accept_python_settings(&mut self) {
         let is_on = |caches: &Value| {
             ["flags", "identities"].iter().any(|name| caches[name]["use_cache"].as_bool() == Some(true))
         };
-        let why = [
+        let reasons = [
             (
                 "endpoint_caches",
                 Level::Info,
-                "answers are made ready when the document changes, so that there is nothing to cache",
+                "responses are rendered when the document changes, so there is no cache to configure",
             ),
             (
                 "logging.override",
                 Level::Warning,
                 "not supported: set logging.log_level, logging.log_format and \
-                 logging.enable_access_log, and send stdout where it should go",
+                 logging.enable_access_log, and redirect stdout",
             ),
-            (
-                "server.reload",
-                Level::Warning,
-                "a developer's switch of the Python proxy, without effect here",
-            ),
+            ("server.reload", Level::Warning, "a development option of the Python proxy"),
         ];
-        for (path, level, reason) in why {
-            let Some((value, _)) = self.written.value(path) else { continue };
+        for (path, level, reason) in reasons {
+            let Some((value, _)) = self.raw.value(path) else { continue };
             let is_used = match value {
                 Value::Object(_) if path == "endpoint_caches" => is_on(value),
                 Value::Object(object) => !object.is_empty(),
@@ -435,11 +401,19 @@ impl ConfigBuilder {
                 _ => true,
             };
             if is_used {
-                let fields: [(&str, &dyn std::fmt::Display); 2] = [("setting", &path), ("reason", &reason)];
-                self.written.notices.push(ConfigWarning::new(level, "setting_without_effect", &fields));
+                self.raw.warnings.push(ConfigWarning::without_effect(level, path, reason));
             }
         }
     }
+}
+
+/// Both listeners set SO_REUSEPORT, so the kernel would accept the conflict and send some clients to the
+/// status page.
+fn has_port_conflict(config: &Config) -> bool {
+    let (server, Some(admin)) = (&config.server, &config.admin) else { return false };
+    let is_same_host =
+        server.host == admin.host || server.host.is_unspecified() || admin.host.is_unspecified();
+    server.tcp && admin.port == server.port && admin.port != 0 && is_same_host
 }
 
 fn seconds(seconds: u64) -> Duration {

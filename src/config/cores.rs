@@ -1,34 +1,30 @@
-//! On which CPUs the reactors run.
-//!
-//! In: what was asked for (a number, a list such as `0,2-5`, or nothing), the CPUs this process
-//! may use (its affinity) and the CPU quota of its cgroup. Out: CPU ids, one reactor each.
-//! Invariant: never a CPU outside the affinity, never twice the same, at least one.
+//! The setting `cores`: selects the CPUs of the reactors from those that the CPU affinity and the cgroup
+//! quota of the process allow. At least one, and none twice.
 use serde_json::Value;
 
 use crate::config::parse::Expected;
 
 const EXPECTED: Expected = "a number of at least 1, or a list of CPUs such as \"0,2-5\"";
 
-/// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cores {
-    /// As many as may be used.
+    /// As many as the affinity and the quota allow.
     Available,
     Count(usize),
     List(Vec<usize>),
 }
 
-/// What may be used.
+/// The CPUs that the process may use.
 #[derive(Clone, Debug)]
 pub struct Available {
     /// CPU ids of the affinity mask, ascending.
     pub cpus: Vec<usize>,
-    /// CPUs' worth of time per period that the cgroup allows.
+    /// CPU time per period that the cgroup allows, in CPUs.
     pub quota: Option<f64>,
 }
 
 impl Cores {
-    /// Reads `4`, `"4"` or `"0,2-5"`. One number is a count, not a CPU; `"3,"` is CPU 3.
+    /// Parses `4`, `"4"` or `"0,2-5"`. A single number is a count; `"3,"` is CPU 3.
     pub fn parse(value: &Value) -> Result<Self, Expected> {
         let text = match value {
             Value::Null => return Ok(Self::Available),
@@ -57,10 +53,10 @@ impl Cores {
         if cpus.is_empty() { Err(EXPECTED) } else { Ok(Self::List(cpus)) }
     }
 
-    /// The CPUs to use, and whether fewer than asked for.
+    /// The CPUs to use, and whether they are fewer than requested.
     ///
     /// # Errors
-    /// A listed CPU that the process may not use; the text names those it may.
+    /// What was expected, if a listed CPU is not available.
     pub fn resolve(&self, available: &Available) -> Result<(Vec<usize>, bool), String> {
         let count = match self {
             Self::Available => {
@@ -82,11 +78,11 @@ impl Cores {
     }
 }
 
-/// Linux counts no further (`CONFIG_NR_CPUS`); keeps `0-99999999999` from filling memory.
+/// The highest `CONFIG_NR_CPUS` of Linux. Bounds the memory for a list such as `0-99999999999`.
 const CPUS_MAX: usize = 8192;
 
 impl Available {
-    /// Asks the system.
+    /// The affinity and the cgroup quota of this process.
     pub fn of_process() -> Self {
         let mut cpus: Vec<usize> =
             core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
@@ -98,7 +94,7 @@ impl Available {
     }
 }
 
-/// The smallest quota from this process's cgroup up to the root, as each ancestor limits it.
+/// The smallest quota of this process's cgroup and its ancestors.
 fn cgroup_quota() -> Option<f64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let mut smallest: Option<f64> = None;
@@ -122,7 +118,7 @@ fn cgroup_quota() -> Option<f64> {
     smallest
 }
 
-/// `cpu.max` holds `150000 100000` or `max 100000`.
+/// `cpu.max` contains `150000 100000` or `max 100000`.
 fn quota_v2(directory: &str) -> Option<f64> {
     let text = std::fs::read_to_string(format!("{directory}/cpu.max")).ok()?;
     let (quota, period) = text.trim().split_once(' ')?;

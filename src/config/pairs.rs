@@ -1,34 +1,36 @@
 //! One member of `environment_key_pairs`.
 //!
-//! In: the object as written. Out: an environment to serve, or every mistake in the object.
-//! Invariant: what is told of a key is never more than its first characters; a pair with a
-//! document on disk may do without a server-side key, any other may not.
+//! A pair with `document_path` may omit the server-side key. Messages show only the start of a key.
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use crate::config::settings::{RawConfig, SettingSource, shown};
-use crate::config::{ConfigIssue, ConfigWarning, EnvironmentConfig, Secret, parse, suggest};
+use crate::config::issue::{ConfigIssue, ConfigWarning, SettingSource};
+use crate::config::raw::{RawConfig, printable};
+use crate::config::types::{EnvironmentConfig, Secret};
+use crate::config::{parse, suggest};
 
 const MEMBERS: [&str; 3] = ["client_side_key", "server_side_key", "document_path"];
 
-/// Reads the pair at `path`; mistakes and notices go to `written`.
+/// Reads the pair at `path`. Issues and warnings are added to `raw`.
 pub fn read(
     path: &str,
     pair: &Value,
-    origin: &SettingSource,
-    written: &mut RawConfig,
+    source: &SettingSource,
+    raw: &mut RawConfig,
 ) -> Option<EnvironmentConfig> {
+    let source = raw.located(path, source);
     let Some(object) = pair.as_object() else {
         let expected = "an object with server_side_key and client_side_key";
-        written.mistakes.push(ConfigIssue::new(path, shown(pair, true), origin, expected));
+        raw.issues.push(ConfigIssue::new(path, Some(printable(pair, true)), &source, expected));
         return None;
     };
     for name in object.keys().filter(|name| !MEMBERS.contains(&name.as_str())) {
-        let hint = suggest::member(name, &MEMBERS);
-        written.notices.push(ConfigWarning::unknown_setting(format!("{path}.{name}"), origin, hint));
+        let (path, hint) = (format!("{path}.{name}"), suggest::member(name, &MEMBERS));
+        let source = raw.located(&path, &source);
+        raw.warnings.push(ConfigWarning::unknown_setting(path, &source, hint));
     }
-    let mut reader = PairReader { path, object, origin, mistakes: &mut written.mistakes };
+    let mut reader = PairReader { path, object, source: &source, raw };
     let document_path = reader.document_path();
     let client_side_key = reader.client_side_key();
     let server_side_key = reader.server_side_key(document_path != Ok(None));
@@ -41,39 +43,39 @@ pub fn read(
     })
 }
 
-/// The mistake is in the list already.
+/// An error that was added to the issues.
 #[derive(Debug, PartialEq, Eq)]
 struct Reported;
 
 struct PairReader<'a> {
     path: &'a str,
     object: &'a Map<String, Value>,
-    origin: &'a SettingSource,
-    mistakes: &'a mut Vec<ConfigIssue>,
+    source: &'a SettingSource,
+    raw: &'a mut RawConfig,
 }
 
 impl PairReader<'_> {
     fn document_path(&mut self) -> Result<Option<PathBuf>, Reported> {
-        let written = self.object.get("document_path").unwrap_or(&Value::Null);
-        parse::optional_path(written).map_err(|expected| self.refuse("document_path", expected))
+        let value = self.object.get("document_path").unwrap_or(&Value::Null);
+        parse::optional_path(value).map_err(|expected| self.reject("document_path", expected))
     }
 
     fn client_side_key(&mut self) -> Result<String, Reported> {
         let expected = match self.key("client_side_key") {
             Some(key) if key.starts_with("ser.") => {
-                "the client-side key; this one is a server-side key (\"ser.\"): are the two swapped?"
+                "a client-side key, not a server-side key (\"ser.\"); check that the two are not swapped"
             }
             Some(key) => return Ok(key.to_owned()),
-            None => "the environment's client-side key",
+            None => "the client-side key of the environment",
         };
-        Err(self.refuse("client_side_key", expected))
+        Err(self.reject("client_side_key", expected))
     }
 
     fn server_side_key(&mut self, has_document: bool) -> Result<Option<Secret>, Reported> {
         match self.key("server_side_key") {
             Some(key) if key.starts_with("ser.") => Ok(Some(Secret::new(key))),
             None if has_document && self.object.get("server_side_key").is_none_or(Value::is_null) => Ok(None),
-            _ => Err(self.refuse("server_side_key", "a server-side key, which starts with \"ser.\"")),
+            _ => Err(self.reject("server_side_key", "a server-side key, which starts with \"ser.\"")),
         }
     }
 
@@ -81,12 +83,15 @@ impl PairReader<'_> {
         parse::key(self.object.get(name)?.as_str()?).ok()
     }
 
-    fn refuse(&mut self, name: &str, expected: &str) -> Reported {
+    fn reject(&mut self, name: &str, expected: &str) -> Reported {
         let value = match self.object.get(name) {
-            None | Some(Value::Null) => String::new(),
-            Some(value) => shown(value, name != "document_path"),
+            None | Some(Value::Null) => None,
+            Some(value) => Some(printable(value, name != "document_path")),
         };
-        self.mistakes.push(ConfigIssue::new(format!("{}.{name}", self.path), value, self.origin, expected));
+        let path = format!("{}.{name}", self.path);
+        let line_of = if value.is_some() { path.as_str() } else { self.path };
+        let source = self.raw.located(line_of, self.source);
+        self.raw.issues.push(ConfigIssue::new(path, value, &source, expected));
         Reported
     }
 }

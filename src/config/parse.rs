@@ -1,18 +1,19 @@
-//! From a written value to a meant one, one function for each kind of value.
+//! Parsers for the values of settings.
 //!
-//! In: a JSON value. Out: the typed value, or what was expected, in words that fit after
-//! "expected". Invariant: text is taken for numbers and booleans too, because environment
-//! variables are text and pydantic takes it; nothing else is guessed.
+//! Numbers and booleans are also accepted as strings, because environment variables are strings; pydantic
+//! accepts them too.
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::{Driver, ForwardedAllowIps, Level, LogFormat, Network, Require};
+use ipnet::IpNet;
+
+use crate::config::types::{Driver, ForwardedAllowIps, Level, LogFormat, Require};
 use crate::limits::HEAD_BYTES_RANGE;
 
-/// What to write instead.
+/// The error of a parser: completes the sentence "expected ...".
 pub type Expected = &'static str;
 
 pub fn boolean(value: &Value) -> Result<bool, Expected> {
@@ -30,7 +31,7 @@ pub fn boolean(value: &Value) -> Result<bool, Expected> {
     }
 }
 
-/// Seconds as a number, as text, or with a unit: `10`, `"10"`, `"500ms"`, `"10s"`, `"2m"`, `"1h"`.
+/// Seconds as a number or a string, with an optional unit: `10`, `"10"`, `"500ms"`, `"10s"`, `"2m"`, `"1h"`.
 fn seconds(value: &Value) -> Option<Duration> {
     let seconds = match value {
         Value::Number(number) => number.as_f64()?,
@@ -49,22 +50,22 @@ fn seconds(value: &Value) -> Option<Duration> {
         }
         _ => return None,
     };
-    // A century is as good as never and keeps the sum of two times in range.
+    // A century, so that the sum of two times cannot overflow.
     (0.0..=3.2e9).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
 pub fn interval(value: &Value) -> Result<Duration, Expected> {
     let interval = seconds(value).filter(|interval| *interval >= Duration::from_millis(10));
-    interval.ok_or("a number of seconds of at least 0.01, or text such as \"10s\"")
+    interval.ok_or("a number of seconds of at least 0.01, or a string such as \"10s\"")
 }
 
-/// As [`interval`]; null leaves it to the program.
+/// As [`interval`]; null is automatic.
 pub fn optional_interval(value: &Value) -> Result<Option<Duration>, Expected> {
     if value.is_null() { Ok(None) } else { interval(value).map(Some) }
 }
 
 pub fn duration(value: &Value) -> Result<Duration, Expected> {
-    seconds(value).ok_or("a number of seconds, or text such as \"10s\"")
+    seconds(value).ok_or("a number of seconds, or a string such as \"10s\"")
 }
 
 pub fn optional_duration(value: &Value) -> Result<Option<Duration>, Expected> {
@@ -93,14 +94,14 @@ pub fn head_bytes(value: &Value) -> Result<usize, Expected> {
     bytes.filter(|bytes| HEAD_BYTES_RANGE.contains(bytes)).ok_or("a whole number of bytes from 4096 to 65536")
 }
 
-/// As [`count`]; null is without limit.
+/// As [`count`]; null is unlimited.
 pub fn optional_count(value: &Value) -> Result<Option<u64>, Expected> {
     if value.is_null() { Ok(None) } else { count(value).map(|count| Some(count as u64)) }
 }
 
 fn whole(value: &Value) -> Option<u64> {
     match value {
-        // A float without a fraction counts, as in pydantic.
+        // A float without a fraction is accepted, as in pydantic.
         Value::Number(number) => number.as_u64().or_else(|| {
             number
                 .as_f64()
@@ -123,7 +124,7 @@ pub fn address(value: &Value) -> Result<IpAddr, Expected> {
 
 pub fn text(value: &Value) -> Result<String, Expected> {
     let text = value.as_str().map(str::trim).filter(|text| !text.is_empty());
-    text.map(str::to_owned).ok_or("text that is not empty")
+    text.map(str::to_owned).ok_or("a non-empty string")
 }
 
 pub fn optional_path(value: &Value) -> Result<Option<PathBuf>, Expected> {
@@ -134,7 +135,7 @@ pub fn optional_path(value: &Value) -> Result<Option<PathBuf>, Expected> {
     }
 }
 
-/// Permission bits, octal as `chmod` takes them: `"0660"`. A number would be read as decimal.
+/// Permission bits, octal as for `chmod`: `"0660"`. A JSON number would be decimal.
 pub fn optional_mode(value: &Value) -> Result<Option<u32>, Expected> {
     let octal = |text: &str| u32::from_str_radix(text.trim(), 8).ok().filter(|mode| *mode <= 0o777);
     match value {
@@ -142,17 +143,17 @@ pub fn optional_mode(value: &Value) -> Result<Option<u32>, Expected> {
         Value::String(text) => octal(text).map(Some),
         _ => None,
     }
-    .ok_or("octal permissions as text, such as \"0660\"")
+    .ok_or("octal permissions as a string, such as \"0660\"")
 }
 
-/// Key text becomes a header's value and a table's key, so it is visible ASCII.
+/// A key is sent as a header value, so it must be visible ASCII.
 pub fn key(text: &str) -> Result<&str, Expected> {
     let text = text.trim();
     let is_key = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_key { Ok(text) } else { Err("a key: text of visible ASCII characters") }
+    if is_key { Ok(text) } else { Err("a key: a string of visible ASCII characters") }
 }
 
-/// The URL as written; the caller settles the trailing slash.
+/// An http or https URL without a query, as written.
 pub fn url(value: &Value) -> Result<String, Expected> {
     const EXPECTED: Expected = "a URL such as https://flagsmith.example.com/api/v1";
     let text = value.as_str().unwrap_or_default().trim();
@@ -162,7 +163,7 @@ pub fn url(value: &Value) -> Result<String, Expected> {
     if is_http && has_host && uri.query().is_none() { Ok(text.to_owned()) } else { Err(EXPECTED) }
 }
 
-/// Host names for `admin.allowed_hosts`, in lower case: a list, or text with commas between.
+/// Host names for `admin.allowed_hosts`, in lower case: a list, or a comma-separated string.
 pub fn hosts(value: &Value) -> Result<Vec<String>, Expected> {
     const EXPECTED: Expected = "a host name such as \"proxy.example.com\" without a port, \".example.com\" for a \
                                 domain and its subdomains, \"*\" for all, or a list of them";
@@ -186,7 +187,7 @@ pub fn hosts(value: &Value) -> Result<Vec<String>, Expected> {
 pub fn origins(value: &Value) -> Result<Vec<String>, Expected> {
     const EXPECTED: Expected = "an origin such as \"https://www.example.com\", \"*\", or a list of them";
     let items: Vec<&str> = match value {
-        // No origin has a comma, and a variable is written like this.
+        // For environment variables; an origin contains no comma.
         Value::String(text) => text.split(',').collect(),
         Value::Array(items) => items.iter().map(|item| item.as_str().unwrap_or_default()).collect(),
         _ => return Err(EXPECTED),
@@ -199,7 +200,8 @@ pub fn origins(value: &Value) -> Result<Vec<String>, Expected> {
     items.into_iter().map(|item| origin(item).ok_or(EXPECTED)).collect()
 }
 
-/// Whether a browser may send this as `Origin` (RFC 6454 7); apps have schemes of their own.
+/// Whether a browser can send this as `Origin` (RFC 6454 section 7), with any scheme, because apps have
+/// their own.
 pub fn is_origin(text: &str) -> bool {
     let is_host = |host: &str| {
         !host.is_empty() && !host.contains(['/', '?', '#', '*', ',']) && *host == host.to_ascii_lowercase()
@@ -218,18 +220,11 @@ pub fn forwarded_allow_ips(value: &Value) -> Result<ForwardedAllowIps, Expected>
         return Ok(ForwardedAllowIps::All);
     }
     let networks = items.into_iter().map(|item| network(item).ok_or(EXPECTED));
-    networks.collect::<Result<_, _>>().map(ForwardedAllowIps::Networks)
+    networks.collect::<Result<Vec<_>, _>>().map(ForwardedAllowIps::networks)
 }
 
-fn network(text: &str) -> Option<Network> {
-    let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => (address, Some(prefix.parse::<u8>().ok()?)),
-        None => (text, None),
-    };
-    let address: IpAddr = address.parse().ok()?;
-    let bits = if address.is_ipv4() { 32 } else { 128 };
-    let prefix_bits = prefix.unwrap_or(bits);
-    (prefix_bits <= bits).then_some(Network { address, prefix_bits })
+fn network(text: &str) -> Option<IpNet> {
+    text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()
 }
 
 pub fn log_level(value: &Value) -> Result<Level, Expected> {

@@ -1,99 +1,95 @@
-//! Which name was meant where nobody knows the one that was written.
+//! Suggestions for misspelled names of settings and environment variables.
 //!
-//! In: a name as it stands in the file or the environment. Out: words that help, or nothing.
-//! Invariant: what is told here changes no setting; a name that is like none of ours gets no
-//! guess, because the environment is full of variables of others. Values are never looked at.
-use crate::config::settings::SETTINGS;
-use crate::config::variables::{PREFIX, setting_variables};
+//! A name that resembles no setting gets no suggestion, because the environment contains many variables of
+//! other programs.
+use crate::config::settings::{PREFIX, SETTINGS, Setting, groups_of, split_path};
 
-/// Settings that the Python proxy had once, and what to do without them.
-const GONE: &[(&str, &str)] = &[
+/// Settings that older versions of the Python proxy had, and their replacements.
+const REMOVED: &[(&str, &str)] = &[
     (
         "health_check.count_stale_documents_as_failing",
-        "null for environment_update_grace_period_seconds: never stale",
+        "set health_check.environment_update_grace_period_seconds to null: documents are never stale",
     ),
-    ("health_check.grace_period_seconds", "its name is health_check.environment_update_grace_period_seconds"),
+    ("health_check.grace_period_seconds", "renamed to health_check.environment_update_grace_period_seconds"),
     ("logging.log_file_path", STDOUT),
     ("logging.log_filename", STDOUT),
     ("logging.log_handler", STDOUT),
     ("server.log_config", STDOUT),
 ];
 
-const STDOUT: &str = "the log goes to stdout; send that where it should go";
+const STDOUT: &str = "the log goes to stdout; redirect that instead";
 
-/// Shorter variables are like too many others.
+/// Shorter names resemble too many variables of other programs.
 const VARIABLE_CHARS_MIN: usize = 8;
 
-/// A hint for a setting of the file that nobody knows.
+/// A hint for an unknown setting of the file.
 pub fn setting(path: &str) -> Option<String> {
-    if let Some((_, instead)) = GONE.iter().find(|(gone, _)| *gone == path) {
-        return Some((*instead).to_owned());
+    if let Some((_, replacement)) = REMOVED.iter().find(|(removed, _)| *removed == path) {
+        return Some((*replacement).to_owned());
     }
     let names = SETTINGS.iter().flat_map(|setting| {
-        let (parent, _) = super::settings::split_path(setting.path);
+        let (parent, _) = split_path(setting.path);
         let aliases = setting.aliases.iter().map(move |alias| (format!("{parent}{alias}"), setting.path));
-        let groups = setting.path.match_indices('.').map(|(end, _)| &setting.path[..end]);
+        let groups = groups_of(setting.path);
         std::iter::once(setting.path).chain(groups).map(|name| (name.to_owned(), name)).chain(aliases)
     });
     let names: Vec<(String, &str)> = names.collect();
-    nearest(path, true, names.iter().map(|(name, meant)| (name.as_str(), *meant)))
-        .or_else(|| elsewhere(path))
-        .map(|meant| format!("did you mean {meant}?"))
+    nearest(path, true, names.iter().map(|(name, suggested)| (name.as_str(), *suggested)))
+        .or_else(|| in_other_group(path))
+        .map(|suggested| format!("did you mean {suggested}?"))
 }
 
-/// A hint for a member of an object whose members are these.
+/// A hint for an unknown member of an object that has these members.
 pub fn member(name: &str, members: &[&'static str]) -> Option<String> {
-    let meant = nearest(name, true, members.iter().map(|member| (*member, *member)));
-    meant.map(|meant| format!("did you mean {meant}?"))
+    let suggested = nearest(name, true, members.iter().map(|member| (*member, *member)));
+    suggested.map(|suggested| format!("did you mean {suggested}?"))
 }
 
-/// A hint for an environment variable that is nearly one of ours.
+/// A hint for an environment variable that resembles one of a setting.
 pub fn variable(name: &str) -> Option<String> {
     if name.chars().count() < VARIABLE_CHARS_MIN {
         return None;
     }
-    // The prefix would make any two names near.
+    // Names are compared without the prefix, which would make any two of them similar.
     let (prefix, rest) = name.strip_prefix(PREFIX).map_or(("", name), |rest| (PREFIX, rest));
-    let known: Vec<String> = SETTINGS.iter().flat_map(setting_variables).collect();
+    let known: Vec<String> = SETTINGS.iter().flat_map(Setting::all_variables).collect();
     let known = known.iter().filter(|known| known.starts_with(PREFIX) != prefix.is_empty());
     let names = known.map(|known| (known.strip_prefix(PREFIX).unwrap_or(known), known.as_str()));
-    let meant = nearest(rest, false, names);
-    meant.map(|meant| format!("did you mean {meant}?"))
+    let suggested = nearest(rest, false, names);
+    suggested.map(|suggested| format!("did you mean {suggested}?"))
 }
 
-/// The same last part in another group, such as `port` for `server.port`.
-fn elsewhere(path: &str) -> Option<String> {
-    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
-    let wanted = last(path);
-    let is_it = |setting: &&super::settings::Setting| {
-        last(setting.path) == wanted || setting.aliases.contains(&wanted.as_str())
-    };
-    let found: Vec<&str> = SETTINGS.iter().filter(is_it).map(|setting| setting.path).collect();
+/// Settings with the same last part in another group, such as `server.port` for `port`.
+fn in_other_group(path: &str) -> Option<String> {
+    let (_, name) = split_path(path);
+    let has_name = |setting: &&Setting| split_path(setting.path).1 == name || setting.aliases.contains(&name);
+    let found: Vec<&str> = SETTINGS.iter().filter(has_name).map(|setting| setting.path).collect();
     (1..=2).contains(&found.len()).then(|| found.join(" or "))
 }
 
-/// What the name nearest to `written` stands for, if one is near enough: a fifth of it may be
-/// wrong; with `by_beginning` it is enough that two thirds of it are the beginning.
+/// The suggestion of the candidate nearest to `name`, if one is near enough: by an edit distance of at most
+/// a fifth of the length or, with `by_prefix`, by a common prefix of two thirds. Candidates are pairs of
+/// name and suggestion.
 fn nearest<'a>(
-    written: &str,
-    by_beginning: bool,
-    names: impl Iterator<Item = (&'a str, &'a str)>,
+    name: &str,
+    by_prefix: bool,
+    candidates: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Option<String> {
-    let written = plain(written);
-    let near = names.filter_map(|(name, meant)| {
-        let name = plain(name);
-        let longest = written.chars().count().max(name.chars().count());
-        let begin = written.chars().zip(name.chars()).take_while(|(a, b)| a == b).count();
-        // Letters added, left out, changed, or swapped with their neighbour.
-        let steps = strsim::osa_distance(&written, &name);
-        let is_near = steps <= (longest / 5).max(1) || (by_beginning && begin * 3 >= longest * 2);
-        is_near.then_some((steps, meant))
+    let name = normalized(name);
+    let near = candidates.filter_map(|(candidate, suggested)| {
+        let candidate = normalized(candidate);
+        let longest = name.chars().count().max(candidate.chars().count());
+        let prefix = name.chars().zip(candidate.chars()).take_while(|(a, b)| a == b).count();
+        // Insertions, deletions, substitutions and transpositions of neighbours.
+        let distance = strsim::osa_distance(&name, &candidate);
+        let is_near = distance <= (longest / 5).max(1) || (by_prefix && prefix * 3 >= longest * 2);
+        is_near.then_some((distance, suggested))
     });
-    near.min_by_key(|(steps, _)| *steps).map(|(_, meant)| meant.to_owned())
+    near.min_by_key(|(distance, _)| *distance).map(|(_, suggested)| suggested.to_owned())
 }
 
-/// Capitals and separators are no part of what is compared.
-fn plain(name: &str) -> String {
+/// Case and separators are not compared.
+fn normalized(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
@@ -102,8 +98,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_meant_is_found() {
-        for (written, meant) in [
+    fn suggests_similar_names() {
+        for (name, suggested) in [
             ("api_poll_frequncy", "api_poll_frequency_seconds"),
             ("environment_keypairs", "environment_key_pairs"),
             ("environment_keys", "environment_key_pairs"),
@@ -114,7 +110,7 @@ mod tests {
             ("colour", "logging.colours"),
             ("port", "admin.port or server.port"),
         ] {
-            assert_eq!(setting(written), Some(format!("did you mean {meant}?")), "{written}");
+            assert_eq!(setting(name), Some(format!("did you mean {suggested}?")), "{name}");
         }
         assert!(setting("logging.log_filename").is_some_and(|hint| hint.contains("stdout")));
         assert_eq!(member("server_key", &["client_side_key", "server_side_key"]), None);
@@ -122,11 +118,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nobodys_gets_no_guess() {
-        for written in ["sentry_dsn", "x", "", "comment", "server.workers"] {
-            assert_eq!(setting(written), None, "{written}");
+    fn suggests_nothing_for_unrelated_names() {
+        for name in ["sentry_dsn", "x", "", "comment", "server.workers"] {
+            assert_eq!(setting(name), None, "{name}");
         }
-        for written in [
+        for name in [
             "PATH",
             "HOME",
             "HOSTNAME",
@@ -144,7 +140,7 @@ mod tests {
             "SERVER_SOFTWARE",
             "XDG_CACHE_HOME",
         ] {
-            assert_eq!(variable(written), None, "{written}");
+            assert_eq!(variable(name), None, "{name}");
         }
         assert_eq!(
             variable("API_POLL_FREQUENCY_SECOND").as_deref(),

@@ -170,7 +170,6 @@ fn host(text: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Network;
 
     fn client(allow: Option<ForwardedAllowIps>, peer: Option<&str>, forwarded_for: &str) -> String {
         let log = AccessLog::of(allow);
@@ -181,9 +180,8 @@ mod tests {
 
     #[test]
     fn only_trusted_peers_are_believed() {
-        let network = |address: &str, prefix_bits| Network { address: address.parse().unwrap(), prefix_bits };
-        let ours =
-            || Some(ForwardedAllowIps::Networks(vec![network("127.0.0.1", 32), network("10.0.0.0", 8)]));
+        let networks = ["127.0.0.1/32", "10.0.0.0/8"].map(|network| network.parse().unwrap());
+        let ours = || Some(ForwardedAllowIps::networks(networks));
         for (allow, peer, forwarded_for, expected) in [
             (None, Some("127.0.0.1"), "1.2.3.4", "127.0.0.1"),
             (ours(), Some("192.0.2.1"), "1.2.3.4", "192.0.2.1"),

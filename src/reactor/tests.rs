@@ -11,7 +11,7 @@ use super::*;
 use crate::channel::{Publisher, ReactorMessage};
 use crate::config;
 use crate::config::Driver;
-use crate::config::settings::Inputs;
+use crate::config::Inputs;
 use crate::http::route::Route;
 use crate::snapshot::Snapshot;
 

@@ -5,12 +5,12 @@
 //! nothing; an environment that stays keeps its document; what cannot change while running is named.
 use std::fmt::Display;
 use std::io::ErrorKind;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::channel::ReactorMessage;
+use crate::config::settings::restart_required;
 use crate::config::{Config, EnvironmentConfig, Level};
 use crate::files::FileVersion;
 use crate::limits;
@@ -84,7 +84,7 @@ impl Supervisor {
 
     /// False if there is nothing new in it.
     fn adopt(&mut self, config: Config, upstream: Upstream, is_asked: bool) -> bool {
-        let is_same = is_same_config(&self.config, &config);
+        let is_same = *self.config == config;
         if is_same && !is_asked {
             // The file was touched, or written just before we started.
             return false;
@@ -123,7 +123,7 @@ impl Supervisor {
             ("environments_changed", &changed),
         ];
         self.records.log.event(Level::Info, "configuration_reloaded", &fields);
-        let fixed = needs_restart(&before, &config);
+        let fixed = restart_required(&before, &config);
         if !fixed.is_empty() {
             let fields: [(_, &dyn Display); 1] = [("settings", &fixed.join(", "))];
             self.records.log.event(Level::Warning, "configuration_needs_restart", &fields);
@@ -180,46 +180,4 @@ pub fn missing_documents(config: &Config, known: &[EnvironmentConfig]) -> Vec<St
 fn is_same(one: &EnvironmentConfig, other: &EnvironmentConfig) -> bool {
     one.client_side_key == other.client_side_key
         && (!one.client_side_key.is_empty() || one.document_path == other.document_path)
-}
-
-/// `Debug` shows all of it but the secrets, which are compared apart.
-fn is_same_config(one: &Config, other: &Config) -> bool {
-    one.environments == other.environments
-        && one.proxy_key == other.proxy_key
-        && format!("{one:?}") == format!("{other:?}")
-}
-
-/// Where the admin listener is, which is bound at start; whom it answers is read at each request.
-fn admin_address(config: &Config) -> Option<(IpAddr, u16)> {
-    config.admin.as_ref().map(|admin| (admin.host, admin.port))
-}
-
-/// Settings that differ and are read only at start.
-fn needs_restart(before: &Config, now: &Config) -> Vec<&'static str> {
-    let (old, new) = (&before.server, &now.server);
-    let fixed = [
-        ("server.host", old.host != new.host),
-        ("server.port", old.port != new.port),
-        ("server.take_over", old.take_over != new.take_over),
-        ("server.tcp", old.tcp != new.tcp),
-        ("server.unix_socket_mode", old.unix_socket_mode != new.unix_socket_mode),
-        ("server.unix_socket", old.unix_socket != new.unix_socket),
-        ("server.tls", old.tls.is_some() != new.tls.is_some()),
-        ("server.timeout_keep_alive", old.timeout_keep_alive != new.timeout_keep_alive),
-        ("server.timeout_head", old.timeout_head != new.timeout_head),
-        ("server.timeout_body", old.timeout_body != new.timeout_body),
-        ("server.timeout_write", old.timeout_write != new.timeout_write),
-        ("server.head_bytes_max", old.head_bytes_max != new.head_bytes_max),
-        ("server.requests_max", old.requests_max != new.requests_max),
-        ("server.connections_max", old.connections_max != new.connections_max),
-        ("server.proxy_headers", old.proxy_headers != new.proxy_headers),
-        ("server.forwarded_allow_ips", old.forwarded_allow_ips != new.forwarded_allow_ips),
-        ("server.driver", old.driver != new.driver),
-        ("cores", before.cores != now.cores),
-        ("cache_dir", before.cache_dir != now.cache_dir),
-        ("admin", admin_address(before) != admin_address(now)),
-        ("logging.log_format", before.logging.log_format != now.logging.log_format),
-        ("logging.enable_access_log", before.logging.enable_access_log != now.logging.enable_access_log),
-    ];
-    fixed.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }

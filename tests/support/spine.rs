@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use edge_proxy::config;
-use edge_proxy::config::settings::Inputs;
+use edge_proxy::config::Inputs;
 use edge_proxy::engine::program::Role;
 use edge_proxy::handlers::HandlerSettings;
 use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, Slot, Snapshot};

@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::config::settings::Inputs;
+use crate::config::Inputs;
 use crate::config::{Config, EnvironmentConfig};
 use crate::engine::evaluate::{Identity, Trait, TraitValue};
 use crate::files::Links;

@@ -15,7 +15,7 @@ use clap::Args;
 
 use crate::commands::arguments::ServeArgs;
 use crate::config;
-use crate::config::settings::Inputs;
+use crate::config::Inputs;
 use crate::config::{Config, reachable};
 use crate::terminal::escape_lines;
 

@@ -1,9 +1,12 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::build::read_on;
-use crate::config::cores::Available;
-use crate::config::settings::{Inputs, SETTINGS};
+use crate::config::build::load_for;
+use crate::config::cores::{Available, Cores};
+use crate::config::settings::{SETTINGS, restart_required};
 
 /// A configuration file with this content, and these variables.
 struct Case {
@@ -37,17 +40,18 @@ impl Case {
     }
 
     fn read(self) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
-        read_on(&self.inputs, &Available { cpus: vec![0, 1, 2, 3], quota: None })
+        load_for(&self.inputs, &Available { cpus: vec![0, 1, 2, 3], quota: None })
     }
 
     fn config(self) -> Config {
         self.read().expect("a valid configuration").0
     }
 
-    /// `path: expected` of each mistake.
-    fn mistakes(self) -> Vec<String> {
-        let error = self.read().expect_err("a mistake");
-        error.mistakes.iter().map(|mistake| format!("{} = {}", mistake.path, mistake.value)).collect()
+    /// `setting = value` of each issue.
+    fn issues(self) -> Vec<String> {
+        let error = self.read().expect_err("an invalid configuration");
+        let shown = |issue: &ConfigIssue| format!("{} = {:?}", issue.setting, issue.value);
+        error.issues.iter().map(shown).collect()
     }
 }
 
@@ -88,19 +92,18 @@ fn defaults_are_those_of_the_python_proxy() {
 }
 
 #[test]
-fn the_rendered_default_reads_without_a_notice() {
-    let (config, notices) = Case::text(DEFAULT_JSON).read().expect("valid");
-    assert_eq!(notices, []);
+fn rendered_default_has_no_warning() {
+    let (config, warnings) = Case::text(DEFAULT_JSON).read().expect("valid");
+    assert_eq!(warnings, []);
     let plain = Case::new(&json!({"environment_key_pairs": [
         {"server_side_key": "ser.environment_key", "client_side_key": "environment_key"}
     ]}))
     .config();
-    let without_path = |config: Config| format!("{:?}", Config { path: None, ..config });
-    assert_eq!(without_path(config), without_path(plain));
+    assert_eq!(Config { path: None, ..config }, Config { path: None, ..plain });
 }
 
 #[test]
-fn aliases_mean_the_same() {
+fn accepts_aliases() {
     for name in ["api_poll_frequency", "api_poll_frequency_seconds"] {
         assert_eq!(Case::new(&with(name, json!(3))).config().api_poll_frequency, Duration::from_secs(3));
     }
@@ -122,19 +125,23 @@ fn aliases_mean_the_same() {
 }
 
 #[test]
-fn flags_beat_variables_beat_the_file() {
+fn flags_override_variables_override_the_file() {
     let file = with("server", json!({"port": 1, "host": "127.0.0.1"}));
     assert_eq!(Case::new(&file).config().server.port, 1);
     let layered = || Case::new(&file).variable("SERVER", r#"{"port": 2}"#);
     let config = layered().config();
     assert_eq!((config.server.port, config.server.host), (2, [127, 0, 0, 1].into()), "layers are merged");
-    assert_eq!(layered().variable("SERVER_PORT", "3").config().server.port, 3, "the nested form is nearer");
+    assert_eq!(
+        layered().variable("SERVER_PORT", "3").config().server.port,
+        3,
+        "the variable of the setting overrides that of its group"
+    );
     assert_eq!(layered().variable("server_port", "3").config().server.port, 3, "names ignore case");
     assert_eq!(layered().variable("SERVER_PORT", "3").flag("server.port", "4").config().server.port, 4);
 }
 
 #[test]
-fn variables_alone_are_enough() {
+fn variables_suffice() {
     let case = Case::text("{}")
         .variable("ENVIRONMENT_KEY_PAIRS", &json!([pair()]).to_string())
         .variable("API_POLL_FREQUENCY", "7")
@@ -148,8 +155,8 @@ fn variables_alone_are_enough() {
         .variable("LOGGING_COLORS", "yes")
         .variable("SERVER_SOMETHING_ELSE", "ignored")
         .variable("HOME", "/root");
-    let (config, notices) = case.read().expect("valid");
-    let aliases: Vec<_> = notices.iter().map(|n| (n.event, n.fields[0].1.as_str())).collect();
+    let (config, warnings) = case.read().expect("valid");
+    let aliases: Vec<_> = warnings.iter().map(|n| (n.event, n.fields[0].1.as_str())).collect();
     let used = |name| ("unprefixed_variable_used", name);
     let names =
         ["HEALTH_CHECK_ENVIRONMENT_UPDATE_GRACE_PERIOD_SECONDS", "LOGGING_COLORS", "SERVER_PROXY_HEADERS"];
@@ -169,7 +176,7 @@ fn variables_alone_are_enough() {
 }
 
 #[test]
-fn origins_are_a_list_or_one_text() {
+fn origins_are_a_list_or_a_string() {
     let origins = |value| Case::new(&with("allow_origins", value)).config().allow_origins;
     assert_eq!(origins(json!("https://a.example")), ["https://a.example"]);
     assert_eq!(origins(json!(["https://a.example", "*"])), ["https://a.example", "*"]);
@@ -177,22 +184,22 @@ fn origins_are_a_list_or_one_text() {
     assert_eq!(variable(r#"["https://b"]"#).config().allow_origins, ["https://b"]);
     assert_eq!(variable("https://a, https://b").config().allow_origins, ["https://a", "https://b"]);
     assert!(variable("https://a,").read().is_err());
-    let told =
+    let warnings =
         |origin: &str| Case::new(&with("allow_origins", json!([origin]))).read().expect("valid").1.len();
     for origin in
         ["*", "null", "https://a.example", "http://localhost:3000", "capacitor://localhost", "http://[::1]"]
     {
-        assert_eq!(told(origin), 0, "{origin}");
+        assert_eq!(warnings(origin), 0, "{origin}");
     }
     for origin in
         ["www.example.com", "https://a.example/", "https://*.example.com", "https://A.example", "https://"]
     {
-        assert_eq!(told(origin), 1, "{origin}");
+        assert_eq!(warnings(origin), 1, "{origin}");
     }
 }
 
 #[test]
-fn every_mistake_is_told_in_one_run_and_no_secret_with_it() {
+fn reports_every_issue_and_no_secret() {
     let file = json!({
         "environment_key_pairs": [
             {"server_side_key": "wrong-secret-key-1", "client_side_key": "def456"},
@@ -212,8 +219,8 @@ fn every_mistake_is_told_in_one_run_and_no_secret_with_it() {
         "cores": "9",
         "proxy_key": 17,
     });
-    let error = Case::new(&file).read().expect_err("mistakes");
-    let mut paths: Vec<&str> = error.mistakes.iter().map(|mistake| mistake.path.as_str()).collect();
+    let error = Case::new(&file).read().expect_err("an invalid configuration");
+    let mut paths: Vec<&str> = error.issues.iter().map(|issue| issue.setting.as_str()).collect();
     paths.sort_unstable();
     assert_eq!(
         paths,
@@ -242,25 +249,25 @@ fn every_mistake_is_told_in_one_run_and_no_secret_with_it() {
     );
     let text = error.to_string();
     assert!(!text.contains("secret-key"), "{text}");
-    assert!(text.contains("expected a port from 0 to 65535, not 80000"), "{text}");
-    assert!(text.starts_with("the configuration has 20 mistakes:"), "{text}");
+    assert!(text.contains("expected a port from 0 to 65535, got 80000"), "{text}");
+    assert!(text.starts_with("invalid configuration, 20 errors:"), "{text}");
 }
 
 #[test]
-fn a_file_that_is_none_is_told_with_its_place() {
-    let told = |text: &str| Case::text(text).read().expect_err("a mistake").to_string();
-    assert!(told("{\"a\": }").contains("line 1 column 7"), "{}", told("{\"a\": }"));
-    assert!(told("[]").contains("expected a JSON object"));
-    assert!(told("").contains("expected valid JSON"));
+fn reports_where_the_file_is_invalid() {
+    let error = |text: &str| Case::text(text).read().expect_err("an invalid file").to_string();
+    assert!(error("{\"a\": }").contains("line 1 column 7"), "{}", error("{\"a\": }"));
+    assert!(error("[]").contains("expected a JSON object"));
+    assert!(error("").contains("expected valid JSON"));
     let missing = Inputs { config_path: Some("/nowhere/config.json".into()), ..Inputs::default() };
     let available = Available { cpus: vec![0], quota: None };
-    let text = read_on(&missing, &available).expect_err("missing").to_string();
+    let text = load_for(&missing, &available).expect_err("missing").to_string();
     assert!(text.contains("/nowhere/config.json") && text.contains("No such file"), "{text}");
 }
 
 #[test]
-fn nothing_to_serve_is_a_mistake() {
-    assert_eq!(Case::text("{}").mistakes(), ["environment_key_pairs = "]);
+fn rejects_configuration_without_environment() {
+    assert_eq!(Case::text("{}").issues(), ["environment_key_pairs = None"]);
     let discovering = Case::new(&json!({"proxy_key": "key-of-the-proxy"})).config();
     assert_eq!(discovering.environments, []);
     let documents = Case::text("{}").flag("documents", json!(["a.json", "b.json"])).config();
@@ -268,31 +275,31 @@ fn nothing_to_serve_is_a_mistake() {
     assert_eq!(paths, [PathBuf::from("a.json"), PathBuf::from("b.json")]);
 }
 
-/// A server-side key is rotated by a second pair; a pair may also be there twice by accident.
+/// A second pair rotates a server-side key; a pair may also be repeated by accident.
 #[test]
-fn pairs_with_one_client_side_key_are_joined() {
+fn joins_pairs_with_the_same_client_side_key() {
     let rotated = json!({"server_side_key": "ser.new456789", "client_side_key": "def456"});
     let other = json!({"server_side_key": "ser.other", "client_side_key": "other"});
     let file = json!({"environment_key_pairs": [pair(), rotated, other, pair()]});
-    let (config, notices) = Case::new(&file).read().expect("valid");
+    let (config, warnings) = Case::new(&file).read().expect("valid");
     let keys: Vec<Vec<&str>> = config
         .environments
         .iter()
         .map(|environment| environment.server_side_keys().map(Secret::expose).collect())
         .collect();
     assert_eq!(keys, [vec!["ser.abc123456", "ser.new456789"], vec!["ser.other"]]);
-    let notices: Vec<_> = notices.iter().map(|n| (n.level, n.event, n.fields[0].1.as_str())).collect();
+    let warnings: Vec<_> = warnings.iter().map(|n| (n.level, n.event, n.fields[0].1.as_str())).collect();
     let repeated = |path| (Level::Warning, "client_side_key_repeated", path);
-    assert_eq!(notices, [repeated("environment_key_pairs[1]"), repeated("environment_key_pairs[3]")]);
+    assert_eq!(warnings, [repeated("environment_key_pairs[1]"), repeated("environment_key_pairs[3]")]);
     let from_file = json!({"client_side_key": "def456", "document_path": "a.json"});
     let file = json!({"environment_key_pairs": [pair(), from_file]});
-    let mistakes = Case::new(&file).mistakes();
-    assert_eq!(mistakes.len(), 1, "two sources for one key: {mistakes:?}");
-    assert!(mistakes[0].starts_with("environment_key_pairs[1].document_path"), "{mistakes:?}");
+    let issues = Case::new(&file).issues();
+    assert_eq!(issues.len(), 1, "two sources for one key: {issues:?}");
+    assert!(issues[0].starts_with("environment_key_pairs[1].document_path"), "{issues:?}");
 }
 
 #[test]
-fn what_has_no_effect_is_told_once_by_name() {
+fn warns_of_settings_without_effect() {
     let mut file = json!({
         "environment_key_pairs": [pair()],
         "endpoint_caches": {"flags": {"use_cache": true, "cache_max_size": 3}},
@@ -300,10 +307,10 @@ fn what_has_no_effect_is_told_once_by_name() {
         "server": {"reload": true},
         "colour": 1,
     });
-    let (_, notices) = Case::new(&file).read().expect("valid");
-    let told: Vec<_> = notices.iter().map(|n| (n.level, n.event, n.fields[0].1.as_str())).collect();
+    let (_, warnings) = Case::new(&file).read().expect("valid");
+    let found: Vec<_> = warnings.iter().map(|n| (n.level, n.event, n.fields[0].1.as_str())).collect();
     assert_eq!(
-        told,
+        found,
         [
             (Level::Warning, "unknown_setting_ignored", "colour"),
             (Level::Warning, "unknown_setting_ignored", "logging.log_filename"),
@@ -313,121 +320,122 @@ fn what_has_no_effect_is_told_once_by_name() {
         ]
     );
     file = with("endpoint_caches", json!({"flags": {"use_cache": false}}));
-    assert_eq!(Case::new(&file).read().expect("valid").1, [], "a cache that is off needs no word");
+    assert_eq!(Case::new(&file).read().expect("valid").1, [], "a disabled cache needs no warning");
 }
 
 #[test]
-fn what_is_not_understood_is_told_with_what_was_meant() {
+fn suggests_names_for_unknown_ones() {
     let mut file = with("api_poll_frequncy", json!(3));
     file["server"] = json!({"prot": 1});
     file["environment_key_pairs"][0]["sever_side_key"] = json!("ser.secret-key-1");
     let case = Case::new(&file).variable("LOGGING_LEVEL", "secret-key-2").variable("LANGUAGE", "de");
-    let (_, notices) = case.read().expect("valid");
-    let told: Vec<String> = notices.iter().map(ConfigWarning::sentence).collect();
+    let (_, warnings) = case.read().expect("valid");
+    let sentences: Vec<String> = warnings.iter().map(ConfigWarning::sentence).collect();
     let (variables, members): (Vec<String>, Vec<String>) =
-        told.into_iter().partition(|line| line.starts_with("LOGGING_LEVEL"));
+        sentences.into_iter().partition(|line| line.starts_with("LOGGING_LEVEL"));
     assert_eq!(variables, ["LOGGING_LEVEL: did you mean LOGGING_LOG_LEVEL?"]);
-    let meant = ["api_poll_frequency_seconds?", "server.port?", "server_side_key?"];
-    assert!(members.iter().zip(meant).all(|(line, meant)| line.ends_with(meant)), "{members:?}");
-    assert!(!format!("{notices:?}").contains("secret-key"));
+    let suggested = ["api_poll_frequency_seconds?", "server.port?", "server_side_key?"];
+    assert!(members.iter().zip(suggested).all(|(line, suggested)| line.ends_with(suggested)), "{members:?}");
+    assert!(!format!("{warnings:?}").contains("secret-key"));
 }
 
 #[test]
-fn what_is_missing_is_told_with_what_was_not_understood() {
+fn lists_unknown_names_beside_a_missing_setting() {
     let file = json!({"environment_keys": [pair()], "note": 1});
     let text = Case::new(&file).read().expect_err("nothing to serve").to_string();
-    let (mistakes, unknown) = text.split_once("\nand this was not understood:").expect("both");
-    assert!(mistakes.contains("environment_key_pairs: missing"), "{text}");
+    let (issues, unknown) = text.split_once("\nunknown names:").expect("both");
+    assert!(issues.contains("environment_key_pairs: not set"), "{text}");
     assert!(
         unknown.contains("environment_keys (") && unknown.contains("did you mean environment_key_pairs?")
     );
-    assert!(unknown.contains("note (") && unknown.contains("no setting has this name"), "{text}");
+    assert!(unknown.contains("note (") && unknown.contains("unknown setting"), "{text}");
 }
 
 #[test]
-fn a_member_given_twice_is_told() {
+fn warns_of_repeated_members() {
     let text = format!(
         r#"{{"environment_key_pairs": [{}], "server": {{"port": 1}}, "server": {{"port": 2}}}}"#,
         pair()
     );
-    let (config, notices) = Case::text(&text).read().expect("valid");
-    assert_eq!(config.server.port, 2, "the last one counts, as in Python");
-    assert_eq!((notices[0].event, notices[0].fields[0].1.as_str()), ("setting_repeated", "server"));
+    let (config, warnings) = Case::text(&text).read().expect("valid");
+    assert_eq!(config.server.port, 2, "the last one is used, as in Python");
+    assert_eq!((warnings[0].event, warnings[0].fields[0].1.as_str()), ("setting_repeated", "server"));
 }
 
 #[test]
-fn variables_that_are_broken_json_are_told_with_the_place_and_without_the_key() {
+fn reports_where_json_of_a_variable_is_invalid_without_the_key() {
     let broken = r#"[{"server_side_key": "ser.secret-key", "client_side_key": "def456",}]"#;
     let case =
         Case::text("{}").variable("ENVIRONMENT_KEY_PAIRS", broken).variable("LOGGING", "{'log_level': 1}");
-    let text = case.variable("SERVER", "tcp").read().expect_err("mistakes").to_string();
+    let text = case.variable("SERVER", "tcp").read().expect_err("an invalid configuration").to_string();
     assert!(
-        text.contains("3 mistakes")
+        text.contains("3 errors")
             && text.contains("environment_key_pairs: expected valid JSON (trailing comma")
     );
     assert!(text.contains("logging: expected valid JSON (key must be a string"), "{text}");
-    assert!(text.contains("server: expected an object, not \"tcp\""), "{text}");
+    assert!(text.contains("server: expected an object, got \"tcp\" (environment variable SERVER)"), "{text}");
     assert!(!text.contains("secret-key"), "{text}");
 }
 
 #[test]
-fn the_separator_of_other_programs_with_pydantic_is_taken() {
+fn accepts_double_underscore_separators() {
     let case = Case::new(&with("api_url", json!("http://x"))).variable("SERVER__PORT", "9000");
     let case = case.variable("health_check__environment_update_grace_period_seconds", "7");
-    let (config, notices) = case.read().expect("valid");
-    assert_eq!((config.server.port, notices.len()), (9000, 2));
-    assert_eq!(notices[0].fields[1].1, "EDGE_PROXY_SERVER_PORT");
+    let (config, warnings) = case.read().expect("valid");
+    assert_eq!((config.server.port, warnings.len()), (9000, 2));
+    assert_eq!(warnings[0].fields[1].1, "EDGE_PROXY_SERVER_PORT");
     assert_eq!(config.health_check.environment_update_grace_period, Some(Duration::from_secs(7)));
     let both =
         Case::new(&with("server", json!({}))).variable("SERVER__PORT", "1").variable("SERVER_PORT", "2");
-    assert_eq!(both.config().server.port, 2, "its own name wins");
+    assert_eq!(both.config().server.port, 2, "the exact name takes precedence");
 }
 
 #[test]
-fn a_password_in_an_address_is_not_told() {
+fn hides_passwords_of_urls() {
     for url in ["https://user:secret@x.example/?a", "ftp://user:secret@x.example/"] {
-        let text = Case::new(&with("api_url", json!(url))).read().expect_err("a mistake").to_string();
+        let text =
+            Case::new(&with("api_url", json!(url))).read().expect_err("an invalid configuration").to_string();
         assert!(text.contains("://...@x.example") && !text.contains("secret"), "{text}");
     }
 }
 
 #[test]
-fn a_server_side_key_twice_is_told() {
+fn warns_of_repeated_server_side_keys() {
     let other = json!({"server_side_key": "ser.abc123456", "client_side_key": "other"});
-    let (config, notices) =
+    let (config, warnings) =
         Case::new(&json!({"environment_key_pairs": [pair(), other]})).read().expect("valid");
-    assert_eq!((config.environments.len(), notices[0].event), (2, "server_side_key_repeated"));
-    assert!(!format!("{notices:?}").contains("abc123"));
+    assert_eq!((config.environments.len(), warnings[0].event), (2, "server_side_key_repeated"));
+    assert!(!format!("{warnings:?}").contains("abc123"));
 }
 
 #[test]
-fn the_authorities_of_the_machine_count_if_they_are_there() {
+fn ssl_cert_file_is_ignored_unless_it_exists() {
     let case = Case::new(&with("api_url", json!("http://x")));
     let here = case.path.display().to_string();
     assert_eq!(case.variable("SSL_CERT_FILE", &here).config().api_ca_file, Some(here.into()));
     let read =
         |name: &str| Case::new(&with("api_url", json!("http://x"))).variable(name, "/nowhere/ca.pem").read();
-    let (config, notices) = read("SSL_CERT_FILE").expect("valid");
-    assert_eq!((config.api_ca_file, notices[0].event), (None, "setting_without_effect"));
-    assert_eq!(read("API_CA_FILE").expect("valid").0.api_ca_file, None, "it may be of another program");
-    let (config, notices) = read("EDGE_PROXY_API_CA_FILE").expect("valid");
+    let (config, warnings) = read("SSL_CERT_FILE").expect("valid");
+    assert_eq!((config.api_ca_file, warnings[0].event), (None, "setting_without_effect"));
+    assert_eq!(read("API_CA_FILE").expect("valid").0.api_ca_file, None, "it may belong to another program");
+    let (config, warnings) = read("EDGE_PROXY_API_CA_FILE").expect("valid");
     assert_eq!(
-        (config.api_ca_file, notices),
+        (config.api_ca_file, warnings),
         (Some("/nowhere/ca.pem".into()), vec![]),
-        "the start refuses it"
+        "serve reports the missing file"
     );
 }
 
 #[test]
-fn kubernetes_service_links_are_no_ports() {
+fn ignores_kubernetes_service_links() {
     let case = Case::new(&with("api_url", json!("http://x"))).variable("SERVER_PORT", "tcp://10.0.0.1:80");
-    let (config, notices) = case.read().expect("valid");
+    let (config, warnings) = case.read().expect("valid");
     assert_eq!(config.server.port, 8000);
-    assert_eq!(notices[0].event, "service_link_variable_ignored");
+    assert_eq!(warnings[0].event, "service_link_variable_ignored");
 }
 
 #[test]
-fn intervals_have_units() {
+fn parses_units_of_intervals() {
     let read = |value| Case::new(&with("api_poll_frequency_seconds", value)).read();
     let cases = [
         (json!(10), 10_000),
@@ -452,18 +460,18 @@ fn cores_are_a_count_or_a_list() {
     let resolve = |value: Value| Cores::parse(&value).expect("valid").resolve(&available);
     assert_eq!(Cores::Available.resolve(&available), Ok((vec![0, 2, 4], false)), "the quota is rounded up");
     assert_eq!(resolve(json!(2)), Ok((vec![0, 2], false)));
-    assert_eq!(resolve(json!("4")), Ok((vec![0, 2, 4, 6], false)), "an explicit count beats the quota");
+    assert_eq!(resolve(json!("4")), Ok((vec![0, 2, 4, 6], false)), "an explicit count overrides the quota");
     assert_eq!(resolve(json!(9)), Ok((vec![0, 2, 4, 6], true)));
     assert_eq!(resolve(json!("2,")), Ok((vec![2], false)));
     assert_eq!(resolve(json!("6,0,0")), Ok((vec![0, 6], false)));
-    assert!(resolve(json!("0-3")).is_err(), "1 and 3 are not ours");
+    assert!(resolve(json!("0-3")).is_err(), "1 and 3 are not available");
     for value in [json!("0,x"), json!("3-1"), json!("0"), json!(-1), json!("0-99999999"), json!(true)] {
         assert!(Cores::parse(&value).is_err(), "{value}");
     }
 }
 
 #[test]
-fn networks_hold_their_addresses() {
+fn networks_contain_their_addresses() {
     let allow = |text: &str| parse::forwarded_allow_ips(&json!(text)).expect("valid");
     assert!(allow("*").contains([8, 8, 8, 8].into()));
     assert!(allow("10.0.0.0/8").contains("::ffff:10.9.9.9".parse().expect("an address")));
@@ -472,12 +480,70 @@ fn networks_hold_their_addresses() {
     assert!(allow("fd00::/8").contains("fd12::1".parse().expect("an address")));
     assert!(allow("192.0.2.7").contains([192, 0, 2, 7].into()));
     assert!(!allow("192.0.2.7").contains([192, 0, 2, 8].into()));
-    for text in ["10.0.0.0/33", "name", "10.0.0.0/x"] {
+    assert!(allow("10.1.2.3/8").contains([10, 9, 9, 9].into()), "host bits are ignored");
+    assert!(allow("::ffff:10.0.0.0/104").contains([10, 9, 9, 9].into()));
+    assert!(!allow("::ffff:10.0.0.0/104").contains([11, 0, 0, 1].into()));
+    assert!(allow("::/0").contains("fd12::1".parse().expect("an address")));
+    for text in
+        ["10.0.0.0/33", "name", "10.0.0.0/x", "10.0.0.0/", "10.0.0/8", "::1/129", "10.0.0.0/255.0.0.0"]
+    {
         assert!(parse::forwarded_allow_ips(&json!(text)).is_err(), "{text}");
     }
 }
 
-/// A setting that is known but never read would be a promise that nobody keeps.
+#[test]
+fn issues_name_the_line_of_the_file() {
+    let case = Case::text(
+        "{\n\"environment_key_pairs\": [\n {\"server_side_key\": \"ser.a\",\n  \"client_side_key\": 1},\n {}],\n\
+         \"api_poll_frequency\": 0,\n\"server\": {\n\"port\": -1}}",
+    );
+    let file = case.path.display().to_string();
+    let error = case.read().expect_err("an invalid configuration");
+    let sources: Vec<(&str, String)> = error
+        .issues
+        .iter()
+        .map(|issue| (issue.setting.as_str(), issue.source.as_ref().expect("the file").to_string()))
+        .collect();
+    let at = |line: usize| format!("{file}:{line}");
+    assert_eq!(
+        sources,
+        [
+            ("environment_key_pairs[0].client_side_key", at(4)),
+            ("environment_key_pairs[1].client_side_key", at(5)),
+            ("environment_key_pairs[1].server_side_key", at(5)),
+            ("api_poll_frequency_seconds", at(6)),
+            ("server.port", at(8)),
+        ]
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains(&format!("server.port: expected a port from 0 to 65535, got -1 ({file}:8)")),
+        "{text}"
+    );
+}
+
+#[test]
+fn restart_is_required_for_changed_settings_of_the_table() {
+    let before = Case::new(&with("server", json!({"port": 1}))).config();
+    let mut now = before.clone();
+    assert_eq!(restart_required(&before, &now), [""; 0]);
+    now.server.port = 2;
+    now.allow_origins.clear();
+    now.admin = Some(Admin { host: [127, 0, 0, 1].into(), port: 3, allowed_hosts: Vec::new() });
+    assert_eq!(restart_required(&before, &now), ["admin.host", "admin.port", "server.port"]);
+}
+
+#[test]
+fn documented_restarts_are_those_of_the_table() {
+    let page = include_str!("../../../docs/configuration.md");
+    let (_, section) = page.split_once("## What needs a restart").expect("a section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let documented: Vec<&str> =
+        section.lines().filter_map(|line| line.strip_prefix("- `")?.strip_suffix('`')).collect();
+    let fixed = SETTINGS.iter().filter(|setting| setting.needs_restart.is_some()).map(|setting| setting.path);
+    assert_eq!(documented, fixed.collect::<Vec<_>>());
+}
+
 #[test]
 fn every_setting_is_read() {
     let source = include_str!("../build.rs");

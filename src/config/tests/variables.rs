@@ -1,11 +1,12 @@
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use super::super::*;
 use crate::config::settings::SETTINGS;
 use crate::config::tests::{Case, pair, with};
-use crate::config::variables::setting_variables;
 
-/// A file that serves something, for tests of variables alone.
+/// A valid file.
 fn served() -> Case {
     Case::new(&with("api_url", json!("http://x/api/v1/")))
 }
@@ -14,15 +15,17 @@ fn served() -> Case {
 fn every_setting_has_a_variable_with_the_prefix() {
     for setting in SETTINGS {
         let own = format!("EDGE_PROXY_{}", setting.path.replace('.', "_").to_uppercase());
-        let first = setting_variables(setting).next();
+        let first = setting.all_variables().next();
         assert_eq!(first.as_deref(), Some(own.as_str()));
-        // An object is what none of them takes but those of free form.
+        // Only free-form settings accept an object.
         let read = served().variable(&own, r#"{"x": 1}"#).read();
         let is_read = match &read {
-            Err(error) => error.mistakes.iter().any(|mistake| mistake.origin.ends_with(&own)),
-            Ok((_, notices)) => {
+            Err(error) => {
+                error.issues.iter().any(|issue| issue.source == Some(SettingSource::Variable(own.clone())))
+            }
+            Ok((_, warnings)) => {
                 ["endpoint_caches", "logging.override", "server.reload"].contains(&setting.path)
-                    && notices.iter().all(|notice| notice.event == "setting_without_effect")
+                    && warnings.iter().all(|warning| warning.event == "setting_without_effect")
             }
         };
         assert!(is_read, "{own}: {read:?}");
@@ -32,7 +35,7 @@ fn every_setting_has_a_variable_with_the_prefix() {
 }
 
 #[test]
-fn the_prefixed_name_wins_over_its_aliases() {
+fn prefixed_name_overrides_aliases() {
     let port = |variables: &[(&str, &str)]| {
         variables.iter().fold(served(), |case, (name, value)| case.variable(name, value)).config().server.port
     };
@@ -48,10 +51,10 @@ fn the_prefixed_name_wins_over_its_aliases() {
     }
 }
 
-/// Whatever another program put into the environment, it does not end the start.
+/// Variables of another program must not prevent the start.
 #[test]
-fn an_alias_of_the_wrong_shape_is_ignored() {
-    let default = format!("{:?}", served().config().with_path(None));
+fn ignores_aliases_with_invalid_values() {
+    let default = served().config().with_path(None);
     for (name, value, event) in [
         ("DOCUMENTS", "/home/x", "variable_ignored"),
         ("DOCUMENTS", "[/home/x", "variable_ignored"),
@@ -75,14 +78,14 @@ fn an_alias_of_the_wrong_shape_is_ignored() {
         ("API_CA_FILE", "/nowhere/ca.pem", "variable_ignored"),
         ("SSE_MAX_STREAM_SECONDS", "-1", "variable_ignored"),
     ] {
-        let (config, notices) = served().variable(name, value).read().expect(name);
-        assert_eq!(format!("{:?}", config.with_path(None)), default, "{name}={value}");
-        let found: Vec<_> = notices.iter().map(|notice| notice.event).collect();
+        let (config, warnings) = served().variable(name, value).read().expect(name);
+        assert_eq!(config.with_path(None), default, "{name}={value}");
+        let found: Vec<_> = warnings.iter().map(|warning| warning.event).collect();
         assert_eq!(found, [event], "{name}={value}");
-        assert_eq!(notices[0].fields[0].1, name);
-        assert!(!format!("{notices:?}").contains("two words"), "a value of another program may be a secret");
+        assert_eq!(warnings[0].fields[0].1, name);
+        assert!(!format!("{warnings:?}").contains("two words"), "a value of another program may be a secret");
     }
-    // With its prefix, or as a name that the Python proxy reads, the same is a mistake.
+    // With the prefix, or under a name that the Python proxy reads, it is an error.
     for (name, value) in [
         ("EDGE_PROXY_DOCUMENTS", "/home/x"),
         ("EDGE_PROXY_CORES", "0.5"),
@@ -108,7 +111,7 @@ fn an_alias_of_the_wrong_shape_is_ignored() {
 }
 
 #[test]
-fn an_alias_of_the_wrong_shape_leaves_the_weaker_layer() {
+fn ignored_alias_leaves_the_weaker_layer() {
     let file = with("cores", json!(2));
     assert_eq!(Case::new(&file).variable("CORES", "0.5").config().cores, [0, 1]);
     let both = Case::new(&file).variable("CORES", "0.5").variable("WEB_CONCURRENCY", "3");
@@ -117,7 +120,7 @@ fn an_alias_of_the_wrong_shape_leaves_the_weaker_layer() {
 
 #[test]
 fn empty_variables_are_unset() {
-    let default = format!("{:?}", served().config().with_path(None));
+    let default = served().config().with_path(None);
     for name in [
         "SSL_CERT_FILE",
         "CACHE_DIR",
@@ -133,25 +136,25 @@ fn empty_variables_are_unset() {
         "SERVER_UNIX_SOCKET",
         "CONFIG_PATH",
     ] {
-        let (config, notices) = served().variable(name, "").read().expect(name);
-        assert_eq!((format!("{:?}", config.with_path(None)), notices), (default.clone(), vec![]), "{name}");
+        let (config, warnings) = served().variable(name, "").read().expect(name);
+        assert_eq!((config.with_path(None), warnings), (default.clone(), vec![]), "{name}");
     }
 }
 
 #[test]
-fn names_of_older_recipes_are_pointed_out() {
+fn suggests_settings_for_variables_of_other_platforms() {
     for (name, instead) in [
         ("FLAGSMITH_API_URL", "API_URL"),
         ("ENVIRONMENT_API_KEYS", "ENVIRONMENT_KEY_PAIRS"),
         ("PORT", "EDGE_PROXY_SERVER_PORT"),
         ("LOG_LEVEL", "EDGE_PROXY_LOGGING_LOG_LEVEL"),
     ] {
-        let (_, notices) = Case::new(&json!({"environment_key_pairs": [pair()]}))
+        let (_, warnings) = Case::new(&json!({"environment_key_pairs": [pair()]}))
             .variable(name, "x")
             .read()
-            .map_or_else(|error| ((), error.notices), |(_, notices)| ((), notices));
-        // The pairs are in the file, so that their old name needs no hint.
-        let hints: Vec<_> = notices.iter().map(ConfigWarning::sentence).collect();
+            .map_or_else(|error| ((), error.warnings), |(_, warnings)| ((), warnings));
+        // The file sets the pairs, so their old name needs no hint.
+        let hints: Vec<_> = warnings.iter().map(ConfigWarning::sentence).collect();
         if name == "ENVIRONMENT_API_KEYS" {
             assert_eq!(hints, [""; 0]);
             let error = Case::text("{}").variable(name, "x").read().expect_err("nothing to serve");
@@ -164,9 +167,9 @@ fn names_of_older_recipes_are_pointed_out() {
             assert_eq!(hints, [format!("{name}: this proxy does not read {name}: set {instead}")]);
         }
     }
-    let (_, notices) = served().variable("PORT", "80").variable("SERVER_PORT", "81").read().expect("valid");
-    assert_eq!(notices.iter().map(|n| n.event).collect::<Vec<_>>(), ["unprefixed_variable_used"]);
-    // A typing error in a name with the prefix, and what Kubernetes adds for a service `edge-proxy`.
+    let (_, warnings) = served().variable("PORT", "80").variable("SERVER_PORT", "81").read().expect("valid");
+    assert_eq!(warnings.iter().map(|n| n.event).collect::<Vec<_>>(), ["unprefixed_variable_used"]);
+    // A misspelled name with the prefix, and what Kubernetes sets for a service `edge-proxy`.
     for (name, count) in [
         ("EDGE_PROXY_SEVER_PORT", 1),
         ("EDGE_PROXY_NONSENSE", 1),
@@ -177,25 +180,25 @@ fn names_of_older_recipes_are_pointed_out() {
         ("EDGE_PROXY_PORT_8000_TCP_ADDR", 0),
         ("EDGE_PROXY_GIT_SHA", 0),
     ] {
-        let (_, notices) = served().variable(name, "x").read().expect("valid");
-        assert_eq!(notices.len(), count, "{name}: {notices:?}");
+        let (_, warnings) = served().variable(name, "x").read().expect("valid");
+        assert_eq!(warnings.len(), count, "{name}: {warnings:?}");
     }
 }
 
 impl Config {
-    /// For comparison: each case has a file of its own.
+    /// For comparison: each case has its own file.
     fn with_path(self, path: Option<PathBuf>) -> Self {
         Self { path, ..self }
     }
 }
 
 #[test]
-fn no_color_switches_colour_off() {
+fn no_color_disables_colour() {
     let colour = |value: &str| {
         let case = served().variable("EDGE_PROXY_LOGGING_COLOURS", "true").variable("NO_COLOR", value);
         case.config().logging.colour
     };
-    assert!(colour(""), "an empty one is unset");
+    assert!(colour(""), "an empty value is unset");
     assert!(!colour("1"));
-    assert!(!colour("0"), "any text");
+    assert!(!colour("0"), "any other value");
 }

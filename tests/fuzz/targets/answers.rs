@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use edge_proxy::config;
-use edge_proxy::config::settings::Inputs;
+use edge_proxy::config::Inputs;
 use edge_proxy::engine::program::Role;
 use edge_proxy::handlers::{HandlerSettings, HandlerState, RequestOutcome};
 use edge_proxy::http::request::{Progress, RequestReader};

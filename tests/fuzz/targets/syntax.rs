@@ -2,7 +2,7 @@
 use std::hint::black_box;
 
 use edge_proxy::config;
-use edge_proxy::config::settings::Inputs;
+use edge_proxy::config::Inputs;
 use edge_proxy::engine::compile::in_list;
 use edge_proxy::engine::jsonpath::Property;
 use edge_proxy::python::regex::{AutomataBudget, Pattern};
@@ -64,12 +64,12 @@ fn number(text: &str) {
     }
 }
 
-/// A configuration is complete, or every mistake has a name.
+/// A configuration is complete, or every issue is reported.
 fn settings(text: &str) {
     let variables = text.lines().filter_map(|line| line.split_once('='));
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     match config::load(&Inputs { without_file: true, variables, ..Inputs::default() }) {
-        Ok((config, notices)) => drop(black_box(format!("{config:?} {notices:?}"))),
-        Err(error) => assert!(!error.mistakes.is_empty() && !error.to_string().is_empty(), "{text}"),
+        Ok((config, warnings)) => drop(black_box(format!("{config:?} {warnings:?}"))),
+        Err(error) => assert!(!error.issues.is_empty() && !error.to_string().is_empty(), "{text}"),
     }
 }
