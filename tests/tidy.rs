@@ -126,7 +126,6 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
 const PARENT_IMPORTS: &[(&str, usize)] = &[
     ("src/identity/errors.rs", 1),
     ("src/identity/validation_errors.rs", 1),
-    ("src/python/json/scan.rs", 4),
     ("src/reactor/accept.rs", 1),
     ("src/reactor/connection.rs", 1),
     ("src/reactor/connections.rs", 2),

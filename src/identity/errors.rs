@@ -115,7 +115,7 @@ impl ErrorList {
 
     /// Notes a string that no UTF-8 can hold.
     pub fn whole_text(&mut self, text: PyText<'_>, path: &ErrorLocation<'_>) {
-        if text.has_lone_surrogate {
+        if text.has_lone_surrogate() {
             self.halves.add(&STRING_UNICODE, path, PyValue::Text(text));
         }
     }

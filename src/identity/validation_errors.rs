@@ -50,7 +50,7 @@ pub fn json_value(original: &[u8]) -> Result<JsonDocument<'_>, IdentityError> {
 
 fn identity_error(error: JsonError) -> IdentityError {
     match error {
-        JsonError::Unreadable => IdentityError::Unreadable,
+        JsonError::TooDeep | JsonError::Unreadable => IdentityError::Unreadable,
         JsonError::Decode { message, position } => json_invalid(message, position),
     }
 }
@@ -68,7 +68,7 @@ pub fn prefix_error(
     }
     let document = match loads_prefix(first) {
         Ok(document) => document,
-        Err(JsonError::Unreadable) => return None,
+        Err(JsonError::TooDeep | JsonError::Unreadable) => return None,
         Err(error) => return Some(identity_error(error)),
     };
     // What is missing may follow, but for what is missing within the first of too many errors.
@@ -210,7 +210,7 @@ fn typed(members: Dict<'_>) -> Option<TraitValue<'_>> {
     let Some(PyValue::Text(kind)) = members.get("type") else { return None };
     match (kind.text, members.get("value")?) {
         ("string" | "unicode" | "semver", PyValue::Text(text))
-            if !text.has_lone_surrogate && is_within_length(text.text) =>
+            if !text.has_lone_surrogate() && is_within_length(text.text) =>
         {
             Some(TraitValue::Text(text.text))
         }
@@ -247,7 +247,7 @@ pub fn query_identifier(identifier: Option<&str>) -> Result<(), IdentityError> {
     let root = ErrorLocation::root("query");
     match identifier {
         None => errors.missing(&root.name("identifier"), PyValue::Null),
-        Some(text) => errors.length(PyText { text, has_lone_surrogate: false }, &root.name("identifier")),
+        Some(text) => errors.length(PyText::new(text), &root.name("identifier")),
     }
     errors.into_result(())
 }

@@ -1,6 +1,5 @@
 //! Python's semantics: numbers, text, regular expressions, JSON. No Flagsmith, no HTTP.
 pub mod json;
-pub mod json_list;
 pub mod number;
 pub mod regex;
 pub mod repr;

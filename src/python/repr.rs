@@ -1,35 +1,30 @@
-//! The text that Python's `str()` gives for an item of a JSON list.
-//!
-//! In: a value read by [`super::json_list`]. Out: its text; `None` where that text holds a lone
-//! surrogate, which no request can send. Invariant: inside a container text is quoted and escaped
-//! as `repr` does it.
+//! Python's `str()` and `repr()` of the values of a JSON text.
 use std::fmt::Write as _;
 
-use crate::python::json_list::{CodePoints, Json};
-use crate::python::number::{Integer, Value, write_str};
+use crate::python::json::{PyText, PyValue};
+use crate::python::number::write_float;
 use crate::python::unicode::is_printable;
 
-/// `v if type(v) is str else str(v)`.
-pub fn item(value: &Json) -> Option<String> {
-    let mut out = String::new();
-    match value {
-        Json::Text(text) => return text.iter().map(|code| char::from_u32(*code)).collect(),
-        other => write_repr(other, &mut out),
+/// `str(value)`; `None` if that has a lone surrogate, which no request can send. Within containers `repr`
+/// escapes them.
+pub fn str(value: PyValue<'_>) -> Option<String> {
+    if let PyValue::Text(text) = value {
+        return (!text.has_lone_surrogate()).then(|| text.text.to_owned());
     }
+    let mut out = String::new();
+    write_repr(value, &mut out);
     Some(out)
 }
 
-fn write_repr(value: &Json, out: &mut String) {
+fn write_repr(value: PyValue<'_>, out: &mut String) {
     match value {
-        Json::Null => write_str(&Value::Null, out),
-        Json::Bool(bool) => write_str(&Value::Bool(*bool), out),
-        Json::Integer(Integer::Small(number)) => write_str(&Value::Int(*number), out),
-        Json::Integer(Integer::Big(number)) => {
-            let _ = write!(out, "{number}");
-        }
-        Json::Float(number) => write_str(&Value::Float(*number), out),
-        Json::Text(text) => write_quoted(text, out),
-        Json::List(items) => {
+        PyValue::Null => out.push_str("None"),
+        PyValue::Bool(true) => out.push_str("True"),
+        PyValue::Bool(false) => out.push_str("False"),
+        PyValue::Int(digits) => out.push_str(digits),
+        PyValue::Float(number) => write_float(number, out),
+        PyValue::Text(text) => write_quoted(text, out),
+        PyValue::List(items) => {
             out.push('[');
             for (at, item) in items.iter().enumerate() {
                 out.push_str(if at > 0 { ", " } else { "" });
@@ -37,9 +32,9 @@ fn write_repr(value: &Json, out: &mut String) {
             }
             out.push(']');
         }
-        Json::Object(members) => {
+        PyValue::Dict(members) => {
             out.push('{');
-            for (at, (name, value)) in members.iter().enumerate() {
+            for (at, (name, value)) in members.exact_members().into_iter().enumerate() {
                 out.push_str(if at > 0 { ", " } else { "" });
                 write_quoted(name, out);
                 out.push_str(": ");
@@ -50,22 +45,21 @@ fn write_repr(value: &Json, out: &mut String) {
     }
 }
 
-fn write_quoted(text: &CodePoints, out: &mut String) {
-    let has = |wanted: char| text.contains(&u32::from(wanted));
-    let quote = if has('\'') && !has('"') { '"' } else { '\'' };
+fn write_quoted(text: PyText<'_>, out: &mut String) {
+    let quote = if text.text.contains('\'') && !text.text.contains('"') { '"' } else { '\'' };
     out.push(quote);
-    for code in text {
-        match char::from_u32(*code) {
+    for code in text.code_points() {
+        match char::from_u32(code) {
             Some('\n') => out.push_str("\\n"),
             Some('\r') => out.push_str("\\r"),
             Some('\t') => out.push_str("\\t"),
             Some(char) if char == quote || char == '\\' => out.extend(['\\', char]),
             Some(char) if is_printable(char) => out.push(char),
             // Writing to a `String` cannot fail.
-            _ if *code < 0x100 => {
+            _ if code < 0x100 => {
                 let _ = write!(out, "\\x{code:02x}");
             }
-            _ if *code < 0x10000 => {
+            _ if code < 0x10000 => {
                 let _ = write!(out, "\\u{code:04x}");
             }
             _ => {

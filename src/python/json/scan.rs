@@ -1,30 +1,57 @@
 //! One pass over a JSON text, as CPython's `json.scanner` and `json.decoder` make it.
 //!
-//! In: a document that has its text and no nodes. Out: its nodes, or the error of `JSONDecodeError`.
-//! Invariant: every byte is looked at a bounded number of times; after an error the nodes so far are a
-//! value too, with all that was open closed; nesting is bounded (`limits::JSON_DEPTH_MAX`).
+//! Time is linear in the text. After an error the nodes read so far form a valid value, with the open
+//! containers closed.
 use crate::json::write::plain_len;
-use crate::limits::{INTEGER_DIGITS_MAX, JSON_DEPTH_MAX};
-use crate::python::json::{JsonDocument, JsonError, Node, offset};
+use crate::limits::INTEGER_DIGITS_MAX;
+use crate::python::json::document::{JsonDocument, LoneSurrogate, Node, offset, within};
+use crate::python::json::error::JsonError;
 
-/// Reads a text once, from its start to its end.
-pub struct Scanner<'a> {
+/// What was read, where reading ended, and why, if that is not the end of the text.
+pub struct Scanned<'a> {
     pub document: JsonDocument<'a>,
     pub at: usize,
-    depth: usize,
+    pub error: Option<JsonError>,
 }
 
-impl<'a> Scanner<'a> {
-    pub fn new(document: JsonDocument<'a>) -> Self {
-        Self { document, at: 0, depth: 0 }
+impl<'a> Scanned<'a> {
+    pub fn complete(self) -> Result<JsonDocument<'a>, JsonError> {
+        self.error.map_or(Ok(self.document), Err)
     }
+}
 
+/// Reads the text of a document without nodes.
+pub fn scan(document: JsonDocument<'_>, depth_max: usize) -> Scanned<'_> {
+    let mut scanner = Scanner { document, at: 0, depth: 0, depth_max };
+    scanner.skip_blanks();
+    let mut error = scanner.value().err();
+    if error.is_none() {
+        scanner.skip_blanks();
+        if scanner.at < scanner.document.text.len() {
+            error = Some(scanner.error_here("Extra data"));
+        }
+    }
+    if scanner.document.nodes.is_empty() {
+        scanner.document.nodes.push(Node::Null);
+    }
+    Scanned { document: scanner.document, at: scanner.at, error }
+}
+
+struct Scanner<'a> {
+    document: JsonDocument<'a>,
+    at: usize,
+    /// Containers that are open.
+    depth: usize,
+    depth_max: usize,
+}
+
+impl Scanner<'_> {
     fn error_at(&self, message: &'static str, at: usize) -> JsonError {
         let before = self.document.text.get(..at).unwrap_or_default();
         JsonError::Decode { message, position: before.chars().count() }
     }
 
-    pub fn error_here(&self, message: &'static str) -> JsonError {
+    fn error_here(&self, message: &'static str) -> JsonError {
         self.error_at(message, self.at)
     }
 
@@ -36,13 +63,13 @@ impl<'a> Scanner<'a> {
         self.document.text.as_bytes().get(self.at).copied()
     }
 
-    pub fn skip_blanks(&mut self) {
+    fn skip_blanks(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
             self.at += 1;
         }
     }
 
-    /// Takes `word` if it stands here.
+    /// Consumes `word` if it is next.
     fn take(&mut self, word: &str) -> bool {
         let found = self.rest().starts_with(word.as_bytes());
         if found {
@@ -51,8 +78,8 @@ impl<'a> Scanner<'a> {
         found
     }
 
-    /// Appends the nodes of one value. After an error what there is of it is a value as well, or nothing.
-    pub fn value(&mut self) -> Result<(), JsonError> {
+    /// Appends the nodes of one value. After an error these are either a complete value or none.
+    fn value(&mut self) -> Result<(), JsonError> {
         let node = match self.peek() {
             Some(b'"') => self.string()?,
             Some(b'{') => return self.nested(true),
@@ -71,18 +98,18 @@ impl<'a> Scanner<'a> {
     }
 
     fn nested(&mut self, is_dict: bool) -> Result<(), JsonError> {
-        if self.depth == JSON_DEPTH_MAX {
-            return Err(JsonError::Unreadable);
+        if self.depth == self.depth_max {
+            return Err(JsonError::TooDeep);
         }
         self.depth += 1;
         self.at += 1;
         self.skip_blanks();
-        let place = self.document.nodes.len();
+        let container = self.document.nodes.len();
         self.document.nodes.push(Node::Null);
         let mut len = 0;
         let read = if is_dict { self.dict(&mut len) } else { self.list(&mut len) };
-        let nodes = offset(self.document.nodes.len() - place - 1);
-        self.document.nodes[place] =
+        let nodes = offset(self.document.nodes.len() - container - 1);
+        self.document.nodes[container] =
             if is_dict { Node::Dict { len, nodes } } else { Node::List { len, nodes } };
         self.depth -= 1;
         read
@@ -150,7 +177,7 @@ impl<'a> Scanner<'a> {
         self.at - start
     }
 
-    /// As `_match_number`: what cannot belong to the number is left where it is.
+    /// As `_match_number_unicode`: an incomplete fraction or exponent is not consumed.
     fn number(&mut self) -> Result<Node, JsonError> {
         let start = self.at;
         let is_negative = self.take("-");
@@ -187,13 +214,12 @@ impl<'a> Scanner<'a> {
         Ok(Node::Int { start: offset(start), end: offset(self.at) })
     }
 
-    /// As `scanstring`, which stands at the opening quote here.
+    /// As `scanstring`, starting at the opening quote.
     fn string(&mut self) -> Result<Node, JsonError> {
         let open = self.at;
         self.at += 1;
         let mut plain_start = self.at;
         let mut unescaped_start = None;
-        let mut has_lone_surrogate = false;
         loop {
             self.at += plain_len(self.rest());
             match self.peek() {
@@ -201,44 +227,50 @@ impl<'a> Scanner<'a> {
                 Some(b'"') => break,
                 Some(b'\\') => {
                     unescaped_start.get_or_insert(self.document.unescaped.len());
-                    let plain = self.document.text.get(plain_start..self.at).unwrap_or_default();
-                    self.document.unescaped.push_str(plain);
+                    self.copy_plain(plain_start);
                     self.at += 1;
                     let Some(letter) = self.peek() else {
                         return Err(self.error_at("Unterminated string starting at", open));
                     };
-                    let character = char::from_u32(self.escape(letter)?);
-                    has_lone_surrogate |= character.is_none();
-                    self.document.unescaped.push(character.unwrap_or(char::REPLACEMENT_CHARACTER));
+                    let code = self.escape(letter)?;
+                    self.push_unescaped(code);
                     plain_start = self.at;
                 }
                 Some(_) => return Err(self.error_here("Invalid control character at")),
             }
         }
-        let end = self.at;
-        self.at += 1;
-        if !self.document.surrogates.is_empty() {
-            let surrogates = &self.document.surrogates;
-            let next = surrogates.partition_point(|at| *at < open);
-            has_lone_surrogate |= surrogates.get(next).is_some_and(|at| *at < end);
-        }
         let (start, end) = match unescaped_start {
-            None => (plain_start, end),
+            None => (plain_start, self.at),
             Some(start) => {
-                let plain = self.document.text.get(plain_start..end).unwrap_or_default();
-                self.document.unescaped.push_str(plain);
+                self.copy_plain(plain_start);
                 (start, self.document.unescaped.len())
             }
         };
-        Ok(Node::Text {
-            start: offset(start),
-            end: offset(end),
-            is_unescaped: unescaped_start.is_some(),
-            has_lone_surrogate,
-        })
+        self.at += 1;
+        Ok(Node::Text { start: offset(start), end: offset(end), is_unescaped: unescaped_start.is_some() })
     }
 
-    /// Reads the escape whose letter is `letter`; stands at that letter, ends after the escape.
+    /// Appends the text from `start` up to here to the unescaped strings.
+    fn copy_plain(&mut self, start: usize) {
+        let JsonDocument { text, unescaped, text_surrogates, unescaped_surrogates, .. } = &mut self.document;
+        let (from, to) = (offset(start), offset(unescaped.len()));
+        let copied = within(text_surrogates, from, offset(self.at)).iter();
+        unescaped_surrogates
+            .extend(copied.map(|lone| LoneSurrogate { at: lone.at - from + to, code: lone.code }));
+        unescaped.push_str(text.get(start..self.at).unwrap_or_default());
+    }
+
+    fn push_unescaped(&mut self, code: u32) {
+        let unescaped = &mut self.document.unescaped;
+        let char = char::from_u32(code).unwrap_or_else(|| {
+            let lone = LoneSurrogate { at: offset(unescaped.len()), code: code as u16 };
+            self.document.unescaped_surrogates.push(lone);
+            char::REPLACEMENT_CHARACTER
+        });
+        unescaped.push(char);
+    }
+
+    /// Reads an escape from its `letter` to its end.
     fn escape(&mut self, letter: u8) -> Result<u32, JsonError> {
         let simple = match letter {
             b'"' | b'\\' | b'/' => letter,
@@ -262,7 +294,7 @@ impl<'a> Scanner<'a> {
         Ok(u32::from(simple))
     }
 
-    /// Four hex digits, which something must follow.
+    /// Four hexadecimal digits. CPython requires a character after them.
     fn hex(&mut self) -> Option<u32> {
         let (digits, _) = self.rest().split_first_chunk::<5>()?.0.split_first_chunk::<4>()?;
         let mut number = 0;
@@ -273,7 +305,7 @@ impl<'a> Scanner<'a> {
         Some(number)
     }
 
-    /// After the first half of a surrogate pair: the whole character if the second half follows.
+    /// Completes a surrogate pair if `first` is a high surrogate and a low one follows.
     fn second_half(&mut self, first: u32) -> Result<u32, JsonError> {
         let after = self.at;
         let is_high = (0xd800..0xdc00).contains(&first);
