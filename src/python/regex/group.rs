@@ -65,13 +65,13 @@ impl RegexParser {
             if self.named(&name).is_some() {
                 return Err(PatternError::new("redefinition of group name"));
             }
-            self.names.push((name, group));
+            self.names.insert(name, group);
         }
         Ok(group)
     }
 
     fn named(&self, name: &str) -> Option<u32> {
-        self.names.iter().find(|(known, _)| known == name).map(|(_, group)| *group)
+        self.names.get(name).copied()
     }
 
     fn extension(

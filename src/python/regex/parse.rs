@@ -5,6 +5,8 @@
 //! becomes a set), this one does the same.
 //! Invariant: what Python refuses is an error here; nesting is bounded, so no pattern can end the
 //! process.
+use std::collections::{HashMap, HashSet};
+
 use crate::limits::PATTERN_DEPTH_MAX;
 use crate::python::regex::error::PatternError;
 use crate::python::regex::escape::Escape;
@@ -28,7 +30,7 @@ pub fn parse(text: &str) -> Result<Parsed, PatternError> {
         tokens: Tokens::new(text)?,
         flags: RegexFlags::default(),
         widths: vec![None],
-        names: Vec::new(),
+        names: HashMap::new(),
         look_behind_groups: None,
         conditions: Vec::new(),
     };
@@ -52,7 +54,7 @@ pub(super) struct RegexParser {
     pub flags: RegexFlags,
     /// Per group its width in characters once it is closed; group 0 is never closed.
     pub widths: Vec<Option<(u64, u64)>>,
-    pub names: Vec<(String, u32)>,
+    pub names: HashMap<String, u32>,
     /// Inside a look-behind: how many groups there were before it.
     pub look_behind_groups: Option<u32>,
     /// Groups that conditionals name; they may come later in the pattern.
@@ -167,9 +169,9 @@ impl RegexParser {
     fn set(&mut self) -> Result<SetItem, PatternError> {
         const UNTERMINATED: PatternError = PatternError::new("unterminated character set");
         let negated = self.tokens.take_if('^')?;
-        let mut members: Vec<SetMember> = Vec::new();
+        let (mut members, mut seen) = (Vec::new(), HashSet::new());
         let mut push = |member| {
-            if !members.contains(&member) {
+            if seen.insert(member) {
                 members.push(member);
             }
         };
@@ -294,12 +296,11 @@ fn join(mut branches: Vec<Vec<SetItem>>) -> Vec<SetItem> {
     if branches.len() == 1 {
         return branches.pop().unwrap_or_default();
     }
+    let common = common_length(&branches);
     let mut items = Vec::new();
-    while let Some(first) = common_first(&branches) {
-        for branch in &mut branches {
-            branch.remove(0);
-        }
-        items.push(first);
+    for branch in &mut branches {
+        let rest = branch.split_off(common);
+        items = std::mem::replace(branch, rest);
     }
     let mut members = Vec::new();
     for branch in &branches {
@@ -312,28 +313,30 @@ fn join(mut branches: Vec<Vec<SetItem>>) -> Vec<SetItem> {
             }
         }
     }
-    let mut unique: Vec<SetMember> = Vec::new();
-    for member in members {
-        if !unique.contains(&member) {
-            unique.push(member);
-        }
-    }
-    items.push(SetItem::Set { negated: false, members: unique });
+    let mut seen = HashSet::new();
+    members.retain(|member| seen.insert(*member));
+    items.push(SetItem::Set { negated: false, members });
     items
 }
 
-/// Only items without a body are compared: those with one are never equal in Python.
-fn common_first(branches: &[Vec<SetItem>]) -> Option<SetItem> {
-    let first = branches.first()?.first()?;
-    let is_plain = matches!(
-        first,
-        SetItem::Literal(_)
-            | SetItem::NotLiteral(_)
-            | SetItem::Any
-            | SetItem::Set { .. }
-            | SetItem::At(_)
-            | SetItem::Backreference(_)
-            | SetItem::Failure
-    );
-    (is_plain && branches.iter().all(|branch| branch.first() == Some(first))).then(|| first.clone())
+/// How many items all branches start with. Only items without a body are compared: those with one are
+/// never equal in Python.
+fn common_length(branches: &[Vec<SetItem>]) -> usize {
+    let Some((first, others)) = branches.split_first() else { return 0 };
+    let is_plain = |item: &SetItem| {
+        matches!(
+            item,
+            SetItem::Literal(_)
+                | SetItem::NotLiteral(_)
+                | SetItem::Any
+                | SetItem::Set { .. }
+                | SetItem::At(_)
+                | SetItem::Backreference(_)
+                | SetItem::Failure
+        )
+    };
+    let is_common = |(at, item): &(usize, &SetItem)| {
+        is_plain(item) && others.iter().all(|other| other.get(*at) == Some(*item))
+    };
+    first.iter().enumerate().take_while(is_common).count()
 }

@@ -3,6 +3,8 @@
 //! In: a [`RegexNode`]. Out: a [`RegexProgram`]. Repetitions are not unrolled, so a program is about as long
 //! as its pattern. Invariant: every target is an instruction of the same program, and each part
 //! that is matched on its own (atomic, look-around) ends with `Done`.
+use std::collections::HashMap;
+
 use crate::python::regex::set::Set;
 use crate::python::regex::syntax::{Fold, Greed, Position, RegexNode};
 
@@ -78,38 +80,46 @@ pub enum Instruction {
 
 impl RegexProgram {
     pub fn new(node: &RegexNode, groups: u32) -> Self {
-        let mut program =
-            Self { instructions: Vec::new(), sets: Vec::new(), loops: 0, groups: groups as usize };
-        program.emit(node);
-        program.push(Instruction::Done);
-        program
+        let program = Self { instructions: Vec::new(), sets: Vec::new(), loops: 0, groups: groups as usize };
+        let mut emitter = Emitter { program, set_indices: HashMap::new() };
+        emitter.emit(node);
+        emitter.push(Instruction::Done);
+        emitter.program
     }
+}
 
+/// Appends instructions to a program.
+struct Emitter<'n> {
+    program: RegexProgram,
+    set_indices: HashMap<&'n Set, usize>,
+}
+
+impl<'n> Emitter<'n> {
     fn push(&mut self, instruction: Instruction) -> usize {
-        self.instructions.push(instruction);
-        self.instructions.len() - 1
+        self.program.instructions.push(instruction);
+        self.program.instructions.len() - 1
     }
 
     fn here(&self) -> usize {
-        self.instructions.len()
+        self.program.instructions.len()
     }
 
     /// Replaces an instruction once its target is known.
     fn set(&mut self, at: usize, instruction: Instruction) {
-        if let Some(slot) = self.instructions.get_mut(at) {
+        if let Some(slot) = self.program.instructions.get_mut(at) {
             *slot = instruction;
         }
     }
 
-    fn set_index(&mut self, set: &Set) -> usize {
-        let known = self.sets.iter().position(|other| other == set);
-        known.unwrap_or_else(|| {
-            self.sets.push(set.clone());
-            self.sets.len() - 1
+    fn set_index(&mut self, set: &'n Set) -> usize {
+        let sets = &mut self.program.sets;
+        *self.set_indices.entry(set).or_insert_with(|| {
+            sets.push(set.clone());
+            sets.len() - 1
         })
     }
 
-    fn emit(&mut self, node: &RegexNode) {
+    fn emit(&mut self, node: &'n RegexNode) {
         match node {
             RegexNode::Set(set) => {
                 let set = self.set_index(set);
@@ -154,13 +164,13 @@ impl RegexProgram {
     }
 
     /// A part that is matched on its own; returns where the pattern goes on.
-    fn part(&mut self, body: &RegexNode) -> usize {
+    fn part(&mut self, body: &'n RegexNode) -> usize {
         self.emit(body);
         self.push(Instruction::Done);
         self.here()
     }
 
-    fn branch(&mut self, nodes: &[RegexNode]) {
+    fn branch(&mut self, nodes: &'n [RegexNode]) {
         let mut jumps = Vec::new();
         for (at, node) in nodes.iter().enumerate() {
             if at + 1 == nodes.len() {
@@ -177,7 +187,7 @@ impl RegexProgram {
         jumps.into_iter().for_each(|jump| self.set(jump, Instruction::Jump(end)));
     }
 
-    fn repeat(&mut self, greed: Greed, min: u32, max: u32, body: &RegexNode) {
+    fn repeat(&mut self, greed: Greed, min: u32, max: u32, body: &'n RegexNode) {
         if let RegexNode::Set(set) = body {
             let set = self.set_index(set);
             self.push(Instruction::RepeatSet { set, min, max, greed });
@@ -189,8 +199,8 @@ impl RegexProgram {
             self.set(start, Instruction::LoopPossessive { body_end, min, max });
             return;
         }
-        let index = self.loops;
-        self.loops += 1;
+        let index = self.program.loops;
+        self.program.loops += 1;
         let body_at = self.here();
         self.emit(body);
         let lazy = greed == Greed::Lazy;

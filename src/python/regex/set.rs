@@ -10,13 +10,13 @@ use crate::python::unicode::tables;
 const CODE_MAX: u32 = 0x10_FFFF;
 
 /// `\d`, `\s`, `\w` and their complements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Category {
     pub kind: CategoryKind,
     pub negated: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CategoryKind {
     Digit,
     Space,
@@ -24,7 +24,7 @@ pub enum CategoryKind {
 }
 
 /// A member of `[...]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SetMember {
     Literal(u32),
     Range(u32, u32),
@@ -32,7 +32,7 @@ pub enum SetMember {
 }
 
 /// A set of characters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Set {
     ranges: Vec<(u32, u32)>,
     /// The first 128 characters, for a quick answer.
@@ -126,8 +126,7 @@ impl Set {
                 }
                 SetMember::Range(first, last) => {
                     case.fold_range(first, last, &mut ranges);
-                    cased |=
-                        case.folds() && (last > 0xFFFF || (first..=last).any(|code| case.is_cased(code)));
+                    cased |= case.folds() && (last > 0xFFFF || case.has_cased(first, last));
                 }
                 SetMember::Category(category) => {
                     ranges.extend_from_slice(Self::of_category(category, flags).ranges());
@@ -199,61 +198,173 @@ impl Case {
         pairs.iter().filter(move |[from, _]| self == Self::Unicode && *from == low).map(|[_, to]| *to)
     }
 
-    /// Adds what a range stands for once its characters are lowered.
+    /// Whether a character from `first` to `last` has a case.
+    fn has_cased(self, first: u32, last: u32) -> bool {
+        let overlaps = |(low, high): &(u32, u32)| first <= *high && *low <= last;
+        match self {
+            Self::Kept => false,
+            Self::Ascii => [(0x41, 0x5A), (0x61, 0x7A)].iter().any(overlaps),
+            Self::Unicode => unicode::has_cased(first, last),
+        }
+    }
+
+    /// Adds the lower-case forms of a range, and the characters that Python takes to equal them.
     fn fold_range(self, first: u32, last: u32, ranges: &mut Vec<(u32, u32)>) {
         if !self.folds() {
             ranges.push((first, last));
             return;
         }
-        // Beyond the BMP a lowered character or its upper case may lie in the range.
+        // Python compares a range beyond the BMP with the lowered character and with its upper case.
         if last > 0xFFFF {
-            ranges.push((first.max(0x1_0000), last));
-            ranges.extend((first.max(0x1_0000)..=last.min(0x1_F000)).map(|code| {
-                let low = unicode::lower(code);
-                (low, low)
-            }));
+            let first = first.max(0x1_0000);
+            ranges.push((first, last));
+            self.push_lowered(first, last, ranges);
         }
-        for code in first..=last.min(0xFFFF) {
-            let low = self.lower(code);
-            ranges.push((low, low));
-            ranges.extend(self.extra(low).map(|other| (other, other)));
+        if first > 0xFFFF {
+            return;
+        }
+        let start = ranges.len();
+        let last = last.min(0xFFFF);
+        self.push_unchanged(first, last, ranges);
+        self.push_lowered(first, last, ranges);
+        if self == Self::Unicode {
+            let lowered = Set::from_ranges(ranges.split_off(start));
+            let (pairs, _) = tables::CASE_FIX.as_chunks::<2>();
+            let equal = pairs.iter().filter(|[from, _]| lowered.contains_code(*from));
+            ranges.extend(equal.map(|[_, to]| (*to, *to)));
+            ranges.extend_from_slice(lowered.ranges());
         }
     }
 
     /// The characters whose lower case is in `set`.
     fn before_lowering(self, set: &Set) -> Set {
-        let mut upper = Vec::new();
         let mut matching = Vec::new();
-        let mut sort = |code: u32| {
-            let low = self.lower(code);
-            if low != code {
-                upper.push((code, code));
-                if set.contains_code(low) {
-                    matching.push((code, code));
-                }
-            }
-        };
-        if self == Self::Ascii {
-            (0x41..=0x5A).for_each(&mut sort);
-        } else {
-            let (runs, _) = tables::LOWER.as_chunks::<4>();
-            runs.iter().flat_map(|[first, last, ..]| *first..=*last).for_each(&mut sort);
+        for (first, last) in set.ranges() {
+            self.push_unchanged(*first, *last, &mut matching);
         }
-        let unchanged = Set::from_ranges(upper).complement();
-        matching.extend(intersection(set.ranges(), unchanged.ranges()));
+        for run in self.runs() {
+            let (low_first, low_last) = (run.to, run.to + (run.last - run.first));
+            let after = set.ranges().partition_point(|(_, end)| *end < low_first);
+            let overlapping = set.ranges().iter().skip(after).take_while(|(start, _)| *start <= low_last);
+            for (start, end) in overlapping {
+                let lowered = run.codes(start.saturating_sub(run.to), end.min(&low_last) - run.to);
+                matching.extend(lowered.map(|code| (code, code)));
+            }
+        }
         Set::from_ranges(matching)
+    }
+
+    /// The runs of characters that have another lower case, ascending.
+    fn runs(self) -> impl Iterator<Item = LowerRun> {
+        let all = tables::LOWER.as_chunks::<4>().0.iter();
+        // ASCII letters are the first run of the table.
+        let count = match self {
+            Self::Kept => 0,
+            Self::Ascii => 1,
+            Self::Unicode => usize::MAX,
+        };
+        all.take(count).map(|[first, last, step, to]| LowerRun {
+            first: *first,
+            last: *last,
+            step: *step,
+            to: *to,
+        })
+    }
+
+    /// The runs that overlap a range.
+    fn runs_within(self, first: u32, last: u32) -> impl Iterator<Item = LowerRun> {
+        self.runs().skip_while(move |run| run.last < first).take_while(move |run| run.first <= last)
+    }
+
+    /// The parts of a range that are their own lower case.
+    fn push_unchanged(self, first: u32, last: u32, ranges: &mut Vec<(u32, u32)>) {
+        let mut next = first;
+        for run in self.runs_within(first, last) {
+            for code in run.codes(first.saturating_sub(run.first), last.min(run.last) - run.first) {
+                if code > next {
+                    ranges.push((next, code - 1));
+                }
+                next = code + 1;
+            }
+        }
+        if next <= last {
+            ranges.push((next, last));
+        }
+    }
+
+    /// The lower-case forms of the other characters of a range.
+    fn push_lowered(self, first: u32, last: u32, ranges: &mut Vec<(u32, u32)>) {
+        for run in self.runs_within(first, last) {
+            let codes = run.codes(first.saturating_sub(run.first), last.min(run.last) - run.first);
+            ranges.extend(codes.map(|code| run.to + (code - run.first)).map(|low| (low, low)));
+        }
     }
 }
 
-fn intersection(left: &[(u32, u32)], right: &[(u32, u32)]) -> Vec<(u32, u32)> {
-    let mut both = Vec::new();
-    let (mut at_left, mut at_right) = (0, 0);
-    while let (Some(a), Some(b)) = (left.get(at_left), right.get(at_right)) {
-        let (first, last) = (a.0.max(b.0), a.1.min(b.1));
-        if first <= last {
-            both.push((first, last));
-        }
-        if a.1 < b.1 { at_left += 1 } else { at_right += 1 }
+/// Every `step`th character from `first` to `last`; their lower-case forms start at `to`.
+#[derive(Clone, Copy)]
+struct LowerRun {
+    first: u32,
+    last: u32,
+    step: u32,
+    to: u32,
+}
+
+impl LowerRun {
+    /// The characters at these offsets from `first`, both inclusive.
+    fn codes(self, from: u32, to: u32) -> impl Iterator<Item = u32> {
+        let from = from.next_multiple_of(self.step);
+        (from..=to).step_by(self.step as usize).map(move |offset| self.first + offset)
     }
-    both
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `fold_range` by its definition: character by character.
+    fn folded(case: Case, first: u32, last: u32) -> Set {
+        let mut ranges = Vec::new();
+        if last > 0xFFFF {
+            ranges.push((first.max(0x1_0000), last));
+            let lowered = (first.max(0x1_0000)..=last.min(0x1_F000)).map(|code| case.lower(code));
+            ranges.extend(lowered.map(|low| (low, low)));
+        }
+        for code in first..=last.min(0xFFFF) {
+            let low = case.lower(code);
+            ranges.push((low, low));
+            ranges.extend(case.extra(low).map(|other| (other, other)));
+        }
+        Set::from_ranges(ranges)
+    }
+
+    #[test]
+    fn runs_of_case_agree_with_single_characters() {
+        let mut random = 71_u32;
+        let mut next = |below: u32| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 8) % below
+        };
+        for case in [Case::Ascii, Case::Unicode] {
+            for round in 0..60 {
+                let spread = [20, 200, 3_000, 0x1_0000][round % 4];
+                let first = next([0x80, 0x600, 0x3_000, 0x1_E950][round % 4]);
+                let last = first + next(spread);
+                let mut ranges = Vec::new();
+                case.fold_range(first, last, &mut ranges);
+                let found = Set::from_ranges(ranges);
+                assert_eq!(found, folded(case, first, last), "{first:#x} to {last:#x}");
+                let cased = (first..=last).any(|code| case.is_cased(code));
+                assert_eq!(case.has_cased(first, last), cased, "{first:#x} to {last:#x}");
+                let before = case.before_lowering(&found);
+                for code in (0..0x1_F000).step_by(if round < 8 { 1 } else { 97 }) {
+                    assert_eq!(
+                        before.contains_code(code),
+                        found.contains_code(case.lower(code)),
+                        "{code:#x}"
+                    );
+                }
+            }
+        }
+    }
 }

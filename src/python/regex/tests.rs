@@ -138,3 +138,24 @@ fn a_document_full_of_large_patterns_is_cheap_and_answers_the_same() {
         assert!(!pattern.is_match(&format!("é-x{number}"), &RequestBudget::default().patterns), "{number}");
     }
 }
+
+/// Each shape had a step whose time was quadratic in the pattern, or a table walk for each character.
+#[test]
+fn patterns_of_the_greatest_length_compile() {
+    let ideographs = |count: u32| (0x4e00..0x4e00 + count).filter_map(char::from_u32).collect::<String>();
+    let patterns = [
+        "()".repeat(9_900),
+        (0..1_800).map(|number| format!("(?P<g{number}>)")).collect(),
+        format!("{0}|{0}", "a".repeat(9_900)),
+        format!("[{}]", ideographs(6_600)),
+        format!(r"{}\b", ideographs(6_500)),
+        format!("(?i){}", "k".repeat(19_000)),
+        format!("(?i){}", "[ab]".repeat(4_900)),
+        format!("{}{}", "(()()()()()()()()()()()()()()()()".repeat(240), ")".repeat(240)),
+    ];
+    for pattern in patterns {
+        let parsed = super::parse::parse(&pattern).expect("Python takes it");
+        let node = super::resolve::resolve(parsed.items, parsed.flags);
+        super::program::RegexProgram::new(&node, parsed.groups);
+    }
+}

@@ -22,7 +22,12 @@ fn of_item(item: &SetItem, groups: &[Option<(u64, u64)>]) -> (u64, u64) {
             .iter()
             .map(|branch| of(branch, groups))
             .fold((WIDTH_MAX, 0), |(low, high), (l, h)| (low.min(l), high.max(h))),
-        SetItem::Group { body, .. } | SetItem::Atomic(body) => of(body, groups),
+        SetItem::Group { index, body, .. } => {
+            // Measured when it was closed: measuring it again for each group around it would be quadratic.
+            let known = index.and_then(|group| groups.get(group as usize).copied().flatten());
+            known.unwrap_or_else(|| of(body, groups))
+        }
+        SetItem::Atomic(body) => of(body, groups),
         SetItem::Repeat { min, max, body, .. } => {
             let (low, high) = of(body, groups);
             let most =

@@ -50,6 +50,13 @@ pub fn is_cased(code: u32) -> bool {
     char::from_u32(code).is_some_and(|char| in_ranges(tables::CASED, char))
 }
 
+/// Whether `re` takes any character from `first` to `last` to have a case.
+pub fn has_cased(first: u32, last: u32) -> bool {
+    let (pairs, _) = tables::CASED.as_chunks::<2>();
+    let after = pairs.partition_point(|[_, end]| *end < first);
+    pairs.get(after).is_some_and(|[start, _]| *start <= last)
+}
+
 /// `\w` without flags.
 pub fn is_word(char: char) -> bool {
     if char.is_ascii() { char.is_ascii_alphanumeric() || char == '_' } else { in_ranges(tables::WORD, char) }
