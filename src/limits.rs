@@ -93,7 +93,9 @@ pub const TLS_READ_BYTES: usize = 16 * 1024 + 256;
 pub const HELD_BYTES_MAX: usize = 40 * 1024 * 1024;
 pub const HELD_BYTES_REACTOR_MIN: usize = 16 * 1024 * 1024;
 /// What requests may hold of it that are not answered yet, bytes: their callers may have no key.
-pub const HELD_REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Buffers that they outgrew take as much again until the allocator returns them, so that the process grows
+/// by 24 MiB at most.
+pub const HELD_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const HELD_REQUEST_BYTES_REACTOR_MIN: usize = 4 * 1024 * 1024;
 /// Buffers of one connection up to this size are not counted towards it, bytes.
 pub const HELD_BYTES_MIN: usize = 4 * 1024;
