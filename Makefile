@@ -104,6 +104,13 @@ docs: ## Builds docs/ as a book into target/book (mdBook, installed into target/
 
 # --- measure ---
 
+ABUSE_ONLY ?=
+
+.PHONY: abuse
+abuse: ## Prints what abusive callers cost beside honest ones, and judges it (5 minutes; ABUSE_ONLY=JSONPath,gzip; docs/limits.md)
+	$(CARGO) build --locked --profile quick
+	$(PYTHON) scripts/abuse.py $(if $(ABUSE_ONLY),--only "$(ABUSE_ONLY)")
+
 .PHONY: bench-swap
 bench-swap: ## Prints what a swap costs: 200 environments, event to served value, 20 MB under load
 	@$(CARGO) test --locked --profile quick --test integration -- --nocapture --test-threads 1 \

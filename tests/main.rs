@@ -6,6 +6,8 @@
 
 mod support;
 
+/// What abusers cost, in bytes, counters and memory; the short form of `make abuse`.
+mod abuse;
 /// The admin listener: idle connections, slow heads, foreign hosts.
 mod admin;
 /// Bodies that cost more than they take to send.
