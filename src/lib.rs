@@ -39,4 +39,5 @@ pub mod systemd;
 pub mod terminal;
 pub mod tls;
 pub mod upstream;
+pub mod validators;
 pub mod yielding;

@@ -187,9 +187,6 @@ pub const RETRY_AFTER_HELD_MAX: Duration = Duration::from_secs(60);
 /// Longest `Retry-After` that is honoured however long the grace period is; a slip upstream must not
 /// silence polling for a day.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
-/// A `Last-Modified` must be this much older than the answer's `Date` to tell two versions apart
-/// (RFC 9110 8.8.2.2; both have whole seconds). Younger: the next fetch is unconditional.
-pub const STRONG_VALIDATOR_AGE_MIN: Duration = Duration::from_secs(2);
 /// A failure that goes on is told again after this, so that a log of the last hour shows it.
 pub const FAILURE_REMINDER: Duration = Duration::from_secs(600);
 /// Threads that fetch. More environments than that wait their turn: at 1 s a fetch,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use edge_proxy::cli::{Command, EXIT_NO_INPUT, EXIT_USAGE};
 use edge_proxy::commands::{check, explain, health, render_config};
 use edge_proxy::config::ConfigError;
-use edge_proxy::serve::{FilesError, MissingDocumentsError, PortTaken};
+use edge_proxy::serve::{MissingDocumentsError, PortTaken, UnusableSettings};
 use edge_proxy::terminal::escape_lines;
 use edge_proxy::{cli, serve};
 
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<ConfigError>() || error.is::<FilesError>() => fail(&error, EXIT_USAGE),
+        Err(error) if error.is::<ConfigError>() || error.is::<UnusableSettings>() => fail(&error, EXIT_USAGE),
         Err(error) if error.is::<PortTaken>() => fail(&error, EXIT_UNAVAILABLE),
         Err(error) if error.is::<MissingDocumentsError>() => fail(&error, EXIT_NO_INPUT),
         Err(error) => fail(&error, EXIT_FAILED),

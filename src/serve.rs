@@ -10,16 +10,18 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::admin::View;
 use crate::channel::Publisher;
-use crate::config::Inputs;
-use crate::config::{Config, ConfigWarning, Level};
+use crate::config::{Config, Inputs, Level, SettingError};
 use crate::limits::{
     DESCRIPTORS_LOW, DESCRIPTORS_MIN, DESCRIPTORS_REACTOR_MIN, DESCRIPTORS_RESERVED, PORT_SHARED_DELAY,
 };
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::reactor::UnixSocket;
+use crate::supervisor::MissingDocument;
 use crate::systemd::Notify;
 use crate::tls::Certificates;
 use crate::{admin, config, demo, reactor, supervisor};
@@ -27,23 +29,18 @@ use crate::{admin, config, demo, reactor, supervisor};
 /// Why it could not start or go on.
 pub type Ended = Result<(), Box<dyn Error>>;
 
-/// Files that the configuration names and that cannot be used, one line each.
+/// Settings that were parsed but cannot be used, such as files that are missing.
 #[derive(Debug)]
-pub struct FilesError(Vec<String>);
+pub struct UnusableSettings(Vec<SettingError>);
 
-impl FilesError {
-    fn one(line: String) -> Self {
-        Self(vec![line])
-    }
-}
-
-impl fmt::Display for FilesError {
+impl fmt::Display for UnusableSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration cannot be used:\n  {}", self.0.join("\n  "))
+        f.write_str("the configuration cannot be used:")?;
+        self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
     }
 }
 
-impl Error for FilesError {}
+impl Error for UnusableSettings {}
 
 /// The demo's port belongs to another process.
 #[derive(Debug)]
@@ -62,13 +59,14 @@ impl fmt::Display for PortTaken {
 
 impl Error for PortTaken {}
 
-/// Documents on disk that do not exist, one line each.
+/// Documents on disk that do not exist.
 #[derive(Debug)]
-pub struct MissingDocumentsError(Vec<String>);
+pub struct MissingDocumentsError(Vec<MissingDocument>);
 
 impl fmt::Display for MissingDocumentsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot start without the documents to serve:\n  {}", self.0.join("\n  "))
+        f.write_str("cannot start without the documents to serve:")?;
+        self.0.iter().try_for_each(|missing| write!(f, "\n  {missing}"))
     }
 }
 
@@ -94,7 +92,7 @@ pub fn demo(inputs: Inputs) -> Ended {
     .map_err(explained)
 }
 
-/// What the system says when it gives no thread or no descriptor tells nobody where to look.
+/// Adds what to do to an error of the system about threads or descriptors.
 fn explained(error: Box<dyn Error>) -> Box<dyn Error> {
     let Some(kind) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) else {
         return error;
@@ -118,9 +116,9 @@ fn run(inputs: Inputs, needs_own_port: bool, bound: impl FnOnce(SocketAddr, Opti
     if !missing.is_empty() {
         return Err(MissingDocumentsError(missing).into());
     }
-    supervisor::check(&config).map_err(FilesError)?;
-    let certificates =
-        config.server.tls.as_ref().map(Certificates::load).transpose().map_err(FilesError::one)?;
+    supervisor::check(&config).map_err(UnusableSettings)?;
+    let certificates = config.server.tls.as_ref().map(Certificates::load).transpose();
+    let certificates = certificates.map_err(|error| UnusableSettings(vec![error]))?;
     reactor::check_driver(config.server.driver)?;
     enough_descriptors(config.cores.len())?;
     if needs_own_port {
@@ -152,7 +150,7 @@ fn run(inputs: Inputs, needs_own_port: bool, bound: impl FnOnce(SocketAddr, Opti
         admin::start(listener, view)?;
     }
     let hooks = supervisor::Hooks {
-        reload: Box::new(move || reload(&inputs)),
+        reload: Box::new(move || config::load(&inputs)),
         turned: Box::new(move || readiness.update()),
     };
     let supervisor = supervisor::start(config, log.clone(), publisher, hooks, certificates, metrics.clone())?;
@@ -226,36 +224,56 @@ fn start_reactors(config: Config, doors: Doors, log: &Log, metrics: &Metrics) ->
     Ok(publisher)
 }
 
-/// Reads everything again, for SIGHUP and for a file that changed.
-fn reload(inputs: &Inputs) -> Result<(Config, Vec<ConfigWarning>), Vec<String>> {
-    config::load(inputs).map_err(|error| error.issues.iter().map(ToString::to_string).collect())
+/// The hard limit of file descriptors is too low for the number of reactors.
+#[derive(Debug)]
+pub struct DescriptorLimitError {
+    limit: u64,
+    needed: u64,
+    reactors: usize,
 }
 
-/// With fewer a reactor would start, fail, and start again without end.
-fn enough_descriptors(reactors: usize) -> Result<(), String> {
+impl fmt::Display for DescriptorLimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { limit, needed, reactors } = self;
+        write!(
+            f,
+            "the limit of file descriptors is {limit}, but {reactors} reactors need at least {needed}, and one more for \
+             each connection: raise LimitNOFILE= of the unit, ulimits of the container, or ulimit -n"
+        )
+    }
+}
+
+impl Error for DescriptorLimitError {}
+
+/// Checks the limit of file descriptors. With fewer than needed, a reactor would fail and restart forever.
+fn enough_descriptors(reactors: usize) -> Result<(), DescriptorLimitError> {
     let needed = DESCRIPTORS_MIN.saturating_add(DESCRIPTORS_REACTOR_MIN.saturating_mul(reactors as u64));
-    match rlimit::Resource::NOFILE.get_hard() {
-        Ok(limit) if limit < needed => Err(format!(
-            "the limit of descriptors is {limit}, and {reactors} reactors need {needed} at least, and one more for each connection: \
-             raise LimitNOFILE= of the unit, ulimits of the container, or ulimit -n"
-        )),
+    match getrlimit(Resource::Nofile).maximum {
+        Some(limit) if limit < needed => Err(DescriptorLimitError { limit, needed, reactors }),
         _ => Ok(()),
     }
 }
 
-/// Each connection is a descriptor, and the usual soft limit of 1024 is meant for programs that
-/// use `select`. Returns what they may now be.
+/// Raises the soft limit of file descriptors to the hard limit, and returns it. Each connection takes a
+/// descriptor, and the usual soft limit of 1024 is for programs that use `select`.
 fn raise_descriptor_limit(log: &Log) -> u64 {
-    let raised = rlimit::increase_nofile_limit(u64::MAX);
+    let before = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..before });
     match &raised {
-        Ok(limit) if *limit < DESCRIPTORS_LOW => {
+        Ok(()) if limit_of(before.maximum) < DESCRIPTORS_LOW => {
+            let limit = &limit_of(before.maximum);
             let hint = "LimitNOFILE= of the unit, or ulimits of the container, sets the hard limit";
             log.event(Level::Warning, "few_descriptors", &[("limit_count", limit), ("hint", &hint)]);
         }
-        Ok(_) => {}
+        Ok(()) => {}
         Err(error) => log.event(Level::Warning, "descriptor_limit_not_raised", &[("error", error)]),
     }
-    raised.or_else(|_| rlimit::Resource::NOFILE.get().map(|(soft, _)| soft)).unwrap_or(u64::MAX)
+    limit_of(if raised.is_ok() { before.maximum } else { before.current })
+}
+
+/// `None` is unlimited.
+fn limit_of(limit: Option<u64>) -> u64 {
+    limit.unwrap_or(u64::MAX)
 }
 
 /// Callers that hold every descriptor would end the polling as well, so some are kept from them.

@@ -21,7 +21,7 @@ use crate::config::Level;
 use crate::files::Links;
 use crate::json::hex::hex;
 use crate::log::Log;
-use crate::upstream::Validators;
+use crate::validators::Validators;
 use crate::{files, limits};
 
 /// A document as it was kept.

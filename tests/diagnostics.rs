@@ -21,7 +21,7 @@ fn faults() -> Vec<(&'static str, Reply, &'static str)> {
         ("unauthorized", status(401), "answered 401: the key is refused"),
         ("not-found", status(404), "api_url is wrong"),
         ("too-many", status(429).with("retry-after", "7"), "raise api_poll_frequency_seconds"),
-        ("broken", status(500), "answered 500: a fault of its own"),
+        ("broken", status(500), "answered 500: an internal error of upstream"),
         ("down", status(503), "down or overloaded"),
         ("elsewhere", Reply::redirect(302, "http://127.0.0.1:1/login"), "redirected to http://127.0.0.1:1: "),
         (
@@ -169,14 +169,10 @@ fn certificates_of_upstream_that_are_not_accepted_are_told_with_what_to_do() {
     let demanding = TlsFront::start(upstream.address(), &authority.issue("127.0.0.1"), Some(&authority));
     let plain = format!("https://{}/api/v1/", plain_http());
     for (url, is_trusted, words) in [
-        (
-            good.api_url(),
-            false,
-            "self-signed, or of an authority that is not known here: give the authority's",
-        ),
-        (other.api_url(), true, "of another name"),
+        (good.api_url(), false, "self-signed, or its certificate authority is unknown: set api_ca_file"),
+        (other.api_url(), true, "for another host name"),
         (demanding.api_url(), true, "api_client_certificate"),
-        (plain, true, "is it http:// and not https://"),
+        (plain, true, "use http:// instead of https://"),
     ] {
         let (code, text) = check(&url, is_trusted);
         assert_eq!(code, Some(1), "{text}");

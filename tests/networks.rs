@@ -191,9 +191,9 @@ fn an_outgoing_proxy_that_refuses_is_named() {
             http,
             "HTTP_PROXY",
             asking.url(),
-            &["answered 407", "(HTTP_PROXY)", "demands a user and a password"],
+            &["answered 407", "(HTTP_PROXY)", "requires a user and a password"],
         ),
-        (http, "http_proxy", forbidding.url(), &["answered 403", "(asked through", "(http_proxy)"]),
+        (http, "http_proxy", forbidding.url(), &["answered 403", "(sent through", "(http_proxy)"]),
     ] {
         let proxy = serve(api_url).env(variable, &value).start();
         let line = proxy.wait_for_log("environment_poll_failed");

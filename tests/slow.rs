@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rlimit::Resource;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
@@ -184,7 +184,9 @@ fn median(proxy: &Proxy) -> Duration {
 #[test]
 fn ten_thousand_slow_peers_do_not_change_the_latency_of_the_others_and_are_swept() {
     const BYTES_MAX: u64 = 16 * 1024;
-    let limit = rlimit::increase_nofile_limit(u64::MAX).expect("a limit");
+    let hard = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).expect("the hard limit");
+    let limit = hard.unwrap_or(u64::MAX);
     // The other tests of this process need some as well.
     let count = usize::try_from(limit.saturating_sub(1000)).unwrap_or(usize::MAX).min(10_000);
     let proxy = prepare().set("server.timeout_head", "6s").ready();
@@ -258,9 +260,9 @@ fn at_the_descriptor_limit_it_waits_instead_of_spinning_and_serves_again_when_so
     let mut asked = [Client::connect(proxy.admin()), Client::connect(proxy.admin())];
     eventually("the admin connections are accepted", || (open() >= before + 2).then_some(()));
     let (pid, open) = (i32::try_from(proxy.pid()).expect("an id"), open());
-    let mut hard = 0;
-    rlimit::prlimit(pid, Resource::NOFILE, None, Some((&mut 0, &mut hard))).expect("our own child");
-    rlimit::prlimit(pid, Resource::NOFILE, Some((open + 8, hard)), None).expect("our own child");
+    // The child has our hard limit.
+    let limit = Rlimit { current: Some(open + 8), maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(Pid::from_raw(pid), Resource::Nofile, limit).expect("our own child");
     let waiting: Vec<Client> = (0..40).map(|_| proxy.client()).collect();
     proxy.wait_for_log("accept_failed");
     let mut pauses = || {

@@ -36,7 +36,7 @@ fn start() -> Start {
 fn too_few_descriptors_are_told_before_anything_starts() {
     let (code, text) = shell("ulimit -n 30; exec $PROXY demo --port 0 --cores 1");
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("the limit of descriptors is 30") && text.contains("LimitNOFILE="), "{text}");
+    assert!(text.contains("the limit of file descriptors is 30") && text.contains("LimitNOFILE="), "{text}");
     assert!(!text.contains("reactor_started"), "{text}");
 }
 
@@ -93,7 +93,7 @@ fn nothing_to_serve_is_a_mistake_with_the_way_out() {
 
 #[test]
 fn bad_certificates_are_told_by_file() {
-    for (cert, part) in [("/nowhere.pem", "No such file"), ("/etc/passwd", "no certificate in it")] {
+    for (cert, part) in [("/nowhere.pem", "No such file"), ("/etc/passwd", "contains no certificate")] {
         let (code, text) = start().set("server.tls", json!({"cert": cert, "key": cert})).run();
         assert_eq!(code, Some(64), "{text}");
         assert!(text.contains("server.tls.cert") && text.contains(cert) && text.contains(part), "{text}");

@@ -37,6 +37,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("files", &[]),
     ("step_budget", &["limits"]),
     ("terminal", &[]),
+    ("validators", &[]),
     // Python's semantics, and the engine that follows them.
     ("python", &["json", "limits", "step_budget"]),
     ("engine", &["json", "limits", "python", "step_budget", "yielding"]),
@@ -58,9 +59,9 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("reactor", &["channel", "config", "handlers", "http", "limits", "log", "metrics", "snapshot"]),
     // Control plane.
     ("systemd", &["metrics"]),
-    ("upstream", &["config", "files", "json", "limits", "snapshot", "yielding"]),
-    ("storage", &["config", "files", "json", "limits", "log", "upstream"]),
-    ("analytics", &["counts", "json", "limits", "schedule", "storage", "upstream"]),
+    ("upstream", &["config", "files", "json", "limits", "validators", "yielding"]),
+    ("storage", &["config", "files", "json", "limits", "log", "validators"]),
+    ("analytics", &["counts", "json", "limits", "schedule", "storage", "upstream", "validators"]),
     (
         "supervisor",
         &[
@@ -79,6 +80,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "systemd",
             "tls",
             "upstream",
+            "validators",
             "yielding",
         ],
     ),
@@ -137,8 +139,6 @@ const PARENT_IMPORTS: &[(&str, usize)] = &[
     ("src/supervisor/environment/pending.rs", 2),
     ("src/supervisor/reload.rs", 2),
     ("src/supervisor/uploads.rs", 2),
-    ("src/upstream/proxy_api.rs", 5),
-    ("src/upstream/validators.rs", 1),
 ];
 
 /// Groups of sibling modules that import each other in a cycle: the parent, and the members of the cycle.

@@ -16,7 +16,8 @@ use crate::counts::{Counts, Labels};
 use crate::limits;
 use crate::schedule::{Retry, Schedule, jitter};
 use crate::storage::{Kept, Store};
-use crate::upstream::{PollErrorKind, Validators};
+use crate::upstream::PollErrorKind;
+use crate::validators::Validators;
 
 /// What is reported. Each kind has its own outbox and interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::config;
 use crate::config::{Config, ConfigWarning, EnvironmentConfig, Level, Secret, reachable};
 use crate::limits::{DISCOVERY_WARNINGS_MAX, PROBE_TIMEOUT};
 use crate::supervisor::probe;
-use crate::supervisor::probe::{Probe, ProbedDocument};
+use crate::supervisor::probe::{Probe, ProbeError, ProbedDocument};
 use crate::terminal::escape;
 use crate::tls::Certificates;
 
@@ -266,7 +266,7 @@ impl<W: Write> Report<W> {
         name: &dyn Display,
         environment: &EnvironmentConfig,
         probe: &Probe,
-    ) -> Result<ProbedDocument, String> {
+    ) -> Result<ProbedDocument, ProbeError> {
         let mut errors = Vec::new();
         let mut found = None;
         for key in environment.server_side_keys() {
@@ -276,7 +276,7 @@ impl<W: Write> Report<W> {
             }
         }
         let Some(found) = found else {
-            return Err(errors.pop().unwrap_or_else(|| "server_side_key is not set".to_owned()));
+            return Err(errors.pop().unwrap_or(ProbeError::NoKey));
         };
         for error in errors {
             self.line(Verdict::Warn, name, &format!("one of its server-side keys failed: {error}"));
@@ -314,7 +314,7 @@ impl<W: Write> Report<W> {
         &mut self,
         name: &dyn Display,
         configured: &EnvironmentConfig,
-        found: Result<ProbedDocument, String>,
+        found: Result<ProbedDocument, ProbeError>,
     ) {
         let found = match found {
             Ok(found) => found,

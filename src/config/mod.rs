@@ -11,6 +11,7 @@ mod layers;
 mod pairs;
 mod parse;
 mod raw;
+mod setting_error;
 pub mod settings;
 mod suggest;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod variables;
 pub use crate::config::build::load;
 pub use crate::config::issue::{ConfigError, ConfigIssue, ConfigWarning, SettingSource};
 pub use crate::config::layers::Inputs;
+pub use crate::config::setting_error::SettingError;
 pub use crate::config::types::{
     Admin, Analytics, Certificate, Config, Driver, EnvironmentConfig, ForwardedAllowIps, HealthCheck, Level,
     LogFormat, Logging, Realtime, Require, Secret, Server, Sse, Staleness, TlsConfig, reachable,

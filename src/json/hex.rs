@@ -1,7 +1,8 @@
-//! Bytes as hex digits: digests, entity tags, and what a path takes only percent-encoded.
+//! Hexadecimal digits of digests and entity tags, and percent-encoding of path segments.
 //!
 //! In: bytes or text. Out: a text of its own. Invariant: ASCII alone comes out. Nothing here is on
 //! the way of an evaluation.
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Two lower-case digits for each byte.
 pub fn hex(bytes: &[u8]) -> String {
@@ -9,17 +10,12 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// `text` as one segment of a path: all but unreserved characters percent-encoded (RFC 3986 2.3).
+/// All but the unreserved characters (RFC 3986 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// `text` as one segment of a path: all but unreserved characters are percent-encoded.
 pub fn path_segment(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 #[cfg(test)]

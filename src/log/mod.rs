@@ -60,7 +60,7 @@ pub struct Recent {
 enum LogMessage {
     Record(Record),
     Accesses(AccessRecords),
-    /// Answered when everything before it has been written.
+    /// DocumentResponse when everything before it has been written.
     Flush(SyncSender<()>),
 }
 
@@ -90,7 +90,7 @@ pub struct AccessRecord {
 /// A path is seldom longer, so that their text grows once.
 const PATH_BYTES_USUAL: usize = 40;
 
-/// Answered requests, in order. One text for all of their paths: an allocation for each would be
+/// DocumentResponse requests, in order. One text for all of their paths: an allocation for each would be
 /// freed by another thread, which costs more than the rest of a record.
 #[derive(Debug, Default)]
 pub struct AccessRecords {

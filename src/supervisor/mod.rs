@@ -22,7 +22,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::channel::{Publisher, ReactorMessage};
-use crate::config::{Config, ConfigWarning, EnvironmentConfig, Level};
+use crate::config::{Config, ConfigError, ConfigWarning, EnvironmentConfig, Level, SettingError};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
@@ -33,14 +33,14 @@ use crate::supervisor::discovery::Discovery;
 use crate::supervisor::environment::{Change, Deadlines, PolledEnvironment, Records};
 use crate::supervisor::pool::Pool;
 use crate::supervisor::refresh::{Compilers, EnvironmentId, RefreshResult};
-pub use crate::supervisor::reload::missing_documents;
+pub use crate::supervisor::reload::{MissingDocument, missing_documents};
 use crate::supervisor::uploads::Uploads;
 use crate::systemd::Notify;
 use crate::tls::Certificates;
 use crate::upstream::{ServerKey, Upstream};
 
-/// Reads the configuration again, from where it came at start. `Err`: one line per mistake.
-pub type Reload = Box<dyn FnMut() -> Result<(Config, Vec<ConfigWarning>), Vec<String>> + Send>;
+/// Reads the configuration again from the sources it had at start.
+pub type Reload = Box<dyn FnMut() -> Result<(Config, Vec<ConfigWarning>), ConfigError> + Send>;
 
 /// What the loop calls that is no business of its own.
 pub struct Hooks {
@@ -100,11 +100,11 @@ struct Supervisor {
     phase: Lifecycle,
 }
 
-/// Tells what start would refuse, so that it can be told before anything is bound.
+/// Checks the settings of upstream, before sockets are bound and threads are started.
 ///
 /// # Errors
-/// One line per setting of upstream that cannot be used (address, outgoing proxy, certificates).
-pub fn check(config: &Config) -> Result<(), Vec<String>> {
+/// One error for each invalid setting (address, outgoing proxy, certificates).
+pub fn check(config: &Config) -> Result<(), Vec<SettingError>> {
     Upstream::new(config).map(drop)
 }
 
@@ -122,8 +122,10 @@ pub fn start(
     certificates: Option<Certificates>,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<JoinHandle<SupervisorResult>> {
-    let upstream = Upstream::new(&config)
-        .map_err(|mistakes| std::io::Error::new(std::io::ErrorKind::InvalidInput, mistakes.join("\n")))?;
+    let upstream = Upstream::new(&config).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        std::io::Error::new(std::io::ErrorKind::InvalidInput, lines.join("\n"))
+    })?;
     let (sender, events) = channel();
     let to_loop = sender.clone();
     signals::watch(move |signal| to_loop.send(Event::Signal(signal)).is_ok())?;

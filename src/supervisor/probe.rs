@@ -3,19 +3,20 @@
 //! In: a configuration. Out: what upstream answers, in one line. Invariant: asks with the very
 //! client that polling uses (proxies, certificates, limits), so that what works here works
 //! there; nothing is kept, published or retried.
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use http::Uri;
 
-use crate::config::{Config, Secret};
+use crate::config::{Config, Secret, SettingError};
 use crate::engine::compile::CompileWarning;
+use crate::files;
 use crate::files::Links;
 use crate::snapshot::Environment;
 use crate::supervisor::discovery::{CheckedPairs, KnownKeys, check_pairs};
 use crate::supervisor::refresh;
-use crate::upstream::{Answered, Upstream};
-use crate::{files, upstream};
+use crate::upstream::{DocumentResponse, PollError, Upstream};
 
 /// A way to ask.
 #[derive(Debug)]
@@ -31,10 +32,41 @@ pub struct ProbedDocument {
     pub bytes: usize,
 }
 
+/// Why there is no valid document.
+#[derive(Debug)]
+pub enum ProbeError {
+    /// The environment has no server-side key.
+    NoKey,
+    /// Upstream answered 304 to an unconditional request.
+    NotModified,
+    File {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    Poll(PollError),
+}
+
+impl fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoKey => f.write_str("server_side_key is not set"),
+            Self::NotModified => f.write_str("upstream answered 304 to an unconditional request"),
+            Self::File { path, error } => write!(f, "{}: {error}", path.display()),
+            Self::Poll(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<PollError> for ProbeError {
+    fn from(error: PollError) -> Self {
+        Self::Poll(error)
+    }
+}
+
 impl Probe {
     /// # Errors
-    /// One line for each setting of upstream that cannot be used.
-    pub fn new(config: &Config) -> Result<Self, Vec<String>> {
+    /// One error for each invalid setting of upstream.
+    pub fn new(config: &Config) -> Result<Self, Vec<SettingError>> {
         Ok(Self { upstream: Upstream::new(config)? })
     }
 
@@ -47,13 +79,10 @@ impl Probe {
     ///
     /// # Errors
     /// What is wrong and what to do.
-    pub fn document(&self, key: &Secret) -> Result<ProbedDocument, String> {
-        match self.upstream.document(key.expose(), None, None) {
-            Ok(Answered::New(fetched)) => compile(&fetched.document),
-            Ok(Answered::Same(_)) => {
-                Err("upstream says that nothing changed, though nothing is held".to_owned())
-            }
-            Err(error) => Err(error.message),
+    pub fn document(&self, key: &Secret) -> Result<ProbedDocument, ProbeError> {
+        match self.upstream.document(key.expose(), None, None)? {
+            DocumentResponse::New(fetched) => Ok(compile(&fetched.document)?),
+            DocumentResponse::Same(_) => Err(ProbeError::NotModified),
         }
     }
 
@@ -61,8 +90,8 @@ impl Probe {
     ///
     /// # Errors
     /// What is wrong and what to do.
-    pub(crate) fn discover(&self, config: &Config) -> Result<CheckedPairs, String> {
-        let (found, _) = self.upstream.discover().map_err(|error| error.message)?;
+    pub(crate) fn discover(&self, config: &Config) -> Result<CheckedPairs, PollError> {
+        let (found, _) = self.upstream.discover()?;
         Ok(check_pairs(found, &KnownKeys::configured(&config.environments), SystemTime::now()))
     }
 
@@ -70,8 +99,8 @@ impl Probe {
     ///
     /// # Errors
     /// What is wrong and what to do.
-    pub fn stream(&self, client_side_key: &str) -> Result<(), String> {
-        self.upstream.stream(client_side_key).map(drop).map_err(|error: upstream::PollError| error.message)
+    pub fn stream(&self, client_side_key: &str) -> Result<(), PollError> {
+        self.upstream.stream(client_side_key).map(drop)
     }
 }
 
@@ -79,15 +108,13 @@ impl Probe {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn file(path: &Path, bytes_max: usize) -> Result<ProbedDocument, String> {
+pub fn file(path: &Path, bytes_max: usize) -> Result<ProbedDocument, ProbeError> {
     let bytes = files::read(path, Links::Follow, bytes_max as u64)
-        .map_err(|error| format!("{}: {error}", path.display()))?;
-    compile(&bytes)
+        .map_err(|error| ProbeError::File { path: path.to_owned(), error })?;
+    Ok(compile(&bytes)?)
 }
 
-fn compile(document: &[u8]) -> Result<ProbedDocument, String> {
-    match refresh::compile(document) {
-        Ok((environment, warnings)) => Ok(ProbedDocument { environment, warnings, bytes: document.len() }),
-        Err(error) => Err(error.message),
-    }
+fn compile(document: &[u8]) -> Result<ProbedDocument, PollError> {
+    let (environment, warnings) = refresh::compile(document)?;
+    Ok(ProbedDocument { environment, warnings, bytes: document.len() })
 }

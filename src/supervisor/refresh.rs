@@ -15,7 +15,8 @@ use crate::files::{FileVersion, Links};
 use crate::snapshot::Environment;
 use crate::supervisor::affinity::Affinity;
 use crate::supervisor::pool::{Pool, guarded};
-use crate::upstream::{Answered, Fetched, PollError, PollErrorKind, Upstream, Validators, digest_of};
+use crate::upstream::{DocumentResponse, Fetched, PollError, PollErrorKind, Upstream, digest_of};
+use crate::validators::Validators;
 use crate::{files, limits};
 
 /// Names an environment for as long as it is configured; never used twice.
@@ -121,8 +122,8 @@ fn run(job: RefreshJob, seen: &mut Option<FileVersion>, compilers: &Compilers) -
     let fetched = match job.from {
         RefreshSource::Upstream { upstream, key, held } => {
             match upstream.document(key.expose(), held.as_ref(), job.digest.as_ref())? {
-                Answered::Same(validators) => return Ok(Polled::Same(Some(validators))),
-                Answered::New(fetched) => fetched,
+                DocumentResponse::Same(validators) => return Ok(Polled::Same(Some(validators))),
+                DocumentResponse::New(fetched) => fetched,
             }
         }
         RefreshSource::File { path, seen: before, failed, bytes_max } => {

@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::channel::ReactorMessage;
 use crate::config::settings::restart_required;
-use crate::config::{Config, EnvironmentConfig, Level};
+use crate::config::{Config, ConfigError, EnvironmentConfig, Level, SettingError};
 use crate::files::FileVersion;
 use crate::limits;
 use crate::supervisor::discovery::Discovery;
@@ -56,11 +56,11 @@ impl Reloader {
 impl Supervisor {
     /// Reads the configuration again and goes on with it.
     pub fn reload(&mut self, is_asked: bool) {
-        let result = (self.reload.read)().and_then(|(config, notices)| {
-            let upstream = Upstream::new(&config)?;
+        let result = (self.reload.read)().map_err(ReloadError::Config).and_then(|(config, notices)| {
+            let upstream = Upstream::new(&config).map_err(ReloadError::Upstream)?;
             let missing = missing_documents(&config, &self.config.environments);
             if !missing.is_empty() {
-                return Err(missing);
+                return Err(ReloadError::MissingDocuments(missing));
             }
             Ok((config, notices, upstream))
         });
@@ -71,11 +71,11 @@ impl Supervisor {
                     notices.for_each(|notice| self.records.log.notice(notice));
                 }
             }
-            Err(mistakes) => {
+            Err(error) => {
                 self.records.metrics.supervisor.reloads_refused.add(1);
-                for mistake in &mistakes {
+                for mistake in error.lines() {
                     let fields: [(_, &dyn Display); 2] =
-                        [("mistake", mistake), ("serving", &"with the old configuration")];
+                        [("mistake", &mistake), ("serving", &"with the old configuration")];
                     self.records.log.event(Level::Error, "configuration_refused", &fields);
                 }
             }
@@ -161,17 +161,47 @@ impl Supervisor {
     }
 }
 
-/// One line for each document on disk that does not exist, but for those in `known`: they were there once
-/// and are served on.
-pub fn missing_documents(config: &Config, known: &[EnvironmentConfig]) -> Vec<String> {
+/// Why a reloaded configuration is not used.
+enum ReloadError {
+    Config(ConfigError),
+    Upstream(Vec<SettingError>),
+    MissingDocuments(Vec<MissingDocument>),
+}
+
+impl ReloadError {
+    /// One line for each mistake.
+    fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Config(error) => error.issues.iter().map(ToString::to_string).collect(),
+            Self::Upstream(errors) => errors.iter().map(ToString::to_string).collect(),
+            Self::MissingDocuments(missing) => missing.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// A document on disk that does not exist.
+#[derive(Debug)]
+pub struct MissingDocument {
+    path: PathBuf,
+    error: std::io::Error,
+}
+
+impl std::fmt::Display for MissingDocument {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (path, error) = (self.path.display(), &self.error);
+        write!(f, "{path}: {error}: check the path (--document, documents or document_path)")
+    }
+}
+
+/// The documents on disk that do not exist. Those of the environments in `known` are left out: they existed
+/// before and are still served.
+pub fn missing_documents(config: &Config, known: &[EnvironmentConfig]) -> Vec<MissingDocument> {
     let is_known = |path: &PathBuf| known.iter().any(|known| known.document_path.as_ref() == Some(path));
     let paths = config.environments.iter().filter_map(|environment| environment.document_path.as_ref());
     let missing = paths.filter(|path| !is_known(path)).filter_map(|path| {
         let error = std::fs::metadata(path).err()?;
         let is_missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
-        let path = path.display();
-        is_missing
-            .then(|| format!("{path}: {error}: check the path (--document, documents or document_path)"))
+        is_missing.then(|| MissingDocument { path: path.clone(), error })
     });
     missing.collect()
 }

@@ -1,8 +1,8 @@
-//! Plain HTTP through an outgoing proxy: the target of each request is a whole URL (RFC 9112 3.2.2).
+//! A ureq connector for plain HTTP through an outgoing proxy, with request targets in absolute form
+//! (RFC 9112 3.2.2).
 //!
-//! In: the address of a proxy. Out: a connector for ureq, which knows `CONNECT` alone; proxies
-//! usually allow that for port 443 only. Invariant: a connection goes to the proxy, whatever the
-//! address of a request is, and each request on it starts with `METHOD http://host:port/path`.
+//! ureq itself supports only `CONNECT`, which proxies usually allow for port 443 only. Each request is sent
+//! to the proxy and starts with `METHOD http://host:port/path`.
 use http::Uri;
 use ureq::config::Config;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -10,7 +10,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport,
 };
 
-/// Connects to a proxy instead of the host of the address.
+/// Connects to a proxy instead of the host of the request.
 #[derive(Debug)]
 pub struct AbsoluteForm {
     /// With scheme `https` the connection to the proxy is encrypted.
@@ -34,7 +34,7 @@ impl Connector<()> for AbsoluteForm {
     ) -> Result<Option<Self::Out>, ureq::Error> {
         let to_proxy = ConnectionDetails {
             uri: &self.proxy,
-            // `ProxyResolver` has found those of the proxy.
+            // These are the addresses of the proxy: see `ProxyResolver`.
             addrs: details.addrs.clone(),
             config: details.config,
             request_level: details.request_level,
@@ -51,7 +51,7 @@ impl Connector<()> for AbsoluteForm {
     }
 }
 
-/// Resolves the proxy's name, since that of the target may be known to the proxy alone.
+/// Resolves the proxy's name. Only the proxy may be able to resolve the name of the target.
 #[derive(Debug)]
 pub struct ProxyResolver {
     proxy: Uri,
@@ -81,7 +81,7 @@ pub struct AbsoluteTransport {
     inner: Box<dyn Transport>,
     /// Such as `http://flags.internal:8000`.
     origin: Vec<u8>,
-    /// What is sent next is the start of a request: an answer was read, or nothing was sent yet.
+    /// Whether the next output starts a request: nothing was sent yet, or a response was read.
     is_start: bool,
 }
 
@@ -94,7 +94,8 @@ impl Transport for AbsoluteTransport {
         let mut amount = amount;
         if std::mem::take(&mut self.is_start) {
             amount = insert_origin(self.inner.buffers().output(), amount, &self.origin).ok_or_else(|| {
-                let error = "a request too large for the buffer towards the outgoing proxy";
+                let error =
+                    "the request head is too large for the buffer of the connection to the outgoing proxy";
                 ureq::Error::Io(std::io::Error::other(error))
             })?;
         }
@@ -115,7 +116,8 @@ impl Transport for AbsoluteTransport {
     }
 }
 
-/// Inserts `origin` before the path of a request line. The new length; `None` if there is no room.
+/// Inserts `origin` before the path of a request line, and returns the new length; `None` if the buffer is
+/// full.
 fn insert_origin(output: &mut [u8], length: usize, origin: &[u8]) -> Option<usize> {
     let at = output[..length].iter().position(|byte| *byte == b' ')? + 1;
     let end = length + origin.len();
@@ -132,12 +134,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_origin_stands_before_the_path() {
+    fn inserts_the_origin_before_the_path() {
         let mut output = [0; 40];
         let request = b"GET /x HTTP/1.1\r\n\r\n";
         output[..request.len()].copy_from_slice(request);
         let length = insert_origin(&mut output, request.len(), b"http://a:81").unwrap();
         assert_eq!(&output[..length], b"GET http://a:81/x HTTP/1.1\r\n\r\n");
-        assert_eq!(insert_origin(&mut output, length, b"http://a:81"), None, "no room");
+        assert_eq!(insert_origin(&mut output, length, b"http://a:81"), None, "the buffer is full");
     }
 }

@@ -1,62 +1,64 @@
-//! Requests to other servers: the one place where ureq is called.
+//! The HTTP client: ureq with timeouts, TLS and outgoing proxies as configured.
 //!
-//! In: an address, fields, a body. Out: an [`UpstreamResponse`] whose body is still to be read, or a
-//! [`PollError`]. Invariants: no redirect is followed here, so that no field goes where it was not sent to on
-//! purpose; every wait is bounded. Nothing here knows keys, documents or environments.
+//! It does not follow redirects, so no header field reaches an origin that the caller did not choose. Every
+//! wait has a timeout.
 use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use http::{HeaderMap, Uri};
 use ureq::Agent;
 
-use crate::config::Config;
+use crate::config::{Config, SettingError};
 use crate::limits;
 use crate::upstream::absolute::{AbsoluteForm, ProxyResolver};
 use crate::upstream::error::{PollError, PollErrorKind};
-use crate::upstream::outbound_proxy::{Outgoing, OutgoingProxy};
+use crate::upstream::outbound_proxy::{OutboundProxies, OutgoingProxy};
 use crate::upstream::{outbound_proxy, tls_errors, url};
 
-/// The client of one configuration; connections are kept between requests.
+/// A header field: name and value.
+pub type Field<'a> = (&'static str, &'a str);
+
+/// An HTTP client for one configuration. It keeps idle connections for reuse.
 #[derive(Debug)]
 pub struct Client {
     direct: Agent,
-    /// Through the outgoing proxy for `http` addresses, which are asked by their whole URL.
+    /// For `http` URLs through an outgoing proxy, with request targets in absolute form.
     http: Agent,
-    /// Through the outgoing proxy for `https` addresses, to which it opens a tunnel.
+    /// For `https` URLs through an outgoing proxy, by `CONNECT`.
     https: Agent,
-    outgoing: Outgoing,
+    proxies: OutboundProxies,
     timeout: Duration,
 }
 
-/// Head of an answer, and its body to be read.
+/// The head of a response; the body is read by [`Client::read`].
 pub struct UpstreamResponse {
     pub uri: Uri,
     pub status: u16,
     pub headers: HeaderMap,
-    /// The outgoing proxy that it came through, for messages.
+    /// The outgoing proxy, for messages.
     pub through: Option<String>,
-    /// What Content-Length says, if the body comes as it is (not compressed).
+    /// `Content-Length`, if the body is not compressed.
     pub length: Option<u64>,
-    silence: Silence,
+    silence: SilenceLimit,
     body: ureq::BodyReader<'static>,
 }
 
-/// How long a peer may send nothing, and what sets that.
+/// How long the peer may send nothing, and where this limit comes from.
 #[derive(Clone, Copy, Debug)]
-enum Silence {
+enum SilenceLimit {
     /// `api_poll_timeout_seconds`.
     Poll(Duration),
     /// `limits::STREAM_SILENCE_MAX`.
     Stream(Duration),
 }
 
-impl std::fmt::Display for Silence {
+impl std::fmt::Display for SilenceLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Poll(limit) => write!(f, "silent for {} s (api_poll_timeout)", limit.as_secs_f64()),
+            Self::Poll(limit) => write!(f, "no data for {} s (api_poll_timeout)", limit.as_secs_f64()),
             Self::Stream(limit) => write!(
                 f,
-                "the event stream was silent for {} s (a fixed limit; upstream sends a comment every 15 s): reconnecting",
+                "no data on the event stream for {} s (a fixed limit; upstream sends a comment every 15 s): reconnecting",
                 limit.as_secs_f64()
             ),
         }
@@ -65,16 +67,16 @@ impl std::fmt::Display for Silence {
 
 impl Client {
     /// # Errors
-    /// One line per setting that cannot be used (proxies, certificates).
-    pub fn new(config: &Config) -> Result<Self, Vec<String>> {
-        let mut mistakes = Vec::new();
-        // The slowest upstream that is waited for, with the largest document (`Upstream::read`). What
-        // gives no bytes of a body (chunk extensions, trailers, empty gzip members) is not seen there.
+    /// One error for each invalid setting or variable (outgoing proxies, certificates).
+    pub fn new(config: &Config) -> Result<Self, Vec<SettingError>> {
+        let mut errors = Vec::new();
+        // The time for the largest document at the lowest allowed rate. `Upstream::read` checks the rate, but
+        // not of input that yields no bytes of the body (chunk extensions, trailers, empty gzip members).
         let seconds = config.api_document_bytes_max as u64 / limits::FETCH_RATE_MIN;
         let body_time = config.api_poll_timeout + Duration::from_secs(seconds);
-        let tls = outbound_proxy::tls(config).map_err(|more| mistakes.extend(more)).ok();
-        let outgoing = Outgoing::read(|name| std::env::var(name).ok());
-        let outgoing = outgoing.map_err(|more| mistakes.extend(more)).unwrap_or_default();
+        let tls = outbound_proxy::tls(config).map_err(|more| errors.extend(more)).ok();
+        let proxies = OutboundProxies::read(|name| std::env::var(name).ok());
+        let proxies = proxies.map_err(|more| errors.extend(more)).unwrap_or_default();
         let settings = |proxy: Option<ureq::Proxy>| {
             let builder = Agent::config_builder()
                 .http_status_as_error(false)
@@ -95,8 +97,8 @@ impl Client {
             }
         };
         let direct = settings(None).new_agent();
-        let https = settings(outgoing.for_scheme("https").map(|own| own.proxy.clone())).new_agent();
-        let http = outgoing.for_scheme("http").map_or_else(
+        let https = settings(proxies.for_scheme("https").map(|own| own.proxy.clone())).new_agent();
+        let http = proxies.for_scheme("http").map_or_else(
             || direct.clone(),
             |own| {
                 let address = own.address();
@@ -107,36 +109,37 @@ impl Client {
                 )
             },
         );
-        if mistakes.is_empty() {
-            Ok(Self { direct, http, https, outgoing, timeout: config.api_poll_timeout })
+        if errors.is_empty() {
+            Ok(Self { direct, http, https, proxies, timeout: config.api_poll_timeout })
         } else {
-            Err(mistakes)
+            Err(errors)
         }
     }
 
-    /// How long upstream may be silent.
+    /// `api_poll_timeout`: how long upstream may send nothing.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
+    /// Sends a GET.
+    ///
     /// # Errors
-    /// No answer.
+    /// There was no response.
     pub fn get(&self, uri: &Uri, fields: &[(&str, &str)]) -> Result<UpstreamResponse, PollError> {
         let call = || self.with_fields(uri, self.agent(uri).get(uri.clone()), fields).call();
-        // A kept connection may have been closed by upstream while our request was on its way.
-        // Nothing was answered, so a GET is simply sent again (RFC 9110 9.2.2).
+        // Upstream may have closed an idle connection while the request was in flight. A GET is idempotent
+        // and can be sent again (RFC 9110 9.2.2).
         let response = match call() {
             Err(ureq::Error::Io(error)) if is_closed(error.kind()) => call(),
             other => other,
         };
-        self.answer(uri, response)
+        self.response(uri, response)
     }
 
-    /// A POST that takes `time_max` at most, if there is one, from the resolution of the name to the
-    /// head of the answer.
+    /// Sends a POST. `time_max` limits the time from name resolution to the head of the response.
     ///
     /// # Errors
-    /// No answer. Whether the body was acted on is then unknown.
+    /// There was no response. Upstream may have processed the body.
     pub fn post(
         &self,
         uri: &Uri,
@@ -146,13 +149,13 @@ impl Client {
     ) -> Result<UpstreamResponse, PollError> {
         let request = self.agent(uri).post(uri.clone()).header("content-type", "application/json");
         let request = self.with_fields(uri, request, fields).config().timeout_global(time_max).build();
-        self.answer(uri, request.send(body))
+        self.response(uri, request.send(body))
     }
 
-    /// A GET whose body comes over hours: each read may take `silence_max`.
+    /// Sends a GET whose body may arrive over hours. Each read may take `silence_max`.
     ///
     /// # Errors
-    /// No answer.
+    /// There was no response.
     pub fn stream(
         &self,
         uri: &Uri,
@@ -161,20 +164,20 @@ impl Client {
     ) -> Result<UpstreamResponse, PollError> {
         let request = self.with_fields(uri, self.agent(uri).get(uri.clone()), fields);
         let request = request.config().timeout_per_read(Some(silence_max)).timeout_recv_body(None).build();
-        let answer = self.answer(uri, request.call())?;
-        Ok(UpstreamResponse { silence: Silence::Stream(silence_max), ..answer })
+        let response = self.response(uri, request.call())?;
+        Ok(UpstreamResponse { silence: SilenceLimit::Stream(silence_max), ..response })
     }
 
     fn agent(&self, uri: &Uri) -> &Agent {
-        match self.outgoing.for_address(uri) {
+        match self.proxies.for_uri(uri) {
             None => &self.direct,
             Some(_) if uri.scheme_str() == Some("https") => &self.https,
             Some(_) => &self.http,
         }
     }
 
-    /// Adds fields, and the credentials for the proxy if it reads the request itself: those for a
-    /// tunnel are sent by ureq.
+    /// Adds `fields`, and the credentials for an outgoing proxy that handles the request itself. For
+    /// `CONNECT` ureq sends the credentials.
     fn with_fields<Body>(
         &self,
         uri: &Uri,
@@ -182,33 +185,33 @@ impl Client {
         fields: &[(&str, &str)],
     ) -> ureq::RequestBuilder<Body> {
         let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        let proxy = self.outgoing.for_address(uri).filter(|_| uri.scheme_str() == Some("http"));
+        let proxy = self.proxies.for_uri(uri).filter(|_| uri.scheme_str() == Some("http"));
         match proxy.and_then(OutgoingProxy::credentials) {
             Some(credentials) => request.header("proxy-authorization", credentials.expose()),
             None => request,
         }
     }
 
-    /// The outgoing proxy by which this address is asked.
+    /// The outgoing proxy for `uri`; `None`: a direct connection.
     pub fn proxy_for(&self, uri: &Uri) -> Option<&OutgoingProxy> {
-        self.outgoing.for_address(uri)
+        self.proxies.for_uri(uri)
     }
 
-    fn describe(&self, error: &ureq::Error, uri: &Uri, silence: Silence) -> PollError {
-        describe(error, uri, self.outgoing.for_address(uri), self.timeout, silence)
+    fn describe(&self, error: &ureq::Error, uri: &Uri, silence: SilenceLimit) -> PollError {
+        describe(error, uri, self.proxies.for_uri(uri), self.timeout, silence)
     }
 
-    fn answer(
+    fn response(
         &self,
         uri: &Uri,
         response: Result<http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<UpstreamResponse, PollError> {
-        let silence = Silence::Poll(self.timeout);
+        let silence = SilenceLimit::Poll(self.timeout);
         let response = response.map_err(|error| self.describe(&error, uri, silence))?;
         let (head, body) = response.into_parts();
         Ok(UpstreamResponse {
             uri: uri.clone(),
-            through: self.outgoing.for_address(uri).map(ToString::to_string),
+            through: self.proxies.for_uri(uri).map(ToString::to_string),
             status: head.status.as_u16(),
             headers: head.headers,
             length: body.content_length(),
@@ -217,13 +220,13 @@ impl Client {
         })
     }
 
-    /// Reads more of the body; 0 is its end.
+    /// Reads from the body into `bytes`. Returns 0 at its end.
     ///
     /// # Errors
-    /// It broke off, or upstream was silent for too long.
-    pub fn read(&self, answer: &mut UpstreamResponse, bytes: &mut [u8]) -> Result<usize, PollError> {
-        let read = answer.body.read(bytes);
-        read.map_err(|error| self.describe(&error.into(), &answer.uri, answer.silence))
+    /// The connection broke, or nothing arrived in time.
+    pub fn read(&self, response: &mut UpstreamResponse, bytes: &mut [u8]) -> Result<usize, PollError> {
+        let read = response.body.read(bytes);
+        read.map_err(|error| self.describe(&error.into(), &response.uri, response.silence))
     }
 }
 
@@ -232,33 +235,33 @@ fn is_closed(kind: ErrorKind) -> bool {
     matches!(kind, ConnectionReset | BrokenPipe | UnexpectedEof | ConnectionAborted)
 }
 
-/// One line about a failure of transport, with its likely cause. Through an outgoing proxy, names and
-/// connections are those of the proxy.
+/// Describes a transport error in one line, with its likely cause. Through an outgoing proxy, name resolution
+/// and connections concern the proxy.
 fn describe(
     error: &ureq::Error,
     uri: &Uri,
     proxy: Option<&OutgoingProxy>,
     timeout: Duration,
-    silence: Silence,
+    silence: SilenceLimit,
 ) -> PollError {
     use ureq::Error;
     let seconds = timeout.as_secs_f64();
-    let name_from = proxy.map_or_else(|| "api_url".to_owned(), |proxy| proxy.variable.clone());
+    let name_source = proxy.map_or_else(|| "api_url".to_owned(), |proxy| proxy.variable.clone());
     let (kind, what) = match error {
         Error::HostNotFound => {
-            (PollErrorKind::Name, format!("no address for its name: check {name_from} and DNS"))
+            (PollErrorKind::Name, format!("the host name has no address: check {name_source} and DNS"))
         }
         Error::Timeout(ureq::Timeout::Resolve) => {
-            (PollErrorKind::Name, format!("its name did not resolve within {seconds} s: check DNS"))
+            (PollErrorKind::Name, format!("the host name did not resolve within {seconds} s: check DNS"))
         }
         Error::Timeout(ureq::Timeout::Connect) => {
             (PollErrorKind::Timeout, format!("no connection within {seconds} s (api_poll_timeout)"))
         }
         Error::Timeout(ureq::Timeout::RecvBody) => {
-            (PollErrorKind::Timeout, "its answer did not end (see api_document_bytes_max)".into())
+            (PollErrorKind::Timeout, "the response did not end in time (see api_document_bytes_max)".into())
         }
         Error::Timeout(ureq::Timeout::Global) => {
-            (PollErrorKind::Timeout, "no answer in the time that was left for it".into())
+            (PollErrorKind::Timeout, "no response in the remaining time".into())
         }
         Error::Timeout(_) => (PollErrorKind::Timeout, silence.to_string()),
         Error::Rustls(error) => (PollErrorKind::Tls, tls_errors::describe(error)),
@@ -268,10 +271,10 @@ fn describe(
             (PollErrorKind::Connect, format!("CONNECT was refused ({line})"))
         }
         Error::Decompress(_, error) => {
-            (PollErrorKind::Interrupted, format!("the compressed body is damaged: {error}"))
+            (PollErrorKind::Interrupted, format!("invalid compressed body: {error}"))
         }
-        Error::Io(error) => describe_io(error, &name_from),
-        other => (PollErrorKind::Interrupted, format!("not an answer of HTTP: {other}")),
+        Error::Io(error) => describe_io(error, &name_source),
+        other => (PollErrorKind::Interrupted, format!("invalid HTTP response: {other}")),
     };
     let origin = url::origin(uri);
     let message = match proxy {
@@ -281,19 +284,21 @@ fn describe(
     PollError::new(kind, message)
 }
 
-/// `name_from`: the setting or variable that has the name of the host.
-fn describe_io(error: &std::io::Error, name_from: &str) -> (PollErrorKind, String) {
-    // rustls wraps its errors in those of the socket; the resolver's have no kind of their own.
+/// `name_source`: the setting or variable that contains the host name.
+fn describe_io(error: &std::io::Error, name_source: &str) -> (PollErrorKind, String) {
+    // rustls wraps its errors in I/O errors of kind InvalidData; errors of the resolver have no specific
+    // kind.
     match error.kind() {
         ErrorKind::InvalidData => (PollErrorKind::Tls, tls_errors::describe_io(error)),
-        ErrorKind::ConnectionRefused => {
-            (PollErrorKind::Refused, format!("connection refused: check that it runs there, and {name_from}"))
-        }
+        ErrorKind::ConnectionRefused => (
+            PollErrorKind::Refused,
+            format!("connection refused: check that the server runs, and {name_source}"),
+        ),
         kind if is_closed(kind) => {
-            (PollErrorKind::Interrupted, "the connection broke before the whole answer was there".into())
+            (PollErrorKind::Interrupted, "the connection broke before the end of the response".into())
         }
         _ if error.to_string().contains("lookup address") => {
-            (PollErrorKind::Name, format!("its name does not resolve: check {name_from} and DNS"))
+            (PollErrorKind::Name, format!("the host name does not resolve: check {name_source} and DNS"))
         }
         _ => (PollErrorKind::Connect, error.to_string()),
     }
@@ -304,20 +309,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_silent_stream_is_not_blamed_on_the_timeout_of_polls() {
+    fn names_the_limit_that_a_silent_stream_exceeds() {
         let uri = Uri::from_static("http://realtime.example/sse/environments/secret/stream");
-        let told = |silence| {
+        let message = |silence| {
             let error = ureq::Error::Timeout(ureq::Timeout::PerRead);
             describe(&error, &uri, None, Duration::from_secs(5), silence).message
         };
         assert_eq!(
-            told(Silence::Poll(Duration::from_secs(5))),
-            "http://realtime.example: silent for 5 s (api_poll_timeout)"
+            message(SilenceLimit::Poll(Duration::from_secs(5))),
+            "http://realtime.example: no data for 5 s (api_poll_timeout)"
         );
-        let line = told(Silence::Stream(limits::STREAM_SILENCE_MAX));
-        assert!(
-            line.contains("silent for 60 s (a fixed limit") && !line.contains("api_poll_timeout"),
-            "{line}"
-        );
+        let line = message(SilenceLimit::Stream(limits::STREAM_SILENCE_MAX));
+        assert!(line.contains("for 60 s (a fixed limit") && !line.contains("api_poll_timeout"), "{line}");
     }
 }

@@ -1,45 +1,42 @@
-//! Why a poll failed.
+//! [`PollError`]: why a request to upstream failed.
 //!
-//! In: statuses and errors of transport. Out: a kind, by which the log tells a new failure from one
-//! that goes on, and one line for people. Invariant: no key and no whole address stands in it.
+//! Messages contain neither keys nor complete URLs, which may contain secrets.
+use std::fmt;
 use std::time::Duration;
 
-use crate::snapshot::LastError;
-
-/// The kind of a failure: a line is logged when it changes, not for each poll.
+/// The kind of a failure. While polls keep failing, a line is logged when the kind changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollErrorKind {
-    /// A name that does not resolve.
+    /// The host name does not resolve.
     Name,
-    /// Nothing listens at the address.
+    /// The connection was refused.
     Refused,
     Connect,
     Tls,
-    /// Silence, or a drip.
+    /// No data, or too little data, in time.
     Timeout,
-    /// A connection or a body that broke off.
+    /// The connection broke, or the response is not valid HTTP.
     Interrupted,
     Status(u16),
     Redirect,
     Pages,
     TooLarge,
-    /// An event stream that sends faster than it may.
+    /// An event stream exceeded its rate limit.
     Flood,
-    /// 304 though nothing is held.
+    /// 304 in response to an unconditional request.
     NotModified,
-    /// The bytes came, but they are no environment document.
+    /// The body is not a valid environment document.
     Document,
-    /// No key to ask with.
+    /// There is no valid key.
     Key,
-    /// A document on disk that cannot be read.
+    /// A document on disk cannot be read.
     File,
-    /// A defect of ours.
+    /// A bug in this program.
     Internal,
 }
 
 impl PollErrorKind {
-    /// The name that the public port shows: nothing in it depends on what upstream sent or on how the proxy
-    /// is configured, so it reveals no host name, path or key.
+    /// The name shown on the public port. It is constant, so it reveals no host name, path or key.
     pub fn name(self) -> &'static str {
         match self {
             Self::Name => "name_resolution",
@@ -62,21 +59,21 @@ impl PollErrorKind {
     }
 }
 
-/// Why a poll failed. Never fatal.
+/// A failed request to upstream. The caller keeps serving its current document and retries.
 #[derive(Clone, Debug)]
 pub struct PollError {
     pub kind: PollErrorKind,
-    /// One line: what happened, the likely cause and what to do. No secrets.
+    /// One line: what failed, the likely cause and what to do. Without secrets.
     pub message: String,
     pub retry_after: Option<Duration>,
 }
 
-/// What is wrong with JSON of upstream, by its place alone: serde would quote the value that it did
-/// not expect, and that may be a key.
-pub fn misshapen(error: &serde_json::Error) -> String {
+/// Describes a JSON error by its position only: serde's message would quote the unexpected value, which may
+/// be a key.
+pub fn describe_json(error: &serde_json::Error) -> String {
     let what = match error.classify() {
-        serde_json::error::Category::Eof => "JSON that was cut off",
-        serde_json::error::Category::Data => "of another shape",
+        serde_json::error::Category::Eof => "truncated JSON",
+        serde_json::error::Category::Data => "unexpected JSON structure",
         _ => "not JSON",
     };
     format!("{what} (line {} column {})", error.line(), error.column())
@@ -86,9 +83,12 @@ impl PollError {
     pub fn new(kind: PollErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), retry_after: None }
     }
+}
 
-    /// What snapshots carry of it.
-    pub fn summary(&self) -> LastError {
-        LastError { kind: self.kind.name(), text: self.message.as_str().into() }
+impl fmt::Display for PollError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
 }
+
+impl std::error::Error for PollError {}

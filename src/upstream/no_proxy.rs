@@ -1,9 +1,8 @@
-//! `NO_PROXY`: which addresses are asked directly although there is an outgoing proxy.
+//! `NO_PROXY`: URLs that bypass the outgoing proxy.
 //!
-//! In: the variable's value. Out: whether an address is one of those. Invariant: the rules are those
-//! of httpx 0.28 (`get_environment_proxies` and `URLPattern`), which the Python proxy uses, so that a
-//! network set up for it needs no change. They differ from curl's: a network such as `10.0.0.0/8`
-//! stands for its first address alone, and `*.example.com` for no address.
+//! The rules are those of httpx 0.28 (`get_environment_proxies` and `URLPattern`), which the Python proxy
+//! uses. They differ from curl's: a network such as `10.0.0.0/8` matches its first address only, and
+//! `*.example.com` matches nothing.
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
@@ -20,7 +19,7 @@ struct DirectHosts {
     /// `None`: any.
     scheme: Option<String>,
     host: HostPattern,
-    /// `None`: any. The port of an address is `None` if it is the scheme's own.
+    /// `None`: any. A URL with the default port of its scheme counts as without a port.
     port: Option<u16>,
 }
 
@@ -28,21 +27,21 @@ struct DirectHosts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum HostPattern {
     Any,
-    Exactly(String),
-    /// Names that end with this, a dot before it.
+    Exact(String),
+    /// Subdomains of this name.
     Below(String),
-    /// The name itself and those below it.
+    /// This name and its subdomains.
     AtOrBelow(String),
 }
 
 impl NoProxy {
-    /// Reads a list with commas. Entries of no form are left out; httpx ends the start there.
+    /// Parses a comma-separated list. Invalid entries are ignored; httpx fails to start with them.
     pub fn parse(list: &str) -> Self {
         let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         Self { entries: entries.filter_map(DirectHosts::parse).collect() }
     }
 
-    /// Whether the address is asked directly.
+    /// Whether `uri` bypasses the proxy.
     pub fn contains(&self, uri: &Uri) -> bool {
         self.entries.iter().any(|entry| entry.contains(uri))
     }
@@ -58,15 +57,15 @@ impl DirectHosts {
             let scheme = (scheme != "all").then(|| scheme.to_ascii_lowercase());
             let (host, port) = host_and_port(rest)?;
             let port = port.filter(|port| Some(*port) != default_port(scheme.as_deref()));
-            return Some(Self { scheme, host: HostPattern::written(&host), port });
+            return Some(Self { scheme, host: HostPattern::parse(&host), port });
         }
         let address = entry.split('/').next().unwrap_or_default();
         let is_address = address.parse::<Ipv4Addr>().is_ok() || address.parse::<Ipv6Addr>().is_ok();
         if is_address || entry.eq_ignore_ascii_case("localhost") {
-            return Some(Self { host: HostPattern::Exactly(address.to_ascii_lowercase()), ..any });
+            return Some(Self { host: HostPattern::Exact(address.to_ascii_lowercase()), ..any });
         }
         let (host, port) = host_and_port(entry)?;
-        let host = HostPattern::written(&format!("*{host}"));
+        let host = HostPattern::parse(&format!("*{host}"));
         Some(Self { host, port, ..any })
     }
 
@@ -81,12 +80,12 @@ impl DirectHosts {
 }
 
 impl HostPattern {
-    /// As `URLPattern` reads a host: `*.x`, `*x`, `x` or `*`.
-    fn written(host: &str) -> Self {
+    /// Parses `*.x`, `*x`, `x` or `*`, as `URLPattern` does.
+    fn parse(host: &str) -> Self {
         match host.strip_prefix('*') {
             Some("") => Self::Any,
             None if host.is_empty() => Self::Any,
-            None => Self::Exactly(host.to_owned()),
+            None => Self::Exact(host.to_owned()),
             Some(rest) => match rest.strip_prefix('.') {
                 Some(parent) => Self::Below(parent.to_owned()),
                 None => Self::AtOrBelow(rest.to_owned()),
@@ -102,14 +101,14 @@ impl HostPattern {
         };
         match self {
             Self::Any => true,
-            Self::Exactly(name) => host == name,
+            Self::Exact(name) => host == name,
             Self::Below(parent) => is_below(parent),
             Self::AtOrBelow(parent) => host == parent || is_below(parent),
         }
     }
 }
 
-/// Host in lower case and port of what stands for an authority; `None` if the port is no number.
+/// Host (in lower case) and port of a URL without its scheme; `None` if the port is not a number.
 fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     let authority = text.split(['/', '?', '#']).next().unwrap_or_default();
     let authority = authority.rsplit('@').next().unwrap_or_default();
@@ -133,12 +132,11 @@ fn default_port(scheme: Option<&str>) -> Option<u16> {
 mod tests {
     use super::*;
 
-    /// What httpx 0.28.1 does: an entry, addresses asked directly, addresses asked through the proxy.
-    /// `tests/python/no_proxy.py` compares the table with the httpx that is installed.
+    /// The behaviour of httpx 0.28.1; `tests/python/no_proxy.py` compares the table with the installed httpx.
     const TABLE: &str = include_str!("no_proxy.txt");
 
     #[test]
-    fn entries_mean_what_they_mean_to_httpx() {
+    fn matches_as_httpx_does() {
         let mut count = 0;
         for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let [list, uri, expected] = line.split('|').map(str::trim).collect::<Vec<_>>()[..] else {
@@ -151,9 +149,9 @@ mod tests {
         assert!(count >= 40, "{count} cases");
     }
 
-    /// httpx refuses to start with these.
+    /// httpx fails to start with these entries.
     #[test]
-    fn entries_in_brackets_are_addresses() {
+    fn accepts_addresses_in_brackets() {
         let contains = |list: &str, uri: &str| NoProxy::parse(list).contains(&uri.parse().unwrap());
         assert!(contains("[::1]", "http://[::1]/"));
         assert!(contains("[::1]:8000", "http://[::1]:8000/"));

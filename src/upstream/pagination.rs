@@ -1,22 +1,30 @@
-//! From the pages of a document to one document.
+//! Merging of the pages of a document (compatibility.md 4.2).
 //!
-//! In: the bytes of each page. Out: page 1 with the `identity_overrides` of the later pages appended to
-//! its own (compatibility.md 4.2), byte for byte otherwise: nothing is parsed into values, so nothing can
-//! lose its form. Invariant: overrides are concatenated and never deduplicated; a page that is not an object
-//! with an array there fails the whole.
+//! The `identity_overrides` of later pages are appended to those of page 1, without deduplication. All other
+//! bytes of page 1 are kept: values are not parsed, so numbers and strings keep their form.
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::upstream::error::misshapen;
+use crate::upstream::error::describe_json;
 
-/// Why pages could not be joined: the number of the page, from 1, and what is wrong with it.
+/// An invalid page.
 #[derive(Debug)]
 pub struct PageError {
+    /// The number of the page, from 1.
     pub page: usize,
+    /// What is wrong with it.
     pub message: String,
 }
 
-/// Appends the overrides of later pages to `first`. `pages` are pages 2 and on.
+impl std::fmt::Display for PageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "page {} of the document: {}", self.page, self.message)
+    }
+}
+
+impl std::error::Error for PageError {}
+
+/// Appends the overrides of `pages`, which are pages 2 and on, to `first`.
 ///
 /// # Errors
 /// A page is not JSON, not an object, or its `identity_overrides` is not an array.
@@ -28,11 +36,11 @@ pub fn merge(first: Vec<u8>, pages: &[Vec<u8>]) -> Result<Vec<u8>, PageError> {
     for (index, page) in pages.iter().enumerate() {
         later.extend(overrides(page, index + 2)?.and_then(|range| items(&page[range])));
     }
-    let held = overrides(&first, 1)?;
-    let absent = held.is_none();
+    let own_range = overrides(&first, 1)?;
+    let absent = own_range.is_none();
     let mut merged =
         Vec::with_capacity(first.len() + later.iter().map(|items| items.len() + 1).sum::<usize>() + 32);
-    let (before, own, after) = match held {
+    let (before, own, after) = match own_range {
         Some(range) => (&first[..range.start], items(&first[range.clone()]), &first[range.end..]),
         None => {
             let end = first.iter().rposition(|&byte| byte == b'}').unwrap_or(first.len());
@@ -60,25 +68,25 @@ pub fn merge(first: Vec<u8>, pages: &[Vec<u8>]) -> Result<Vec<u8>, PageError> {
     Ok(merged)
 }
 
-/// What is between the brackets of an array or of `null`; `None` if there is nothing.
+/// The text between the brackets of an array; `None` if the array is empty or `null`.
 fn items(array: &[u8]) -> Option<&[u8]> {
     let inner = array.strip_prefix(b"[")?.strip_suffix(b"]")?;
     (!inner.trim_ascii().is_empty()).then_some(inner)
 }
 
-/// Where the value of the page's `identity_overrides` is. `None` if it has none.
+/// The range of the value of `identity_overrides` in the page. `None` if the member is missing.
 fn overrides(page: &[u8], number: usize) -> Result<Option<std::ops::Range<usize>>, PageError> {
     let fail = |message: String| PageError { page: number, message };
     let mut deserializer = serde_json::Deserializer::from_slice(page);
     let found = serde::Deserializer::deserialize_map(&mut deserializer, OverridesVisitor)
         .and_then(|found| deserializer.end().map(|()| found))
-        .map_err(|error| fail(format!("not a JSON object: {}", misshapen(&error))))?;
+        .map_err(|error| fail(format!("not a JSON object: {}", describe_json(&error))))?;
     let Some(value) = found else { return Ok(None) };
     let text = value.get();
     if !text.starts_with('[') && text != "null" {
         return Err(fail("$.identity_overrides: expected an array".into()));
     }
-    // The raw value borrows from the page, so its place is the distance of the two pointers.
+    // The raw value borrows from the page, so its offset is the distance of the two pointers.
     let start = text.as_ptr().addr() - page.as_ptr().addr();
     Ok(Some(start..start + text.len()))
 }
@@ -92,7 +100,7 @@ impl<'de> Visitor<'de> for OverridesVisitor {
         f.write_str("an object")
     }
 
-    /// Of a member given twice the last one counts, as in Python.
+    /// The last one of duplicate members counts, as in Python.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = None;
         while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
@@ -118,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn overrides_of_later_pages_are_appended_and_nothing_else_is_taken() {
+    fn appends_only_the_overrides_of_later_pages() {
         let page = r#"{"identity_overrides": [{"identifier":"b"}, {"identifier":"a"}], "name":"ignored"}"#;
         for (first, expected) in [
             (
@@ -147,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn one_page_is_left_alone_and_empty_pages_add_nothing() {
+    fn keeps_a_single_page_and_ignores_empty_pages() {
         assert_eq!(merged("anything", &[]).as_deref(), Ok("anything"));
         assert_eq!(
             merged(r#"{"a":1}"#, &["{}", r#"{"identity_overrides":[]}"#]).as_deref(),
@@ -156,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_member_given_twice_the_last_counts() {
+    fn uses_the_last_duplicate_member() {
         let first = r#"{"identity_overrides":[1],"x":0,"identity_overrides":[2]}"#;
         assert_eq!(
             merged(first, &[r#"{"identity_overrides":[3]}"#]).as_deref(),
@@ -165,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_page_is_named() {
+    fn names_the_invalid_page() {
         for (page, expected) in [
             ("[]", "3: not a JSON object"),
             ("", "3: not a JSON object"),

@@ -1,8 +1,6 @@
-//! What is asked of upstream besides documents: which environments there are, and to take counts.
+//! Discovery of environments, and uploads of counts (compatibility.md 1.4 and 4.3).
 //!
-//! In: the proxy key, parcels of counts. Out: environments with their keys; what became of a parcel.
-//! Invariant: as for documents, our keys go to the configured origin only, and no redirect is followed
-//! with a body. Contract: compatibility.md 1.4 and 4.3.
+//! A redirect of a POST is followed only to the same host by https.
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
@@ -10,18 +8,20 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::config::Secret;
-use crate::upstream::error::misshapen;
-use crate::upstream::{PollError, PollErrorKind, Upstream, refused, upgraded, url};
+use crate::upstream::api::Upstream;
+use crate::upstream::error::{PollError, PollErrorKind, describe_json};
+use crate::upstream::response::{error_for_status, https_redirect};
+use crate::upstream::url;
 
-/// An environment that upstream told of.
+/// An environment that upstream assigns to this proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveredEnvironment {
     pub client_side_key: String,
-    /// Only the active ones.
+    /// The active keys.
     pub server_side_keys: Vec<ServerKey>,
 }
 
-/// A server-side key and how long it is good for.
+/// A server-side key and when it expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerKey {
     pub key: Secret,
@@ -29,23 +29,23 @@ pub struct ServerKey {
 }
 
 impl ServerKey {
-    /// Whether it has not expired by then.
-    pub fn is_good_at(&self, clock: SystemTime) -> bool {
+    /// Whether the key has not expired at that time.
+    pub fn is_valid_at(&self, clock: SystemTime) -> bool {
         self.expires_at.is_none_or(|expires_at| clock < expires_at)
     }
 }
 
-/// What became of something sent.
+/// The outcome of a POST.
 #[derive(Debug)]
 pub enum PostOutcome {
     Accepted,
-    /// It never will be accepted. `why` is one line; where `may_divide` one row or the size may be at
-    /// fault, so that parts of it may be accepted.
+    /// Upstream will never accept this body. `why` is one line. `may_divide`: the size or a single row may be
+    /// the cause, and parts of the body may be accepted.
     Refused {
         why: String,
         may_divide: bool,
     },
-    /// It may be accepted later.
+    /// Upstream may accept the body later.
     Failed(PollError),
 }
 
@@ -62,25 +62,26 @@ struct KeyJson {
     expires_at: Option<String>,
 }
 
-/// Reads the answer of `proxy/config/`.
+/// Parses the response of `proxy/config/`.
 ///
 /// # Errors
-/// It has not the shape of compatibility.md 4.3.
-pub fn parse(answer: &[u8]) -> Result<Vec<DiscoveredEnvironment>, PollError> {
+/// The body does not have the structure of compatibility.md 4.3.
+pub fn parse(body: &[u8]) -> Result<Vec<DiscoveredEnvironment>, PollError> {
     let fail = |error: String| PollError::new(PollErrorKind::Document, format!("proxy/config/: {error}"));
-    let written: Vec<EnvironmentJson> =
-        serde_json::from_slice(answer).map_err(|error| fail(misshapen(&error)))?;
-    let mut environments = Vec::with_capacity(written.len());
-    for environment in written {
+    let parsed: Vec<EnvironmentJson> =
+        serde_json::from_slice(body).map_err(|error| fail(describe_json(&error)))?;
+    let mut environments = Vec::with_capacity(parsed.len());
+    for environment in parsed {
         let mut server_side_keys = Vec::new();
-        for written in environment.server_side_keys.into_iter().filter(|key| key.active) {
-            let expires_at = match &written.expires_at {
-                Some(text) => {
-                    Some(parse_time(text).ok_or_else(|| fail(format!("expires_at {text:?} is no time")))?)
-                }
-                None => None,
-            };
-            server_side_keys.push(ServerKey { key: Secret::new(written.key), expires_at });
+        for key in environment.server_side_keys.into_iter().filter(|key| key.active) {
+            let expires_at =
+                match &key.expires_at {
+                    Some(text) => Some(parse_time(text).ok_or_else(|| {
+                        fail(format!("expires_at: expected an ISO 8601 time, got {text:?}"))
+                    })?),
+                    None => None,
+                };
+            server_side_keys.push(ServerKey { key: Secret::new(key.key), expires_at });
         }
         environments
             .push(DiscoveredEnvironment { client_side_key: environment.client_side_key, server_side_keys });
@@ -88,7 +89,7 @@ pub fn parse(answer: &[u8]) -> Result<Vec<DiscoveredEnvironment>, PollError> {
     Ok(environments)
 }
 
-/// ISO 8601; without a zone it is UTC (compatibility.md 3).
+/// Parses ISO 8601; a time without a zone is UTC (compatibility.md 3).
 fn parse_time(text: &str) -> Option<SystemTime> {
     OffsetDateTime::parse(text, &Rfc3339)
         .or_else(|_| OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339))
@@ -97,33 +98,33 @@ fn parse_time(text: &str) -> Option<SystemTime> {
 }
 
 impl Upstream {
-    /// Asks which environments this proxy is to serve. The bytes are what [`parse`] reads.
+    /// Requests the environments that this proxy serves. The bytes are the body, as [`parse`] reads it.
     ///
     /// # Errors
-    /// Anything but a 200 of the right shape.
+    /// The response is not a 200 with a valid body, or there is none.
     pub fn discover(&self) -> Result<(Vec<DiscoveredEnvironment>, Vec<u8>), PollError> {
         let uri = self.address("proxy/config/")?;
         let keys: Vec<_> = self.proxy_key.iter().map(|key| ("x-proxy-key", key.expose())).collect();
-        let (answer, trusted) = self.get(&uri, &keys, &[])?;
-        if answer.status != 200 {
-            return Err(match answer.status {
+        let (response, trusted) = self.get(&uri, &keys, &[])?;
+        if response.status != 200 {
+            return Err(match response.status {
                 401 | 403 => PollError::new(
-                    PollErrorKind::Status(answer.status),
+                    PollErrorKind::Status(response.status),
                     format!(
                         "{} answered {}: the proxy_key is refused",
-                        url::origin(&answer.uri),
-                        answer.status
+                        url::origin(&response.uri),
+                        response.status
                     ),
                 ),
-                _ => refused(&answer, trusted),
+                _ => error_for_status(&response, trusted),
             });
         }
-        let bytes = self.read(answer, self.document_bytes_max)?;
+        let bytes = self.read(response, self.document_bytes_max)?;
         Ok((parse(&bytes)?, bytes))
     }
 
-    /// Posts `body` to `path` below `api_url`, with a key by which upstream can tell a repetition. All of
-    /// it takes `time_max` at most, if there is one.
+    /// Posts `body` to `path` below `api_url`. By `idempotency_key` upstream recognizes a repeated request.
+    /// `time_max` limits the time for each attempt.
     pub fn post(
         &self,
         path: &str,
@@ -140,22 +141,23 @@ impl Upstream {
         fields.push(("idempotency-key", idempotency_key));
         fields.extend(self.proxy_key.as_ref().map(|key| ("x-proxy-key", key.expose())));
         fields.extend(self.authorization());
-        let answer =
-            self.client.post(&uri, &fields, body, time_max).and_then(|answer| match upgraded(&answer) {
-                // A redirect says that nothing was done with the body.
+        let response = self.client.post(&uri, &fields, body, time_max).and_then(|response| {
+            match https_redirect(&response) {
+                // A redirect means that upstream has not processed the body.
                 Some(target) => self.client.post(&target, &fields, body, time_max),
-                None => Ok(answer),
-            });
-        match answer {
-            Ok(answer) => match answer.status {
+                None => Ok(response),
+            }
+        });
+        match response {
+            Ok(response) => match response.status {
                 200..=299 => PostOutcome::Accepted,
-                // Worth another try: who may send can change, and so can how much.
-                401 | 403 | 408 | 429 => PostOutcome::Failed(refused(&answer, true)),
+                // Retry: permissions and rate limits can change.
+                401 | 403 | 408 | 429 => PostOutcome::Failed(error_for_status(&response, true)),
                 300..=499 => PostOutcome::Refused {
-                    why: format!("{} answered {} to {path}", url::origin(&uri), answer.status),
-                    may_divide: matches!(answer.status, 400 | 413 | 422),
+                    why: format!("{} answered {} to {path}", url::origin(&uri), response.status),
+                    may_divide: matches!(response.status, 400 | 413 | 422),
                 },
-                _ => PostOutcome::Failed(refused(&answer, true)),
+                _ => PostOutcome::Failed(error_for_status(&response, true)),
             },
             Err(error) => PostOutcome::Failed(error),
         }
@@ -167,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn environments_come_with_their_active_keys() {
+    fn parses_environments_with_their_active_keys() {
         let found = parse(
             br#"[{"id": 1, "name": "a", "client_side_key": "c1", "updated_at": "2026-01-01T00:00:00Z", "project_id": 1,
                 "organisation_id": 2, "server_side_keys": [
@@ -183,25 +185,28 @@ mod tests {
         let keys: Vec<_> = found[0].server_side_keys.iter().map(|key| key.key.expose()).collect();
         assert_eq!(keys, ["ser.1", "ser.3", "ser.4"]);
         let minute = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(60);
-        let good: Vec<_> = found[0].server_side_keys.iter().map(|key| key.is_good_at(minute)).collect();
-        assert_eq!(good, [true, false, true]);
+        let valid: Vec<_> = found[0].server_side_keys.iter().map(|key| key.is_valid_at(minute)).collect();
+        assert_eq!(valid, [true, false, true]);
     }
 
     #[test]
-    fn what_stands_where_something_else_was_expected_is_not_told() {
-        for (answer, words) in [
-            (r#"[{"client_side_key": "c", "server_side_keys": ["ser.secret"]}]"#, "of another shape (line 1"),
-            (r#""ser.secret""#, "of another shape"),
-            (r#"[{"client_side_key": "ser.secret"#, "cut off"),
+    fn errors_do_not_quote_unexpected_values() {
+        for (body, words) in [
+            (
+                r#"[{"client_side_key": "c", "server_side_keys": ["ser.secret"]}]"#,
+                "unexpected JSON structure (line 1",
+            ),
+            (r#""ser.secret""#, "unexpected JSON structure"),
+            (r#"[{"client_side_key": "ser.secret"#, "truncated"),
             ("<ser.secret>", "not JSON"),
         ] {
-            let error = parse(answer.as_bytes()).expect_err("another shape").message;
+            let error = parse(body.as_bytes()).expect_err("invalid").message;
             assert!(error.contains(words) && !error.contains("secret"), "{error}");
         }
     }
 
     #[test]
-    fn a_wrong_shape_is_refused_whole() {
+    fn rejects_an_invalid_structure() {
         for bad in [
             "",
             "{}",

@@ -1,11 +1,7 @@
-//! Words for a TLS handshake with upstream that failed.
-//!
-//! In: the error of rustls, or of the socket it is wrapped in. Out: what is wrong and what to
-//! do, in one phrase. Invariant: whatever comes, there is something to do in it; what has no
-//! words here is told as rustls has it.
+//! Messages for failed TLS handshakes with upstream. Each names what to do.
 use rustls::{AlertDescription, CertificateError, Error};
 
-/// The words for an error of a socket that rustls was on.
+/// Describes an I/O error that wraps an error of rustls.
 pub fn describe_io(error: &std::io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(inner) => describe(inner),
@@ -13,11 +9,11 @@ pub fn describe_io(error: &std::io::Error) -> String {
     }
 }
 
-/// The words for an error of rustls.
+/// Describes an error of rustls.
 pub fn describe(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(reason) => {
-            format!("TLS failed: its certificate is not accepted: {}", certificate(reason))
+            format!("TLS failed: the server's certificate was rejected: {}", certificate(reason))
         }
         Error::AlertReceived(
             AlertDescription::CertificateRequired
@@ -26,11 +22,11 @@ pub fn describe(error: &Error) -> String {
             | AlertDescription::CertificateUnknown
             | AlertDescription::HandshakeFailure,
         ) => format!(
-            "TLS failed: upstream ended it ({error}): does it demand a client certificate? See api_client_certificate"
+            "TLS failed: the server closed the handshake ({error}): does it require a client certificate? See api_client_certificate"
         ),
         Error::InvalidMessage(_) => {
             format!(
-                "TLS failed: no TLS is spoken there ({error}): is it http:// and not https://, or another port?"
+                "TLS failed: the server does not speak TLS ({error}): use http:// instead of https://, or another port"
             )
         }
         _ => format!("TLS failed: {error}; see api_ca_file"),
@@ -40,20 +36,20 @@ pub fn describe(error: &Error) -> String {
 fn certificate(reason: &CertificateError) -> String {
     match reason {
         CertificateError::UnknownIssuer => {
-            "it is self-signed, or of an authority that is not known here: give the authority's certificate (PEM) as api_ca_file".to_owned()
+            "it is self-signed, or its certificate authority is unknown: set api_ca_file to the authority's certificate (PEM)".to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            format!("it is of another name ({reason}): use a name of the certificate in api_url")
+            format!("it is for another host name ({reason}): use a name of the certificate in api_url")
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            format!("it has expired, or the clock of this machine is wrong ({reason}): renew it")
+            format!("it has expired, or the clock of this machine is wrong ({reason})")
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             format!("it is not valid yet, or the clock of this machine is wrong ({reason})")
         }
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "it is an authority's own, as `openssl req -x509` makes it: let that authority sign one for the server, \
-             or make it with `-addext basicConstraints=critical,CA:FALSE`, and give it as api_ca_file"
+            "it is the certificate of an authority, as `openssl req -x509` creates it: issue a server certificate from \
+             it, or create it with `-addext basicConstraints=critical,CA:FALSE`, and set api_ca_file to it"
                 .to_owned()
         }
         _ => format!("{reason}; see api_ca_file"),

@@ -1,11 +1,7 @@
-//! References in answers: where a `Location` or a `Link` points, and whether that is the same origin.
-//!
-//! In: the address of the answer and the reference in it. Out: an absolute address. Invariant: only
-//! `http` and `https` come out. Pure; decides nothing about keys, that is `poll`'s part.
+//! URLs: resolution of `Location` and `Link` references, and comparison of origins.
 use http::Uri;
 
-/// Resolves `reference` against `base` (RFC 3986 5.2, for the forms that occur). `None` if it is
-/// no address of HTTP.
+/// Resolves `reference` against `base` (RFC 3986 5.2). `None` if the result is not a valid http or https URL.
 pub fn resolve(base: &Uri, reference: &str) -> Option<Uri> {
     let reference = reference.split('#').next().unwrap_or_default().trim();
     let scheme = base.scheme_str()?;
@@ -27,7 +23,7 @@ pub fn resolve(base: &Uri, reference: &str) -> Option<Uri> {
     matches!(uri.scheme_str(), Some("http" | "https")).then_some(uri).filter(|uri| uri.host().is_some())
 }
 
-/// Scheme, host and port are the same (RFC 6454 4), a port left out being the scheme's.
+/// Whether scheme, host and port are equal (RFC 6454 4). A missing port is the default port of the scheme.
 pub fn same_origin(one: &Uri, other: &Uri) -> bool {
     let port =
         |uri: &Uri| uri.port_u16().or(if uri.scheme_str() == Some("https") { Some(443) } else { Some(80) });
@@ -36,14 +32,14 @@ pub fn same_origin(one: &Uri, other: &Uri) -> bool {
         && matches!((one.host(), other.host()), (Some(a), Some(b)) if a.eq_ignore_ascii_case(b))
 }
 
-/// Whether `to` is the host of `from` by https instead of http, at any port.
+/// Whether `to` has the host of `from`, and https instead of http. The ports may differ.
 pub fn is_upgrade(from: &Uri, to: &Uri) -> bool {
     from.scheme_str() == Some("http")
         && to.scheme_str() == Some("https")
         && matches!((from.host(), to.host()), (Some(a), Some(b)) if a.eq_ignore_ascii_case(b))
 }
 
-/// The origin as text, for a log: an address may carry secrets elsewhere.
+/// The origin, for messages: the rest of a URL may contain secrets.
 pub fn origin(uri: &Uri) -> String {
     let port = uri.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{}{port}", uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default())
@@ -63,7 +59,7 @@ pub fn next(field: &str) -> Option<&str> {
     None
 }
 
-/// Where the parameters of a link end: at a comma outside quotes.
+/// The end of the parameters of a link: a comma outside quotes.
 fn end_of_link(parameters: &str) -> usize {
     let mut quoted = false;
     for (index, byte) in parameters.bytes().enumerate() {
@@ -89,7 +85,7 @@ fn has_scheme(reference: &str) -> bool {
     })
 }
 
-/// Removes `.` and `..` from the path (RFC 3986 5.2.4); the query is left as it is.
+/// Removes dot segments from the path (RFC 3986 5.2.4); the query is not changed.
 fn without_dots(reference: &str) -> String {
     let (path, query) =
         reference.split_once('?').map_or((reference, None), |(path, query)| (path, Some(query)));
@@ -118,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_resolve_as_rfc_3986_has_it() {
+    fn resolves_references_by_rfc_3986() {
         let base: Uri = "https://edge.example:8443/api/v1/environment-document/?a=1".parse().unwrap();
         for (reference, expected) in [
             (
@@ -155,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn https_of_the_same_host_is_an_upgrade() {
+    fn https_on_the_same_host_is_an_upgrade() {
         let upgrade = |a: &str, b: &str| is_upgrade(&a.parse().unwrap(), &b.parse().unwrap());
         assert!(upgrade("http://a.example/x", "https://A.example/y"));
         assert!(upgrade("http://a.example:8000/x", "https://a.example:8443/y"));
@@ -165,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_link_is_found_among_others() {
+    fn finds_the_next_link_among_others() {
         for (field, expected) in [
             (r#"</x?page_id=a,b>; rel="next""#, Some("/x?page_id=a,b")),
             (r#"<a>; rel="prev", <b>; title="x, <c>"; rel=next"#, Some("b")),

@@ -15,14 +15,13 @@ use serde_json::Value as Json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::config::Inputs;
-use crate::config::{Config, EnvironmentConfig};
+use crate::config::{Config, EnvironmentConfig, Inputs, SettingError};
 use crate::engine::evaluate::{Identity, Trait, TraitValue};
 use crate::files::Links;
 use crate::snapshot::Environment;
 use crate::supervisor::discovery::{KEPT_AS, KnownKeys, check_pairs};
 use crate::terminal::escape_lines;
-use crate::upstream::{Answered, DiscoveredEnvironment, Upstream, parse_discovered};
+use crate::upstream::{DiscoveredEnvironment, DocumentResponse, Upstream, parse_discovered};
 use crate::{config, files, limits, storage};
 
 #[derive(Debug, Default, Args)]
@@ -124,9 +123,13 @@ impl TraitArg<'_> {
     }
 }
 
+fn lines(errors: &[SettingError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
 /// The document of a configured or discovered environment.
 fn configured(config: &Config, key: Option<&str>) -> Result<Vec<u8>, String> {
-    let upstream = Upstream::new(config).map_err(|errors| errors.join("\n"))?;
+    let upstream = Upstream::new(config).map_err(|errors| lines(&errors))?;
     let mut environments = config.environments.clone();
     if config.proxy_key.is_some() {
         environments.extend(discovered(config, &upstream)?);
@@ -165,8 +168,8 @@ fn document(
     let mut failure = "the environment has no server-side key".to_owned();
     for key in environment.server_side_keys() {
         match upstream.document(key.expose(), None, None) {
-            Ok(Answered::New(fetched)) => return Ok(fetched.document),
-            Ok(Answered::Same(_)) => failure = "upstream has no document".to_owned(),
+            Ok(DocumentResponse::New(fetched)) => return Ok(fetched.document),
+            Ok(DocumentResponse::Same(_)) => failure = "upstream has no document".to_owned(),
             Err(error) => failure = error.message,
         }
     }
@@ -186,7 +189,7 @@ fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentCon
     let now = SystemTime::now();
     let checked = check_pairs(found, &KnownKeys::configured(&config.environments), now);
     let environment = |found: DiscoveredEnvironment| {
-        let valid = found.server_side_keys.into_iter().find(|key| key.is_good_at(now))?;
+        let valid = found.server_side_keys.into_iter().find(|key| key.is_valid_at(now))?;
         Some(EnvironmentConfig {
             client_side_key: found.client_side_key,
             server_side_key: Some(valid.key),

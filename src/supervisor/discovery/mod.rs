@@ -24,9 +24,8 @@ use crate::storage::Kept;
 use crate::supervisor::environment::PolledEnvironment;
 use crate::supervisor::pool::guarded;
 use crate::supervisor::{Event, Supervisor};
-use crate::upstream::{
-    DiscoveredEnvironment, PollError, PollErrorKind, Upstream, Validators, parse_discovered,
-};
+use crate::upstream::{DiscoveredEnvironment, PollError, PollErrorKind, Upstream, parse_discovered};
+use crate::validators::Validators;
 
 /// The name under which the last good answer is kept. No client-side key has a slash.
 pub(crate) const KEPT_AS: &str = "proxy/config/";

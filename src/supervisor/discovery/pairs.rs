@@ -83,7 +83,7 @@ pub fn check(listed: Vec<DiscoveredEnvironment>, known: &KnownKeys, clock: Syste
             let held = known.discovered.get(&client_side_key).into_iter().flatten();
             keys.extend(held.filter(|key| is_own(&client_side_key, key)).cloned());
         }
-        if keys.iter().any(|key| key.is_good_at(clock)) {
+        if keys.iter().any(|key| key.is_valid_at(clock)) {
             checked.usable.push(DiscoveredEnvironment { client_side_key, server_side_keys: keys });
         }
     }

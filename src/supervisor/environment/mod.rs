@@ -17,7 +17,7 @@ use crate::limits;
 use crate::log::Log;
 use crate::metrics::{EnvironmentMetrics, Metrics};
 use crate::schedule::{Schedule, full_refresh, jitter};
-use crate::snapshot::{DocumentSource, Environment, Freshness, KeyAccess, Slot};
+use crate::snapshot::{DocumentSource, Environment, Freshness, KeyAccess, LastError, Slot};
 use crate::storage::{Kept, Store};
 pub use crate::supervisor::environment::deadlines::Deadlines;
 use crate::supervisor::environment::failure::FailureState;
@@ -25,7 +25,8 @@ use crate::supervisor::environment::pending::PendingUpdate;
 use crate::supervisor::realtime::UpstreamSubscription;
 use crate::supervisor::refresh;
 use crate::supervisor::refresh::{Compiled, EnvironmentId, Polled, RefreshJob, RefreshResult, RefreshSource};
-use crate::upstream::{PollError, PollErrorKind, ServerKey, Upstream, Validators};
+use crate::upstream::{PollError, PollErrorKind, ServerKey, Upstream};
+use crate::validators::Validators;
 
 /// Where things are written down.
 #[derive(Debug)]
@@ -258,7 +259,7 @@ impl PolledEnvironment {
         match &self.discovered {
             Some(keys) => {
                 let clock = SystemTime::now();
-                let good: Vec<_> = keys.iter().filter(|key| key.is_good_at(clock)).collect();
+                let good: Vec<_> = keys.iter().filter(|key| key.is_valid_at(clock)).collect();
                 good.get(self.refused_keys % good.len().max(1)).map(|key| key.key.clone())
             }
             None => {
@@ -486,9 +487,13 @@ impl PolledEnvironment {
             environment: self.held.as_ref().map(|held| Arc::clone(&held.environment)),
             source: self.held.as_ref().map_or(DocumentSource::Upstream, |held| held.source),
             freshness: Arc::clone(&self.freshness),
-            last_error: self.error().map(PollError::summary),
+            last_error: self.error().map(last_error),
         }
     }
+}
+
+fn last_error(error: &PollError) -> LastError {
+    LastError { kind: error.kind.name(), text: error.message.as_str().into() }
 }
 
 fn interval(environment: &EnvironmentConfig, settings: &Config) -> Duration {

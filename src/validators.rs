@@ -1,26 +1,27 @@
-//! What a document was served with, and when it may be sent back as a condition.
+//! Validators of a fetched document, for conditional requests (RFC 9110 8.8).
 //!
-//! In: the header fields of an answer. Out: the fields of the next conditional request. Invariant: a
-//! validator that two versions of the document may share (RFC 9110 8.8.2.2) is never a condition.
-use std::time::SystemTime;
+//! A weak validator, which two versions of the document may share (RFC 9110 8.8.2.2), is never sent.
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, header};
 
-use crate::limits;
-use crate::upstream::Field;
+/// A `Last-Modified` must be this much older than the response's `Date` to distinguish two versions: both
+/// have a resolution of one second (RFC 9110 8.8.2.2). If it is younger, the next fetch is unconditional.
+const STRONG_AGE_MIN: Duration = Duration::from_secs(2);
 
-/// What a held document was served with, sent back to ask whether it changed.
+/// The validators with which upstream served a document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
     pub etag: Option<String>,
-    /// Upstream's `Last-Modified`, or else the document's `updated_at` as IMF-fixdate.
+    /// `Last-Modified`, or the document's `updated_at` as IMF-fixdate.
     pub last_modified: Option<String>,
-    /// The answer's `Date`, or when it came (RFC 9110 6.6.1). `None`: not known.
+    /// The response's `Date`, or when it was received (RFC 9110 6.6.1). `None`: unknown.
     pub date: Option<SystemTime>,
 }
 
 impl Validators {
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    /// The validators in the header of a response.
+    pub fn of(headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_string);
         Self {
             etag: text(header::ETAG),
@@ -29,17 +30,16 @@ impl Validators {
         }
     }
 
-    /// `Last-Modified` has whole seconds: one of the second in which the answer was made may be that of
-    /// the next version too (RFC 9110 8.8.2.2).
+    /// Whether the next version of the document may have the same `Last-Modified` (RFC 9110 8.8.2.2).
     fn is_last_modified_weak(&self) -> bool {
         let modified = self.last_modified.as_deref().and_then(|text| httpdate::parse_http_date(text).ok());
         let (Some(modified), Some(date)) = (modified, self.date) else { return false };
-        !date.duration_since(modified).is_ok_and(|age| age >= limits::STRONG_VALIDATOR_AGE_MIN)
+        !date.duration_since(modified).is_ok_and(|age| age >= STRONG_AGE_MIN)
     }
 
-    /// The fields of a conditional request. A weak `Last-Modified` is left out, and a weak entity tag with
-    /// it: servers derive those from the same time.
-    pub(super) fn conditions(&self) -> Vec<Field<'_>> {
+    /// The header fields of a conditional request. They do not include a weak `Last-Modified`, nor a weak
+    /// entity tag beside it, because servers derive both from the same time.
+    pub fn conditions(&self) -> Vec<(&'static str, &str)> {
         let is_weak = self.is_last_modified_weak();
         let etag = self.etag.as_deref().filter(|etag| !(is_weak && etag.starts_with("W/")));
         let since = self.last_modified.as_deref().filter(|_| !is_weak);
@@ -47,13 +47,13 @@ impl Validators {
         conditions.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
-    /// Whether a request with these is conditional.
+    /// Whether a request with these validators is conditional.
     pub fn are_usable(&self) -> bool {
         !self.conditions().is_empty()
     }
 
-    /// Takes over what a 304 says (RFC 9111 4.3.4).
-    pub(super) fn updated(self, by: Self) -> Self {
+    /// The validators after a 304 with `by` (RFC 9111 4.3.4).
+    pub fn updated(self, by: Self) -> Self {
         Self {
             etag: by.etag.or(self.etag),
             last_modified: by.last_modified.or(self.last_modified),
@@ -62,8 +62,8 @@ impl Validators {
     }
 }
 
-/// The answer's `Date`; without one, now.
-pub(super) fn date_of(headers: &HeaderMap) -> SystemTime {
+/// The response's `Date`, or the current time.
+pub fn date_of(headers: &HeaderMap) -> SystemTime {
     let date = headers.get(header::DATE).and_then(|value| value.to_str().ok());
     date.and_then(|text| httpdate::parse_http_date(text).ok()).unwrap_or_else(SystemTime::now)
 }
@@ -73,18 +73,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_last_modified_within_two_seconds_of_the_date_is_no_condition() {
+    fn omits_a_last_modified_within_two_seconds_of_the_date() {
         let (strong, weak) = ("\"a\"", "W/\"a\"");
         let modified = "Mon, 23 Nov 2026 09:00:00 GMT";
         let conditions = |second: u32, etag: Option<&str>| {
             let date = format!("Mon, 23 Nov 2026 09:00:{second:02} GMT");
-            let held = Validators {
+            let current = Validators {
                 etag: etag.map(str::to_owned),
                 last_modified: Some(modified.to_owned()),
                 date: httpdate::parse_http_date(&date).ok(),
             };
-            let names: Vec<&str> = held.conditions().iter().map(|(name, _)| *name).collect();
-            assert_eq!(held.are_usable(), !names.is_empty());
+            let names: Vec<&str> = current.conditions().iter().map(|(name, _)| *name).collect();
+            assert_eq!(current.are_usable(), !names.is_empty());
             names.join(" ")
         };
         for (second, etag, expected) in [
@@ -102,19 +102,20 @@ mod tests {
     }
 
     #[test]
-    fn a_not_modified_renews_what_it_names() {
+    fn a_304_updates_the_validators_it_contains() {
         let header = |pairs: &[(header::HeaderName, &'static str)]| {
             let pairs = pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
             Validators::of(&pairs.collect())
         };
         let early = "Mon, 23 Nov 2026 09:00:00 GMT";
         let late = "Mon, 23 Nov 2026 09:00:09 GMT";
-        let held = header(&[(header::ETAG, "\"a\""), (header::LAST_MODIFIED, early), (header::DATE, early)]);
-        assert!(held.is_last_modified_weak());
-        let renewed = held.clone().updated(header(&[(header::DATE, late)]));
-        assert_eq!((&renewed.etag, &renewed.last_modified), (&held.etag, &held.last_modified));
+        let current =
+            header(&[(header::ETAG, "\"a\""), (header::LAST_MODIFIED, early), (header::DATE, early)]);
+        assert!(current.is_last_modified_weak());
+        let renewed = current.clone().updated(header(&[(header::DATE, late)]));
+        assert_eq!((&renewed.etag, &renewed.last_modified), (&current.etag, &current.last_modified));
         assert!(!renewed.is_last_modified_weak());
-        let moved = held.updated(header(&[(header::LAST_MODIFIED, late), (header::DATE, late)]));
+        let moved = current.updated(header(&[(header::LAST_MODIFIED, late), (header::DATE, late)]));
         assert_eq!(moved.last_modified.as_deref(), Some(late));
         assert!(moved.is_last_modified_weak());
     }
