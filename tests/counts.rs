@@ -5,6 +5,7 @@ use std::thread;
 
 use serde_json::json;
 
+use crate::realtime::serve;
 use crate::support::{Client, Proxy, Recorded, Reply, Scratch, Start, Upstream, eventually, request};
 use crate::surface::{CLIENT, SERVER, document};
 
@@ -119,4 +120,58 @@ fn a_hundred_thousand_counts_arrive_exactly_through_restarts_of_both_sides() {
     running.signal("TERM");
     assert!(running.wait().success());
     assert_eq!(sum(), COUNTS, "nothing more comes with the end");
+}
+
+#[test]
+fn counts_survive_restarts_of_upstream_and_proxy() {
+    const ANALYTICS: &str = "/api/v1/analytics/flags/";
+    let (upstream, cache) = (Upstream::start(), Scratch::new());
+    upstream.document(crate::support::document::SERVER_KEY, crate::support::document::document(1));
+    upstream.on(ANALYTICS, Reply::json("{}"));
+    let start = || {
+        serve(&upstream.api_url())
+            .cores(2)
+            .set("cache_dir", cache.path().to_str().expect("a plain path"))
+            .set("analytics.flush_interval_seconds", 0.2)
+    };
+    let mut expected = 0;
+    for round in 0..4 {
+        let mut proxy = start().ready();
+        if round == 2 {
+            upstream.listen();
+        }
+        let (address, threads, posts) = (proxy.address(), 4, 250);
+        let posting: Vec<_> = (0..threads)
+            .map(|_| {
+                thread::spawn(move || {
+                    let mut client = Client::connect(address);
+                    let headers = [
+                        ("X-Environment-Key", crate::support::document::CLIENT_KEY),
+                        ("Content-Type", "application/json"),
+                    ];
+                    for _ in 0..posts {
+                        let body = br#"{"version": 20, "colour": 5, "unknown": 7}"#;
+                        assert_eq!(client.request("POST", ANALYTICS, &headers, body).status, 200);
+                    }
+                })
+            })
+            .collect();
+        if round == 1 {
+            upstream.refuse();
+        }
+        for thread in posting {
+            thread.join().expect("every post is answered");
+        }
+        expected += threads * posts * 25;
+        proxy.signal("TERM");
+        assert!(proxy.wait().success(), "{}", proxy.log());
+    }
+    assert_eq!(expected, 100_000);
+    let sum: u64 = upstream
+        .requests_for(ANALYTICS)
+        .iter()
+        .flat_map(|request| request.json().as_object().expect("counts").values().cloned().collect::<Vec<_>>())
+        .map(|count| count.as_u64().expect("a number"))
+        .sum();
+    assert_eq!(sum, expected as u64);
 }

@@ -1,11 +1,12 @@
-//! Discovery against an upstream that lists wrong keys, or nothing at all; and what becomes of event streams
-//! when their environment or their key goes away.
+//! Discovery of environments, their keys and usage upload; event streams whose environment or key is removed.
 use std::io::Read;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::support::document::{CLIENT_KEY, SERVER_KEY, for_key};
+use crate::realtime::{serve, version_of};
+use crate::support::document::{CLIENT_KEY, SERVER_KEY, document, for_key};
 use crate::support::{Client, Proxy, Reply, Scratch, Start, Upstream, eventually, get};
 
 const CONFIG: &str = "/api/v1/proxy/config/";
@@ -294,4 +295,188 @@ fn a_stream_ends_when_a_reload_removes_its_environment() {
     proxy.signal("HUP");
     streams.into_iter().for_each(until_closed);
     assert!(other.line().expect("the other one stays").starts_with("retry"));
+}
+
+// --- discovered and static environments, usage ---
+
+const USAGE: &str = "/api/v1/proxy/usage/";
+
+/// A server-side key: its text, whether it is active, its expiry.
+type Key<'a> = (&'a str, bool, Value);
+
+fn listed(environments: &[(&str, &[Key<'_>])]) -> Reply {
+    let environments: Vec<Value> = environments
+        .iter()
+        .map(|(client, keys)| {
+            let keys: Vec<Value> = keys
+                .iter()
+                .map(|(key, active, expires_at)| json!({"key": key, "active": active, "expires_at": expires_at}))
+                .collect();
+            json!({
+                "id": 1, "name": client, "client_side_key": client, "server_side_keys": keys,
+                "updated_at": "2026-01-01T00:00:00Z", "project_id": 1, "organisation_id": 1,
+            })
+        })
+        .collect();
+    Reply::json(json!(environments).to_string())
+}
+
+#[test]
+fn adds_and_removes_discovered_environments_and_keeps_static_ones() {
+    let (upstream, cache) = (Upstream::start(), Scratch::new());
+    upstream.document(SERVER_KEY, document(1));
+    for key in ["ser.a", "ser.a2"] {
+        upstream.document(key, for_key("a", 1).to_string());
+    }
+    upstream.document("ser.b", for_key("b", 1).to_string());
+    let later = time::OffsetDateTime::now_utc() + Duration::from_secs(3);
+    let later = later.format(&time::format_description::well_known::Rfc3339).expect("a time");
+    upstream.on(
+        CONFIG,
+        listed(&[
+            (
+                "a",
+                &[
+                    ("ser.off", false, Value::Null),
+                    ("ser.a", true, Value::Null),
+                    ("ser.a2", true, json!(later)),
+                ],
+            ),
+            (CLIENT_KEY, &[("ser.of-another", true, Value::Null)]),
+            ("none", &[("ser.none", false, Value::Null)]),
+        ]),
+    );
+    let start = || {
+        serve(&upstream.api_url())
+            .set("proxy_key", "proxy-key-of-a-test")
+            .set("cache_dir", cache.path().to_str().expect("a plain path"))
+    };
+    let mut proxy = start().ready();
+    eventually("a is served", || version_of(&proxy, "a"));
+    let status = |proxy: &Proxy, key: &str| proxy.get("/api/v1/flags/", key).status;
+    assert_eq!(status(&proxy, "ser.a"), 200);
+    assert_eq!(status(&proxy, "ser.off"), 401, "not active");
+    assert_eq!(status(&proxy, "none"), 401, "no usable key");
+    assert_eq!(status(&proxy, SERVER_KEY), 200, "the static pair is unchanged");
+    assert_eq!(status(&proxy, "ser.of-another"), 401);
+    eventually("the key has expired", || (status(&proxy, "ser.a2") == 401).then_some(()));
+    for request in upstream.requests() {
+        assert_eq!(request.header("x-proxy-key"), Some("proxy-key-of-a-test"), "{}", request.target);
+    }
+    // A failed fetch changes nothing. Then one environment is added and one removed.
+    upstream.on(CONFIG, Reply::new(500, ""));
+    proxy.wait_for_log("discovery_failed");
+    assert_eq!(status(&proxy, "a"), 200);
+    upstream.on(CONFIG, listed(&[("b", &[("ser.b", true, Value::Null)])]));
+    eventually("b is served", || version_of(&proxy, "b"));
+    assert_eq!((status(&proxy, "a"), status(&proxy, CLIENT_KEY)), (401, 200));
+    // A restart while upstream is down serves them all.
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+    upstream.refuse();
+    let proxy = start().ready();
+    assert_eq!((version_of(&proxy, "b"), version_of(&proxy, CLIENT_KEY)), (Some(1), Some(1)));
+}
+
+#[test]
+fn tries_the_next_key_when_upstream_rejects_one() {
+    let upstream = Upstream::start();
+    upstream.on("/api/v1/environment-document/", Reply::new(403, r#"{"detail":"no"}"#));
+    upstream.document("ser.good", for_key("a", 1).to_string());
+    // A client-side key that is listed twice is one environment, and not fetched again at each refresh.
+    let list =
+        [("a", &[("ser.refused", true, Value::Null)][..]), ("a", &[("ser.good", true, Value::Null)][..])];
+    upstream.on(CONFIG, listed(&list));
+    let proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("proxy_key", "proxy-key-of-a-test")
+        .set("api_poll_frequency_seconds", 0.2)
+        .start();
+    eventually("a is served", || version_of(&proxy, "a"));
+    for key in ["ser.refused", "ser.good"] {
+        assert_eq!(
+            proxy.get("/api/v1/flags/", key).status,
+            200,
+            "{key} is valid, though upstream rejects one"
+        );
+    }
+    let is_whole = |request: &&crate::support::Recorded| {
+        request.key() == "ser.good" && request.header("if-modified-since").is_none()
+    };
+    let whole = upstream.requests().iter().filter(is_whole).count();
+    let refreshes = upstream.requests_for(CONFIG).len();
+    upstream.wait("five more refreshes", |requests| {
+        requests.iter().filter(|request| request.path() == CONFIG).count() >= refreshes + 5
+    });
+    assert_eq!(upstream.requests().iter().filter(is_whole).count(), whole, "it is not re-keyed");
+}
+
+#[test]
+fn uploads_usage_exactly_once_with_an_idempotency_key() {
+    let upstream = Upstream::start();
+    upstream.document("ser.a", for_key("a", 1).to_string());
+    upstream.on(CONFIG, listed(&[("a", &[("ser.a", true, Value::Null)])]));
+    upstream.on(USAGE, Reply::new(503, ""));
+    let mut proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("proxy_key", "proxy-key-of-a-test")
+        .set("api_poll_frequency_seconds", 0.2)
+        .set("usage_flush_interval_seconds", 0.3)
+        .start();
+    eventually("a is served", || (proxy.get("/api/v1/flags/", "ser.a").status == 200).then_some(()));
+    for _ in 0..10 {
+        proxy.get("/api/v1/identities/?identifier=x", "a");
+        proxy.get("/api/v1/flags/?feature=unknown", "a");
+        proxy.get("/api/v1/environment-document/", "ser.a");
+    }
+    upstream.wait("two tries", |requests| requests.iter().filter(|r| r.path() == USAGE).count() >= 2);
+    let tries = upstream.requests_for(USAGE);
+    assert_eq!(tries[0].body, tries[1].body);
+    assert_eq!(tries[0].header("idempotency-key"), tries[1].header("idempotency-key"));
+    let taken = upstream.requests_for(USAGE).len();
+    let accepted = Arc::new(Mutex::new(Vec::new()));
+    let taking = Arc::clone(&accepted);
+    upstream.rule(move |request| {
+        (request.path() == USAGE).then(|| {
+            taking.lock().expect("not poisoned").push(request.clone());
+            Reply::new(204, "")
+        })
+    });
+    upstream
+        .wait("an accepted report", |requests| requests.iter().filter(|r| r.path() == USAGE).count() > taken);
+    // The last counts are sent at shutdown.
+    proxy.get("/api/v1/identities/?identifier=x", "ser.a");
+    proxy.signal("TERM");
+    assert!(proxy.wait().success());
+    let mut sums = std::collections::BTreeMap::new();
+    for report in accepted.lock().expect("not poisoned").iter() {
+        for row in report.json().as_array().expect("rows") {
+            assert_eq!(row["client_side_key"], "a", "a server-side key counts under the client-side one");
+            *sums.entry(row["resource"].as_str().expect("a text").to_string()).or_insert(0) +=
+                row["count"].as_u64().expect("a number");
+        }
+    }
+    assert_eq!(sums["identities"], 11);
+    assert_eq!(sums["environment-document"], 10);
+    // The probes until `a` was served, and no 404.
+    assert!((1..10).contains(&sums["flags"]), "{sums:?}");
+}
+
+#[test]
+fn drops_and_logs_usage_that_upstream_rejects() {
+    let upstream = Upstream::start();
+    upstream.document("ser.a", for_key("a", 1).to_string());
+    upstream.on(CONFIG, listed(&[("a", &[("ser.a", true, Value::Null)])]));
+    upstream.on(USAGE, Reply::new(400, ""));
+    let proxy = Start::serve()
+        .set("api_url", upstream.api_url())
+        .set("proxy_key", "proxy-key-of-a-test")
+        .set("usage_flush_interval_seconds", 0.2)
+        .start();
+    eventually("a is served", || (proxy.get("/api/v1/flags/", "a").status == 200).then_some(()));
+    let line = proxy.wait_for_log("counts_refused");
+    assert!(line.contains("lost_count"), "{line}");
+    let refused = upstream.requests_for(USAGE).len();
+    std::thread::park_timeout(Duration::from_millis(500));
+    assert_eq!(upstream.requests_for(USAGE).len(), refused, "it is not sent again");
 }

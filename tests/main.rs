@@ -1,8 +1,8 @@
-//! The one integration binary. It drives the real executable over real sockets.
+//! The integration tests: they run the executable and talk to it over real sockets.
 //!
-//! Each module is one subject; what belongs to none of them wants a module of its own.
-//! Rules: a free port from `support`, never a fixed one; a deadline, never a sleep; raw bytes
-//! where the bytes matter. A test of a defect is named for the behaviour that was wrong.
+//! One module per subject. Ports come from `support` and are never fixed; tests wait with a deadline and never
+//! sleep; requests are raw bytes where the bytes matter. A regression test is named after the behaviour that
+//! was wrong.
 
 mod support;
 
@@ -10,97 +10,99 @@ mod support;
 mod abuse;
 /// The admin listener: idle connections, slow heads, foreign hosts.
 mod admin;
-/// Bodies that cost more than they take to send.
+/// Request bodies that are expensive to process.
 mod bodies;
 /// The step budgets of a request.
 mod budget;
 /// Configuration, check, health, metrics and log of the running executable.
 mod cli;
-/// Public conformance data, and other parsers beside ours.
+/// Public conformance suites, and comparison with other parsers.
 mod conformance;
 /// Counts of SDKs, through restarts.
 mod counts;
-/// How much of others' code is linked in.
+/// The number and licences of dependencies.
 mod dependencies;
-/// Faults of upstream, as the log, the health answer and the status page tell them.
+/// Upstream faults in the log, the health response and the status page.
 mod diagnostics;
-/// Random documents and requests: the engine answers as the model does.
+/// Random documents and identities: the engine agrees with the reference model.
 mod differential;
-/// Discovery with wrong keys or none, and streams whose key goes away.
+/// Discovery of environments, usage upload, and streams whose key is removed.
 mod discovery;
 /// Documentation: links, citations, tables and commands are true.
 mod docs;
-/// Stopping and taking over under load.
+/// Graceful shutdown and takeover under load.
 mod drain;
-/// io_uring refused step by step, down to epoll.
+/// Fallback from io_uring to epoll.
 mod driver;
 /// Metadata of experiments, variants chosen for one identity, transient identities.
 mod experiments;
 /// `edge-proxy explain` and its HTTP form.
 mod explain;
-/// Upstream fails in every way: what is served then, and how soon it is over.
+/// Upstream failures: what is served meanwhile, and the time to recovery.
 mod faults;
-/// Files in unexpected shapes, and those that an earlier release wrote.
+/// Invalid files in `cache_dir`, and files written by earlier releases.
 mod files;
-/// Floods of counts, in memory and on their way up.
+/// Floods of analytics counts, in memory and in upload.
 mod floods;
-/// Event streams, trees of proxies, discovery, counts going up, TLS and outgoing proxies.
-mod following;
-/// The fuzz targets, for a short while.
+/// A short run of the fuzz targets.
 mod fuzzing;
-/// The harness itself: a client that misreads answers would make every other test worthless.
+/// The test harness itself.
 mod harness;
-/// `edge-proxy health` by every door a proxy can have.
+/// `edge-proxy health` against every kind of listener.
 mod health;
-/// HTTP semantics: targets, conditions, caching, CORS of refusals, limits of a head.
+/// HTTP semantics: targets, conditional requests, caching, CORS of error responses, limits of a head.
 mod http;
-/// Awkward bytes over real sockets.
+/// Malformed requests.
 mod http_malformed;
-/// What holds over many requests: the boundary of a key, one revision for each answer.
+/// Invariants over many requests: isolation of keys, one document revision per response.
 mod invariants;
-/// Keys, host names, file paths and control characters stay where they belong.
+/// Keys, host names, file paths and control characters do not leak into responses and logs.
 mod leaks;
-/// `docs/limits.md`, and each bound on it that can be tried.
+/// The limits of `docs/limits.md`.
 mod limits;
-/// The log, read and unread.
+/// The log, including a reader that does not read it.
 mod logging;
-/// The metrics: their names, and everything that names them.
+/// Metric names, and the dashboards, alerts and docs that use them.
 mod metrics;
-/// Outgoing proxies, redirects, variables of others, names of the executable, shared ports.
+/// Outbound proxies, redirects, foreign environment variables, shared ports.
 mod networks;
-/// OpenFeature's Remote Evaluation Protocol.
+/// OpenFeature Remote Evaluation Protocol (OFREP).
 mod ofrep;
-/// Outages against readiness, edits that a 304 hides, sources that were never read.
+/// Readiness during outages, edits hidden by a 304, sources that were never loaded.
 mod outages;
-/// Schedules, conditions, pages, the disk, files and new configurations.
+/// Polling: schedules, conditional requests, pagination, cache files, reloads.
 mod polling;
 /// Single values (numbers, versions, patterns, lists, paths) against Python itself.
 mod python_compat;
 /// The PyPI SDK against the running executable: remote and local evaluation agree.
 mod python_sdk;
-/// Every command in the README is run, and its output compared with what stands there.
+/// Runs every command of the README and compares its output.
 mod readme;
-/// The recorded requests to the Python proxy, answered as recorded or as a named difference.
+/// Event streams from upstream, and trees of proxies.
+mod realtime;
+/// Requests recorded against the Python proxy: the same response, or a documented difference.
 mod replay;
-/// Real programs in front: curl, nginx, HAProxy.
+/// curl, nginx and HAProxy as clients.
 mod reverse_proxies;
-/// The requests of the SDKs that are not run here, and what they need in the answers.
+/// Requests of SDKs that are not run here, and what they require of responses.
 mod sdk_requests;
-/// What a service manager is told.
+/// Notifications to the service manager.
 mod service;
-/// Peers that are slow on purpose, too many, or at the descriptor limit.
+/// Slow clients, too many clients, and the descriptor limit.
 mod slow;
-/// Every way in which a start can fail, and what is said then.
+/// Startup failures and their messages.
 mod startup;
-/// Event streams downstream.
+/// Event streams to clients.
 mod streams;
-/// Endpoints beside flags and identities, and input that is not right.
+/// Endpoints other than flags and identities, and invalid input.
 mod surface;
-/// Big documents under load; `make bench-swap` prints the numbers.
+/// Large documents under load; `make bench-swap` prints the numbers.
 mod swap;
-/// TLS for callers.
+/// TLS for clients.
 mod tls;
-/// Unix sockets: beside TCP, instead of it, and taken over.
+/// Unix sockets: with TCP, without it, and in a takeover.
 mod unix;
-/// Requests at the edge of what is allowed, byte by byte.
+/// TLS to upstream: private authorities and client certificates.
+mod upstream_tls;
+/// Requests at the limits of the syntax, byte by byte.
 mod wire;

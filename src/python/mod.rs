@@ -1,4 +1,4 @@
-//! Python's semantics: numbers, text, regular expressions, JSON. No Flagsmith, no HTTP.
+//! Python's semantics of numbers, strings, JSON, regular expressions and PyPI's semantic versions.
 pub mod json;
 pub mod number;
 pub mod regex;

@@ -1,9 +1,7 @@
-//! Values as the engine compares them, and Python's rules for reading and writing numbers.
+//! Values as the engine compares them, and Python's conversions between text and numbers.
 //!
-//! In: a trait's value as the client sent it, or the text of a condition. Out: a [`Value`], a
-//! number, or the text that Python's `str()` gives (compatibility.md 5.6 and 5.7).
-//! Invariant: the same text gives the same number as in CPython 3.13, whose limit of 4,300 digits
-//! for an integer included. Plain input allocates nothing; only integers beyond `i64` do.
+//! Results are those of CPython 3.13, its limit of 4,300 digits for an integer included (compatibility.md 5.6
+//! and 5.7). Only integers beyond `i64` allocate.
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -25,12 +23,12 @@ pub enum Value<'a> {
     Float(f64),
     Text(&'a str),
     /// Text that Python fails to coerce: an integer of more than [`INTEGER_DIGITS_MAX`] digits. No
-    /// condition holds for it, `IS_SET` and `IS_NOT_SET` included (differences.md 5).
+    /// condition matches it, not even `IS_SET` and `IS_NOT_SET` (differences.md 5).
     Unreadable,
 }
 
-/// An integer outside `i64` as its decimal digits. It is compared and written as it is: converting
-/// it to binary would take time quadratic in the number of digits, for each condition.
+/// An integer outside `i64` as its decimal digits. It is compared and written in this form: conversion to
+/// binary takes time quadratic in the number of digits, for each condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BigDigits<'a> {
     is_negative: bool,
@@ -45,12 +43,12 @@ impl<'a> BigDigits<'a> {
         Self { is_negative: text.starts_with('-'), digits }
     }
 
-    /// How it compares to any integer within `i64`.
+    /// The order relative to every integer within `i64`.
     pub fn order_to_small(&self) -> Ordering {
         if self.is_negative { Ordering::Less } else { Ordering::Greater }
     }
 
-    /// The nearest double; `None` if it is beyond them.
+    /// The nearest double; `None` on overflow.
     fn to_f64(self) -> Option<f64> {
         let size: f64 = self.digits.parse().ok().filter(|size: &f64| size.is_finite())?;
         Some(if self.is_negative { -size } else { size })
@@ -107,7 +105,7 @@ impl Ord for Integer {
         match (self, other) {
             (Self::Small(a), Self::Small(b)) => a.cmp(b),
             (Self::Big(a), Self::Big(b)) => a.cmp(b),
-            // `Big` never holds what `Small` can, so its sign alone decides.
+            // `Big` never holds what `Small` can, so only its sign matters.
             (Self::Small(_), Self::Big(b)) => b.sign().cmp(&num_bigint::Sign::NoSign).reverse(),
             (Self::Big(a), Self::Small(_)) => a.sign().cmp(&num_bigint::Sign::NoSign),
         }
@@ -117,7 +115,7 @@ impl Ord for Integer {
 /// Text fully matching `-?[0-9]+` is an integer, `-?[0-9]+\.[0-9]+` a double; ASCII digits only.
 pub fn coerce_text(text: &str) -> Value<'_> {
     let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
-    // Most texts end here: they start with a letter.
+    // The common case: text that starts with a letter.
     if !digits.first().is_some_and(u8::is_ascii_digit) {
         return Value::Text(text);
     }
@@ -138,12 +136,12 @@ pub fn integer_value(digits: &str) -> Value<'_> {
     digits.parse().map_or_else(|_| Value::Big(BigDigits::of(digits)), Value::Int)
 }
 
-/// Whether CPython refuses to read it. Leading zeros count as digits.
+/// Whether CPython refuses to parse it. Leading zeros count as digits.
 fn has_too_many_digits(text: &str) -> bool {
     text.len() > INTEGER_DIGITS_MAX && text.trim_start_matches(['+', '-']).len() > INTEGER_DIGITS_MAX
 }
 
-/// Reads `[+-]?[0-9]+`, or nothing if it is longer than CPython allows.
+/// Parses `[+-]?[0-9]+`; `None` if it has more digits than CPython allows.
 fn ascii_integer(text: &str) -> Option<Integer> {
     if has_too_many_digits(text) {
         return None;
@@ -171,20 +169,20 @@ pub fn float_from_text(text: &str) -> Option<f64> {
     let text = plain_number(text)?;
     let bytes = text.as_bytes();
     let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
-    let underscores_stand_between_digits = bytes
+    let underscores_separate_digits = bytes
         .iter()
         .enumerate()
         .all(|(at, byte)| *byte != b'_' || (at > 0 && is_digit(at - 1) && is_digit(at + 1)));
-    if !underscores_stand_between_digits {
+    if !underscores_separate_digits {
         return None;
     }
-    // What `std` reads is what CPython reads from here on: both round correctly, both know `inf`,
-    // `infinity` and `nan` in any case and with a sign.
+    // From here on `std` and CPython agree: both round correctly and accept `inf`, `infinity` and `nan` in
+    // any case and with a sign.
     without_underscores(&text).parse().ok()
 }
 
-/// The text without its outer blanks and with ASCII digits, as CPython prepares it.
-/// `None` if it holds a character that no number has.
+/// The text stripped of outer blanks and with digits of all scripts as ASCII, as CPython prepares it. `None`
+/// if it contains another non-ASCII character.
 fn plain_number(text: &str) -> Option<Cow<'_, str>> {
     // Of the ASCII blanks CPython strips what C's `isspace` accepts: not U+001C to U+001F.
     let trimmed = text.trim_matches(|char: char| match char {
@@ -251,7 +249,7 @@ pub fn write_float(number: f64, out: &mut String) {
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let fraction = fraction.trim_end_matches('0');
 
-    // The digits without leading zeros, and how many of them stand before the point.
+    // The digits without leading zeros, and the number of digits before the point.
     let mut digits = [0_u8; 32];
     let mut count = 0;
     let mut point = i32::try_from(whole.len()).unwrap_or(0) + exponent.parse::<i32>().unwrap_or(0);
@@ -298,8 +296,8 @@ fn write_digits(digits: &str, point: i32, out: &mut String) {
     }
 }
 
-/// Python's `value % divisor` in doubles, floored: the result has the divisor's sign. `None` where
-/// Python has no number (text, null) or raises (divisor 0, an integer beyond the doubles).
+/// Python's `value % divisor` in doubles, floored: the result has the divisor's sign. `None` if the value
+/// is not a number, or where Python raises (divisor 0, an integer beyond the range of doubles).
 pub fn modulo(value: &Value<'_>, divisor: f64) -> Option<f64> {
     let number = match value {
         Value::Bool(bool) => f64::from(u8::from(*bool)),

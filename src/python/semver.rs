@@ -1,8 +1,7 @@
-//! Semantic versions as PyPI's semver 3.1.1 reads and orders them.
+//! Semantic versions as PyPI's semver 3.1.1 parses and orders them.
 //!
-//! In: text of a trait or of a condition without its `:semver`. Out: a [`Version`] that borrows it.
-//! Invariant: strict SemVer 2.0 (no `v`, no missing part, no leading zero), numbers of any size,
-//! build metadata checked but ignored in the order. Nothing is allocated.
+//! Strict SemVer 2.0: no `v`, all three numbers, no leading zeros. Numbers may have any size. Build metadata
+//! is validated but does not count in the order. A [`Version`] borrows its text.
 use std::cmp::Ordering;
 
 use crate::limits::INTEGER_DIGITS_MAX;
@@ -12,15 +11,15 @@ use crate::limits::INTEGER_DIGITS_MAX;
 pub struct Version<'a> {
     /// Major, minor, patch: digits without leading zeros, so length and then text give the order.
     numbers: [&'a str; 3],
-    /// `None`: a release, which comes after each of its pre-releases.
+    /// `None` for a release, which is greater than each of its pre-releases.
     pre_release: Option<&'a str>,
     build: Option<&'a str>,
 }
 
 impl<'a> Version<'a> {
-    /// Reads a strict version.
+    /// Parses a version; `None` if the text is not strict SemVer 2.0.
     pub fn parse(text: &'a str) -> Option<Self> {
-        // Cheap refusal first: a trait that is no version is the common case.
+        // The common case: the text of a trait that is not a version.
         if !text.starts_with(|first: char| first.is_ascii_digit()) {
             return None;
         }
@@ -40,8 +39,8 @@ impl<'a> Version<'a> {
     }
 }
 
-/// A version of ordinary numbers, ordered as versions are but for the order among pre-releases of one
-/// release: those compare as equal, below the release.
+/// A version whose numbers fit in 64 bits, ordered as [`Version`] except that all pre-releases of a release
+/// compare equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Release {
     numbers: [u64; 3],
@@ -49,9 +48,9 @@ pub struct Release {
     pub is_final: bool,
 }
 
-/// Reads a version as a [`Release`]; `None` if it is none or its numbers are beyond 64 bits.
+/// Parses a version as a [`Release`]; `None` if it is invalid or a number exceeds 64 bits.
 pub fn release(text: &str) -> Option<Release> {
-    // The common form without a look at each character class: `4.7.2`.
+    // Fast path for the form `4.7.2`.
     let mut numbers = [0_u64; 3];
     let (mut part, mut digits) = (0, 0);
     for byte in text.bytes() {
@@ -90,7 +89,7 @@ fn is_pre_release_identifier(text: &str) -> bool {
     is_identifier(text) && (is_number(text) || !text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Digits without leading zeros: the longer number is the larger one.
+/// Compares digits without leading zeros, of which the longer is the larger number.
 fn compare_numbers(a: &str, b: &str) -> Ordering {
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
@@ -141,7 +140,7 @@ impl PartialOrd for Version<'_> {
     }
 }
 
-/// Equal precedence: versions that differ in build metadata alone are equal.
+/// Equal precedence: versions that differ only in build metadata are equal.
 impl PartialEq for Version<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()

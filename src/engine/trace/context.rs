@@ -1,8 +1,7 @@
-//! What a condition's property finds for one identity, looked up one by one.
+//! Values of the properties of conditions for one identity, looked up one at a time.
 //!
-//! In: a property. Out: its coerced value, or why the engine refuses the property. Rules: compatibility.md
-//! 5.6; a trait of exactly the property's name wins. Flags are the evaluation's own results.
-//! Invariant: the same values as `evaluate::values` and `evaluate::run` find, without their tables.
+//! They must equal those of `evaluate::context` and `evaluate::run` (compatibility.md 5.6), which read
+//! precomputed tables instead. A trait with the name of the property takes precedence.
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -18,11 +17,11 @@ use crate::python::number::{Value, coerce_text};
 use crate::python::regex::AutomataBudget;
 use crate::step_budget::RequestBudget;
 
-/// Why a condition on a general JSONPath does not hold, whatever it asks.
+/// The note of a condition whose JSONPath ran out of steps.
 const OUT_OF_STEPS: &str =
     "the steps of a request for general JSONPaths were spent, so the condition counts as no match";
 
-/// One flag's result with its texts unescaped.
+/// The result of a flag with its strings unescaped.
 pub struct TracedFlag {
     name: String,
     enabled: Scalar,
@@ -35,18 +34,18 @@ pub struct TracedFlag {
 /// The results of an evaluation, in document order.
 pub struct TracedFlags {
     pub flags: Vec<TracedFlag>,
-    places: HashMap<String, usize>,
-    /// Those that conditions read, by their place.
+    by_name: HashMap<String, usize>,
+    /// Indices of the flags that conditions read.
     read: Vec<u32>,
 }
 
 impl TracedFlags {
     pub fn of(program: &Program, document: &Document<'_>, scratch: &EvaluationScratch) -> Self {
-        // Of several states of one name the last one counts.
+        // The last of several states with one name counts.
         let ids: HashMap<&str, &str> =
             document.features.iter().map(|state| (&*state.feature.name, state.feature.id)).collect();
         let id = |name: &str| Scalar::from_raw(ids.get(name).copied().unwrap_or("null"));
-        let fact = |flag: render::Flag<'_>| TracedFlag {
+        let traced = |flag: render::Flag<'_>| TracedFlag {
             name: flag.name.to_owned(),
             enabled: Scalar::from_raw(flag.enabled),
             value: Scalar::from_raw(flag.value),
@@ -54,14 +53,18 @@ impl TracedFlags {
             reason: json(&format!("\"{}\"", flag.reason)).as_str().unwrap_or_default().to_owned(),
             feature_id: id(flag.name),
         };
-        let flags: Vec<TracedFlag> = render::results(program, Role::Server, scratch).map(fact).collect();
+        let flags: Vec<TracedFlag> = render::results(program, Role::Server, scratch).map(traced).collect();
         let reads_flags = program.flags.is_some();
-        let places = flags.iter().enumerate().map(|(place, fact)| (fact.name.clone(), place)).collect();
-        Self { flags, places, read: if reads_flags { scratch.resolved_order().to_vec() } else { Vec::new() } }
+        let by_name = flags.iter().enumerate().map(|(index, flag)| (flag.name.clone(), index)).collect();
+        Self {
+            flags,
+            by_name,
+            read: if reads_flags { scratch.resolved_order().to_vec() } else { Vec::new() },
+        }
     }
 
     fn named(&self, name: &str) -> Option<&TracedFlag> {
-        self.flags.get(*self.places.get(name)?)
+        self.flags.get(*self.by_name.get(name)?)
     }
 }
 
@@ -78,19 +81,19 @@ impl TracedFlag {
     }
 }
 
-/// Where properties are looked up.
+/// The document, the identity and the results that properties of conditions are read from.
 pub struct TraceContext<'l> {
     program: &'l Program,
     key: Option<&'l str>,
     name: Option<&'l str>,
     identity: Option<&'l Identity<'l>>,
-    facts: &'l TracedFlags,
-    /// For the patterns of the whole explanation, as for those of a document.
+    results: &'l TracedFlags,
+    /// For the patterns of the whole explanation.
     pub automata: RefCell<AutomataBudget>,
-    /// Steps for the whole explanation. It asks conditions that an evaluation need not ask.
+    /// For the whole explanation, which evaluates conditions that an evaluation skips.
     pub budget: RequestBudget,
     subject: Option<&'l Subject<'l>>,
-    /// The properties of which the evaluation's step budget cut a condition.
+    /// Properties whose conditions ran out of steps in the evaluation.
     cut: Vec<&'l str>,
 }
 
@@ -99,7 +102,7 @@ impl<'l> TraceContext<'l> {
         program: &'l Program,
         document: &'l Document<'_>,
         subject: Option<&'l Subject<'l>>,
-        facts: &'l TracedFlags,
+        results: &'l TracedFlags,
         cut: Vec<&'l str>,
     ) -> Self {
         Self {
@@ -108,14 +111,14 @@ impl<'l> TraceContext<'l> {
             name: document.name.as_deref(),
             identity: subject.map(Subject::identity),
             subject,
-            facts,
+            results,
             automata: RefCell::default(),
             budget: RequestBudget::default(),
             cut,
         }
     }
 
-    /// Hands `then` the value, and why the engine refuses the property if it does.
+    /// Calls `then` with the value, and with the reason if the engine rejects the property.
     pub fn value<R>(
         &self,
         property: &str,
@@ -141,7 +144,7 @@ impl<'l> TraceContext<'l> {
         }
     }
 
-    /// Of several traits of one name the last one counts.
+    /// The last of several traits with one name.
     fn sent(&self, name: &str) -> TraitValue<'l> {
         self.subject.and_then(|subject| subject.sent(name)).unwrap_or(TraitValue::Null)
     }
@@ -155,7 +158,7 @@ impl<'l> TraceContext<'l> {
             QueryTarget::IdentityKey => text(self.subject.map(Subject::key)),
             QueryTarget::IdentityTrait(name) => coerce(self.sent(name)),
             QueryTarget::Flag { name, member } => {
-                self.flag(name).map_or(Value::Null, |fact| coerce(fact.result().member(*member)))
+                self.flag(name).map_or(Value::Null, |flag| coerce(flag.result().member(*member)))
             }
             QueryTarget::Query(query) => {
                 let Some(tree) = &self.program.tree else { return Value::Null };
@@ -168,34 +171,34 @@ impl<'l> TraceContext<'l> {
         }
     }
 
-    /// Whether some flag needs itself.
+    /// Whether a flag depends on itself.
     pub fn has_cycle(&self) -> bool {
-        self.facts.flags.iter().any(|fact| is_circular(&fact.reason))
+        self.results.flags.iter().any(|flag| is_circular(&flag.reason))
     }
 
-    /// A flag that needs itself is not there for conditions.
+    /// A flag that depends on itself does not exist for conditions.
     fn flag(&self, name: &str) -> Option<&'l TracedFlag> {
-        self.facts.named(name).filter(|fact| !is_circular(&fact.reason))
+        self.results.named(name).filter(|flag| !is_circular(&flag.reason))
     }
 }
 
-/// What the evaluation came to in the end. A query for all flags may have seen fewer while it went on.
+/// The final results. During the evaluation a query for all flags may have found fewer.
 impl<'l> FlagLookup<'l> for &'l TraceContext<'l> {
     fn resolve(&mut self, name: &str) -> Option<FlagResult<'l>> {
         self.flag(name).map(TracedFlag::result)
     }
 
     fn resolved_count(&self) -> usize {
-        self.facts.read.len()
+        self.results.read.len()
     }
 
     fn resolved(&self, at: usize) -> Option<FlagResult<'l>> {
-        let flag = *self.facts.read.get(at)?;
-        self.facts.flags.get(flag as usize).map(TracedFlag::result)
+        let flag = *self.results.read.get(at)?;
+        self.results.flags.get(flag as usize).map(TracedFlag::result)
     }
 }
 
-/// Whether a reason says that the flag needs itself.
+/// Whether this is the reason of a flag that depends on itself.
 fn is_circular(reason: &str) -> bool {
     reason == CIRCULAR_DEPENDENCY
 }

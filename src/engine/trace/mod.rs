@@ -1,11 +1,9 @@
-//! "Why this value?": every flag with its reason, every condition with both values as the engine
-//! saw them.
+//! Explains an evaluation: every flag with its reason, every condition with the values it compared.
 //!
-//! In: an environment, an identity or none, perhaps one feature. Out: an [`Explanation`] for
-//! programs (JSON) and for people (`text`). Values, variants and reasons are the engine's own; the
-//! segments' rules are read again from the document, because the compiled form shares conditions
-//! and leaves out what changes no answer. Invariant: this is for support, off the hot path; it
-//! allocates freely and is only for those who may read the whole document.
+//! Values, variants and reasons are results of the evaluation. The rules of the segments are evaluated again
+//! from the document, because the compiled program shares conditions and omits those that cannot change a
+//! result. Not on the request path: it allocates freely. The result contains the rules, so only clients that
+//! may read the whole document may see it.
 mod context;
 mod report;
 
@@ -35,13 +33,13 @@ use crate::python::number::{Value, write_str};
 const NEVER: &str = "a condition reads a flag that needs itself, so the segment never matches";
 const EARLIER: &str = "a condition saw other flags than those below: it reads all that were resolved by then";
 
-/// Where flags depend on each other in a cycle, a segment may match while a flag is resolved and not
-/// when it is judged itself, or the other way round; the flag keeps what it took (compatibility.md 5.12).
+/// In a cycle of flags, the result of a segment while a flag is resolved may differ from its final result;
+/// the flag keeps the result of the earlier evaluation (compatibility.md 5.12).
 const KEPT: &str =
     "a condition read this flag while a cycle of flags was resolved, and it keeps what it was then";
 
-/// Whether the engine's verdicts on the segments, in document order, give the flag another reason than
-/// it has. A reason that names no segment for another cause, such as a variant, says nothing of them.
+/// Whether the segments that match, in document order, would give the flag another reason than it has. A
+/// reason that does not depend on segments, such as that of a variant, is never another.
 fn is_kept(program: &Program, matched: &[bool], names: &[&str], flag: &str, reason: &str) -> bool {
     let Some(feature) = program.feature(flag).filter(|_| program.flags.is_some()) else { return false };
     let candidates = program.features[feature].candidates.of(&program.candidates);
@@ -55,11 +53,10 @@ fn is_kept(program: &Program, matched: &[bool], names: &[&str], flag: &str, reas
     }
 }
 
-/// Explains every flag, or only `feature`, for `identity`: `program` was compiled from the `canonical`
-/// document.
+/// Explains every flag, or only `feature`, for `identity`. `program` must be compiled from `canonical`.
 ///
 /// # Errors
-/// The document cannot be read again, which would be a defect.
+/// The document cannot be parsed again, which would be a defect.
 pub fn explain(
     program: &Program,
     canonical: &[u8],
@@ -67,43 +64,43 @@ pub fn explain(
     feature: Option<&str>,
 ) -> Result<Explanation, CompileError> {
     let canonical =
-        std::str::from_utf8(canonical).map_err(|_| CompileError::new("$", "the document is no UTF-8"))?;
+        std::str::from_utf8(canonical).map_err(|_| CompileError::new("$", "the document is not UTF-8"))?;
     let document = Document::read(canonical)?;
     let mut scratch = EvaluationScratch::default();
     evaluate_on(program, identity, None, &mut scratch);
-    let facts = TracedFlags::of(program, &document, &scratch);
+    let results = TracedFlags::of(program, &document, &scratch);
     let prefix = &program.identity_key_prefix;
     let key = identity.map(|identity| format!("{prefix}{}", identity.identifier)).unwrap_or_default();
     let subject = identity.map(|identity| Subject::new(*identity, &key));
-    let look =
-        TraceContext::new(program, &document, subject.as_ref(), &facts, cut_properties(program, &scratch));
-    let judged = |at: usize| program.flags.as_ref().and_then(|_| scratch.matched().get(at).copied());
+    let context =
+        TraceContext::new(program, &document, subject.as_ref(), &results, cut_properties(program, &scratch));
+    let evaluated = |at: usize| program.flags.as_ref().and_then(|_| scratch.matched().get(at).copied());
     let names: Vec<&str> = last_of_each_key(&document.segments).map(|segment| &*segment.name).collect();
-    let is_asked = |segment: &Segment<'_>| {
+    let is_requested = |segment: &Segment<'_>| {
         feature.is_none_or(|name| segment.overrides.iter().any(|state| state.feature.name == name))
     };
     let segments: Vec<SegmentReport> = last_of_each_key(&document.segments)
         .enumerate()
-        .filter(|(_, segment)| is_asked(segment))
-        .map(|(at, segment)| segment_report(segment, judged(at), &look))
+        .filter(|(_, segment)| is_requested(segment))
+        .map(|(at, segment)| segment_report(segment, evaluated(at), &context))
         .collect();
-    let own = own_features(&document, identity)?;
+    let overridden = overridden_features(&document, identity)?;
     let matching = matching_by_feature(&segments);
     let flags = render::results(program, Role::Server, &scratch)
-        .zip(&facts.flags)
+        .zip(&results.flags)
         .filter(|(flag, _)| feature.is_none_or(|name| flag.name == name))
-        .map(|(flag, fact)| FlagReport {
+        .map(|(flag, result)| FlagReport {
             feature: flag.name.to_owned(),
             enabled: json(flag.enabled),
             value: json(flag.value),
             variant: json(flag.variant),
-            reason: fact.reason.clone(),
+            reason: result.reason.clone(),
             metadata: flag.metadata.and_then(|raw| RawValue::from_string(raw.to_owned()).ok()),
-            identity_override: own.contains(flag.name),
+            identity_override: overridden.contains(flag.name),
             matching_segments: matching.get(flag.name).map_or_else(Vec::new, |found| {
                 found.iter().filter_map(|at| segments.get(*at)).map(|segment| segment.name.clone()).collect()
             }),
-            note: is_kept(program, scratch.matched(), &names, flag.name, &fact.reason).then_some(KEPT),
+            note: is_kept(program, scratch.matched(), &names, flag.name, &result.reason).then_some(KEPT),
         })
         .collect();
     Ok(Explanation {
@@ -114,7 +111,7 @@ pub fn explain(
     })
 }
 
-/// By feature the places of the segments that override it and match.
+/// For each feature the indices of the matching segments that override it.
 fn matching_by_feature(segments: &[SegmentReport]) -> HashMap<&str, Vec<usize>> {
     let mut matching: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, segment) in segments.iter().enumerate().filter(|(_, segment)| segment.matches) {
@@ -129,27 +126,27 @@ fn matching_by_feature(segments: &[SegmentReport]) -> HashMap<&str, Vec<usize>> 
     matching
 }
 
-/// The properties of the conditions that ran out of steps.
+/// The properties of conditions that ran out of steps.
 fn cut_properties<'p>(program: &'p Program, scratch: &EvaluationScratch) -> Vec<&'p str> {
     let is_cut = |slot: &u32| scratch.cut_slots().contains(slot);
     program.slots_by_trait.iter().filter(|(_, slot)| is_cut(slot)).map(|(name, _)| &**name).collect()
 }
 
-/// Of several segments with one key the last one's content counts, at the first one's place.
+/// Of several segments with one key, the last one takes the position of the first.
 fn last_of_each_key<'d, 'a>(segments: &'d [Segment<'a>]) -> impl Iterator<Item = &'d Segment<'a>> {
-    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut positions: HashMap<&str, usize> = HashMap::new();
     let mut kept: Vec<&'d Segment<'a>> = Vec::new();
     for segment in segments {
-        let place = *places.entry(&segment.key).or_insert(kept.len());
-        match kept.get_mut(place) {
-            Some(held) => *held = segment,
+        let position = *positions.entry(&segment.key).or_insert(kept.len());
+        match kept.get_mut(position) {
+            Some(earlier) => *earlier = segment,
             None => kept.push(segment),
         }
     }
     kept.into_iter()
 }
 
-fn own_features(
+fn overridden_features(
     document: &Document<'_>,
     identity: Option<&Identity<'_>>,
 ) -> Result<HashSet<String>, CompileError> {
@@ -170,7 +167,7 @@ fn sent_traits(identity: Option<&Identity<'_>>) -> Vec<SentTrait> {
         TraitValue::Bool(bool) => bool.into(),
         TraitValue::Int(number) => number.into(),
         TraitValue::Float(number) => number.into(),
-        // JSON readers would round it.
+        // A JSON number would be rounded by many parsers.
         TraitValue::BigInt(text) | TraitValue::Text(text) => text.into(),
     };
     let traits = identity.map_or(&[][..], |identity| identity.traits);
@@ -180,35 +177,39 @@ fn sent_traits(identity: Option<&Identity<'_>>) -> Vec<SentTrait> {
         .collect()
 }
 
-/// `judged`: the engine's own verdict, where it judges each segment as a whole. It alone knows which
-/// readings of a flag ended in a cycle.
-fn segment_report(segment: &Segment<'_>, judged: Option<bool>, look: &TraceContext<'_>) -> SegmentReport {
+/// `evaluated`: the result of the evaluation, if it evaluated the segment as a whole. Only the evaluation can
+/// tell which reads of a flag ended in a cycle.
+fn segment_report(
+    segment: &Segment<'_>,
+    evaluated: Option<bool>,
+    context: &TraceContext<'_>,
+) -> SegmentReport {
     let rules: Vec<RuleReport> =
-        segment.rules.iter().map(|rule| rule_report(rule, &segment.key, look)).collect();
+        segment.rules.iter().map(|rule| rule_report(rule, &segment.key, context)).collect();
     let holds = !rules.is_empty() && rules.iter().all(|rule| rule.matches);
-    let note = match (rules.is_empty(), judged) {
+    let note = match (rules.is_empty(), evaluated) {
         (true, _) => Some("a segment without rules never matches"),
-        (false, Some(judged)) if judged != holds => {
-            Some(if holds && look.has_cycle() { NEVER } else { EARLIER })
+        (false, Some(evaluated)) if evaluated != holds => {
+            Some(if holds && context.has_cycle() { NEVER } else { EARLIER })
         }
         _ => None,
     };
     SegmentReport {
         id: segment.key.to_string(),
         name: segment.name.to_string(),
-        matches: judged.unwrap_or(holds),
+        matches: evaluated.unwrap_or(holds),
         overrides: segment.overrides.iter().map(|state| state.feature.name.to_string()).collect(),
         note,
         rules,
     }
 }
 
-fn rule_report(rule: &Rule<'_>, segment_key: &str, look: &TraceContext<'_>) -> RuleReport {
+fn rule_report(rule: &Rule<'_>, segment_key: &str, context: &TraceContext<'_>) -> RuleReport {
     let conditions: Vec<ConditionReport> =
-        rule.conditions.iter().map(|condition| condition_report(condition, segment_key, look)).collect();
+        rule.conditions.iter().map(|condition| condition_report(condition, segment_key, context)).collect();
     let rules: Vec<RuleReport> =
-        rule.rules.iter().map(|inner| rule_report(inner, segment_key, look)).collect();
-    let meets = |results: &[bool]| {
+        rule.rules.iter().map(|inner| rule_report(inner, segment_key, context)).collect();
+    let is_met = |results: &[bool]| {
         results.is_empty()
             || match rule.kind {
                 RuleKind::All => results.iter().all(|result| *result),
@@ -225,20 +226,20 @@ fn rule_report(rule: &Rule<'_>, segment_key: &str, look: &TraceContext<'_>) -> R
         RuleKind::None => "NONE",
         RuleKind::Unknown => "unknown",
     };
-    RuleReport { kind, matches: meets(&by_condition) && meets(&by_rule), conditions, rules }
+    RuleReport { kind, matches: is_met(&by_condition) && is_met(&by_rule), conditions, rules }
 }
 
 fn condition_report(
     condition: &Condition<'_>,
     segment_key: &str,
-    look: &TraceContext<'_>,
+    context: &TraceContext<'_>,
 ) -> ConditionReport {
     let is_split = condition.operator == "PERCENTAGE_SPLIT";
     let (test, warning) = match condition.is_nameless {
-        true => (Predicate::Never, Some("its property_ is no text".to_owned())),
-        false => conditions::compile(condition, segment_key, &mut look.automata.borrow_mut()),
+        true => (Predicate::Never, Some("property_ is not a string".to_owned())),
+        false => conditions::compile(condition, segment_key, &mut context.automata.borrow_mut()),
     };
-    look.value(&condition.property, is_split, |value, refused| {
+    context.value(&condition.property, is_split, |value, rejected| {
         let mut buffer = String::new();
         let split_at = match (&test, value) {
             (Predicate::Split { .. }, Value::Null | Value::Unreadable) => None,
@@ -248,7 +249,7 @@ fn condition_report(
             }
             _ => None,
         };
-        let (seen, seen_as) = match (value, refused) {
+        let (seen, seen_as) = match (value, rejected) {
             (Value::Unreadable, Some(_)) => (Json::Null, "unknown"),
             _ => seen(value),
         };
@@ -259,8 +260,8 @@ fn condition_report(
             seen,
             seen_as,
             split_at,
-            matches: refused.is_none() && holds(&test, value, &mut buffer, &look.budget),
-            note: refused.map(str::to_owned).or(warning),
+            matches: rejected.is_none() && holds(&test, value, &mut buffer, &context.budget),
+            note: rejected.map(str::to_owned).or(warning),
         }
     })
 }

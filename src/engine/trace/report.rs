@@ -1,27 +1,27 @@
-//! The result of `explain`, serialized as JSON here and printed as text by `commands::explain`.
+//! The result of `explain`: serialized as JSON, and printed as text by `commands::explain`.
 use serde::Serialize;
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
-/// What was found for one identity.
+/// The flags of one identity, and how they came about.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
-    /// `None`: nobody in particular, as `/flags/` answers.
+    /// `None` for an evaluation without identity, as by `/flags/`.
     pub identifier: Option<String>,
     pub traits: Vec<SentTrait>,
     pub flags: Vec<FlagReport>,
-    /// In document order; with one feature asked for, those that override it.
+    /// In document order; only those that override the feature, if one was requested.
     pub segments: Vec<SegmentReport>,
 }
 
-/// A trait as it was sent.
+/// A trait as sent.
 #[derive(Debug, Serialize)]
 pub struct SentTrait {
     pub trait_key: String,
     pub trait_value: Json,
 }
 
-/// One flag, and what gave it its value.
+/// A flag and the source of its value.
 #[derive(Debug, Serialize)]
 pub struct FlagReport {
     pub feature: String,
@@ -29,19 +29,19 @@ pub struct FlagReport {
     pub value: Json,
     pub variant: Json,
     pub reason: String,
-    /// The winning state's, as the document has it.
+    /// Metadata of the winning feature state, as in the document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Box<RawValue>>,
-    /// This identity has a state of its own for it.
+    /// Whether this identity has an override of the flag.
     pub identity_override: bool,
-    /// The segments that override it and match, in document order.
+    /// The matching segments that override the flag, in document order.
     pub matching_segments: Vec<String>,
-    /// Why those segments and the reason do not go together.
+    /// Why the matching segments seem to contradict the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<&'static str>,
 }
 
-/// One segment, and whether the identity is in it.
+/// A segment, and whether the identity is in it.
 #[derive(Debug, Serialize)]
 pub struct SegmentReport {
     pub id: String,
@@ -53,7 +53,7 @@ pub struct SegmentReport {
     pub rules: Vec<RuleReport>,
 }
 
-/// One rule, with what it joins.
+/// A rule with its conditions and inner rules.
 #[derive(Debug, Serialize)]
 pub struct RuleReport {
     #[serde(rename = "type")]
@@ -63,27 +63,27 @@ pub struct RuleReport {
     pub rules: Vec<RuleReport>,
 }
 
-/// One condition: what it asks, and what it saw.
+/// A condition and the value it was evaluated with.
 #[derive(Debug, Serialize)]
 pub struct ConditionReport {
     pub property: String,
     pub operator: String,
-    /// As the document has it.
+    /// The value in the document.
     pub value: Json,
-    /// The identity's, after coercion; null where it is not set.
+    /// The value of the identity after coercion; null if not set.
     pub seen: Json,
-    /// What it counts as: text that looks like a number is one.
+    /// The type after coercion: text that looks like a number is one.
     pub seen_as: &'static str,
-    /// Where a split puts this identity, from 0 to 100.
+    /// The percentage that a split assigns to this identity, from 0 to 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split_at: Option<f64>,
     pub matches: bool,
-    /// Why it can never hold.
+    /// Why the condition cannot match.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// Ready JSON of the document, read for another shape.
+/// Parses raw JSON of the document.
 pub fn json(raw: &str) -> Json {
     serde_json::from_str(raw).unwrap_or_else(|_| raw.into())
 }

@@ -19,18 +19,18 @@ const DOCUMENT: &str = r#"{"api_key":"env","name":"Env","updated_at":"2024-01-01
      "feature_states":[{"feature":{"id":1,"name":"a","type":"STANDARD"},"enabled":true,"feature_state_value":"grown up","django_id":3,"featurestate_uuid":"w","multivariate_feature_state_values":[]}]}]}}"#;
 
 fn explained(identifier: &str, traits: &[Trait<'_>], feature: Option<&str>) -> Explanation {
-    let (environment, _) = Environment::compile(DOCUMENT.as_bytes()).expect("it compiles");
+    let (environment, _) = Environment::compile(DOCUMENT.as_bytes()).expect("a valid document");
     explain(
         environment.program(),
         &environment.document().plain,
         Some(&Identity { identifier, traits }),
         feature,
     )
-    .expect("it is explained")
+    .expect("an explanation")
 }
 
 #[test]
-fn each_condition_shows_what_was_seen() {
+fn each_condition_shows_its_value() {
     let age = Trait { key: "age", value: TraitValue::Text("018") };
     let found = explained("u", &[age], None);
     let conditions = &found.segments[0].rules[0].rules[0].conditions;
@@ -49,7 +49,7 @@ fn each_condition_shows_what_was_seen() {
 }
 
 #[test]
-fn one_feature_leaves_the_others_out() {
+fn one_feature_excludes_the_others() {
     let found = explained("vip", &[], Some("a"));
     assert_eq!((found.flags.len(), found.segments.len()), (1, 1));
     assert!(found.flags[0].identity_override && found.flags[0].value == "own");
@@ -57,15 +57,15 @@ fn one_feature_leaves_the_others_out() {
 }
 
 #[test]
-fn nobody_in_particular_can_be_explained() {
-    let (environment, _) = Environment::compile(DOCUMENT.as_bytes()).expect("it compiles");
+fn explains_an_evaluation_without_identity() {
+    let (environment, _) = Environment::compile(DOCUMENT.as_bytes()).expect("a valid document");
     let found =
-        explain(environment.program(), &environment.document().plain, None, None).expect("it is explained");
+        explain(environment.program(), &environment.document().plain, None, None).expect("an explanation");
     assert_eq!(found.segments[0].rules[0].rules[0].conditions[0].seen_as, "not set");
-    assert!(found.segments[0].matches, "the flag that a condition reads is there without an identity");
+    assert!(found.segments[0].matches, "flags exist without an identity");
 }
 
-/// A document of the features `a`, `b` and `c`, and of segments: what each reads and what it overrides.
+/// Explains a document with features `a`, `b` and `c` and segments, given what each reads and overrides.
 fn reading_flags(segments: &[(&str, &[(u32, &str)])]) -> Explanation {
     let state = |(id, name): &(u32, &str)| {
         json!({"feature": {"id": id, "name": name, "type": "STANDARD"}, "enabled": true, "feature_state_value": name,
@@ -84,14 +84,14 @@ fn reading_flags(segments: &[(&str, &[(u32, &str)])]) -> Explanation {
     let states = [(1, "a"), (2, "b"), (3, "c")].map(|feature| state(&feature));
     let document = json!({"api_key": "env", "name": "Env", "feature_states": states,
         "project": {"segments": segments}, "identity_overrides": []});
-    let (environment, _) = Environment::compile(document.to_string().as_bytes()).expect("it compiles");
-    explain(environment.program(), &environment.document().plain, None, None).expect("it is explained")
+    let (environment, _) = Environment::compile(document.to_string().as_bytes()).expect("a valid document");
+    explain(environment.program(), &environment.document().plain, None, None).expect("an explanation")
 }
 
-/// `s1` reads `c`, which reads the cyclic `b`: while `a` was resolved that counted as no match, but by
-/// the time `s1` is judged itself, `c` is there (compatibility.md 5.12).
+/// `s1` reads `c`, which reads the cyclic `b`. While `a` is resolved that is no match; when `s1` itself is
+/// evaluated, `c` is resolved (compatibility.md 5.12).
 #[test]
-fn a_flag_that_keeps_an_earlier_result_says_so() {
+fn notes_that_a_flag_kept_an_earlier_result() {
     let found = reading_flags(&[
         ("$.flags.a.name", &[]),
         ("$.flags.c.name", &[(1, "a")]),
@@ -104,9 +104,9 @@ fn a_flag_that_keeps_an_earlier_result_says_so() {
     assert_eq!(found.flags[1].reason, CIRCULAR_DEPENDENCY);
 }
 
-/// A wildcard finds the flags that conditions before it have read, as Python's mapping holds them.
+/// A wildcard finds the flags that earlier conditions have read, as in Python's mapping.
 #[test]
-fn all_flags_are_those_that_were_read_before() {
+fn a_wildcard_finds_the_flags_read_before() {
     let found = reading_flags(&[
         ("$.flags[*].name", &[(1, "a")]),
         ("$.flags.b.name", &[]),

@@ -1,48 +1,48 @@
-//! The back-tracking matcher, for what an automaton cannot take.
+//! The backtracking matcher, for patterns that `linear` does not support.
 //!
-//! In: a [`RegexProgram`] and a text. Out: whether it matches at the text's start. It takes the same
-//! choices in the same order as Python's `re`, so groups hold what they hold there.
-//! Invariant: a match takes at most [`PATTERN_STEPS_MAX`] steps and then counts as none; memory is bounded
-//! by the same number; recursion only goes as deep as look-around and atomic parts are nested.
+//! Alternatives are tried in the order of Python's `re`, so that groups capture the same text. A match spends
+//! at most [`PATTERN_STEPS_MAX`] steps and then counts as no match, which also bounds its memory. Recursion is
+//! as deep as lookaround and atomic groups are nested.
 use crate::limits::PATTERN_STEPS_MAX;
 use crate::python::regex::program::{Instruction, RegexProgram};
 use crate::python::regex::syntax::{Fold, Greed, Position, REPEAT_MAX};
 use crate::python::unicode;
 use crate::step_budget::StepBudget;
 
-/// What is undone or tried next when a path fails.
+/// An entry of the backtracking stack: state to restore, or an alternative to try.
 #[derive(Clone, Copy)]
 enum Choice {
     Resume {
         at: usize,
         position: usize,
     },
-    Mark {
-        mark: usize,
+    RestoreSlot {
+        slot: usize,
         old: Option<usize>,
     },
-    Round {
+    RestoreLoop {
         index: usize,
-        old: LoopRound,
+        old: LoopState,
     },
-    /// A greedy repeat of single characters: it can give back down to `low`.
-    GiveBack {
+    /// A greedy repeat of single characters that can shrink down to offset `low`.
+    Shrink {
         at: usize,
         low: usize,
         position: usize,
     },
-    /// A lazy one: it can take `left` more.
-    TakeMore {
+    /// A lazy repeat that can grow by `left` characters.
+    Grow {
         at: usize,
         set: usize,
         left: u32,
         position: usize,
     },
-    /// A loop may leave, or enter its body again.
+    /// Leave a loop.
     Leave {
         at: usize,
         position: usize,
     },
+    /// Start another iteration of a loop.
     Enter {
         index: usize,
         body: usize,
@@ -51,14 +51,14 @@ enum Choice {
     },
 }
 
-/// A loop's state: rounds done, and where its last free round started.
+/// The iterations that a loop has completed, and the start of the last one beyond its minimum.
 #[derive(Clone, Copy, Default)]
-struct LoopRound {
+struct LoopState {
     count: u32,
     last: Option<usize>,
 }
 
-/// A path that failed, or a match out of steps.
+/// Why matching stopped: this path failed, or no steps are left.
 enum MatchStop {
     Failed,
     OutOfSteps,
@@ -67,15 +67,16 @@ enum MatchStop {
 struct Matcher<'a> {
     program: &'a RegexProgram,
     text: &'a str,
-    marks: Vec<Option<usize>>,
-    rounds: Vec<LoopRound>,
+    /// Start and end offset of each group.
+    slots: Vec<Option<usize>>,
+    loops: Vec<LoopState>,
     choices: Vec<Choice>,
     steps_left: u32,
 }
 
-/// Whether `program` matches at the start of `text`, within the steps of a match and of `budget`.
+/// Whether `program` matches at the start of `text` within [`PATTERN_STEPS_MAX`] and `budget`.
 pub fn is_match(program: &RegexProgram, text: &str, budget: &StepBudget) -> bool {
-    // What a match clears before it starts; few patterns have many groups.
+    // The cost of initializing slots and loops.
     if !budget.spend((program.groups + program.loops) / 8) {
         return false;
     }
@@ -83,29 +84,29 @@ pub fn is_match(program: &RegexProgram, text: &str, budget: &StepBudget) -> bool
     let mut matcher = Matcher {
         program,
         text,
-        marks: vec![None; program.groups * 2],
-        rounds: vec![LoopRound::default(); program.loops],
+        slots: vec![None; program.groups * 2],
+        loops: vec![LoopState::default(); program.loops],
         choices: Vec::new(),
         steps_left: steps,
     };
     let result = matcher.run(0, 0);
     let is_out_of_budget = matches!(result, Err(MatchStop::OutOfSteps)) && steps < PATTERN_STEPS_MAX;
     let taken = (steps - matcher.steps_left) as usize;
-    // One more than there is: the budget ended this match, not the bound of a single one.
+    // Overspend, so that the budget reports that it ended this match.
     budget.spend(if is_out_of_budget { taken.saturating_add(1) } else { taken });
     result.is_ok()
 }
 
 impl Matcher<'_> {
-    /// Takes as many steps as something costs beyond its own.
-    fn pay(&mut self, steps: usize) -> Result<(), MatchStop> {
+    /// Spends additional steps.
+    fn spend(&mut self, steps: usize) -> Result<(), MatchStop> {
         let left = u32::try_from(steps).ok().and_then(|steps| self.steps_left.checked_sub(steps));
         self.steps_left = left.unwrap_or(0);
         left.map(drop).ok_or(MatchStop::OutOfSteps)
     }
 
-    /// Matches from an instruction to the next `Done`; returns the position there. Choices made
-    /// on the way are dropped, so what was matched is final; what they would undo is kept.
+    /// Matches from an instruction to the next `Done` and returns the offset there. Drops the alternatives
+    /// of the matched part, which cannot be backtracked into, but keeps its entries that restore state.
     fn run(&mut self, at: usize, position: usize) -> Result<usize, MatchStop> {
         let base = self.choices.len();
         let (mut at, mut position) = (at, position);
@@ -113,7 +114,7 @@ impl Matcher<'_> {
             self.steps_left = self.steps_left.checked_sub(1).ok_or(MatchStop::OutOfSteps)?;
             let step = match self.program.instructions.get(at) {
                 None | Some(Instruction::Done) => {
-                    self.keep_undo(base);
+                    self.drop_alternatives(base);
                     return Ok(position);
                 }
                 Some(instruction) => self.step(*instruction, at, position),
@@ -121,16 +122,17 @@ impl Matcher<'_> {
             (at, position) = match step {
                 Ok(next) => next,
                 Err(MatchStop::OutOfSteps) => return Err(MatchStop::OutOfSteps),
-                Err(MatchStop::Failed) => self.back(base)?,
+                Err(MatchStop::Failed) => self.backtrack(base)?,
             };
         }
     }
 
-    /// Drops the choices from `base` on, but not what undoes marks and rounds.
-    fn keep_undo(&mut self, base: usize) {
+    /// Removes the alternatives from `base` on; keeps entries that restore state.
+    fn drop_alternatives(&mut self, base: usize) {
         let mut kept = base;
         for at in base..self.choices.len() {
-            if let Some(choice @ (Choice::Mark { .. } | Choice::Round { .. })) = self.choices.get(at).copied()
+            if let Some(choice @ (Choice::RestoreSlot { .. } | Choice::RestoreLoop { .. })) =
+                self.choices.get(at).copied()
             {
                 self.choices[kept] = choice;
                 kept += 1;
@@ -139,45 +141,45 @@ impl Matcher<'_> {
         self.choices.truncate(kept);
     }
 
-    /// The newest path that is still open above `base`.
-    fn back(&mut self, base: usize) -> Result<(usize, usize), MatchStop> {
+    /// Backtracks to the newest alternative above `base`.
+    fn backtrack(&mut self, base: usize) -> Result<(usize, usize), MatchStop> {
         loop {
             if self.choices.len() <= base {
                 return Err(MatchStop::Failed);
             }
             self.steps_left = self.steps_left.checked_sub(1).ok_or(MatchStop::OutOfSteps)?;
             match self.choices.pop().ok_or(MatchStop::Failed)? {
-                Choice::Mark { mark, old } => self.marks[mark] = old,
-                Choice::Round { index, old } => self.rounds[index] = old,
+                Choice::RestoreSlot { slot, old } => self.slots[slot] = old,
+                Choice::RestoreLoop { index, old } => self.loops[index] = old,
                 Choice::Resume { at, position } | Choice::Leave { at, position } => {
                     return Ok((at, position));
                 }
-                Choice::GiveBack { at, low, position } => {
+                Choice::Shrink { at, low, position } => {
                     let Some(before) = self.before(position).filter(|before| *before >= low) else {
                         continue;
                     };
                     if before > low {
-                        self.choices.push(Choice::GiveBack { at, low, position: before });
+                        self.choices.push(Choice::Shrink { at, low, position: before });
                     }
                     return Ok((at, before));
                 }
-                Choice::TakeMore { at, set, left, position } => {
+                Choice::Grow { at, set, left, position } => {
                     let Some(after) = self.take(set, position) else { continue };
                     if left > 1 {
                         let left = if left == REPEAT_MAX { left } else { left - 1 };
-                        self.choices.push(Choice::TakeMore { at, set, left, position: after });
+                        self.choices.push(Choice::Grow { at, set, left, position: after });
                     }
                     return Ok((at, after));
                 }
                 Choice::Enter { index, body, count, position } => {
-                    self.set_round(index, LoopRound { count, last: Some(position) });
+                    self.set_loop(index, LoopState { count, last: Some(position) });
                     return Ok((body, position));
                 }
             }
         }
     }
 
-    /// One instruction: where to go on, and from which position.
+    /// Executes one instruction; returns the next instruction and offset.
     fn step(
         &mut self,
         instruction: Instruction,
@@ -189,9 +191,9 @@ impl Matcher<'_> {
             Instruction::Set(set) => {
                 self.take(set, position).map(|after| (next, after)).ok_or(MatchStop::Failed)
             }
-            Instruction::Place(place) if self.is_at(place, position) => Ok((next, position)),
-            Instruction::Mark(mark) => {
-                self.set_mark(mark, position);
+            Instruction::Position(expected) if self.is_at(expected, position) => Ok((next, position)),
+            Instruction::Save(slot) => {
+                self.save(slot, position);
                 Ok((next, position))
             }
             Instruction::Try { other } => {
@@ -203,12 +205,12 @@ impl Matcher<'_> {
                 self.repeat_set(set, min, max, greed, next, position).map(|after| (next, after))
             }
             Instruction::LoopStart { index, until } => {
-                self.set_round(index, LoopRound::default());
-                self.round(until, position, 0)
+                self.set_loop(index, LoopState::default());
+                self.next_iteration(until, position, 0)
             }
             Instruction::LoopUntil { index, .. } => {
-                let count = self.rounds.get(index).map_or(0, |round| round.count).saturating_add(1);
-                self.round(at, position, count)
+                let count = self.loops.get(index).map_or(0, |state| state.count).saturating_add(1);
+                self.next_iteration(at, position, count)
             }
             Instruction::LoopPossessive { body_end, min, max } => {
                 self.possessive(next, min, max, position).map(|after| (body_end, after))
@@ -219,35 +221,40 @@ impl Matcher<'_> {
                 if found == negated { Err(MatchStop::Failed) } else { Ok((end, position)) }
             }
             Instruction::Backreference { group, fold } => {
-                self.refer(group, fold, position).map(|after| (next, after))
+                self.backreference(group, fold, position).map(|after| (next, after))
             }
             Instruction::Conditional { group, no } => {
                 Ok((if self.group(group).is_some() { next } else { no }, position))
             }
-            Instruction::Place(_) | Instruction::Done => Err(MatchStop::Failed),
+            Instruction::Position(_) | Instruction::Done => Err(MatchStop::Failed),
         }
     }
 
-    /// Decides at the end of a loop's body, `count` rounds being done.
-    fn round(&mut self, until: usize, position: usize, count: u32) -> Result<(usize, usize), MatchStop> {
+    /// Continues a loop after `count` iterations: starts another one or leaves.
+    fn next_iteration(
+        &mut self,
+        until: usize,
+        position: usize,
+        count: u32,
+    ) -> Result<(usize, usize), MatchStop> {
         let Some(Instruction::LoopUntil { index, body, min, max, lazy }) =
             self.program.instructions.get(until).copied()
         else {
             return Err(MatchStop::Failed);
         };
-        let last = self.rounds.get(index).and_then(|round| round.last);
+        let last = self.loops.get(index).and_then(|state| state.last);
         if count < min {
-            self.set_round(index, LoopRound { count, last });
+            self.set_loop(index, LoopState { count, last });
             return Ok((body, position));
         }
-        // A round that took nothing is not repeated.
+        // An iteration that consumed nothing is not repeated.
         let may_enter = (count < max || max == REPEAT_MAX) && last != Some(position);
         match (may_enter, lazy) {
             (false, _) => {}
             (true, true) => self.choices.push(Choice::Enter { index, body, count, position }),
             (true, false) => {
                 self.choices.push(Choice::Leave { at: until + 1, position });
-                self.set_round(index, LoopRound { count, last: Some(position) });
+                self.set_loop(index, LoopState { count, last: Some(position) });
                 return Ok((body, position));
             }
         }
@@ -275,7 +282,7 @@ impl Matcher<'_> {
 
     fn look(&mut self, body: usize, behind: Option<usize>, position: usize) -> Result<bool, MatchStop> {
         let mut start = position;
-        self.pay(behind.unwrap_or(0).min(position))?;
+        self.spend(behind.unwrap_or(0).min(position))?;
         for _ in 0..behind.unwrap_or(0) {
             match self.before(start) {
                 Some(before) => start = before,
@@ -286,14 +293,14 @@ impl Matcher<'_> {
         match self.run(body, start) {
             Ok(_) => Ok(true),
             Err(MatchStop::Failed) => {
-                debug_assert_eq!(self.choices.len(), base, "a failed part leaves no choice behind");
+                debug_assert_eq!(self.choices.len(), base, "a failed part leaves no entries");
                 Ok(false)
             }
             Err(MatchStop::OutOfSteps) => Err(MatchStop::OutOfSteps),
         }
     }
 
-    /// Takes as many single characters as its greed wants; leaves a choice for the others.
+    /// Matches a repeat of single characters; pushes an entry for its other lengths.
     fn repeat_set(
         &mut self,
         set: usize,
@@ -320,10 +327,10 @@ impl Matcher<'_> {
             return Err(MatchStop::Failed);
         }
         match greed {
-            Greed::Greedy if position > low => self.choices.push(Choice::GiveBack { at, low, position }),
+            Greed::Greedy if position > low => self.choices.push(Choice::Shrink { at, low, position }),
             Greed::Lazy if max > min => {
                 let left = if max == REPEAT_MAX { REPEAT_MAX } else { max - min };
-                self.choices.push(Choice::TakeMore { at, set, left, position });
+                self.choices.push(Choice::Grow { at, set, left, position });
             }
             Greed::Greedy | Greed::Lazy | Greed::Possessive => {}
         }
@@ -335,19 +342,19 @@ impl Matcher<'_> {
         self.program.sets.get(set)?.contains(char).then(|| position + char.len_utf8())
     }
 
-    fn refer(&mut self, group: usize, fold: Fold, position: usize) -> Result<usize, MatchStop> {
+    fn backreference(&mut self, group: usize, fold: Fold, position: usize) -> Result<usize, MatchStop> {
         let (start, end) = self.group(group).ok_or(MatchStop::Failed)?;
-        // Compared eight bytes at a time, or character by character.
+        // An exact comparison reads about eight bytes a step, a folding one a character.
         let cost = if fold == Fold::Exact { (end - start) / 8 } else { end - start };
-        self.pay(cost)?;
-        self.refer_to(start, end, fold, position).ok_or(MatchStop::Failed)
+        self.spend(cost)?;
+        self.match_captured(start, end, fold, position).ok_or(MatchStop::Failed)
     }
 
-    fn refer_to(&self, start: usize, end: usize, fold: Fold, position: usize) -> Option<usize> {
-        let wanted = self.text.get(start..end)?;
+    fn match_captured(&self, start: usize, end: usize, fold: Fold, position: usize) -> Option<usize> {
+        let captured = self.text.get(start..end)?;
         let rest = self.text.get(position..)?;
         if fold == Fold::Exact {
-            return rest.starts_with(wanted).then(|| position + wanted.len());
+            return rest.starts_with(captured).then(|| position + captured.len());
         }
         let lower = |char: char| match fold {
             Fold::Unicode => unicode::lower(u32::from(char)),
@@ -355,31 +362,31 @@ impl Matcher<'_> {
         };
         let mut chars = rest.chars();
         let mut after = position;
-        for char in wanted.chars() {
+        for char in captured.chars() {
             let other = chars.next().filter(|other| lower(*other) == lower(char))?;
             after += other.len_utf8();
         }
         Some(after)
     }
 
-    /// What a group holds; nothing while it is open for the first time.
+    /// The span of a group that has matched.
     fn group(&self, group: usize) -> Option<(usize, usize)> {
-        let start = (*self.marks.get(group * 2)?)?;
-        let end = (*self.marks.get(group * 2 + 1)?)?;
+        let start = (*self.slots.get(group * 2)?)?;
+        let end = (*self.slots.get(group * 2 + 1)?)?;
         (start <= end).then_some((start, end))
     }
 
-    fn set_mark(&mut self, mark: usize, position: usize) {
-        if let Some(slot) = self.marks.get_mut(mark) {
-            self.choices.push(Choice::Mark { mark, old: *slot });
-            *slot = Some(position);
+    fn save(&mut self, slot: usize, position: usize) {
+        if let Some(saved) = self.slots.get_mut(slot) {
+            self.choices.push(Choice::RestoreSlot { slot, old: *saved });
+            *saved = Some(position);
         }
     }
 
-    fn set_round(&mut self, index: usize, round: LoopRound) {
-        if let Some(slot) = self.rounds.get_mut(index) {
-            self.choices.push(Choice::Round { index, old: *slot });
-            *slot = round;
+    fn set_loop(&mut self, index: usize, state: LoopState) {
+        if let Some(current) = self.loops.get_mut(index) {
+            self.choices.push(Choice::RestoreLoop { index, old: *current });
+            *current = state;
         }
     }
 
@@ -391,14 +398,14 @@ impl Matcher<'_> {
         self.text.get(..position)?.chars().next_back()
     }
 
-    /// The position one character back.
+    /// The offset one character back.
     fn before(&self, position: usize) -> Option<usize> {
         self.char_before(position).map(|char| position - char.len_utf8())
     }
 
-    fn is_at(&self, place: Position, position: usize) -> bool {
+    fn is_at(&self, expected: Position, position: usize) -> bool {
         let rest = self.text.get(position..).unwrap_or_default();
-        match place {
+        match expected {
             Position::TextBegin => position == 0,
             Position::TextEnd => rest.is_empty(),
             Position::LastLineEnd => rest.is_empty() || rest == "\n",

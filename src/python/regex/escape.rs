@@ -1,32 +1,29 @@
-//! What a backslash and a character stand for.
-//!
-//! In: the tokens after an escape was taken. Out: a literal, a category, a place or a group.
-//! Invariant: an escape that Python does not know is an error, as are octal values over 0o377.
+//! The meaning of backslash escapes. Unknown escapes and octal values over 0o377 are errors, as in Python.
 use crate::python::regex::error::PatternError;
 use crate::python::regex::set::{Category, CategoryKind};
 use crate::python::regex::syntax::At;
 use crate::python::regex::token::{RegexToken, Tokens};
 
-/// What an escape stands for.
+/// The meaning of an escape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Escape {
     Literal(u32),
     Category(Category),
     At(At),
-    /// A group by its number; the parser knows whether it exists.
+    /// A group by its number; the parser checks that it exists.
     Group(u32),
 }
 
 /// An escape outside of `[...]`.
 pub fn outside(tokens: &mut Tokens, char: char) -> Result<Escape, PatternError> {
-    let place = match char {
+    let at = match char {
         'A' => Some(At::BeginText),
         'Z' => Some(At::EndText),
         'b' => Some(At::Boundary),
         'B' => Some(At::NoBoundary),
         _ => None,
     };
-    if let Some(at) = place {
+    if let Some(at) = at {
         return Ok(Escape::At(at));
     }
     match char {
@@ -120,8 +117,7 @@ fn named(tokens: &mut Tokens) -> Result<u32, PatternError> {
         return Err(PatternError::new("missing {"));
     }
     let name = tokens.take_until('}')?;
-    // The crate is lenient about blanks and hyphens, and trips over one in front; Python is lenient
-    // about case alone.
+    // Python ignores only case. The crate also ignores blanks and hyphens, and fails on a leading one.
     if !name.starts_with(|first: char| first.is_ascii_alphanumeric()) {
         return Err(PatternError::new("undefined character name"));
     }

@@ -10,7 +10,7 @@ impl RegexFlags {
     pub const DOT_ALL: Self = Self(8);
     pub const UNICODE: Self = Self(16);
     pub const VERBOSE: Self = Self(32);
-    /// The flags of which only one may be set.
+    /// Flags that exclude each other.
     pub const TYPES: Self = Self(1 | 16);
 
     pub fn has(self, other: Self) -> bool {

@@ -1,7 +1,4 @@
-//! Everything that starts with an open parenthesis.
-//!
-//! In: the tokens after `(`. Out: the item it stands for, or nothing for a comment or for flags of
-//! the whole pattern. Invariant: as `parse`, of which this is a part.
+//! Parser of groups, assertions, conditionals, comments and inline flags: all that starts with `(`.
 use crate::limits::PATTERN_DEPTH_MAX;
 use crate::python::regex::error::PatternError;
 use crate::python::regex::flags::RegexFlags;
@@ -10,7 +7,7 @@ use crate::python::regex::syntax::SetItem;
 
 const UNTERMINATED: PatternError = PatternError::new("missing ), unterminated subpattern");
 
-/// What `(?...` turned out to be.
+/// The kind of a group, from what follows `(`.
 enum GroupKind {
     Capture(Option<String>),
     Plain,
@@ -19,12 +16,13 @@ enum GroupKind {
         add: RegexFlags,
         remove: RegexFlags,
     },
-    /// Read to its end already.
+    /// Already parsed to its end; without an item for a comment or global flags.
     Done(Option<SetItem>),
 }
 
 impl RegexParser {
-    /// `at_start`: nothing stands before it in the pattern, so flags may.
+    /// Parses a group after its `(`. `at_start`: it is the first item of the pattern, where global flags
+    /// are allowed.
     pub(super) fn group(
         &mut self,
         verbose: &mut RegexFlags,
@@ -57,7 +55,7 @@ impl RegexParser {
         if self.tokens.take_if(')')? { Ok(()) } else { Err(UNTERMINATED) }
     }
 
-    /// Starts a group that captures.
+    /// Starts a capturing group.
     fn open(&mut self, name: Option<String>) -> Result<u32, PatternError> {
         let group = self.group_count();
         self.widths.push(None);
@@ -153,7 +151,7 @@ impl RegexParser {
         if low > u64::from(u32::MAX) {
             return Err(PatternError::new("looks too much behind"));
         }
-        // Python's parser has no item for a negated empty look, so its width is never asked for.
+        // Python's parser replaces a negated empty assertion by a failure without checking its width.
         if negated && body.is_empty() {
             return Ok(Some(SetItem::Failure));
         }
@@ -188,7 +186,7 @@ impl RegexParser {
         Ok(Some(SetItem::Conditional { group, yes, no }))
     }
 
-    /// Flags after `(?`: for the whole pattern (`None`), or for a group.
+    /// Parses flags after `(?`. Returns those of a group, or `None` for flags of the whole pattern.
     fn inline_flags(&mut self, first: char) -> Result<Option<(RegexFlags, RegexFlags)>, PatternError> {
         const UNKNOWN: &str = "unknown flag, or missing -, : or )";
         let mut char = first;

@@ -1,8 +1,8 @@
-//! Patterns that a finite automaton can take, whatever the text at a cost that grows with it alone.
+//! Patterns as finite automata, whose matches cost time linear in the text.
 //!
-//! In: a [`RegexNode`]. Out: an automaton, or nothing where the pattern needs back-tracking: groups that
-//! are referred to, look-around, atomic parts, a `$` that something may follow.
-//! Invariant: only whether there is a match is asked, so lazy and greedy are alike here.
+//! Not supported, and left to `backtrack`: backreferences, lookaround, atomic groups, possessive repeats, and
+//! `$` before the end of the pattern. Only whether there is a match is computed, so lazy and greedy repeats
+//! are equivalent.
 use regex_automata::dfa::{Automaton as _, StartKind, dense};
 use regex_automata::meta::{BuildError, Config, Regex};
 use regex_automata::nfa::thompson::{NFA, WhichCaptures};
@@ -16,18 +16,18 @@ use crate::python::regex::syntax::{Greed, Position, REPEAT_MAX, RegexNode};
 /// A compiled automaton.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// Makes its states as texts need them.
+    /// A lazy automaton: it builds states while it matches.
     regex: Regex,
-    /// The same for ASCII text, if it is small: every state by every byte, one step for each byte.
+    /// A complete table for ASCII text, if it is small: one lookup for each byte.
     ascii: Option<Box<Table>>,
-    /// A word boundary is in it: it knows those of ASCII text alone.
+    /// It contains a word boundary, which is supported only in ASCII text.
     ascii_only: bool,
 }
 
 type Table = dense::DFA<Vec<u32>>;
 
 impl Linear {
-    /// `bytes` is what automata may still take.
+    /// `bytes`: memory that automata may still use. `None` if the pattern needs backtracking.
     pub fn new(node: &RegexNode, bytes: &mut usize) -> Option<Self> {
         if *bytes == 0 {
             return None;
@@ -43,18 +43,18 @@ impl Linear {
         Some(Self { regex, ascii, ascii_only: translation.has_boundary })
     }
 
-    /// Whether each answer for `text` is right: with a word boundary only for ASCII, and Python has
-    /// neither `\b` nor `\B` in an empty text.
-    pub fn takes(&self, text: &str) -> bool {
+    /// Whether the result for `text` is exact: word boundaries are supported only in ASCII text, and in
+    /// Python neither `\b` nor `\B` matches in an empty one.
+    pub fn supports(&self, text: &str) -> bool {
         !self.ascii_only || (!text.is_empty() && text.is_ascii())
     }
 
-    /// Whether every text can be answered.
-    pub fn takes_all(&self) -> bool {
+    /// Whether every text is supported.
+    pub fn supports_all(&self) -> bool {
         !self.ascii_only
     }
 
-    /// Whether a step for each byte is all that ASCII text costs.
+    /// Whether a match of ASCII text costs one table lookup for each byte.
     pub fn is_cheap(&self) -> bool {
         self.ascii.is_some()
     }
@@ -62,14 +62,14 @@ impl Linear {
     pub fn is_match(&self, text: &str) -> bool {
         let input = Input::new(text).anchored(Anchored::Yes).earliest(true);
         match &self.ascii {
-            // It fails only for what it was not built for: other words' boundaries, no anchor.
+            // A search fails only for Unicode word boundaries and unanchored input, neither of which is used.
             Some(table) if text.is_ascii() => table.try_search_fwd(&input).is_ok_and(|found| found.is_some()),
             _ => self.regex.is_match(input),
         }
     }
 }
 
-/// The table of a pattern, if it is small.
+/// The complete table of a pattern, if it is small.
 fn table(hir: &Hir) -> Option<Table> {
     let config =
         NFA::config().nfa_size_limit(Some(PATTERN_TABLE_BYTES_MAX)).which_captures(WhichCaptures::None);
@@ -89,16 +89,16 @@ fn build(hir: &Hir, bytes_max: usize) -> Result<Regex, Box<BuildError>> {
 #[derive(Default)]
 struct Translation {
     has_boundary: bool,
-    /// Other characters do not count.
+    /// Translate only the ASCII characters of each set.
     ascii: bool,
 }
 
 impl Translation {
-    /// `last`: nothing of the pattern follows, so a `$` may take the line feed it stands before.
+    /// `last`: the pattern ends here, so `$` may consume the line feed that it allows after it.
     fn hir(&mut self, node: &RegexNode, last: bool) -> Option<Hir> {
         Some(match node {
             RegexNode::Set(set) => Hir::class(class(set, self.ascii)),
-            RegexNode::Place(place) => self.place(*place, last)?,
+            RegexNode::Position(position) => self.position(*position, last)?,
             RegexNode::Sequence(nodes) => {
                 let end = nodes.len().saturating_sub(1);
                 let parts = nodes.iter().enumerate().map(|(at, node)| self.hir(node, last && at == end));
@@ -114,7 +114,7 @@ impl Translation {
                 greedy: *greed == Greed::Greedy,
                 sub: Box::new(self.hir(body, false)?),
             }),
-            // Nothing refers to it, or the pattern is refused elsewhere: its content alone counts.
+            // A pattern with references to groups returns `None` below.
             RegexNode::Group { body, .. } => self.hir(body, last)?,
             RegexNode::Atomic(_)
             | RegexNode::Look { .. }
@@ -125,8 +125,8 @@ impl Translation {
         })
     }
 
-    fn place(&mut self, place: Position, last: bool) -> Option<Hir> {
-        let look = match place {
+    fn position(&mut self, position: Position, last: bool) -> Option<Hir> {
+        let look = match position {
             Position::TextBegin => Look::Start,
             Position::TextEnd => Look::End,
             Position::LineBegin => Look::StartLF,
@@ -148,7 +148,7 @@ impl Translation {
 
 fn class(set: &Set, ascii: bool) -> Class {
     let chars = |(first, last): &(u32, u32)| {
-        // Surrogates are no characters: a range is cut around them.
+        // A range of `char`s excludes the surrogates.
         let below = (*first, (*last).min(0xD7FF));
         let above = ((*first).max(0xE000), *last);
         [below, above].into_iter().filter(|(first, last)| first <= last).filter_map(|(first, last)| {

@@ -1,11 +1,8 @@
-//! Regular expressions as Python's `re` reads them (compatibility.md 5.10).
+//! Regular expressions with the syntax and semantics of Python's `re.match` (compatibility.md 5.10).
 //!
-//! In: the pattern of a REGEX condition, when a document is compiled. Out: a [`Pattern`] that
-//! answers what `re.match` answers: anchored at the start, free at the end. Python's dialect is
-//! parsed here, since no crate has it; the result goes to an automaton (`linear`) where one can
-//! take it and to a bounded back-tracking matcher (`backtrack`) where none can.
-//! Invariant: matching costs a bounded number of steps, whatever the pattern and the text; what
-//! `re.compile` refuses is refused.
+//! No crate has Python's dialect, so it is parsed here. A pattern compiles to a finite automaton (`linear`)
+//! where possible and to a backtracking matcher with a step limit (`backtrack`) elsewhere, so the cost of a
+//! match is bounded for any pattern and text.
 mod backtrack;
 mod error;
 mod escape;
@@ -32,11 +29,11 @@ use crate::step_budget::StepBudget;
 #[derive(Clone, Debug)]
 pub struct Pattern {
     linear: Option<Linear>,
-    /// Where `linear` is absent or cannot answer for a text.
+    /// Present if `linear` is absent or does not support every text.
     program: Option<RegexProgram>,
 }
 
-/// What is left for the automata of a document's patterns.
+/// Memory that remains for the automata of a document's patterns.
 #[derive(Debug)]
 pub struct AutomataBudget {
     bytes: usize,
@@ -49,10 +46,10 @@ impl Default for AutomataBudget {
 }
 
 impl Pattern {
-    /// Compiles a pattern; its automaton is charged to `budget`.
+    /// Compiles a pattern and charges its automaton to `budget`.
     ///
     /// # Errors
-    /// Python's `re.compile` raises for it.
+    /// Python's `re.compile` raises `re.error`, or the pattern exceeds `limits::PATTERN_BYTES_MAX`.
     pub fn compile(text: &str, budget: &mut AutomataBudget) -> Result<Self, PatternError> {
         if text.len() > PATTERN_BYTES_MAX {
             return Err(PatternError::new("the pattern is too long"));
@@ -60,21 +57,21 @@ impl Pattern {
         let parsed = parse::parse(text)?;
         let node = resolve::resolve(parsed.items, parsed.flags);
         let linear = Linear::new(&node, &mut budget.bytes);
-        let needs_program = !linear.as_ref().is_some_and(Linear::takes_all);
+        let needs_program = !linear.as_ref().is_some_and(Linear::supports_all);
         let program = needs_program.then(|| RegexProgram::new(&node, parsed.groups));
         Ok(Self { linear, program })
     }
 
-    /// Whether a match costs little more than a look at each byte of a text.
+    /// Whether a match costs one table lookup for each byte of an ASCII text.
     pub fn is_cheap(&self) -> bool {
         self.linear.as_ref().is_some_and(Linear::is_cheap)
     }
 
-    /// Whether `re.match(pattern, text)` finds one.
-    /// A match that has to track back spends steps of `budget`, and without them finds nothing.
+    /// Whether `re.match(pattern, text)` matches. Backtracking spends steps of `budget`; once they are
+    /// spent the result is false.
     pub fn is_match(&self, text: &str, budget: &StepBudget) -> bool {
         match (&self.linear, &self.program) {
-            (Some(linear), _) if linear.takes(text) => linear.is_match(text),
+            (Some(linear), _) if linear.supports(text) => linear.is_match(text),
             (_, Some(program)) => backtrack::is_match(program, text, budget),
             (Some(linear), None) => linear.is_match(text),
             (None, None) => false,

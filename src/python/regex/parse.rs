@@ -1,10 +1,7 @@
-//! Reads a pattern as Python 3.13's `re` does, errors included (compatibility.md 5.10).
+//! Parser of patterns, after Python 3.13's `re._parser` (compatibility.md 5.10).
 //!
-//! In: a pattern's text. Out: its items and the flags set at its start. Where Python's parser
-//! rewrites what it read in a way that a match can show (an alternation of single characters
-//! becomes a set), this one does the same.
-//! Invariant: what Python refuses is an error here; nesting is bounded, so no pattern can end the
-//! process.
+//! Rewrites of Python's parser that a match can observe are made here too, such as an alternation of single
+//! characters becoming a set. Nesting is limited, so that no pattern overflows the stack.
 use std::collections::{HashMap, HashSet};
 
 use crate::limits::PATTERN_DEPTH_MAX;
@@ -16,12 +13,12 @@ use crate::python::regex::syntax::{At, Greed, REPEAT_MAX, SetItem};
 use crate::python::regex::token::{RegexToken, Tokens};
 use crate::python::regex::{escape, width};
 
-/// A pattern as read.
+/// A parsed pattern.
 #[derive(Debug)]
 pub struct Parsed {
     pub items: Vec<SetItem>,
     pub flags: RegexFlags,
-    /// How many groups capture.
+    /// The number of groups, group 0 (the whole match) included.
     pub groups: u32,
 }
 
@@ -52,12 +49,12 @@ pub(super) struct RegexParser {
     pub tokens: Tokens,
     /// Flags set for the whole pattern.
     pub flags: RegexFlags,
-    /// Per group its width in characters once it is closed; group 0 is never closed.
+    /// The width in characters of each closed group. Group 0 is never closed.
     pub widths: Vec<Option<(u64, u64)>>,
     pub names: HashMap<String, u32>,
-    /// Inside a look-behind: how many groups there were before it.
+    /// Inside a lookbehind: the number of groups before it.
     pub look_behind_groups: Option<u32>,
-    /// Groups that conditionals name; they may come later in the pattern.
+    /// Groups that conditionals test. They may come later in the pattern.
     pub conditions: Vec<u32>,
 }
 
@@ -85,7 +82,7 @@ impl RegexParser {
         Ok(join(branches))
     }
 
-    /// What stands between two `|`. `verbose` is only asked for [`RegexFlags::VERBOSE`].
+    /// Parses one branch, up to `|` or `)`. Of `verbose` only [`RegexFlags::VERBOSE`] is read.
     pub fn sequence(
         &mut self,
         verbose: RegexFlags,
@@ -140,7 +137,7 @@ impl RegexParser {
         })
     }
 
-    /// A group that is referred to must exist and be closed.
+    /// A referenced group must exist and be closed.
     pub fn check_reference(&self, group: u32) -> Result<(), PatternError> {
         if group >= self.group_count() {
             return Err(PatternError::new("invalid group reference"));
@@ -165,7 +162,7 @@ impl RegexParser {
         }
     }
 
-    /// What follows `[`.
+    /// Parses a character set after its `[`.
     fn set(&mut self) -> Result<SetItem, PatternError> {
         const UNTERMINATED: PatternError = PatternError::new("unterminated character set");
         let negated = self.tokens.take_if('^')?;
@@ -219,7 +216,7 @@ impl RegexParser {
         }
     }
 
-    /// A quantifier: it takes the item before it as its body.
+    /// Parses a quantifier, whose body is the item before it.
     fn repeat(&mut self, char: char, items: &mut Vec<SetItem>) -> Result<(), PatternError> {
         let bounds = match char {
             '?' => Some((0, 1)),
@@ -247,12 +244,12 @@ impl RegexParser {
         Ok(())
     }
 
-    /// What follows `{`: bounds, or `None` where the brace is a literal.
+    /// Parses the bounds after `{`; `None` if the brace is a literal.
     fn braces(&mut self) -> Result<Option<(u32, u32)>, PatternError> {
         if self.tokens.peek() == Some(RegexToken::Char('}')) {
             return Ok(None);
         }
-        let here = self.tokens.position();
+        let start = self.tokens.position();
         let low = self.tokens.take_while(usize::MAX, char::is_ascii_digit)?;
         let high = if self.tokens.take_if(',')? {
             self.tokens.take_while(usize::MAX, char::is_ascii_digit)?
@@ -260,7 +257,7 @@ impl RegexParser {
             low.clone()
         };
         if !self.tokens.take_if('}')? {
-            self.tokens.seek(here)?;
+            self.tokens.seek(start)?;
             return Ok(None);
         }
         let number = |digits: &str, absent: u32| match digits {
@@ -283,7 +280,7 @@ impl RegexParser {
     }
 }
 
-/// A group that neither captures nor sets flags is its content.
+/// Replaces a group that neither captures nor sets flags by its content.
 fn unpack(item: SetItem) -> Vec<SetItem> {
     match item {
         SetItem::Group { index: None, add: RegexFlags(0), remove: RegexFlags(0), body } => body,
@@ -291,7 +288,7 @@ fn unpack(item: SetItem) -> Vec<SetItem> {
     }
 }
 
-/// Branches as one sequence: what all start with stands before, single characters become a set.
+/// Joins branches as Python does: a common prefix moves in front, single characters become one set.
 fn join(mut branches: Vec<Vec<SetItem>>) -> Vec<SetItem> {
     if branches.len() == 1 {
         return branches.pop().unwrap_or_default();
@@ -319,8 +316,7 @@ fn join(mut branches: Vec<Vec<SetItem>>) -> Vec<SetItem> {
     items
 }
 
-/// How many items all branches start with. Only items without a body are compared: those with one are
-/// never equal in Python.
+/// The length of the common prefix. Items with a body never compare equal in Python, so they end it.
 fn common_length(branches: &[Vec<SetItem>]) -> usize {
     let Some((first, others)) = branches.split_first() else { return 0 };
     let is_plain = |item: &SetItem| {

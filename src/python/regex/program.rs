@@ -1,14 +1,13 @@
-//! A pattern as instructions for the back-tracking matcher.
+//! Instructions of the backtracking matcher.
 //!
-//! In: a [`RegexNode`]. Out: a [`RegexProgram`]. Repetitions are not unrolled, so a program is about as long
-//! as its pattern. Invariant: every target is an instruction of the same program, and each part
-//! that is matched on its own (atomic, look-around) ends with `Done`.
+//! Repetitions are not unrolled, so the length of a program is proportional to that of its pattern. Every
+//! jump target is an instruction of the same program.
 use std::collections::HashMap;
 
 use crate::python::regex::set::Set;
 use crate::python::regex::syntax::{Fold, Greed, Position, RegexNode};
 
-/// Instructions, sets and how much state a match needs.
+/// Instructions, sets, and the number of loops and groups whose state a match stores.
 #[derive(Clone, Debug)]
 pub struct RegexProgram {
     pub instructions: Vec<Instruction>,
@@ -22,10 +21,10 @@ pub struct RegexProgram {
 pub enum Instruction {
     /// One character of a set.
     Set(usize),
-    Place(Position),
-    /// Stores the position: two marks a group.
-    Mark(usize),
-    /// Goes on with the next instruction, later with `other`.
+    Position(Position),
+    /// Stores the current offset in a slot: two slots for each group.
+    Save(usize),
+    /// Continues with the next instruction; backtracks to `other`.
     Try {
         other: usize,
     },
@@ -37,12 +36,12 @@ pub enum Instruction {
         max: u32,
         greed: Greed,
     },
-    /// Starts a loop whose body follows; its end is `until`.
+    /// Starts a loop, whose body follows and ends at `until`.
     LoopStart {
         index: usize,
         until: usize,
     },
-    /// Ends a loop's body: another round, or on.
+    /// Ends the body of a loop: starts another iteration or leaves the loop.
     LoopUntil {
         index: usize,
         body: usize,
@@ -50,13 +49,13 @@ pub enum Instruction {
         max: u32,
         lazy: bool,
     },
-    /// A loop that never gives back; its body ends with `Done`.
+    /// A loop without backtracking into it; its body ends with `Done`.
     LoopPossessive {
         body_end: usize,
         min: u32,
         max: u32,
     },
-    /// What follows up to `end` is matched on its own and never gives back.
+    /// Matches what follows up to `end` without backtracking into it.
     Atomic {
         end: usize,
     },
@@ -69,12 +68,12 @@ pub enum Instruction {
         group: usize,
         fold: Fold,
     },
-    /// Goes on with the next instruction if the group has matched, else with `no`.
+    /// Continues with the next instruction if the group has matched, else with `no`.
     Conditional {
         group: usize,
         no: usize,
     },
-    /// The end of the pattern, or of a part that is matched on its own.
+    /// Ends the pattern, or a part that is matched without backtracking into it.
     Done,
 }
 
@@ -125,17 +124,17 @@ impl<'n> Emitter<'n> {
                 let set = self.set_index(set);
                 self.push(Instruction::Set(set));
             }
-            RegexNode::Place(place) => {
-                self.push(Instruction::Place(*place));
+            RegexNode::Position(position) => {
+                self.push(Instruction::Position(*position));
             }
             RegexNode::Sequence(nodes) => nodes.iter().for_each(|node| self.emit(node)),
             RegexNode::Branch(nodes) => self.branch(nodes),
             RegexNode::Repeat { greed, min, max, body } => self.repeat(*greed, *min, *max, body),
             RegexNode::Group { index, body } => {
-                let mark = *index as usize * 2;
-                self.push(Instruction::Mark(mark));
+                let slot = *index as usize * 2;
+                self.push(Instruction::Save(slot));
                 self.emit(body);
-                self.push(Instruction::Mark(mark + 1));
+                self.push(Instruction::Save(slot + 1));
             }
             RegexNode::Atomic(body) => {
                 let start = self.push(Instruction::Done);
@@ -163,7 +162,7 @@ impl<'n> Emitter<'n> {
         }
     }
 
-    /// A part that is matched on its own; returns where the pattern goes on.
+    /// Emits a part that ends with `Done`; returns the index of the instruction after it.
     fn part(&mut self, body: &'n RegexNode) -> usize {
         self.emit(body);
         self.push(Instruction::Done);

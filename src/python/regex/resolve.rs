@@ -1,7 +1,4 @@
-//! Gives every flag its effect.
-//!
-//! In: items as read and the flags of the whole pattern. Out: one [`RegexNode`] whose sets and places
-//! are final. Invariant: flags of a group hold inside of it alone.
+//! Applies the flags: turns parsed items into a [`RegexNode`] whose character sets and positions are final.
 use crate::python::regex::flags::RegexFlags;
 use crate::python::regex::set::Set;
 use crate::python::regex::syntax::{At, Fold, Position, RegexNode, SetItem};
@@ -28,7 +25,7 @@ fn node(item: SetItem, flags: RegexFlags) -> RegexNode {
         SetItem::NotLiteral(code) => RegexNode::Set(Set::literal(code, true, flags)),
         SetItem::Any => RegexNode::Set(Set::any(flags)),
         SetItem::Set { negated, members } => RegexNode::Set(Set::of_members(&members, negated, flags)),
-        SetItem::At(at) => RegexNode::Place(place(at, flags)),
+        SetItem::At(at) => RegexNode::Position(position(at, flags)),
         SetItem::Branch(branches) => {
             RegexNode::Branch(branches.into_iter().map(|items| resolve(items, flags)).collect())
         }
@@ -45,7 +42,7 @@ fn node(item: SetItem, flags: RegexFlags) -> RegexNode {
         }
         SetItem::Atomic(body) => RegexNode::Atomic(boxed(body, flags)),
         SetItem::Look { behind, negated, body, width } => {
-            // The parser refuses a width that is over 32 bits.
+            // The parser rejects a width over 32 bits.
             let behind = behind.then(|| usize::try_from(width).unwrap_or(usize::MAX));
             RegexNode::Look { behind, negated, body: boxed(body, flags) }
         }
@@ -65,7 +62,7 @@ fn fold(flags: RegexFlags) -> Fold {
     }
 }
 
-fn place(at: At, flags: RegexFlags) -> Position {
+fn position(at: At, flags: RegexFlags) -> Position {
     let by_line = flags.has(RegexFlags::MULTI_LINE);
     let ascii = flags.has(RegexFlags::ASCII);
     match at {

@@ -1,8 +1,6 @@
-//! Sets of characters, and how Python's `re` folds their case.
+//! Character sets, with the case folding of Python's `re` applied when they are built.
 //!
-//! In: the members of `[...]`, a literal or a category, and the flags in force. Out: the final
-//! [`Set`], so that a matcher only looks a character up.
-//! Invariant: ranges are sorted and do not touch; lone surrogates are left out, as no text has one.
+//! Ranges are sorted and do not touch.
 use crate::python::regex::flags::RegexFlags;
 use crate::python::unicode;
 use crate::python::unicode::tables;
@@ -35,12 +33,12 @@ pub enum SetMember {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Set {
     ranges: Vec<(u32, u32)>,
-    /// The first 128 characters, for a quick answer.
+    /// Bit set of the first 128 characters.
     ascii: u128,
 }
 
 impl Set {
-    /// The set of these inclusive ranges, in any order.
+    /// Builds a set from inclusive ranges in any order.
     pub fn from_ranges(mut ranges: Vec<(u32, u32)>) -> Self {
         ranges.sort_unstable();
         let mut merged: Vec<(u32, u32)> = Vec::with_capacity(ranges.len());
@@ -108,7 +106,7 @@ impl Set {
         case.before_lowering(&Self::from_ranges(codes)).negate_if(negated)
     }
 
-    /// `[...]`, `\d` and the like.
+    /// `[...]`, `\d`, `\s` and `\w`.
     pub fn of_members(members: &[SetMember], negated: bool, flags: RegexFlags) -> Self {
         let case = Case::of(flags);
         let mut ranges = Vec::new();
@@ -117,8 +115,7 @@ impl Set {
             match *member {
                 SetMember::Literal(code) => {
                     let low = case.lower(code);
-                    // Python keeps a literal beyond the BMP as it is: an upper-case one in a set
-                    // never equals a lowered character.
+                    // Python does not lower literals beyond the BMP, so an upper-case one never matches.
                     let kept = if low > 0xFFFF { code } else { low };
                     ranges.push((kept, kept));
                     ranges.extend(case.extra(low).map(|other| (other, other)));
@@ -154,7 +151,7 @@ impl Set {
     }
 }
 
-/// How case is treated under some flags.
+/// How flags make case count.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Case {
     Kept,
@@ -192,7 +189,7 @@ impl Case {
         }
     }
 
-    /// Other lower-case characters that Python takes to equal `low`.
+    /// Other lower-case characters that Python treats as equal to `low`.
     fn extra(self, low: u32) -> impl Iterator<Item = u32> {
         let (pairs, _) = tables::CASE_FIX.as_chunks::<2>();
         pairs.iter().filter(move |[from, _]| self == Self::Unicode && *from == low).map(|[_, to]| *to)
@@ -208,7 +205,7 @@ impl Case {
         }
     }
 
-    /// Adds the lower-case forms of a range, and the characters that Python takes to equal them.
+    /// Adds the lower-case forms of a range, and the characters that Python treats as equal.
     fn fold_range(self, first: u32, last: u32, ranges: &mut Vec<(u32, u32)>) {
         if !self.folds() {
             ranges.push((first, last));

@@ -1,15 +1,11 @@
-//! A pattern in the two forms it has on its way to a matcher.
-//!
-//! [`SetItem`] is what the parser read, flags unresolved, as Python's parser leaves it. [`RegexNode`] is
-//! what both matchers take: every set is final, every flag has had its effect.
-//! Invariant: neither form holds anything that Python would refuse.
+//! Syntax trees of a pattern: [`SetItem`] as parsed, [`RegexNode`] with the flags applied.
 use crate::python::regex::flags::RegexFlags;
 use crate::python::regex::set::{Set, SetMember};
 
-/// "No upper bound" of a repetition, and the first number that Python refuses as one.
+/// "No upper bound" of a repetition; the least number that Python rejects as a bound.
 pub const REPEAT_MAX: u32 = u32::MAX;
 
-/// A place rather than a character.
+/// A zero-width position, before flags are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     /// `^`.
@@ -33,10 +29,10 @@ pub enum Greed {
     Possessive,
 }
 
-/// A pattern as read.
+/// An item as parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SetItem {
-    /// A code point; a lone surrogate is one that no text has.
+    /// A code point, which may be a lone surrogate.
     Literal(u32),
     NotLiteral(u32),
     Any,
@@ -74,11 +70,11 @@ pub enum SetItem {
     Failure,
 }
 
-/// A pattern without flags.
+/// A node with its flags applied.
 #[derive(Clone, Debug)]
 pub enum RegexNode {
     Set(Set),
-    Place(Position),
+    Position(Position),
     Sequence(Vec<RegexNode>),
     Branch(Vec<RegexNode>),
     Repeat {
@@ -92,7 +88,7 @@ pub enum RegexNode {
         body: Box<RegexNode>,
     },
     Atomic(Box<RegexNode>),
-    /// `width` in characters, for a look-behind.
+    /// `behind`: the width in characters of a lookbehind.
     Look {
         behind: Option<usize>,
         negated: bool,
@@ -109,7 +105,7 @@ pub enum RegexNode {
     },
 }
 
-/// How characters are compared with those of a group.
+/// How a backreference compares characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fold {
     Exact,
@@ -117,7 +113,7 @@ pub enum Fold {
     Unicode,
 }
 
-/// A place, its flags resolved.
+/// A zero-width position with its flags applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
     TextBegin,

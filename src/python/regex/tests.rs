@@ -12,7 +12,7 @@ fn matches(pattern: &str, text: &str) -> bool {
 }
 
 #[test]
-fn it_is_anchored_at_the_start_and_free_at_the_end() {
+fn matches_at_the_start_only() {
     assert!(matches(r"\bfoo\b", "foo bar"));
     assert!(!matches("b", "abc"));
     assert!(!matches("foo|bar", "zbar"));
@@ -20,7 +20,7 @@ fn it_is_anchored_at_the_start_and_free_at_the_end() {
 }
 
 #[test]
-fn a_dollar_stands_before_a_last_line_feed_too() {
+fn dollar_matches_before_a_final_line_feed() {
     assert!(matches("abc$", "abc\n"));
     assert!(matches("abc$\\n", "abc\n"));
     assert!(!matches("abc$", "abc\n\n"));
@@ -28,7 +28,7 @@ fn a_dollar_stands_before_a_last_line_feed_too() {
 }
 
 #[test]
-fn groups_can_be_referred_to() {
+fn matches_backreferences_and_conditionals() {
     assert!(matches(r"(a)\1", "aa"));
     assert!(matches(r"(?P<n>ab)(?P=n)$", "abab"));
     assert!(!matches(r"(a|b)\1$", "ab"));
@@ -37,14 +37,14 @@ fn groups_can_be_referred_to() {
 }
 
 #[test]
-fn sets_have_no_operators() {
+fn sets_have_no_set_operators() {
     assert!(matches("[a&&b]$", "&"));
     assert!(matches("[[:alpha:]]", "[]"));
     assert!(matches("[a~~b]", "~"));
 }
 
 #[test]
-fn case_is_ignored_as_python_does() {
+fn ignores_case_as_python_does() {
     assert!(matches("(?i)ſ$", "S"));
     assert!(matches("(?i)[σ]$", "ς"));
     assert!(!matches("(?i)ß$", "ss"));
@@ -52,8 +52,8 @@ fn case_is_ignored_as_python_does() {
 }
 
 #[test]
-fn what_python_refuses_is_refused() {
-    let refused = [
+fn rejects_what_python_rejects() {
+    let rejected = [
         "[",
         "(",
         ")",
@@ -84,13 +84,13 @@ fn what_python_refuses_is_refused() {
         "(?P<1>a)",
         "(?i-i:a)",
     ];
-    for pattern in refused {
+    for pattern in rejected {
         assert!(compile(pattern).is_err(), "{pattern}");
     }
 }
 
 #[test]
-fn no_pattern_ends_the_process() {
+fn deep_nesting_does_not_overflow_the_stack() {
     for opener in ["(", "(?:", "(?=", "(?<=", "(?>", "(?(1)", "(?i:", "a|("] {
         assert!(compile(&opener.repeat(4000)).is_err(), "{opener}");
         let deepest = opener.repeat(200);
@@ -103,7 +103,7 @@ fn no_pattern_ends_the_process() {
 }
 
 #[test]
-fn a_match_takes_a_bounded_number_of_steps() {
+fn a_match_is_limited_in_steps() {
     let text = format!("{}b", "a".repeat(1999));
     let patterns = [
         "(a+)+$",
@@ -115,23 +115,23 @@ fn a_match_takes_a_bounded_number_of_steps() {
         "(?:(?:)*+)++$",
     ];
     for pattern in patterns {
-        let pattern = compile(pattern).expect("Python takes it");
-        // Without the bound this would take longer than the universe is old.
+        let pattern = compile(pattern).expect("valid in Python");
+        // Exponential without the limit.
         pattern.is_match(&text, &RequestBudget::default().patterns);
     }
 }
 
 #[test]
-fn a_document_full_of_large_patterns_is_cheap_and_answers_the_same() {
-    // Each would take megabytes, or is built for a tenth of a second and thrown away.
+fn patterns_beyond_the_automata_budget_still_match() {
+    // Each automaton would take megabytes, or a tenth of a second to build before it is discarded.
     let mut budget = AutomataBudget::default();
     let patterns: Vec<Pattern> = (0..2000)
         .map(|number| {
             let text = format!(r"\w{{1,{}}}x{number}", 20 + number % 200);
-            Pattern::compile(&text, &mut budget).expect("Python takes it")
+            Pattern::compile(&text, &mut budget).expect("valid in Python")
         })
         .collect();
-    assert_eq!(budget.bytes, 0, "the bound was met");
+    assert_eq!(budget.bytes, 0, "the budget is spent");
     assert!(patterns.last().is_some_and(|pattern| pattern.linear.is_none()), "the last have no automaton");
     for (number, pattern) in patterns.iter().enumerate().step_by(97) {
         assert!(pattern.is_match(&format!("éax{number}"), &RequestBudget::default().patterns), "{number}");
@@ -139,9 +139,9 @@ fn a_document_full_of_large_patterns_is_cheap_and_answers_the_same() {
     }
 }
 
-/// Each shape had a step whose time was quadratic in the pattern, or a table walk for each character.
+/// Each pattern once had a step that was quadratic in its length, or walked a case table per character.
 #[test]
-fn patterns_of_the_greatest_length_compile() {
+fn patterns_of_maximum_length_compile() {
     let ideographs = |count: u32| (0x4e00..0x4e00 + count).filter_map(char::from_u32).collect::<String>();
     let patterns = [
         "()".repeat(9_900),
@@ -154,7 +154,7 @@ fn patterns_of_the_greatest_length_compile() {
         format!("{}{}", "(()()()()()()()()()()()()()()()()".repeat(240), ")".repeat(240)),
     ];
     for pattern in patterns {
-        let parsed = super::parse::parse(&pattern).expect("Python takes it");
+        let parsed = super::parse::parse(&pattern).expect("valid in Python");
         let node = super::resolve::resolve(parsed.items, parsed.flags);
         super::program::RegexProgram::new(&node, parsed.groups);
     }

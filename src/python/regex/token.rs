@@ -1,7 +1,7 @@
-//! The characters of a pattern, an escaped one together with its backslash.
+//! Lexer of patterns: characters, and backslashes with the character they escape.
 //!
-//! In: a pattern's text. Out: its tokens, one looked at in advance, as Python's tokenizer has it.
-//! Invariant: a lone backslash at the end is an error as soon as it is looked at.
+//! One token of lookahead, as in Python's tokenizer: a backslash at the end is an error as soon as it becomes
+//! the next token.
 use crate::python::regex::error::PatternError;
 
 /// A character, or a backslash and one.
@@ -51,14 +51,14 @@ impl Tokens {
         self.next
     }
 
-    /// The next token, taken.
+    /// Consumes the next token.
     pub fn take(&mut self) -> Result<Option<RegexToken>, PatternError> {
         let token = self.next;
         self.advance()?;
         Ok(token)
     }
 
-    /// The next token as a plain character, taken; `None` at the end, an escape is an error.
+    /// Consumes the next token, which must be a plain character.
     pub fn take_char(&mut self, error: &'static str) -> Result<char, PatternError> {
         match self.take()? {
             Some(RegexToken::Char(char)) => Ok(char),
@@ -66,7 +66,7 @@ impl Tokens {
         }
     }
 
-    /// Takes the next token if it is this character.
+    /// Consumes the next token if it is this character.
     pub fn take_if(&mut self, char: char) -> Result<bool, PatternError> {
         let found = self.next == Some(RegexToken::Char(char));
         if found {
@@ -75,7 +75,7 @@ impl Tokens {
         Ok(found)
     }
 
-    /// Takes up to `most` characters that are accepted.
+    /// Consumes up to `most` characters that `accept` returns true for.
     pub fn take_while(&mut self, most: usize, accept: fn(&char) -> bool) -> Result<String, PatternError> {
         let mut taken = String::new();
         while taken.len() < most {
@@ -88,7 +88,7 @@ impl Tokens {
         Ok(taken)
     }
 
-    /// Takes a name and the character that ends it.
+    /// Consumes a name and the character `end` after it.
     pub fn take_until(&mut self, end: char) -> Result<String, PatternError> {
         let mut name = String::new();
         loop {
@@ -102,7 +102,7 @@ impl Tokens {
         if name.is_empty() { Err(PatternError::new("missing name")) } else { Ok(name) }
     }
 
-    /// Where the next token starts, for [`Self::seek`].
+    /// The start of the next token, for [`Self::seek`].
     pub fn position(&self) -> usize {
         self.index - Self::width(self.next)
     }

@@ -1,7 +1,5 @@
-//! How many characters a part of a pattern takes, at least and at most: a look-behind needs to know.
-//!
-//! In: items, and the widths of the groups they may refer to. Out: both bounds, saturated as
-//! Python saturates them. Invariant: no recursion beyond the parser's own depth.
+//! The least and greatest number of characters that part of a pattern matches. A lookbehind requires them to
+//! be equal. Bounds saturate as in Python.
 use crate::python::regex::syntax::{REPEAT_MAX, SetItem};
 
 /// Python's `MAXWIDTH` is 2^64; one less behaves alike, as no text is that long.
