@@ -177,8 +177,8 @@ fn sent_traits(identity: Option<&Identity<'_>>) -> Vec<SentTrait> {
         .collect()
 }
 
-/// `evaluated`: the result of the evaluation, if it evaluated the segment as a whole. Only the evaluation can
-/// tell which reads of a flag ended in a cycle.
+/// `evaluated`: the result of the evaluation, if it evaluated the segment as a whole. Only the evaluation
+/// records which reads of a flag ended in a cycle.
 fn segment_report(
     segment: &Segment<'_>,
     evaluated: Option<bool>,

@@ -88,7 +88,7 @@ fn reading_flags(segments: &[(&str, &[(u32, &str)])]) -> Explanation {
     explain(environment.program(), &environment.document().plain, None, None).expect("an explanation")
 }
 
-/// `s1` reads `c`, which reads the cyclic `b`. While `a` is resolved that is no match; when `s1` itself is
+/// `s1` reads `c`, which reads the cyclic `b`. While `a` is resolved that does not match; when `s1` itself is
 /// evaluated, `c` is resolved (compatibility.md 5.12).
 #[test]
 fn notes_that_a_flag_kept_an_earlier_result() {

@@ -170,7 +170,7 @@ impl<'d> PyText<'d> {
 
 impl PartialEq for PyText<'_> {
     fn eq(&self, other: &Self) -> bool {
-        // Equal texts have U+FFFD at the same offsets; the code points tell lone surrogates from it.
+        // In equal texts U+FFFD is at the same offsets; it may be itself or replace a lone surrogate.
         self.text == other.text
             && (self.lone_surrogates.is_empty() && other.lone_surrogates.is_empty()
                 || self.code_points().eq(other.code_points()))

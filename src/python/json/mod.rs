@@ -36,8 +36,8 @@ pub fn loads_text(text: &str, depth_max: usize) -> Result<JsonDocument<'_>, Json
 /// Reads a prefix of a body. Containers that the prefix leaves open are closed.
 ///
 /// # Errors
-/// What Python raises whatever follows the prefix, as [`JsonError`]; also `Unreadable` if the prefix ends
-/// within a character of UTF-16 or UTF-32.
+/// The exception that Python raises for every body with this prefix, as [`JsonError`]; also `Unreadable` if
+/// the prefix ends within a character of UTF-16 or UTF-32.
 pub fn loads_prefix(bytes: &[u8]) -> Result<JsonDocument<'_>, JsonError> {
     // The longest token or escape that the end of the prefix may have truncated.
     const TOKEN_BYTES_MAX: usize = 12;

@@ -1,8 +1,8 @@
 //! The backtracking matcher, for patterns that `linear` does not support.
 //!
-//! Alternatives are tried in the order of Python's `re`, so that groups capture the same text. A match spends
-//! at most [`PATTERN_STEPS_MAX`] steps and then counts as no match, which also bounds its memory. Recursion is
-//! as deep as lookaround and atomic groups are nested.
+//! Alternatives are tried in the order of Python's `re`, so that groups capture the same text. A match
+//! spends at most [`PATTERN_STEPS_MAX`] steps and then counts as no match, which also bounds its memory.
+//! Recursion is as deep as lookaround and atomic groups are nested.
 use crate::limits::PATTERN_STEPS_MAX;
 use crate::python::regex::program::{Instruction, RegexProgram};
 use crate::python::regex::syntax::{Fold, Greed, Position, REPEAT_MAX};
