@@ -242,14 +242,6 @@ pub const ROUND_TIME_MAX: Duration = Duration::from_secs(10);
 /// Divisions of refused uploads of one environment in a round. Beyond: what is refused is lost and counted.
 /// One bad row in a full upload takes 14.
 pub const DIVISIONS_MAX: u32 = 128;
-/// Refusals in a round in which nothing was accepted. Beyond: no upload is divided, since the fault
-/// is not that of a row.
-pub const REFUSALS_MAX: u32 = 64;
-/// Environments whose upload did not reach upstream in a round. Beyond: the others wait for the next.
-pub const UNREACHED_MAX: usize = 3;
-/// Answers of 500 to one upload, in rounds in which others were accepted. Then it is divided, and a
-/// single row is lost and counted.
-pub const FAULTS_MAX: u32 = 3;
 /// An event stream silent for this long is given up; upstream sends a comment every 15 s.
 pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// An event stream that lived this long did not fail when it ended.
@@ -273,8 +265,6 @@ pub const EVENT_RETRY_MAX: Duration = Duration::from_secs(5);
 pub const EVENT_PATIENCE: Duration = Duration::from_secs(120);
 /// Longest wait for documents to reach the disk when the process ends.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often a document that could not be written to disk is tried again.
-pub const STORE_RETRY: Duration = Duration::from_secs(10);
 /// A half-written file of this age belongs to a process that is gone.
 pub const STORE_LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 /// How often the configuration file is looked at.

@@ -199,7 +199,7 @@ fn the_last_good_document_is_explained_while_upstream_is_down() {
     bytes.pop();
     std::fs::write(&kept[0], bytes).expect("writable");
     let printed = explain(&scratch, &config, &args);
-    assert!(printed.code == Some(1) && printed.err.contains("checksum is wrong"), "{}", printed.err);
+    assert!(printed.code == Some(1) && printed.err.contains("checksum mismatch"), "{}", printed.err);
 }
 
 #[test]

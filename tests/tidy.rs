@@ -142,8 +142,7 @@ const PARENT_IMPORTS: &[(&str, usize)] = &[
 ];
 
 /// Groups of sibling modules that import each other in a cycle: the parent, and the members of the cycle.
-const SIBLING_CYCLES: &[(&str, &[&str])] =
-    &[("analytics", &["outbox", "upload"]), ("reactor", &["accept", "batch", "connection", "worker"])];
+const SIBLING_CYCLES: &[(&str, &[&str])] = &[("reactor", &["accept", "batch", "connection", "worker"])];
 
 /// Type names that are defined more than once: in `engine::document` as read, in `engine::program` as
 /// compiled.

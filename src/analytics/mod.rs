@@ -1,4 +1,4 @@
-//! Counts on their way to the API: the outbox that batches them.
+//! Upload of counts to the API: evaluations that SDKs report, and usage.
+pub mod batch;
 pub mod outbox;
-pub mod parcel;
 pub mod upload;

@@ -1,105 +1,102 @@
-//! Counts going up: evaluations that SDKs reported, and usage for upstream's books.
+//! The outbox: packs counts into batches, and stores them until upstream has accepted them.
 //!
-//! An outbox packs counts into parcels and holds them until upstream has accepted them. While a parcel
-//! of an environment, label and version waits no more are packed for these, and what waits for an
-//! environment is bounded in bytes, in memory and in `cache_dir`; meanwhile its counts add up, bounded, in
-//! `counts`. What is lost is counted and logged.
+//! While a batch of an environment, label and version is pending, no further batch is packed for these: their
+//! counts accumulate in [`Counts`], which is bounded. The pending batches of an environment are bounded in
+//! bytes, in memory and in `cache_dir`. Lost counts are counted and logged.
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-use crate::analytics::parcel::{Parcel, pack_evaluations, pack_usage, path_of};
-use crate::analytics::upload::{Posted, Waiting};
+use crate::analytics::batch::{ReportKind, UploadBatch, pack_evaluations, pack_usage, path_of};
+use crate::analytics::upload::{PendingBatch, RoundResult};
 use crate::counts::{Counts, Labels};
 use crate::limits;
 use crate::schedule::{Retry, Schedule, jitter};
-use crate::storage::{Kept, Store};
+use crate::storage::{StorageError, Store, StoredDocument};
 use crate::upstream::PollErrorKind;
 use crate::validators::Validators;
 
-/// What is reported. Each kind has its own outbox and interval.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReportKind {
-    Analytics,
-    Usage,
+/// Why saved batches cannot be loaded.
+#[derive(Debug)]
+pub enum OutboxError {
+    Storage(StorageError),
+    /// The file is intact, but its content is not a list of batches.
+    Json(serde_json::Error),
 }
 
-impl ReportKind {
-    /// For the log.
-    pub fn name(self) -> &'static str {
+impl fmt::Display for OutboxError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ReportKind::Analytics => "analytics",
-            ReportKind::Usage => "usage",
-        }
-    }
-
-    /// The name under which parcels are kept. No client-side key has a slash.
-    fn kept_as(self) -> &'static str {
-        match self {
-            ReportKind::Analytics => "analytics/flags/",
-            ReportKind::Usage => "proxy/usage/",
+            Self::Storage(error) => error.fmt(f),
+            Self::Json(error) => write!(f, "invalid pending counts: {error}"),
         }
     }
 }
 
-/// The parcels that an earlier process kept on disk.
+impl std::error::Error for OutboxError {}
+
+/// Loads the batches that an earlier process saved.
 ///
 /// # Errors
-/// The file cannot be used; one line that says why.
-pub fn load(kind: ReportKind, store: &Store) -> Result<Vec<Parcel>, String> {
-    let Some(kept) = store.load(kind.kept_as())? else { return Ok(Vec::new()) };
-    serde_json::from_slice(&kept.document)
-        .map_err(|error| format!("pending counts are not readable: {error}"))
+/// The file is damaged.
+pub fn load(kind: ReportKind, store: &Store) -> Result<Vec<UploadBatch>, OutboxError> {
+    let Some(saved) = store.load(kind.storage_name()).map_err(OutboxError::Storage)? else {
+        return Ok(Vec::new());
+    };
+    serde_json::from_slice(&saved.document).map_err(OutboxError::Json)
 }
 
-/// What waits to be reported, of one kind.
+/// The pending batches of one kind.
 #[derive(Debug)]
 pub struct Outbox {
     kind: ReportKind,
     schedule: Schedule,
-    waiting: Vec<Waiting>,
-    /// Being sent now; also here, so that a process that ends meanwhile can keep them.
-    in_flight: Vec<Waiting>,
+    pending: Vec<PendingBatch>,
+    /// Being uploaded. Stored here too, so that they can be saved if the process exits meanwhile.
+    in_flight: Vec<PendingBatch>,
     failure: Option<PollErrorKind>,
     is_on_disk: bool,
 }
 
 impl Outbox {
-    /// With the parcels that were kept on disk ([`load`]).
-    pub fn new(kind: ReportKind, interval: Duration, parcels: Vec<Parcel>, now: Instant) -> Self {
+    /// An outbox with the batches that were saved on disk ([`load`]).
+    pub fn new(kind: ReportKind, interval: Duration, batches: Vec<UploadBatch>, now: Instant) -> Self {
         let mut schedule = Schedule::new(interval, now);
-        if parcels.is_empty() {
+        if batches.is_empty() {
             schedule.succeeded(now, now, jitter());
         }
-        let (is_on_disk, in_flight) = (!parcels.is_empty(), Vec::new());
-        let waiting = parcels.into_iter().map(Waiting::new).collect();
-        Self { kind, schedule, waiting, in_flight, failure: None, is_on_disk }
+        let (is_on_disk, in_flight) = (!batches.is_empty(), Vec::new());
+        let pending = batches.into_iter().map(PendingBatch::new).collect();
+        Self { kind, schedule, pending, in_flight, failure: None, is_on_disk }
     }
 
     pub fn set_interval(&mut self, interval: Duration, now: Instant) {
         self.schedule.set_interval(interval, now);
     }
 
+    /// When the next round is due; `None` while one is in progress.
     pub fn due(&self) -> Option<Instant> {
         self.in_flight.is_empty().then(|| self.schedule.due())
     }
 
-    /// How many counts wait in parcels.
+    /// The number of counts in pending batches.
     pub fn count(&self) -> u64 {
-        self.waiting.iter().chain(&self.in_flight).map(|waiting| waiting.parcel.count).sum()
+        self.pending.iter().chain(&self.in_flight).map(|waiting| waiting.batch.count).sum()
     }
 
-    /// Packs what may be packed of `counts` and hands all that waits to be sent. `None` if there is
-    /// nothing, or it is not yet time.
-    pub fn send(&mut self, counts: &mut Counts, now: Instant) -> Option<Vec<Waiting>> {
+    /// Starts a round: packs `counts`, and returns the batches to upload. `None` if there are none, or if no
+    /// round is due. Call [`finish_round`](Self::finish_round) or [`cancel_round`](Self::cancel_round)
+    /// afterwards.
+    pub fn start_round(&mut self, counts: &mut Counts, now: Instant) -> Option<Vec<PendingBatch>> {
         if self.due().is_none_or(|due| due > now) {
             return None;
         }
         self.pack(counts, false);
-        let is_due = |waiting: &mut Waiting| waiting.retry_at.is_none_or(|at| at <= now);
-        self.in_flight = self.waiting.extract_if(.., is_due).collect();
+        let is_due = |waiting: &mut PendingBatch| waiting.retry_at.is_none_or(|at| at <= now);
+        self.in_flight = self.pending.extract_if(.., is_due).collect();
         if self.in_flight.is_empty() {
             self.schedule.succeeded(now, now, jitter());
             return None;
@@ -107,58 +104,58 @@ impl Outbox {
         Some(self.in_flight.clone())
     }
 
-    /// Packs everything, as a process that ends does. Parcels that are still in flight are kept and not
-    /// sent again: the next process sends them with the same keys.
-    pub fn send_last(&mut self, counts: &mut Counts) -> Vec<Waiting> {
+    /// Starts the last round before the process exits: packs all counts, and returns all pending batches.
+    /// Batches in flight are not uploaded again: the next process uploads them with the same keys.
+    pub fn start_last_round(&mut self, counts: &mut Counts) -> Vec<PendingBatch> {
         self.pack(counts, true);
-        std::mem::take(&mut self.waiting)
+        std::mem::take(&mut self.pending)
     }
 
-    /// The task that was to send them could not be started.
-    pub fn not_sent(&mut self, now: Instant) {
-        self.waiting.append(&mut self.in_flight);
+    /// Cancels a round whose task could not be started.
+    pub fn cancel_round(&mut self, now: Instant) {
+        self.pending.append(&mut self.in_flight);
         self.schedule.failed(now, Retry::Held(limits::RETRY_AFTER_HELD_MAX), None, jitter());
     }
 
     fn pack(&mut self, counts: &mut Counts, is_last: bool) {
         match self.kind {
             ReportKind::Analytics => self.pack_analytics(counts, is_last),
-            ReportKind::Usage if is_last || self.waiting.is_empty() => {
+            ReportKind::Usage if is_last || self.pending.is_empty() => {
                 let rows = std::mem::take(&mut counts.usage).into_iter().collect();
-                self.waiting.extend(pack_usage(rows).into_iter().map(Waiting::new));
+                self.pending.extend(pack_usage(rows).into_iter().map(PendingBatch::new));
             }
             ReportKind::Usage => {}
         }
     }
 
     fn pack_analytics(&mut self, counts: &mut Counts, is_last: bool) {
-        let mut waiting_bytes: HashMap<String, usize> = HashMap::new();
-        for waiting in self.waiting.iter().chain(&self.in_flight) {
-            let sum = waiting_bytes.entry(waiting.parcel.client_side_key.clone()).or_default();
-            *sum += waiting.parcel.body.len();
+        let mut pending_bytes: HashMap<String, usize> = HashMap::new();
+        for waiting in self.pending.iter().chain(&self.in_flight) {
+            let sum = pending_bytes.entry(waiting.batch.client_side_key.clone()).or_default();
+            *sum += waiting.batch.body.len();
         }
         let taken: HashSet<(&str, &Labels, &str)> = self
-            .waiting
+            .pending
             .iter()
-            .map(|Waiting { parcel, .. }| (&*parcel.client_side_key, &parcel.labels, &*parcel.path))
+            .map(|PendingBatch { batch, .. }| (&*batch.client_side_key, &batch.labels, &*batch.path))
             .collect();
         let is_free = |key: &str, labels: &Labels, is_detailed: bool| {
             is_last || !taken.contains(&(key, labels, path_of(is_detailed)))
         };
         let mut packed = Vec::new();
         for group in counts.evaluations.take(is_free) {
-            let (parcels, rest) = pack_evaluations(&group);
-            let bytes: usize = parcels.iter().map(|parcel| parcel.body.len()).sum();
-            packed.push((bytes, parcels, rest, group));
+            let (batches, rest) = pack_evaluations(&group);
+            let bytes: usize = batches.iter().map(|batch| batch.body.len()).sum();
+            packed.push((bytes, batches, rest, group));
         }
-        // What does not fit is of the largest groups.
+        // If not all groups fit, the largest ones are not packed.
         packed.sort_by_key(|(bytes, ..)| *bytes);
         let bytes_max = limits::OUTBOX_ENVIRONMENT_BYTES_MAX * if is_last { 2 } else { 1 };
-        for (bytes, parcels, rest, mut group) in packed {
-            let sum = waiting_bytes.entry(group.client_side_key.to_string()).or_default();
+        for (bytes, batches, rest, mut group) in packed {
+            let sum = pending_bytes.entry(group.client_side_key.to_string()).or_default();
             if *sum + bytes <= bytes_max {
                 *sum += bytes;
-                self.waiting.extend(parcels.into_iter().map(Waiting::new));
+                self.pending.extend(batches.into_iter().map(PendingBatch::new));
                 group.rows = rest;
             }
             if is_last {
@@ -169,12 +166,12 @@ impl Outbox {
         }
     }
 
-    /// Takes back what was not accepted. True if the failure is a new one or is over.
-    pub fn posted(&mut self, posted: &mut Posted, now: Instant) -> bool {
+    /// Finishes a round. Returns true if the kind of failure has changed since the previous round.
+    pub fn finish_round(&mut self, posted: &mut RoundResult, now: Instant) -> bool {
         self.in_flight.clear();
-        self.waiting.append(&mut posted.kept);
+        self.pending.append(&mut posted.kept);
         match &posted.failure {
-            // Upstream works where it took others: what failed does not slow these down.
+            // If upstream has accepted other batches, a failure does not delay the next round.
             Some(failure) if !posted.is_any_accepted => {
                 let retry = Retry::Held(limits::RETRY_AFTER_HELD_MAX);
                 self.schedule.failed(now, retry, failure.retry_after, jitter());
@@ -185,26 +182,28 @@ impl Outbox {
         std::mem::replace(&mut self.failure, kind) != kind
     }
 
-    /// At the end of the process: takes back what was not accepted, and what is still in flight.
-    pub fn posted_last(&mut self, posted: &mut Posted) {
-        self.waiting.append(&mut posted.kept);
-        self.waiting.append(&mut self.in_flight);
+    /// Finishes the last round: what was not accepted or is still in flight becomes pending.
+    pub fn finish_last_round(&mut self, posted: &mut RoundResult) {
+        self.pending.append(&mut posted.kept);
+        self.pending.append(&mut self.in_flight);
     }
 
-    /// Brings the disk to what is in memory: after each try, and at the end.
-    pub fn keep(&mut self, store: Option<&Store>) {
+    /// Saves the pending batches on disk. Call this after each round.
+    pub fn save(&mut self, store: Option<&Store>) {
         let Some(store) = store else { return };
-        if self.waiting.is_empty() {
+        if self.pending.is_empty() {
             if std::mem::take(&mut self.is_on_disk) {
-                store.remove(self.kind.kept_as());
+                store.remove(self.kind.storage_name());
             }
             return;
         }
-        let parcels: Vec<&Parcel> = self.waiting.iter().map(|waiting| Arc::as_ref(&waiting.parcel)).collect();
-        let Ok(document) = serde_json::to_vec(&parcels) else { return };
+        let batches: Vec<&UploadBatch> =
+            self.pending.iter().map(|waiting| Arc::as_ref(&waiting.batch)).collect();
+        let Ok(document) = serde_json::to_vec(&batches) else { return };
         let digest = Sha256::digest(&document).into();
         let validators = Validators::default();
-        store.keep(self.kind.kept_as(), Kept { document, validators, digest, saved_at: SystemTime::now() });
+        let saved_at = SystemTime::now();
+        store.save(self.kind.storage_name(), StoredDocument { document, validators, digest, saved_at });
         self.is_on_disk = true;
     }
 }
@@ -219,7 +218,7 @@ mod tests {
         Labels { application_name: name.into(), ..Labels::default() }
     }
 
-    /// An identifier makes it version 2; an empty one is left out.
+    /// With an identifier the evaluation is of version 2; an empty identifier is omitted.
     fn count(
         counts: &mut Counts,
         key: &str,
@@ -245,23 +244,23 @@ mod tests {
         (outbox, now + Duration::from_secs(20))
     }
 
-    fn failed(kept: Vec<Waiting>) -> Posted {
+    fn failed(kept: Vec<PendingBatch>) -> RoundResult {
         let failure = Some(PollError::new(PollErrorKind::Status(503), "x"));
-        Posted { kept, failure, ..Posted::new(ReportKind::Analytics) }
+        RoundResult { kept, failure, ..RoundResult::new(ReportKind::Analytics) }
     }
 
-    fn shown(waiting: &[Waiting]) -> Vec<String> {
-        let show = |p: &Parcel| {
+    fn shown(waiting: &[PendingBatch]) -> Vec<String> {
+        let show = |p: &UploadBatch| {
             let name = &p.labels.application_name;
             format!("{} {} {name} {} {}", p.path, p.client_side_key, p.count, p.body)
         };
-        let mut shown: Vec<String> = waiting.iter().map(|waiting| show(&waiting.parcel)).collect();
+        let mut shown: Vec<String> = waiting.iter().map(|waiting| show(&waiting.batch)).collect();
         shown.sort();
         shown
     }
 
     #[test]
-    fn environments_labels_and_versions_travel_apart() {
+    fn packs_environments_labels_and_versions_separately() {
         let (mut outbox, later) = outbox(ReportKind::Analytics);
         let mut counts = Counts::default();
         count(&mut counts, "a", "f", "", None, 2);
@@ -270,8 +269,11 @@ mod tests {
         count(&mut counts, "a", "f", "", Some("i"), 5);
         count(&mut counts, "a", "f", "", Some(""), 6);
         count(&mut counts, "b", "f", "", None, 7);
-        assert!(outbox.send(&mut counts, later - Duration::from_secs(20)).is_none(), "before its time");
-        let waiting = outbox.send(&mut counts, later).unwrap();
+        assert!(
+            outbox.start_round(&mut counts, later - Duration::from_secs(20)).is_none(),
+            "before its time"
+        );
+        let waiting = outbox.start_round(&mut counts, later).unwrap();
         assert_eq!(
             shown(&waiting),
             [
@@ -282,55 +284,55 @@ mod tests {
             ]
         );
         assert!(counts.is_empty());
-        assert_eq!(outbox.count(), 27, "they are counted while they are sent");
+        assert_eq!(outbox.count(), 27, "batches in flight are counted");
     }
 
     #[test]
-    fn while_a_parcel_waits_its_label_packs_no_more_and_others_do() {
+    fn packs_nothing_for_a_label_with_a_pending_batch() {
         let (mut outbox, later) = outbox(ReportKind::Analytics);
         let mut counts = Counts::default();
         count(&mut counts, "a", "f", "", None, 1);
-        let first = outbox.send(&mut counts, later).unwrap();
-        assert!(outbox.send(&mut counts, later).is_none(), "one round at a time");
-        assert!(outbox.posted(&mut failed(first.clone()), later));
+        let first = outbox.start_round(&mut counts, later).unwrap();
+        assert!(outbox.start_round(&mut counts, later).is_none(), "one round at a time");
+        assert!(outbox.finish_round(&mut failed(first.clone()), later));
         count(&mut counts, "a", "f", "", None, 2);
         count(&mut counts, "a", "f", "shop", None, 3);
         count(&mut counts, "b", "f", "", None, 4);
-        assert!(outbox.send(&mut counts, later).is_none(), "it backs off");
-        let sent = outbox.send(&mut counts, later + Duration::from_secs(60)).unwrap();
-        assert_eq!(sent[0].parcel, first[0].parcel, "the same parcel with the same key");
+        assert!(outbox.start_round(&mut counts, later).is_none(), "it backs off");
+        let sent = outbox.start_round(&mut counts, later + Duration::from_secs(60)).unwrap();
+        assert_eq!(sent[0].batch, first[0].batch, "the same batch with the same key");
         let rest = [r#"analytics/flags/ a shop 3 {"f":3}"#, r#"analytics/flags/ b  4 {"f":4}"#];
         assert_eq!(shown(&sent[1..]), rest);
         assert_eq!(counts.evaluations.sum(), 2);
-        // The process ends while these are sent: all is kept, and what was sent is not sent again.
-        let last = outbox.send_last(&mut counts);
+        // The process exits while these are in flight: all are kept, and none is uploaded again.
+        let last = outbox.start_last_round(&mut counts);
         assert_eq!(shown(&last), [r#"analytics/flags/ a  2 {"f":2}"#]);
-        outbox.posted_last(&mut failed(last));
+        outbox.finish_last_round(&mut failed(last));
         assert_eq!(outbox.count(), 10);
     }
 
     #[test]
-    fn a_failure_beside_a_success_does_not_slow_the_others_down() {
+    fn a_failure_beside_a_success_does_not_delay_the_next_round() {
         let (mut outbox, later) = outbox(ReportKind::Analytics);
         let mut counts = Counts::default();
         count(&mut counts, "a", "f", "", None, 1);
         count(&mut counts, "b", "f", "", None, 1);
-        let mut kept = outbox.send(&mut counts, later).unwrap();
+        let mut kept = outbox.start_round(&mut counts, later).unwrap();
         kept.truncate(1);
         kept[0].retry_at = Some(later + Duration::from_secs(300));
         let mut posted = failed(kept);
         posted.is_any_accepted = true;
         posted.started = later;
-        outbox.posted(&mut posted, later);
+        outbox.finish_round(&mut posted, later);
         assert!(outbox.due().unwrap() <= later + Duration::from_secs(11), "the usual interval");
         count(&mut counts, "c", "f", "", None, 9);
-        let sent = outbox.send(&mut counts, later + Duration::from_secs(20)).unwrap();
+        let sent = outbox.start_round(&mut counts, later + Duration::from_secs(20)).unwrap();
         assert_eq!(shown(&sent), [r#"analytics/flags/ c  9 {"f":9}"#], "Retry-After is obeyed");
         assert_eq!(outbox.count(), 10);
     }
 
     #[test]
-    fn what_waits_for_an_environment_is_bounded_and_nothing_is_lost() {
+    fn pending_batches_are_bounded_and_no_count_is_lost() {
         let (mut outbox, mut now) = outbox(ReportKind::Analytics);
         let mut counts = Counts::default();
         let mut expected = 0;
@@ -341,36 +343,36 @@ mod tests {
                 expected += 1;
             }
             now += Duration::from_secs(120);
-            let sent = outbox.send(&mut counts, now).unwrap();
-            let bytes: usize = sent.iter().map(|waiting| waiting.parcel.body.len()).sum();
+            let sent = outbox.start_round(&mut counts, now).unwrap();
+            let bytes: usize = sent.iter().map(|waiting| waiting.batch.body.len()).sum();
             assert!(bytes <= limits::OUTBOX_ENVIRONMENT_BYTES_MAX, "{bytes}");
-            assert!(sent.iter().all(|waiting| waiting.parcel.body.len() <= limits::UPLOAD_BYTES_MAX));
-            outbox.posted(&mut failed(sent), now);
+            assert!(sent.iter().all(|waiting| waiting.batch.body.len() <= limits::UPLOAD_BYTES_MAX));
+            outbox.finish_round(&mut failed(sent), now);
             assert_eq!(counts.evaluations.sum() + outbox.count(), expected);
         }
         // Another environment, and a small label of the same one.
         count(&mut counts, "b", "f", "", None, 7);
         now += Duration::from_secs(120);
-        let sent = outbox.send(&mut counts, now).unwrap();
+        let sent = outbox.start_round(&mut counts, now).unwrap();
         assert!(shown(&sent).contains(&r#"analytics/flags/ b  7 {"f":7}"#.to_owned()));
-        outbox.posted(&mut failed(sent), now);
-        let last = outbox.send_last(&mut counts);
-        let bytes: usize = last.iter().map(|waiting| waiting.parcel.body.len()).sum();
+        outbox.finish_round(&mut failed(sent), now);
+        let last = outbox.start_last_round(&mut counts);
+        let bytes: usize = last.iter().map(|waiting| waiting.batch.body.len()).sum();
         assert!(bytes <= 2 * limits::OUTBOX_ENVIRONMENT_BYTES_MAX + 100, "{bytes}");
-        let kept: u64 = last.iter().map(|waiting| waiting.parcel.count).sum();
+        let kept: u64 = last.iter().map(|waiting| waiting.batch.count).sum();
         assert_eq!(kept + counts.evaluations.bounded.lost, expected + 7);
     }
 
     #[test]
-    fn an_upload_waits_a_minute_at_most_whatever_upstream_asks_for() {
+    fn honours_retry_after_up_to_a_minute() {
         let now = Instant::now();
         let interval = Duration::from_secs(10);
         let wait = |retry_after: Option<u64>| {
             let mut outbox = Outbox::new(ReportKind::Analytics, interval, Vec::new(), now);
-            let mut posted = Posted::lost(ReportKind::Analytics, &[], "");
+            let mut posted = RoundResult::lost(ReportKind::Analytics, &[], "");
             let failure = PollError::new(PollErrorKind::Status(503), "down");
             posted.failure = Some(PollError { retry_after: retry_after.map(Duration::from_secs), ..failure });
-            assert!(outbox.posted(&mut posted, now));
+            assert!(outbox.finish_round(&mut posted, now));
             outbox.due().unwrap() - now
         };
         assert_eq!(wait(Some(120)), Duration::from_secs(60));

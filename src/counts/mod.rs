@@ -1,7 +1,7 @@
-//! What reactors count for upstream: requests by resource, and the evaluations that SDKs report.
+//! Counters for uploads: requests by resource, and evaluations that SDKs report.
 //!
-//! Counts are merged on their way: reactor, supervisor, upload. Requests are bounded by the number of
-//! environments; evaluations are bounded in bytes ([`evaluations`]). No lock, no clock, no channel.
+//! Each reactor has its own counts; the supervisor merges them. Requests are bounded by the number of
+//! environments, evaluations in bytes ([`evaluations`]).
 pub mod evaluations;
 
 use hashbrown::HashMap;
@@ -10,7 +10,7 @@ pub use crate::counts::evaluations::{
     AnalyticsVersion, Bounded, Evaluation, Evaluations, Group, Labels, Names, Rows,
 };
 
-/// What a request was for (compatibility.md 4.3).
+/// The requested resource (compatibility.md 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Resource {
     Flags,
@@ -21,7 +21,7 @@ pub enum Resource {
 impl Resource {
     pub const ALL: [Resource; 3] = [Self::Flags, Self::Identities, Self::EnvironmentDocument];
 
-    /// As upstream calls it.
+    /// The name in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Flags => "flags",
@@ -31,10 +31,10 @@ impl Resource {
     }
 }
 
-/// Counts since they were last taken.
+/// Counts since the last report.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// By slot of the snapshot in use, then by resource.
+    /// Indexed by slot of the current snapshot, then by resource.
     slots: Vec<[u64; Resource::ALL.len()]>,
     pub usage: HashMap<(Box<str>, Resource), u64>,
     pub evaluations: Evaluations,
@@ -45,7 +45,7 @@ impl Counts {
         self.slots.is_empty() && self.usage.is_empty() && self.evaluations.is_empty()
     }
 
-    /// Counts a request that was answered 2xx from `slot` of the snapshot in use.
+    /// Counts a request to `slot` of the current snapshot that was answered 2xx.
     pub fn used(&mut self, slot: usize, resource: Resource) {
         if self.slots.len() <= slot {
             self.slots.resize(slot + 1, [0; Resource::ALL.len()]);
@@ -53,8 +53,8 @@ impl Counts {
         self.slots[slot][resource as usize] += 1;
     }
 
-    /// Gives the counts by slot their environments' names: to be called before another snapshot is
-    /// taken into use, and before the counts are handed on.
+    /// Converts counts by slot to counts by environment. Call this before the snapshot changes, and before
+    /// the counts are reported.
     pub fn settle<'a>(&mut self, client_side_key: impl Fn(usize) -> Option<&'a str>) {
         for (slot, counts) in std::mem::take(&mut self.slots).into_iter().enumerate() {
             let Some(key) = client_side_key(slot) else { continue };
@@ -66,7 +66,7 @@ impl Counts {
         }
     }
 
-    /// Adds what another one counted. Slots are those of a snapshot and must be settled there.
+    /// Adds the counts of `other`, which must be settled.
     pub fn merge(&mut self, other: Counts) {
         for (row, count) in other.usage {
             *self.usage.entry(row).or_default() += count;
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_counted_by_the_environment_that_the_slot_was() {
+    fn counts_requests_by_the_environment_of_the_slot() {
         let mut counts = Counts::default();
         assert!(counts.is_empty());
         counts.used(1, Resource::Flags);

@@ -1,8 +1,7 @@
-//! What requests read: every environment at one instant, immutable.
+//! Snapshots: all environments at one instant, immutable once published.
 //!
-//! In: compiled environments from the supervisor. Out: lookups for `answer`. Invariant: a
-//! snapshot is never changed once published; whatever depends on the document alone was
-//! computed before (`compile`). Nothing here knows the supervisor or the reactor.
+//! Requests are answered from a snapshot. Everything that depends only on the document is computed before it
+//! is published ([`Environment::compile`]).
 pub mod environment;
 
 use std::sync::Arc;
@@ -14,17 +13,17 @@ use hashbrown::HashMap;
 use crate::engine::program::Role;
 pub use crate::snapshot::environment::Environment;
 
-/// What one key opens.
+/// What a key gives access to.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyAccess {
     /// Index into [`Snapshot::slots`].
     pub slot: usize,
     pub role: Role,
-    /// From discovery (compatibility.md 4.3): past it, the key is unknown.
+    /// From discovery (compatibility.md 4.3). An expired key is unknown.
     pub expires_at: Option<SystemTime>,
 }
 
-/// Where the document that is served came from.
+/// Where a served document came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DocumentSource {
     Upstream,
@@ -34,7 +33,7 @@ pub enum DocumentSource {
 }
 
 impl DocumentSource {
-    /// The name in metrics and health.
+    /// The name in metrics and health responses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Upstream => "upstream",
@@ -45,14 +44,14 @@ impl DocumentSource {
     }
 }
 
-/// When an environment was last confirmed by its source. The supervisor and every snapshot share it, so
-/// that a poll that finds the same document moves this and publishes nothing.
+/// When an environment was last confirmed by its source. The supervisor and all snapshots share it, so a poll
+/// that finds the same document updates it without publishing a snapshot.
 #[derive(Debug)]
 pub struct Freshness {
     created: Instant,
-    /// By the wall clock, microseconds since the epoch, for people; 0 is never.
+    /// By the wall clock, in microseconds since the epoch, for display; 0 is never.
     wall_us: AtomicU64,
-    /// By the monotonic clock, microseconds since `created`, plus one; 0 is never.
+    /// By the monotonic clock, in microseconds since `created`, plus one; 0 is never.
     monotonic_us: AtomicU64,
 }
 
@@ -63,27 +62,26 @@ impl Default for Freshness {
 }
 
 impl Freshness {
-    /// A poll succeeded (a 304 is a success), or a file was read.
+    /// Records a successful poll (a 304 is a success), or a read of a file.
     pub fn confirm(&self, now: Instant, clock: SystemTime) {
         self.restore(clock);
         let elapsed = now.saturating_duration_since(self.created);
         self.monotonic_us.store(microseconds(elapsed).saturating_add(1), Ordering::Relaxed);
     }
 
-    /// The document was confirmed then, by another process; how old it is now is not known.
+    /// Records that another process confirmed the document at that time. Its age remains unknown.
     pub fn restore(&self, clock: SystemTime) {
         let since_epoch = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.wall_us.store(microseconds(since_epoch), Ordering::Relaxed);
     }
 
-    /// When that was, by the wall clock.
+    /// The time of the last confirmation, by the wall clock.
     pub fn last_success(&self) -> Option<SystemTime> {
         let since_epoch = Some(self.wall_us.load(Ordering::Relaxed)).filter(|us| *us > 0);
         since_epoch.and_then(|us| UNIX_EPOCH.checked_add(Duration::from_micros(us)))
     }
 
-    /// How long ago that was. By the monotonic clock: a jump of the wall clock makes nothing stale,
-    /// nor fresh.
+    /// The time since the last confirmation. By the monotonic clock: a jump of the wall clock has no effect.
     pub fn age(&self) -> Option<Duration> {
         self.age_at(Instant::now())
     }
@@ -101,34 +99,34 @@ fn microseconds(span: Duration) -> u64 {
 /// Why the last poll of an environment failed.
 #[derive(Clone, Debug)]
 pub struct LastError {
-    /// Such as `timeout`; all that the public port shows.
+    /// Such as `timeout`. The public port shows only this.
     pub kind: &'static str,
-    /// One line without secrets. It may hold host names and file paths, so only the admin port shows it.
+    /// One line without secrets. It may contain host names and file paths, so only the admin port shows it.
     pub text: Arc<str>,
 }
 
-/// One configured environment: its document, if there is one yet, and how fresh it is.
+/// One configured environment: its document, if there is one, and its state.
 #[derive(Clone, Debug)]
 pub struct Slot {
     pub client_side_key: Box<str>,
-    /// `None` until the first good document: requests are answered 502.
+    /// `None` until the first valid document: requests are answered 502.
     pub environment: Option<Arc<Environment>>,
     pub source: DocumentSource,
     pub freshness: Arc<Freshness>,
     pub last_error: Option<LastError>,
 }
 
-/// Every environment at one instant.
+/// All environments at one instant.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Grows by one with each publication.
+    /// Incremented by each publication.
     pub version: u64,
     pub slots: Vec<Slot>,
     keys: HashMap<Box<[u8]>, KeyAccess, foldhash::fast::RandomState>,
-    /// Every source of keys was read: a key that is not here is unknown. Until then (a document on
-    /// disk that was never valid, discovery that was never answered) it may be a good one.
+    /// Whether all sources of keys have been read. Until then (a document on disk was never valid, or
+    /// discovery has not succeeded yet) a key that is not in the snapshot may be valid.
     pub is_complete: bool,
-    /// Set when shutting down: readiness is red while requests are still served.
+    /// Whether the process is shutting down: readiness fails, and requests are still served.
     pub draining: bool,
 }
 
@@ -141,12 +139,12 @@ impl Snapshot {
         Self { version, slots, keys: keys.into_iter().collect(), is_complete: true, draining: false }
     }
 
-    /// What this key opens, or `None` if it is unknown.
+    /// What the key gives access to; `None` if it is unknown. Includes expired keys.
     pub fn access(&self, key: &[u8]) -> Option<KeyAccess> {
         self.keys.get(key).copied()
     }
 
-    /// As [`access`](Self::access), but a key that has expired by then is unknown. Every route asks this.
+    /// As [`access`](Self::access), but a key that has expired at `now` is unknown. Routes use this.
     pub fn access_at(&self, key: &[u8], now: SystemTime) -> Option<KeyAccess> {
         self.access(key).filter(|access| access.expires_at.is_none_or(|expires_at| expires_at > now))
     }
@@ -164,7 +162,7 @@ mod tests {
         let saved_at = UNIX_EPOCH + Duration::from_micros(1_800_000_000_000_001);
         freshness.restore(saved_at);
         assert_eq!((freshness.last_success(), freshness.age_at(at(9))), (Some(saved_at), None));
-        // The wall clock is set back by years meanwhile.
+        // Meanwhile the wall clock is set back by years.
         let clock = UNIX_EPOCH + Duration::from_secs(7);
         freshness.confirm(at(10), clock);
         assert_eq!(freshness.last_success(), Some(clock));

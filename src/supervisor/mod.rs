@@ -60,7 +60,7 @@ enum Event {
     /// What came of asking, at this time, which environments there are.
     Discovered(Instant, discovery::DiscoveryResult),
     /// What came of sending counts.
-    Posted(crate::analytics::upload::Posted),
+    Posted(crate::analytics::upload::RoundResult),
     /// An environment's event stream told of a document of this time.
     Told(EnvironmentId, f64),
 }

@@ -164,7 +164,7 @@ fn compile_timed(fetched: Fetched, edited_at: Option<f64>, is_kept: bool) -> Res
     };
     let (mut environment, warnings) = compiled;
     if let Some(edited_at) = edited_at {
-        environment.edited(edited_at);
+        environment.set_edit_time(edited_at);
     }
     Ok(Compiled {
         took: started.elapsed(),

@@ -7,10 +7,10 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::analytics::batch::{ReportKind, UploadBatch};
 use crate::analytics::outbox;
-use crate::analytics::outbox::{Outbox, ReportKind};
-use crate::analytics::parcel::Parcel;
-use crate::analytics::upload::{Posted, post};
+use crate::analytics::outbox::Outbox;
+use crate::analytics::upload::{RoundResult, run_round};
 use crate::config::{Config, Level};
 use crate::counts::Counts;
 use crate::limits;
@@ -106,35 +106,35 @@ impl Supervisor {
     pub fn report(&mut self, now: Instant) {
         let Uploads { counts, analytics, usage } = &mut self.reports;
         for (kind, outbox) in [(ReportKind::Analytics, analytics), (ReportKind::Usage, usage)] {
-            let Some(waiting) = outbox.send(counts, now) else { continue };
+            let Some(waiting) = outbox.start_round(counts, now) else { continue };
             let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
             let task = move || {
-                let send = |parcel: &Parcel| send(&upstream, parcel, None);
+                let send = |batch: &UploadBatch| send(&upstream, batch, None);
                 let until = Instant::now() + limits::ROUND_TIME_MAX;
-                let posted = guarded(|| post(kind, waiting.clone(), until, send));
+                let posted = guarded(|| run_round(kind, waiting.clone(), until, send));
                 // After a defect it is not known which were sent: none is sent twice.
                 let posted = posted.unwrap_or_else(|| {
-                    Posted::lost(kind, &waiting, "a defect of this proxy showed while counts were sent")
+                    RoundResult::lost(kind, &waiting, "a defect of this proxy showed while counts were sent")
                 });
                 drop(sender.send(Event::Posted(posted)));
             };
             if let Err(error) = self.pool.give(task) {
-                outbox.not_sent(now);
+                outbox.cancel_round(now);
                 self.records.log.event(Level::Error, "no_thread", &[("error", &error)]);
             }
         }
     }
 
     /// Takes in what came of it.
-    pub fn posted(&mut self, mut posted: Posted, now: Instant) {
-        let has_changed = self.reports.outbox(posted.kind).posted(&mut posted, now);
+    pub fn posted(&mut self, mut posted: RoundResult, now: Instant) {
+        let has_changed = self.reports.outbox(posted.kind).finish_round(&mut posted, now);
         let store = self.records.store.as_ref();
-        self.reports.outbox(posted.kind).keep(store);
+        self.reports.outbox(posted.kind).save(store);
         self.write_down(&posted, has_changed);
         self.measure_queue();
     }
 
-    fn write_down(&self, posted: &Posted, has_changed: bool) {
+    fn write_down(&self, posted: &RoundResult, has_changed: bool) {
         let (metrics, log) = (&self.records.metrics.supervisor, &self.records.log);
         let (sent, lost) = match posted.kind {
             ReportKind::Analytics => (&metrics.analytics_sent, &metrics.analytics_lost),
@@ -144,7 +144,7 @@ impl Supervisor {
         lost.add(posted.lost);
         metrics.counts_divided.add(posted.divided);
         let kind = ("kind", &posted.kind.name() as &dyn Display);
-        if let Some(why) = &posted.refused {
+        if let Some(why) = &posted.rejection {
             log.event(Level::Error, "counts_refused", &[kind, ("error", why), ("lost_count", &posted.lost)]);
         }
         match &posted.failure {
@@ -173,15 +173,15 @@ impl Supervisor {
         for (kind, share) in [(ReportKind::Usage, 2), (ReportKind::Analytics, 1)] {
             let Uploads { counts, analytics, usage } = &mut self.reports;
             let outbox = if kind == ReportKind::Analytics { analytics } else { usage };
-            let waiting = outbox.send_last(counts);
+            let waiting = outbox.start_last_round(counts);
             // Half of the time for usage, which is little, and what is left for analytics.
             let now = Instant::now();
             let until = now + until.saturating_duration_since(now) / share;
             let upstream = &self.upstream;
-            let mut posted = post(kind, waiting, until, |parcel| send(upstream, parcel, Some(until)));
+            let mut posted = run_round(kind, waiting, until, |batch| send(upstream, batch, Some(until)));
             let outbox = self.reports.outbox(kind);
-            outbox.posted_last(&mut posted);
-            outbox.keep(self.records.store.as_ref());
+            outbox.finish_last_round(&mut posted);
+            outbox.save(self.records.store.as_ref());
             let left = outbox.count();
             self.write_down(&posted, posted.failure.is_some());
             if left > 0 && self.records.store.is_none() {
@@ -195,8 +195,8 @@ impl Supervisor {
     }
 }
 
-fn send(upstream: &Upstream, parcel: &Parcel, until: Option<Instant>) -> PostOutcome {
+fn send(upstream: &Upstream, batch: &UploadBatch, until: Option<Instant>) -> PostOutcome {
     let time_max = until.map(|until| until.saturating_duration_since(Instant::now()));
-    let (key, body) = (&parcel.idempotency_key, parcel.body.as_bytes());
-    upstream.post(&parcel.path, &parcel.fields(), key, body, time_max)
+    let (key, body) = (&batch.idempotency_key, batch.body.as_bytes());
+    upstream.post(&batch.path, &batch.fields(), key, body, time_max)
 }

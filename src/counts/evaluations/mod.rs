@@ -1,15 +1,15 @@
 //! Evaluations that SDKs report, by environment and label, bounded in bytes.
 //!
-//! A client-side key is public, so anyone may report. Beyond a bound a count moves to a coarser row: first
-//! without its identifier, then without its label. It is lost only if the row without both does not fit,
-//! which takes feature names that no document bounds. Rows with and without identifiers have bounds of
-//! their own, and so has each label: a caller at its bound takes nothing from others.
+//! A client-side key is public, so anyone can report. Beyond a limit a count is added to a coarser row: first
+//! without its identifier, then without its label. It is lost if that row does not fit either, which can
+//! happen only while there is no document that bounds the names of features. Rows with identifiers, rows
+//! without, and each label have separate limits, so one client does not use up the capacity of others.
 use hashbrown::{Equivalent, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
 
-/// Headers of the SDK that upstream keeps counts apart by. Empty is absent.
+/// The SDK's header fields by which upstream groups counts. An empty string is an absent field.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Labels {
     pub application_name: Box<str>,
@@ -18,7 +18,7 @@ pub struct Labels {
     pub sdk_user_agent: Box<str>,
 }
 
-/// The version of the endpoint, and what it tells besides the feature.
+/// The version of the endpoint, and the data that it has besides the feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AnalyticsVersion {
     One,
@@ -30,7 +30,7 @@ pub enum AnalyticsVersion {
 pub struct Evaluation<T = Box<str>> {
     pub feature: T,
     pub version: AnalyticsVersion,
-    /// Only version 2 of the endpoint tells it.
+    /// Only in version 2 of the endpoint.
     pub identifier: Option<T>,
 }
 
@@ -41,26 +41,26 @@ pub type Rows = Vec<(Evaluation, u64)>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
     Known,
-    /// There is no document yet, so that any name may be right.
+    /// There is no document yet: any name may be valid.
     Unknown,
 }
 
-/// What the bounds did to counts and values.
+/// The effects of the limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounded {
-    /// Counts without a row.
+    /// Lost counts.
     pub lost: u64,
-    /// Counts that moved to a row without their identifier.
+    /// Counts added to a row without their identifier.
     pub identifiers_merged: u64,
-    /// Counts that moved to a row without their label.
+    /// Counts added to a row without their label.
     pub labels_merged: u64,
-    /// Identifiers longer than `limits::IDENTIFIER_CHARS_MAX`.
+    /// Truncated identifiers (`limits::IDENTIFIER_CHARS_MAX`).
     pub identifiers_cut: u64,
-    /// Label fields longer than `limits::LABEL_BYTES_MAX`.
+    /// Truncated label fields (`limits::LABEL_BYTES_MAX`).
     pub labels_cut: u64,
 }
 
-/// The counts of one environment, label and version of the endpoint: they travel together.
+/// The counts of one environment, label and version of the endpoint: they are uploaded together.
 #[derive(Debug)]
 pub struct Group {
     pub client_side_key: Box<str>,
@@ -78,12 +78,12 @@ pub struct Evaluations {
     pub bounded: Bounded,
 }
 
-/// The first label is the empty one, which also takes what others have no room for.
+/// The first label is the empty one; it also has the counts that exceed the limits of other labels.
 #[derive(Debug, Default)]
 struct EnvironmentCounts {
     labels: Vec<Label>,
     identified_bytes: usize,
-    /// Of all labels but the first.
+    /// Bytes of rows without an identifier, of all labels except the first.
     plain_bytes: usize,
 }
 
@@ -102,7 +102,7 @@ pub struct Tally<'a> {
     all_identified_bytes: &'a mut usize,
     bounded: &'a mut Bounded,
     label: usize,
-    /// The label had no place of its own.
+    /// The label has no rows: its counts are added to the first label.
     is_merged: bool,
     plain_bytes_max: usize,
 }
@@ -113,14 +113,14 @@ impl<T: AsRef<str>> Evaluation<T> {
         Evaluation { feature: self.feature.as_ref(), version: self.version, identifier }
     }
 
-    /// What its row takes at most, in memory or in the JSON of an upload.
+    /// The maximum size of its row, in memory or in the JSON of an upload.
     fn bytes(&self) -> usize {
         let identifier = self.identifier.as_ref().map_or(0, |identifier| json_bytes(identifier.as_ref()));
         limits::COUNT_ROW_BYTES + json_bytes(self.feature.as_ref()) + identifier
     }
 }
 
-/// The length of a text in JSON, without its quotes, or a little more (RFC 8259 7).
+/// An upper bound of the length of a text in JSON, without its quotes (RFC 8259 7).
 fn json_bytes(text: &str) -> usize {
     let bytes = |byte| match byte {
         b'"' | b'\\' => 2,
@@ -176,30 +176,30 @@ impl Label {
 }
 
 impl EnvironmentCounts {
-    /// Where `labels` are counted. The first ones of an upload have places of their own.
-    fn place(&mut self, labels: &Labels) -> Option<usize> {
+    /// The index of `labels`, which are added if there are fewer than `COUNT_LABELS_MAX`.
+    fn label_index(&mut self, labels: &Labels) -> Option<usize> {
         if self.labels.is_empty() {
             self.labels.push(Label::default());
         }
-        let place = self.labels.iter().position(|label| label.labels == *labels);
-        if place.is_none() && self.labels.len() <= limits::COUNT_LABELS_MAX {
+        let index = self.labels.iter().position(|label| label.labels == *labels);
+        if index.is_none() && self.labels.len() <= limits::COUNT_LABELS_MAX {
             self.labels.push(Label::new(labels.clone()));
             return Some(self.labels.len() - 1);
         }
-        place
+        index
     }
 
-    /// Makes room for one more row; false if there is none.
-    fn reserve(&mut self, place: usize, bytes: usize, maxima: Maxima) -> bool {
-        let Some(label) = self.labels.get_mut(place) else { return false };
+    /// Reserves bytes for one more row. False if a limit would be exceeded.
+    fn reserve(&mut self, index: usize, bytes: usize, byte_limits: ByteLimits) -> bool {
+        let Some(label) = self.labels.get_mut(index) else { return false };
         let mut own_only = 0;
-        let (own, all) = match maxima {
-            Maxima::Identified { .. } => (&mut label.identified_bytes, &mut self.identified_bytes),
-            Maxima::Plain { .. } if place == 0 => (&mut label.plain_bytes, &mut own_only),
-            Maxima::Plain { .. } => (&mut label.plain_bytes, &mut self.plain_bytes),
+        let (own, all) = match byte_limits {
+            ByteLimits::Identified { .. } => (&mut label.identified_bytes, &mut self.identified_bytes),
+            ByteLimits::Plain { .. } if index == 0 => (&mut label.plain_bytes, &mut own_only),
+            ByteLimits::Plain { .. } => (&mut label.plain_bytes, &mut self.plain_bytes),
         };
-        let (Maxima::Identified { own: own_max, all: all_max }
-        | Maxima::Plain { own: own_max, all: all_max }) = maxima;
+        let (ByteLimits::Identified { own: own_max, all: all_max }
+        | ByteLimits::Plain { own: own_max, all: all_max }) = byte_limits;
         if *own + bytes > own_max || *all + bytes > all_max {
             return false;
         }
@@ -209,9 +209,9 @@ impl EnvironmentCounts {
     }
 }
 
-/// Bounds of a label and of its environment, bytes.
+/// Limits of a label (`own`) and of its environment (`all`), in bytes.
 #[derive(Clone, Copy, Debug)]
-enum Maxima {
+enum ByteLimits {
     Identified { own: usize, all: usize },
     Plain { own: usize, all: usize },
 }
@@ -223,7 +223,7 @@ impl Tally<'_> {
             let cut = cut_characters(identifier, limits::IDENTIFIER_CHARS_MAX);
             self.bounded.identifiers_cut += u64::from(cut.len() < identifier.len());
             evaluation.identifier = Some(cut);
-            // Core refuses an upload that has a blank identifier, or one with a NUL, as a whole.
+            // Core rejects the whole upload if an identifier is blank or contains a NUL.
             if cut.trim().is_empty() || cut.contains('\0') {
                 evaluation.identifier = None;
                 self.bounded.identifiers_merged = self.bounded.identifiers_merged.saturating_add(count);
@@ -250,33 +250,33 @@ impl Tally<'_> {
         self.bounded.lost = self.bounded.lost.saturating_add(count);
     }
 
-    fn try_add(&mut self, place: usize, evaluation: &Evaluation<&str>, count: u64) -> bool {
-        let row = self.environment.labels.get_mut(place).and_then(|label| label.rows.get_mut(evaluation));
+    fn try_add(&mut self, index: usize, evaluation: &Evaluation<&str>, count: u64) -> bool {
+        let row = self.environment.labels.get_mut(index).and_then(|label| label.rows.get_mut(evaluation));
         if let Some(sum) = row {
             *sum = sum.saturating_add(count);
             return true;
         }
         let bytes = evaluation.bytes();
         let is_identified = evaluation.identifier.is_some();
-        let maxima = if is_identified {
+        let byte_limits = if is_identified {
             let is_crowded = *self.all_identified_bytes + bytes > limits::COUNT_BYTES_MAX;
             let all = if is_crowded {
                 limits::COUNT_ENVIRONMENT_BYTES_MIN
             } else {
                 limits::COUNT_ENVIRONMENT_BYTES_MAX
             };
-            Maxima::Identified { own: limits::COUNT_LABEL_BYTES_MAX, all }
+            ByteLimits::Identified { own: limits::COUNT_LABEL_BYTES_MAX, all }
         } else {
             let all = self.plain_bytes_max;
-            Maxima::Plain { own: if place == 0 { all } else { all / 2 }, all }
+            ByteLimits::Plain { own: if index == 0 { all } else { all / 2 }, all }
         };
-        if !self.environment.reserve(place, bytes, maxima) {
+        if !self.environment.reserve(index, bytes, byte_limits) {
             return false;
         }
         if is_identified {
             *self.all_identified_bytes += bytes;
         }
-        if let Some(label) = self.environment.labels.get_mut(place) {
+        if let Some(label) = self.environment.labels.get_mut(index) {
             label.rows.insert(evaluation.owned(), count);
         }
         true
@@ -288,22 +288,22 @@ impl Evaluations {
         self.environments.is_empty() && self.bounded == Bounded::default()
     }
 
-    /// All counts.
+    /// The sum of all counts.
     pub fn sum(&self) -> u64 {
         let labels = self.environments.values().flat_map(|environment| &environment.labels);
         labels.flat_map(|label| label.rows.values()).fold(0, |sum: u64, count| sum.saturating_add(*count))
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub fn rows(&self) -> usize {
         let labels = self.environments.values().flat_map(|environment| &environment.labels);
         labels.map(|label| label.rows.len()).sum()
     }
 
-    /// Counts into `labels` of an environment.
+    /// A tally for `labels` of an environment.
     pub fn tally(&mut self, client_side_key: &str, labels: &Labels, names: Names) -> Tally<'_> {
         let environment = self.environments.entry(client_side_key.into()).or_default();
-        let place = environment.place(labels);
+        let index = environment.label_index(labels);
         let plain_bytes_max = match names {
             Names::Known => limits::COUNT_PLAIN_BYTES_MAX,
             Names::Unknown => limits::COUNT_UNKNOWN_BYTES_MAX,
@@ -312,13 +312,13 @@ impl Evaluations {
             environment,
             all_identified_bytes: &mut self.identified_bytes,
             bounded: &mut self.bounded,
-            label: place.unwrap_or_default(),
-            is_merged: place.is_none(),
+            label: index.unwrap_or_default(),
+            is_merged: index.is_none(),
             plain_bytes_max,
         }
     }
 
-    /// Adds what another one counted.
+    /// Adds the counts of `other`.
     pub fn merge(&mut self, other: Self) {
         for (client_side_key, environment) in other.environments {
             for label in environment.labels {
@@ -331,7 +331,7 @@ impl Evaluations {
         self.bounded.merge(other.bounded);
     }
 
-    /// Takes back what [`take`](Self::take) gave.
+    /// Adds a group that [`take`](Self::take) has returned.
     pub fn put_back(&mut self, group: &Group) {
         if group.rows.is_empty() {
             return;
@@ -342,20 +342,21 @@ impl Evaluations {
         }
     }
 
-    /// Gives up what [`take`](Self::take) gave, and counts it as lost.
+    /// Counts a group that [`take`](Self::take) has returned as lost.
     pub fn lose(&mut self, group: &Group) {
         for (_, count) in &group.rows {
             self.bounded.lost = self.bounded.lost.saturating_add(*count);
         }
     }
 
-    /// Forgets the environments that are not wanted.
-    pub fn retain(&mut self, mut is_wanted: impl FnMut(&str) -> bool) {
-        self.environments.retain(|client_side_key, _| is_wanted(client_side_key));
+    /// Keeps only the counts of environments for which `is_kept` returns true.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(&str) -> bool) {
+        self.environments.retain(|client_side_key, _| is_kept(client_side_key));
         self.measure();
     }
 
-    /// Takes the groups that `is_free` names by environment, labels and whether they are of version 2.
+    /// Removes and returns the groups for which `is_free` returns true. Its arguments are the client-side
+    /// key, the labels, and whether the group is of version 2.
     pub fn take(&mut self, is_free: impl Fn(&str, &Labels, bool) -> bool) -> Vec<Group> {
         let mut groups = Vec::new();
         for (client_side_key, environment) in &mut self.environments {
@@ -379,7 +380,7 @@ impl Evaluations {
         groups
     }
 
-    /// Forgets what is empty and adds up the bytes of the rest.
+    /// Removes empty labels and environments, and recomputes the sizes.
     fn measure(&mut self) {
         self.identified_bytes = 0;
         self.environments.retain(|_, environment| {
@@ -403,7 +404,7 @@ fn cut_characters(text: &str, count: usize) -> &str {
     text.char_indices().nth(count).map_or(text, |(end, _)| &text[..end])
 }
 
-/// As many whole characters as fit in `bytes_max` bytes.
+/// The longest prefix of whole characters of at most `bytes_max` bytes.
 pub fn cut_bytes(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {

@@ -1,4 +1,4 @@
-//! What the bounds of evaluations keep and merge.
+//! Tests of the limits of evaluations.
 use super::*;
 
 fn labels(name: &str) -> Labels {
@@ -24,7 +24,7 @@ fn bytes(evaluations: &Evaluations) -> usize {
 }
 
 #[test]
-fn identifiers_are_cut_at_two_thousand_characters() {
+fn truncates_identifiers_at_two_thousand_characters() {
     let mut evaluations = Evaluations::default();
     let long = "é".repeat(1_000_000);
     let exact = "é".repeat(2000);
@@ -39,7 +39,7 @@ fn identifiers_are_cut_at_two_thousand_characters() {
 }
 
 #[test]
-fn identifiers_that_core_refuses_are_left_out() {
+fn omits_identifiers_that_core_rejects() {
     let mut evaluations = Evaluations::default();
     let mut tally = evaluations.tally("key", &labels(""), Names::Known);
     for identifier in ["", " \t\n", "\u{a0}", "a\0b"] {
@@ -52,7 +52,7 @@ fn identifiers_that_core_refuses_are_left_out() {
 }
 
 #[test]
-fn rows_with_identifiers_are_bounded_in_bytes_and_no_count_is_lost() {
+fn bounds_rows_with_identifiers_without_losing_counts() {
     let mut sum = Evaluations::default();
     let mut expected = 0;
     for part in 0..4 {
@@ -71,7 +71,7 @@ fn rows_with_identifiers_are_bounded_in_bytes_and_no_count_is_lost() {
 }
 
 #[test]
-fn a_flood_of_identifiers_leaves_other_labels_and_environments_their_rows() {
+fn a_flood_of_identifiers_does_not_affect_other_labels_and_environments() {
     let mut evaluations = Evaluations::default();
     let flood = |evaluations: &mut Evaluations, key: &str, name: &str| {
         for number in 0..20_000 {
@@ -80,7 +80,7 @@ fn a_flood_of_identifiers_leaves_other_labels_and_environments_their_rows() {
     };
     flood(&mut evaluations, "key", "flood");
     evaluations.tally("key", &labels("honest"), Names::Known).add(by("g", "ann"), 3);
-    // Every environment floods: what is left for one more is its minimum.
+    // All environments are flooded: one more environment still has its minimum.
     for number in 0..8 {
         flood(&mut evaluations, &format!("key-{number}"), "flood");
     }
@@ -96,7 +96,7 @@ fn a_flood_of_identifiers_leaves_other_labels_and_environments_their_rows() {
 }
 
 #[test]
-fn beyond_fifty_labels_the_newest_are_merged_into_one() {
+fn merges_the_newest_labels_beyond_fifty() {
     let mut evaluations = Evaluations::default();
     for number in 0..20_000 {
         let name = format!("{number}-{}", "x".repeat(240));
@@ -105,7 +105,7 @@ fn beyond_fifty_labels_the_newest_are_merged_into_one() {
     assert_eq!(evaluations.rows(), limits::COUNT_LABELS_MAX + 1);
     assert_eq!(evaluations.bounded.labels_merged, 20_000 - limits::COUNT_LABELS_MAX as u64);
     assert_eq!((evaluations.sum(), evaluations.bounded.lost), (20_000, 0));
-    // The ones that were there first stay apart.
+    // The first labels keep their rows.
     evaluations.tally("key", &labels(&format!("3-{}", "x".repeat(240))), Names::Known).add(plain("f"), 5);
     let found = groups(&mut evaluations);
     assert_eq!(found.len(), limits::COUNT_LABELS_MAX + 1);
@@ -113,13 +113,13 @@ fn beyond_fifty_labels_the_newest_are_merged_into_one() {
     assert_eq!(third.rows, [(plain("f").owned(), 6)]);
     let merged = found.iter().find(|group| group.labels == Labels::default()).unwrap();
     assert_eq!(merged.rows, [(plain("f").owned(), 20_000 - limits::COUNT_LABELS_MAX as u64)]);
-    // The next upload has places again.
+    // After an upload there is capacity for new labels.
     evaluations.tally("key", &labels("new"), Names::Known).add(plain("f"), 1);
     assert_eq!(groups(&mut evaluations)[0].labels, labels("new"));
 }
 
 #[test]
-fn names_are_bounded_while_there_is_no_document() {
+fn bounds_names_while_there_is_no_document() {
     let mut evaluations = Evaluations::default();
     for number in 0..50_000_u64 {
         evaluations.tally("key", &labels("a"), Names::Unknown).add(plain(&number.to_string()), 1);
@@ -128,11 +128,11 @@ fn names_are_bounded_while_there_is_no_document() {
     assert_eq!(evaluations.sum() + evaluations.bounded.lost, 50_000);
     assert!(evaluations.bounded.lost > 0);
     evaluations.tally("other", &labels("a"), Names::Unknown).add(plain("f"), 1);
-    assert!(evaluations.take(|key, _, _| key == "other").len() == 1, "another environment has its own");
+    assert!(evaluations.take(|key, _, _| key == "other").len() == 1, "another environment has its own limit");
 }
 
 #[test]
-fn what_is_put_back_is_taken_again() {
+fn returns_counts_that_were_put_back() {
     let mut evaluations = Evaluations::default();
     evaluations.tally("key", &labels("a"), Names::Known).add(plain("f"), 2);
     evaluations.tally("key", &labels("a"), Names::Known).add(by("f", "i"), 3);
@@ -145,7 +145,7 @@ fn what_is_put_back_is_taken_again() {
 }
 
 #[test]
-fn text_is_cut_between_characters() {
+fn truncates_text_between_characters() {
     assert_eq!(cut_bytes("aéz", 2), "a");
     assert_eq!(cut_bytes("aéz", 3), "aé");
     assert_eq!(cut_bytes("aéz", 9), "aéz");

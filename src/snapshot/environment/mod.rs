@@ -1,8 +1,8 @@
-//! The one place of ahead-of-time work: from a document to an [`Environment`].
+//! [`Environment`]: a document compiled for requests.
 //!
-//! In: the bytes of one whole document, all pages merged. Out: everything that requests read: the
-//! program of its rules, whole bodies plain and compressed, validators. Runs on the supervisor.
-//! Invariant: a document that is refused leaves no trace; one that is accepted never fails later.
+//! Compilation runs on the control plane. It does all the work that depends only on the document: the
+//! program, complete response bodies (plain and compressed), and validators. A compiled document cannot fail
+//! later.
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,26 +24,26 @@ use crate::json::hex::hex;
 use crate::limits::{COMPRESS_BEST_BYTES_MAX, COMPRESS_BYTES_MIN};
 use crate::yielding;
 
-/// A whole response body that depends on the document alone, ready to be sent.
+/// A complete response body that depends only on the document.
 #[derive(Debug, Default)]
 pub struct ReadyBody {
     pub plain: Bytes,
-    /// `None` if it is too small to be worth it (`limits::COMPRESS_BYTES_MIN`).
+    /// `None` if the body is smaller than `limits::COMPRESS_BYTES_MIN`.
     pub gzip: Option<Bytes>,
-    /// Strong validator with its quotes (RFC 9110 8.8.3), over what is served.
+    /// A strong entity tag with its quotes (RFC 9110 8.8.3).
     pub etag: Box<str>,
 }
 
-/// A document made ready to answer requests.
+/// A compiled document.
 #[derive(Debug)]
 pub struct Environment {
     client_side_key: Box<str>,
     updated_at: Option<f64>,
-    /// `updated_at`, unless a document before this one had that second too, or a later one.
+    /// `updated_at`, unless an earlier document has the same second or a later one.
     own_time: Option<f64>,
-    /// The latest time of all documents before this one.
+    /// The latest `updated_at` of all earlier documents.
     earlier: Option<f64>,
-    /// How many were before it.
+    /// The number of earlier documents.
     edition: u64,
     allow_client_traits: bool,
     hide_sensitive_data: bool,
@@ -56,37 +56,37 @@ pub struct Environment {
     reported: ReportedOnce,
 }
 
-/// What was logged already of requests that exceeded a budget, for JSONPaths and for patterns.
+/// Whether it was already logged that a request exceeded its budget, for JSONPath queries and for patterns.
 #[derive(Debug, Default)]
 pub struct ReportedOnce {
     pub jsonpath: AtomicBool,
     pub patterns: AtomicBool,
 }
 
-/// What the document holds, for those who watch it.
+/// Sizes of the document, for metrics and logs.
 #[derive(Debug)]
 pub struct Sizes {
     pub name: Box<str>,
     pub features: usize,
     pub segments: usize,
-    /// Entries, of which one identity may have several.
+    /// Overrides; one identity may have several.
     pub identity_overrides: usize,
 }
 
-/// The `/flags/` answer for one role.
+/// The `/flags/` response for one role.
 #[derive(Debug)]
 struct FlagsBody {
     body: ReadyBody,
-    /// Per feature its object in `body`; empty if the role may not see it.
-    places: Vec<Span>,
+    /// For each feature its object in `body`; empty if the feature is hidden from the role.
+    spans: Vec<Span>,
 }
 
 impl Environment {
-    /// Compiles one whole document (all pages merged). One that is given away is freed as soon as
-    /// its text was read, so that a large one does not lie beside what is made of it.
+    /// Compiles a document, with all pages merged. An owned document is freed before the compilation, so that
+    /// a large one is not in memory beside its result.
     ///
     /// # Errors
-    /// The document is not JSON or has not the shape of compatibility.md 3.
+    /// The document is not JSON or does not have the structure of compatibility.md 3.
     pub fn compile<'a>(
         document: impl Into<Cow<'a, [u8]>>,
     ) -> Result<(Self, Vec<CompileWarning>), CompileError> {
@@ -128,25 +128,25 @@ impl Environment {
         Ok((environment, warnings))
     }
 
-    /// The document's `api_key`; empty if it is null.
+    /// `api_key` of the document; empty if it is null.
     pub fn client_side_key(&self) -> &str {
         &self.client_side_key
     }
 
-    /// The document's `updated_at`, seconds since the epoch.
+    /// `updated_at` of the document, in seconds since the epoch.
     pub fn updated_at(&self) -> Option<f64> {
         self.updated_at
     }
 
-    /// Notes that the document was changed at that time, whatever it says of itself.
-    pub fn edited(&mut self, at: f64) {
+    /// Sets `updated_at` to `at`, if that is later. For files, whose authors rarely maintain `updated_at`.
+    pub fn set_edit_time(&mut self, at: f64) {
         self.updated_at = Some(self.updated_at.map_or(at, |updated_at| updated_at.max(at)));
         self.own_time = self.updated_at;
     }
 
-    /// Notes the document whose place it takes. Identity overrides may change without moving the
-    /// time, and so may a second edit within one second (compatibility.md 4.1).
-    pub fn follow(&mut self, before: &Self) {
+    /// Records the document that this one replaces. `updated_at` need not differ between them: overrides may
+    /// change without it, and so may a second edit within one second (compatibility.md 4.1).
+    pub fn replace(&mut self, before: &Self) {
         self.edition = before.edition + 1;
         for (own, other) in [
             (&self.reported.jsonpath, &before.reported.jsonpath),
@@ -159,31 +159,30 @@ impl Environment {
         self.own_time = self.updated_at.filter(is_own);
     }
 
-    /// The document's time where its second tells it from all documents before it, so that who has
-    /// one of that time has this one (RFC 9110 8.8.2.2).
+    /// `updated_at`, if no earlier document has the same second: a strong `Last-Modified` (RFC 9110 8.8.2.2).
     pub fn own_time(&self) -> Option<f64> {
         self.own_time
     }
 
-    /// How many documents were before this one: it is another one where this differs.
+    /// The number of earlier documents. It identifies the document within its environment.
     pub fn edition(&self) -> u64 {
         self.edition
     }
 
-    /// The whole `/flags/` body for that role.
+    /// The complete `/flags/` body for the role.
     pub fn flags(&self, role: Role) -> &ReadyBody {
         &self.role(role).body
     }
 
-    /// One flag's object of the `/flags/` body, for `?feature=`.
+    /// The object of one flag in the `/flags/` body, for `?feature=`.
     pub fn flag(&self, role: Role, name: &str) -> Option<&[u8]> {
         let index = self.program.feature(name)?;
         let flags = self.role(role);
-        let place = flags.places.get(index)?;
-        (!place.is_empty()).then(|| place.of(&flags.body.plain))
+        let span = flags.spans.get(index)?;
+        (!span.is_empty()).then(|| span.of(&flags.body.plain))
     }
 
-    /// The whole `/environment-document/` body, secrets left out (differences.md 28).
+    /// The complete `/environment-document/` body, without secrets (differences.md 28).
     pub fn document(&self) -> &ReadyBody {
         &self.document
     }
@@ -193,28 +192,28 @@ impl Environment {
         self.allow_client_traits
     }
 
-    /// True: `traits` is `[]` in the answer (differences.md 12).
+    /// True: `traits` is `[]` in the response (differences.md 12).
     pub fn hide_sensitive_data(&self) -> bool {
         self.hide_sensitive_data
     }
 
-    /// Percentages of identities fall otherwise than in core, which hashes an id that no document holds
-    /// (`use_identity_composite_key_for_hashing` is false).
+    /// Whether percentage splits differ from core's: `use_identity_composite_key_for_hashing` is false, and
+    /// core hashes an id that documents do not contain.
     pub fn hashes_unlike_core(&self) -> bool {
         self.hashes_unlike_core
     }
 
-    /// How much there is in the document.
+    /// Sizes of the document.
     pub fn sizes(&self) -> &Sizes {
         &self.sizes
     }
 
-    /// Kept from document to document, so that each is logged once for an environment.
+    /// Carried over to the next document, so that each is logged once per environment.
     pub fn reported(&self) -> &ReportedOnce {
         &self.reported
     }
 
-    /// What an evaluation reads.
+    /// The compiled program, for evaluation.
     pub fn program(&self) -> &Program {
         &self.program
     }
@@ -230,27 +229,27 @@ impl Environment {
 impl FlagsBody {
     fn new(program: &Program, role: Role, outputs: &[u32]) -> Self {
         let mut body = vec![b'['];
-        let mut places = Vec::with_capacity(outputs.len());
+        let mut spans = Vec::with_capacity(outputs.len());
         for output in outputs {
             let index = (output & !crate::engine::program::CYCLIC) as usize;
             if role == Role::Client && program.client[index].is_empty() {
-                places.push(Span::EMPTY);
+                spans.push(Span::EMPTY);
                 continue;
             }
             if body.len() > 1 {
                 body.push(b',');
             }
             let from = offset(body.len());
-            // Without `variant` and `reason` (differences.md 17 speaks of identities alone).
+            // Without `variant` and `reason` (differences.md 17 applies to identities only).
             let to = program.outputs[index].variant as usize - ",\"variant\":".len();
             body.extend_from_slice(&program.bytes[program.server[index].from as usize..to]);
             body.push(b'}');
-            places.push(Span { from, to: offset(body.len()) });
+            spans.push(Span { from, to: offset(body.len()) });
         }
         body.push(b']');
         body.shrink_to_fit();
         let etag = etag([&*body]);
-        Self { body: ReadyBody::new(body, etag), places }
+        Self { body: ReadyBody::new(body, etag), spans }
     }
 }
 
@@ -279,7 +278,7 @@ fn etag<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Box<str> {
     format!("\"{}\"", hex(&digest.finalize()[..16])).into()
 }
 
-/// A validator of a document: upstream makes a new `identity_uuid` for each fetch, which is no change.
+/// The entity tag of a document, without each `identity_uuid`: upstream generates new ones for each fetch.
 fn document_etag(canonical: &str) -> Result<Box<str>, CompileError> {
     let mut pieces = Vec::new();
     let mut copied = 0;
@@ -288,7 +287,7 @@ fn document_etag(canonical: &str) -> Result<Box<str>, CompileError> {
     for entry in entries.into_iter().flatten().filter(|entry| entry.starts_with('{')) {
         let [uuid] = members(entry, &DocumentPath::ROOT, ["identity_uuid"])?;
         if let Some(uuid) = uuid {
-            // Both are slices of one text.
+            // Both are slices of the same text.
             let from = uuid.as_ptr() as usize - canonical.as_ptr() as usize;
             pieces.push(&canonical.as_bytes()[copied..from]);
             copied = from + uuid.len();

@@ -20,7 +20,7 @@ use crate::config::{Config, EnvironmentConfig, Level};
 use crate::limits;
 use crate::limits::DISCOVERY_WARNINGS_MAX;
 use crate::schedule::{Retry, Schedule, jitter};
-use crate::storage::Kept;
+use crate::storage::StoredDocument;
 use crate::supervisor::environment::PolledEnvironment;
 use crate::supervisor::pool::guarded;
 use crate::supervisor::{Event, Supervisor};
@@ -92,7 +92,7 @@ impl Supervisor {
             }
             Ok(None) => {}
             Ok(Some(Err(error))) => self.ignore_kept(&error.message),
-            Err(damaged) => self.ignore_kept(&damaged),
+            Err(damaged) => self.ignore_kept(&damaged.to_string()),
         }
     }
 
@@ -140,9 +140,13 @@ impl Supervisor {
                 }
                 if let Some(store) = &self.records.store {
                     let digest = Sha256::digest(&answer).into();
-                    let kept =
-                        Kept { document: answer, validators: Validators::default(), digest, saved_at: clock };
-                    store.keep_if_new(KEPT_AS, kept);
+                    let kept = StoredDocument {
+                        document: answer,
+                        validators: Validators::default(),
+                        digest,
+                        saved_at: clock,
+                    };
+                    store.save_if_new(KEPT_AS, kept);
                 }
                 if self.watch_discovered(environments, now, clock) || is_first {
                     self.publish_by(now);

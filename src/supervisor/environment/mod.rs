@@ -18,7 +18,7 @@ use crate::log::Log;
 use crate::metrics::{EnvironmentMetrics, Metrics};
 use crate::schedule::{Schedule, full_refresh, jitter};
 use crate::snapshot::{DocumentSource, Environment, Freshness, KeyAccess, LastError, Slot};
-use crate::storage::{Kept, Store};
+use crate::storage::{Store, StoredDocument};
 pub use crate::supervisor::environment::deadlines::Deadlines;
 use crate::supervisor::environment::failure::FailureState;
 use crate::supervisor::environment::pending::PendingUpdate;
@@ -369,7 +369,7 @@ impl PolledEnvironment {
         let log = &records.log;
         // Nobody else has it yet.
         if let (Some(held), Some(new)) = (&self.held, Arc::get_mut(&mut compiled.environment)) {
-            new.follow(&held.environment);
+            new.replace(&held.environment);
         }
         let source = match (&self.config.document_path, self.config.embedded_document) {
             (Some(_), _) => DocumentSource::File,
@@ -383,8 +383,9 @@ impl PolledEnvironment {
             CurrentDocument { environment, source, validators: Validators::default(), digest, bytes };
         held.renew(compiled.validators);
         if let (Some(store), Some(document)) = (&records.store, compiled.document) {
-            let kept = Kept { document, validators: held.validators.clone(), digest, saved_at: clock };
-            store.keep(&self.config.client_side_key, kept);
+            let kept =
+                StoredDocument { document, validators: held.validators.clone(), digest, saved_at: clock };
+            store.save(&self.config.client_side_key, kept);
         }
         self.held = Some(held);
         let name = self.name();

@@ -1,7 +1,7 @@
-//! Uploads of counts: made of rows, divided, and kept on disk.
+//! Batches: the request bodies in which counts are uploaded and saved on disk.
 //!
-//! A parcel is never changed once it was tried, and carries a key by which upstream can tell a
-//! repetition. The parts of a divided parcel have keys of their own: upstream took none of it then.
+//! A batch is not changed after its first upload attempt. By its idempotency key upstream recognizes a
+//! repeated upload. The halves of a batch have new keys, because upstream has rejected the whole batch.
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -12,36 +12,63 @@ use crate::limits;
 const VERSION_1: &str = "analytics/flags/";
 const VERSION_2: &str = "../v2/analytics/flags/";
 const USAGE: &str = "proxy/usage/";
-/// The member of a body of version 2 that holds its rows.
+/// The member with the rows, in a body of version 2.
 const EVALUATIONS: &str = "evaluations";
 
-/// One request to be. The names of the members are those in `cache_dir`.
+/// The kind of counts. Each kind has its own outbox and interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportKind {
+    /// Evaluations that SDKs report.
+    Analytics,
+    /// Requests to this proxy.
+    Usage,
+}
+
+impl ReportKind {
+    /// The name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            ReportKind::Analytics => "analytics",
+            ReportKind::Usage => "usage",
+        }
+    }
+
+    /// The name under which batches are saved. A client-side key contains no slash.
+    pub fn storage_name(self) -> &'static str {
+        match self {
+            ReportKind::Analytics => "analytics/flags/",
+            ReportKind::Usage => "proxy/usage/",
+        }
+    }
+}
+
+/// One upload. The names of the members are those of the files in `cache_dir`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Parcel {
+pub struct UploadBatch {
     pub path: String,
     pub idempotency_key: String,
-    /// Empty for usage, which is of all environments together.
+    /// Empty for usage, which is reported for all environments together.
     pub client_side_key: String,
     pub labels: Labels,
     pub body: String,
     pub count: u64,
 }
 
-/// The path that the counts of a group are sent to.
+/// The path for uploads of version 1, or of version 2 (detailed).
 pub fn path_of(is_detailed: bool) -> &'static str {
     if is_detailed { VERSION_2 } else { VERSION_1 }
 }
 
-/// A body that is being written, up to `limits::UPLOAD_BYTES_MAX`.
-struct ParcelBatch {
+/// Writes a body of at most `limits::UPLOAD_BYTES_MAX` bytes.
+struct BatchBuilder {
     open: &'static str,
     close: &'static str,
     body: String,
     count: u64,
 }
 
-impl ParcelBatch {
-    fn has_room(&self, row: &str) -> bool {
+impl BatchBuilder {
+    fn fits(&self, row: &str) -> bool {
         self.body.len() + row.len() + 1 + self.close.len() <= limits::UPLOAD_BYTES_MAX
     }
 
@@ -51,24 +78,24 @@ impl ParcelBatch {
         self.count += count;
     }
 
-    /// What was pushed since the last time.
-    fn take(&mut self, group: &Group) -> Option<Parcel> {
+    /// Finishes the batch. `None` if it has no rows.
+    fn finish(&mut self, group: &Group) -> Option<UploadBatch> {
         if self.body.is_empty() {
             return None;
         }
         let (mut body, count) = (std::mem::take(&mut self.body), std::mem::take(&mut self.count));
         body.push_str(self.close);
         let path = path_of(group.is_detailed);
-        Some(Parcel::new(path, group.client_side_key.to_string(), group.labels.clone(), body, count))
+        Some(UploadBatch::new(path, group.client_side_key.to_string(), group.labels.clone(), body, count))
     }
 }
 
-/// The parcels of a group, and what is left for the next upload: core keeps a row's count in 32 bits,
-/// and a larger one would fail its whole upload.
-pub fn pack_evaluations(group: &Group) -> (Vec<Parcel>, Rows) {
+/// Packs a group into batches. Also returns the counts beyond `limits::COUNT_MAX`, for the next upload: core
+/// rejects an upload with a count of more than 32 bits.
+pub fn pack_evaluations(group: &Group) -> (Vec<UploadBatch>, Rows) {
     let (open, close) = if group.is_detailed { (r#"{"evaluations":["#, "]}") } else { ("{", "}") };
-    let mut batch = ParcelBatch { open, close, body: String::new(), count: 0 };
-    let (mut parcels, mut rest) = (Vec::new(), Rows::new());
+    let mut builder = BatchBuilder { open, close, body: String::new(), count: 0 };
+    let (mut batches, mut rest) = (Vec::new(), Rows::new());
     for (evaluation, count) in &group.rows {
         let sent = (*count).min(limits::COUNT_MAX);
         if sent < *count {
@@ -80,13 +107,13 @@ pub fn pack_evaluations(group: &Group) -> (Vec<Parcel>, Rows) {
                 detailed(&evaluation.feature, is_enabled, evaluation.identifier.as_deref(), sent)
             }
         };
-        if !batch.has_room(&row) {
-            parcels.extend(batch.take(group));
+        if !builder.fits(&row) {
+            batches.extend(builder.finish(group));
         }
-        batch.push(&row, sent);
+        builder.push(&row, sent);
     }
-    parcels.extend(batch.take(group));
-    (parcels, rest)
+    batches.extend(builder.finish(group));
+    (batches, rest)
 }
 
 fn detailed(feature: &str, is_enabled: bool, identifier: Option<&str>, count: u64) -> String {
@@ -97,8 +124,9 @@ fn detailed(feature: &str, is_enabled: bool, identifier: Option<&str>, count: u6
     row.to_string()
 }
 
-/// Parcels of at most as many rows as upstream takes (compatibility.md 4.3).
-pub fn pack_usage(mut rows: Vec<((Box<str>, Resource), u64)>) -> Vec<Parcel> {
+/// Packs usage into batches of at most `USAGE_ROWS_MAX` rows, which is what upstream accepts
+/// (compatibility.md 4.3).
+pub fn pack_usage(mut rows: Vec<((Box<str>, Resource), u64)>) -> Vec<UploadBatch> {
     rows.sort_unstable();
     let pack = |rows: &[((Box<str>, Resource), u64)]| {
         let count = rows.iter().map(|(_, count)| count).sum();
@@ -108,17 +136,17 @@ pub fn pack_usage(mut rows: Vec<((Box<str>, Resource), u64)>) -> Vec<Parcel> {
                 json!({"client_side_key": key, "resource": resource.name(), "count": count})
             })
             .collect();
-        Parcel::new(USAGE, String::new(), Labels::default(), json!(rows).to_string(), count)
+        UploadBatch::new(USAGE, String::new(), Labels::default(), json!(rows).to_string(), count)
     };
     rows.chunks(limits::USAGE_ROWS_MAX).map(pack).collect()
 }
 
-impl Parcel {
+impl UploadBatch {
     pub fn new(path: &str, client_side_key: String, labels: Labels, body: String, count: u64) -> Self {
         Self { path: path.into(), idempotency_key: uuid(), client_side_key, labels, body, count }
     }
 
-    /// Two parcels that carry half of the rows each; `None` if there is only one row.
+    /// Two batches with half of the rows each; `None` if there is only one row.
     pub fn halves(&self) -> Option<[Self; 2]> {
         let make = |body: Value| {
             let count = count_of(&body);
@@ -128,18 +156,18 @@ impl Parcel {
             Value::Object(mut body) if self.path == VERSION_2 => {
                 let Some(Value::Array(rows)) = body.remove(EVALUATIONS) else { return None };
                 let wrap = |rows: Vec<Value>| make(json!({ EVALUATIONS: rows }));
-                cut_in_two(rows).map(|halves| halves.map(wrap))
+                split_rows(rows).map(|halves| halves.map(wrap))
             }
             Value::Object(body) => {
                 let wrap = |rows: Vec<(String, Value)>| make(Value::Object(Map::from_iter(rows)));
-                cut_in_two(body.into_iter().collect()).map(|halves| halves.map(wrap))
+                split_rows(body.into_iter().collect()).map(|halves| halves.map(wrap))
             }
-            Value::Array(rows) => cut_in_two(rows).map(|halves| halves.map(|rows| make(Value::Array(rows)))),
+            Value::Array(rows) => split_rows(rows).map(|halves| halves.map(|rows| make(Value::Array(rows)))),
             _ => None,
         }
     }
 
-    /// The headers that the SDK sent, as far as they are headers.
+    /// The header fields of the upload. Labels that are not valid field values are omitted.
     pub fn fields(&self) -> Vec<(&str, &str)> {
         let labels = &self.labels;
         let fields = [
@@ -154,13 +182,13 @@ impl Parcel {
     }
 }
 
-fn cut_in_two<T>(mut rows: Vec<T>) -> Option<[Vec<T>; 2]> {
+fn split_rows<T>(mut rows: Vec<T>) -> Option<[Vec<T>; 2]> {
     let middle = rows.len().div_ceil(2);
     let rest = rows.split_off(middle);
     (!rest.is_empty()).then_some([rows, rest])
 }
 
-/// All counts of a body.
+/// The sum of all counts of a body.
 fn count_of(body: &Value) -> u64 {
     let counts = |rows: &[Value]| rows.iter().filter_map(|row| row["count"].as_u64()).sum();
     match body {
@@ -176,7 +204,7 @@ fn count_of(body: &Value) -> u64 {
 /// A random UUID (RFC 9562 5.4).
 fn uuid() -> String {
     let mut bytes = [0; 16];
-    // Without randomness the key only fails to tell repetitions apart.
+    // If this fails, keys are not unique, and upstream may take an upload for a repeated one.
     let _ = getrandom::fill(&mut bytes);
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
@@ -203,33 +231,33 @@ mod tests {
     }
 
     #[test]
-    fn no_parcel_is_larger_than_the_bound_however_its_text_is_escaped() {
+    fn escaping_does_not_make_a_batch_exceed_the_limit() {
         // A control character takes six bytes in JSON.
         let identifier = |number: usize| format!("{number}{}", "\u{1}".repeat(1990));
         let rows: Rows = (0..500).map(|number| two("f", &identifier(number), 1)).collect();
-        let (parcels, rest) = pack_evaluations(&group(true, rows));
-        assert_eq!((parcels.len(), rest.len()), (7, 0));
-        assert_eq!(parcels.iter().map(|parcel| parcel.count).sum::<u64>(), 500);
-        for parcel in &parcels {
-            assert!(parcel.body.len() <= limits::UPLOAD_BYTES_MAX, "{}", parcel.body.len());
-            let body: Value = serde_json::from_str(&parcel.body).unwrap();
-            assert_eq!(count_of(&body), parcel.count);
+        let (batches, rest) = pack_evaluations(&group(true, rows));
+        assert_eq!((batches.len(), rest.len()), (7, 0));
+        assert_eq!(batches.iter().map(|batch| batch.count).sum::<u64>(), 500);
+        for batch in &batches {
+            assert!(batch.body.len() <= limits::UPLOAD_BYTES_MAX, "{}", batch.body.len());
+            let body: Value = serde_json::from_str(&batch.body).unwrap();
+            assert_eq!(count_of(&body), batch.count);
         }
     }
 
     #[test]
     fn counts_beyond_32_bits_are_left_for_the_next_upload() {
         let rows = vec![one("a", 2 * limits::COUNT_MAX + 5), one("b", 1)];
-        let (parcels, rest) = pack_evaluations(&group(false, rows));
-        assert_eq!((parcels.len(), &*parcels[0].body), (1, r#"{"a":2147483647,"b":1}"#));
+        let (batches, rest) = pack_evaluations(&group(false, rows));
+        assert_eq!((batches.len(), &*batches[0].body), (1, r#"{"a":2147483647,"b":1}"#));
         assert_eq!(rest, [one("a", limits::COUNT_MAX + 5)]);
-        let (parcels, rest) = pack_evaluations(&group(true, vec![two("a", "i", u64::MAX)]));
-        assert_eq!((parcels.len(), parcels[0].count), (1, limits::COUNT_MAX));
+        let (batches, rest) = pack_evaluations(&group(true, vec![two("a", "i", u64::MAX)]));
+        assert_eq!((batches.len(), batches[0].count), (1, limits::COUNT_MAX));
         assert_eq!(rest, [two("a", "i", u64::MAX - limits::COUNT_MAX)]);
     }
 
     #[test]
-    fn a_parcel_is_halved_down_to_its_rows_and_no_count_is_lost() {
+    fn halving_down_to_single_rows_loses_no_count() {
         let mut counts = Counts::default();
         let keys: Vec<String> = (0..5).map(|slot| format!("key-{slot}")).collect();
         (0..5).for_each(|slot| counts.used(slot, Resource::Flags));
@@ -238,39 +266,39 @@ mod tests {
         let features: Vec<String> = (0..5).map(|number| format!("f{number}")).collect();
         let plain = group(false, features.iter().map(|feature| one(feature, 1)).collect());
         let detailed = group(true, features.iter().map(|feature| two(feature, "i", 1)).collect());
-        for parcel in [&usage[0], &pack_evaluations(&plain).0[0], &pack_evaluations(&detailed).0[0]] {
-            let mut waiting = vec![parcel.clone()];
+        for batch in [&usage[0], &pack_evaluations(&plain).0[0], &pack_evaluations(&detailed).0[0]] {
+            let mut waiting = vec![batch.clone()];
             let mut single = Vec::new();
-            while let Some(parcel) = waiting.pop() {
-                match parcel.halves() {
+            while let Some(batch) = waiting.pop() {
+                match batch.halves() {
                     Some(halves) => {
-                        assert_eq!(halves[0].count + halves[1].count, parcel.count);
-                        assert_ne!(halves[0].idempotency_key, parcel.idempotency_key);
+                        assert_eq!(halves[0].count + halves[1].count, batch.count);
+                        assert_ne!(halves[0].idempotency_key, batch.idempotency_key);
                         assert_ne!(halves[0].idempotency_key, halves[1].idempotency_key);
                         waiting.extend(halves);
                     }
-                    None => single.push(parcel),
+                    None => single.push(batch),
                 }
             }
             assert_eq!(single.len(), 5, "{single:?}");
-            assert!(single.iter().all(|one| one.count == 1 && one.path == parcel.path));
+            assert!(single.iter().all(|one| one.count == 1 && one.path == batch.path));
         }
     }
 
     #[test]
-    fn usage_goes_in_parcels_of_a_thousand_rows() {
+    fn packs_usage_into_batches_of_a_thousand_rows() {
         let rows = (0..1001).map(|slot| ((format!("key-{slot:04}").into(), Resource::Flags), 1)).collect();
-        let parcels = pack_usage(rows);
-        let rows: Vec<Vec<Value>> = parcels.iter().map(|p| serde_json::from_str(&p.body).unwrap()).collect();
+        let batches = pack_usage(rows);
+        let rows: Vec<Vec<Value>> = batches.iter().map(|p| serde_json::from_str(&p.body).unwrap()).collect();
         assert_eq!((rows[0].len(), rows[1].len()), (1000, 1));
         assert_eq!(rows[0][0], json!({"client_side_key": "key-0000", "resource": "flags", "count": 1}));
-        assert_ne!(parcels[0].idempotency_key, parcels[1].idempotency_key);
-        assert_eq!(parcels[0].idempotency_key.len(), 36);
+        assert_ne!(batches[0].idempotency_key, batches[1].idempotency_key);
+        assert_eq!(batches[0].idempotency_key.len(), 36);
     }
 
     #[test]
-    fn a_label_that_is_no_header_is_left_out() {
-        let mut labelled = Parcel::new("p", "key".into(), Labels::default(), "{}".into(), 0);
+    fn omits_labels_that_are_not_valid_header_values() {
+        let mut labelled = UploadBatch::new("p", "key".into(), Labels::default(), "{}".into(), 0);
         labelled.labels.application_name = "a\nb".into();
         labelled.labels.user_agent = "sdk/1".into();
         assert_eq!(labelled.fields(), [("x-environment-key", "key"), ("user-agent", "sdk/1")]);

@@ -1,0 +1,327 @@
+//! Documents and pending uploads in `cache_dir`, for a restart while upstream is down.
+//!
+//! Each file contains a header (one line of JSON with the SHA-256 of the document), then the document as it
+//! was received. Files are replaced atomically (temporary file, fsync, rename) by a writer thread, and only
+//! the owner can read them. File names are digests, because keys are secret. A damaged file is never served.
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Display;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::config::Level;
+use crate::files::Links;
+use crate::json::hex::hex;
+use crate::log::Log;
+use crate::validators::Validators;
+use crate::{files, limits};
+
+/// A document and its metadata, as saved on disk.
+#[derive(Debug, PartialEq)]
+pub struct StoredDocument {
+    pub document: Vec<u8>,
+    pub validators: Validators,
+    pub digest: [u8; 32],
+    pub saved_at: SystemTime,
+}
+
+/// The first line of a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct FileHeader {
+    version: u32,
+    sha256: String,
+    etag: Option<String>,
+    last_modified: Option<String>,
+    saved_at_seconds: u64,
+}
+
+const VERSION: u32 = 1;
+/// Hexadecimal digits of a file name: half of the SHA-256 of the document's name.
+const NAME_DIGITS: usize = 32;
+/// The extension of a temporary file is `tmp-PID-RANDOM`, with PID in decimal and RANDOM in `RANDOM_DIGITS`
+/// hexadecimal digits.
+const TEMPORARY: &str = "tmp-";
+const RANDOM_DIGITS: usize = 16;
+/// How often a failed write is retried.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Reads files, and sends writes to the writer thread.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+    writes: Sender<WriteRequest>,
+}
+
+/// A message to the writer thread.
+#[derive(Debug)]
+enum WriteRequest {
+    Save(String, StoredDocument),
+    Remove(String),
+    Flush(Sender<()>),
+}
+
+impl Store {
+    /// Creates the folder if it does not exist, removes temporary files of killed processes, and starts the
+    /// writer thread.
+    ///
+    /// # Errors
+    /// The folder cannot be created, or the thread cannot be started.
+    pub fn open(folder: &Path, log: &Log) -> io::Result<Self> {
+        create_folder(folder)?;
+        remove_leftovers(folder, log);
+        let (writes, requests) = channel();
+        let (own, log) = (folder.to_path_buf(), log.clone());
+        thread::Builder::new().name("store".into()).spawn(move || run_writer(&own, &requests, &log))?;
+        Ok(Self { folder: folder.to_path_buf(), writes })
+    }
+
+    /// Loads the document `name`; `None` if there is none.
+    ///
+    /// # Errors
+    /// The file is damaged or cannot be read.
+    pub fn load(&self, name: &str) -> Result<Option<StoredDocument>, StorageError> {
+        load(&self.folder, name)
+    }
+
+    /// Saves a document, asynchronously.
+    pub fn save(&self, name: &str, document: StoredDocument) {
+        // Fails only if the writer thread has panicked.
+        let _ = self.writes.send(WriteRequest::Save(name.into(), document));
+    }
+
+    /// Saves a document, asynchronously, unless the file has the same content.
+    pub fn save_if_new(&self, name: &str, document: StoredDocument) {
+        let is_saved = matches!(self.load(name), Ok(Some(before)) if before.digest == document.digest);
+        if !is_saved {
+            self.save(name, document);
+        }
+    }
+
+    /// Removes a document, asynchronously.
+    pub fn remove(&self, name: &str) {
+        let _ = self.writes.send(WriteRequest::Remove(name.into()));
+    }
+
+    /// Waits until all previous writes have been tried, for `timeout` at most.
+    pub fn flush(&self, timeout: Duration) {
+        let (done, wait) = channel();
+        if self.writes.send(WriteRequest::Flush(done)).is_ok() {
+            let _ = wait.recv_timeout(timeout);
+        }
+    }
+}
+
+/// A file that cannot be loaded.
+#[derive(Debug)]
+pub struct StorageError {
+    path: PathBuf,
+    cause: DamageCause,
+}
+
+#[derive(Debug)]
+enum DamageCause {
+    Read(io::Error),
+    /// There is no complete header.
+    Truncated,
+    /// The header is not valid JSON.
+    Header,
+    Version(u32),
+    Checksum,
+    Time,
+}
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.path.display())?;
+        match &self.cause {
+            DamageCause::Read(error) => error.fmt(f),
+            DamageCause::Truncated => f.write_str("truncated file"),
+            DamageCause::Header => f.write_str("invalid header"),
+            DamageCause::Version(version) => write!(f, "expected version {VERSION}, got {version}"),
+            DamageCause::Checksum => f.write_str("checksum mismatch"),
+            DamageCause::Time => f.write_str("invalid time"),
+        }?;
+        f.write_str(": ignored")
+    }
+}
+
+impl std::error::Error for StorageError {}
+
+/// Loads the document `name` from `folder`; `None` if there is none.
+///
+/// # Errors
+/// The file is damaged or cannot be read.
+pub fn load(folder: &Path, name: &str) -> Result<Option<StoredDocument>, StorageError> {
+    let path = path(folder, name);
+    let damaged = |cause| StorageError { path: path.clone(), cause };
+    let mut bytes = match files::read(&path, Links::Refuse, limits::CACHE_FILE_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(damaged(DamageCause::Read(error))),
+    };
+    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged(DamageCause::Truncated))?;
+    let document = bytes.split_off(end + 1);
+    let header: FileHeader = serde_json::from_slice(&bytes).map_err(|_| damaged(DamageCause::Header))?;
+    if header.version != VERSION {
+        return Err(damaged(DamageCause::Version(header.version)));
+    }
+    let digest: [u8; 32] = Sha256::digest(&document).into();
+    if hex(&digest) != header.sha256 {
+        return Err(damaged(DamageCause::Checksum));
+    }
+    let saved_at = UNIX_EPOCH
+        .checked_add(Duration::from_secs(header.saved_at_seconds))
+        .ok_or_else(|| damaged(DamageCause::Time))?;
+    let validators = Validators { etag: header.etag, last_modified: header.last_modified, date: None };
+    Ok(Some(StoredDocument { document, validators, digest, saved_at }))
+}
+
+/// The loop of the writer thread. Of several writes to one name only the newest is done. Failed writes are
+/// retried: the disk may be full, or the folder missing, for a while.
+fn run_writer(folder: &Path, requests: &Receiver<WriteRequest>, log: &Log) {
+    let mut waiting: BTreeMap<String, Option<StoredDocument>> = BTreeMap::new();
+    loop {
+        let was_failing = !waiting.is_empty();
+        let timeout = if was_failing { RETRY_INTERVAL } else { Duration::MAX };
+        let first = match requests.recv_timeout(timeout) {
+            Ok(first) => Some(first),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let mut flushed = Vec::new();
+        for request in first.into_iter().chain(requests.try_iter()) {
+            match request {
+                WriteRequest::Save(name, document) => drop(waiting.insert(name, Some(document))),
+                WriteRequest::Remove(name) => drop(waiting.insert(name, None)),
+                WriteRequest::Flush(done) => flushed.push(done),
+            }
+        }
+        let mut failure = None;
+        waiting.retain(|name, document| {
+            let path = path(folder, name);
+            let result = document.as_ref().map_or_else(|| remove(&path), |document| write(&path, document));
+            result.is_err_and(|error| {
+                failure = Some(format!("{}: {error}", path.display()));
+                true
+            })
+        });
+        match failure {
+            Some(error) if !was_failing => {
+                let hint = "documents are not saved for a restart: check the owner, mode and free space of the folder";
+                log.event(Level::Error, "cache_write_failed", &[("error", &error), ("hint", &hint)]);
+            }
+            None if was_failing => log.event(Level::Info, "cache_write_recovered", &[]),
+            _ => {}
+        }
+        drop(flushed);
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })
+}
+
+fn create_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Removes, and logs, the temporary files of processes that were killed while writing. Another process may be
+/// writing now, and the folder may contain unrelated files: only old regular files whose names have exactly
+/// the form of temporary files are removed.
+fn remove_leftovers(folder: &Path, log: &Log) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(is_temporary) {
+            continue;
+        }
+        // `DirEntry::metadata` does not follow symbolic links.
+        let Ok(metadata) = entry.metadata() else { continue };
+        let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default();
+        if !metadata.is_file() || age <= limits::STORE_LEFTOVER_AGE {
+            continue;
+        }
+        let path = entry.path();
+        let shown = path.display();
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                let fields: [(_, &dyn Display); 2] = [("path", &shown), ("age_seconds", &age.as_secs())];
+                log.event(Level::Info, "cache_leftover_removed", &fields);
+            }
+            Err(error) => {
+                let fields: [(_, &dyn Display); 2] = [("path", &shown), ("error", &error)];
+                log.event(Level::Warning, "cache_leftover_not_removed", &fields);
+            }
+        }
+    }
+}
+
+/// Whether a file name has the form of those by [`temporary`].
+fn is_temporary(name: &str) -> bool {
+    let is_hex = |text: &str, digits: usize| {
+        text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    // A 32-bit PID has at most ten digits.
+    let is_pid =
+        |text: &str| (1..=10).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = name.split_once('.').and_then(|(digits, extension)| {
+        let (pid, random) = extension.strip_prefix(TEMPORARY)?.split_once('-')?;
+        Some((digits, pid, random))
+    });
+    parts.is_some_and(|(digits, pid, random)| {
+        is_hex(digits, NAME_DIGITS) && is_pid(pid) && is_hex(random, RANDOM_DIGITS)
+    })
+}
+
+/// A unique name for a temporary file. The PID does not suffice: in containers that share a folder, every
+/// process has PID 1.
+fn temporary(path: &Path) -> PathBuf {
+    let random = getrandom::u64().unwrap_or_default();
+    path.with_extension(format!("{TEMPORARY}{}-{random:0RANDOM_DIGITS$x}", std::process::id()))
+}
+
+fn write(path: &Path, document: &StoredDocument) -> io::Result<()> {
+    let header = FileHeader {
+        version: VERSION,
+        sha256: hex(&document.digest),
+        etag: document.validators.etag.clone(),
+        last_modified: document.validators.last_modified.clone(),
+        saved_at_seconds: document.saved_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+    };
+    let mut line = serde_json::to_vec(&header)?;
+    line.push(b'\n');
+    let temporary = temporary(path);
+    let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+    let mut file = create().or_else(|error| match (error.kind(), path.parent()) {
+        // The folder was removed after the start.
+        (io::ErrorKind::NotFound, Some(folder)) => create_folder(folder).and_then(|()| create()),
+        _ => Err(error),
+    })?;
+    let written = file
+        .write_all(&line)
+        .and_then(|()| file.write_all(&document.document))
+        .and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    // Sync the folder too: the rename must survive a loss of power.
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// The path of the document `name`. The file name is a digest: `name` may be a key.
+fn path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{}.document", &hex(&Sha256::digest(name.as_bytes()))[..NAME_DIGITS]))
+}
+
+#[cfg(test)]
+mod tests;
