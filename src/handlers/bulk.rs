@@ -62,7 +62,8 @@ pub fn validate_trait(body: PyValue<'_>) -> Result<(), IdentityError> {
     echo(body).map(drop)
 }
 
-/// The requested identities, and how many there are. At most `BULK_IDENTITIES_MAX` are kept.
+/// The requested identities, and how many there are. Those beyond `BULK_IDENTITIES_MAX` and one are not
+/// validated, since the request is refused.
 fn parse(body: PyValue<'_>) -> Result<(Vec<RequestedIdentity<'_>>, usize), IdentityError> {
     let mut errors = ErrorList::default();
     let (mut requested, mut count) = (Vec::new(), 0);
@@ -77,15 +78,13 @@ fn parse(body: PyValue<'_>) -> Result<(Vec<RequestedIdentity<'_>>, usize), Ident
     match members.get("data") {
         None => errors.missing(&data, body),
         Some(PyValue::List(items)) => {
-            for (index, item) in items.iter().enumerate() {
+            count = items.len();
+            // More are refused whatever the rest is, so it is not judged.
+            for (index, item) in items.iter().take(BULK_IDENTITIES_MAX + 1).enumerate() {
                 if errors.is_full() {
                     break;
                 }
-                let one = validation_errors::identity_at(item, &data.index(index), &mut errors);
-                if count < BULK_IDENTITIES_MAX {
-                    requested.push(one);
-                }
-                count += 1;
+                requested.push(validation_errors::identity_at(item, &data.index(index), &mut errors));
             }
         }
         Some(other) => errors.known(&LIST_TYPE, &data, other),

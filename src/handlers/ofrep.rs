@@ -105,8 +105,8 @@ fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Resul
     if !is_within_length(identifier) {
         return Err(TARGETING_KEY_LENGTH);
     }
-    let mut traits = Vec::new();
-    for (name, value) in context.members() {
+    let mut traits = Vec::with_capacity(context.len());
+    let keep = |(name, value)| {
         match trait_value(value) {
             Some(TraitValue::Text(text)) if name != "targetingKey" && !is_within_length(text) => {
                 return Err(VALUE_TOO_LONG);
@@ -114,6 +114,14 @@ fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Resul
             Some(value) if name != "targetingKey" => traits.push(Trait { key: name, value }),
             _ => {}
         }
+        Ok(())
+    };
+    // Of members of one name the last one counts, as of traits in an evaluation. Only a last one that is
+    // not a trait must hide those before it.
+    if context.written().any(|(_, value)| matches!(value, PyValue::List(_) | PyValue::Dict(_))) {
+        context.members().into_iter().try_for_each(keep)?;
+    } else {
+        context.written().try_for_each(keep)?;
     }
     Ok(then(&Identity { identifier, traits: &traits }))
 }

@@ -3,9 +3,10 @@
 //! In: a whole document, once; per request an identity and a way to ask for flags. Out: nodes and
 //! their children, in the order in which `flagsmith`'s mapper and the engine build them.
 //! Invariant: nothing of a request is copied; the document's part is built when it is compiled.
+use std::hash::BuildHasher as _;
 use std::ops::ControlFlow;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable};
 
 use crate::engine::document::raw_json;
 use crate::engine::identity::{Identity, Trait, TraitValue};
@@ -105,7 +106,34 @@ pub struct Subject<'a> {
 #[derive(Debug, Default)]
 struct TraitMap<'a> {
     traits: Vec<Trait<'a>>,
-    places: HashMap<&'a str, usize, TableHashBuilder>,
+    /// Indexes into `traits` by name.
+    places: HashTable<u32>,
+    state: TableHashBuilder,
+}
+
+impl<'a> TraitMap<'a> {
+    /// `sent` has at most as many traits as a body has bytes (`limits::BODY_BYTES_MAX`).
+    fn new(sent: &[Trait<'a>]) -> Self {
+        let (state, mut places) = (TableHashBuilder::default(), HashTable::with_capacity(sent.len()));
+        let mut traits: Vec<Trait<'a>> = Vec::with_capacity(sent.len());
+        for found in sent {
+            let hash = state.hash_one(found.key);
+            if let Some(place) = places.find(hash, |place: &u32| traits[*place as usize].key == found.key) {
+                traits[*place as usize].value = found.value;
+            } else {
+                let place = u32::try_from(traits.len()).unwrap_or(u32::MAX);
+                places.insert_unique(hash, place, |place| state.hash_one(traits[*place as usize].key));
+                traits.push(*found);
+            }
+        }
+        Self { traits, places, state }
+    }
+
+    fn get(&self, name: &str) -> Option<TraitValue<'a>> {
+        let is_it = |place: &u32| self.traits[*place as usize].key == name;
+        let place = *self.places.find(self.state.hash_one(name), is_it)?;
+        Some(self.traits[place as usize].value)
+    }
 }
 
 impl<'a> Subject<'a> {
@@ -115,8 +143,7 @@ impl<'a> Subject<'a> {
 
     /// The value of a trait; of several with one key the last one.
     pub fn sent(&self, name: &str) -> Option<TraitValue<'a>> {
-        let place = *self.traits.places.get(name)?;
-        self.traits.traits.get(place).map(|sent| sent.value)
+        self.traits.get(name)
     }
 
     /// `$.identity.key`.
@@ -126,14 +153,7 @@ impl<'a> Subject<'a> {
 
     /// An identity and its key (`$.identity.key`).
     pub fn new(identity: Identity<'a>, key: &'a str) -> Self {
-        let mut traits = TraitMap::default();
-        for sent in identity.traits {
-            let place = *traits.places.entry(sent.key).or_insert(traits.traits.len());
-            match traits.traits.get_mut(place) {
-                Some(held) => held.value = sent.value,
-                None => traits.traits.push(*sent),
-            }
-        }
+        let traits = TraitMap::new(identity.traits);
         Self { identity, key, traits }
     }
 }
@@ -151,8 +171,7 @@ impl<'a> Context<'a, '_> {
     pub fn member(&self, node: TreeNode<'a>, name: &str) -> Option<TreeNode<'a>> {
         match node {
             TreeNode::Traits => {
-                let map = &self.subject?.traits;
-                return map.traits.get(*map.places.get(name)?).map(|found| TreeNode::Scalar(found.value));
+                return self.subject?.traits.get(name).map(TreeNode::Scalar);
             }
             TreeNode::Branch(Branch::Object(members)) => return members.find(name).map(TreeNode::Branch),
             _ => {}

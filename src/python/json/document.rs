@@ -4,9 +4,10 @@
 //! escapes. A document therefore costs at most 8 bytes of nodes for each byte of its text, and no allocation
 //! for each value.
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher as _, Hash, Hasher};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 /// A JSON value as Python holds it, borrowed from its [`JsonDocument`].
 #[derive(Clone, Copy, Debug)]
@@ -186,6 +187,14 @@ impl Hash for PyText<'_> {
 }
 
 impl<'d> List<'d> {
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
     pub fn iter(self) -> impl Iterator<Item = PyValue<'d>> {
         let mut at = self.first;
         (0..self.len).map(move |_| {
@@ -232,25 +241,31 @@ impl<'d> Dict<'d> {
     /// The members of Python's `dict`: each name once, in order of first appearance, with its last value.
     /// Names that differ only in lone surrogates count as one.
     pub fn members(self) -> Vec<(&'d str, PyValue<'d>)> {
-        last_of_each_name(self.written())
+        last_of_each_name(self.written(), self.len)
     }
 
     /// As [`Self::members`], with names compared by code point as Python does.
     pub fn exact_members(self) -> Vec<(PyText<'d>, PyValue<'d>)> {
-        last_of_each_name(self.entries())
+        last_of_each_name(self.entries(), self.len)
     }
 }
 
-fn last_of_each_name<K: Copy + Eq + Hash, V>(entries: impl Iterator<Item = (K, V)>) -> Vec<(K, V)> {
-    let mut members: Vec<(K, V)> = Vec::new();
-    let mut positions: HashMap<K, usize> = HashMap::new();
+/// A body may have a hundred thousand members: a table of positions is smaller than one of names.
+fn last_of_each_name<K: Copy + Eq + Hash, V>(
+    entries: impl Iterator<Item = (K, V)>,
+    capacity: usize,
+) -> Vec<(K, V)> {
+    let mut members: Vec<(K, V)> = Vec::with_capacity(capacity);
+    let mut positions: HashTable<u32> = HashTable::with_capacity(capacity);
+    let state = RandomState::default();
     for (name, value) in entries {
-        match positions.entry(name) {
-            Entry::Occupied(position) => members[*position.get()].1 = value,
-            Entry::Vacant(position) => {
-                position.insert(members.len());
-                members.push((name, value));
-            }
+        let hash = state.hash_one(name);
+        if let Some(position) = positions.find(hash, |position| members[*position as usize].0 == name) {
+            members[*position as usize].1 = value;
+        } else {
+            let position = offset(members.len());
+            positions.insert_unique(hash, position, |position| state.hash_one(members[*position as usize].0));
+            members.push((name, value));
         }
     }
     members
