@@ -1,9 +1,7 @@
-//! `edge-proxy serve` from the first line to the last: the one place where the rooms meet.
+//! `edge-proxy serve` and `demo`: starts all threads and waits for the supervisor to end.
 //!
-//! In: where to read the configuration. Out: a process that serves until it is told to stop.
-//! Invariant: sockets are bound before any thread is started, so that a process that cannot
-//! serve starts nothing; reactors are started before the supervisor, which publishes to them
-//! before it fetches anything. Nothing here is on the way of a request.
+//! Sockets are bound before any thread starts, so that a failed start leaves nothing running. Reactors start
+//! before the supervisor, which publishes to them before its first fetch.
 use std::error::Error;
 use std::fmt;
 use std::io::Write;
@@ -14,11 +12,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::admin::View;
 use crate::channel::Publisher;
-use crate::config::{Config, Inputs, Level, SettingError};
+use crate::config::{Config, Inputs, SettingError};
 use crate::limits::{
     DESCRIPTORS_LOW, DESCRIPTORS_MIN, DESCRIPTORS_REACTOR_MIN, DESCRIPTORS_RESERVED, PORT_SHARED_DELAY,
 };
-use crate::log::Log;
+use crate::log::{Log, event};
 use crate::metrics::Metrics;
 use crate::reactor::UnixSocket;
 use crate::supervisor::MissingDocument;
@@ -26,23 +24,20 @@ use crate::systemd::Notify;
 use crate::tls::Certificates;
 use crate::{admin, config, demo, reactor, supervisor};
 
-/// Why it could not start or go on.
-pub type Ended = Result<(), Box<dyn Error>>;
-
-/// Settings that were parsed but cannot be used, such as files that are missing.
+/// Settings that were parsed but cannot be used, such as missing files.
 #[derive(Debug)]
 pub struct UnusableSettings(Vec<SettingError>);
 
 impl fmt::Display for UnusableSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the configuration cannot be used:")?;
+        f.write_str("invalid configuration:")?;
         self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
     }
 }
 
 impl Error for UnusableSettings {}
 
-/// The demo's port belongs to another process.
+/// Another process listens on the demo's port.
 #[derive(Debug)]
 pub struct PortTaken(SocketAddr);
 
@@ -51,8 +46,8 @@ impl fmt::Display for PortTaken {
         let (address, port) = (self.0, self.0.port());
         write!(
             f,
-            "another process listens on {address}: `ss -ltnp 'sport = :{port}'` shows which; \
-             choose another port with --port"
+            "another process listens on {address} (`ss -ltnp 'sport = :{port}'` shows it): \
+             set another port with --port"
         )
     }
 }
@@ -65,7 +60,7 @@ pub struct MissingDocumentsError(Vec<MissingDocument>);
 
 impl fmt::Display for MissingDocumentsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cannot start without the documents to serve:")?;
+        f.write_str("missing documents:")?;
         self.0.iter().try_for_each(|missing| write!(f, "\n  {missing}"))
     }
 }
@@ -75,43 +70,48 @@ impl Error for MissingDocumentsError {}
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// A wrong configuration ([`config::ConfigError`]), a port in use, or a thread that could not be started.
-pub fn serve(inputs: Inputs) -> Ended {
-    run(inputs, false, |_, _| {}).map_err(explained)
+/// An invalid configuration ([`config::ConfigError`]), a missing document or file, a failed bind, or a
+/// thread that failed to start.
+pub fn serve(inputs: Inputs) -> Result<(), Box<dyn Error>> {
+    run(inputs, false, |_, _| {}).map_err(with_advice)
 }
 
-/// As [`serve`], and says on stdout how to ask for the demo's flags.
+/// As [`serve`], and prints how to request the demo's flags.
 ///
 /// # Errors
-/// As [`serve`].
-pub fn demo(inputs: Inputs) -> Ended {
+/// As [`serve`], and [`PortTaken`].
+pub fn demo(inputs: Inputs) -> Result<(), Box<dyn Error>> {
     run(inputs, true, |address, admin| {
-        // If nobody reads it, the flags are served all the same.
+        // With a closed stdout the demo serves anyway.
         let _ = std::io::stdout().write_all(demo::greeting(address, admin).as_bytes());
     })
-    .map_err(explained)
+    .map_err(with_advice)
 }
 
-/// Adds what to do to an error of the system about threads or descriptors.
-fn explained(error: Box<dyn Error>) -> Box<dyn Error> {
+/// Adds which limit to raise to an error of a thread or descriptor limit.
+fn with_advice(error: Box<dyn Error>) -> Box<dyn Error> {
     let Some(kind) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) else {
         return error;
     };
     match kind {
         libc::EAGAIN => {
-            format!("cannot start a thread: {error}; raise TasksMax= of the unit, pids.max of the container, or ulimit -u").into()
+            format!("failed to start a thread: {error}; raise TasksMax= of the unit, pids.max of the container, or ulimit -u").into()
         }
         libc::EMFILE | libc::ENFILE => {
-            format!("too few descriptors: {error}; raise LimitNOFILE= of the unit, ulimits of the container, or ulimit -n").into()
+            format!("too few file descriptors: {error}; raise LimitNOFILE= of the unit, ulimits of the container, or ulimit -n").into()
         }
         _ => error,
     }
 }
 
-/// `needs_own_port`: another process at the port is an error, not one to share it with.
-/// `bound` is called with the addresses of both listeners once they are there, if callers come by TCP.
-fn run(inputs: Inputs, needs_own_port: bool, bound: impl FnOnce(SocketAddr, Option<SocketAddr>)) -> Ended {
-    let (config, notices) = config::load(&inputs)?;
+/// With `needs_own_port`, another process on the port is an error. `on_bound` is called with the addresses
+/// of the TCP listener, if there is one, and of the admin listener.
+fn run(
+    inputs: Inputs,
+    needs_own_port: bool,
+    on_bound: impl FnOnce(SocketAddr, Option<SocketAddr>),
+) -> Result<(), Box<dyn Error>> {
+    let (config, warnings) = config::load(&inputs)?;
     let missing = supervisor::missing_documents(&config, &[]);
     if !missing.is_empty() {
         return Err(MissingDocumentsError(missing).into());
@@ -120,7 +120,7 @@ fn run(inputs: Inputs, needs_own_port: bool, bound: impl FnOnce(SocketAddr, Opti
     let certificates = config.server.tls.as_ref().map(Certificates::load).transpose();
     let certificates = certificates.map_err(|error| UnusableSettings(vec![error]))?;
     reactor::check_driver(config.server.driver)?;
-    enough_descriptors(config.cores.len())?;
+    check_descriptor_limit(config.cores.len())?;
     if needs_own_port {
         ports_are_free(&config)?;
     }
@@ -130,20 +130,20 @@ fn run(inputs: Inputs, needs_own_port: bool, bound: impl FnOnce(SocketAddr, Opti
     let address = listeners.first().map(TcpListener::local_addr).transpose()?;
     let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
     if let Some(address) = address {
-        bound(address, admin_address);
+        on_bound(address, admin_address);
     }
     let log = Log::start(&config.logging)?;
     log_listening(&config, address, &log);
     if let Some(address) = admin_address {
-        log.event(Level::Info, "admin_listening", &[("address", &address)]);
+        event!(log, Info, "admin_listening", address = address);
     }
-    notices.iter().for_each(|notice| log.notice(notice));
-    watch_for_sharing(&config, &listeners, &log)?;
+    warnings.iter().for_each(|warning| log.config_warning(warning));
+    warn_if_shared(&config, &listeners, &log)?;
     let metrics = Arc::new(Metrics::new(&config.cores));
     let descriptors = raise_descriptor_limit(&log);
     let (certificates, tls) = certificates.unzip();
-    let doors = Doors { listeners, unix_socket, tls };
-    let publisher = start_reactors(bounded(&config, descriptors, &log), doors, &log, &metrics)?;
+    let sockets = ListenSockets { listeners, unix_socket, tls };
+    let publisher = start_reactors(limit_connections(&config, descriptors, &log), sockets, &log, &metrics)?;
     let view = View::new(metrics.clone(), log.clone(), publisher.newest());
     let mut readiness = admin::Readiness::new(view.clone());
     if let Some(listener) = admin {
@@ -158,12 +158,13 @@ fn run(inputs: Inputs, needs_own_port: bool, bound: impl FnOnce(SocketAddr, Opti
         notify.ready();
         notify.watch(metrics)?;
     }
-    let ended = supervisor.join();
+    let result = supervisor.join();
     log.flush();
-    Ok(ended.map_err(|_| "the supervisor ended by a defect; stderr says where")??)
+    Ok(result.map_err(|_| "the supervisor panicked; see stderr")??)
 }
 
-/// Both listeners would share a port with another process (SO_REUSEPORT), which gets half of what is asked.
+/// Both listeners would share the port with another process (SO_REUSEPORT), which would receive a part of
+/// the connections.
 fn ports_are_free(config: &Config) -> Result<(), PortTaken> {
     let admin = config.admin.as_ref().map(|admin| SocketAddr::new(admin.host, admin.port));
     let main = SocketAddr::new(config.server.host, config.server.port);
@@ -174,46 +175,50 @@ fn ports_are_free(config: &Config) -> Result<(), PortTaken> {
     }
 }
 
-/// Warns when another process listens at the port, unless it is to be replaced: the kernel gives each
-/// of them a part of the connections, and so callers meet two configurations. Looks a moment after the
-/// start, so that of two processes that start at once both see it.
-fn watch_for_sharing(config: &Config, listeners: &[TcpListener], log: &Log) -> std::io::Result<()> {
+/// Warns if another process listens on the port, unless `server.take_over` is set: the kernel distributes
+/// connections between them, so clients get responses of two configurations. Checks shortly after the
+/// start, so that of two processes that start at the same time both warn.
+fn warn_if_shared(config: &Config, listeners: &[TcpListener], log: &Log) -> std::io::Result<()> {
     if config.server.take_over || listeners.is_empty() {
         return Ok(());
     }
-    // Not the listeners themselves: a copy of one would hold it open after the reactor closed it.
+    // Only the inodes: a clone of a listener would keep it open after the reactor closed it.
     let (address, inodes, log) = (listeners[0].local_addr()?, reactor::inodes(listeners)?, log.clone());
-    let look = move || {
+    let check = move || {
         std::thread::sleep(PORT_SHARED_DELAY);
-        // Where /proc is closed nothing is known, and so nothing is said.
+        // Without access to /proc the check is skipped.
         if reactor::is_shared(address.port(), &inodes).unwrap_or(false) {
-            let hint = "another process serves this port too and gets a part of the connections: stop one of \
-                        them, or start the successor with --take-over";
-            log.event(Level::Warning, "port_shared", &[("address", &address), ("hint", &hint)]);
+            let hint = "another process also serves this port and receives a part of the connections: stop \
+                        one of them, or start the successor with --take-over";
+            event!(log, Warning, "port_shared", address = address, hint = hint);
         }
     };
-    std::thread::Builder::new().name("port".to_owned()).spawn(look).map(drop)
+    std::thread::Builder::new().name("port".to_owned()).spawn(check).map(drop)
 }
 
-/// What callers come in by.
-struct Doors {
+struct ListenSockets {
     listeners: Vec<TcpListener>,
     unix_socket: Option<Arc<UnixSocket>>,
     tls: Option<Arc<rustls::ServerConfig>>,
 }
 
-fn start_reactors(config: Config, doors: Doors, log: &Log, metrics: &Metrics) -> std::io::Result<Publisher> {
+fn start_reactors(
+    config: Config,
+    sockets: ListenSockets,
+    log: &Log,
+    metrics: &Metrics,
+) -> std::io::Result<Publisher> {
     let config = Arc::new(config);
     let mut publisher = Publisher::new(config.clone());
     let cores = config.cores.iter().zip(&metrics.reactors);
-    let mut listeners = doors.listeners.into_iter();
+    let mut listeners = sockets.listeners.into_iter();
     for (index, (&core, metrics)) in cores.enumerate() {
         reactor::start(reactor::WorkerOptions {
             index,
             core,
             listener: listeners.next(),
-            unix_socket: doors.unix_socket.clone(),
-            tls: doors.tls.clone(),
+            unix_socket: sockets.unix_socket.clone(),
+            tls: sockets.tls.clone(),
             inbox: publisher.connect()?,
             config: config.clone(),
             log: log.clone(),
@@ -246,7 +251,7 @@ impl fmt::Display for DescriptorLimitError {
 impl Error for DescriptorLimitError {}
 
 /// Checks the limit of file descriptors. With fewer than needed, a reactor would fail and restart forever.
-fn enough_descriptors(reactors: usize) -> Result<(), DescriptorLimitError> {
+fn check_descriptor_limit(reactors: usize) -> Result<(), DescriptorLimitError> {
     let needed = DESCRIPTORS_MIN.saturating_add(DESCRIPTORS_REACTOR_MIN.saturating_mul(reactors as u64));
     match getrlimit(Resource::Nofile).maximum {
         Some(limit) if limit < needed => Err(DescriptorLimitError { limit, needed, reactors }),
@@ -261,12 +266,11 @@ fn raise_descriptor_limit(log: &Log) -> u64 {
     let raised = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..before });
     match &raised {
         Ok(()) if limit_of(before.maximum) < DESCRIPTORS_LOW => {
-            let limit = &limit_of(before.maximum);
-            let hint = "LimitNOFILE= of the unit, or ulimits of the container, sets the hard limit";
-            log.event(Level::Warning, "few_descriptors", &[("limit_count", limit), ("hint", &hint)]);
+            let hint = "raise the hard limit: LimitNOFILE= of the unit, or ulimits of the container";
+            event!(log, Warning, "low_fd_limit", limit_count = limit_of(before.maximum), hint = hint);
         }
         Ok(()) => {}
-        Err(error) => log.event(Level::Warning, "descriptor_limit_not_raised", &[("error", error)]),
+        Err(error) => event!(log, Warning, "fd_limit_not_raised", error = error),
     }
     limit_of(if raised.is_ok() { before.maximum } else { before.current })
 }
@@ -276,29 +280,34 @@ fn limit_of(limit: Option<u64>) -> u64 {
     limit.unwrap_or(u64::MAX)
 }
 
-/// Callers that hold every descriptor would end the polling as well, so some are kept from them.
-fn bounded(config: &Config, descriptors: u64, log: &Log) -> Config {
+/// Lowers `connections_max` so that clients cannot use the descriptors that polling needs.
+fn limit_connections(config: &Config, descriptors: u64, log: &Log) -> Config {
     let mut config = config.clone();
-    // Each environment may hold an event stream upstream.
+    // Each environment may have an event stream of upstream.
     let reserved = DESCRIPTORS_RESERVED.saturating_add(config.environments.len() as u64);
-    let for_callers = descriptors.saturating_sub(reserved).max(descriptors / 2);
-    let each = usize::try_from(for_callers).unwrap_or(usize::MAX) / config.cores.len().max(1);
+    let for_clients = descriptors.saturating_sub(reserved).max(descriptors / 2);
+    let each = usize::try_from(for_clients).unwrap_or(usize::MAX) / config.cores.len().max(1);
     if each < config.server.connections_max {
-        let hint = "server.connections_max is more than the descriptor limit allows";
-        let fields: [(_, &dyn fmt::Display); 3] =
-            [("connections_max_count", &each), ("descriptors_count", &descriptors), ("hint", &hint)];
-        log.event(Level::Info, "connections_bounded", &fields);
+        let hint = "server.connections_max exceeds what the limit of file descriptors allows";
+        event!(
+            log,
+            Info,
+            "connections_limited",
+            connections_max_count = each,
+            descriptors_count = descriptors,
+            hint = hint
+        );
         config.server.connections_max = each.max(1);
     }
     config
 }
 
-/// Says where callers come in.
+/// Logs the addresses of the listeners for SDKs.
 fn log_listening(config: &Config, address: Option<SocketAddr>, log: &Log) {
     let version = env!("CARGO_PKG_VERSION");
     let path = config.server.unix_socket.as_ref().map(|path| path.display());
     let addresses = [address.as_ref().map(|a| a as &dyn fmt::Display), path.as_ref().map(|p| p as _)];
     for address in addresses.into_iter().flatten() {
-        log.event(Level::Info, "listening", &[("address", address), ("version", &version)]);
+        event!(log, Info, "listening", address = address, version = version);
     }
 }

@@ -294,7 +294,7 @@ fn callers_cannot_take_the_last_descriptors_that_polling_needs() {
     let start = Start::serve().environment(CLIENT, SERVER).with_admin().set("api_url", upstream.api_url());
     let start = start.set("api_poll_frequency_seconds", "100ms");
     let proxy = launcher.narrow(start, &["nofile=100"]).ready();
-    let line = proxy.wait_for_log("connections_bounded");
+    let line = proxy.wait_for_log("connections_limited");
     assert!(line.contains("connections_max_count=50") && line.contains("descriptors_count=100"), "{line}");
     let greedy: Vec<Client> = (0..200).map(|_| proxy.client()).collect();
     eventually("the rest are closed at once", || {

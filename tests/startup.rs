@@ -53,7 +53,7 @@ fn demo(prefix: &str, args: &str) -> (Option<i32>, String) {
 fn few_descriptors_are_enough_to_serve_some() {
     let (code, text) = demo("ulimit -n 64;", "--cores 1");
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("few_descriptors") && text.contains("limit_count=64"), "{text}");
+    assert!(text.contains("low_fd_limit") && text.contains("limit_count=64"), "{text}");
     assert!(text.contains("\"status\":\"ok\""), "{text}");
 }
 

@@ -1,28 +1,23 @@
-//! `edge-proxy demo`: flags to play with, without an account, a network or a configuration.
-//!
-//! In: the address it is served on. Out: the environment to serve and the text that tells how to
-//! ask for it. Invariant: the document is an ordinary environment document, polled from nowhere
-//! and compiled like any other; of the demo the data plane knows but its page, which it serves
-//! as it is where the demo's key is served.
+//! Data of `edge-proxy demo`: an ordinary environment document, its keys, a web page and the text printed at
+//! start.
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::{EnvironmentConfig, Secret, reachable};
 
-/// For browsers and apps; the `api_key` of the document.
+/// The `api_key` of the document.
 pub const CLIENT_SIDE_KEY: &str = "demo-client-side-key";
-/// For servers; sees every feature and may fetch the document.
 pub const SERVER_SIDE_KEY: &str = "ser.demo-server-side-key";
 
-/// `/demo/`: the demo's flags in a browser, through Flagsmith's own SDK.
+/// `/demo/`: shows the demo's flags by means of the Flagsmith SDK.
 pub const PAGE: &str = include_str!("page.html");
-/// `/demo/flagsmith.js`: that SDK, since the demo needs no network.
+/// `/demo/flagsmith.js`: the Flagsmith SDK, included because the demo must work without a network.
 pub const SDK: &str = include_str!("flagsmith.js");
 
 const DOCUMENT: &str = include_str!("environment.json");
 
-/// The demo's environment, from the program itself or from a file that people edit.
+/// The demo's environment, with the document at `document_path` if given.
 pub fn environment(document_path: Option<PathBuf>) -> EnvironmentConfig {
     EnvironmentConfig {
         client_side_key: CLIENT_SIDE_KEY.to_owned(),
@@ -33,7 +28,7 @@ pub fn environment(document_path: Option<PathBuf>) -> EnvironmentConfig {
     }
 }
 
-/// What is printed at start: where, with which keys, and what to type.
+/// The text printed at start: addresses, keys and example requests.
 pub fn greeting(address: SocketAddr, admin: Option<SocketAddr>) -> String {
     let base = format!("http://{}/api/v1", reachable(address));
     let mut text = format!("The demo serves flags on {base}/\n\n");

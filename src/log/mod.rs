@@ -1,10 +1,9 @@
-//! Records as fields, written to stdout by one thread.
+//! Structured log: any thread sends records to a bounded queue, and one thread writes them to stdout in the
+//! formats of the Python proxy (structlog), text or JSON.
 //!
-//! In: events (`Log::event`) from any thread. Out: one line each, generic or JSON, in the shapes
-//! structlog gives the Python proxy. Invariant: no caller ever blocks on it; what does not fit in
-//! the queue is dropped and counted, and the count is logged; a field named `..._key` is cut, and
-//! other secrets before they come here (`config::Secret`). Control characters never reach the
-//! terminal as such.
+//! Logging never blocks: a record that does not fit in the queue is dropped, and the number of dropped
+//! records is logged. The value of a field named `*_key` is truncated; other secrets are
+//! [`Secret`]s. Control characters are escaped.
 use std::collections::VecDeque;
 use std::fmt::{Display, Write as _};
 use std::io::Write;
@@ -24,7 +23,19 @@ use crate::limits::{
 };
 use crate::terminal;
 
-/// A handle to the writer; cheap to clone.
+/// Logs an event: `event!(log, Warning, "port_shared", address = address, hint = hint)`.
+macro_rules! event {
+    ($log:expr, $level:ident, $name:literal $(, $field:ident = $value:expr)* $(,)?) => {
+        $log.event(
+            $crate::config::Level::$level,
+            $name,
+            &[$((stringify!($field), &$value as &dyn std::fmt::Display)),*],
+        )
+    };
+}
+pub(crate) use event;
+
+/// A handle to the queue; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Log {
     records: SyncSender<LogMessage>,
@@ -34,14 +45,14 @@ pub struct Log {
 #[derive(Debug)]
 struct LogQueue {
     level: AtomicU8,
-    /// Not yet told of in the log.
+    /// Dropped events since the last `log_records_dropped`.
     dropped: AtomicU64,
     dropped_total: AtomicU64,
-    /// Access records among what was not told of yet; reactors count all of theirs by themselves.
+    /// Dropped access records since the last `log_records_dropped`. Reactors count the total.
     access_dropped: AtomicU64,
-    /// Access records in the queue; they may not fill it, so that an error always finds room.
+    /// Access records in the queue. Bounded, so that they do not displace events.
     access_waiting: AtomicUsize,
-    /// Locked by the writer and by whoever looks at the status page, never by who logs.
+    /// Locked by the writer and the status page, never by a caller that logs.
     recent: Mutex<VecDeque<Recent>>,
 }
 
@@ -55,16 +66,14 @@ pub struct Recent {
     pub text: String,
 }
 
-/// What waits for the writer.
 #[derive(Debug)]
 enum LogMessage {
     Record(Record),
     Accesses(AccessRecords),
-    /// DocumentResponse when everything before it has been written.
+    /// The writer replies when everything before it is written.
     Flush(SyncSender<()>),
 }
 
-/// One line to be.
 #[derive(Debug)]
 struct Record {
     time: SystemTime,
@@ -73,25 +82,25 @@ struct Record {
     fields: Vec<(&'static str, String)>,
 }
 
-/// One answered request, for the access log.
+/// One request of the access log.
 #[derive(Debug)]
 pub struct AccessRecord {
     pub time: SystemTime,
-    /// `None`: the peer came in by a unix socket.
+    /// `None`: a unix socket.
     pub remote_ip: Option<IpAddr>,
     pub method: &'static str,
-    /// Where the path is in the text of its [`AccessRecords`].
+    /// The range of the path in [`AccessRecords::paths`].
     pub path: Range<usize>,
     pub status: u16,
     pub bytes: usize,
     pub duration_us: u64,
 }
 
-/// A path is seldom longer, so that their text grows once.
+/// The capacity reserved for each path; most are shorter.
 const PATH_BYTES_USUAL: usize = 40;
 
-/// DocumentResponse requests, in order. One text for all of their paths: an allocation for each would be
-/// freed by another thread, which costs more than the rest of a record.
+/// A batch of requests, in order. All paths share one string: one allocation per path, freed by the writer
+/// thread, would cost more than the rest of the record.
 #[derive(Debug, Default)]
 pub struct AccessRecords {
     records: Vec<AccessRecord>,
@@ -124,7 +133,7 @@ impl AccessRecords {
 }
 
 impl Log {
-    /// Starts the writer thread, which ends with the last handle.
+    /// Starts the writer thread. It ends when the last handle is dropped.
     ///
     /// # Errors
     /// The thread could not be started.
@@ -132,7 +141,7 @@ impl Log {
         Self::start_to(settings, std::io::stdout())
     }
 
-    /// As [`start`](Self::start), to another place than stdout.
+    /// As [`start`](Self::start), with another output than stdout.
     ///
     /// # Errors
     /// The thread could not be started.
@@ -148,13 +157,13 @@ impl Log {
         Ok(Self { records, shared })
     }
 
-    /// Logs `event` (lower_snake_case, no interpolation) with its fields. In JSON a field whose
-    /// name ends in a unit (`_seconds`, `_bytes`, `_count`, ...) is a number, any other is text.
+    /// Logs `event` (a constant in lower_snake_case) with its fields; see the macro `event!`. In JSON a
+    /// field whose name ends in a unit (`_seconds`, `_bytes`, `_count`, ...) is a number, any other a string.
     pub fn event(&self, level: Level, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
         if (level as u8) < self.shared.level.load(Ordering::Relaxed) {
             return;
         }
-        let fields = fields.iter().map(|(name, value)| (*name, shown(name, value))).collect();
+        let fields = fields.iter().map(|(name, value)| (*name, field_text(name, value))).collect();
         let record = Record { time: SystemTime::now(), level, event, fields };
         if self.records.try_send(LogMessage::Record(record)).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
@@ -162,11 +171,10 @@ impl Log {
         }
     }
 
-    /// Logs what was found in the configuration.
-    pub fn notice(&self, notice: &ConfigWarning) {
+    pub fn config_warning(&self, warning: &ConfigWarning) {
         let fields: Vec<(&'static str, &dyn Display)> =
-            notice.fields.iter().map(|(name, value)| (*name, value as &dyn Display)).collect();
-        self.event(notice.level, notice.event, &fields);
+            warning.fields.iter().map(|(name, value)| (*name, value as &dyn Display)).collect();
+        self.event(warning.level, warning.event, &fields);
     }
 
     /// Whether requests are logged at this level.
@@ -174,7 +182,7 @@ impl Log {
         Level::Info as u8 >= self.shared.level.load(Ordering::Relaxed)
     }
 
-    /// Logs requests. False if they were dropped because the writer is behind; the caller counts them.
+    /// Logs requests. Returns false if they were dropped because the queue is full; the caller counts them.
     pub fn accesses(&self, accesses: AccessRecords) -> bool {
         let (waiting, count) = (&self.shared.access_waiting, accesses.len());
         let is_sent = waiting.fetch_add(count, Ordering::Relaxed) + count <= ACCESS_RECORDS_MAX
@@ -186,23 +194,22 @@ impl Log {
         is_sent
     }
 
-    /// How many records were dropped since the start.
+    /// The number of events dropped since the start.
     pub fn dropped(&self) -> u64 {
         self.shared.dropped_total.load(Ordering::Relaxed)
     }
 
-    /// The newest warnings and errors, the newest last.
+    /// The latest warnings and errors, the latest last.
     pub fn recent(&self) -> Vec<Recent> {
         self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    /// Changes the level from now on.
     pub fn set_level(&self, level: Level) {
         self.shared.level.store(level as u8, Ordering::Relaxed);
     }
 
-    /// Waits until everything logged so far is written; for the end of the process. A pipe that
-    /// nobody empties is waited for no longer than `LOG_FLUSH_PATIENCE`.
+    /// Waits until everything logged so far is written, at the end of the process. Waits for a blocked
+    /// pipe no longer than `LOG_FLUSH_PATIENCE`.
     pub fn flush(&self) {
         let deadline = Instant::now() + LOG_FLUSH_PATIENCE;
         let (done, written) = sync_channel(1);
@@ -214,13 +221,13 @@ impl Log {
             message = back;
             std::thread::sleep(LOG_FLUSH_PAUSE);
         }
-        // An error means that the writer is gone or stuck, and then there is nothing to wait for.
+        // An error means that the writer has ended or is blocked.
         let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
-/// A key is shown by its beginning, whoever logs it. What has no key is named by its file instead.
-fn shown(name: &str, value: &dyn Display) -> String {
+/// Truncates keys. An environment without a key is named by its file, which is not truncated.
+fn field_text(name: &str, value: &dyn Display) -> String {
     let text = value.to_string();
     if name.ends_with("_key") && !text.contains('/') { Secret::new(text).to_string() } else { text }
 }
@@ -240,7 +247,7 @@ impl AccessRecord {
     }
 }
 
-/// The thread's end.
+/// The state of the writer thread.
 struct Writer<W> {
     settings: Logging,
     shared: Arc<LogQueue>,
@@ -252,7 +259,7 @@ impl<W: Write> Writer<W> {
     fn run(&mut self, queue: &Receiver<LogMessage>) {
         while let Ok(message) = queue.recv() {
             self.take(message);
-            // What has piled up is written at once: one write for many lines.
+            // One write for all queued lines.
             while self.line.len() < 64 * 1024 {
                 match queue.try_recv() {
                     Ok(message) => self.take(message),
@@ -269,7 +276,7 @@ impl<W: Write> Writer<W> {
             LogMessage::Record(record) => {
                 self.render(&record);
                 if record.level >= Level::Warning {
-                    self.remember(&record);
+                    self.add_recent(&record);
                 }
             }
             LogMessage::Accesses(accesses) => {
@@ -300,7 +307,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    fn remember(&self, record: &Record) {
+    fn add_recent(&self, record: &Record) {
         let mut text = Vec::new();
         render_fields(&record.fields, "", "", "", &mut text);
         let text = String::from_utf8_lossy(text.trim_ascii()).into_owned();
@@ -311,7 +318,7 @@ impl<W: Write> Writer<W> {
         recent.push_back(Recent { time: record.time, level: record.level, event: record.event, text });
     }
 
-    /// A closed pipe must not end the process, and there is nowhere to tell of it.
+    /// Ignores errors: a closed pipe must not end the process, and there is no other output for the error.
     fn write(&mut self) {
         let _ = self.out.write_all(&self.line);
         let _ = self.out.flush();
@@ -351,12 +358,12 @@ fn render_json(record: &Record, event_name: &str, line: &mut Vec<u8>) {
     line.push(b'}');
 }
 
-/// A field is a number by its name, so that its type never depends on its value.
+/// Whether the name ends in a unit and the value is a number.
 fn is_number(name: &str, value: &str) -> bool {
     const UNITS: [&str; 8] = ["seconds", "ms", "us", "bytes", "count", "port", "status", "version"];
     let unit = name.rsplit('_').next().unwrap_or(name);
     let is_plain = value.strip_prefix('-').unwrap_or(value).starts_with(|c: char| c.is_ascii_digit());
-    // Nearly all of them; the rest are judged by a parser.
+    // Fast path for most numbers.
     if !value.starts_with('0') && value.bytes().all(|byte| byte.is_ascii_digit()) {
         return is_plain && UNITS.contains(&unit);
     }
@@ -403,8 +410,8 @@ fn render_fields(
     }
 }
 
-/// A JSON string in which every character that a terminal obeys is escaped, also those above ASCII that
-/// JSON lets pass, such as U+009B.
+/// Writes a JSON string. Escapes all control characters, also those that JSON does not require, such as
+/// U+009B.
 fn json_text(line: &mut Vec<u8>, text: &str) {
     line.push(b'"');
     let is_plain = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';

@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::limits::LOG_RECORDS_MAX;
 
-/// A place to write to that can be read, and that can be held shut.
+/// An output that can be read, and blocked by locking it.
 #[derive(Clone, Default)]
 struct TestOutput(Arc<Mutex<Vec<u8>>>);
 
@@ -34,19 +34,15 @@ fn settings(log_format: LogFormat) -> Logging {
 }
 
 #[test]
-fn json_lines_have_the_fields_of_structlog() {
-    let place = TestOutput::default();
-    let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
-    log.event(Level::Debug, "not_logged", &[]);
-    log.event(
-        Level::Warning,
-        "poll_failed",
-        &[("error", &"say \"what\"\n"), ("wait_seconds", &1.5), ("key", &12)],
-    );
+fn writes_json_as_structlog() {
+    let output = TestOutput::default();
+    let log = Log::start_to(&settings(LogFormat::Json), output.clone()).expect("a thread");
+    event!(log, Debug, "not_logged");
+    event!(log, Warning, "poll_failed", error = "say \"what\"\n", wait_seconds = 1.5, key = 12);
     log.set_level(Level::Debug);
-    log.event(Level::Debug, "logged_now", &[("wait_seconds", &"never")]);
+    event!(log, Debug, "logged_now", wait_seconds = "never");
     log.flush();
-    let text = place.text();
+    let text = output.text();
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines.len(), 2, "{text}");
@@ -54,20 +50,20 @@ fn json_lines_have_the_fields_of_structlog() {
     assert_eq!(lines[0]["level"], "warning");
     assert_eq!(lines[0]["logger"], "edge_proxy");
     assert_eq!(lines[0]["error"], "say \"what\"\n");
-    assert_eq!(lines[0]["wait_seconds"], 1.5, "a unit makes a number");
-    assert_eq!(lines[0]["key"], "12", "and nothing else does");
-    assert_eq!(lines[1]["wait_seconds"], "never", "what is no number is text");
+    assert_eq!(lines[0]["wait_seconds"], 1.5, "a number, by its unit");
+    assert_eq!(lines[0]["key"], "12", "a string, without a unit");
+    assert_eq!(lines[1]["wait_seconds"], "never", "a string, because it is not a number");
     let time = lines[0]["timestamp"].as_str().expect("text");
     assert!(time.len() == 27 && time.starts_with("20") && time.ends_with('Z'), "{time}");
 }
 
 #[test]
-fn generic_lines_are_those_of_structlog_and_let_no_control_character_through() {
-    let place = TestOutput::default();
-    let log = Log::start_to(&settings(LogFormat::Generic), place.clone()).expect("a thread");
+fn writes_text_as_structlog_and_escapes_control_characters() {
+    let output = TestOutput::default();
+    let log = Log::start_to(&settings(LogFormat::Generic), output.clone()).expect("a thread");
     log.event(Level::Info, "listening", &[("address", &"[::]:8000"), ("text", &"a b\x1b[31m\u{9b}\n")]);
     log.flush();
-    let text = place.text();
+    let text = output.text();
     let (_, rest) = text.split_once(' ').expect("a time");
     assert_eq!(
         rest,
@@ -76,14 +72,14 @@ fn generic_lines_are_those_of_structlog_and_let_no_control_character_through() {
 }
 
 #[test]
-fn what_does_not_fit_is_dropped_and_counted() {
-    let place = TestOutput::default();
-    let shut = place.0.clone();
-    let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
+fn counts_dropped_records() {
+    let output = TestOutput::default();
+    let blocked = output.0.clone();
+    let log = Log::start_to(&settings(LogFormat::Json), output.clone()).expect("a thread");
     let beyond = 500;
     {
-        let _shut = shut.lock().expect("unpoisoned");
-        // The writer takes some records before it meets the closed door; the rest fills the queue.
+        let _guard = blocked.lock().expect("unpoisoned");
+        // The writer takes some records before its output blocks; the rest fills the queue.
         for _ in 0..4 * LOG_RECORDS_MAX + beyond {
             log.event(Level::Info, "flood", &[]);
         }
@@ -91,7 +87,7 @@ fn what_does_not_fit_is_dropped_and_counted() {
     log.flush();
     log.event(Level::Info, "after", &[]);
     log.flush();
-    let text = place.text();
+    let text = output.text();
     let written = text.lines().filter(|line| line.contains("\"flood\"")).count();
     let dropped: usize = text
         .lines()
@@ -105,10 +101,10 @@ fn what_does_not_fit_is_dropped_and_counted() {
 }
 
 #[test]
-fn access_records_have_their_fields_and_leave_room_for_errors() {
-    let place = TestOutput::default();
-    let shut = place.0.clone();
-    let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
+fn access_records_do_not_displace_errors() {
+    let output = TestOutput::default();
+    let blocked = output.0.clone();
+    let log = Log::start_to(&settings(LogFormat::Json), output.clone()).expect("a thread");
     let access = |path| AccessRecord {
         time: SystemTime::now(),
         remote_ip: Some(IpAddr::from([192, 0, 2, 1])),
@@ -120,7 +116,7 @@ fn access_records_have_their_fields_and_leave_room_for_errors() {
     };
     let mut dropped = 0;
     {
-        let _shut = shut.lock().expect("unpoisoned");
+        let _guard = blocked.lock().expect("unpoisoned");
         for _ in 0..2 * LOG_RECORDS_MAX {
             let mut two = AccessRecords::default();
             two.push(|paths| paths.push_str("/other/"), access);
@@ -130,11 +126,11 @@ fn access_records_have_their_fields_and_leave_room_for_errors() {
         log.event(Level::Error, "something_else", &[]);
     }
     log.flush();
-    let text = place.text();
+    let text = output.text();
     let requests: Vec<&str> = text.lines().filter(|line| line.contains("http_request")).collect();
     assert_eq!(requests.len() + dropped, 4 * LOG_RECORDS_MAX);
     assert!(dropped > LOG_RECORDS_MAX, "{dropped}");
-    assert!(text.contains("something_else"), "an error found room");
+    assert!(text.contains("something_else"), "the error was queued");
     assert!(requests[0].contains("\"path\":\"/other/\""), "{}", requests[0]);
     let request: serde_json::Value = serde_json::from_str(requests[1]).expect("JSON");
     assert_eq!(request["remote_ip"], "192.0.2.1");
@@ -143,9 +139,9 @@ fn access_records_have_their_fields_and_leave_room_for_errors() {
 }
 
 #[test]
-fn a_key_is_never_written_whole() {
-    let place = TestOutput::default();
-    let log = Log::start_to(&settings(LogFormat::Json), place.clone()).expect("a thread");
+fn truncates_keys() {
+    let output = TestOutput::default();
+    let log = Log::start_to(&settings(LogFormat::Json), output.clone()).expect("a thread");
     log.event(
         Level::Info,
         "environment_updated",
@@ -153,7 +149,7 @@ fn a_key_is_never_written_whole() {
     );
     log.event(Level::Info, "environment_updated", &[("client_side_key", &"/etc/documents/main.json")]);
     log.flush();
-    let text = place.text();
+    let text = output.text();
     assert!(text.contains("\"client_side_key\":\"a-clie...\"") && !text.contains("side-key"), "{text}");
     assert!(text.contains("/etc/documents/main.json"), "{text}");
 }

@@ -68,7 +68,7 @@ impl Supervisor {
             Ok((config, notices, upstream)) => {
                 if self.adopt(config, upstream, is_asked) {
                     let notices = notices.iter().filter(|notice| !notice.is_of_start());
-                    notices.for_each(|notice| self.records.log.notice(notice));
+                    notices.for_each(|notice| self.records.log.config_warning(notice));
                 }
             }
             Err(error) => {
