@@ -1,4 +1,4 @@
-# The one way to run anything here; CI calls nothing else. `make` alone lists what there is.
+# All commands of the project; CI runs `make ci`. `make` without a target lists them.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -22,40 +22,40 @@ build: ## Builds the release executable, target/release/edge-proxy
 # --- check ---
 
 .PHONY: test tidy fmt lint ci
-test: .venv/tests/made-from.txt ## Runs every test but `make sdk`: needs Rust, a C compiler, Python 3.11 or newer and curl
+test: .venv/tests/made-from.txt ## Runs all tests except `make sdk`: needs Rust, a C compiler, Python 3.11 or newer and curl
 	$(CARGO) test --locked --no-fail-fast
 
-tidy: ## Runs the house rules alone
+tidy: ## Checks the structure and style of the sources
 	$(CARGO) test --locked --test tidy
 
-fmt: ## Fails if a file is not formatted
+fmt: ## Checks the formatting
 	$(CARGO) fmt --check
 
-lint: ## Fails on any warning of clippy
+lint: ## Runs clippy; warnings are errors
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 
 FUZZ_SECONDS ?= 600
 FUZZ_TARGET ?=
 
 .PHONY: fuzz
-fuzz: ## Fuzzes each target for ten minutes, led by coverage (FUZZ_SECONDS=60, FUZZ_TARGET=answer, FUZZ_JOBS=2): needs g++
+fuzz: ## Runs coverage-guided fuzzing, ten minutes per target (FUZZ_SECONDS=60, FUZZ_TARGET=answer, FUZZ_JOBS=2): needs g++
 	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_TARGET)
 
 EVALUATIONS ?= 200000
 
 .PHONY: differential
-differential: .venv/tests/made-from.txt ## Compares 200,000 random evaluations with the PyPI engine's (SEED= replays)
+differential: .venv/tests/made-from.txt ## Compares 200,000 random evaluations with those of the PyPI engine (SEED= repeats a run)
 	SEED=$${SEED:-$$(date +%s)} EVALUATIONS=$(EVALUATIONS) $(CARGO) test --locked --test integration differential:: -- --nocapture
 
 .PHONY: long
-long: .venv/tests/made-from.txt ## Runs the long forms of tests: 86,585 payloads, 2,000 smuggled, 35 swaps, 200 kills, 16 stops
+long: .venv/tests/made-from.txt ## Runs the long variants of tests: 86,585 payloads, 2,000 smuggled, 35 swaps, 200 kills, 16 stops
 	PAYLOADS=86585 SMUGGLING=2000 SWAPS=35 KILLS=200 STOPS=16 $(CARGO) test --locked --test integration -- --nocapture \
 	  conformance::mutated reverse_proxies:: invariants:: polling::a_kill drain::a_stop
 
-ci: fmt lint test bench-gate sdk ## What must pass before a change lands
+ci: fmt lint test bench-gate sdk ## Runs all checks that a change must pass
 	scripts/audit --if-installed
 
-# Packages are fetched before the tests start, and again where the network failed; no test is.
+# Fetching packages is retried on network errors; tests are never retried.
 export CARGO_NET_RETRY = 10
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 export CHROMIUM
@@ -81,13 +81,13 @@ tests/sdk/node_modules/.package-lock.json: tests/sdk/package.json tests/sdk/pack
 # --- upstream ---
 
 .PHONY: faults
-faults: ## Prints the fault table: what was served during each fault of upstream, and how soon after
+faults: ## Prints for each fault of upstream what was served during it, and the recovery time
 	@$(CARGO) test --locked --test integration faults:: -- --nocapture --test-threads 4 2>&1 | tee target/faults.txt \
 		| sed -n 's/^.*fault | //p' | LC_ALL=C sort
 	@grep -E '^test result' target/faults.txt && ! grep -q FAILED target/faults.txt
 
 .PHONY: outages
-outages: ## Prints how long readiness is red for outages of upstream, in real time (3 minutes; docs/outages.md)
+outages: ## Prints how long readiness fails for outages of upstream, in real time (3 minutes; docs/outages.md)
 	@OUTAGE_SCALE=1 $(CARGO) test --locked --test integration outages::an_outage -- --nocapture 2>&1 \
 		| tee target/outages.txt | sed -n 's/^.*outage | //p'
 	@grep -q '^test result: ok' target/outages.txt
@@ -112,7 +112,7 @@ abuse: ## Prints what abusive callers cost beside honest ones, and judges it (5 
 	$(PYTHON) scripts/abuse.py $(if $(ABUSE_ONLY),--only "$(ABUSE_ONLY)")
 
 .PHONY: bench-swap
-bench-swap: ## Prints what a swap costs: 200 environments, event to served value, 20 MB under load
+bench-swap: ## Measures document updates: 200 environments, event to served value, 20 MB under load
 	@$(CARGO) test --locked --profile quick --test integration -- --nocapture --test-threads 1 \
 		swap:: two_hundred_environments an_event_is_served_within 2>&1 | tee target/bench-swap.txt | grep -E 'swap \||^test |all fresh|event to'
 	@grep -qE '^test result: ok' target/bench-swap.txt
@@ -120,29 +120,29 @@ bench-swap: ## Prints what a swap costs: 200 environments, event to served value
 BENCH_MINUTES ?= 14
 
 .PHONY: bench bench-build bench-gate bench-baseline readme
-bench: bench-build ## Measures everything beside the floor and the peers (BENCH_MINUTES=14); goes on where it was stopped
+bench: bench-build ## Runs all benchmarks against a minimal server and other proxies (BENCH_MINUTES=14); resumes an interrupted run
 	$(PYTHON) bench/bench.py --minutes $(BENCH_MINUTES) $(BENCH_FLAGS)
 
-bench-build: .venv/bench/made-from.txt ## Builds what `make bench` needs
+bench-build: .venv/bench/made-from.txt ## Builds the programs for `make bench`
 	@command -v wrk >/dev/null || { echo "wrk is missing (Debian: apt install wrk nginx)" >&2; exit 1; }
 	$(CARGO) build --release --locked
 	$(CARGO) build --release --locked --manifest-path bench/peers/Cargo.toml --target-dir target/peers
 
 .PHONY: bench-engine bench-http
-bench-http: bench-build ## Measures the HTTP edge alone in a few minutes: the floor, pipelining, idle connections, TLS
+bench-http: bench-build ## Measures HTTP only, in a few minutes: minimal server, pipelining, idle connections, TLS
 	$(PYTHON) bench/edge.py $(BENCH_FLAGS)
 
-bench-engine: .venv/bench/made-from.txt ## Measures one evaluation alone, beside the PyPI engine and the official crate
+bench-engine: .venv/bench/made-from.txt ## Measures single evaluations against the PyPI engine and the official crate
 	$(CARGO) build --release --manifest-path bench/engine/Cargo.toml --target-dir target/engine-bench
 	.venv/bench/bin/python bench/engine.py $(BENCH_FLAGS)
 
-bench-gate: ## Counts instructions of fixed work; fails if one costs over 3 % more than the baseline
+bench-gate: ## Counts the instructions of fixed workloads; fails if one exceeds the baseline by over 3 %
 	$(PYTHON) bench/gate.py
 
-bench-baseline: ## Writes the baseline of bench-gate, when a cost is meant
+bench-baseline: ## Writes a new baseline for bench-gate, after an intended change of cost
 	$(PYTHON) bench/gate.py --write
 
-readme: ## Writes the README's numbers from the newest run
+readme: ## Writes the results of the latest run to the README
 	$(PYTHON) bench/report.py --readme
 
 .venv/bench/made-from.txt: bench/requirements.txt scripts/venv
@@ -155,7 +155,7 @@ OPERATE_PARTS ?=
 MUSL = x86_64-unknown-linux-musl
 
 .PHONY: operate dist audit sbom
-operate: .venv/operate/made-from.txt dist ## Runs Prometheus, HAProxy, nginx, Envoy, Helm, Chromium and systemd's checks around the proxy (as root; OPERATE_PARTS=fleet)
+operate: .venv/operate/made-from.txt dist ## Tests the proxy with Prometheus, HAProxy, nginx, Envoy, Helm, Chromium and systemd (as root; OPERATE_PARTS=fleet)
 	@for tool in prometheus promtool haproxy nginx chromium ip systemd-analyze; do command -v $$tool >/dev/null || \
 	  { echo "$$tool is missing (Debian: apt install prometheus haproxy nginx chromium iproute2 systemd python3-seccomp)" >&2; exit 1; }; done
 	.venv/operate/bin/python tests/operate/operate.py target/dist/edge-proxy-*-$(MUSL) $(OPERATE_PARTS)
@@ -164,11 +164,11 @@ operate: .venv/operate/made-from.txt dist ## Runs Prometheus, HAProxy, nginx, En
 	scripts/venv operate tests/operate/requirements.txt
 	@touch $@
 
-dist: ## Builds the static executable and the .deb into target/dist, and starts its executable in an empty tree
+dist: ## Builds the static executable and the .deb in target/dist, and tests the package
 	scripts/dist $(MUSL)
 
-audit: ## Judges licences, advisories, duplicates and sources of what is linked in (cargo-deny)
+audit: ## Checks licences, advisories, duplicates and sources of dependencies (cargo-deny)
 	scripts/audit
 
-sbom: ## Writes what is linked in, with versions and licences, to target/dist/sbom.json (CycloneDX)
+sbom: ## Writes the software bill of materials to target/dist/sbom.json (CycloneDX)
 	$(PYTHON) scripts/sbom target/dist/sbom.json

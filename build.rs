@@ -1,8 +1,8 @@
-//! Gives the program the commit it was built from, as `EDGE_PROXY_GIT_SHA`: that of the variable of
-//! this name, else of the checkout, else `unknown`.
+//! Sets `EDGE_PROXY_GIT_SHA` for the build: the environment variable of that name, else the commit of the
+//! checkout, else `unknown`.
 //!
-//! A debug build does not ask git, or every commit would build everything again. The value depends on
-//! the commit alone, so that a build is reproducible.
+//! Debug builds do not run git, because every commit would cause a rebuild. The value depends only on the
+//! commit, so that builds are reproducible.
 use std::path::Path;
 use std::process::Command;
 
@@ -16,15 +16,15 @@ fn main() {
     println!("cargo:rustc-env=EDGE_PROXY_GIT_SHA={}", sha.as_deref().unwrap_or("unknown"));
 }
 
-/// `None` without git, and where the sources lie in a checkout of something else.
+/// `None` without git, or if the sources are inside the checkout of another project.
 fn of_checkout() -> Option<String> {
     let top = git(&["rev-parse", "--show-toplevel"])?;
     let manifest = std::env::var("CARGO_MANIFEST_DIR").ok()?;
     if Path::new(&top).canonicalize().ok()? != Path::new(&manifest).canonicalize().ok()? {
         return None;
     }
-    // A commit writes the branch, a switch of branches HEAD. Of a path that does not exist cargo would
-    // think that it changed each time.
+    // A commit writes the branch, a checkout HEAD. Cargo considers a path that does not exist changed, so it
+    // would rebuild each time.
     let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
     for name in ["HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
         let path = git(&["rev-parse", "--git-path", name])?;

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""What event-stream subscribers cost: subscribers.py PID ADDRESS CLIENT_KEY DOCUMENT [COUNT].
+"""Measures event stream subscribers: subscribers.py PID ADDRESS CLIENT_KEY DOCUMENT [COUNT].
 
-Opens COUNT streams (10,000) to a proxy that serves the file DOCUMENT, prints its resident memory
-for each, then touches the document and prints how long it took until all were told. Needs
-`ulimit -n` above COUNT on both sides. For example beside
-`edge-proxy demo --cores 1 --document demo.json`:
+Opens COUNT streams (default 10,000) to a proxy that serves the file DOCUMENT, prints the resident memory
+per stream, edits the document and prints the time until all streams were notified. Needs `ulimit -n`
+above COUNT on both sides. Example, with `edge-proxy demo --cores 1 --document demo.json` running:
     scripts/subscribers.py $(pgrep -f 'edge-proxy demo') 127.0.0.1:8000 demo-client-side-key demo.json
 """
 
@@ -46,12 +45,12 @@ with open(path) as file:
 document["name"] = f"{document['name']}."
 with open(path, "w") as file:
     json.dump(document, file)
-began, first, told = time.monotonic(), None, set()
-while len(told) < count and time.monotonic() - began < 30:
+start, first, notified = time.monotonic(), None, set()
+while len(notified) < count and time.monotonic() - start < 30:
     for found, _ in selector.select(1):
         if b"updated_at" in found.fileobj.recv(4096):
             first = first or time.monotonic()
-            told.add(found.fd)
+            notified.add(found.fd)
 if first is None:
-    sys.exit("nobody was told within 30 seconds")
-print(f"{len(told)} told, the first {first - began:.3f} s after the edit, all {time.monotonic() - began:.3f} s after it")
+    sys.exit("no subscriber was notified within 30 seconds")
+print(f"{len(notified)} notified, the first {first - start:.3f} s after the edit, all after {time.monotonic() - start:.3f} s")

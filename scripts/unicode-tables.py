@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes src/python/unicode/tables.rs: the character classes of Python's `re`, `int`, `float` and `repr`.
 
-Run it by hand with the Python whose rules the engine follows:
+Run it manually with the Python version whose rules the engine follows:
 
     python3.13 scripts/unicode-tables.py > src/python/unicode/tables.rs
 """
@@ -13,12 +13,12 @@ from re import _casefix
 ALL = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
 
 
-def ranges(wanted):
+def ranges(contains):
     """Inclusive ranges of code points, flat: first, last, first, last, ..."""
     flat = []
     for char in ALL:
         code = ord(char)
-        if not wanted(char):
+        if not contains(char):
             continue
         if flat and (flat[-1] == code - 1 or (code == 0xE000 and flat[-1] == 0xD7FF)):
             flat[-1] = code
@@ -28,7 +28,7 @@ def ranges(wanted):
 
 
 def lower_runs():
-    """Runs of (first, last, step, lower(first)): each `step`-th character has the same distance to its lower case."""
+    """Runs of (first, last, step, lower(first)): every `step`-th character has the same offset to its lower case."""
     runs = []
     for char in ALL:
         code = ord(char)
