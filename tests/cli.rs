@@ -12,7 +12,7 @@ fn main_document() -> std::path::PathBuf {
 }
 
 #[test]
-fn every_mistake_is_told_at_once_with_exit_code_64_and_nothing_is_bound() {
+fn reports_every_error_with_exit_code_64_before_binding() {
     let start = Start::command(&["serve"])
         .env("EDGE_PROXY_SERVER_PORT", "no-port")
         .env("EDGE_PROXY_LOGGING_LOG_LEVEL", "LOUD");
@@ -27,7 +27,7 @@ fn every_mistake_is_told_at_once_with_exit_code_64_and_nothing_is_bound() {
 }
 
 #[test]
-fn the_commands_of_the_python_image_are_taken() {
+fn accepts_commands_of_the_python_image() {
     let start = Start::command(&["edge-proxy-render-config"]);
     let path = start.scratch().path().join("config.json");
     let mut proxy = start.spawn();
@@ -37,7 +37,7 @@ fn the_commands_of_the_python_image_are_taken() {
 }
 
 #[test]
-fn one_port_for_callers_and_for_the_status_page_is_a_mistake() {
+fn rejects_admin_port_equal_to_server_port() {
     let port = crate::support::Port::free();
     let port = port.number().to_string();
     let (code, text) = Start::command(&["demo", "--port", &port, "--admin-port", &port]).run();
@@ -46,7 +46,7 @@ fn one_port_for_callers_and_for_the_status_page_is_a_mistake() {
 }
 
 #[test]
-fn what_a_changed_file_holds_that_nobody_knows_is_told_then() {
+fn reload_warns_of_unknown_settings() {
     let mut proxy = Start::serve().document(CLIENT, SERVER, main_document()).ready();
     let mut config = proxy.config().clone();
     config["api_pol_frequency"] = json!(3);
@@ -59,7 +59,7 @@ fn what_a_changed_file_holds_that_nobody_knows_is_told_then() {
 }
 
 #[test]
-fn a_port_in_use_is_named_with_whom_to_look_for() {
+fn demo_names_a_port_in_use() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let (code, text) = Start::command(&["demo", "--port", &port]).run();
@@ -68,7 +68,7 @@ fn a_port_in_use_is_named_with_whom_to_look_for() {
 }
 
 #[test]
-fn the_default_configuration_is_printed_and_written_once() {
+fn render_config_prints_and_writes_the_default() {
     let start = Start::command(&["render-config"]);
     let path = start.scratch().path().join("config.json");
     let mut proxy = start.spawn();
@@ -79,7 +79,7 @@ fn the_default_configuration_is_printed_and_written_once() {
 }
 
 #[test]
-fn metrics_count_exactly_what_was_asked() {
+fn metrics_count_every_request() {
     let proxy = Start::serve().cores(2).document(CLIENT, SERVER, main_document()).with_admin().ready();
     let admin = proxy.admin();
     let sample = "edge_proxy_http_requests_total{route=\"flags\",status=";
@@ -113,7 +113,7 @@ fn metrics_count_exactly_what_was_asked() {
 }
 
 #[test]
-fn the_access_log_is_off_by_default_and_has_no_query_and_no_key() {
+fn access_log_is_opt_in_without_query_or_key() {
     let quiet = Start::serve().document(CLIENT, SERVER, main_document()).ready();
     assert_eq!(quiet.get("/api/v1/flags/", CLIENT).status, 200);
     let logging = json!({"enable_access_log": true, "log_format": "json", "log_event_field_name": "event"});
@@ -130,7 +130,7 @@ fn the_access_log_is_off_by_default_and_has_no_query_and_no_key() {
 }
 
 #[test]
-fn check_tells_what_would_not_work_and_what_would() {
+fn check_reports_failures_and_successes() {
     let upstream = Upstream::start();
     upstream.document("ser.good-key-of-upstream", std::fs::read(main_document()).unwrap());
     upstream.on_key("ser.refused-key", Reply::new(403, r#"{"detail":"Invalid or missing Environment Key"}"#));
@@ -181,7 +181,7 @@ fn check_tells_what_would_not_work_and_what_would() {
 }
 
 #[test]
-fn settings_without_a_use_are_told_once() {
+fn warns_once_of_settings_without_effect() {
     let proxy = Start::serve()
         .document(CLIENT, SERVER, main_document())
         .set("endpoint_caches", json!({"flags": {"use_cache": true}}))

@@ -46,7 +46,7 @@ fn spawn(start: Start) -> Proxy {
 }
 
 #[test]
-fn it_asks_the_main_port() {
+fn queries_the_main_port() {
     let proxy = start().ready();
     is_well(&proxy);
     let free = Port::free().number().to_string();
@@ -56,7 +56,7 @@ fn it_asks_the_main_port() {
 }
 
 #[test]
-fn what_is_not_ready_is_alive() {
+fn liveness_succeeds_without_readiness() {
     let upstream = Upstream::start();
     let proxy = Start::serve().environment(CLIENT, SERVER).set("api_url", upstream.api_url()).start();
     assert_eq!(check(&proxy, &[]).0, Some(0));
@@ -66,12 +66,12 @@ fn what_is_not_ready_is_alive() {
 }
 
 #[test]
-fn it_asks_over_tls_whoever_signed_the_certificate() {
+fn queries_over_tls_with_any_certificate() {
     is_well(&spawn(with_tls(start(), false)));
 }
 
 #[test]
-fn where_callers_must_show_certificates_it_asks_the_admin_port() {
+fn queries_the_admin_port_if_client_certificates_are_required() {
     let admin = Port::free();
     let proxy = spawn(with_tls(start(), true).set("admin", json!({"port": admin.number()})));
     is_well(&proxy);
@@ -88,7 +88,7 @@ fn where_callers_must_show_certificates_it_asks_the_admin_port() {
 }
 
 #[test]
-fn without_another_door_the_handshake_is_a_sign_of_life_and_no_more() {
+fn handshake_is_enough_for_liveness_only() {
     let proxy = spawn(with_tls(start(), true));
     let (code, text) = check(&proxy, &[]);
     assert_eq!(code, Some(0), "{text}");
@@ -98,7 +98,7 @@ fn without_another_door_the_handshake_is_a_sign_of_life_and_no_more() {
 }
 
 #[test]
-fn it_asks_the_unix_socket_if_there_is_one() {
+fn queries_the_unix_socket_if_configured() {
     let start = with_tls(start(), true);
     let socket = start.scratch().path().join("proxy.sock");
     let mut proxy = spawn(start.set("server.unix_socket", socket.to_str()));
@@ -114,7 +114,7 @@ fn it_asks_the_unix_socket_if_there_is_one() {
 }
 
 #[test]
-fn a_proxy_that_hangs_or_is_gone_is_told_apart() {
+fn distinguishes_a_stopped_from_a_hanging_proxy() {
     let ask =
         |port: u16| Start::command(&["health", "--host", "127.0.0.1", "--port", &port.to_string()]).run();
     let (code, text) = ask(Port::free().number());
@@ -129,7 +129,7 @@ fn a_proxy_that_hangs_or_is_gone_is_told_apart() {
 }
 
 #[test]
-fn readiness_is_the_same_on_both_ports_through_a_whole_life() {
+fn readiness_is_the_same_on_both_ports() {
     let upstream = Upstream::start();
     let document = std::fs::read(fixture::path("environments/Main.json")).expect("a fixture");
     let admin = Port::free();

@@ -33,7 +33,7 @@ fn sample(admin: SocketAddr, name: &str) -> u64 {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_delays_no_answer_and_not_the_end() {
+fn blocked_pipe_delays_neither_responses_nor_shutdown() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let admin = Port::free();
     let start = start(json!({"enable_access_log": true, "log_format": "json"}));
@@ -48,7 +48,7 @@ fn a_pipe_that_nobody_reads_delays_no_answer_and_not_the_end() {
 }
 
 #[test]
-fn a_closed_pipe_ends_nothing() {
+fn closed_pipe_does_not_end_the_process() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let mut proxy = start(json!({"enable_access_log": true})).stdout(writer).ready();
@@ -59,7 +59,7 @@ fn a_closed_pipe_ends_nothing() {
 }
 
 #[test]
-fn what_was_lost_is_told_as_soon_as_somebody_reads_again() {
+fn reports_dropped_records_when_the_pipe_is_read_again() {
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     let admin = Port::free();
     let start = start(json!({"enable_access_log": true, "log_format": "json"}));
@@ -83,7 +83,7 @@ fn what_was_lost_is_told_as_soon_as_somebody_reads_again() {
 }
 
 #[test]
-fn every_line_of_a_whole_life_has_the_documented_fields() {
+fn every_record_has_the_documented_fields() {
     let logging = json!({"log_format": "json", "log_event_field_name": "event", "log_level": "debug"});
     let mut proxy = start(logging).ready();
     assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200);
@@ -104,7 +104,7 @@ fn every_line_of_a_whole_life_has_the_documented_fields() {
 }
 
 #[test]
-fn levels_leave_out_what_is_below_them() {
+fn levels_filter_less_severe_events() {
     for (level, has_info) in
         [("debug", true), ("info", true), ("warning", false), ("ERROR", false), ("critical", false)]
     {

@@ -106,7 +106,7 @@ fn relay(mut inner: TcpStream, refusal: Option<&str>, recorded: &Mutex<Vec<Strin
 }
 
 #[test]
-fn an_http_api_is_asked_in_absolute_form_as_the_variables_say() {
+fn requests_http_upstream_through_proxy_in_absolute_form() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
     let own_port = format!("127.0.0.1:{}", upstream.address().port());
@@ -156,7 +156,7 @@ fn with_authority(start: Start, authority: &Authority) -> Start {
 }
 
 #[test]
-fn an_https_api_is_asked_through_a_tunnel_that_hides_the_key() {
+fn requests_https_upstream_through_a_tunnel_without_revealing_the_key() {
     let (authority, upstream) = (Authority::new(), Upstream::start());
     upstream.document(SERVER_KEY, document(1));
     let front = TlsFront::start(upstream.address(), &authority.issue("127.0.0.1"), None);
@@ -177,7 +177,7 @@ fn an_https_api_is_asked_through_a_tunnel_that_hides_the_key() {
 
 /// Log and `check` name the variable that is set and the proxy, and show no password.
 #[test]
-fn an_outgoing_proxy_that_refuses_is_named() {
+fn names_an_outbound_proxy_that_rejects() {
     let closed = Port::free();
     let closed = format!("http://user:word@{}", closed.address());
     let forbidding = ForwardProxy::start(Some("403 Forbidden"));
@@ -210,7 +210,7 @@ fn an_outgoing_proxy_that_refuses_is_named() {
 }
 
 #[test]
-fn a_variable_that_is_no_proxy_ends_the_start_by_its_name() {
+fn rejects_invalid_proxy_variables_by_name() {
     for variable in ["HTTP_PROXY", "http_proxy", "all_proxy"] {
         let (code, text) = serve("http://127.0.0.1:1/").env(variable, "socks5://127.0.0.1:1080").run();
         assert_eq!(code, Some(64), "{text}");
@@ -221,7 +221,7 @@ fn a_variable_that_is_no_proxy_ends_the_start_by_its_name() {
 // --- addresses of the API ---
 
 #[test]
-fn user_and_password_of_the_address_are_sent_decoded() {
+fn sends_decoded_credentials_of_the_url() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
     let url = format!("http://us%40er:w%3Ard@{}/api/v1/", upstream.address());
@@ -237,7 +237,7 @@ fn user_and_password_of_the_address_are_sent_decoded() {
 
 /// nginx in front of an API often redirects http so. The Python proxy follows with its key.
 #[test]
-fn a_redirect_to_https_of_the_same_host_is_followed_with_the_key() {
+fn follows_redirect_to_https_of_the_same_host_with_the_key() {
     let (authority, upstream, plain) = (Authority::new(), Upstream::start(), Upstream::start());
     upstream.document(SERVER_KEY, document(1));
     upstream.on("/api/v1/analytics/flags/", Reply::json("{}"));
@@ -260,7 +260,7 @@ fn a_redirect_to_https_of_the_same_host_is_followed_with_the_key() {
 }
 
 #[test]
-fn a_redirect_to_https_of_another_host_is_followed_without_the_key() {
+fn follows_redirect_to_another_host_without_the_key() {
     let (authority, upstream, plain) = (Authority::new(), Upstream::start(), Upstream::start());
     upstream.document(SERVER_KEY, document(1));
     let front = TlsFront::start(upstream.address(), &authority.issue("localhost"), None);
@@ -277,7 +277,7 @@ fn a_redirect_to_https_of_another_host_is_followed_without_the_key() {
 // --- keys ---
 
 #[test]
-fn a_server_side_key_is_rotated_by_a_second_pair() {
+fn second_pair_rotates_a_server_side_key() {
     let upstream = Upstream::start();
     upstream.on_key("ser.old", Reply::new(403, r#"{"detail":"no"}"#));
     upstream.document("ser.new", document(1));
@@ -300,7 +300,7 @@ fn a_server_side_key_is_rotated_by_a_second_pair() {
 // --- variables ---
 
 #[test]
-fn variables_of_other_programs_do_not_end_the_start() {
+fn ignores_variables_of_other_programs() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
     let start = serve(&upstream.api_url())
@@ -342,7 +342,7 @@ fn variables_of_other_programs_do_not_end_the_start() {
 }
 
 #[test]
-fn names_that_the_python_proxy_reads_end_the_start() {
+fn rejects_invalid_variables_of_the_python_proxy() {
     for (name, value) in [
         ("API_URL", ""),
         ("API_POLL_FREQUENCY_SECONDS", "often"),
@@ -359,7 +359,7 @@ fn names_that_the_python_proxy_reads_end_the_start() {
 }
 
 #[test]
-fn no_color_switches_colour_off() {
+fn no_color_disables_colour() {
     for (value, is_coloured) in [("", true), ("1", false)] {
         let start = Start::demo_document().env("EDGE_PROXY_LOGGING_COLOURS", "true").env("NO_COLOR", value);
         let proxy = start.start();
@@ -371,7 +371,7 @@ fn no_color_switches_colour_off() {
 // --- names of the executable ---
 
 #[test]
-fn the_program_acts_by_its_name() {
+fn executable_name_selects_subcommand() {
     let scratch = Scratch::new();
     let executable = std::path::Path::new(env!("CARGO_BIN_EXE_edge-proxy"));
     for kind in ["symlink", "hard link"] {
@@ -407,7 +407,7 @@ fn the_program_acts_by_its_name() {
 }
 
 #[test]
-fn the_version_has_the_commit() {
+fn version_includes_the_commit() {
     let run = |args: &[&str]| Start::command(args).run();
     let expected = format!("edge-proxy {} (", env!("CARGO_PKG_VERSION"));
     for args in [&["--version"][..], &["-V"]] {
@@ -444,7 +444,7 @@ fn the_version_has_the_commit() {
 // --- two processes at one port ---
 
 #[test]
-fn a_second_process_at_the_port_serves_and_warns() {
+fn second_process_on_the_port_serves_and_warns() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
     let first = serve(&upstream.api_url()).ready();
@@ -478,7 +478,7 @@ fn a_second_process_at_the_port_serves_and_warns() {
 }
 
 #[test]
-fn the_demo_does_not_share_its_port() {
+fn demo_does_not_share_its_port() {
     let demo = Start::demo().start();
     let port = demo.address().port().to_string();
     let (code, text) = Start::command(&["demo", "--port", &port]).run();

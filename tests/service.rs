@@ -38,7 +38,7 @@ impl Manager {
 }
 
 #[test]
-fn readiness_life_and_the_end_are_told() {
+fn notifies_readiness_watchdog_and_stop() {
     let (manager, start) = Manager::of(Start::serve());
     let mut proxy = start.spawn();
     let told = manager.wait_for("READY=1");
@@ -52,7 +52,7 @@ fn readiness_life_and_the_end_are_told() {
 }
 
 #[test]
-fn a_reactor_that_stands_still_lets_the_watchdog_fire() {
+fn blocked_reactor_triggers_the_watchdog() {
     let shim = Shim::new();
     let (manager, start) = Manager::of(Start::serve().cores(2));
     let _proxy = shim.preload(start).spawn();

@@ -33,7 +33,7 @@ fn start() -> Start {
 }
 
 #[test]
-fn too_few_descriptors_are_told_before_anything_starts() {
+fn fails_with_too_few_descriptors_before_starting() {
     let (code, text) = shell("ulimit -n 30; exec $PROXY demo --port 0 --cores 1");
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("the limit of file descriptors is 30") && text.contains("LimitNOFILE="), "{text}");
@@ -50,7 +50,7 @@ fn demo(prefix: &str, args: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn few_descriptors_are_enough_to_serve_some() {
+fn serves_with_few_descriptors() {
     let (code, text) = demo("ulimit -n 64;", "--cores 1");
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("low_fd_limit") && text.contains("limit_count=64"), "{text}");
@@ -58,7 +58,7 @@ fn few_descriptors_are_enough_to_serve_some() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_read_is_told_with_what_to_do() {
+fn unreadable_configuration_is_explained() {
     let (code, text) = shell("$PROXY serve --config /nowhere/config.json");
     assert_eq!(code, Some(64), "{text}");
     assert!(text.contains("config file /nowhere/config.json: expected an existing file"), "{text}");
@@ -85,14 +85,14 @@ fn a_configuration_that_cannot_be_read_is_told_with_what_to_do() {
 }
 
 #[test]
-fn nothing_to_serve_is_a_mistake_with_the_way_out() {
+fn rejects_configuration_without_environment() {
     let (code, text) = shell("cd / && exec env -i $PROXY serve");
     assert_eq!(code, Some(64), "{text}");
     assert!(text.contains("environment_key_pairs") && text.contains("render-config"), "{text}");
 }
 
 #[test]
-fn bad_certificates_are_told_by_file() {
+fn names_files_of_invalid_certificates() {
     for (cert, part) in [("/nowhere.pem", "No such file"), ("/etc/passwd", "contains no certificate")] {
         let (code, text) = start().set("server.tls", json!({"cert": cert, "key": cert})).run();
         assert_eq!(code, Some(64), "{text}");
@@ -101,14 +101,14 @@ fn bad_certificates_are_told_by_file() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_is_told_and_served_without() {
+fn serves_without_writable_cache_dir() {
     let mut proxy = start().set("cache_dir", "/proc/nowhere").ready();
     assert!(proxy.wait_for_log("cache_dir_unusable").contains("/proc/nowhere"));
     serves(&mut proxy);
 }
 
 #[test]
-fn more_cores_than_there_are_is_a_warning_and_a_list_of_them_a_mistake() {
+fn warns_of_too_many_cores_and_rejects_unavailable_ones() {
     let mut proxy = start().cores(4096).ready();
     assert!(proxy.wait_for_log("fewer_cpus_than_requested").contains("affinity"));
     serves(&mut proxy);
@@ -118,7 +118,7 @@ fn more_cores_than_there_are_is_a_warning_and_a_list_of_them_a_mistake() {
 }
 
 #[test]
-fn one_cpu_of_the_affinity_is_one_reactor() {
+fn starts_one_reactor_per_cpu_of_the_affinity() {
     let (code, text) =
         demo("cpu=$(taskset -cp $$ | grep -oE '[0-9]+' | tail -1); taskset -c $cpu", "--cores 4");
     assert_eq!(code, Some(0), "{text}");
@@ -126,7 +126,7 @@ fn one_cpu_of_the_affinity_is_one_reactor() {
 }
 
 #[test]
-fn without_locked_memory_it_serves_on_whatever_the_kernel_gives() {
+fn serves_without_locked_memory() {
     let (code, text) = demo("ulimit -l 1;", "--cores 1");
     assert_eq!(code, Some(0), "{text}");
     let line = text.lines().find(|line| line.contains("reactor_started")).unwrap_or_else(|| panic!("{text}"));
@@ -134,7 +134,7 @@ fn without_locked_memory_it_serves_on_whatever_the_kernel_gives() {
 }
 
 #[test]
-fn without_proc_it_serves_and_shows_what_is_left() {
+fn serves_without_proc() {
     if !is_root() || shell("unshare -m true").0 != Some(0) {
         println!("skipped: needs root and mount namespaces");
         return;

@@ -17,10 +17,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- .Values.existingSecret | default (include "edge-proxy.name" .) }}
 {{- end }}
 
-{{- /* The chart's own settings win over those of the values: the probes and ports depend on them. */ -}}
+{{- /* Settings of the chart override those of the values: probes and ports depend on them. */ -}}
 {{- define "edge-proxy.config" -}}
 {{- $server := merge (dict "host" "0.0.0.0" "port" 8000) (.Values.config.server | default dict) }}
-{{- /* The names of the admin Service; pods and port-forwards are asked by address. */}}
+{{- /* The names of the admin Service. Requests to pods and port-forwards use addresses, which are always allowed. */}}
 {{- $admin := printf "%s-admin" (include "edge-proxy.name" .) }}
 {{- $inside := printf "%s.%s" $admin .Release.Namespace }}
 {{- $hosts := list $admin $inside (printf ".%s.svc" $inside) (printf ".%s.svc.cluster.local" $inside) }}
@@ -29,8 +29,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- merge $own (omit .Values.config "server" "cache_dir" "admin") | toPrettyJson }}
 {{- end }}
 
-{{/* Where the kubelet asks for health: it shows no certificate, so where callers must, the admin port answers. */}}
-{{- define "edge-proxy.door" -}}
+{{/* The port for probes. The kubelet has no client certificate: if client_ca is set, it uses the admin port. */}}
+{{- define "edge-proxy.probe" -}}
 {{- $tls := dig "server" "tls" dict .Values.config -}}
 {{- if $tls.client_ca -}}
 port: admin
