@@ -73,7 +73,7 @@ impl<'a> Exchange<'a> {
         Ok((environment, access.role))
     }
 
-    /// As [`open`](Self::open), but for server-side keys only: a client-side key is treated like an unknown
+    /// As [`open`](Self::open) for server-side keys only: a client-side key is treated like an unknown
     /// one (differences.md 1).
     pub fn open_as_server(&mut self) -> Result<&'a Environment, AccessError<'a>> {
         let opened = self.open();
