@@ -56,14 +56,14 @@ fn flags_that_the_kernel_does_not_know_are_left_out_one_step_after_the_other() {
         return;
     }
     let shim = Shim::new();
-    let unknown = "this kernel does not know these flags";
+    let unknown = "the kernel does not support these flags";
     for (flags, driver, label) in [
         (0, "\"io_uring: single_issuer, defer_taskrun, coop_taskrun\"", "uring_defer_taskrun"),
         (DEFER_TASKRUN, "\"io_uring: coop_taskrun\"", "uring_coop_taskrun"),
         (DEFER_TASKRUN | COOP_TASKRUN, "\"io_uring: plain\"", "uring"),
         (u32::MAX, "epoll", "epoll"),
     ] {
-        let reason = if flags == 0 { "the kernel takes every flag" } else { unknown };
+        let reason = if flags == 0 { "the kernel supports all flags" } else { unknown };
         serves_on(shim.without_ring_flags(prepare(), flags).ready(), driver, label, reason);
     }
 }
@@ -73,7 +73,7 @@ fn whatever_of_the_ring_is_refused_epoll_serves() {
     let launcher = Launcher::new();
     for (call, error, reason) in [
         (IO_URING_SETUP, EPERM, "seccomp profile"),
-        (IO_URING_SETUP, ENOSYS, "this kernel has no io_uring"),
+        (IO_URING_SETUP, ENOSYS, "the kernel does not support io_uring"),
         (IO_URING_SETUP, ENOMEM, "raise ulimit -l"),
         // A profile that lists the calls by name may have forgotten one.
         (IO_URING_ENTER, EPERM, "seccomp profile"),
@@ -103,7 +103,7 @@ fn a_driver_that_is_asked_for_and_refused_stops_the_start() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("server.driver") && text.contains("seccomp profile"), "{text}");
     assert!(!text.contains("listening"), "nothing is bound: {text}");
-    serves_on(prepare().set("server.driver", "epoll").ready(), "epoll", "epoll", "asks for it");
+    serves_on(prepare().set("server.driver", "epoll").ready(), "epoll", "epoll", "set by EDGE_PROXY_DRIVER");
 }
 
 #[test]
@@ -113,5 +113,5 @@ fn a_process_without_a_reactor_ends_and_says_so() {
     let refused = [format!("refuse={IO_URING_SETUP}:{EPERM}"), format!("refuse={EPOLL_CREATE1}:{EPERM}")];
     let (code, text) = Launcher::new().narrow(prepare(), &[&refused[0], &refused[1]]).run();
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("reactor_has_no_driver") && text.contains("no reactor is left"), "{text}");
+    assert!(text.contains("reactor_no_driver") && text.contains("no reactor is left"), "{text}");
 }

@@ -1,9 +1,7 @@
-//! Accepting connections, within the limits.
+//! Accepting connections from TCP and unix sockets.
 //!
-//! In: a listener, of TCP or of a unix socket. Out: one task for each connection. Invariant: at
-//! the connection limit a new one is closed at once and counted; at the descriptor limit the
-//! loop pauses instead of spinning; a panic in a connection ends that connection and nothing
-//! else; no accepted connection is lost when the loop ends.
+//! At `server.connections_max` a new connection is closed and counted. At the descriptor limit the loop
+//! pauses instead of spinning. A panic ends only its connection. Cancelling the loop loses no connection.
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, TcpListener};
@@ -19,23 +17,24 @@ use socket2::{SockFilter, SockRef};
 use crate::config::Level;
 use crate::limits;
 use crate::reactor::budget::Budget;
-use crate::reactor::connections::{ConnectionGuard, Phase, enter};
+use crate::reactor::connection_io;
+use crate::reactor::connections::{ConnectionGuard, Phase};
+use crate::reactor::context::Reactor;
 use crate::reactor::tls::TlsTransport;
 use crate::reactor::transport::{PlainTransport, Transport};
-use crate::reactor::{Reactor, connection, panic};
 
-/// A listener that can be shut before it is closed.
+/// A listening socket on the runtime of this thread, whose accept loop can be cancelled.
 pub struct Listener {
-    door: ListenSocket,
+    socket: ListenSocket,
     canceller: RefCell<Canceller>,
     handle: CancelHandle,
-    ended: Cell<bool>,
-    accepting: Cell<bool>,
-    turn: Budget,
+    is_cancelled: Cell<bool>,
+    is_accepting: Cell<bool>,
+    budget: Budget,
 }
 
 enum ListenSocket {
-    /// The second is the same socket, for its options.
+    /// The second handle of the same socket is for setting options.
     Tcp(monoio::net::TcpListener, TcpListener),
     Unix(monoio::net::UnixListener),
 }
@@ -45,43 +44,42 @@ enum Accepted {
     Unix(UnixStream),
 }
 
-/// Loads the byte at an absolute offset; compares; returns (classic BPF, `linux/filter.h`).
+/// Classic BPF instructions (`linux/filter.h`): load the byte at an offset, and, jump if equal, return.
 const BPF_LOAD_BYTE: u16 = 0x30;
 const BPF_AND: u16 = 0x54;
 const BPF_JUMP_EQUAL: u16 = 0x15;
 const BPF_RETURN: u16 = 0x06;
-/// Where TCP keeps its flags, and the two that tell a first segment from all others.
+/// The offset of the flags in the TCP header, and the flags that identify the first segment.
 const TCP_FLAGS_OFFSET: u32 = 13;
 const TCP_SYN: u32 = 0x02;
 const TCP_SYN_OR_ACK: u32 = 0x12;
 
 impl Listener {
     /// # Errors
-    /// The descriptor limit.
+    /// The descriptor limit is reached.
     pub fn tcp(listener: TcpListener) -> io::Result<Self> {
         let options = listener.try_clone()?;
         Ok(Self::new(ListenSocket::Tcp(monoio::net::TcpListener::from_std(listener)?, options)))
     }
 
     /// # Errors
-    /// The ring does not take the socket.
+    /// The runtime rejects the socket.
     pub fn unix(listener: UnixListener) -> io::Result<Self> {
         Ok(Self::new(ListenSocket::Unix(monoio::net::UnixListener::from_std(listener)?)))
     }
 
-    fn new(door: ListenSocket) -> Self {
+    fn new(socket: ListenSocket) -> Self {
         let canceller = Canceller::new();
         let handle = canceller.handle();
-        let (ended, accepting) = (Cell::new(false), Cell::new(false));
-        let turn = Budget::default();
-        Self { door, canceller: RefCell::new(canceller), handle, ended, accepting, turn }
+        let (is_cancelled, is_accepting) = (Cell::new(false), Cell::new(false));
+        let budget = Budget::default();
+        Self { socket, canceller: RefCell::new(canceller), handle, is_cancelled, is_accepting, budget }
     }
 
-    /// Lets no new handshake begin, while those under way go on. A closed listener would reset
-    /// them, and what the client sent with them; a first segment that is dropped is sent again,
-    /// to the process that took over.
-    pub fn shut_out(&self) {
-        let ListenSocket::Tcp(_, options) = &self.door else { return };
+    /// Drops the first segment of new TCP handshakes; handshakes in progress complete. Closing the listener
+    /// would reset those. Clients retransmit a dropped segment, which reaches the process that took over.
+    pub fn stop_accepting(&self) {
+        let ListenSocket::Tcp(_, options) = &self.socket else { return };
         let filter = [
             SockFilter::new(BPF_LOAD_BYTE, 0, 0, TCP_FLAGS_OFFSET),
             SockFilter::new(BPF_AND, 0, 0, TCP_SYN_OR_ACK),
@@ -89,88 +87,88 @@ impl Listener {
             SockFilter::new(BPF_RETURN, 0, 0, 0),
             SockFilter::new(BPF_RETURN, 0, 0, u32::MAX),
         ];
-        // Where filters are refused the listener is closed a moment later all the same.
+        // If the filter is rejected, the listener still closes shortly afterwards.
         let _ = SockRef::from(options).attach_filter(&filter);
     }
 
-    /// Ends the accept loop. The kernel says whether it took the cancellation or had accepted
-    /// a connection already, which is then served: one that is dropped here would hang.
-    pub fn end(&self) {
-        self.ended.set(true);
+    /// Cancels the accept loop. A connection that the kernel has accepted before the cancellation is still
+    /// served; dropping it would leave the client waiting.
+    pub fn cancel(&self) {
+        self.is_cancelled.set(true);
         let canceller = self.canceller.take();
         self.canceller.replace(canceller.cancel());
     }
 
-    /// True until the accept loop has ended.
-    pub fn accepting(&self) -> bool {
-        self.accepting.get()
+    /// Whether the accept loop is running.
+    pub fn is_accepting(&self) -> bool {
+        self.is_accepting.get()
     }
 
     async fn next(&self) -> Option<io::Result<Accepted>> {
-        if self.ended.get() {
+        if self.is_cancelled.get() {
             return None;
         }
-        let accepted = match &self.door {
+        let accepted = match &self.socket {
             ListenSocket::Tcp(listener, _) => {
-                let accepted = self.turn.take(listener.cancelable_accept(self.handle.clone())).await;
+                let accepted = self.budget.run(listener.cancelable_accept(self.handle.clone())).await;
                 accepted.map(|(stream, peer)| Accepted::Tcp(stream, peer.ip()))
             }
             ListenSocket::Unix(listener) => {
-                let accepted = self.turn.take(listener.cancelable_accept(self.handle.clone())).await;
+                let accepted = self.budget.run(listener.cancelable_accept(self.handle.clone())).await;
                 accepted.map(|(stream, _)| Accepted::Unix(stream))
             }
         };
-        if accepted.is_err() && self.ended.get() { None } else { Some(accepted) }
+        if accepted.is_err() && self.is_cancelled.get() { None } else { Some(accepted) }
     }
 }
 
-/// Accepts until the listener is ended.
+/// Accepts connections until the listener is cancelled.
 pub async fn accept(reactor: Rc<Reactor>, listener: Rc<Listener>) {
-    listener.accepting.set(true);
+    listener.is_accepting.set(true);
     while let Some(accepted) = listener.next().await {
         match accepted {
-            Ok(_) if reactor.registry.len() >= reactor.connections_max => refuse(&reactor),
+            Ok(_) if reactor.connections.len() >= reactor.connections_max => count_refused(&reactor),
             Ok(accepted) => spawn(&reactor, accepted),
             Err(error) => pause(&reactor, &error).await,
         }
     }
-    listener.accepting.set(false);
+    listener.is_accepting.set(false);
 }
 
 fn spawn(reactor: &Rc<Reactor>, accepted: Accepted) {
-    let place = enter(reactor);
-    let tls = reactor.tls.borrow().clone();
+    let guard = reactor.connections.enter();
+    let tls = reactor.worker_state.tls.borrow().clone();
     match (accepted, tls) {
         (Accepted::Tcp(stream, peer), None) => {
-            let plain = PlainTransport::new(stream, &place.mark);
-            begin(reactor, place, plain, Some(peer));
+            let plain = PlainTransport::new(stream, &guard.state);
+            spawn_connection(reactor, guard, plain, Some(peer));
         }
         (Accepted::Tcp(stream, peer), Some(settings)) => {
-            place.set_phase(Phase::Handshake);
-            // An error here is one of our own settings; the connection cannot be served.
-            if let Ok(tls) = TlsTransport::new(PlainTransport::new(stream, &place.mark), settings) {
-                begin(reactor, place, tls, Some(peer));
+            guard.set_phase(Phase::Handshake);
+            // Fails only if the TLS settings are invalid, which the start checks.
+            if let Ok(tls) = TlsTransport::new(PlainTransport::new(stream, &guard.state), settings) {
+                spawn_connection(reactor, guard, tls, Some(peer));
             }
         }
         (Accepted::Unix(stream), _) => {
-            let plain = PlainTransport::new(stream, &place.mark);
-            begin(reactor, place, plain, None);
+            let plain = PlainTransport::new(stream, &guard.state);
+            spawn_connection(reactor, guard, plain, None);
         }
     }
 }
 
-fn begin<T: Transport + 'static>(
+fn spawn_connection<T: Transport + 'static>(
     reactor: &Rc<Reactor>,
-    place: ConnectionGuard,
+    guard: ConnectionGuard,
     transport: T,
     peer: Option<IpAddr>,
 ) {
-    let serve = connection::serve(reactor.clone(), place, transport, peer);
-    monoio::spawn(contain(reactor.clone(), serve));
+    let serve = connection_io::serve(reactor.clone(), guard, transport, peer);
+    monoio::spawn(catch_panic(reactor.clone(), serve));
 }
 
-/// The connection was dropped, and with it closed; one line for each power of two.
-fn refuse(reactor: &Reactor) {
+/// The caller has dropped the connection, which closes it. Logs each power of two.
+fn count_refused(reactor: &Reactor) {
     reactor.metrics.connections_refused.add(1);
     let refused = reactor.metrics.connections_refused.value();
     if refused.is_power_of_two() {
@@ -187,15 +185,15 @@ fn refuse(reactor: &Reactor) {
     }
 }
 
-/// A connection that broke off before it was accepted is the peer's affair. Anything else, above
-/// all the descriptor limit, will be the same a microsecond later: so wait.
+/// Waits after an error, because most errors (mainly the descriptor limit) would recur immediately. An
+/// aborted connection is not an error of the listener.
 async fn pause(reactor: &Reactor, error: &io::Error) {
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
         return;
     }
     reactor.metrics.accept_pauses.add(1);
     let pauses = reactor.metrics.accept_pauses.value();
-    // Ten lines a second, for as long as it lasts, would tell no more.
+    // Logs each power of two: the error repeats ten times per second.
     if pauses.is_power_of_two() {
         reactor.log.event(
             Level::Error,
@@ -211,17 +209,12 @@ async fn pause(reactor: &Reactor, error: &io::Error) {
     monoio::time::sleep(limits::ACCEPT_PAUSE).await;
 }
 
-/// Keeps a panic inside its connection.
-async fn contain(reactor: Rc<Reactor>, serve: impl Future<Output = ()>) {
+/// Ends only this connection if it panics.
+async fn catch_panic(reactor: Rc<Reactor>, serve: impl Future<Output = ()>) {
     let mut serve = std::pin::pin!(serve);
     std::future::poll_fn(|context| {
         catch_unwind(AssertUnwindSafe(|| serve.as_mut().poll(context))).unwrap_or_else(|_| {
-            let place = panic::last_place();
-            reactor.log.event(
-                Level::Critical,
-                "connection_panicked",
-                &[("reactor", &reactor.index), ("place", &place)],
-            );
+            reactor.log_panic("connection_panicked");
             Poll::Ready(())
         })
     })

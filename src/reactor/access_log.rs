@@ -1,8 +1,7 @@
-//! The access log, and whose request it was when a proxy stands in front.
+//! The access log, and the client address behind trusted proxies.
 //!
-//! In: a peer, a request, what became of it. Out: one record. Invariant: `X-Forwarded-For` is
-//! believed only from the peers the configuration trusts, and read as uvicorn reads it; no key,
-//! no query and no body comes into a record (a query holds identifiers).
+//! `X-Forwarded-For` is used only if the peer is trusted (`server.forwarded_allow_ips`), and interpreted as
+//! uvicorn does. Records never contain keys, queries (which contain identifiers) or bodies.
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -14,16 +13,16 @@ use crate::http::Request;
 use crate::limits::ACCESS_BATCH_RECORDS;
 use crate::log::{AccessRecord, AccessRecords, Log};
 
-/// How access records are made.
+/// Creates and buffers the access records of one reactor.
 pub struct AccessLog {
-    /// `None`: nobody is believed.
+    /// `None`: `X-Forwarded-For` is ignored.
     forwarded_allow_ips: Option<ForwardedAllowIps>,
-    /// Not handed to the writer yet: to wake it for each record would cost more than the request.
+    /// Buffered, because waking the log thread for each record would cost more than the request.
     records: RefCell<AccessRecords>,
 }
 
 impl AccessLog {
-    /// `None` if no access log is wanted.
+    /// `None` if the access log is disabled.
     pub fn new(config: &Config) -> Option<Self> {
         let server = &config.server;
         let forwarded_allow_ips = server.proxy_headers.then(|| server.forwarded_allow_ips.clone());
@@ -34,7 +33,7 @@ impl AccessLog {
         Self { forwarded_allow_ips, records: RefCell::default() }
     }
 
-    /// Notes one record; returns how many had to be dropped.
+    /// Buffers one record; returns how many were dropped.
     pub fn write(
         &self,
         log: &Log,
@@ -61,21 +60,21 @@ impl AccessLog {
         records.push(|paths| write_path(request.path, paths), record);
         let is_full = records.len() >= ACCESS_BATCH_RECORDS;
         drop(records);
-        if is_full { self.hand_on(log) } else { 0 }
+        if is_full { self.flush(log) } else { 0 }
     }
 
-    /// Hands the records to the writer; returns how many had to be dropped.
-    pub fn hand_on(&self, log: &Log) -> u64 {
+    /// Sends the buffered records to the log thread; returns how many were dropped.
+    pub fn flush(&self, log: &Log) -> u64 {
         let records = self.records.take();
         let count = records.len() as u64;
         if count == 0 || log.accesses(records) { 0 } else { count }
     }
 
-    /// The address the request came from, behind proxies that are trusted.
+    /// The address of the client: the peer, or the address that trusted proxies report.
     fn client(&self, peer: Option<IpAddr>, forwarded_for: Option<&[u8]>) -> Option<IpAddr> {
         let trusted = |allow: &ForwardedAllowIps, host: Option<IpAddr>| match host {
             Some(host) => allow.contains(host),
-            // A unix socket's peer is as local as the loopback address.
+            // The peer of a unix socket is local, like a loopback address.
             None => *allow == ForwardedAllowIps::All || allow.contains(IpAddr::from([127, 0, 0, 1])),
         };
         let (Some(allow), Some(list)) = (&self.forwarded_allow_ips, forwarded_for) else { return peer };
@@ -86,7 +85,7 @@ impl AccessLog {
         let first = || hosts().next().flatten();
         let found = match allow {
             ForwardedAllowIps::All => first(),
-            // From the right: each hop that is ours may have added the one before it.
+            // From the right: each trusted proxy has appended the address of the hop before it.
             ForwardedAllowIps::Networks(_) => {
                 let outside = hosts().rev().find(|host| !host.is_some_and(|host| allow.contains(host)));
                 outside.unwrap_or_else(first)
@@ -96,8 +95,8 @@ impl AccessLog {
     }
 }
 
-/// Appends a path as it was sent, or decoded and with its keys cut if it has any. Whether the path has a
-/// route does not matter: a key in a mistyped path must not be logged either.
+/// Appends a path as sent; if it contains keys, decoded and with the keys truncated. Keys in paths without a
+/// route (such as a mistyped one) are truncated too.
 fn write_path(path: &[u8], out: &mut String) {
     let decoded = match path.contains(&b'%') {
         true => Cow::Owned(decode_fully(path)),
@@ -114,7 +113,7 @@ fn write_path(path: &[u8], out: &mut String) {
         let text = String::from_utf8_lossy(segment);
         let is_key = is_after_environments && !segment.is_empty() && segment != b"stream";
         match server_side_key(segment) {
-            // Writing to a string cannot fail, here and below.
+            // Writing to a string cannot fail.
             Some(at) if !is_key => {
                 let (before, key) = (String::from_utf8_lossy(&segment[..at]), &segment[at..]);
                 let _ = write!(out, "{before}{}", Secret::new(String::from_utf8_lossy(key)));
@@ -126,8 +125,8 @@ fn write_path(path: &[u8], out: &mut String) {
     }
 }
 
-/// Event streams have their key in the path, after this segment. Keys of paths in the wrong case are cut
-/// too, though those have no route.
+/// Whether the next segment is the key of an event stream. The case is ignored, although such paths have no
+/// route.
 fn is_environments(segment: &[u8]) -> bool {
     segment.eq_ignore_ascii_case(b"environments")
 }
@@ -137,15 +136,15 @@ fn has_key(path: &[u8]) -> bool {
         || (path.contains(&b'.') && server_side_key(path).is_some())
 }
 
-/// Where a server-side key begins: `ser.`, unless it is the end of a longer word (`user.name`).
+/// The start of a server-side key: `ser.`, unless it ends a longer word (`user.name`).
 fn server_side_key(text: &[u8]) -> Option<usize> {
     let is_start = |at: &usize| at.checked_sub(1).is_none_or(|before| !text[before].is_ascii_alphanumeric());
     let found = text.windows(4).enumerate().filter(|(_, window)| window.eq_ignore_ascii_case(b"ser."));
     found.map(|(at, _)| at).find(is_start)
 }
 
-/// Decodes `%XX` until there is none left (`%2565` is `e`): what reads the log may decode as often as it
-/// likes. One pass, since a decoded byte can only complete an escape that began before it.
+/// Decodes `%XX` repeatedly, until none is left (`%2565` becomes `e`), because readers of the log may decode
+/// it again. One pass suffices: a decoded byte can only complete an escape that began before it.
 fn decode_fully(path: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
     for byte in path {
@@ -160,7 +159,7 @@ fn decode_fully(path: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// An address as proxies write it: bare, with a port, in brackets.
+/// Parses an address as proxies write it: bare, with a port, or in brackets.
 fn host(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?.trim();
     let bare = text.trim_start_matches('[').trim_end_matches(']');
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_peers_are_believed() {
+    fn uses_forwarded_for_only_from_trusted_peers() {
         let networks = ["127.0.0.1/32", "10.0.0.0/8"].map(|network| network.parse().unwrap());
         let ours = || Some(ForwardedAllowIps::networks(networks));
         for (allow, peer, forwarded_for, expected) in [
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_in_paths_are_cut() {
+    fn truncates_keys_in_paths() {
         for (path, expected) in [
             ("/sse/environments/a-client-side-key/stream", "/sse/environments/a-clie.../stream"),
             ("/ofrep/v1/environments/a-client-side-key", "/ofrep/v1/environments/a-clie..."),

@@ -1,10 +1,8 @@
-//! Taking turns: no task keeps the thread from the others by never having to wait.
+//! Cooperative scheduling: a task pauses after a number of operations that completed without waiting.
 //!
-//! In: an operation that may be done at once. Out: what it gave. Invariant: a task whose operations
-//! are done at once rests for a moment when it has done enough, so that other connections, the timers
-//! and the inbox get their turn. A ring makes each operation wait; epoll tries it first, and a peer
-//! that always has something ready (a flood of pipelined requests) would have the thread for itself.
-//! To wake oneself is not enough: monoio looks at its timers only once no task is ready.
+//! With io_uring every operation waits. With epoll an operation is tried first, so a peer that always has
+//! data ready (a flood of pipelined requests) would keep the thread from other connections, timers and the
+//! inbox. A task that only wakes itself does not help: monoio polls its timers only once no task is ready.
 use std::cell::Cell;
 use std::io;
 use std::pin::pin;
@@ -12,7 +10,7 @@ use std::task::Poll;
 
 use crate::limits::{TURN_BYTES, TURN_OPERATIONS_MAX, TURN_REST};
 
-/// What a task did since it last waited.
+/// The work of one task since it last waited.
 #[derive(Debug, Default)]
 pub struct Budget {
     /// In operations; many bytes count as several.
@@ -20,41 +18,41 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Runs an operation, after a rest if the turn is over.
-    pub async fn take<T>(&self, operation: impl Future<Output = T>) -> T {
+    /// Runs an operation, after a pause if the budget is spent.
+    pub async fn run<T>(&self, operation: impl Future<Output = T>) -> T {
         self.begin().await;
         let mut operation = pin!(operation);
         std::future::poll_fn(|context| {
             let polled = operation.as_mut().poll(context);
             if matches!(polled, Poll::Pending) {
-                self.waited();
+                self.reset();
             }
             polled
         })
         .await
     }
 
-    /// Before an operation: rests if the turn is over.
+    /// Counts an operation that is about to start; pauses first if the budget is spent.
     pub async fn begin(&self) {
         if self.spent.get() >= TURN_OPERATIONS_MAX {
-            // In a box, for every future that holds this one is moved about with each request.
+            // Boxed, because every future that contains this one is moved with each request.
             Box::pin(monoio::time::sleep(TURN_REST)).await;
-            self.waited();
+            self.reset();
         }
         self.spent.set(self.spent.get() + 1);
     }
 
-    /// The others had their turn.
-    pub fn waited(&self) {
+    /// The task has waited, so that others could run.
+    pub fn reset(&self) {
         self.spent.set(0);
     }
 
-    /// Notes how many bytes an operation moved.
-    pub fn spend(&self, moved: io::Result<usize>) -> io::Result<usize> {
-        if let Ok(bytes) = moved {
+    /// Counts the bytes that an operation transferred.
+    pub fn spend(&self, transferred: io::Result<usize>) -> io::Result<usize> {
+        if let Ok(bytes) = transferred {
             let operations = u32::try_from(bytes / TURN_BYTES).unwrap_or(TURN_OPERATIONS_MAX);
             self.spent.set(self.spent.get().saturating_add(operations));
         }
-        moved
+        transferred
     }
 }

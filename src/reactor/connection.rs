@@ -1,235 +1,234 @@
-//! One connection: the only place where request bytes meet `.await`.
-//!
-//! In: bytes of a peer. Out: answers, in order; pipelined ones in one write. Invariant: between
-//! read and write everything is synchronous (`batch`); a timed-out read is never
-//! resumed; buffers grow only while a request needs them and are given back when it idles.
+//! One HTTP/1.1 connection, apart from its I/O: bytes and time in, bytes and the next step out.
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::time::SystemTime;
 
 use bytes::BytesMut;
 
 use crate::http::{ParseError, RequestReader};
-use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN, WRITE_BYTES_MIN, WRITE_PARTS_MAX};
-use crate::reactor::Reactor;
-use crate::reactor::batch::{Batch, Next};
-use crate::reactor::connections::{ConnectionGuard, Phase};
-use crate::reactor::transport::{Sendable, Transport};
+use crate::limits::{READ_BYTES_IDLE, READ_BYTES_MIN};
+use crate::reactor::batch::Batch;
+use crate::reactor::connections::Phase;
+use crate::reactor::context::Reactor;
 
-/// The peer is gone, or too slow: nothing more can be done for it.
-pub(super) struct PeerGone;
-
-/// Serves one connection until it ends.
-pub async fn serve<T: Transport>(
-    reactor: Rc<Reactor>,
-    place: ConnectionGuard,
-    transport: T,
-    peer: Option<IpAddr>,
-) {
-    let (buffer, reader) = (BytesMut::new(), RequestReader::with_cache(reactor.heads.clone()));
-    let requests_left = reactor.requests_max;
-    let mut connection = Connection { reactor, place, transport, peer, buffer, reader, requests_left };
-    // `PeerGone` has nobody left to be told.
-    let _ = connection.live().await;
-}
-
-pub(super) struct Connection<T> {
-    pub(super) reactor: Rc<Reactor>,
-    pub(super) place: ConnectionGuard,
-    pub(super) transport: T,
+/// The state of a connection. Its owner reads into [`read_buffer`](Self::read_buffer), passes the buffer to
+/// [`receive`](Self::receive), and writes what [`advance`](Self::advance) returns.
+pub struct Connection {
     /// `None` on a unix socket.
     peer: Option<IpAddr>,
-    pub(super) buffer: BytesMut,
+    buffer: BytesMut,
     reader: RequestReader,
     requests_left: u64,
 }
 
-impl<T: Transport> Connection<T> {
-    async fn live(&mut self) -> Result<(), PeerGone> {
-        if self.place.mark.phase() == Phase::Handshake {
-            match self.place.mark.unless_ended(self.transport.handshake()).await {
-                Some(Ok(())) => {}
-                _ => return Err(PeerGone),
-            }
-        }
-        loop {
-            let left = &mut self.requests_left;
-            let mut batch = self.reactor.answer_batch(&mut self.reader, &mut self.buffer, self.peer, left);
-            #[cfg(test)]
-            self.reactor.panic_if_asked(super::InjectedPanic::Connection);
-            let (next, subscription) = (batch.next, batch.subscription.take());
-            self.write(batch).await?;
-            if let Some(subscription) = subscription {
-                self.stream(subscription).await?;
-                return self.linger().await;
-            }
-            match next {
-                Next::Answer => {}
-                Next::Close => return self.linger().await,
-                Next::Read(phase) => {
-                    if !self.read(phase).await? {
-                        return Ok(());
-                    }
-                }
-            }
-        }
+impl Connection {
+    pub fn new(reactor: &Reactor, peer: Option<IpAddr>) -> Self {
+        let reader = RequestReader::with_cache(reactor.heads.clone());
+        Self { peer, buffer: BytesMut::new(), reader, requests_left: reactor.requests_max }
     }
 
-    /// Reads once. False: the peer ended its side, and with it any request it had begun.
-    async fn read(&mut self, phase: Phase) -> Result<bool, PeerGone> {
-        if phase == Phase::Idle || self.place.mark.phase() != phase {
-            self.place.set_phase(phase);
-        }
-        self.make_room(phase);
-        let buffer = std::mem::take(&mut self.buffer);
-        match self.place.mark.unless_ended(self.transport.read(buffer)).await {
-            Some((Ok(length), buffer)) => {
-                self.buffer = buffer;
-                self.reactor.metrics.bytes_read.add(length as u64);
-                if length == 0 {
-                    self.farewell().await;
-                }
-                Ok(length > 0)
-            }
-            Some((Err(_), _)) => Err(PeerGone),
-            None if phase == Phase::Idle => {
-                self.farewell().await;
-                Err(PeerGone)
-            }
-            None => {
-                self.refuse_slow().await?;
-                Err(PeerGone)
-            }
-        }
-    }
-
-    fn make_room(&mut self, phase: Phase) {
-        if phase == Phase::Idle {
-            self.transport.give_back();
-            if self.buffer.capacity() > READ_BYTES_IDLE {
-                self.buffer = BytesMut::new();
-            }
+    /// Takes the buffer, with capacity for the next read. Before a new request a large buffer is replaced.
+    pub fn read_buffer(&mut self, phase: Phase) -> BytesMut {
+        if phase == Phase::Idle && self.buffer.capacity() > READ_BYTES_IDLE {
+            self.buffer = BytesMut::new();
         }
         if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
-            // Doubles with a large body, so that few reads bring it in.
+            // Doubles while a large body arrives, so that it needs few reads.
             self.buffer.reserve(READ_BYTES_IDLE.max(self.buffer.len()));
         }
-        self.place.hold_request(self.buffer.capacity());
+        std::mem::take(&mut self.buffer)
     }
 
-    async fn write(&mut self, mut batch: Batch) -> Result<(), PeerGone> {
-        if !batch.bytes.is_empty() {
-            self.place.hold_answer(self.buffer.capacity() + batch.bytes.capacity());
-            batch.bytes = self.write_whole(batch.bytes).await?;
-        }
-        self.reactor.give_back(batch.bytes);
-        if self.place.holds() {
-            self.place.hold_answer(self.buffer.capacity());
-        }
-        if let Some((tail, _lease)) = batch.tail {
-            self.write_whole(tail).await?;
-        }
-        Ok(())
+    /// Takes back the buffer, with the received bytes appended.
+    pub fn receive(&mut self, buffer: BytesMut) {
+        self.buffer = buffer;
     }
 
-    pub(super) async fn write_whole<B: Sendable>(&mut self, mut bytes: B) -> Result<B, PeerGone> {
-        self.place.set_phase(Phase::Writing);
-        let (mut written, mut pace) = (0, WriteProgress::of(bytes.as_ref().len()));
-        while written < bytes.as_ref().len() {
-            let write = self.transport.write(bytes, written);
-            match self.place.mark.unless_ended(write).await {
-                Some((Ok(length), back)) if length > 0 => {
-                    bytes = back;
-                    written += length;
-                    self.reactor.metrics.bytes_written.add(length as u64);
-                    if pace.counts(written) {
-                        self.place.set_phase(Phase::Writing);
-                    }
-                }
-                _ => return Err(PeerGone),
-            }
-        }
-        Ok(bytes)
+    /// Answers the complete requests in the buffer.
+    pub fn advance(&mut self, reactor: &Reactor, now: SystemTime) -> Batch {
+        Batch::answer(reactor, &mut self.reader, &mut self.buffer, self.peer, &mut self.requests_left, now)
     }
 
-    /// Tells a peer that took too long to send what it began.
-    async fn refuse_slow(&mut self) -> Result<(), PeerGone> {
-        let batch = self.reactor.refuse(&self.reader, &self.buffer, ParseError::Timeout);
-        self.place.mark.revive();
-        self.write(batch).await?;
-        self.linger().await
+    /// The timeout of a read has expired, in this phase: the response to an incomplete request; `None` if no
+    /// request has begun. Either way the connection closes.
+    pub fn time_out(&self, reactor: &Reactor, phase: Phase, now: SystemTime) -> Option<Batch> {
+        let is_request = phase != Phase::Idle;
+        is_request.then(|| Batch::error(reactor, &self.reader, &self.buffer, ParseError::Timeout, now))
     }
 
-    /// The connection ends between two answers, which the peer should not take for a cut.
-    async fn farewell(&mut self) {
-        self.place.mark.revive();
-        self.place.set_phase(Phase::Lingering);
-        let _ = self.place.mark.unless_ended(self.transport.farewell()).await;
+    /// The capacity of the buffer, bytes.
+    pub fn buffer_capacity(&self) -> usize {
+        self.buffer.capacity()
     }
 
-    /// Ends our side and reads over what still comes: to close with bytes unread would make the
-    /// kernel reset the connection, and the peer lose the answer (RFC 9112 9.6).
-    async fn linger(&mut self) -> Result<(), PeerGone> {
-        self.place.set_phase(Phase::Lingering);
-        // Nothing of what was read is needed any more.
+    /// Releases the buffer. No request follows.
+    pub fn release_buffer(&mut self) {
         self.buffer = BytesMut::new();
-        self.place.hold_request(0);
-        // TLS has something to say first, for which there may be no room.
-        let _ = self.place.mark.unless_ended(self.transport.shutdown()).await;
-        let mut read_over = 0;
-        while read_over < LINGER_BYTES_MAX {
-            let mut buffer = std::mem::take(&mut self.buffer);
-            buffer.clear();
-            buffer.reserve(READ_BYTES_IDLE);
-            match self.place.mark.unless_ended(self.transport.read(buffer)).await {
-                Some((Ok(length), buffer)) if length > 0 => {
-                    self.buffer = buffer;
-                    read_over += length;
-                }
-                _ => break,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What a peer must take of an answer to be given time anew: a byte now and then is not reading.
-struct WriteProgress {
-    part_bytes: usize,
-    counted_bytes: usize,
-}
-
-impl WriteProgress {
-    fn of(answer_bytes: usize) -> Self {
-        Self { part_bytes: WRITE_BYTES_MIN.max(answer_bytes / WRITE_PARTS_MAX), counted_bytes: 0 }
-    }
-
-    /// Whether a part was taken since the last that counted.
-    fn counts(&mut self, written_bytes: usize) -> bool {
-        let counts = written_bytes - self.counted_bytes >= self.part_bytes;
-        if counts {
-            self.counted_bytes = written_bytes;
-        }
-        counts
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::rc::Rc;
+    use std::sync::Arc;
+    use std::time::{Duration, UNIX_EPOCH};
 
-    /// How often a peer that takes so much at a time is given time anew.
-    fn times(answer_bytes: usize, step_bytes: usize) -> usize {
-        let mut pace = WriteProgress::of(answer_bytes);
-        (step_bytes..=answer_bytes).step_by(step_bytes).filter(|written| pace.counts(*written)).count()
+    use super::*;
+    use crate::channel::Publisher;
+    use crate::limits::{BODY_BYTES_MAX, SWEEP_INTERVAL};
+    use crate::reactor::batch::Next;
+    use crate::reactor::connections::ConnectionGuard;
+    use crate::reactor::context::WorkerState;
+    use crate::reactor::options::Timeouts;
+    use crate::reactor::tests::options_without_listener;
+    use crate::snapshot::Snapshot;
+
+    const NOW: SystemTime = UNIX_EPOCH;
+    const LIVENESS: &str = "GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\n\r\n";
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Applies the results of a connection without sockets, runtime or clock.
+    struct Simulation {
+        reactor: Reactor,
+        guard: ConnectionGuard,
+        connection: Connection,
+        next: Next,
+        _publisher: Publisher,
+    }
+
+    impl Simulation {
+        fn new() -> Self {
+            let (mut options, publisher) = options_without_listener();
+            options.times = Timeouts { keep_alive: TIMEOUT, head: TIMEOUT, body: TIMEOUT, ..options.times };
+            let worker_state = Rc::new(WorkerState::new(&options));
+            worker_state.lease.replace(Some(options.inbox.lease(Arc::new(Snapshot::default()))));
+            let reactor = Reactor::new(&options, worker_state);
+            let guard = reactor.connections.enter();
+            let connection = Connection::new(&reactor, None);
+            Self { reactor, guard, connection, next: Next::Read(Phase::Idle), _publisher: publisher }
+        }
+
+        /// Receives bytes in one read; returns what is written.
+        fn receive(&mut self, bytes: &[u8]) -> String {
+            let Next::Read(phase) = self.next else { panic!("reads after {:?}", self.next) };
+            let mut buffer = self.connection.read_buffer(phase);
+            buffer.extend_from_slice(bytes);
+            self.connection.receive(buffer);
+            let mut written = String::new();
+            loop {
+                let batch = self.connection.advance(&self.reactor, NOW);
+                written.push_str(&self.apply(&batch));
+                if self.next != Next::Advance {
+                    return written;
+                }
+            }
+        }
+
+        fn apply(&mut self, batch: &Batch) -> String {
+            self.next = batch.next;
+            if !batch.bytes.is_empty() {
+                self.guard.set_phase(Phase::Writing);
+            }
+            if let Next::Read(phase) = self.next {
+                self.guard.begin_read(phase);
+            }
+            let mut written = batch.bytes.clone();
+            written.extend(batch.tail.iter().flat_map(|(tail, _)| tail));
+            String::from_utf8(written).expect("text")
+        }
+
+        /// Lets time pass. If the sweep cancels the read, returns what is written then.
+        fn wait(&mut self, time: Duration) -> Option<String> {
+            for _ in 0..time.as_millis() / SWEEP_INTERVAL.as_millis() {
+                self.reactor.connections.sweep();
+            }
+            if !self.guard.state.is_cancelled() {
+                return None;
+            }
+            let batch = self.connection.time_out(&self.reactor, self.guard.state.phase(), NOW);
+            self.next = Next::Close;
+            Some(batch.map(|batch| self.apply(&batch)).unwrap_or_default())
+        }
+    }
+
+    fn statuses(written: &str) -> Vec<&str> {
+        written.split("HTTP/1.1 ").skip(1).map(|response| &response[..3]).collect()
     }
 
     #[test]
-    fn a_peer_is_given_time_for_parts_and_not_for_bytes() {
-        assert_eq!(times(1000, 1), 0, "all of a small answer within one time");
-        assert_eq!(times(WRITE_BYTES_MIN * 4, 1), 4);
-        assert_eq!(times(WRITE_BYTES_MIN * 4, WRITE_BYTES_MIN * 2), 2);
-        for step_bytes in [1, WRITE_BYTES_MIN, 1 << 20] {
-            assert!(times(40 << 20, step_bytes) <= WRITE_PARTS_MAX, "however it is taken");
+    fn answers_pipelined_requests_in_order_in_one_batch() {
+        let mut simulation = Simulation::new();
+        let requests = format!("{LIVENESS}GET /unknown HTTP/1.1\r\nHost: a\r\n\r\n{LIVENESS}GET /");
+        let written = simulation.receive(requests.as_bytes());
+        assert_eq!(statuses(&written), ["200", "404", "200"]);
+        assert_eq!(simulation.next, Next::Read(Phase::Head));
+        assert_eq!(statuses(&simulation.receive(b"unknown HTTP/1.1\r\nHost: a\r\n\r\n")), ["404"]);
+        assert_eq!(simulation.next, Next::Read(Phase::Idle));
+    }
+
+    #[test]
+    fn slow_head_and_slow_body_are_answered_408() {
+        let body = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{";
+        for (start, phase) in [("GET / HT", Phase::Head), (body, Phase::Body)] {
+            let mut simulation = Simulation::new();
+            assert_eq!(simulation.receive(start.as_bytes()), "");
+            assert_eq!(simulation.next, Next::Read(phase));
+            // Further bytes do not restart the timeout.
+            assert_eq!(simulation.wait(TIMEOUT / 2), None);
+            assert_eq!(simulation.receive(b"T"), "");
+            let written = simulation.wait(TIMEOUT / 2 + SWEEP_INTERVAL).expect("timed out");
+            assert!(written.starts_with("HTTP/1.1 408 ") && written.contains("connection: close\r\n"));
+            assert_eq!(simulation.next, Next::Close);
         }
+    }
+
+    #[test]
+    fn idle_connection_closes_without_a_response() {
+        let mut simulation = Simulation::new();
+        for _ in 0..3 {
+            // Each request restarts the timeout.
+            assert_eq!(simulation.wait(TIMEOUT - SWEEP_INTERVAL), None);
+            assert_eq!(statuses(&simulation.receive(LIVENESS.as_bytes())), ["200"]);
+        }
+        assert_eq!(simulation.wait(TIMEOUT + SWEEP_INTERVAL).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn body_over_the_limit_is_answered_413_before_it_is_read() {
+        let mut simulation = Simulation::new();
+        let length = BODY_BYTES_MAX + 1;
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        let written = simulation.receive(head.as_bytes());
+        assert!(
+            written.starts_with("HTTP/1.1 413 ") && written.contains("connection: close\r\n"),
+            "{written}"
+        );
+        assert_eq!(simulation.next, Next::Close);
+    }
+
+    #[test]
+    fn large_body_is_read_after_100_continue() {
+        let mut simulation = Simulation::new();
+        let head = format!(
+            "POST /unknown HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {BODY_BYTES_MAX}\r\n\r\n"
+        );
+        assert_eq!(simulation.receive(head.as_bytes()), "HTTP/1.1 100 Continue\r\n\r\n");
+        assert_eq!(statuses(&simulation.receive(&vec![b'x'; BODY_BYTES_MAX])), ["404"]);
+        assert_eq!(simulation.next, Next::Read(Phase::Idle));
+    }
+
+    #[test]
+    fn draining_answers_one_more_request() {
+        let mut simulation = Simulation::new();
+        assert!(!simulation.receive(LIVENESS.as_bytes()).contains("connection: close"));
+        simulation.reactor.worker_state.draining.set(true);
+        simulation.reactor.connections.drain();
+        let written = simulation.receive(format!("{LIVENESS}{LIVENESS}").as_bytes());
+        assert_eq!(statuses(&written), ["200"]);
+        assert!(written.contains("connection: close\r\n"), "{written}");
+        assert_eq!(simulation.next, Next::Close);
+        // An idle connection closes soon.
+        let mut simulation = Simulation::new();
+        simulation.reactor.connections.drain();
+        assert_eq!(simulation.wait(SWEEP_INTERVAL * 2).as_deref(), Some(""));
     }
 }

@@ -1,65 +1,79 @@
-//! The connections of one reactor, and the coarse sweep that ends slow and idle ones.
+//! The connection table of a reactor, with coarse timers and memory limits.
 //!
-//! In: what each connection is doing and since when, in ticks. Out: a flag and a wake for those
-//! that took too long. Invariant: no timer and no clock per request; a connection marks its
-//! phase with the current tick, and one task looks at all of them a few times a second.
+//! A connection records its phase and the current tick; a sweep, a few times per second, cancels connections
+//! that exceed the timeout of their phase. So no request needs a timer or reads a clock.
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use crate::limits;
+use crate::metrics::ReactorMetrics;
 use crate::reactor::budget::Budget;
-use crate::reactor::{Reactor, Timeouts};
+use crate::reactor::options::Timeouts;
 
-/// What a connection is doing.
+/// What a connection is doing; each phase has its timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Waiting for the first byte of a request.
     Idle,
-    /// TLS is being set up.
+    /// TLS handshake.
     Handshake,
     Head,
     Body,
-    /// Writing, since the peer last took something.
+    /// Writing; restarts whenever the peer takes enough bytes.
     Writing,
-    /// The last answer is written; waiting for the peer to close.
+    /// Waiting for the peer to close, after the last response.
     Lingering,
-    /// An event stream between two events: no time is too long.
+    /// Waiting for the next event of an event stream; no timeout.
     Streaming,
 }
 
-/// The mark a connection leaves for the sweep.
+/// The table entry of one connection, shared by its task and the sweep.
 #[derive(Debug)]
 pub struct ConnectionState {
     phase: Cell<Phase>,
     since_tick: Cell<u32>,
-    ended: Cell<bool>,
-    /// Of a stream: there may be something to write.
-    nudged: Cell<bool>,
-    /// Of a stream: the tick at which it is nudged if nothing happens before.
+    cancelled: Cell<bool>,
+    /// Event streams: there may be something to write.
+    notified: Cell<bool>,
+    /// Event streams: the tick at which to notify.
     due_tick: Cell<u32>,
     waker: RefCell<Option<Waker>>,
-    /// Buffers beyond the usual ones, bytes; and whether they are for a request that is not answered yet.
+    /// Memory of large buffers, bytes; and whether a request that is not answered yet uses it.
     held_bytes: Cell<usize>,
     holds_request: Cell<bool>,
-    /// How long this connection has had the thread.
-    pub turn: Budget,
+    pub budget: Budget,
 }
 
 impl ConnectionState {
-    /// Runs an operation until it is done, or until the sweep ends the connection: `None`. An
-    /// operation given up may have taken bytes with it, so the connection must be closed.
-    pub async fn unless_ended<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
+    fn new(tick: u32) -> Self {
+        Self {
+            phase: Cell::new(Phase::Idle),
+            since_tick: Cell::new(tick),
+            cancelled: Cell::new(false),
+            notified: Cell::new(false),
+            due_tick: Cell::new(0),
+            waker: RefCell::new(None),
+            held_bytes: Cell::new(0),
+            holds_request: Cell::new(false),
+            budget: Budget::default(),
+        }
+    }
+
+    /// Runs an operation until it completes, or until [`cancel`](Self::cancel) is called: `None`. A cancelled
+    /// operation may have transferred bytes, so the connection must not be used for the next request.
+    pub async fn cancellable<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
         let mut operation = std::pin::pin!(operation);
         std::future::poll_fn(|context| {
             if let Poll::Ready(done) = operation.as_mut().poll(context) {
                 return Poll::Ready(Some(done));
             }
-            self.turn.waited();
-            if self.ended.get() {
+            self.budget.reset();
+            if self.cancelled.get() {
                 return Poll::Ready(None);
             }
             let mut waker = self.waker.borrow_mut();
@@ -71,18 +85,17 @@ impl ConnectionState {
         .await
     }
 
-    /// What the connection does now.
     pub fn phase(&self) -> Phase {
         self.phase.get()
     }
 
-    /// Waits for a nudge. False: the sweep ended the connection.
-    pub async fn nudged(&self) -> bool {
+    /// Waits for a notification. False: the connection was cancelled.
+    pub async fn notified(&self) -> bool {
         std::future::poll_fn(|context| {
-            if self.ended.get() {
+            if self.cancelled.get() {
                 return Poll::Ready(false);
             }
-            if self.nudged.take() {
+            if self.notified.take() {
                 return Poll::Ready(true);
             }
             *self.waker.borrow_mut() = Some(context.waker().clone());
@@ -91,25 +104,33 @@ impl ConnectionState {
         .await
     }
 
-    /// Says when the stream wants to be nudged.
+    /// Sets the tick at which the sweep notifies this event stream.
     pub fn set_due(&self, tick: u32) {
         self.due_tick.set(tick);
     }
 
-    fn nudge(&self) {
-        self.nudged.set(true);
+    fn notify(&self) {
+        self.notified.set(true);
         self.wake();
     }
 
-    /// Ends the operation that is awaited, and every later one.
-    pub fn end(&self) {
-        self.ended.set(true);
+    /// Cancels the current operation and all later ones, until [`reset_cancelled`](Self::reset_cancelled).
+    pub fn cancel(&self) {
+        self.cancelled.set(true);
         self.wake();
     }
 
-    /// True if the connection was ended and could not be told.
-    fn is_cut(&self) -> bool {
-        self.ended.get() && self.phase.get() == Phase::Writing
+    /// Allows further operations, such as writing an error response before the connection closes.
+    pub fn reset_cancelled(&self) {
+        self.cancelled.set(false);
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+
+    fn is_cancelled_write(&self) -> bool {
+        self.is_cancelled() && self.phase.get() == Phase::Writing
     }
 
     fn wake(&self) {
@@ -118,205 +139,218 @@ impl ConnectionState {
             waker.wake();
         }
     }
-
-    /// Lets one more operation run, such as the answer that says why the connection ends.
-    pub fn revive(&self) {
-        self.ended.set(false);
-    }
 }
 
-/// The connections of one reactor.
+/// The connection table of a reactor.
 #[derive(Debug)]
 pub struct Connections {
-    marks: RefCell<Slab<Rc<ConnectionState>>>,
+    states: RefCell<Slab<Rc<ConnectionState>>>,
     tick: Cell<u32>,
     times: Cell<Timeouts>,
-    /// What requests hold that are not answered yet. Their callers may have no key.
+    /// Memory of requests that are not answered yet. Their clients may have no valid key.
     requests: HeldBytes,
-    /// What all hold, answers included.
+    /// Memory of all requests and responses.
     all: HeldBytes,
+    metrics: Arc<ReactorMetrics>,
 }
 
-/// Memory that connections hold together.
+/// Memory in use by connections, and its limit.
 #[derive(Debug)]
 struct HeldBytes {
     bytes: Cell<usize>,
     bytes_max: usize,
-    /// When those were last looked for that have waited too long: there are no others before the next tick.
-    shed_tick: Cell<Option<u32>>,
+    /// The tick of the last search for slow connections: before the next tick there are no new ones.
+    searched_tick: Cell<Option<u32>>,
 }
 
 impl HeldBytes {
     fn new(bytes_max: usize) -> Self {
-        Self { bytes: Cell::new(0), bytes_max, shed_tick: Cell::new(None) }
+        Self { bytes: Cell::new(0), bytes_max, searched_tick: Cell::new(None) }
     }
 
     fn replace(&self, old_bytes: usize, new_bytes: usize) {
         self.bytes.set(self.bytes.get() - old_bytes + new_bytes);
     }
 
-    fn is_full(&self) -> bool {
+    fn is_exceeded(&self) -> bool {
         self.bytes.get() > self.bytes_max
     }
 }
 
-/// A place in the registry, given back when dropped.
+/// A connection's entry in the table; removed when dropped.
 pub struct ConnectionGuard {
-    reactor: Rc<Reactor>,
+    connections: Rc<Connections>,
     key: usize,
-    pub mark: Rc<ConnectionState>,
+    pub state: Rc<ConnectionState>,
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.reactor.registry.hold(&self.mark, 0, false);
-        self.reactor.registry.marks.borrow_mut().try_remove(self.key);
-        self.reactor.metrics.connections_closed.add(1);
+        self.connections.set_held(&self.state, 0, false);
+        self.connections.states.borrow_mut().try_remove(self.key);
+        self.connections.metrics.connections_closed.add(1);
     }
 }
 
 impl ConnectionGuard {
-    /// Notes what the connection does from now on.
+    /// Enters a phase, which restarts the timeout.
     pub fn set_phase(&self, phase: Phase) {
-        self.mark.phase.set(phase);
-        self.mark.since_tick.set(self.reactor.registry.tick.get());
+        self.state.phase.set(phase);
+        self.state.since_tick.set(self.connections.tick.get());
     }
 
-    /// Notes how large the buffers of this connection are while it reads a request.
+    /// Enters the phase of a read. Further reads of one head or body do not restart the timeout.
+    pub fn begin_read(&self, phase: Phase) {
+        if phase == Phase::Idle || self.state.phase() != phase {
+            self.set_phase(phase);
+        }
+    }
+
+    /// Records the size of the buffers while a request is read.
     pub fn hold_request(&self, bytes: usize) {
         self.hold(bytes, true);
     }
 
-    /// Notes how large the buffers of this connection are while its answer is written.
-    pub fn hold_answer(&self, bytes: usize) {
+    /// Records the size of the buffers while a response is written.
+    pub fn hold_response(&self, bytes: usize) {
         self.hold(bytes, false);
     }
 
-    /// Whether the buffers are large enough to be counted.
+    /// Whether the buffers are large enough to count.
     pub fn holds(&self) -> bool {
-        self.mark.held_bytes.get() > 0
+        self.state.held_bytes.get() > 0
     }
 
     fn hold(&self, bytes: usize, is_request: bool) {
         let bytes = if bytes > limits::HELD_BYTES_MIN { bytes } else { 0 };
-        if bytes == self.mark.held_bytes.get() && is_request == self.mark.holds_request.get() {
+        if bytes == self.state.held_bytes.get() && is_request == self.state.holds_request.get() {
             return;
         }
-        let registry = &self.reactor.registry;
-        registry.hold(&self.mark, bytes, is_request);
-        if registry.requests.is_full() || registry.all.is_full() {
-            self.reactor.metrics.connections_shed.add(registry.shed());
-        }
+        self.connections.set_held(&self.state, bytes, is_request);
+        self.connections.evict();
     }
 }
 
-/// Ticks that surely cover this time.
+/// The number of ticks that cover this time.
 pub fn ticks(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(limits::SWEEP_INTERVAL.as_millis())).unwrap_or(u32::MAX - 1)
 }
 
 impl Connections {
-    pub fn new(times: Timeouts) -> Self {
+    pub fn new(times: Timeouts, metrics: Arc<ReactorMetrics>) -> Self {
         Self {
-            marks: RefCell::default(),
+            states: RefCell::default(),
             tick: Cell::new(0),
             times: Cell::new(times),
             requests: HeldBytes::new(times.held_request_bytes_max),
             all: HeldBytes::new(times.held_bytes_max),
+            metrics,
         }
     }
 
-    fn hold(&self, mark: &ConnectionState, bytes: usize, is_request: bool) {
-        let old_bytes = mark.held_bytes.replace(bytes);
-        let old_request = mark.holds_request.replace(is_request);
+    /// Adds a connection, in phase `Idle`.
+    pub fn enter(self: &Rc<Self>) -> ConnectionGuard {
+        let state = Rc::new(ConnectionState::new(self.tick.get()));
+        self.metrics.connections_opened.add(1);
+        let key = self.states.borrow_mut().insert(state.clone());
+        ConnectionGuard { connections: self.clone(), key, state }
+    }
+
+    fn set_held(&self, state: &ConnectionState, bytes: usize, is_request: bool) {
+        let old_bytes = state.held_bytes.replace(bytes);
+        let old_request = state.holds_request.replace(is_request);
         self.all.replace(old_bytes, bytes);
         self.requests.replace(if old_request { old_bytes } else { 0 }, if is_request { bytes } else { 0 });
     }
 
-    /// Ends connections until the rest hold no more than they may: how many that were. First those that
-    /// have waited longest for their peers. Half as much again is held by peers that have not waited for
-    /// long; beyond that the longest-waiting of these are ended too, and of them the largest.
-    fn shed(&self) -> u64 {
+    /// If a memory limit is exceeded, cancels connections until it is not, those that have waited longest
+    /// for their peers first. Connections within `HELD_PATIENCE` are spared up to 1.5 times the limit.
+    pub fn evict(&self) {
+        if !self.requests.is_exceeded() && !self.all.is_exceeded() {
+            return;
+        }
         let tick = self.tick.get();
-        let shed = |pool: &HeldBytes, is_request: bool| {
+        let evict = |pool: &HeldBytes, is_request: bool| {
             if pool.bytes.get() > pool.bytes_max + pool.bytes_max / 2 {
-                self.end_slowest(pool, is_request, None)
-            } else if pool.is_full() && pool.shed_tick.replace(Some(tick)) != Some(tick) {
-                self.end_slowest(pool, is_request, Some(ticks(limits::HELD_PATIENCE)))
+                self.cancel_slowest(pool, is_request, None)
+            } else if pool.is_exceeded() && pool.searched_tick.replace(Some(tick)) != Some(tick) {
+                self.cancel_slowest(pool, is_request, Some(ticks(limits::HELD_PATIENCE)))
             } else {
                 0
             }
         };
-        shed(&self.requests, true) + shed(&self.all, false)
+        let evicted = evict(&self.requests, true) + evict(&self.all, false);
+        self.metrics.connections_shed.add(evicted);
     }
 
-    /// `patience_ticks`: those that have not waited for longer are spared.
-    fn end_slowest(&self, pool: &HeldBytes, requests_only: bool, patience_ticks: Option<u32>) -> u64 {
-        let waited = |mark: &ConnectionState| self.tick.get().wrapping_sub(mark.since_tick.get());
-        let marks = self.marks.borrow();
-        let mut slow: Vec<&Rc<ConnectionState>> = marks.iter().map(|(_, mark)| mark).collect();
-        slow.retain(|mark| {
-            mark.held_bytes.get() > 0
-                && (mark.holds_request.get() || !requests_only)
-                && patience_ticks.is_none_or(|patience| waited(mark) > patience)
+    /// Returns how many were cancelled. `patience_ticks`: spares those that have not waited longer.
+    fn cancel_slowest(&self, pool: &HeldBytes, requests_only: bool, patience_ticks: Option<u32>) -> u64 {
+        let waited = |state: &ConnectionState| self.tick.get().wrapping_sub(state.since_tick.get());
+        let states = self.states.borrow();
+        let mut slow: Vec<&Rc<ConnectionState>> = states.iter().map(|(_, state)| state).collect();
+        slow.retain(|state| {
+            state.held_bytes.get() > 0
+                && (state.holds_request.get() || !requests_only)
+                && patience_ticks.is_none_or(|patience| waited(state) > patience)
         });
-        slow.sort_unstable_by_key(|mark| std::cmp::Reverse((waited(mark), mark.held_bytes.get())));
+        slow.sort_unstable_by_key(|state| std::cmp::Reverse((waited(state), state.held_bytes.get())));
         let mut count = 0;
-        for mark in slow {
-            if !pool.is_full() {
+        for state in slow {
+            if !pool.is_exceeded() {
                 break;
             }
-            // What it holds is given back within this turn of the loop.
-            self.hold(mark, 0, false);
-            mark.end();
+            // Its task releases the buffers within this iteration of the event loop.
+            self.set_held(state, 0, false);
+            state.cancel();
             count += 1;
         }
         count
     }
 
     pub fn len(&self) -> usize {
-        self.marks.borrow().len()
+        self.states.borrow().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.marks.borrow().is_empty()
+        self.states.borrow().is_empty()
     }
 
-    /// From now on connections that are idle, or had their last answer, are ended soon; event
-    /// streams at once, so that their subscribers go elsewhere.
+    /// Shortens the timeouts of idle and lingering connections, and cancels event streams, so that their
+    /// clients reconnect elsewhere.
     pub fn drain(&self) {
         let soon = limits::DRAIN_IDLE_TIMEOUT;
         self.times.set(Timeouts { keep_alive: soon, linger: soon, ..self.times.get() });
-        self.streams(ConnectionState::end);
+        self.for_each_stream(ConnectionState::cancel);
     }
 
-    /// Tells every event stream that there is another snapshot.
-    pub fn nudge_streams(&self) {
-        self.streams(ConnectionState::nudge);
+    /// Notifies every event stream of a new snapshot.
+    pub fn notify_streams(&self) {
+        self.for_each_stream(ConnectionState::notify);
     }
 
-    fn streams(&self, tell: fn(&ConnectionState)) {
-        for (_, mark) in self.marks.borrow().iter().filter(|(_, mark)| mark.phase.get() == Phase::Streaming) {
-            tell(mark);
+    fn for_each_stream(&self, apply: fn(&ConnectionState)) {
+        let states = self.states.borrow();
+        for (_, state) in states.iter().filter(|(_, state)| state.phase.get() == Phase::Streaming) {
+            apply(state);
         }
     }
 
-    /// The tick at hand.
+    /// The current tick.
     pub fn now(&self) -> u32 {
         self.tick.get()
     }
 
-    /// How long an event stream may last; `None`: as long as its subscriber wants.
+    /// The maximum lifetime of an event stream; `None` is unlimited.
     pub fn stream_time(&self) -> Option<Duration> {
         Some(self.times.get().stream).filter(|time| !time.is_zero())
     }
 
-    /// Ends every connection and waits until they are gone, but no longer than `time`.
-    pub async fn end_all(&self, time: Duration) {
-        let marks: Vec<Rc<ConnectionState>> =
-            self.marks.borrow().iter().map(|(_, mark)| mark.clone()).collect();
-        for mark in marks {
-            mark.end();
+    /// Cancels all connections and waits for them to end, at most for `time`.
+    pub async fn cancel_all(&self, time: Duration) {
+        let states: Vec<Rc<ConnectionState>> =
+            self.states.borrow().iter().map(|(_, state)| state.clone()).collect();
+        for state in states {
+            state.cancel();
         }
         let began = Instant::now();
         while !self.is_empty() && began.elapsed() < time {
@@ -336,59 +370,25 @@ impl Connections {
         })
     }
 
-    /// One tick: ends what took too long. How many of them did not take their answer.
-    fn tick(&self) -> u64 {
+    /// Advances the clock by `SWEEP_INTERVAL`: cancels connections that exceed the timeout of their phase,
+    /// notifies event streams that are due, and enforces the memory limits.
+    pub fn sweep(&self) {
         let tick = self.tick.get().wrapping_add(1);
         self.tick.set(tick);
         let mut cut = 0;
-        for (_, mark) in self.marks.borrow().iter() {
-            if mark.phase.get() == Phase::Streaming {
-                if tick.wrapping_sub(mark.due_tick.get()) <= u32::MAX / 2 {
-                    mark.nudge();
+        for (_, state) in self.states.borrow().iter() {
+            if state.phase.get() == Phase::Streaming {
+                if tick.wrapping_sub(state.due_tick.get()) <= u32::MAX / 2 {
+                    state.notify();
                 }
-            } else if tick.wrapping_sub(mark.since_tick.get()) > self.ticks_max(mark.phase.get()) {
-                let is_known = mark.is_cut();
-                mark.end();
-                cut += u64::from(!is_known && mark.is_cut());
+            } else if tick.wrapping_sub(state.since_tick.get()) > self.ticks_max(state.phase.get()) {
+                let is_counted = state.is_cancelled_write();
+                state.cancel();
+                cut += u64::from(!is_counted && state.is_cancelled_write());
             }
         }
-        cut
-    }
-}
-
-/// Takes a place for a new connection.
-pub fn enter(reactor: &Rc<Reactor>) -> ConnectionGuard {
-    let registry = &reactor.registry;
-    let mark = Rc::new(ConnectionState {
-        phase: Cell::new(Phase::Idle),
-        since_tick: Cell::new(registry.tick.get()),
-        ended: Cell::new(false),
-        nudged: Cell::new(false),
-        due_tick: Cell::new(0),
-        waker: RefCell::new(None),
-        held_bytes: Cell::new(0),
-        holds_request: Cell::new(false),
-        turn: Budget::default(),
-    });
-    reactor.metrics.connections_opened.add(1);
-    let key = registry.marks.borrow_mut().insert(mark.clone());
-    ConnectionGuard { reactor: reactor.clone(), key, mark }
-}
-
-/// The sweep of one reactor; runs as long as the reactor.
-pub async fn sweep(reactor: Rc<Reactor>) {
-    loop {
-        let began = Instant::now();
-        monoio::time::sleep(limits::SWEEP_INTERVAL).await;
-        #[cfg(test)]
-        reactor.panic_if_asked(super::InjectedPanic::Sweep);
-        reactor.metrics.connections_cut.add(reactor.registry.tick());
-        // Those that were not slow yet when the bound was met.
-        if reactor.registry.requests.is_full() || reactor.registry.all.is_full() {
-            reactor.metrics.connections_shed.add(reactor.registry.shed());
-        }
-        reactor.report_counts();
-        reactor.hand_on_accesses();
-        reactor.metrics.beat(began.elapsed().saturating_sub(limits::SWEEP_INTERVAL));
+        self.metrics.connections_cut.add(cut);
+        // Connections may have exceeded `HELD_PATIENCE` since the limit was.
+        self.evict();
     }
 }

@@ -1,9 +1,8 @@
-//! Ring flags and the way down when the kernel refuses them.
+//! Builds the runtime of a reactor thread: io_uring with the cheapest set-up that the kernel supports, or
+//! epoll.
 //!
-//! In: which driver the configuration forces, if any. Out: a runtime for this thread, which
-//! driver it is and why. Invariant: tried in order of measured cost (deferred task run needs
-//! Linux 6.1, cooperative 5.19, then a plain ring, then epoll); a forced driver never falls
-//! back to another one. The ring belongs to the thread that builds it.
+//! Deferred task run needs Linux 6.1, cooperative task run 5.19. A forced driver never falls back to another.
+//! A ring belongs to the thread that builds it.
 use std::io;
 
 use monoio::time::TimeDriver;
@@ -15,7 +14,7 @@ use crate::limits::RING_ENTRIES;
 /// A runtime on either driver.
 pub type Runtime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>;
 
-/// A runtime, and what to say about it in the log.
+/// A runtime, and its description for the log and metrics.
 pub struct BuiltRuntime {
     pub runtime: Runtime,
     pub uring: bool,
@@ -23,10 +22,11 @@ pub struct BuiltRuntime {
     pub label: &'static str,
     /// Such as `io_uring: single_issuer, defer_taskrun, coop_taskrun`.
     pub name: &'static str,
+    /// Why this driver was chosen.
     pub why: String,
 }
 
-/// Ring set-ups, cheapest request first.
+/// Ring set-ups; the first costs least per request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ring {
     DeferTaskRun,
@@ -34,7 +34,7 @@ enum Ring {
     Plain,
 }
 
-/// Of a ring that is made to see whether it runs.
+/// The entries of a ring that only tests whether rings work.
 const TRIAL_ENTRIES: u32 = 8;
 
 const RINGS: [Ring; 3] = [Ring::DeferTaskRun, Ring::CoopTaskRun, Ring::Plain];
@@ -67,7 +67,7 @@ impl Ring {
             }
             Self::Plain => {}
         }
-        // A burst of completions must not overflow the queue: overflow is slower, not lost.
+        // A larger completion queue for bursts: an overflow loses nothing, but is slower.
         builder.setup_cqsize(entries * 4).setup_clamp();
         builder
     }
@@ -76,17 +76,20 @@ impl Ring {
 /// Builds the runtime of this thread.
 ///
 /// # Errors
-/// No driver works, or not the one that is forced.
+/// No driver works, or the forced driver does not.
 pub fn build(forced: Option<Driver>) -> io::Result<BuiltRuntime> {
     if forced == Some(Driver::Epoll) {
-        return epoll("EDGE_PROXY_DRIVER asks for it".to_owned());
+        return epoll("set by EDGE_PROXY_DRIVER".to_owned());
     }
     let mut refused = Vec::new();
     for ring in RINGS {
         match uring(ring) {
             Ok(runtime) => {
-                let why =
-                    if refused.is_empty() { "the kernel takes every flag".into() } else { reasons(&refused) };
+                let why = if refused.is_empty() {
+                    "the kernel supports all flags".into()
+                } else {
+                    reasons(&refused)
+                };
                 return Ok(BuiltRuntime {
                     runtime,
                     uring: true,
@@ -104,10 +107,10 @@ pub fn build(forced: Option<Driver>) -> io::Result<BuiltRuntime> {
     epoll(reasons(&refused))
 }
 
-/// Whether a forced driver works here; asked before anything is bound.
+/// Checks that a forced driver works. Called before sockets are bound.
 ///
 /// # Errors
-/// Why it does not.
+/// The driver does not work; the message says why.
 pub fn check(forced: Option<Driver>) -> io::Result<()> {
     if forced != Some(Driver::Uring) {
         return Ok(());
@@ -126,8 +129,8 @@ fn no_ring(refused: &[(Ring, String)]) -> io::Error {
     io::Error::other(format!("server.driver (EDGE_PROXY_DRIVER) is uring, but {}", reasons(refused)))
 }
 
-/// Makes a small ring and runs it. A profile may allow the one and not the other, which would show
-/// too late; and a ring may lack an operation (before 5.6), or answer no probe.
+/// Sets up a small ring and submits to it: a seccomp profile may allow only the set-up. Also fails if the
+/// kernel lacks ring operations that monoio needs (before 5.6).
 fn trial(ring: Ring) -> io::Result<()> {
     let trial: io_uring::IoUring = ring.builder(TRIAL_ENTRIES).build(TRIAL_ENTRIES)?;
     trial.submit()?;
@@ -151,7 +154,7 @@ fn epoll(why: String) -> io::Result<BuiltRuntime> {
     Ok(BuiltRuntime { runtime: runtime.into(), uring: false, label: "epoll", name: "epoll", why })
 }
 
-/// What was refused and why; once, if all of it was for the same reason.
+/// The reason per ring set-up; only one reason if it is the same for all.
 fn reasons(refused: &[(Ring, String)]) -> String {
     match refused {
         [(_, first), rest @ ..]
@@ -166,14 +169,14 @@ fn reasons(refused: &[(Ring, String)]) -> String {
     }
 }
 
-/// The likely cause in words, as the error number alone tells nobody what to do.
+/// The error with its probable cause.
 fn refusal(error: &io::Error) -> String {
     let cause = match error.raw_os_error() {
-        Some(libc::EINVAL) => "this kernel does not know these flags",
+        Some(libc::EINVAL) => "the kernel does not support these flags",
         Some(libc::EPERM | libc::EACCES) => {
-            "not allowed: a seccomp profile (Docker's default) or sysctl kernel.io_uring_disabled"
+            "not permitted, probably by a seccomp profile (Docker's default) or sysctl kernel.io_uring_disabled"
         }
-        Some(libc::ENOSYS) => "this kernel has no io_uring",
+        Some(libc::ENOSYS) => "the kernel does not support io_uring",
         Some(libc::ENOMEM) => "not enough locked memory: raise ulimit -l",
         _ => "refused",
     };
@@ -185,11 +188,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn either_driver_can_be_forced_and_runs() {
+    fn forced_driver_runs() {
         let mut epoll = build(Some(Driver::Epoll)).unwrap();
         assert_eq!((epoll.name, epoll.uring), ("epoll", false));
         assert_eq!(epoll.runtime.block_on(async { 7 }), 7);
-        // Where io_uring is refused the error must say so, and nothing else may be taken.
+        // Without io_uring the result is an error, not a fallback.
         match build(Some(Driver::Uring)) {
             Ok(mut built) => {
                 assert!(built.uring && built.name.starts_with("io_uring"));
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_its_likely_cause() {
+    fn error_names_its_probable_cause() {
         let text = refusal(&io::Error::from_raw_os_error(libc::EPERM));
         assert!(text.contains("seccomp") && text.contains("kernel.io_uring_disabled"), "{text}");
     }

@@ -1,9 +1,8 @@
-//! Sockets that are listened on, bound before any thread starts so that errors reach the user.
+//! Binds listening sockets, before any thread starts, so that errors end the start.
 //!
-//! In: addresses of the configuration. Out: listeners, or what stands in the way and what to do.
-//! Invariant: one TCP listener for each core on the same address (SO_REUSEPORT), so that the
-//! kernel spreads connections and a second process can take over; a unix socket is put in place
-//! by a rename, which takes over from whoever had the path.
+//! There is one TCP listener per reactor on the same address (SO_REUSEPORT): the kernel distributes
+//! connections, and a second process can take over. A unix socket is bound beside its path and published
+//! by a rename, which replaces the socket of another process.
 use std::fs::{Metadata, Permissions};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -20,7 +19,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::config::{Config, reachable};
 use crate::limits::{BACKLOG_MAX, PROBE_TIMEOUT, UNIX_SOCKET_NAMES_MAX};
 
-/// Binds one listener for each core; none without `server.tcp`.
+/// Binds one TCP listener per core; none if `server.tcp` is false.
 ///
 /// # Errors
 /// The address cannot be bound; the message says what to do.
@@ -33,28 +32,28 @@ pub fn bind(config: &Config) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::with_capacity(config.cores.len());
     for _ in &config.cores {
         let listener = listen(address, taken).map_err(|error| explain(address, &error))?;
-        // Port 0 means any free one; the others must have the same.
+        // Port 0 selects a free port, which the other listeners share.
         address.set_port(listener.local_addr()?.port());
         listeners.push(listener);
     }
     Ok(listeners)
 }
 
-/// Whether a process listens there already, which is seen by its taking a connection.
+/// Whether a process already accepts connections at this address.
 pub fn is_taken(address: SocketAddr) -> bool {
     TcpStream::connect_timeout(&reachable(address), PROBE_TIMEOUT).is_ok()
 }
 
-/// Inodes of the listening sockets at this port, of all processes in this network namespace.
+/// The inodes of all sockets in this network namespace that listen at this port.
 ///
 /// # Errors
-/// `/proc` is not there, or not readable.
+/// `/proc` cannot be read.
 fn listening_inodes(port: u16) -> io::Result<Vec<u64>> {
     let mut inodes = Vec::new();
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         let text = match std::fs::read_to_string(table) {
             Ok(text) => text,
-            // The kernel may be without IPv6.
+            // The kernel may not support IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
@@ -63,7 +62,7 @@ fn listening_inodes(port: u16) -> io::Result<Vec<u64>> {
     Ok(inodes)
 }
 
-/// The inode in a line of proc_net_tcp(5), if it is of a socket that listens at this port.
+/// The inode in a line of proc_net_tcp(5), if its socket listens at this port.
 fn listening_inode(line: &str, port: u16) -> Option<u64> {
     const LISTEN: &str = "0A";
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -72,10 +71,10 @@ fn listening_inode(line: &str, port: u16) -> Option<u64> {
     (u16::from_str_radix(local_port, 16).ok()? == port).then(|| inode.parse().ok())?
 }
 
-/// Inodes of listeners, by which [`is_shared`] tells them from those of other processes.
+/// The inodes of listeners, for [`is_shared`].
 ///
 /// # Errors
-/// The system does not say.
+/// fstat(2) failed.
 pub fn inodes(listeners: &[TcpListener]) -> io::Result<Vec<u64>> {
     listeners.iter().map(|listener| Ok(rustix::fs::fstat(listener)?.st_ino)).collect()
 }
@@ -83,13 +82,13 @@ pub fn inodes(listeners: &[TcpListener]) -> io::Result<Vec<u64>> {
 /// Whether a socket other than these listens at the port.
 ///
 /// # Errors
-/// As [`listening_inodes`].
+/// `/proc` cannot be read.
 pub fn is_shared(port: u16, own: &[u64]) -> io::Result<bool> {
     Ok(listening_inodes(port)?.iter().any(|inode| !own.contains(inode)))
 }
 
-/// Taking over from another process, the socket is bound and no more: connections go on to the
-/// other one until the reactor has documents to answer with (`life`).
+/// `taken`: another process serves the address. The socket is then only bound; the reactor calls listen(2)
+/// once it can answer requests (`worker`).
 fn listen(address: SocketAddr, taken: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -97,7 +96,7 @@ fn listen(address: SocketAddr, taken: bool) -> io::Result<TcpListener> {
     if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
         socket.set_only_v6(false)?;
     }
-    // Accepted sockets inherit it, which saves a system call for each.
+    // Accepted sockets inherit this, which saves a system call per connection.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SockAddr::from(address))?;
     if !taken {
@@ -111,7 +110,7 @@ fn explain(address: SocketAddr, error: &io::Error) -> io::Error {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!(
-                "another program listens there: `ss -ltnp 'sport = :{port}'` shows which; set server.port"
+                "another program uses this port (find it with `ss -ltnp 'sport = :{port}'`); set server.port"
             )
         }
         io::ErrorKind::PermissionDenied => {
@@ -123,48 +122,48 @@ fn explain(address: SocketAddr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot listen on {address}: {error}; {advice}"))
 }
 
-/// A unix socket. At its path it takes over from whoever had it; before that it stands beside.
+/// A unix socket, bound at a temporary path until it is published at its path.
 #[derive(Debug)]
 pub struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
-    beside: PathBuf,
+    temporary_path: PathBuf,
     /// Device and inode of the socket's file.
     id: (u64, u64),
-    is_beside: AtomicBool,
+    is_temporary: AtomicBool,
 }
 
 impl UnixSocket {
-    /// The listener for one more reactor.
+    /// A listener for one more reactor.
     ///
     /// # Errors
-    /// The descriptor limit.
+    /// The descriptor limit is reached.
     pub fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
 
-    /// Whether another process still serves at the path.
-    pub fn is_beside(&self) -> bool {
-        self.is_beside.load(Ordering::Relaxed)
+    /// Whether the socket is not published yet.
+    pub fn is_temporary(&self) -> bool {
+        self.is_temporary.load(Ordering::Relaxed)
     }
 
-    /// Callers reach this process from now on; the other one keeps those it has.
+    /// Renames the socket to its path, so that new connections reach this process. A process that had the
+    /// path keeps its open connections. Only the first call has an effect.
     ///
     /// # Errors
-    /// The directory went away, or is no longer ours to write.
-    pub fn put_in_place(&self) -> io::Result<()> {
-        // One of the reactors does it, the others find it done.
-        if self.is_beside.swap(false, Ordering::Relaxed) {
-            // Other programs may have put something there since the start.
-            refuse_other_than_socket(&self.path)?;
-            std::fs::rename(&self.beside, &self.path)?;
+    /// The path is not a socket, or its directory is not writable.
+    pub fn publish(&self) -> io::Result<()> {
+        if self.is_temporary.swap(false, Ordering::Relaxed) {
+            // Another program may have created a file there in the meantime.
+            require_socket_or_nothing(&self.path)?;
+            std::fs::rename(&self.temporary_path, &self.path)?;
         }
         Ok(())
     }
 
-    /// Nobody new may come; unless somebody took over, whose path it is then.
-    pub fn take_away(&self) {
-        for path in [&self.path, &self.beside] {
+    /// Removes the socket file, unless another process has replaced it.
+    pub fn unlink(&self) {
+        for path in [&self.path, &self.temporary_path] {
             let is_ours = |metadata: Metadata| metadata.file_type().is_socket() && id(&metadata) == self.id;
             if std::fs::symlink_metadata(path).is_ok_and(is_ours) {
                 let _ = std::fs::remove_file(path);
@@ -175,51 +174,51 @@ impl UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        self.take_away();
+        self.unlink();
     }
 }
 
 /// Binds `server.unix_socket`, if there is one.
 ///
 /// # Errors
-/// The path cannot be bound, or something that is not a socket stands there.
+/// The path cannot be bound, or is another kind of file.
 pub fn bind_unix(config: &Config) -> io::Result<Option<Arc<UnixSocket>>> {
     let Some(path) = &config.server.unix_socket else { return Ok(None) };
-    let wrong = |error: io::Error| {
+    let explain = |error: io::Error| {
         let shown = path.display();
         let advice = match error.kind() {
-            io::ErrorKind::NotFound => "; make its directory first",
-            io::ErrorKind::PermissionDenied => "; its directory must be writable for this user",
+            io::ErrorKind::NotFound => "; create its directory first",
+            io::ErrorKind::PermissionDenied => "; its directory must be writable by this user",
             _ => "",
         };
         let message = format!("cannot listen on server.unix_socket {shown}: {error}{advice}");
         io::Error::new(error.kind(), message)
     };
-    let socket = listen_unix(path, config.server.unix_socket_mode).map_err(wrong)?;
+    let socket = listen_unix(path, config.server.unix_socket_mode).map_err(explain)?;
     Ok(Some(Arc::new(socket)))
 }
 
-/// A file that a process left behind when it was killed is replaced. A process that is there keeps
-/// the path until the reactors have documents to answer with (`life`), as with TCP.
+/// Replaces the socket of a process that was killed. If a process serves the path, it keeps the path until a
+/// reactor can answer requests (`worker`).
 fn listen_unix(path: &Path, mode: Option<u32>) -> io::Result<UnixSocket> {
-    refuse_other_than_socket(path)?;
+    require_socket_or_nothing(path)?;
     let is_taken = UnixStream::connect(path).is_ok();
-    let beside = beside(path)?;
-    let listener = UnixListener::bind(&beside)?;
-    let id = id(&std::fs::symlink_metadata(&beside)?);
-    let (path, is_beside) = (path.to_owned(), AtomicBool::new(true));
-    let socket = UnixSocket { listener, path, beside, id, is_beside };
+    let temporary_path = temporary_path(path)?;
+    let listener = UnixListener::bind(&temporary_path)?;
+    let id = id(&std::fs::symlink_metadata(&temporary_path)?);
+    let (path, is_temporary) = (path.to_owned(), AtomicBool::new(true));
+    let socket = UnixSocket { listener, path, temporary_path, id, is_temporary };
     if let Some(mode) = mode {
-        std::fs::set_permissions(&socket.beside, Permissions::from_mode(mode))?;
+        std::fs::set_permissions(&socket.temporary_path, Permissions::from_mode(mode))?;
     }
     if !is_taken {
-        socket.put_in_place()?;
+        socket.publish()?;
     }
     Ok(socket)
 }
 
-/// Only a socket is ever replaced or unlinked: a regular file, directory or link is somebody's data.
-fn refuse_other_than_socket(path: &Path) -> io::Result<()> {
+/// Only sockets are replaced or unlinked; any other file may be data.
+fn require_socket_or_nothing(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => {
             let message = format!("{} exists and is not a socket", path.display());
@@ -229,10 +228,10 @@ fn refuse_other_than_socket(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A path to bind at first, `PATH.PID` or `PATH.PID-NUMBER`, where nothing is. A socket there that
-/// refuses connections was left by a killed process with the same PID and is unlinked. One that takes
-/// them is of a process in another PID namespace (each container has a PID 1): the next name is tried.
-fn beside(path: &Path) -> io::Result<PathBuf> {
+/// An unused path to bind before publishing, `PATH.PID` or `PATH.PID-NUMBER`. A socket there that refuses
+/// connections is left from a killed process with the same PID and is unlinked. A socket that accepts them
+/// belongs to another PID namespace (each container has a PID 1), so the next name is tried.
+fn temporary_path(path: &Path) -> io::Result<PathBuf> {
     let mut tried = None;
     for number in 0..UNIX_SOCKET_NAMES_MAX {
         let mut name = path.as_os_str().to_owned();
@@ -245,15 +244,15 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
             Ok(metadata) => metadata.file_type().is_socket(),
             Err(_) => return Ok(name),
         };
-        let is_left = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-        if is_socket && UnixStream::connect(&name).is_err_and(is_left) {
+        let is_stale = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        if is_socket && UnixStream::connect(&name).is_err_and(is_stale) {
             std::fs::remove_file(&name)?;
             return Ok(name);
         }
         tried = Some(name);
     }
     let tried = tried.unwrap_or_default();
-    let message = format!("{} and the names before it are in use; remove these files", tried.display());
+    let message = format!("{} and the names before it are in use; remove them", tried.display());
     Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
 }
 
@@ -266,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_listener_at_the_port_is_found() {
+    fn finds_other_listeners_at_the_port() {
         let mut address: SocketAddr = ([127, 0, 0, 1], 0).into();
         let own = listen(address, false).expect("a free port");
         address.set_port(own.local_addr().expect("bound").port());
@@ -274,9 +273,9 @@ mod tests {
         let own = [own, listen(address, false).expect("shared"), listen(address, true).expect("shared")];
         let inodes = inodes(&own).expect("sockets");
         let is_shared = || is_shared(port, &inodes).expect("/proc");
-        assert!(!is_shared(), "all are of this process");
+        assert!(!is_shared(), "only own listeners");
         let other = listen(address, true).expect("shared");
-        assert!(!is_shared(), "the other one does not listen yet");
+        assert!(!is_shared(), "the other socket does not listen yet");
         SockRef::from(&other).listen(1).expect("bound");
         assert!(is_shared());
         drop(other);

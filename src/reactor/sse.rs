@@ -1,97 +1,117 @@
-//! An event stream that is held open: told of every new snapshot, kept alive between them.
+//! An event stream, apart from its I/O: what to write next, or until when to wait.
 //!
-//! In: a connection whose answer was the head of a stream, and its [`StreamSubscription`]. Out: events,
-//! and a comment every `limits::STREAM_KEEP_ALIVE`. Invariant: while it waits it holds no buffer,
-//! no timer and no operation on the ring; the sweep and a new snapshot nudge it. A peer that went
-//! away shows when the next bytes cannot be written. It ends with `sse.max_stream_seconds`, with
-//! a peer that does not read, at once when the reactor drains or the environment is removed, and within
-//! `limits::STREAM_KEEP_ALIVE` of the end of its key.
+//! Between events it uses no buffer, no timer and no operation: the sweep and new snapshots notify the
+//! connection. A peer that has disconnected is detected by the next write.
 use std::time::{Duration, SystemTime};
-
-use bytes::BytesMut;
 
 use crate::handlers::sse::StreamSubscription;
 use crate::limits;
-use crate::reactor::connection::{Connection, PeerGone};
-use crate::reactor::connections::{Connections, Phase, ticks};
-use crate::reactor::transport::Transport;
+use crate::reactor::connections::ticks;
+use crate::snapshot::Snapshot;
 
-impl<T: Transport> Connection<T> {
-    /// Tells a subscriber what changes, until it ends.
-    pub(super) async fn stream(&mut self, mut subscription: StreamSubscription) -> Result<(), PeerGone> {
-        self.buffer = BytesMut::new();
-        self.transport.give_back();
-        let close_tick = self.reactor.registry.close_tick();
-        let mut quiet_tick = self.reactor.registry.tick_in(limits::STREAM_KEEP_ALIVE);
-        loop {
-            let registry = &self.reactor.registry;
-            if self.reactor.draining.get() || close_tick.is_some_and(|tick| registry.is_past(tick)) {
-                return self.write_whole(subscription.end()).await.map(drop);
-            }
-            if !self.is_valid(&subscription) {
-                return self.write_whole(subscription.end()).await.map(drop);
-            }
-            // Looked at before each wait, for a snapshot may come while an event is written.
-            let mut bytes = self.news(&mut subscription);
-            if bytes.is_empty() && registry.is_past(quiet_tick) {
-                subscription.keep_alive(&mut bytes);
-            }
-            if !bytes.is_empty() {
-                self.write_whole(bytes).await?;
-                quiet_tick = self.reactor.registry.tick_in(limits::STREAM_KEEP_ALIVE);
-                continue;
-            }
-            self.place.set_phase(Phase::Streaming);
-            self.place.mark.set_due(close_tick.map_or(quiet_tick, |tick| earlier(quiet_tick, tick)));
-            if !self.place.mark.nudged().await && !self.reactor.draining.get() {
-                return Ok(());
-            }
-            self.place.mark.revive();
+/// An open event stream.
+pub struct EventStream {
+    subscription: StreamSubscription,
+    /// `sse.max_stream_seconds`; `None` is unlimited.
+    close_tick: Option<u32>,
+    keep_alive_tick: u32,
+}
+
+/// What the connection does next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum StreamAction {
+    /// Write these bytes and call [`EventStream::next`] again: a snapshot may have come meanwhile.
+    Write(Vec<u8>),
+    /// Wait for a notification, at most until this tick.
+    Wait(u32),
+    /// Write these bytes, then end the connection.
+    End(&'static [u8]),
+}
+
+impl EventStream {
+    /// `lifetime`: `None` is unlimited.
+    pub fn new(subscription: StreamSubscription, now: u32, lifetime: Option<Duration>) -> Self {
+        let close_tick = lifetime.map(|time| tick_after(now, time));
+        let keep_alive_tick = tick_after(now, limits::STREAM_KEEP_ALIVE);
+        Self { subscription, close_tick, keep_alive_tick }
+    }
+
+    /// Ends the stream when the reactor drains, at the end of its lifetime, and when its key no longer opens
+    /// an environment; otherwise writes an event if the environment has changed, or a keep-alive comment.
+    pub fn next(
+        &mut self,
+        snapshot: Option<&Snapshot>,
+        time: SystemTime,
+        now: u32,
+        is_draining: bool,
+    ) -> StreamAction {
+        let is_over = is_draining || self.close_tick.is_some_and(|tick| is_reached(now, tick));
+        if is_over || snapshot.is_some_and(|snapshot| !self.subscription.is_valid(snapshot, time)) {
+            return StreamAction::End(self.subscription.end());
         }
-    }
-
-    fn is_valid(&self, subscription: &StreamSubscription) -> bool {
-        let lease = self.reactor.lease.borrow();
-        lease.as_deref().is_none_or(|snapshot| subscription.is_valid(snapshot, SystemTime::now()))
-    }
-
-    fn news(&self, subscription: &mut StreamSubscription) -> Vec<u8> {
         let mut bytes = Vec::new();
-        if let Some(snapshot) = self.reactor.lease.borrow().as_deref() {
-            subscription.catch_up(snapshot, &mut bytes);
+        if let Some(snapshot) = snapshot {
+            self.subscription.catch_up(snapshot, &mut bytes);
         }
-        bytes
+        if bytes.is_empty() && is_reached(now, self.keep_alive_tick) {
+            self.subscription.keep_alive(&mut bytes);
+        }
+        if bytes.is_empty() {
+            let close_tick = self.close_tick.unwrap_or(self.keep_alive_tick);
+            return StreamAction::Wait(earlier(self.keep_alive_tick, close_tick));
+        }
+        StreamAction::Write(bytes)
+    }
+
+    /// Call this after a write: postpones the next keep-alive comment.
+    pub fn written(&mut self, now: u32) {
+        self.keep_alive_tick = tick_after(now, limits::STREAM_KEEP_ALIVE);
     }
 }
 
-/// Of two ticks the one that comes first; ticks go round.
+fn tick_after(now: u32, time: Duration) -> u32 {
+    // Ticks wrap around; a difference of less than half the range keeps earlier and later distinct.
+    now.wrapping_add(ticks(time).min(u32::MAX / 4))
+}
+
+fn is_reached(now: u32, tick: u32) -> bool {
+    now.wrapping_sub(tick) <= u32::MAX / 2
+}
+
+/// The earlier of two ticks, which wrap around.
 fn earlier(one: u32, other: u32) -> u32 {
     if one.wrapping_sub(other) > u32::MAX / 2 { one } else { other }
 }
 
-impl Connections {
-    /// The tick at which a stream that opens now is closed, if it ever is.
-    fn close_tick(&self) -> Option<u32> {
-        self.stream_time().map(|time| self.tick_in(time))
-    }
-
-    fn tick_in(&self, time: Duration) -> u32 {
-        // Never more than half way round, so that before and after can be told apart.
-        self.now().wrapping_add(ticks(time).min(u32::MAX / 4))
-    }
-
-    fn is_past(&self, tick: u32) -> bool {
-        self.now().wrapping_sub(tick) <= u32::MAX / 2
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::reactor::sse::earlier;
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::handlers::sse::StreamProtocol;
 
     #[test]
-    fn ticks_go_round() {
+    fn ticks_wrap_around() {
         assert_eq!((earlier(3, 5), earlier(5, 3)), (3, 3));
         assert_eq!((earlier(u32::MAX, 2), earlier(2, u32::MAX)), (u32::MAX, u32::MAX));
+    }
+
+    #[test]
+    fn sends_keep_alives_until_the_lifetime_ends() {
+        let subscription = StreamSubscription::new(b"key", StreamProtocol::Flagsmith, true);
+        let (quiet, lifetime) = (ticks(limits::STREAM_KEEP_ALIVE), limits::STREAM_KEEP_ALIVE * 3 / 2);
+        let start = u32::MAX - 3;
+        let mut stream = EventStream::new(subscription, start, Some(lifetime));
+        let close_tick = start.wrapping_add(ticks(lifetime));
+        let at = |ticks: u32| start.wrapping_add(ticks);
+        assert_eq!(stream.next(None, UNIX_EPOCH, at(0), false), StreamAction::Wait(at(quiet)));
+        assert!(matches!(stream.next(None, UNIX_EPOCH, at(quiet), false), StreamAction::Write(_)));
+        stream.written(at(quiet));
+        assert_eq!(stream.next(None, UNIX_EPOCH, at(quiet), false), StreamAction::Wait(close_tick));
+        assert_eq!(stream.next(None, UNIX_EPOCH, at(quiet), true), StreamAction::End(b"0\r\n\r\n"));
+        assert_eq!(stream.next(None, UNIX_EPOCH, close_tick, false), StreamAction::End(b"0\r\n\r\n"));
+        let removed = Snapshot::default();
+        let next = stream.next(Some(&removed), UNIX_EPOCH, at(quiet), false);
+        assert_eq!(next, StreamAction::End(b"0\r\n\r\n"), "the key opens no environment");
     }
 }

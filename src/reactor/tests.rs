@@ -1,18 +1,21 @@
-//! A whole reactor on a real socket, under both drivers, in this process.
+//! A whole reactor on a real socket, with both drivers, in this process.
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use std::net::TcpListener;
-
 use super::*;
 use crate::channel::{Publisher, ReactorMessage};
 use crate::config;
-use crate::config::Driver;
-use crate::config::Inputs;
+use crate::config::{Config, Driver, Inputs};
 use crate::http::route::Route;
+use crate::log::Log;
+use crate::metrics::ReactorMetrics;
+use crate::reactor::context::{Reactor, WorkerState};
+use crate::reactor::options::InjectedPanic;
 use crate::snapshot::Snapshot;
 
 const LIVENESS: &str = "GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -33,13 +36,13 @@ struct TestReactor {
 struct Lines(mpsc::Sender<String>);
 
 impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         for line in String::from_utf8_lossy(bytes).lines() {
             let _ = self.0.send(line.to_owned());
         }
         Ok(bytes.len())
     }
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -56,7 +59,7 @@ fn configuration(driver: Driver, variables: &[(&str, &str)]) -> Config {
     config
 }
 
-/// What one reactor is started with, the other end of its inbox, and its log.
+/// The options of a reactor, its publisher, and its log.
 fn prepare(
     driver: Driver,
     variables: &[(&str, &str)],
@@ -87,6 +90,13 @@ fn prepare(
     (parts, publisher, log)
 }
 
+/// The options of a reactor that is never started.
+pub(super) fn options_without_listener() -> (WorkerOptions, Publisher) {
+    let (mut options, publisher, _log) = prepare(Driver::Epoll, &[], |_| {});
+    options.listener = None;
+    (options, publisher)
+}
+
 impl TestReactor {
     fn start(driver: Driver, variables: &[(&str, &str)], times: impl FnOnce(&mut Timeouts)) -> Self {
         let (parts, mut publisher, log) = prepare(driver, variables, times);
@@ -104,14 +114,14 @@ impl TestReactor {
         stream
     }
 
-    /// What comes back for these bytes until the reactor closes.
+    /// Sends these bytes and reads until the reactor closes the connection.
     fn exchange(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes).unwrap();
         read_to_end(&mut stream)
     }
 
-    /// Makes the place `at` panic once.
+    /// Makes one code path panic once.
     fn panic_at(&self, at: InjectedPanic) {
         self.fault.store(at as u8, Ordering::Release);
     }
@@ -144,7 +154,7 @@ fn read_to_end(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Reads one answer whose body is empty.
+/// Reads the head of one response.
 fn read_head(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     let mut byte = [0];
@@ -160,7 +170,7 @@ fn statuses(text: &str) -> Vec<&str> {
     text.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect()
 }
 
-/// Both drivers where the kernel lets us; epoll alone where it does not.
+/// Both drivers, or only epoll if the kernel does not permit io_uring.
 fn drivers() -> Vec<Driver> {
     match driver::build(Some(Driver::Uring)) {
         Ok(_) => vec![Driver::Uring, Driver::Epoll],
@@ -173,10 +183,10 @@ fn on_each_driver(test: impl Fn(Driver)) {
 }
 
 #[test]
-fn a_connection_is_kept_and_closed_as_asked() {
+fn keeps_or_closes_connections_as_requested() {
     on_each_driver(|driver| {
-        let house = TestReactor::start(driver, &[], |_| {});
-        let mut stream = house.connect();
+        let reactor = TestReactor::start(driver, &[], |_| {});
+        let mut stream = reactor.connect();
         for _ in 0..3 {
             stream.write_all(LIVENESS.as_bytes()).unwrap();
             let head = read_head(&mut stream);
@@ -186,26 +196,26 @@ fn a_connection_is_kept_and_closed_as_asked() {
             .write_all(b"GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             .unwrap();
         assert!(read_to_end(&mut stream).contains("connection: close\r\n"));
-        // 1.0 closes unless it asks not to.
-        let old = house.exchange(b"GET /proxy/health/liveness HTTP/1.0\r\n\r\n");
+        // HTTP/1.0 connections close unless the client requests keep-alive.
+        let old = reactor.exchange(b"GET /proxy/health/liveness HTTP/1.0\r\n\r\n");
         assert!(old.contains("connection: close\r\n"), "{old}");
-        let mut stream = house.connect();
+        let mut stream = reactor.connect();
         stream.write_all(b"GET /proxy/health/liveness HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").unwrap();
         assert!(read_head(&mut stream).contains("connection: keep-alive\r\n"));
     });
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_order() {
+fn answers_pipelined_requests_in_order() {
     on_each_driver(|driver| {
-        let house = TestReactor::start(driver, &[], |_| {});
+        let reactor = TestReactor::start(driver, &[], |_| {});
         let mut bytes = String::new();
         for i in 0..200 {
             let path = if i % 2 == 0 { "/proxy/health/liveness" } else { "/nowhere" };
             bytes.push_str(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
         }
         bytes.push_str("GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let text = house.exchange(bytes.as_bytes());
+        let text = reactor.exchange(bytes.as_bytes());
         let expected: Vec<&str> =
             (0..201).map(|i| if i % 2 == 0 && i < 200 { "200" } else { "404" }).collect();
         assert_eq!(statuses(&text), expected);
@@ -213,10 +223,10 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn bytes_that_come_one_by_one_are_a_request_all_the_same() {
+fn reads_requests_that_arrive_byte_by_byte() {
     on_each_driver(|driver| {
-        let house = TestReactor::start(driver, &[], |_| {});
-        let mut stream = house.connect();
+        let reactor = TestReactor::start(driver, &[], |_| {});
+        let mut stream = reactor.connect();
         let chunked = "POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
                        3;x=\"y\"\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: x\r\n\r\n";
         for byte in format!("{chunked}{LIVENESS}").bytes() {
@@ -228,10 +238,10 @@ fn bytes_that_come_one_by_one_are_a_request_all_the_same() {
 }
 
 #[test]
-fn a_large_body_comes_in_and_one_too_large_is_refused_before_it_is_sent() {
+fn reads_a_large_body_and_rejects_one_over_the_limit() {
     on_each_driver(|driver| {
-        let house = TestReactor::start(driver, &[], |_| {});
-        let mut stream = house.connect();
+        let reactor = TestReactor::start(driver, &[], |_| {});
+        let mut stream = reactor.connect();
         let body = vec![b'x'; limits::BODY_BYTES_MAX];
         let head = format!("POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n", body.len());
         stream.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).unwrap();
@@ -239,23 +249,23 @@ fn a_large_body_comes_in_and_one_too_large_is_refused_before_it_is_sent() {
         stream.write_all(&body).unwrap();
         assert!(read_head(&mut stream).starts_with("HTTP/1.1 404 "));
         let over = format!("POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len() + 1);
-        let refused = house.exchange(over.as_bytes());
+        let refused = reactor.exchange(over.as_bytes());
         assert!(refused.starts_with("HTTP/1.1 413 ") && refused.contains("connection: close"), "{refused}");
     });
 }
 
 #[test]
-fn slow_peers_are_told_and_closed() {
+fn slow_requests_are_answered_408() {
     on_each_driver(|driver| {
         let short = Duration::from_millis(500);
-        let house = TestReactor::start(driver, &[], |times| {
+        let reactor = TestReactor::start(driver, &[], |times| {
             *times = Timeouts { keep_alive: short, head: short, body: short, ..*times };
         });
         let began = Instant::now();
-        let mut idle = house.connect();
-        let mut head = house.connect();
+        let mut idle = reactor.connect();
+        let mut head = reactor.connect();
         head.write_all(b"GET / HT").unwrap();
-        let mut body = house.connect();
+        let mut body = reactor.connect();
         body.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{").unwrap();
         assert_eq!(read_to_end(&mut idle), "");
         for slow in [&mut head, &mut body] {
@@ -266,68 +276,68 @@ fn slow_peers_are_told_and_closed() {
     });
 }
 
-/// A peer that has no room for what is said at the end of a connection (TLS: close_notify).
-struct Full;
+/// A transport whose shutdown never completes: TLS, and a peer that does not read close_notify.
+struct StuckShutdown;
 
-impl transport::Transport for Full {
+impl transport::Transport for StuckShutdown {
     async fn read(&mut self, buffer: bytes::BytesMut) -> (io::Result<usize>, bytes::BytesMut) {
         (Ok(0), buffer)
     }
     async fn write<B: transport::Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
         (Ok(bytes.as_ref().len() - start), bytes)
     }
-    async fn shutdown(&mut self) -> io::Result<()> {
+    async fn shutdown_write(&mut self) -> io::Result<()> {
         std::future::pending().await
     }
 }
 
 #[test]
-fn a_peer_without_room_for_the_end_is_not_waited_for() {
+fn shutdown_that_never_completes_times_out() {
     on_each_driver(|driver| {
         let (parts, _publisher, _log) = prepare(driver, &[], |times| times.linger = Duration::from_millis(1));
         let mut runtime = driver::build(Some(driver)).expect("a driver").runtime;
-        let reactor = Reactor::alone(parts);
+        let reactor = Rc::new(Reactor::new(&parts, Rc::new(WorkerState::new(&parts))));
         runtime.block_on(async {
-            monoio::spawn(connections::sweep(reactor.clone()));
-            let place = connections::enter(&reactor);
-            let serve = connection::serve(reactor.clone(), place, Full, None);
-            assert!(monoio::time::timeout(DEADLINE, serve).await.is_ok(), "it waits without end");
+            monoio::spawn(worker::sweep(reactor.clone()));
+            let guard = reactor.connections.enter();
+            let serve = connection_io::serve(reactor.clone(), guard, StuckShutdown, None);
+            assert!(monoio::time::timeout(DEADLINE, serve).await.is_ok(), "waits forever");
         });
-        assert!(reactor.registry.is_empty());
+        assert!(reactor.connections.is_empty());
     });
 }
 
 #[test]
-fn connections_beyond_the_limit_are_closed_and_counted() {
+fn closes_connections_over_the_limit() {
     on_each_driver(|driver| {
-        let house = TestReactor::start(driver, &[("SERVER_CONNECTIONS_MAX", "2")], |_| {});
-        let mut kept: Vec<TcpStream> = (0..2).map(|_| house.connect()).collect();
+        let reactor = TestReactor::start(driver, &[("SERVER_CONNECTIONS_MAX", "2")], |_| {});
+        let mut kept: Vec<TcpStream> = (0..2).map(|_| reactor.connect()).collect();
         for stream in &mut kept {
             stream.write_all(LIVENESS.as_bytes()).unwrap();
             assert!(read_head(stream).starts_with("HTTP/1.1 200"));
         }
-        let mut refused = house.connect();
-        // The kernel may say reset instead of end, as nothing was read.
+        let mut refused = reactor.connect();
+        // The kernel may reset the connection, because nothing was read.
         let mut byte = [0];
         assert!(matches!(refused.read(&mut byte), Ok(0) | Err(_)));
-        assert!(house.wait_for_log("connection_limit_reached").contains('2'));
+        assert!(reactor.wait_for_log("connection_limit_reached").contains('2'));
         kept[0].write_all(LIVENESS.as_bytes()).unwrap();
         assert!(read_head(&mut kept[0]).starts_with("HTTP/1.1 200"));
     });
 }
 
 #[test]
-fn draining_answers_what_comes_and_ends() {
+fn draining_completes_requests_and_ends() {
     on_each_driver(|driver| {
-        let mut house = TestReactor::start(driver, &[], |_| {});
-        let mut idle = house.connect();
-        let mut active = house.connect();
+        let mut reactor = TestReactor::start(driver, &[], |_| {});
+        let mut idle = reactor.connect();
+        let mut active = reactor.connect();
         for stream in [&mut idle, &mut active] {
             stream.write_all(LIVENESS.as_bytes()).unwrap();
             read_head(stream);
         }
-        house.publisher.send(&ReactorMessage::Drain);
-        // Requests that overtake the message are answered as before.
+        reactor.publisher.send(&ReactorMessage::Drain);
+        // Requests that arrive before the message are answered as usual.
         loop {
             active.write_all(LIVENESS.as_bytes()).unwrap();
             let head = read_head(&mut active);
@@ -339,14 +349,14 @@ fn draining_answers_what_comes_and_ends() {
         assert_eq!(read_to_end(&mut active), "");
         assert_eq!(read_to_end(&mut idle), "");
         let began = Instant::now();
-        house.thread.take().unwrap().join().unwrap();
+        reactor.thread.take().unwrap().join().unwrap();
         assert!(began.elapsed() < DEADLINE, "idle for {:?}", began.elapsed());
-        assert!(TcpStream::connect(house.address).is_err(), "{:?} still listens", house.driver);
+        assert!(TcpStream::connect(reactor.address).is_err(), "{:?} still listens", reactor.driver);
     });
 }
 
 #[test]
-fn a_port_in_use_is_explained() {
+fn error_for_a_used_port_says_what_to_do() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let mut config = configuration(Driver::Epoll, &[]);
@@ -356,19 +366,19 @@ fn a_port_in_use_is_explained() {
 }
 
 #[test]
-fn a_panic_in_a_request_costs_that_request_alone() {
+fn panic_in_a_request_fails_only_that_request() {
     on_each_driver(|driver| {
-        let house = TestReactor::start(driver, &[], |_| {});
-        let mut other = house.connect();
+        let reactor = TestReactor::start(driver, &[], |_| {});
+        let mut other = reactor.connect();
         other.write_all(LIVENESS.as_bytes()).unwrap();
         read_head(&mut other);
-        house.panic_at(InjectedPanic::Request);
-        let text = house.exchange(LIVENESS.as_bytes());
+        reactor.panic_at(InjectedPanic::Request);
+        let text = reactor.exchange(LIVENESS.as_bytes());
         assert!(
             text.starts_with("HTTP/1.1 500 ") && text.ends_with("{\"detail\":\"Internal Server Error\"}"),
             "{text}"
         );
-        let line = house.wait_for_log("request_panicked");
+        let line = reactor.wait_for_log("request_panicked");
         assert!(line.contains("src/reactor/"), "{line}");
         other.write_all(LIVENESS.as_bytes()).unwrap();
         assert!(read_head(&mut other).starts_with("HTTP/1.1 200"));
@@ -376,57 +386,57 @@ fn a_panic_in_a_request_costs_that_request_alone() {
 }
 
 #[test]
-fn a_panic_in_a_connection_costs_that_connection_alone() {
+fn panic_in_a_connection_ends_only_that_connection() {
     on_each_driver(|driver| {
-        let house = TestReactor::start(driver, &[], |_| {});
-        let mut other = house.connect();
+        let reactor = TestReactor::start(driver, &[], |_| {});
+        let mut other = reactor.connect();
         other.write_all(LIVENESS.as_bytes()).unwrap();
         read_head(&mut other);
-        house.panic_at(InjectedPanic::Connection);
-        let mut stream = house.connect();
+        reactor.panic_at(InjectedPanic::Connection);
+        let mut stream = reactor.connect();
         stream.write_all(LIVENESS.as_bytes()).unwrap();
         let mut byte = [0];
         assert!(matches!(stream.read(&mut byte), Ok(0) | Err(_)));
-        house.wait_for_log("connection_panicked");
+        reactor.wait_for_log("connection_panicked");
         other.write_all(LIVENESS.as_bytes()).unwrap();
         assert!(read_head(&mut other).starts_with("HTTP/1.1 200"));
     });
 }
 
 #[test]
-fn a_reactor_that_panics_starts_again_with_a_fresh_ring() {
+fn restarts_after_a_panic() {
     on_each_driver(|driver| {
-        let house = TestReactor::start(driver, &[], |_| {});
-        house.wait_for_log("reactor_started");
-        let mut stream = house.connect();
+        let reactor = TestReactor::start(driver, &[], |_| {});
+        reactor.wait_for_log("reactor_started");
+        let mut stream = reactor.connect();
         stream.write_all(LIVENESS.as_bytes()).unwrap();
         read_head(&mut stream);
-        house.panic_at(InjectedPanic::Sweep);
-        let line = house.wait_for_log("reactor_panicked");
+        reactor.panic_at(InjectedPanic::Sweep);
+        let line = reactor.wait_for_log("reactor_panicked");
         assert!(line.contains("src/reactor/"), "{line}");
-        house.wait_for_log("reactor_started");
-        // The old connection was closed, not left hanging; new ones are served as before.
+        reactor.wait_for_log("reactor_started");
+        // The old connection is closed; new ones are served.
         let mut byte = [0];
         assert!(matches!(stream.read(&mut byte), Ok(0) | Err(_)));
         let text =
-            house.exchange(b"GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            reactor.exchange(b"GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
-        assert_eq!(house.metrics.restarts.value(), 1);
+        assert_eq!(reactor.metrics.restarts.value(), 1);
     });
 }
 
 #[test]
-fn an_access_record_says_who_asked_for_what() {
+fn access_record_has_client_address_and_path() {
     let variables = [
         ("LOGGING_ENABLE_ACCESS_LOG", "true"),
         ("LOGGING_LOG_FORMAT", "json"),
         ("SERVER_PROXY_HEADERS", "true"),
     ];
-    let house = TestReactor::start(Driver::Epoll, &variables, |_| {});
-    house.exchange(b"GET /nowhere?identifier=secret HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n");
-    let line = house.wait_for_log("http_request");
+    let reactor = TestReactor::start(Driver::Epoll, &variables, |_| {});
+    reactor.exchange(b"GET /nowhere?identifier=secret HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n");
+    let line = reactor.wait_for_log("http_request");
     let record: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-    // The peer is the loopback address, which is trusted unless the configuration says otherwise.
+    // The peer is the loopback address, which is trusted by default.
     assert_eq!(record["remote_ip"], "192.0.2.7", "{line}");
     assert_eq!(
         (&record["method"], &record["path"], &record["status"]),
@@ -436,19 +446,19 @@ fn an_access_record_says_who_asked_for_what() {
 }
 
 #[test]
-fn what_is_served_is_counted() {
+fn counts_requests_and_bytes() {
     on_each_driver(|driver| {
-        let house = TestReactor::start(driver, &[], |_| {});
-        house.exchange(format!("{LIVENESS}{LIVENESS}GET /x HTTP/1.1\r\n\r\n").as_bytes());
+        let reactor = TestReactor::start(driver, &[], |_| {});
+        reactor.exchange(format!("{LIVENESS}{LIVENESS}GET /x HTTP/1.1\r\n\r\n").as_bytes());
         let count = |route: Route, class: usize| {
-            let mut requests = house.metrics.requests();
+            let mut requests = reactor.metrics.requests();
             requests.find(|(r, c, _)| (*r, *c) == (route, class)).map_or(0, |(_, _, count)| count)
         };
         assert_eq!((count(Route::Liveness, 1), count(Route::Unknown, 3)), (2, 1));
-        assert_eq!(house.metrics.durations.counts().iter().sum::<u64>(), 3);
-        let rejects = house.metrics.rejects_sum();
+        assert_eq!(reactor.metrics.durations.counts().iter().sum::<u64>(), 3);
+        let rejects = reactor.metrics.rejects_sum();
         assert_eq!(rejects, 1);
-        assert!(house.metrics.bytes_read.value() > 100 && house.metrics.bytes_written.value() > 100);
-        assert_eq!(house.metrics.connections_opened.value(), 1);
+        assert!(reactor.metrics.bytes_read.value() > 100 && reactor.metrics.bytes_written.value() > 100);
+        assert_eq!(reactor.metrics.connections_opened.value(), 1);
     });
 }

@@ -1,8 +1,8 @@
-//! TLS over a socket: rustls between two buffers of ours.
+//! TLS over another transport: a rustls session between two buffers.
 //!
-//! In: a socket, the process's TLS settings. Out: a [`Transport`] of plain bytes. Invariant:
-//! what rustls has to say is written before it is asked to read on; nothing is trusted before
-//! the handshake is done; the buffers are given back when the connection idles.
+//! monoio-rustls is not used because this transport releases the buffers of idle connections, 32 KiB each.
+//! Output of the session is written before more input is read. No plain text is returned before the
+//! handshake completes.
 use std::io::{self, BufRead, Write};
 use std::sync::Arc;
 
@@ -12,25 +12,25 @@ use rustls::{ServerConfig, ServerConnection};
 use crate::limits::{READ_BYTES_IDLE, TLS_READ_BYTES};
 use crate::reactor::transport::{Sendable, Transport};
 
-/// A socket that speaks TLS.
+/// A TLS session and its socket.
 pub struct TlsTransport<S> {
     socket: S,
     session: ServerConnection,
-    /// What came and is not decrypted.
+    /// Received, not yet decrypted.
     received: BytesMut,
-    /// What is encrypted and not written.
+    /// Encrypted, not yet written.
     to_send: Vec<u8>,
 }
 
 impl<S: Transport> TlsTransport<S> {
     /// # Errors
-    /// The settings do not make a session.
+    /// The settings are invalid.
     pub fn new(socket: S, settings: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         let session = ServerConnection::new(settings)?;
         Ok(Self { socket, session, received: BytesMut::new(), to_send: Vec::new() })
     }
 
-    /// Writes all that rustls has to say.
+    /// Writes all pending output of the session.
     async fn flush(&mut self) -> io::Result<()> {
         while self.session.wants_write() {
             self.session.write_tls(&mut self.to_send)?;
@@ -50,13 +50,13 @@ impl<S: Transport> TlsTransport<S> {
         Ok(())
     }
 
-    /// Receives if all that came is decrypted, and decrypts until there is something to read. False:
-    /// the peer ended its side.
+    /// Decrypts until there is plain text to read; reads from the socket if nothing is left to decrypt.
+    /// False: the peer has shut down its side.
     async fn receive(&mut self) -> io::Result<bool> {
         if self.received.is_empty() {
             if self.received.capacity() < READ_BYTES_IDLE {
-                let room_bytes = if self.session.is_handshaking() { READ_BYTES_IDLE } else { TLS_READ_BYTES };
-                self.received.reserve(room_bytes);
+                let capacity = if self.session.is_handshaking() { READ_BYTES_IDLE } else { TLS_READ_BYTES };
+                self.received.reserve(capacity);
             }
             let received = std::mem::take(&mut self.received);
             let (result, received) = self.socket.read(received).await;
@@ -69,17 +69,17 @@ impl<S: Transport> TlsTransport<S> {
             let taken = self.session.read_tls(&mut &self.received[..])?;
             self.received.advance(taken);
             match self.session.process_new_packets() {
-                // To be read before any more is decrypted: rustls takes nothing in while its room is full.
+                // Returned before more is decrypted: rustls accepts no input while its buffer is full.
                 Ok(state) if state.plaintext_bytes_to_read() > 0 => return Ok(true),
                 Ok(_) => {}
                 Err(error) => {
-                    // The peer is told why before the connection ends.
+                    // Sends the alert before the connection closes.
                     let _ = self.flush().await;
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }
             }
             if taken == 0 {
-                // It said that nothing more would come.
+                // The peer has sent close_notify.
                 return Ok(false);
             }
         }
@@ -116,7 +116,7 @@ impl<S: Transport> Transport for TlsTransport<S> {
                 Ok(false) => return (Ok(0), buffer),
                 Err(error) => return (Err(error), buffer),
             }
-            // Answers to key updates and the like.
+            // Responses to key updates and similar messages.
             if self.session.wants_write()
                 && let Err(error) = self.flush().await
             {
@@ -126,7 +126,7 @@ impl<S: Transport> Transport for TlsTransport<S> {
     }
 
     async fn write<B: Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
-        // Takes as much as its buffer holds; the rest comes with the next call.
+        // Takes as much as its buffer holds; the caller writes the rest with another call.
         let taken = self.session.writer().write(&bytes.as_ref()[start..]);
         let result = match taken {
             Ok(length) => self.flush().await.map(|()| length),
@@ -135,17 +135,17 @@ impl<S: Transport> Transport for TlsTransport<S> {
         (result, bytes)
     }
 
-    async fn shutdown(&mut self) -> io::Result<()> {
-        self.farewell().await?;
-        self.socket.shutdown().await
+    async fn shutdown_write(&mut self) -> io::Result<()> {
+        self.close_notify().await?;
+        self.socket.shutdown_write().await
     }
 
-    async fn farewell(&mut self) -> io::Result<()> {
+    async fn close_notify(&mut self) -> io::Result<()> {
         self.session.send_close_notify();
         self.flush().await
     }
 
-    fn give_back(&mut self) {
+    fn release_buffers(&mut self) {
         if self.received.is_empty() {
             self.received = BytesMut::new();
         }

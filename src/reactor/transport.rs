@@ -1,7 +1,7 @@
-//! Bytes in and out of a connection, whatever carries them.
+//! Byte streams of connections: plain sockets here, TLS in `tls`.
 //!
-//! In: buffers by value (a ring owns them while it works). Out: the buffers again, and how far
-//! it came. Invariant: nothing here knows HTTP; a future dropped half way may have lost bytes.
+//! Buffers are passed by value, because an io_uring operation owns its buffer. Dropping a future before it
+//! completes may lose bytes; the connection must then be closed.
 use std::io;
 use std::rc::Rc;
 
@@ -11,68 +11,69 @@ use monoio::io::{AsyncReadRent, AsyncWriteRent};
 
 use crate::reactor::connections::ConnectionState;
 
-/// What can be sent: owned by the ring while it works, readable by a cipher.
+/// A buffer that an operation can own and that a cipher can read.
 pub trait Sendable: IoBuf + AsRef<[u8]> {}
 
 impl<B: IoBuf + AsRef<[u8]>> Sendable for B {}
 
-/// A stream of bytes in both directions.
+/// A bidirectional byte stream.
 pub trait Transport {
-    /// Sets up what comes before the first byte of a request.
+    /// Completes what must precede the first request.
     async fn handshake(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Appends to the buffer, at most into its spare capacity. 0: the peer ended its side.
+    /// Appends to the buffer, up to its capacity. Returns 0 once the peer has shut down its side.
     async fn read(&mut self, buffer: BytesMut) -> (io::Result<usize>, BytesMut);
 
-    /// Writes from `start` on; returns how many bytes were taken.
+    /// Writes the bytes from `start` on; returns how many were taken.
     async fn write<B: Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B);
 
-    /// Ends our side; the peer may still send.
-    async fn shutdown(&mut self) -> io::Result<()>;
+    /// Shuts down the write side; the peer may still send.
+    async fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// Says, before the socket is closed, that nothing was cut off. A plain socket's end says so itself.
-    async fn farewell(&mut self) -> io::Result<()> {
+    /// TLS: sends close_notify, so that the peer does not take the end of the connection for a truncation.
+    async fn close_notify(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Gives back what it needs only while bytes flow.
-    fn give_back(&mut self) {}
+    /// Releases buffers that are needed only while bytes flow.
+    fn release_buffers(&mut self) {}
 }
 
-/// A socket as it is. Its operations run within [`ConnectionState::unless_ended`], which sees them wait.
+/// A plain socket. Callers run its operations in [`ConnectionState::cancellable`], which resets the budget
+/// whenever they wait.
 pub struct PlainTransport<S> {
     socket: S,
-    mark: Rc<ConnectionState>,
+    state: Rc<ConnectionState>,
 }
 
 impl<S> PlainTransport<S> {
-    pub fn new(socket: S, mark: &Rc<ConnectionState>) -> Self {
-        Self { socket, mark: mark.clone() }
+    pub fn new(socket: S, state: &Rc<ConnectionState>) -> Self {
+        Self { socket, state: state.clone() }
     }
 }
 
 impl<S: AsyncReadRent + AsyncWriteRent> Transport for PlainTransport<S> {
     async fn read(&mut self, buffer: BytesMut) -> (io::Result<usize>, BytesMut) {
-        self.mark.turn.begin().await;
+        self.state.budget.begin().await;
         let (length, capacity) = (buffer.len(), buffer.capacity());
         let (result, slice) = self.socket.read(buffer.slice_mut(length..capacity)).await;
-        (self.mark.turn.spend(result), slice.into_inner())
+        (self.state.budget.spend(result), slice.into_inner())
     }
 
     async fn write<B: Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
-        self.mark.turn.begin().await;
+        self.state.budget.begin().await;
         if start == 0 {
             let (result, bytes) = self.socket.write(bytes).await;
-            return (self.mark.turn.spend(result), bytes);
+            return (self.state.budget.spend(result), bytes);
         }
         let length = bytes.as_ref().len();
         let (result, slice) = self.socket.write(bytes.slice(start..length)).await;
-        (self.mark.turn.spend(result), slice.into_inner())
+        (self.state.budget.spend(result), slice.into_inner())
     }
 
-    async fn shutdown(&mut self) -> io::Result<()> {
+    async fn shutdown_write(&mut self) -> io::Result<()> {
         self.socket.shutdown().await
     }
 }

@@ -1,0 +1,258 @@
+//! The I/O of one connection: reads, writes, and applies what [`Connection`] decides.
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use bytes::BytesMut;
+
+use crate::handlers::sse::StreamSubscription;
+use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, WRITE_BYTES_MIN, WRITE_PARTS_MAX};
+use crate::reactor::batch::{Batch, Next};
+use crate::reactor::connection::Connection;
+use crate::reactor::connections::{ConnectionGuard, Phase};
+use crate::reactor::context::Reactor;
+#[cfg(test)]
+use crate::reactor::options::InjectedPanic;
+use crate::reactor::sse::{EventStream, StreamAction};
+use crate::reactor::transport::{Sendable, Transport};
+
+/// The peer has disconnected or did not read or write in time, so the socket is closed.
+struct PeerDisconnected;
+
+/// Serves a connection until it ends.
+pub async fn serve<T: Transport>(
+    reactor: Rc<Reactor>,
+    guard: ConnectionGuard,
+    transport: T,
+    peer: Option<IpAddr>,
+) {
+    let connection = Connection::new(&reactor, peer);
+    let mut io = ConnectionIo { reactor, guard, transport, connection };
+    // A disconnected peer cannot be sent an error.
+    let _ = io.run().await;
+}
+
+struct ConnectionIo<T> {
+    reactor: Rc<Reactor>,
+    guard: ConnectionGuard,
+    transport: T,
+    connection: Connection,
+}
+
+impl<T: Transport> ConnectionIo<T> {
+    async fn run(&mut self) -> Result<(), PeerDisconnected> {
+        if self.guard.state.phase() == Phase::Handshake {
+            match self.guard.state.cancellable(self.transport.handshake()).await {
+                Some(Ok(())) => {}
+                _ => return Err(PeerDisconnected),
+            }
+        }
+        loop {
+            let mut batch = self.advance();
+            let (next, subscription) = (batch.next, batch.subscription.take());
+            self.write(batch).await?;
+            if let Some(subscription) = subscription {
+                self.stream(subscription).await?;
+                return self.linger().await;
+            }
+            match next {
+                Next::Advance => {}
+                Next::Close => return self.linger().await,
+                Next::Read(phase) => {
+                    if !self.read(phase).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers a batch and counts its requests; its duration is divided evenly among them.
+    fn advance(&mut self) -> Batch {
+        let began = SystemTime::now();
+        let batch = self.connection.advance(&self.reactor, began);
+        if batch.requests > 0 {
+            let duration = began.elapsed().unwrap_or(Duration::ZERO);
+            // Nearly always 1, and the division costs more than the rest of this function.
+            let each = match batch.requests {
+                1 => duration,
+                many => duration / u32::try_from(many).unwrap_or(u32::MAX),
+            };
+            self.reactor.metrics.batch(batch.requests, each);
+        }
+        #[cfg(test)]
+        self.reactor.panic_if_injected(InjectedPanic::Connection);
+        batch
+    }
+
+    /// Reads once. False: the connection ends, because the peer has shut down its side.
+    async fn read(&mut self, phase: Phase) -> Result<bool, PeerDisconnected> {
+        self.guard.begin_read(phase);
+        if phase == Phase::Idle {
+            self.transport.release_buffers();
+        }
+        let buffer = self.connection.read_buffer(phase);
+        self.guard.hold_request(buffer.capacity());
+        match self.guard.state.cancellable(self.transport.read(buffer)).await {
+            Some((Ok(length), buffer)) => {
+                self.connection.receive(buffer);
+                self.reactor.metrics.bytes_read.add(length as u64);
+                if length == 0 {
+                    self.close_notify().await;
+                }
+                Ok(length > 0)
+            }
+            Some((Err(_), _)) => Err(PeerDisconnected),
+            None => {
+                match self.connection.time_out(&self.reactor, phase, SystemTime::now()) {
+                    Some(batch) => {
+                        self.guard.state.reset_cancelled();
+                        self.write(batch).await?;
+                        self.linger().await?;
+                    }
+                    None => self.close_notify().await,
+                }
+                Err(PeerDisconnected)
+            }
+        }
+    }
+
+    async fn write(&mut self, mut batch: Batch) -> Result<(), PeerDisconnected> {
+        if !batch.bytes.is_empty() {
+            self.guard.hold_response(self.connection.buffer_capacity() + batch.bytes.capacity());
+            batch.bytes = self.write_all(batch.bytes).await?;
+        }
+        self.reactor.recycle_buffer(batch.bytes);
+        if self.guard.holds() {
+            self.guard.hold_response(self.connection.buffer_capacity());
+        }
+        if let Some((tail, _lease)) = batch.tail {
+            self.write_all(tail).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_all<B: Sendable>(&mut self, mut bytes: B) -> Result<B, PeerDisconnected> {
+        self.guard.set_phase(Phase::Writing);
+        let (mut written, mut progress) = (0, WriteProgress::new(bytes.as_ref().len()));
+        while written < bytes.as_ref().len() {
+            let write = self.transport.write(bytes, written);
+            match self.guard.state.cancellable(write).await {
+                Some((Ok(length), back)) if length > 0 => {
+                    bytes = back;
+                    written += length;
+                    self.reactor.metrics.bytes_written.add(length as u64);
+                    if progress.restarts_timeout(written) {
+                        self.guard.set_phase(Phase::Writing);
+                    }
+                }
+                _ => return Err(PeerDisconnected),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Serves an event stream until it ends.
+    async fn stream(&mut self, subscription: StreamSubscription) -> Result<(), PeerDisconnected> {
+        self.connection.release_buffer();
+        self.transport.release_buffers();
+        let reactor = self.reactor.clone();
+        let connections = &reactor.connections;
+        let mut stream = EventStream::new(subscription, connections.now(), connections.stream_time());
+        loop {
+            let action = {
+                let lease = reactor.worker_state.lease.borrow();
+                let (now, time) = (connections.now(), SystemTime::now());
+                stream.next(lease.as_deref().map(|lease| &**lease), time, now, reactor.is_draining())
+            };
+            match action {
+                StreamAction::Write(bytes) => {
+                    self.write_all(bytes).await?;
+                    stream.written(connections.now());
+                }
+                StreamAction::End(bytes) => return self.write_all(bytes).await.map(drop),
+                StreamAction::Wait(tick) => {
+                    self.guard.set_phase(Phase::Streaming);
+                    self.guard.state.set_due(tick);
+                    if !self.guard.state.notified().await && !reactor.is_draining() {
+                        return Ok(());
+                    }
+                    self.guard.state.reset_cancelled();
+                }
+            }
+        }
+    }
+
+    /// The connection ends between two requests.
+    async fn close_notify(&mut self) {
+        self.guard.state.reset_cancelled();
+        self.guard.set_phase(Phase::Lingering);
+        let _ = self.guard.state.cancellable(self.transport.close_notify()).await;
+    }
+
+    /// Shuts down the write side and discards what the peer still sends: if a socket is closed with unread
+    /// bytes, the kernel resets the connection and the peer may lose the response (RFC 9112 9.6).
+    async fn linger(&mut self) -> Result<(), PeerDisconnected> {
+        self.guard.set_phase(Phase::Lingering);
+        self.connection.release_buffer();
+        self.guard.hold_request(0);
+        // Cancellable, because TLS writes close_notify first, which the peer may not read.
+        let _ = self.guard.state.cancellable(self.transport.shutdown_write()).await;
+        let (mut discarded, mut buffer) = (0, BytesMut::new());
+        while discarded < LINGER_BYTES_MAX {
+            buffer.clear();
+            buffer.reserve(READ_BYTES_IDLE);
+            match self.guard.state.cancellable(self.transport.read(buffer)).await {
+                Some((Ok(length), back)) if length > 0 => {
+                    buffer = back;
+                    discarded += length;
+                }
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Decides when a write restarts its timeout: after a part of the response, not after each byte.
+struct WriteProgress {
+    part_bytes: usize,
+    counted_bytes: usize,
+}
+
+impl WriteProgress {
+    fn new(response_bytes: usize) -> Self {
+        Self { part_bytes: WRITE_BYTES_MIN.max(response_bytes / WRITE_PARTS_MAX), counted_bytes: 0 }
+    }
+
+    /// Whether a whole part was written since this last returned true.
+    fn restarts_timeout(&mut self, written_bytes: usize) -> bool {
+        let restarts = written_bytes - self.counted_bytes >= self.part_bytes;
+        if restarts {
+            self.counted_bytes = written_bytes;
+        }
+        restarts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often the timeout restarts if the peer takes `step_bytes` at a time.
+    fn restarts(response_bytes: usize, step_bytes: usize) -> usize {
+        let mut progress = WriteProgress::new(response_bytes);
+        let steps = (step_bytes..=response_bytes).step_by(step_bytes);
+        steps.filter(|written| progress.restarts_timeout(*written)).count()
+    }
+
+    #[test]
+    fn write_timeout_restarts_per_part_and_not_per_byte() {
+        assert_eq!(restarts(1000, 1), 0, "a small response has one timeout");
+        assert_eq!(restarts(WRITE_BYTES_MIN * 4, 1), 4);
+        assert_eq!(restarts(WRITE_BYTES_MIN * 4, WRITE_BYTES_MIN * 2), 2);
+        for step_bytes in [1, WRITE_BYTES_MIN, 1 << 20] {
+            assert!(restarts(40 << 20, step_bytes) <= WRITE_PARTS_MAX, "for any step");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The state that all tasks of a reactor share.
+use std::cell::{Cell, RefCell};
+use std::fmt::Display;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::channel::{Lease, Reporter};
+use crate::config::Level;
+use crate::handlers;
+use crate::handlers::{Exceeded, HandlerState, RequestOutcome};
+use crate::http::framing::TARGET_PART;
+use crate::http::{HeadCache, ParseError, ResponseWriter};
+use crate::limits::{
+    JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
+};
+use crate::log::Log;
+use crate::metrics::ReactorMetrics;
+use crate::reactor::access_log::AccessLog;
+use crate::reactor::connections::Connections;
+#[cfg(test)]
+use crate::reactor::options::InjectedPanic;
+use crate::reactor::options::WorkerOptions;
+use crate::reactor::panic;
+use crate::snapshot::Snapshot;
+
+/// Whether a head over the limit was logged: once per process, because such clients repeat such heads.
+static LARGE_HEAD_LOGGED: AtomicBool = AtomicBool::new(false);
+
+/// What the supervisor last sent. It survives a restart after a panic.
+pub struct WorkerState {
+    pub lease: RefCell<Option<Rc<Lease>>>,
+    pub settings: RefCell<Rc<handlers::HandlerSettings>>,
+    pub tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
+    pub draining: Cell<bool>,
+}
+
+/// The state of a reactor since its last (re)start. No `RefCell` is borrowed across an await.
+pub struct Reactor {
+    pub index: usize,
+    pub log: Log,
+    pub metrics: Arc<ReactorMetrics>,
+    /// `None`: the access log is disabled.
+    pub access: Option<AccessLog>,
+    pub worker_state: Rc<WorkerState>,
+    pub request_state: RefCell<RequestState>,
+    pub heads: Rc<HeadCache>,
+    pub connections: Rc<Connections>,
+    pub connections_max: usize,
+    /// Per connection.
+    pub requests_max: u64,
+    spare_buffers: RefCell<Vec<Vec<u8>>>,
+    reporter: Reporter,
+    #[cfg(test)]
+    fault: &'static std::sync::atomic::AtomicU8,
+}
+
+/// Handler state and response buffers, reused by every request of the reactor.
+#[derive(Default)]
+pub struct RequestState {
+    pub handler: HandlerState,
+    pub output: ResponseWriter,
+}
+
+impl WorkerState {
+    pub fn new(options: &WorkerOptions) -> Self {
+        Self {
+            lease: RefCell::new(None),
+            settings: RefCell::new(Rc::new(handlers::HandlerSettings::new(&options.config))),
+            tls: RefCell::new(options.tls.clone()),
+            draining: Cell::new(false),
+        }
+    }
+}
+
+impl Reactor {
+    pub fn new(options: &WorkerOptions, worker_state: Rc<WorkerState>) -> Self {
+        let server = &options.config.server;
+        Self {
+            index: options.index,
+            log: options.log.clone(),
+            metrics: options.metrics.clone(),
+            access: AccessLog::new(&options.config),
+            worker_state,
+            request_state: RefCell::default(),
+            heads: Rc::new(HeadCache::new(server.head_bytes_max)),
+            connections: Rc::new(Connections::new(options.times, options.metrics.clone())),
+            connections_max: server.connections_max,
+            requests_max: server.requests_max.unwrap_or(u64::MAX),
+            spare_buffers: RefCell::default(),
+            reporter: options.inbox.reporter(),
+            #[cfg(test)]
+            fault: options.times.fault,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn panic_if_injected(&self, here: InjectedPanic) {
+        if self.fault.compare_exchange(here as u8, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            panic!("injected by a test");
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.worker_state.draining.get()
+    }
+
+    /// A response buffer; [`recycle_buffer`](Self::recycle_buffer) takes it back.
+    pub fn spare_buffer(&self) -> Vec<u8> {
+        self.spare_buffers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps a response buffer for another batch, unless it is too large or there are enough.
+    pub fn recycle_buffer(&self, mut bytes: Vec<u8>) {
+        let mut spare = self.spare_buffers.borrow_mut();
+        let is_kept = (1..=SPARE_BUFFER_BYTES_MAX).contains(&bytes.capacity());
+        if is_kept && spare.len() < SPARE_BUFFERS_MAX {
+            bytes.clear();
+            spare.push(bytes);
+        }
+    }
+
+    /// Resolves counts by slot to keys, before another snapshot assigns the slots anew.
+    pub fn settle_counts(&self) {
+        if let Some(lease) = self.worker_state.lease.borrow().as_deref() {
+            let key = |slot: usize| lease.slots.get(slot).map(|slot| &*slot.client_side_key);
+            self.request_state.borrow_mut().handler.counts().settle(key);
+        }
+    }
+
+    /// Sends counts to the supervisor. If its queue is full they are kept for the next call.
+    pub fn report_counts(&self) {
+        if self.request_state.borrow_mut().handler.counts().is_empty() {
+            return;
+        }
+        self.settle_counts();
+        let counts = std::mem::take(self.request_state.borrow_mut().handler.counts());
+        if let Err(counts) = self.reporter.report(Box::new(counts)) {
+            // Nothing was counted in between.
+            *self.request_state.borrow_mut().handler.counts() = *counts;
+        }
+    }
+
+    /// Sends buffered access records to the log thread.
+    pub fn flush_access_log(&self) {
+        if let Some(access) = &self.access {
+            self.metrics.access_dropped.add(access.flush(&self.log));
+        }
+    }
+
+    /// Counts an error response to a request that was not read.
+    pub fn count_error(&self, error: ParseError) {
+        self.metrics.rejected(error);
+        self.metrics.answered(crate::http::route::Route::Unknown, error.status().0);
+    }
+
+    #[cold]
+    pub fn log_large_head(&self, error: ParseError) {
+        if LARGE_HEAD_LOGGED.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let bytes_max = self.heads.bytes_max();
+        let limit = if error == ParseError::TargetTooLong { bytes_max / TARGET_PART } else { bytes_max };
+        let hint =
+            "if clients need it, raise server.head_bytes_max (at most 65536; a target may take half of it)";
+        let fields: [(_, &dyn Display); 5] = [
+            ("status", &error.status().0),
+            ("reason", &error.name()),
+            ("limit_bytes", &limit),
+            ("setting", &"server.head_bytes_max"),
+            ("hint", &hint),
+        ];
+        self.log.event(Level::Warning, "request_head_refused", &fields);
+    }
+
+    /// Counts a request that exceeded a budget, and logs the first per environment.
+    #[cold]
+    pub fn record_exceeded(
+        &self,
+        exceeded: Exceeded,
+        snapshot: &Snapshot,
+        outcome: &RequestOutcome,
+        handler: &HandlerState,
+    ) {
+        self.metrics.jsonpath_exceeded.add(u64::from(exceeded.jsonpath));
+        self.metrics.patterns_exceeded.add(u64::from(exceeded.patterns));
+        self.metrics.bulk_refused.add(u64::from(exceeded.bulk));
+        let Some(slot) = outcome.slot.and_then(|slot| snapshot.slots.get(slot)) else { return };
+        let Some(environment) = &slot.environment else { return };
+        let key: &dyn Display = &slot.client_side_key;
+        let reported = environment.reported();
+        if exceeded.jsonpath && !reported.jsonpath.swap(true, Ordering::Relaxed) {
+            let property = handler.cut_property(environment).unwrap_or_default();
+            let fields: [(&str, &dyn Display); 3] =
+                [("client_side_key", key), ("property", &property), ("steps_max", &JSONPATH_STEPS_MAX)];
+            self.log.event(Level::Warning, "jsonpath_budget_exceeded", &fields);
+        }
+        if exceeded.patterns && !reported.patterns.swap(true, Ordering::Relaxed) {
+            let fields: [(&str, &dyn Display); 2] =
+                [("client_side_key", key), ("steps_max", &PATTERN_STEPS_REQUEST_MAX)];
+            self.log.event(Level::Warning, "regex_budget_exceeded", &fields);
+        }
+    }
+
+    #[cold]
+    pub fn log_panic(&self, event: &'static str) {
+        let location = panic::take_last();
+        self.log.event(Level::Critical, event, &[("reactor", &self.index), ("place", &location)]);
+    }
+}
