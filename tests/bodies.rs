@@ -242,6 +242,9 @@ fn compressed_bodies_are_read_within_the_limit() {
     }
 }
 
+/// A path, a body with an identifier, and the expected location of the error.
+type IdentifierRow<'a> = (&'a str, &'a dyn Fn(&str) -> Value, Value);
+
 #[test]
 fn an_identifier_has_at_most_2000_characters() {
     let proxy = prepare();
@@ -258,7 +261,7 @@ fn an_identifier_has_at_most_2000_characters() {
     assert_eq!((refused.status, types(&refused)), (422, vec!["string_too_long".to_owned()]));
     assert_eq!(refused.json()["detail"][0]["loc"], json!(["query", "identifier"]));
     let identity = |text: &str| json!({"identifier": text, "traits": []});
-    let rows: [(&str, &dyn Fn(&str) -> Value, Value); 4] = [
+    let rows: [IdentifierRow<'_>; 4] = [
         ("/api/v1/identities/", &identity, json!(["body", "identifier"])),
         ("/proxy/explain/", &identity, json!(["body", "identifier"])),
         (

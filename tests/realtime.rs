@@ -117,9 +117,9 @@ fn reopens_a_closed_stream_and_keeps_polling() {
 #[test]
 fn logs_a_hint_for_a_response_that_is_not_an_event_stream() {
     for (reply, hint) in [
-        (Reply::new(200, "<html>sign in</html>").with("content-type", "text/html"), "see realtime.url"),
+        (Reply::new(200, "<html>sign in</html>").with("content-type", "text/html"), "check realtime.url"),
         (Reply::new(204, ""), "answered 204"),
-        (Reply::redirect(302, "/elsewhere"), "set realtime.url to the final address"),
+        (Reply::redirect(302, "/elsewhere"), "set realtime.url to the final URL"),
     ] {
         let upstream = Upstream::start();
         upstream.document(SERVER_KEY, document(1));
