@@ -12,8 +12,8 @@ use edge_proxy::http::ResponseWriter;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::snapshot::{Environment, Snapshot};
 
-#[path = "../tests/support/spine.rs"]
-mod spine;
+#[path = "../tests/support/handler.rs"]
+mod handler;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -57,11 +57,11 @@ fn request(path: &str, body: Option<&[u8]>, gzip: bool) -> Vec<u8> {
 
 fn snapshot(document: &[u8]) -> Snapshot {
     let (environment, _) = Environment::compile(document).expect("a good document");
-    spine::snapshot(CLIENT_KEY, KEY, environment)
+    handler::snapshot(CLIENT_KEY, KEY, environment)
 }
 
 fn settings() -> HandlerSettings {
-    spine::settings(CLIENT_KEY, KEY)
+    handler::settings(CLIENT_KEY, KEY)
 }
 
 /// What a case is besides its request.

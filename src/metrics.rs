@@ -1,9 +1,7 @@
-//! Numbers that say what the process does, written where it happens and read by the admin room.
+//! Metrics of the process, written by each thread and read by the admin listener.
 //!
-//! In: counts from each reactor and from the supervisor. Out: sums at the moment somebody asks.
-//! Invariant: a [`ReactorMetrics`] is written by its reactor alone, with plain loads and stores
-//! on cache lines of its own, so that counting costs no lock and asking disturbs nobody; what is
-//! locked ([`Metrics::environment`]) belongs to the control plane alone.
+//! Only its own reactor writes a [`ReactorMetrics`], with plain loads and stores on separate cache lines, so
+//! that counting and reading need no lock. Only the control plane uses the locked [`Metrics::environment`].
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,18 +11,18 @@ use crate::http::ParseError;
 use crate::http::route::Route;
 use crate::snapshot::DocumentSource;
 
-/// A number with one writer.
+/// A counter or gauge with a single writer.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds; only the owner may. A load and a store are enough with one writer, and cost less
-    /// than a locked addition.
+    /// Adds `count`. Only the owning thread may call it: with a single writer a load and a store are enough,
+    /// and cheaper than an atomic addition.
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
-    /// Replaces; only the owner may.
+    /// Replaces the value. Only the owning thread may call it.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
@@ -34,7 +32,7 @@ impl Counter {
     }
 }
 
-/// A number that several threads of the control plane add to.
+/// A counter that several threads of the control plane add to.
 #[derive(Debug, Default)]
 pub struct SharedCounter(AtomicU64);
 
@@ -48,18 +46,18 @@ impl SharedCounter {
     }
 }
 
-/// The numbers of threads beside the supervisor and the reactors.
+/// Metrics of threads other than the supervisor and the reactors.
 #[derive(Debug, Default)]
 pub struct BackgroundMetrics {
     /// Connections of the admin listener closed before they were answered.
     pub admin_connections_closed: SharedCounter,
     /// Requests to the admin listener whose `Host` is not allowed.
     pub admin_hosts_refused: SharedCounter,
-    /// Event streams of upstream closed because they sent too much.
+    /// Event streams from upstream closed because they sent too much.
     pub realtime_floods: SharedCounter,
 }
 
-/// Everything, once per process.
+/// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
     pub started: SystemTime,
@@ -69,13 +67,13 @@ pub struct Metrics {
     environments: Mutex<BTreeMap<String, EnvironmentMetrics>>,
 }
 
-/// One reactor's numbers, apart from all others in memory.
+/// The metrics of one reactor, aligned so that no other data shares their cache lines.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct ReactorMetrics {
     /// The CPU it is pinned to.
     pub core: usize,
-    /// By route, then by class of status (1xx to 5xx).
+    /// By route, then by status class (1xx to 5xx).
     requests: [[Counter; 5]; Route::ALL.len()],
     rejects: [Counter; ParseError::ALL.len()],
     pub durations: Histogram,
@@ -83,76 +81,79 @@ pub struct ReactorMetrics {
     pub bytes_written: Counter,
     pub connections_opened: Counter,
     pub connections_closed: Counter,
-    /// Closed at once because the limit was met.
+    /// Closed on accept because the connection limit was reached.
     pub connections_refused: Counter,
-    /// Ended because the peer did not take its answer.
+    /// Closed because the client did not read its response.
     pub connections_cut: Counter,
-    /// Ended because all together held too much memory.
+    /// Closed because the buffers of all connections exceeded their memory limit.
     pub connections_shed: Counter,
-    /// Answers 422 that list fewer errors than there are.
+    /// 422 responses that omit some of the errors.
     pub errors_truncated: Counter,
-    /// Pauses of the accept loop, above all at the descriptor limit.
+    /// Pauses of the accept loop, mostly at the descriptor limit.
     pub accept_pauses: Counter,
-    /// Requests whose general JSONPaths, and whose regular expressions, ran out of steps.
+    /// Requests whose JSONPath evaluation exceeded its step budget.
     pub jsonpath_exceeded: Counter,
+    /// Requests whose regular expressions exceeded their step budget.
     pub patterns_exceeded: Counter,
-    /// Bulk requests refused for the work that their identities would take.
+    /// Bulk requests rejected because evaluating their identities exceeded the budget.
     pub bulk_refused: Counter,
-    /// Access records that found their queue full.
+    /// Access log records dropped because the queue was full.
     pub access_dropped: Counter,
-    /// Panics that were caught.
+    /// Restarts after a panic.
     pub restarts: Counter,
-    /// Of the snapshot in use.
+    /// Version of the snapshot in use.
     pub snapshot_version: Counter,
-    /// When it was taken into use, milliseconds since the process started.
+    /// When the snapshot was taken into use, in milliseconds since the process started.
     pub snapshot_taken_ms: Counter,
-    /// Turns of the coarse timer; stands still if the reactor does.
+    /// Ticks of the coarse timer; stops increasing if the reactor is stuck.
     pub beats: Counter,
-    /// How late the last turn of the coarse timer came, microseconds.
+    /// Delay of the last tick, in microseconds.
     pub lag_us: Counter,
-    /// The driver that won, as in `DRIVERS`.
+    /// Index of the driver in `DRIVERS`.
     driver: Counter,
     started: Instant,
 }
 
-/// Names of drivers, by the number that a reactor stores.
+/// Names of drivers.
 const DRIVERS: [&str; 5] = ["none", "uring_defer_taskrun", "uring_coop_taskrun", "uring", "epoll"];
 
-/// The supervisor's numbers.
+/// The metrics of the supervisor.
 #[derive(Debug, Default)]
 pub struct SupervisorMetrics {
-    /// Turns of the control loop; stands still if the supervisor does.
+    /// Iterations of the control loop; stops increasing if the supervisor is stuck.
     pub beats: Counter,
     pub snapshots_published: Counter,
     pub reloads: Counter,
     pub reloads_refused: Counter,
-    /// Counts of SDKs that wait to be sent.
+    /// Flag counts of SDKs waiting to be uploaded.
     pub analytics_queued: Counter,
     pub analytics_sent: Counter,
-    /// Merged away or refused upstream.
+    /// Dropped at a limit, or rejected by upstream.
     pub analytics_lost: Counter,
-    /// Counts that a bound moved to a row without their identifier, or without their label.
+    /// Counts merged into a row without identifier, because of a limit.
     pub counts_merged_identifier: Counter,
+    /// Counts merged into a row without label, because of a limit.
     pub counts_merged_label: Counter,
-    /// Identifiers and label fields that were cut.
+    /// Truncated identifiers.
     pub counts_cut_identifier: Counter,
+    /// Truncated label fields.
     pub counts_cut_label: Counter,
-    /// Uploads that upstream refused and that were divided.
+    /// Uploads that upstream rejected and that were split.
     pub counts_divided: Counter,
     pub usage_sent: Counter,
     pub usage_lost: Counter,
-    /// Since when discovery answers with no environment while earlier ones are served, milliseconds since
-    /// 1970; 0: it does not.
+    /// Since when discovery returns no environments while the previous ones are served, in Unix milliseconds;
+    /// 0 if it returns some.
     pub discovery_empty_since_ms: Counter,
-    /// Key pairs of the last answer of discovery that were rejected.
+    /// Key pairs of the last discovery response that were rejected.
     pub discovery_pairs_rejected: Counter,
 }
 
-/// One environment's numbers. Times are `None` until they happened.
+/// The metrics of one environment. Times are `None` before the first such event.
 #[derive(Clone, Debug, Default)]
 pub struct EnvironmentMetrics {
     pub name: String,
-    /// Where the served document came from; `None` while there is none.
+    /// Source of the served document; `None` without a document.
     pub source: Option<DocumentSource>,
     pub last_success: Option<SystemTime>,
     pub document_updated_at: Option<SystemTime>,
@@ -160,27 +161,27 @@ pub struct EnvironmentMetrics {
     pub polls_unchanged: u64,
     pub polls_failed: u64,
     pub last_poll: Duration,
-    /// From the document's `updated_at` to its being served, for the last change seen live.
+    /// Time from the document's `updated_at` until it was served, for the last change received while running.
     pub propagation: Option<Duration>,
     pub compile: Duration,
     pub document_bytes: u64,
     pub features: u64,
     pub segments: u64,
     pub identity_overrides: u64,
-    /// Conditions that can never match because their operand is unusable.
+    /// Conditions that can never match because their operand is invalid.
     pub refused_conditions: u64,
-    /// One line, secrets cut; `None` when the last poll succeeded.
+    /// One line, without secrets; `None` if the last poll succeeded.
     pub last_error: Option<String>,
-    /// When the first of the failed polls in a row was.
+    /// When the first of the consecutive failed polls was.
     pub failing_since: Option<SystemTime>,
-    /// Failed polls in a row.
+    /// Consecutive failed polls.
     pub failures: u64,
     pub next_poll: Option<SystemTime>,
     pub realtime_connected: bool,
 }
 
 impl Metrics {
-    /// For reactors on these CPUs.
+    /// Metrics for one reactor on each of these CPUs.
     pub fn new(cores: &[usize]) -> Self {
         let reactors = cores.iter().map(|core| Arc::new(ReactorMetrics::new(*core)));
         Self {
@@ -192,18 +193,19 @@ impl Metrics {
         }
     }
 
-    /// Changes the numbers of one environment, known by its client-side key. Control plane only.
+    /// Updates the metrics of the environment with this client-side key. Must not be called by reactors,
+    /// because it takes a lock.
     pub fn environment(&self, client_side_key: &str, change: impl FnOnce(&mut EnvironmentMetrics)) {
         let mut environments = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
         change(environments.entry(client_side_key.to_owned()).or_default());
     }
 
-    /// Forgets an environment that is no longer served.
-    pub fn forget_environment(&self, client_side_key: &str) {
+    /// Removes an environment that is no longer served.
+    pub fn remove_environment(&self, client_side_key: &str) {
         self.environments.lock().unwrap_or_else(PoisonError::into_inner).remove(client_side_key);
     }
 
-    /// A copy of all environments' numbers, by client-side key.
+    /// A copy of all environments' metrics, by client-side key.
     pub fn environments(&self) -> BTreeMap<String, EnvironmentMetrics> {
         self.environments.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -239,7 +241,7 @@ impl ReactorMetrics {
         }
     }
 
-    /// One request was answered.
+    /// Counts a response.
     pub fn answered(&self, route: Route, status: u16) {
         let class = usize::from(status / 100).clamp(1, 5) - 1;
         if let Some(counter) = self.requests.get(route as usize).and_then(|classes| classes.get(class)) {
@@ -247,43 +249,43 @@ impl ReactorMetrics {
         }
     }
 
-    /// Bytes that were no request were refused.
+    /// Counts a rejected request.
     pub fn rejected(&self, reject: ParseError) {
         if let Some(counter) = self.rejects.get(reject as usize) {
             counter.add(1);
         }
     }
 
-    /// A batch of requests, read together and answered together, took this long.
+    /// Adds the duration of a batch: requests that were read and answered together.
     pub fn batch(&self, requests: u64, duration: Duration) {
         self.durations.add(requests, duration);
     }
 
-    /// A snapshot was taken into use.
+    /// Records that a snapshot was taken into use.
     pub fn snapshot_taken(&self, version: u64) {
         let elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.snapshot_taken_ms.set(elapsed_ms);
         self.snapshot_version.set(version);
     }
 
-    /// The coarse timer went off, this much later than it should have.
+    /// Records a tick of the coarse timer and its delay.
     pub fn beat(&self, lag: Duration) {
         self.beats.add(1);
         self.lag_us.set(u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// The ring flags or the poller that this reactor runs on; a name of `DRIVERS`.
-    pub fn driven_by(&self, driver: &str) {
+    /// Records the driver of this reactor: a name in `DRIVERS`.
+    pub fn set_driver(&self, driver: &str) {
         let number = DRIVERS.iter().position(|name| *name == driver).unwrap_or(0);
         self.driver.set(number as u64);
     }
 
-    /// The name of the driver that won; `none` before the start.
+    /// The name of the driver; `none` before the reactor has started.
     pub fn driver(&self) -> &'static str {
         usize::try_from(self.driver.value()).ok().and_then(|n| DRIVERS.get(n)).unwrap_or(&DRIVERS[0])
     }
 
-    /// Requests by route and class of status (1xx is 0).
+    /// Requests by route and status class (1xx is 0).
     pub fn requests(&self) -> impl Iterator<Item = (Route, usize, u64)> {
         self.requests.iter().zip(Route::ALL).flat_map(|(classes, route)| {
             let counts = classes.iter().enumerate();
@@ -291,39 +293,39 @@ impl ReactorMetrics {
         })
     }
 
-    /// Requests of one route (its place in `Route::ALL`) and class of status (1xx is 0).
+    /// Requests of a route (its index in `Route::ALL`) and a status class (1xx is 0).
     pub fn requests_of(&self, route: usize, class: usize) -> u64 {
         self.requests.get(route).and_then(|classes| classes.get(class)).map_or(0, Counter::value)
     }
 
-    /// All requests that had a route.
+    /// All requests that were routed.
     pub fn answered_sum(&self) -> u64 {
         self.requests.iter().flatten().map(Counter::value).sum()
     }
 
-    /// Refusals of one reason (its place in `ParseError::ALL`).
+    /// Rejected requests with this reason (its index in `ParseError::ALL`).
     pub fn rejects_of(&self, reject: usize) -> u64 {
         self.rejects.get(reject).map_or(0, Counter::value)
     }
 
-    /// All refusals.
+    /// All rejected requests.
     pub fn rejects_sum(&self) -> u64 {
         self.rejects.iter().map(Counter::value).sum()
     }
 
-    /// Connections open now.
+    /// Currently open connections.
     pub fn connections_open(&self) -> u64 {
         self.connections_opened.value().saturating_sub(self.connections_closed.value())
     }
 
-    /// How long the snapshot has been in use.
+    /// Time since the snapshot was taken into use.
     pub fn snapshot_age(&self) -> Duration {
         self.started.elapsed().saturating_sub(Duration::from_millis(self.snapshot_taken_ms.value()))
     }
 }
 
-/// Durations in buckets that grow by a quarter of an octave, as HdrHistogram has them: at most
-/// 25 % wide, from 1 µs to 17 s.
+/// A histogram of durations with four buckets per octave, like HdrHistogram: at most 25 % wide, from 1 µs to
+/// 17 s.
 #[derive(Debug)]
 pub struct Histogram {
     buckets: [Counter; Histogram::BUCKETS],
@@ -338,10 +340,10 @@ impl Default for Histogram {
 
 impl Histogram {
     pub const OCTAVES: usize = 24;
-    /// One for all below 1 µs, four for each octave, one for all beyond.
+    /// One bucket below 1 µs, four per octave, one above.
     pub const BUCKETS: usize = 1 + 4 * Self::OCTAVES + 1;
 
-    /// Notes that so many took so long each.
+    /// Adds `count` values of `duration`.
     pub fn add(&self, count: u64, duration: Duration) {
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[Self::bucket(ns)].add(count);
@@ -358,7 +360,7 @@ impl Histogram {
         (1 + 4 * octave + quarter).min(Self::BUCKETS - 1)
     }
 
-    /// Where a bucket ends, seconds; the last one never does.
+    /// The upper bound of a bucket in seconds; infinite for the last one.
     pub fn upper_seconds(bucket: usize) -> f64 {
         match bucket {
             0 => 1e-6,
@@ -370,7 +372,7 @@ impl Histogram {
         }
     }
 
-    /// How many are in each bucket.
+    /// The count of each bucket.
     pub fn counts(&self) -> [u64; Self::BUCKETS] {
         std::array::from_fn(|bucket| self.buckets[bucket].value())
     }
@@ -381,7 +383,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_hold_what_they_say() {
+    fn buckets_contain_durations_within_their_bounds() {
         let mut ns = 100u64;
         while ns < 60_000_000_000 {
             let bucket = Histogram::bucket(ns);
@@ -396,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_counted_by_route_and_class() {
+    fn counts_requests_by_route_and_class() {
         let metrics = ReactorMetrics::new(0);
         metrics.answered(Route::ALL[0], 200);
         metrics.answered(Route::ALL[0], 204);
@@ -407,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn every_place_in_the_tables_is_its_own() {
+    fn table_indices_match_enum_values() {
         assert!(Route::ALL.iter().enumerate().all(|(index, route)| *route as usize == index));
         assert!(ParseError::ALL.iter().enumerate().all(|(index, reject)| *reject as usize == index));
     }

@@ -1,4 +1,4 @@
-//! Plain requests allocate nothing: counted under the whole spine, from request bytes to answer.
+//! Plain requests allocate nothing, measured from request bytes to response.
 //!
 //! After some requests of warm-up, GET flags and GET and POST identities are answered a thousand
 //! times each, over a document with every kind of condition, variants and identity overrides; the
@@ -13,8 +13,8 @@ use edge_proxy::http::ResponseWriter;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::snapshot::{Environment, Snapshot};
 
-#[path = "support/spine.rs"]
-mod spine;
+#[path = "support/handler.rs"]
+mod handler;
 
 /// The system's allocator, which counts the calls of this thread.
 struct Counting;
@@ -100,11 +100,11 @@ fn document() -> String {
 fn snapshot() -> Snapshot {
     let (environment, warnings) = Environment::compile(document().as_bytes()).expect("a good document");
     assert!(warnings.is_empty(), "{warnings:?}");
-    spine::snapshot(CLIENT_KEY, KEY, environment)
+    handler::snapshot(CLIENT_KEY, KEY, environment)
 }
 
 fn settings() -> HandlerSettings {
-    spine::settings(CLIENT_KEY, KEY)
+    handler::settings(CLIENT_KEY, KEY)
 }
 
 fn request(path: &str, body: Option<&str>) -> Vec<u8> {

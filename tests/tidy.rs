@@ -126,8 +126,6 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
 /// Modules that import an item of their parent, and how many of them do so today. No number may grow, and
 /// a module that no longer does is removed from this table.
 const PARENT_IMPORTS: &[(&str, usize)] = &[
-    ("src/identity/errors.rs", 1),
-    ("src/identity/validation_errors.rs", 1),
     ("src/supervisor/certificates.rs", 1),
     ("src/supervisor/discovery/mod.rs", 2),
     ("src/supervisor/environment/deadlines.rs", 1),

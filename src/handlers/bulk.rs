@@ -10,7 +10,7 @@ use crate::handlers::identities;
 use crate::handlers::identities::Selection;
 use crate::handlers::scratch::Scratch;
 use crate::http::{Body, ContentType, Status};
-use crate::identity::errors::{ErrorList, LIST_TYPE, MODEL_TYPE};
+use crate::identity::error_list::{ErrorList, LIST_TYPE, MODEL_TYPE};
 use crate::identity::validation_errors::{BODY, RequestedIdentity};
 use crate::identity::{IdentityError, ParsedIdentity, is_json, transient, validation_errors};
 use crate::limits::BULK_IDENTITIES_MAX;
@@ -71,7 +71,7 @@ fn parse(body: PyValue<'_>) -> Result<(Vec<RequestedIdentity<'_>>, usize), Ident
     let PyValue::Dict(members) = body else {
         match body {
             PyValue::Null => errors.missing(&BODY, body),
-            _ => errors.known(&MODEL_TYPE, &BODY, body),
+            _ => errors.add(&MODEL_TYPE, &BODY, body),
         }
         return errors.into_result((requested, count));
     };
@@ -87,7 +87,7 @@ fn parse(body: PyValue<'_>) -> Result<(Vec<RequestedIdentity<'_>>, usize), Ident
                 requested.push(validation_errors::identity_at(item, &data.index(index), &mut errors));
             }
         }
-        Some(other) => errors.known(&LIST_TYPE, &data, other),
+        Some(other) => errors.add(&LIST_TYPE, &data, other),
     }
     errors.into_result((requested, count))
 }
@@ -118,7 +118,7 @@ fn echo(body: PyValue<'_>) -> Result<Vec<u8>, IdentityError> {
                     validation_errors::identifier(identity, &identity_path.name("identifier"), &mut errors);
                 crate::json::write::string(identifier.unwrap_or_default(), &mut echo);
             }
-            Some(other) => errors.known(&MODEL_TYPE, &identity_path, other),
+            Some(other) => errors.add(&MODEL_TYPE, &identity_path, other),
         }
     }
     let item = validation_errors::trait_at(body, &BODY, &mut errors);

@@ -252,7 +252,7 @@ impl<'a> Exchange<'a> {
             }
             ApiError::Identity(IdentityError::Invalid(detail) | IdentityError::Unwritable(detail)) => {
                 self.vary();
-                self.outcome.errors_truncated = detail.is_cut;
+                self.outcome.errors_truncated = detail.is_truncated;
             }
             _ => self.vary(),
         }

@@ -18,7 +18,7 @@ use crate::handlers::identities::trusted_identity;
 use crate::handlers::scratch::Scratch;
 use crate::handlers::validators::EntityTag;
 use crate::http::{Body, ContentType, Status};
-use crate::identity::errors::is_within_length;
+use crate::identity::error_list::is_within_length;
 use crate::identity::validation_errors::{integer, json_value};
 use crate::json::hex::{hex, path_segment};
 use crate::json::write;

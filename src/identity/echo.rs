@@ -1,11 +1,10 @@
-//! Traits as they are echoed in an answer.
+//! Renders the traits that a response echoes, with numbers in orjson's format.
 //!
-//! In: a trait as the client sent it. Out: its JSON, numbers as orjson prints them. Invariant:
-//! what was sent is what is echoed, big integers digit by digit; `NaN` and infinities are null.
+//! Big integers keep all of their digits; `NaN` and infinities become null.
 use crate::engine::evaluate::{Trait, TraitValue};
 use crate::json::write;
 
-/// Appends traits with commas between them.
+/// Appends traits, separated by commas.
 pub fn write_all(traits: &[Trait<'_>], out: &mut Vec<u8>) {
     for (index, item) in traits.iter().enumerate() {
         if index > 0 {
@@ -15,8 +14,8 @@ pub fn write_all(traits: &[Trait<'_>], out: &mut Vec<u8>) {
     }
 }
 
-/// Appends `{"trait_key":...,"trait_value":...}`; never `transient`, which no SDK needs and
-/// iOS cannot read as null (compatibility.md 2.2).
+/// Appends `{"trait_key":...,"trait_value":...}`, without `transient`: no SDK needs it, and the iOS SDK
+/// cannot parse a null (compatibility.md 2.2).
 pub fn write(item: &Trait<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"trait_key\":");
     write::string(item.key, out);
@@ -25,7 +24,7 @@ pub fn write(item: &Trait<'_>, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Appends the value alone.
+/// Appends only the value.
 pub fn write_value(value: TraitValue<'_>, out: &mut Vec<u8>) {
     match value {
         TraitValue::Null => out.extend_from_slice(b"null"),

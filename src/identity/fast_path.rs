@@ -1,31 +1,29 @@
-//! Bodies as SDKs write them, read in one pass.
+//! A one-pass parser for bodies as SDKs write them.
 //!
-//! In: the text of a body. Out: the identifier, the traits, and the text of the traits if they were
-//! sent in the very form in which they are echoed. Invariant: what is read here is what the other
-//! ways read; whatever is not plain at sight (an escape, a nested value, an integer of many digits,
-//! a float with an exponent, a member that comes twice) is left to them, and so is every error.
-//! Nothing is allocated but by the growth of the caller's vector.
+//! Accepts only what needs no conversion. It returns `None` for an escape, a nested value, a long integer, a
+//! float with an exponent, a duplicate member, or any error; the other parsers then handle the body. What it
+//! accepts it parses like them. It allocates only when the caller's vector grows.
 use crate::engine::evaluate::{Trait, TraitValue};
-use crate::identity::errors::is_within_length;
+use crate::identity::error_list::is_within_length;
 use crate::json::write::plain_len;
 
-/// Digits that certainly fit `i64`; and digits of a float that no other float is written with, so
-/// that the shortest form of it is the one that was sent.
+/// Integers of this many digits always fit `i64`.
 const PLAIN_INTEGER_DIGITS_MAX: usize = 18;
+/// With at most this many digits, a decimal number is the shortest form of its float.
 const PLAIN_FLOAT_DIGITS_MAX: usize = 15;
 
-/// A body's identifier, and the inside of its array of traits if that can be echoed as it is.
 #[derive(Debug, Default)]
 pub struct FastIdentity<'body> {
     pub identifier: &'body str,
+    /// The inside of the array of traits, if it can be echoed unchanged.
     pub echo: Option<&'body str>,
 }
 
-/// Reads a body; its traits are added to `traits`. `None`: it is not plain.
-pub fn read<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<FastIdentity<'body>> {
+/// Parses a body and adds its traits to `traits`. `None` if the body is not plain.
+pub fn parse<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<FastIdentity<'body>> {
     let mut scanner = FastScanner { text, at: 0 };
     let (mut identifier, mut echo) = (None, None);
-    scanner.skip_blanks();
+    scanner.skip_whitespace();
     scanner.members(|scanner, name| {
         match name {
             "identifier" if identifier.is_none() => identifier = Some(scanner.string()?),
@@ -37,7 +35,7 @@ pub fn read<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<F
         }
         Some(())
     })?;
-    scanner.skip_blanks();
+    scanner.skip_whitespace();
     // An empty identifier is a transient identity (differences.md 13).
     let identifier = identifier.filter(|text| !text.is_empty() && is_within_length(text))?;
     (scanner.at == text.len()).then_some(FastIdentity { identifier, echo: echo.flatten() })
@@ -60,46 +58,46 @@ impl<'body> FastScanner<'body> {
     }
 
     #[inline]
-    fn skip_blanks(&mut self) {
+    fn skip_whitespace(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
             self.at += 1;
         }
     }
 
-    /// Takes `token` if it stands here.
+    /// Consumes `token` if it is next.
     #[inline]
     fn take(&mut self, token: &[u8]) -> Option<()> {
         self.rest().starts_with(token).then(|| self.at += token.len())
     }
 
-    /// An object with one member at least; `value` reads the value of each by its name.
+    /// Parses an object with at least one member. `value` parses the value of the member with the given name.
     #[inline]
     fn members(&mut self, mut value: impl FnMut(&mut Self, &'body str) -> Option<()>) -> Option<()> {
         self.take(b"{")?;
         loop {
-            self.skip_blanks();
+            self.skip_whitespace();
             let name = self.string()?;
-            self.skip_blanks();
+            self.skip_whitespace();
             self.take(b":")?;
-            self.skip_blanks();
+            self.skip_whitespace();
             value(self, name)?;
-            self.skip_blanks();
+            self.skip_whitespace();
             if self.take(b",").is_none() {
                 return self.take(b"}");
             }
         }
     }
 
-    /// A string without escapes.
+    /// Parses a string without escapes.
     #[inline]
     fn string(&mut self) -> Option<&'body str> {
         self.take(b"\"")?;
-        self.opened_string()
+        self.string_rest()
     }
 
-    /// The rest of a string whose first quote was taken.
+    /// Parses the rest of a string, after its opening quote.
     #[inline]
-    fn opened_string(&mut self) -> Option<&'body str> {
+    fn string_rest(&mut self) -> Option<&'body str> {
         let start = self.at;
         let end = start + plain_len(self.rest());
         self.at = end + 1;
@@ -107,7 +105,7 @@ impl<'body> FastScanner<'body> {
         if is_closed { self.text.get(start..end) } else { None }
     }
 
-    /// The array of traits. Gives its inside if it can be echoed, and `Some(None)` if not.
+    /// Parses the array of traits. Returns its inside if it can be echoed unchanged, else `Some(None)`.
     fn traits(&mut self, traits: &mut Vec<Trait<'body>>) -> Option<Option<&'body str>> {
         self.take(b"[")?;
         let start = self.at;
@@ -121,9 +119,9 @@ impl<'body> FastScanner<'body> {
                 is_echo &= as_sent;
             } else {
                 is_echo = false;
-                self.skip_blanks();
+                self.skip_whitespace();
                 traits.push(self.other_trait()?);
-                self.skip_blanks();
+                self.skip_whitespace();
             }
             if self.take(b",").is_none() {
                 break;
@@ -134,7 +132,8 @@ impl<'body> FastScanner<'body> {
         Some(is_echo.then_some(inside))
     }
 
-    /// A trait with its members and blanks as they are echoed, and whether its value is as well.
+    /// Parses a trait in the exact form in which it is echoed. The flag is false if its value is echoed in
+    /// another form.
     #[inline]
     fn echoed_trait(&mut self) -> Option<(Trait<'body>, bool)> {
         let start = self.at;
@@ -148,14 +147,14 @@ impl<'body> FastScanner<'body> {
     #[inline]
     fn try_echoed_trait(&mut self) -> Option<(Trait<'body>, bool)> {
         self.take(b"{\"trait_key\":\"")?;
-        let key = self.opened_string()?;
+        let key = self.string_rest()?;
         self.take(b",\"trait_value\":")?;
         let (value, as_sent) = self.value()?;
         self.take(b"}")?;
         Some((Trait { key, value }, as_sent))
     }
 
-    /// A trait with other blanks, or other members beside its own.
+    /// Parses a trait with whitespace or additional members.
     fn other_trait(&mut self) -> Option<Trait<'body>> {
         let (mut key, mut value) = (None, None);
         self.members(|scanner, name| {
@@ -172,7 +171,7 @@ impl<'body> FastScanner<'body> {
         Some(Trait { key: key?, value: value.unwrap_or(TraitValue::Null) })
     }
 
-    /// A scalar, and whether it is echoed as it is written here.
+    /// Parses a scalar. The flag is whether it is echoed in the form in which it was sent.
     #[inline]
     fn value(&mut self) -> Option<(TraitValue<'body>, bool)> {
         let value = match self.peek()? {
@@ -205,7 +204,7 @@ impl<'body> FastScanner<'body> {
         }
         if self.take(b".").is_none() {
             let text = &self.text[start..self.at];
-            // Minus zero is the integer 0, and what an exponent makes of it is another matter.
+            // `-0` is the integer 0, and a number with an exponent is a float.
             let is_plain = text != "-0" && !matches!(self.peek(), Some(b'e' | b'E'));
             let number = text.parse().ok().filter(|_| is_plain)?;
             return Some((TraitValue::Int(number), true));
@@ -215,7 +214,7 @@ impl<'body> FastScanner<'body> {
             return None;
         }
         let number = self.text[start..self.at].parse().ok()?;
-        // As `ryu` writes it: no zero at the end, and not so small that it takes an exponent.
+        // In the format of `ryu`: no trailing zero, and not so small that `ryu` uses an exponent.
         let is_shortest = whole.len() + fraction.len() <= PLAIN_FLOAT_DIGITS_MAX
             && (fraction == "0" || !fraction.ends_with('0'))
             && (!whole.starts_with('0') || !fraction.starts_with('0'));

@@ -1,13 +1,9 @@
-//! The query of a request: one parameter at a time, decoded as Starlette does.
-//!
-//! In: what follows the `?`, as sent. Out: the value of a parameter. Invariant: plus is a space,
-//! `%XX` is a byte, invalid UTF-8 becomes U+FFFD, and of several parameters of one name the last
-//! one counts. A value that needs no decoding is borrowed.
+//! Query parameters, decoded like Starlette: `+` is a space, `%XX` is a byte, invalid UTF-8 becomes U+FFFD.
 use std::borrow::Cow;
 
 use crate::http::route::percent_decode;
 
-/// The last value of `name`, or `None` if it is not there. `name` without `=` is empty.
+/// The value of `name`; if it is repeated, the last one. `name` without `=` is empty.
 pub fn parameter<'query>(query: &'query [u8], name: &str) -> Option<Cow<'query, str>> {
     query
         .rsplit(|byte| *byte == b'&')

@@ -1,4 +1,4 @@
-//! Bodies against what FastAPI and pydantic answered to them (`tests/fixtures/identities`).
+//! Compares parsed bodies with recorded responses of FastAPI and pydantic (`tests/fixtures/identities`).
 use super::*;
 use crate::json::write;
 
@@ -34,7 +34,7 @@ fn echo(identity: &Identity<'_>) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// As `answer` echoes it; the ready text of the traits says the same as they do.
+/// The identity as the handler echoes it. Checks that the ready text equals the rendered traits.
 fn answered(sent: &ParsedIdentity<'_>) -> String {
     let written = echo(&sent.identity);
     if let Some(ready) = sent.echo {
@@ -56,12 +56,12 @@ fn read(reader: &mut IdentityReader, body: &[u8], content_type: Option<&str>) ->
     })
 }
 
-/// Why an answer may differ from the recorded one.
+/// The reason why a response may differ from the recorded one, if there is one.
 fn difference(case: &Recorded, status: u16, answer: &str) -> Option<&'static str> {
     let body = String::from_utf8_lossy(&case.body);
     let is_big = |text: &str| text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 18);
     if is_transient(case) {
-        // The same errors but for the one of the identifier, or 200 if that was the only one.
+        // The same errors without that of the identifier, or 200 if it was the only one.
         let rest = serde_json::from_str::<serde_json::Value>(&case.answer).map_or(Vec::new(), |recorded| {
             let errors = recorded["detail"].as_array().cloned().unwrap_or_default();
             errors
@@ -82,8 +82,10 @@ fn difference(case: &Recorded, status: u16, answer: &str) -> Option<&'static str
             Some("differences.md 38")
         }
         (500, 200) if is_big(&body) && is_big(answer) => Some("differences.md 27"),
-        (500, 422) if answer.contains("string_unicode") => Some("half a surrogate pair: 422 for 500"),
-        (500, 422) if answer.contains("\"input\":") => Some("quotes what json.dumps cannot: 422 for 500"),
+        (500, 422) if answer.contains("string_unicode") => Some("lone surrogate: 422 instead of 500"),
+        (500, 422) if answer.contains("\"input\":") => {
+            Some("quotes what json.dumps cannot encode: 422 instead of 500")
+        }
         _ => None,
     }
 }
@@ -101,7 +103,7 @@ fn is_transient(case: &Recorded) -> bool {
 }
 
 #[test]
-fn every_body_is_answered_as_fastapi_and_pydantic_do() {
+fn matches_recorded_responses_of_fastapi_and_pydantic() {
     let mut reader = IdentityReader::default();
     let (mut same, mut different, mut wrong) = (0, std::collections::BTreeMap::new(), Vec::new());
     for case in recorded() {
@@ -130,9 +132,9 @@ fn every_body_is_answered_as_fastapi_and_pydantic_do() {
 }
 
 #[test]
-fn the_careful_way_agrees_with_the_plain_one() {
+fn simd_json_agrees_with_the_python_parser() {
     let mut reader = IdentityReader::default();
-    let mut plain_ones = 0;
+    let mut accepted = 0;
     for case in recorded().into_iter().filter(|case| is_json(case.content_type.as_deref().map(str::as_bytes)))
     {
         let mut body = case.body.clone();
@@ -140,42 +142,42 @@ fn the_careful_way_agrees_with_the_plain_one() {
         if simd_json::fill_tape(&mut body, &mut reader.buffers, &mut tape).is_err() {
             continue;
         }
-        let Some(identifier) = plain_identity(&tape.0, &mut traits) else { continue };
-        plain_ones += 1;
+        let Some(identifier) = tape_identity(&tape.0, &mut traits) else { continue };
+        accepted += 1;
         let plain = echo(&Identity { identifier, traits: &traits });
-        let careful = slow(&case.body, true, |sent| sent.map(|sent| answered(&sent)));
-        assert_eq!(careful, Ok(plain), "{:.200}", String::from_utf8_lossy(&case.body));
+        let reference = parse_like_python(&case.body, true, |sent| sent.map(|sent| answered(&sent)));
+        assert_eq!(reference, Ok(plain), "{:.200}", String::from_utf8_lossy(&case.body));
     }
-    assert!(plain_ones > 300, "{plain_ones}");
+    assert!(accepted > 300, "{accepted}");
 }
 
-/// The direct way's answer, if it takes the body.
-fn direct(body: &str) -> Option<(String, bool)> {
+/// The result of the fast path, if it accepts the body.
+fn fast(body: &str) -> Option<(String, bool)> {
     let mut traits = Vec::new();
-    let direct = fast_path::read(body, &mut traits)?;
-    let identity = Identity { identifier: direct.identifier, traits: &traits };
+    let parsed = fast_path::parse(body, &mut traits)?;
+    let identity = Identity { identifier: parsed.identifier, traits: &traits };
     Some((
-        answered(&ParsedIdentity { identity, echo: direct.echo, is_anonymous: false }),
-        direct.echo.is_some(),
+        answered(&ParsedIdentity { identity, echo: parsed.echo, is_anonymous: false }),
+        parsed.echo.is_some(),
     ))
 }
 
 #[test]
-fn the_careful_way_agrees_with_the_direct_one() {
-    let (mut direct_ones, mut echoed) = (0, 0);
+fn fast_path_agrees_with_the_python_parser() {
+    let (mut accepted, mut echoed) = (0, 0);
     for case in recorded() {
         let Ok(body) = std::str::from_utf8(&case.body) else { continue };
-        let Some((answer, is_echo)) = direct(body) else { continue };
-        direct_ones += 1;
+        let Some((answer, is_echo)) = fast(body) else { continue };
+        accepted += 1;
         echoed += usize::from(is_echo);
-        let careful = slow(&case.body, true, |sent| sent.map(|sent| answered(&sent)));
-        assert_eq!(careful, Ok(answer), "{body:.200}");
+        let reference = parse_like_python(&case.body, true, |sent| sent.map(|sent| answered(&sent)));
+        assert_eq!(reference, Ok(answer), "{body:.200}");
     }
-    assert!(direct_ones > 150 && echoed > 25, "{direct_ones} {echoed}");
+    assert!(accepted > 150 && echoed > 25, "{accepted} {echoed}");
 }
 
 #[test]
-fn what_sdks_write_is_read_directly() {
+fn fast_path_accepts_bodies_of_sdks() {
     let traits = r#"{"trait_key":"a","trait_value":1},{"trait_key":"é","trait_value":"x y"},{"trait_key":"c","trait_value":-12.5},{"trait_key":"d","trait_value":null},{"trait_key":"e","trait_value":1000000.0}"#;
     for (traits, is_echo) in [
         (traits.to_owned(), true),
@@ -193,16 +195,16 @@ fn what_sdks_write_is_read_directly() {
             format!(r#"{{"identifier":"u","traits":[{traits}],"transient":false}}"#),
             format!("{{\"traits\" : [{traits}] ,\n \"identifier\": \"u\" }}\n"),
         ] {
-            let (answer, echoed) = direct(&body).expect(&body);
+            let (answer, echoed) = fast(&body).expect(&body);
             assert_eq!(echoed, is_echo, "{body}");
-            let careful = slow(body.as_bytes(), true, |sent| sent.map(|sent| answered(&sent)));
-            assert_eq!(careful, Ok(answer), "{body}");
+            let reference = parse_like_python(body.as_bytes(), true, |sent| sent.map(|sent| answered(&sent)));
+            assert_eq!(reference, Ok(answer), "{body}");
         }
     }
 }
 
 #[test]
-fn what_is_not_plain_is_left_to_the_other_ways() {
+fn fast_path_declines_bodies_that_are_not_plain() {
     for (from, to) in [
         ("\"u\"", "\"\""),
         ("\"u\"", "\"\\u0075\""),
@@ -234,31 +236,31 @@ fn what_is_not_plain_is_left_to_the_other_ways() {
         ("]}", "],\"identifier\":\"v\"}"),
     ] {
         let body = r#"{"identifier":"u","traits":[{"trait_key":"k","trait_value":1}]}"#;
-        assert!(direct(body).is_some() && body.contains(from));
+        assert!(fast(body).is_some() && body.contains(from));
         let body = body.replace(from, to);
-        assert!(direct(&body).is_none(), "{body}");
+        assert!(fast(&body).is_none(), "{body}");
     }
 }
 
 #[test]
-fn plain_bodies_reuse_their_room() {
+fn reuses_buffers_for_plain_bodies() {
     let mut reader = IdentityReader::default();
     let body = br#"{"identifier":"u","traits":[{"trait_key":"a","trait_value":1},{"trait_key":"b","trait_value":"\n"}]}"#;
     read(&mut reader, body, None);
-    let (room, nodes) = (reader.traits.capacity(), reader.tape.0.capacity());
-    let place = reader.traits.as_ptr();
+    let (capacity, nodes) = (reader.traits.capacity(), reader.tape.0.capacity());
+    let address = reader.traits.as_ptr();
     for _ in 0..10 {
         read(&mut reader, body, None);
     }
-    assert!(room >= 2 && nodes > 2);
+    assert!(capacity >= 2 && nodes > 2);
     assert_eq!(
         (reader.traits.capacity(), reader.tape.0.capacity(), reader.traits.as_ptr()),
-        (room, nodes, place)
+        (capacity, nodes, address)
     );
 }
 
 #[test]
-fn nesting_ends_in_an_answer() {
+fn deep_nesting_is_accepted_to_the_limit_and_400_beyond() {
     let mut reader = IdentityReader::default();
     for (depth, status) in [(JSON_DEPTH_MAX - 1, 200), (JSON_DEPTH_MAX, 400), (500_000, 400)] {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
@@ -274,27 +276,27 @@ fn nesting_ends_in_an_answer() {
 }
 
 #[test]
-fn an_identity_without_identifier_is_transient_as_in_core() {
+fn identity_without_identifier_is_transient_as_in_core() {
     let mut reader = IdentityReader::default();
     // hashlib.sha256("a1.5bTruecxd10").hexdigest()
     let expected = "9c64c17d1f7adc75a219088a132ecdc3710ba7caff392ceac9dcb303581bd092";
     let traits = r#"[{"trait_key":"d","trait_value":10},{"trait_key":"b","trait_value":true},{"trait_key":"n","trait_value":null},{"trait_key":"a","trait_value":1.5},{"trait_key":"c","trait_value":"x"}]"#;
-    let mut seen = Vec::new();
+    let mut answers = Vec::new();
     for start in ["", r#""identifier":null,"#, r#""identifier":"","#] {
         let (status, answer) = read(&mut reader, format!("{{{start}\"traits\":{traits}}}").as_bytes(), None);
         assert_eq!(status, 200);
-        seen.push(answer);
+        answers.push(answer);
     }
     assert!(
-        seen.iter().all(|answer| answer.starts_with(&format!("{{\"identifier\":\"{expected}\""))),
-        "{seen:?}"
+        answers.iter().all(|answer| answer.starts_with(&format!("{{\"identifier\":\"{expected}\""))),
+        "{answers:?}"
     );
     let (first, second) = (read(&mut reader, b"{}", None).1, read(&mut reader, b"{\"traits\":[]}", None).1);
     assert!(first != second && first.len() == r#"{"identifier":"","traits":[]}"#.len() + 32, "{first}");
 }
 
 #[test]
-fn half_a_pair_is_told_of_only_where_nothing_else_is_wrong() {
+fn reports_lone_surrogates_only_without_other_errors() {
     let mut reader = IdentityReader::default();
     for (body, types) in [
         (r#"{"identifier":"\ud800","traits":[{"trait_key":"\udc00"}]}"#, &["string_unicode"; 2][..]),
@@ -317,7 +319,7 @@ fn half_a_pair_is_told_of_only_where_nothing_else_is_wrong() {
 }
 
 #[test]
-fn a_content_type_is_stripped_as_python_strips_text() {
+fn strips_content_type_like_python() {
     for (content_type, expected) in [
         (&b"\xa0application/json\x85;x"[..], true),
         (b"\t application/json\x0b", true),
@@ -331,7 +333,7 @@ fn a_content_type_is_stripped_as_python_strips_text() {
 }
 
 #[test]
-fn typed_trait_values_are_taken() {
+fn accepts_typed_trait_values() {
     let mut reader = IdentityReader::default();
     for (typed, expected) in [
         (r#"{"value":"a","type":"string"}"#, Some(r#""a""#)),
@@ -363,7 +365,7 @@ fn typed_trait_values_are_taken() {
 }
 
 #[test]
-fn a_query_is_decoded_as_starlette_does() {
+fn decodes_queries_like_starlette() {
     for (query, expected) in [
         ("identifier=u1", Some("u1")),
         ("identifier=a&identifier=b", Some("b")),

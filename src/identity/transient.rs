@@ -1,16 +1,16 @@
-//! The identifier of an identity that came without one, as Flagsmith core makes it.
+//! The identifier of a transient identity, which was sent without one.
 //!
-//! In: the traits that were sent. Out: the SHA-256, in hex, of all keys and values in the order
-//! of their keys, or a random UUID's digits if no trait was sent (compatibility.md 2.7, differences.md 13).
-//! Invariant: the same traits give the same identifier here, in core, and on every replica.
+//! As in Flagsmith core it is the SHA-256, in hex, of all keys and values in the order of the keys, or a
+//! random UUID without traits (compatibility.md 2.7, differences.md 13). The same traits give the same
+//! identifier in core and on every replica.
 use sha2::{Digest, Sha256};
 
 use crate::engine::evaluate::{Trait, TraitValue};
 use crate::json::hex::hex;
 use crate::python::number::float_str;
 
-/// The identifier for these traits. Null ones do not count, but a list of them alone is not
-/// "no traits": as in core, it gives the digest of nothing.
+/// Computes the identifier. Traits that are null are skipped; if all are null, it is the digest of nothing,
+/// as in core.
 pub fn identifier(traits: &[Trait<'_>]) -> String {
     if traits.is_empty() {
         return random();
@@ -27,7 +27,7 @@ pub fn identifier(traits: &[Trait<'_>]) -> String {
     hex(&digest.finalize())
 }
 
-/// Python's `str` of a trait's value.
+/// Python's `str` of a trait value. `None` for null.
 fn text(value: TraitValue<'_>) -> Option<String> {
     Some(match value {
         TraitValue::Null => return None,
@@ -43,7 +43,7 @@ fn text(value: TraitValue<'_>) -> Option<String> {
 fn random() -> String {
     let mut bytes = [0; 16];
     if getrandom::fill(&mut bytes).is_err() {
-        // Without a random source all such identities share one bucket, which is still an answer.
+        // Without a random source all such identities share one bucket.
         bytes = [0; 16];
     }
     bytes[6] = (bytes[6] & 0x0f) | 0x40;

@@ -1,24 +1,22 @@
-//! What pydantic 2.7 says of a body that FastAPI parsed: an identity, or what is wrong with it.
+//! Validates parsed bodies with the errors of pydantic 2.7 (compatibility.md 2.6).
 //!
-//! In: a body as Python holds it ([`PyValue`]). Out: [`RequestedIdentity`], or a [`IdentityError`] whose body
-//! has the same `type`, `loc`, `msg`, `input` and `url` as the Python proxy's (compatibility.md 2.6), in the
-//! order of the model's fields. Where Python answers 500 (half a surrogate pair, `NaN` in what
-//! it quotes) this answers 422. Typed trait values and transient identities are taken
-//! (differences.md 13, 14). Nothing here looks at keys or documents.
+//! Errors have the same `type`, `loc`, `msg`, `input` and `url` as the Python proxy's, in the order of the
+//! model's fields. Where the Python proxy fails with 500 (a lone surrogate, `NaN` in a quoted input) the
+//! error here is a 422. Typed trait values and transient identities are accepted (differences.md 13, 14).
 use std::borrow::Cow;
 
 use crate::engine::evaluate::{Trait, TraitValue};
-use crate::identity::IdentityError;
-use crate::identity::errors::{
+use crate::identity::error::IdentityError;
+use crate::identity::error_list::{
     BOOL_TYPE, ErrorList, ErrorLocation, FLOAT_TYPE, INT_TYPE, LIST_TYPE, MODEL_TYPE, STRING_TYPE,
     is_within_length, json_invalid,
 };
 use crate::python::json::{Dict, JsonDocument, JsonError, PyText, PyValue, loads, loads_prefix};
 
-/// What a body's values are found under.
+/// The root of locations in a body.
 pub const BODY: ErrorLocation<'static> = ErrorLocation::root("body");
 
-/// An identity that was asked for, borrowed from the parsed body.
+/// An identity in a parsed body.
 #[derive(Debug, Default)]
 pub struct RequestedIdentity<'body> {
     /// `None`: a transient identity (differences.md 13).
@@ -26,10 +24,10 @@ pub struct RequestedIdentity<'body> {
     pub traits: Vec<Trait<'body>>,
 }
 
-/// The body as FastAPI hands it to pydantic: parsed if it is JSON, else as text.
+/// The body as FastAPI passes it to pydantic: parsed if its content type is JSON, else as text.
 ///
 /// # Errors
-/// It is not JSON but should be.
+/// The content type is JSON, but the body is not.
 pub fn body_value(original: &[u8], is_json: bool) -> Result<JsonDocument<'_>, IdentityError> {
     if is_json || original.is_empty() {
         return json_value(original);
@@ -37,10 +35,10 @@ pub fn body_value(original: &[u8], is_json: bool) -> Result<JsonDocument<'_>, Id
     Ok(JsonDocument::of_text(String::from_utf8_lossy(original)))
 }
 
-/// A body that is JSON whatever its content type says; an empty one is null.
+/// Parses a body as JSON, regardless of its content type. An empty body is null.
 ///
 /// # Errors
-/// It is not JSON.
+/// The body is not JSON.
 pub fn json_value(original: &[u8]) -> Result<JsonDocument<'_>, IdentityError> {
     if original.is_empty() {
         return Ok(JsonDocument::null());
@@ -55,54 +53,54 @@ fn identity_error(error: JsonError) -> IdentityError {
     }
 }
 
-/// Why a body is refused whatever follows its first bytes, by the model that `judge` is; `None` if that
-/// depends on the rest. A member that is sent again later counts as it is here.
+/// The error that the first bytes of a body determine, whatever follows. `None` if the rest can change it.
+/// `validate` is the model of the route. A member that is repeated after the first bytes is not considered.
 pub fn prefix_error(
     first: &[u8],
     is_json: bool,
-    judge: fn(PyValue<'_>) -> Result<(), IdentityError>,
+    validate: fn(PyValue<'_>) -> Result<(), IdentityError>,
 ) -> Option<IdentityError> {
     if !is_json {
         let text = String::from_utf8_lossy(first);
-        return judge(JsonDocument::of_text(Cow::Borrowed(&text)).root()).err();
+        return validate(JsonDocument::of_text(Cow::Borrowed(&text)).root()).err();
     }
     let document = match loads_prefix(first) {
         Ok(document) => document,
         Err(JsonError::TooDeep | JsonError::Unreadable) => return None,
         Err(error) => return Some(identity_error(error)),
     };
-    // What is missing may follow, but for what is missing within the first of too many errors.
-    judge(document.root()).err().filter(IdentityError::is_cut)
+    // The rest of the body can add members that are missing here, unless the list of errors is already full.
+    validate(document.root()).err().filter(IdentityError::is_truncated)
 }
 
-/// Judges a body as the model `IdentityWithTraits` does.
+/// Validates a body against the model `IdentityWithTraits`.
 ///
 /// # Errors
-/// It is not of that shape: 422, all that is wrong in one list.
+/// 422, with all errors in one list.
 pub fn identity(body: PyValue<'_>) -> Result<RequestedIdentity<'_>, IdentityError> {
     let mut errors = ErrorList::default();
     if let PyValue::Null = body {
         errors.missing(&BODY, body);
     }
-    let asked = match errors.is_empty() {
+    let requested = match errors.is_empty() {
         true => identity_at(body, &BODY, &mut errors),
         false => RequestedIdentity::default(),
     };
-    errors.into_result(asked)
+    errors.into_result(requested)
 }
 
-/// As [`identity`], for an identity somewhere inside the body. Ends when there are too many errors to list.
+/// As [`identity`], for an identity inside the body. Stops when the list of errors is full.
 pub fn identity_at<'body>(
     body: PyValue<'body>,
     path: &ErrorLocation<'_>,
     errors: &mut ErrorList,
 ) -> RequestedIdentity<'body> {
-    let mut asked = RequestedIdentity::default();
+    let mut requested = RequestedIdentity::default();
     let PyValue::Dict(members) = body else {
-        errors.known(&MODEL_TYPE, path, body);
-        return asked;
+        errors.add(&MODEL_TYPE, path, body);
+        return requested;
     };
-    asked.identifier = identifier(members, &path.name("identifier"), errors);
+    requested.identifier = identifier(members, &path.name("identifier"), errors);
     let traits_path = path.name("traits");
     match members.get("traits") {
         None => {}
@@ -111,15 +109,15 @@ pub fn identity_at<'body>(
                 if errors.is_full() {
                     break;
                 }
-                asked.traits.extend(trait_at(item, &traits_path.index(index), errors));
+                requested.traits.extend(trait_at(item, &traits_path.index(index), errors));
             }
         }
-        Some(other) => errors.known(&LIST_TYPE, &traits_path, other),
+        Some(other) => errors.add(&LIST_TYPE, &traits_path, other),
     }
-    asked
+    requested
 }
 
-/// The identifier of an object that holds one; null, absent and empty are none. `path` is the identifier's.
+/// The identifier of an object. `None` if it is null, missing or empty. `path` is the identifier's location.
 pub fn identifier<'body>(
     members: Dict<'body>,
     path: &ErrorLocation<'_>,
@@ -128,25 +126,25 @@ pub fn identifier<'body>(
     match members.get("identifier")? {
         PyValue::Null => None,
         PyValue::Text(text) => {
-            errors.whole_text(text, path);
-            errors.length(text, path);
+            errors.check_surrogates(text, path);
+            errors.check_length(text, path);
             Some(text.text).filter(|text| !text.is_empty())
         }
         other => {
-            errors.known(&STRING_TYPE, path, other);
+            errors.add(&STRING_TYPE, path, other);
             None
         }
     }
 }
 
-/// Judges one trait as the model `TraitModel` does.
+/// Validates one trait against the model `TraitModel`.
 pub fn trait_at<'body>(
     item: PyValue<'body>,
     path: &ErrorLocation<'_>,
     errors: &mut ErrorList,
 ) -> Option<Trait<'body>> {
     let PyValue::Dict(members) = item else {
-        errors.known(&MODEL_TYPE, path, item);
+        errors.add(&MODEL_TYPE, path, item);
         return None;
     };
     let key_path = path.name("trait_key");
@@ -156,11 +154,11 @@ pub fn trait_at<'body>(
             None
         }
         Some(PyValue::Text(text)) => {
-            errors.whole_text(text, &key_path);
+            errors.check_surrogates(text, &key_path);
             Some(text.text)
         }
         Some(other) => {
-            errors.known(&STRING_TYPE, &key_path, other);
+            errors.add(&STRING_TYPE, &key_path, other);
             None
         }
     };
@@ -182,8 +180,8 @@ fn trait_value<'body>(
         PyValue::Int(digits) => integer(digits),
         PyValue::Float(number) => TraitValue::Float(number),
         PyValue::Text(text) => {
-            errors.whole_text(text, path);
-            errors.length(text, path);
+            errors.check_surrogates(text, path);
+            errors.check_length(text, path);
             TraitValue::Text(text.text)
         }
         PyValue::Dict(members) if typed(members).is_some() => typed(members)?,
@@ -191,7 +189,7 @@ fn trait_value<'body>(
             for (member, kind) in
                 [("str", &STRING_TYPE), ("int", &INT_TYPE), ("float", &FLOAT_TYPE), ("bool", &BOOL_TYPE)]
             {
-                errors.known(kind, &path.name(member), value);
+                errors.add(kind, &path.name(member), value);
             }
             return None;
         }
@@ -199,13 +197,13 @@ fn trait_value<'body>(
     Some(found)
 }
 
-/// An integer from its digits.
+/// The integer with these digits.
 pub fn integer(digits: &str) -> TraitValue<'_> {
     digits.parse().map_or(TraitValue::BigInt(digits), TraitValue::Int)
 }
 
-/// `{"value": ..., "type": ...}` (differences.md 14): the Elixir SDK's four types, and the names
-/// that Flagsmith core has for its own. `None` if it is not such an object.
+/// The value of `{"value": ..., "type": ...}` (differences.md 14), with the Elixir SDK's four types or
+/// Flagsmith core's names for its own. `None` for any other object.
 fn typed(members: Dict<'_>) -> Option<TraitValue<'_>> {
     let Some(PyValue::Text(kind)) = members.get("type") else { return None };
     match (kind.text, members.get("value")?) {
@@ -228,26 +226,26 @@ fn typed(members: Dict<'_>) -> Option<TraitValue<'_>> {
     }
 }
 
-/// A number that was sent as text. No number is longer than an integer may be.
+/// A number sent as text.
 fn number(text: PyText<'_>, may_be_float: bool) -> Option<TraitValue<'_>> {
     match loads(text.text.as_bytes()).ok()?.root() {
-        // The digits that the body holds are those of the number, so they can be borrowed.
+        // The text is the number's digits, so they can be borrowed.
         PyValue::Int(_) => Some(integer(text.text.trim())),
         PyValue::Float(number) if may_be_float => Some(TraitValue::Float(number)),
         _ => None,
     }
 }
 
-/// The identifier of a query.
+/// Validates the identifier of a query.
 ///
 /// # Errors
-/// 422: there is none, or it is too long.
+/// 422: it is missing or too long.
 pub fn query_identifier(identifier: Option<&str>) -> Result<(), IdentityError> {
     let mut errors = ErrorList::default();
     let root = ErrorLocation::root("query");
     match identifier {
         None => errors.missing(&root.name("identifier"), PyValue::Null),
-        Some(text) => errors.length(PyText::new(text), &root.name("identifier")),
+        Some(text) => errors.check_length(PyText::new(text), &root.name("identifier")),
     }
     errors.into_result(())
 }

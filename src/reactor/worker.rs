@@ -47,7 +47,7 @@ pub fn supervise(mut options: WorkerOptions) {
                 break;
             }
         };
-        options.metrics.driven_by(built.label);
+        options.metrics.set_driver(built.label);
         let fields: [(_, &dyn std::fmt::Display); 4] =
             [("reactor", &index), ("core", &core), ("driver", &built.name), ("reason", &built.why)];
         log.event(Level::Info, "reactor_started", &fields);

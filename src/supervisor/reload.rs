@@ -104,7 +104,7 @@ impl Supervisor {
             metrics.supervisor.discovery_pairs_rejected.set(0);
             if self.discovery.is_none() {
                 let discovered = self.watched.extract_if(.., |watched| watched.is_discovered());
-                discovered.for_each(|watched| metrics.forget_environment(watched.client_side_key()));
+                discovered.for_each(|watched| metrics.remove_environment(watched.client_side_key()));
             }
         }
         let (added, removed, changed) = self.watch_only(&config.environments, now);
@@ -140,7 +140,7 @@ impl Supervisor {
             let stays =
                 watched.is_discovered() || wanted.iter().any(|wanted| is_same(&watched.config, wanted));
             if !stays {
-                metrics.forget_environment(watched.client_side_key());
+                metrics.remove_environment(watched.client_side_key());
             }
             stays
         });

@@ -77,7 +77,7 @@ def well(chromium, port, admin):
         until("the page shows plots", lambda: shown.run("document.querySelectorAll('polyline').length >= 3"))
         look_at(shown, f"status-{name}")
     need(shown.run("$('fresh').textContent") == "1 of 1", "the page shows 1 of 1 environments fresh")
-    need(shown.run("$('verdict-title').textContent") == "All well", "and says that all is well")
+    need(shown.run("$('verdict-title').textContent") == "No problems", "and reports no problems")
     need(shown.run("[...document.querySelectorAll('#routes tr')].some((r) => r.textContent.startsWith('flags') && !/flags0/.test(r.textContent))"),
          "the page counts requests by route")
     read_aloud(shown)
@@ -110,7 +110,7 @@ def read_aloud(shown):
     need({"banner", "main", "region", "table", "columnheader", "rowheader", "status"} <= roles, "a screen reader finds landmarks, tables and the verdict")
     headings = shown.run("[...document.querySelectorAll('h1, h2, h3')].map((h) => h.textContent)")
     told_headings = [name for role, name in told if role == "heading"]
-    need(headings[:2] == ["edge-proxy", "All well"] and sorted(headings) == sorted(told_headings), f"and headings in order: {', '.join(headings)}")
+    need(headings[:2] == ["edge-proxy", "No problems"] and sorted(headings) == sorted(told_headings), f"and headings in order: {', '.join(headings)}")
     plots = [name for role, name in told if role in ("image", "img")]
     need(len(plots) == 2 and all("now" in name for name in plots), f"plots say their numbers: {plots[0]}")
     live = shown.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length")

@@ -263,7 +263,7 @@ impl Supervisor {
             let stays = !watched.is_discovered() || listed.contains(key);
             if !stays {
                 records.log.event(Level::Info, "environment_removed", &[("client_side_key", &key)]);
-                records.metrics.forget_environment(key);
+                records.metrics.remove_environment(key);
             }
             stays
         });

@@ -1,4 +1,4 @@
-//! The spine: whatever comes over a connection, each answer is a whole one.
+//! Fuzz target: every response on a connection is complete, whatever the client sends.
 use std::io::Read as _;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};

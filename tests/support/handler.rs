@@ -1,8 +1,7 @@
-//! What the spine needs to answer with no socket: one environment, opened by one server-side key.
+//! A snapshot and settings to call `handlers::handle` without a socket.
 //!
-//! In: the keys, the environment. Out: the snapshot and the settings of `answer`. Shared by the
-//! test that counts allocations and the bench that counts instructions, each with a binary of its
-//! own, so that both measure the same thing; nothing here starts a process or opens a socket.
+//! Shared by the test that counts allocations and the benchmark that counts instructions, so that both measure
+//! the same work.
 use std::sync::Arc;
 
 use edge_proxy::config;
@@ -24,10 +23,10 @@ pub fn snapshot(client_key: &str, server_key: &str, environment: Environment) ->
     Snapshot::new(1, vec![slot], [(server_key.as_bytes().into(), access)])
 }
 
-/// The default settings, for these keys.
+/// The default settings, with these keys.
 pub fn settings(client_key: &str, server_key: &str) -> HandlerSettings {
     let pairs = format!(r#"[{{"server_side_key": "{server_key}", "client_side_key": "{client_key}"}}]"#);
     let variables = [("ENVIRONMENT_KEY_PAIRS".to_owned(), pairs)].into_iter().collect();
     let inputs = Inputs { without_file: true, variables, ..Inputs::default() };
-    HandlerSettings::new(&config::load(&inputs).expect("a good configuration").0)
+    HandlerSettings::new(&config::load(&inputs).expect("a valid configuration").0)
 }

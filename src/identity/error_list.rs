@@ -1,16 +1,15 @@
-//! The `detail` list of a 422, as FastAPI and pydantic 2.7 write it.
+//! The `detail` list of a 422, in the format of FastAPI and pydantic 2.7 (compatibility.md 2.6).
 //!
-//! In: what is wrong with a value, and where. Out: a [`IdentityError`] with the same `type`, `loc`, `msg`,
-//! `input` and `url` as the Python proxy's (wire.md 2.6). Invariant: at most `limits::ERRORS_MAX` errors
-//! are written, each with at most `limits::ERROR_INPUT_BYTES_MAX` bytes of its input (differences.md 38),
-//! whatever a body holds: Python's list of a body of a million bytes takes fifty million.
-use crate::identity::IdentityError;
+//! The Python proxy's list for a body of a million bytes takes fifty million. Here at most
+//! `limits::ERRORS_MAX` errors are written, each with at most `limits::ERROR_INPUT_BYTES_MAX` bytes of its
+//! input (differences.md 38).
+use crate::identity::error::{ErrorDetail, IdentityError};
 use crate::json::write;
 use crate::limits::{ERROR_INPUT_BYTES_MAX, ERRORS_MAX, TRAIT_VALUE_CHARS_MAX};
 use crate::python::json::{Dict, PyText, PyValue};
 use crate::python::number::float_str;
 
-/// The way to a value: a step, and the steps before it.
+/// The location of a value in a request: a step, and the steps before it.
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorLocation<'a> {
     parent: Option<&'a ErrorLocation<'a>>,
@@ -24,7 +23,7 @@ enum LocationStep<'a> {
 }
 
 impl<'a> ErrorLocation<'a> {
-    /// `body` or `query`.
+    /// `name` is `body` or `query`.
     pub const fn root(name: &'a str) -> Self {
         Self { parent: None, step: LocationStep::Name(name) }
     }
@@ -49,7 +48,7 @@ impl<'a> ErrorLocation<'a> {
     }
 }
 
-/// An error of pydantic: its `type`, which its `url` ends with as well, and its `msg`.
+/// An error of pydantic: its `type`, which is also the last part of its `url`, and its `msg`.
 pub struct ErrorKind(&'static str, &'static str);
 
 pub const STRING_TYPE: ErrorKind = ErrorKind("string_type", "Input should be a valid string");
@@ -65,31 +64,31 @@ const STRING_UNICODE: ErrorKind = ErrorKind(
     "Input should be a valid string, unable to parse raw data as a unicode string",
 );
 
-/// All that is wrong with a body.
+/// The errors found in a request.
 #[derive(Debug, Default)]
 pub struct ErrorList {
     found: ErrorEntries,
-    /// Halves of surrogate pairs. The model finds nothing wrong with them until it writes its answer.
-    halves: ErrorEntries,
+    /// Lone surrogates, which pydantic accepts but Python cannot encode in the response.
+    surrogates: ErrorEntries,
 }
 
-/// Errors while they are written.
+/// A list of errors as JSON.
 #[derive(Debug, Default)]
 struct ErrorEntries {
     body: Vec<u8>,
-    /// One more than `ERRORS_MAX` if there are more.
+    /// `ERRORS_MAX + 1` if some are omitted.
     count: usize,
 }
 
 impl ErrorList {
-    /// The value if nothing was wrong, else the 422.
+    /// Returns `value` if the list is empty.
     ///
     /// # Errors
-    /// Something was wrong.
+    /// The list is not empty.
     pub fn into_result<T>(self, value: T) -> Result<T, IdentityError> {
-        match (self.found.count, self.halves.count) {
+        match (self.found.count, self.surrogates.count) {
             (0, 0) => Ok(value),
-            (0, _) => Err(IdentityError::Unwritable(self.halves.into_detail())),
+            (0, _) => Err(IdentityError::Unwritable(self.surrogates.into_detail())),
             (_, _) => Err(IdentityError::Invalid(self.found.into_detail())),
         }
     }
@@ -98,30 +97,30 @@ impl ErrorList {
         self.found.count == 0
     }
 
-    /// True once there is nothing left to find: there are more errors than are listed.
+    /// Whether errors were omitted, so that validation can stop.
     pub fn is_full(&self) -> bool {
         self.found.count > ERRORS_MAX
     }
 
-    /// Notes a member that should be there; `input` is what lacks it.
+    /// Adds an error for a missing member of `input`.
     pub fn missing(&mut self, path: &ErrorLocation<'_>, input: PyValue<'_>) {
         self.found.add(&MISSING, path, input);
     }
 
-    /// Notes an error of pydantic's own; `input` is what is wrong.
-    pub fn known(&mut self, kind: &ErrorKind, path: &ErrorLocation<'_>, input: PyValue<'_>) {
+    /// Adds an error; `input` is the invalid value.
+    pub fn add(&mut self, kind: &ErrorKind, path: &ErrorLocation<'_>, input: PyValue<'_>) {
         self.found.add(kind, path, input);
     }
 
-    /// Notes a string that no UTF-8 can hold.
-    pub fn whole_text(&mut self, text: PyText<'_>, path: &ErrorLocation<'_>) {
+    /// Adds an error if the string contains a lone surrogate.
+    pub fn check_surrogates(&mut self, text: PyText<'_>, path: &ErrorLocation<'_>) {
         if text.has_lone_surrogate() {
-            self.halves.add(&STRING_UNICODE, path, PyValue::Text(text));
+            self.surrogates.add(&STRING_UNICODE, path, PyValue::Text(text));
         }
     }
 
-    /// Notes a string of more than `TRAIT_VALUE_CHARS_MAX` characters, if this is one.
-    pub fn length(&mut self, text: PyText<'_>, path: &ErrorLocation<'_>) {
+    /// Adds an error if the string has more than `TRAIT_VALUE_CHARS_MAX` characters.
+    pub fn check_length(&mut self, text: PyText<'_>, path: &ErrorLocation<'_>) {
         if is_within_length(text.text) {
             return;
         }
@@ -137,8 +136,8 @@ impl ErrorList {
 
 const TOO_LONG: &str = "String should have at most 2000 characters";
 
-/// Whether a text has at most `TRAIT_VALUE_CHARS_MAX` characters. They are counted only where bytes leave a
-/// doubt.
+/// Whether a string has at most `TRAIT_VALUE_CHARS_MAX` characters. Counts them only if its length in bytes
+/// does not decide.
 pub fn is_within_length(text: &str) -> bool {
     text.len() <= TRAIT_VALUE_CHARS_MAX
         || (text.len() <= TRAIT_VALUE_CHARS_MAX * 4 && text.chars().count() <= TRAIT_VALUE_CHARS_MAX)
@@ -153,7 +152,7 @@ impl ErrorEntries {
         }
     }
 
-    /// False, and nothing is written, if the list is full.
+    /// Starts an entry. Returns false if the list is full.
     fn open(&mut self, kind: &str, path: &ErrorLocation<'_>, message: &str, input: PyValue<'_>) -> bool {
         if self.count >= ERRORS_MAX {
             self.count = ERRORS_MAX + 1;
@@ -176,28 +175,20 @@ impl ErrorEntries {
         write::string(message, &mut self.body);
     }
 
-    fn into_detail(mut self) -> Detail {
-        let is_cut = self.count > ERRORS_MAX;
-        if is_cut {
+    fn into_detail(mut self) -> ErrorDetail {
+        let is_truncated = self.count > ERRORS_MAX;
+        if is_truncated {
             let message = format!("More than {ERRORS_MAX} errors: only the first {ERRORS_MAX} are listed");
             self.head("too_many_errors", &ErrorLocation::root("body"), &message);
             let context = format!(",\"input\":null,\"ctx\":{{\"max_errors\":{ERRORS_MAX}}}}}");
             self.body.extend_from_slice(context.as_bytes());
         }
         self.body.extend_from_slice(b"]}");
-        Detail { body: self.body, is_cut }
+        ErrorDetail { body: self.body, is_truncated }
     }
 }
 
-/// The body of a 422.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Detail {
-    pub body: Vec<u8>,
-    /// There are more errors than are listed.
-    pub is_cut: bool,
-}
-
-/// FastAPI's own error, which has no `url`.
+/// FastAPI's error for a body that is not JSON. It has no `url`.
 pub fn json_invalid(message: &str, position: usize) -> IdentityError {
     let mut body = format!(
         "{{\"detail\":[{{\"type\":\"json_invalid\",\"loc\":[\"body\",{position}],\"msg\":\"JSON decode error\",\
@@ -206,19 +197,19 @@ pub fn json_invalid(message: &str, position: usize) -> IdentityError {
     .into_bytes();
     write::string(message, &mut body);
     body.extend_from_slice(b"}}]}");
-    IdentityError::Invalid(Detail { body, is_cut: false })
+    IdentityError::Invalid(ErrorDetail { body, is_truncated: false })
 }
 
-/// Appends a value as Python's `json.dumps` prints it, compact and not escaped to ASCII, if that takes at
-/// most `ERROR_INPUT_BYTES_MAX` bytes. A longer string ends in `...`; any other longer value is a string with
-/// the beginning of its JSON that ends in `...`, so that the list stays JSON.
+/// Appends a value in the format of Python's `json.dumps`, compact and not escaped to ASCII, if that takes at
+/// most `ERROR_INPUT_BYTES_MAX` bytes. A longer string is truncated and ends in `...`. Another longer value
+/// is replaced by a string with the beginning of its JSON and `...`, so that the list remains valid JSON.
 fn quote(value: PyValue<'_>, out: &mut Vec<u8>) {
-    let mut whole = Limited { bytes: Vec::with_capacity(ERROR_INPUT_BYTES_MAX + 64) };
-    dump(value, &mut whole);
-    if !whole.is_full() {
-        return out.extend_from_slice(&whole.bytes);
+    let mut json = Limited { bytes: Vec::with_capacity(ERROR_INPUT_BYTES_MAX + 64) };
+    dump(value, &mut json);
+    if !json.is_full() {
+        return out.extend_from_slice(&json.bytes);
     }
-    let beginning = String::from_utf8_lossy(&whole.bytes);
+    let beginning = String::from_utf8_lossy(&json.bytes);
     let text = match value {
         PyValue::Text(text) => text.text,
         _ => &*beginning,
@@ -236,7 +227,7 @@ fn quote(value: PyValue<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"...\"");
 }
 
-/// Bytes of which no more than a few beyond `ERROR_INPUT_BYTES_MAX` are written.
+/// A buffer that stops growing soon after `ERROR_INPUT_BYTES_MAX` bytes.
 struct Limited {
     bytes: Vec<u8>,
 }
@@ -247,7 +238,7 @@ impl Limited {
     }
 
     fn string(&mut self, text: &str) {
-        // Each byte becomes one at least, and what is cut is not shown as it is.
+        // Escaping never shortens a text, so more bytes than the limit are not needed.
         let mut end = text.len().min(ERROR_INPUT_BYTES_MAX);
         while !text.is_char_boundary(end) {
             end -= 1;
@@ -289,7 +280,8 @@ fn dump(value: PyValue<'_>, out: &mut Limited) {
     }
 }
 
-/// Larger objects are cut anyway, unless one name comes again and again; then the first values are quoted.
+/// Larger objects exceed the limit unless one name is repeated many times; then the first values are quoted,
+/// not the last.
 const SMALL_DICT_MEMBERS: usize = 64;
 
 fn dump_dict(members: Dict<'_>, out: &mut Limited) {
@@ -330,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_is_quoted_whole_up_to_200_bytes_and_cut_beyond() {
+    fn truncates_quoted_input_beyond_200_bytes() {
         let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
         assert_eq!(quoted(&text(198)), text(198), "200 bytes with its quotes");
         assert_eq!(quoted(&text(199)), format!("\"{}...\"", "x".repeat(195)));
@@ -351,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_comes_twice_is_quoted_once_with_its_last_value() {
+    fn quotes_a_duplicate_name_once_with_its_last_value() {
         assert_eq!(quoted(r#"{"a":1,"b":2,"a":3}"#), r#"{"a":3,"b":2}"#);
     }
 }
