@@ -150,8 +150,8 @@ fn run(
         admin::start(listener, view)?;
     }
     let hooks = supervisor::Hooks {
-        reload: Box::new(move || config::load(&inputs)),
-        turned: Box::new(move || readiness.update()),
+        read_config: Box::new(move || config::load(&inputs)),
+        after_iteration: Box::new(move || readiness.update()),
     };
     let supervisor = supervisor::start(config, log.clone(), publisher, hooks, certificates, metrics.clone())?;
     if let Some(notify) = Notify::from_process() {

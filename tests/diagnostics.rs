@@ -30,7 +30,7 @@ fn faults() -> Vec<(&'static str, Reply, &'static str)> {
             "a web page, not JSON: api_url",
         ),
         ("empty", Reply::new(200, ""), "an empty body"),
-        ("cut-off", Reply::json(cut), "was it cut off on its way?"),
+        ("cut-off", Reply::json(cut), "it may be truncated"),
         ("other-json", Reply::json(r#"{"hello": 1}"#), "not an environment document: $.project: missing"),
     ]
 }

@@ -125,15 +125,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
 
 /// Modules that import an item of their parent, and how many of them do so today. No number may grow, and
 /// a module that no longer does is removed from this table.
-const PARENT_IMPORTS: &[(&str, usize)] = &[
-    ("src/supervisor/certificates.rs", 1),
-    ("src/supervisor/discovery/mod.rs", 2),
-    ("src/supervisor/environment/deadlines.rs", 1),
-    ("src/supervisor/environment/failure.rs", 3),
-    ("src/supervisor/environment/pending.rs", 2),
-    ("src/supervisor/reload.rs", 2),
-    ("src/supervisor/uploads.rs", 2),
-];
+const PARENT_IMPORTS: &[(&str, usize)] = &[];
 
 /// Groups of sibling modules that import each other in a cycle: the parent, and the members of the cycle.
 const SIBLING_CYCLES: &[(&str, &[&str])] = &[];

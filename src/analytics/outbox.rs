@@ -49,6 +49,13 @@ pub fn load(kind: ReportKind, store: &Store) -> Result<Vec<UploadBatch>, OutboxE
     serde_json::from_slice(&saved.document).map_err(OutboxError::Json)
 }
 
+/// A change of the batches on disk.
+#[derive(Debug)]
+pub enum StorageChange {
+    Write(&'static str, StoredDocument),
+    Remove(&'static str),
+}
+
 /// The pending batches of one kind.
 #[derive(Debug)]
 pub struct Outbox {
@@ -188,23 +195,18 @@ impl Outbox {
         self.pending.append(&mut self.in_flight);
     }
 
-    /// Saves the pending batches on disk. Call this after each round.
-    pub fn save(&mut self, store: Option<&Store>) {
-        let Some(store) = store else { return };
+    /// What to change on disk, so that it has the pending batches. Call this after each round.
+    pub fn save(&mut self, wall: SystemTime) -> Option<StorageChange> {
+        let name = self.kind.storage_name();
         if self.pending.is_empty() {
-            if std::mem::take(&mut self.is_on_disk) {
-                store.remove(self.kind.storage_name());
-            }
-            return;
+            return std::mem::take(&mut self.is_on_disk).then_some(StorageChange::Remove(name));
         }
         let batches: Vec<&UploadBatch> =
             self.pending.iter().map(|waiting| Arc::as_ref(&waiting.batch)).collect();
-        let Ok(document) = serde_json::to_vec(&batches) else { return };
-        let digest = Sha256::digest(&document).into();
-        let validators = Validators::default();
-        let saved_at = SystemTime::now();
-        store.save(self.kind.storage_name(), StoredDocument { document, validators, digest, saved_at });
+        let document = serde_json::to_vec(&batches).ok()?;
         self.is_on_disk = true;
+        let (digest, validators) = (Sha256::digest(&document).into(), Validators::default());
+        Some(StorageChange::Write(name, StoredDocument { document, validators, digest, saved_at: wall }))
     }
 }
 

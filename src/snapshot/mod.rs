@@ -57,11 +57,16 @@ pub struct Freshness {
 
 impl Default for Freshness {
     fn default() -> Self {
-        Self { created: Instant::now(), wall_us: AtomicU64::new(0), monotonic_us: AtomicU64::new(0) }
+        Self::new(Instant::now())
     }
 }
 
 impl Freshness {
+    /// Never confirmed.
+    pub fn new(created: Instant) -> Self {
+        Self { created, wall_us: AtomicU64::new(0), monotonic_us: AtomicU64::new(0) }
+    }
+
     /// Records a successful poll (a 304 is a success), or a read of a file.
     pub fn confirm(&self, now: Instant, clock: SystemTime) {
         self.restore(clock);
@@ -86,7 +91,8 @@ impl Freshness {
         self.age_at(Instant::now())
     }
 
-    fn age_at(&self, now: Instant) -> Option<Duration> {
+    /// As [`age`](Self::age), at a given time.
+    pub fn age_at(&self, now: Instant) -> Option<Duration> {
         let at = self.monotonic_us.load(Ordering::Relaxed).checked_sub(1)?;
         Some(now.saturating_duration_since(self.created).saturating_sub(Duration::from_micros(at)))
     }

@@ -1,33 +1,31 @@
-//! Where and how eagerly the control plane works: after the reactors.
+//! The CPU affinity and the priority of the pool threads.
 //!
-//! In: the CPUs that reactors are pinned to. Out: threads that give way often (`crate::yielding`); those for
-//! what is large run on the other CPUs as well, if there are any, and at a lower priority: what is
-//! small is done at once, and it must be served within milliseconds. Invariant: lower is never idle:
-//! work that gets no turn on the other CPUs may run on all, and beside reactors that are never done
-//! a document is still compiled in seconds.
+//! Threads for large documents run on the CPUs that no reactor is pinned to, if there are any, at a lower
+//! priority, and yield often (`crate::yielding`). A thread that gets no time there may run on all CPUs, so
+//! that a document is compiled within seconds even beside busy reactors.
 use rustix::process::nice;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::limits::NICE;
 use crate::yielding;
 
-/// The place of the pools' threads.
+/// Where the threads of a pool run, and at which priority.
 #[derive(Clone, Debug)]
 pub struct Affinity {
     nice: i32,
-    /// Where the process may run. `None`: the system does not say, or it is left to it.
+    /// The CPUs of the process. `None`: unknown, or left to the scheduler.
     all: Option<CpuSet>,
-    /// Those without a reactor; all, if each has one.
+    /// The CPUs without a reactor; all, if each has one.
     others: Option<CpuSet>,
 }
 
 impl Affinity {
-    /// Wherever there is room, as soon as may be.
+    /// On all CPUs, at the normal priority.
     pub fn anywhere() -> Self {
         Self { nice: 0, all: None, others: None }
     }
 
-    /// Beside reactors on these CPUs, and after them.
+    /// Not on the CPUs of these reactors, at a lower priority.
     pub fn beside(reactors: &[usize]) -> Self {
         let all = sched_getaffinity(None).ok();
         let mut others = all;
@@ -37,15 +35,15 @@ impl Affinity {
         Self { nice: NICE, all, others: others.filter(|cpus| cpus.count() > 0).or(all) }
     }
 
-    /// Gives the calling thread its priority.
-    pub fn take(&self) {
-        // On Linux this is of the calling thread alone. Where it is refused, the work is done all the
-        // same, only less politely; so below.
+    /// Sets the priority of the calling thread.
+    pub fn set_priority(&self) {
+        // On Linux this changes only the calling thread. Without the permission, tasks run at the normal
+        // priority; the same holds for the affinity below.
         let _ = nice(self.nice);
     }
 
-    /// Begins a task on the calling thread.
-    pub fn begin(&self) {
+    /// Sets the affinity of the calling thread. To be called before each task.
+    pub fn set_affinity(&self) {
         if self.others != self.all {
             move_to(self.others);
         }
@@ -65,14 +63,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_leave_the_reactors_cpus_if_they_can() {
+    fn threads_leave_the_cpus_of_the_reactors_if_there_are_others() {
         let all = sched_getaffinity(None).unwrap();
         let every: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).collect();
         let placed = |reactors: Vec<usize>| {
             std::thread::spawn(move || {
-                let (before, place) = (nice(0).unwrap(), Affinity::beside(&reactors));
-                place.take();
-                place.begin();
+                let (before, affinity) = (nice(0).unwrap(), Affinity::beside(&reactors));
+                affinity.set_priority();
+                affinity.set_affinity();
                 (sched_getaffinity(None).unwrap(), nice(0).unwrap() - before)
             })
             .join()

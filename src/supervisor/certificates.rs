@@ -1,55 +1,58 @@
-//! Certificates of the TLS listener, while serving.
+//! When the certificates of the TLS listener are read again: on SIGHUP, or when their files changed.
 //!
-//! In: SIGHUP, or files that changed. Out: new settings for the reactors, or one line that says
-//! what is wrong. Invariants: a pair that is not good replaces nothing and is told once; no
-//! connection ends because of a change. The files are small and local, so they are read here.
-use std::fmt::Display;
+//! An unusable certificate replaces nothing and is logged once. Open connections keep the certificate that
+//! they started with.
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::channel::ReactorMessage;
-use crate::config::Level;
-use crate::limits;
-use crate::supervisor::Supervisor;
-use crate::tls::Certificates;
+use rustls::ServerConfig;
 
-/// When to look at the files next.
+use crate::channel::ReactorMessage;
+use crate::config::{Level, SettingError};
+use crate::limits;
+use crate::supervisor::action::Action;
+use crate::supervisor::context::EventContext;
+
+/// Checks the files every `CONFIG_POLL`.
+#[derive(Debug)]
 pub struct CertificateWatch {
-    certificates: Certificates,
     due: Instant,
 }
 
 impl CertificateWatch {
-    pub fn new(certificates: Certificates) -> Self {
-        Self { certificates, due: Instant::now() + limits::CONFIG_POLL }
+    pub fn new(now: Instant) -> Self {
+        Self { due: now + limits::CONFIG_POLL }
     }
 
     pub fn due(&self) -> Instant {
         self.due
     }
-}
 
-impl Supervisor {
-    /// Looks whether the files changed, if it is time to; `is_asked` reads them in any case.
-    pub fn renew_certificates(&mut self, now: Instant, is_asked: bool) {
-        let Some(watch) = &mut self.certificates else { return };
-        if now < watch.due && !is_asked {
-            return;
+    pub fn tick(&mut self, context: &mut EventContext<'_>) {
+        if self.due <= context.now.instant {
+            self.due = context.now.instant + limits::CONFIG_POLL;
+            context.actions.push(Action::CheckCertificates { reload_from: None });
         }
-        watch.due = now + limits::CONFIG_POLL;
-        let read = match &self.config.server.tls {
-            Some(files) if is_asked => Some(watch.certificates.reload_from(files)),
-            _ => watch.certificates.reload_if_changed(),
-        };
-        match read {
-            None => {}
-            Some(Ok(settings)) => {
-                self.records.log.event(Level::Info, "certificates_renewed", &[]);
-                self.command(ReactorMessage::Certificates(settings));
+    }
+
+    /// Reads the files of the current configuration, changed or not.
+    pub fn reload(&mut self, context: &mut EventContext<'_>) {
+        self.due = context.now.instant + limits::CONFIG_POLL;
+        let reload_from = context.config.server.tls.clone();
+        context.actions.push(Action::CheckCertificates { reload_from });
+    }
+
+    pub fn read(&self, result: Result<Arc<ServerConfig>, SettingError>, context: &mut EventContext<'_>) {
+        match result {
+            Ok(settings) => {
+                context.actions.log(Level::Info, "certificates_renewed", &[]);
+                context.actions.push(Action::Send(ReactorMessage::Certificates(settings)));
             }
-            Some(Err(error)) => {
-                let fields: [(_, &dyn Display); 2] = [("error", &error), ("serving", &"with the old pair")];
-                self.records.log.event(Level::Error, "certificates_refused", &fields);
-            }
+            Err(error) => context.actions.log(
+                Level::Error,
+                "certificates_refused",
+                &[("error", &error), ("serving", &"with the old pair")],
+            ),
         }
     }
 }

@@ -1,8 +1,7 @@
-//! The threads that may wait, for the supervisor must not.
+//! A thread pool for tasks that block.
 //!
-//! In: tasks. Out: whatever a task sends by itself. Invariants: at most as many threads as it was
-//! made for, started as they are needed and ended when they are not; a task that panics ends alone.
-//! Tasks are begun in order.
+//! Threads are started when they are needed, up to a limit, and end when they are idle. Tasks start in order;
+//! a panic ends only its task.
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,13 +12,13 @@ use crate::supervisor::affinity::Affinity;
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// The pool. Its threads end when it is dropped, each after the task it has.
+/// The pool. When it is dropped, each thread ends after its current task.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<PoolQueue>,
     name: &'static str,
     threads_max: usize,
-    place: Affinity,
+    affinity: Affinity,
 }
 
 #[derive(Debug, Default)]
@@ -32,9 +31,9 @@ struct PoolQueue {
 struct PoolState {
     tasks: VecDeque<Task>,
     threads: usize,
-    /// Threads that wait for a task.
+    /// Threads that are waiting for a task.
     idle: usize,
-    is_over: bool,
+    is_closed: bool,
 }
 
 impl fmt::Debug for PoolState {
@@ -50,22 +49,22 @@ impl PoolQueue {
 }
 
 impl Pool {
-    /// Its threads are called `name` and run at `place`.
-    pub fn new(name: &'static str, threads_max: usize, place: Affinity) -> Self {
-        Self { shared: Arc::default(), name, threads_max, place }
+    /// A pool without threads; later ones are called `name`.
+    pub fn new(name: &'static str, threads_max: usize, affinity: Affinity) -> Self {
+        Self { shared: Arc::default(), name, threads_max, affinity }
     }
 
     /// Queues a task; starts one more thread if all are busy.
     ///
     /// # Errors
-    /// There is no thread to do it and none can be started.
-    pub fn give(&self, task: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    /// The pool has no thread and none can be started.
+    pub fn spawn(&self, task: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let mut state = self.shared.state();
         if state.tasks.len() >= state.idle && state.threads < self.threads_max {
-            let (shared, place) = (Arc::clone(&self.shared), self.place.clone());
+            let (shared, affinity) = (Arc::clone(&self.shared), self.affinity.clone());
             let begin = move || {
-                place.take();
-                work(&shared, &place);
+                affinity.set_priority();
+                work(&shared, &affinity);
             };
             match thread::Builder::new().name(self.name.into()).spawn(begin) {
                 Ok(_) => state.threads += 1,
@@ -82,32 +81,31 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.state().is_over = true;
+        self.shared.state().is_closed = true;
         self.shared.changed.notify_all();
     }
 }
 
-/// What `task` gives, or `None` if it panicked.
+/// The result of `task`, or `None` if it panicked.
 pub fn guarded<T>(task: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(task)).ok()
 }
 
-fn work(shared: &PoolQueue, place: &Affinity) {
+fn work(shared: &PoolQueue, affinity: &Affinity) {
     while let Some(task) = next(shared) {
-        place.begin();
-        // The task tells of its own end; that it panicked was printed where it did.
+        affinity.set_affinity();
+        // The panic hook has printed a panic already.
         let _ = guarded(task);
     }
 }
 
-/// The next task; `None` when there was none for so long that the thread had better end. What its
-/// tasks allocated is given back to the system when it does, and not before: the allocator keeps
-/// freed memory for a second and then waits for somebody to come by.
+/// The next task; `None` after `THREAD_IDLE_MAX` without one: the thread is to end. Only then does the
+/// allocator return the memory that its tasks freed to the system.
 fn next(shared: &PoolQueue) -> Option<Task> {
     let mut state = shared.state();
-    if state.tasks.is_empty() && !state.is_over {
+    if state.tasks.is_empty() && !state.is_closed {
         state.idle += 1;
-        let has_none = |state: &mut PoolState| state.tasks.is_empty() && !state.is_over;
+        let has_none = |state: &mut PoolState| state.tasks.is_empty() && !state.is_closed;
         let waited = shared.changed.wait_timeout_while(state, limits::THREAD_IDLE_MAX, has_none);
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
         state.idle -= 1;
@@ -130,13 +128,13 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     #[test]
-    fn tasks_run_side_by_side_within_the_bound_and_survive_a_panic() {
+    fn runs_tasks_in_parallel_within_the_limit_and_survives_a_panic() {
         let pool = Pool::new("fetch", limits::FETCH_THREADS_MAX, Affinity::anywhere());
         let (ended, results) = channel();
         let running = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
         for number in 0..limits::FETCH_THREADS_MAX * 3 {
             let (ended, running) = (ended.clone(), Arc::clone(&running));
-            pool.give(move || {
+            pool.spawn(move || {
                 let now = running.0.fetch_add(1, Ordering::SeqCst) + 1;
                 running.1.fetch_max(now, Ordering::SeqCst);
                 thread::sleep(Duration::from_millis(20));
@@ -154,12 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_without_work_ends_and_another_takes_its_place() {
+    fn an_idle_thread_ends_and_the_next_task_starts_another() {
         let pool = Pool::new("fetch", 1, Affinity::anywhere());
         let (ended, results) = channel();
         for round in 0..2 {
             let ended = ended.clone();
-            pool.give(move || ended.send(round).unwrap()).unwrap();
+            pool.spawn(move || ended.send(round).unwrap()).unwrap();
             assert_eq!(results.recv_timeout(PATIENCE), Ok(round));
             let deadline = Instant::now() + PATIENCE;
             while pool.shared.state().threads > 0 {

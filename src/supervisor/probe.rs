@@ -1,8 +1,7 @@
-//! Single questions to upstream, for `edge-proxy check`.
+//! Single requests to upstream, for `edge-proxy check`.
 //!
-//! In: a configuration. Out: what upstream answers, in one line. Invariant: asks with the very
-//! client that polling uses (proxies, certificates, limits), so that what works here works
-//! there; nothing is kept, published or retried.
+//! They use the same client as polling (proxies, certificates, limits), so that what succeeds here succeeds
+//! there. Nothing is stored, published or retried.
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -18,13 +17,13 @@ use crate::supervisor::discovery::{CheckedPairs, KnownKeys, check_pairs};
 use crate::supervisor::refresh;
 use crate::upstream::{DocumentResponse, PollError, Upstream};
 
-/// A way to ask.
+/// A client for single requests.
 #[derive(Debug)]
 pub struct Probe {
     upstream: Upstream,
 }
 
-/// A document that was found good.
+/// A valid document.
 #[derive(Debug)]
 pub struct ProbedDocument {
     pub environment: Environment,
@@ -70,7 +69,7 @@ impl Probe {
         Ok(Self { upstream: Upstream::new(config)? })
     }
 
-    /// The outgoing proxy by which an address is asked: where it is, and its name for a message.
+    /// The outgoing proxy for an address: its own address, and its name in messages.
     pub fn proxy_for(&self, uri: &Uri) -> Option<(Uri, String)> {
         self.upstream.proxy_for(uri)
     }
@@ -78,7 +77,7 @@ impl Probe {
     /// Fetches and compiles the document of a key.
     ///
     /// # Errors
-    /// What is wrong and what to do.
+    /// What failed and what to do.
     pub fn document(&self, key: &Secret) -> Result<ProbedDocument, ProbeError> {
         match self.upstream.document(key.expose(), None, None)? {
             DocumentResponse::New(fetched) => Ok(compile(&fetched.document)?),
@@ -89,7 +88,7 @@ impl Probe {
     /// Discovers environments with `proxy_key`, and checks their keys.
     ///
     /// # Errors
-    /// What is wrong and what to do.
+    /// What failed and what to do.
     pub(crate) fn discover(&self, config: &Config) -> Result<CheckedPairs, PollError> {
         let (found, _) = self.upstream.discover()?;
         Ok(check_pairs(found, &KnownKeys::configured(&config.environments), SystemTime::now()))
@@ -98,7 +97,7 @@ impl Probe {
     /// Opens the event stream of an environment and closes it again.
     ///
     /// # Errors
-    /// What is wrong and what to do.
+    /// What failed and what to do.
     pub fn stream(&self, client_side_key: &str) -> Result<(), PollError> {
         self.upstream.stream(client_side_key).map(drop)
     }
@@ -107,7 +106,7 @@ impl Probe {
 /// Reads and compiles a document on disk, of at most `bytes_max` bytes (`api_document_bytes_max`).
 ///
 /// # Errors
-/// What is wrong with it.
+/// It cannot be read, or is invalid.
 pub fn file(path: &Path, bytes_max: usize) -> Result<ProbedDocument, ProbeError> {
     let bytes = files::read(path, Links::Follow, bytes_max as u64)
         .map_err(|error| ProbeError::File { path: path.to_owned(), error })?;

@@ -1,9 +1,8 @@
-//! Upstream's event streams: "poll this one now".
+//! Upstream's event streams, which announce new documents (compatibility.md 1.5).
 //!
-//! In: one stream per environment (compatibility.md 1.5). Out: the `updated_at` of each event. Invariants:
-//! polling goes on beside it, so that a stream that is down costs time and nothing else; it reconnects for
-//! ever, backing off; what a stream sends is bounded; no key but the public client-side one is
-//! sent, since the stream is on another host than the API.
+//! Polling continues, so that a broken stream only delays updates. A stream reconnects with backoff for as
+//! long as its environment is served, and what it sends is limited. Only the client-side key is sent, which
+//! is public: streams come from another host than the API.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::schedule::jitter;
 use crate::upstream::{PollError, PollErrorKind, Upstream};
 
-/// One environment's stream; dropping it ends its thread at the next sign of life.
+/// The stream of one environment. After it is dropped, its thread ends at the next event or keep-alive.
 #[derive(Debug)]
 pub struct UpstreamSubscription {
     ended: Arc<AtomicBool>,
@@ -28,20 +27,20 @@ impl Drop for UpstreamSubscription {
     }
 }
 
-/// Follows the stream of `key` on a thread of its own and calls `tell` for each event.
+/// Follows the stream of `key` on a separate thread and calls `announce` with the `updated_at` of each event.
 ///
 /// # Errors
-/// The thread could not be started.
+/// The thread cannot be started.
 pub fn subscribe(
     upstream: Arc<Upstream>,
     key: &str,
     log: Log,
     metrics: Arc<Metrics>,
-    tell: impl Fn(f64) + Send + 'static,
+    announce: impl Fn(f64) + Send + 'static,
 ) -> io::Result<UpstreamSubscription> {
     let ended = Arc::new(AtomicBool::new(false));
-    let follower = Follower { upstream, key: key.into(), log, metrics, ended: Arc::clone(&ended), tell };
-    // Handshakes of TLS want some room; the default of 2 MiB for hundreds of idle threads is too much.
+    let follower = Follower { upstream, key: key.into(), log, metrics, ended: Arc::clone(&ended), announce };
+    // TLS handshakes need some stack; the default of 2 MiB is too much for hundreds of idle threads.
     thread::Builder::new().name("realtime".into()).stack_size(512 * 1024).spawn(move || follower.run())?;
     Ok(UpstreamSubscription { ended })
 }
@@ -52,55 +51,54 @@ struct Follower<F> {
     log: Log,
     metrics: Arc<Metrics>,
     ended: Arc<AtomicBool>,
-    tell: F,
+    announce: F,
 }
 
 impl<F: Fn(f64)> Follower<F> {
     fn run(self) {
         let mut failures = 0u32;
-        let mut told: Option<PollError> = None;
+        let mut last_error: Option<PollError> = None;
         while !self.has_ended() {
             let started = Instant::now();
-            let ended = self.follow(&mut told);
+            let ended = self.follow(&mut last_error);
             self.connected(false);
-            // Upstream ends every stream after half a minute or so: no failure, and no time to lose. One that
-            // sends too much is a failure however long it lived.
+            // Upstream ends every stream after about half a minute, which is not a failure. A stream that
+            // sent too much failed however long it lasted.
             let is_excessive = ended.as_ref().is_err_and(|error| is_excess(error.kind));
             let is_settled = started.elapsed() >= limits::STREAM_SETTLED && !is_excessive;
             failures = if is_settled { 0 } else { failures.saturating_add(1) };
             if self.has_ended() {
                 return;
             }
-            let mut asked = Duration::ZERO;
+            let mut retry_after = Duration::ZERO;
             if let Err(error) = ended {
-                asked = error.retry_after.unwrap_or_default().min(limits::RETRY_AFTER_HELD_MAX);
+                retry_after = error.retry_after.unwrap_or_default().min(limits::RETRY_AFTER_HELD_MAX);
                 let is_flood = error.kind == PollErrorKind::Flood;
                 self.metrics.background.realtime_floods.add(u64::from(is_flood));
-                if told.as_ref().is_none_or(|before| before.kind != error.kind) {
+                if last_error.as_ref().is_none_or(|before| before.kind != error.kind) {
                     let event = if is_flood { "realtime_flood" } else { "realtime_lost" };
                     self.event(Level::Warning, event, &error.message);
                 }
-                told = Some(error);
+                last_error = Some(error);
             }
             let wait = match failures {
                 0 => limits::STREAM_RETRY_MIN,
                 count => limits::STREAM_RETRY_MIN.saturating_mul(1 << count.min(16)).min(limits::BACKOFF_MAX),
             };
-            // Jittered downwards only, so that the bound is one.
-            thread::sleep(wait.mul_f64(1.0 - 0.5 * jitter()).max(asked));
+            // The jitter only shortens the wait, so that BACKOFF_MAX holds.
+            thread::sleep(wait.mul_f64(1.0 - 0.5 * jitter()).max(retry_after));
         }
     }
 
-    /// One stream from its beginning to its end.
-    fn follow(&self, told: &mut Option<PollError>) -> Result<(), PollError> {
+    /// Reads one stream until it ends.
+    fn follow(&self, last_error: &mut Option<PollError>) -> Result<(), PollError> {
         let mut stream = self.upstream.stream(&self.key)?;
         self.connected(true);
-        // A stream that sent too much opens like any other: it has recovered once it sends whole lines at a
-        // rate that is allowed.
-        let mut is_doubted = told.as_ref().is_some_and(|told| is_excess(told.kind));
+        // A stream that sent too much has recovered only when it sends whole lines at an allowed rate.
+        let mut is_unproven = last_error.as_ref().is_some_and(|error| is_excess(error.kind));
         let opened = Instant::now();
         let mut rate = Rate::new(opened);
-        if !is_doubted && told.take().is_some() {
+        if !is_unproven && last_error.take().is_some() {
             self.recovered();
         }
         let mut events = EventParser::default();
@@ -116,19 +114,19 @@ impl<F: Fn(f64)> Follower<F> {
                 return Err(PollError::new(
                     PollErrorKind::Flood,
                     format!(
-                        "the event stream sent more than {} bytes or {} lines within a second: see what is behind \
-                         realtime.url; documents are polled all the same",
+                        "the event stream sent more than {} bytes or {} lines within a second: check the server at \
+                         realtime.url; documents are still polled",
                         limits::STREAM_WINDOW_BYTES_MAX,
                         limits::STREAM_WINDOW_LINES_MAX
                     ),
                 ));
             }
-            let was_flood = told.as_ref().is_some_and(|told| told.kind == PollErrorKind::Flood);
+            let was_flood = last_error.as_ref().is_some_and(|error| error.kind == PollErrorKind::Flood);
             let is_calm = !was_flood || now.duration_since(opened) > limits::STREAM_WINDOW;
-            let is_bounded = events.feed(&piece[..count], |updated_at| (self.tell)(updated_at));
-            if is_bounded && is_doubted && is_calm && piece[..count].contains(&b'\n') {
-                is_doubted = false;
-                *told = None;
+            let is_bounded = events.feed(&piece[..count], |updated_at| (self.announce)(updated_at));
+            if is_bounded && is_unproven && is_calm && piece[..count].contains(&b'\n') {
+                is_unproven = false;
+                *last_error = None;
                 self.recovered();
             }
             if !is_bounded {
@@ -148,7 +146,7 @@ impl<F: Fn(f64)> Follower<F> {
     }
 
     fn connected(&self, is_connected: bool) {
-        // An environment that was forgotten meanwhile must not come back by its metrics.
+        // Do not add the metrics of a removed environment again.
         if !self.has_ended() {
             self.metrics.environment(&self.key, |environment| environment.realtime_connected = is_connected);
         }
@@ -163,18 +161,18 @@ impl<F: Fn(f64)> Follower<F> {
     }
 }
 
-/// Whether a stream failed by what it sent.
+/// Whether a stream failed because it sent too much.
 fn is_excess(kind: PollErrorKind) -> bool {
     matches!(kind, PollErrorKind::TooLarge | PollErrorKind::Flood)
 }
 
-/// What a stream sent within the current window.
+/// How much a stream sent within the current window.
 #[derive(Debug)]
 struct Rate {
     window_end: Instant,
     bytes: usize,
     lines: usize,
-    /// A stream cut into single bytes costs a read for each.
+    /// A stream that is cut into single bytes costs one read each.
     reads: usize,
 }
 
@@ -183,7 +181,7 @@ impl Rate {
         Self { window_end: now + limits::STREAM_WINDOW, bytes: 0, lines: 0, reads: 0 }
     }
 
-    /// Takes one read; false when the stream sends faster than it may.
+    /// Adds one read; false if the stream exceeds a limit.
     fn add(&mut self, bytes: usize, lines: usize, now: Instant) -> bool {
         if now >= self.window_end {
             *self = Self::new(now);
@@ -196,22 +194,22 @@ impl Rate {
     }
 }
 
-/// Puts events together from bytes (the parts of the HTML standard's 9.2.6 that concern us).
+/// Parses server-sent events (HTML standard, section 9.2.6): only `data` matters.
 #[derive(Debug, Default)]
 pub struct EventParser {
     line: Vec<u8>,
     data: Vec<u8>,
-    /// The last byte was a carriage return, so a line feed belongs to it.
+    /// The last byte was a carriage return: a line feed right after it ends the same line.
     after_return: bool,
 }
 
 impl EventParser {
-    /// False when a line or an event is beyond its bound.
-    pub fn feed(&mut self, bytes: &[u8], mut tell: impl FnMut(f64)) -> bool {
+    /// Parses more bytes. False if a line or an event is longer than `STREAM_LINE_BYTES_MAX`.
+    pub fn feed(&mut self, bytes: &[u8], mut announce: impl FnMut(f64)) -> bool {
         for &byte in bytes {
             match byte {
                 b'\n' if self.after_return => {}
-                b'\r' | b'\n' => self.end_line(&mut tell),
+                b'\r' | b'\n' => self.end_line(&mut announce),
                 byte => self.line.push(byte),
             }
             self.after_return = byte == b'\r';
@@ -222,11 +220,11 @@ impl EventParser {
         true
     }
 
-    fn end_line(&mut self, tell: &mut impl FnMut(f64)) {
+    fn end_line(&mut self, announce: &mut impl FnMut(f64)) {
         if self.line.is_empty() {
-            // Any name of event counts, as for the Python SDK; what matters is the time in it.
+            // Events of any name count, as in the Python SDK.
             if let Some(updated_at) = updated_at(&self.data) {
-                tell(updated_at);
+                announce(updated_at);
             }
             self.data.clear();
         } else if let Some(value) = self.line.strip_prefix(b"data:") {
@@ -256,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_found_however_they_are_cut_and_ended() {
+    fn parses_events_in_any_pieces_and_with_any_line_ending() {
         let text =
             "retry: 15000\n\n: ping\n\nevent: environment_updated\ndata: {\"updated_at\": 1735229888.5}\n\n";
         assert_eq!(events(&[text]), [1_735_229_888.5]);
@@ -268,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_of_ours_is_passed_over() {
+    fn ignores_events_without_a_valid_time() {
         for text in [
             "data: {\"updated_at\": 1.0}\n",
             "data: {}\n\n",
@@ -282,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_may_send_so_much_a_second_and_no_more() {
+    fn limits_bytes_lines_and_reads_per_window() {
         let start = Instant::now();
         let taken = |bytes: usize, lines: usize| {
             let mut rate = Rate::new(start);
@@ -296,17 +294,17 @@ mod tests {
             let now = start + limits::STREAM_WINDOW * second;
             (0..50).all(|_| rate.add(4096, 10, now))
         });
-        assert!(steady, "each window has its own");
+        assert!(steady, "each window has its own limit");
     }
 
     #[test]
-    fn an_endless_line_or_event_is_refused() {
+    fn rejects_a_line_or_an_event_without_an_end() {
         let piece = "x".repeat(1024);
         let lines = format!("data: {piece}\n");
         for text in [piece, lines] {
             let mut events = EventParser::default();
             let fed = (0..1000).take_while(|_| events.feed(text.as_bytes(), |_| ())).count();
-            assert!(fed < 100, "{fed} pieces were taken");
+            assert!(fed < 100, "{fed} pieces were accepted");
         }
     }
 }

@@ -1,8 +1,7 @@
-//! One environment's turn on a thread of the pool: get its document, validate it, compile it.
+//! Refreshes one environment on a thread of the pool: fetches, validates and compiles its document.
 //!
-//! In: a [`RefreshJob`]. Out: a [`RefreshResult`] for the supervisor's loop. Invariants: one large document
-//! is compiled at a time, so that memory and CPU have a bound however many change at once; a panic fails that
-//! job alone. Nothing here decides what is served.
+//! One large document is compiled at a time, so that memory and CPU are bounded however many change at once.
+//! A panic fails only the refresh it happened in.
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,27 +11,29 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::Secret;
 use crate::engine::compile::CompileWarning;
 use crate::files::{FileVersion, Links};
+use crate::metrics::EnvironmentMetrics;
 use crate::snapshot::Environment;
+use crate::storage::Store;
 use crate::supervisor::affinity::Affinity;
 use crate::supervisor::pool::{Pool, guarded};
 use crate::upstream::{DocumentResponse, Fetched, PollError, PollErrorKind, Upstream, digest_of};
 use crate::validators::Validators;
 use crate::{files, limits};
 
-/// Names an environment for as long as it is configured; never used twice.
+/// Identifies an environment while it is configured; never reused.
 pub type EnvironmentId = u64;
 
-/// Where a document is asked for.
+/// Where a document comes from.
 #[derive(Debug)]
 pub enum RefreshSource {
+    /// Conditional if there are validators.
     Upstream {
-        upstream: Arc<Upstream>,
         key: Secret,
-        held: Option<Validators>,
+        validators: Option<Validators>,
     },
-    /// `seen` is the file last read, and `failed` what was wrong with it.
     File {
         path: PathBuf,
+        /// The version that was read last, and what was wrong with it.
         seen: Option<FileVersion>,
         failed: Option<PollError>,
         /// `api_document_bytes_max`.
@@ -41,51 +42,80 @@ pub enum RefreshSource {
     Embedded(&'static str),
 }
 
-/// One environment's turn.
+/// One refresh of one environment.
 #[derive(Debug)]
 pub struct RefreshJob {
     pub id: EnvironmentId,
-    pub from: RefreshSource,
-    /// Of the document held.
+    pub source: RefreshSource,
+    /// SHA-256 of the current document.
     pub digest: Option<[u8; 32]>,
-    /// The document's bytes are wanted too: it is to be kept on disk.
-    pub is_kept: bool,
+    /// Return the bytes of a new document too, to store them.
+    pub is_stored: bool,
 }
 
-/// A document that was accepted.
+/// A new, valid document.
 #[derive(Debug)]
 pub struct Compiled {
     pub environment: Arc<Environment>,
     pub warnings: Vec<CompileWarning>,
     pub validators: Validators,
     pub digest: [u8; 32],
-    /// The bytes as they came, if they are to be kept on disk.
+    /// The bytes, if they are to be stored.
     pub document: Option<Vec<u8>>,
     pub document_bytes: usize,
-    /// To compile it.
+    /// How long compiling took.
     pub took: Duration,
 }
 
-/// What a job found.
+impl Compiled {
+    /// The time since the `updated_at` of the document.
+    pub fn age(&self, wall: SystemTime) -> Option<Duration> {
+        let updated_at = Duration::try_from_secs_f64(self.environment.updated_at()?).ok()?;
+        wall.duration_since(SystemTime::UNIX_EPOCH.checked_add(updated_at)?).ok()
+    }
+
+    pub fn record(&self, metrics: &mut EnvironmentMetrics) {
+        metrics.compile = self.took;
+        metrics.document_bytes = self.document_bytes as u64;
+        metrics.refused_conditions = self.warnings.len() as u64;
+        let sizes = self.environment.sizes();
+        metrics.name = sizes.name.to_string();
+        metrics.features = sizes.features as u64;
+        metrics.segments = sizes.segments as u64;
+        metrics.identity_overrides = sizes.identity_overrides as u64;
+    }
+}
+
+/// What a successful refresh found.
 #[derive(Debug)]
 pub enum Polled {
-    /// The document held is the current one. Upstream gave it these validators now.
+    /// The document has not changed. Upstream returned these validators for it.
     Same(Option<Validators>),
     New(Box<Compiled>),
 }
 
-/// What became of a job.
+/// The result of a refresh.
 #[derive(Debug)]
 pub struct RefreshResult {
     pub id: EnvironmentId,
     pub started: Instant,
-    /// Of the file that was looked at.
+    /// The version of the file that was read.
     pub seen: Option<FileVersion>,
     pub result: Result<Polled, PollError>,
 }
 
-/// The two threads that compile: what is large is compiled and freed where it disturbs nobody, and
-/// what is small does not wait for it.
+/// A document that was read from `cache_dir` and compiled.
+#[derive(Debug)]
+pub struct LoadedDocument {
+    pub environment: Arc<Environment>,
+    pub validators: Validators,
+    pub digest: [u8; 32],
+    pub bytes: usize,
+    pub saved_at: SystemTime,
+}
+
+/// The two threads that compile. Large documents are compiled and freed at a low priority, and small
+/// documents do not wait for them.
 #[derive(Debug)]
 pub struct Compilers {
     pub small: Pool,
@@ -93,7 +123,7 @@ pub struct Compilers {
 }
 
 impl Compilers {
-    /// Beside reactors on these CPUs.
+    /// For reactors that are pinned to these CPUs.
     pub fn beside(reactors: &[usize]) -> Self {
         Self {
             small: Pool::new("compile", 1, Affinity::anywhere()),
@@ -107,21 +137,42 @@ impl Compilers {
 }
 
 impl RefreshJob {
-    /// Does it; a panic is a result like any other.
-    pub fn run(self, compilers: &Compilers) -> RefreshResult {
+    /// Blocks until the document is fetched and compiled. A panic becomes an error.
+    pub fn run(self, upstream: &Upstream, compilers: &Compilers) -> RefreshResult {
         let id = self.id;
         let started = Instant::now();
         let mut seen = None;
-        let result = guarded(|| run(self, &mut seen, compilers)).unwrap_or_else(|| Err(defect()));
+        let result = guarded(|| run(self, &mut seen, upstream, compilers)).unwrap_or_else(|| Err(defect()));
         RefreshResult { id, started, seen, result }
     }
 }
 
-fn run(job: RefreshJob, seen: &mut Option<FileVersion>, compilers: &Compilers) -> Result<Polled, PollError> {
+/// Loads and compiles the stored document of an environment; `None` if there is none.
+///
+/// # Errors
+/// It is damaged, or not valid: one line.
+pub fn load(store: &Store, client_side_key: &str) -> Result<Option<LoadedDocument>, String> {
+    let Some(kept) = store.load(client_side_key).map_err(|error| error.to_string())? else { return Ok(None) };
+    let (environment, _) = compile(&kept.document).map_err(|error| error.message)?;
+    Ok(Some(LoadedDocument {
+        environment: Arc::new(environment),
+        validators: kept.validators,
+        digest: kept.digest,
+        bytes: kept.document.len(),
+        saved_at: kept.saved_at,
+    }))
+}
+
+fn run(
+    job: RefreshJob,
+    seen: &mut Option<FileVersion>,
+    upstream: &Upstream,
+    compilers: &Compilers,
+) -> Result<Polled, PollError> {
     let mut edited_at = None;
-    let fetched = match job.from {
-        RefreshSource::Upstream { upstream, key, held } => {
-            match upstream.document(key.expose(), held.as_ref(), job.digest.as_ref())? {
+    let fetched = match job.source {
+        RefreshSource::Upstream { key, validators } => {
+            match upstream.document(key.expose(), validators.as_ref(), job.digest.as_ref())? {
                 DocumentResponse::Same(validators) => return Ok(Polled::Same(Some(validators))),
                 DocumentResponse::New(fetched) => fetched,
             }
@@ -131,7 +182,7 @@ fn run(job: RefreshJob, seen: &mut Option<FileVersion>, compilers: &Compilers) -
             if seen.is_some() && *seen == before {
                 return failed.map_or(Ok(Polled::Same(None)), Err);
             }
-            // Who edits a file seldom thinks of its `updated_at`, but browsers fetch again only if it moves.
+            // An edited file seldom has a new `updated_at`, but browser SDKs fetch again only if it changes.
             edited_at = job.digest.and_then(|_| modified(&path));
             read(&path, bytes_max)?
         }
@@ -142,23 +193,23 @@ fn run(job: RefreshJob, seen: &mut Option<FileVersion>, compilers: &Compilers) -
     }
     let (sender, compiled) = channel();
     let bytes = fetched.document.len();
-    let task = move || drop(sender.send(compile_timed(fetched, edited_at, job.is_kept)));
-    compilers.of(bytes).give(task).map_err(|error| {
-        PollError::new(PollErrorKind::Internal, format!("no thread to compile with: {error}"))
+    let task = move || drop(sender.send(compile_timed(fetched, edited_at, job.is_stored)));
+    compilers.of(bytes).spawn(task).map_err(|error| {
+        PollError::new(PollErrorKind::Internal, format!("failed to start a thread to compile with: {error}"))
     })?;
     // A task that panicked dropped its sender.
     compiled.recv().unwrap_or_else(|_| Err(defect())).map(|compiled| Polled::New(Box::new(compiled)))
 }
 
 fn defect() -> PollError {
-    let message = "a defect of this proxy showed while the document was read; the held one stays";
+    let message = "the refresh panicked, which is a bug in this proxy; the current document stays in use";
     PollError::new(PollErrorKind::Internal, message)
 }
 
-fn compile_timed(fetched: Fetched, edited_at: Option<f64>, is_kept: bool) -> Result<Compiled, PollError> {
+fn compile_timed(fetched: Fetched, edited_at: Option<f64>, is_stored: bool) -> Result<Compiled, PollError> {
     let started = Instant::now();
     let document_bytes = fetched.document.len();
-    let (compiled, document) = match is_kept {
+    let (compiled, document) = match is_stored {
         true => (compile(&fetched.document)?, Some(fetched.document)),
         false => (compile(fetched.document)?, None),
     };
@@ -177,10 +228,10 @@ fn compile_timed(fetched: Fetched, edited_at: Option<f64>, is_kept: bool) -> Res
     })
 }
 
-/// Validates and compiles.
+/// Validates and compiles a document.
 ///
 /// # Errors
-/// The document is not one; the message names the place.
+/// The document is invalid; the message names the path of the invalid value.
 pub fn compile<'a>(
     document: impl Into<Cow<'a, [u8]>>,
 ) -> Result<(Environment, Vec<CompileWarning>), PollError> {
@@ -188,13 +239,13 @@ pub fn compile<'a>(
     let ends_well = document.trim_ascii_end().ends_with(b"}");
     Environment::compile(document).map_err(|error| {
         let path = shorten(&error.path);
-        let cut = if ends_well { "" } else { "; it does not end as one: was it cut off on its way?" };
+        let cut = if ends_well { "" } else { "; it does not end with \"}\": it may be truncated" };
         let message = format!("not an environment document: {path}: {}{cut}", error.message);
         PollError::new(PollErrorKind::Document, message)
     })
 }
 
-/// A path from the depths of a hostile document would fill the log.
+/// Shortens a path in the middle: in a hostile document it can be as long as the document.
 fn shorten(path: &str) -> Cow<'_, str> {
     let count = path.chars().count();
     if count <= limits::PATH_CHARS_MAX {
@@ -219,8 +270,8 @@ fn modified(path: &Path) -> Option<f64> {
 fn read(path: &Path, bytes_max: usize) -> Result<Fetched, PollError> {
     let document = files::read(path, Links::Follow, bytes_max as u64).map_err(|error| {
         let advice = match error.kind() {
-            std::io::ErrorKind::FileTooLarge => "raise api_document_bytes_max if it should be",
-            _ => "see its path and who may read it",
+            std::io::ErrorKind::FileTooLarge => "raise api_document_bytes_max if the size is expected",
+            _ => "check the path and its permissions",
         };
         PollError::new(PollErrorKind::File, format!("{}: {error}: {advice}", path.display()))
     })?;

@@ -1,14 +1,12 @@
-//! Signals, turned into events for the supervisor's loop.
-//!
-//! In: SIGTERM, SIGINT, SIGHUP. Out: one call per signal, on a thread of its own that does
-//! nothing else. Invariant: nothing of ours runs inside a signal handler.
+//! Turns signals into events of the supervisor, on a separate thread: no code of ours runs in a signal
+//! handler.
 use std::io;
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// What somebody outside asks of the process.
+/// The signals that the process handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM or SIGINT.
@@ -17,15 +15,15 @@ pub enum Signal {
     Reload,
 }
 
-/// Calls `tell` for each signal until it says that nobody listens.
+/// Calls `notify` for each signal until it returns false.
 ///
 /// # Errors
-/// The handlers or the thread could not be set up.
-pub fn watch(tell: impl Fn(Signal) -> bool + Send + 'static) -> io::Result<()> {
+/// The signal handlers cannot be installed, or the thread cannot be started.
+pub fn watch(notify: impl Fn(Signal) -> bool + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
-            if !tell(if signal == SIGHUP { Signal::Reload } else { Signal::Stop }) {
+            if !notify(if signal == SIGHUP { Signal::Reload } else { Signal::Stop }) {
                 return;
             }
         }

@@ -1,46 +1,37 @@
-//! The supervisor's side of reporting: collect from reactors, hand to the pool, write down what came of it.
+//! Counts that go upstream: collected from the reactors, uploaded at intervals, stored while upstream is
+//! down.
 //!
-//! In: counts of the reactors, results of posting. Out: tasks for the pool, metrics, a line in the log per
-//! change of state. Invariant: counts of environments that are not upstream's are not sent there.
+//! Counts of environments that upstream does not serve (documents on disk) are dropped.
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::analytics::batch::{ReportKind, UploadBatch};
-use crate::analytics::outbox;
-use crate::analytics::outbox::Outbox;
-use crate::analytics::upload::{RoundResult, run_round};
+use crate::analytics::outbox::{Outbox, StorageChange};
+use crate::analytics::upload::RoundResult;
 use crate::config::{Config, Level};
 use crate::counts::Counts;
-use crate::limits;
-use crate::log::Log;
-use crate::storage::Store;
-use crate::supervisor::environment::PolledEnvironment;
-use crate::supervisor::pool::guarded;
-use crate::supervisor::{Event, Supervisor};
-use crate::upstream::{PostOutcome, Upstream};
+use crate::supervisor::action::Action;
+use crate::supervisor::context::EventContext;
 
-/// Everything that is counted and not yet accepted upstream.
+/// Everything that was counted and that upstream has not accepted yet.
 #[derive(Debug)]
 pub struct Uploads {
     counts: Counts,
-    pub analytics: Outbox,
-    pub usage: Outbox,
+    analytics: Outbox,
+    usage: Outbox,
+}
+
+/// The uploads that an earlier process stored.
+#[derive(Debug, Default)]
+pub struct StoredUploads {
+    pub analytics: Vec<UploadBatch>,
+    pub usage: Vec<UploadBatch>,
 }
 
 impl Uploads {
-    /// With the counts that an earlier process left on disk. A file that cannot be used is logged.
-    pub fn new(config: &Config, store: Option<&Store>, log: &Log, now: Instant) -> Self {
-        let pending = |kind: ReportKind| {
-            let loaded = store.map_or_else(|| Ok(Vec::new()), |store| outbox::load(kind, store));
-            loaded.unwrap_or_else(|reason| {
-                let fields: [(_, &dyn Display); 2] = [("kind", &kind.name()), ("reason", &reason)];
-                log.event(Level::Warning, "pending_counts_ignored", &fields);
-                Vec::new()
-            })
-        };
-        let (analytics, usage) = (pending(ReportKind::Analytics), pending(ReportKind::Usage));
+    pub fn new(config: &Config, stored: StoredUploads, now: Instant) -> Self {
+        let StoredUploads { analytics, usage } = stored;
         Self {
             counts: Counts::default(),
             analytics: Outbox::new(ReportKind::Analytics, config.analytics.flush_interval, analytics, now),
@@ -57,7 +48,7 @@ impl Uploads {
         self.analytics.due().into_iter().chain(self.usage.due())
     }
 
-    fn is_in_flight(&self) -> bool {
+    pub fn is_in_flight(&self) -> bool {
         self.analytics.due().is_none() || self.usage.due().is_none()
     }
 
@@ -67,33 +58,23 @@ impl Uploads {
             ReportKind::Usage => &mut self.usage,
         }
     }
-}
 
-impl Supervisor {
-    /// Takes what the reactors counted.
-    pub fn collect(&mut self) {
-        let mut reports = self.publisher.reports().peekable();
-        if reports.peek().is_none() {
-            return;
+    /// Adds what a reactor counted. `polled` are the client-side keys of environments that upstream serves.
+    pub fn counted(&mut self, mut counts: Counts, polled: &HashSet<&str>, context: &EventContext<'_>) {
+        let is_enabled = context.config.analytics.enabled;
+        counts.evaluations.retain(|client_side_key| is_enabled && polled.contains(client_side_key));
+        if context.config.proxy_key.is_none() {
+            counts.usage.clear();
         }
-        let config = &self.config;
-        let polled = self.watched.iter().filter(|watched| watched.is_polled() && config.analytics.enabled);
-        let polled: HashSet<&str> = polled.map(PolledEnvironment::client_side_key).collect();
-        for mut counts in reports {
-            counts.evaluations.retain(|client_side_key| polled.contains(client_side_key));
-            if config.proxy_key.is_none() {
-                counts.usage.clear();
-            }
-            self.reports.counts.merge(counts);
-        }
-        self.measure_queue();
+        self.counts.merge(counts);
+        self.update_metrics(context);
     }
 
-    fn measure_queue(&mut self) {
-        let evaluations = &mut self.reports.counts.evaluations;
+    fn update_metrics(&mut self, context: &EventContext<'_>) {
+        let evaluations = &mut self.counts.evaluations;
         let bounded = std::mem::take(&mut evaluations.bounded);
-        let waiting = evaluations.sum().saturating_add(self.reports.analytics.count());
-        let metrics = &self.records.metrics.supervisor;
+        let waiting = evaluations.sum().saturating_add(self.analytics.count());
+        let metrics = &context.metrics.supervisor;
         metrics.analytics_lost.add(bounded.lost);
         metrics.counts_merged_identifier.add(bounded.identifiers_merged);
         metrics.counts_merged_label.add(bounded.labels_merged);
@@ -102,101 +83,93 @@ impl Supervisor {
         metrics.analytics_queued.set(waiting);
     }
 
-    /// Sends what is due.
-    pub fn report(&mut self, now: Instant) {
-        let Uploads { counts, analytics, usage } = &mut self.reports;
+    /// Starts the uploads that are due.
+    pub fn tick(&mut self, context: &mut EventContext<'_>) {
+        let now = context.now.instant;
+        let Self { counts, analytics, usage } = self;
         for (kind, outbox) in [(ReportKind::Analytics, analytics), (ReportKind::Usage, usage)] {
-            let Some(waiting) = outbox.start_round(counts, now) else { continue };
-            let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
-            let task = move || {
-                let send = |batch: &UploadBatch| send(&upstream, batch, None);
-                let until = Instant::now() + limits::ROUND_TIME_MAX;
-                let posted = guarded(|| run_round(kind, waiting.clone(), until, send));
-                // After a defect it is not known which were sent: none is sent twice.
-                let posted = posted.unwrap_or_else(|| {
-                    RoundResult::lost(kind, &waiting, "a defect of this proxy showed while counts were sent")
-                });
-                drop(sender.send(Event::Posted(posted)));
-            };
-            if let Err(error) = self.pool.give(task) {
-                outbox.cancel_round(now);
-                self.records.log.event(Level::Error, "no_thread", &[("error", &error)]);
+            if let Some(waiting) = outbox.start_round(counts, now) {
+                context.actions.push(Action::Upload { kind, waiting });
             }
         }
     }
 
-    /// Takes in what came of it.
-    pub fn posted(&mut self, mut posted: RoundResult, now: Instant) {
-        let has_changed = self.reports.outbox(posted.kind).finish_round(&mut posted, now);
-        let store = self.records.store.as_ref();
-        self.reports.outbox(posted.kind).save(store);
-        self.write_down(&posted, has_changed);
-        self.measure_queue();
+    /// No thread could be started for an upload.
+    pub fn not_started(&mut self, kind: ReportKind, error: &str, context: &mut EventContext<'_>) {
+        self.outbox(kind).cancel_round(context.now.instant);
+        context.actions.log(Level::Error, "no_thread", &[("error", &error)]);
     }
 
-    fn write_down(&self, posted: &RoundResult, has_changed: bool) {
-        let (metrics, log) = (&self.records.metrics.supervisor, &self.records.log);
-        let (sent, lost) = match posted.kind {
-            ReportKind::Analytics => (&metrics.analytics_sent, &metrics.analytics_lost),
-            ReportKind::Usage => (&metrics.usage_sent, &metrics.usage_lost),
-        };
-        sent.add(posted.sent);
-        lost.add(posted.lost);
-        metrics.counts_divided.add(posted.divided);
-        let kind = ("kind", &posted.kind.name() as &dyn Display);
-        if let Some(why) = &posted.rejection {
-            log.event(Level::Error, "counts_refused", &[kind, ("error", why), ("lost_count", &posted.lost)]);
-        }
-        match &posted.failure {
-            Some(failure) if has_changed => {
-                let fields =
-                    [kind, ("error", &failure.message), ("hint", &"the counts are kept and sent again")];
-                log.event(Level::Warning, "counts_not_sent", &fields);
-            }
-            None if has_changed => log.event(Level::Info, "counts_sent_again", &[kind]),
-            _ => {}
-        }
+    /// Applies the result of an upload.
+    pub fn uploaded(&mut self, mut posted: RoundResult, context: &mut EventContext<'_>) {
+        let outbox = self.outbox(posted.kind);
+        let has_changed = outbox.finish_round(&mut posted, context.now.instant);
+        store(outbox, context);
+        record(&posted, has_changed, context);
+        self.update_metrics(context);
     }
 
-    /// Sends all there is before the process ends; what is left goes to disk, or is lost and told.
-    pub fn report_last(&mut self) {
-        let until = Instant::now() + limits::LAST_POST_PATIENCE;
-        while self.reports.is_in_flight() {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.events.recv_timeout(left) {
-                Ok(Event::Posted(posted)) => self.posted(posted, Instant::now()),
-                Ok(_) => {}
-                Err(_) => break,
-            }
+    /// Uploads all counts before the process ends.
+    pub fn upload_last(&mut self, kind: ReportKind, until: Instant, context: &mut EventContext<'_>) {
+        let Self { counts, analytics, usage } = self;
+        let outbox = if kind == ReportKind::Analytics { analytics } else { usage };
+        let waiting = outbox.start_last_round(counts);
+        context.actions.push(Action::UploadLast { kind, waiting, until });
+    }
+
+    /// Applies the result of the last upload: what upstream did not accept is stored, or logged as lost.
+    pub fn uploaded_last(&mut self, mut posted: RoundResult, context: &mut EventContext<'_>) {
+        let outbox = self.outbox(posted.kind);
+        outbox.finish_last_round(&mut posted);
+        store(outbox, context);
+        let left = outbox.count();
+        record(&posted, posted.failure.is_some(), context);
+        if left > 0 && !context.has_storage {
+            let hint = "upstream did not accept them and there is no cache_dir to store them in";
+            let fields: [(_, &dyn Display); 3] =
+                [("kind", &posted.kind.name()), ("lost_count", &left), ("hint", &hint)];
+            context.actions.log(Level::Error, "counts_lost", &fields);
         }
-        self.collect();
-        for (kind, share) in [(ReportKind::Usage, 2), (ReportKind::Analytics, 1)] {
-            let Uploads { counts, analytics, usage } = &mut self.reports;
-            let outbox = if kind == ReportKind::Analytics { analytics } else { usage };
-            let waiting = outbox.start_last_round(counts);
-            // Half of the time for usage, which is little, and what is left for analytics.
-            let now = Instant::now();
-            let until = now + until.saturating_duration_since(now) / share;
-            let upstream = &self.upstream;
-            let mut posted = run_round(kind, waiting, until, |batch| send(upstream, batch, Some(until)));
-            let outbox = self.reports.outbox(kind);
-            outbox.finish_last_round(&mut posted);
-            outbox.save(self.records.store.as_ref());
-            let left = outbox.count();
-            self.write_down(&posted, posted.failure.is_some());
-            if left > 0 && self.records.store.is_none() {
-                let hint = "upstream did not take them and there is no cache_dir to keep them in";
-                let fields: [(_, &dyn Display); 3] =
-                    [("kind", &kind.name()), ("lost_count", &left), ("hint", &hint)];
-                self.records.log.event(Level::Error, "counts_lost", &fields);
-            }
-        }
-        self.measure_queue();
+        self.update_metrics(context);
     }
 }
 
-fn send(upstream: &Upstream, batch: &UploadBatch, until: Option<Instant>) -> PostOutcome {
-    let time_max = until.map(|until| until.saturating_duration_since(Instant::now()));
-    let (key, body) = (&batch.idempotency_key, batch.body.as_bytes());
-    upstream.post(&batch.path, &batch.fields(), key, body, time_max)
+/// Brings the stored uploads up to date.
+fn store(outbox: &mut Outbox, context: &mut EventContext<'_>) {
+    if !context.has_storage {
+        return;
+    }
+    match outbox.save(context.now.wall) {
+        Some(StorageChange::Write(name, kept)) => {
+            context.actions.push(Action::Store { name: name.to_owned(), kept });
+        }
+        Some(StorageChange::Remove(name)) => context.actions.push(Action::RemoveStored(name)),
+        None => {}
+    }
+}
+
+/// Counts the result in the metrics, and logs a change between success and failure.
+fn record(posted: &RoundResult, has_changed: bool, context: &mut EventContext<'_>) {
+    let metrics = &context.metrics.supervisor;
+    let (sent, lost) = match posted.kind {
+        ReportKind::Analytics => (&metrics.analytics_sent, &metrics.analytics_lost),
+        ReportKind::Usage => (&metrics.usage_sent, &metrics.usage_lost),
+    };
+    sent.add(posted.sent);
+    lost.add(posted.lost);
+    metrics.counts_divided.add(posted.divided);
+    let kind = ("kind", &posted.kind.name() as &dyn Display);
+    if let Some(why) = &posted.rejection {
+        let fields = [kind, ("error", why), ("lost_count", &posted.lost)];
+        context.actions.log(Level::Error, "counts_refused", &fields);
+    }
+    match &posted.failure {
+        Some(failure) if has_changed => {
+            let hint = &"the counts are kept and sent again";
+            let fields = [kind, ("error", &failure.message as &dyn Display), ("hint", hint)];
+            context.actions.log(Level::Warning, "counts_not_sent", &fields);
+        }
+        None if has_changed => context.actions.log(Level::Info, "counts_sent_again", &[kind]),
+        _ => {}
+    }
 }

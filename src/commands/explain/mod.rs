@@ -19,7 +19,7 @@ use crate::config::{Config, EnvironmentConfig, Inputs, SettingError};
 use crate::engine::evaluate::{Identity, Trait, TraitValue};
 use crate::files::Links;
 use crate::snapshot::Environment;
-use crate::supervisor::discovery::{KEPT_AS, KnownKeys, check_pairs};
+use crate::supervisor::discovery::{KnownKeys, STORED_AS, check_pairs};
 use crate::terminal::escape_lines;
 use crate::upstream::{DiscoveredEnvironment, DocumentResponse, Upstream, parse_discovered};
 use crate::{config, files, limits, storage};
@@ -184,7 +184,7 @@ fn is_named(environment: &EnvironmentConfig, key: &str) -> bool {
 /// The environments that upstream lists, each with a server-side key that is valid now.
 fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentConfig>, String> {
     let found = upstream.discover().map(|(found, _)| found).or_else(|error| {
-        parse_discovered(&last_good(config, KEPT_AS, &error.message)?).map_err(|error| error.message)
+        parse_discovered(&last_good(config, STORED_AS, &error.message)?).map_err(|error| error.message)
     })?;
     let now = SystemTime::now();
     let checked = check_pairs(found, &KnownKeys::configured(&config.environments), now);

@@ -1,286 +1,217 @@
-//! Environments that upstream tells of, beside those of the configuration.
+//! Discovery: environments that upstream lists at `proxy/config/` (compatibility.md 4.3), besides the
+//! configured ones.
 //!
-//! In: the answers of `proxy/config/` (compatibility.md 4.3). Out: environments added, re-keyed and removed.
-//! Invariants: environments of the configuration are never touched; a fetch that fails changes
-//! nothing; nor does a list without any environment until it has been confirmed for a while; the last good
-//! answer is kept on disk like a document, for a restart while upstream is down.
+//! A failed fetch changes nothing. A list without environments must be confirmed for
+//! `discovery_empty_grace_seconds`. The last good response is stored, for a restart while upstream is down.
 mod pairs;
 
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, UNIX_EPOCH};
 
+use sha2::{Digest, Sha256};
+
+use crate::config::{Config, Level};
+use crate::limits;
+use crate::limits::DISCOVERY_WARNINGS_MAX;
+use crate::schedule::{Retry, Schedule};
+use crate::storage::StoredDocument;
+use crate::supervisor::action::Action;
+use crate::supervisor::context::EventContext;
 pub(crate) use crate::supervisor::discovery::pairs::{
     CheckedPairs, KnownKeys, RejectedPair, check as check_pairs,
 };
-use sha2::{Digest, Sha256};
-
-use crate::config::{Config, EnvironmentConfig, Level};
-use crate::limits;
-use crate::limits::DISCOVERY_WARNINGS_MAX;
-use crate::schedule::{Retry, Schedule, jitter};
-use crate::storage::StoredDocument;
-use crate::supervisor::environment::PolledEnvironment;
-use crate::supervisor::pool::guarded;
-use crate::supervisor::{Event, Supervisor};
-use crate::upstream::{DiscoveredEnvironment, PollError, PollErrorKind, Upstream, parse_discovered};
+use crate::supervisor::event::DiscoveryResult;
+use crate::upstream::{DiscoveredEnvironment, PollErrorKind};
 use crate::validators::Validators;
 
-/// The name under which the last good answer is kept. No client-side key has a slash.
-pub(crate) const KEPT_AS: &str = "proxy/config/";
+/// The name of the stored response. Client-side keys have no slash.
+pub(crate) const STORED_AS: &str = "proxy/config/";
 
-/// What came of asking: the environments, and the answer as it came.
-pub type DiscoveryResult = Result<(Vec<DiscoveredEnvironment>, Vec<u8>), PollError>;
-
-/// When to ask, and what failed last.
+/// The schedule of discovery, and its last result.
 #[derive(Debug)]
 pub struct Discovery {
     schedule: Schedule,
-    in_flight: bool,
+    /// The start of the fetch that is in flight.
+    started: Option<Instant>,
     failure: Option<PollErrorKind>,
-    has_answer: bool,
-    /// When the first of the answers in a row was that list no environment.
+    has_response: bool,
+    /// When the first of the last consecutive empty lists arrived.
     empty_since: Option<Instant>,
-    /// `discovery_empty` was logged, and the list has not had an environment since.
+    /// `discovery_empty` was logged, and all lists since were empty.
     is_empty_logged: bool,
-    /// The pairs of the last answer that were rejected; each is logged when it is first seen.
+    /// The key pairs of the last response that were rejected; each is logged when it first appears.
     rejected: HashSet<RejectedPair>,
 }
 
+/// Environments to serve.
+#[derive(Debug)]
+pub struct Discovered {
+    pub environments: Vec<DiscoveredEnvironment>,
+    /// It is the first response of this process: unknown keys are unknown from now on.
+    pub is_first: bool,
+}
+
 impl Discovery {
-    /// `None` without a `proxy_key`.
+    /// `None` without a `proxy_key`. The first fetch is due immediately.
     pub fn new(config: &Config, now: Instant) -> Option<Self> {
         config.proxy_key.as_ref()?;
-        let schedule = Schedule::new(config.api_poll_frequency, now);
         Some(Self {
-            schedule,
-            in_flight: false,
+            schedule: Schedule::new(config.api_poll_frequency, now),
+            started: None,
             failure: None,
-            has_answer: false,
+            has_response: false,
             empty_since: None,
             is_empty_logged: false,
             rejected: HashSet::new(),
         })
     }
 
-    /// Whether upstream ever told which environments there are. Until then a key that is not known may
-    /// be a good one.
-    pub fn was_read(&self) -> bool {
-        self.has_answer
+    /// Whether upstream has responded. Until then an unknown key may be valid.
+    pub fn has_response(&self) -> bool {
+        self.has_response
     }
 
-    fn retry(&self) -> Retry {
-        if self.has_answer { Retry::Held(limits::RETRY_AFTER_HELD_MAX) } else { Retry::Empty }
-    }
-
+    /// When the next fetch is due; `None` while one is in flight.
     pub fn due(&self) -> Option<Instant> {
-        (!self.in_flight).then(|| self.schedule.due())
+        self.started.is_none().then(|| self.schedule.due())
     }
-}
 
-impl Supervisor {
-    /// Takes up what upstream told before the last stop.
-    pub fn load_discovered(&mut self) {
-        if self.discovery.is_none() {
-            return;
+    /// Starts the fetch that is due.
+    pub fn tick(&mut self, context: &mut EventContext<'_>) {
+        if self.due().is_some_and(|due| due <= context.now.instant) {
+            self.started = Some(context.now.instant);
+            context.actions.push(Action::Discover);
         }
-        let loaded = self.records.store.as_ref().map_or(Ok(None), |store| store.load(KEPT_AS));
-        match loaded.map(|kept| kept.map(|kept| parse_discovered(&kept.document))) {
-            Ok(Some(Ok(environments))) => {
-                self.watch_discovered(environments, Instant::now(), SystemTime::now());
+    }
+
+    /// Applies the stored response of an earlier process. Returns the environments to serve.
+    pub fn loaded(
+        &mut self,
+        result: Result<Option<Vec<DiscoveredEnvironment>>, String>,
+        known: &KnownKeys,
+        context: &mut EventContext<'_>,
+    ) -> Option<Vec<DiscoveredEnvironment>> {
+        match result {
+            Ok(environments) => Some(self.check(environments?, known, context)),
+            Err(error) => {
+                context.actions.log(Level::Warning, "cache_file_ignored", &[("reason", &error)]);
+                None
             }
-            Ok(None) => {}
-            Ok(Some(Err(error))) => self.ignore_kept(&error.message),
-            Err(damaged) => self.ignore_kept(&damaged.to_string()),
         }
     }
 
-    fn ignore_kept(&self, reason: &str) {
-        self.records.log.event(Level::Warning, "cache_file_ignored", &[("reason", &reason)]);
-    }
-
-    /// Asks upstream, if it is time to.
-    pub fn discover(&mut self, now: Instant) {
-        let Some(discovery) = &mut self.discovery else { return };
-        if discovery.due().is_none_or(|due| due > now) {
-            return;
-        }
-        discovery.in_flight = true;
-        let (upstream, sender): (Arc<Upstream>, _) = (Arc::clone(&self.upstream), self.sender.clone());
-        let given = self.pool.give(move || {
-            let found = guarded(|| upstream.discover()).unwrap_or_else(|| {
-                Err(PollError::new(
-                    PollErrorKind::Internal,
-                    "a defect of this proxy showed: discovery failed",
-                ))
-            });
-            drop(sender.send(Event::Discovered(now, found)));
-        });
-        if let Err(error) = given {
-            let error = PollError::new(PollErrorKind::Internal, format!("no thread to fetch with: {error}"));
-            drop(self.sender.send(Event::Discovered(now, Err(error))));
-        }
-    }
-
-    /// Takes in the answer.
-    pub fn discovered(&mut self, started: Instant, found: DiscoveryResult) {
-        let (now, clock) = (Instant::now(), SystemTime::now());
-        let Some(discovery) = &mut self.discovery else { return };
-        discovery.in_flight = false;
-        match found {
-            Ok((environments, answer)) => {
-                discovery.schedule.succeeded(started, now, jitter());
-                let is_first = !std::mem::replace(&mut discovery.has_answer, true);
-                if discovery.failure.take().is_some() {
-                    self.records.log.event(Level::Info, "discovery_recovered", &[]);
+    /// Applies the result of a fetch. Returns the environments to serve, or `None` for no change.
+    pub fn fetched(
+        &mut self,
+        result: DiscoveryResult,
+        known: &KnownKeys,
+        context: &mut EventContext<'_>,
+    ) -> Option<Discovered> {
+        let now = context.now;
+        // None: another `proxy_key` was configured while the fetch was in flight.
+        let started = self.started.take()?;
+        match result {
+            Ok((environments, response)) => {
+                self.schedule.succeeded(started, now.instant, now.jitter);
+                let is_first = !std::mem::replace(&mut self.has_response, true);
+                if self.failure.take().is_some() {
+                    context.actions.log(Level::Info, "discovery_recovered", &[]);
                 }
-                if self.is_unconfirmed_empty(environments.is_empty(), now, clock) {
-                    return;
+                if self.is_unconfirmed_empty(environments.is_empty(), !known.discovered.is_empty(), context) {
+                    return None;
                 }
-                if let Some(store) = &self.records.store {
-                    let digest = Sha256::digest(&answer).into();
-                    let kept = StoredDocument {
-                        document: answer,
-                        validators: Validators::default(),
-                        digest,
-                        saved_at: clock,
-                    };
-                    store.save_if_new(KEPT_AS, kept);
+                if context.has_storage {
+                    let digest = Sha256::digest(&response).into();
+                    let (document, validators) = (response, Validators::default());
+                    let kept = StoredDocument { document, validators, digest, saved_at: now.wall };
+                    context.actions.push(Action::StoreIfChanged { name: STORED_AS, kept });
                 }
-                if self.watch_discovered(environments, now, clock) || is_first {
-                    self.publish_by(now);
-                }
+                Some(Discovered { environments: self.check(environments, known, context), is_first })
             }
             Err(error) => {
-                // It did not confirm an empty list.
-                discovery.empty_since = None;
-                let delay = discovery.schedule.failed(now, discovery.retry(), error.retry_after, jitter());
-                if discovery.failure.replace(error.kind) != Some(error.kind) {
+                // A failure does not confirm an empty list.
+                self.empty_since = None;
+                let retry = match self.has_response {
+                    true => Retry::Held(limits::RETRY_AFTER_HELD_MAX),
+                    false => Retry::Empty,
+                };
+                let delay = self.schedule.failed(now.instant, retry, error.retry_after, now.jitter);
+                if self.failure.replace(error.kind) != Some(error.kind) {
                     let fields: [(_, &dyn Display); 3] = [
                         ("error", &error.message),
                         ("serving", &"the environments known before"),
                         ("retry_seconds", &format_args!("{:.1}", delay.as_secs_f64())),
                     ];
-                    self.records.log.event(Level::Error, "discovery_failed", &fields);
+                    context.actions.log(Level::Error, "discovery_failed", &fields);
                 }
+                None
             }
         }
     }
 
-    /// Whether the answer lists no environment and must not count yet: a fault upstream looks the same as the
-    /// removal of all environments, and would end every client's service at once.
-    fn is_unconfirmed_empty(&mut self, is_empty: bool, now: Instant, clock: SystemTime) -> bool {
-        let has_earlier = self.watched.iter().any(PolledEnvironment::is_discovered);
-        let grace = self.config.discovery_empty_grace;
-        let Some(discovery) = &mut self.discovery else { return false };
-        let since_ms = &self.records.metrics.supervisor.discovery_empty_since_ms;
-        let since = *discovery.empty_since.get_or_insert(now);
-        if !is_empty || !has_earlier || now.duration_since(since) >= grace {
-            discovery.empty_since = None;
+    /// Whether the list is empty and must not be applied yet: a fault upstream looks the same as the removal
+    /// of all environments, and would end the service of all clients.
+    fn is_unconfirmed_empty(
+        &mut self,
+        is_empty: bool,
+        has_discovered: bool,
+        context: &mut EventContext<'_>,
+    ) -> bool {
+        let now = context.now;
+        let grace = context.config.discovery_empty_grace;
+        let since_ms = &context.metrics.supervisor.discovery_empty_since_ms;
+        let since = *self.empty_since.get_or_insert(now.instant);
+        if !is_empty || !has_discovered || now.instant.duration_since(since) >= grace {
+            self.empty_since = None;
             since_ms.set(0);
-            if std::mem::take(&mut discovery.is_empty_logged) && !is_empty {
-                self.records.log.event(Level::Info, "discovery_recovered", &[]);
+            if std::mem::take(&mut self.is_empty_logged) && !is_empty {
+                context.actions.log(Level::Info, "discovery_recovered", &[]);
             }
             return false;
         }
-        if !std::mem::replace(&mut discovery.is_empty_logged, true) {
-            let time = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if !std::mem::replace(&mut self.is_empty_logged, true) {
+            let time = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default();
             since_ms.set(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-            let hint = "the list of environments is empty; they are removed if it stays so for \
+            let hint = "the list of environments is empty; they are removed if it stays empty for \
                         discovery_empty_grace_seconds";
             let fields: [(_, &dyn Display); 3] = [
                 ("serving", &"the environments known before"),
                 ("grace_seconds", &grace.as_secs_f64()),
                 ("hint", &hint),
             ];
-            self.records.log.event(Level::Warning, "discovery_empty", &fields);
+            context.actions.log(Level::Warning, "discovery_empty", &fields);
         }
         true
     }
 
-    /// The keys that an answer must agree with.
-    fn known_keys(&self) -> KnownKeys {
-        let mut known = KnownKeys::default();
-        for watched in &self.watched {
-            let client_side_key = watched.client_side_key().to_owned();
-            if let Some(keys) = watched.discovered_keys() {
-                known.discovered.insert(client_side_key, keys.to_vec());
-            } else if let Some(key) = &watched.config.server_side_key {
-                known.configured.insert(key.expose().to_owned(), client_side_key);
-            }
-        }
-        known
-    }
-
-    /// Logs each pair that was not rejected in the answer before.
-    fn log_rejected(&mut self, rejected: Vec<RejectedPair>) {
-        let Some(discovery) = &mut self.discovery else { return };
-        self.records.metrics.supervisor.discovery_pairs_rejected.set(rejected.len() as u64);
-        let (log, mut new) = (&self.records.log, 0_usize);
-        for pair in rejected.iter().filter(|pair| !discovery.rejected.contains(*pair)) {
-            new += 1;
-            if new > DISCOVERY_WARNINGS_MAX {
-                continue;
-            }
-            let hint = "correct the key at upstream; environments that were valid before are served on";
-            let client_side_key = ("client_side_key", &pair.client_side_key as &dyn Display);
-            let (reason, hint) = (("reason", &pair.reason as &dyn Display), ("hint", &hint as &dyn Display));
-            match &pair.server_side_key {
-                Some(key) => {
-                    let key = ("server_side_key", key as &dyn Display);
-                    log.event(
-                        Level::Warning,
-                        "discovered_pair_rejected",
-                        &[client_side_key, key, reason, hint],
-                    );
-                }
-                None => {
-                    log.event(Level::Warning, "discovered_pair_rejected", &[client_side_key, reason, hint])
-                }
-            }
-        }
-        if new > DISCOVERY_WARNINGS_MAX {
-            let more = new - DISCOVERY_WARNINGS_MAX;
-            log.event(Level::Warning, "discovered_pairs_rejected", &[("more_count", &more)]);
-        }
-        discovery.rejected = rejected.into_iter().collect();
-    }
-
-    /// Watches exactly these discovered environments; true if something changed.
-    fn watch_discovered(
+    /// Removes the key pairs that cannot be used.
+    fn check(
         &mut self,
         environments: Vec<DiscoveredEnvironment>,
-        now: Instant,
-        clock: SystemTime,
-    ) -> bool {
-        let CheckedPairs { usable, rejected } = check_pairs(environments, &self.known_keys(), clock);
-        self.log_rejected(rejected);
-        let listed: HashSet<&str> = usable.iter().map(|known| known.client_side_key.as_str()).collect();
-        let (records, count) = (&self.records, self.watched.len());
-        self.watched.retain(|watched| {
-            let key = watched.client_side_key();
-            let stays = !watched.is_discovered() || listed.contains(key);
-            if !stays {
-                records.log.event(Level::Info, "environment_removed", &[("client_side_key", &key)]);
-                records.metrics.remove_environment(key);
-            }
-            stays
-        });
-        let mut changed = self.watched.len() != count;
-        for DiscoveredEnvironment { client_side_key, server_side_keys } in usable {
-            match self.watched.iter_mut().find(|watched| watched.client_side_key() == client_side_key) {
-                Some(watched) if !watched.is_discovered() => {}
-                Some(watched) => changed |= watched.rekey(server_side_keys, now),
-                None => {
-                    let fields: [(_, &dyn Display); 1] = [("client_side_key", &client_side_key)];
-                    self.records.log.event(Level::Info, "environment_discovered", &fields);
-                    let config = EnvironmentConfig { client_side_key, ..EnvironmentConfig::default() };
-                    self.add(config, Some(server_side_keys));
-                    changed = true;
-                }
-            }
+        known: &KnownKeys,
+        context: &mut EventContext<'_>,
+    ) -> Vec<DiscoveredEnvironment> {
+        let CheckedPairs { usable, rejected } = check_pairs(environments, known, context.now.wall);
+        context.metrics.supervisor.discovery_pairs_rejected.set(rejected.len() as u64);
+        let is_new = |pair: &&RejectedPair| !self.rejected.contains(*pair);
+        let new: Vec<&RejectedPair> = rejected.iter().filter(is_new).collect();
+        new.iter().take(DISCOVERY_WARNINGS_MAX).for_each(|pair| log_rejected(pair, context));
+        let more = new.len().saturating_sub(DISCOVERY_WARNINGS_MAX);
+        if more > 0 {
+            context.actions.log(Level::Warning, "discovered_pairs_rejected", &[("more_count", &more)]);
         }
-        changed
+        self.rejected = rejected.into_iter().collect();
+        usable
     }
+}
+
+fn log_rejected(pair: &RejectedPair, context: &mut EventContext<'_>) {
+    let hint = "correct the key in Flagsmith; environments that were valid before are still served";
+    let mut fields: Vec<(&'static str, &dyn Display)> = vec![("client_side_key", &pair.client_side_key)];
+    if let Some(key) = &pair.server_side_key {
+        fields.push(("server_side_key", key));
+    }
+    fields.extend([("reason", &pair.reason as &dyn Display), ("hint", &hint)]);
+    context.actions.log(Level::Warning, "discovered_pair_rejected", &fields);
 }

@@ -1,8 +1,8 @@
-//! Which key pairs of a discovery answer can be used, by the rules of `environment_key_pairs`.
+//! Which key pairs of a discovery response can be used: the rules of `environment_key_pairs`.
 //!
-//! A client-side key is public. Taken for a server-side key, it would read the whole document, so that an
-//! answer with keys in the wrong place must not be believed. A server-side key belongs to one environment:
-//! that of the configuration, else the one that had it before, else the first that lists it.
+//! A client-side key is public. Accepted as a server-side key, it would open the whole document, so that keys
+//! of the wrong type are rejected. A server-side key belongs to one environment: to the configured one, else
+//! to the one that had it before, else to the first that lists it.
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::SystemTime;
@@ -29,24 +29,24 @@ impl fmt::Display for RejectedPair {
     }
 }
 
-/// What an answer comes to.
+/// A discovery response after the check.
 #[derive(Debug, Default)]
 pub struct CheckedPairs {
     pub usable: Vec<DiscoveredEnvironment>,
     pub rejected: Vec<RejectedPair>,
 }
 
-/// The keys that are known before an answer is read.
+/// The keys that were known before the response.
 #[derive(Debug, Default)]
 pub struct KnownKeys {
-    /// Of the configuration: the client-side key of each server-side key.
+    /// Configured: the client-side key of each server-side key.
     pub configured: HashMap<String, String>,
-    /// Of earlier answers: the server-side keys of each client-side key.
+    /// Discovered: the server-side keys of each client-side key.
     pub discovered: HashMap<String, Vec<ServerKey>>,
 }
 
 impl KnownKeys {
-    /// Those of a configuration, before any answer.
+    /// The keys of a configuration, before any response.
     pub fn configured(environments: &[EnvironmentConfig]) -> Self {
         let pair = |one: &EnvironmentConfig| {
             let server_side_key = one.server_side_key.as_ref()?.expose().to_owned();
@@ -56,8 +56,9 @@ impl KnownKeys {
     }
 }
 
-/// Checks an answer: environments with a valid client-side key and with a server-side key that is valid now.
-/// One whose keys are all rejected keeps those it had, so that a fault upstream ends nothing that worked.
+/// Keeps the environments with a valid client-side key and a server-side key that is valid at `clock`. An
+/// environment whose keys are all rejected keeps those it had, so that a fault upstream does not end its
+/// service.
 pub fn check(listed: Vec<DiscoveredEnvironment>, known: &KnownKeys, clock: SystemTime) -> CheckedPairs {
     let mut checked = CheckedPairs::default();
     let merged = merged(listed, &mut checked.rejected);
@@ -80,8 +81,8 @@ pub fn check(listed: Vec<DiscoveredEnvironment>, known: &KnownKeys, clock: Syste
             checked.rejected.push(RejectedPair { client_side_key, server_side_key, reason });
         }
         if keys.is_empty() && checked.rejected.len() > rejected_before {
-            let held = known.discovered.get(&client_side_key).into_iter().flatten();
-            keys.extend(held.filter(|key| is_own(&client_side_key, key)).cloned());
+            let known_keys = known.discovered.get(&client_side_key).into_iter().flatten();
+            keys.extend(known_keys.filter(|key| is_own(&client_side_key, key)).cloned());
         }
         if keys.iter().any(|key| key.is_valid_at(clock)) {
             checked.usable.push(DiscoveredEnvironment { client_side_key, server_side_keys: keys });
@@ -90,13 +91,13 @@ pub fn check(listed: Vec<DiscoveredEnvironment>, known: &KnownKeys, clock: Syste
     checked
 }
 
-/// Each environment once, with all the keys it is listed with, or each answer would re-key it.
+/// Merges the entries of each environment into one with all its keys.
 fn merged(
     listed: Vec<DiscoveredEnvironment>,
     rejected: &mut Vec<RejectedPair>,
 ) -> Vec<DiscoveredEnvironment> {
     let mut merged: Vec<DiscoveredEnvironment> = Vec::with_capacity(listed.len());
-    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut positions: HashMap<String, usize> = HashMap::new();
     for environment in listed {
         let key = &environment.client_side_key;
         if !is_key(key) || key.starts_with("ser.") {
@@ -104,10 +105,10 @@ fn merged(
             rejected.push(RejectedPair { client_side_key: key.clone(), server_side_key: None, reason });
             continue;
         }
-        match places.get(key) {
-            Some(&place) => merged[place].server_side_keys.extend(environment.server_side_keys),
+        match positions.get(key) {
+            Some(&position) => merged[position].server_side_keys.extend(environment.server_side_keys),
             None => {
-                places.insert(key.clone(), merged.len());
+                positions.insert(key.clone(), merged.len());
                 merged.push(environment);
             }
         }
@@ -126,11 +127,12 @@ fn owners(merged: &[DiscoveredEnvironment], known: &KnownKeys) -> HashMap<String
         owners.entry(key.expose().to_owned()).or_insert_with(|| client.to_owned());
     };
     for DiscoveredEnvironment { client_side_key, server_side_keys } in merged {
-        let held = known.discovered.get(client_side_key).into_iter().flatten();
+        let known_keys = known.discovered.get(client_side_key).into_iter().flatten();
         let listed: HashSet<&Secret> = server_side_keys.iter().map(|key| &key.key).collect();
-        // It goes on with the keys it has, so that no other environment may have them.
+        // This environment keeps the keys it has, so that no other environment may claim them.
         let is_all_wrong = !listed.is_empty() && !listed.iter().any(|key| is_server_side_key(key));
-        held.filter(|key| is_all_wrong || listed.contains(&key.key))
+        known_keys
+            .filter(|key| is_all_wrong || listed.contains(&key.key))
             .for_each(|key| claim(&key.key, client_side_key));
     }
     for DiscoveredEnvironment { client_side_key, server_side_keys } in merged {
@@ -143,7 +145,7 @@ fn is_server_side_key(key: &Secret) -> bool {
     is_key(key.expose()) && key.expose().starts_with("ser.")
 }
 
-/// Key text becomes the value of a header, so it is visible ASCII, as in the configuration.
+/// A key is sent as a header field value, so that it must be visible ASCII, as in the configuration.
 fn is_key(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_environment_listed_twice_is_one_with_all_its_keys() {
+    fn merges_the_entries_of_an_environment() {
         let answer = [
             listed("a", &[("ser.1", true)]),
             listed("", &[("ser.2", true)]),
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_in_the_wrong_place_is_rejected_and_the_others_stay() {
+    fn rejects_keys_of_the_wrong_type_and_keeps_the_others() {
         let answer = [
             listed("a", &[("b", true), ("ser.a", true)]),
             listed("b", &[("ser.a", true), ("ser.b", true)]),
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_valid_before_goes_on_and_keeps_its_key() {
+    fn keeps_the_keys_of_an_environment_whose_new_keys_are_all_rejected() {
         let mut known = KnownKeys::default();
         known.discovered.insert("old".into(), listed("old", &[("ser.old", true)]).server_side_keys);
         // Another environment claims the key, and comes first.
@@ -235,11 +237,11 @@ mod tests {
             (&usable[..], &rejected[..]),
             (&[listed("old", &[("ser.old", true)])][..], &[pair("new", "ser.old")][..])
         );
-        // All its keys are wrong: a fault upstream. Without any key it is gone.
+        // All its keys are invalid: a fault upstream. Without any key it is removed.
         let (usable, rejected) = checked(&[listed("old", &[("a", true)])], &known);
         assert_eq!((&usable[..], rejected.len()), (&[listed("old", &[("ser.old", true)])][..], 1));
         assert_eq!(checked(&[listed("old", &[])], &known), (vec![], vec![]));
-        // A key that was replaced is gone at once.
+        // A key that was replaced is removed immediately.
         let (usable, _) = checked(&[listed("old", &[("ser.new", true), ("a", true)])], &known);
         assert_eq!(usable, [listed("old", &[("ser.new", true)])]);
     }

@@ -1,99 +1,56 @@
-//! One environment under watch: what is held of it, and when to ask again.
+//! The polling state of one environment: its current document, its failures, and when to refresh it next.
 //!
-//! In: what became of each poll. Out: the next [`RefreshJob`], the [`Slot`] that requests read, and one line
-//! in the log per change of state. Invariants: a document is replaced only by a better one; whatever
-//! fails, the held one stays. Time is an argument.
+//! A document is replaced only by a valid one; after any failure the current one stays in use.
 mod deadlines;
+mod document;
 mod failure;
+mod keys;
 mod pending;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::{Config, EnvironmentConfig, Level, Secret};
-use crate::engine::program::Role;
+use crate::config::{Config, EnvironmentConfig, Level};
 use crate::files::FileVersion;
 use crate::limits;
-use crate::log::Log;
-use crate::metrics::{EnvironmentMetrics, Metrics};
-use crate::schedule::{Schedule, full_refresh, jitter};
-use crate::snapshot::{DocumentSource, Environment, Freshness, KeyAccess, LastError, Slot};
-use crate::storage::{Store, StoredDocument};
+use crate::metrics::EnvironmentMetrics;
+use crate::schedule::{Schedule, full_refresh};
+use crate::snapshot::{DocumentSource, Freshness, KeyAccess, LastError, Slot};
+use crate::storage::StoredDocument;
+use crate::supervisor::action::Action;
+use crate::supervisor::context::{EventContext, Now};
 pub use crate::supervisor::environment::deadlines::Deadlines;
+use crate::supervisor::environment::document::CurrentDocument;
 use crate::supervisor::environment::failure::FailureState;
-use crate::supervisor::environment::pending::PendingUpdate;
-use crate::supervisor::realtime::UpstreamSubscription;
-use crate::supervisor::refresh;
-use crate::supervisor::refresh::{Compiled, EnvironmentId, Polled, RefreshJob, RefreshResult, RefreshSource};
-use crate::upstream::{PollError, PollErrorKind, ServerKey, Upstream};
-use crate::validators::Validators;
+use crate::supervisor::environment::keys::ServerKeys;
+use crate::supervisor::environment::pending::{Announcements, NextStep};
+use crate::supervisor::refresh::{
+    Compiled, EnvironmentId, LoadedDocument, Polled, RefreshJob, RefreshResult, RefreshSource,
+};
+use crate::upstream::{PollError, PollErrorKind, ServerKey};
 
-/// Where things are written down.
-#[derive(Debug)]
-pub struct Records {
-    pub log: Log,
-    pub metrics: Arc<Metrics>,
-    pub store: Option<Store>,
-}
-
-/// One configured environment.
+/// One environment, configured or discovered.
 #[derive(Debug)]
 pub struct PolledEnvironment {
     pub id: EnvironmentId,
     pub config: EnvironmentConfig,
-    /// Its server-side keys, if upstream told of it rather than the configuration.
-    discovered: Option<Vec<ServerKey>>,
-    /// How many of those upstream refused in turn: the next one is asked with.
-    refused_keys: usize,
-    pub schedule: Schedule,
-    held: Option<CurrentDocument>,
+    server_keys: ServerKeys,
+    schedule: Schedule,
+    document: Option<CurrentDocument>,
     freshness: Arc<Freshness>,
-    failing: Option<FailureState>,
-    /// Of the file last read.
-    seen: Option<FileVersion>,
+    failure: Option<FailureState>,
+    /// The version of the file that was read last.
+    file_version: Option<FileVersion>,
     in_flight: bool,
-    /// When the last unconditional fetch succeeded.
+    /// When the last unconditional fetch was started, unless it failed.
     full_at: Option<Instant>,
-    /// Shortens the time to the next one, for as long as the process lives.
+    /// Shortens the time to the next unconditional fetch, so that replicas do not fetch in step.
     full_jitter: f64,
-    /// The next fetch must be unconditional: an event said that there is something new.
+    /// The next fetch must be unconditional.
     full_next: bool,
-    slow: bool,
-    alias_told: bool,
-    wanted: Option<PendingUpdate>,
-    /// An event that was waited for in vain.
-    disbelieved: Option<f64>,
-    /// Its event stream, kept for as long as it is wanted.
-    pub subscription: Option<UpstreamSubscription>,
-}
-
-/// The last good document.
-#[derive(Debug)]
-struct CurrentDocument {
-    environment: Arc<Environment>,
-    source: DocumentSource,
-    validators: Validators,
-    digest: [u8; 32],
-    bytes: usize,
-}
-
-impl CurrentDocument {
-    fn renew(&mut self, mut validators: Validators) {
-        if validators.last_modified.is_none() {
-            // compatibility.md 4.1: cut to seconds, in GMT, or core does not read it.
-            validators.last_modified = self.environment.updated_at().and_then(imf_fixdate);
-        }
-        self.validators = validators;
-    }
-}
-
-/// What a poll changed for those who read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// At most when the document was last confirmed, which snapshots share: nothing to publish.
-    Nothing,
-    /// The document, its source, the error or the keys: to be published at once.
-    Content,
+    is_slow: bool,
+    is_alias_logged: bool,
+    announcements: Announcements,
 }
 
 impl PolledEnvironment {
@@ -102,120 +59,115 @@ impl PolledEnvironment {
         config: EnvironmentConfig,
         discovered: Option<Vec<ServerKey>>,
         settings: &Config,
-        now: Instant,
+        now: Now,
     ) -> Self {
         let interval = interval(&config, settings);
         Self {
             id,
             config,
-            discovered,
-            refused_keys: 0,
-            schedule: Schedule::new(interval, now),
-            held: None,
-            freshness: Arc::default(),
-            failing: None,
-            seen: None,
+            server_keys: ServerKeys::new(discovered),
+            schedule: Schedule::new(interval, now.instant),
+            document: None,
+            freshness: Arc::new(Freshness::new(now.instant)),
+            failure: None,
+            file_version: None,
             in_flight: false,
             full_at: None,
-            full_jitter: jitter(),
+            full_jitter: now.jitter_of(id),
             full_next: false,
-            slow: false,
-            alias_told: false,
-            wanted: None,
-            disbelieved: None,
-            subscription: None,
+            is_slow: false,
+            is_alias_logged: false,
+            announcements: Announcements::default(),
         }
     }
 
-    /// Whether upstream is asked for it.
+    /// Whether its document is fetched from upstream.
     pub fn is_polled(&self) -> bool {
         self.config.document_path.is_none() && self.config.embedded_document.is_none()
     }
 
-    /// Whether its keys are not known yet: they stand in a document that was never valid.
+    /// Whether its keys are unknown because they are part of a document that was never valid.
     pub fn is_unread(&self) -> bool {
-        self.held.is_none() && self.config.client_side_key.is_empty()
+        self.document.is_none() && self.config.client_side_key.is_empty()
     }
 
-    /// Whether upstream told of it.
     pub fn is_discovered(&self) -> bool {
-        self.discovered.is_some()
+        self.server_keys.discovered.is_some()
     }
 
-    /// Its server-side keys, if discovery listed it.
+    /// The server-side keys of a discovered environment.
     pub fn discovered_keys(&self) -> Option<&[ServerKey]> {
-        self.discovered.as_deref()
+        self.server_keys.discovered.as_deref()
     }
 
-    /// Takes the server-side keys that upstream tells now; true if they are others.
-    pub fn rekey(&mut self, keys: Vec<ServerKey>, now: Instant) -> bool {
+    /// Replaces the server-side keys of a discovered environment; true if they differ.
+    pub fn set_discovered_keys(&mut self, keys: Vec<ServerKey>, now: Now) -> bool {
         let keys = Some(keys);
-        if self.discovered == keys {
+        if self.server_keys.discovered == keys {
             return false;
         }
-        self.discovered = keys;
+        self.server_keys.discovered = keys;
         self.refresh(now);
         true
     }
 
-    /// Serves what was kept on disk until upstream has been reached.
-    pub fn load(&mut self, records: &Records) {
-        let Some(store) = records.store.as_ref().filter(|_| self.is_polled()) else { return };
+    /// Serves a document from `cache_dir` until upstream has responded.
+    pub fn loaded(&mut self, result: Result<Option<LoadedDocument>, String>, context: &mut EventContext<'_>) {
         let key = ("client_side_key", &self.config.client_side_key as &dyn std::fmt::Display);
-        let kept = match store.load(&self.config.client_side_key) {
-            Ok(Some(kept)) => kept,
-            Ok(None) => return,
-            Err(damaged) => {
-                return records.log.event(Level::Warning, "cache_file_ignored", &[key, ("reason", &damaged)]);
-            }
-        };
-        match refresh::compile(&kept.document) {
-            Ok((environment, _)) => {
-                self.freshness.restore(kept.saved_at);
-                self.held = Some(CurrentDocument {
-                    environment: Arc::new(environment),
-                    source: DocumentSource::Cache,
-                    validators: kept.validators,
-                    digest: kept.digest,
-                    bytes: kept.document.len(),
-                });
-                let age = SystemTime::now().duration_since(kept.saved_at).unwrap_or_default();
-                let fields = [key, ("age_seconds", &age.as_secs()), ("bytes", &kept.document.len())];
-                records.log.event(Level::Info, "environment_loaded_from_cache", &fields);
+        match result {
+            // Upstream was faster.
+            _ if self.document.is_some() => {}
+            Ok(None) => {}
+            Ok(Some(stored)) => {
+                self.freshness.restore(stored.saved_at);
+                let age = context.now.wall.duration_since(stored.saved_at).unwrap_or_default();
+                let fields = [key, ("age_seconds", &age.as_secs()), ("bytes", &stored.bytes)];
+                context.actions.log(Level::Info, "environment_loaded_from_cache", &fields);
+                self.document = Some(CurrentDocument::from_storage(stored));
             }
             Err(error) => {
-                records.log.event(Level::Warning, "cache_file_ignored", &[key, ("reason", &error.message)]);
+                context.actions.log(Level::Warning, "cache_file_ignored", &[key, ("reason", &error)]);
             }
         }
     }
 
-    /// Takes new settings; what is held stays. True if the keys or the source are others now.
-    pub fn reconfigure(&mut self, config: EnvironmentConfig, settings: &Config, now: Instant) -> bool {
+    /// Replaces the settings and keeps the document. True if the keys or the source differ.
+    pub fn reconfigure(&mut self, config: EnvironmentConfig, settings: &Config, now: Now) -> bool {
         let is_other = self.config != config;
         self.config = config;
-        self.schedule.set_interval(interval(&self.config, settings), now);
+        self.schedule.set_interval(interval(&self.config, settings), now.instant);
         if is_other {
-            self.seen = None;
+            self.file_version = None;
             self.refresh(now);
         }
         is_other
     }
 
-    /// Asks for the whole document as soon as may be.
-    pub fn refresh(&mut self, now: Instant) {
+    /// Makes an unconditional fetch due now.
+    pub fn refresh(&mut self, now: Now) {
         self.full_next = true;
-        self.schedule.hasten(now);
+        self.schedule.hasten(now.instant);
     }
 
-    /// The key by which requests and the log know it.
+    /// Makes an unconditional fetch due now, `Retry-After` permitting: the event stream announced a document.
+    pub fn announced(&mut self, updated_at: f64, now: Now) {
+        if self.announcements.add(updated_at, self.upstream_updated_at(), now.instant) {
+            self.full_next = true;
+            self.schedule.hasten_after_retry_after(now.instant);
+        }
+    }
+
+    /// The key that requests and logs use: the configured one, else that of the document.
     pub fn client_side_key(&self) -> &str {
-        match &self.held {
-            Some(held) if self.config.client_side_key.is_empty() => held.environment.client_side_key(),
+        match &self.document {
+            Some(document) if self.config.client_side_key.is_empty() => {
+                document.environment.client_side_key()
+            }
             _ => &self.config.client_side_key,
         }
     }
 
-    /// The name for a log when the key is not known yet.
+    /// The name in logs: the path of the document while the key is unknown.
     fn name(&self) -> String {
         match (self.client_side_key(), &self.config.document_path) {
             ("", Some(path)) => path.display().to_string(),
@@ -223,113 +175,185 @@ impl PolledEnvironment {
         }
     }
 
-    /// When to call [`job`](Self::job) next; `None` while a job is under way or nothing can change.
+    /// When [`tick`](Self::tick) starts the next refresh; `None` while one is in flight or nothing can
+    /// change.
     pub fn due(&self) -> Option<Instant> {
-        let settled = self.config.embedded_document.is_some() && self.held.is_some();
-        (!self.in_flight && !settled).then(|| self.schedule.due())
+        let is_final = self.config.embedded_document.is_some() && self.document.is_some();
+        (!self.in_flight && !is_final).then(|| self.schedule.due())
     }
 
-    /// The job that is due at `now`, if one is.
-    pub fn job(
-        &mut self,
-        upstream: &Arc<Upstream>,
-        settings: &Config,
-        records: &Records,
-        deadlines: Deadlines,
-        now: Instant,
-    ) -> Option<RefreshJob> {
-        if self.due().is_none_or(|due| due > now) {
-            return None;
+    /// Starts the refresh that is due, if one is. True if the slot changed because there is no valid key.
+    pub fn tick(&mut self, deadlines: Deadlines, context: &mut EventContext<'_>) -> bool {
+        let now = context.now;
+        if self.due().is_none_or(|due| due > now.instant) {
+            return false;
         }
-        let Some(from) = self.from(upstream, settings, now) else {
-            let message = "no server-side key to poll with: every one upstream told of has expired";
-            let clock = SystemTime::now();
-            self.failed(PollError::new(PollErrorKind::Key, message), deadlines, &records.log, now, clock);
-            self.measure(records, now, clock);
-            return None;
+        let Some(source) = self.source(context.config, now) else {
+            let message = "no server-side key to poll with: all discovered keys have expired";
+            let is_changed = self.failed(PollError::new(PollErrorKind::Key, message), deadlines, context);
+            self.update_metrics(context);
+            return is_changed;
         };
         self.in_flight = true;
-        let digest = self.held.as_ref().map(|held| held.digest);
-        let is_kept = records.store.is_some() && self.is_polled();
-        Some(RefreshJob { id: self.id, from, digest, is_kept })
+        let digest = self.document.as_ref().map(|document| document.digest);
+        let is_stored = context.has_storage && self.is_polled();
+        context.actions.push(Action::Refresh(RefreshJob { id: self.id, source, digest, is_stored }));
+        false
     }
 
-    /// A server-side key that is good now.
-    fn key(&self) -> Option<Secret> {
-        match &self.discovered {
-            Some(keys) => {
-                let clock = SystemTime::now();
-                let good: Vec<_> = keys.iter().filter(|key| key.is_valid_at(clock)).collect();
-                good.get(self.refused_keys % good.len().max(1)).map(|key| key.key.clone())
-            }
-            None => {
-                let keys: Vec<_> = self.config.server_side_keys().collect();
-                keys.get(self.refused_keys % keys.len().max(1)).map(|key| (*key).clone())
-            }
-        }
-    }
-
-    fn from(&mut self, upstream: &Arc<Upstream>, settings: &Config, now: Instant) -> Option<RefreshSource> {
+    fn source(&mut self, settings: &Config, now: Now) -> Option<RefreshSource> {
         if let Some(text) = self.config.embedded_document {
             return Some(RefreshSource::Embedded(text));
         }
-        if let Some(path) = &self.config.document_path {
+        if let Some(path) = self.config.document_path.clone() {
             let (failed, bytes_max) = (self.error().cloned(), settings.api_document_bytes_max);
-            return Some(RefreshSource::File { path: path.clone(), seen: self.seen, failed, bytes_max });
+            return Some(RefreshSource::File { path, seen: self.file_version, failed, bytes_max });
         }
-        let key = self.key()?;
-        let bytes = self.held.as_ref().map_or(0, |held| held.bytes);
-        let refresh = full_refresh(settings.api_full_refresh, bytes, self.full_jitter);
+        let key = self.server_keys.select(&self.config, now.wall)?;
+        let bytes = self.document.as_ref().map_or(0, |document| document.bytes);
+        let interval = full_refresh(settings.api_full_refresh, bytes, self.full_jitter);
         let is_full = std::mem::take(&mut self.full_next)
-            || self.full_at.is_none_or(|at| now.duration_since(at) >= refresh);
-        let held = self.held.as_ref().map(|held| &held.validators);
-        let held = held.filter(|validators| !is_full && validators.are_usable()).cloned();
-        if held.is_none() {
-            // Taken back if the fetch fails.
-            self.full_at = Some(now);
+            || self.full_at.is_none_or(|at| now.instant.duration_since(at) >= interval);
+        let validators = self.document.as_ref().map(|document| &document.validators);
+        let validators = validators.filter(|validators| !is_full && validators.are_usable()).cloned();
+        if validators.is_none() {
+            // Reset if the fetch fails.
+            self.full_at = Some(now.instant);
         }
-        Some(RefreshSource::Upstream { upstream: Arc::clone(upstream), key, held })
+        Some(RefreshSource::Upstream { key, validators })
     }
 
-    /// Takes in what became of a job.
-    pub fn done(
+    /// Applies the result of a refresh. True if the slot changed, so that a snapshot must be published; when
+    /// the document was last confirmed is shared with the published snapshots and needs none.
+    pub fn refreshed(
         &mut self,
-        done: RefreshResult,
-        records: &Records,
+        refreshed: RefreshResult,
         deadlines: Deadlines,
-        now: Instant,
-        clock: SystemTime,
-    ) -> Change {
+        context: &mut EventContext<'_>,
+    ) -> bool {
+        let now = context.now;
         self.in_flight = false;
-        self.seen = done.seen;
-        let took = now.duration_since(done.started);
-        self.count(&done.result, took, records);
-        let change = match done.result {
+        self.file_version = refreshed.seen;
+        let took = now.instant.duration_since(refreshed.started);
+        self.count(&refreshed.result, took, context);
+        let is_changed = match refreshed.result {
             Ok(polled) => {
-                self.schedule.succeeded(done.started, now, self.spread());
-                self.tell_slow(took, &records.log);
-                self.freshness.confirm(now, clock);
-                let recovered = self.recovered(&records.log, now);
-                let confirmed = self.confirm();
+                self.schedule.succeeded(refreshed.started, now.instant, self.interval_jitter(now));
+                self.log_slow(took, context);
+                self.freshness.confirm(now.instant, now.wall);
+                let has_recovered = self.recovered(context);
+                let is_confirmed = self.confirm();
                 let is_new = matches!(polled, Polled::New(_));
                 match polled {
-                    Polled::New(compiled) => self.replace(*compiled, took, clock, records),
+                    Polled::New(compiled) => self.replace(*compiled, took, context),
                     Polled::Same(Some(validators)) => {
-                        self.held.iter_mut().for_each(|held| held.renew(validators.clone()));
+                        self.document.iter_mut().for_each(|document| {
+                            document.set_validators(validators.clone());
+                        });
                     }
                     Polled::Same(None) => {}
                 }
-                if is_new || recovered || confirmed { Change::Content } else { Change::Nothing }
+                is_new || has_recovered || is_confirmed
             }
-            Err(error) => self.failed(error, deadlines, &records.log, now, clock),
+            Err(error) => self.failed(error, deadlines, context),
         };
-        self.check_wanted(records, now);
-        self.measure(records, now, clock);
-        change
+        self.check_announcements(context);
+        self.update_metrics(context);
+        is_changed
     }
 
-    fn count(&self, result: &Result<Polled, PollError>, took: Duration, records: &Records) {
-        records.metrics.environment(self.client_side_key(), |environment| {
+    /// The error of the last poll.
+    fn error(&self) -> Option<&PollError> {
+        self.failure.as_ref().map(|failure| &failure.error)
+    }
+
+    /// Schedules a retry after a failed poll. True if the error differs from the last one.
+    fn failed(&mut self, error: PollError, deadlines: Deadlines, context: &mut EventContext<'_>) -> bool {
+        let now = context.now;
+        self.full_at = None;
+        if matches!(error.kind, PollErrorKind::Status(401 | 403)) {
+            self.server_keys.reject();
+        }
+        let is_file = self.config.document_path.is_some();
+        let delay = if is_file {
+            self.schedule.succeeded(now.instant, now.instant, self.interval_jitter(now));
+            self.schedule.interval()
+        } else {
+            let source = self.document.as_ref().map(|document| document.source);
+            let retry = deadlines.retry(source, self.freshness.age_at(now.instant));
+            self.schedule.failed(now.instant, retry, error.retry_after, now.jitter_of(self.id))
+        };
+        let (is_other, is_logged) = match &mut self.failure {
+            Some(failure) => failure.repeat(error, now.instant),
+            None => {
+                self.failure = Some(FailureState::new(error, now.instant, now.wall));
+                (true, true)
+            }
+        };
+        if let Some(failure) = self.failure.as_ref().filter(|_| is_logged) {
+            let event = if is_file { "document_refused" } else { "environment_poll_failed" };
+            let serving = if self.document.is_some() { "the last good document" } else { "nothing (502)" };
+            context.actions.log(
+                Level::Error,
+                event,
+                &[
+                    ("client_side_key", &self.name()),
+                    ("error", &failure.error.message),
+                    ("serving", &serving),
+                    ("failures_count", &failure.count),
+                    ("failing_seconds", &failure.lasted(now.instant).as_secs()),
+                    ("retry_seconds", &format_args!("{:.1}", delay.as_secs_f64())),
+                ],
+            );
+        }
+        is_other
+    }
+
+    /// Clears the failure; true if there was one.
+    fn recovered(&mut self, context: &mut EventContext<'_>) -> bool {
+        let Some(failure) = self.failure.take() else { return false };
+        context.actions.log(
+            Level::Info,
+            "environment_recovered",
+            &[
+                ("client_side_key", &self.name()),
+                ("failures_count", &failure.count),
+                ("failing_seconds", &failure.lasted(context.now.instant).as_secs()),
+            ],
+        );
+        true
+    }
+
+    /// The `updated_at` of the document that upstream served.
+    fn upstream_updated_at(&self) -> Option<f64> {
+        let document = self.document.as_ref()?;
+        let is_upstream = document.source == DocumentSource::Upstream;
+        is_upstream.then(|| document.environment.updated_at()).flatten()
+    }
+
+    fn check_announcements(&mut self, context: &mut EventContext<'_>) {
+        let (current, has_failed) = (self.upstream_updated_at(), self.failure.is_some());
+        match self.announcements.polled(current, has_failed, context.now.instant) {
+            NextStep::Nothing => {}
+            NextStep::FetchWhole => self.full_next = true,
+            NextStep::FetchWholeAt(at) => {
+                self.full_next = true;
+                self.schedule.hasten(at);
+            }
+            NextStep::Dropped(updated_at) => context.actions.log(
+                Level::Warning,
+                "realtime_event_disbelieved",
+                &[
+                    ("client_side_key", &self.name()),
+                    ("updated_at", &updated_at),
+                    ("hint", &"the event stream announced a document that upstream does not serve"),
+                ],
+            ),
+        }
+    }
+
+    fn count(&self, result: &Result<Polled, PollError>, took: Duration, context: &EventContext<'_>) {
+        context.metrics.environment(self.client_side_key(), |environment| {
             environment.last_poll = took;
             match result {
                 Ok(Polled::New(_)) => environment.polls_changed += 1,
@@ -339,37 +363,37 @@ impl PolledEnvironment {
         });
     }
 
-    /// Writes the state as numbers.
-    fn measure(&self, records: &Records, now: Instant, clock: SystemTime) {
+    fn update_metrics(&self, context: &EventContext<'_>) {
+        let Now { instant, wall, .. } = context.now;
         let time = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?);
-        records.metrics.environment(self.client_side_key(), |environment: &mut EnvironmentMetrics| {
+        context.metrics.environment(self.client_side_key(), |environment: &mut EnvironmentMetrics| {
             environment.last_success = self.freshness.last_success();
             environment.last_error = self.error().map(|error| error.message.clone());
-            environment.failing_since = self.failing.as_ref().map(|failing| failing.since);
-            environment.failures = self.failing.as_ref().map_or(0, |failing| failing.count);
-            environment.next_poll = clock.checked_add(self.schedule.due().saturating_duration_since(now));
-            environment.source = self.held.as_ref().map(|held| held.source);
+            environment.failing_since = self.failure.as_ref().map(|failure| failure.since);
+            environment.failures = self.failure.as_ref().map_or(0, |failure| failure.count);
+            environment.next_poll = wall.checked_add(self.schedule.due().saturating_duration_since(instant));
+            environment.source = self.document.as_ref().map(|document| document.source);
             environment.document_updated_at =
-                self.held.as_ref().and_then(|held| held.environment.updated_at()).and_then(time);
+                self.document.as_ref().and_then(|document| document.environment.updated_at()).and_then(time);
         });
     }
 
-    /// A document from disk that upstream just confirmed is upstream's.
+    /// A document from `cache_dir` that upstream confirms counts as upstream's; true if this one does from
+    /// now on.
     fn confirm(&mut self) -> bool {
-        match &mut self.held {
-            Some(held) if held.source == DocumentSource::Cache => {
-                held.source = DocumentSource::Upstream;
+        match &mut self.document {
+            Some(document) if document.source == DocumentSource::Cache => {
+                document.source = DocumentSource::Upstream;
                 true
             }
             _ => false,
         }
     }
 
-    fn replace(&mut self, mut compiled: Compiled, took: Duration, clock: SystemTime, records: &Records) {
-        let log = &records.log;
-        // Nobody else has it yet.
-        if let (Some(held), Some(new)) = (&self.held, Arc::get_mut(&mut compiled.environment)) {
-            new.replace(&held.environment);
+    fn replace(&mut self, mut compiled: Compiled, took: Duration, context: &mut EventContext<'_>) {
+        // The new environment is not shared yet.
+        if let (Some(document), Some(new)) = (&self.document, Arc::get_mut(&mut compiled.environment)) {
+            new.replace(&document.environment);
         }
         let source = match (&self.config.document_path, self.config.embedded_document) {
             (Some(_), _) => DocumentSource::File,
@@ -378,59 +402,46 @@ impl PolledEnvironment {
         };
         let environment = Arc::clone(&compiled.environment);
         let (bytes, digest) = (compiled.document_bytes, compiled.digest);
-        self.measure_change(&compiled, &environment, clock, records);
-        let mut held =
-            CurrentDocument { environment, source, validators: Validators::default(), digest, bytes };
-        held.renew(compiled.validators);
-        if let (Some(store), Some(document)) = (&records.store, compiled.document) {
-            let kept =
-                StoredDocument { document, validators: held.validators.clone(), digest, saved_at: clock };
-            store.save(&self.config.client_side_key, kept);
+        self.update_document_metrics(&compiled, context);
+        let new = CurrentDocument::new(environment, source, compiled.validators, digest, bytes);
+        if let Some(document) = compiled.document.filter(|_| context.has_storage) {
+            let validators = new.validators.clone();
+            let kept = StoredDocument { document, validators, digest, saved_at: context.now.wall };
+            context.actions.push(Action::Store { name: self.config.client_side_key.clone(), kept });
         }
-        self.held = Some(held);
+        self.document = Some(new);
         let name = self.name();
-        log.event(
+        context.actions.log(
             Level::Info,
             "environment_updated",
             &[("client_side_key", &name), ("bytes", &bytes), ("took_ms", &took.as_millis())],
         );
         for warning in &compiled.warnings {
-            log.event(
+            context.actions.log(
                 Level::Warning,
                 "document_warning",
                 &[("client_side_key", &name), ("path", &warning.path), ("problem", &warning.message)],
             );
         }
-        self.tell_alias(log);
+        self.log_alias(context);
     }
 
-    fn measure_change(&self, compiled: &Compiled, new: &Environment, clock: SystemTime, records: &Records) {
-        let was_live = self.held.as_ref().is_some_and(|held| held.source == DocumentSource::Upstream);
-        let updated_at = new.updated_at().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        let age = updated_at.and_then(|since| clock.duration_since(SystemTime::UNIX_EPOCH + since).ok());
-        records.metrics.environment(self.client_side_key(), |environment| {
-            environment.compile = compiled.took;
-            environment.document_bytes = compiled.document_bytes as u64;
-            environment.refused_conditions = compiled.warnings.len() as u64;
-            let sizes = new.sizes();
-            environment.name = sizes.name.to_string();
-            environment.features = sizes.features as u64;
-            environment.segments = sizes.segments as u64;
-            environment.identity_overrides = sizes.identity_overrides as u64;
-            if was_live && age.is_some() {
-                environment.propagation = age;
-            }
+    fn update_document_metrics(&self, compiled: &Compiled, context: &EventContext<'_>) {
+        let live = self.document.as_ref().filter(|document| document.source == DocumentSource::Upstream);
+        let propagation = live.and_then(|_| compiled.age(context.now.wall));
+        context.metrics.environment(self.client_side_key(), |environment| {
+            compiled.record(environment);
+            environment.propagation = propagation.or(environment.propagation);
         });
     }
 
-    /// The document may be of another key than the configured one; served all the same (as the
-    /// original allows), said once.
-    fn tell_alias(&mut self, log: &Log) {
-        let Some(held) = &self.held else { return };
-        let (configured, own) = (&self.config.client_side_key, held.environment.client_side_key());
-        if !configured.is_empty() && configured != own && !self.alias_told {
-            self.alias_told = true;
-            log.event(
+    /// Logs once that the document belongs to another key than the configured one, which is allowed.
+    fn log_alias(&mut self, context: &mut EventContext<'_>) {
+        let Some(document) = &self.document else { return };
+        let (configured, own) = (&self.config.client_side_key, document.environment.client_side_key());
+        if !configured.is_empty() && configured != own && !self.is_alias_logged {
+            self.is_alias_logged = true;
+            context.actions.log(
                 Level::Warning,
                 "client_side_key_is_an_alias",
                 &[
@@ -442,51 +453,38 @@ impl PolledEnvironment {
         }
     }
 
-    fn tell_slow(&mut self, took: Duration, log: &Log) {
-        let slow = took > self.schedule.interval() && self.config.document_path.is_none();
-        if slow && !self.slow {
-            log.event(
+    fn log_slow(&mut self, took: Duration, context: &mut EventContext<'_>) {
+        let is_slow = took > self.schedule.interval() && self.config.document_path.is_none();
+        if is_slow && !self.is_slow {
+            context.actions.log(
                 Level::Warning,
                 "environment_poll_slow",
                 &[
                     ("client_side_key", &self.name()),
                     ("took_seconds", &format_args!("{:.1}", took.as_secs_f64())),
-                    ("hint", &"a fetch takes longer than api_poll_frequency: raise it, or look at upstream"),
+                    ("hint", &"a fetch takes longer than api_poll_frequency: raise it, or check upstream"),
                 ],
             );
         }
-        self.slow = slow;
+        self.is_slow = is_slow;
     }
 
-    fn spread(&self) -> f64 {
-        // Files are looked at, not asked for; there is nobody to spare.
-        if self.config.document_path.is_some() { 0.5 } else { jitter() }
+    /// Files are read at a fixed interval: there is no server to protect from synchronized requests.
+    fn interval_jitter(&self, now: Now) -> f64 {
+        if self.config.document_path.is_some() { 0.5 } else { now.jitter_of(self.id) }
     }
 
-    /// The keys that open it, as slot number `slot`.
+    /// The keys that open slot number `slot`.
     pub fn keys(&self, slot: usize) -> Vec<(Box<[u8]>, KeyAccess)> {
-        let mut keys = Vec::new();
-        let mut add = |key: &str, role, expires_at| {
-            if !key.is_empty() {
-                keys.push((key.as_bytes().into(), KeyAccess { slot, role, expires_at }));
-            }
-        };
-        add(self.client_side_key(), Role::Client, None);
-        for key in self.config.server_side_keys() {
-            add(key.expose(), Role::Server, None);
-        }
-        for key in self.discovered.iter().flatten() {
-            add(key.key.expose(), Role::Server, key.expires_at);
-        }
-        keys
+        self.server_keys.access(&self.config, self.client_side_key(), slot)
     }
 
-    /// What requests read of it.
+    /// What requests read.
     pub fn slot(&self) -> Slot {
         Slot {
             client_side_key: self.client_side_key().into(),
-            environment: self.held.as_ref().map(|held| Arc::clone(&held.environment)),
-            source: self.held.as_ref().map_or(DocumentSource::Upstream, |held| held.source),
+            environment: self.document.as_ref().map(|document| Arc::clone(&document.environment)),
+            source: self.document.as_ref().map_or(DocumentSource::Upstream, |document| document.source),
             freshness: Arc::clone(&self.freshness),
             last_error: self.error().map(last_error),
         }
@@ -499,11 +497,4 @@ fn last_error(error: &PollError) -> LastError {
 
 fn interval(environment: &EnvironmentConfig, settings: &Config) -> Duration {
     if environment.document_path.is_some() { limits::FILE_POLL } else { settings.api_poll_frequency }
-}
-
-/// Seconds since the epoch as `If-Modified-Since` wants them.
-fn imf_fixdate(seconds: f64) -> Option<String> {
-    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
-    // httpdate panics beyond the year 9999.
-    (seconds < limits::YEAR_10000_SECONDS as f64).then(|| httpdate::fmt_http_date(time))
 }

@@ -1,64 +1,113 @@
-//! What upstream's event stream told of, and is not held yet.
+//! An update that the event stream announced and that upstream does not serve yet.
 //!
-//! In: the `updated_at` of an event. Out: polls without delay until the document is that new. Invariants:
-//! an event only ever hastens polling; one that no document ever bears out is given up and said so,
-//! and never asked for again. Time is an argument.
+//! An event only makes the next poll earlier. An event that no document confirms within
+//! `limits::EVENT_PATIENCE` is dropped, and ignored if it is sent again.
 use std::time::{Duration, Instant};
 
-use crate::config::Level;
 use crate::limits;
-use crate::snapshot::DocumentSource;
-use crate::supervisor::environment::{PolledEnvironment, Records};
 
-/// What an event said is there and is not held yet.
+/// Times travel as floats: within half a millisecond they are equal.
+const TOLERANCE_SECONDS: f64 = 0.0005;
+
+/// What was announced and is waited for.
 #[derive(Clone, Copy, Debug)]
-pub struct PendingUpdate {
+struct PendingUpdate {
     updated_at: f64,
     since: Instant,
     retry: Duration,
 }
 
-impl PolledEnvironment {
-    /// Upstream says that the document of this time is there.
-    pub fn nudge(&mut self, updated_at: f64, now: Instant) {
-        let is_old = self.wanted.is_some_and(|wanted| wanted.updated_at >= updated_at);
-        if is_old || self.has(updated_at) || self.disbelieved == Some(updated_at) {
-            return;
+/// The announcements of one environment.
+#[derive(Debug, Default)]
+pub struct Announcements {
+    pending: Option<PendingUpdate>,
+    /// The last one that no document confirmed.
+    dropped: Option<f64>,
+}
+
+/// What to do about an announcement after a poll.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NextStep {
+    /// Nothing is pending.
+    Nothing,
+    /// Make the next regular poll unconditional.
+    FetchWhole,
+    /// Poll unconditionally at this time.
+    FetchWholeAt(Instant),
+    /// The announced time was given up.
+    Dropped(f64),
+}
+
+impl Announcements {
+    /// Adds an announcement; `current` is the `updated_at` of the document from upstream that is served. True
+    /// if it is news, so that a poll is due.
+    pub fn add(&mut self, updated_at: f64, current: Option<f64>, now: Instant) -> bool {
+        let is_old = self.pending.is_some_and(|pending| pending.updated_at >= updated_at);
+        if is_old || is_confirmed(updated_at, current) || self.dropped == Some(updated_at) {
+            return false;
         }
-        self.wanted = Some(PendingUpdate { updated_at, since: now, retry: limits::EVENT_RETRY_MIN });
-        self.full_next = true;
-        self.schedule.hasten_after_retry_after(now);
+        self.pending = Some(PendingUpdate { updated_at, since: now, retry: limits::EVENT_RETRY_MIN });
+        true
     }
 
-    /// Whether the document held is as new as that. Times travel as floats: half a millisecond is equal.
-    fn has(&self, updated_at: f64) -> bool {
-        let held = self.held.as_ref().filter(|held| held.source == DocumentSource::Upstream);
-        held.and_then(|held| held.environment.updated_at()).is_some_and(|held| held >= updated_at - 0.0005)
-    }
-
-    /// After a poll: is what an event told of there now? Else asks again, and in the end gives up.
-    pub(super) fn check_wanted(&mut self, records: &Records, now: Instant) {
-        let Some(mut wanted) = self.wanted else { return };
-        if self.failing.is_some() {
-            // Upstream is asked again by the rules of back-off, and says nothing about the event.
-            self.full_next = true;
-            self.wanted = Some(PendingUpdate { since: now, ..wanted });
-            return;
-        }
-        if self.has(wanted.updated_at) {
-            self.wanted = None;
-        } else if now.duration_since(wanted.since) > limits::EVENT_PATIENCE {
-            self.wanted = None;
-            self.disbelieved = Some(wanted.updated_at);
-            let hint = "the event stream told of a document that upstream does not serve";
-            let fields: [(_, &dyn std::fmt::Display); 3] =
-                [("client_side_key", &self.name()), ("updated_at", &wanted.updated_at), ("hint", &hint)];
-            records.log.event(Level::Warning, "realtime_event_disbelieved", &fields);
+    /// To be called after each poll.
+    pub fn polled(&mut self, current: Option<f64>, has_failed: bool, now: Instant) -> NextStep {
+        let Some(pending) = &mut self.pending else { return NextStep::Nothing };
+        let updated_at = pending.updated_at;
+        if has_failed {
+            // A failed poll says nothing about the announcement, and its backoff counts.
+            pending.since = now;
+            NextStep::FetchWhole
+        } else if is_confirmed(updated_at, current) {
+            self.pending = None;
+            NextStep::Nothing
+        } else if now.duration_since(pending.since) > limits::EVENT_PATIENCE {
+            self.pending = None;
+            self.dropped = Some(updated_at);
+            NextStep::Dropped(updated_at)
         } else {
-            self.full_next = true;
-            self.schedule.hasten(now + wanted.retry);
-            wanted.retry = (wanted.retry * 2).min(limits::EVENT_RETRY_MAX);
-            self.wanted = Some(wanted);
+            let at = now + pending.retry;
+            pending.retry = (pending.retry * 2).min(limits::EVENT_RETRY_MAX);
+            NextStep::FetchWholeAt(at)
         }
+    }
+}
+
+fn is_confirmed(updated_at: f64, current: Option<f64>) -> bool {
+    current.is_some_and(|current| current >= updated_at - TOLERANCE_SECONDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_with_backoff_until_a_document_confirms_the_announcement() {
+        let (mut announcements, start) = (Announcements::default(), Instant::now());
+        assert!(announcements.add(10.0, Some(9.0), start));
+        assert!(!announcements.add(10.0, Some(9.0), start), "already pending");
+        let first = announcements.polled(Some(9.0), false, start);
+        assert_eq!(first, NextStep::FetchWholeAt(start + limits::EVENT_RETRY_MIN));
+        let second = announcements.polled(Some(9.0), false, start);
+        let doubled = (limits::EVENT_RETRY_MIN * 2).min(limits::EVENT_RETRY_MAX);
+        assert_eq!(second, NextStep::FetchWholeAt(start + doubled));
+        assert_eq!(announcements.polled(Some(9.9999), false, start), NextStep::Nothing);
+        assert!(!announcements.add(10.0, Some(9.9999), start), "already served");
+    }
+
+    #[test]
+    fn drops_an_announcement_that_no_document_confirms() {
+        let (mut announcements, start) = (Announcements::default(), Instant::now());
+        announcements.add(10.0, None, start);
+        let late = start + limits::EVENT_PATIENCE * 2;
+        assert_eq!(
+            announcements.polled(None, true, late),
+            NextStep::FetchWhole,
+            "a failure extends the wait"
+        );
+        let later = late + limits::EVENT_PATIENCE * 2;
+        assert_eq!(announcements.polled(None, false, later), NextStep::Dropped(10.0));
+        assert!(!announcements.add(10.0, None, later), "sent again");
+        assert!(announcements.add(11.0, None, later));
     }
 }

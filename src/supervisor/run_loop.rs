@@ -1,0 +1,266 @@
+//! The supervisor's thread: receives events, reads the clock, and applies what the state machine decides.
+//!
+//! Whatever waits for the network or compiles runs on the threads of the pools. The loop itself reads and
+//! writes only small local files; it blocks only for the last uploads, when the process ends.
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::analytics::batch::ReportKind;
+use crate::analytics::batch::UploadBatch;
+use crate::analytics::upload::{PendingBatch, RoundResult, run_round};
+use crate::config::{Config, TlsConfig};
+use crate::limits;
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::schedule::jitter;
+use crate::storage::Store;
+use crate::supervisor::action::{Action, SupervisorResult};
+use crate::supervisor::config_file::ConfigReader;
+use crate::supervisor::context::Now;
+use crate::supervisor::delivery::Delivery;
+use crate::supervisor::discovery::STORED_AS;
+use crate::supervisor::event::Event;
+use crate::supervisor::pool::{Pool, guarded};
+use crate::supervisor::realtime::{self, UpstreamSubscription};
+use crate::supervisor::refresh::{self, Compilers, EnvironmentId, RefreshJob, RefreshResult};
+use crate::supervisor::state::Supervisor;
+use crate::systemd::Notify;
+use crate::tls::Certificates;
+use crate::upstream::{
+    DiscoveredEnvironment, PollError, PollErrorKind, PostOutcome, Upstream, parse_discovered,
+};
+
+/// The state machine with everything that its actions need.
+pub struct RunLoop {
+    pub state: Supervisor,
+    pub events: Receiver<Event>,
+    pub sender: Sender<Event>,
+    /// Results of actions that were applied without a thread.
+    pub results: VecDeque<Event>,
+    pub log: Log,
+    pub metrics: Arc<Metrics>,
+    pub store: Option<Store>,
+    pub delivery: Delivery,
+    pub upstream: Arc<Upstream>,
+    pub pool: Pool,
+    pub compilers: Arc<Compilers>,
+    pub config_reader: ConfigReader,
+    pub certificates: Option<Certificates>,
+    pub streams: HashMap<EnvironmentId, UpstreamSubscription>,
+    /// Called after each iteration, at least every two seconds.
+    pub after_iteration: Box<dyn FnMut() + Send>,
+    pub exit: Option<SupervisorResult>,
+}
+
+impl RunLoop {
+    /// Runs until the state machine exits.
+    pub fn run(mut self) -> SupervisorResult {
+        loop {
+            self.metrics.supervisor.beats.add(1);
+            self.tick();
+            if let Some(result) = self.exit {
+                return result;
+            }
+            self.delivery.resend();
+            self.free_retired();
+            (self.after_iteration)();
+            // The sender is ours, so that the channel cannot be disconnected.
+            if let Ok(event) = self.events.recv_timeout(self.wait()) {
+                self.dispatch(event);
+                // Changes that arrived together are published together.
+                while let Ok(event) = self.events.try_recv() {
+                    self.dispatch(event);
+                }
+            }
+        }
+    }
+
+    /// Lets the state machine do what is due.
+    pub fn tick(&mut self) {
+        for counts in self.delivery.take_counts() {
+            self.dispatch(Event::Counted(counts));
+        }
+        let reactors = self.delivery.reactors();
+        self.dispatch(Event::Tick { reactors });
+    }
+
+    /// How long to wait for an event.
+    fn wait(&self) -> Duration {
+        let housekeeping = if self.state.is_draining() {
+            Duration::from_millis(5)
+        } else if self.delivery.has_unsent() {
+            Duration::from_millis(10)
+        } else if self.delivery.has_older_snapshots() {
+            Duration::from_millis(100)
+        } else {
+            // The watchdog checks that the loop iterates.
+            Duration::from_secs(2)
+        };
+        let due = self.state.due().map(|due| due.saturating_duration_since(Instant::now()));
+        due.map_or(housekeeping, |due| due.min(housekeeping))
+    }
+
+    /// Handles an event, and then the results of its actions.
+    pub fn dispatch(&mut self, event: Event) {
+        self.results.push_back(event);
+        while let Some(event) = self.results.pop_front() {
+            let now = Now { instant: Instant::now(), wall: SystemTime::now(), jitter: jitter() };
+            for action in self.state.handle(event, now) {
+                self.apply(action);
+            }
+        }
+    }
+
+    fn apply(&mut self, action: Action) {
+        match action {
+            Action::Log { level, event, fields } => {
+                let fields: Vec<(&'static str, &dyn Display)> =
+                    fields.iter().map(|(name, value)| (*name, value as &dyn Display)).collect();
+                self.log.event(level, event, &fields);
+            }
+            Action::LogConfigWarning(warning) => self.log.config_warning(&warning),
+            Action::SetLogLevel(level) => self.log.set_level(level),
+            Action::Refresh(job) => self.refresh(job),
+            Action::Discover => self.discover(),
+            Action::Upload { kind, waiting } => self.upload(kind, waiting),
+            Action::UploadLast { kind, waiting, until } => {
+                let upstream = &self.upstream;
+                let posted = run_round(kind, waiting, until, |batch| send(upstream, batch, Some(until)));
+                self.results.push_back(Event::Uploaded(posted));
+            }
+            Action::LoadDocument { id, client_side_key } => {
+                let store = self.store.as_ref();
+                let result = store.map_or(Ok(None), |store| refresh::load(store, &client_side_key));
+                self.results.push_back(Event::DocumentLoaded { id, result });
+            }
+            Action::LoadDiscovery => {
+                let result = self.store.as_ref().map_or(Ok(None), load_discovery);
+                self.results.push_back(Event::DiscoveryLoaded(result));
+            }
+            Action::Store { name, kept } => {
+                if let Some(store) = &self.store {
+                    store.save(&name, kept);
+                }
+            }
+            Action::StoreIfChanged { name, kept } => {
+                if let Some(store) = &self.store {
+                    store.save_if_new(name, kept);
+                }
+            }
+            Action::RemoveStored(name) => self.store.iter().for_each(|store| store.remove(name)),
+            Action::FlushStorage => self.store.iter().for_each(|store| store.flush(limits::STORE_PATIENCE)),
+            Action::Send(message) => self.delivery.send(message),
+            Action::OpenStream { id, client_side_key } => self.open_stream(id, &client_side_key),
+            Action::CloseStream(id) => drop(self.streams.remove(&id)),
+            Action::RemoveMetrics(client_side_key) => self.metrics.remove_environment(&client_side_key),
+            Action::CheckConfigFile => {
+                let version = self.config_reader.file_version();
+                self.results.push_back(Event::ConfigFile(version));
+            }
+            Action::ReadConfig { current, is_requested } => self.read_config(&current, is_requested),
+            Action::UseUpstream(upstream) => self.upstream = upstream,
+            Action::CheckCertificates { reload_from } => self.check_certificates(reload_from),
+            Action::NotifyStopping => {
+                if let Some(notify) = Notify::from_process() {
+                    notify.stopping();
+                }
+            }
+            Action::Exit(result) => self.exit = Some(result),
+        }
+    }
+
+    fn refresh(&mut self, job: RefreshJob) {
+        let (id, sender, compilers) = (job.id, self.sender.clone(), Arc::clone(&self.compilers));
+        let upstream = Arc::clone(&self.upstream);
+        // The loop may have ended when the refresh does.
+        let task = move || drop(sender.send(Event::Refreshed(job.run(&upstream, &compilers))));
+        if let Err(error) = self.pool.spawn(task) {
+            let (started, result) = (Instant::now(), Err(no_thread(&error)));
+            self.results.push_back(Event::Refreshed(RefreshResult { id, started, seen: None, result }));
+        }
+    }
+
+    fn discover(&mut self) {
+        let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
+        let spawned = self.pool.spawn(move || {
+            let result = guarded(|| upstream.discover()).unwrap_or_else(|| {
+                let message = "discovery panicked, which is a bug in this proxy";
+                Err(PollError::new(PollErrorKind::Internal, message))
+            });
+            drop(sender.send(Event::Discovered(result)));
+        });
+        if let Err(error) = spawned {
+            self.results.push_back(Event::Discovered(Err(no_thread(&error))));
+        }
+    }
+
+    fn upload(&mut self, kind: ReportKind, waiting: Vec<PendingBatch>) {
+        let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
+        let task = move || {
+            let until = Instant::now() + limits::ROUND_TIME_MAX;
+            let posted =
+                guarded(|| run_round(kind, waiting.clone(), until, |batch| send(&upstream, batch, None)));
+            // Which of them were sent before a panic is unknown: none may be sent twice.
+            let posted = posted.unwrap_or_else(|| {
+                RoundResult::lost(kind, &waiting, "the upload panicked, which is a bug in this proxy")
+            });
+            drop(sender.send(Event::Uploaded(posted)));
+        };
+        if let Err(error) = self.pool.spawn(task) {
+            self.results.push_back(Event::UploadNotStarted { kind, error: error.to_string() });
+        }
+    }
+
+    fn open_stream(&mut self, id: EnvironmentId, client_side_key: &str) {
+        let sender = self.sender.clone();
+        let announce = move |updated_at| drop(sender.send(Event::Announced { id, updated_at }));
+        let (upstream, log, metrics) = (Arc::clone(&self.upstream), self.log.clone(), self.metrics.clone());
+        match realtime::subscribe(upstream, client_side_key, log, metrics, announce) {
+            Ok(subscription) => drop(self.streams.insert(id, subscription)),
+            Err(error) => self.results.push_back(Event::StreamFailed { id, error: error.to_string() }),
+        }
+    }
+
+    fn read_config(&mut self, current: &Config, is_requested: bool) {
+        let result = self.config_reader.read(current).map(Box::new);
+        self.results.push_back(Event::ConfigRead { is_requested, result });
+    }
+
+    fn check_certificates(&mut self, reload_from: Option<TlsConfig>) {
+        let Some(certificates) = &mut self.certificates else { return };
+        let result = match reload_from {
+            Some(files) => Some(certificates.reload_from(&files)),
+            None => certificates.reload_if_changed(),
+        };
+        if let Some(result) = result {
+            self.results.push_back(Event::CertificatesRead(result));
+        }
+    }
+
+    fn free_retired(&mut self) {
+        let retired = self.delivery.take_retired();
+        if !retired.is_empty() {
+            // Large snapshots take long to free. Without a thread they are freed here.
+            let _ = self.compilers.large.spawn(move || drop(retired));
+        }
+    }
+}
+
+fn no_thread(error: &io::Error) -> PollError {
+    PollError::new(PollErrorKind::Internal, format!("failed to start a thread to fetch with: {error}"))
+}
+
+fn load_discovery(store: &Store) -> Result<Option<Vec<DiscoveredEnvironment>>, String> {
+    let Some(kept) = store.load(STORED_AS).map_err(|error| error.to_string())? else { return Ok(None) };
+    parse_discovered(&kept.document).map(Some).map_err(|error| error.message)
+}
+
+fn send(upstream: &Upstream, batch: &UploadBatch, until: Option<Instant>) -> PostOutcome {
+    let time_max = until.map(|until| until.saturating_duration_since(Instant::now()));
+    let (key, body) = (&batch.idempotency_key, batch.body.as_bytes());
+    upstream.post(&batch.path, &batch.fields(), key, body, time_max)
+}

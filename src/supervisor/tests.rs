@@ -1,0 +1,259 @@
+//! Drives the state machine through scripted events and times, without a thread or a socket, and compares the
+//! exact actions.
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::action::Action;
+use super::config_file::{LoadedConfig, ReloadError};
+use super::context::Now;
+use super::event::Event;
+use super::refresh::{Compiled, EnvironmentId, Polled, RefreshResult, RefreshSource, compile};
+use super::signals::Signal;
+use super::state::{Supervisor, SupervisorOptions};
+use super::uploads::StoredUploads;
+use crate::analytics::batch::ReportKind;
+use crate::analytics::upload::RoundResult;
+use crate::channel::ReactorMessage;
+use crate::config::{self, Config, EnvironmentConfig, Secret, SettingError};
+use crate::metrics::Metrics;
+use crate::upstream::{DiscoveredEnvironment, PollError, PollErrorKind, ServerKey, Upstream, digest_of};
+use crate::validators::Validators;
+
+const RUNNING: Event = Event::Tick { reactors: 1 };
+
+/// The defaults, with these environments and without event streams.
+fn config(client_side_keys: &[&str]) -> Config {
+    let inputs = config::Inputs { without_file: true, may_serve_nothing: true, ..Default::default() };
+    let mut config = config::load(&inputs).expect("the defaults").0;
+    let environment = |key: &&str| EnvironmentConfig {
+        client_side_key: (*key).to_owned(),
+        server_side_key: Some(Secret::new(format!("ser.{key}"))),
+        ..EnvironmentConfig::default()
+    };
+    config.environments = client_side_keys.iter().map(environment).collect();
+    config.realtime.enabled = false;
+    config.api_poll_frequency = Duration::from_secs(10);
+    config
+}
+
+struct Script {
+    supervisor: Supervisor,
+    start: Instant,
+}
+
+impl Script {
+    fn new(config: Config) -> Self {
+        let start = Instant::now();
+        let options = SupervisorOptions {
+            config,
+            metrics: Arc::new(Metrics::new(&[0])),
+            has_storage: false,
+            has_certificates: false,
+            config_file: None,
+            stored_uploads: StoredUploads::default(),
+        };
+        Self { supervisor: Supervisor::new(options, start), start }
+    }
+
+    /// Handles an event this many seconds after the start.
+    fn at(&mut self, seconds: f64, event: Event) -> Vec<String> {
+        let elapsed = Duration::from_secs_f64(seconds);
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + elapsed;
+        let now = Now { instant: self.start + elapsed, wall, jitter: 0.0 };
+        self.supervisor.handle(event, now).iter().map(describe).collect()
+    }
+
+    fn refreshed(
+        &mut self,
+        seconds: f64,
+        id: EnvironmentId,
+        result: Result<Polled, PollError>,
+    ) -> Vec<String> {
+        let started = self.start + Duration::from_secs_f64(seconds);
+        self.at(seconds, Event::Refreshed(RefreshResult { id, started, seen: None, result }))
+    }
+
+    fn discovered(&mut self, seconds: f64, client_side_keys: &[&str]) -> Vec<String> {
+        let environment = |key: &&str| DiscoveredEnvironment {
+            client_side_key: (*key).to_owned(),
+            server_side_keys: vec![ServerKey { key: Secret::new(format!("ser.{key}")), expires_at: None }],
+        };
+        let environments = client_side_keys.iter().map(environment).collect();
+        self.at(seconds, Event::Discovered(Ok((environments, Vec::new()))))
+    }
+}
+
+fn describe(action: &Action) -> String {
+    match action {
+        Action::Log { event, fields, .. } => {
+            let fields = fields.iter().filter(|(name, _)| !matches!(*name, "hint" | "serving"));
+            let fields: Vec<String> = fields.map(|(name, value)| format!(" {name}={value}")).collect();
+            format!("log {event}{}", fields.concat())
+        }
+        Action::Refresh(job) => {
+            let is_whole = matches!(job.source, RefreshSource::Upstream { validators: None, .. });
+            format!("refresh {} {}", job.id, if is_whole { "whole" } else { "if changed" })
+        }
+        Action::Send(ReactorMessage::Publish(snapshot)) => {
+            let slots = snapshot.slots.iter().map(|slot| {
+                let document = if slot.environment.is_some() { "document" } else { "empty" };
+                let error = slot.last_error.as_ref().map_or("ok", |error| error.kind);
+                format!(" {} {document} {error}", slot.client_side_key)
+            });
+            let phase = if snapshot.draining { " draining" } else { "" };
+            format!("publish {}{}{phase}", snapshot.version, slots.collect::<Vec<_>>().join(","))
+        }
+        Action::Send(ReactorMessage::Configure(_)) => "configure".to_owned(),
+        Action::Send(ReactorMessage::Drain) => "drain".to_owned(),
+        Action::UploadLast { kind, waiting, .. } => format!("upload last {kind:?} {}", waiting.len()),
+        Action::OpenStream { id, client_side_key } => format!("open stream {id} {client_side_key}"),
+        Action::UseUpstream(_) => "use upstream".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn document(client_side_key: &str) -> Polled {
+    let text = include_str!("../demo/environment.json").replace("demo-client-side-key", client_side_key);
+    let (environment, warnings) = compile(text.as_bytes()).expect("a valid document");
+    Polled::New(Box::new(Compiled {
+        environment: Arc::new(environment),
+        warnings,
+        validators: Validators::default(),
+        digest: digest_of(text.as_bytes()),
+        document: None,
+        document_bytes: 1000,
+        took: Duration::ZERO,
+    }))
+}
+
+fn failure(kind: PollErrorKind, retry_after: Option<u64>) -> PollError {
+    PollError { retry_after: retry_after.map(Duration::from_secs), ..PollError::new(kind, "failed") }
+}
+
+#[test]
+fn retries_a_failed_poll_honours_retry_after_and_recovers() {
+    let mut script = Script::new(config(&["a"]));
+    assert_eq!(script.at(0.0, Event::Started), [""; 0]);
+    assert_eq!(script.at(0.0, RUNNING), ["publish 1 a empty ok", "refresh 1 whole"]);
+    // Without a document the retry comes after a second, shortened by the jitter.
+    let failed = script.refreshed(1.0, 1, Err(failure(PollErrorKind::Timeout, None)));
+    let expected = "log environment_poll_failed client_side_key=a error=failed failures_count=1 \
+                    failing_seconds=0 retry_seconds=0.9";
+    assert_eq!(failed, [expected]);
+    assert_eq!(script.at(1.0, RUNNING), ["publish 2 a empty timeout"]);
+    assert_eq!(script.at(1.8, RUNNING), [""; 0]);
+    assert_eq!(script.at(1.9, RUNNING), ["refresh 1 whole"]);
+    let recovered = script.refreshed(2.0, 1, Ok(document("a")));
+    let expected = [
+        "log environment_recovered client_side_key=a failures_count=1 failing_seconds=1",
+        "log environment_updated client_side_key=a bytes=1000 took_ms=0",
+    ];
+    assert_eq!(recovered, expected);
+    assert_eq!(script.at(2.0, RUNNING), ["publish 3 a document ok"]);
+    assert_eq!(script.at(11.0, RUNNING), [""; 0]);
+    assert_eq!(script.at(13.0, RUNNING), ["refresh 1 if changed"]);
+    // With a document the wait that upstream asks for is honoured, and the document stays.
+    let failed = script.refreshed(13.0, 1, Err(failure(PollErrorKind::Status(429), Some(8))));
+    let expected = "log environment_poll_failed client_side_key=a error=failed failures_count=1 \
+                    failing_seconds=0 retry_seconds=8.0";
+    assert_eq!(failed, [expected]);
+    assert_eq!(script.at(13.0, RUNNING), ["publish 4 a document http_status"]);
+    assert_eq!(script.at(20.9, RUNNING), [""; 0]);
+    assert_eq!(script.at(21.0, RUNNING), ["refresh 1 whole"]);
+    let recovered = script.refreshed(21.0, 1, Ok(Polled::Same(None)));
+    let expected = ["log environment_recovered client_side_key=a failures_count=1 failing_seconds=8"];
+    assert_eq!(recovered, expected);
+    assert_eq!(script.at(21.0, RUNNING), ["publish 5 a document ok"]);
+}
+
+#[test]
+fn an_empty_discovery_list_removes_environments_only_after_the_grace_period() {
+    let mut config = config(&["a"]);
+    config.proxy_key = Some(Secret::new("proxy"));
+    config.discovery_empty_grace = Duration::from_secs(60);
+    let mut script = Script::new(config);
+    script.at(0.0, Event::Started);
+    assert_eq!(script.at(0.0, RUNNING), ["publish 1 a empty ok", "refresh 1 whole", "Discover"]);
+    assert_eq!(script.discovered(0.0, &["a", "b"]), ["log environment_discovered client_side_key=b"]);
+    assert_eq!(script.at(0.0, RUNNING), ["publish 2 a empty ok, b empty ok", "refresh 2 whole"]);
+    assert_eq!(script.at(10.0, RUNNING), ["Discover"]);
+    assert_eq!(script.discovered(10.0, &[]), ["log discovery_empty grace_seconds=60"]);
+    // A failure does not confirm that the list is empty: the grace period starts again.
+    assert_eq!(script.at(30.0, RUNNING), ["Discover"]);
+    let failed = script.at(30.0, Event::Discovered(Err(failure(PollErrorKind::Timeout, None))));
+    assert_eq!(failed, ["log discovery_failed error=failed retry_seconds=1.0"]);
+    assert_eq!(script.at(40.0, RUNNING), ["Discover"]);
+    assert_eq!(script.discovered(40.0, &[]), ["log discovery_recovered"]);
+    assert_eq!(script.at(99.0, RUNNING), ["Discover"]);
+    assert_eq!(script.discovered(99.0, &[]), [""; 0]);
+    assert_eq!(script.at(110.0, RUNNING), ["Discover"]);
+    let removed = script.discovered(110.0, &[]);
+    assert_eq!(removed, ["RemoveMetrics(\"b\")", "log environment_removed client_side_key=b"]);
+    assert_eq!(script.at(110.0, RUNNING), ["publish 3 a empty ok"]);
+}
+
+#[test]
+fn a_reload_removes_an_environment_with_its_stream_and_its_metrics() {
+    let with_streams = |client_side_keys: &[&str]| {
+        let mut config = config(client_side_keys);
+        config.realtime.enabled = true;
+        config
+    };
+    let mut script = Script::new(with_streams(&["a", "b"]));
+    assert_eq!(script.at(0.0, Event::Started), ["open stream 1 a", "open stream 2 b"]);
+    script.at(0.0, RUNNING);
+    let loaded = |config: Config| {
+        let upstream = Arc::new(Upstream::new(&config).expect("the defaults"));
+        let result = Ok(Box::new(LoadedConfig { config, warnings: Vec::new(), upstream }));
+        Event::ConfigRead { is_requested: false, result }
+    };
+    assert_eq!(script.at(1.0, loaded(with_streams(&["a", "b"]))), [""; 0], "nothing changed");
+    let expected = [
+        "use upstream",
+        "CloseStream(1)",
+        "RemoveMetrics(\"a\")",
+        "open stream 3 c",
+        "SetLogLevel(Info)",
+        "configure",
+        "log configuration_reloaded environments_added=1 environments_removed=1 environments_changed=0",
+    ];
+    assert_eq!(script.at(2.0, loaded(with_streams(&["b", "c"]))), expected);
+    assert_eq!(script.refreshed(2.0, 1, Ok(document("a"))), [""; 0], "its refresh was in flight");
+    assert_eq!(script.at(2.0, RUNNING), ["publish 2 b empty ok, c empty ok", "refresh 3 whole"]);
+    let invalid = Event::ConfigRead {
+        is_requested: true,
+        result: Err(ReloadError::Upstream(vec![SettingError::new("api_url", "x")])),
+    };
+    assert_eq!(script.at(3.0, invalid), ["log configuration_refused mistake=api_url: x"]);
+}
+
+#[test]
+fn a_shutdown_drains_uploads_and_exits() {
+    let mut config = config(&[]);
+    config.server.shutdown_delay = Duration::from_secs(5);
+    config.server.shutdown_grace = Duration::from_secs(30);
+    let mut script = Script::new(config);
+    script.at(0.0, Event::Started);
+    script.at(0.0, RUNNING);
+    let stopping = script.at(1.0, Event::Signal(Signal::Stop));
+    assert_eq!(stopping, ["log stopping delay_seconds=5", "NotifyStopping", "publish 2 draining"]);
+    assert_eq!(script.at(5.9, RUNNING), [""; 0]);
+    assert_eq!(script.at(6.0, RUNNING), ["log draining", "drain"]);
+    assert_eq!(script.at(35.9, RUNNING), [""; 0]);
+    assert_eq!(script.at(36.0, RUNNING), ["log shutdown_grace_over reactors=1", "upload last Usage 0"]);
+    let uploaded = |kind| Event::Uploaded(RoundResult::new(kind));
+    assert_eq!(script.at(36.0, uploaded(ReportKind::Usage)), ["upload last Analytics 0"]);
+    let last = script.at(36.0, uploaded(ReportKind::Analytics));
+    assert_eq!(last, ["FlushStorage", "log stopped", "Exit(Ok(()))"]);
+}
+
+#[test]
+fn exits_with_an_error_when_no_reactor_is_left() {
+    let mut script = Script::new(config(&[]));
+    script.at(0.0, Event::Started);
+    assert_eq!(script.at(1.0, Event::Tick { reactors: 0 }), ["upload last Usage 0"]);
+    script.at(1.0, Event::Uploaded(RoundResult::new(ReportKind::Usage)));
+    let last = script.at(1.0, Event::Uploaded(RoundResult::new(ReportKind::Analytics)));
+    let exit = "Exit(Err(\"no reactor is running: see the log for the reason\"))";
+    assert_eq!(last, ["FlushStorage", "log stopped", exit]);
+}
