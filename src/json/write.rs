@@ -1,11 +1,7 @@
-//! JSON strings and numbers as orjson writes them (compatibility.md 2.6).
-//!
-//! In: text or a double. Out: bytes appended to the caller's buffer. Invariant: what is written is
-//! valid JSON; non-ASCII stays raw; nothing is allocated but by the buffer's growth.
+//! JSON strings and numbers as orjson writes them (compatibility.md 2.6): non-ASCII characters stay raw.
 use wide::u8x16;
 
-/// What each byte below 0x20, `"` and `\` become: 0 is "as it is", `u` is `\u00XX`, any other
-/// byte follows a backslash.
+/// The escape of each byte: 0 for none, `u` for `\u00XX`, any other byte follows a backslash.
 static ESCAPES: [u8; 256] = escapes();
 
 const fn escapes() -> [u8; 256] {
@@ -25,7 +21,7 @@ const fn escapes() -> [u8; 256] {
     table
 }
 
-/// Appends `text` as a JSON string: escapes `"`, `\` and controls below 0x20, the rest is raw.
+/// Appends `text` as a JSON string. Escapes `"`, `\` and control characters below 0x20.
 pub fn string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     escaped(text, out);
@@ -52,7 +48,7 @@ pub fn escaped(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// How many bytes at the start are in a JSON string as they are.
+/// The number of leading bytes that need no escape in a JSON string.
 #[inline]
 pub fn plain_len(bytes: &[u8]) -> usize {
     let mut at = 0;
@@ -82,7 +78,7 @@ pub fn float(number: f64, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn strings_are_escaped_as_orjson_escapes_them() {
+    fn strings_are_escaped_as_in_orjson() {
         let mut out = Vec::new();
         super::string("a\"b\\c\u{0}\u{8}\t\n\u{b}\u{c}\r\u{1f}\u{7f}é😀/", &mut out);
         let expected = "\"a\\\"b\\\\c\\u0000\\b\\t\\n\\u000b\\f\\r\\u001f\u{7f}é😀/\"";
@@ -90,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_escape_is_found_at_every_place() {
+    fn plain_len_stops_at_the_first_special_byte() {
         for length in 0..70 {
             for byte in (0_u8..=255).filter(|byte| super::ESCAPES[usize::from(*byte)] != 0) {
                 let mut bytes = vec![0xc3; length];
@@ -103,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn floats_are_written_as_orjson_writes_them() {
+    fn floats_are_written_as_in_orjson() {
         let table = [
             (1.0, "1.0"),
             (1000.0, "1000.0"),

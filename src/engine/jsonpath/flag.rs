@@ -13,10 +13,10 @@ pub enum FlagMember {
     FeatureId,
 }
 
-/// A flag's result as a query sees it.
+/// The state of a flag, as queries read it.
 #[derive(Clone, Copy, Debug)]
 pub struct FlagResult<'a> {
-    /// Not always a boolean: a document may have null or a number here.
+    /// Usually a boolean; a document may have null or a number.
     pub enabled: TraitValue<'a>,
     pub name: &'a str,
     pub reason: &'a str,
@@ -26,7 +26,7 @@ pub struct FlagResult<'a> {
 }
 
 impl<'a> FlagResult<'a> {
-    /// What a condition reads.
+    /// The value of a member.
     pub fn member(&self, member: FlagMember) -> TraitValue<'a> {
         match member {
             FlagMember::Enabled => self.enabled,
@@ -39,14 +39,14 @@ impl<'a> FlagResult<'a> {
     }
 }
 
-/// The flags of an evaluation, as `$.flags` has them: there once a condition has read them.
+/// The flags of an evaluation. As in Python, `$.flags` has only those that a condition has read.
 pub trait FlagLookup<'a> {
-    /// The flag of that name, resolved now if no condition read it before.
+    /// The flag with this name; resolves it if no condition has read it before.
     fn resolve(&mut self, name: &str) -> Option<FlagResult<'a>>;
 
-    /// Of those resolved so far the one at that place, in the order in which they were.
+    /// The flag at index `at` of those resolved so far, in the order of resolution.
     fn resolved(&self, at: usize) -> Option<FlagResult<'a>>;
 
-    /// How many were resolved so far.
+    /// The number of flags resolved so far.
     fn resolved_count(&self) -> usize;
 }

@@ -1,8 +1,7 @@
-//! The regular expressions of JSONPath's `match` and `search` (RFC 9485).
+//! I-Regexp (RFC 9485): the regular expressions of JSONPath's `match` and `search`.
 //!
-//! In: an I-Regexp. Out: an automaton, or nothing where it is none: then the function is false.
-//! Two things are the package's and not the RFC's: `^` and `$` are anchors, since it hands them to
-//! Python unescaped. Invariant: matching takes time linear in the text.
+//! `^` and `$` are anchors, unlike in the RFC, because the Python package passes them to `re` unescaped.
+//! Matching takes time linear in the text. An invalid pattern matches nothing.
 use regex_automata::Input;
 use regex_automata::meta::Regex;
 
@@ -11,12 +10,12 @@ use crate::limits::{
 };
 use crate::step_budget::StepBudget;
 
-/// What building an automaton for a request costs at least, for each byte of its pattern, and for the
-/// memory that it takes.
+/// Steps for building an automaton during a request: base cost, cost per byte of the pattern, and cost of its
+/// memory.
 const BUILD_STEPS: usize = 1000;
 const BUILD_STEPS_PER_BYTE: usize = 20;
 const BUILD_BYTES_PER_STEP: usize = 4;
-/// What a match costs.
+/// Steps for a match: base cost, and cost of the text.
 const MATCH_STEPS: usize = 4;
 const MATCH_BYTES_PER_STEP: usize = 8;
 
@@ -27,18 +26,18 @@ pub struct IRegexp {
 }
 
 impl IRegexp {
-    /// `whole`: for `match`, which takes the whole text.
+    /// Compiles a pattern. `whole`: for `match`, which must match the whole text.
     pub fn new(text: &str, whole: bool) -> Option<Self> {
         Self::build(text, whole, PATTERN_AUTOMATON_BYTES_MAX)
     }
 
-    /// As [`Self::new`], for a pattern that comes with a request: building its automaton spends steps.
+    /// As [`Self::new`], for a pattern from a request: building its automaton spends steps.
     pub fn of_request(text: &str, whole: bool, steps: &StepBudget) -> Option<Self> {
         if !steps.spend(BUILD_STEPS + text.len() * BUILD_STEPS_PER_BYTE) {
             return None;
         }
         let built = Self::build(text, whole, JSONPATH_PATTERN_BYTES_MAX);
-        // One that is refused may have taken all of its memory before.
+        // A build that failed may have used all of the memory before.
         let bytes = built.as_ref().map_or(JSONPATH_PATTERN_BYTES_MAX, |built| built.regex.memory_usage());
         let is_paid = steps.spend(bytes / BUILD_BYTES_PER_STEP);
         built.filter(|_| is_paid)
@@ -58,13 +57,13 @@ impl IRegexp {
         Regex::builder().configure(config).build(&source).ok().map(|regex| Self { regex })
     }
 
-    /// Whether it matches; spends steps for the text's length, and finds nothing without them.
+    /// Whether `text` matches. Spends steps for its length; false if there are not enough.
     pub fn is_match_within(&self, text: &str, steps: &StepBudget) -> bool {
         steps.spend(MATCH_STEPS + text.len() / MATCH_BYTES_PER_STEP) && self.regex.is_match(Input::new(text))
     }
 }
 
-/// Reads by the RFC's grammar and writes the same in the automaton's syntax.
+/// Parses by the RFC's grammar, and writes the pattern in the syntax of `regex_automata`.
 struct IRegexpReader<'a> {
     rest: &'a str,
     out: String,
@@ -81,8 +80,8 @@ impl IRegexpReader<'_> {
         Some(char)
     }
 
-    fn next_if(&mut self, wanted: char) -> bool {
-        self.peek() == Some(wanted) && self.next().is_some()
+    fn next_if(&mut self, expected: char) -> bool {
+        self.peek() == Some(expected) && self.next().is_some()
     }
 
     fn alternatives(&mut self, depth: usize) -> Option<()> {
@@ -141,7 +140,7 @@ impl IRegexpReader<'_> {
         self.out.push(char);
     }
 
-    /// What follows a backslash, in a class or outside.
+    /// The character or category after a backslash, in a class or outside.
     fn escape(&mut self) -> Option<()> {
         match self.next()? {
             char @ ('(' | ')' | '*' | '+' | '-' | '.' | '?' | '[' | '\\' | ']' | '^' | '{' | '|' | '}') => {
@@ -171,7 +170,7 @@ impl IRegexpReader<'_> {
             return None;
         }
         let major = self.next()?;
-        let (_, minors) = CATEGORIES.iter().find(|(known, _)| *known == major)?;
+        let (_, minors) = CATEGORIES.iter().find(|(other, _)| *other == major)?;
         self.out.extend(['\\', negation, '{', major]);
         if let Some(minor) = self.peek().filter(|minor| minors.contains(*minor)) {
             self.next();

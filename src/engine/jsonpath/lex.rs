@@ -1,11 +1,10 @@
-//! A JSONPath as tokens, split where PyPI's jsonpath-rfc9535 0.2.0 splits it.
+//! The JSONPath lexer. Accepts what PyPI's jsonpath-rfc9535 0.2.0 accepts.
 //!
-//! In: a property that starts with `$`. Out: its tokens, or that it is no JSONPath. It is laxer than
-//! RFC 9535 in places (a name may hold a hyphen) and stricter in others (no name beyond the BMP
-//! without quotes); both are kept, as they decide whether a property is a path or a trait's name.
-//! Invariant: a token's text is a part of the property; no state but brackets and filters.
+//! The package is laxer than RFC 9535 in places (a name may have a hyphen) and stricter in others (no
+//! unquoted characters beyond the BMP). Both matter, because they decide whether a property is a path or the
+//! name of a trait.
 
-/// What a token is.
+/// The kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
     And,
@@ -41,14 +40,14 @@ pub enum TokenKind {
     Wild,
 }
 
-/// A token and the part of the property that it is.
+/// A token and its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathToken {
     pub kind: TokenKind,
     pub text: String,
 }
 
-/// Which characters may come next.
+/// The grammar rule that applies next.
 enum LexState {
     Segment,
     Descendant,
@@ -61,13 +60,13 @@ struct Lexer {
     chars: Vec<char>,
     at: usize,
     filters: usize,
-    /// Open parentheses of each function call around this place.
+    /// Number of open parentheses in each enclosing function call.
     calls: Vec<usize>,
     brackets: Vec<char>,
     tokens: Vec<PathToken>,
 }
 
-/// The tokens of `text`, the last of them [`TokenKind::End`]; `None` if it is no JSONPath.
+/// The tokens of `text`, ending with [`TokenKind::End`]; `None` if it is not a JSONPath.
 pub fn tokens(text: &str) -> Option<Vec<PathToken>> {
     let mut lexer = Lexer {
         chars: text.chars().collect(),
@@ -123,7 +122,7 @@ impl Lexer {
         found
     }
 
-    /// Takes `count` characters as a token.
+    /// Emits the next `count` characters as a token.
     fn take_token(&mut self, kind: TokenKind, count: usize) {
         let text: String = self.chars.get(self.at..self.at + count).unwrap_or_default().iter().collect();
         self.at += count;
@@ -138,8 +137,8 @@ impl Lexer {
         self.at > before
     }
 
-    /// Between two segments; `None` inside is the end of the path.
-    #[expect(clippy::option_option, reason = "outer: no JSONPath; inner: its end")]
+    /// Between two segments. `Some(None)` is the end of the path.
+    #[expect(clippy::option_option, reason = "outer: not a JSONPath; inner: its end")]
     fn segment(&mut self) -> Option<Option<LexState>> {
         if self.skip_blanks() && self.peek().is_none() {
             return None;
@@ -339,7 +338,7 @@ impl Lexer {
         }
     }
 
-    /// The number that stands here, and how many characters it has. A float is
+    /// The kind and length of the number at the current position. A float is
     /// `-?\d+\.\d+([eE][+-]?\d+)?` or `-?\d+[eE]-\d+`, an integer `-?\d+([eE]\+?\d+)?`.
     fn number(&self) -> Option<(TokenKind, usize)> {
         let at = |offset: usize| self.chars.get(self.at + offset).copied();

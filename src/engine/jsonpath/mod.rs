@@ -1,9 +1,9 @@
-//! Where a condition's property points (compatibility.md 5.6).
+//! The property of a condition: the name of a trait, or a JSONPath into the evaluation context
+//! (compatibility.md 5.6).
 //!
-//! In: the property's text, when a document is compiled. Out: a [`Property`]: a trait's name, or a
-//! place in the evaluation context. The places that occur in practice (`$.identity.*`,
-//! `$.environment.*`, `$.flags.*`) are resolved here, once; any other RFC 9535 query is kept and
-//! walked per request. Invariant: text that is no valid JSONPath is a trait's name, never an error.
+//! Common paths (`$.identity.*`, `$.environment.*`, `$.flags.*`) are resolved when a document is compiled.
+//! Any other RFC 9535 query is parsed then and evaluated per request. Text that is not a valid JSONPath is
+//! the name of a trait, never an error.
 mod find;
 mod flag;
 mod iregexp;
@@ -22,16 +22,16 @@ use crate::engine::jsonpath::tree::{Context, TreeNode};
 pub use crate::engine::jsonpath::tree::{Subject, Tree};
 use crate::step_budget::StepBudget;
 
-/// What a condition's property names.
+/// The property of a condition.
 #[derive(Clone, Debug)]
 pub enum Property {
     /// A trait of exactly this name.
     Trait(Box<str>),
-    /// A JSONPath. A trait named exactly `name` wins if it is not null.
+    /// A JSONPath. A trait with exactly this name takes precedence if it is not null.
     Path { name: Box<str>, target: QueryTarget },
 }
 
-/// What a JSONPath finds.
+/// What a JSONPath refers to.
 #[derive(Clone, Debug)]
 pub enum QueryTarget {
     /// `$.environment.key`.
@@ -46,15 +46,15 @@ pub enum QueryTarget {
     IdentityTrait(Box<str>),
     /// `$.flags.<name>.<member>` (compatibility.md 5.12).
     Flag { name: Box<str>, member: FlagMember },
-    /// `$.flags.<name>` alone, or a member that no flag has: reading it resolves the flag (which
-    /// may cut a cycle), but what it finds counts as not set.
+    /// `$.flags.<name>`, or an unknown member of it: reading it resolves the flag (which may cut a cycle),
+    /// and the value is not set.
     FlagObject { name: Box<str> },
-    /// An object, or nothing at all: always not set.
+    /// An object or nothing: always not set.
     Nothing,
     /// Any other query.
     Query(Box<Query>),
-    /// The package raises for it, and the engine does not catch that: no condition on it ever holds,
-    /// `IS_NOT_SET` included (differences.md 5). The text says why.
+    /// The Python package raises an error that the engine does not catch: no condition on it holds, not even
+    /// `IS_NOT_SET` (differences.md 5). The text is the reason.
     Refused(&'static str),
 }
 
@@ -68,7 +68,7 @@ impl Query {
     /// The first node's value, or null where there is none or it is a list or an object.
     ///
     /// # Errors
-    /// `steps` did not suffice: the request's budget for all of its queries.
+    /// `steps`, the request's budget for all of its queries, did not suffice.
     pub fn find<'a>(
         &'a self,
         tree: &'a Tree,
@@ -80,14 +80,14 @@ impl Query {
         Ok(node.map_or(TraitValue::Null, TreeNode::scalar))
     }
 
-    /// Whether it may see flags, so that its answer depends on which of them are resolved already.
+    /// Whether it may read flags: then its result depends on which of them are resolved.
     pub fn reads_flags(&self) -> bool {
         self.path.reads_flags()
     }
 }
 
 impl Property {
-    /// Reads a property. `null` in the document is the empty text.
+    /// Parses a property.
     pub fn parse(text: &str) -> Self {
         if !text.starts_with("$.") {
             return Self::Trait(text.into());
@@ -104,7 +104,7 @@ impl Property {
     }
 }
 
-/// Where a path of names alone leads; `None` where the document decides.
+/// The target of a path that has only names; `None` if it needs a general query.
 fn target(names: &[&str]) -> Option<QueryTarget> {
     Some(match *names {
         ["environment", "key"] => QueryTarget::EnvironmentKey,

@@ -1,8 +1,7 @@
-//! From tokens to a path, by the rules of PyPI's jsonpath-rfc9535 0.2.0.
+//! The JSONPath parser: from tokens to a [`Path`], by the rules of PyPI's jsonpath-rfc9535 0.2.0.
 //!
-//! In: a property that starts with `$.`. Out: a [`Path`]; or that it is no JSONPath, and so a trait's
-//! name; or that the package raises another error for it (a bad type, an index out of range), which
-//! the engine does not catch. Invariant: nesting is bounded.
+//! It distinguishes syntax errors (the property is the name of a trait) from other errors of the package,
+//! such as a type error or an index out of range, which the engine does not catch. Nesting is bounded.
 use num_bigint::BigInt;
 use num_traits::FromPrimitive as _;
 
@@ -14,7 +13,7 @@ use crate::engine::jsonpath::syntax::{
 use crate::limits::JSONPATH_DEPTH_MAX;
 use crate::python::number::{Integer, float_from_text};
 
-/// The largest index, and the smallest: `2^53 - 1`.
+/// The largest index, and the negated smallest one: `2^53 - 1`.
 const INDEX_MAX: i64 = (1 << 53) - 1;
 
 /// Why there is no path.
@@ -78,7 +77,7 @@ impl PathParser {
         if self.peek() == kind { Ok(()) } else { Err(PathError::Syntax) }
     }
 
-    /// Segments as long as there are any. In a filter the last token of the path stays the current one.
+    /// Parses segments up to the end of the path. In a filter, the last token of the path stays current.
     fn segments(&mut self, in_filter: bool) -> Result<Vec<PathSegment>, PathError> {
         let mut segments = Vec::new();
         loop {
@@ -151,7 +150,7 @@ impl PathParser {
             self.at += 1;
         }
         let step = self.slice_index()?;
-        // The token after the slice is looked at again by the caller.
+        // The caller expects the last token of the slice to be current.
         self.at -= 1;
         let index = |text: Option<String>| text.map(|text| index(&text)).transpose();
         Ok(Selector::Slice { start: index(start)?, stop: index(stop)?, step: index(step)? })
@@ -181,7 +180,7 @@ impl PathParser {
         }
     }
 
-    /// An expression whose operators bind at least as tightly as `lowest`.
+    /// Parses an expression whose operators have at least the precedence `lowest`.
     fn test(&mut self, lowest: u8) -> Result<FilterTest, PathError> {
         self.depth += 1;
         if self.depth > JSONPATH_DEPTH_MAX {
@@ -214,7 +213,7 @@ impl PathParser {
         }
     }
 
-    /// What may stand alone: a literal, a path, a function.
+    /// Parses a literal, a path or a function call.
     fn argument(&mut self) -> Result<FilterTest, PathError> {
         match self.kind() {
             TokenKind::True => Ok(FilterTest::Literal(Literal::Bool(true))),
@@ -299,7 +298,7 @@ impl PathParser {
             self.at += 1;
         }
         self.depth -= 1;
-        let function = function.ok_or(PathError::Refused("no such function"))?;
+        let function = function.ok_or(PathError::Refused("unknown function"))?;
         function.check(&arguments)?;
         let pattern = match arguments.as_slice() {
             [_, FilterTest::Literal(Literal::Text(text))] => IRegexp::new(text, function == Function::Match),
@@ -308,7 +307,7 @@ impl PathParser {
         Ok(FilterTest::Function { function, arguments, pattern: pattern.map(Box::new) })
     }
 
-    /// The current token's text without its escapes.
+    /// The text of the current token with its escapes resolved.
     fn string(&self) -> Result<String, PathError> {
         let text = match self.kind() {
             TokenKind::SingleQuoted => self.text().replace('"', "\\\"").replace("\\'", "'"),
@@ -330,7 +329,7 @@ impl Function {
         })
     }
 
-    /// The others are true or false.
+    /// Whether it returns a value. The other functions return a truth value, which cannot be compared.
     fn returns_value(self) -> bool {
         matches!(self, Self::Count | Self::Length | Self::Value)
     }
@@ -347,7 +346,7 @@ impl Function {
         if arguments.len() == count && arguments.iter().all(fits) {
             Ok(())
         } else {
-            Err(PathError::Refused("a function's arguments have the wrong number or type"))
+            Err(PathError::Refused("wrong number or type of function arguments"))
         }
     }
 }
@@ -355,10 +354,10 @@ impl Function {
 fn check_comparable(test: &FilterTest) -> Result<(), PathError> {
     match test {
         FilterTest::Path { path, .. } if !path.is_singular() => {
-            Err(PathError::Refused("a path that can find several nodes cannot be compared"))
+            Err(PathError::Refused("a path that may find several nodes cannot be compared"))
         }
         FilterTest::Function { function, .. } if !function.returns_value() => {
-            Err(PathError::Refused("a function that is true or false cannot be compared"))
+            Err(PathError::Refused("the result of match or search cannot be compared"))
         }
         _ => Ok(()),
     }
@@ -366,16 +365,16 @@ fn check_comparable(test: &FilterTest) -> Result<(), PathError> {
 
 fn index(text: &str) -> Result<i64, PathError> {
     let index = text.parse().ok().filter(|index| (-INDEX_MAX..=INDEX_MAX).contains(index));
-    index.ok_or(PathError::Refused("an index is out of range"))
+    index.ok_or(PathError::Refused("index out of range"))
 }
 
-/// Read as a double first, as the package does: a large integer is rounded.
+/// Parsed as a double first, as by the package: large integers are rounded.
 fn integer(text: &str) -> Result<Literal, PathError> {
     if text.len() > 1 && text.starts_with('0') {
         return Err(PathError::Syntax);
     }
     let number = float_from_text(text).ok_or(PathError::Syntax)?;
-    let integer = BigInt::from_f64(number).ok_or(PathError::Refused("a number is out of range"))?;
+    let integer = BigInt::from_f64(number).ok_or(PathError::Refused("number out of range"))?;
     Ok(Literal::Integer(Integer::from(integer)))
 }
 

@@ -1,7 +1,7 @@
-//! A JSONPath as read.
+//! The syntax tree of a JSONPath.
 //!
-//! [`Path`] is a list of segments; filters hold paths again. Invariant: well typed, as
-//! jsonpath-rfc9535 checks it: what is compared is a single value, what a function takes fits.
+//! A [`Path`] from the parser is well typed by the rules of jsonpath-rfc9535: both sides of a comparison are
+//! single values, and functions have arguments of the right type.
 use crate::engine::jsonpath::iregexp::IRegexp;
 use crate::python::number::Integer;
 
@@ -13,7 +13,7 @@ pub struct Path {
 
 #[derive(Clone, Debug)]
 pub struct PathSegment {
-    /// `..`: every node below as well.
+    /// `..`: applies to every node below as well.
     pub descendant: bool,
     pub selectors: Vec<Selector>,
 }
@@ -27,7 +27,7 @@ pub enum Selector {
     Filter(Box<FilterTest>),
 }
 
-/// What a filter asks.
+/// An expression in a filter.
 #[derive(Clone, Debug)]
 pub enum FilterTest {
     Literal(Literal),
@@ -35,7 +35,7 @@ pub enum FilterTest {
         from_root: bool,
         path: Path,
     },
-    /// `pattern`: the second argument of `match` or `search`, where it is a literal that can be one.
+    /// `pattern`: the second argument of `match` or `search`, compiled, if it is a literal and valid.
     Function {
         function: Function,
         arguments: Vec<FilterTest>,
@@ -80,7 +80,7 @@ pub enum Function {
 }
 
 impl Path {
-    /// Whether it finds one node at most.
+    /// Whether it finds at most one node.
     pub fn is_singular(&self) -> bool {
         self.segments.iter().all(|segment| {
             !segment.descendant
@@ -88,7 +88,7 @@ impl Path {
         })
     }
 
-    /// Whether a walk of it from the root may come to `$.flags`.
+    /// Whether its evaluation from the root may visit `$.flags`.
     pub fn reads_flags(&self) -> bool {
         let leads_elsewhere = match self.segments.first() {
             Some(PathSegment { descendant: false, selectors }) => selectors
@@ -99,13 +99,13 @@ impl Path {
         !leads_elsewhere || self.filters_read_flags()
     }
 
-    /// Whether a filter in it asks a path from the root that does.
+    /// Whether a filter in it has a path from the root that does.
     fn filters_read_flags(&self) -> bool {
         let selectors = self.segments.iter().flat_map(|segment| &segment.selectors);
         selectors.into_iter().any(|selector| matches!(selector, Selector::Filter(test) if test.reads_flags()))
     }
 
-    /// The names, if it is nothing but names.
+    /// The names, if every segment is a name.
     pub fn names(&self) -> Option<Vec<&str>> {
         self.segments
             .iter()

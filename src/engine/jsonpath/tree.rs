@@ -1,8 +1,7 @@
-//! The evaluation context as a tree that paths walk.
+//! The evaluation context as a tree, over which queries run.
 //!
-//! In: a whole document, once; per request an identity and a way to ask for flags. Out: nodes and
-//! their children, in the order in which `flagsmith`'s mapper and the engine build them.
-//! Invariant: nothing of a request is copied; the document's part is built when it is compiled.
+//! Children are in the order in which the mapper of `flagsmith` and the engine build them. The document's
+//! part of the tree is built when it is compiled; values of a request are borrowed.
 use std::hash::BuildHasher as _;
 use std::ops::ControlFlow;
 
@@ -15,9 +14,9 @@ use crate::engine::table::TableHashBuilder;
 use crate::python::number::float_str;
 use crate::step_budget::StepBudget;
 
-/// The part of the evaluation context that the document alone decides: environment, features and
-/// segments, as `flagsmith`'s mapper makes them. The segments that it makes of identity overrides
-/// are left out: their keys are random there.
+/// The part of the evaluation context that depends only on the document: environment, features and segments,
+/// as the mapper of `flagsmith` builds them. The segments that it makes of identity overrides are left out,
+/// because their keys are random.
 #[derive(Clone, Debug)]
 pub struct Tree {
     environment: Branch,
@@ -39,39 +38,39 @@ pub enum Branch {
     Object(TreeMembers),
 }
 
-/// The members of an object in their order.
+/// The members of an object, in order.
 #[derive(Clone, Debug)]
 pub struct TreeMembers {
     entries: Vec<(Box<str>, Branch)>,
-    /// Where each name is, if there are many: `$.features` has one for each feature.
-    places: Option<HashMap<Box<str>, usize, TableHashBuilder>>,
+    /// The index of each name, if there are many: `$.features` has one for each feature.
+    by_name: Option<HashMap<Box<str>, usize, TableHashBuilder>>,
 }
 
-/// Objects up to this size are searched member by member.
+/// Larger objects have an index by name.
 const MEMBERS_SEARCHED_MAX: usize = 8;
 
 impl TreeMembers {
     fn new(entries: Vec<(Box<str>, Branch)>) -> Self {
-        let places = (entries.len() > MEMBERS_SEARCHED_MAX).then(|| {
-            let mut places: HashMap<Box<str>, usize, TableHashBuilder> = HashMap::default();
-            for (place, (name, _)) in entries.iter().enumerate() {
-                // Of a repeated name the first one is found, as without an index.
-                places.entry(name.clone()).or_insert(place);
+        let by_name = (entries.len() > MEMBERS_SEARCHED_MAX).then(|| {
+            let mut by_name: HashMap<Box<str>, usize, TableHashBuilder> = HashMap::default();
+            for (index, (name, _)) in entries.iter().enumerate() {
+                // Of a repeated name the first one counts, as without an index.
+                by_name.entry(name.clone()).or_insert(index);
             }
-            places
+            by_name
         });
-        Self { entries, places }
+        Self { entries, by_name }
     }
 
     fn find(&self, name: &str) -> Option<&Branch> {
-        match &self.places {
-            Some(places) => self.entries.get(*places.get(name)?).map(|(_, value)| value),
-            None => self.entries.iter().find(|(known, _)| **known == *name).map(|(_, value)| value),
+        match &self.by_name {
+            Some(by_name) => self.entries.get(*by_name.get(name)?).map(|(_, value)| value),
+            None => self.entries.iter().find(|(other, _)| **other == *name).map(|(_, value)| value),
         }
     }
 }
 
-/// A place in the context.
+/// A node of the context.
 #[derive(Clone, Copy, Debug)]
 pub enum TreeNode<'a> {
     Root,
@@ -84,16 +83,16 @@ pub enum TreeNode<'a> {
     Scalar(TraitValue<'a>),
 }
 
-/// What a query reads.
+/// The input of a query.
 pub struct Context<'a, 'c> {
     pub tree: &'a Tree,
     pub subject: Option<&'c Subject<'a>>,
     pub flags: &'c mut dyn FlagLookup<'a>,
-    /// The steps that the request may still take.
+    /// What is left of the request's budget.
     pub steps: &'c StepBudget,
 }
 
-/// An identity as queries see it.
+/// An identity, as queries read it.
 #[derive(Debug)]
 pub struct Subject<'a> {
     identity: Identity<'a>,
@@ -101,38 +100,39 @@ pub struct Subject<'a> {
     traits: TraitMap<'a>,
 }
 
-/// Traits as Python's dictionary has them: in order of first appearance, of several with one key the
-/// last value.
+/// Traits as in a Python `dict`: of several with one key the last value, at the position of the first.
 #[derive(Debug, Default)]
 struct TraitMap<'a> {
     traits: Vec<Trait<'a>>,
-    /// Indexes into `traits` by name.
-    places: HashTable<u32>,
-    state: TableHashBuilder,
+    /// Indices into `traits`, by name.
+    by_key: HashTable<u32>,
+    hasher: TableHashBuilder,
 }
 
 impl<'a> TraitMap<'a> {
-    /// `sent` has at most as many traits as a body has bytes (`limits::BODY_BYTES_MAX`).
+    /// The number of traits is bounded by the size of a body (`limits::BODY_BYTES_MAX`).
     fn new(sent: &[Trait<'a>]) -> Self {
-        let (state, mut places) = (TableHashBuilder::default(), HashTable::with_capacity(sent.len()));
+        let (hasher, mut by_key) = (TableHashBuilder::default(), HashTable::with_capacity(sent.len()));
         let mut traits: Vec<Trait<'a>> = Vec::with_capacity(sent.len());
-        for found in sent {
-            let hash = state.hash_one(found.key);
-            if let Some(place) = places.find(hash, |place: &u32| traits[*place as usize].key == found.key) {
-                traits[*place as usize].value = found.value;
+        for sent_trait in sent {
+            let hash = hasher.hash_one(sent_trait.key);
+            if let Some(index) =
+                by_key.find(hash, |index: &u32| traits[*index as usize].key == sent_trait.key)
+            {
+                traits[*index as usize].value = sent_trait.value;
             } else {
-                let place = u32::try_from(traits.len()).unwrap_or(u32::MAX);
-                places.insert_unique(hash, place, |place| state.hash_one(traits[*place as usize].key));
-                traits.push(*found);
+                let index = u32::try_from(traits.len()).unwrap_or(u32::MAX);
+                by_key.insert_unique(hash, index, |index| hasher.hash_one(traits[*index as usize].key));
+                traits.push(*sent_trait);
             }
         }
-        Self { traits, places, state }
+        Self { traits, by_key, hasher }
     }
 
     fn get(&self, name: &str) -> Option<TraitValue<'a>> {
-        let is_it = |place: &u32| self.traits[*place as usize].key == name;
-        let place = *self.places.find(self.state.hash_one(name), is_it)?;
-        Some(self.traits[place as usize].value)
+        let has_name = |index: &u32| self.traits[*index as usize].key == name;
+        let index = *self.by_key.find(self.hasher.hash_one(name), has_name)?;
+        Some(self.traits[index as usize].value)
     }
 }
 
@@ -151,7 +151,7 @@ impl<'a> Subject<'a> {
         self.key
     }
 
-    /// An identity and its key (`$.identity.key`).
+    /// `key`: the identity key (`$.identity.key`).
     pub fn new(identity: Identity<'a>, key: &'a str) -> Self {
         let traits = TraitMap::new(identity.traits);
         Self { identity, key, traits }
@@ -159,7 +159,7 @@ impl<'a> Subject<'a> {
 }
 
 impl<'a> Context<'a, '_> {
-    /// The child of that name; for a flag's name always one, as Python's mapping makes it up.
+    /// The child with this name. Resolves a flag; one that does not exist is null, as in Python's mapping.
     pub fn child(&mut self, node: TreeNode<'a>, name: &str) -> Option<TreeNode<'a>> {
         if matches!(node, TreeNode::Flags) {
             return Some(self.flags.resolve(name).map_or(TreeNode::Scalar(TraitValue::Null), TreeNode::Flag));
@@ -167,7 +167,7 @@ impl<'a> Context<'a, '_> {
         self.member(node, name)
     }
 
-    /// The child of that name, if there is one by now.
+    /// The child with this name, if there is one. Does not resolve flags.
     pub fn member(&self, node: TreeNode<'a>, name: &str) -> Option<TreeNode<'a>> {
         match node {
             TreeNode::Traits => {
@@ -187,7 +187,7 @@ impl<'a> Context<'a, '_> {
         found
     }
 
-    /// The item of a list at that place.
+    /// The item of a list at index `at`.
     pub fn item(&self, node: TreeNode<'a>, at: usize) -> Option<TreeNode<'a>> {
         match node {
             TreeNode::Branch(Branch::List(items)) => items.get(at).map(TreeNode::Branch),
@@ -195,7 +195,7 @@ impl<'a> Context<'a, '_> {
         }
     }
 
-    /// How many children a node has.
+    /// The number of children of a node.
     pub fn count(&self, node: TreeNode<'a>) -> usize {
         match node {
             TreeNode::Root => 4 + usize::from(self.subject.is_some()),
@@ -238,7 +238,7 @@ impl<'a> Context<'a, '_> {
                 traits.iter().try_for_each(|sent| visit(Some(sent.key), TreeNode::Scalar(sent.value)))
             }
             TreeNode::Scalar(_) => ControlFlow::Continue(()),
-            // Python's mapping holds but the flags that a condition has read by now.
+            // Python's mapping has only the flags that a condition has read.
             TreeNode::Flags => (0..)
                 .map_while(|at| self.flags.resolved(at))
                 .try_for_each(|flag| visit(Some(flag.name), TreeNode::Flag(flag))),
@@ -264,7 +264,7 @@ impl<'a> Context<'a, '_> {
 }
 
 impl<'a> TreeNode<'a> {
-    /// Its value as a condition sees it: null for a list or an object.
+    /// The value that conditions read: null for a list or an object.
     pub fn scalar(self) -> TraitValue<'a> {
         match self {
             TreeNode::Scalar(value) => value,
@@ -291,8 +291,7 @@ impl<'a> TreeNode<'a> {
 }
 
 impl Tree {
-    /// Builds it from a whole document in canonical form. Needed only where a query occurs that is no
-    /// plain path.
+    /// Builds the tree of a document in canonical form. Only needed for programs with general queries.
     pub fn new(canonical: &str) -> Self {
         let document = branch(canonical);
         let environment = object([("key", document.copy("api_key")), ("name", document.copy("name"))]);
@@ -317,7 +316,7 @@ impl Tree {
 }
 
 impl Branch {
-    /// A member's value; null where there is none.
+    /// The value of a member; null if there is none.
     fn member(&self, name: &str) -> &Self {
         let Self::Object(members) = self else { return &Self::Null };
         members.find(name).unwrap_or(&Self::Null)
@@ -331,7 +330,7 @@ impl Branch {
         if let Self::List(items) = self { items } else { &[] }
     }
 
-    /// Python's truth of a value.
+    /// Whether a value is true in Python.
     fn is_truthy(&self) -> bool {
         match self {
             Self::Null | Self::Bool(false) | Self::Int(0) => false,
@@ -351,7 +350,7 @@ impl Branch {
             Self::Bool(false) => "False".into(),
             Self::Int(number) => number.to_string().into(),
             Self::Float(number) => float_str(*number).into(),
-            // Neither an array nor an object is an id of a document that was taken.
+            // Ids of an accepted document are neither lists nor objects.
             Self::Null | Self::List(_) | Self::Object(_) => "None".into(),
         }
     }
@@ -361,23 +360,23 @@ fn object<const N: usize>(members: [(&str, Branch); N]) -> Branch {
     Branch::Object(TreeMembers::new(members.into_iter().map(|(name, value)| (name.into(), value)).collect()))
 }
 
-/// Of a repeated name the last value counts, at the first one's place.
+/// An object; of a repeated name it has the last value, at the position of the first.
 fn dictionary(members: impl Iterator<Item = (Box<str>, Branch)>) -> Branch {
-    let mut kept: Vec<(Box<str>, Branch)> = Vec::new();
-    let mut places: HashMap<Box<str>, usize> = HashMap::new();
+    let mut entries: Vec<(Box<str>, Branch)> = Vec::new();
+    let mut by_name: HashMap<Box<str>, usize> = HashMap::new();
     for (name, value) in members {
-        match places.get(&name) {
-            Some(place) => kept[*place].1 = value,
+        match by_name.get(&name) {
+            Some(index) => entries[*index].1 = value,
             None => {
-                places.insert(name.clone(), kept.len());
-                kept.push((name, value));
+                by_name.insert(name.clone(), entries.len());
+                entries.push((name, value));
             }
         }
     }
-    Branch::Object(TreeMembers::new(kept))
+    Branch::Object(TreeMembers::new(entries))
 }
 
-/// A value of canonical text: integers of any size keep their digits, objects their order.
+/// Parses canonical JSON. Large integers keep their digits, and objects their order.
 fn branch(canonical: &str) -> Branch {
     match canonical.as_bytes().first() {
         Some(b'{') => {
@@ -437,9 +436,9 @@ fn variant(variant: &Branch) -> Branch {
     Branch::Object(TreeMembers::new(members))
 }
 
-/// A UUID as the integer that Python makes of it.
-fn uuid(written: &Branch) -> Branch {
-    let Branch::Text(text) = written else { return Branch::Null };
+/// A UUID as an integer (`uuid.UUID(text).int`).
+fn uuid(value: &Branch) -> Branch {
+    let Branch::Text(text) = value else { return Branch::Null };
     let digits = text.replace("urn:", "").replace("uuid:", "").replace(['-', '{', '}'], "");
     match u128::from_str_radix(&digits, 16) {
         Ok(number) => {
@@ -449,7 +448,7 @@ fn uuid(written: &Branch) -> Branch {
     }
 }
 
-fn rules(written: &Branch) -> Branch {
+fn rules(value: &Branch) -> Branch {
     let condition = |condition: &Branch| {
         let property = condition.member("property_");
         object([
@@ -465,5 +464,5 @@ fn rules(written: &Branch) -> Branch {
             ("rules", rules(rule.member("rules"))),
         ])
     };
-    Branch::List(written.items().iter().map(rule).collect())
+    Branch::List(value.items().iter().map(rule).collect())
 }

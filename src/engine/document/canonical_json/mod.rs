@@ -1,11 +1,11 @@
-//! From JSON as fetched to JSON as served: compact, non-ASCII raw, numbers as orjson writes them.
+//! Canonical JSON: compact, non-ASCII characters raw, numbers as orjson writes them.
 //!
-//! In: the bytes of a document. Out: one canonical text that is both what `/environment-document/`
-//! serves and what `document` reads. Members that hold secrets are left out (differences.md 28); of
-//! several members with one name the last value stays at the first one's place, as in a Python dict.
-//! Invariant: no recursion, so depth costs no stack; one pass, no tree, so a document of 20 MB needs
-//! its own size once more and no other memory. Written by hand because the JSON crates keep either
-//! the text of a large integer or the form of a float, or refuse repeated members.
+//! The canonical text of a document is served at `/environment-document/` and is what `document` reads.
+//! Members that may have secrets are left out (differences.md 28). Of repeated members, the last value is
+//! kept at the position of the first, as in a Python `dict`. The transcoder makes one pass without recursion
+//! and without a tree: depth costs no stack, and a document of 20 MB needs its size once more. It is written
+//! by hand because the JSON crates either lose the digits of large integers, or change the form of floats, or
+//! reject repeated members.
 use hashbrown::HashTable;
 use memchr::memchr2;
 
@@ -14,13 +14,13 @@ use crate::json::write;
 use crate::limits::{DOCUMENT_DEPTH_MAX, DUPLICATE_MEMBERS_MAX, INTEGER_DIGITS_MAX};
 use crate::yielding;
 
-/// Objects with more members than this find a repeated name by hash rather than one by one.
+/// Objects with more members than this find repeated names by hash instead of by a scan.
 const MEMBERS_BY_HASH_MIN: usize = 24;
 
 /// Writes `document` in canonical form.
 ///
 /// # Errors
-/// It is not JSON (RFC 8259), or is beyond a bound.
+/// It is not JSON (RFC 8259), or exceeds a limit.
 pub fn transcode(document: &[u8]) -> Result<String, CompileError> {
     if let Some(encoding) = foreign_encoding(document) {
         let message =
@@ -32,7 +32,7 @@ pub fn transcode(document: &[u8]) -> Result<String, CompileError> {
     let mut transcoder = Transcoder {
         text,
         input: text.as_bytes(),
-        // Editors put a byte-order mark there; RFC 8259 8.1 lets it be ignored, and Python does.
+        // Editors write a byte-order mark; RFC 8259 8.1 allows parsers to ignore it, and Python does.
         at: if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 },
         out: Vec::with_capacity(document.len()),
         frames: Vec::new(),
@@ -50,8 +50,8 @@ pub fn transcode(document: &[u8]) -> Result<String, CompileError> {
     }
 }
 
-/// What these bytes are if they are plainly not UTF-8: by their byte-order mark or signature, or by the zero
-/// bytes beside the first character of a JSON text, which is ASCII (RFC 4627 3).
+/// The encoding of `document` if it is recognizably not UTF-8: by its byte-order mark or signature, or by the
+/// zero bytes beside the first character, which is ASCII (RFC 4627 3).
 fn foreign_encoding(document: &[u8]) -> Option<&'static str> {
     match document {
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Some("UTF-32"),
@@ -63,7 +63,7 @@ fn foreign_encoding(document: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What is wrong with a document, found at a byte of it.
+/// An error at the current position.
 #[derive(Clone, Copy)]
 enum DocumentFault {
     Expected(&'static str),
@@ -87,10 +87,10 @@ impl DocumentFault {
     }
 }
 
-/// An array or object that is open.
+/// An array or object whose end was not reached.
 enum OpenContainer {
     Array {
-        /// Of the element being read.
+        /// The index of the element being read.
         index: usize,
     },
     Object {
@@ -100,18 +100,18 @@ enum OpenContainer {
     },
 }
 
-/// A member already written, as offsets into `out`.
+/// A member in `out`, as offsets.
 #[derive(Clone, Copy)]
 struct WrittenMember {
-    /// The name without its quotes.
+    /// The name without quotes.
     name: (usize, usize),
-    /// Behind the colon.
+    /// After the colon.
     value_from: usize,
     /// 0 while it is being read.
     value_to: usize,
-    /// Where an earlier member with the same name stands, in `members`.
+    /// The index in `members` of an earlier member with the same name.
     repeats: Option<usize>,
-    /// A secret that was left out: it has no name or value any more, only its place in `members`.
+    /// A secret that was left out. It keeps its index in `members`, without a name or a value.
     dropped: bool,
 }
 
@@ -121,7 +121,7 @@ struct Transcoder<'a> {
     at: usize,
     out: Vec<u8>,
     frames: Vec<OpenContainer>,
-    /// Of all open objects, outer ones first.
+    /// The members of all open objects, outer objects first.
     members: Vec<WrittenMember>,
     duplicates: usize,
 }
@@ -133,7 +133,7 @@ impl Transcoder<'_> {
         if self.at < self.input.len() { Err(DocumentFault::Expected("the end")) } else { Ok(()) }
     }
 
-    /// One value with all that is in it.
+    /// Transcodes one value.
     fn value(&mut self) -> Result<(), DocumentFault> {
         loop {
             self.skip_blanks();
@@ -153,8 +153,8 @@ impl Transcoder<'_> {
         }
     }
 
-    /// Behind a whole value: closes what ends here. True when the outermost value is done; false
-    /// when the next value follows.
+    /// After a value: closes the containers that end here. True if the outermost value is complete, false if
+    /// another value follows.
     fn close_or_continue(&mut self) -> Result<bool, DocumentFault> {
         loop {
             let Some(frame) = self.frames.last_mut() else { return Ok(true) };
@@ -225,7 +225,7 @@ impl Transcoder<'_> {
         Ok(true)
     }
 
-    /// Reads `"name":` and writes it, with a comma before it if it is not the first.
+    /// Transcodes `"name":`, with a comma before it unless it is the first member.
     fn begin_member(&mut self) -> Result<(), DocumentFault> {
         if self.out.last() != Some(&b'{') {
             self.out.push(b',');
@@ -242,7 +242,7 @@ impl Transcoder<'_> {
             return Err(DocumentFault::Expected("`:`"));
         }
         self.out.push(b':');
-        let repeats = self.find_or_note(name);
+        let repeats = self.find_or_insert(name);
         if repeats.is_some() {
             self.duplicates += 1;
             if self.duplicates > DUPLICATE_MEMBERS_MAX {
@@ -259,17 +259,17 @@ impl Transcoder<'_> {
         Ok(())
     }
 
-    /// The earlier member of the innermost object with this name. Notes the name for later ones.
-    fn find_or_note(&mut self, name: (usize, usize)) -> Option<usize> {
+    /// The earlier member of the innermost object with this name. If there is none, records the name.
+    fn find_or_insert(&mut self, name: (usize, usize)) -> Option<usize> {
         let Some(OpenContainer::Object { members_from, by_name }) = self.frames.last_mut() else {
             return None;
         };
         let (members, out, from) = (&self.members, &self.out, *members_from);
         let text = |member: usize| &out[members[member].name.0..members[member].name.1];
-        let wanted = &out[name.0..name.1];
+        let new = &out[name.0..name.1];
         let count = members.len() - from;
         if count < MEMBERS_BY_HASH_MIN {
-            return (from..members.len()).find(|at| !members[*at].dropped && text(*at) == wanted);
+            return (from..members.len()).find(|at| !members[*at].dropped && text(*at) == new);
         }
         let hash_of = |text: &[u8]| {
             use std::hash::{BuildHasher as _, RandomState};
@@ -283,18 +283,18 @@ impl Transcoder<'_> {
             }
             table
         });
-        let hash = hash_of(wanted);
-        if let Some(at) = table.find(hash, |at| !members[*at].dropped && text(*at) == wanted) {
+        let hash = hash_of(new);
+        if let Some(at) = table.find(hash, |at| !members[*at].dropped && text(*at) == new) {
             return Some(*at);
         }
-        // This member's own entry: it is pushed right after. Its name is not in `members` yet, so a
-        // table that grows now must not look it up.
+        // The caller pushes this member next. Its name is not in `members` yet, so a table that grows now
+        // must not look it up there.
         let own = members.len();
-        table.insert_unique(hash, own, |member| hash_of(if *member == own { wanted } else { text(*member) }));
+        table.insert_unique(hash, own, |member| hash_of(if *member == own { new } else { text(*member) }));
         None
     }
 
-    /// Behind a member's value: leaves out a secret, moves a repeated one to the first one's place.
+    /// After the value of a member: drops a secret, and moves a repeated value to the position of the first.
     fn end_member(&mut self) -> Result<(), DocumentFault> {
         let Some(last) = self.members.len().checked_sub(1) else {
             return Err(DocumentFault::Expected("a member"));
@@ -303,7 +303,7 @@ impl Transcoder<'_> {
         let comma_from = member.name.0 - 1 - usize::from(self.out[member.name.0 - 2] == b',');
         if self.frames.len() == 1 && self.out[member.name.0..member.name.1].ends_with(b"_config") {
             self.out.truncate(comma_from);
-            // Its place in `members` stays, so that `by_name` keeps its indices.
+            // The entry in `members` stays, so that the indices in `by_name` stay valid.
             self.members[last] =
                 WrittenMember { name: (0, 0), value_from: 0, value_to: 0, repeats: None, dropped: true };
             return Ok(());
@@ -315,7 +315,7 @@ impl Transcoder<'_> {
         Ok(())
     }
 
-    /// Puts the value of member `last` in the place of `first`'s and drops `last`.
+    /// Replaces the value of member `first` by that of member `last`, and removes `last`.
     fn replace_value(&mut self, first: usize, last: usize, comma_from: usize) {
         let value: Vec<u8> = self.out[self.members[last].value_from..].to_vec();
         self.out.truncate(comma_from);
@@ -347,7 +347,7 @@ impl Transcoder<'_> {
         }
     }
 
-    /// Always `false`: nothing was opened.
+    /// Transcodes a literal. Returns `false`: no container was opened.
     fn literal(&mut self, word: &'static str) -> Result<bool, DocumentFault> {
         if !self.input[self.at..].starts_with(word.as_bytes()) {
             return Err(DocumentFault::Expected("a value"));
@@ -387,13 +387,13 @@ impl Transcoder<'_> {
         }
         let text = &self.text[from..self.at];
         match (is_float, text) {
-            // As orjson, which reads no infinity: served as null it would be another value.
+            // As orjson, which rejects infinity: served as null it would be a different value.
             (true, _) => {
                 let number = text.parse().ok().filter(|number: &f64| number.is_finite());
                 write::float(number.ok_or(DocumentFault::FloatTooLarge)?, &mut self.out);
             }
             (false, "-0") => self.out.push(b'0'),
-            // As in CPython, whose own limit makes the whole document unreadable.
+            // As in CPython, whose limit makes the whole document invalid.
             (false, _) if text.trim_start_matches('-').len() > INTEGER_DIGITS_MAX => {
                 return Err(DocumentFault::IntegerTooLong);
             }
@@ -423,7 +423,7 @@ impl Transcoder<'_> {
         }
     }
 
-    /// What follows a backslash.
+    /// The character of an escape, after the backslash.
     fn escape(&mut self) -> Result<char, DocumentFault> {
         Ok(match self.next() {
             Some(byte @ (b'"' | b'\\' | b'/')) => char::from(byte),
@@ -463,7 +463,7 @@ impl Transcoder<'_> {
         Ok(unit)
     }
 
-    /// Where in the document the fault is.
+    /// The JSON path of the current position.
     fn path(&self) -> String {
         let mut path = String::from("$");
         let mut members_to = self.members.len();

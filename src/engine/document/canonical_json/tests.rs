@@ -10,7 +10,7 @@ fn error(text: &str) -> String {
 }
 
 #[test]
-fn writes_compactly_with_numbers_as_orjson_writes_them() {
+fn writes_compactly_with_numbers_as_in_orjson() {
     let table = [
         (" { \"a\" : [ 1 , 2 ] , \"b\" : { } , \"c\" : [ ] } ", "{\"a\":[1,2],\"b\":{},\"c\":[]}"),
         (
@@ -28,11 +28,11 @@ fn writes_compactly_with_numbers_as_orjson_writes_them() {
 }
 
 #[test]
-fn of_repeated_members_the_last_value_stays_at_the_first_place() {
+fn repeated_members_keep_the_last_value_at_the_first_position() {
     assert_eq!(ok("{\"a\":1,\"b\":22,\"a\":{\"x\":[1]},\"c\":4}"), "{\"a\":{\"x\":[1]},\"b\":22,\"c\":4}");
     assert_eq!(ok("{\"a\":[1,2],\"b\":2,\"a\":3,\"b\":\"x\",\"c\":1,\"b\":7}"), "{\"a\":3,\"b\":7,\"c\":1}");
     assert_eq!(ok("{\"\\u0061\":1,\"a\":2}"), "{\"a\":2}");
-    // So many members that names are found by hash.
+    // Enough members that names are found by hash.
     let members =
         |from: usize| (0..100).map(|at| format!("\"name{at}\":{}", from + at)).collect::<Vec<_>>().join(",");
     let repeated = format!("{{{},\"name3\":\"x\",\"name99\":[],\"new\":1}}", members(0));
@@ -43,7 +43,7 @@ fn of_repeated_members_the_last_value_stays_at_the_first_place() {
 }
 
 #[test]
-fn leaves_out_what_may_hold_secrets() {
+fn drops_members_that_may_have_secrets() {
     let document = "{\"webhook_config\":{\"secret\":\"s\"},\"a\":1,\"\":5,\"heap_config\":null,\"b\":2,\"x_config\":[1]}";
     assert_eq!(ok(document), "{\"a\":1,\"\":5,\"b\":2}");
     assert_eq!(ok("{\"x_config\":1,\"x_config\":2,\"\":3,\"\":4}"), "{\"\":4}");
@@ -51,7 +51,7 @@ fn leaves_out_what_may_hold_secrets() {
 }
 
 #[test]
-fn says_what_is_wrong_and_where() {
+fn errors_name_the_path_and_the_position() {
     let table = [
         ("", "$: not JSON: expected a value at byte 0"),
         ("{\"a\":[1,{\"b\":}]}", "$.a[1].b: not JSON: expected a value at byte 13"),
@@ -72,8 +72,8 @@ fn says_what_is_wrong_and_where() {
     for (input, expected) in table {
         assert_eq!(error(input), expected, "{input}");
     }
-    let wide = |encode: fn(u16) -> [u8; 2], mark: &[u8]| {
-        [mark.to_vec(), "{}".encode_utf16().flat_map(encode).collect()].concat()
+    let wide = |encode: fn(u16) -> [u8; 2], byte_order_mark: &[u8]| {
+        [byte_order_mark.to_vec(), "{}".encode_utf16().flat_map(encode).collect()].concat()
     };
     let utf_32: Vec<u8> = "{}".chars().flat_map(|character| u32::from(character).to_le_bytes()).collect();
     for (document, encoding) in [
@@ -95,7 +95,7 @@ fn says_what_is_wrong_and_where() {
 }
 
 #[test]
-fn a_million_levels_cost_no_stack() {
+fn deep_nesting_does_not_overflow_the_stack() {
     for text in ["[".repeat(1_000_000), "{\"a\":".repeat(1_000_000)] {
         assert!(error(&text).contains("nested deeper"), "{}", error(&text).len());
     }
