@@ -1,378 +1,380 @@
-//! Every bound in one place: its unit, its reason, and what happens when it is met.
+//! Limits: each with its unit, its reason, and what happens beyond it.
 //!
-//! Settings that a user may change have their default here and are read from `config`.
-//! Invariant: a bound that is not named here does not exist. No code, only constants.
+//! A setting has its default here. Limits of input are listed in `docs/limits.md`, which a test compares with
+//! these constants; tunings with a single user are beside that user.
 use std::time::Duration;
 
 // --- a request ---
 
-/// Request head, bytes (`server.head_bytes_max`). Beyond: 431 and close; a target that takes more than half
-/// of it: 414 and close. Browsers send under 8 KiB, unless cookies of a whole domain come with it.
+/// Request head, bytes (`server.head_bytes_max`). Browsers send less than 8 KiB, apart from large cookies.
+/// Beyond: 431 and close; a target of more than half of it: 414 and close.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// What `server.head_bytes_max` may be, bytes. An SDK may not get by with less; no proxy in front sends
-/// more (HAProxy 16 KiB, nginx 32 KiB), and the decoder takes 65,534 bytes of target.
+/// Allowed values of `server.head_bytes_max`, bytes. SDKs may need 4 KiB; proxies in front send at most 32
+/// KiB (HAProxy 16 KiB, nginx 32 KiB), and the decoder supports targets of 65,534 bytes. Beyond: the
+/// configuration is rejected.
 pub const HEAD_BYTES_RANGE: std::ops::RangeInclusive<usize> = 4 * 1024..=64 * 1024;
-/// Header fields of one request. Beyond: 431 and close. monoio-http's decoder has room for as many.
+/// Header fields of a request, the capacity of monoio-http's decoder. Beyond: 431 and close.
 pub const HEADERS_MAX: usize = 96;
-/// Decoded heads that a reactor caches, and the longest that is cached, bytes: with their fields 0.5 MiB at
-/// most.
+/// Decoded request heads that a reactor caches, and the largest of them, bytes: 0.5 MiB at most. Beyond:
+/// decoded for each request.
 pub const CACHED_HEADS_MAX: usize = 128;
 pub const CACHED_HEAD_BYTES_MAX: usize = 2048;
-/// Request body, bytes, after de-chunking and de-compression. Beyond: 413 and close. No SDK sends more.
+/// Request body after de-chunking and decompression, bytes. No SDK sends more. Beyond: 413 and close.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// Empty lines skipped before a request line (RFC 9112 2.2 asks for one). Beyond: 400 and close.
+/// Empty lines before a request line (RFC 9112 2.2 recommends to accept one). Beyond: 400 and close.
 pub const EMPTY_LINES_MAX: usize = 2;
-/// One chunk-size line with its extensions, bytes. Beyond: 400 and close.
+/// A chunk-size line with its extensions, bytes. Beyond: 400 and close.
 pub const CHUNK_LINE_BYTES_MAX: usize = 256;
-/// Trailer fields of a chunked body, bytes. They are read over. Beyond: 431 and close.
+/// Trailer fields of a chunked body, bytes; they are ignored. Beyond: 431 and close.
 pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
-/// A trait value that is text, characters. Beyond: 422, as the Python proxy; 400 in a context of OFREP.
+/// A trait value of type string, characters, as in the Python proxy. Beyond: 422; 400 in an OFREP context.
 pub const TRAIT_VALUE_CHARS_MAX: usize = 2000;
-/// An identifier, characters: what Flagsmith core stores. Beyond: 422, 400 as OFREP's `targetingKey`, cut in
-/// `analytics/flags/`; each condition on the identifier would read all of it again.
+/// An identifier, characters, as in Flagsmith core: every condition on the identifier reads all of it.
+/// Beyond: 422; 400 for OFREP's `targetingKey`; truncated in `analytics/flags/`.
 pub const IDENTIFIER_CHARS_MAX: usize = TRAIT_VALUE_CHARS_MAX;
-/// Errors listed in a 422. Beyond: a last entry says so, `edge_proxy_errors_truncated_total` counts it, and
-/// the rest of the body is not judged. Python lists 350,000 for a body of 1 MiB, in 50 MB.
+/// Errors listed in a 422; Python lists 350,000 for a body of 1 MiB, in 50 MB. Beyond: a last entry says so,
+/// `edge_proxy_errors_truncated_total` counts it, and the rest of the body is not validated.
 pub const ERRORS_MAX: usize = 100;
-/// The `input` of one error in a 422, bytes of JSON. Beyond: it is cut and ends in `...`. With `ERRORS_MAX`
-/// this keeps the whole answer below 64 KiB.
+/// The `input` of an error in a 422, bytes of JSON. With `ERRORS_MAX` this keeps the response below 64 KiB.
+/// Beyond: truncated, ends in `...`.
 pub const ERROR_INPUT_BYTES_MAX: usize = 200;
-/// Bytes of a body that are judged for a caller without a valid key: 0.3 ms of work. Beyond: 422 if these are
-/// refused already, whatever follows, else 401.
+/// Bytes of a body that are validated for a client without a valid key: 0.3 ms of work. Beyond: 422 if these
+/// bytes are already invalid, else 401.
 pub const UNKNOWN_CALLER_BODY_BYTES_MAX: usize = 64 * 1024;
-/// An unknown key that a 401 quotes, bytes. Beyond: it is cut and ends in `...`.
+/// An unknown key quoted in a 401, bytes. Beyond: truncated, ends in `...`.
 pub const KEY_QUOTED_BYTES_MAX: usize = 2048;
-/// Bodies from this size on leave no buffers behind that were grown for them, bytes.
+/// The largest body whose buffers are kept for reuse, bytes. Beyond: released after the request.
 pub const KEPT_BODY_BYTES_MAX: usize = 64 * 1024;
-/// Buffers for an answer that a reactor keeps (plain and compressed), bytes each. Larger ones are released
-/// after the request.
+/// The largest response buffer that a reactor keeps for reuse (one plain, one compressed), bytes. Beyond:
+/// released after the request.
 pub const KEPT_ANSWER_BYTES_MAX: usize = 1024 * 1024;
-/// Nesting of a JSON body. Beyond: 400. Where Python 3.12's `json.loads` gives up (measured).
+/// Nesting of a JSON body, as in Python 3.12's `json.loads` (measured). Beyond: 400.
 pub const JSON_DEPTH_MAX: usize = 1497;
-/// Stack of a reactor, bytes, whatever `RUST_MIN_STACK` says. A body of `JSON_DEPTH_MAX` takes 0.75 MiB of
-/// it, and more than 2 MiB where nothing is optimised.
+/// Stack of a reactor thread, bytes, regardless of `RUST_MIN_STACK`. A body of `JSON_DEPTH_MAX` takes 0.75
+/// MiB, and more than 2 MiB in an unoptimised build.
 pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 8 } else { 2 } * 1024 * 1024;
-/// Identities in one `bulk-identities/`. Beyond: 400. What the hosted Edge API takes.
+/// Identities in one `bulk-identities/` request, as in the hosted Edge API. Beyond: 400.
 pub const BULK_IDENTITIES_MAX: usize = 100;
-/// Bytes of identifiers and trait values that the conditions of one `bulk-identities/` may hash or search
-/// together, each at least 64. Beyond: 400, counted; fewer identities must be sent at once.
+/// Identifiers and trait values that the conditions of one `bulk-identities/` request hash or search, bytes;
+/// each counts as 64 at least. Beyond: 400, counted.
 pub const BULK_TEXT_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
-// --- an answer ---
+// --- a response ---
 
-/// Ready bodies at least this large are written from where they are, not copied, bytes.
+/// The smallest ready body that is written without a copy, bytes.
 pub const TAIL_BYTES_MIN: usize = 16 * 1024;
 /// Rendered responses that a reactor caches for a second, and the largest body, bytes: 0.5 MiB at most.
 pub const CACHED_RESPONSES_MAX: usize = 8;
 pub const CACHED_RESPONSE_BYTES_MAX: usize = 64 * 1024;
-/// Smallest body worth compressing, bytes. The Python proxy's value (compatibility.md 2.6).
+/// The smallest body that is compressed, bytes, as in the Python proxy (compatibility.md 2.6).
 pub const COMPRESS_BYTES_MIN: usize = 1000;
-/// Answers to pipelined requests are gathered up to this many bytes before they are written.
+/// Responses to pipelined requests that are collected into one write, bytes. Beyond: they are written first.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
-/// Answer buffers a reactor keeps for reuse, and the largest that is kept, bytes.
+/// Response buffers that a reactor keeps for reuse, and the largest of them, bytes. Beyond: released.
 pub const SPARE_BUFFERS_MAX: usize = 64;
 pub const SPARE_BUFFER_BYTES_MAX: usize = 128 * 1024;
-/// Between two comments on an event stream that has nothing to tell. As the SDKs' own service.
+/// Time between two comments on an idle event stream, as in Flagsmith's service.
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Where the year 10000 begins, seconds since the epoch. From then on a document has no time for those
-/// who read it: neither an HTTP date nor RFC 3339 can tell it.
+/// The start of the year 10000, seconds since the epoch. From then on, neither an HTTP date nor RFC 3339 can
+/// represent a document's time, and it is omitted.
 pub const YEAR_10000_SECONDS: u64 = 253_402_300_800;
 
 // --- a connection ---
 
-/// Free room before a read, bytes; less, and the buffer is moved together or grown.
+/// Free space in the buffer before a read, bytes. With less, the buffer is compacted or grown.
 pub const READ_BYTES_MIN: usize = 1024;
-/// A connection's buffer while it waits for a request, bytes. With the task and its registers an
-/// idle connection stays below 8 KiB of our memory; a larger buffer is given back when it idles.
+/// A connection's buffer while it waits for a request, bytes. With its task and registers, an idle connection
+/// takes less than 8 KiB. Beyond: released when the connection is idle.
 pub const READ_BYTES_IDLE: usize = 2560;
-/// Room for what comes encrypted, once the handshake is done, bytes: a whole record and its head.
+/// Buffer for encrypted input after the handshake, bytes: one complete record with its header.
 pub const TLS_READ_BYTES: usize = 16 * 1024 + 256;
-/// What all connections may hold in requests and answers, bytes, shared out evenly among the reactors, and
-/// the least share. Beyond: those that have waited longest for their peers are ended and counted; beyond half
-/// as much again also those that have not waited for long.
+/// Buffers of requests and responses of all connections, bytes, shared evenly among the reactors, and the
+/// minimum share. Beyond: the connections that have waited longest for their peers are closed and counted;
+/// beyond 1.5 times the limit also those that have waited for a short time.
 pub const HELD_BYTES_MAX: usize = 40 * 1024 * 1024;
 pub const HELD_BYTES_REACTOR_MIN: usize = 16 * 1024 * 1024;
-/// What requests may hold of it that are not answered yet, bytes: their callers may have no key.
-/// Buffers that they outgrew take as much again until the allocator returns them, so that the process grows
-/// by 24 MiB at most.
+/// Buffers of requests without a response yet, whose clients may have no key, bytes, and the minimum share of
+/// a reactor. Outgrown buffers take as much again until the allocator returns them, so the process grows by
+/// 24 MiB at most. Beyond: the connections that have waited longest are closed and counted.
 pub const HELD_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const HELD_REQUEST_BYTES_REACTOR_MIN: usize = 4 * 1024 * 1024;
-/// Buffers of one connection up to this size are not counted towards it, bytes.
+/// Buffers of a connection up to this size do not count towards `HELD_BYTES_MAX`, bytes.
 pub const HELD_BYTES_MIN: usize = 4 * 1024;
-/// Who waits for its peer no longer than this is not ended for what it holds.
+/// A connection that has waited for its peer for less than this is not closed because of its buffers.
 pub const HELD_PATIENCE: Duration = Duration::from_millis(500);
-/// Connections the kernel holds for a listener before they are accepted; `somaxconn` caps it.
+/// Connections in the kernel's accept queue of a listener; `somaxconn` caps it. Beyond: the kernel drops new
+/// connections, and clients retry.
 pub const BACKLOG_MAX: i32 = 4096;
-/// How often idle and slow connections are looked at: the times of a connection are no finer.
+/// How often the connection table is swept for timeouts: the resolution of all connection timeouts.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
-/// A head, from its first byte. Beyond: 408 and close.
+/// Time for a request head, from its first byte. Beyond: 408 and close.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// A body, from the end of its head. Beyond: 408 and close.
+/// Time for a request body, from the end of its head. Beyond: 408 and close.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// For a peer to take `WRITE_BYTES_MIN` of what is written to it. Beyond: closed and counted.
+/// Time for a peer to receive `WRITE_BYTES_MIN` of a response. Beyond: closed and counted.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// What a peer must take within `WRITE_TIMEOUT`, bytes: 270 a second, about what other servers ask
-/// for (Kestrel: 240). Without it one byte now and then would hold an answer, and its snapshot, for days.
+/// What a peer must receive within `WRITE_TIMEOUT`, bytes: 270 bytes/s, similar to other servers (Kestrel:
+/// 240). Without a minimum, a slow peer could keep a response and its snapshot in memory for days. Beyond:
+/// closed and counted.
 pub const WRITE_BYTES_MIN: usize = 8 * 1024;
-/// Of a large answer this part counts instead, so that all of it is taken within so many times
-/// `WRITE_TIMEOUT`: a ready body holds the environment that it belongs to, of which there may be a
-/// newer one by then.
+/// A large response must be received within this many times `WRITE_TIMEOUT`, in equal parts: it keeps its
+/// environment in memory, of which there may be a newer version.
 pub const WRITE_PARTS_MAX: usize = 20;
-/// After the last answer, for the peer to take it and close. Beyond: close.
+/// Time after the last response for the peer to receive it and close. Beyond: closed.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes read over while lingering, so that a close does not destroy the answer on its way.
+/// Bytes read and discarded while lingering, because closing with unread input would destroy the response in
+/// flight. Beyond: closed.
 pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// Pause of the accept loop at the descriptor limit, instead of spinning.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Operations on a socket that one task may do without ever having to wait, and how many bytes count as
-/// one more. Then it rests for a moment: some milliseconds' worth of pipelined requests.
+/// Socket operations of a connection without waiting, and the bytes that count as one more: a few
+/// milliseconds of pipelined requests. Beyond: the connection pauses for `TURN_REST`.
 pub const TURN_OPERATIONS_MAX: u32 = 512;
 pub const TURN_BYTES: usize = 1024;
-/// How long; no timer is finer.
+/// Pause of a connection that has used up its budget; timers have no finer resolution.
 pub const TURN_REST: Duration = Duration::from_millis(1);
-/// Connections one reactor holds (`server.connections_max`). Beyond: closed at once and counted.
+/// Connections of one reactor (`server.connections_max`). Beyond: closed immediately and counted.
 pub const CONNECTIONS_MAX: usize = 50_000;
 
 // --- a reactor ---
 
-/// Entries of a reactor's submission queue; its completion queue has four times as many.
+/// Entries of a reactor's submission queue; the completion queue has four times as many.
 pub const RING_ENTRIES: u32 = 1024;
-/// While draining, an idle connection may still bring a request for so long.
+/// While draining, an idle connection may send a request for this time. Beyond: closed.
 pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
-/// While draining, handshakes under way when new ones were shut out are accepted for so long.
+/// While draining, connections whose handshake was in progress are accepted for this time.
 pub const DRAIN_ACCEPT_TIME: Duration = Duration::from_millis(50);
-/// While draining, longest wait for the queues of the listeners to be empty, where new ones could not
-/// be shut out.
+/// While draining, the maximum wait for empty accept queues, if new connections cannot be rejected.
 pub const DRAIN_QUEUE_PATIENCE: Duration = Duration::from_secs(1);
-/// A process that listens on our own port already answers a connection within this time.
+/// Time to connect to a listener of this machine. Beyond: nothing listens there.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
-/// Names tried for a unix socket before it is renamed to its path. Beyond: the start fails.
+/// Temporary names tried for a unix socket before it is renamed to its path. Beyond: the start fails.
 pub const UNIX_SOCKET_NAMES_MAX: u32 = 16;
-/// A process that takes over lets the other one serve until it has documents, but no longer.
+/// How long a process that takes over waits for its documents before it stops its predecessor.
 pub const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(10);
-/// When a process looks whether it shares its port: others that were started at the same time listen
-/// by then, and the warning is there within two seconds.
+/// Time from the start to the check for other processes on the same port. Processes started simultaneously
+/// listen by then.
 pub const PORT_SHARED_DELAY: Duration = Duration::from_secs(1);
-/// How often a draining reactor looks whether it is done.
+/// How often a draining reactor checks whether it has finished.
 pub const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
-/// Pause before a reactor that panicked starts again.
+/// Pause before a reactor that panicked restarts.
 pub const RESTART_PAUSE: Duration = Duration::from_millis(20);
-/// A hard limit of descriptors below this is warned of: it is soon met by connections.
+/// A hard limit of file descriptors below this is logged: each connection takes one.
 pub const DESCRIPTORS_LOW: u64 = 10_000;
-/// Descriptors without which the process does not start: for itself, and for each reactor its
-/// listener, ring, wake pair and a few connections.
+/// File descriptors that the process needs, and those that each reactor needs (listener, ring, wake-up pair,
+/// a few connections). With fewer, the start fails.
 pub const DESCRIPTORS_MIN: u64 = 24;
 pub const DESCRIPTORS_REACTOR_MIN: u64 = 12;
-/// Descriptors that callers may not have: fetches, event streams, files, the admin listener, rings.
+/// File descriptors that are not available to clients: for fetches, event streams, files, the admin listener,
+/// rings.
 pub const DESCRIPTORS_RESERVED: u64 = 256;
 
-// --- upstream, files on disk, and counts on their way up ---
+// --- upstream, files on disk, uploads ---
 
-/// Configuration file, bytes. Beyond: refused. Ten thousand key pairs take 1 MB.
+/// Configuration file, bytes; ten thousand key pairs take 1 MB. Beyond: rejected.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// A file of certificates or a key in PEM form, bytes. Beyond: refused. The list of all public
-/// authorities takes 0.3 MB.
+/// A PEM file of certificates or a key, bytes; the list of all public authorities takes 0.3 MB. Beyond:
+/// rejected.
 pub const PEM_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// A file in `cache_dir`, bytes. Beyond: ignored, and the document is fetched. Room for the largest
-/// document that a machine of this size serves, whatever `api_document_bytes_max` says.
+/// A file in `cache_dir`, bytes, independent of `api_document_bytes_max`. Beyond: ignored, and the document
+/// is fetched.
 pub const CACHE_FILE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// Longest wait after a failure while nothing is held, `Retry-After` included, or while readiness is red
-/// or will be: clients get errors, and orchestrators kill what does not get ready.
+/// Longest wait after a failure, including `Retry-After`, while there is no document, or while readiness
+/// fails or will fail: clients get errors, and orchestrators restart the process.
 pub const BACKOFF_URGENT_MAX: Duration = Duration::from_secs(5);
-/// Longest wait after a failure, however long the poll interval is.
+/// Longest wait after a failure, independent of the poll interval.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// Longest `Retry-After` that is honoured for what never gets stale: documents without a grace period,
-/// the list of environments, uploads.
+/// Longest `Retry-After` for what never becomes stale: documents without a grace period, discovery, uploads.
+/// Beyond: shortened.
 pub const RETRY_AFTER_HELD_MAX: Duration = Duration::from_secs(60);
-/// Longest `Retry-After` that is honoured however long the grace period is; a slip upstream must not
-/// silence polling for a day.
+/// Longest `Retry-After`, independent of the grace period: an error of upstream must not stop polling for a
+/// day. Beyond: shortened.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
-/// A failure that goes on is told again after this, so that a log of the last hour shows it.
+/// A continuing failure is logged again after this time, so that the log of the last hour contains it.
 pub const FAILURE_REMINDER: Duration = Duration::from_secs(600);
-/// Threads that fetch. More environments than that wait their turn: at 1 s a fetch,
-/// 200 environments take 7 s a round.
+/// Concurrent fetches. At 1 s per fetch, 200 environments take 7 s. Beyond: environments wait.
 pub const FETCH_THREADS_MAX: usize = 32;
-/// A thread of the pools without work for so long ends, and the allocator gives back what it freed: it
-/// holds that for a second, so that this is a little longer.
+/// A pool thread that is idle for this time exits, and the allocator returns its memory to the system. The
+/// allocator delays this for a second, so the time is slightly longer.
 pub const THREAD_IDLE_MAX: Duration = Duration::from_millis(1500);
-/// Redirects followed for one request. Beyond: the poll failed.
+/// Redirects of one request. Beyond: the poll fails.
 pub const REDIRECTS_MAX: usize = 5;
-/// Rejected key pairs of one answer of discovery that are logged one by one. Beyond: their number alone.
+/// Rejected key pairs of a discovery response that are logged individually. Beyond: only their number is
+/// logged.
 pub const DISCOVERY_WARNINGS_MAX: usize = 100;
-/// Pages of one document. Beyond: the round is dropped. Edge's pages hold about 1 MB, so this is four
-/// times the largest document allowed.
+/// Pages of a document. The hosted API's pages have about 1 MB, so this is four times the largest document.
+/// Beyond: the poll fails.
 pub const PAGES_MAX: usize = 1024;
-/// Slowest upstream that is waited for once its answer began, bytes per second. Slower: the poll
-/// failed, since a fetching thread is too dear for a drip.
+/// Slowest body from upstream, bytes per second. Beyond: the poll fails, because a slow response would occupy
+/// a fetch thread.
 pub const FETCH_RATE_MIN: u64 = 64 * 1024;
-/// How often a document on disk is looked at.
+/// How often a document on disk is checked for changes.
 pub const FILE_POLL: Duration = Duration::from_millis(500);
-/// Characters of a feature's name, as in core. Beyond: no such feature, and the count is skipped.
+/// Name of a feature, characters, as in core. Beyond: the count is skipped.
 pub const FEATURE_NAME_CHARS_MAX: usize = 2000;
-/// Each of the SDK's headers that counts are kept apart by, bytes. Beyond: cut between characters.
+/// Each SDK header field by which counts are grouped, bytes. Beyond: truncated at a character boundary.
 pub const LABEL_BYTES_MAX: usize = 256;
-/// Labels (sets of those headers) of one environment between two uploads. Beyond: counted without. An
-/// upload is made for each.
+/// Labels (distinct sets of these header fields) of an environment between two uploads; each needs a separate
+/// upload. Beyond: counted without a label.
 pub const COUNT_LABELS_MAX: usize = 50;
-/// What a row of counts takes besides its texts, bytes: at most, in memory or in the JSON of an upload.
+/// Size of a row of counts besides its strings, bytes, in memory or in the JSON of an upload.
 pub const COUNT_ROW_BYTES: usize = 128;
-/// Rows of counts with an identifier: of one label, of one environment, and of all together, bytes.
-/// Beyond: counted without the identifier. Each reactor has as much, and so have its reports on their way.
+/// Rows of counts with an identifier: of a label, of an environment, and of all environments, bytes. Each
+/// reactor, and the reports in flight, have the same limits. Beyond: counted without the identifier.
 pub const COUNT_LABEL_BYTES_MAX: usize = 1024 * 1024;
 pub const COUNT_ENVIRONMENT_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const COUNT_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What each environment has of these however much the others have, bytes.
+/// Rows with an identifier that each environment can have when `COUNT_BYTES_MAX` is reached, bytes.
 pub const COUNT_ENVIRONMENT_BYTES_MIN: usize = 64 * 1024;
-/// Rows of counts without an identifier, of the labels of one environment, bytes; one label has half of
-/// it at most. Beyond: counted without the label. Rows without a label have as much of their own. Beyond:
-/// lost and counted. A document with 400 features needs 0.1 MB for each label.
+/// Rows of counts without an identifier, of the labels of an environment, bytes; one label can have half of
+/// it. A document with 400 features needs 0.1 MB per label. Beyond: counted without a label; rows without a
+/// label have a separate limit of the same size, beyond which counts are lost and counted.
 pub const COUNT_PLAIN_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// The same while there is no document, so that any name of a feature is taken, bytes.
+/// The same while there is no document, because then any feature name is accepted, bytes.
 pub const COUNT_UNKNOWN_BYTES_MAX: usize = 64 * 1024;
-/// Largest count of a row in an upload: core has 32 bits for it. Beyond: the rest waits for the next
-/// upload; at the end of the process it is lost and counted.
+/// Count of a row in an upload; core stores 32 bits. Beyond: the rest waits for the next upload; when the
+/// process exits it is lost and counted.
 pub const COUNT_MAX: u64 = i32::MAX as u64;
-/// One upload of counts, bytes. Proxies and web servers take 1 MB as a rule.
+/// Body of an upload, bytes. Proxies and web servers usually accept 1 MB. Beyond: several uploads.
 pub const UPLOAD_BYTES_MAX: usize = 1_000_000;
-/// Uploads of one environment that wait, bytes, in memory and on disk; twice as much when the process
-/// ends. Beyond: its largest labels are not packed, and at the end lost and counted.
+/// Pending uploads of an environment, bytes, in memory and on disk; twice as much when the process exits.
+/// Beyond: its largest labels are not packed, and are lost and counted when the process exits.
 pub const OUTBOX_ENVIRONMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// A round of uploads. What is left then takes turns in the next round with what was counted since.
+/// Duration of a round of uploads. Beyond: the remaining batches wait for the next round.
 pub const ROUND_TIME_MAX: Duration = Duration::from_secs(10);
-/// Divisions of refused uploads of one environment in a round. Beyond: what is refused is lost and counted.
-/// One bad row in a full upload takes 14.
+/// Splits of rejected uploads of an environment in a round; one invalid row in a full upload takes 14.
+/// Beyond: rejected counts are lost and counted.
 pub const DIVISIONS_MAX: u32 = 128;
-/// An event stream silent for this long is given up; upstream sends a comment every 15 s.
+/// Silence on an event stream; upstream sends a comment every 15 s. Beyond: reconnected.
 pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(60);
-/// An event stream that lived this long did not fail when it ended.
+/// An event stream that was open for this time has not failed when it ends.
 pub const STREAM_SETTLED: Duration = Duration::from_secs(1);
-/// Wait before an event stream is opened again; doubled for each that failed.
+/// Wait before an event stream is reopened; doubled for each failure.
 pub const STREAM_RETRY_MIN: Duration = Duration::from_millis(100);
-/// One event of a stream, bytes. Beyond: the stream is opened anew.
+/// A line of an event stream, bytes. Beyond: reconnected.
 pub const STREAM_LINE_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of an event stream within `STREAM_WINDOW`, lines (comments and empty ones count too) and reads
-/// within it. Beyond: the stream is closed, logged (`realtime_flood`), counted, and opened again after a
-/// backoff. Upstream sends some hundred bytes for each edit and a comment every 15 s, so that this is 300
-/// edits in a second.
+/// Bytes and lines (including comments and empty lines) of an event stream within `STREAM_WINDOW`. Upstream
+/// sends a few hundred bytes per edit and a comment every 15 s, so this is 300 edits per second. Beyond:
+/// closed, logged (`realtime_flood`), counted, and reopened after a backoff.
 pub const STREAM_WINDOW: Duration = Duration::from_secs(1);
 pub const STREAM_WINDOW_BYTES_MAX: usize = 256 * 1024;
 pub const STREAM_WINDOW_LINES_MAX: usize = 1000;
-/// First wait before a document is asked for again that is older than its event said; doubled each time.
+/// First wait before a document that is older than its event is fetched again; doubled each time.
 pub const EVENT_RETRY_MIN: Duration = Duration::from_millis(50);
 /// Longest such wait.
 pub const EVENT_RETRY_MAX: Duration = Duration::from_secs(5);
-/// After this the event is not believed. Core serves an environment from a cache for up to 60 s.
+/// How long a document may be older than its event; core serves environments from a cache for up to 60 s.
+/// Beyond: the event is ignored.
 pub const EVENT_PATIENCE: Duration = Duration::from_secs(120);
-/// Longest wait for documents to reach the disk when the process ends.
+/// How long a process that exits waits for documents to be written to disk.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(5);
-/// A half-written file of this age belongs to a process that is gone.
+/// Age at which a temporary file belongs to a process that was killed, and is removed.
 pub const STORE_LEFTOVER_AGE: Duration = Duration::from_secs(3600);
-/// How often the configuration file is looked at.
+/// How often the configuration file and certificates are checked for changes.
 pub const CONFIG_POLL: Duration = Duration::from_secs(1);
-/// Rows of one report of usage; upstream takes no more (compatibility.md 4.3).
+/// Rows of a usage report, as upstream accepts (compatibility.md 4.3). Beyond: several reports.
 pub const USAGE_ROWS_MAX: usize = 1000;
-/// How long the last counts are posted when the process ends, before the rest is left to the disk.
+/// How long a process that exits uploads counts. Beyond: the rest is saved on disk.
 pub const LAST_POST_PATIENCE: Duration = Duration::from_secs(5);
 
-// --- a document, and compiling it beside the reactors ---
+// --- documents and their compilation ---
 
-/// Ready bodies up to this size are compressed as well as can be, larger ones fast, bytes: a new
-/// document must not wait a second for its compression.
+/// Largest ready body that is compressed at the best level, bytes. Beyond: the fast level, so that a new
+/// document is not delayed by a second.
 pub const COMPRESS_BEST_BYTES_MAX: usize = 1024 * 1024;
-/// Digits of an integer that CPython reads (`sys.get_int_max_str_digits`). Beyond: a JSON body is 400, a
-/// document is refused, and no condition holds for a trait.
+/// Digits of an integer, as in CPython (`sys.get_int_max_str_digits`). Beyond: 400 for a JSON body, a
+/// document is rejected, and a condition on a trait is false.
 pub const INTEGER_DIGITS_MAX: usize = 4300;
-/// An environment document with all its pages, bytes (`api_document_bytes_max`). Beyond: the round is
-/// dropped. Legal documents reach tens of MB (compatibility.md 3).
+/// An environment document with all its pages, bytes (`api_document_bytes_max`). Valid documents reach tens
+/// of MB (compatibility.md 3). Beyond: the poll fails.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Documents from this size on are compiled after the reactors' work, bytes; smaller ones take some
-/// milliseconds, and those come first.
+/// Documents of this size and more are compiled on a separate low-priority thread, bytes, so that small ones,
+/// which take a few milliseconds, do not wait.
 pub const LARGE_DOCUMENT_BYTES: usize = 1024 * 1024;
-/// How much nicer than the reactors the thread for those is: at most a third of a CPU that both want.
+/// Niceness of that thread relative to the reactors: it gets at most a third of a contended CPU.
 pub const NICE: i32 = 3;
-/// Nesting of a document. Beyond: the document is refused. Core nests 12 deep; the engine allows any depth.
+/// Nesting of a document. Core nests 12 deep; the engine allows any depth. Beyond: rejected.
 pub const DOCUMENT_DEPTH_MAX: usize = 512;
-/// Repeated members in one document. Beyond: it is refused. No writer of JSON makes any.
+/// Duplicate members in a document. No JSON writer produces any. Beyond: rejected.
 pub const DUPLICATE_MEMBERS_MAX: usize = 64;
-/// Ready answers of one environment, bytes. Beyond: the document is refused. A long name that many
-/// states repeat can make them larger than the document.
+/// Ready bodies of an environment, bytes. A long name repeated in many feature states can make them larger
+/// than the document. Beyond: the document is rejected.
 pub const ANSWER_BYTES_MAX: usize = 1024 * 1024 * 1024;
-/// A flag's client form is stored beside its server form up to this size, bytes, so that flags that
-/// follow each other are copied at once; beyond, it is cut out of it.
+/// Largest flag whose client form is stored beside its server form, bytes, so that consecutive flags are
+/// copied together. Beyond: it is cut out of the server form.
 pub const CLIENT_COPY_BYTES_MAX: usize = 1024;
 
 // --- conditions ---
 
-/// Words of 64 segments in the lookup tables of one trait. Beyond: its conditions are tried one by one.
+/// Words of 64 segments in the index of one trait. Beyond: its conditions are evaluated one by one.
 pub const LOOKUP_WORDS_MAX: usize = 256 * 1024;
-/// Items of an IN condition that go into a lookup table. Beyond: it is asked by itself.
+/// Items of an IN condition that are indexed. Beyond: it is evaluated individually.
 pub const LOOKUP_ITEMS_MAX: usize = 100;
-/// Flags that wait for each other in a chain of conditions. Beyond: they count as in a cycle. Python
-/// fails at about 45.
+/// Length of a chain of flags that depend on each other. Python fails at about 45. Beyond: treated as a
+/// cycle.
 pub const FLAG_CHAIN_MAX: usize = 128;
-/// Flags that conditions may resolve in one evaluation. Beyond: they count as in a cycle; without a
-/// bound, flags that all read each other would take time exponential in their number.
+/// Flags that conditions read in one evaluation; without a limit, flags that read each other would take time
+/// exponential in their number. Beyond: treated as a cycle.
 pub const FLAG_READS_MAX: usize = 10_000;
-/// Steps of one back-tracking match, about a millisecond's worth. Beyond: no match. Python has no
-/// such bound: a pattern that needs more hangs its process.
+/// Steps of one backtracking match, about 1 ms. Python has no limit: such a pattern blocks its process.
+/// Beyond: no match.
 pub const PATTERN_STEPS_MAX: u32 = 200_000;
-/// Steps of all back-tracking matches of one request. Beyond: the REGEX conditions that need them are
-/// false, and the request is counted.
+/// Steps of all backtracking matches of a request. Beyond: REGEX conditions that need more are false, and the
+/// request is counted.
 pub const PATTERN_STEPS_REQUEST_MAX: u32 = 1_000_000;
-/// A REGEX condition's pattern, bytes. Beyond: refused, the condition is false. None that a person
-/// writes comes near.
+/// Pattern of a REGEX condition, bytes, far more than a person writes. Beyond: the condition is false.
 pub const PATTERN_BYTES_MAX: usize = 20_000;
-/// Groups inside groups of a pattern. Beyond: refused. Python's own bound is its recursion limit (about 480).
+/// Nested groups of a pattern; Python's limit is its recursion limit (about 480). Beyond: the condition is
+/// false.
 pub const PATTERN_DEPTH_MAX: usize = 250;
-/// A pattern's automaton, bytes. Beyond: the back-tracking matcher takes the pattern.
+/// Automaton of a pattern, bytes. Beyond: the backtracking matcher is used.
 pub const PATTERN_AUTOMATON_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The automata of all patterns of one document, bytes. Beyond: the back-tracking matcher takes the rest,
-/// which needs little memory and no time to build. A try that met its own bound counts as one that large.
+/// Automata of all patterns of a document, bytes; one that exceeds its own limit counts with that size.
+/// Beyond: the backtracking matcher is used, which needs little memory and no construction.
 pub const PATTERN_AUTOMATA_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// A pattern's table of states for ASCII text, bytes. Beyond: states are made as texts need them, which
-/// is slower.
+/// State table of a pattern for ASCII text, bytes. Beyond: states are built on demand, which is slower.
 pub const PATTERN_TABLE_BYTES_MAX: usize = 8 * 1024;
-/// Lists inside lists of an IN condition. Beyond: the condition is false. No list of values is
-/// nested; CPython raises too, at a depth that depends on its build.
+/// Nested lists of an IN condition; CPython fails too, at a depth that depends on its build. Beyond: the
+/// condition is false.
 pub const IN_LIST_DEPTH_MAX: usize = 200;
-/// Steps of all general JSONPath queries of one request, about a node each. Beyond: every condition on
-/// such a query is false for the rest of the request, and the request is counted. Python has no bound.
+/// Steps of all general JSONPath queries of a request, about a node each. Python has no limit. Beyond:
+/// conditions on such queries are false for the rest of the request, and the request is counted.
 pub const JSONPATH_STEPS_MAX: u32 = 300_000;
-/// The automaton of a pattern that a JSONPath takes from a request's values, bytes. Beyond: no match.
+/// Automaton of a pattern that a JSONPath takes from the request, bytes. Beyond: no match.
 pub const JSONPATH_PATTERN_BYTES_MAX: usize = 64 * 1024;
-/// Filters and functions inside each other in a JSONPath. Beyond: the condition is false;
-/// Python's bound is its recursion limit.
+/// Nested filters and functions in a JSONPath; Python's limit is its recursion limit. Beyond: the condition
+/// is false.
 pub const JSONPATH_DEPTH_MAX: usize = 100;
 
 // --- the log and the admin listener ---
 
-/// Log records that may wait for the writer. Beyond: dropped and counted.
+/// Log records in the queue of the writer. Beyond: dropped and counted.
 pub const LOG_RECORDS_MAX: usize = 8192;
-/// Longest wait at the end of the process for whoever reads the log; what is left then is lost.
+/// How long a process that exits waits for the log to be written. Beyond: the rest is lost.
 pub const LOG_FLUSH_PATIENCE: Duration = Duration::from_secs(2);
-/// Between two tries to hand the writer its last message.
+/// Pause between two attempts to queue the last message.
 pub const LOG_FLUSH_PAUSE: Duration = Duration::from_millis(5);
-/// Longest JSON path that the log shows, characters; of a longer one the middle is left out.
+/// JSON path in the log, characters. Beyond: its middle is omitted.
 pub const PATH_CHARS_MAX: usize = 160;
-/// Access records that a reactor gathers before it hands them on; the sweep hands on what there is.
+/// Access records that a reactor collects before it sends them to the writer.
 pub const ACCESS_BATCH_RECORDS: usize = 64;
-/// Access records among them. Beyond: dropped and counted, so that events always find room.
+/// Access records in the queue of the writer, so that events have space. Beyond: dropped and counted.
 pub const ACCESS_RECORDS_MAX: usize = 6144;
-/// Warnings and errors kept for the status page, the newest.
+/// Recent warnings and errors on the status page.
 pub const LOG_RECENT_MAX: usize = 20;
-/// Request head on the admin listener, bytes. Beyond: closed. Scrapers send a few hundred.
+/// Request head on the admin listener, bytes. Scrapers send a few hundred. Beyond: closed.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
-/// A whole request head on the admin listener. Beyond: closed and counted.
+/// Time for a request head on the admin listener. Beyond: closed and counted.
 pub const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
-/// Characters of a refused `Host` in the log and in the answer.
+/// Characters of a rejected `Host` in the log and in the response. Beyond: truncated.
 pub const ADMIN_HOST_CHARS_SHOWN: usize = 255;
-/// Connections of the admin listener at a time, one thread each. Beyond: the one that has waited longest is
-/// closed and counted.
+/// Connections of the admin listener, one thread each. Beyond: the one that has waited longest is closed and
+/// counted.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 
-const _: () = assert!(HELD_BYTES_MIN > READ_BYTES_IDLE, "an idle connection is not counted");
-const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "a body without a copy is worth compressing");
+const _: () = assert!(HELD_BYTES_MIN > READ_BYTES_IDLE, "idle connections do not count");
+const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "bodies that are not copied are compressed");
 const _: () = assert!(
     COUNT_ENVIRONMENT_BYTES_MAX + 2 * COUNT_PLAIN_BYTES_MAX <= OUTBOX_ENVIRONMENT_BYTES_MAX,
-    "all counts of an environment can be packed at once",
+    "all counts of an environment can be packed together",
 );
