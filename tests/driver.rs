@@ -113,5 +113,5 @@ fn a_process_without_a_reactor_ends_and_says_so() {
     let refused = [format!("refuse={IO_URING_SETUP}:{EPERM}"), format!("refuse={EPOLL_CREATE1}:{EPERM}")];
     let (code, text) = Launcher::new().narrow(prepare(), &[&refused[0], &refused[1]]).run();
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("reactor_no_driver") && text.contains("no reactor is left"), "{text}");
+    assert!(text.contains("reactor_no_driver") && text.contains("no reactor is running"), "{text}");
 }

@@ -289,7 +289,7 @@ fn check_warns_of_percentages_that_differ() {
         let config = config.to_string_lossy().into_owned();
         Start::command(&["check", "--config", &config]).run().1
     };
-    let text = "percentages will differ from core's: use_identity_composite_key_for_hashing is false";
+    let text = "percentage splits differ from those of core: use_identity_composite_key_for_hashing is false";
     let mut hashed = document(0);
     for (value, is_told) in [(json!(false), true), (json!(true), false), (Value::Null, false)] {
         hashed["use_identity_composite_key_for_hashing"] = value;
