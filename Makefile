@@ -92,11 +92,6 @@ outages: ## Prints how long readiness fails for outages of upstream, in real tim
 		| tee target/outages.txt | sed -n 's/^.*outage | //p'
 	@grep -q '^test result: ok' target/outages.txt
 
-.PHONY: abuse
-abuse: ## Runs each abuser beside honest callers, and judges bytes, CPU, memory and latency
-	$(CARGO) build --release --locked
-	$(PYTHON) scripts/abuse.py
-
 .PHONY: docs
 docs: ## Builds docs/ as a book into target/book (mdBook, installed into target/tools)
 	@test -x target/tools/bin/mdbook || $(CARGO) install --quiet --locked --root target/tools mdbook
