@@ -1,6 +1,6 @@
 //! Values of the properties of conditions for one identity, looked up one at a time.
 //!
-//! They must equal those of `evaluate::context` and `evaluate::run` (compatibility.md 5.6), which read
+//! They must equal those of `evaluate::context` and the evaluator (compatibility.md 5.6), which read
 //! precomputed tables instead. A trait with the name of the property takes precedence.
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use crate::engine::document::Document;
 use crate::engine::evaluate::context::coerce;
 use crate::engine::evaluate::{EvaluationScratch, Identity, TraitValue};
 use crate::engine::jsonpath::{FlagLookup, FlagResult, OutOfSteps, Property, QueryTarget, Subject};
-use crate::engine::program::{Program, Role, Scalar};
+use crate::engine::program::{FlagFact, Program, Role, Scalar};
 use crate::engine::render;
 use crate::engine::render::CIRCULAR_DEPENDENCY;
 use crate::engine::trace::report::json;
@@ -21,20 +21,10 @@ use crate::step_budget::RequestBudget;
 const OUT_OF_STEPS: &str =
     "the steps of a request for general JSONPaths were spent, so the condition counts as no match";
 
-/// The result of a flag with its strings unescaped.
-pub struct TracedFlag {
-    name: String,
-    enabled: Scalar,
-    value: Scalar,
-    variant: Scalar,
-    pub reason: String,
-    feature_id: Scalar,
-}
-
 /// The results of an evaluation, in document order.
 pub struct TracedFlags {
-    pub flags: Vec<TracedFlag>,
-    by_name: HashMap<String, usize>,
+    pub flags: Vec<FlagFact>,
+    by_name: HashMap<Box<str>, usize>,
     /// Indices of the flags that conditions read.
     read: Vec<u32>,
 }
@@ -45,15 +35,15 @@ impl TracedFlags {
         let ids: HashMap<&str, &str> =
             document.features.iter().map(|state| (&*state.feature.name, state.feature.id)).collect();
         let id = |name: &str| Scalar::from_raw(ids.get(name).copied().unwrap_or("null"));
-        let traced = |flag: render::Flag<'_>| TracedFlag {
-            name: flag.name.to_owned(),
+        let traced = |flag: render::Flag<'_>| FlagFact {
+            name: flag.name.into(),
             enabled: Scalar::from_raw(flag.enabled),
             value: Scalar::from_raw(flag.value),
             variant: Scalar::from_raw(flag.variant),
-            reason: json(&format!("\"{}\"", flag.reason)).as_str().unwrap_or_default().to_owned(),
+            reason: json(&format!("\"{}\"", flag.reason)).as_str().unwrap_or_default().into(),
             feature_id: id(flag.name),
         };
-        let flags: Vec<TracedFlag> = render::results(program, Role::Server, scratch).map(traced).collect();
+        let flags: Vec<FlagFact> = render::results(program, Role::Server, scratch).map(traced).collect();
         let reads_flags = program.flags.is_some();
         let by_name = flags.iter().enumerate().map(|(index, flag)| (flag.name.clone(), index)).collect();
         Self {
@@ -63,21 +53,8 @@ impl TracedFlags {
         }
     }
 
-    fn named(&self, name: &str) -> Option<&TracedFlag> {
+    fn named(&self, name: &str) -> Option<&FlagFact> {
         self.flags.get(*self.by_name.get(name)?)
-    }
-}
-
-impl TracedFlag {
-    fn result(&self) -> FlagResult<'_> {
-        FlagResult {
-            enabled: self.enabled.as_trait_value(),
-            name: &self.name,
-            reason: &self.reason,
-            value: self.value.as_trait_value(),
-            variant: self.variant.as_trait_value(),
-            feature_id: self.feature_id.as_trait_value(),
-        }
     }
 }
 
@@ -158,7 +135,7 @@ impl<'l> TraceContext<'l> {
             QueryTarget::IdentityKey => text(self.subject.map(Subject::key)),
             QueryTarget::IdentityTrait(name) => coerce(self.sent(name)),
             QueryTarget::Flag { name, member } => {
-                self.flag(name).map_or(Value::Null, |flag| coerce(flag.result().member(*member)))
+                self.flag(name).map_or(Value::Null, |flag| coerce(flag.as_flag_result().member(*member)))
             }
             QueryTarget::Query(query) => {
                 let Some(tree) = &self.program.tree else { return Value::Null };
@@ -177,7 +154,7 @@ impl<'l> TraceContext<'l> {
     }
 
     /// A flag that depends on itself does not exist for conditions.
-    fn flag(&self, name: &str) -> Option<&'l TracedFlag> {
+    fn flag(&self, name: &str) -> Option<&'l FlagFact> {
         self.results.named(name).filter(|flag| !is_circular(&flag.reason))
     }
 }
@@ -185,7 +162,7 @@ impl<'l> TraceContext<'l> {
 /// The final results. During the evaluation a query for all flags may have found fewer.
 impl<'l> FlagLookup<'l> for &'l TraceContext<'l> {
     fn resolve(&mut self, name: &str) -> Option<FlagResult<'l>> {
-        self.flag(name).map(TracedFlag::result)
+        self.flag(name).map(FlagFact::as_flag_result)
     }
 
     fn resolved_count(&self) -> usize {
@@ -194,7 +171,7 @@ impl<'l> FlagLookup<'l> for &'l TraceContext<'l> {
 
     fn resolved(&self, at: usize) -> Option<FlagResult<'l>> {
         let flag = *self.results.read.get(at)?;
-        self.results.flags.get(flag as usize).map(TracedFlag::result)
+        self.results.flags.get(flag as usize).map(FlagFact::as_flag_result)
     }
 }
 

@@ -94,7 +94,7 @@ pub fn explain(
             enabled: json(flag.enabled),
             value: json(flag.value),
             variant: json(flag.variant),
-            reason: result.reason.clone(),
+            reason: result.reason.to_string(),
             metadata: flag.metadata.and_then(|raw| RawValue::from_string(raw.to_owned()).ok()),
             identity_override: overridden.contains(flag.name),
             matching_segments: matching.get(flag.name).map_or_else(Vec::new, |found| {
