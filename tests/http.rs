@@ -84,7 +84,7 @@ fn a_condition_is_met_by_the_form_that_is_sent() {
 
 #[test]
 fn caches_are_told_what_they_may_keep() {
-    let proxy = Start::demo().start();
+    let proxy = Start::demo().ready();
     for path in ["/openapi.json", "/docs", "/redoc", "/demo/", "/demo/flagsmith.js"] {
         for fields in [&[][..], &[("Accept-Encoding", "gzip")], &[("Origin", ORIGIN)]] {
             let answer = get(&proxy, path, fields);
