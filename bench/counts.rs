@@ -80,7 +80,7 @@ fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
     let (settings, mut room, mut output) = (settings(), HandlerState::default(), ResponseWriter::default());
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     output.set_date(now);
-    output.is_alone = !way.is_pipelined;
+    output.is_only_response = !way.is_pipelined;
     let (mut reader, mut buffer) = (RequestReader::default(), BytesMut::with_capacity(16 * 1024));
     let mut sent = 0;
     for _ in 0..times {

@@ -91,17 +91,17 @@ pub const TLS_READ_BYTES: usize = 16 * 1024 + 256;
 /// Buffers of requests and responses of all connections, bytes, shared evenly among the reactors, and the
 /// minimum share. Beyond: the connections that have waited longest for their peers are closed and counted;
 /// beyond 1.5 times the limit also those that have waited for a short time.
-pub const HELD_BYTES_MAX: usize = 40 * 1024 * 1024;
-pub const HELD_BYTES_REACTOR_MIN: usize = 16 * 1024 * 1024;
+pub const BUFFERED_BYTES_MAX: usize = 40 * 1024 * 1024;
+pub const BUFFERED_BYTES_REACTOR_MIN: usize = 16 * 1024 * 1024;
 /// Buffers of requests without a response yet, whose clients may have no key, bytes, and the minimum share of
 /// a reactor. Outgrown buffers take as much again until the allocator returns them, so the process grows by
 /// 24 MiB at most. Beyond: the connections that have waited longest are closed and counted.
-pub const HELD_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
-pub const HELD_REQUEST_BYTES_REACTOR_MIN: usize = 4 * 1024 * 1024;
-/// Buffers of a connection up to this size do not count towards `HELD_BYTES_MAX`, bytes.
-pub const HELD_BYTES_MIN: usize = 4 * 1024;
+pub const BUFFERED_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const BUFFERED_REQUEST_BYTES_REACTOR_MIN: usize = 4 * 1024 * 1024;
+/// Buffers of a connection up to this size do not count towards `BUFFERED_BYTES_MAX`, bytes.
+pub const BUFFERED_BYTES_MIN: usize = 4 * 1024;
 /// A connection that has waited for its peer for less than this is not closed because of its buffers.
-pub const HELD_PATIENCE: Duration = Duration::from_millis(500);
+pub const EVICTION_WAIT_MIN: Duration = Duration::from_millis(500);
 /// Connections in the kernel's accept queue of a listener; `somaxconn` caps it. Beyond: the kernel drops new
 /// connections, and clients retry.
 pub const BACKLOG_MAX: i32 = 4096;
@@ -128,11 +128,11 @@ pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// Pause of the accept loop at the descriptor limit, instead of spinning.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Socket operations of a connection without waiting, and the bytes that count as one more: a few
-/// milliseconds of pipelined requests. Beyond: the connection pauses for `TURN_REST`.
-pub const TURN_OPERATIONS_MAX: u32 = 512;
-pub const TURN_BYTES: usize = 1024;
+/// milliseconds of pipelined requests. Beyond: the connection pauses for `BUDGET_PAUSE`.
+pub const BUDGET_OPERATIONS_MAX: u32 = 512;
+pub const BUDGET_OPERATION_BYTES: usize = 1024;
 /// Pause of a connection that has used up its budget; timers have no finer resolution.
-pub const TURN_REST: Duration = Duration::from_millis(1);
+pub const BUDGET_PAUSE: Duration = Duration::from_millis(1);
 /// Connections of one reactor (`server.connections_max`). Beyond: closed immediately and counted.
 pub const CONNECTIONS_MAX: usize = 50_000;
 
@@ -145,13 +145,13 @@ pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 /// While draining, connections whose handshake was in progress are accepted for this time.
 pub const DRAIN_ACCEPT_TIME: Duration = Duration::from_millis(50);
 /// While draining, the maximum wait for empty accept queues, if new connections cannot be rejected.
-pub const DRAIN_QUEUE_PATIENCE: Duration = Duration::from_secs(1);
+pub const DRAIN_QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time to connect to a listener of this machine. Beyond: nothing listens there.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Temporary names tried for a unix socket before it is renamed to its path. Beyond: the start fails.
 pub const UNIX_SOCKET_NAMES_MAX: u32 = 16;
 /// How long a process that takes over waits for its documents before it stops its predecessor.
-pub const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(10);
+pub const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time from the start to the check for other processes on the same port. Processes started simultaneously
 /// listen by then.
 pub const PORT_SHARED_DELAY: Duration = Duration::from_secs(1);
@@ -186,7 +186,7 @@ pub const BACKOFF_URGENT_MAX: Duration = Duration::from_secs(5);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Longest `Retry-After` for what never becomes stale: documents without a grace period, discovery, uploads.
 /// Beyond: shortened.
-pub const RETRY_AFTER_HELD_MAX: Duration = Duration::from_secs(60);
+pub const RETRY_AFTER_DEFAULT_MAX: Duration = Duration::from_secs(60);
 /// Longest `Retry-After`, independent of the grace period: an error of upstream must not stop polling for a
 /// day. Beyond: shortened.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
@@ -265,9 +265,9 @@ pub const EVENT_RETRY_MIN: Duration = Duration::from_millis(50);
 pub const EVENT_RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long a document may be older than its event; core serves environments from a cache for up to 60 s.
 /// Beyond: the event is ignored.
-pub const EVENT_PATIENCE: Duration = Duration::from_secs(120);
+pub const EVENT_LAG_MAX: Duration = Duration::from_secs(120);
 /// How long a process that exits waits for documents to be written to disk.
-pub const STORE_PATIENCE: Duration = Duration::from_secs(5);
+pub const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Age at which a temporary file belongs to a process that was killed, and is removed.
 pub const STORE_LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 /// How often the configuration file and certificates are checked for changes.
@@ -275,7 +275,7 @@ pub const CONFIG_POLL: Duration = Duration::from_secs(1);
 /// Rows of a usage report, as upstream accepts (compatibility.md 4.3). Beyond: several reports.
 pub const USAGE_ROWS_MAX: usize = 1000;
 /// How long a process that exits uploads counts. Beyond: the rest is saved on disk.
-pub const LAST_POST_PATIENCE: Duration = Duration::from_secs(5);
+pub const LAST_UPLOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 // --- documents and their compilation ---
 
@@ -351,7 +351,7 @@ pub const JSONPATH_DEPTH_MAX: usize = 100;
 /// Log records in the queue of the writer. Beyond: dropped and counted.
 pub const LOG_RECORDS_MAX: usize = 8192;
 /// How long a process that exits waits for the log to be written. Beyond: the rest is lost.
-pub const LOG_FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two attempts to queue the last message.
 pub const LOG_FLUSH_PAUSE: Duration = Duration::from_millis(5);
 /// JSON path in the log, characters. Beyond: its middle is omitted.
@@ -372,7 +372,7 @@ pub const ADMIN_HOST_CHARS_SHOWN: usize = 255;
 /// counted.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 
-const _: () = assert!(HELD_BYTES_MIN > READ_BYTES_IDLE, "idle connections do not count");
+const _: () = assert!(BUFFERED_BYTES_MIN > READ_BYTES_IDLE, "idle connections do not count");
 const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "bodies that are not copied are compressed");
 const _: () = assert!(
     COUNT_ENVIRONMENT_BYTES_MAX + 2 * COUNT_PLAIN_BYTES_MAX <= OUTBOX_ENVIRONMENT_BYTES_MAX,

@@ -84,9 +84,9 @@ pub struct ReactorMetrics {
     /// Closed on accept because the connection limit was reached.
     pub connections_refused: Counter,
     /// Closed because the client did not read its response.
-    pub connections_cut: Counter,
+    pub write_timeouts: Counter,
     /// Closed because the buffers of all connections exceeded their memory limit.
-    pub connections_shed: Counter,
+    pub connections_evicted: Counter,
     /// 422 responses that omit some of the errors.
     pub errors_truncated: Counter,
     /// Pauses of the accept loop, mostly at the descriptor limit.
@@ -223,8 +223,8 @@ impl ReactorMetrics {
             connections_opened: Counter::default(),
             connections_closed: Counter::default(),
             connections_refused: Counter::default(),
-            connections_cut: Counter::default(),
-            connections_shed: Counter::default(),
+            write_timeouts: Counter::default(),
+            connections_evicted: Counter::default(),
             errors_truncated: Counter::default(),
             accept_pauses: Counter::default(),
             jsonpath_exceeded: Counter::default(),

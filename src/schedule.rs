@@ -10,7 +10,7 @@ use crate::limits;
 /// First wait after a failure; the interval, if that is shorter.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// While a document is served the backoff grows to the poll interval, but at least to this.
-const BACKOFF_HELD_MIN: Duration = Duration::from_secs(2);
+const BACKOFF_SERVING_MIN: Duration = Duration::from_secs(2);
 /// Default time between two unconditional fetches of a document of up to `FULL_REFRESH_BYTES`
 /// (`api_full_refresh_seconds`), and the maximum for larger ones. A scheduled change of a flag changes
 /// neither the document's `updated_at` nor sends an event: only an unconditional fetch finds it.
@@ -34,17 +34,17 @@ pub struct Schedule {
 pub enum Retry {
     /// There is no document: clients get errors until the next success. The limit is `BACKOFF_URGENT_MAX`.
     Empty,
-    /// There is a document that is fresh for this time; `Retry-After` is honoured up to the same time. The
-    /// backoff grows to the interval (at least `BACKOFF_HELD_MIN`), or to `BACKOFF_URGENT_MAX` if the
+    /// A document is served that is fresh for this time; `Retry-After` is honoured up to the same time. The
+    /// backoff grows to the interval (at least `BACKOFF_SERVING_MIN`), or to `BACKOFF_URGENT_MAX` if the
     /// document is stale or would become stale.
-    Held(Duration),
+    Serving(Duration),
 }
 
 impl Retry {
     /// For a document that becomes stale in `left`: one more fetch, which may take `timeout`, must fit into
     /// this time. `None`: the document never becomes stale.
     pub fn before_stale(left: Option<Duration>, timeout: Duration) -> Self {
-        Self::Held(left.map_or(limits::RETRY_AFTER_HELD_MAX, |left| {
+        Self::Serving(left.map_or(limits::RETRY_AFTER_DEFAULT_MAX, |left| {
             left.saturating_sub(timeout).min(limits::RETRY_AFTER_MAX)
         }))
     }
@@ -105,8 +105,8 @@ impl Schedule {
     ) -> Duration {
         let (delay_max, retry_after_max) = match retry {
             Retry::Empty => (limits::BACKOFF_URGENT_MAX, limits::BACKOFF_URGENT_MAX),
-            Retry::Held(retry_after_max) => {
-                let delay_max = self.interval.clamp(BACKOFF_HELD_MIN, limits::BACKOFF_MAX);
+            Retry::Serving(retry_after_max) => {
+                let delay_max = self.interval.clamp(BACKOFF_SERVING_MIN, limits::BACKOFF_MAX);
                 // The document is stale, or would be after the next wait.
                 let is_urgent = retry_after_max < delay_max;
                 (
@@ -194,27 +194,27 @@ mod tests {
 
     #[test]
     fn with_a_document_the_wait_grows_to_the_interval_or_two_seconds() {
-        let held = Retry::Held(Duration::from_secs(60));
-        assert_eq!(waits(INTERVAL, held, 0.0, 7), [1000, 2000, 4000, 8000, 10_000, 10_000, 10_000]);
-        assert_eq!(waits(INTERVAL / 100, held, 0.0, 7), [100, 200, 400, 800, 1600, 2000, 2000]);
-        let stale = Retry::Held(Duration::ZERO);
+        let serving = Retry::Serving(Duration::from_secs(60));
+        assert_eq!(waits(INTERVAL, serving, 0.0, 7), [1000, 2000, 4000, 8000, 10_000, 10_000, 10_000]);
+        assert_eq!(waits(INTERVAL / 100, serving, 0.0, 7), [100, 200, 400, 800, 1600, 2000, 2000]);
+        let stale = Retry::Serving(Duration::ZERO);
         assert_eq!(waits(INTERVAL, stale, 0.0, 5), [1000, 2000, 4000, 5000, 5000], "stale, or soon");
         assert_eq!(waits(INTERVAL / 5, stale, 0.0, 4), [1000, 2000, 2000, 2000]);
         let hour = Duration::from_secs(3600);
-        assert_eq!(waits(hour, held, 0.0, 8)[4..], [16_000, 32_000, 60_000, 60_000]);
+        assert_eq!(waits(hour, serving, 0.0, 8)[4..], [16_000, 32_000, 60_000, 60_000]);
         // Jitter shortens only.
-        assert_eq!(waits(INTERVAL, held, 1.0, 6), [800, 1600, 3200, 6400, 8000, 8000]);
-        assert_eq!(waits(INTERVAL, held, MIDDLE, 5), [900, 1800, 3600, 7200, 9000]);
+        assert_eq!(waits(INTERVAL, serving, 1.0, 6), [800, 1600, 3200, 6400, 8000, 8000]);
+        assert_eq!(waits(INTERVAL, serving, MIDDLE, 5), [900, 1800, 3600, 7200, 9000]);
     }
 
     #[test]
     fn success_resets_the_backoff() {
         let start = Instant::now();
-        let held = Retry::Held(Duration::ZERO);
+        let serving = Retry::Serving(Duration::ZERO);
         let mut schedule = Schedule::new(INTERVAL, start);
-        (0..5).for_each(|_| assert!(!schedule.failed(start, held, None, 0.0).is_zero()));
+        (0..5).for_each(|_| assert!(!schedule.failed(start, serving, None, 0.0).is_zero()));
         schedule.succeeded(start, start, MIDDLE);
-        assert_eq!(schedule.failed(start, held, None, 0.0), Duration::from_secs(1));
+        assert_eq!(schedule.failed(start, serving, None, 0.0), Duration::from_secs(1));
     }
 
     #[test]
@@ -249,12 +249,12 @@ mod tests {
     fn an_event_does_not_shorten_a_retry_after() {
         let start = Instant::now();
         let mut schedule = Schedule::new(INTERVAL, start);
-        schedule.failed(start, Retry::Held(INTERVAL), Some(Duration::from_secs(7)), 0.0);
+        schedule.failed(start, Retry::Serving(INTERVAL), Some(Duration::from_secs(7)), 0.0);
         schedule.hasten_after_retry_after(start);
         assert_eq!(schedule.due(), at(start, 7.0));
         schedule.hasten(start);
         assert_eq!(schedule.due(), start, "a new key or address does shorten it");
-        schedule.failed(start, Retry::Held(INTERVAL), None, 0.0);
+        schedule.failed(start, Retry::Serving(INTERVAL), None, 0.0);
         schedule.hasten_after_retry_after(start);
         assert_eq!(schedule.due(), start, "there was no Retry-After");
     }

@@ -244,7 +244,7 @@ fn a_bulk_request_that_would_take_too_much_work_is_refused_as_a_whole() {
     let refused = post(&identities(100, 1900));
     assert_eq!(refused.status, 400, "{}", refused.text());
     assert_eq!(refused.json()["status"], "bad_request");
-    assert!(refused.text().contains("send fewer at once"), "{}", refused.text());
+    assert!(refused.text().contains("send fewer per request"), "{}", refused.text());
     assert_eq!(post(&identities(2, 1900)).json().as_array().map(Vec::len), Some(2));
     assert_eq!(post(&identities(30, 20)).json().as_array().map(Vec::len), Some(30));
     assert_eq!(proxy.metric("edge_proxy_bulk_refused_total"), 1.0);

@@ -173,7 +173,7 @@ fn a_second_process_takes_the_path_over_once_it_has_documents_and_no_request_fai
         let start = start.set("server.tcp", false).set("server.unix_socket", socket.to_str());
         let mut new = start.spawn();
         new.wait_for_log("reactor_started");
-        // Not long: after `limits::TAKE_OVER_PATIENCE` it would serve without one.
+        // Not long: after `limits::TAKE_OVER_TIMEOUT` it would serve without one.
         go_on(5);
         assert_eq!(revision(&socket), Some(0), "without a document it lets the old one serve");
         upstream.document(SERVER, document(7).to_string());

@@ -2,7 +2,7 @@
 //!
 //! Serves HTTP on `admin.port`, which must be reachable only from the operator's network. The health routes
 //! are also here for probes that cannot use the main port, which may require client certificates. Everything
-//! runs on threads of its own and only reads, so that a request here costs the reactors nothing. No route
+//! runs on separate threads and only reads, so that a request here costs the reactors nothing. No route
 //! returns flags, changes anything or shows a complete key. Each connection is closed after one response.
 mod host;
 mod peers;

@@ -130,13 +130,13 @@ fn traffic(text: &mut Text, metrics: &Metrics) {
             "connections_cut_total",
             "counter",
             "Connections closed because the client did not read its response within server.timeout_write.",
-            |r| r.connections_cut.value(),
+            |r| r.write_timeouts.value(),
         ),
         (
             "connections_shed_total",
             "counter",
             "Connections closed because the buffers of waiting connections exceeded their memory limit.",
-            |r| r.connections_shed.value(),
+            |r| r.connections_evicted.value(),
         ),
         ("errors_truncated_total", "counter", "422 responses that list only the first 100 errors.", |r| {
             r.errors_truncated.value()

@@ -121,7 +121,7 @@ impl Outbox {
     /// Cancels a round whose task could not be started.
     pub fn cancel_round(&mut self, now: Instant) {
         self.pending.append(&mut self.in_flight);
-        self.schedule.failed(now, Retry::Held(limits::RETRY_AFTER_HELD_MAX), None, jitter());
+        self.schedule.failed(now, Retry::Serving(limits::RETRY_AFTER_DEFAULT_MAX), None, jitter());
     }
 
     fn pack(&mut self, counts: &mut Counts, is_last: bool) {
@@ -180,7 +180,7 @@ impl Outbox {
         match &posted.failure {
             // If upstream has accepted other batches, a failure does not delay the next round.
             Some(failure) if !posted.is_any_accepted => {
-                let retry = Retry::Held(limits::RETRY_AFTER_HELD_MAX);
+                let retry = Retry::Serving(limits::RETRY_AFTER_DEFAULT_MAX);
                 self.schedule.failed(now, retry, failure.retry_after, jitter());
             }
             _ => self.schedule.succeeded(posted.started, now, jitter()),

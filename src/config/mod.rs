@@ -1,6 +1,6 @@
 //! Configuration: flags, environment variables and the JSON file, merged and validated into a [`Config`].
 //!
-//! [`load`] returns a complete configuration or every problem at once ([`ConfigError`]); a value of a
+//! [`load`] returns a complete configuration or all problems together ([`ConfigError`]); a value of a
 //! [`Config`] needs no further check. Nothing is opened or started, so a reload calls it again.
 //! To add a setting: a row in [`settings::SETTINGS`], a field in `types.rs`, a `read` in `build.rs`.
 mod build;

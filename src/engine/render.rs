@@ -69,7 +69,7 @@ fn expected_bytes(program: &Program) -> usize {
     bytes + bytes / 8
 }
 
-/// By feature, the span of its own output. These spans are contiguous.
+/// By feature, the span of its output. These spans are contiguous.
 fn own_outputs(program: &Program) -> &[Span] {
     &program.server[program.first_output as usize..][..program.features.len()]
 }

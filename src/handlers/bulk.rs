@@ -17,7 +17,7 @@ use crate::limits::BULK_IDENTITIES_MAX;
 use crate::python::json::PyValue;
 
 const TOO_MUCH_WORK: &str =
-    "evaluating these identities takes too much work for one request: send fewer at once";
+    "evaluating these identities takes too much work for one request: send fewer per request";
 
 /// Evaluates each identity of the list.
 pub fn post<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError<'a>> {
@@ -79,7 +79,7 @@ fn parse(body: PyValue<'_>) -> Result<(Vec<RequestedIdentity<'_>>, usize), Ident
         None => errors.missing(&data, body),
         Some(PyValue::List(items)) => {
             count = items.len();
-            // More are refused whatever the rest is, so it is not judged.
+            // More are refused without reading the rest.
             for (index, item) in items.iter().take(BULK_IDENTITIES_MAX + 1).enumerate() {
                 if errors.is_full() {
                     break;

@@ -1,7 +1,7 @@
 //! One request and its response: which environment the key gives access to, and how the response is sent.
 //!
 //! Each exchange gets exactly one response. It carries the caching headers of RFC 9110 8.4, 12.5.5 and 13
-//! (differences.md 22): whatever request field the response depends on is named in `Vary`.
+//! (differences.md 22): every request field that the response depends on is named in `Vary`.
 use std::time::SystemTime;
 
 use crate::engine::evaluate::EvaluationScratch;

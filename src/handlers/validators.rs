@@ -1,6 +1,6 @@
 //! Validators and preconditions: `ETag`, `Last-Modified`, and the responses 304 and 412 (RFC 9110 13).
 //!
-//! An entity tag takes precedence over a date. A compressed body has an entity tag of its own. The headers
+//! An entity tag takes precedence over a date. A compressed body has a separate entity tag. The headers
 //! are those of differences.md 22.
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

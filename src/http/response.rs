@@ -21,7 +21,7 @@ pub struct ResponseWriter {
     /// `bytes` until both are written.
     pub tail: Option<Bytes>,
     /// The next response is the only one of its batch, so all of it may be in `tail`.
-    pub is_alone: bool,
+    pub is_only_response: bool,
     /// The last response says `Connection: close`.
     pub close: bool,
     date: DateLine,
@@ -104,7 +104,7 @@ impl ResponseWriter {
         body: Body<'_>,
     ) {
         match body {
-            Body::Ready(body) if self.is_alone && (context, status, content_type) == CACHEABLE => {
+            Body::Ready(body) if self.is_only_response && (context, status, content_type) == CACHEABLE => {
                 self.respond_cached(fields, body);
             }
             body => self.write(context, status, content_type, fields, body),
@@ -338,7 +338,7 @@ mod tests {
     fn cached_response_equals_the_rendered_one() {
         let (body, fields) = (Bytes::from(vec![b'7'; TAIL_BYTES_MIN * 3]), b"etag: \"a\"\r\n");
         let mut output = output();
-        output.is_alone = true;
+        output.is_only_response = true;
         let mut responses = Vec::new();
         let mut addresses = Vec::new();
         for (round, seconds) in [(0, 0), (1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)] {

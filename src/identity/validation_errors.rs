@@ -53,7 +53,7 @@ fn identity_error(error: JsonError) -> IdentityError {
     }
 }
 
-/// The error that the first bytes of a body determine, whatever follows. `None` if the rest can change it.
+/// The error that the first bytes of a body determine by themselves. `None` if the rest can change it.
 /// `validate` is the model of the route. A member that is repeated after the first bytes is not considered.
 pub fn prefix_error(
     first: &[u8],

@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 
 use crate::config::{ConfigWarning, Level, LogFormat, Logging, Secret};
 use crate::limits::{
-    ACCESS_BATCH_RECORDS, ACCESS_RECORDS_MAX, LOG_FLUSH_PATIENCE, LOG_FLUSH_PAUSE, LOG_RECENT_MAX,
+    ACCESS_BATCH_RECORDS, ACCESS_RECORDS_MAX, LOG_FLUSH_PAUSE, LOG_FLUSH_TIMEOUT, LOG_RECENT_MAX,
     LOG_RECORDS_MAX,
 };
 use crate::terminal;
@@ -209,9 +209,9 @@ impl Log {
     }
 
     /// Waits until everything logged so far is written, at the end of the process. Waits for a blocked
-    /// pipe no longer than `LOG_FLUSH_PATIENCE`.
+    /// pipe no longer than `LOG_FLUSH_TIMEOUT`.
     pub fn flush(&self) {
-        let deadline = Instant::now() + LOG_FLUSH_PATIENCE;
+        let deadline = Instant::now() + LOG_FLUSH_TIMEOUT;
         let (done, written) = sync_channel(1);
         let mut message = LogMessage::Flush(done);
         while let Err(TrySendError::Full(back)) = self.records.try_send(message) {

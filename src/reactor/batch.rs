@@ -161,7 +161,7 @@ impl BatchWriter<'_> {
             return self.write_error(reader, buffer, ParseError::Internal);
         };
         self.requests += 1;
-        self.state.output.is_alone = self.state.output.bytes.is_empty() && is_last;
+        self.state.output.is_only_response = self.state.output.bytes.is_empty() && is_last;
         *self.requests_left = self.requests_left.saturating_sub(1);
         request.keep_alive &= *self.requests_left > 0 && !self.reactor.is_draining();
         let RequestState { handler, output } = &mut *self.state;

@@ -8,7 +8,7 @@ use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
-use crate::limits::{TURN_BYTES, TURN_OPERATIONS_MAX, TURN_REST};
+use crate::limits::{BUDGET_OPERATION_BYTES, BUDGET_OPERATIONS_MAX, BUDGET_PAUSE};
 
 /// The work of one task since it last waited.
 #[derive(Debug, Default)]
@@ -34,9 +34,9 @@ impl Budget {
 
     /// Counts an operation that is about to start; pauses first if the budget is spent.
     pub async fn begin(&self) {
-        if self.spent.get() >= TURN_OPERATIONS_MAX {
+        if self.spent.get() >= BUDGET_OPERATIONS_MAX {
             // Boxed, because every future that contains this one is moved with each request.
-            Box::pin(monoio::time::sleep(TURN_REST)).await;
+            Box::pin(monoio::time::sleep(BUDGET_PAUSE)).await;
             self.reset();
         }
         self.spent.set(self.spent.get() + 1);
@@ -50,7 +50,7 @@ impl Budget {
     /// Counts the bytes that an operation transferred.
     pub fn spend(&self, transferred: io::Result<usize>) -> io::Result<usize> {
         if let Ok(bytes) = transferred {
-            let operations = u32::try_from(bytes / TURN_BYTES).unwrap_or(TURN_OPERATIONS_MAX);
+            let operations = u32::try_from(bytes / BUDGET_OPERATION_BYTES).unwrap_or(BUDGET_OPERATIONS_MAX);
             self.spent.set(self.spent.get().saturating_add(operations));
         }
         transferred

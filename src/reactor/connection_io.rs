@@ -92,7 +92,7 @@ impl<T: Transport> ConnectionIo<T> {
             self.transport.release_buffers();
         }
         let buffer = self.connection.read_buffer(phase);
-        self.guard.hold_request(buffer.capacity());
+        self.guard.record_request_bytes(buffer.capacity());
         match self.guard.state.cancellable(self.transport.read(buffer)).await {
             Some((Ok(length), buffer)) => {
                 self.connection.receive(buffer);
@@ -119,12 +119,12 @@ impl<T: Transport> ConnectionIo<T> {
 
     async fn write(&mut self, mut batch: Batch) -> Result<(), PeerDisconnected> {
         if !batch.bytes.is_empty() {
-            self.guard.hold_response(self.connection.buffer_capacity() + batch.bytes.capacity());
+            self.guard.record_response_bytes(self.connection.buffer_capacity() + batch.bytes.capacity());
             batch.bytes = self.write_all(batch.bytes).await?;
         }
         self.reactor.recycle_buffer(batch.bytes);
-        if self.guard.holds() {
-            self.guard.hold_response(self.connection.buffer_capacity());
+        if self.guard.has_large_buffers() {
+            self.guard.record_response_bytes(self.connection.buffer_capacity());
         }
         if let Some((tail, _lease)) = batch.tail {
             self.write_all(tail).await?;
@@ -195,7 +195,7 @@ impl<T: Transport> ConnectionIo<T> {
     async fn linger(&mut self) -> Result<(), PeerDisconnected> {
         self.guard.set_phase(Phase::Lingering);
         self.connection.release_buffer();
-        self.guard.hold_request(0);
+        self.guard.record_request_bytes(0);
         // Cancellable, because TLS writes close_notify first, which the peer may not read.
         let _ = self.guard.state.cancellable(self.transport.shutdown_write()).await;
         let (mut discarded, mut buffer) = (0, BytesMut::new());

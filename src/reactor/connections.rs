@@ -44,8 +44,8 @@ pub struct ConnectionState {
     due_tick: Cell<u32>,
     waker: RefCell<Option<Waker>>,
     /// Memory of large buffers, bytes; and whether a request that is not answered yet uses it.
-    held_bytes: Cell<usize>,
-    holds_request: Cell<bool>,
+    buffered_bytes: Cell<usize>,
+    is_request_buffered: Cell<bool>,
     pub budget: Budget,
 }
 
@@ -58,8 +58,8 @@ impl ConnectionState {
             notified: Cell::new(false),
             due_tick: Cell::new(0),
             waker: RefCell::new(None),
-            held_bytes: Cell::new(0),
-            holds_request: Cell::new(false),
+            buffered_bytes: Cell::new(0),
+            is_request_buffered: Cell::new(false),
             budget: Budget::default(),
         }
     }
@@ -148,22 +148,22 @@ pub struct Connections {
     tick: Cell<u32>,
     times: Cell<Timeouts>,
     /// Memory of requests that are not answered yet. Their clients may have no valid key.
-    requests: HeldBytes,
+    requests: BufferedBytes,
     /// Memory of all requests and responses.
-    all: HeldBytes,
+    all: BufferedBytes,
     metrics: Arc<ReactorMetrics>,
 }
 
 /// Memory in use by connections, and its limit.
 #[derive(Debug)]
-struct HeldBytes {
+struct BufferedBytes {
     bytes: Cell<usize>,
     bytes_max: usize,
     /// The tick of the last search for slow connections: before the next tick there are no new ones.
     searched_tick: Cell<Option<u32>>,
 }
 
-impl HeldBytes {
+impl BufferedBytes {
     fn new(bytes_max: usize) -> Self {
         Self { bytes: Cell::new(0), bytes_max, searched_tick: Cell::new(None) }
     }
@@ -186,7 +186,7 @@ pub struct ConnectionGuard {
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.connections.set_held(&self.state, 0, false);
+        self.connections.set_buffered(&self.state, 0, false);
         self.connections.states.borrow_mut().try_remove(self.key);
         self.connections.metrics.connections_closed.add(1);
     }
@@ -207,26 +207,26 @@ impl ConnectionGuard {
     }
 
     /// Records the size of the buffers while a request is read.
-    pub fn hold_request(&self, bytes: usize) {
-        self.hold(bytes, true);
+    pub fn record_request_bytes(&self, bytes: usize) {
+        self.record_bytes(bytes, true);
     }
 
     /// Records the size of the buffers while a response is written.
-    pub fn hold_response(&self, bytes: usize) {
-        self.hold(bytes, false);
+    pub fn record_response_bytes(&self, bytes: usize) {
+        self.record_bytes(bytes, false);
     }
 
     /// Whether the buffers are large enough to count.
-    pub fn holds(&self) -> bool {
-        self.state.held_bytes.get() > 0
+    pub fn has_large_buffers(&self) -> bool {
+        self.state.buffered_bytes.get() > 0
     }
 
-    fn hold(&self, bytes: usize, is_request: bool) {
-        let bytes = if bytes > limits::HELD_BYTES_MIN { bytes } else { 0 };
-        if bytes == self.state.held_bytes.get() && is_request == self.state.holds_request.get() {
+    fn record_bytes(&self, bytes: usize, is_request: bool) {
+        let bytes = if bytes > limits::BUFFERED_BYTES_MIN { bytes } else { 0 };
+        if bytes == self.state.buffered_bytes.get() && is_request == self.state.is_request_buffered.get() {
             return;
         }
-        self.connections.set_held(&self.state, bytes, is_request);
+        self.connections.set_buffered(&self.state, bytes, is_request);
         self.connections.evict();
     }
 }
@@ -242,8 +242,8 @@ impl Connections {
             states: RefCell::default(),
             tick: Cell::new(0),
             times: Cell::new(times),
-            requests: HeldBytes::new(times.held_request_bytes_max),
-            all: HeldBytes::new(times.held_bytes_max),
+            requests: BufferedBytes::new(times.buffered_request_bytes_max),
+            all: BufferedBytes::new(times.buffered_bytes_max),
             metrics,
         }
     }
@@ -256,51 +256,51 @@ impl Connections {
         ConnectionGuard { connections: self.clone(), key, state }
     }
 
-    fn set_held(&self, state: &ConnectionState, bytes: usize, is_request: bool) {
-        let old_bytes = state.held_bytes.replace(bytes);
-        let old_request = state.holds_request.replace(is_request);
+    fn set_buffered(&self, state: &ConnectionState, bytes: usize, is_request: bool) {
+        let old_bytes = state.buffered_bytes.replace(bytes);
+        let old_request = state.is_request_buffered.replace(is_request);
         self.all.replace(old_bytes, bytes);
         self.requests.replace(if old_request { old_bytes } else { 0 }, if is_request { bytes } else { 0 });
     }
 
     /// If a memory limit is exceeded, cancels connections until it is not, those that have waited longest
-    /// for their peers first. Connections within `HELD_PATIENCE` are spared up to 1.5 times the limit.
+    /// for their peers first. Connections within `EVICTION_WAIT_MIN` are spared up to 1.5 times the limit.
     pub fn evict(&self) {
         if !self.requests.is_exceeded() && !self.all.is_exceeded() {
             return;
         }
         let tick = self.tick.get();
-        let evict = |pool: &HeldBytes, is_request: bool| {
+        let evict = |pool: &BufferedBytes, is_request: bool| {
             if pool.bytes.get() > pool.bytes_max + pool.bytes_max / 2 {
                 self.cancel_slowest(pool, is_request, None)
             } else if pool.is_exceeded() && pool.searched_tick.replace(Some(tick)) != Some(tick) {
-                self.cancel_slowest(pool, is_request, Some(ticks(limits::HELD_PATIENCE)))
+                self.cancel_slowest(pool, is_request, Some(ticks(limits::EVICTION_WAIT_MIN)))
             } else {
                 0
             }
         };
         let evicted = evict(&self.requests, true) + evict(&self.all, false);
-        self.metrics.connections_shed.add(evicted);
+        self.metrics.connections_evicted.add(evicted);
     }
 
-    /// Returns how many were cancelled. `patience_ticks`: spares those that have not waited longer.
-    fn cancel_slowest(&self, pool: &HeldBytes, requests_only: bool, patience_ticks: Option<u32>) -> u64 {
+    /// Returns how many were cancelled. `wait_ticks_min`: spares those that have not waited longer.
+    fn cancel_slowest(&self, pool: &BufferedBytes, requests_only: bool, wait_ticks_min: Option<u32>) -> u64 {
         let waited = |state: &ConnectionState| self.tick.get().wrapping_sub(state.since_tick.get());
         let states = self.states.borrow();
         let mut slow: Vec<&Rc<ConnectionState>> = states.iter().map(|(_, state)| state).collect();
         slow.retain(|state| {
-            state.held_bytes.get() > 0
-                && (state.holds_request.get() || !requests_only)
-                && patience_ticks.is_none_or(|patience| waited(state) > patience)
+            state.buffered_bytes.get() > 0
+                && (state.is_request_buffered.get() || !requests_only)
+                && wait_ticks_min.is_none_or(|wait_min| waited(state) > wait_min)
         });
-        slow.sort_unstable_by_key(|state| std::cmp::Reverse((waited(state), state.held_bytes.get())));
+        slow.sort_unstable_by_key(|state| std::cmp::Reverse((waited(state), state.buffered_bytes.get())));
         let mut count = 0;
         for state in slow {
             if !pool.is_exceeded() {
                 break;
             }
             // Its task releases the buffers within this iteration of the event loop.
-            self.set_held(state, 0, false);
+            self.set_buffered(state, 0, false);
             state.cancel();
             count += 1;
         }
@@ -387,8 +387,8 @@ impl Connections {
                 cut += u64::from(!is_counted && state.is_cancelled_write());
             }
         }
-        self.metrics.connections_cut.add(cut);
-        // Connections may have exceeded `HELD_PATIENCE` since the limit was.
+        self.metrics.write_timeouts.add(cut);
+        // Connections may have exceeded `EVICTION_WAIT_MIN` since the limit was.
         self.evict();
     }
 }

@@ -51,9 +51,9 @@ pub struct Timeouts {
     /// The lifetime of an event stream; zero is unlimited.
     pub stream: Duration,
     /// The limit for requests and responses in buffers, bytes.
-    pub held_bytes_max: usize,
+    pub buffered_bytes_max: usize,
     /// The part of it for requests that are not answered yet.
-    pub held_request_bytes_max: usize,
+    pub buffered_request_bytes_max: usize,
     /// Where to panic next: an [`InjectedPanic`], or 0.
     #[cfg(test)]
     pub fault: &'static std::sync::atomic::AtomicU8,
@@ -70,9 +70,10 @@ impl Timeouts {
             write: config.server.timeout_write,
             linger: limits::LINGER_TIMEOUT,
             stream: config.sse.max_stream,
-            held_bytes_max: (limits::HELD_BYTES_MAX / reactors).max(limits::HELD_BYTES_REACTOR_MIN),
-            held_request_bytes_max: (limits::HELD_REQUEST_BYTES_MAX / reactors)
-                .max(limits::HELD_REQUEST_BYTES_REACTOR_MIN),
+            buffered_bytes_max: (limits::BUFFERED_BYTES_MAX / reactors)
+                .max(limits::BUFFERED_BYTES_REACTOR_MIN),
+            buffered_request_bytes_max: (limits::BUFFERED_REQUEST_BYTES_MAX / reactors)
+                .max(limits::BUFFERED_REQUEST_BYTES_REACTOR_MIN),
             #[cfg(test)]
             fault: Box::leak(Box::default()),
         }

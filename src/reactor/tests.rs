@@ -211,10 +211,10 @@ fn answers_pipelined_requests_in_order() {
         let reactor = TestReactor::start(driver, &[], |_| {});
         let mut bytes = String::new();
         for i in 0..200 {
-            let path = if i % 2 == 0 { "/proxy/health/liveness" } else { "/nowhere" };
+            let path = if i % 2 == 0 { "/proxy/health/liveness" } else { "/unknown" };
             bytes.push_str(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
         }
-        bytes.push_str("GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        bytes.push_str("GET /unknown HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         let text = reactor.exchange(bytes.as_bytes());
         let expected: Vec<&str> =
             (0..201).map(|i| if i % 2 == 0 && i < 200 { "200" } else { "404" }).collect();
@@ -227,7 +227,7 @@ fn reads_requests_that_arrive_byte_by_byte() {
     on_each_driver(|driver| {
         let reactor = TestReactor::start(driver, &[], |_| {});
         let mut stream = reactor.connect();
-        let chunked = "POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+        let chunked = "POST /unknown HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
                        3;x=\"y\"\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: x\r\n\r\n";
         for byte in format!("{chunked}{LIVENESS}").bytes() {
             stream.write_all(&[byte]).unwrap();
@@ -243,12 +243,12 @@ fn reads_a_large_body_and_rejects_one_over_the_limit() {
         let reactor = TestReactor::start(driver, &[], |_| {});
         let mut stream = reactor.connect();
         let body = vec![b'x'; limits::BODY_BYTES_MAX];
-        let head = format!("POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n", body.len());
+        let head = format!("POST /unknown HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n", body.len());
         stream.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).unwrap();
         assert_eq!(read_head(&mut stream), "HTTP/1.1 100 Continue\r\n\r\n");
         stream.write_all(&body).unwrap();
         assert!(read_head(&mut stream).starts_with("HTTP/1.1 404 "));
-        let over = format!("POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len() + 1);
+        let over = format!("POST /unknown HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len() + 1);
         let refused = reactor.exchange(over.as_bytes());
         assert!(refused.starts_with("HTTP/1.1 413 ") && refused.contains("connection: close"), "{refused}");
     });
@@ -433,14 +433,14 @@ fn access_record_has_client_address_and_path() {
         ("SERVER_PROXY_HEADERS", "true"),
     ];
     let reactor = TestReactor::start(Driver::Epoll, &variables, |_| {});
-    reactor.exchange(b"GET /nowhere?identifier=secret HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n");
+    reactor.exchange(b"GET /unknown?identifier=secret HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n");
     let line = reactor.wait_for_log("http_request");
     let record: serde_json::Value = serde_json::from_str(&line).expect("JSON");
     // The peer is the loopback address, which is trusted by default.
     assert_eq!(record["remote_ip"], "192.0.2.7", "{line}");
     assert_eq!(
         (&record["method"], &record["path"], &record["status"]),
-        (&"GET".into(), &"/nowhere".into(), &404.into())
+        (&"GET".into(), &"/unknown".into(), &404.into())
     );
     assert!(record["bytes"].as_u64().is_some_and(|bytes| bytes > 50) && !line.contains("secret"), "{line}");
 }

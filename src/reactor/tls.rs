@@ -126,7 +126,7 @@ impl<S: Transport> Transport for TlsTransport<S> {
     }
 
     async fn write<B: Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
-        // Takes as much as its buffer holds; the caller writes the rest with another call.
+        // Takes at most what fits into its buffer; the caller writes the rest with another call.
         let taken = self.session.writer().write(&bytes.as_ref()[start..]);
         let result = match taken {
             Ok(length) => self.flush().await.map(|()| length),

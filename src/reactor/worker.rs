@@ -29,7 +29,7 @@ enum WorkerError {
     Io(io::Error),
 }
 
-/// Runs a reactor until it has drained or the supervisor is gone.
+/// Runs a reactor until it has drained or the supervisor has exited.
 pub fn supervise(mut options: WorkerOptions) {
     let (index, core) = (options.index, options.core);
     if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
@@ -130,7 +130,7 @@ impl Worker<'_> {
     }
 
     /// Takeover: while another process serves the sockets, waits until every environment has its document,
-    /// at most `TAKE_OVER_PATIENCE`. False: the supervisor is gone.
+    /// at most `TAKE_OVER_TIMEOUT`. False: the supervisor has exited.
     async fn wait_for_documents(&self) -> bool {
         let began = Instant::now();
         let is_taking_over = || {
@@ -142,7 +142,7 @@ impl Worker<'_> {
             let lease = self.reactor.worker_state.lease.borrow();
             lease.as_ref().is_none_or(|lease| lease.slots.iter().any(|slot| slot.environment.is_none()))
         };
-        let is_in_time = || began.elapsed() < limits::TAKE_OVER_PATIENCE;
+        let is_in_time = || began.elapsed() < limits::TAKE_OVER_TIMEOUT;
         while is_taking_over() && lacks_documents() && !self.reactor.is_draining() && is_in_time() {
             monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
             if !self.receive_messages() {
@@ -175,7 +175,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Applies all messages of the supervisor. False: the supervisor is gone.
+    /// Applies all messages of the supervisor. False: the supervisor has exited.
     fn receive_messages(&self) -> bool {
         let reactor = &self.reactor;
         loop {
@@ -232,13 +232,13 @@ impl Worker<'_> {
     }
 
     /// Waits until the accept queues are empty, because closing a listener resets the connections in its
-    /// queue. On a busy machine this thread may not have run during a sleep, so a pause alone proves
+    /// queue. On a busy machine this thread may not have run during a sleep, so a pause by itself proves
     /// nothing: two consecutive polls of the runtime must find no new connection.
     async fn empty_accept_queues(&self) {
         let metrics = &self.reactor.metrics;
         let accepted = || metrics.connections_opened.value() + metrics.connections_refused.value();
         let (began, mut quiet_count) = (Instant::now(), 0);
-        while quiet_count < 2 && began.elapsed() < limits::DRAIN_QUEUE_PATIENCE {
+        while quiet_count < 2 && began.elapsed() < limits::DRAIN_QUEUE_TIMEOUT {
             let before = accepted();
             monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
             quiet_count = if accepted() == before { quiet_count + 1 } else { 0 };

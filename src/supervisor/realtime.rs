@@ -72,7 +72,7 @@ impl<F: Fn(f64)> Follower<F> {
             }
             let mut retry_after = Duration::ZERO;
             if let Err(error) = ended {
-                retry_after = error.retry_after.unwrap_or_default().min(limits::RETRY_AFTER_HELD_MAX);
+                retry_after = error.retry_after.unwrap_or_default().min(limits::RETRY_AFTER_DEFAULT_MAX);
                 let is_flood = error.kind == PollErrorKind::Flood;
                 self.metrics.background.realtime_floods.add(u64::from(is_flood));
                 if last_error.as_ref().is_none_or(|before| before.kind != error.kind) {

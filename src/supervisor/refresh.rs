@@ -1,6 +1,6 @@
 //! Refreshes one environment on a thread of the pool: fetches, validates and compiles its document.
 //!
-//! One large document is compiled at a time, so that memory and CPU are bounded however many change at once.
+//! One large document is compiled at a time, so that memory and CPU are bounded however many change.
 //! A panic fails only the refresh it happened in.
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The supervisor's thread: receives events, reads the clock, and applies what the state machine decides.
 //!
-//! Whatever waits for the network or compiles runs on the threads of the pools. The loop itself reads and
+//! Work that waits for the network or compiles runs on the threads of the pools. The loop itself reads and
 //! writes only small local files; it blocks only for the last uploads, when the process ends.
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
@@ -152,7 +152,7 @@ impl RunLoop {
                 }
             }
             Action::RemoveStored(name) => self.store.iter().for_each(|store| store.remove(name)),
-            Action::FlushStorage => self.store.iter().for_each(|store| store.flush(limits::STORE_PATIENCE)),
+            Action::FlushStorage => self.store.iter().for_each(|store| store.flush(limits::STORE_TIMEOUT)),
             Action::Send(message) => self.delivery.send(message),
             Action::OpenStream { id, client_side_key } => self.open_stream(id, &client_side_key),
             Action::CloseStream(id) => drop(self.streams.remove(&id)),

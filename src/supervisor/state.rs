@@ -212,7 +212,7 @@ impl Supervisor {
     fn advance(&mut self, reactors: usize, context: &mut EventContext<'_>) {
         let now = context.now.instant;
         let flushing =
-            |result| Lifecycle::Flushing { until: now + limits::LAST_POST_PATIENCE, last: None, result };
+            |result| Lifecycle::Flushing { until: now + limits::LAST_UPLOAD_TIMEOUT, last: None, result };
         self.lifecycle = match self.lifecycle {
             Lifecycle::Delaying(until) if now >= until => {
                 context.actions.log(Level::Info, "draining", &[]);
@@ -226,7 +226,7 @@ impl Supervisor {
             Lifecycle::Draining(until) if reactors == 0 || now >= until => {
                 if reactors > 0 {
                     let fields: [(_, &dyn std::fmt::Display); 1] = [("reactors", &reactors)];
-                    context.actions.log(Level::Warning, "shutdown_grace_over", &fields);
+                    context.actions.log(Level::Warning, "shutdown_timeout", &fields);
                 }
                 flushing(Ok(()))
             }

@@ -152,7 +152,7 @@ fn retries_a_failed_poll_honours_retry_after_and_recovers() {
     assert_eq!(script.at(2.0, RUNNING), ["publish 3 a document ok"]);
     assert_eq!(script.at(11.0, RUNNING), [""; 0]);
     assert_eq!(script.at(13.0, RUNNING), ["refresh 1 if changed"]);
-    // With a document the wait that upstream asks for is honoured, and the document stays.
+    // With a document, `Retry-After` is honoured, and the document stays.
     let failed = script.refreshed(13.0, 1, Err(failure(PollErrorKind::Status(429), Some(8))));
     let expected = "log environment_poll_failed client_side_key=a error=failed failures_count=1 \
                     failing_seconds=0 retry_seconds=8.0";
@@ -240,7 +240,7 @@ fn a_shutdown_drains_uploads_and_exits() {
     assert_eq!(script.at(5.9, RUNNING), [""; 0]);
     assert_eq!(script.at(6.0, RUNNING), ["log draining", "drain"]);
     assert_eq!(script.at(35.9, RUNNING), [""; 0]);
-    assert_eq!(script.at(36.0, RUNNING), ["log shutdown_grace_over reactors=1", "upload last Usage 0"]);
+    assert_eq!(script.at(36.0, RUNNING), ["log shutdown_timeout reactors=1", "upload last Usage 0"]);
     let uploaded = |kind| Event::Uploaded(RoundResult::new(kind));
     assert_eq!(script.at(36.0, uploaded(ReportKind::Usage)), ["upload last Analytics 0"]);
     let last = script.at(36.0, uploaded(ReportKind::Analytics));

@@ -167,9 +167,9 @@ fn record(posted: &RoundResult, has_changed: bool, context: &mut EventContext<'_
         Some(failure) if has_changed => {
             let hint = &"the counts are kept and sent again";
             let fields = [kind, ("error", &failure.message as &dyn Display), ("hint", hint)];
-            context.actions.log(Level::Warning, "counts_not_sent", &fields);
+            context.actions.log(Level::Warning, "counts_upload_failed", &fields);
         }
-        None if has_changed => context.actions.log(Level::Info, "counts_sent_again", &[kind]),
+        None if has_changed => context.actions.log(Level::Info, "counts_upload_recovered", &[kind]),
         _ => {}
     }
 }

@@ -11,7 +11,7 @@ use crate::upstream::response::unknown_coding;
 use crate::upstream::{basic, url};
 use crate::yielding;
 
-/// The client of the API. Redirects are followed here, because only this type knows which origin may get
+/// The client of the API. Redirects are followed here, because only this type has the origin that may get
 /// keys.
 #[derive(Debug)]
 pub struct Upstream {

@@ -87,7 +87,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), Box<dyn Error>> {
     )
     .map_err(|error| format!("{}: {}", error.path, error.message))?;
     let mut out = std::io::stdout();
-    // A reader that closes the pipe early, such as `head`, is no failure.
+    // A reader that closes the pipe early, such as `head`, does not fail the command.
     let _ = if args.json {
         writeln!(out, "{}", escape_lines(&serde_json::to_string_pretty(&found)?))
     } else {

@@ -211,7 +211,7 @@ fn reports_every_issue_and_no_secret() {
         ],
         "api_url": "flagsmith.example.com",
         "api_poll_frequency": "often",
-        "server": {"host": "nowhere", "port": 80000, "tls": {"cert": "a.pem"}},
+        "server": {"host": "unknown.invalid", "port": 80000, "tls": {"cert": "a.pem"}},
         "logging": {"log_level": "LOUD", "log_format": "xml", "colours": "mauve"},
         "allow_origins": 5,
         "health_check": {"environment_update_grace_period_seconds": -1, "require": "some"},
@@ -259,10 +259,10 @@ fn reports_where_the_file_is_invalid() {
     assert!(error("{\"a\": }").contains("line 1 column 7"), "{}", error("{\"a\": }"));
     assert!(error("[]").contains("expected a JSON object"));
     assert!(error("").contains("expected valid JSON"));
-    let missing = Inputs { config_path: Some("/nowhere/config.json".into()), ..Inputs::default() };
+    let missing = Inputs { config_path: Some("/does-not-exist/config.json".into()), ..Inputs::default() };
     let available = Available { cpus: vec![0], quota: None };
     let text = load_for(&missing, &available).expect_err("missing").to_string();
-    assert!(text.contains("/nowhere/config.json") && text.contains("No such file"), "{text}");
+    assert!(text.contains("/does-not-exist/config.json") && text.contains("No such file"), "{text}");
 }
 
 #[test]
@@ -413,15 +413,16 @@ fn ssl_cert_file_is_ignored_unless_it_exists() {
     let case = Case::new(&with("api_url", json!("http://x")));
     let here = case.path.display().to_string();
     assert_eq!(case.variable("SSL_CERT_FILE", &here).config().api_ca_file, Some(here.into()));
-    let read =
-        |name: &str| Case::new(&with("api_url", json!("http://x"))).variable(name, "/nowhere/ca.pem").read();
+    let read = |name: &str| {
+        Case::new(&with("api_url", json!("http://x"))).variable(name, "/does-not-exist/ca.pem").read()
+    };
     let (config, warnings) = read("SSL_CERT_FILE").expect("valid");
     assert_eq!((config.api_ca_file, warnings[0].event), (None, "setting_without_effect"));
     assert_eq!(read("API_CA_FILE").expect("valid").0.api_ca_file, None, "it may belong to another program");
     let (config, warnings) = read("EDGE_PROXY_API_CA_FILE").expect("valid");
     assert_eq!(
         (config.api_ca_file, warnings),
-        (Some("/nowhere/ca.pem".into()), vec![]),
+        (Some("/does-not-exist/ca.pem".into()), vec![]),
         "serve reports the missing file"
     );
 }

@@ -75,7 +75,7 @@ fn ignores_aliases_with_invalid_values() {
         ("SERVER_TLS_CLIENT_CA", "/etc/x.pem", "variable_ignored"),
         ("API_CLIENT_CERTIFICATE_KEY", "/etc/x.pem", "variable_ignored"),
         ("LOGGING_LOG_LEVEL", "loud", "variable_ignored"),
-        ("API_CA_FILE", "/nowhere/ca.pem", "variable_ignored"),
+        ("API_CA_FILE", "/does-not-exist/ca.pem", "variable_ignored"),
         ("SSE_MAX_STREAM_SECONDS", "-1", "variable_ignored"),
     ] {
         let (config, warnings) = served().variable(name, value).read().expect(name);

@@ -83,7 +83,7 @@ fn operand(raw: &str, text: Option<&str>) -> Operand {
         _ => None,
     };
     Operand {
-        // Only these two texts are false, whatever the type (compatibility.md 5.7).
+        // Only these two texts are false, for every type (compatibility.md 5.7).
         bool: !matches!(text, Some("False" | "false")),
         integer,
         big_integer,

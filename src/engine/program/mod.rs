@@ -1,6 +1,6 @@
 //! The program: a document compiled to the tables that an evaluation reads.
 //!
-//! Everything that depends on the document alone is done: values are parsed, overrides sorted, flags
+//! Everything that depends only on the document is done: values are parsed, overrides sorted, flags
 //! rendered. Indices always point inside the tables of the same [`Program`].
 pub mod segment_index;
 

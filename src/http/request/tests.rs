@@ -646,7 +646,7 @@ fn invalid_and_long_heads_are_not_cached() {
 }
 
 #[test]
-fn used_head_is_not_evicted_at_once() {
+fn used_head_is_not_evicted_immediately() {
     let heads = HeadCache::default();
     let head = |bytes: &[u8]| {
         let parts = parts(&mut BytesMut::from(bytes)).unwrap();

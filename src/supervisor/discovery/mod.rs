@@ -133,7 +133,7 @@ impl Discovery {
                 // A failure does not confirm an empty list.
                 self.empty_since = None;
                 let retry = match self.has_response {
-                    true => Retry::Held(limits::RETRY_AFTER_HELD_MAX),
+                    true => Retry::Serving(limits::RETRY_AFTER_DEFAULT_MAX),
                     false => Retry::Empty,
                 };
                 let delay = self.schedule.failed(now.instant, retry, error.retry_after, now.jitter);

@@ -342,7 +342,7 @@ impl PolledEnvironment {
             }
             NextStep::Dropped(updated_at) => context.actions.log(
                 Level::Warning,
-                "realtime_event_disbelieved",
+                "realtime_event_ignored",
                 &[
                     ("client_side_key", &self.name()),
                     ("updated_at", &updated_at),

@@ -1,7 +1,7 @@
 //! An update that the event stream announced and that upstream does not serve yet.
 //!
 //! An event only makes the next poll earlier. An event that no document confirms within
-//! `limits::EVENT_PATIENCE` is dropped, and ignored if it is sent again.
+//! `limits::EVENT_LAG_MAX` is dropped, and ignored if it is sent again.
 use std::time::{Duration, Instant};
 
 use crate::limits;
@@ -61,7 +61,7 @@ impl Announcements {
         } else if is_confirmed(updated_at, current) {
             self.pending = None;
             NextStep::Nothing
-        } else if now.duration_since(pending.since) > limits::EVENT_PATIENCE {
+        } else if now.duration_since(pending.since) > limits::EVENT_LAG_MAX {
             self.pending = None;
             self.dropped = Some(updated_at);
             NextStep::Dropped(updated_at)
@@ -99,13 +99,13 @@ mod tests {
     fn drops_an_announcement_that_no_document_confirms() {
         let (mut announcements, start) = (Announcements::default(), Instant::now());
         announcements.add(10.0, None, start);
-        let late = start + limits::EVENT_PATIENCE * 2;
+        let late = start + limits::EVENT_LAG_MAX * 2;
         assert_eq!(
             announcements.polled(None, true, late),
             NextStep::FetchWhole,
             "a failure extends the wait"
         );
-        let later = late + limits::EVENT_PATIENCE * 2;
+        let later = late + limits::EVENT_LAG_MAX * 2;
         assert_eq!(announcements.polled(None, false, later), NextStep::Dropped(10.0));
         assert!(!announcements.add(10.0, None, later), "sent again");
         assert!(announcements.add(11.0, None, later));

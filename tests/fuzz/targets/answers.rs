@@ -132,7 +132,7 @@ impl House {
         output: &mut ResponseWriter,
     ) -> (RequestOutcome, Vec<u8>) {
         output.set_date(self.now);
-        output.is_alone = true;
+        output.is_only_response = true;
         let outcome =
             edge_proxy::handlers::handle(&self.settings, &self.snapshot, self.now, request, room, output);
         let mut bytes = std::mem::take(&mut output.bytes);

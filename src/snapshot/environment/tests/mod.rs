@@ -126,7 +126,7 @@ fn documents_answer_as_the_authority_does() {
         evaluate_on(environment.program(), identity.as_ref(), None, &mut scratch);
         let found = found(&environment, &scratch);
         if raises.is_some() {
-            // Accepted because Python fails at evaluation alone (differences.md 5).
+            // Accepted because Python fails only at evaluation (differences.md 5).
             let is_late = title.contains("variant") || title.contains("prio null");
             if warnings.is_empty() && !is_late {
                 failures.push(format!("{title}: {raises:?}, but compiled without a warning"));

@@ -145,7 +145,7 @@ fn rules_nested_as_deep_as_allowed_compile_and_match_on_a_small_stack() {
 }
 
 #[test]
-fn many_segments_answer_as_each_alone() {
+fn many_segments_answer_as_each_by_itself() {
     // So many that lookups walk what is left; the best priority of the matching ones wins.
     let segments: Vec<Json> = (0..200)
         .map(|number| {
