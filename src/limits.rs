@@ -21,6 +21,8 @@ pub const CACHED_HEADS_MAX: usize = 128;
 pub const CACHED_HEAD_BYTES_MAX: usize = 2048;
 /// Request body after de-chunking and decompression, bytes. No SDK sends more. Beyond: 413 and close.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// `X-Request-Id`, bytes; a UUID has 36, ids of gateways up to 100. Beyond: neither echoed nor logged.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Empty lines before a request line (RFC 9112 2.2 recommends to accept one). Beyond: 400 and close.
 pub const EMPTY_LINES_MAX: usize = 2;
 /// A chunk-size line with its extensions, bytes. Beyond: 400 and close.
@@ -169,10 +171,20 @@ pub const DESCRIPTORS_REACTOR_MIN: u64 = 12;
 /// rings.
 pub const DESCRIPTORS_RESERVED: u64 = 256;
 
+/// Networks of `server.allow_list` or `server.deny_list`, which each request is compared with, one by one: a
+/// few microseconds. Beyond: the configuration is rejected.
+pub const NETWORKS_MAX: usize = 1024;
+/// `server.base_path`, bytes. Beyond: the configuration is rejected.
+pub const BASE_PATH_BYTES_MAX: usize = 256;
+
 // --- upstream, files on disk, uploads ---
 
 /// Configuration file, bytes; ten thousand key pairs take 1 MB. Beyond: rejected.
 pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// `api_headers`: fields, and the value of each, bytes. Gateways accept heads of 8 KiB. Beyond: the
+/// configuration is rejected.
+pub const API_HEADERS_MAX: usize = 32;
+pub const API_HEADER_BYTES_MAX: usize = 8 * 1024;
 /// A PEM file of certificates or a key, bytes; the list of all public authorities takes 0.3 MB. Beyond:
 /// rejected.
 pub const PEM_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -360,6 +372,8 @@ pub const PATH_CHARS_MAX: usize = 160;
 pub const ACCESS_BATCH_RECORDS: usize = 64;
 /// Access records in the queue of the writer, so that events have space. Beyond: dropped and counted.
 pub const ACCESS_RECORDS_MAX: usize = 6144;
+/// The user agent in an access record, bytes. Beyond: cut.
+pub const ACCESS_USER_AGENT_BYTES_MAX: usize = 200;
 /// Recent warnings and errors on the status page.
 pub const LOG_RECENT_MAX: usize = 20;
 /// Request head on the admin listener, bytes. Scrapers send a few hundred. Beyond: closed.

@@ -16,7 +16,7 @@ use crate::config::{Config, Inputs, SettingError};
 use crate::limits::{
     DESCRIPTORS_LOW, DESCRIPTORS_MIN, DESCRIPTORS_REACTOR_MIN, DESCRIPTORS_RESERVED, PORT_SHARED_DELAY,
 };
-use crate::log::{Log, event};
+use crate::log::{AccessFile, Log, event};
 use crate::metrics::Metrics;
 use crate::reactor::UnixSocket;
 use crate::supervisor::MissingDocument;
@@ -119,6 +119,7 @@ fn run(
     supervisor::check(&config).map_err(UnusableSettings)?;
     let certificates = config.server.tls.as_ref().map(Certificates::load).transpose();
     let certificates = certificates.map_err(|error| UnusableSettings(vec![error]))?;
+    let access_file = open_access_file(&config).map_err(|error| UnusableSettings(vec![error]))?;
     reactor::check_driver(config.server.driver)?;
     check_descriptor_limit(config.cores.len())?;
     if needs_own_port {
@@ -132,7 +133,7 @@ fn run(
     if let Some(address) = address {
         on_bound(address, admin_address);
     }
-    let log = Log::start(&config.logging)?;
+    let log = Log::start(&config.logging, access_file)?;
     log_listening(&config, address, &log);
     if let Some(address) = admin_address {
         event!(log, Info, "admin_listening", address = address);
@@ -161,6 +162,15 @@ fn run(
     let result = supervisor.join();
     log.flush();
     Ok(result.map_err(|_| "the supervisor panicked; see stderr")??)
+}
+
+fn open_access_file(config: &Config) -> Result<Option<AccessFile>, SettingError> {
+    let Some(path) = &config.logging.access_log_file else { return Ok(None) };
+    let unusable = |error| {
+        let problem = format!("{}: {error}: check the directory and its owner and mode", path.display());
+        SettingError::new("logging.access_log_file", problem)
+    };
+    AccessFile::open(path).map(Some).map_err(unusable)
 }
 
 /// Both listeners would share the port with another process (SO_REUSEPORT), which would receive a part of

@@ -46,6 +46,8 @@ mod files;
 mod floods;
 /// A short run of the fuzz targets.
 mod fuzzing;
+/// Behind gateways: path prefix, address lists, fields for the API, access log.
+mod gateways;
 /// The test harness itself.
 mod harness;
 /// `edge-proxy health` against every kind of listener.

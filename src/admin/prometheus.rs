@@ -31,6 +31,12 @@ pub fn render(view: &View) -> String {
         "Log records dropped because the queue was full.",
         view.log.dropped(),
     );
+    text.single(
+        "access_records_unwritten_total",
+        "counter",
+        "Access log records lost because logging.access_log_file could not be written.",
+        view.log.access_unwritten(),
+    );
     let (reason, _) = view.readiness();
     text.single("ready", "gauge", "1 if the proxy is ready.", u8::from(reason.is_none()));
     process(&mut text, metrics);

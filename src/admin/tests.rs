@@ -12,8 +12,9 @@ fn view() -> View {
         log_event_field_name: "message".to_owned(),
         colour: false,
         enable_access_log: false,
+        access_log_file: None,
     };
-    let log = Log::start_to(&settings, io::sink()).expect("a thread");
+    let log = Log::start_to(&settings, io::sink(), None).expect("a thread");
     let inputs = config::Inputs { without_file: true, may_serve_nothing: true, ..Default::default() };
     let config = Arc::new(config::load(&inputs).expect("valid defaults").0);
     View::new(Arc::new(Metrics::new(&[0, 1])), log, Publisher::new(config).newest())

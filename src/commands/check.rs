@@ -144,6 +144,10 @@ impl<W: Write> Report<W> {
         if let Some(parent) = parent.filter(|parent| !parent.as_os_str().is_empty()) {
             self.directory("server.unix_socket", parent, "");
         }
+        let parent = config.logging.access_log_file.as_deref().and_then(Path::parent);
+        if let Some(parent) = parent.filter(|parent| !parent.as_os_str().is_empty()) {
+            self.directory("logging.access_log_file", parent, "");
+        }
         if let Some(directory) = &config.cache_dir {
             let consequence = "; without it, a restart while upstream is down has no document to serve";
             match directory.ancestors().find(|ancestor| ancestor.exists()) {

@@ -12,13 +12,14 @@ use crate::config::cores::{Available, Cores};
 use crate::config::issue::{ConfigError, ConfigIssue, ConfigWarning, SettingSource};
 use crate::config::layers;
 use crate::config::layers::Inputs;
+use crate::config::networks::{AddressLists, ForwardedAllowIps, Networks};
 use crate::config::raw::{RawConfig, printable};
 use crate::config::settings::{SSL_CERT_FILE, is_secret};
 use crate::config::types::{
-    Admin, Analytics, Certificate, Config, EnvironmentConfig, ForwardedAllowIps, HealthCheck, Level,
-    LogFormat, Logging, Realtime, Require, Secret, Server, Sse, TlsConfig,
+    Admin, Analytics, Certificate, Config, EnvironmentConfig, HealthCheck, Level, LogFormat, Logging,
+    Realtime, Require, Secret, Server, Sse, TlsConfig,
 };
-use crate::config::{pairs, parse};
+use crate::config::{headers, networks, pairs, parse};
 use crate::limits;
 
 /// Reads the configuration.
@@ -91,6 +92,7 @@ impl ConfigBuilder {
         let mut config = Config {
             path,
             environments,
+            api_headers: headers::read("api_headers", &mut self.raw, &api_url),
             api_url: format!("{}/", api_url.trim_end_matches('/')),
             api_poll_frequency: self.read("api_poll_frequency_seconds", parse::interval, seconds(10)),
             api_poll_timeout: self.read("api_poll_timeout_seconds", parse::interval, seconds(5)),
@@ -172,9 +174,14 @@ impl ConfigBuilder {
             proxy_headers: self.read("server.proxy_headers", parse::boolean, false),
             forwarded_allow_ips: self.read(
                 "server.forwarded_allow_ips",
-                parse::forwarded_allow_ips,
-                ForwardedAllowIps::networks(loopback.map(IpNet::from)),
+                networks::forwarded_allow_ips,
+                ForwardedAllowIps::Networks(Networks::new(loopback.map(IpNet::from))),
             ),
+            address_lists: AddressLists::new(
+                self.read("server.allow_list", networks::address_list, Networks::default()),
+                self.read("server.deny_list", networks::address_list, Networks::default()),
+            ),
+            base_path: self.read("server.base_path", parse::optional_base_path, None),
             driver: self.read("server.driver", parse::driver, None),
             shutdown_delay: self.read("server.shutdown_delay_seconds", parse::duration, Duration::ZERO),
             shutdown_grace: self.read("server.shutdown_grace_seconds", parse::duration, seconds(10)),
@@ -248,6 +255,13 @@ impl ConfigBuilder {
         let optional =
             |value: &Value| if value.is_null() { Ok(None) } else { parse::boolean(value).map(Some) };
         let colour = self.read("logging.colours", optional, None);
+        let access_log_file = self.read("logging.access_log_file", parse::optional_path, None);
+        let enabled = self.read("logging.enable_access_log", parse::boolean, access_log_file.is_some());
+        if access_log_file.is_some() && !enabled {
+            let reason = "logging.enable_access_log is false";
+            let (level, setting) = (Level::Warning, "logging.access_log_file");
+            self.raw.warnings.push(ConfigWarning::without_effect(level, setting, reason));
+        }
         Logging {
             log_level: self.read("logging.log_level", parse::log_level, Level::Info),
             log_format: self.read("logging.log_format", parse::log_format, LogFormat::Generic),
@@ -259,7 +273,8 @@ impl ConfigBuilder {
             // https://no-color.org
             colour: !inputs.variables.iter().any(|(name, value)| name == "NO_COLOR" && !value.is_empty())
                 && colour.unwrap_or_else(|| std::io::IsTerminal::is_terminal(&std::io::stdout())),
-            enable_access_log: self.read("logging.enable_access_log", parse::boolean, false),
+            enable_access_log: enabled,
+            access_log_file: access_log_file.filter(|_| enabled),
         }
     }
 

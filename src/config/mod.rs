@@ -6,8 +6,10 @@
 mod build;
 mod cores;
 mod file;
+mod headers;
 mod issue;
 mod layers;
+mod networks;
 mod pairs;
 mod parse;
 mod raw;
@@ -22,10 +24,11 @@ mod variables;
 pub use crate::config::build::load;
 pub use crate::config::issue::{ConfigError, ConfigIssue, ConfigWarning, SettingSource};
 pub use crate::config::layers::Inputs;
+pub use crate::config::networks::{AddressLists, ForwardedAllowIps, Networks};
 pub use crate::config::setting_error::SettingError;
 pub use crate::config::types::{
-    Admin, Analytics, Certificate, Config, Driver, EnvironmentConfig, ForwardedAllowIps, HealthCheck, Level,
-    LogFormat, Logging, Realtime, Require, Secret, Server, Sse, Staleness, TlsConfig, reachable,
+    Admin, Analytics, Certificate, Config, Driver, EnvironmentConfig, HealthCheck, Level, LogFormat, Logging,
+    Realtime, Require, Secret, Server, Sse, Staleness, TlsConfig, reachable,
 };
 
 /// The default configuration with an example key pair, which `render-config` writes.

@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use ipnet::IpNet;
-
-use crate::config::types::{Driver, ForwardedAllowIps, Level, LogFormat, Require};
-use crate::limits::HEAD_BYTES_RANGE;
+use crate::config::types::{Driver, Level, LogFormat, Require};
+use crate::limits::{BASE_PATH_BYTES_MAX, HEAD_BYTES_RANGE};
 
 /// The error of a parser: completes the sentence "expected ...".
 pub type Expected = &'static str;
@@ -209,22 +207,19 @@ pub fn is_origin(text: &str) -> bool {
     matches!(text, "*" | "null") || text.split_once("://").is_some_and(|(_, host)| is_host(host))
 }
 
-pub fn forwarded_allow_ips(value: &Value) -> Result<ForwardedAllowIps, Expected> {
-    const EXPECTED: Expected = "\"*\", or addresses and networks such as \"127.0.0.1,10.0.0.0/8\"";
-    let items: Vec<&str> = match value {
-        Value::String(text) => text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect(),
-        Value::Array(items) => items.iter().map(|item| item.as_str().unwrap_or("")).map(str::trim).collect(),
-        _ => return Err(EXPECTED),
+/// `server.base_path`: segments that need no percent-encoding, so that one spelling is compared.
+pub fn optional_base_path(value: &Value) -> Result<Option<String>, Expected> {
+    const EXPECTED: Expected = "a path such as \"/flags\": it begins with \"/\", does not end with it, and has only \
+                                letters, digits and -._~ in its segments";
+    let text = match value {
+        Value::Null => return Ok(None),
+        Value::String(text) if text.is_empty() => return Ok(None),
+        value => value.as_str().ok_or(EXPECTED)?,
     };
-    if items.contains(&"*") {
-        return Ok(ForwardedAllowIps::All);
-    }
-    let networks = items.into_iter().map(|item| network(item).ok_or(EXPECTED));
-    networks.collect::<Result<Vec<_>, _>>().map(ForwardedAllowIps::networks)
-}
-
-fn network(text: &str) -> Option<IpNet> {
-    text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let is_segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain);
+    let is_path = text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_segment));
+    if is_path && text.len() <= BASE_PATH_BYTES_MAX { Ok(Some(text.to_owned())) } else { Err(EXPECTED) }
 }
 
 pub fn log_level(value: &Value) -> Result<Level, Expected> {

@@ -71,6 +71,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("api_client_certificate.key"),
     plain("api_document_bytes_max"),
     plain("api_full_refresh_seconds"),
+    secret("api_headers"),
     plain("api_poll_frequency_seconds").aliases(&["api_poll_frequency"]),
     plain("api_poll_timeout_seconds").aliases(&["api_poll_timeout"]),
     plain("api_url"),
@@ -83,6 +84,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("health_check.environment_update_grace_period_seconds"),
     plain("health_check.ready_from_cache"),
     plain("health_check.require"),
+    restart("logging.access_log_file", |a, b| a.logging.access_log_file != b.logging.access_log_file),
     plain("logging.colours").aliases(&["colors", "colour", "color"]),
     restart("logging.enable_access_log", |a, b| a.logging.enable_access_log != b.logging.enable_access_log),
     plain("logging.log_event_field_name"),
@@ -92,7 +94,10 @@ pub const SETTINGS: &[Setting] = &[
     secret("proxy_key"),
     plain("realtime.enabled"),
     plain("realtime.url"),
+    plain("server.allow_list"),
+    plain("server.base_path"),
     restart("server.connections_max", |a, b| a.server.connections_max != b.server.connections_max),
+    plain("server.deny_list"),
     restart("server.driver", |a, b| a.server.driver != b.server.driver).variables(&["EDGE_PROXY_DRIVER"]),
     restart("server.forwarded_allow_ips", |a, b| {
         a.server.forwarded_allow_ips != b.server.forwarded_allow_ips

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use crate::config::networks::{AddressLists, ForwardedAllowIps};
 
 /// A string that must not be printed. `Debug` and `Display` show its first six characters.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -72,6 +72,9 @@ pub struct Config {
     pub environments: Vec<EnvironmentConfig>,
     /// With a trailing slash, such as `https://edge.api.flagsmith.com/api/v1/`.
     pub api_url: String,
+    /// Header fields of every request to `api_url`, for a gateway in front of it: names in lower case, and
+    /// their values.
+    pub api_headers: Vec<(String, Secret)>,
     pub api_poll_frequency: Duration,
     pub api_poll_timeout: Duration,
     /// Interval between unconditional polls: a 304 can hide an edit (compatibility.md 6.3). `None`:
@@ -155,6 +158,10 @@ pub struct Server {
     pub proxy_headers: bool,
     /// Peers whose `X-Forwarded-For` is trusted if `proxy_headers` is set.
     pub forwarded_allow_ips: ForwardedAllowIps,
+    /// Which clients are answered. `None`: all of them.
+    pub address_lists: Option<AddressLists>,
+    /// The path below which all routes but those of health are served; begins with `/`, does not end with it.
+    pub base_path: Option<String>,
     /// `None`: io_uring if the kernel allows it, else epoll.
     pub driver: Option<Driver>,
     /// After SIGTERM: requests are served and readiness fails for this time.
@@ -183,35 +190,6 @@ pub struct TlsConfig {
     pub certificate: Certificate,
     /// Require client certificates of these authorities.
     pub client_ca: Option<PathBuf>,
-}
-
-/// Networks, or all peers (`*`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ForwardedAllowIps {
-    All,
-    Networks(Vec<IpNet>),
-}
-
-impl ForwardedAllowIps {
-    /// IPv4-mapped networks (`::ffff:10.0.0.0/104`) become IPv4 networks.
-    pub fn networks(networks: impl IntoIterator<Item = IpNet>) -> Self {
-        let canonical = |network: IpNet| match network.addr().to_canonical() {
-            IpAddr::V4(address) if network.max_prefix_len() == 128 && network.prefix_len() >= 96 => {
-                Ipv4Net::new(address, network.prefix_len() - 96).map_or(network, IpNet::V4)
-            }
-            _ => network,
-        };
-        Self::Networks(networks.into_iter().map(canonical).collect())
-    }
-
-    /// Whether the `X-Forwarded-For` of this peer is trusted. An IPv4-mapped peer is an IPv4 peer.
-    pub fn contains(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        match self {
-            Self::All => true,
-            Self::Networks(networks) => networks.iter().any(|network| network.contains(&peer)),
-        }
-    }
 }
 
 /// The event streams of upstream.
@@ -300,4 +278,6 @@ pub struct Logging {
     pub log_event_field_name: String,
     pub colour: bool,
     pub enable_access_log: bool,
+    /// `None`: access records are written to stdout.
+    pub access_log_file: Option<PathBuf>,
 }

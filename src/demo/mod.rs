@@ -11,6 +11,7 @@ pub const CLIENT_SIDE_KEY: &str = "demo-client-side-key";
 pub const SERVER_SIDE_KEY: &str = "ser.demo-server-side-key";
 
 /// `/demo/`: shows the demo's flags by means of the Flagsmith SDK.
+/// `BASE_PATH` is replaced by `server.base_path`.
 pub const PAGE: &str = include_str!("page.html");
 /// `/demo/flagsmith.js`: the Flagsmith SDK, included because the demo must work without a network.
 pub const SDK: &str = include_str!("flagsmith.js");

@@ -6,9 +6,6 @@ use crate::handlers::errors::ApiError;
 use crate::handlers::exchange::Exchange;
 use crate::http::{Body, ContentType, Status};
 
-const OPENAPI: &[u8] = include_bytes!("openapi.json");
-const DOCS: &[u8] = include_bytes!("docs.html");
-
 /// The files are the same for every client and change only with the release. `Vary` names `Origin` because
 /// a response stored without CORS headers must not be reused for a script of another origin.
 const CACHE_HEADERS: &[u8] = b"vary: Accept-Encoding, Origin\r\ncache-control: public, max-age=300\r\n";
@@ -16,21 +13,21 @@ const CACHE_HEADERS: &[u8] = b"vary: Accept-Encoding, Origin\r\ncache-control: p
 /// `GET /openapi.json`.
 pub fn openapi<'a>(exchange: &mut Exchange<'a>) -> Result<(), ApiError<'a>> {
     exchange.add_headers(CACHE_HEADERS);
-    exchange.send_compressible(Status(200), OPENAPI);
+    exchange.send_compressible(Status(200), exchange.settings.files.openapi.as_bytes());
     Ok(())
 }
 
 /// `GET /docs`.
 pub fn docs<'a>(exchange: &mut Exchange<'a>) -> Result<(), ApiError<'a>> {
     exchange.add_headers(CACHE_HEADERS);
-    exchange.send(Status(200), Some(ContentType::Html), Body::Copy(DOCS));
+    exchange.send(Status(200), Some(ContentType::Html), Body::Copy(exchange.settings.files.docs.as_bytes()));
     Ok(())
 }
 
 /// `GET /demo/` and the script that it loads, if the demo environment is configured.
 pub fn demo<'a>(exchange: &mut Exchange<'a>, file: &[u8]) -> Result<(), ApiError<'a>> {
     let (content_type, body) = match file {
-        b"" if exchange.settings.serves_demo => (ContentType::Html, demo::PAGE),
+        b"" if exchange.settings.serves_demo => (ContentType::Html, exchange.settings.files.demo.as_str()),
         b"flagsmith.js" if exchange.settings.serves_demo => (ContentType::JavaScript, demo::SDK),
         _ => return Err(ApiError::PathNotFound),
     };

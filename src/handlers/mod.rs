@@ -21,6 +21,7 @@ mod scratch;
 mod settings;
 pub mod sse;
 mod state;
+mod static_files;
 mod validators;
 
 use std::time::SystemTime;
@@ -67,6 +68,9 @@ fn respond(
     output: &mut ResponseWriter,
 ) -> RequestOutcome {
     let HandlerState { readers, scratch, counts, subscription } = state;
+    if let Some(id) = request.fields.request_id {
+        settings::append_request_id(id, &mut scratch.headers);
+    }
     let mut exchange = Exchange::new(settings, snapshot, now, request, scratch, output);
     if Cors::is_preflight(request.method, &request.fields) {
         let (status, body) = settings.cors.preflight(&request.fields, &mut exchange.scratch.headers);
@@ -74,7 +78,7 @@ fn respond(
         return exchange.outcome;
     }
     exchange.varies_by_origin = settings.cors.simple(&request.fields, &mut exchange.scratch.headers);
-    let Some(found) = route::find(request.path) else {
+    let Some(found) = settings.route(request.path) else {
         match (request.method, request.path) {
             (Method::Options, b"*") => exchange.send_options(),
             _ => exchange.send_error(&ApiError::PathNotFound),

@@ -68,11 +68,12 @@ pub fn evaluate_one<'a>(exchange: &mut Exchange<'a>, flag: &[u8], body: &[u8]) -
 /// `POST /ofrep/v1/evaluate/flags`.
 pub fn evaluate_all<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError<'a>> {
     let (environment, role) = exchange.open_with_any_key()?;
+    let settings = exchange.settings;
     let Scratch { evaluation, body: out, .. } = &mut *exchange.scratch;
     out.clear();
     with_identity(body, |identity| {
         evaluate(environment.program(), &trusted_identity(environment, role, identity), evaluation);
-        write_all(environment, role, evaluation, out);
+        write_all(environment, role, evaluation, &settings.base_path, out);
     })
     .map_err(|(code, details)| OfrepError {
         status: Status(400),
@@ -138,7 +139,13 @@ fn trait_value(value: PyValue<'_>) -> Option<TraitValue<'_>> {
     })
 }
 
-fn write_all(environment: &Environment, role: Role, evaluation: &EvaluationScratch, out: &mut Vec<u8>) {
+fn write_all(
+    environment: &Environment,
+    role: Role,
+    evaluation: &EvaluationScratch,
+    base_path: &str,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"{\"flags\":[");
     for (index, flag) in results(environment.program(), role, evaluation).enumerate() {
         if index > 0 {
@@ -148,7 +155,7 @@ fn write_all(environment: &Environment, role: Role, evaluation: &EvaluationScrat
     }
     out.extend_from_slice(b"],\"eventStreams\":[{\"type\":\"sse\",\"endpoint\":{\"requestUri\":");
     let key = path_segment(environment.client_side_key());
-    write::string(&format!("/ofrep/v1/environments/{key}/stream"), out);
+    write::string(&format!("{base_path}/ofrep/v1/environments/{key}/stream"), out);
     out.extend_from_slice(b"},\"inactivityDelaySec\":");
     out.extend_from_slice(INACTIVITY_SECONDS.as_bytes());
     out.extend_from_slice(b"}]}");

@@ -1,9 +1,13 @@
 //! The part of the configuration that request handlers use, prepared at start and at each reload.
-use crate::config::Config;
+use std::borrow::Cow;
+
+use crate::config::{AddressLists, Config};
 use crate::demo;
 use crate::handlers::readiness::ReadinessRules;
+use crate::handlers::static_files::StaticFiles;
 use crate::http::Fields;
 use crate::http::cors::Cors;
+use crate::http::route;
 
 #[derive(Debug)]
 pub struct HandlerSettings {
@@ -15,24 +19,51 @@ pub struct HandlerSettings {
     pub(super) counts_usage: bool,
     /// The demo environment is configured, so the demo page is served.
     pub(super) serves_demo: bool,
+    /// `server.base_path`; empty: routes are at the root.
+    pub(super) base_path: Cow<'static, str>,
+    pub(super) files: StaticFiles,
+    /// Which clients are answered. `None`: all of them.
+    pub address_lists: Option<AddressLists>,
 }
 
 impl HandlerSettings {
     pub fn new(config: &Config) -> Self {
+        let base_path = config.server.base_path.clone().map_or(Cow::Borrowed(""), Cow::Owned);
         Self {
             cors: Cors::new(&config.allow_origins),
             readiness: ReadinessRules::new(config),
             counts_evaluations: config.analytics.enabled,
             counts_usage: config.proxy_key.is_some(),
             serves_demo: config.environments.iter().any(|one| one.client_side_key == demo::CLIENT_SIDE_KEY),
+            files: StaticFiles::below(&base_path),
+            base_path,
+            address_lists: config.server.address_lists.clone(),
         }
     }
 
-    /// CORS header lines for an error response to a request that failed before it was routed
-    /// (`Cors::refused`). `fields` is `None` if the head was not parsed.
-    pub fn cors_error_headers(&self, fields: Option<&Fields<'_>>) -> Vec<u8> {
+    /// The route of a path as sent; `None` is 404.
+    pub fn route<'p>(&self, path: &'p [u8]) -> Option<route::Match<'p>> {
+        match self.base_path.as_bytes() {
+            b"" => route::find(path),
+            base => route::find_below(base, path),
+        }
+    }
+
+    /// Header lines for an error response to a request that failed before it was routed: those of CORS
+    /// (`Cors::refused`) and the request id. `fields` is `None` if the head was not parsed.
+    pub fn error_headers(&self, fields: Option<&Fields<'_>>) -> Vec<u8> {
         let mut headers = Vec::new();
         self.cors.refused(fields, &mut headers);
+        if let Some(id) = fields.and_then(|fields| fields.request_id) {
+            append_request_id(id, &mut headers);
+        }
         headers
     }
+}
+
+/// Appends `X-Request-Id`, so that a response can be matched with the request in the logs of both sides.
+pub fn append_request_id(id: &[u8], headers: &mut Vec<u8>) {
+    headers.extend_from_slice(b"x-request-id: ");
+    headers.extend_from_slice(id);
+    headers.extend_from_slice(b"\r\n");
 }

@@ -26,6 +26,8 @@ pub enum ParseError {
     TrailingBytes,
     /// An expectation other than `100-continue`: 417, close.
     UnknownExpectation,
+    /// `server.allow_list` or `server.deny_list` excludes the client: 403, close if the body was not read.
+    Forbidden,
     /// The peer did not finish the head or body in time: 408, close.
     Timeout,
     /// A defect of this program: 500, close.
@@ -34,7 +36,7 @@ pub enum ParseError {
 
 impl ParseError {
     /// All variants in declaration order, which `metrics` uses as an index and a test there checks.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BadRequest,
         Self::UnknownCoding,
         Self::UnknownVersion,
@@ -45,6 +47,7 @@ impl ParseError {
         Self::BadCoding,
         Self::TrailingBytes,
         Self::UnknownExpectation,
+        Self::Forbidden,
         Self::Timeout,
         Self::Internal,
     ];
@@ -62,6 +65,7 @@ impl ParseError {
             Self::BadCoding => "bad_coding",
             Self::TrailingBytes => "trailing_bytes",
             Self::UnknownExpectation => "unknown_expectation",
+            Self::Forbidden => "forbidden",
             Self::Timeout => "timeout",
             Self::Internal => "internal",
         }
@@ -71,6 +75,7 @@ impl ParseError {
     pub fn status(self) -> Status {
         Status(match self {
             Self::BadRequest | Self::BadCoding | Self::TrailingBytes => 400,
+            Self::Forbidden => 403,
             Self::Timeout => 408,
             Self::BodyTooLarge => 413,
             Self::TargetTooLong => 414,
@@ -89,6 +94,7 @@ impl ParseError {
             Self::BadRequest => b"{\"detail\":\"Bad request\"}",
             Self::BadCoding => b"{\"detail\":\"There was an error parsing the body\"}",
             Self::TrailingBytes => b"{\"detail\":\"Bytes after the end of the gzip body\"}",
+            Self::Forbidden => b"{\"detail\":\"Forbidden\"}",
             Self::Timeout => b"{\"detail\":\"Request timed out\"}",
             Self::BodyTooLarge => b"{\"detail\":\"Request body too large\"}",
             Self::TargetTooLong => b"{\"detail\":\"Request target too long\"}",
@@ -101,8 +107,9 @@ impl ParseError {
         }
     }
 
-    /// Whether the connection must close, because the start of the next request is unknown.
+    /// Whether the connection must close, because the start of the next request is unknown. For `Forbidden`
+    /// the caller decides.
     pub fn closes(self) -> bool {
-        !matches!(self, Self::BadCoding | Self::UnsupportedCoding)
+        !matches!(self, Self::BadCoding | Self::UnsupportedCoding | Self::Forbidden)
     }
 }

@@ -2,6 +2,7 @@
 use http::request::Parts;
 
 use crate::http::framing::trim;
+use crate::limits::REQUEST_ID_BYTES_MAX;
 
 /// The value of each field, trimmed; `None` if the field is absent. Of several fields with one name the
 /// first counts, as in the Python proxy.
@@ -31,7 +32,9 @@ pub struct Fields<'a> {
     pub application_version: Option<&'a [u8]>,
     pub user_agent: Option<&'a [u8]>,
     pub sdk_user_agent: Option<&'a [u8]>,
-    /// `X-Forwarded-For`, for the access log.
+    /// `X-Request-Id`, if it is valid: echoed and logged.
+    pub request_id: Option<&'a [u8]>,
+    /// `X-Forwarded-For`, for the access log and the address lists.
     pub forwarded_for: Option<&'a [u8]>,
 }
 
@@ -71,6 +74,7 @@ impl<'a> Fields<'a> {
                 9 if name == "x-api-key" => &mut fields.api_key,
                 10 if name == "user-agent" => &mut fields.user_agent,
                 12 if name == "content-type" => &mut fields.content_type,
+                12 if name == "x-request-id" => &mut fields.request_id,
                 13 if name == "if-none-match" => &mut fields.if_none_match,
                 13 if name == "authorization" => &mut fields.authorization,
                 15 if name == "accept-encoding" => &mut fields.accept_encoding,
@@ -90,6 +94,36 @@ impl<'a> Fields<'a> {
             };
             field.get_or_insert(value.as_bytes());
         }
+        fields.request_id = fields.request_id.filter(|id| is_request_id(id));
         fields
+    }
+}
+
+/// Whether a request id can be echoed and logged: visible ASCII of a bounded length, without what quotes a
+/// string in a log.
+fn is_request_id(id: &[u8]) -> bool {
+    (1..=REQUEST_ID_BYTES_MAX).contains(&id.len())
+        && id.iter().all(|byte| byte.is_ascii_graphic() && !b"\"'\\".contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_id_is_bounded_and_has_no_quotes() {
+        for (id, expected) in [
+            ("4bf92f35-77b3-4da6", true),
+            ("Root=1-67891233-abcdef012345678912345678", true),
+            ("", false),
+            ("a b", false),
+            ("a\"b", false),
+            ("a\\b", false),
+            ("caf\u{e9}", false),
+            (&"x".repeat(REQUEST_ID_BYTES_MAX), true),
+            (&"x".repeat(REQUEST_ID_BYTES_MAX + 1), false),
+        ] {
+            assert_eq!(is_request_id(id.as_bytes()), expected, "{id}");
+        }
     }
 }

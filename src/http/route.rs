@@ -98,6 +98,11 @@ impl Route {
         Self::Unknown,
     ];
 
+    /// Whether probes use it: with a base path it is at the root too, and it is exempt from address lists.
+    pub fn is_health(self) -> bool {
+        matches!(self, Self::Readiness | Self::Liveness)
+    }
+
     /// The name in metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
@@ -138,6 +143,29 @@ pub fn find(path: &[u8]) -> Option<Match<'_>> {
         // Starlette decodes first, so `%2F` at the end is a trailing slash too.
         .or_else(|| find_decoded(decoded.strip_suffix(b"/").filter(|_| bare.len() == path.len())?))?;
     Some(Match { route, methods, parameter: Cow::Owned(parameter.to_vec()) })
+}
+
+/// As [`find`] for a server whose routes are below `base`, which needs no percent-encoding and does not end
+/// with `/`. Health is served at the root too, for probes that ask the process itself.
+pub fn find_below<'p>(base: &[u8], path: &'p [u8]) -> Option<Match<'p>> {
+    let found = below(base, path).and_then(find);
+    found.or_else(|| find(path).filter(|found| found.route.is_health()))
+}
+
+/// The part of a path after `base`, of which any character may be percent-encoded.
+fn below<'p>(base: &[u8], path: &'p [u8]) -> Option<&'p [u8]> {
+    let mut rest = path;
+    for expected in base {
+        rest = match rest {
+            [first, tail @ ..] if first == expected => tail,
+            [b'%', tail @ ..] if hex_pair(tail) == Some(*expected) => &tail[2..],
+            _ => return None,
+        };
+    }
+    // `/flags-2` is not below `/flags`.
+    let is_end =
+        matches!(rest, [] | [b'/', ..]) || matches!(rest, [b'%', tail @ ..] if hex_pair(tail) == Some(b'/'));
+    is_end.then_some(rest)
 }
 
 /// The route of a decoded path without a trailing slash, and its parameter.
@@ -268,6 +296,30 @@ mod tests {
         ] {
             let parameter = find(path.as_bytes()).map(|found| found.parameter.into_owned());
             assert_eq!(parameter.as_deref(), Some(expected.as_bytes()), "{path}");
+        }
+    }
+
+    #[test]
+    fn base_path_is_removed_and_health_is_at_both() {
+        let below = |path: &str| find_below(b"/edge/v2", path.as_bytes()).map(|found| found.route);
+        for (path, expected) in [
+            ("/edge/v2/api/v1/flags/", Some(Route::Flags)),
+            ("/edge/v2/api/v1/flags", Some(Route::Flags)),
+            ("/%65dge/v2%2Fapi/v1/flags/", Some(Route::Flags)),
+            ("/edge/v2/proxy/health/liveness", Some(Route::Liveness)),
+            ("/proxy/health/liveness", Some(Route::Liveness)),
+            ("/health", Some(Route::Readiness)),
+            ("/edge/v2/sse/environments/k/stream", Some(Route::EventStream)),
+            ("/api/v1/flags/", None),
+            ("/docs", None),
+            ("/edge/v2api/v1/flags/", None),
+            ("/edge/v2//api/v1/flags/", None),
+            ("/edge/v2/edge/v2/api/v1/flags/", None),
+            ("/EDGE/v2/api/v1/flags/", None),
+            ("/edge/v", None),
+            ("/edge/v%2", None),
+        ] {
+            assert_eq!(below(path), expected, "{path}");
         }
     }
 

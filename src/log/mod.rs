@@ -4,12 +4,14 @@
 //! Logging never blocks: a record that does not fit in the queue is dropped, and the number of dropped
 //! records is logged. The value of a field named `*_key` is truncated; other secrets are
 //! [`Secret`]s. Control characters are escaped.
+mod access;
+mod access_file;
+mod record;
+
 use std::collections::VecDeque;
 use std::fmt::{Display, Write as _};
 use std::io::Write;
-use std::net::IpAddr;
-use std::ops::Range;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -18,9 +20,11 @@ use time::OffsetDateTime;
 
 use crate::config::{ConfigWarning, Level, LogFormat, Logging, Secret};
 use crate::limits::{
-    ACCESS_BATCH_RECORDS, ACCESS_RECORDS_MAX, LOG_FLUSH_PAUSE, LOG_FLUSH_TIMEOUT, LOG_RECENT_MAX,
-    LOG_RECORDS_MAX,
+    ACCESS_RECORDS_MAX, LOG_FLUSH_PAUSE, LOG_FLUSH_TIMEOUT, LOG_RECENT_MAX, LOG_RECORDS_MAX,
 };
+pub use crate::log::access::{AccessRecord, AccessRecords};
+pub use crate::log::access_file::AccessFile;
+use crate::log::record::Record;
 use crate::terminal;
 
 /// Logs an event: `event!(log, Warning, "port_shared", address = address, hint = hint)`.
@@ -52,6 +56,12 @@ struct LogQueue {
     access_dropped: AtomicU64,
     /// Access records in the queue. Bounded, so that they do not displace events.
     access_waiting: AtomicUsize,
+    /// Whether access records have a file, so that `level` does not concern them.
+    has_access_file: bool,
+    /// The access log file is to be opened again.
+    reopen: AtomicBool,
+    /// Access records that could not be written to the file.
+    access_unwritten: AtomicU64,
     /// Locked by the writer and the status page, never by a caller that logs.
     recent: Mutex<VecDeque<Recent>>,
 }
@@ -70,66 +80,10 @@ pub struct Recent {
 enum LogMessage {
     Record(Record),
     Accesses(AccessRecords),
+    /// Wakes the writer, which looks at `LogQueue::reopen`.
+    Reopen,
     /// The writer replies when everything before it is written.
     Flush(SyncSender<()>),
-}
-
-#[derive(Debug)]
-struct Record {
-    time: SystemTime,
-    level: Level,
-    event: &'static str,
-    fields: Vec<(&'static str, String)>,
-}
-
-/// One request of the access log.
-#[derive(Debug)]
-pub struct AccessRecord {
-    pub time: SystemTime,
-    /// `None`: a unix socket.
-    pub remote_ip: Option<IpAddr>,
-    pub method: &'static str,
-    /// The range of the path in [`AccessRecords::paths`].
-    pub path: Range<usize>,
-    pub status: u16,
-    pub bytes: usize,
-    pub duration_us: u64,
-}
-
-/// The capacity reserved for each path; most are shorter.
-const PATH_BYTES_USUAL: usize = 40;
-
-/// A batch of requests, in order. All paths share one string: one allocation per path, freed by the writer
-/// thread, would cost more than the rest of the record.
-#[derive(Debug, Default)]
-pub struct AccessRecords {
-    records: Vec<AccessRecord>,
-    paths: String,
-}
-
-impl AccessRecords {
-    /// Adds a record; its path is what `path` appends.
-    pub fn push(
-        &mut self,
-        path: impl FnOnce(&mut String),
-        record: impl FnOnce(Range<usize>) -> AccessRecord,
-    ) {
-        if self.records.capacity() == 0 {
-            self.records.reserve_exact(ACCESS_BATCH_RECORDS);
-            self.paths.reserve(ACCESS_BATCH_RECORDS * PATH_BYTES_USUAL);
-        }
-        let start = self.paths.len();
-        path(&mut self.paths);
-        self.records.push(record(start..self.paths.len()));
-    }
-
-    pub fn len(&self) -> usize {
-        self.records.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
 }
 
 impl Log {
@@ -137,22 +91,37 @@ impl Log {
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn start(settings: &Logging) -> std::io::Result<Self> {
-        Self::start_to(settings, std::io::stdout())
+    pub fn start(settings: &Logging, access_file: Option<AccessFile>) -> std::io::Result<Self> {
+        Self::start_to(settings, std::io::stdout(), access_file)
     }
 
     /// As [`start`](Self::start), with another output than stdout.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn start_to(settings: &Logging, out: impl Write + Send + 'static) -> std::io::Result<Self> {
+    pub fn start_to(
+        settings: &Logging,
+        out: impl Write + Send + 'static,
+        access_file: Option<AccessFile>,
+    ) -> std::io::Result<Self> {
         let (records, queue) = sync_channel(LOG_RECORDS_MAX);
         let level = AtomicU8::new(settings.log_level as u8);
         let (dropped, dropped_total, recent) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
         let (access_dropped, access_waiting) = (AtomicU64::new(0), AtomicUsize::new(0));
-        let shared =
-            Arc::new(LogQueue { level, dropped, dropped_total, access_dropped, access_waiting, recent });
-        let mut writer = Writer { settings: settings.clone(), shared: shared.clone(), out, line: Vec::new() };
+        let has_access_file = access_file.is_some();
+        let shared = Arc::new(LogQueue {
+            level,
+            dropped,
+            dropped_total,
+            access_dropped,
+            access_waiting,
+            has_access_file,
+            reopen: AtomicBool::new(false),
+            access_unwritten: AtomicU64::new(0),
+            recent,
+        });
+        let (settings, line) = (settings.clone(), Vec::new());
+        let mut writer = Writer { settings, shared: shared.clone(), out, line, access_file };
         std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&queue))?;
         Ok(Self { records, shared })
     }
@@ -177,9 +146,23 @@ impl Log {
         self.event(warning.level, warning.event, &fields);
     }
 
-    /// Whether requests are logged at this level.
+    /// Whether requests are logged: at this level, or to a file, which has no level.
     pub fn takes_accesses(&self) -> bool {
-        Level::Info as u8 >= self.shared.level.load(Ordering::Relaxed)
+        self.shared.has_access_file || Level::Info as u8 >= self.shared.level.load(Ordering::Relaxed)
+    }
+
+    /// Opens the access log file again, after it was renamed. The writer does it before its next write.
+    pub fn reopen(&self) {
+        if self.shared.has_access_file {
+            self.shared.reopen.store(true, Ordering::Relaxed);
+            // If the queue is full the writer is busy, and looks at the flag anyway.
+            let _ = self.records.try_send(LogMessage::Reopen);
+        }
+    }
+
+    /// The number of access records that could not be written to the file.
+    pub fn access_unwritten(&self) -> u64 {
+        self.shared.access_unwritten.load(Ordering::Relaxed)
     }
 
     /// Logs requests. Returns false if they were dropped because the queue is full; the caller counts them.
@@ -232,27 +215,13 @@ fn field_text(name: &str, value: &dyn Display) -> String {
     if name.ends_with("_key") && !text.contains('/') { Secret::new(text).to_string() } else { text }
 }
 
-impl AccessRecord {
-    fn into_record(self, path: &str) -> Record {
-        let remote_ip = self.remote_ip.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
-        let fields = vec![
-            ("remote_ip", remote_ip),
-            ("method", self.method.to_owned()),
-            ("path", path.to_owned()),
-            ("status", self.status.to_string()),
-            ("bytes", self.bytes.to_string()),
-            ("duration_us", self.duration_us.to_string()),
-        ];
-        Record { time: self.time, level: Level::Info, event: "http_request", fields }
-    }
-}
-
 /// The state of the writer thread.
 struct Writer<W> {
     settings: Logging,
     shared: Arc<LogQueue>,
     out: W,
     line: Vec<u8>,
+    access_file: Option<AccessFile>,
 }
 
 impl<W: Write> Writer<W> {
@@ -260,7 +229,7 @@ impl<W: Write> Writer<W> {
         while let Ok(message) = queue.recv() {
             self.take(message);
             // One write for all queued lines.
-            while self.line.len() < 64 * 1024 {
+            while self.line.len() + self.access_file.as_ref().map_or(0, AccessFile::waiting) < 64 * 1024 {
                 match queue.try_recv() {
                     Ok(message) => self.take(message),
                     Err(_) => break,
@@ -282,8 +251,11 @@ impl<W: Write> Writer<W> {
             LogMessage::Accesses(accesses) => {
                 self.shared.access_waiting.fetch_sub(accesses.len(), Ordering::Relaxed);
                 for access in accesses.records {
-                    let path = accesses.paths.get(access.path.clone()).unwrap_or_default();
-                    self.render(&access.into_record(path));
+                    let record = access.into_record(&accesses.text);
+                    match &mut self.access_file {
+                        Some(file) => file.append(|line| render(&self.settings, &record, false, line)),
+                        None => self.render(&record),
+                    }
                 }
             }
             LogMessage::Flush(done) => {
@@ -291,6 +263,7 @@ impl<W: Write> Writer<W> {
                 self.write();
                 let _ = done.send(());
             }
+            LogMessage::Reopen => {}
         }
     }
 
@@ -318,20 +291,48 @@ impl<W: Write> Writer<W> {
         recent.push_back(Recent { time: record.time, level: record.level, event: record.event, text });
     }
 
-    /// Ignores errors: a closed pipe must not end the process, and there is no other output for the error.
+    /// Ignores errors of stdout: a closed pipe must not end the process, and there is no other output for the
+    /// error.
     fn write(&mut self) {
+        self.write_accesses();
         let _ = self.out.write_all(&self.line);
         let _ = self.out.flush();
         self.line.clear();
     }
 
-    fn render(&mut self, record: &Record) {
-        match self.settings.log_format {
-            LogFormat::Json => render_json(record, &self.settings.log_event_field_name, &mut self.line),
-            LogFormat::Generic => render_generic(record, self.settings.colour, &mut self.line),
+    /// Writes the access records to their file, and reports when that begins to fail.
+    fn write_accesses(&mut self) {
+        let Some(file) = &mut self.access_file else { return };
+        let reopened = self.shared.reopen.swap(false, Ordering::Relaxed).then(|| file.reopen());
+        let (lost, failed) = file.write();
+        self.shared.access_unwritten.fetch_add(lost, Ordering::Relaxed);
+        let path = file.path().display().to_string();
+        let (time, fields) =
+            (SystemTime::now(), |error: String| vec![("path", path.clone()), ("error", error)]);
+        let record = |level, event, fields| Record { time, level, event, fields };
+        let records = [
+            reopened.map(|result| match result {
+                Ok(()) => record(Level::Info, "access_log_reopened", vec![("path", path.clone())]),
+                Err(error) => record(Level::Error, "access_log_reopen_failed", fields(error.to_string())),
+            }),
+            failed.map(|error| record(Level::Error, "access_log_write_failed", fields(error.to_string()))),
+        ];
+        for record in records.iter().flatten() {
+            self.take(LogMessage::Record(Record::clone(record)));
         }
-        self.line.push(b'\n');
     }
+
+    fn render(&mut self, record: &Record) {
+        render(&self.settings, record, self.settings.colour, &mut self.line);
+    }
+}
+
+fn render(settings: &Logging, record: &Record, is_coloured: bool, line: &mut Vec<u8>) {
+    match settings.log_format {
+        LogFormat::Json => render_json(record, &settings.log_event_field_name, line),
+        LogFormat::Generic => render_generic(record, is_coloured, line),
+    }
+    line.push(b'\n');
 }
 
 /// `{"message":"...","level":"info","timestamp":"...","logger":"edge_proxy",...}`

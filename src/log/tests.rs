@@ -30,13 +30,14 @@ fn settings(log_format: LogFormat) -> Logging {
         log_event_field_name: "message".to_owned(),
         colour: false,
         enable_access_log: false,
+        access_log_file: None,
     }
 }
 
 #[test]
 fn writes_json_as_structlog() {
     let output = TestOutput::default();
-    let log = Log::start_to(&settings(LogFormat::Json), output.clone()).expect("a thread");
+    let log = Log::start_to(&settings(LogFormat::Json), output.clone(), None).expect("a thread");
     event!(log, Debug, "not_logged");
     event!(log, Warning, "poll_failed", error = "say \"what\"\n", wait_seconds = 1.5, key = 12);
     log.set_level(Level::Debug);
@@ -60,7 +61,7 @@ fn writes_json_as_structlog() {
 #[test]
 fn writes_text_as_structlog_and_escapes_control_characters() {
     let output = TestOutput::default();
-    let log = Log::start_to(&settings(LogFormat::Generic), output.clone()).expect("a thread");
+    let log = Log::start_to(&settings(LogFormat::Generic), output.clone(), None).expect("a thread");
     log.event(Level::Info, "listening", &[("address", &"[::]:8000"), ("text", &"a b\x1b[31m\u{9b}\n")]);
     log.flush();
     let text = output.text();
@@ -75,7 +76,7 @@ fn writes_text_as_structlog_and_escapes_control_characters() {
 fn counts_dropped_records() {
     let output = TestOutput::default();
     let blocked = output.0.clone();
-    let log = Log::start_to(&settings(LogFormat::Json), output.clone()).expect("a thread");
+    let log = Log::start_to(&settings(LogFormat::Json), output.clone(), None).expect("a thread");
     let beyond = 500;
     {
         let _guard = blocked.lock().expect("unpoisoned");
@@ -100,27 +101,34 @@ fn counts_dropped_records() {
     assert!(text.contains("\"after\""));
 }
 
+fn access(path: &str, user_agent: &str, text: &mut access::AccessText) -> AccessRecord {
+    AccessRecord {
+        time: SystemTime::now(),
+        remote_ip: Some([192, 0, 2, 1].into()),
+        method: "GET",
+        path: text.append(|out| out.push_str(path)),
+        protocol: "HTTP/1.1",
+        status: 200,
+        bytes: 1234,
+        duration_us: 7,
+        environment: text.append(|_| {}),
+        user_agent: text.append(|out| out.push_str(user_agent)),
+        request_id: text.append(|_| {}),
+    }
+}
+
 #[test]
 fn access_records_do_not_displace_errors() {
     let output = TestOutput::default();
     let blocked = output.0.clone();
-    let log = Log::start_to(&settings(LogFormat::Json), output.clone()).expect("a thread");
-    let access = |path| AccessRecord {
-        time: SystemTime::now(),
-        remote_ip: Some(IpAddr::from([192, 0, 2, 1])),
-        method: "GET",
-        path,
-        status: 200,
-        bytes: 1234,
-        duration_us: 7,
-    };
+    let log = Log::start_to(&settings(LogFormat::Json), output.clone(), None).expect("a thread");
     let mut dropped = 0;
     {
         let _guard = blocked.lock().expect("unpoisoned");
         for _ in 0..2 * LOG_RECORDS_MAX {
             let mut two = AccessRecords::default();
-            two.push(|paths| paths.push_str("/other/"), access);
-            two.push(|paths| paths.push_str("/api/v1/flags/"), access);
+            two.push(|text| access("/other/", "", text));
+            two.push(|text| access("/api/v1/flags/", "a b", text));
             dropped += if log.accesses(two) { 0 } else { 2 };
         }
         log.event(Level::Error, "something_else", &[]);
@@ -136,12 +144,14 @@ fn access_records_do_not_displace_errors() {
     assert_eq!(request["remote_ip"], "192.0.2.1");
     assert_eq!((&request["status"], &request["bytes"]), (&200.into(), &1234.into()));
     assert_eq!((&request["duration_us"], &request["path"]), (&7.into(), &"/api/v1/flags/".into()));
+    assert_eq!((&request["user_agent"], &request["protocol"]), (&"a b".into(), &"HTTP/1.1".into()));
+    assert!(!requests[0].contains("user_agent") && !requests[0].contains("request_id"), "{}", requests[0]);
 }
 
 #[test]
 fn truncates_keys() {
     let output = TestOutput::default();
-    let log = Log::start_to(&settings(LogFormat::Json), output.clone()).expect("a thread");
+    let log = Log::start_to(&settings(LogFormat::Json), output.clone(), None).expect("a thread");
     log.event(
         Level::Info,
         "environment_updated",
@@ -152,4 +162,24 @@ fn truncates_keys() {
     let text = output.text();
     assert!(text.contains("\"client_side_key\":\"a-clie...\"") && !text.contains("side-key"), "{text}");
     assert!(text.contains("/etc/documents/main.json"), "{text}");
+}
+
+#[test]
+fn access_file_that_cannot_be_written_is_reported_once_and_its_records_are_counted() {
+    let output = TestOutput::default();
+    let full = AccessFile::open("/dev/full".as_ref()).expect("a character device");
+    let settings = Logging { log_level: Level::Error, ..settings(LogFormat::Json) };
+    let log = Log::start_to(&settings, output.clone(), Some(full)).expect("a thread");
+    assert!(log.takes_accesses(), "the level does not concern the file");
+    for _ in 0..3 {
+        let mut records = AccessRecords::default();
+        records.push(|text| access("/", "", text));
+        assert!(log.accesses(records));
+        log.flush();
+    }
+    let text = output.text();
+    assert_eq!(text.matches("access_log_write_failed").count(), 1, "{text}");
+    assert!(text.contains("\"path\":\"/dev/full\"") && !text.contains("http_request"), "{text}");
+    assert_eq!(log.access_unwritten(), 3);
+    assert_eq!(log.recent().len(), 1, "the status page shows it");
 }

@@ -1,63 +1,69 @@
-//! The access log, and the client address behind trusted proxies.
-//!
-//! `X-Forwarded-For` is used only if the peer is trusted (`server.forwarded_allow_ips`), and interpreted as
-//! uvicorn does. Records never contain keys, queries (which contain identifiers) or bodies.
+//! The access log. Records never contain whole keys, queries (which contain identifiers) or bodies.
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use crate::config::{Config, ForwardedAllowIps, Secret};
+use crate::config::{Config, Secret};
 use crate::http::Request;
-use crate::limits::ACCESS_BATCH_RECORDS;
+use crate::limits::{ACCESS_BATCH_RECORDS, ACCESS_USER_AGENT_BYTES_MAX};
 use crate::log::{AccessRecord, AccessRecords, Log};
 
 /// Creates and buffers the access records of one reactor.
+#[derive(Default)]
 pub struct AccessLog {
-    /// `None`: `X-Forwarded-For` is ignored.
-    forwarded_allow_ips: Option<ForwardedAllowIps>,
     /// Buffered, because waking the log thread for each record would cost more than the request.
     records: RefCell<AccessRecords>,
+}
+
+/// What the access log records of a response.
+pub struct AccessOutcome<'a> {
+    pub status: u16,
+    pub bytes: usize,
+    /// When the request was read.
+    pub began: SystemTime,
+    /// The client-side key of the environment, if a key was valid.
+    pub environment: Option<&'a str>,
 }
 
 impl AccessLog {
     /// `None` if the access log is disabled.
     pub fn new(config: &Config) -> Option<Self> {
-        let server = &config.server;
-        let forwarded_allow_ips = server.proxy_headers.then(|| server.forwarded_allow_ips.clone());
-        config.logging.enable_access_log.then(|| Self::of(forwarded_allow_ips))
-    }
-
-    fn of(forwarded_allow_ips: Option<ForwardedAllowIps>) -> Self {
-        Self { forwarded_allow_ips, records: RefCell::default() }
+        config.logging.enable_access_log.then(Self::default)
     }
 
     /// Buffers one record; returns how many were dropped.
     pub fn write(
         &self,
         log: &Log,
-        peer: Option<IpAddr>,
+        remote_ip: Option<IpAddr>,
         request: &Request<'_>,
-        status: u16,
-        bytes: usize,
-        began: SystemTime,
+        outcome: &AccessOutcome<'_>,
     ) -> u64 {
         if !log.takes_accesses() {
             return 0;
         }
-        let took = began.elapsed().unwrap_or(Duration::ZERO);
-        let record = |path| AccessRecord {
-            time: began,
-            remote_ip: self.client(peer, request.fields.forwarded_for),
-            method: request.method.name(),
-            path,
-            status,
-            bytes,
-            duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        };
+        let took = outcome.began.elapsed().unwrap_or(Duration::ZERO);
         let mut records = self.records.borrow_mut();
-        records.push(|paths| write_path(request.path, paths), record);
+        records.push(|text| AccessRecord {
+            time: outcome.began,
+            remote_ip,
+            method: request.method.name(),
+            path: text.append(|out| write_path(request.path, out)),
+            protocol: if request.http_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            status: outcome.status,
+            bytes: outcome.bytes,
+            duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            environment: text.append(|out| {
+                // Writing to a string cannot fail.
+                let _ = outcome.environment.map(|key| write!(out, "{}", Secret::new(key)));
+            }),
+            user_agent: text.append(|out| write_user_agent(request.fields.user_agent, out)),
+            request_id: text.append(|out| {
+                out.push_str(&String::from_utf8_lossy(request.fields.request_id.unwrap_or_default()));
+            }),
+        });
         let is_full = records.len() >= ACCESS_BATCH_RECORDS;
         drop(records);
         if is_full { self.flush(log) } else { 0 }
@@ -69,29 +75,17 @@ impl AccessLog {
         let count = records.len() as u64;
         if count == 0 || log.accesses(records) { 0 } else { count }
     }
+}
 
-    /// The address of the client: the peer, or the address that trusted proxies report.
-    fn client(&self, peer: Option<IpAddr>, forwarded_for: Option<&[u8]>) -> Option<IpAddr> {
-        let trusted = |allow: &ForwardedAllowIps, host: Option<IpAddr>| match host {
-            Some(host) => allow.contains(host),
-            // The peer of a unix socket is local, like a loopback address.
-            None => *allow == ForwardedAllowIps::All || allow.contains(IpAddr::from([127, 0, 0, 1])),
-        };
-        let (Some(allow), Some(list)) = (&self.forwarded_allow_ips, forwarded_for) else { return peer };
-        if !trusted(allow, peer) {
-            return peer;
+/// Appends a user agent, cut to `ACCESS_USER_AGENT_BYTES_MAX`.
+fn write_user_agent(value: Option<&[u8]>, out: &mut String) {
+    let value = value.unwrap_or_default();
+    match value.get(..ACCESS_USER_AGENT_BYTES_MAX) {
+        Some(beginning) if beginning.len() < value.len() => {
+            out.push_str(&String::from_utf8_lossy(beginning));
+            out.push_str("...");
         }
-        let hosts = || list.split(|byte| *byte == b',').map(host);
-        let first = || hosts().next().flatten();
-        let found = match allow {
-            ForwardedAllowIps::All => first(),
-            // From the right: each trusted proxy has appended the address of the hop before it.
-            ForwardedAllowIps::Networks(_) => {
-                let outside = hosts().rev().find(|host| !host.is_some_and(|host| allow.contains(host)));
-                outside.unwrap_or_else(first)
-            }
-        };
-        found.or(peer)
+        _ => out.push_str(&String::from_utf8_lossy(value)),
     }
 }
 
@@ -159,45 +153,9 @@ fn decode_fully(path: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// Parses an address as proxies write it: bare, with a port, or in brackets.
-fn host(text: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(text).ok()?.trim();
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
-    bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn client(allow: Option<ForwardedAllowIps>, peer: Option<&str>, forwarded_for: &str) -> String {
-        let log = AccessLog::of(allow);
-        let peer = peer.map(|peer| peer.parse().unwrap());
-        let client = log.client(peer, Some(forwarded_for.as_bytes()));
-        client.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string())
-    }
-
-    #[test]
-    fn uses_forwarded_for_only_from_trusted_peers() {
-        let networks = ["127.0.0.1/32", "10.0.0.0/8"].map(|network| network.parse().unwrap());
-        let ours = || Some(ForwardedAllowIps::networks(networks));
-        for (allow, peer, forwarded_for, expected) in [
-            (None, Some("127.0.0.1"), "1.2.3.4", "127.0.0.1"),
-            (ours(), Some("192.0.2.1"), "1.2.3.4", "192.0.2.1"),
-            (ours(), Some("127.0.0.1"), "1.2.3.4", "1.2.3.4"),
-            (ours(), Some("::ffff:127.0.0.1"), "1.2.3.4", "1.2.3.4"),
-            (ours(), Some("127.0.0.1"), "6.6.6.6, 1.2.3.4, 10.1.1.1", "1.2.3.4"),
-            (ours(), Some("127.0.0.1"), "10.2.2.2, 10.1.1.1", "10.2.2.2"),
-            (ours(), Some("127.0.0.1"), "1.2.3.4:5678", "1.2.3.4"),
-            (ours(), Some("127.0.0.1"), "[2001:db8::1]:5678", "2001:db8::1"),
-            (ours(), Some("127.0.0.1"), "[2001:db8::1]", "2001:db8::1"),
-            (ours(), Some("127.0.0.1"), "unknown", "127.0.0.1"),
-            (ours(), None, "1.2.3.4", "1.2.3.4"),
-            (Some(ForwardedAllowIps::All), Some("192.0.2.1"), "1.2.3.4, 5.6.7.8", "1.2.3.4"),
-        ] {
-            assert_eq!(client(allow, peer, forwarded_for), expected, "{peer:?} {forwarded_for}");
-        }
-    }
 
     #[test]
     fn truncates_keys_in_paths() {

@@ -12,8 +12,10 @@ use crate::channel::Lease;
 use crate::handlers;
 use crate::handlers::sse::StreamSubscription;
 use crate::handlers::{Exceeded, RequestOutcome};
-use crate::http::{ParseError, Progress, RequestReader, ResponseWriter};
+use crate::http::{ParseError, Progress, Request, RequestReader, ResponseWriter};
 use crate::limits::BATCH_BYTES_MAX;
+use crate::reactor::access_log::AccessOutcome;
+use crate::reactor::client_address::ClientAddress;
 use crate::reactor::connections::Phase;
 use crate::reactor::context::{Reactor, RequestState};
 #[cfg(test)]
@@ -87,7 +89,7 @@ impl Batch {
         let mut output = ResponseWriter::default();
         output.set_date(now);
         let lines =
-            reactor.worker_state.settings.borrow().cors_error_headers(reader.error_fields(buffer).as_ref());
+            reactor.worker_state.settings.borrow().error_headers(reader.error_fields(buffer).as_ref());
         output.reject(reader.context(), error, &lines);
         Self { bytes: output.bytes, ..Self::empty(Next::Close) }
     }
@@ -113,6 +115,8 @@ impl BatchWriter<'_> {
             match reader.advance(buffer) {
                 Ok(Progress::Idle) => return Next::Read(Phase::Idle),
                 Ok(Progress::Head) => return Next::Read(Phase::Head),
+                Ok(Progress::Body { .. }) if self.is_denied(reader) => self.deny(reader, false),
+                Ok(Progress::Ready) if self.is_denied(reader) => self.deny(reader, true),
                 Ok(Progress::Body { expects_continue }) => {
                     if expects_continue {
                         self.begin();
@@ -147,11 +151,46 @@ impl BatchWriter<'_> {
         self.begin();
         self.requests += 1;
         self.reactor.count_error(error);
-        let lines = self.settings.cors_error_headers(reader.error_fields(buffer).as_ref());
+        let lines = self.settings.error_headers(reader.error_fields(buffer).as_ref());
         self.state.output.reject(reader.context(), error, &lines);
         if matches!(error, ParseError::HeadTooLarge | ParseError::TargetTooLong) {
             self.reactor.log_large_head(error);
         }
+    }
+
+    /// Whether `server.allow_list` or `server.deny_list` excludes the client. Health is for every client.
+    fn is_denied(&self, reader: &RequestReader) -> bool {
+        let Some(lists) = &self.settings.address_lists else { return false };
+        let Some(request) = reader.head() else { return false };
+        let client = self.reactor.addresses.of(self.peer, request.fields.forwarded_for);
+        let is_health = || self.settings.route(request.path).is_some_and(|found| found.route.is_health());
+        !lists.allows(client.unwrap_or(ClientAddress::LOCAL)) && !is_health()
+    }
+
+    /// Answers 403. The connection closes if the body has not arrived.
+    fn deny(&mut self, reader: &RequestReader, is_whole: bool) {
+        self.begin();
+        self.requests += 1;
+        let error = ParseError::Forbidden;
+        self.reactor.count_error(error);
+        *self.requests_left = self.requests_left.saturating_sub(1);
+        let Some(mut request) = reader.head() else { return };
+        request.keep_alive &= is_whole && *self.requests_left > 0 && !self.reactor.is_draining();
+        let start_bytes = self.state.output.bytes.len();
+        let lines = self.settings.error_headers(Some(&request.fields));
+        self.state.output.reject(request.context(), error, &lines);
+        let bytes = self.state.output.bytes.len() - start_bytes;
+        self.write_access(&request, error.status().0, bytes, None);
+    }
+
+    fn write_access(&self, request: &Request<'_>, status: u16, bytes: usize, slot: Option<usize>) {
+        let Some(access) = &self.reactor.access else { return };
+        let environment = slot.and_then(|slot| self.snapshot.slots.get(slot));
+        let environment = environment.map(|slot| &*slot.client_side_key);
+        let outcome = AccessOutcome { status, bytes, began: self.now, environment };
+        let client = self.reactor.addresses.of(self.peer, request.fields.forwarded_for);
+        let dropped = access.write(&self.reactor.log, client, request, &outcome);
+        self.reactor.metrics.access_dropped.add(dropped);
     }
 
     fn answer(&mut self, reader: &mut RequestReader, buffer: &mut BytesMut) {
@@ -180,7 +219,7 @@ impl BatchWriter<'_> {
                 handler.reset_after_panic();
                 output.bytes.truncate(start_bytes);
                 output.tail = None;
-                let lines = settings.cors_error_headers(Some(&request.fields));
+                let lines = settings.error_headers(Some(&request.fields));
                 output.reject(request.context(), ParseError::Internal, &lines);
                 RequestOutcome { status: 500, ..RequestOutcome::NONE }
             }
@@ -196,10 +235,9 @@ impl BatchWriter<'_> {
         if outcome.errors_truncated {
             self.reactor.metrics.errors_truncated.add(1);
         }
-        if let Some(access) = &self.reactor.access {
+        if self.reactor.access.is_some() {
             let bytes = output.bytes.len() - start_bytes + output.tail.as_ref().map_or(0, Bytes::len);
-            let dropped = access.write(&self.reactor.log, self.peer, &request, outcome.status, bytes, now);
-            self.reactor.metrics.access_dropped.add(dropped);
+            self.write_access(&request, outcome.status, bytes, outcome.slot);
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::limits::{
 use crate::log::Log;
 use crate::metrics::ReactorMetrics;
 use crate::reactor::access_log::AccessLog;
+use crate::reactor::client_address::ClientAddress;
 use crate::reactor::connections::Connections;
 #[cfg(test)]
 use crate::reactor::options::InjectedPanic;
@@ -42,6 +43,7 @@ pub struct Reactor {
     pub metrics: Arc<ReactorMetrics>,
     /// `None`: the access log is disabled.
     pub access: Option<AccessLog>,
+    pub addresses: ClientAddress,
     pub worker_state: Rc<WorkerState>,
     pub request_state: RefCell<RequestState>,
     pub heads: Rc<HeadCache>,
@@ -81,6 +83,7 @@ impl Reactor {
             log: options.log.clone(),
             metrics: options.metrics.clone(),
             access: AccessLog::new(&options.config),
+            addresses: ClientAddress::new(&options.config),
             worker_state,
             request_state: RefCell::default(),
             heads: Rc::new(HeadCache::new(server.head_bytes_max)),

@@ -7,6 +7,7 @@ mod accept;
 mod access_log;
 mod batch;
 mod budget;
+mod client_address;
 mod connection;
 mod connection_io;
 mod connections;

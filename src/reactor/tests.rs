@@ -71,7 +71,7 @@ fn prepare(
     let mut publisher = Publisher::new(config.clone());
     let inbox = publisher.connect().unwrap();
     let (lines, log) = mpsc::channel();
-    let sink = Log::start_to(&config.logging, Lines(lines)).unwrap();
+    let sink = Log::start_to(&config.logging, Lines(lines), None).unwrap();
     let mut start_times = Timeouts::of(&config);
     times(&mut start_times);
     let core = config.cores[0];

@@ -19,8 +19,9 @@ impl Folder {
             log_event_field_name: "event".into(),
             colour: false,
             enable_access_log: false,
+            access_log_file: None,
         };
-        Store::open(&self.0, &Log::start(&logging).unwrap()).unwrap()
+        Store::open(&self.0, &Log::start(&logging, None).unwrap()).unwrap()
     }
     fn files(&self) -> Vec<PathBuf> {
         fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path()).collect()

@@ -24,6 +24,8 @@ pub enum Action {
     },
     LogConfigWarning(ConfigWarning),
     SetLogLevel(Level),
+    /// Open the access log file again.
+    ReopenAccessLog,
     /// Fetch and compile a document in the pool; ends in `Event::Refreshed`.
     Refresh(RefreshJob),
     /// Fetch the list of environments in the pool; ends in `Event::Discovered`.

@@ -124,6 +124,7 @@ impl RunLoop {
             }
             Action::LogConfigWarning(warning) => self.log.config_warning(&warning),
             Action::SetLogLevel(level) => self.log.set_level(level),
+            Action::ReopenAccessLog => self.log.reopen(),
             Action::Refresh(job) => self.refresh(job),
             Action::Discover => self.discover(),
             Action::Upload { kind, waiting } => self.upload(kind, waiting),

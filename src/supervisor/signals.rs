@@ -3,7 +3,7 @@
 use std::io;
 use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 /// The signals that the process handles.
@@ -13,6 +13,8 @@ pub enum Signal {
     Stop,
     /// SIGHUP.
     Reload,
+    /// SIGUSR1.
+    ReopenLog,
 }
 
 /// Calls `notify` for each signal until it returns false.
@@ -20,10 +22,15 @@ pub enum Signal {
 /// # Errors
 /// The signal handlers cannot be installed, or the thread cannot be started.
 pub fn watch(notify: impl Fn(Signal) -> bool + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
-            if !notify(if signal == SIGHUP { Signal::Reload } else { Signal::Stop }) {
+            let signal = match signal {
+                SIGHUP => Signal::Reload,
+                SIGUSR1 => Signal::ReopenLog,
+                _ => Signal::Stop,
+            };
+            if !notify(signal) {
                 return;
             }
         }

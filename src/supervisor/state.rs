@@ -131,6 +131,7 @@ impl Supervisor {
             Event::Tick { reactors } => self.tick(reactors, context),
             Event::Signal(Signal::Stop) => self.stop(context),
             Event::Signal(Signal::Reload) => self.read_config(true, context),
+            Event::Signal(Signal::ReopenLog) => context.actions.push(Action::ReopenAccessLog),
             Event::DocumentLoaded { id, result } => self.environments.loaded(id, result, context),
             Event::DiscoveryLoaded(result) => {
                 let known = self.environments.known_keys();

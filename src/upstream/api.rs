@@ -19,6 +19,8 @@ pub struct Upstream {
     base: Uri,
     /// `Authorization` from the user and password in `api_url`.
     credentials: Option<Secret>,
+    /// `api_headers`.
+    headers: Vec<(String, Secret)>,
     pub(super) realtime: Uri,
     pub(super) realtime_credentials: Option<Secret>,
     pub(super) proxy_key: Option<Secret>,
@@ -42,6 +44,7 @@ impl Upstream {
                 client,
                 base,
                 credentials,
+                headers: config.api_headers.clone(),
                 realtime,
                 realtime_credentials,
                 proxy_key: config.proxy_key.clone(),
@@ -70,8 +73,17 @@ impl Upstream {
         url::same_origin(uri, &self.base) || url::is_upgrade(&self.base, uri)
     }
 
-    pub(super) fn authorization(&self) -> Option<Field<'_>> {
-        self.credentials.as_ref().map(|credentials| ("authorization", credentials.expose()))
+    /// The fields of every request to the API: the credentials in `api_url` and `api_headers`.
+    pub(super) fn own_fields(&self) -> impl Iterator<Item = Field<'_>> {
+        let credentials = self.credentials.iter().map(|credentials| ("authorization", credentials.expose()));
+        credentials.chain(self.headers.iter().map(|(name, value)| (name.as_str(), value.expose())))
+    }
+
+    /// `api_headers` for a request to `uri`: none unless it is an address of the API, because they may be
+    /// secrets of its gateway.
+    pub(super) fn headers_for(&self, uri: &Uri) -> impl Iterator<Item = Field<'_>> {
+        let headers = if self.is_trusted(uri) { self.headers.as_slice() } else { &[] };
+        headers.iter().map(|(name, value)| (name.as_str(), value.expose()))
     }
 
     /// The key of an environment, and the proxy key if there is one (compatibility.md 4.3).
@@ -97,7 +109,7 @@ impl Upstream {
             fields.extend_from_slice(conditions);
             if trusted {
                 fields.extend_from_slice(keys);
-                fields.extend(self.authorization());
+                fields.extend(self.own_fields());
             }
             let response = self.client.get(&uri, &fields).map_err(|error| match hop {
                 0 => error,

@@ -16,7 +16,7 @@ use crate::upstream::outbound_proxy::{OutboundProxies, OutgoingProxy};
 use crate::upstream::{outbound_proxy, tls_errors, url};
 
 /// A header field: name and value.
-pub type Field<'a> = (&'static str, &'a str);
+pub type Field<'a> = (&'a str, &'a str);
 
 /// An HTTP client for one configuration. It keeps idle connections for reuse.
 #[derive(Debug)]

@@ -140,7 +140,7 @@ impl Upstream {
         let mut fields = fields.to_vec();
         fields.push(("idempotency-key", idempotency_key));
         fields.extend(self.proxy_key.as_ref().map(|key| ("x-proxy-key", key.expose())));
-        fields.extend(self.authorization());
+        fields.extend(self.own_fields());
         let response = self.client.post(&uri, &fields, body, time_max).and_then(|response| {
             match https_redirect(&response) {
                 // A redirect means that upstream has not processed the body.

@@ -1,10 +1,10 @@
 //! Event streams of upstream (compatibility.md 1.5).
-use http::{HeaderMap, header};
+use http::{HeaderMap, Uri, header};
 
 use crate::json::hex::path_segment;
 use crate::limits;
 use crate::upstream::api::Upstream;
-use crate::upstream::client::UpstreamResponse;
+use crate::upstream::client::{Field, UpstreamResponse};
 use crate::upstream::error::{PollError, PollErrorKind};
 use crate::upstream::response::{error_for_status, https_redirect};
 use crate::upstream::url;
@@ -23,9 +23,16 @@ impl Upstream {
         let mut fields = vec![("accept", "text/event-stream"), ("cache-control", "no-cache")];
         let credentials = self.realtime_credentials.as_ref();
         fields.extend(credentials.map(|credentials| ("authorization", credentials.expose())));
-        let mut response = self.client.stream(&uri, &fields, limits::STREAM_SILENCE_MAX)?;
+        let open = |uri: &Uri| {
+            // A gateway in front of the API may serve its event streams too.
+            let own =
+                self.headers_for(uri).filter(|(name, _)| *name != "authorization" || credentials.is_none());
+            let fields: Vec<Field<'_>> = fields.iter().copied().chain(own).collect();
+            self.client.stream(uri, &fields, limits::STREAM_SILENCE_MAX)
+        };
+        let mut response = open(&uri)?;
         if let Some(target) = https_redirect(&response) {
-            response = self.client.stream(&target, &fields, limits::STREAM_SILENCE_MAX)?;
+            response = open(&target)?;
         }
         if response.status == 200 && !is_event_stream(&response.headers) {
             let kind = response.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());

@@ -473,7 +473,7 @@ fn cores_are_a_count_or_a_list() {
 
 #[test]
 fn networks_contain_their_addresses() {
-    let allow = |text: &str| parse::forwarded_allow_ips(&json!(text)).expect("valid");
+    let allow = |text: &str| networks::forwarded_allow_ips(&json!(text)).expect("valid");
     assert!(allow("*").contains([8, 8, 8, 8].into()));
     assert!(allow("10.0.0.0/8").contains("::ffff:10.9.9.9".parse().expect("an address")));
     assert!(allow("0.0.0.0/0").contains([8, 8, 8, 8].into()));
@@ -488,7 +488,7 @@ fn networks_contain_their_addresses() {
     for text in
         ["10.0.0.0/33", "name", "10.0.0.0/x", "10.0.0.0/", "10.0.0/8", "::1/129", "10.0.0.0/255.0.0.0"]
     {
-        assert!(parse::forwarded_allow_ips(&json!(text)).is_err(), "{text}");
+        assert!(networks::forwarded_allow_ips(&json!(text)).is_err(), "{text}");
     }
 }
 
@@ -558,4 +558,5 @@ fn every_setting_is_read() {
 }
 
 /// Environment variables.
+mod gateways;
 mod variables;

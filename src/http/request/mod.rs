@@ -207,11 +207,20 @@ impl RequestReader {
             BodyState::Length(length) => &mut buffer[..*length],
             BodyState::Chunked(chunked) => &mut buffer[..chunked.decoded_bytes()],
         };
+        Some(self.with_body(head, body))
+    }
+
+    /// The request without its body, which may not have arrived; `None` before the head is decoded.
+    pub fn head(&self) -> Option<Request<'_>> {
+        self.head.as_ref().map(|head| self.with_body(head.parts(), &mut []))
+    }
+
+    fn with_body<'a>(&'a self, head: &'a Parts, body: &'a mut [u8]) -> Request<'a> {
         let (path, query) = match self.nonstandard_target.as_slice() {
             [] => (path(head), head.uri.query().unwrap_or_default().as_bytes()),
             target => split_target(target),
         };
-        Some(Request {
+        Request {
             method: method(&head.method),
             path,
             query,
@@ -220,7 +229,7 @@ impl RequestReader {
             coding: self.scan.framing.coding,
             keep_alive: self.scan.framing.keep_alive(),
             http_10: self.scan.framing.http_10,
-        })
+        }
     }
 
     /// Whether the buffer ends with the current request.
