@@ -28,8 +28,8 @@ impl<'a> Version<'a> {
         let mut parts = core.splitn(3, '.');
         let numbers = [parts.next()?, parts.next()?, parts.next()?];
         let valid = numbers.iter().all(|number| is_number(number) && number.len() <= INTEGER_DIGITS_MAX)
-            && pre_release.is_none_or(|text| text.split('.').all(is_pre_release_identifier))
-            && build.is_none_or(|text| text.split('.').all(is_identifier));
+            && pre_release.is_none_or(|text| are_identifiers(text, false))
+            && build.is_none_or(|text| are_identifiers(text, true));
         valid.then_some(Self { numbers, pre_release, build })
     }
 
@@ -81,12 +81,32 @@ fn is_number(text: &str) -> bool {
         && (text == "0" || !text.starts_with('0'))
 }
 
-fn is_identifier(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+/// Whether `text` is identifiers joined by dots. One pass, because a client chooses the text and every
+/// condition on it parses it. Those of a pre-release that are digits have no leading zeros.
+fn are_identifiers(text: &str, leading_zeros: bool) -> bool {
+    let bytes = text.as_bytes();
+    let (mut from, mut is_number) = (0, true);
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => {}
+            b'.' => {
+                if !is_identifier_length(bytes[from], at - from, is_number && !leading_zeros) {
+                    return false;
+                }
+                (from, is_number) = (at + 1, true);
+            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'-' => is_number = false,
+            _ => return false,
+        }
+    }
+    bytes
+        .get(from)
+        .is_some_and(|first| is_identifier_length(*first, bytes.len() - from, is_number && !leading_zeros))
 }
 
-fn is_pre_release_identifier(text: &str) -> bool {
-    is_identifier(text) && (is_number(text) || !text.bytes().all(|byte| byte.is_ascii_digit()))
+/// Whether an identifier that begins with `first` may have that many bytes.
+fn is_identifier_length(first: u8, bytes: usize, is_strict_number: bool) -> bool {
+    bytes == 1 || (bytes > 1 && !(is_strict_number && first == b'0'))
 }
 
 /// Compares digits without leading zeros, of which the longer is the larger number.
@@ -103,8 +123,11 @@ fn compare_identifiers(a: &str, b: &str) -> Ordering {
     }
 }
 
+/// Identifiers that both begin with are equal: only those from the first difference on are compared.
 fn compare_pre_releases(a: &str, b: &str) -> Ordering {
-    let (mut a, mut b) = (a.split('.'), b.split('.'));
+    let same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let from = a[..same].rfind('.').map_or(0, |dot| dot + 1);
+    let (mut a, mut b) = (a[from..].split('.'), b[from..].split('.'));
     loop {
         match (a.next(), b.next()) {
             (None, None) => return Ordering::Equal,
@@ -148,3 +171,60 @@ impl PartialEq for Version<'_> {
 }
 
 impl Eq for Version<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Ordering;
+
+    use crate::python::semver::{
+        Version, are_identifiers, compare_identifiers, compare_pre_releases, is_number,
+    };
+
+    /// Section 9 and 10 as they are written.
+    fn are_by_definition(text: &str, leading_zeros: bool) -> bool {
+        text.split('.').all(|part| {
+            let is_identifier =
+                !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            is_identifier && (leading_zeros || is_number(part) || !part.bytes().all(|b| b.is_ascii_digit()))
+        })
+    }
+
+    /// Section 11.4 as it is written.
+    fn order_by_definition(a: &str, b: &str) -> Ordering {
+        let (a, b): (Vec<_>, Vec<_>) = (a.split('.').collect(), b.split('.').collect());
+        let by_part = a.iter().zip(&b).map(|(a, b)| compare_identifiers(a, b)).find(|order| order.is_ne());
+        by_part.unwrap_or_else(|| a.len().cmp(&b.len()))
+    }
+
+    /// Every text of up to five of these characters, and every pair of those of up to four.
+    #[test]
+    fn one_pass_accepts_and_orders_as_the_definition() {
+        let mut texts = vec![String::new()];
+        for length in 1..=5 {
+            let longer = texts.iter().filter(|text| text.len() == length - 1);
+            let longer = longer.flat_map(|text| ["0", "1", "a", "-", ".", "+"].map(|c| format!("{text}{c}")));
+            texts.extend(longer.collect::<Vec<_>>());
+        }
+        for text in &texts {
+            for leading_zeros in [false, true] {
+                let expected = are_by_definition(text, leading_zeros);
+                assert_eq!(are_identifiers(text, leading_zeros), expected, "{text:?}");
+            }
+        }
+        let valid: Vec<&String> =
+            texts.iter().filter(|text| text.len() <= 4 && are_identifiers(text, false)).collect();
+        assert!(valid.len() > 100);
+        for a in &valid {
+            for b in &valid {
+                assert_eq!(compare_pre_releases(a, b), order_by_definition(a, b), "{a} and {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_outside_ascii_is_rejected() {
+        for text in ["1.2.3-\u{e9}", "1.2.3+\u{e9}", "1.2.\u{e9}", "1.2.3-a.\u{1f600}.b"] {
+            assert!(Version::parse(text).is_none(), "{text}");
+        }
+    }
+}
