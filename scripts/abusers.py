@@ -148,6 +148,11 @@ DOCUMENTS = {
         multivariates=100,
     ),
     "backtracking": document([("t", "REGEX", rf"(x+x+)+\1y{number}") for number in range(200)]),
+    "versions": document([("t", "GREATER_THAN", f"1.0.0-{'a.' * 900}{number}:semver") for number in range(1000)]),
+    "flag cycle": document([(f"$.flags.flag-{(number + 1) % 10}.value", "EQUAL", "matched") for number in range(1000)]),
+    "flag cycle, queries": document(
+        [(f"$['flags']['flag-{(number + 1) % 10}']['value']", "EQUAL", "matched") for number in range(1000)]
+    ),
     "jsonpath, all": document([(path, "EQUAL", "nothing") for path in JSONPATHS.values()]),
 } | {f"jsonpath, {name}": document([(path, "EQUAL", "nothing")]) for name, path in JSONPATHS.items()}
 
@@ -278,6 +283,14 @@ def keyed():
     yield Abuser("bulk, 100 characters each", True, same(bulk_identities(100)), document="identifiers")
     text = {"identifier": "a", "traits": [{"trait_key": "t", "trait_value": "x" * 2000}]}
     yield Abuser("backtracking", True, same(request(IDENTITIES, json.dumps(text).encode())), document="backtracking")
+    version = {"trait_key": "t", "trait_value": f"1.0.0-{'a.' * 996}b"}
+    alone = {"identifier": "a", "traits": [version]}
+    several = {"data": [{"identifier": f"{n}", "traits": [version]} for n in range(100)]}
+    for name, path, body in (("", IDENTITIES, alone), (", bulk", BULK, several)):
+        sent = same(request(path, json.dumps(body).encode()))
+        yield Abuser(f"versions{name}", True, sent, document="versions")
+        yield Abuser(f"flag cycle{name}", True, sent, document="flag cycle")
+        yield Abuser(f"flag cycle, queries{name}", True, sent, document="flag cycle, queries")
     one_byte = b"1;" + b"a" * 250 + b"\r\n \r\n"
     yield Abuser("chunk extensions of 1 MiB", True, same(chunked(one_byte * (MIB // len(one_byte)))))
     yield Abuser("chunk extension without end", True, same(chunked(b"1;" + b"a" * MIB)))

@@ -40,4 +40,5 @@ pub mod terminal;
 pub mod tls;
 pub mod upstream;
 pub mod validators;
+pub mod work;
 pub mod yielding;

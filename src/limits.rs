@@ -328,6 +328,13 @@ pub const FLAG_CHAIN_MAX: usize = 128;
 /// Flags that conditions read in one evaluation; without a limit, flags that read each other would take time
 /// exponential in their number. Beyond: treated as a cycle.
 pub const FLAG_READS_MAX: usize = 10_000;
+/// Steps that cycles of flags take in a request: a step for each read that a cycle cuts, and one for each
+/// condition of a segment whose result is discarded, [`SCAN_STEPS`] if it scans text. Without cycles nothing
+/// is spent. Beyond: flags not resolved by then are treated as in a cycle, and the request is counted;
+/// `bulk-identities/` is answered with 400, unless its first identity exceeds it.
+pub const FLAG_CYCLE_STEPS_MAX: u32 = 100_000;
+/// Steps for a condition that hashes or searches a text of up to [`TRAIT_VALUE_CHARS_MAX`].
+pub const SCAN_STEPS: u32 = 32;
 /// Steps of one backtracking match, about 1 ms. Python has no limit: such a pattern blocks its process.
 /// Beyond: no match.
 pub const PATTERN_STEPS_MAX: u32 = 200_000;

@@ -95,6 +95,8 @@ pub struct ReactorMetrics {
     pub jsonpath_exceeded: Counter,
     /// Requests whose regular expressions exceeded their step budget.
     pub patterns_exceeded: Counter,
+    /// Requests whose cycles of flags exceeded their step budget.
+    pub flag_cycles_exceeded: Counter,
     /// Bulk requests rejected because evaluating their identities exceeded the budget.
     pub bulk_refused: Counter,
     /// Access log records dropped because the queue was full.
@@ -229,6 +231,7 @@ impl ReactorMetrics {
             accept_pauses: Counter::default(),
             jsonpath_exceeded: Counter::default(),
             patterns_exceeded: Counter::default(),
+            flag_cycles_exceeded: Counter::default(),
             bulk_refused: Counter::default(),
             access_dropped: Counter::default(),
             restarts: Counter::default(),

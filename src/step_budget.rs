@@ -5,7 +5,10 @@
 //! counted, never timed: the same request against the same document always gets the same response.
 use std::cell::Cell;
 
-use crate::limits::{BULK_TEXT_BYTES_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX};
+use crate::limits::{
+    BULK_TEXT_BYTES_MAX, FLAG_CYCLE_STEPS_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX,
+};
+use crate::work;
 
 /// The remaining steps of a budget.
 #[derive(Debug)]
@@ -22,6 +25,11 @@ impl StepBudget {
     /// Takes `steps` from the budget and returns whether there were enough. If not, the budget is exceeded
     /// and empty from then on.
     pub fn spend(&self, steps: usize) -> bool {
+        work::charge(steps.min(self.left.get() as usize));
+        self.take(steps)
+    }
+
+    fn take(&self, steps: usize) -> bool {
         let left = u32::try_from(steps).ok().and_then(|steps| self.left.get().checked_sub(steps));
         self.left.set(left.unwrap_or(0));
         if left.is_none() {
@@ -56,13 +64,17 @@ pub struct RequestBudget {
     /// For several identities in one request: bytes of values that conditions hash or search. Exceeding it
     /// rejects the whole request; no condition is cut short.
     pub texts: StepBudget,
+    /// For flags that conditions read: what cycles cut, and results of segments that are discarded because of
+    /// it. Documents without cycles spend nothing.
+    pub flag_cycles: StepBudget,
 }
 
 impl RequestBudget {
     /// Records that a condition hashes or searches a value of that many bytes.
     #[inline]
     pub fn read(&self, bytes: usize) {
-        self.texts.spend(TEXT_BYTES_MIN + bytes);
+        work::count_bytes(bytes);
+        self.texts.take(TEXT_BYTES_MIN + bytes);
     }
 }
 
@@ -75,6 +87,7 @@ impl Default for RequestBudget {
             jsonpath: StepBudget::new(JSONPATH_STEPS_MAX),
             patterns: StepBudget::new(PATTERN_STEPS_REQUEST_MAX),
             texts: StepBudget::new(BULK_TEXT_BYTES_MAX),
+            flag_cycles: StepBudget::new(FLAG_CYCLE_STEPS_MAX),
         }
     }
 }

@@ -6,7 +6,9 @@ use edge_proxy::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValu
 use edge_proxy::engine::program::Role;
 use edge_proxy::engine::render;
 use edge_proxy::engine::trace::explain;
-use edge_proxy::limits::{JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX};
+use edge_proxy::limits::{
+    BULK_TEXT_BYTES_MAX, FLAG_CYCLE_STEPS_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX,
+};
 use edge_proxy::snapshot::Environment;
 use serde_json::{Value, json};
 
@@ -266,4 +268,115 @@ fn patterns_of_a_request_spend_steps_for_what_building_them_takes() {
         );
         assert_eq!(scratch.budget().jsonpath.is_exceeded(), is_exceeded, "{count}");
     }
+}
+
+/// Segment `i` overrides `fi` and reads `f(i+1)`; the last one of `count` reads `last`.
+fn chain(count: usize, last: &str, operator: &'static str) -> Value {
+    let reads: Vec<String> = (1..count).map(|next| format!("$.flags.f{next}.value")).collect();
+    let mut conditions: Vec<_> =
+        reads.iter().map(|path| ("ALL", path.as_str(), operator, "matched")).collect();
+    conditions.push(("ALL", last, operator, "matched"));
+    // Two more, which are in no cycle: one reads the other.
+    conditions.push(("ALL", "t", "EQUAL", "matched"));
+    let free = format!("$.flags.f{count}.value");
+    conditions.push(("ALL", &free, operator, "matched"));
+    document_of(&conditions)
+}
+
+/// Evaluates a chain; the steps that its cycles took, whether these sufficed, and the values.
+fn cycle_steps(document: &Value) -> (u32, bool, Vec<String>) {
+    let (environment, _) = Environment::compile(document.to_string().into_bytes()).expect("it compiles");
+    let traits = [Trait { key: "t", value: TraitValue::Text("matched") }];
+    let mut scratch = EvaluationScratch::default();
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        evaluate(environment.program(), &Identity { identifier: "u", traits: &traits }, &mut scratch);
+        let budget = &scratch.budget().flag_cycles;
+        let values = values(&environment, &scratch).into_iter().map(str::to_owned).collect();
+        found.push((FLAG_CYCLE_STEPS_MAX - budget.left(), budget.is_exceeded(), values));
+    }
+    assert_eq!(found[0], found[1], "the same each time");
+    found.remove(0)
+}
+
+#[test]
+fn flags_that_read_each_other_spend_steps_only_in_a_cycle() {
+    let (matched, plain) = ("\"matched\"".to_owned(), "\"plain\"".to_owned());
+    // Chains, up to the longest: nothing is spent, whatever follows from the last one.
+    for count in [1, 2, 100, 127] {
+        let (steps, is_exceeded, values) = cycle_steps(&chain(count, "t", "EQUAL"));
+        assert_eq!((steps, is_exceeded), (0, false), "{count}");
+        assert_eq!(values, vec![matched.clone(); count + 2], "{count}");
+    }
+    // Cycles within the budget cut themselves only.
+    for count in [1, 2, 12] {
+        let (steps, is_exceeded, values) = cycle_steps(&chain(count, "$.flags.f0.value", "NOT_EQUAL"));
+        assert!(steps > 0 && !is_exceeded, "{count}: {steps}");
+        assert_eq!(values[..count], vec![plain.clone(); count], "{count}");
+        assert_eq!(values[count..], [matched.clone(), plain.clone()], "{count}");
+    }
+}
+
+/// A thousand segments that override each of eight flags and read the next one: each result is discarded, again
+/// and again. Beside them the two free ones of [`chain`].
+fn crowded() -> Value {
+    let mut document = chain(1000, "$.flags.f0.value", "EQUAL");
+    let state = |number: usize| {
+        json!({"feature": {"id": number, "name": format!("f{number}"), "type": "STANDARD"}, "enabled": true,
+            "feature_state_value": "matched", "django_id": number, "multivariate_feature_state_values": [],
+            "featurestate_uuid": "00000000-0000-4000-8000-000000000000"})
+    };
+    let segments = document["project"]["segments"].as_array_mut().expect("a list");
+    for (number, segment) in segments.iter_mut().enumerate().take(1000) {
+        segment["feature_states"] = (0..8).map(state).collect();
+        let path = format!("$.flags.f{}.value", (number + 1) % 8);
+        segment["rules"][0]["conditions"][0]["property_"] = json!(path);
+    }
+    document
+}
+
+#[test]
+fn a_cycle_through_many_segments_is_bounded() {
+    let (steps, is_exceeded, values) = cycle_steps(&crowded());
+    assert_eq!((steps, is_exceeded), (FLAG_CYCLE_STEPS_MAX, true));
+    // What reads a flag that is not resolved yet is cut as well; the rest is evaluated.
+    let mut expected = vec!["\"plain\"".to_owned(); 1002];
+    expected[1000] = "\"matched\"".to_owned();
+    assert_eq!(values, expected);
+}
+
+#[test]
+fn a_bulk_request_is_refused_if_only_together_its_identities_exceed_the_steps_of_cycles() {
+    let small = chain(12, "$.flags.f0.value", "EQUAL");
+    let (steps, ..) = cycle_steps(&small);
+    assert!(steps * 3 < FLAG_CYCLE_STEPS_MAX && steps * 100 > FLAG_CYCLE_STEPS_MAX, "{steps}");
+    let large = crowded();
+    for (document, count, status) in [(&small, 3, 200), (&small, 100, 400), (&large, 3, 200)] {
+        let scratch = crate::support::Scratch::new();
+        let file = scratch.write("environment.json", document.to_string());
+        let proxy =
+            Start::serve().document(document::CLIENT_KEY, document::SERVER_KEY, &file).with_admin().ready();
+        let one = |number: usize| json!({"identifier": number.to_string(), "traits": []});
+        let body = json!({"data": (0..count).map(one).collect::<Vec<_>>()}).to_string();
+        let answer = proxy.post("/api/v1/bulk-identities/", document::CLIENT_KEY, &body);
+        assert_eq!(answer.status, status, "{}", answer.text());
+        let is_exceeded = status == 400 || document == &large;
+        let counted = proxy.metric("edge_proxy_flag_cycle_budget_exceeded_total");
+        assert_eq!(counted, f64::from(u8::from(is_exceeded)));
+        assert_eq!(proxy.metric("edge_proxy_bulk_refused_total"), f64::from(u8::from(status == 400)));
+        if is_exceeded {
+            proxy.wait_for_log("flag_cycle_budget_exceeded");
+        }
+    }
+}
+
+#[test]
+fn versions_in_a_bulk_request_are_charged_as_the_text_they_are() {
+    let environment = compiled(&[("ALL", "t", "GREATER_THAN", "1.0.0-a.b:semver"); 1]);
+    let version = format!("1.0.0-{}b", "a.".repeat(900));
+    let traits = [Trait { key: "t", value: TraitValue::Text(&version) }];
+    let mut scratch = EvaluationScratch::default();
+    evaluate(environment.program(), &Identity { identifier: "u", traits: &traits }, &mut scratch);
+    let spent = BULK_TEXT_BYTES_MAX - scratch.budget().texts.left();
+    assert!(usize::try_from(spent).expect("small") >= version.len(), "{spent}");
 }

@@ -6,6 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use edge_proxy::python::json;
+use edge_proxy::step_budget::StepBudget;
+use edge_proxy::work;
+use edge_proxy::work::Work;
+
 use crate::support::fixture::root;
 
 #[path = "fuzz/targets/mod.rs"]
@@ -161,4 +166,17 @@ fn every_target_is_run() {
     for target in targets::TARGETS {
         assert!(source.contains(&format!("fuzz(\"{}\");", target.name)), "{} is run here", target.name);
     }
+}
+
+/// Without it the work oracle would hold whatever is done.
+#[test]
+fn work_is_counted_in_this_build() {
+    work::take();
+    assert!(json::loads(br#"{"a":[1,2,3]}"#).is_ok());
+    let read = work::take();
+    assert!((6..20).contains(&read.free) && read.charged == 0, "{read:?}");
+    let budget = StepBudget::new(10);
+    assert!(budget.spend(3) && !budget.spend(8));
+    assert_eq!(work::take(), Work { free: 0, charged: 10 });
+    assert_eq!(work::take(), Work::default());
 }

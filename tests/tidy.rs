@@ -35,12 +35,13 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("schedule", &["limits"]),
     ("counts", &["limits"]),
     ("files", &[]),
-    ("step_budget", &["limits"]),
+    ("work", &[]),
+    ("step_budget", &["limits", "work"]),
     ("terminal", &[]),
     ("validators", &[]),
     // Python's semantics, and the engine that follows them.
-    ("python", &["json", "limits", "step_budget"]),
-    ("engine", &["json", "limits", "python", "step_budget", "yielding"]),
+    ("python", &["json", "limits", "step_budget", "work"]),
+    ("engine", &["json", "limits", "python", "step_budget", "work", "yielding"]),
     ("snapshot", &["engine", "json", "limits", "yielding"]),
     // Configuration and what every plane uses.
     ("config", &["files", "limits", "terminal"]),
@@ -48,10 +49,10 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("log", &["config", "limits", "terminal"]),
     ("tls", &["config", "files", "limits"]),
     // Data plane.
-    ("http", &["limits"]),
+    ("http", &["limits", "work"]),
     ("metrics", &["http", "snapshot"]),
     ("channel", &["config", "counts", "snapshot"]),
-    ("identity", &["engine", "http", "json", "limits", "python"]),
+    ("identity", &["engine", "http", "json", "limits", "python", "work"]),
     (
         "handlers",
         &["config", "counts", "demo", "engine", "http", "identity", "json", "limits", "python", "snapshot"],

@@ -122,7 +122,7 @@ fn durations(text: &mut Text, metrics: &Metrics) {
 
 fn traffic(text: &mut Text, metrics: &Metrics) {
     type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
-    let rows: [Row; 13] = [
+    let rows: [Row; 14] = [
         ("http_received_bytes_total", "counter", "Bytes read from clients.", |r| r.bytes_read.value()),
         ("http_sent_bytes_total", "counter", "Bytes written to clients.", |r| r.bytes_written.value()),
         ("connections_opened_total", "counter", "Connections accepted.", |r| r.connections_opened.value()),
@@ -165,6 +165,12 @@ fn traffic(text: &mut Text, metrics: &Metrics) {
             "counter",
             "Requests whose regular expressions exceeded their step budget; the conditions affected did not match.",
             |r| r.patterns_exceeded.value(),
+        ),
+        (
+            "flag_cycle_budget_exceeded_total",
+            "counter",
+            "Requests whose cycles of flags exceeded their step budget; flags not resolved by then were treated as in a cycle.",
+            |r| r.flag_cycles_exceeded.value(),
         ),
         (
             "bulk_refused_total",

@@ -5,6 +5,7 @@
 use crate::engine::evaluate::EvaluationScratch;
 use crate::engine::program::{CYCLIC, Program, Role};
 use crate::engine::table::{Span, offset};
+use crate::work;
 
 /// The reason of a flag in a cycle of flags (compatibility.md 5.12).
 pub const CIRCULAR_DEPENDENCY: &str = "ERROR; code=CIRCULAR_DEPENDENCY";
@@ -55,6 +56,7 @@ pub fn write(
         }
     }
     run.copy();
+    work::count_bytes(out.len() - from);
     if out.len() > from {
         // The comma after the last flag.
         out.pop();

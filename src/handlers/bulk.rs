@@ -31,6 +31,7 @@ pub fn post<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError
     let Scratch { evaluation, body, .. } = &mut *exchange.scratch;
     body.clear();
     body.push(b'[');
+    let mut first_exceeded = false;
     for (index, requested) in requested.iter().enumerate() {
         if index > 0 {
             body.push(b',');
@@ -42,7 +43,11 @@ pub fn post<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError
         // All identities share the budget of the request, which the first one starts.
         let selection = Selection { is_further: index > 0, ..Selection::default() };
         identities::evaluate_into(environment, role, &parsed, selection, evaluation, body);
-        if index > 0 && evaluation.budget().texts.is_exceeded() {
+        // If the first identity exceeds it, every such request would: it is answered with what was evaluated.
+        let budget = evaluation.budget();
+        first_exceeded |= index == 0 && budget.flag_cycles.is_exceeded();
+        let is_cut = budget.flag_cycles.is_exceeded() && !first_exceeded;
+        if index > 0 && (budget.texts.is_exceeded() || is_cut) {
             return Err(ApiError::BadRequest(TOO_MUCH_WORK.into()));
         }
     }

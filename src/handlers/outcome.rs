@@ -36,10 +36,11 @@ impl RequestOutcome {
 pub struct Exceeded {
     pub jsonpath: bool,
     pub patterns: bool,
+    pub flag_cycles: bool,
     /// A bulk request was rejected with 400.
     pub bulk: bool,
 }
 
 impl Exceeded {
-    pub const NONE: Self = Self { jsonpath: false, patterns: false, bulk: false };
+    pub const NONE: Self = Self { jsonpath: false, patterns: false, flag_cycles: false, bulk: false };
 }

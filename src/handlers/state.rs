@@ -40,10 +40,12 @@ impl HandlerState {
     pub fn take_exceeded(&mut self, outcome: &RequestOutcome) -> Exceeded {
         let budget = self.scratch.evaluation.budget();
         let is_rejected = outcome.route == Route::BulkIdentities && outcome.status == 400;
+        let (texts, flag_cycles) = (budget.texts.take_exceeded(), budget.flag_cycles.take_exceeded());
         Exceeded {
             jsonpath: budget.jsonpath.take_exceeded(),
             patterns: budget.patterns.take_exceeded(),
-            bulk: budget.texts.take_exceeded() && is_rejected,
+            flag_cycles,
+            bulk: is_rejected && (texts || flag_cycles),
         }
     }
 

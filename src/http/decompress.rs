@@ -6,6 +6,7 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 
 use crate::http::error::ParseError;
 use crate::limits::{BODY_BYTES_MAX, KEPT_BODY_BYTES_MAX};
+use crate::work;
 
 /// The `Content-Encoding` of a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,6 +86,7 @@ impl Gunzip {
                 _ => return Err(ParseError::BadCoding),
             }
         }
+        work::count_bytes(self.body.len() - start);
         let (trailer, rest) = rest.split_first_chunk::<TRAILER_BYTES>().ok_or(ParseError::BadCoding)?;
         let mut crc = Crc::new();
         crc.update(self.body.get(start..).unwrap_or_default());

@@ -8,6 +8,7 @@ use crate::json::write;
 use crate::limits::{ERROR_INPUT_BYTES_MAX, ERRORS_MAX, TRAIT_VALUE_CHARS_MAX};
 use crate::python::json::{Dict, PyText, PyValue};
 use crate::python::number::float_str;
+use crate::work;
 
 /// The location of a value in a request: a step, and the steps before it.
 #[derive(Clone, Copy, Debug)]
@@ -161,7 +162,9 @@ impl ErrorEntries {
         self.count += 1;
         self.head(kind, path, message);
         self.body.extend_from_slice(b",\"input\":");
+        let before = self.body.len();
         quote(input, &mut self.body);
+        work::count_bytes(self.body.len() - before);
         true
     }
 

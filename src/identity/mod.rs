@@ -23,6 +23,7 @@ pub use crate::identity::error::IdentityError;
 use crate::identity::error_list::is_within_length;
 use crate::limits::{JSON_DEPTH_MAX, KEPT_BODY_BYTES_MAX};
 use crate::python::unicode::is_space;
+use crate::work;
 
 /// The identity of a request.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +85,8 @@ impl IdentityReader {
         is_json: bool,
         then: impl FnOnce(Result<ParsedIdentity<'_>, IdentityError>) -> R,
     ) -> R {
-        let mut traits = recycle(std::mem::take(&mut self.traits));
+        let (mut traits, body_bytes) = (recycle(std::mem::take(&mut self.traits)), body.len());
+        work::count_bytes(body_bytes);
         let text = std::str::from_utf8(body).ok().filter(|_| is_json);
         if let Some(fast) = text.and_then(|text| fast_path::parse(text, &mut traits)) {
             let identity = Identity { identifier: fast.identifier, traits: &traits };
@@ -98,6 +100,7 @@ impl IdentityReader {
         let mut tape = std::mem::replace(&mut self.tape, Tape(Vec::new())).reset();
         let is_filled =
             is_json && !body.is_empty() && simd_json::fill_tape(body, &mut self.buffers, &mut tape).is_ok();
+        work::count(tape.0.len());
         let identifier = if is_filled { tape_identity(&tape.0, &mut traits) } else { None };
         let result = match identifier {
             Some(identifier) => {

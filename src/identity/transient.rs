@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::engine::evaluate::{Trait, TraitValue};
 use crate::json::hex::hex;
 use crate::python::number::float_str;
+use crate::work;
 
 /// Computes the identifier. Traits that are null are skipped; if all are null, it is the digest of nothing,
 /// as in core.
@@ -15,6 +16,7 @@ pub fn identifier(traits: &[Trait<'_>]) -> String {
     if traits.is_empty() {
         return random();
     }
+    work::count(traits.len());
     let mut sorted: Vec<&Trait<'_>> = traits.iter().collect();
     sorted.sort_by_key(|item| item.key);
     let mut digest = Sha256::new();

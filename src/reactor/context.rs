@@ -12,7 +12,8 @@ use crate::handlers::{Exceeded, HandlerState, RequestOutcome};
 use crate::http::framing::TARGET_PART;
 use crate::http::{HeadCache, ParseError, ResponseWriter};
 use crate::limits::{
-    JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
+    FLAG_CYCLE_STEPS_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX, SPARE_BUFFER_BYTES_MAX,
+    SPARE_BUFFERS_MAX,
 };
 use crate::log::Log;
 use crate::metrics::ReactorMetrics;
@@ -187,6 +188,7 @@ impl Reactor {
     ) {
         self.metrics.jsonpath_exceeded.add(u64::from(exceeded.jsonpath));
         self.metrics.patterns_exceeded.add(u64::from(exceeded.patterns));
+        self.metrics.flag_cycles_exceeded.add(u64::from(exceeded.flag_cycles));
         self.metrics.bulk_refused.add(u64::from(exceeded.bulk));
         let Some(slot) = outcome.slot.and_then(|slot| snapshot.slots.get(slot)) else { return };
         let Some(environment) = &slot.environment else { return };
@@ -202,6 +204,11 @@ impl Reactor {
             let fields: [(&str, &dyn Display); 2] =
                 [("client_side_key", key), ("steps_max", &PATTERN_STEPS_REQUEST_MAX)];
             self.log.event(Level::Warning, "regex_budget_exceeded", &fields);
+        }
+        if exceeded.flag_cycles && !reported.flag_cycles.swap(true, Ordering::Relaxed) {
+            let fields: [(&str, &dyn Display); 2] =
+                [("client_side_key", key), ("steps_max", &FLAG_CYCLE_STEPS_MAX)];
+            self.log.event(Level::Warning, "flag_cycle_budget_exceeded", &fields);
         }
     }
 

@@ -264,7 +264,7 @@ impl<'d, 'a> ProgramBuilder<'d, 'a> {
         }
     }
 
-    /// The program, without its conditions and the segment index.
+    /// The program, without its conditions, their steps and the segment index.
     pub fn finish(self) -> Program {
         let Self { document, outputs, by_name, reads_flags, mut program, .. } = self;
         let key = document.api_key.as_deref().unwrap_or("None");
@@ -284,7 +284,8 @@ impl<'d, 'a> ProgramBuilder<'d, 'a> {
         if reads_flags {
             let ranks = |feature: &Feature| ranks(feature.candidates.of(&program.candidates));
             let segments_by_feature = program.features.iter().map(ranks).collect();
-            program.flags = Some(FlagFacts { facts: outputs.facts.unwrap_or_default(), segments_by_feature });
+            let facts = outputs.facts.unwrap_or_default();
+            program.flags = Some(FlagFacts { facts, segments_by_feature, segment_steps: Vec::new() });
         }
         program
     }

@@ -12,8 +12,9 @@ use crate::engine::document::{Condition, Document, Rule, RuleKind, Segment};
 use crate::engine::evaluate::operators::holds;
 use crate::engine::jsonpath::{Property, QueryTarget};
 use crate::engine::program;
-use crate::engine::program::{Expression, Predicate, Program, PropertySource};
+use crate::engine::program::{Expression, OperandText, Predicate, Program, PropertySource};
 use crate::engine::table::{Span, TableHashBuilder, offset};
+use crate::limits::SCAN_STEPS;
 use crate::python::number::{Value, coerce_text};
 use crate::python::regex::AutomataBudget;
 use crate::step_budget::RequestBudget;
@@ -291,6 +292,25 @@ impl<'d, 'a> SegmentCompiler<'d, 'a> {
         }
     }
 
+    /// Steps of `limits::FLAG_CYCLE_STEPS_MAX` that evaluating all of it takes.
+    fn steps(&self, part: Expression) -> u32 {
+        match part {
+            Expression::Constant(_) => 1,
+            Expression::Condition(condition) => match &self.conditions[condition as usize].predicate {
+                Predicate::Never | Predicate::IsSet | Predicate::IsNotSet | Predicate::Modulo { .. } => 1,
+                Predicate::Compare(_, operand) if !matches!(operand.text, OperandText::Version(_)) => 1,
+                _ => SCAN_STEPS,
+            },
+            Expression::All(children)
+            | Expression::Any(children)
+            | Expression::NoneOf(children)
+            | Expression::AllEager(children) => {
+                let steps = children.of(&self.children).iter().map(|child| self.steps(*child));
+                steps.fold(1, u32::saturating_add)
+            }
+        }
+    }
+
     fn warn(&mut self, path: &str, message: String) {
         self.warnings.push(CompileWarning { path: path.into(), message });
     }
@@ -317,6 +337,9 @@ impl<'d, 'a> SegmentCompiler<'d, 'a> {
         };
         program.derived_slots =
             (0..self.slots.len()).filter(|slot| is_derived(&self.slots[*slot])).map(offset).collect();
+        if let Some(flags) = &mut program.flags {
+            flags.segment_steps = program.segments.iter().map(|segment| self.steps(segment.rule)).collect();
+        }
         program.has_queries = self.slots.iter().any(|source| matches!(source, PropertySource::Query(_)));
         program.slots = self.slots;
         program.slots_by_trait = self.slots_by_trait;

@@ -5,6 +5,7 @@ use crate::engine::identity::{Identity, TraitValue};
 use crate::engine::program::{Program, PropertySource};
 use crate::engine::table::offset;
 use crate::python::number::{BigDigits, Value, coerce_text, integer_value};
+use crate::work;
 
 /// A value; text is stored as the source to read it from.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +56,9 @@ impl ContextValues {
     pub fn fill(&mut self, program: &Program, identity: Option<&Identity<'_>>) {
         self.stored.clear();
         self.stored.resize(program.slots.len(), StoredValue::Unset);
+        work::count(program.slots.len());
         let Some(identity) = identity else { return };
+        work::count(identity.traits.len());
         if !program.slots_by_trait.is_empty() {
             for (index, sent) in identity.traits.iter().enumerate() {
                 if let Some(slot) = program.slots_by_trait.get(sent.key) {

@@ -17,11 +17,16 @@ use crate::engine::program::{
     PENDING, Program, PropertySource, UndecidedFeature,
 };
 use crate::engine::table::{Span, offset};
+use crate::limits::SCAN_STEPS;
 use crate::python::number::Value;
 use crate::step_budget::RequestBudget;
+use crate::work;
 
 /// Cost of looking up one possible segment, in candidates walked.
 const SEGMENT_LOOKUP_COST: usize = 2;
+
+/// Memoized segments walked in a step of `flag_cycles`.
+const SEGMENTS_PER_STEP: usize = 16;
 
 /// One evaluation: the program, the identity's values, and the parts of the scratch that it writes.
 pub struct Evaluator<'r> {
@@ -60,6 +65,7 @@ impl<'r> Evaluator<'r> {
         } else {
             self.matching.resize(self.possible.len(), 0);
         }
+        work::count(program.undecided_features.len());
         let can_match = self.possible.iter().any(|word| *word != 0);
         for undecided in &program.undecided_features {
             if self.outputs[undecided.feature as usize] != PENDING {
@@ -119,6 +125,7 @@ impl<'r> Evaluator<'r> {
                 return self.winner_by_segment(feature);
             }
         }
+        work::count(candidates.len());
         let (from, winner) = first_matching(candidates, self.matching, self.possible);
         let winner =
             winner.or_else(|| candidates[from..].iter().find(|candidate| self.matches(candidate.segment)));
@@ -189,6 +196,7 @@ impl<'r> Evaluator<'r> {
     #[inline]
     fn condition(&mut self, index: u32) -> bool {
         let condition = &self.program.conditions[index as usize];
+        work::count(1);
         let Some(value) = self.values.get(condition.slot, self.identity) else {
             if !condition.is_dynamic {
                 return condition.absent_result;
@@ -260,11 +268,12 @@ impl<'r> Evaluator<'r> {
     pub fn evaluate_in_order(&mut self, matched: &mut Vec<bool>) {
         let program = self.program;
         self.flags.reset(program.features.len());
+        work::count(program.features.len() + program.segments.len());
         matched.clear();
         for segment in &program.segments {
             let cuts = self.flags.cuts();
             let matches = self.expression(segment.rule);
-            matched.push(matches && cuts == self.flags.cuts());
+            matched.push(self.is_uncut(offset(matched.len()), cuts) && matches);
         }
         for (index, feature) in program.features.iter().enumerate() {
             if let Some(output) = self.flags.output(index) {
@@ -283,35 +292,46 @@ impl<'r> Evaluator<'r> {
     /// Resolves a flag, unless it was resolved before. `None` if it is part of a cycle.
     fn resolve_flag(&mut self, feature: u32) -> Option<&'r FlagFact> {
         let facts = self.program.flags.as_ref()?;
-        let output = match self.flags.read(feature) {
+        let output = match self.flags.read(feature, &self.budget.flag_cycles) {
             FlagRead::Resolved(output) => output,
             FlagRead::Unavailable => return None,
             FlagRead::Started => {
                 let output = self.overriding_output(feature, facts);
-                self.flags.finish(feature, output)?
+                let finished = self.flags.finish(feature, output);
+                if finished.is_none() {
+                    // The walk over its segments and the hash of its variant are repeated.
+                    let walked = facts.segments_by_feature[feature as usize].len() / SEGMENTS_PER_STEP;
+                    self.budget.flag_cycles.spend(SCAN_STEPS as usize + walked);
+                }
+                finished?
             }
         };
         facts.facts.get(output as usize)
     }
 
     /// The output of a flag with its overrides. As in Python, every segment that overrides it is evaluated.
-    fn overriding_output(&mut self, feature: u32, facts: &'r FlagFacts) -> u32 {
+    /// `None` if that exceeds the budget.
+    fn overriding_output(&mut self, feature: u32, facts: &'r FlagFacts) -> Option<u32> {
         let program = self.program;
         let mut best: Option<u32> = None;
         for (segment, rank) in &facts.segments_by_feature[feature as usize] {
             if self.matches_acyclic(*segment) && best.is_none_or(|best| *rank < best) {
                 best = Some(*rank);
             }
+            work::count(1);
+            if self.budget.flag_cycles.is_exceeded() {
+                return None;
+            }
         }
         let compiled = &program.features[feature as usize];
         if self.outputs[feature as usize] != PENDING {
             // An identity override wins over every segment.
-            return self.outputs[feature as usize];
+            return Some(self.outputs[feature as usize]);
         }
-        match best {
+        Some(match best {
             Some(rank) => self.output(compiled.candidates.of(&program.candidates)[rank as usize].state),
             None => self.output(compiled.state),
-        }
+        })
     }
 
     /// `_DependencyResolver.matches_segment`: memoized unless a read found nothing on the way.
@@ -321,11 +341,23 @@ impl<'r> Evaluator<'r> {
         }
         let cuts = self.flags.cuts();
         let result = self.expression(self.program.segments[segment as usize].rule);
-        if cuts != self.flags.cuts() {
+        if !self.is_uncut(segment, cuts) {
             return false;
         }
         self.segments.put(segment, self.epoch, result);
         result
+    }
+
+    /// Whether no read was cut since there were `cuts`. If one was, the result of the segment evaluated since
+    /// then is discarded, and its steps are spent: it may be evaluated again.
+    fn is_uncut(&self, segment: u32, cuts: u32) -> bool {
+        let is_uncut = cuts == self.flags.cuts();
+        if !is_uncut {
+            let steps =
+                self.program.flags.as_ref().and_then(|facts| facts.segment_steps.get(segment as usize));
+            self.budget.flag_cycles.spend(steps.map_or(1, |steps| *steps as usize));
+        }
+        is_uncut
     }
 
     /// The output of a state. Which variant it has depends on the hash of the identity key.

@@ -1,9 +1,11 @@
 //! Flags that conditions read: which are resolved, which are being resolved, which depend on themselves.
 //!
 //! Python resolves a flag when a condition first reads it and keeps the result, so the order of evaluation
-//! decides where a cycle is cut (compatibility.md 5.12). Chains of flags and the number of reads are bounded.
+//! decides where a cycle is cut (compatibility.md 5.12). Chains of flags, the number of reads and the work
+//! that cycles repeat are bounded.
 use crate::engine::program::PENDING;
 use crate::limits::{FLAG_CHAIN_MAX, FLAG_READS_MAX};
+use crate::step_budget::StepBudget;
 
 /// The flags that the conditions of one evaluation have read so far.
 #[derive(Debug, Default)]
@@ -59,8 +61,8 @@ impl FlagDependencies {
         Some(self.outputs[feature]).filter(|output| *output != PENDING)
     }
 
-    /// Reads a flag (`_DependencyResolver.resolve_feature`).
-    pub fn read(&mut self, feature: u32) -> FlagRead {
+    /// Reads a flag (`_DependencyResolver.resolve_feature`). A read that is cut spends a step of `budget`.
+    pub fn read(&mut self, feature: u32, budget: &StepBudget) -> FlagRead {
         if let Some(output) = self.output(feature as usize) {
             return FlagRead::Resolved(output);
         }
@@ -68,22 +70,32 @@ impl FlagDependencies {
             for member in &self.resolving[start..] {
                 self.cyclic[*member as usize] = true;
             }
-            self.cuts += 1;
-            return FlagRead::Unavailable;
+            return self.cut(budget);
         }
         self.reads += 1;
-        if self.resolving.len() >= FLAG_CHAIN_MAX || self.reads > FLAG_READS_MAX {
+        let is_bounded = self.resolving.len() < FLAG_CHAIN_MAX && self.reads <= FLAG_READS_MAX;
+        if !is_bounded || budget.is_exceeded() {
             // Python fails on such a document; here, segments that read the flag do not match.
-            self.cuts += 1;
-            return FlagRead::Unavailable;
+            return self.cut(budget);
         }
         self.resolving.push(feature);
         FlagRead::Started
     }
 
-    /// Ends the resolution of a flag. Returns its output unless the flag turned out to be part of a cycle.
-    pub fn finish(&mut self, feature: u32, output: u32) -> Option<u32> {
+    fn cut(&mut self, budget: &StepBudget) -> FlagRead {
+        self.cuts += 1;
+        budget.spend(1);
+        FlagRead::Unavailable
+    }
+
+    /// Ends the resolution of a flag. Returns its output unless the flag turned out to be part of a cycle, or
+    /// there is none: the budget was exceeded on the way.
+    pub fn finish(&mut self, feature: u32, output: Option<u32>) -> Option<u32> {
         self.resolving.pop();
+        let Some(output) = output else {
+            self.cuts += 1;
+            return None;
+        };
         if self.cyclic[feature as usize] {
             return None;
         }

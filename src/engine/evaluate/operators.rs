@@ -15,10 +15,10 @@ pub fn holds(predicate: &Predicate, value: &Value<'_>, buffer: &mut String, budg
         _ if matches!(value, Value::Null) => false,
         Predicate::Never => false,
         Predicate::IsSet => true,
-        Predicate::Compare(comparison, operand) => compare(*comparison, operand, value),
+        Predicate::Compare(comparison, operand) => compare(*comparison, operand, value, budget),
         Predicate::Contains(part) => matches!(value, Value::Text(text) if contains(text, part, budget)),
         Predicate::HasVersionPart(part) => match value {
-            Value::Text(text) => Version::parse(text).is_some_and(|version| version.has_part(part)),
+            Value::Text(text) => version(text, budget).is_some_and(|version| version.has_part(part)),
             _ => false,
         },
         Predicate::NotContains(part) => matches!(value, Value::Text(text) if !contains(text, part, budget)),
@@ -66,7 +66,12 @@ fn is_member(members: &Members, value: &Value<'_>, buffer: &mut String) -> bool 
     }
 }
 
-fn compare(comparison: Comparison, operand: &Operand, value: &Value<'_>) -> bool {
+fn version<'v>(text: &'v str, budget: &RequestBudget) -> Option<Version<'v>> {
+    budget.read(text.len());
+    Version::parse(text)
+}
+
+fn compare(comparison: Comparison, operand: &Operand, value: &Value<'_>, budget: &RequestBudget) -> bool {
     match value {
         Value::Bool(bool) => comparison.meets(Some(bool.cmp(&operand.bool))),
         Value::Int(number) => match &operand.integer {
@@ -88,10 +93,10 @@ fn compare(comparison: Comparison, operand: &Operand, value: &Value<'_>) -> bool
         Value::Text(text) => match &operand.text {
             // UTF-8 sorts by code point, as Python does.
             OperandText::Plain(other) => comparison.meets(Some((**text).cmp(&**other))),
-            OperandText::Version(other) => match (Version::parse(text), Version::parse(other)) {
-                (Some(version), Some(other)) => comparison.meets(Some(version.cmp(&other))),
-                _ => false,
-            },
+            OperandText::Version(other) => {
+                let order = version(text, budget).and_then(|it| Some(it.cmp(&version(other, budget)?)));
+                order.is_some_and(|order| comparison.meets(Some(order)))
+            }
             OperandText::Never => false,
         },
         Value::Null | Value::Unreadable => false,

@@ -7,6 +7,7 @@ use crate::engine::program::segment_index::{Keyed, SegmentIndex, SlotIndex};
 use crate::python::number::Value;
 use crate::python::semver::{Version, release};
 use crate::step_budget::RequestBudget;
+use crate::work;
 
 /// Fills `possible`, and `values` too unless no segment is possible. Returns whether the index covers every
 /// value of the request. If not, segments are only partly filtered: evaluate their whole rule, not their
@@ -38,6 +39,7 @@ pub fn prefilter(
         }
     }
     values.fill(program, identity);
+    work::count((slots.len() + index.filters.len()) * index.words);
     for slot_index in slots {
         let value = values.get(slot_index.slot, identity);
         is_covered &= exclude(index, slot_index, value.as_ref(), possible);
@@ -53,6 +55,7 @@ pub fn prefilter(
                 continue;
             }
             let condition = &program.conditions[filter.condition as usize];
+            work::count(1);
             let result = match &value {
                 Some(value) => holds(&condition.predicate, value, buffer, budget),
                 None => condition.absent_result,

@@ -13,6 +13,7 @@ use crate::engine::jsonpath::flag::{FlagLookup, FlagResult};
 use crate::engine::table::TableHashBuilder;
 use crate::python::number::float_str;
 use crate::step_budget::StepBudget;
+use crate::work;
 
 /// The part of the evaluation context that depends only on the document: environment, features and segments,
 /// as the mapper of `flagsmith` builds them. The segments that it makes of identity overrides are left out,
@@ -112,6 +113,7 @@ struct TraitMap<'a> {
 impl<'a> TraitMap<'a> {
     /// The number of traits is bounded by the size of a body (`limits::BODY_BYTES_MAX`).
     fn new(sent: &[Trait<'a>]) -> Self {
+        work::count(sent.len());
         let (hasher, mut by_key) = (TableHashBuilder::default(), HashTable::with_capacity(sent.len()));
         let mut traits: Vec<Trait<'a>> = Vec::with_capacity(sent.len());
         for sent_trait in sent {
@@ -207,6 +209,30 @@ impl<'a> Context<'a, '_> {
             TreeNode::Branch(Branch::Object(members)) => members.entries.len(),
             TreeNode::Branch(Branch::List(items)) => items.len(),
             TreeNode::Branch(_) | TreeNode::Scalar(_) => 0,
+        }
+    }
+
+    /// The child at index `at`, in the order of [`Self::children`].
+    pub fn child_at(&self, node: TreeNode<'a>, at: usize) -> Option<TreeNode<'a>> {
+        match node {
+            TreeNode::Traits => self.subject?.traits.traits.get(at).map(|sent| TreeNode::Scalar(sent.value)),
+            TreeNode::Flags => self.flags.resolved(at).map(TreeNode::Flag),
+            TreeNode::Branch(Branch::Object(members)) => {
+                members.entries.get(at).map(|(_, child)| TreeNode::Branch(child))
+            }
+            TreeNode::Branch(_) => self.item(node, at),
+            // A few members.
+            _ => {
+                let mut left = at;
+                let flow = self.children(node, &mut |_, child| match left {
+                    0 => ControlFlow::Break(child),
+                    _ => {
+                        left -= 1;
+                        ControlFlow::Continue(())
+                    }
+                });
+                flow.break_value()
+            }
         }
     }
 

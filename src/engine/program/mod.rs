@@ -333,6 +333,8 @@ pub struct FlagFacts {
     /// By feature, the segments that override it, in document order, each with the index of its best override
     /// among the feature's candidates.
     pub segments_by_feature: Vec<Box<[(u32, u32)]>>,
+    /// By segment, the steps of its conditions, of `limits::FLAG_CYCLE_STEPS_MAX`.
+    pub segment_steps: Vec<u32>,
 }
 
 /// The members of an output as values.

@@ -72,6 +72,8 @@ pub struct TraceContext<'l> {
     subject: Option<&'l Subject<'l>>,
     /// Properties whose conditions ran out of steps in the evaluation.
     cut: Vec<&'l str>,
+    /// Whether the evaluation spent the steps for cycles of flags.
+    pub exceeded_flag_cycles: bool,
 }
 
 impl<'l> TraceContext<'l> {
@@ -92,6 +94,7 @@ impl<'l> TraceContext<'l> {
             automata: RefCell::default(),
             budget: RequestBudget::default(),
             cut,
+            exceeded_flag_cycles: false,
         }
     }
 

@@ -31,6 +31,8 @@ pub use crate::engine::trace::report::{
 use crate::python::number::{Value, write_str};
 
 const NEVER: &str = "a condition reads a flag that needs itself, so the segment never matches";
+const CYCLE_STEPS: &str = "the steps of a request for cycles of flags were spent, so a flag that a condition reads \
+                           was treated as in a cycle";
 const EARLIER: &str = "a condition saw other flags than those below: it reads all that were resolved by then";
 
 /// In a cycle of flags, the result of a segment while a flag is resolved may differ from its final result;
@@ -72,8 +74,9 @@ pub fn explain(
     let prefix = &program.identity_key_prefix;
     let key = identity.map(|identity| format!("{prefix}{}", identity.identifier)).unwrap_or_default();
     let subject = identity.map(|identity| Subject::new(*identity, &key));
-    let context =
-        TraceContext::new(program, &document, subject.as_ref(), &results, cut_properties(program, &scratch));
+    let cut = cut_properties(program, &scratch);
+    let mut context = TraceContext::new(program, &document, subject.as_ref(), &results, cut);
+    context.exceeded_flag_cycles = scratch.budget().flag_cycles.is_exceeded();
     let evaluated = |at: usize| program.flags.as_ref().and_then(|_| scratch.matched().get(at).copied());
     let names: Vec<&str> = last_of_each_key(&document.segments).map(|segment| &*segment.name).collect();
     let is_requested = |segment: &Segment<'_>| {
@@ -189,9 +192,11 @@ fn segment_report(
     let holds = !rules.is_empty() && rules.iter().all(|rule| rule.matches);
     let note = match (rules.is_empty(), evaluated) {
         (true, _) => Some("a segment without rules never matches"),
-        (false, Some(evaluated)) if evaluated != holds => {
-            Some(if holds && context.has_cycle() { NEVER } else { EARLIER })
-        }
+        (false, Some(evaluated)) if evaluated != holds => Some(match holds && context.has_cycle() {
+            true if context.exceeded_flag_cycles => CYCLE_STEPS,
+            true => NEVER,
+            false => EARLIER,
+        }),
         _ => None,
     };
     SegmentReport {

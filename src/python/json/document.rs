@@ -9,6 +9,8 @@ use std::hash::{BuildHasher as _, Hash, Hasher};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use crate::work;
+
 /// A JSON value as Python holds it, borrowed from its [`JsonDocument`].
 #[derive(Clone, Copy, Debug)]
 pub enum PyValue<'d> {
@@ -216,6 +218,7 @@ impl<'d> Dict<'d> {
     }
 
     fn entries(self) -> impl Iterator<Item = (PyText<'d>, PyValue<'d>)> {
+        work::count(self.len);
         let mut at = self.first;
         (0..self.len).map(move |_| {
             let name = match self.document.value(at) {

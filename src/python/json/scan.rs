@@ -6,6 +6,7 @@ use crate::json::write::plain_len;
 use crate::limits::INTEGER_DIGITS_MAX;
 use crate::python::json::document::{JsonDocument, LoneSurrogate, Node, offset, within};
 use crate::python::json::error::JsonError;
+use crate::work;
 
 /// What was read, where reading ended, and why, if that is not the end of the text.
 pub struct Scanned<'a> {
@@ -34,6 +35,8 @@ pub fn scan(document: JsonDocument<'_>, depth_max: usize) -> Scanned<'_> {
     if scanner.document.nodes.is_empty() {
         scanner.document.nodes.push(Node::Null);
     }
+    work::count(scanner.document.nodes.len());
+    work::count_bytes(scanner.at);
     Scanned { document: scanner.document, at: scanner.at, error }
 }
 

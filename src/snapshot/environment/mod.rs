@@ -56,11 +56,12 @@ pub struct Environment {
     reported: ReportedOnce,
 }
 
-/// Whether it was already logged that a request exceeded its budget, for JSONPath queries and for patterns.
+/// Whether it was already logged that a request exceeded its budget, for each kind of step.
 #[derive(Debug, Default)]
 pub struct ReportedOnce {
     pub jsonpath: AtomicBool,
     pub patterns: AtomicBool,
+    pub flag_cycles: AtomicBool,
 }
 
 /// Sizes of the document, for metrics and logs.
@@ -151,6 +152,7 @@ impl Environment {
         for (own, other) in [
             (&self.reported.jsonpath, &before.reported.jsonpath),
             (&self.reported.patterns, &before.reported.patterns),
+            (&self.reported.flag_cycles, &before.reported.flag_cycles),
         ] {
             own.store(other.load(Ordering::Relaxed), Ordering::Relaxed);
         }

@@ -13,6 +13,7 @@ use edge_proxy::http::route::Route;
 use edge_proxy::http::{Coding, Method, Request, ResponseWriter};
 use edge_proxy::limits::BODY_BYTES_MAX;
 use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, Slot, Snapshot};
+use edge_proxy::work;
 use serde::de::IgnoredAny;
 
 /// Keys of the environment that is served, of one that has no document, and the demo's.
@@ -28,6 +29,9 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const BYTES_PER_BYTE_MAX: usize = 8;
 /// The flags of one identity of the environment that is served, or their explanation.
 const FLAGS_BYTES_MAX: usize = 64 * 1024;
+
+/// Evaluating an identity of the environment that is served, writing its flags and explaining them.
+const IDENTITY_STEPS_MAX: u64 = 4096;
 
 struct House {
     settings: HandlerSettings,
@@ -84,7 +88,13 @@ pub fn answer(data: &[u8]) {
         let body = request.body.to_vec();
         let ask = |room: &mut HandlerState, output: &mut ResponseWriter| {
             let mut body = body.clone();
-            house.ask(&mut Request { body: &mut body, ..request }, room, output)
+            work::take();
+            let (outcome, bytes) = house.ask(&mut Request { body: &mut body, ..request }, room, output);
+            let identities =
+                if outcome.route == Route::BulkIdentities { outcome.body_bytes.min(100) } else { 1 };
+            let read = outcome.body_bytes + request.path.len() + request.query.len();
+            super::assert_work("an answer", read, IDENTITY_STEPS_MAX * identities as u64);
+            (outcome, bytes)
         };
         let (outcome, new) = ask(&mut HandlerState::default(), &mut ResponseWriter::default());
         bounded(new.len(), &outcome, &body, request.coding, request.path.len() + request.query.len());

@@ -18,9 +18,12 @@ use edge_proxy::engine::trace::explain;
 use edge_proxy::http::head_cache::HeadCache;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::identity::{IdentityError, IdentityReader, transient, validation_errors};
-use edge_proxy::limits::JSON_DEPTH_MAX;
+use edge_proxy::limits::{
+    FLAG_CYCLE_STEPS_MAX, JSON_DEPTH_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX,
+};
 use edge_proxy::python::json;
 use edge_proxy::snapshot::Environment;
+use edge_proxy::work;
 use serde::de::IgnoredAny;
 use serde_json::{Value as Json, json};
 
@@ -52,6 +55,23 @@ impl Target {
         };
         assert!((0..3).take_while(is_slow).count() < 3, "{} takes more than {longest:?}", self.name);
     }
+}
+
+/// Steps for each byte of an input: a value takes two bytes, and is read and looked at a few times.
+const STEPS_PER_BYTE_MAX: u64 = 4;
+/// Steps that a step of a budget may bring with it.
+const STEPS_PER_CHARGED_MAX: u64 = 4;
+/// What the budgets of a request allow.
+const CHARGED_MAX: u64 =
+    JSONPATH_STEPS_MAX as u64 + PATTERN_STEPS_REQUEST_MAX as u64 + FLAG_CYCLE_STEPS_MAX as u64;
+
+/// The work oracle: since the last `work::take`, no more was done than the bytes of the input, the budgets and
+/// `fixed` steps for what is not part of the input allow.
+fn assert_work(what: &str, bytes: usize, fixed: u64) {
+    let work::Work { free, charged } = work::take();
+    assert!(charged <= CHARGED_MAX, "{what}: {charged} steps of budgets");
+    let allowed = fixed + STEPS_PER_BYTE_MAX * bytes as u64 + STEPS_PER_CHARGED_MAX * charged;
+    assert!(free <= allowed, "{what}: {free} steps for {bytes} bytes and {charged} steps of budgets");
 }
 
 /// A connection's bytes: however they are cut into reads, and whether their heads are known already,
@@ -103,6 +123,7 @@ fn requests(mut reader: RequestReader, reads: &[&[u8]]) -> Vec<String> {
 /// A body of `POST identities/`: the quick way and the careful way read the same identity.
 fn identity(data: &[u8]) {
     json_work(data);
+    work::take();
     let careful = match validation_errors::body_value(data, true) {
         Err(refusal) => Err(format!("{refusal:?}")),
         Ok(body) => match validation_errors::identity(body.root()) {
@@ -119,11 +140,13 @@ fn identity(data: &[u8]) {
             }
         },
     };
+    assert_work("the careful way", data.len(), 64);
     let mut body = data.to_vec();
     let quick = IdentityReader::default().read(&mut body, Some(b"application/json"), |sent| match sent {
         Err(refusal) => Err(format!("{refusal:?}")),
         Ok(sent) => Ok((sent.identity.identifier.to_owned(), format!("{:?}", sent.identity.traits))),
     });
+    assert_work("the quick way", data.len(), 64);
     match (careful, quick) {
         (Ok((identifier, traits)), Ok((_, found))) if identifier.is_empty() => assert_eq!(traits, found),
         (careful, quick) => assert_eq!(careful, quick),
@@ -149,12 +172,13 @@ fn json_work(data: &[u8]) {
 /// A document: refused or compiled; what is compiled answers, and can be explained.
 fn document(data: &[u8]) {
     let Ok((environment, _)) = Environment::compile(data) else { return };
+    let bytes = data.len();
     let traits = [
         Trait { key: "t", value: TraitValue::Text("1.50") },
         Trait { key: "age", value: TraitValue::Int(-7) },
         Trait { key: "big", value: TraitValue::BigInt("-123456789012345678901234567890") },
     ];
-    ask(&environment, "user-1", &traits);
+    ask(&environment, bytes, "user-1", &traits);
 }
 
 /// A condition: `operator`, `property`, `value`, then the trait's value, a line each; the condition's
@@ -188,15 +212,20 @@ fn evaluator(data: &[u8]) {
         Some(Json::Null) => TraitValue::Null,
         _ => TraitValue::Text(sent),
     };
-    ask(&environment, "user-1", &[Trait { key: property, value: sent }]);
-    ask(&environment, "007", &[Trait { key: "t", value: sent }, Trait { key: "t", value: TraitValue::Null }]);
+    let bytes = data.len();
+    ask(&environment, bytes, "user-1", &[Trait { key: property, value: sent }]);
+    let twice = [Trait { key: "t", value: sent }, Trait { key: "t", value: TraitValue::Null }];
+    ask(&environment, bytes, "007", &twice);
 }
 
-/// Evaluates, writes and explains; a flag is targeted only by a segment that is said to match.
-fn ask(environment: &Environment, identifier: &str, traits: &[Trait<'_>]) {
+/// Evaluates, writes and explains; a flag is targeted only by a segment that is said to match. `bytes`: what
+/// document and identity were made from.
+fn ask(environment: &Environment, bytes: usize, identifier: &str, traits: &[Trait<'_>]) {
     let identity = Identity { identifier, traits };
     let mut scratch = EvaluationScratch::default();
+    work::take();
     evaluate(environment.program(), &identity, &mut scratch);
+    assert_work("an evaluation", bytes, 256);
     for role in [Role::Client, Role::Server] {
         let mut out = Vec::new();
         edge_proxy::engine::render::write(environment.program(), role, &scratch, None, &mut out);
@@ -205,6 +234,7 @@ fn ask(environment: &Environment, identifier: &str, traits: &[Trait<'_>]) {
     }
     let told = explain(environment.program(), &environment.document().plain, Some(&identity), None)
         .unwrap_or_else(|error| panic!("not explained: {} {}", error.path, error.message));
+    assert_work("an explanation", bytes, 256);
     for flag in &told.flags {
         let by = flag.reason.strip_prefix("TARGETING_MATCH; segment=");
         let is_told = by.is_none_or(|name| {
