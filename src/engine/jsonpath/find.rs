@@ -81,24 +81,28 @@ fn descend<'a, 'c>(
         return ControlFlow::Break(PathStop::Raised);
     }
     segment.selectors.iter().try_for_each(|selector| select(selector, rest, node, context, visit))?;
-    for child in children(node, context)? {
+    each_child(node, context, &mut |context, child| {
         if child.is_object() || child.is_list() {
             descend(segment, rest, child, depth + 1, context, visit)?;
         }
-    }
-    ControlFlow::Continue(())
+        ControlFlow::Continue(())
+    })
 }
 
-/// All children, one step each. They are listed before the first is visited, as in Python.
-fn children<'a>(node: TreeNode<'a>, context: &Context<'a, '_>) -> ControlFlow<PathStop, Vec<TreeNode<'a>>> {
+/// Calls `visit` with each child, a step each. Python lists them before it visits the first, so flags that
+/// are resolved in the meantime, which follow the others, are not among them.
+fn each_child<'a, 'c>(
+    node: TreeNode<'a>,
+    context: &mut Context<'a, 'c>,
+    visit: &mut dyn FnMut(&mut Context<'a, 'c>, TreeNode<'a>) -> Flow,
+) -> Flow {
     let count = context.count(node);
     spend(1 + count, context)?;
-    let mut all = Vec::with_capacity(count);
-    let _: ControlFlow<()> = context.children(node, &mut |_, child| {
-        all.push(child);
-        ControlFlow::Continue(())
-    });
-    ControlFlow::Continue(all)
+    for at in 0..count {
+        let Some(child) = context.child_at(node, at) else { break };
+        visit(context, child)?;
+    }
+    ControlFlow::Continue(())
 }
 
 fn select<'a, 'c>(
@@ -115,21 +119,14 @@ fn select<'a, 'c>(
             None => ControlFlow::Continue(()),
         },
         Selector::Name(_) => ControlFlow::Continue(()),
-        Selector::Wild => {
-            children(node, context)?.into_iter().try_for_each(|child| walk(rest, child, context, visit))
-        }
-        Selector::Filter(test) => {
-            for child in children(node, context)? {
-                let operand = match evaluate(test, child, context) {
-                    Ok(operand) => operand,
-                    Err(stop) => return ControlFlow::Break(stop),
-                };
-                if operand.is_truthy() {
-                    walk(rest, child, context, visit)?;
-                }
-            }
-            ControlFlow::Continue(())
-        }
+        Selector::Wild => each_child(node, context, &mut |context, child| walk(rest, child, context, visit)),
+        Selector::Filter(test) => each_child(node, context, &mut |context, child| {
+            let operand = match evaluate(test, child, context) {
+                Ok(operand) => operand,
+                Err(stop) => return ControlFlow::Break(stop),
+            };
+            if operand.is_truthy() { walk(rest, child, context, visit) } else { ControlFlow::Continue(()) }
+        }),
         Selector::Index(_) | Selector::Slice { .. } => {
             let TreeNode::Branch(Branch::List(items)) = node else { return ControlFlow::Continue(()) };
             let positions = positions(selector, items.len());
