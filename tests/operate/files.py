@@ -1,4 +1,4 @@
-"""What can be judged without serving anything: configurations, rules, manifests, the chart."""
+"""Checks without serving: configurations, rules, manifests, the chart."""
 import json, pathlib, tempfile
 
 import helm_python
@@ -25,7 +25,7 @@ def files(executable):
 
 
 def chart(executable):
-    """With Helm's own code, which the package helm-python-sdk carries."""
+    """With Helm's code, from the package helm-python-sdk."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     everything = {
         "existingSecret": "mine", "useProxyKey": True, "autoscaling": {**defaults["autoscaling"], "enabled": True},
@@ -65,7 +65,7 @@ def template(values):
 def manifests(name, text, executable):
     documents = [document for document in yaml.safe_load_all(text) if document]
     for document in documents:
-        # A ServiceMonitor is not Kubernetes' own, and has no schema there.
+        # A ServiceMonitor is not part of Kubernetes, which has no schema for it.
         if document["kind"] != "ServiceMonitor":
             kubernetes_validate.validate(document, "1.31", strict=True)
         if document["kind"] == "ConfigMap":

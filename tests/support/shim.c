@@ -1,8 +1,7 @@
-/* Preloaded into the proxy by tests that bend the world around it: the wall clock, the resolver, the ring.
- * EDGE_SHIM names a directory; a file `clock` in it holds seconds to add to the wall clock, while a
- * file `dns_down` is there no name resolves, and while a file `stuck` is there the first reactor
- * stands still when it asks for the time. The monotonic clock is left alone. EDGE_SHIM_RING_FLAGS
- * are flags of io_uring_setup, in hexadecimal, that the kernel is to know nothing of. */
+/* Preloaded into the proxy to replace the wall clock, the resolver and io_uring_setup. EDGE_SHIM names a
+ * directory: a file `clock` contains seconds to add to the wall clock, while a file `dns_down` exists no name
+ * resolves, and while a file `stuck` exists the first reactor blocks when it reads the clock. The monotonic
+ * clock is not changed. EDGE_SHIM_RING_FLAGS are flags of io_uring_setup, in hexadecimal, that are rejected. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
