@@ -14,6 +14,8 @@ mod admin;
 mod bodies;
 /// The step budgets of a request.
 mod budget;
+/// The Helm chart, and a configuration that is mounted.
+mod chart;
 /// Configuration, check, health, metrics and log of the running executable.
 mod cli;
 /// Public conformance suites, and comparison with other parsers.
