@@ -161,6 +161,11 @@ fn upstream_responses_do_not_panic() {
 }
 
 #[test]
+fn a_body_compressed_in_two_parts_decodes_to_both() {
+    fuzz("gzip");
+}
+
+#[test]
 fn every_target_is_run() {
     let source = include_str!("fuzzing.rs");
     for target in targets::TARGETS {

@@ -3,6 +3,7 @@
 //! `make fuzz` (the package in this folder) runs them guided by coverage; `tests/fuzzing.rs` runs them on the corpus
 //! and on mutations of it, in `make test`. A finding becomes a file of the corpus.
 mod answers;
+mod gzip;
 mod syntax;
 mod upstream;
 
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "answer", run: answers::answer },
     Target { name: "syntax", run: syntax::syntax },
     Target { name: "upstream", run: upstream::upstream },
+    Target { name: "gzip", run: gzip::gzip },
 ];
 
 impl Target {
