@@ -116,6 +116,11 @@ fn request(path: &str, body: Option<&str>) -> Vec<u8> {
     format!("{head}\r\n{}", body.unwrap_or_default()).into_bytes()
 }
 
+fn with_gzip(request: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(request);
+    text.replacen("Host: a\r\n", "Host: a\r\nAccept-Encoding: gzip\r\n", 1).into_bytes()
+}
+
 /// Allocations of a thousand responses, after ten for warm-up.
 fn allocations(request: &[u8]) -> usize {
     let (snapshot, settings) = (snapshot(), settings());
@@ -157,6 +162,8 @@ fn plain_requests_allocate_nothing() {
         ("POST identities", request("/api/v1/identities/", Some(&body("someone")))),
         ("POST identities, overridden", request("/api/v1/identities/", Some(&body("vip")))),
         ("POST identities, no traits", request("/api/v1/identities/", Some(r#"{"identifier":"a"}"#))),
+        ("GET identities, gzip", with_gzip(&request("/api/v1/identities/?identifier=someone", None))),
+        ("POST identities, gzip", with_gzip(&request("/api/v1/identities/", Some(&body("someone"))))),
     ];
     for (name, request) in cases {
         let counted = allocations(&request);

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod document;
 pub mod fixture;
+pub mod handler;
 pub mod proxy;
 pub mod python;
 pub mod scratch;
