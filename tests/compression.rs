@@ -380,6 +380,38 @@ fn cached_ofrep_results_have_their_entity_tags() {
     assert_ne!(tag(&new), tag(&new_plain));
 }
 
+/// OFREP results contain the base path, which a reload may change.
+#[test]
+fn cached_ofrep_results_follow_the_base_path() {
+    let start = Start::serve();
+    let path = start.scratch().write("document.json", document("document", 50).to_string());
+    let proxy = start.document(CLIENT, SERVER, path).ready();
+    let body = json!({"context": {"targetingKey": "k"}}).to_string();
+    let ask = |target: &str| {
+        let fields = [("X-Environment-Key", SERVER), ("Accept-Encoding", "gzip")];
+        proxy.client().request("POST", target, &fields, body.as_bytes())
+    };
+    let stream = |answer: &Answer| {
+        let value: Value = serde_json::from_slice(&answer.plain()).expect("JSON");
+        value["eventStreams"][0]["endpoint"]["requestUri"].as_str().map(str::to_owned)
+    };
+    for _ in 0..4 {
+        let answer = ask("/ofrep/v1/evaluate/flags");
+        let expected = format!("/ofrep/v1/environments/{CLIENT}/stream");
+        assert_eq!((answer.status, stream(&answer)), (200, Some(expected)));
+    }
+    let mut config = proxy.config().clone();
+    config["server"]["base_path"] = json!("/edge");
+    proxy.scratch().write("config.json", config.to_string());
+    proxy.signal("HUP");
+    let target = "/edge/ofrep/v1/evaluate/flags";
+    eventually("the base path", || (ask(target).status == 200).then_some(()));
+    for _ in 0..4 {
+        let expected = format!("/edge/ofrep/v1/environments/{CLIENT}/stream");
+        assert_eq!(stream(&ask(target)), Some(expected));
+    }
+}
+
 /// Two environments whose documents change while readers ask for both with both of their keys, both codings
 /// and several results: each answer is of its own environment, one revision, its role and its coding.
 #[test]

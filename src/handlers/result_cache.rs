@@ -124,7 +124,7 @@ impl<T> Default for ResultCache<T> {
 }
 
 impl<T> ResultCache<T> {
-    /// Looks a result up and records that it was asked for.
+    /// Looks a result up and records that it was requested.
     pub fn lookup(&mut self, key: ResultKey<'_>) -> ResultLookup {
         self.credit = (self.credit + 1).min(ADMISSIONS_MIN * LOOKUPS_PER_ADMISSION);
         let hash = self.hash(key);
