@@ -1,4 +1,4 @@
-//! Answers with gzip: each decodes to the plain answer, whichever way it was made, and is no larger than one
+//! Answers with gzip: each decodes to the plain answer, however it was made, and is at most as large as one
 //! that zlib makes of the whole body.
 //!
 //! Requests go to the handlers without a socket, so that many thousand can be tried. `SEED=` repeats a run,
@@ -265,7 +265,7 @@ fn every_answer_decodes_to_the_plain_one() {
                 }
                 ("/api/v1/identities/", Some(body + "]}"))
             }
-            13 => ("/api/v1/identities/?identifier=somebody%20else", None),
+            13 => ("/api/v1/identities/?identifier=someone%20else", None),
             11 => {
                 let context = json!({"context": {"targetingKey": text(&mut random, 9) + "k", "plan": "gold", "age": random.below(60)}});
                 ("/ofrep/v1/evaluate/flags", Some(context.to_string()))
@@ -413,7 +413,7 @@ fn cached_ofrep_results_follow_the_base_path() {
 }
 
 /// Two environments whose documents change while readers ask for both with both of their keys, both codings
-/// and several results: each answer is of its own environment, one revision, its role and its coding.
+/// and several results: each answer has the requested environment, one revision, the role of its key and its coding.
 #[test]
 fn no_answer_is_of_another_document_key_or_coding() {
     const FEATURES: u32 = 16;
@@ -434,7 +434,7 @@ fn no_answer_is_of_another_document_key_or_coding() {
         .set("api_poll_frequency_seconds", 0.1)
         .with_admin()
         .ready();
-    let (stop, asked) = (std::sync::atomic::AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
+    let (stop, requested) = (std::sync::atomic::AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
     let swaps = u32::try_from(count_of("SWAPS", 10)).expect("a few");
     std::thread::scope(|scope| {
         for _ in 0..3 {
@@ -446,7 +446,7 @@ fn no_answer_is_of_another_document_key_or_coding() {
                         let revision = judge_environment(&mut client, environment, FEATURES);
                         assert!(revision >= newest[number], "{revision} after {}", newest[number]);
                         newest[number] = revision;
-                        asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        requested.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     }
                 }
             });
@@ -460,9 +460,9 @@ fn no_answer_is_of_another_document_key_or_coding() {
                     answer.text().contains(&format!("{client}.r{revision}.")).then_some(())
                 });
             }
-            let goal = asked.load(std::sync::atomic::Ordering::Relaxed) + 6;
+            let goal = requested.load(std::sync::atomic::Ordering::Relaxed) + 6;
             eventually("it is read", || {
-                (asked.load(std::sync::atomic::Ordering::Relaxed) >= goal).then_some(())
+                (requested.load(std::sync::atomic::Ordering::Relaxed) >= goal).then_some(())
             });
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -472,7 +472,7 @@ fn no_answer_is_of_another_document_key_or_coding() {
     assert!(metric("misses_total") > 0.0 && metric("bytes") <= 2.0 * RESULT_CACHE_BYTES_MAX as f64);
 }
 
-/// Asks for everything that is cached, twice, and gives the one revision of the last answer.
+/// Requests everything that is cached, twice, and gives the one revision of the last answer.
 fn judge_environment(client: &mut Client, (client_key, server_key): (&str, &str), features: u32) -> u32 {
     let other = if client_key == "north" { "south" } else { "north" };
     let posts = [
