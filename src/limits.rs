@@ -61,6 +61,18 @@ pub const BULK_IDENTITIES_MAX: usize = 100;
 /// each counts as 64 at least. Beyond: 400, counted.
 pub const BULK_TEXT_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
+/// Experiment events, as in Flagsmith's events API (compatibility.md 1.6): the name, the feature's name and
+/// the identifier, and the key of a trait, characters; the value, the traits and the metadata, bytes of JSON.
+/// Beyond: the event is rejected, and counted by its member.
+pub const EVENT_NAME_CHARS_MAX: usize = 256;
+pub const EVENT_TEXT_CHARS_MAX: usize = 2000;
+pub const EVENT_TRAIT_KEY_CHARS_MAX: usize = 200;
+pub const EVENT_VALUE_BYTES_MAX: usize = 128 * 1024;
+pub const EVENT_TRAITS_BYTES_MAX: usize = 32 * 1024;
+pub const EVENT_METADATA_BYTES_MAX: usize = 8 * 1024;
+/// Rejected events that a response to `v1/events` lists. Beyond: rejected too, but not listed.
+pub const EVENT_REJECTIONS_MAX: usize = 100;
+
 // --- a response ---
 
 /// The smallest ready body that is written without a copy, bytes.
@@ -70,14 +82,6 @@ pub const CACHED_RESPONSES_MAX: usize = 8;
 pub const CACHED_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 /// The smallest body that is compressed, bytes, as in the Python proxy (compatibility.md 2.6).
 pub const COMPRESS_BYTES_MIN: usize = 1000;
-/// Longest start of a body that is compressed without zlib, bytes: an identifier and some twenty traits.
-/// Beyond: zlib's fastest level, which takes as long for a short text but makes less of a long one.
-pub const SHORT_TEXT_BYTES_MAX: usize = 1536;
-/// Compressed results of evaluations that a reactor keeps, bytes with their keys: some 500 of documents with
-/// 50 features. Beyond: those not used for longest are removed, and counted.
-pub const RESULT_CACHE_BYTES_MAX: usize = 1024 * 1024;
-/// Longest result that is kept, bytes before compression. Beyond: compressed for each request.
-pub const CACHED_RESULT_BYTES_MAX: usize = 256 * 1024;
 /// Responses to pipelined requests that are collected into one write, bytes. Beyond: they are written first.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Response buffers that a reactor keeps for reuse, and the largest of them, bytes. Beyond: released.
@@ -145,6 +149,14 @@ pub const BUDGET_OPERATION_BYTES: usize = 1024;
 pub const BUDGET_PAUSE: Duration = Duration::from_millis(1);
 /// Connections of one reactor (`server.connections_max`). Beyond: closed immediately and counted.
 pub const CONNECTIONS_MAX: usize = 50_000;
+
+/// Events of a reactor that wait to be written to disk, bytes in total shared among the reactors, the minimum
+/// share, and the requests that wait for it. Beyond: 503, and the events are counted as refused.
+pub const EVENTS_QUEUED_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const EVENTS_QUEUED_BYTES_REACTOR_MIN: usize = 2 * 1024 * 1024;
+pub const EVENT_POSTS_QUEUED_MAX: usize = 1024;
+/// How long a request waits until its events are written. The Python SDK waits 3 s. Beyond: 503.
+pub const EVENT_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 // --- a reactor ---
 
@@ -290,6 +302,34 @@ pub const EVENT_LAG_MAX: Duration = Duration::from_secs(120);
 pub const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Age at which a temporary file belongs to a process that was killed, and is removed.
 pub const STORE_LEFTOVER_AGE: Duration = Duration::from_secs(3600);
+/// What a record of a spool counts for at least, bytes: each takes 100 bytes of memory too, so that a full
+/// spool of 256 MiB takes 50 MiB.
+pub const SPOOL_RECORD_BYTES_MIN: u64 = 512;
+/// Segment files of a full spool, and the size of one, bytes: it is deleted when all of it is delivered.
+pub const SPOOL_SEGMENTS: u64 = 64;
+pub const SPOOL_SEGMENT_BYTES_MIN: u64 = 64 * 1024;
+pub const SPOOL_SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Processes that share a `cache_dir`; each uses its own spool. Beyond: nothing is spooled.
+pub const SPOOLS_MAX: u32 = 64;
+/// Events in one record of the spool, and in one batch that is forwarded, bytes of JSON. Proxies and web
+/// servers usually accept 1 MB. One event may be larger than a record.
+pub const EVENT_RECORD_BYTES_MAX: usize = 256 * 1024;
+pub const EVENT_BATCH_BYTES_MAX: usize = UPLOAD_BYTES_MAX;
+/// Spooled events (`events.spool_bytes_max`), bytes. Beyond: 503, and the events are counted as refused.
+pub const EVENTS_SPOOL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// The smallest `events.spool_bytes_max`, bytes: the spool has to take the events of a few requests.
+pub const EVENTS_SPOOL_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// Different SDK header fields of an environment's waiting events. Beyond: sent without the field.
+pub const EVENT_SDKS_MAX: usize = 50;
+/// A response to a batch of events, bytes. Beyond: its list of rejected events is not read.
+pub const EVENTS_ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Different reasons of upstream's rejections that are counted, and the characters of each. Beyond: `other`.
+pub const EVENT_REASONS_MAX: usize = 32;
+pub const EVENT_REASON_CHARS_MAX: usize = 64;
+/// Batched events of `events.fsync` `second` are written to the disk after this time.
+pub const EVENT_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// Upstream's answers of 500 to a batch in rounds in which it accepted others. Beyond: the batch is divided.
+pub const EVENT_FAULTS_MAX: u32 = 3;
 /// How often the configuration file and certificates are checked for changes.
 pub const CONFIG_POLL: Duration = Duration::from_secs(1);
 /// Rows of a usage report, as upstream accepts (compatibility.md 4.3). Beyond: several reports.

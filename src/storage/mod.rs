@@ -3,12 +3,15 @@
 //! Each file contains a header (one line of JSON with the SHA-256 of the document), then the document as it
 //! was received. Files are replaced atomically (temporary file, fsync, rename) by a writer thread, and only
 //! the owner can read them. File names are digests, because keys are secret. A damaged file is never served.
+mod folder;
+pub mod spool;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Display;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -21,6 +24,7 @@ use crate::config::Level;
 use crate::files::Links;
 use crate::json::hex::hex;
 use crate::log::Log;
+use crate::storage::folder::create_folder;
 use crate::validators::Validators;
 use crate::{files, limits};
 
@@ -230,10 +234,6 @@ fn remove(path: &Path) -> io::Result<()> {
         io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),
     })
-}
-
-fn create_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// Removes, and logs, the temporary files of processes that were killed while writing. Another process may be

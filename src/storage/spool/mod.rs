@@ -1,0 +1,462 @@
+//! A spool: records on disk that wait until they are delivered, read back in order after a restart.
+//!
+//! Records are appended to segment files ([`format`]) and written in groups: after [`Spool::commit`] they
+//! survive the end of the process, after [`Spool::sync`] a loss of power. The state of a record is changed in
+//! place, and a segment is deleted when all its records are done. One process uses a spool, by a lock that
+//! the kernel releases when it ends; [`Spool::open_any`] gives each process its own, and
+//! [`Spool::open_abandoned`] those of processes that have ended.
+pub mod format;
+mod record;
+mod segment;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::files::Links;
+use crate::storage::folder::create_folder;
+use crate::storage::spool::format::{RecordState, ScannedRecord, SegmentError};
+pub use crate::storage::spool::record::{RecordId, RecoveredRecord, Recovery, SpoolError, SpoolOptions};
+use crate::storage::spool::segment::{Tail, lock, segment_path, segments_in};
+use crate::{files, limits};
+
+/// Where a record is.
+#[derive(Clone, Copy, Debug)]
+struct RecordLocation {
+    segment: u64,
+    offset: u32,
+    payload_bytes: u32,
+}
+
+impl RecordLocation {
+    fn charged_bytes(self) -> u64 {
+        charged_bytes(self.payload_bytes as usize)
+    }
+}
+
+/// The records of a segment that are not done.
+#[derive(Clone, Copy, Debug, Default)]
+struct SegmentUse {
+    /// All records, done or not, as charged.
+    bytes: u64,
+    live_bytes: u64,
+    live_records: u64,
+}
+
+/// Records that wait on disk.
+#[derive(Debug)]
+pub struct Spool {
+    folder: PathBuf,
+    /// Locked while the spool is open.
+    _lock: File,
+    number: [u8; 16],
+    options: SpoolOptions,
+    segments: BTreeMap<u64, SegmentUse>,
+    /// The sums of all segments.
+    bytes: u64,
+    live_bytes: u64,
+    records: BTreeMap<RecordId, RecordLocation>,
+    tail: Option<Tail>,
+    next_record: u64,
+    next_segment: u64,
+    /// Records since the last commit.
+    buffer: Vec<u8>,
+    uncommitted: Vec<(RecordId, u32, u32)>,
+    uncommitted_bytes: u64,
+}
+
+/// What a record counts towards `bytes_max`: each has an entry in memory too.
+fn charged_bytes(payload_bytes: usize) -> u64 {
+    (format::record_bytes(payload_bytes) as u64).max(limits::SPOOL_RECORD_BYTES_MIN)
+}
+
+/// Whether a spool below `parent` has segments. It may be in use.
+pub fn has_records(parent: &Path) -> bool {
+    let has_segments =
+        |slot: u32| segments_in(&parent.join(slot.to_string())).is_ok_and(|found| !found.is_empty());
+    (0..limits::SPOOLS_MAX).any(has_segments)
+}
+
+impl Spool {
+    /// Opens the first spool below `parent` that is not open, and creates it if needed. `recovered` is called
+    /// for each record that is not done, in order.
+    ///
+    /// # Errors
+    /// The folder cannot be created, locked or read.
+    pub fn open_any(
+        parent: &Path,
+        options: SpoolOptions,
+        mut recovered: impl FnMut(RecoveredRecord<'_>),
+    ) -> io::Result<(Self, Recovery)> {
+        for slot in 0..limits::SPOOLS_MAX {
+            let folder = parent.join(slot.to_string());
+            create_folder(&folder)?;
+            if let Some(lock) = lock(&folder)? {
+                return Self::open(folder, lock, options, &mut recovered);
+            }
+        }
+        let message = format!("all {} spools in {} are in use", limits::SPOOLS_MAX, parent.display());
+        Err(io::Error::new(io::ErrorKind::WouldBlock, message))
+    }
+
+    /// Opens a spool below `parent` that another process has left with records; `None` if there is none.
+    ///
+    /// # Errors
+    /// A folder cannot be locked or read.
+    pub fn open_abandoned(
+        parent: &Path,
+        options: SpoolOptions,
+        mut recovered: impl FnMut(RecoveredRecord<'_>),
+    ) -> io::Result<Option<(Self, Recovery)>> {
+        for slot in 0..limits::SPOOLS_MAX {
+            let folder = parent.join(slot.to_string());
+            if !folder.is_dir() || segments_in(&folder)?.is_empty() {
+                continue;
+            }
+            if let Some(lock) = lock(&folder)? {
+                return Self::open(folder, lock, options, &mut recovered).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn open(
+        folder: PathBuf,
+        lock: File,
+        options: SpoolOptions,
+        recovered: &mut dyn FnMut(RecoveredRecord<'_>),
+    ) -> io::Result<(Self, Recovery)> {
+        let mut number = [0; 16];
+        getrandom::fill(&mut number).map_err(io::Error::other)?;
+        let mut spool = Self {
+            folder,
+            _lock: lock,
+            number,
+            options,
+            segments: BTreeMap::new(),
+            bytes: 0,
+            live_bytes: 0,
+            records: BTreeMap::new(),
+            tail: None,
+            next_record: 1,
+            next_segment: 1,
+            buffer: Vec::new(),
+            uncommitted: Vec::new(),
+            uncommitted_bytes: 0,
+        };
+        let mut recovery = Recovery::default();
+        for segment in segments_in(&spool.folder)? {
+            spool.next_segment = spool.next_segment.max(segment + 1);
+            spool.recover(segment, &mut recovery, recovered)?;
+        }
+        recovery.records = spool.records.len() as u64;
+        recovery.bytes = spool.bytes();
+        Ok((spool, recovery))
+    }
+
+    /// Adds the records of one segment of an earlier process.
+    fn recover(
+        &mut self,
+        segment: u64,
+        recovery: &mut Recovery,
+        recovered: &mut dyn FnMut(RecoveredRecord<'_>),
+    ) -> io::Result<()> {
+        let path = segment_path(&self.folder, segment);
+        let bytes = files::read(&path, Links::Refuse, limits::CACHE_FILE_BYTES_MAX)?;
+        match format::read_segment_header(&bytes) {
+            Ok(number) => self.number = number,
+            // Its process was killed while it created the file.
+            Err(SegmentError::Truncated) => return fs::remove_file(path),
+            Err(SegmentError::Header | SegmentError::Version(_)) => {
+                recovery.ignored += 1;
+                return Ok(());
+            }
+        }
+        self.segments.insert(segment, SegmentUse::default());
+        let mut repeated = Vec::new();
+        for record in format::scan(&bytes) {
+            let (number, state, offset, payload) = match record {
+                ScannedRecord::Intact { number, state, offset, payload } => (number, state, offset, payload),
+                ScannedRecord::Damaged(_) => {
+                    recovery.damaged += 1;
+                    continue;
+                }
+                ScannedRecord::Truncated(_) => continue,
+            };
+            self.next_record = self.next_record.max(number.saturating_add(1));
+            let id = RecordId::new(number);
+            if state == RecordState::Done {
+                continue;
+            }
+            let location = RecordLocation {
+                segment,
+                offset: u32::try_from(offset).unwrap_or(u32::MAX),
+                payload_bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            };
+            if self.records.contains_key(&id) {
+                // A process that was killed while it moved records has left this one twice.
+                repeated.push(location);
+                continue;
+            }
+            self.insert(id, location);
+            let batch = match state {
+                RecordState::Batched(batch) => Some(batch),
+                RecordState::Waiting | RecordState::Done => None,
+            };
+            recovered(RecoveredRecord { id, batch, payload });
+        }
+        self.mark(&repeated, RecordState::Done)?;
+        if self.segments.get(&segment).is_some_and(|found| found.live_records == 0) {
+            self.delete_segment(segment);
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, id: RecordId, location: RecordLocation) {
+        self.records.insert(id, location);
+        let bytes = location.charged_bytes();
+        let segment = self.segments.entry(location.segment).or_default();
+        segment.bytes += bytes;
+        segment.live_bytes += bytes;
+        segment.live_records += 1;
+        self.bytes += bytes;
+        self.live_bytes += bytes;
+    }
+
+    /// A random number that all segments of this spool have, also after a restart.
+    pub fn number(&self) -> [u8; 16] {
+        self.number
+    }
+
+    /// Bytes of all segments, as charged against the limit.
+    pub fn bytes(&self) -> u64 {
+        self.bytes + self.uncommitted_bytes
+    }
+
+    /// Bytes of the records that are not done.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Appends records to the group that [`commit`](Self::commit) writes: all, or none.
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`].
+    pub fn append(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<RecordId>, SpoolError> {
+        let bytes: u64 = payloads.iter().map(|payload| charged_bytes(payload.len())).sum();
+        if self.bytes() + bytes > self.options.bytes_max {
+            // Segments may be pinned by a few records that cannot be delivered.
+            self.compact()?;
+            if self.bytes() + bytes > self.options.bytes_max {
+                return Err(SpoolError::Full);
+            }
+        }
+        Ok(payloads.iter().map(|payload| self.append_beyond(payload)).collect())
+    }
+
+    /// As [`append`](Self::append), also if the spool is full: for a record that replaces another one.
+    pub fn append_beyond(&mut self, payload: &[u8]) -> RecordId {
+        let id = RecordId::new(self.next_record);
+        self.next_record += 1;
+        self.push(id, RecordState::Waiting, payload);
+        id
+    }
+
+    fn push(&mut self, id: RecordId, state: RecordState, payload: &[u8]) {
+        let offset = u32::try_from(self.buffer.len()).unwrap_or(u32::MAX);
+        let payload_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        format::write_record(id.number(), state, payload, &mut self.buffer);
+        self.uncommitted.push((id, offset, payload_bytes));
+        self.uncommitted_bytes += charged_bytes(payload.len());
+    }
+
+    /// Writes the appended records; they survive the end of this process from then on.
+    ///
+    /// # Errors
+    /// The disk is full or failed. None of the records since the last commit is in the spool.
+    pub fn commit(&mut self) -> io::Result<()> {
+        let buffer = std::mem::take(&mut self.buffer);
+        let appended = std::mem::take(&mut self.uncommitted);
+        self.uncommitted_bytes = 0;
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let (segment, start) = self.write(&buffer)?;
+        for (id, offset, payload_bytes) in appended {
+            let offset = start.saturating_add(offset);
+            // A record that was moved is at its new location only.
+            if let Some(before) = self.records.remove(&id) {
+                self.release(before);
+            }
+            self.insert(id, RecordLocation { segment, offset, payload_bytes });
+        }
+        Ok(())
+    }
+
+    /// Writes to the last segment, or to a new one. Returns the segment and the offset in it.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<(u64, u32)> {
+        let segment_bytes = (self.options.bytes_max / limits::SPOOL_SEGMENTS)
+            .clamp(limits::SPOOL_SEGMENT_BYTES_MIN, limits::SPOOL_SEGMENT_BYTES_MAX);
+        // Records in a file that another program deleted would be lost at the next start.
+        let is_usable = |tail: &Tail| tail.bytes() < segment_bytes && tail.is_linked();
+        if self.tail.as_ref().is_none_or(|tail| !is_usable(tail)) {
+            self.sync()?;
+            let (segment, syncs) = (self.next_segment, self.options.syncs);
+            self.tail = None;
+            self.tail = Some(Tail::create(&self.folder, segment, self.number, syncs)?);
+            self.next_segment += 1;
+        }
+        let Some(tail) = &mut self.tail else { return Err(io::ErrorKind::NotFound.into()) };
+        let (segment, start) = (tail.number(), u32::try_from(tail.bytes()).unwrap_or(u32::MAX));
+        if let Err(error) = tail.write(bytes) {
+            if !tail.is_whole() {
+                self.tail = None;
+            } else if !self.segments.contains_key(&segment) {
+                self.delete_segment(segment);
+            }
+            return Err(error);
+        }
+        self.segments.entry(segment).or_default();
+        Ok((segment, start))
+    }
+
+    /// Writes all committed records to the disk; they survive a loss of power from then on.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.tail.as_mut().map_or(Ok(()), Tail::sync)
+    }
+
+    /// Reads the payload of a record.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the record is damaged: remove it then.
+    pub fn read(&self, id: RecordId) -> Result<Vec<u8>, SpoolError> {
+        self.read_with_state(id).map(|(_, payload)| payload)
+    }
+
+    fn read_with_state(&self, id: RecordId) -> Result<(RecordState, Vec<u8>), SpoolError> {
+        let location = self.records.get(&id).ok_or(SpoolError::Damaged)?;
+        let path = segment_path(&self.folder, location.segment);
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(SpoolError::Damaged),
+            opened => opened?,
+        };
+        let mut bytes = vec![0; format::RECORD_HEADER_BYTES + location.payload_bytes as usize];
+        match file.read_exact_at(&mut bytes, location.offset.into()) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(SpoolError::Damaged),
+            read => read?,
+        }
+        match format::read_record(&bytes) {
+            Some((number, state)) if number == id.number() => {
+                bytes.drain(..format::RECORD_HEADER_BYTES);
+                Ok((state, bytes))
+            }
+            _ => Err(SpoolError::Damaged),
+        }
+    }
+
+    /// Marks records as part of a batch, so that after a restart they are in the same batch again.
+    ///
+    /// # Errors
+    /// The disk failed; some of the records may be marked.
+    pub fn mark_batch(&mut self, ids: &[RecordId], batch: u64) -> io::Result<()> {
+        self.mark(&self.locations(ids), RecordState::Batched(batch))
+    }
+
+    /// Marks records as done, which removes them.
+    ///
+    /// # Errors
+    /// The disk failed, and none was removed: call it again with the same records.
+    pub fn remove(&mut self, ids: &[RecordId]) -> io::Result<()> {
+        self.mark(&self.locations(ids), RecordState::Done)?;
+        for id in ids {
+            if let Some(location) = self.records.remove(id) {
+                self.release(location);
+            }
+        }
+        Ok(())
+    }
+
+    fn locations(&self, ids: &[RecordId]) -> Vec<RecordLocation> {
+        ids.iter().filter_map(|id| self.records.get(id)).copied().collect()
+    }
+
+    fn mark(&self, locations: &[RecordLocation], state: RecordState) -> io::Result<()> {
+        let mut by_segment: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+        for location in locations {
+            by_segment.entry(location.segment).or_default().push(location.offset);
+        }
+        for (segment, offsets) in by_segment {
+            let opened = File::options().write(true).open(segment_path(&self.folder, segment));
+            let file = match opened {
+                // Deleted by another program: nothing is left to be marked.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            for offset in offsets {
+                file.write_all_at(&state.to_bytes(), u64::from(offset) + format::STATE_OFFSET as u64)?;
+            }
+            if self.options.syncs {
+                file.sync_data()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a record out of its segment, and deletes the segment with the last one.
+    fn release(&mut self, location: RecordLocation) {
+        let Some(segment) = self.segments.get_mut(&location.segment) else { return };
+        segment.live_records = segment.live_records.saturating_sub(1);
+        segment.live_bytes = segment.live_bytes.saturating_sub(location.charged_bytes());
+        self.live_bytes = self.live_bytes.saturating_sub(location.charged_bytes());
+        if segment.live_records == 0 {
+            self.delete_segment(location.segment);
+        }
+    }
+
+    fn delete_segment(&mut self, segment: u64) {
+        if self.tail.as_ref().is_some_and(|tail| tail.number() == segment) {
+            self.tail = None;
+        }
+        let bytes = self.segments.remove(&segment).map_or(0, |found| found.bytes);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        // If this fails, all its records are done, and the next start deletes it.
+        let _ = fs::remove_file(segment_path(&self.folder, segment));
+    }
+
+    /// Moves the records of the segments that are mostly done to the last one, if that frees much.
+    fn compact(&mut self) -> Result<(), SpoolError> {
+        if self.live_bytes > self.options.bytes_max / 2 || !self.buffer.is_empty() {
+            return Ok(());
+        }
+        let is_sparse = |found: &SegmentUse| found.live_bytes * 2 < found.bytes;
+        let sparse = self.segments.iter().filter(|(_, found)| is_sparse(found)).map(|(segment, _)| *segment);
+        for segment in sparse.collect::<Vec<_>>() {
+            let is_in = |location: &RecordLocation| location.segment == segment;
+            let ids: Vec<RecordId> =
+                self.records.iter().filter(|(_, location)| is_in(location)).map(|(id, _)| *id).collect();
+            for id in ids {
+                match self.read_with_state(id) {
+                    Ok((state, payload)) => self.push(id, state, &payload),
+                    // It stays where it is until it is read for its delivery.
+                    Err(SpoolError::Damaged) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.commit()?;
+            self.sync()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! The files of a spool: segments, and the lock.
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::storage::folder::create_folder;
+use crate::storage::spool::format::segment_header;
+
+/// The name of a segment is its number in `NAME_DIGITS` hexadecimal digits, with this extension.
+const EXTENSION: &str = ".segment";
+const NAME_DIGITS: usize = 16;
+const LOCK: &str = "lock";
+
+pub fn segment_path(folder: &Path, segment: u64) -> PathBuf {
+    folder.join(format!("{segment:0NAME_DIGITS$x}{EXTENSION}"))
+}
+
+/// The numbers of all segments in a folder, in order. Other files are ignored.
+pub fn segments_in(folder: &Path) -> io::Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let digits = name.to_str().and_then(|name| name.strip_suffix(EXTENSION));
+        let number = digits.filter(|digits| digits.len() == NAME_DIGITS && is_lower_hex(digits));
+        // Links and directories with such names are not ours.
+        if entry.file_type()?.is_file() {
+            found.extend(number.and_then(|digits| u64::from_str_radix(digits, 16).ok()));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn is_lower_hex(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Locks a folder for this process; `None` if another one has it. The lock ends with the returned file.
+pub fn lock(folder: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(folder.join(LOCK))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The segment that records are appended to.
+#[derive(Debug)]
+pub struct Tail {
+    file: File,
+    number: u64,
+    bytes: u64,
+    is_synced: bool,
+    /// Nothing follows the first `bytes` bytes.
+    is_whole: bool,
+}
+
+impl Tail {
+    pub fn create(folder: &Path, number: u64, spool: [u8; 16], syncs: bool) -> io::Result<Self> {
+        let path = segment_path(folder, number);
+        let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = create().or_else(|error| match error.kind() {
+            // The folder was removed after the start.
+            io::ErrorKind::NotFound => create_folder(folder).and_then(|()| create()),
+            _ => Err(error),
+        })?;
+        let mut tail = Self { file, number, bytes: 0, is_synced: true, is_whole: true };
+        let header = segment_header(spool);
+        let written =
+            tail.write(&header).and_then(|()| if syncs { File::open(folder)?.sync_all() } else { Ok(()) });
+        if let Err(error) = written {
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        Ok(tail)
+    }
+
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether the file still has a name.
+    pub fn is_linked(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+    }
+
+    /// Whether the file is as it was before a failed write. If not, nothing may be appended to it.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// Appends all of `bytes`, or nothing if it fails.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.write_all_at(bytes, self.bytes) {
+            self.is_whole = self.file.set_len(self.bytes).is_ok();
+            return Err(error);
+        }
+        self.bytes += bytes.len() as u64;
+        self.is_synced = false;
+        Ok(())
+    }
+
+    pub fn sync(&mut self) -> io::Result<()> {
+        if !self.is_synced {
+            self.file.sync_data()?;
+            self.is_synced = true;
+        }
+        Ok(())
+    }
+}

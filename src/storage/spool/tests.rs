@@ -1,0 +1,209 @@
+//! Tests of spools on a real file system.
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+struct TestFolder(PathBuf);
+
+impl TestFolder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("edge-proxy-spool-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let folder = self.0.join("0");
+        segments_in(&folder).unwrap().into_iter().map(|number| segment_path(&folder, number)).collect()
+    }
+}
+
+impl Drop for TestFolder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const OPTIONS: SpoolOptions = SpoolOptions { bytes_max: 1 << 20, syncs: true };
+
+type Found = Vec<(RecordId, Option<u64>, String)>;
+
+fn open(folder: &TestFolder, options: SpoolOptions) -> (Spool, Found, Recovery) {
+    let mut found = Vec::new();
+    let (spool, recovery) = Spool::open_any(&folder.0, options, |record| {
+        found.push((record.id, record.batch, String::from_utf8(record.payload.to_vec()).unwrap()));
+    })
+    .unwrap();
+    (spool, found, recovery)
+}
+
+fn texts(found: &Found) -> Vec<&str> {
+    found.iter().map(|(_, _, text)| text.as_str()).collect()
+}
+
+fn append(spool: &mut Spool, payload: &str) -> RecordId {
+    let ids = spool.append(&[payload.into()]).unwrap();
+    spool.commit().unwrap();
+    ids[0]
+}
+
+#[test]
+fn records_are_read_back_in_order_with_their_batches() {
+    let folder = TestFolder::new("order");
+    let (mut spool, found, _) = open(&folder, OPTIONS);
+    assert!(found.is_empty() && spool.is_empty());
+    let ids: Vec<RecordId> = ["a", "b", "c", "d"].map(|text| append(&mut spool, text)).into();
+    assert_eq!(spool.read(ids[2]).unwrap(), b"c");
+    spool.remove(&ids[1..2]).unwrap();
+    spool.mark_batch(&ids[2..], 7).unwrap();
+    let number = spool.number();
+    // Not committed: as if the process was killed.
+    spool.append(&[b"lost".to_vec()]).unwrap();
+    drop(spool);
+    let (mut spool, found, recovery) = open(&folder, OPTIONS);
+    assert_eq!(texts(&found), ["a", "c", "d"]);
+    let batches: Vec<Option<u64>> = found.iter().map(|(_, batch, _)| *batch).collect();
+    assert_eq!((batches, spool.number()), (vec![None, Some(7), Some(7)], number));
+    assert_eq!((recovery.records, recovery.damaged, recovery.ignored), (3, 0, 0));
+    let next = append(&mut spool, "e");
+    assert!(found.iter().all(|(id, _, _)| *id < next));
+    for file in folder.segments() {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let all: Vec<RecordId> = found.iter().map(|(id, _, _)| *id).chain([next]).collect();
+    spool.remove(&all).unwrap();
+    assert!(
+        spool.is_empty() && spool.bytes() == 0 && folder.segments().is_empty(),
+        "all segments are deleted"
+    );
+}
+
+#[test]
+fn a_damaged_record_costs_that_record() {
+    let folder = TestFolder::new("damaged");
+    let (mut spool, ..) = open(&folder, OPTIONS);
+    let ids: Vec<RecordId> =
+        (0..20).map(|number| append(&mut spool, &format!("record {number:02}"))).collect();
+    let path = &folder.segments()[0];
+    let mut bytes = fs::read(path).unwrap();
+    let at = bytes.windows(9).position(|window| window == b"record 07").unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, &bytes).unwrap();
+    assert!(matches!(spool.read(ids[7]), Err(SpoolError::Damaged)), "found while it is read");
+    assert_eq!(spool.read(ids[8]).unwrap(), b"record 08");
+    drop(spool);
+    let (_, found, recovery) = open(&folder, OPTIONS);
+    assert_eq!((found.len(), recovery.damaged), (19, 1));
+    assert!(!texts(&found).contains(&"record 07"));
+}
+
+#[test]
+fn other_files_are_left_as_they_are() {
+    let folder = TestFolder::new("others");
+    drop(open(&folder, OPTIONS));
+    let slot = folder.0.join("0");
+    let newer = [&b"EPSPOOL\x02"[..], &[0; 100]].concat();
+    for (name, bytes) in
+        [("0000000000000009.segment", &newer[..]), ("000000000000000A.segment", b"x"), ("notes", b"y")]
+    {
+        fs::write(slot.join(name), bytes).unwrap();
+    }
+    std::os::unix::fs::symlink("notes", slot.join("0000000000000003.segment")).unwrap();
+    let (mut spool, found, recovery) = open(&folder, OPTIONS);
+    assert_eq!((found.len(), recovery.ignored), (0, 1));
+    append(&mut spool, "new");
+    assert!(slot.join("000000000000000a.segment").is_file(), "after the numbers that exist");
+    assert_eq!(fs::read(slot.join("0000000000000009.segment")).unwrap(), newer);
+}
+
+#[test]
+fn a_full_spool_takes_nothing_until_records_are_removed() {
+    let folder = TestFolder::new("full");
+    let (mut spool, ..) = open(&folder, OPTIONS);
+    let payload = [vec![b'x'; 10_000]];
+    let mut ids = Vec::new();
+    while let Ok(id) = spool.append(&payload) {
+        spool.commit().unwrap();
+        ids.extend(id);
+    }
+    assert!((100..105).contains(&ids.len()), "{}", ids.len());
+    let on_disk: u64 = folder.segments().iter().map(|path| path.metadata().unwrap().len()).sum();
+    assert!(on_disk <= OPTIONS.bytes_max + 64 * 1024, "{on_disk}");
+    // Every tenth record cannot be delivered: without moving them, they would pin all segments.
+    let stuck: Vec<RecordId> = ids.iter().step_by(10).copied().collect();
+    spool.mark_batch(&stuck[..2], 9).unwrap();
+    ids.retain(|id| !stuck.contains(id));
+    spool.remove(&ids).unwrap();
+    let mut more = 0;
+    while spool.append(&payload).is_ok() {
+        spool.commit().unwrap();
+        more += 1;
+    }
+    assert!((85..95).contains(&more), "{more}");
+    drop(spool);
+    let (_, found, _) = open(&folder, OPTIONS);
+    assert_eq!(found.len(), stuck.len() + more);
+    assert_eq!(found.iter().filter(|(id, batch, _)| stuck.contains(id) && *batch == Some(9)).count(), 2);
+}
+
+#[test]
+fn small_records_count_for_the_memory_that_they_take() {
+    let folder = TestFolder::new("small");
+    let (mut spool, ..) = open(&folder, OPTIONS);
+    let mut count = 0;
+    while spool.append(&[b"x".to_vec()]).is_ok() {
+        count += 1;
+    }
+    assert_eq!(count, OPTIONS.bytes_max / limits::SPOOL_RECORD_BYTES_MIN);
+}
+
+#[test]
+fn a_record_that_was_moved_when_the_process_was_killed_is_read_once() {
+    let folder = TestFolder::new("moved");
+    let (mut spool, ..) = open(&folder, OPTIONS);
+    append(&mut spool, "a");
+    append(&mut spool, "b");
+    drop(spool);
+    let path = &folder.segments()[0];
+    fs::copy(path, folder.0.join("0/0000000000000002.segment")).unwrap();
+    let (mut spool, found, _) = open(&folder, OPTIONS);
+    assert_eq!(texts(&found), ["a", "b"]);
+    spool.remove(&[found[0].0, found[1].0]).unwrap();
+    drop(spool);
+    assert_eq!(open(&folder, OPTIONS).1.len(), 0);
+}
+
+#[test]
+fn each_process_has_its_own_spool_and_takes_over_abandoned_ones() {
+    let folder = TestFolder::new("shared");
+    let (mut first, ..) = open(&folder, OPTIONS);
+    append(&mut first, "first");
+    let (mut second, found, _) = open(&folder, OPTIONS);
+    assert!(found.is_empty(), "the first one is locked");
+    append(&mut second, "second");
+    let adopt = |found: &mut Vec<String>| {
+        Spool::open_abandoned(&folder.0, OPTIONS, |record| {
+            found.push(String::from_utf8(record.payload.to_vec()).unwrap());
+        })
+        .unwrap()
+    };
+    let mut adopted = Vec::new();
+    assert!(adopt(&mut adopted).is_none());
+    drop(first);
+    let spool = adopt(&mut adopted);
+    assert!(spool.is_some() && adopted == ["first"]);
+    assert!(adopt(&mut adopted).is_none(), "it is open already");
+}
+
+#[test]
+fn a_deleted_segment_is_not_written_to() {
+    let folder = TestFolder::new("deleted");
+    let (mut spool, ..) = open(&folder, OPTIONS);
+    let lost = append(&mut spool, "lost");
+    fs::remove_dir_all(folder.0.join("0")).unwrap();
+    append(&mut spool, "kept");
+    assert!(matches!(spool.read(lost), Err(SpoolError::Damaged)));
+    spool.remove(&[lost]).unwrap();
+    drop(spool);
+    assert_eq!(texts(&open(&folder, OPTIONS).1), ["kept"]);
+}
