@@ -4,6 +4,8 @@
 //! wakes the reactor by one byte on a socket pair. When the last [`Lease`] of a snapshot is dropped, the
 //! snapshot returns to the supervisor, which frees it: a reactor never frees an environment. No send on this
 //! channel blocks, except that of a reactor's last counts.
+pub mod events;
+
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 
+pub use crate::channel::events::{EventPort, EventPosts, EventResult};
 use crate::config::Config;
 use crate::counts::Counts;
 use crate::snapshot::Snapshot;
@@ -47,6 +50,8 @@ pub struct Publisher {
     reactors: Vec<(Sender<ReactorMessage>, UnixStream)>,
     retired: Option<Ends<Arc<Snapshot>>>,
     reports: Option<Ends<Box<Counts>>>,
+    /// `None` if `events.enabled` is not set, or after [`take_events`](Self::take_events).
+    events: Option<EventPosts>,
     newest: Newest,
 }
 
@@ -69,6 +74,8 @@ pub struct Inbox {
     inbox: Receiver<ReactorMessage>,
     retire: Sender<Arc<Snapshot>>,
     reports: Sender<Box<Counts>>,
+    /// `None` if `events.enabled` is not set.
+    pub events: Option<EventPort>,
     pub wake: UnixStream,
 }
 
@@ -91,9 +98,10 @@ pub struct Disconnected;
 impl Publisher {
     /// A publisher without reactors. `config` is the configuration that they start with.
     pub fn new(config: Arc<Config>) -> Self {
+        let events = config.events.enabled.then(|| EventPosts::new(config.cores.len()));
         let published = Published { snapshot: Arc::default(), config };
         let newest = Newest(Arc::new(Mutex::new(published)));
-        Self { reactors: Vec::new(), retired: None, reports: None, newest }
+        Self { reactors: Vec::new(), retired: None, reports: None, events, newest }
     }
 
     /// Opens the channel to one more reactor.
@@ -108,8 +116,9 @@ impl Publisher {
         let retire = retire.clone();
         let (reports, _) = self.reports.get_or_insert_with(|| bounded(REPORTS_MAX));
         let reports = reports.clone();
+        let events = self.events.as_mut().map(|events| events.connect(&ours)).transpose()?;
         self.reactors.push((sender, ours));
-        Ok(Inbox { inbox, retire, reports, wake })
+        Ok(Inbox { inbox, retire, reports, events, wake })
     }
 
     /// Sends a message to every reactor, and returns the number of reactors whose inbox was full. The caller
@@ -127,6 +136,11 @@ impl Publisher {
             let _ = wake.write(&[1]);
         }
         skipped
+    }
+
+    /// The end of the channel for the thread that writes events. `None` if `events.enabled` is not set.
+    pub fn take_events(&mut self) -> Option<EventPosts> {
+        self.events.take()
     }
 
     /// A shared view of the newest publication.

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::http::ParseError;
 use crate::http::route::Route;
+use crate::limits;
 use crate::snapshot::DocumentSource;
 
-/// A counter or gauge with a single writer.
+/// A counter or gauge with a single writer at a time.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -57,6 +59,57 @@ pub struct BackgroundMetrics {
     pub realtime_floods: SharedCounter,
 }
 
+/// The metrics of stored experiment events. Gauges are set while the queue is locked.
+#[derive(Debug, Default)]
+pub struct EventMetrics {
+    /// Events that wait to be forwarded.
+    pub queued: Counter,
+    /// Bytes that they take on disk.
+    pub queued_bytes: Counter,
+    /// When the oldest of them was accepted, in Unix seconds; 0 if none waits.
+    pub oldest_at: Counter,
+    /// Events that upstream accepted.
+    pub sent: SharedCounter,
+    /// Batches that upstream refused and that were divided.
+    pub divided: SharedCounter,
+    lost: [SharedCounter; EventLoss::ALL.len()],
+    /// Events that upstream rejected in accepted batches, by its reason.
+    rejected: Mutex<BTreeMap<String, u64>>,
+}
+
+impl EventMetrics {
+    /// Counts events that were given up.
+    pub fn lost(&self, loss: EventLoss, events: u64) {
+        if let Some(counter) = self.lost.get(loss as usize) {
+            counter.add(events);
+        }
+    }
+
+    /// Events that were given up for this reason (its index in `EventLoss::ALL`).
+    pub fn lost_of(&self, loss: usize) -> u64 {
+        self.lost.get(loss).map_or(0, SharedCounter::value)
+    }
+
+    /// Counts events that upstream rejected. Beyond `limits::EVENT_REASONS_MAX` reasons they are `other`.
+    pub fn rejected(&self, reason: &str, events: u64) {
+        let mut rejected = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = rejected.contains_key(reason) || rejected.len() < limits::EVENT_REASONS_MAX;
+        *rejected.entry(if is_known { reason } else { "other" }.to_owned()).or_default() += events;
+    }
+
+    /// Events that upstream rejected, by its reason.
+    pub fn rejected_by_reason(&self) -> BTreeMap<String, u64> {
+        self.rejected.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The age of the oldest event that waits; zero if none does.
+    pub fn oldest_age(&self, now: SystemTime) -> Duration {
+        let oldest_at = Duration::from_secs(self.oldest_at.value());
+        let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if oldest_at.is_zero() { Duration::ZERO } else { since_epoch.saturating_sub(oldest_at) }
+    }
+}
+
 /// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -64,6 +117,7 @@ pub struct Metrics {
     pub reactors: Vec<Arc<ReactorMetrics>>,
     pub supervisor: SupervisorMetrics,
     pub background: BackgroundMetrics,
+    pub events: Arc<EventMetrics>,
     environments: Mutex<BTreeMap<String, EnvironmentMetrics>>,
 }
 
@@ -99,14 +153,14 @@ pub struct ReactorMetrics {
     pub flag_cycles_exceeded: Counter,
     /// Bulk requests rejected because evaluating their identities exceeded the budget.
     pub bulk_refused: Counter,
-    /// Answers from the caches of compressed results, those that were not in them, and removals.
-    pub result_cache_hits: Counter,
-    pub result_cache_misses: Counter,
-    pub result_cache_evicted: Counter,
-    /// Memory of these caches.
-    pub result_cache_bytes: Counter,
     /// Access log records dropped because the queue was full.
     pub access_dropped: Counter,
+    /// Experiment events that were stored.
+    pub events_accepted: Counter,
+    /// Events that could not be stored, by reason.
+    events_refused: [Counter; EventRefusal::ALL.len()],
+    /// Rejected events, by fault.
+    events_rejected: [Counter; EventFault::ALL.len()],
     /// Restarts after a panic.
     pub restarts: Counter,
     /// Version of the snapshot in use.
@@ -197,6 +251,7 @@ impl Metrics {
             reactors: reactors.collect(),
             supervisor: SupervisorMetrics::default(),
             background: BackgroundMetrics::default(),
+            events: Arc::default(),
             environments: Mutex::default(),
         }
     }
@@ -239,11 +294,10 @@ impl ReactorMetrics {
             patterns_exceeded: Counter::default(),
             flag_cycles_exceeded: Counter::default(),
             bulk_refused: Counter::default(),
-            result_cache_hits: Counter::default(),
-            result_cache_misses: Counter::default(),
-            result_cache_evicted: Counter::default(),
-            result_cache_bytes: Counter::default(),
             access_dropped: Counter::default(),
+            events_accepted: Counter::default(),
+            events_refused: Default::default(),
+            events_rejected: Default::default(),
             restarts: Counter::default(),
             snapshot_version: Counter::default(),
             snapshot_taken_ms: Counter::default(),
@@ -267,6 +321,32 @@ impl ReactorMetrics {
         if let Some(counter) = self.rejects.get(reject as usize) {
             counter.add(1);
         }
+    }
+
+    /// Counts events that could not be stored.
+    pub fn events_refused(&self, refusal: EventRefusal, events: u64) {
+        if let Some(counter) = self.events_refused.get(refusal as usize) {
+            counter.add(events);
+        }
+    }
+
+    /// Counts rejected events, by fault.
+    pub fn events_rejected(&self, events: &[u32; EventFault::ALL.len()]) {
+        for (counter, count) in self.events_rejected.iter().zip(events) {
+            if *count > 0 {
+                counter.add(u64::from(*count));
+            }
+        }
+    }
+
+    /// Refused events with this reason (its index in `EventRefusal::ALL`).
+    pub fn events_refused_of(&self, refusal: usize) -> u64 {
+        self.events_refused.get(refusal).map_or(0, Counter::value)
+    }
+
+    /// Rejected events with this fault (its index in `EventFault::ALL`).
+    pub fn events_rejected_of(&self, fault: usize) -> u64 {
+        self.events_rejected.get(fault).map_or(0, Counter::value)
     }
 
     /// Adds the duration of a batch: requests that were read and answered together.

@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::realtime::{serve, version_of};
 use crate::support::document::{CLIENT_KEY, SERVER_KEY, document, for_key};
 use crate::support::{Client, Proxy, Reply, Scratch, Start, Upstream, eventually, get};
 
 const CONFIG: &str = "/api/v1/proxy/config/";
 
-/// Environments with server-side keys and their optional expiry.
+/// Environments with server-side keys and, if they have one, the end of each.
 fn list(environments: &[(&str, &[(&str, Value)])]) -> Reply {
     let environments: Vec<Value> = environments
         .iter()
@@ -23,7 +24,7 @@ fn list(environments: &[(&str, &[(&str, Value)])]) -> Reply {
     Reply::json(json!(environments).to_string())
 }
 
-/// Answers each document request with the document of the key's environment.
+/// Answers each document request with the document of the environment that the key is of.
 fn upstream_with(keys: &[(&str, &str)]) -> Upstream {
     let upstream = Upstream::start();
     for (client, server) in keys {
@@ -58,9 +59,9 @@ fn ends_in(after: Duration) -> Value {
 }
 
 #[test]
-fn rejects_client_side_key_listed_as_server_side_key() {
+fn a_public_key_listed_as_a_server_side_key_opens_no_document() {
     let upstream = upstream_with(&[("a", "ser.a"), ("b", "ser.b"), (CLIENT_KEY, SERVER_KEY)]);
-    // Upstream would answer with a document for every key that it lists.
+    // Upstream would answer with a document for whatever key it listed.
     for key in ["b", "other", CLIENT_KEY] {
         upstream.document(key, for_key("b", 1).to_string());
     }
@@ -88,7 +89,7 @@ fn rejects_client_side_key_listed_as_server_side_key() {
     }
     assert!(upstream.requests().iter().all(|request| !["b", "other", "a"].contains(&request.key())));
     polled_again(&upstream, 5);
-    // Two of a, one each of b, c and d, and ser.e as a whole; each once.
+    // Of a: two, of b, c, d: one each, and ser.e as a whole; each once.
     assert_eq!(proxy.log().matches("discovered_pair_rejected").count(), 6, "{}", proxy.log());
     assert_eq!(proxy.metric("edge_proxy_discovery_pairs_rejected"), 6.0);
     assert!(!proxy.log().contains(SERVER_KEY), "{}", proxy.log());
@@ -104,11 +105,7 @@ fn rejects_client_side_key_listed_as_server_side_key() {
     eventually("it is rejected", || {
         (proxy.metric("edge_proxy_discovery_pairs_rejected") == 2.0).then_some(())
     });
-    assert_eq!(
-        (status(&proxy, "a"), whole("ser.a"), whole("b")),
-        (200, 200, 401),
-        "valid environments are still served"
-    );
+    assert_eq!((status(&proxy, "a"), whole("ser.a"), whole("b")), (200, 200, 401), "what was valid goes on");
 }
 
 #[test]
@@ -133,7 +130,7 @@ fn check_and_explain_reject_the_same_pairs() {
 }
 
 #[test]
-fn applies_empty_list_after_grace_and_single_removals_immediately() {
+fn an_empty_list_counts_once_it_is_confirmed_for_the_grace_and_single_removals_at_once() {
     let (upstream, cache) = (upstream_with(&[("a", "ser.a"), ("b", "ser.b")]), Scratch::new());
     let both = || list(&[("a", &[("ser.a", Value::Null)]), ("b", &[("ser.b", Value::Null)])]);
     upstream.on(CONFIG, both());
@@ -147,7 +144,7 @@ fn applies_empty_list_after_grace_and_single_removals_immediately() {
         (status(&proxy, "a") == 200 && status(&proxy, "b") == 200).then_some(())
     });
     upstream.on(CONFIG, list(&[("b", &[("ser.b", Value::Null)])]));
-    eventually("a is removed immediately", || (status(&proxy, "a") == 401).then_some(()));
+    eventually("a is removed at once", || (status(&proxy, "a") == 401).then_some(()));
     upstream.on(CONFIG, list(&[]));
     let line = proxy.wait_for_log("discovery_empty");
     assert!(line.contains("discovery_empty_grace_seconds"), "{line}");
@@ -161,7 +158,7 @@ fn applies_empty_list_after_grace_and_single_removals_immediately() {
     let page = get(proxy.admin(), "/status.json", "").json();
     assert!(page["discovery_empty_since"].as_f64() > Some(1e9), "{page}");
     assert_eq!(proxy.metric("edge_proxy_discovery_empty"), 1.0);
-    // They survive a restart.
+    // A restart meanwhile still knows them.
     proxy.signal("TERM");
     assert!(proxy.wait().success());
     let mut proxy = serve(3600.0).ready();
@@ -173,7 +170,7 @@ fn applies_empty_list_after_grace_and_single_removals_immediately() {
     assert!(get(proxy.admin(), "/status.json", "").json()["discovery_empty_since"].is_null());
     proxy.signal("TERM");
     assert!(proxy.wait().success());
-    // With a short grace the list is applied, but not while polls fail to confirm it.
+    // With a short grace it counts in the end, but not while polls between fail to confirm it.
     let proxy = serve(1.0).ready();
     let mut turn = 0_usize;
     upstream.rule(move |request| {
@@ -192,7 +189,7 @@ fn applies_empty_list_after_grace_and_single_removals_immediately() {
 }
 
 #[test]
-fn applies_empty_list_immediately_without_grace() {
+fn without_a_grace_an_empty_list_counts_at_once() {
     let upstream = upstream_with(&[("a", "ser.a")]);
     upstream.on(CONFIG, list(&[("a", &[("ser.a", Value::Null)])]));
     let proxy = start(&upstream).set("discovery_empty_grace_seconds", 0).start();
@@ -204,7 +201,7 @@ fn applies_empty_list_immediately_without_grace() {
 
 // --- event streams and the access rule ---
 
-/// Over HTTP/1.0, whose streams are not chunked.
+/// By HTTP/1.0, whose streams are not chunked.
 fn subscribe(proxy: &Proxy, path: &str) -> (Client, u16) {
     let mut client = Client::connect(proxy.address());
     client.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
@@ -216,7 +213,7 @@ fn paths(key: &str) -> [String; 2] {
     [format!("/sse/environments/{key}/stream"), format!("/ofrep/v1/environments/{key}/stream")]
 }
 
-/// Reads until the stream ends; fails if it does not.
+/// Reads to the end of a stream, which must come.
 fn until_closed(client: Client) {
     let mut stream = client.into_stream();
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
@@ -267,7 +264,7 @@ fn streams_open_for_valid_keys_only_and_end_with_their_environment() {
     };
     let (of_a, revoked, soon, of_b) = (open("a"), open("ser.revoked"), open("ser.soon"), open("b"));
     soon.into_iter().for_each(until_closed);
-    // First only the key is removed, then the environment.
+    // The key alone goes, then the environment.
     upstream.on(CONFIG, list(&[("a", &[("ser.a", Value::Null)]), ("b", &[("ser.b", Value::Null)])]));
     revoked.into_iter().for_each(until_closed);
     upstream.on(CONFIG, list(&[("b", &[("ser.b", Value::Null)])]));
@@ -282,7 +279,7 @@ fn streams_open_for_valid_keys_only_and_end_with_their_environment() {
 }
 
 #[test]
-fn stream_ends_when_a_reload_removes_its_environment() {
+fn a_stream_ends_when_a_reload_removes_its_environment() {
     let upstream = upstream_with(&[(CLIENT_KEY, SERVER_KEY), ("b", "ser.b")]);
     let proxy = Start::serve()
         .set("api_url", upstream.api_url())
@@ -350,12 +347,12 @@ fn adds_and_removes_discovered_environments_and_keeps_static_ones() {
         ]),
     );
     let start = || {
-        Start::polling(&upstream.api_url())
+        serve(&upstream.api_url())
             .set("proxy_key", "proxy-key-of-a-test")
             .set("cache_dir", cache.path().to_str().expect("a plain path"))
     };
     let mut proxy = start().ready();
-    eventually("a is served", || proxy.version_of("a"));
+    eventually("a is served", || version_of(&proxy, "a"));
     let status = |proxy: &Proxy, key: &str| proxy.get("/api/v1/flags/", key).status;
     assert_eq!(status(&proxy, "ser.a"), 200);
     assert_eq!(status(&proxy, "ser.off"), 401, "not active");
@@ -371,14 +368,14 @@ fn adds_and_removes_discovered_environments_and_keeps_static_ones() {
     proxy.wait_for_log("discovery_failed");
     assert_eq!(status(&proxy, "a"), 200);
     upstream.on(CONFIG, listed(&[("b", &[("ser.b", true, Value::Null)])]));
-    eventually("b is served", || proxy.version_of("b"));
+    eventually("b is served", || version_of(&proxy, "b"));
     assert_eq!((status(&proxy, "a"), status(&proxy, CLIENT_KEY)), (401, 200));
     // A restart while upstream is down serves them all.
     proxy.signal("TERM");
     assert!(proxy.wait().success());
     upstream.refuse();
     let proxy = start().ready();
-    assert_eq!((proxy.version_of("b"), proxy.version_of(CLIENT_KEY)), (Some(1), Some(1)));
+    assert_eq!((version_of(&proxy, "b"), version_of(&proxy, CLIENT_KEY)), (Some(1), Some(1)));
 }
 
 #[test]
@@ -395,7 +392,7 @@ fn tries_the_next_key_when_upstream_rejects_one() {
         .set("proxy_key", "proxy-key-of-a-test")
         .set("api_poll_frequency_seconds", 0.2)
         .start();
-    eventually("a is served", || proxy.version_of("a"));
+    eventually("a is served", || version_of(&proxy, "a"));
     for key in ["ser.refused", "ser.good"] {
         assert_eq!(
             proxy.get("/api/v1/flags/", key).status,
@@ -461,7 +458,7 @@ fn uploads_usage_exactly_once_with_an_idempotency_key() {
     }
     assert_eq!(sums["identities"], 11);
     assert_eq!(sums["environment-document"], 10);
-    // Includes the probes until `a` was served, and no 404.
+    // The probes until `a` was served, and no 404.
     assert!((1..10).contains(&sums["flags"]), "{sums:?}");
 }
 

@@ -1,7 +1,7 @@
-//! Each fuzz target on its corpus and on mutations of it: the short form of `make fuzz`, which runs the same
-//! targets guided by coverage.
+//! Each fuzz target on its corpus and on mutations of it: the short form of `make fuzz`,
+//! which runs the same targets for minutes, led by coverage.
 //!
-//! `SEED=` replays a run, `MUTATIONS=` sets the number of mutations of each target.
+//! `SEED=` replays a run, `MUTATIONS=` sets how many are tried for each target.
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::support::fixture::root;
 #[path = "fuzz/targets/mod.rs"]
 mod targets;
 
-/// Bytes that are special to one of the parsers.
+/// Bytes that mean something to one of the readers.
 const PIECES: &[&str] = &[
     "\r\n",
     "\n",
@@ -53,7 +53,7 @@ const PIECES: &[&str] = &[
     ";",
 ];
 
-/// Xorshift, seeded so that a finding can be reproduced.
+/// Xorshift: seeded, so that a finding can be had again.
 struct Random(u64);
 
 impl Random {
@@ -91,10 +91,10 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     }
 }
 
-/// Generous, for a build without optimisation on a busy machine.
+/// A build without optimisation on a busy machine is slow, but not beyond all measure.
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// Time since the first call.
+/// Since the first call.
 fn time() -> Duration {
     static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
     FIRST.elapsed()
@@ -126,43 +126,43 @@ fn fuzz(name: &str) {
 }
 
 #[test]
-fn request_parsing_is_independent_of_segmentation() {
+fn requests_are_read_the_same_however_they_arrive() {
     fuzz("request");
 }
 
 #[test]
-fn fast_path_and_full_parser_agree() {
+fn both_ways_read_the_same_identity() {
     fuzz("identity");
 }
 
 #[test]
-fn documents_do_not_panic() {
+fn no_document_ends_the_process() {
     fuzz("document");
 }
 
 #[test]
-fn conditions_do_not_panic() {
+fn no_condition_ends_the_process() {
     fuzz("evaluator");
 }
 
 #[test]
-fn responses_are_complete() {
+fn each_answer_is_a_whole_one() {
     fuzz("answer");
 }
 
 #[test]
-fn expressions_do_not_panic() {
+fn no_small_language_ends_the_process() {
     fuzz("syntax");
 }
 
 #[test]
-fn upstream_responses_do_not_panic() {
+fn what_upstream_sends_is_read_or_refused() {
     fuzz("upstream");
 }
 
 #[test]
-fn a_body_compressed_in_two_parts_decodes_to_both() {
-    fuzz("gzip");
+fn a_damaged_spool_yields_only_what_was_written() {
+    fuzz("spool");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn every_target_is_run() {
     }
 }
 
-/// Without counting, the work limits would never fail.
+/// Without it the work oracle would hold whatever is done.
 #[test]
 fn work_is_counted_in_this_build() {
     work::take();

@@ -14,12 +14,8 @@ mod admin;
 mod bodies;
 /// The step budgets of a request.
 mod budget;
-/// The Helm chart, and a configuration that is mounted.
-mod chart;
 /// Configuration, check, health, metrics and log of the running executable.
 mod cli;
-/// Compressed answers: each decodes to the plain one, and is cached for its own document, key and coding.
-mod compression;
 /// Public conformance suites, and comparison with other parsers.
 mod conformance;
 /// Counts of SDKs, through restarts.
@@ -38,6 +34,8 @@ mod docs;
 mod drain;
 /// Fallback from io_uring to epoll.
 mod driver;
+/// Experiment events: their statuses, and their delivery through outages, kills and full disks.
+mod events;
 /// Metadata of experiments, variants chosen for one identity, transient identities.
 mod experiments;
 /// `edge-proxy explain` and its HTTP form.

@@ -1,4 +1,4 @@
-//! Event streams to clients: access, events, and their order.
+//! Event streams downstream: who may subscribe, what is said to whom, and when.
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -9,8 +9,8 @@ use crate::surface::{CLIENT, SERVER, document};
 const STREAM: &str = "/sse/environments/SurfaceClientKey/stream";
 const OFREP: &str = "/ofrep/v1/environments/SurfaceClientKey/stream";
 
-/// Subscribes over HTTP/1.0, whose streams are not chunked and can be read line by line. Returns the client,
-/// the status and the fields of the head.
+/// Status and fields of a stream's head, and the client that reads on: by HTTP/1.0, since its
+/// streams are not chunked and can be read line by line.
 fn subscribe(proxy: &Proxy, path: &str, fields: &[(&str, &str)]) -> (Client, u16, Vec<(String, String)>) {
     let mut client = Client::connect(proxy.address());
     let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -30,7 +30,7 @@ fn served_from_file() -> Start {
 }
 
 #[test]
-fn streams_require_a_known_key_and_get() {
+fn a_stream_is_for_keys_that_are_known_and_for_get() {
     let proxy = served_from_file().ready();
     for (path, key) in [
         ("/sse/environments/nope/stream", "nope"),
@@ -39,7 +39,7 @@ fn streams_require_a_known_key_and_get() {
         ("/sse/environments/a%27b/stream", "a\'b"),
         ("/sse/environments/surfaceclientkey/stream", "surfaceclientkey"),
     ] {
-        // The key of the header is ignored here: EventSource cannot send one.
+        // The key of the header opens nothing here: EventSource cannot send one.
         let answer = proxy.get(path, CLIENT);
         let quoted = if key.contains('\'') { format!("\\\"{key}\\\"") } else { format!("'{key}'") };
         let body = format!(r#"{{"status":"unauthorized","message":"unknown key {quoted}"}}"#);
@@ -57,7 +57,7 @@ fn streams_require_a_known_key_and_get() {
 }
 
 #[test]
-fn stream_opens_before_the_document_arrives() {
+fn an_environment_without_a_document_has_a_stream_that_waits() {
     let upstream = Upstream::start();
     let proxy = Start::serve()
         .set("api_url", upstream.api_url())
@@ -73,7 +73,7 @@ fn stream_opens_before_the_document_arrives() {
 }
 
 #[test]
-fn streams_follow_allow_origins() {
+fn origins_are_told_apart_on_streams_as_everywhere() {
     let proxy = served_from_file().set("allow_origins", json!(["https://ok.example"])).ready();
     for (origin, allowed) in
         [("https://ok.example", Some("https://ok.example")), ("https://evil.example", None)]
@@ -87,7 +87,7 @@ fn streams_follow_allow_origins() {
 
 /// An identity override may change without moving the document's time (compatibility.md 4.1).
 #[test]
-fn ofrep_stream_reports_changes_with_equal_updated_at() {
+fn openfeature_hears_of_a_document_whose_time_stayed() {
     let upstream = Upstream::start();
     let mut edited = document(1);
     upstream.document(SERVER, edited.to_string());
@@ -109,25 +109,21 @@ fn ofrep_stream_reports_changes_with_equal_updated_at() {
     assert_eq!(next(&mut flagsmith), r#"{"updated_at": 1795168801.5}"#);
     edited["feature_states"][0]["feature_state_value"] = json!("edited");
     upstream.document(SERVER, edited.to_string());
-    assert_eq!(next(&mut ofrep), event, "the event carries no time");
+    assert_eq!(next(&mut ofrep), event, "it moved nothing but the flags");
     let now = proxy.get("/api/v1/flags/?feature=banner", CLIENT).json()["feature_state_value"].clone();
-    assert_eq!(now, "edited", "the new document is served");
+    assert_eq!(now, "edited", "what is fetched then is the new one");
     edited["updated_at"] = serde_json::Value::Null;
     upstream.document(SERVER, edited.to_string());
     assert_eq!(next(&mut ofrep), r#"{"type":"refetchEvaluation"}"#);
     edited["updated_at"] = json!("2026-11-20T10:00:09+00:00");
     upstream.document(SERVER, edited.to_string());
     assert_eq!(next(&mut ofrep), r#"{"type":"refetchEvaluation","lastModified":1795168809}"#);
-    assert_eq!(
-        next(&mut flagsmith),
-        r#"{"updated_at": 1795168809.0}"#,
-        "Flagsmith's SDKs compare only the time"
-    );
+    assert_eq!(next(&mut flagsmith), r#"{"updated_at": 1795168809.0}"#, "its SDKs go by the time alone");
 }
 
-/// A quiet stream gets a comment every 15 seconds.
+/// Also that a quiet stream says that it is alive: a comment, every 15 seconds.
 #[test]
-fn stream_reports_only_its_environment() {
+fn a_stream_hears_of_its_own_environment_alone() {
     let upstream = Upstream::start();
     let mut other = document(1);
     other["api_key"] = json!("OtherClientKey");
@@ -140,22 +136,22 @@ fn stream_reports_only_its_environment() {
         .environment("OtherClientKey", "ser.other")
         .ready();
     let (mut quiet, ..) = subscribe(&proxy, STREAM, &[]);
-    let (mut client, ..) = subscribe(&proxy, "/sse/environments/OtherClientKey/stream", &[]);
+    let (mut told, ..) = subscribe(&proxy, "/sse/environments/OtherClientKey/stream", &[]);
     let first =
         ["retry: 15000", "", "event: environment_updated", r#"data: {"updated_at": 1795168801.5}"#, ""];
     for line in first {
         assert_eq!(quiet.line().expect("a line"), line);
-        assert_eq!(client.line().expect("a line"), line);
+        assert_eq!(told.line().expect("a line"), line);
     }
     other["updated_at"] = json!("2026-11-20T10:00:09+00:00");
     upstream.document("ser.other", other.to_string());
-    assert_eq!(client.line().expect("a line"), "event: environment_updated");
+    assert_eq!(told.line().expect("a line"), "event: environment_updated");
     assert_eq!(
-        client.line().expect("a line"),
+        told.line().expect("a line"),
         r#"data: {"updated_at": 1795168809.0}"#,
         "a decimal point, always"
     );
-    // The comment is the first line. A busy machine may delay it.
+    // Nothing came before the comment, which comes after a quiet while, however long on a busy machine.
     quiet.stream().set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
     let since = Instant::now();
     assert_eq!(quiet.line().expect("a comment"), ":", "after {:?}", since.elapsed());

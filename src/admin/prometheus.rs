@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use crate::admin::process::Process;
 use crate::admin::status::{environment_labels, source_name, unix_seconds};
 use crate::admin::view::View;
+use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::http::route::Route;
 use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
 
@@ -21,9 +22,9 @@ pub fn render(view: &View) -> String {
     requests(&mut text, metrics);
     durations(&mut text, metrics);
     traffic(&mut text, metrics);
-    result_caches(&mut text, metrics);
     reactors(&mut text, metrics);
     supervisor(&mut text, metrics);
+    events(&mut text, metrics);
     background(&mut text, metrics);
     environments(&mut text, metrics);
     text.single(
@@ -191,36 +192,6 @@ fn traffic(text: &mut Text, metrics: &Metrics) {
     }
 }
 
-fn result_caches(text: &mut Text, metrics: &Metrics) {
-    type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
-    let rows: [Row; 4] = [
-        (
-            "result_cache_hits_total",
-            "counter",
-            "Answers with gzip whose flags were taken from the cache of compressed results.",
-            |r| r.result_cache_hits.value(),
-        ),
-        (
-            "result_cache_misses_total",
-            "counter",
-            "Answers with gzip whose flags were compressed for the request.",
-            |r| r.result_cache_misses.value(),
-        ),
-        (
-            "result_cache_evicted_total",
-            "counter",
-            "Results removed from the cache because it was full.",
-            |r| r.result_cache_evicted.value(),
-        ),
-        ("result_cache_bytes", "gauge", "Memory of the caches of compressed results.", |r| {
-            r.result_cache_bytes.value()
-        }),
-    ];
-    for (name, kind, help, number) in rows {
-        text.single(name, kind, help, sum(metrics, number));
-    }
-}
-
 fn reactors(text: &mut Text, metrics: &Metrics) {
     type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> f64);
     text.family("reactor_info", "gauge", "CPU and I/O driver of each reactor.");
@@ -318,6 +289,52 @@ fn counts_bounded(text: &mut Text, metrics: &Metrics) {
     }
     let help = "Uploads of counts that upstream rejected and that were split.";
     text.single("counts_divided_total", "counter", help, numbers.counts_divided.value());
+}
+
+/// Experiment events, from their acceptance until upstream has them.
+fn events(text: &mut Text, metrics: &Metrics) {
+    let numbers = &metrics.events;
+    let accepted = sum(metrics, |reactor| reactor.events_accepted.value());
+    text.single("events_accepted_total", "counter", "Experiment events stored and answered 202.", accepted);
+    let help = "Experiment events rejected for their content, by the member that is invalid.";
+    text.family("events_rejected_total", "counter", help);
+    for (index, fault) in EventFault::ALL.iter().enumerate() {
+        let count = sum(metrics, |reactor| reactor.events_rejected_of(index));
+        text.sample("events_rejected_total", &[("member", &fault.name())], count);
+    }
+    let help = "Experiment events answered 503 because they could not be stored, by reason.";
+    text.family("events_refused_total", "counter", help);
+    for (index, refusal) in EventRefusal::ALL.iter().enumerate() {
+        let count = sum(metrics, |reactor| reactor.events_refused_of(index));
+        text.sample("events_refused_total", &[("reason", &refusal.name())], count);
+    }
+    let age = numbers.oldest_age(SystemTime::now()).as_secs();
+    let rows: [(_, _, _, u64); 5] = [
+        ("events_queued", "gauge", "Experiment events waiting to be forwarded.", numbers.queued.value()),
+        ("events_queued_bytes", "gauge", "Disk space of these events.", numbers.queued_bytes.value()),
+        ("events_oldest_seconds", "gauge", "Age of the oldest of these events; 0 if none waits.", age),
+        ("events_sent_total", "counter", "Experiment events accepted by upstream.", numbers.sent.value()),
+        (
+            "events_divided_total",
+            "counter",
+            "Batches that upstream refused and that were divided.",
+            numbers.divided.value(),
+        ),
+    ];
+    for (name, kind, help, value) in rows {
+        text.single(name, kind, help, value);
+    }
+    text.family("events_dropped_total", "counter", "Stored experiment events that were given up, by reason.");
+    for (index, loss) in EventLoss::ALL.iter().enumerate() {
+        text.sample("events_dropped_total", &[("reason", &loss.name())], numbers.lost_of(index));
+    }
+    let help = "Experiment events that upstream rejected in batches that it accepted, by its reason.";
+    text.family("events_rejected_upstream_total", "counter", help);
+    let mut rejected = numbers.rejected_by_reason();
+    rejected.entry("other".to_owned()).or_default();
+    for (reason, count) in rejected {
+        text.sample("events_rejected_upstream_total", &[("reason", &reason)], count);
+    }
 }
 
 fn background(text: &mut Text, metrics: &Metrics) {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::admin::process::Process;
 use crate::admin::view::View;
 use crate::config::Secret;
+use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
 use crate::snapshot::DocumentSource;
 
@@ -64,11 +65,31 @@ pub fn render(view: &View) -> String {
             "sent": metrics.supervisor.analytics_sent.value(),
             "lost": metrics.supervisor.analytics_lost.value(),
         },
+        "events": events(metrics, now),
         "discovery_empty_since": discovery_empty_since(metrics),
         "log_records_dropped": view.log.dropped(),
         "errors": errors,
     });
     status.to_string()
+}
+
+/// Experiment events, in sums over all reasons.
+fn events(metrics: &Metrics, now: SystemTime) -> Value {
+    let numbers = &metrics.events;
+    let sum = |number: &dyn Fn(&ReactorMetrics) -> u64| -> u64 {
+        metrics.reactors.iter().map(|reactor| number(reactor)).sum()
+    };
+    json!({
+        "accepted": sum(&|reactor| reactor.events_accepted.value()),
+        "rejected": sum(&|reactor| (0..EventFault::ALL.len()).map(|fault| reactor.events_rejected_of(fault)).sum()),
+        "refused": sum(&|reactor| (0..EventRefusal::ALL.len()).map(|one| reactor.events_refused_of(one)).sum()),
+        "queued": numbers.queued.value(),
+        "queued_bytes": numbers.queued_bytes.value(),
+        "oldest_seconds": numbers.oldest_age(now).as_secs(),
+        "sent": numbers.sent.value(),
+        "dropped": (0..EventLoss::ALL.len()).map(|loss| numbers.lost_of(loss)).sum::<u64>(),
+        "rejected_upstream": numbers.rejected_by_reason().values().sum::<u64>(),
+    })
 }
 
 /// Since when discovery returns no environments, in Unix seconds. `None` if it returns some.

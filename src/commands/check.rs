@@ -86,6 +86,7 @@ fn check(config: &Config, warnings: &[ConfigWarning], is_online: bool, out: impl
         report.discovery(config, probe);
         report.environments(config, probe);
         report.realtime(config, probe);
+        report.events(config, probe);
     } else {
         report.documents(config);
     }
@@ -360,6 +361,23 @@ impl<W: Write> Report<W> {
                 Err(error) => {
                     let found =
                         format!("failed to open the event stream, updates come only from polling: {error}");
+                    self.line(Verdict::Fail, &EnvironmentName(environment), &found);
+                }
+            }
+        }
+    }
+
+    /// Tries where experiment events are forwarded to, without sending one.
+    fn events(&mut self, config: &Config, probe: &Probe) {
+        if !config.events.enabled {
+            return;
+        }
+        self.connection(probe, "events.url", &config.events.url);
+        for environment in config.environments.iter().filter(|environment| is_polled(environment)) {
+            match probe.events(&environment.client_side_key) {
+                Ok(()) => self.line(Verdict::Ok, &EnvironmentName(environment), &"events are accepted"),
+                Err(error) => {
+                    let found = format!("experiment events cannot be forwarded: {error}");
                     self.line(Verdict::Fail, &EnvironmentName(environment), &found);
                 }
             }

@@ -16,8 +16,8 @@ use crate::config::networks::{AddressLists, ForwardedAllowIps, Networks};
 use crate::config::raw::{RawConfig, printable};
 use crate::config::settings::{SSL_CERT_FILE, is_secret};
 use crate::config::types::{
-    Admin, Analytics, Certificate, Config, EnvironmentConfig, HealthCheck, Level, LogFormat, Logging,
-    Realtime, Require, Secret, Server, Sse, TlsConfig,
+    Admin, Analytics, Certificate, Config, EnvironmentConfig, EventsConfig, EventsFsync, HealthCheck, Level,
+    LogFormat, Logging, Realtime, Require, Secret, Server, Sse, TlsConfig,
 };
 use crate::config::{headers, networks, pairs, parse};
 use crate::limits;
@@ -113,6 +113,7 @@ impl ConfigBuilder {
                 enabled: self.read("analytics.enabled", parse::boolean, true),
                 flush_interval: self.read("analytics.flush_interval_seconds", parse::interval, seconds(10)),
             },
+            events: self.events(),
             sse: Sse { max_stream: self.read("sse.max_stream_seconds", parse::duration, Duration::ZERO) },
             server: self.server(),
             allow_origins: self.allow_origins(),
@@ -237,6 +238,32 @@ impl ConfigBuilder {
             enabled: self.read("realtime.enabled", parse::boolean, false),
             url: format!("{}/", url.trim_end_matches('/')),
         }
+    }
+
+    fn events(&mut self) -> EventsConfig {
+        let url = self.read("events.url", parse::url, "https://events.api.flagsmith.com".to_owned());
+        EventsConfig {
+            enabled: self.events_enabled(),
+            url: format!("{}/", url.trim_end_matches('/')),
+            flush_interval: self.read("events.flush_interval_seconds", parse::interval, seconds(10)),
+            fsync: self.read("events.fsync", parse::fsync, EventsFsync::Group),
+            spool_bytes_max: self.read(
+                "events.spool_bytes_max",
+                parse::spool_bytes,
+                limits::EVENTS_SPOOL_BYTES_MAX,
+            ),
+        }
+    }
+
+    fn events_enabled(&mut self) -> bool {
+        let enabled = self.read("events.enabled", parse::boolean, false);
+        let has_folder = self.raw.value("cache_dir").is_some_and(|(value, _)| !value.is_null());
+        let expected =
+            "false, because cache_dir is not set: events are stored there until they are forwarded";
+        if enabled && !has_folder && self.reject("events.enabled", expected) {
+            return self.events_enabled();
+        }
+        enabled
     }
 
     fn health_check(&mut self) -> HealthCheck {

@@ -27,8 +27,8 @@ pub use crate::config::layers::Inputs;
 pub use crate::config::networks::{AddressLists, ForwardedAllowIps, Networks};
 pub use crate::config::setting_error::SettingError;
 pub use crate::config::types::{
-    Admin, Analytics, Certificate, Config, Driver, EnvironmentConfig, HealthCheck, Level, LogFormat, Logging,
-    Realtime, Require, Secret, Server, Sse, Staleness, TlsConfig, reachable,
+    Admin, Analytics, Certificate, Config, Driver, EnvironmentConfig, EventsConfig, EventsFsync, HealthCheck,
+    Level, LogFormat, Logging, Realtime, Require, Secret, Server, Sse, Staleness, TlsConfig, reachable,
 };
 
 /// The default configuration with an example key pair, which `render-config` writes.

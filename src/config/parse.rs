@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::types::{Driver, Level, LogFormat, Require};
-use crate::limits::{BASE_PATH_BYTES_MAX, HEAD_BYTES_RANGE};
+use crate::config::types::{Driver, EventsFsync, Level, LogFormat, Require};
+use crate::limits::{BASE_PATH_BYTES_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE};
 
 /// The error of a parser: completes the sentence "expected ...".
 pub type Expected = &'static str;
@@ -249,6 +249,21 @@ pub fn driver(value: &Value) -> Result<Option<Driver>, Expected> {
         Some("epoll") => Ok(Some(Driver::Epoll)),
         _ => Err("\"auto\", \"uring\" or \"epoll\""),
     }
+}
+
+pub fn fsync(value: &Value) -> Result<EventsFsync, Expected> {
+    match value.as_str().unwrap_or_default() {
+        "group" => Ok(EventsFsync::Group),
+        "second" => Ok(EventsFsync::Second),
+        _ => Err("\"group\" or \"second\""),
+    }
+}
+
+/// `events.spool_bytes_max`.
+pub fn spool_bytes(value: &Value) -> Result<u64, Expected> {
+    whole(value)
+        .filter(|bytes| *bytes >= EVENTS_SPOOL_BYTES_MIN)
+        .ok_or("a whole number of bytes of at least 4194304")
 }
 
 pub fn require(value: &Value) -> Result<Require, Expected> {

@@ -96,6 +96,7 @@ pub struct Config {
     pub discovery_empty_grace: Duration,
     pub usage_flush_interval: Duration,
     pub analytics: Analytics,
+    pub events: EventsConfig,
     pub sse: Sse,
     pub server: Server,
     pub allow_origins: Vec<String>,
@@ -205,6 +206,28 @@ pub struct Realtime {
 pub struct Analytics {
     pub enabled: bool,
     pub flush_interval: Duration,
+}
+
+/// The experiment events that SDKs send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventsConfig {
+    /// Serve `POST /v1/events`. Needs `cache_dir`.
+    pub enabled: bool,
+    /// With a trailing slash, such as `https://events.api.flagsmith.com/`.
+    pub url: String,
+    pub flush_interval: Duration,
+    pub fsync: EventsFsync,
+    /// Limit of the events on disk, bytes.
+    pub spool_bytes_max: u64,
+}
+
+/// When events are written to the disk itself. In either case they survive the end of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventsFsync {
+    /// Before they are answered: a loss of power loses none.
+    Group,
+    /// Once a second: a loss of power loses those of the last second.
+    Second,
 }
 
 /// The event streams of this proxy.

@@ -19,6 +19,7 @@ pub fn is_read_by(route: Route, method: Method) -> bool {
         | Route::AnalyticsV2
         | Route::BulkIdentities
         | Route::Traits
+        | Route::Events
         | Route::OfrepFlags
         | Route::OfrepFlag
         | Route::Explain => true,

@@ -20,6 +20,8 @@ const NO_DOCUMENT: &[u8] = br#"{"status":"unavailable","message":"no environment
 
 const KEY_NOT_LOADED: &[u8] = br#"{"status":"unavailable","message":"key not known yet: the proxy has not read all of its environments, see the log"}"#;
 
+const NOT_JSON: &str = "the content type must be application/json";
+
 /// Why a request failed.
 #[derive(Debug)]
 pub enum ApiError<'a> {
@@ -30,6 +32,10 @@ pub enum ApiError<'a> {
     Body(ParseError),
     /// 400, with a message.
     BadRequest(Cow<'static, str>),
+    /// 415: the body is not JSON by its `Content-Type`.
+    MediaType,
+    /// 422, with a message.
+    Unprocessable(&'static str),
     Ofrep(OfrepError),
     /// 404: unknown path.
     PathNotFound,
@@ -97,6 +103,8 @@ impl ApiError<'_> {
             }
             Self::Body(error) => (error.status(), Cow::Borrowed(error.body())),
             Self::BadRequest(message) => (Status(400), message_body("bad_request", message)),
+            Self::MediaType => (Status(415), message_body("unsupported_media_type", NOT_JSON)),
+            Self::Unprocessable(message) => (Status(422), message_body("unprocessable", message)),
             Self::Ofrep(error) => (error.status, Cow::Owned(error.body())),
             Self::PathNotFound => (Status(404), Cow::Borrowed(NOT_FOUND)),
             Self::FeatureNotFound(feature) => {

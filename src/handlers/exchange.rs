@@ -13,6 +13,7 @@ use crate::handlers::settings::HandlerSettings;
 use crate::handlers::validators;
 use crate::handlers::validators::{EntityTag, Precondition};
 use crate::http::compression::{Gzip, accepts_gzip};
+use crate::http::route::Route;
 use crate::http::{Body, ContentType, Fields, Request, ResponseContext, ResponseWriter, Status};
 use crate::identity::IdentityError;
 use crate::limits::COMPRESS_BYTES_MIN;
@@ -24,7 +25,8 @@ pub const NO_CACHE: &[u8] = b"cache-control: no-cache\r\n";
 /// The same for the client's own cache only: the response names identities, or what only servers may read.
 pub const PRIVATE_NO_CACHE: &[u8] = b"cache-control: private, no-cache\r\n";
 
-pub const CONTENT_ENCODING_GZIP: &[u8] = b"content-encoding: gzip\r\n";
+/// With 503 in response to events: when the client should send them again.
+pub const EVENTS_RETRY_AFTER: &[u8] = b"retry-after: 5\r\n";
 
 pub struct Exchange<'a> {
     pub settings: &'a HandlerSettings,
@@ -178,14 +180,6 @@ impl<'a> Exchange<'a> {
         self.output.respond(self.context, status, Some(ContentType::Json), headers, Body::Copy(body));
     }
 
-    /// Sends the gzip member in the scratch buffer for compressed bodies.
-    pub fn send_compressed_body(&mut self, status: Status) {
-        self.outcome.status = status.0;
-        let Scratch { headers, compressed, .. } = &mut *self.scratch;
-        headers.extend_from_slice(CONTENT_ENCODING_GZIP);
-        self.output.respond(self.context, status, Some(ContentType::Json), headers, Body::Copy(compressed));
-    }
-
     /// Sends a body that was rendered in advance, or 304 if the client has it.
     pub fn send_ready(
         &mut self,
@@ -201,7 +195,7 @@ impl<'a> Exchange<'a> {
             return Ok(());
         }
         if gzip.is_some() {
-            self.add_headers(CONTENT_ENCODING_GZIP);
+            self.add_headers(b"content-encoding: gzip\r\n");
         }
         let body = gzip.unwrap_or(&ready.plain);
         self.send(Status(200), Some(ContentType::Json), Body::Ready(body));
@@ -240,6 +234,18 @@ impl<'a> Exchange<'a> {
         self.send(Status(200), None, Body::Empty);
     }
 
+    /// The statuses of Flagsmith's events API differ from those of the other routes (compatibility.md 1.6).
+    fn status_for_events(&mut self, error: &ApiError<'_>, status: Status) -> Status {
+        match error {
+            ApiError::Access(AccessError::KeyUnknown(_)) => Status(403),
+            ApiError::Access(AccessError::NoDocument | AccessError::KeyNotLoaded) => {
+                self.add_headers(EVENTS_RETRY_AFTER);
+                Status(503)
+            }
+            _ => status,
+        }
+    }
+
     /// Sends an error response. The only place that turns an error into a response.
     pub fn send_error(&mut self, error: &ApiError<'_>) {
         if let ApiError::Identity(IdentityError::Unwritable(_)) = error
@@ -266,7 +272,10 @@ impl<'a> Exchange<'a> {
             }
             _ => self.vary(),
         }
-        let (status, body) = error.render();
+        let (mut status, body) = error.render();
+        if self.outcome.route == Route::Events {
+            status = self.status_for_events(error, status);
+        }
         if body.len() >= COMPRESS_BYTES_MIN && self.accepts_gzip() {
             self.add_headers(b"vary: Accept-Encoding\r\n");
         }
@@ -285,6 +294,6 @@ fn compress<'b>(
     if !gzip.compress(body, compressed) {
         return body;
     }
-    headers.extend_from_slice(CONTENT_ENCODING_GZIP);
+    headers.extend_from_slice(b"content-encoding: gzip\r\n");
     compressed
 }

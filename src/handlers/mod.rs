@@ -9,6 +9,7 @@ mod body;
 mod bulk;
 mod document;
 mod errors;
+mod events;
 mod exchange;
 mod explain;
 mod flags;
@@ -17,7 +18,6 @@ mod identities;
 mod ofrep;
 mod outcome;
 pub mod readiness;
-mod result_cache;
 mod scratch;
 mod settings;
 pub mod sse;
@@ -29,13 +29,13 @@ use std::time::SystemTime;
 
 use crate::counts::Counts;
 use crate::handlers::errors::ApiError;
+pub use crate::handlers::events::write_not_stored;
 use crate::handlers::exchange::Exchange;
 pub use crate::handlers::outcome::{Exceeded, RequestOutcome};
-pub use crate::handlers::result_cache::ResultCacheCounts;
 pub use crate::handlers::settings::HandlerSettings;
 use crate::handlers::sse::{StreamProtocol, StreamSubscription};
 use crate::handlers::state::BodyReaders;
-pub use crate::handlers::state::HandlerState;
+pub use crate::handlers::state::{HandlerState, ReceivedEvents};
 use crate::http::cors::Cors;
 use crate::http::route::Route;
 use crate::http::{Body, ContentType, Method, Request, ResponseWriter, route};
@@ -69,7 +69,7 @@ fn respond(
     state: &mut HandlerState,
     output: &mut ResponseWriter,
 ) -> RequestOutcome {
-    let HandlerState { readers, scratch, counts, subscription } = state;
+    let HandlerState { readers, scratch, counts, subscription, events } = state;
     if let Some(id) = request.fields.request_id {
         settings::append_request_id(id, &mut scratch.headers);
     }
@@ -88,10 +88,18 @@ fn respond(
         return exchange.outcome;
     };
     exchange.outcome.route = found.route;
-    if let Err(error) = dispatch(&mut exchange, &found, request, readers, counts, subscription) {
+    let sinks = Sinks { counts, subscription, events };
+    if let Err(error) = dispatch(&mut exchange, &found, request, readers, sinks) {
         exchange.send_error(&error);
     }
     exchange.outcome
+}
+
+/// What a request leaves for the reactor, besides its response.
+struct Sinks<'s> {
+    counts: &'s mut Counts,
+    subscription: &'s mut Option<StreamSubscription>,
+    events: &'s mut ReceivedEvents,
 }
 
 /// Calls the handler of the route. The method is one of the route's.
@@ -100,10 +108,13 @@ fn dispatch<'a>(
     found: &'a route::Match<'_>,
     request: &'a mut Request<'_>,
     readers: &mut BodyReaders,
-    counts: &mut Counts,
-    subscription: &mut Option<StreamSubscription>,
+    sinks: Sinks<'_>,
 ) -> Result<(), ApiError<'a>> {
+    let Sinks { counts, subscription, events } = sinks;
     let method = request.method;
+    if found.route == Route::Events && !exchange.settings.accepts_events {
+        return Err(ApiError::PathNotFound);
+    }
     if !found.methods.allow(method) {
         return Err(ApiError::MethodNotAllowed(found.methods));
     }
@@ -123,6 +134,7 @@ fn dispatch<'a>(
         (Route::AnalyticsV2, _) => analytics::version_2(exchange, body, counts),
         (Route::BulkIdentities, _) => bulk::post(exchange, body),
         (Route::Traits, _) => bulk::post_trait(exchange, body),
+        (Route::Events, _) => events::post(exchange, body, events),
         (Route::EventStream, _) => {
             *subscription = sse::open(exchange, &found.parameter, StreamProtocol::Flagsmith)?;
             Ok(())

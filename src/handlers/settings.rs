@@ -17,6 +17,8 @@ pub struct HandlerSettings {
     pub(super) counts_evaluations: bool,
     /// Requests are counted for Flagsmith's usage billing (compatibility.md 4.3).
     pub(super) counts_usage: bool,
+    /// Experiment events are accepted. Off: the route is unknown.
+    pub(super) accepts_events: bool,
     /// The demo environment is configured, so the demo page is served.
     pub(super) serves_demo: bool,
     /// `server.base_path`; empty: routes are at the root.
@@ -34,6 +36,7 @@ impl HandlerSettings {
             readiness: ReadinessRules::new(config),
             counts_evaluations: config.analytics.enabled,
             counts_usage: config.proxy_key.is_some(),
+            accepts_events: config.events.enabled,
             serves_demo: config.environments.iter().any(|one| one.client_side_key == demo::CLIENT_SIDE_KEY),
             files: StaticFiles::below(&base_path),
             base_path,

@@ -1,13 +1,13 @@
 //! The state that a reactor keeps for its request handlers: buffers, and counts not yet reported.
 use crate::counts::{Counts, Resource};
+use crate::events::{EventFault, EventPost};
 use crate::handlers::outcome::{Exceeded, RequestOutcome};
-use crate::handlers::result_cache::ResultCacheCounts;
 use crate::handlers::scratch::Scratch;
 use crate::handlers::sse::StreamSubscription;
 use crate::http::Gunzip;
 use crate::http::route::Route;
 use crate::identity::IdentityReader;
-use crate::snapshot::{Environment, Snapshot};
+use crate::snapshot::Environment;
 
 /// Not shared: each reactor has its own.
 #[derive(Debug, Default)]
@@ -16,6 +16,16 @@ pub struct HandlerState {
     pub(super) scratch: Scratch,
     pub(super) counts: Counts,
     pub(super) subscription: Option<StreamSubscription>,
+    pub(super) events: ReceivedEvents,
+}
+
+/// The experiment events of the last request.
+#[derive(Debug, Default)]
+pub struct ReceivedEvents {
+    /// To be stored. The response, 202, is valid once they are.
+    pub post: Option<EventPost>,
+    /// Rejected events by their fault.
+    pub rejected: [u32; EventFault::ALL.len()],
 }
 
 /// What decodes and parses request bodies.
@@ -31,30 +41,10 @@ impl HandlerState {
         &mut self.counts
     }
 
-    /// Replaces all buffers and caches, which a panic in [`handle`](crate::handlers::handle) may have left in
-    /// any state. Counts are kept.
+    /// Replaces all buffers, which a panic in [`handle`](crate::handlers::handle) may have left in any state.
+    /// Counts are kept.
     pub fn reset_after_panic(&mut self) {
-        self.clear_results();
-        let Scratch { flags_cache, ofrep_cache, .. } = std::mem::take(&mut self.scratch);
-        let scratch = Scratch { flags_cache, ofrep_cache, ..Scratch::default() };
-        *self = Self { counts: std::mem::take(&mut self.counts), scratch, ..Self::default() };
-    }
-
-    /// Frees all cached results. Call it for new settings, which results may depend on.
-    pub fn clear_results(&mut self) {
-        self.scratch.flags_cache.reset();
-        self.scratch.ofrep_cache.reset();
-    }
-
-    /// Frees the cached results of documents that this snapshot does not have. Call it for each new one.
-    pub fn retain_results(&mut self, snapshot: &Snapshot) {
-        self.scratch.flags_cache.retain(snapshot);
-        self.scratch.ofrep_cache.retain(snapshot);
-    }
-
-    /// Events and memory of the caches of results.
-    pub fn result_cache_counts(&self) -> ResultCacheCounts {
-        self.scratch.flags_cache.counts() + self.scratch.ofrep_cache.counts()
+        *self = Self { counts: std::mem::take(&mut self.counts), ..Self::default() };
     }
 
     /// The budgets that the last request exceeded. Resets them.
@@ -79,6 +69,11 @@ impl HandlerState {
     /// The subscription of the event stream that the last request opened, if it did.
     pub fn take_subscription(&mut self) -> Option<StreamSubscription> {
         self.subscription.take()
+    }
+
+    /// The experiment events of the last request. Call it after each request to `Route::Events`.
+    pub fn take_events(&mut self) -> ReceivedEvents {
+        std::mem::take(&mut self.events)
     }
 
     /// Counts a successful request by the resources that Flagsmith bills.

@@ -20,6 +20,8 @@ pub enum Route {
     AnalyticsV2,
     BulkIdentities,
     Traits,
+    /// Experiment events.
+    Events,
     /// OFREP: all flags.
     OfrepFlags,
     /// OFREP: the flag that the parameter names.
@@ -77,7 +79,7 @@ impl Methods {
 
 impl Route {
     /// All variants in declaration order, which `metrics` uses as an index and a test there checks.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Flags,
         Self::Identities,
         Self::EnvironmentDocument,
@@ -87,6 +89,7 @@ impl Route {
         Self::AnalyticsV2,
         Self::BulkIdentities,
         Self::Traits,
+        Self::Events,
         Self::OfrepFlags,
         Self::OfrepFlag,
         Self::EventStream,
@@ -115,6 +118,7 @@ impl Route {
             Route::AnalyticsV2 => "analytics-v2",
             Route::BulkIdentities => "bulk-identities",
             Route::Traits => "traits",
+            Route::Events => "events",
             Route::OfrepFlags => "ofrep-flags",
             Route::OfrepFlag => "ofrep-flag",
             Route::EventStream => "event-stream",
@@ -180,6 +184,7 @@ fn find_decoded(bare: &[u8]) -> Option<(Route, Methods, &[u8])> {
         b"/api/v2/analytics/flags" => (Route::AnalyticsV2, Methods::Post),
         b"/api/v1/bulk-identities" => (Route::BulkIdentities, Methods::Post),
         b"/api/v1/traits" => (Route::Traits, Methods::Post),
+        b"/v1/events" => (Route::Events, Methods::Post),
         b"/ofrep/v1/evaluate/flags" => (Route::OfrepFlags, Methods::Post),
         b"/proxy/explain" => (Route::Explain, Methods::Post),
         b"/openapi.json" => (Route::OpenApi, Methods::Get),
@@ -255,6 +260,7 @@ mod tests {
             ("/api/v2/analytics/flags", Route::AnalyticsV2),
             ("/api/v1/bulk-identities", Route::BulkIdentities),
             ("/api/v1/traits", Route::Traits),
+            ("/v1/events", Route::Events),
             ("/ofrep/v1/evaluate/flags", Route::OfrepFlags),
             ("/sse/environments/k/stream", Route::EventStream),
             ("/ofrep/v1/environments/k/stream", Route::OfrepEventStream),

@@ -8,10 +8,11 @@ use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::channel::Lease;
+use crate::channel::{EventResult, Lease};
 use crate::handlers;
 use crate::handlers::sse::StreamSubscription;
 use crate::handlers::{Exceeded, RequestOutcome};
+use crate::http::route::Route;
 use crate::http::{ParseError, Progress, Request, RequestReader, ResponseWriter};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::reactor::access_log::AccessOutcome;
@@ -20,6 +21,7 @@ use crate::reactor::connections::Phase;
 use crate::reactor::context::{Reactor, RequestState};
 #[cfg(test)]
 use crate::reactor::options::InjectedPanic;
+use crate::reactor::posts::PostTicket;
 
 /// What a connection writes, and what it does after that.
 pub struct Batch {
@@ -29,8 +31,21 @@ pub struct Batch {
     pub next: Next,
     /// Set if the last response is the head of an event stream.
     pub subscription: Option<StreamSubscription>,
+    /// Set if the last response is valid only once the events of its request are written.
+    pub stored: Option<StoredResponse>,
     /// How many requests the batch answers.
     pub requests: u64,
+}
+
+/// The response to a request whose events are being written.
+#[derive(Debug)]
+pub struct StoredResponse {
+    pub ticket: PostTicket,
+    /// Where it begins in `Batch::bytes`.
+    start: usize,
+    /// The response if the events are not written.
+    refusal: Vec<u8>,
+    events: u64,
 }
 
 /// What a connection does after a batch is written.
@@ -44,9 +59,27 @@ pub enum Next {
     Close,
 }
 
+impl StoredResponse {
+    /// Completes the bytes of its batch with the result of the ticket.
+    pub fn complete(self, result: EventResult, bytes: &mut Vec<u8>, reactor: &Reactor) {
+        match result {
+            Ok(()) => {
+                reactor.metrics.answered(Route::Events, 202);
+                reactor.metrics.events_accepted.add(self.events);
+            }
+            Err(refusal) => {
+                reactor.metrics.answered(Route::Events, 503);
+                reactor.metrics.events_refused(refusal, self.events);
+                bytes.truncate(self.start);
+                bytes.extend_from_slice(&self.refusal);
+            }
+        }
+    }
+}
+
 impl Batch {
     fn empty(next: Next) -> Self {
-        Self { bytes: Vec::new(), tail: None, next, subscription: None, requests: 0 }
+        Self { bytes: Vec::new(), tail: None, next, subscription: None, stored: None, requests: 0 }
     }
 
     /// Answers the complete requests in the buffer, until the responses fill one write. `requests_left`: how
@@ -66,15 +99,26 @@ impl Batch {
             (&mut *reactor.request_state.borrow_mut(), reactor.worker_state.settings.borrow());
         let (requests, has_begun) = (0, false);
         let settings = &settings;
-        let mut writer =
-            BatchWriter { reactor, settings, snapshot, state, peer, now, has_begun, requests, requests_left };
+        let stored = None;
+        let mut writer = BatchWriter {
+            reactor,
+            settings,
+            snapshot,
+            state,
+            peer,
+            now,
+            has_begun,
+            requests,
+            requests_left,
+            stored,
+        };
         let next = writer.run(reader, buffer);
-        let requests = writer.requests;
+        let (requests, stored) = (writer.requests, writer.stored);
         let output = &mut state.output;
         output.close = false;
         let tail = output.tail.take().map(|tail| (tail, snapshot.clone()));
         let subscription = state.handler.take_subscription();
-        Self { bytes: std::mem::take(&mut output.bytes), tail, next, subscription, requests }
+        Self { bytes: std::mem::take(&mut output.bytes), tail, next, subscription, stored, requests }
     }
 
     /// An error response in its own buffer, after which the connection closes.
@@ -107,6 +151,7 @@ struct BatchWriter<'a> {
     has_begun: bool,
     requests: u64,
     requests_left: &'a mut u64,
+    stored: Option<StoredResponse>,
 }
 
 impl BatchWriter<'_> {
@@ -132,7 +177,8 @@ impl BatchWriter<'_> {
                 return Next::Close;
             }
             reader.consume(buffer);
-            if output.tail.is_some() || output.bytes.len() >= BATCH_BYTES_MAX {
+            let is_last = output.tail.is_some() || self.stored.is_some();
+            if is_last || output.bytes.len() >= BATCH_BYTES_MAX {
                 return Next::Advance;
             }
         }
@@ -228,16 +274,53 @@ impl BatchWriter<'_> {
         if exceeded != Exceeded::NONE {
             self.reactor.record_exceeded(exceeded, snapshot, &outcome, handler);
         }
-        self.reactor.metrics.answered(outcome.route, outcome.status);
+        let outcome = match outcome.route {
+            Route::Events => self.store_events(start_bytes, &request, outcome),
+            _ => outcome,
+        };
+        if self.stored.is_none() {
+            self.reactor.metrics.answered(outcome.route, outcome.status);
+        }
         if let Some(error) = outcome.reject {
             self.reactor.metrics.rejected(error);
         }
         if outcome.errors_truncated {
             self.reactor.metrics.errors_truncated.add(1);
         }
+        let output = &self.state.output;
         if self.reactor.access.is_some() {
             let bytes = output.bytes.len() - start_bytes + output.tail.as_ref().map_or(0, Bytes::len);
             self.write_access(&request, outcome.status, bytes, outcome.slot);
+        }
+    }
+
+    /// Sends the events of the last request to be written. Its response, rendered from `start_bytes` on, then
+    /// waits for the result.
+    fn store_events(
+        &mut self,
+        start_bytes: usize,
+        request: &Request<'_>,
+        outcome: RequestOutcome,
+    ) -> RequestOutcome {
+        let RequestState { handler, output } = &mut *self.state;
+        let received = handler.take_events();
+        self.reactor.metrics.events_rejected(&received.rejected);
+        let Some(post) = received.post else { return outcome };
+        let events = post.count();
+        let response = output.bytes.split_off(start_bytes);
+        let lines = self.settings.error_headers(Some(&request.fields));
+        handlers::write_not_stored(request.context(), &lines, output);
+        match self.reactor.worker_state.posts.send(post) {
+            Ok(ticket) => {
+                let refusal = output.bytes.split_off(start_bytes);
+                output.bytes.extend_from_slice(&response);
+                self.stored = Some(StoredResponse { ticket, start: start_bytes, refusal, events });
+                outcome
+            }
+            Err(refusal) => {
+                self.reactor.metrics.events_refused(refusal, events);
+                RequestOutcome { status: 503, ..outcome }
+            }
         }
     }
 }

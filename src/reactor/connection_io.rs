@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 
+use crate::events::EventRefusal;
 use crate::handlers::sse::StreamSubscription;
 use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, WRITE_BYTES_MIN, WRITE_PARTS_MAX};
-use crate::reactor::batch::{Batch, Next};
+use crate::reactor::batch::{Batch, Next, StoredResponse};
 use crate::reactor::connection::Connection;
 use crate::reactor::connections::{ConnectionGuard, Phase};
 use crate::reactor::context::Reactor;
@@ -50,6 +51,9 @@ impl<T: Transport> ConnectionIo<T> {
         loop {
             let mut batch = self.advance();
             let (next, subscription) = (batch.next, batch.subscription.take());
+            if let Some(stored) = batch.stored.take() {
+                self.store(stored, &mut batch).await;
+            }
             self.write(batch).await?;
             if let Some(subscription) = subscription {
                 self.stream(subscription).await?;
@@ -83,6 +87,15 @@ impl<T: Transport> ConnectionIo<T> {
         #[cfg(test)]
         self.reactor.panic_if_injected(InjectedPanic::Connection);
         batch
+    }
+
+    /// Waits until the events of a request are written, or for `limits::EVENT_WRITE_TIMEOUT`.
+    async fn store(&mut self, mut stored: StoredResponse, batch: &mut Batch) {
+        self.guard.set_phase(Phase::Storing);
+        self.guard.record_response_bytes(self.connection.buffer_capacity() + batch.bytes.capacity());
+        let result = self.guard.state.cancellable(&mut stored.ticket).await;
+        self.guard.state.reset_cancelled();
+        stored.complete(result.unwrap_or(Err(EventRefusal::Timeout)), &mut batch.bytes, &self.reactor);
     }
 
     /// Reads once. False: the connection ends, because the peer has shut down its side.

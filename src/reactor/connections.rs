@@ -28,6 +28,8 @@ pub enum Phase {
     Writing,
     /// Waiting for the peer to close, after the last response.
     Lingering,
+    /// Waiting until the events of a request are written.
+    Storing,
     /// Waiting for the next event of an event stream; no timeout.
     Streaming,
 }
@@ -366,6 +368,7 @@ impl Connections {
             Phase::Body => times.body,
             Phase::Writing => times.write,
             Phase::Lingering => times.linger,
+            Phase::Storing => limits::EVENT_WRITE_TIMEOUT,
             Phase::Streaming => return u32::MAX,
         })
     }

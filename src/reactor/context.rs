@@ -24,6 +24,7 @@ use crate::reactor::connections::Connections;
 use crate::reactor::options::InjectedPanic;
 use crate::reactor::options::WorkerOptions;
 use crate::reactor::panic;
+use crate::reactor::posts::PendingPosts;
 use crate::snapshot::Snapshot;
 
 /// Whether a head over the limit was logged: once per process, because such clients repeat such heads.
@@ -35,6 +36,8 @@ pub struct WorkerState {
     pub settings: RefCell<Rc<handlers::HandlerSettings>>,
     pub tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
     pub draining: Cell<bool>,
+    /// Requests whose events are being written.
+    pub posts: Rc<PendingPosts>,
 }
 
 /// The state of a reactor since its last (re)start. No `RefCell` is borrowed across an await.
@@ -65,14 +68,6 @@ pub struct RequestState {
     pub output: ResponseWriter,
 }
 
-impl RequestState {
-    /// Frees what is cached of documents that this new snapshot does not have.
-    pub fn forget_documents(&mut self, snapshot: &Snapshot) {
-        self.output.clear_cache();
-        self.handler.retain_results(snapshot);
-    }
-}
-
 impl WorkerState {
     pub fn new(options: &WorkerOptions) -> Self {
         Self {
@@ -80,6 +75,7 @@ impl WorkerState {
             settings: RefCell::new(Rc::new(handlers::HandlerSettings::new(&options.config))),
             tls: RefCell::new(options.tls.clone()),
             draining: Cell::new(false),
+            posts: Rc::new(PendingPosts::new(options.inbox.events.clone(), options.config.cores.len())),
         }
     }
 }
@@ -151,15 +147,6 @@ impl Reactor {
             // Nothing was counted in between.
             *self.request_state.borrow_mut().handler.counts() = *counts;
         }
-    }
-
-    /// Copies the counts of the handlers' caches to the metrics.
-    pub fn report_caches(&self) {
-        let counts = self.request_state.borrow().handler.result_cache_counts();
-        self.metrics.result_cache_hits.set(counts.hits);
-        self.metrics.result_cache_misses.set(counts.misses);
-        self.metrics.result_cache_evicted.set(counts.evicted);
-        self.metrics.result_cache_bytes.set(counts.bytes);
     }
 
     /// Sends buffered access records to the log thread.

@@ -16,6 +16,7 @@ mod driver;
 mod listener;
 mod options;
 mod panic;
+mod posts;
 mod sse;
 mod tls;
 mod transport;

@@ -178,20 +178,19 @@ impl Worker<'_> {
     /// Applies all messages of the supervisor. False: the supervisor has exited.
     fn receive_messages(&self) -> bool {
         let reactor = &self.reactor;
+        reactor.worker_state.posts.receive();
         loop {
             match self.options.inbox.try_next() {
                 Ok(Some(ReactorMessage::Publish(snapshot))) => {
                     reactor.metrics.snapshot_taken(snapshot.version);
                     reactor.settle_counts();
-                    reactor.request_state.borrow_mut().forget_documents(&snapshot);
+                    reactor.request_state.borrow_mut().output.clear_cache();
                     *reactor.worker_state.lease.borrow_mut() = Some(self.options.inbox.lease(snapshot));
                     reactor.connections.notify_streams();
                 }
                 Ok(Some(ReactorMessage::Configure(config))) => {
                     let settings = handlers::HandlerSettings::new(&config);
                     *reactor.worker_state.settings.borrow_mut() = Rc::new(settings);
-                    // OFREP results contain the base path.
-                    reactor.request_state.borrow_mut().handler.clear_results();
                 }
                 Ok(Some(ReactorMessage::Certificates(settings))) => {
                     *reactor.worker_state.tls.borrow_mut() = Some(settings);
@@ -223,6 +222,7 @@ impl Worker<'_> {
         drop(self.sockets.take());
         let grace = self.options.config.server.shutdown_grace;
         while !reactor.connections.is_empty() && began.elapsed() < grace {
+            reactor.worker_state.posts.receive();
             monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
         }
         let (left, took) = (reactor.connections.len(), began.elapsed().as_millis());
@@ -275,8 +275,9 @@ pub async fn sweep(reactor: Rc<Reactor>) {
         #[cfg(test)]
         reactor.panic_if_injected(InjectedPanic::Sweep);
         reactor.connections.sweep();
+        // The worker does not wait for wake-ups while it drains.
+        reactor.worker_state.posts.receive();
         reactor.report_counts();
-        reactor.report_caches();
         reactor.flush_access_log();
         reactor.metrics.beat(began.elapsed().saturating_sub(limits::SWEEP_INTERVAL));
     }

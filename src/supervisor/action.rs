@@ -41,6 +41,11 @@ pub enum Action {
         waiting: Vec<PendingBatch>,
         until: Instant,
     },
+    /// Forward stored events in the pool, at most until then; ends in `Event::EventsForwarded` or
+    /// `Event::ForwardingNotStarted`.
+    ForwardEvents {
+        until: Option<Instant>,
+    },
     /// Read the stored document of an environment; ends in `Event::DocumentLoaded`.
     LoadDocument {
         id: EnvironmentId,

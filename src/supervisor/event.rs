@@ -8,6 +8,7 @@ use crate::analytics::upload::RoundResult;
 use crate::config::SettingError;
 use crate::counts::Counts;
 use crate::files::FileVersion;
+use crate::forwarding::round::ForwardResult;
 use crate::supervisor::config_file::{LoadedConfig, ReloadError};
 use crate::supervisor::refresh::{EnvironmentId, LoadedDocument, RefreshResult};
 use crate::supervisor::signals::Signal;
@@ -42,6 +43,9 @@ pub enum Event {
         kind: ReportKind,
         error: String,
     },
+    EventsForwarded(ForwardResult),
+    /// No thread could be started to forward events.
+    ForwardingNotStarted(String),
     /// An event stream announced a document of this time.
     Announced {
         id: EnvironmentId,

@@ -12,6 +12,7 @@ pub(crate) mod discovery;
 mod environment;
 mod environments;
 mod event;
+mod events;
 mod pool;
 pub mod probe;
 pub mod realtime;
@@ -36,10 +37,12 @@ use crate::analytics::batch::UploadBatch;
 use crate::analytics::outbox;
 use crate::channel::Publisher;
 use crate::config::{Config, Level, SettingError};
+use crate::forwarding::queue::SharedQueue;
+use crate::forwarding::{queue, writer};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
-use crate::storage::Store;
+use crate::storage::{Store, spool};
 pub use crate::supervisor::action::SupervisorResult;
 use crate::supervisor::affinity::Affinity;
 use crate::supervisor::config_file::ConfigReader;
@@ -78,7 +81,7 @@ pub fn check(config: &Config) -> Result<(), Vec<SettingError>> {
 pub fn start(
     config: Config,
     log: Log,
-    publisher: Publisher,
+    mut publisher: Publisher,
     hooks: Hooks,
     certificates: Option<Certificates>,
     metrics: Arc<Metrics>,
@@ -91,6 +94,7 @@ pub fn start(
     let to_loop = sender.clone();
     signals::watch(move |signal| to_loop.send(Event::Signal(signal)).is_ok())?;
     let store = open_store(&config, &log);
+    let event_queue = start_event_writer(&config, &mut publisher, &metrics, &log)?;
     let compilers = Compilers::beside(&config.cores);
     let config_reader = ConfigReader::new(&config, hooks.read_config);
     let options = SupervisorOptions {
@@ -112,6 +116,7 @@ pub fn start(
         log,
         metrics,
         store,
+        event_queue,
         delivery: Delivery::new(publisher),
         upstream: Arc::new(upstream),
         pool: Pool::new("fetch", limits::FETCH_THREADS_MAX, Affinity::anywhere()),
@@ -125,6 +130,29 @@ pub fn start(
     run_loop.dispatch(Event::Started);
     run_loop.tick();
     thread::Builder::new().name("supervisor".into()).spawn(move || run_loop.run())
+}
+
+/// Starts the thread that stores events. Without it reactors refuse them.
+fn start_event_writer(
+    config: &Config,
+    publisher: &mut Publisher,
+    metrics: &Arc<Metrics>,
+    log: &Log,
+) -> std::io::Result<Option<SharedQueue>> {
+    let Some(cache_dir) = &config.cache_dir else { return Ok(None) };
+    match publisher.take_events() {
+        Some(posts) => {
+            writer::start(config, cache_dir.clone(), posts, Arc::clone(metrics), log.clone()).map(Some)
+        }
+        None => {
+            if spool::has_records(&cache_dir.join(queue::FOLDER)) {
+                let hint = "an earlier process stored them: set events.enabled to forward them";
+                let path = cache_dir.join(queue::FOLDER).display().to_string();
+                log.event(Level::Warning, "events_left_in_spool", &[("path", &path), ("hint", &hint)]);
+            }
+            Ok(None)
+        }
+    }
 }
 
 /// Opens `cache_dir`. A folder that cannot be used is logged: everything else works without it.

@@ -15,7 +15,7 @@ use crate::files::Links;
 use crate::snapshot::Environment;
 use crate::supervisor::discovery::{CheckedPairs, KnownKeys, check_pairs};
 use crate::supervisor::refresh;
-use crate::upstream::{DocumentResponse, PollError, Upstream};
+use crate::upstream::{DocumentResponse, EventsOutcome, PollError, Upstream};
 
 /// A client for single requests.
 #[derive(Debug)]
@@ -100,6 +100,28 @@ impl Probe {
     /// What failed and what to do.
     pub fn stream(&self, client_side_key: &str) -> Result<(), PollError> {
         self.upstream.stream(client_side_key).map(drop)
+    }
+
+    /// Posts a batch without events to `events.url`.
+    ///
+    /// # Errors
+    /// What failed and what to do.
+    pub fn events(&self, client_side_key: &str) -> Result<(), String> {
+        let outcome = self.upstream.post_events(client_side_key, "", "check", br#"{"events":[]}"#, None);
+        judge_events(outcome)
+    }
+}
+
+/// What a response to a batch without events says about `events.url` and the key.
+fn judge_events(outcome: EventsOutcome) -> Result<(), String> {
+    match outcome {
+        // The events API answers 400 if it accepts no event.
+        EventsOutcome::Accepted { .. } | EventsOutcome::Refused { status: 400 | 422, .. } => Ok(()),
+        EventsOutcome::Refused { why, status: 401 | 403 } => {
+            Err(format!("{why}: the client-side key is refused; events.url may point to another Flagsmith"))
+        }
+        EventsOutcome::Refused { why, .. } => Err(format!("{why}: check events.url")),
+        EventsOutcome::Failed(error) => Err(error.message),
     }
 }
 

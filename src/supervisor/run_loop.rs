@@ -12,7 +12,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::analytics::batch::ReportKind;
 use crate::analytics::batch::UploadBatch;
 use crate::analytics::upload::{PendingBatch, RoundResult, run_round};
-use crate::config::{Config, TlsConfig};
+use crate::config::{Config, Level, TlsConfig};
+use crate::forwarding::batch::EventBatch;
+use crate::forwarding::queue::SharedQueue;
+use crate::forwarding::round::{ForwardResult, forward_round};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
@@ -44,6 +47,8 @@ pub struct RunLoop {
     pub log: Log,
     pub metrics: Arc<Metrics>,
     pub store: Option<Store>,
+    /// `None` if events are not accepted.
+    pub event_queue: Option<SharedQueue>,
     pub delivery: Delivery,
     pub upstream: Arc<Upstream>,
     pub pool: Pool,
@@ -133,6 +138,7 @@ impl RunLoop {
                 let posted = run_round(kind, waiting, until, |batch| send(upstream, batch, Some(until)));
                 self.results.push_back(Event::Uploaded(posted));
             }
+            Action::ForwardEvents { until } => self.forward_events(until),
             Action::LoadDocument { id, client_side_key } => {
                 let store = self.store.as_ref();
                 let result = store.map_or(Ok(None), |store| refresh::load(store, &client_side_key));
@@ -153,7 +159,7 @@ impl RunLoop {
                 }
             }
             Action::RemoveStored(name) => self.store.iter().for_each(|store| store.remove(name)),
-            Action::FlushStorage => self.store.iter().for_each(|store| store.flush(limits::STORE_TIMEOUT)),
+            Action::FlushStorage => self.flush_storage(),
             Action::Send(message) => self.delivery.send(message),
             Action::OpenStream { id, client_side_key } => self.open_stream(id, &client_side_key),
             Action::CloseStream(id) => drop(self.streams.remove(&id)),
@@ -213,6 +219,35 @@ impl RunLoop {
         };
         if let Err(error) = self.pool.spawn(task) {
             self.results.push_back(Event::UploadNotStarted { kind, error: error.to_string() });
+        }
+    }
+
+    fn forward_events(&mut self, until: Option<Instant>) {
+        let Some(queue) = self.event_queue.clone() else { return };
+        let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
+        let task = move || {
+            let started = Instant::now();
+            let round_until = until.unwrap_or(started + limits::ROUND_TIME_MAX);
+            let send = |batch: &EventBatch, body: &[u8]| {
+                let time_max = until.map(|until| until.saturating_duration_since(Instant::now()));
+                let source = &batch.source;
+                let (key, sdk) = (&source.client_side_key, &source.sdk);
+                upstream.post_events(key, sdk, &batch.idempotency_key, body, time_max)
+            };
+            let result = guarded(|| forward_round(&queue, round_until, send));
+            let result = result.unwrap_or_else(|| ForwardResult::panicked(started));
+            drop(sender.send(Event::EventsForwarded(result)));
+        };
+        if let Err(error) = self.pool.spawn(task) {
+            self.results.push_back(Event::ForwardingNotStarted(error.to_string()));
+        }
+    }
+
+    fn flush_storage(&self) {
+        self.store.iter().for_each(|store| store.flush(limits::STORE_TIMEOUT));
+        let queue = self.event_queue.as_ref().map(SharedQueue::lock);
+        if let Some(error) = queue.and_then(|mut queue| queue.as_mut().and_then(|queue| queue.sync().err())) {
+            self.log.event(Level::Error, "events_not_synced", &[("error", &error)]);
         }
     }
 

@@ -12,6 +12,7 @@ use crate::channel::ReactorMessage;
 use crate::config::settings::restart_required;
 use crate::config::{Config, Level};
 use crate::files::FileVersion;
+use crate::forwarding::round::ForwardResult;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::supervisor::action::{Action, Actions, SupervisorResult};
@@ -21,6 +22,7 @@ use crate::supervisor::context::{EventContext, Now};
 use crate::supervisor::discovery::Discovery;
 use crate::supervisor::environments::Environments;
 use crate::supervisor::event::{DiscoveryResult, Event};
+use crate::supervisor::events::Forwarding;
 use crate::supervisor::reload::ConfigWatch;
 use crate::supervisor::signals::Signal;
 use crate::supervisor::uploads::{StoredUploads, Uploads};
@@ -33,10 +35,11 @@ enum Lifecycle {
     Delaying(Instant),
     /// Reactors finish their requests. Those that have not by then are abandoned.
     Draining(Instant),
-    /// Counts are uploaded. `last` is the kind whose last upload is in flight.
+    /// Counts are uploaded and events forwarded. `last` is the kind whose last upload is in flight.
     Flushing {
         until: Instant,
         last: Option<ReportKind>,
+        is_uploaded: bool,
         result: SupervisorResult,
     },
 }
@@ -63,6 +66,7 @@ pub struct Supervisor {
     environments: Environments,
     discovery: Option<Discovery>,
     uploads: Uploads,
+    forwarding: Option<Forwarding>,
     config_watch: ConfigWatch,
     certificates: Option<CertificateWatch>,
     /// Of the last published snapshot.
@@ -78,6 +82,7 @@ impl Supervisor {
         Self {
             environments: Environments::default(),
             discovery: Discovery::new(&config, now),
+            forwarding: Forwarding::new(&config, now),
             uploads: Uploads::new(&config, options.stored_uploads, now),
             config_watch: ConfigWatch::new(&config, options.config_file, now),
             certificates: options.has_certificates.then(|| CertificateWatch::new(now)),
@@ -102,6 +107,7 @@ impl Supervisor {
             .chain(phase)
             .chain(self.discovery.as_ref().and_then(Discovery::due))
             .chain(self.uploads.due())
+            .chain(self.forwarding.as_ref().and_then(Forwarding::due))
             .chain(self.publish_at)
             .chain(self.config_watch.due())
             .chain(self.certificates.as_ref().map(CertificateWatch::due))
@@ -151,6 +157,10 @@ impl Supervisor {
             Event::Counted(counts) => self.uploads.counted(counts, &self.environments.polled_keys(), context),
             Event::Uploaded(posted) => self.uploaded(posted, context),
             Event::UploadNotStarted { kind, error } => self.uploads.not_started(kind, &error, context),
+            Event::EventsForwarded(result) => self.forwarded(&result, context),
+            Event::ForwardingNotStarted(error) => {
+                self.forwarding.iter_mut().for_each(|one| one.not_started(&error, context));
+            }
             Event::Announced { id, updated_at } => self.environments.announced(id, updated_at, context),
             Event::StreamFailed { id, error } => self.environments.stream_failed(id, &error, context),
             Event::ConfigFile(version) => {
@@ -207,13 +217,18 @@ impl Supervisor {
             discovery.tick(context);
         }
         self.uploads.tick(context);
+        self.forwarding.iter_mut().for_each(|forwarding| forwarding.tick(context));
     }
 
     /// Moves to the next phase if the current one is over.
     fn advance(&mut self, reactors: usize, context: &mut EventContext<'_>) {
         let now = context.now.instant;
-        let flushing =
-            |result| Lifecycle::Flushing { until: now + limits::LAST_UPLOAD_TIMEOUT, last: None, result };
+        let flushing = |result| Lifecycle::Flushing {
+            until: now + limits::LAST_UPLOAD_TIMEOUT,
+            last: None,
+            is_uploaded: false,
+            result,
+        };
         self.lifecycle = match self.lifecycle {
             Lifecycle::Delaying(until) if now >= until => {
                 context.actions.log(Level::Info, "draining", &[]);
@@ -254,18 +269,21 @@ impl Supervisor {
     }
 
     /// Starts the last uploads once none is in flight: usage first, which is little, with half of the time.
+    /// Events are forwarded meanwhile.
     fn flush(&mut self, context: &mut EventContext<'_>) {
         let Lifecycle::Flushing { until, last, .. } = &mut self.lifecycle else { return };
-        let now = context.now.instant;
-        if last.is_none() && (now >= *until || !self.uploads.is_in_flight()) {
+        let (now, until) = (context.now.instant, *until);
+        if last.is_none() && (now >= until || !self.uploads.is_in_flight()) {
             *last = Some(ReportKind::Usage);
+            self.forwarding.iter_mut().for_each(|forwarding| forwarding.start_last(until, context));
             let half = until.saturating_duration_since(now) / 2;
-            self.uploads.upload_last(ReportKind::Usage, now + half, context);
+            return self.uploads.upload_last(ReportKind::Usage, now + half, context);
         }
+        self.exit_when_flushed(context);
     }
 
     fn uploaded(&mut self, posted: RoundResult, context: &mut EventContext<'_>) {
-        let Lifecycle::Flushing { until, last: last @ Some(_), result } = &mut self.lifecycle else {
+        let Lifecycle::Flushing { until, last: last @ Some(_), is_uploaded, .. } = &mut self.lifecycle else {
             return self.uploads.uploaded(posted, context);
         };
         let (kind, until) = (posted.kind, *until);
@@ -274,9 +292,24 @@ impl Supervisor {
             *last = Some(ReportKind::Analytics);
             return self.uploads.upload_last(ReportKind::Analytics, until, context);
         }
-        context.actions.push(Action::FlushStorage);
-        context.actions.log(Level::Info, "stopped", &[]);
-        context.actions.push(Action::Exit(*result));
+        *is_uploaded = true;
+        self.exit_when_flushed(context);
+    }
+
+    fn forwarded(&mut self, result: &ForwardResult, context: &mut EventContext<'_>) {
+        self.forwarding.iter_mut().for_each(|forwarding| forwarding.forwarded(result, context));
+        self.exit_when_flushed(context);
+    }
+
+    /// Events that are not forwarded by then are on disk.
+    fn exit_when_flushed(&mut self, context: &mut EventContext<'_>) {
+        let Lifecycle::Flushing { until, is_uploaded: true, result, .. } = self.lifecycle else { return };
+        let is_forwarding = self.forwarding.as_ref().is_some_and(Forwarding::is_in_flight);
+        if !is_forwarding || context.now.instant >= until {
+            context.actions.push(Action::FlushStorage);
+            context.actions.log(Level::Info, "stopped", &[]);
+            context.actions.push(Action::Exit(result));
+        }
     }
 
     fn publish_by(&mut self, at: Instant) {
@@ -351,6 +384,7 @@ impl Supervisor {
         }
         self.environments.update_streams(context);
         self.uploads.reconfigure(config, context.now.instant);
+        self.forwarding.iter_mut().for_each(|one| one.set_interval(config, context.now.instant));
         context.actions.push(Action::SetLogLevel(config.logging.log_level));
         context.actions.push(Action::Send(ReactorMessage::Configure(Arc::clone(&self.config))));
         self.publish_by(context.now.instant);
@@ -374,6 +408,11 @@ impl Supervisor {
 fn is_of_uploads(event: &Event) -> bool {
     matches!(
         event,
-        Event::Tick { .. } | Event::Counted(_) | Event::Uploaded(_) | Event::UploadNotStarted { .. }
+        Event::Tick { .. }
+            | Event::Counted(_)
+            | Event::Uploaded(_)
+            | Event::UploadNotStarted { .. }
+            | Event::EventsForwarded(_)
+            | Event::ForwardingNotStarted(_)
     )
 }

@@ -23,6 +23,9 @@ pub struct Upstream {
     headers: Vec<(String, Secret)>,
     pub(super) realtime: Uri,
     pub(super) realtime_credentials: Option<Secret>,
+    /// `events.url`, and `Authorization` from the user and password in it.
+    pub(super) events: Uri,
+    pub(super) events_credentials: Option<Secret>,
     pub(super) proxy_key: Option<Secret>,
     pub(super) document_bytes_max: usize,
 }
@@ -35,6 +38,7 @@ impl Upstream {
         let realtime: Uri = config.realtime.url.parse().unwrap_or_default();
         let (base, credentials) = basic::split(&base);
         let (realtime, realtime_credentials) = basic::split(&realtime);
+        let (events, events_credentials) = basic::split(&config.events.url.parse().unwrap_or_default());
         let mut errors = Vec::new();
         if base.host().is_none() || !matches!(base.scheme_str(), Some("http" | "https")) {
             errors.push(SettingError::new("api_url", format!("expected an http or https URL, got {base:?}")));
@@ -47,6 +51,8 @@ impl Upstream {
                 headers: config.api_headers.clone(),
                 realtime,
                 realtime_credentials,
+                events,
+                events_credentials,
                 proxy_key: config.proxy_key.clone(),
                 document_bytes_max: config.api_document_bytes_max,
             }),

@@ -8,6 +8,7 @@ mod basic;
 mod client;
 mod document;
 mod error;
+mod events;
 mod no_proxy;
 mod outbound_proxy;
 pub mod pagination;
@@ -21,6 +22,7 @@ pub use crate::upstream::api::Upstream;
 pub use crate::upstream::client::UpstreamResponse as Stream;
 pub use crate::upstream::document::{DocumentResponse, Fetched, digest_of};
 pub use crate::upstream::error::{PollError, PollErrorKind};
+pub use crate::upstream::events::EventsOutcome;
 pub use crate::upstream::proxy_api::{
     DiscoveredEnvironment, PostOutcome, ServerKey, parse as parse_discovered,
 };

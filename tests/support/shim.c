@@ -1,7 +1,9 @@
-/* Preloaded into the proxy to replace the wall clock, the resolver and io_uring_setup. EDGE_SHIM names a
- * directory: a file `clock` contains seconds to add to the wall clock, while a file `dns_down` exists no name
- * resolves, and while a file `stuck` exists the first reactor blocks when it reads the clock. The monotonic
- * clock is not changed. EDGE_SHIM_RING_FLAGS are flags of io_uring_setup, in hexadecimal, that are rejected. */
+/* Preloaded into the proxy by tests that bend the world around it: the wall clock, the resolver, the ring.
+ * EDGE_SHIM names a directory; a file `clock` in it holds seconds to add to the wall clock, while a
+ * file `dns_down` is there no name resolves, and while a file `stuck` is there the first reactor
+ * stands still when it asks for the time. While a file `disk_full` is there no file grows by a write at an
+ * offset: half of the first one is written, as on a disk that fills up. The monotonic clock is left alone. EDGE_SHIM_RING_FLAGS
+ * are flags of io_uring_setup, in hexadecimal, that the kernel is to know nothing of. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -11,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -47,6 +50,19 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
     char name[512];
     if (path(name, sizeof name, "dns_down") && access(name, F_OK) == 0) return EAI_NONAME;
     return real(node, service, hints, found);
+}
+
+/* What `std::os::unix::fs::FileExt` writes with. */
+ssize_t pwrite64(int file, const void *bytes, size_t count, off64_t offset) {
+    static ssize_t (*real)(int, const void *, size_t, off64_t);
+    if (!real) real = (ssize_t (*)(int, const void *, size_t, off64_t))dlsym(RTLD_NEXT, "pwrite64");
+    char name[512];
+    struct stat found;
+    int grows = fstat(file, &found) == 0 && offset + (off64_t)count > found.st_size;
+    if (!grows || !path(name, sizeof name, "disk_full") || access(name, F_OK)) return real(file, bytes, count, offset);
+    if (count > 64) return real(file, bytes, count / 2, offset);
+    errno = ENOSPC;
+    return -1;
 }
 
 /* Rust's io-uring makes its calls through this function. The flags are the third word of the parameters. */

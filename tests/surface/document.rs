@@ -1,4 +1,4 @@
-//! The document of the endpoint tests.
+//! The document that the tests of the whole surface share.
 use serde_json::{Value, json};
 
 pub const CLIENT: &str = "SurfaceClientKey";

@@ -1,0 +1,181 @@
+//! The thread that writes accepted events to the spool, in groups, and acknowledges them.
+//!
+//! All events that have arrived while a group was written form the next group, so that the cost of a write
+//! and of an fsync is shared. When the disk or the spool is full, events are refused and the thread goes
+//! on: the next group may succeed.
+use std::fmt::Display;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::channel::{EventPosts, EventResult};
+use crate::config::{Config, EventsFsync, Level};
+use crate::events::{EventPost, EventRefusal};
+use crate::forwarding::queue::{EventQueue, SharedQueue};
+use crate::limits;
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::storage::spool::{Recovery, SpoolOptions};
+
+/// How often a spool that cannot be opened is tried again, and spools of ended processes are looked for.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
+
+struct EventWriter {
+    posts: EventPosts,
+    queue: SharedQueue,
+    cache_dir: PathBuf,
+    options: SpoolOptions,
+    metrics: Arc<Metrics>,
+    log: Log,
+    /// Why the last events were refused.
+    refusal: Option<EventRefusal>,
+    /// When events are to be written to the disk itself; `None` if all are.
+    sync_at: Option<Instant>,
+    housekeeping_at: Instant,
+}
+
+/// Starts the thread, which opens the spool in `cache_dir` first. It ends with the process.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn start(
+    config: &Config,
+    cache_dir: PathBuf,
+    posts: EventPosts,
+    metrics: Arc<Metrics>,
+    log: Log,
+) -> io::Result<SharedQueue> {
+    let queue = SharedQueue::default();
+    let options = SpoolOptions {
+        bytes_max: config.events.spool_bytes_max,
+        syncs: config.events.fsync == EventsFsync::Group,
+    };
+    let writer = EventWriter {
+        posts,
+        queue: queue.clone(),
+        cache_dir,
+        options,
+        metrics,
+        log,
+        refusal: None,
+        sync_at: None,
+        housekeeping_at: Instant::now(),
+    };
+    thread::Builder::new().name("events".into()).spawn(move || writer.run())?;
+    Ok(queue)
+}
+
+impl EventWriter {
+    fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            if self.housekeeping_at <= now {
+                self.keep_house();
+                self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
+            }
+            if self.sync_at.is_some_and(|at| at <= now) {
+                self.sync();
+            }
+            let next = self.sync_at.map_or(self.housekeeping_at, |at| at.min(self.housekeeping_at));
+            let group = self.posts.next_group(next.saturating_duration_since(now));
+            if group.is_empty() {
+                continue;
+            }
+            let posts: Vec<&EventPost> = group.iter().map(|sent| &sent.post).collect();
+            let (results, error) = self.write(&posts);
+            self.log_change(results.iter().find_map(|result| result.err()), error);
+            self.posts.acknowledge(group.into_iter().zip(results));
+        }
+    }
+
+    /// Stores a group: the result of each post, and the error of the disk.
+    fn write(&mut self, posts: &[&EventPost]) -> (Vec<EventResult>, Option<io::Error>) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut queue = self.queue.lock();
+        let Some(queue) = queue.as_mut() else { return (vec![Err(EventRefusal::Disk); posts.len()], None) };
+        let mut results: Vec<EventResult> = posts.iter().map(|post| queue.append(post, at)).collect();
+        match queue.commit() {
+            Ok(()) => {
+                if !self.options.syncs && self.sync_at.is_none() {
+                    self.sync_at = Some(Instant::now() + limits::EVENT_SYNC_INTERVAL);
+                }
+                (results, None)
+            }
+            Err(error) => {
+                results
+                    .iter_mut()
+                    .filter(|result| result.is_ok())
+                    .for_each(|result| *result = Err(EventRefusal::Disk));
+                (results, Some(error))
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        self.sync_at = None;
+        let error = self.queue.lock().as_mut().and_then(|queue| queue.sync().err());
+        if let Some(error) = error {
+            self.log.event(Level::Error, "events_not_synced", &[("error", &error)]);
+        }
+    }
+
+    /// Opens the spool if it is not open, and takes over those of processes that have ended.
+    fn keep_house(&mut self) {
+        let mut queue = self.queue.lock();
+        let result = match queue.as_mut() {
+            Some(queue) => queue.adopt(),
+            None => EventQueue::open(&self.cache_dir, self.options, self.metrics.events.clone()).map(
+                |(opened, recovery)| {
+                    *queue = Some(opened);
+                    Some(recovery)
+                },
+            ),
+        };
+        drop(queue);
+        match result {
+            Ok(Some(recovery)) => self.log_recovery(recovery),
+            Ok(None) => {}
+            Err(error) => {
+                let error = format!("{}: {error}", self.cache_dir.display());
+                let hint = "events are answered 503: check the owner, mode and free space of cache_dir";
+                self.log.event(Level::Error, "events_spool_unusable", &[("error", &error), ("hint", &hint)]);
+            }
+        }
+    }
+
+    fn log_recovery(&self, recovery: Recovery) {
+        if recovery.records > 0 {
+            let fields: [(_, &dyn Display); 2] =
+                [("records_count", &recovery.records), ("bytes", &recovery.bytes)];
+            self.log.event(Level::Info, "events_recovered", &fields);
+        }
+        if recovery.damaged > 0 || recovery.ignored > 0 {
+            let fields: [(_, &dyn Display); 2] =
+                [("damaged_records_count", &recovery.damaged), ("ignored_files_count", &recovery.ignored)];
+            self.log.event(Level::Error, "events_spool_damaged", &fields);
+        }
+    }
+
+    /// Logs when events begin to be refused, when the reason changes, and when they are stored again.
+    fn log_change(&mut self, refusal: Option<EventRefusal>, error: Option<io::Error>) {
+        let before = std::mem::replace(&mut self.refusal, refusal);
+        match refusal {
+            Some(refusal) if before != Some(refusal) => {
+                let error = error.map_or_else(String::new, |error| error.to_string());
+                let hint = match refusal {
+                    EventRefusal::SpoolFull => {
+                        "events.spool_bytes_max is reached: check that upstream accepts events"
+                    }
+                    _ => "check the owner, mode and free space of cache_dir",
+                };
+                let fields: [(_, &dyn Display); 3] =
+                    [("reason", &refusal.name()), ("error", &error), ("hint", &hint)];
+                self.log.event(Level::Error, "events_not_stored", &fields);
+            }
+            None if before.is_some() => self.log.event(Level::Info, "events_stored_again", &[]),
+            _ => {}
+        }
+    }
+}
