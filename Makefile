@@ -50,7 +50,7 @@ differential: .venv/tests/made-from.txt ## Compares 200,000 random evaluations w
 .PHONY: long
 long: .venv/tests/made-from.txt ## Runs the long variants of tests: 86,585 payloads, 2,000 smuggled, 35 swaps, 200 kills, 16 stops
 	PAYLOADS=86585 SMUGGLING=2000 SWAPS=35 KILLS=200 STOPS=16 $(CARGO) test --locked --test integration -- --nocapture \
-	  conformance::mutated reverse_proxies:: invariants:: polling::a_kill drain::a_stop
+	  conformance::mutated reverse_proxies:: invariants:: polling::kill drain::stop
 
 ci: fmt lint test bench-gate sdk ## Runs all checks that a change must pass
 	scripts/audit --if-installed
@@ -88,7 +88,7 @@ faults: ## Prints for each fault of upstream what was served during it, and the 
 
 .PHONY: outages
 outages: ## Prints how long readiness fails for outages of upstream, in real time (3 minutes; docs/outages.md)
-	@OUTAGE_SCALE=1 $(CARGO) test --locked --test integration outages::an_outage -- --nocapture 2>&1 \
+	@OUTAGE_SCALE=1 $(CARGO) test --locked --test integration outages::outage_fails -- --nocapture 2>&1 \
 		| tee target/outages.txt | sed -n 's/^.*outage | //p'
 	@grep -q '^test result: ok' target/outages.txt
 

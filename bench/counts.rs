@@ -34,6 +34,11 @@ const CASES: &[(&str, &str, &str, Option<&str>, bool)] = &[
     ("identities-heavy-match", "heavy", IDENTITIES, Some("heavy-match"), false),
     ("identities-heavy-none", "heavy", IDENTITIES, Some("heavy-none"), false),
     ("identities-heavy-gzip", "heavy", IDENTITIES, Some("heavy-match"), true),
+    ("identities-simple-gzip", "simple", IDENTITIES, Some("simple"), true),
+    ("identities-heavy-gzip-varied", "heavy", IDENTITIES, Some("varied"), true),
+    ("identities-get-gzip", "simple", "/api/v1/identities/?identifier=user-000000", None, true),
+    ("identities-splits-gzip-varied", "splits", IDENTITIES, Some("varied-few"), true),
+    ("ofrep-heavy-gzip-varied", "heavy", "/ofrep/v1/evaluate/flags", Some("context"), true),
     ("identities-500-overrides", "overrides", IDENTITIES, Some("overridden"), false),
     ("document-heavy", "heavy", DOCUMENT, None, false),
     ("read-get", "simple", FLAGS, None, false),
@@ -73,6 +78,16 @@ struct Way<'a> {
     is_new: bool,
     /// Answers are written together, and so cannot be sent from where they are kept.
     is_pipelined: bool,
+    /// Each request has a number of its own in the place of [`NUMBER`].
+    is_varied: bool,
+}
+
+const NUMBER: &[u8] = b"000000";
+
+/// Writes the number of the round over the place of [`NUMBER`].
+fn vary(request: &mut [u8], place: usize, round: u64) {
+    let text = format!("{round:06}");
+    request[place..place + NUMBER.len()].copy_from_slice(&text.as_bytes()[..NUMBER.len()]);
 }
 
 /// Reads the request `times` times and answers it; returns the bytes sent.
@@ -83,11 +98,16 @@ fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
     output.is_only_response = !way.is_pipelined;
     let (mut reader, mut buffer) = (RequestReader::default(), BytesMut::with_capacity(16 * 1024));
     let mut sent = 0;
-    for _ in 0..times {
+    let mut request = request.to_vec();
+    let number = request.windows(NUMBER.len()).position(|six| six == NUMBER).filter(|_| way.is_varied);
+    for round in 0..times {
+        if let Some(place) = number {
+            vary(&mut request, place, round);
+        }
         if way.is_new {
             reader = RequestReader::default();
         }
-        buffer.extend_from_slice(request);
+        buffer.extend_from_slice(&request);
         assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
         let mut read = reader.request(&mut buffer).expect("ready");
         if let Some(snapshot) = way.snapshot {
@@ -121,7 +141,8 @@ fn main() {
             let is_read_only = name.starts_with("read-");
             let made = (!is_read_only).then(|| snapshot(&document));
             let (is_new, is_pipelined) = (name.ends_with("-new"), name.ends_with("-pipelined"));
-            serve(Way { snapshot: made.as_ref(), is_new, is_pipelined }, &request, times)
+            let is_varied = name.ends_with("-varied");
+            serve(Way { snapshot: made.as_ref(), is_new, is_pipelined, is_varied }, &request, times)
         }
     };
     println!("{result}");

@@ -5,6 +5,7 @@ documents.py KIND [KEY=NUMBER ...]: prints one document. Kinds and what may be s
   heavy    50 features, 15 segments of 15 trait conditions, each feature overridden by each segment
            (Flagsmith's published load profile)
   huge     1,000 features, 1,500 segments, 100,000 identity overrides
+  splits   50 features, each with variants of its own: as many results as callers
   any of them with features=, segments=, overrides=, conditions=, targets= (features a segment overrides)
 `requests()` gives the bodies that go with them. Only `random()` is drawn from the generator: its
 sequence for a seed is the same in every Python.
@@ -22,6 +23,7 @@ KINDS = {
     "simple": {"features": 50, "segments": 0, "overrides": 0, "conditions": 0, "targets": 0},
     "heavy": {"features": 50, "segments": 15, "overrides": 0, "conditions": 15, "targets": 50},
     "huge": {"features": 1000, "segments": 1500, "overrides": 100_000, "conditions": 3, "targets": 4},
+    "splits": {"features": 50, "segments": 0, "overrides": 0, "conditions": 0, "targets": 0, "variants_each": 1},
 }
 
 # The traits of the matching request, and one condition on each that it meets.
@@ -168,8 +170,9 @@ def document(kind, seed=11, client_key=CLIENT_KEY, **changes):
     shape = {**KINDS[kind], **changes}
     source = Source(seed)
     features = range(shape["features"])
-    # Every tenth feature is multivariate.
-    states = [state(source, number, number, variants=3 if number % 10 == 9 else 0) for number in features]
+    # Every tenth feature is multivariate, unless the kind says otherwise.
+    each = shape.get("variants_each", 10)
+    states = [state(source, number, number, variants=3 if number % each == each - 1 else 0) for number in features]
     return {
         "id": 1,
         "name": f"Bench {kind}",
@@ -226,6 +229,10 @@ def requests():
         "heavy-match": identity(),
         "heavy-none": identity(plan="free"),
         "overridden": {"identifier": "user-77", "traits": [{"trait_key": "a", "trait_value": 1}]},
+        # `bench/counts.rs` writes another number for each request.
+        "varied": identity("user-000000"),
+        "varied-few": {"identifier": "user-000000", "traits": [{"trait_key": "plan", "trait_value": "gold"}]},
+        "context": {"context": {"targetingKey": "user-000000", **TRAITS}},
     }
 
 

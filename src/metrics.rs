@@ -153,6 +153,12 @@ pub struct ReactorMetrics {
     pub flag_cycles_exceeded: Counter,
     /// Bulk requests rejected because evaluating their identities exceeded the budget.
     pub bulk_refused: Counter,
+    /// Answers from the caches of compressed results, those that were not in them, and removals.
+    pub result_cache_hits: Counter,
+    pub result_cache_misses: Counter,
+    pub result_cache_evicted: Counter,
+    /// Memory of these caches.
+    pub result_cache_bytes: Counter,
     /// Access log records dropped because the queue was full.
     pub access_dropped: Counter,
     /// Experiment events that were stored.
@@ -294,6 +300,10 @@ impl ReactorMetrics {
             patterns_exceeded: Counter::default(),
             flag_cycles_exceeded: Counter::default(),
             bulk_refused: Counter::default(),
+            result_cache_hits: Counter::default(),
+            result_cache_misses: Counter::default(),
+            result_cache_evicted: Counter::default(),
+            result_cache_bytes: Counter::default(),
             access_dropped: Counter::default(),
             events_accepted: Counter::default(),
             events_refused: Default::default(),

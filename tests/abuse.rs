@@ -1,7 +1,7 @@
-//! The short form of `make abuse`: what abusers cost, in bytes, counters and memory, never in time.
+//! The short form of `make abuse`: the cost of abusive clients in bytes, counters and memory, never in time.
 //!
-//! Each sends a few requests that are made to cost more than they take to send. Then the bytes that came back, the
-//! counter of the bound and the peak of the memory are looked at, and an honest caller is answered.
+//! Each sends a few requests that cost more to process than to send. The test checks the response bytes, the
+//! counter of the limit and the peak memory, and that another client is answered.
 use std::io::Write as _;
 
 use serde_json::{Value, json};
@@ -10,20 +10,20 @@ use crate::support::proxy::metric;
 use crate::support::{Client, Proxy, Start, document, eventually, get, request};
 use crate::surface::{CLIENT, SERVER};
 
-/// An eighth of what a body may have: this build is not optimised.
+/// An eighth of the largest body, because this build is not optimised.
 const BYTES: usize = 1 << 17;
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 const MB: u64 = 1_000_000;
 
 struct Abuser {
     name: &'static str,
-    /// Memory that callers of its kind may take.
+    /// Memory that clients of this kind may use, bytes.
     growth_max: u64,
     requests: Vec<Vec<u8>>,
     status: u16,
-    /// The answer to one request.
+    /// The response to one request.
     bytes_max: usize,
-    /// The sample that counts each of its requests.
+    /// The metric that counts each of its requests.
     counter: Option<&'static str>,
 }
 
@@ -57,7 +57,7 @@ fn post(path: &str, key: Option<&str>, fields: &[(&str, &str)], body: &[u8]) -> 
 
 const CODED: [(&str, &str); 1] = [("Content-Encoding", "gzip")];
 
-/// Bodies that are made of errors, for each route that reads one.
+/// Bodies in which every value is invalid, for each route that reads a body.
 fn broken() -> Vec<(&'static str, Vec<u8>)> {
     let empty = |_: usize| "{}".to_owned();
     vec![
@@ -185,7 +185,7 @@ fn keyed() -> Vec<Abuser> {
     ]
 }
 
-/// One environment with conditions that walk the traits, track back, and hash the identifier.
+/// One environment with conditions that query the traits, backtrack, and hash the identifier.
 fn prepare() -> Start {
     let mut whole = document::for_key(CLIENT, 1);
     let segments = whole["project"]["segments"].as_array_mut().expect("a list");
@@ -221,7 +221,7 @@ fn exchange(client: &mut Client, bytes: &[u8]) -> (u16, usize, bool) {
 }
 
 #[test]
-fn no_abuser_costs_more_than_its_bound() {
+fn abusive_requests_stay_within_their_limits() {
     let proxy = prepare().ready();
     let value = |sample: Option<&str>| {
         let page = get(proxy.admin(), "/metrics", "").text();
@@ -244,16 +244,16 @@ fn no_abuser_costs_more_than_its_bound() {
         let growth = peak_bytes(&proxy).saturating_sub(before);
         assert!(growth <= growth_max, "{name}: memory grew by {growth} bytes");
         let count = requests.len() as f64;
-        eventually("each is counted", || {
+        eventually("each request is counted", || {
             (counter.is_none() || value(counter) - counted == count).then_some(())
         });
-        assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200, "an honest caller after: {name}");
+        assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200, "another client after: {name}");
     }
 }
 
-/// Connections that wait: what they hold is bounded, and others are answered beside them.
+/// Waiting connections: their memory is limited, and other clients are answered.
 #[test]
-fn callers_that_wait_hold_little_memory() {
+fn waiting_clients_use_little_memory() {
     let proxy = prepare().ready();
     assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200);
     let body = vec![b' '; 1 << 20];
@@ -269,11 +269,11 @@ fn callers_that_wait_hold_little_memory() {
         let mut clients: Vec<Client> = Vec::new();
         for _ in 0..count {
             let mut client = proxy.client();
-            // One that has waited longest is closed for the next.
+            // The connection that has waited longest is closed for the next one.
             let _ = client.try_send(&bytes);
             clients.push(client);
         }
-        assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200, "an honest caller beside: {name}");
+        assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200, "another client beside: {name}");
         let growth = peak_bytes(&proxy).saturating_sub(before);
         assert!(growth <= growth_max, "{name}: memory grew by {growth} bytes");
     }

@@ -29,10 +29,10 @@ fn ask(admin: SocketAddr, path: &str, version: &str, hosts: &[&str]) -> (String,
 }
 
 #[test]
-fn idle_connections_keep_no_probe_out() {
+fn idle_connections_do_not_block_probes() {
     let proxy = start().with_admin().ready();
     let admin = proxy.admin();
-    // Three times as many as there may be, and a probe between them now and then.
+    // Three times the limit, with probes in between.
     let mut idle = Vec::new();
     for number in 0..3 * LIMIT {
         idle.push(Client::connect(admin));
@@ -45,8 +45,8 @@ fn idle_connections_keep_no_probe_out() {
         text.lines().find_map(|line| line.strip_prefix("edge_proxy_admin_connections_closed_total "));
     let closed: usize = closed.expect("a sample").parse().expect("a number");
     assert!((LIMIT..=3 * LIMIT).contains(&closed), "{closed} closed");
-    assert!(idle[0].is_closed(), "the one that waited longest");
-    // They all are, a second later.
+    assert!(idle[0].is_closed(), "the one that has waited longest");
+    // The others are closed after the timeout of a head.
     eventually("the others are closed too", || {
         (proxy.metric("edge_proxy_admin_connections_closed_total") >= (3 * LIMIT) as f64).then_some(())
     });
@@ -54,7 +54,7 @@ fn idle_connections_keep_no_probe_out() {
 }
 
 #[test]
-fn a_head_that_does_not_come_to_its_end_is_closed_and_counted() {
+fn incomplete_head_is_closed_and_counted() {
     let proxy = start().with_admin().ready();
     let admin = proxy.admin();
     for sent in ["", "GET / HTTP/1.1\r\nHost: localhost\r\n", "x"] {
@@ -62,21 +62,21 @@ fn a_head_that_does_not_come_to_its_end_is_closed_and_counted() {
         let mut slow = Client::connect(admin);
         slow.send(sent);
         assert!(slow.is_closed(), "{sent:?}");
-        eventually("it is counted", || (closed(&proxy) == before + 1.0).then_some(()));
+        eventually("the connection is counted", || (closed(&proxy) == before + 1.0).then_some(()));
     }
     let before = closed(&proxy);
     let mut large = Client::connect(admin);
-    // It may be closed before all of it is sent.
+    // The connection may be closed before all of the head is sent.
     let _ = large.try_send(format!("GET / HTTP/1.1\r\nHost: localhost\r\nx: {}", "y".repeat(20_000)));
-    eventually("it is counted", || (closed(&proxy) == before + 1.0).then_some(()));
-    // Whoever goes away by itself was not closed.
+    eventually("the connection is counted", || (closed(&proxy) == before + 1.0).then_some(()));
+    // A client that disconnects by itself is not counted.
     drop(Client::connect(admin));
     assert_eq!(get(admin, "/status.json", "").status, 200);
     assert_eq!(closed(&proxy), before + 1.0);
 }
 
 #[test]
-fn only_addresses_localhost_and_names_that_are_listed_are_answered() {
+fn answers_only_addresses_localhost_and_allowed_hosts() {
     let proxy = start()
         .with_admin()
         .set("admin", json!({"port": 0, "allowed_hosts": ["Proxy.example", ".svc.cluster.local"]}))
@@ -101,14 +101,14 @@ fn only_addresses_localhost_and_names_that_are_listed_are_answered() {
     assert_eq!(proxy.metric("edge_proxy_admin_hosts_refused_total"), 20.0);
     let line = proxy.wait_for_log("admin_host_refused");
     assert!(line.contains("admin.allowed_hosts") && line.contains("evil.example"), "{line}");
-    assert_eq!(proxy.log().matches("admin_host_refused").count(), 1, "callers choose the name");
+    assert_eq!(proxy.log().matches("admin_host_refused").count(), 1, "clients choose the name");
     assert_eq!(ask(admin, "/", "1.1", &[]).0, "400");
     assert_eq!(ask(admin, "/", "1.1", &["localhost", "localhost"]).0, "400");
     assert_eq!(ask(admin, "/", "1.0", &[]).0, "200");
 }
 
 #[test]
-fn allowed_hosts_change_without_a_restart_and_come_from_the_environment_too() {
+fn reloads_allowed_hosts_and_reads_them_from_the_environment() {
     let proxy = start().with_admin().ready();
     let admin = proxy.admin();
     assert_eq!(ask(admin, "/metrics", "1.1", &["proxy.example"]).0, "421");
@@ -116,7 +116,7 @@ fn allowed_hosts_change_without_a_restart_and_come_from_the_environment_too() {
     config["admin"]["allowed_hosts"] = json!("*");
     proxy.scratch().write("config.json", config.to_string());
     proxy.signal("HUP");
-    eventually("it is allowed", || {
+    eventually("the host is allowed", || {
         (ask(admin, "/metrics", "1.1", &["proxy.example"]).0 == "200").then_some(())
     });
     assert!(!proxy.log().contains("configuration_needs_restart"), "{}", proxy.log());

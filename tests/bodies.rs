@@ -1,4 +1,4 @@
-//! Bodies that are made to cost more than they take to send: many errors, compressed ones, long texts.
+//! Bodies that cost more to process than to send: many errors, compression, long texts.
 use std::io::Write;
 
 use serde_json::{Value, json};
@@ -7,10 +7,10 @@ use crate::support::{Answer, Client, Proxy, Start, eventually};
 use crate::surface::{CLIENT, SERVER, document};
 
 const MIB: usize = 1 << 20;
-/// What a caller without a key may get back.
+/// The largest response to a client without a key, bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Each route that reads a body, with the key that opens it.
+/// Each route that reads a body, with a valid key.
 const ROUTES: [(&str, &str); 8] = [
     ("/api/v1/identities/", CLIENT),
     ("/api/v1/bulk-identities/", CLIENT),
@@ -28,7 +28,7 @@ fn prepare() -> Proxy {
     start.document(CLIENT, SERVER, path).ready()
 }
 
-/// `start` and `end` around as many `item`s as make a body of a mebibyte.
+/// `start` and `end` around as many `item`s as fit into a body of 1 MiB.
 fn large(start: &str, item: &str, end: &str) -> Vec<u8> {
     sized(MIB, start, item, end)
 }
@@ -55,7 +55,7 @@ fn post(client: &mut Client, path: &str, key: Option<&str>, coding: Option<&str>
     client.request("POST", path, &fields, body)
 }
 
-/// The types of the errors that an answer lists.
+/// The types of the errors that a response lists.
 fn types(answer: &Answer) -> Vec<String> {
     let body = answer.json();
     let errors = body["detail"].as_array().unwrap_or_else(|| panic!("no errors: {body}"));
@@ -63,7 +63,7 @@ fn types(answer: &Answer) -> Vec<String> {
 }
 
 #[test]
-fn a_compressed_body_of_an_unknown_caller_is_refused_unread() {
+fn rejects_compressed_body_of_unknown_key_unread() {
     let proxy = prepare();
     let bomb = gzip(&identity_bomb());
     assert!(bomb.len() < 1200, "{} bytes", bomb.len());
@@ -80,15 +80,15 @@ fn a_compressed_body_of_an_unknown_caller_is_refused_unread() {
                 );
             }
         }
-        // The connection goes on, and the same bytes are read for a caller with a key.
+        // The connection stays open, and the same bytes are read for a valid key.
         assert_ne!(post(&mut client, path, Some(key), Some("gzip"), &bomb).status, 401, "{path}");
     }
     let explain = post(&mut client, "/proxy/explain/", Some(CLIENT), Some("gzip"), &bomb);
-    assert_eq!(explain.status, 401, "a client-side key opens nothing there");
+    assert_eq!(explain.status, 401, "a client-side key is not accepted there");
 }
 
 #[test]
-fn errors_beyond_a_hundred_are_not_listed() {
+fn lists_at_most_100_errors() {
     let proxy = prepare();
     let truncated = || proxy.metric("edge_proxy_errors_truncated_total");
     let mut count = 0.0;
@@ -123,15 +123,15 @@ fn errors_beyond_a_hundred_are_not_listed() {
             count += 1.0;
         }
     }
-    eventually("each is counted", || (truncated() == count).then_some(()));
-    // A hundred are a whole list.
+    eventually("each response is counted", || (truncated() == count).then_some(()));
+    // A list of exactly 100 errors is complete.
     let hundred = format!(r#"{{"traits":[{}]}}"#, ["{}"; 100].join(","));
     assert_eq!(types(&proxy.post("/api/v1/identities/", "", &hundred)), vec!["missing"; 100]);
     assert_eq!(truncated(), count);
 }
 
 #[test]
-fn the_longest_list_of_errors_takes_less_than_64_kib() {
+fn longest_error_list_is_below_64_kib() {
     let proxy = prepare();
     let long = format!("\"{}\"", "\\u0001\\\"é".repeat(900));
     let item = format!(r#"{{"trait_key":{{"a":{long}}},"trait_value":[{long}]}}"#);
@@ -152,7 +152,7 @@ fn the_longest_list_of_errors_takes_less_than_64_kib() {
 }
 
 #[test]
-fn an_unknown_caller_has_the_first_64_kib_judged() {
+fn validates_first_64_kib_for_unknown_keys() {
     let proxy = prepare();
     let mut client = proxy.client();
     let trait_item = r#"{"trait_key":"k","trait_value":1}"#;
@@ -167,7 +167,8 @@ fn an_unknown_caller_has_the_first_64_kib_judged() {
         let answer = post(&mut client, "/api/v1/identities/", Some(CLIENT), None, body);
         assert_eq!((answer.status, types(&answer)), (422, vec![kind.to_owned()]));
     }
-    // What no rest can mend is told at once, and small bodies are judged before the key as ever.
+    // An error that the rest of the body cannot change is reported immediately; small bodies are validated
+    // before the key.
     let broken = large("{\"identifier\":}", " ", "");
     for body in [&broken[..], b"{\"identifier\":}"] {
         let answer = post(&mut client, "/api/v1/identities/", None, None, body);
@@ -177,8 +178,8 @@ fn an_unknown_caller_has_the_first_64_kib_judged() {
 }
 
 #[test]
-fn any_large_body_of_a_caller_with_a_key_is_answered_in_few_bytes() {
-    // A quarter of what is allowed: this build is not optimised.
+fn answers_large_bodies_of_valid_keys_in_few_bytes() {
+    // A quarter of the limit, because this build is not optimised.
     const BYTES: usize = MIB / 4;
     let proxy = prepare();
     let shapes = [
@@ -206,7 +207,7 @@ fn any_large_body_of_a_caller_with_a_key_is_answered_in_few_bytes() {
 }
 
 #[test]
-fn compressed_bodies_are_read_within_the_limit() {
+fn reads_compressed_bodies_within_the_limit() {
     let proxy = prepare();
     let body = br#"{"identifier":"a","traits":[]}"#;
     let (front, back) = (gzip(&body[..9]), gzip(&body[9..]));
@@ -218,8 +219,8 @@ fn compressed_bodies_are_read_within_the_limit() {
         assert_eq!(ask("gzip", &members), 200, "{path}");
         assert_eq!(ask("X-GZIP", &gzip(body)), 200);
         assert_eq!(ask("identity", body), 200);
-        assert_eq!(ask("gzip", b"not gzip"), 400, "and the connection is kept");
-        assert_eq!(ask("br", body), 415, "and the connection is kept");
+        assert_eq!(ask("gzip", b"not gzip"), 400, "and the connection stays open");
+        assert_eq!(ask("br", body), 415, "and the connection stays open");
         assert_eq!(ask("gzip, gzip", body), 415);
         assert_eq!(ask("gzip", &gzip(body)), 200);
     }
@@ -246,7 +247,7 @@ fn compressed_bodies_are_read_within_the_limit() {
 type IdentifierRow<'a> = (&'a str, &'a dyn Fn(&str) -> Value, Value);
 
 #[test]
-fn an_identifier_has_at_most_2000_characters() {
+fn limits_identifiers_to_2000_characters() {
     let proxy = prepare();
     let (fits, long) = ("é".repeat(2000), "é".repeat(2001));
     let error = |loc: Value| {
@@ -291,7 +292,7 @@ fn an_identifier_has_at_most_2000_characters() {
 }
 
 #[test]
-fn a_long_unknown_key_is_quoted_in_part() {
+fn truncates_long_unknown_key_in_error() {
     let proxy = prepare();
     let key = "\\".repeat(12_000);
     let answer = proxy.get("/api/v1/flags/", &key);
@@ -300,7 +301,7 @@ fn a_long_unknown_key_is_quoted_in_part() {
 }
 
 #[test]
-fn memory_is_given_back_after_large_bodies() {
+fn returns_memory_after_large_bodies() {
     let proxy = prepare();
     let (plain, coded) = (identity_bomb(), gzip(&identity_bomb()));
     let traits = large(r#"{"identifier":"\u0061","traits":["#, r#"{"trait_key":"k","trait_value":1}"#, "]}");
@@ -310,7 +311,7 @@ fn memory_is_given_back_after_large_bodies() {
         assert_eq!(post(&mut proxy.client(), "/api/v1/identities/", None, None, &plain).status, 422);
         assert_eq!(post(&mut proxy.client(), "/api/v1/identities/", None, Some("gzip"), &coded).status, 401);
     }
-    eventually("callers without a key leave little behind", || {
+    eventually("requests without a key leave little memory behind", || {
         (proxy.resident_bytes().saturating_sub(before) < 8 * MIB as u64).then_some(())
     });
     for (path, key, body) in [
@@ -327,7 +328,7 @@ fn memory_is_given_back_after_large_bodies() {
             }
         }
     }
-    eventually("callers with a key leave little behind", || {
+    eventually("requests with a key leave little memory behind", || {
         (proxy.resident_bytes().saturating_sub(before) < 64 * MIB as u64).then_some(())
     });
 }

@@ -1,7 +1,8 @@
-//! Work per request, counted in steps: linear in what is sent, and bounded where a document makes it more.
+//! Work per request, counted in steps: linear in the size of the request, and limited where a document
+//! requires more.
 //!
-//! Time is never asserted: a step is a node that a JSONPath looks at or a step of a regular expression,
-//! and both are the same on every machine.
+//! Time is never asserted: a step is a node that a JSONPath visits or a step of a regular expression, and both
+//! are the same on every machine.
 use edge_proxy::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, evaluate, evaluate_next};
 use edge_proxy::engine::program::Role;
 use edge_proxy::engine::render;
@@ -18,7 +19,7 @@ use crate::support::proxy::Start;
 /// Traits that fit into a body of 1 MiB.
 const MANY: usize = 43_000;
 
-/// A document with one segment for each rule type and condition, each with a feature of its own, `f0` on.
+/// A document with one segment for each rule type and condition, each with its feature, from `f0` on.
 fn document_of(conditions: &[(&str, &str, &str, &str)]) -> Value {
     let state = |number: usize, value: &str| {
         json!({"feature": {"id": number, "name": format!("f{number}"), "type": "STANDARD"}, "enabled": true,
@@ -37,7 +38,7 @@ fn document_of(conditions: &[(&str, &str, &str, &str)]) -> Value {
 }
 
 fn compiled(conditions: &[(&str, &str, &str, &str)]) -> Environment {
-    Environment::compile(document_of(conditions).to_string().into_bytes()).expect("it compiles").0
+    Environment::compile(document_of(conditions).to_string().into_bytes()).expect("a valid document").0
 }
 
 fn names(count: usize) -> Vec<String> {
@@ -62,7 +63,7 @@ fn jsonpath_steps(property: &str, traits: &[Trait<'_>]) -> u32 {
 }
 
 #[test]
-fn a_query_over_the_traits_is_linear_in_them() {
+fn jsonpath_query_is_linear_in_traits() {
     let names = names(20_000);
     for property in [
         "$.identity.traits.*",
@@ -83,15 +84,15 @@ fn a_query_over_the_traits_is_linear_in_them() {
 }
 
 #[test]
-fn beyond_the_budget_a_condition_on_a_general_jsonpath_is_false() {
+fn jsonpath_condition_beyond_budget_is_false() {
     let quadratic = "$.identity.traits[?length($.identity.traits) == count($.identity.traits.*) && @ == 2]";
     let environment = compiled(&[
         ("ALL", quadratic, "IS_SET", ""),
         ("ALL", quadratic, "IS_NOT_SET", ""),
         ("NONE", quadratic, "IS_NOT_SET", ""),
-        // Later in the same request, and cheap by itself.
+        // Evaluated later in the same request, and cheap by itself.
         ("ALL", "$.identity['identifier', 'key']", "EQUAL", "u"),
-        // No general query, so that it needs no budget.
+        // Not a general query, so it needs no budget.
         ("ALL", "$.identity.identifier", "EQUAL", "u"),
     ]);
     let names = names(MANY);
@@ -102,7 +103,7 @@ fn beyond_the_budget_a_condition_on_a_general_jsonpath_is_false() {
         assert!(scratch.budget().jsonpath.is_exceeded());
         let expected = ["\"plain\"", "\"plain\"", "\"matched\"", "\"plain\"", "\"matched\""];
         assert_eq!(values(&environment, &scratch), expected, "the same each time");
-        // The next request has a budget of its own.
+        // The next request has a new budget.
         evaluate(environment.program(), &Identity { identifier: "u", traits: &few }, &mut scratch);
         assert!(!scratch.budget().jsonpath.is_exceeded());
         let expected = ["\"plain\"", "\"matched\"", "\"plain\"", "\"matched\"", "\"matched\""];
@@ -111,7 +112,7 @@ fn beyond_the_budget_a_condition_on_a_general_jsonpath_is_false() {
 }
 
 #[test]
-fn the_identities_of_one_request_share_its_budget() {
+fn identities_of_a_request_share_its_budget() {
     let environment = compiled(&[("ALL", "$.identity.traits[?@ == 2]", "IS_NOT_SET", "")]);
     let names = names(10_000);
     let traits = numbers(&names);
@@ -129,7 +130,7 @@ fn the_identities_of_one_request_share_its_budget() {
 }
 
 #[test]
-fn a_query_that_several_conditions_share_is_asked_once() {
+fn shared_jsonpath_query_is_evaluated_once() {
     let property = "$.identity.traits[?@ == 2]";
     let names = names(1000);
     let once = jsonpath_steps(property, &numbers(&names));
@@ -140,7 +141,7 @@ fn a_query_that_several_conditions_share_is_asked_once() {
     assert_eq!(JSONPATH_STEPS_MAX - scratch.budget().jsonpath.left(), once);
 }
 
-/// Two hundred segments whose patterns track back for as long as they may.
+/// Two hundred segments whose patterns backtrack up to the limit.
 #[test]
 fn regular_expressions_share_the_budget_of_a_request() {
     let patterns: Vec<String> = (0..200).map(|number| format!(r"(x+x+)+\1y{number}")).collect();
@@ -163,35 +164,36 @@ fn regular_expressions_share_the_budget_of_a_request() {
 }
 
 #[test]
-fn an_explanation_names_the_conditions_that_the_budget_ended() {
+fn explain_names_conditions_beyond_the_budget() {
     let environment = compiled(&[
         ("ALL", "$.identity.traits[?count($.identity.traits[?@ > 0]) == 7]", "IS_NOT_SET", ""),
         ("ALL", "$.identity.identifier", "EQUAL", "u"),
     ]);
     let names = names(2000);
     let traits = numbers(&names);
-    let told = explain(
+    let explanation = explain(
         environment.program(),
         &environment.document().plain,
         Some(&Identity { identifier: "u", traits: &traits }),
         None,
     )
-    .expect("it is explained");
-    let conditions: Vec<_> = told.segments.iter().map(|segment| &segment.rules[0].conditions[0]).collect();
+    .expect("an explanation");
+    let conditions: Vec<_> =
+        explanation.segments.iter().map(|segment| &segment.rules[0].conditions[0]).collect();
     let expected =
         "the steps of a request for general JSONPaths were spent, so the condition counts as no match";
     assert_eq!(conditions[0].note.as_deref(), Some(expected));
-    assert_eq!((conditions[0].matches, told.segments[0].matches), (false, false));
+    assert_eq!((conditions[0].matches, explanation.segments[0].matches), (false, false));
     assert_eq!((conditions[1].note.as_deref(), conditions[1].matches), (None, true));
 }
 
 #[test]
-fn a_request_beyond_its_budget_is_answered_counted_and_logged_once() {
+fn request_beyond_budget_is_answered_counted_and_logged_once() {
     let scratch = crate::support::Scratch::new();
     let file = scratch.path().join("environment.json");
     let quadratic = "$.identity.traits[?count($.identity.traits[?@ > 0]) == 7]";
     let document = document_of(&[("ALL", quadratic, "IS_NOT_SET", ""), ("ALL", "t", "REGEX", r"(a+)+\1$")]);
-    std::fs::write(&file, document.to_string()).expect("it is written");
+    std::fs::write(&file, document.to_string()).expect("a writable file");
     let proxy =
         Start::serve().document(document::CLIENT_KEY, document::SERVER_KEY, &file).with_admin().ready();
     let many: Vec<Value> =
@@ -211,9 +213,9 @@ fn a_request_beyond_its_budget_is_answered_counted_and_logged_once() {
     assert!(log.contains("count($.identity.traits"), "{log}");
 }
 
-/// Compiling a document takes work about linear in it: what can be counted of it is.
+/// Compiling takes work about linear in the document, as far as it can be counted.
 #[test]
-fn aliases_of_traits_are_numbered_once() {
+fn numbers_trait_aliases_once() {
     let conditions: Vec<_> = (0..10)
         .map(|number| if number % 2 == 0 { "$.identity.traits.t" } else { "$.identity.traits['t']" })
         .map(|property| ("ALL", property, "EQUAL", "1"))
@@ -229,9 +231,9 @@ fn aliases_of_traits_are_numbered_once() {
     );
 }
 
-/// A hundred long identifiers and two thousand splits: what is hashed is bounded, and nothing is guessed.
+/// A hundred long identifiers and two thousand splits: the hashed bytes are limited.
 #[test]
-fn a_bulk_request_that_would_take_too_much_work_is_refused_as_a_whole() {
+fn rejects_bulk_request_beyond_the_work_limit() {
     let scratch = crate::support::Scratch::new();
     let conditions: Vec<_> = (0..2000).map(|_| ("ALL", "", "PERCENTAGE_SPLIT", "0.0001")).collect();
     let document = document_of(&conditions).to_string();
@@ -252,9 +254,9 @@ fn a_bulk_request_that_would_take_too_much_work_is_refused_as_a_whole() {
     assert_eq!(proxy.metric("edge_proxy_bulk_refused_total"), 1.0);
 }
 
-/// A pattern that comes with the request is paid for whether or not its automaton can be built.
+/// A pattern in the request spends steps whether or not its automaton can be built.
 #[test]
-fn patterns_of_a_request_spend_steps_for_what_building_them_takes() {
+fn building_patterns_of_a_request_spends_steps() {
     let environment = compiled(&[("ALL", "$.identity.traits[?match('x', @)]", "IS_SET", "")]);
     let names = names(25);
     let traits: Vec<Trait<'_>> =
@@ -302,7 +304,7 @@ fn cycle_steps(document: &Value) -> (u32, bool, Vec<String>) {
 #[test]
 fn flags_that_read_each_other_spend_steps_only_in_a_cycle() {
     let (matched, plain) = ("\"matched\"".to_owned(), "\"plain\"".to_owned());
-    // Chains, up to the longest: nothing is spent, whatever follows from the last one.
+    // Chains, up to the longest: nothing is spent, for any successor of the last flag.
     for count in [1, 2, 100, 127] {
         let (steps, is_exceeded, values) = cycle_steps(&chain(count, "t", "EQUAL"));
         assert_eq!((steps, is_exceeded), (0, false), "{count}");

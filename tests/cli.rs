@@ -1,4 +1,4 @@
-//! What people do with the executable besides serving: configuration, check, health, metrics, log.
+//! The command line apart from serving: configuration, check, health, metrics, log.
 use serde_json::{Value, json};
 
 use crate::support::upstream::{Reply, Upstream};
@@ -104,7 +104,7 @@ fn metrics_count_every_request() {
         .map(|reactor| proxy.metric(&format!("edge_proxy_reactor_requests_total{{reactor=\"{reactor}\"}}")))
         .sum();
     assert_eq!(proxy.metric("edge_proxy_http_request_duration_seconds_count"), all);
-    assert_eq!(get(proxy.address(), "/metrics", "").status, 404, "not on the port of SDKs");
+    assert_eq!(get(proxy.address(), "/metrics", "").status, 404, "not on the public port");
     let status = get(admin, "/status.json", "").json();
     assert_eq!(status["environments"][0]["name"], "Main");
     assert_eq!(status["environments"][0]["source"], "file");
@@ -118,14 +118,14 @@ fn access_log_is_opt_in_without_query_or_key() {
     assert_eq!(quiet.get("/api/v1/flags/", CLIENT).status, 200);
     let logging = json!({"enable_access_log": true, "log_format": "json", "log_event_field_name": "event"});
     let proxy = Start::serve().document(CLIENT, SERVER, main_document()).set("logging", logging).ready();
-    assert_eq!(proxy.get("/api/v1/identities/?identifier=somebody", CLIENT).status, 200);
+    assert_eq!(proxy.get("/api/v1/identities/?identifier=someone", CLIENT).status, 200);
     let line = proxy.wait_for_log("/api/v1/identities/");
     let record: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(record["event"], "http_request");
     assert_eq!((&record["remote_ip"], &record["method"]), (&json!("127.0.0.1"), &json!("GET")));
     assert_eq!((&record["path"], &record["status"]), (&json!("/api/v1/identities/"), &json!(200)));
     assert!(record["bytes"].as_u64().unwrap() > 100 && record["duration_us"].is_u64(), "{record}");
-    assert!(!line.contains("somebody") && !line.contains(CLIENT), "{line}");
+    assert!(!line.contains("someone") && !line.contains(CLIENT), "{line}");
     assert!(!quiet.log().contains("http_request"));
 }
 
@@ -163,21 +163,21 @@ fn check_reports_failures_and_successes() {
         check(json!([{"client_side_key": "page-client", "server_side_key": "ser.page-key"}]), true);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("answered with a web page") && text.contains("api_url"), "{text}");
-    let start = Start::command(&["check", "--online"]).env("PROXY_KEY", "a-proxy-key-of-nobody");
+    let start = Start::command(&["check", "--online"]).env("PROXY_KEY", "an-unknown-proxy-key");
     let (code, text) = start.env("API_URL", &upstream.api_url()).run();
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("FAIL  proxy_key: ") && !text.contains("of-nobody"), "{text}");
+    assert!(text.contains("FAIL  proxy_key: ") && !text.contains("unknown-proxy"), "{text}");
     let polls = upstream.requests().len();
     let (code, text) = check(json!([refused]), false);
-    assert_eq!(code, Some(0), "nobody is asked without --online: {text}");
+    assert_eq!(code, Some(0), "no request is sent without --online: {text}");
     assert_eq!(upstream.requests().len(), polls);
-    let (code, text) = Start::command(&["check", "--document", "/nowhere.json"]).run();
+    let (code, text) = Start::command(&["check", "--document", "/does-not-exist.json"]).run();
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("FAIL  document /nowhere.json"), "{text}");
-    let start = Start::command(&["check"]).env("SERVER_UNIX_SOCKET", "/nowhere/socket");
+    assert!(text.contains("FAIL  document /does-not-exist.json"), "{text}");
+    let start = Start::command(&["check"]).env("SERVER_UNIX_SOCKET", "/does-not-exist/socket");
     let (code, text) = start.env("DOCUMENTS", &json!([main_document()]).to_string()).run();
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("FAIL  server.unix_socket: /nowhere"), "{text}");
+    assert!(text.contains("FAIL  server.unix_socket: /does-not-exist"), "{text}");
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! Public conformance data, and how other parsers read the same bytes.
+//! Public conformance suites, and comparison with other parsers.
 use std::path::Path;
 
 use crate::support::{Start, fixture, python};
 use crate::surface::{CLIENT, SERVER, document};
 
-/// How many, from a variable of the environment; the long form of a test is asked for by one.
+/// A count from an environment variable, which selects the long form of a test.
 pub fn count_of(variable: &str, short: u64) -> u64 {
     std::env::var(variable)
         .map_or(short, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}: expected a number")))
@@ -19,13 +19,13 @@ fn play(suite: &Path) {
 }
 
 #[test]
-fn http_1_1_is_spoken_as_the_conformance_data_has_it() {
+fn passes_the_http_conformance_suite() {
     play(&fixture::path("conformance/http1.jsonl"));
 }
 
-/// Its licence is another, so it is read from where it lies.
+/// The suite has another licence, so it is not part of this repository.
 #[test]
-fn json_is_read_as_the_conformance_data_has_it() {
+fn passes_the_json_conformance_suite() {
     if let Some(suite) = fixture::shared("conformance/json.jsonl") {
         play(&suite);
     }
@@ -33,7 +33,7 @@ fn json_is_read_as_the_conformance_data_has_it() {
 
 /// `PAYLOADS=86585 SEED=7` is the long form.
 #[test]
-fn mutated_payloads_are_framed_as_two_other_parsers_frame_them() {
+fn mutated_payloads_are_framed_as_by_two_other_parsers() {
     let start = Start::serve();
     let path = start.scratch().write("document.json", document(0).to_string());
     let proxy = start.document(CLIENT, SERVER, path).ready();

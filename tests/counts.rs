@@ -1,22 +1,20 @@
-//! Counts of SDKs arrive upstream exactly, whatever stops and starts on the way.
+//! Counts of SDKs arrive upstream exactly, across restarts of the proxy and of upstream.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::json;
 
-use crate::realtime::serve;
 use crate::support::{Client, Proxy, Recorded, Reply, Scratch, Start, Upstream, eventually, request};
 use crate::surface::{CLIENT, SERVER, document};
 
 const SENDERS: usize = 8;
 const POSTS_EACH: u64 = 2_500;
-/// 5 a post, 20,000 posts.
+/// 5 per request, 20,000 requests.
 const COUNTS: u64 = 100_000;
 const BODY: &[u8] = br#"{"banner":3,"on":2}"#;
 
-/// What upstream has taken: one entry for each idempotency key, as an
-/// upstream keeps it that reads the key.
+/// What upstream has accepted: one entry for each idempotency key.
 type Taken = Arc<Mutex<HashMap<String, u64>>>;
 
 fn upstream(taken: &Taken) -> Upstream {
@@ -29,9 +27,9 @@ fn upstream(taken: &Taken) -> Upstream {
         }
         let body = sent.json();
         let sum = body.as_object().expect("an object").values().filter_map(serde_json::Value::as_u64).sum();
-        let key = sent.header("idempotency-key").expect("a key against counting twice").to_owned();
+        let key = sent.header("idempotency-key").expect("an idempotency key").to_owned();
         let before = taken.lock().expect("no panic").insert(key, sum);
-        assert!(before.is_none_or(|before| before == sum), "a parcel is never changed");
+        assert!(before.is_none_or(|before| before == sum), "an upload never changes");
         Some(Reply::json("{}"))
     });
     upstream
@@ -47,7 +45,7 @@ fn proxy(upstream: &Upstream, cache: &Scratch) -> Proxy {
         .ready()
 }
 
-/// Posts until all are answered, on whatever proxy there is at the time.
+/// Posts until all are answered, to the proxy that is running at the time.
 fn send_all(address: &Mutex<std::net::SocketAddr>, progress: &Mutex<u64>) {
     let mut client: Option<Client> = None;
     let mut answered = 0;
@@ -66,7 +64,7 @@ fn send_all(address: &Mutex<std::net::SocketAddr>, progress: &Mutex<u64>) {
             &[("X-Environment-Key", CLIENT)],
             BODY,
         ));
-        // A connection that is closed without an answer did not take the request: again.
+        // A connection that was closed without a response did not accept the request: retry.
         let Some(answer) = sent.ok().and_then(|()| connection.try_answer("POST").ok().flatten()) else {
             continue;
         };
@@ -80,7 +78,7 @@ fn send_all(address: &Mutex<std::net::SocketAddr>, progress: &Mutex<u64>) {
 }
 
 #[test]
-fn a_hundred_thousand_counts_arrive_exactly_through_restarts_of_both_sides() {
+fn uploads_100_000_counts_exactly_across_restarts() {
     let taken = Taken::default();
     let cache = Scratch::new();
     let upstream = upstream(&taken);
@@ -98,7 +96,7 @@ fn a_hundred_thousand_counts_arrive_exactly_through_restarts_of_both_sides() {
         eventually("a part is posted", || {
             (*progress.lock().expect("no panic") >= posts * quarter / 4).then_some(())
         });
-        // Upstream goes away, so that what the proxy has when it stops goes to disk.
+        // Upstream stops, so that the proxy stores its counts on disk when it stops.
         upstream.refuse();
         upstream.close_connections();
         if quarter == 2 {
@@ -119,7 +117,7 @@ fn a_hundred_thousand_counts_arrive_exactly_through_restarts_of_both_sides() {
     });
     running.signal("TERM");
     assert!(running.wait().success());
-    assert_eq!(sum(), COUNTS, "nothing more comes with the end");
+    assert_eq!(sum(), COUNTS, "no more counts arrive at the end");
 }
 
 #[test]
@@ -129,7 +127,7 @@ fn counts_survive_restarts_of_upstream_and_proxy() {
     upstream.document(crate::support::document::SERVER_KEY, crate::support::document::document(1));
     upstream.on(ANALYTICS, Reply::json("{}"));
     let start = || {
-        serve(&upstream.api_url())
+        Start::polling(&upstream.api_url())
             .cores(2)
             .set("cache_dir", cache.path().to_str().expect("a plain path"))
             .set("analytics.flush_interval_seconds", 0.2)

@@ -1,4 +1,4 @@
-//! What is linked in besides our own code: its number is stated, and stays true.
+//! The documented number of dependencies is correct.
 use std::process::Command;
 
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::support::{Scratch, fixture};
 
 #[test]
-fn the_number_of_crates_is_the_one_that_is_stated() {
+fn documented_number_of_crates_is_correct() {
     let scratch = Scratch::new();
     let path = scratch.path().join("sbom.json");
     let output = Command::new("python3").arg(fixture::root().join("scripts/sbom")).arg(&path).output();
@@ -20,6 +20,6 @@ fn the_number_of_crates_is_the_one_that_is_stated() {
     let chosen = own.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase())).count();
     let stated =
         std::fs::read_to_string(fixture::root().join("deploy/README.md")).expect("a file of the tree");
-    let wanted = format!("{linked} crates are linked in, {chosen} of them chosen here");
-    assert!(stated.contains(&wanted), "deploy/README.md is to say: {wanted}");
+    let expected = format!("{linked} crates are linked in, {chosen} of them chosen here");
+    assert!(stated.contains(&expected), "deploy/README.md must contain: {expected}");
 }

@@ -1,4 +1,4 @@
-//! What whoever is called at night finds in the log, the health answer and the status page.
+//! Upstream faults as shown by the log, the health response and the status page.
 
 use std::io::{Read, Write};
 
@@ -10,11 +10,11 @@ use crate::support::upstream::{Reply, Upstream};
 use crate::support::{Port, Proxy, Start, eventually, fixture, get};
 use crate::surface::{CLIENT, SERVER};
 
-/// Each fault: the name of its environment, what upstream answers, and words that must be told.
+/// Each fault: the name of its environment, upstream's response, and text that the error must contain.
 fn faults() -> Vec<(&'static str, Reply, &'static str)> {
     let whole = document(1);
     let cut = whole.as_bytes()[..whole.len() / 2].to_vec();
-    // Upstream may repeat the key that it refuses; what it says is not passed on.
+    // Upstream may repeat the key that it rejects, so its text is not logged.
     let status = |status| Reply::new(status, r#"{"detail": "ser.secret-key is refused"}"#);
     vec![
         ("refused", status(403), "answered 403: the key is refused"),
@@ -35,12 +35,12 @@ fn faults() -> Vec<(&'static str, Reply, &'static str)> {
     ]
 }
 
-/// The beginning of the environment's client-side key, as it is shown.
+/// The beginning of the environment's client-side key, as it is logged.
 fn shown(name: &str) -> String {
     format!("{:.6}...", format!("{name}-client-side-key"))
 }
 
-/// A server that speaks no TLS, and says so to whatever comes.
+/// A server that answers 400 to a TLS handshake.
 fn plain_http() -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -54,11 +54,11 @@ fn plain_http() -> std::net::SocketAddr {
 }
 
 fn records(proxy: &Proxy) -> Vec<Value> {
-    proxy.log().lines().map(|line| serde_json::from_str(line).expect("one record a line")).collect()
+    proxy.log().lines().map(|line| serde_json::from_str(line).expect("one record per line")).collect()
 }
 
 #[test]
-fn every_fault_of_upstream_is_told_with_the_key_the_cause_and_what_is_served() {
+fn logs_upstream_faults_with_key_cause_and_served_document() {
     let upstream = Upstream::start();
     let mut start = Start::serve().set("api_url", upstream.api_url());
     let admin = Port::free();
@@ -85,8 +85,8 @@ fn every_fault_of_upstream_is_told_with_the_key_the_cause_and_what_is_served() {
         assert!(record["retry_seconds"].as_f64().is_some_and(|wait| wait > 0.0), "{record}");
     }
     let admin = admin.address();
-    // The one that is to be let alone for seven seconds has failed but once.
-    let status = eventually("each failed again", || {
+    // The environment with a `Retry-After` of seven seconds has failed only once.
+    let status = eventually("each has failed again", || {
         let status = get(admin, "/status.json", "").json();
         let again = status["environments"].as_array()?.iter().filter(|e| e["failures"].as_u64() > Some(1));
         (again.count() >= faults().len() - 1).then_some(status)
@@ -102,7 +102,7 @@ fn every_fault_of_upstream_is_told_with_the_key_the_cause_and_what_is_served() {
         assert!(state["next_poll"].as_f64() > state["failing_since"].as_f64(), "{state}");
         assert!(health.contains(words), "{name} in {health}");
     }
-    // The public port shows only of which kind each error is.
+    // The public port shows only the kind of each error.
     for path in ["/health", "/proxy/health", "/proxy/health/readiness"] {
         let public = proxy.get(path, "").json();
         for environment in public["environments"].as_array().expect("a list") {
@@ -110,8 +110,8 @@ fn every_fault_of_upstream_is_told_with_the_key_the_cause_and_what_is_served() {
             assert!(kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{environment}");
         }
     }
-    let told = records(&proxy).iter().filter(|r| r["message"] == "environment_poll_failed").count();
-    assert_eq!(told, faults().len(), "what goes on is not told again");
+    let logged = records(&proxy).iter().filter(|r| r["message"] == "environment_poll_failed").count();
+    assert_eq!(logged, faults().len(), "a continuing failure is not logged again");
     let metrics = get(admin, "/metrics", "").text();
     for shown in [proxy.log(), status.to_string(), health, metrics, get(admin, "/", "").text()] {
         assert!(!shown.contains("secret-key"), "{shown}");
@@ -119,7 +119,7 @@ fn every_fault_of_upstream_is_told_with_the_key_the_cause_and_what_is_served() {
 }
 
 #[test]
-fn readiness_turns_are_told_and_how_long_it_failed() {
+fn logs_readiness_changes_and_failure_duration() {
     let upstream = Upstream::start();
     upstream.document(SERVER, document(1));
     let mut proxy = Start::serve()
@@ -136,19 +136,19 @@ fn readiness_turns_are_told_and_how_long_it_failed() {
     upstream.document(SERVER, document(2));
     let line = proxy.wait_for_log("environment_recovered");
     assert!(line.contains("failures_count=") && line.contains("failing_seconds="), "{line}");
-    eventually("ready again is told", || (proxy.log().matches(" ready ").count() == 2).then_some(()));
+    eventually("readiness is logged again", || (proxy.log().matches(" ready ").count() == 2).then_some(()));
     proxy.signal("TERM");
     assert_eq!(proxy.wait().code(), Some(0));
     assert_eq!(
         proxy.log().matches(" not_ready ").count(),
         1,
-        "shutting down is no trouble:\n{}",
+        "shutting down logs no warning:\n{}",
         proxy.log()
     );
 }
 
 #[test]
-fn certificates_of_upstream_that_are_not_accepted_are_told_with_what_to_do() {
+fn explains_rejected_upstream_certificates() {
     let upstream = Upstream::start();
     upstream.document("ser.secret-key", std::fs::read(fixture::path("environments/Main.json")).unwrap());
     let authority = Authority::new();

@@ -5,13 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::realtime::{serve, version_of};
 use crate::support::document::{CLIENT_KEY, SERVER_KEY, document, for_key};
 use crate::support::{Client, Proxy, Reply, Scratch, Start, Upstream, eventually, get};
 
 const CONFIG: &str = "/api/v1/proxy/config/";
 
-/// Environments with server-side keys and, if they have one, the end of each.
+/// Environments with server-side keys and their optional expiry.
 fn list(environments: &[(&str, &[(&str, Value)])]) -> Reply {
     let environments: Vec<Value> = environments
         .iter()
@@ -24,7 +23,7 @@ fn list(environments: &[(&str, &[(&str, Value)])]) -> Reply {
     Reply::json(json!(environments).to_string())
 }
 
-/// Answers each document request with the document of the environment that the key is of.
+/// Answers each document request with the document of the key's environment.
 fn upstream_with(keys: &[(&str, &str)]) -> Upstream {
     let upstream = Upstream::start();
     for (client, server) in keys {
@@ -59,9 +58,9 @@ fn ends_in(after: Duration) -> Value {
 }
 
 #[test]
-fn a_public_key_listed_as_a_server_side_key_opens_no_document() {
+fn rejects_client_side_key_listed_as_server_side_key() {
     let upstream = upstream_with(&[("a", "ser.a"), ("b", "ser.b"), (CLIENT_KEY, SERVER_KEY)]);
-    // Upstream would answer with a document for whatever key it listed.
+    // Upstream would answer with a document for every key that it lists.
     for key in ["b", "other", CLIENT_KEY] {
         upstream.document(key, for_key("b", 1).to_string());
     }
@@ -89,7 +88,7 @@ fn a_public_key_listed_as_a_server_side_key_opens_no_document() {
     }
     assert!(upstream.requests().iter().all(|request| !["b", "other", "a"].contains(&request.key())));
     polled_again(&upstream, 5);
-    // Of a: two, of b, c, d: one each, and ser.e as a whole; each once.
+    // Two of a, one each of b, c and d, and ser.e as a whole; each once.
     assert_eq!(proxy.log().matches("discovered_pair_rejected").count(), 6, "{}", proxy.log());
     assert_eq!(proxy.metric("edge_proxy_discovery_pairs_rejected"), 6.0);
     assert!(!proxy.log().contains(SERVER_KEY), "{}", proxy.log());
@@ -105,7 +104,11 @@ fn a_public_key_listed_as_a_server_side_key_opens_no_document() {
     eventually("it is rejected", || {
         (proxy.metric("edge_proxy_discovery_pairs_rejected") == 2.0).then_some(())
     });
-    assert_eq!((status(&proxy, "a"), whole("ser.a"), whole("b")), (200, 200, 401), "what was valid goes on");
+    assert_eq!(
+        (status(&proxy, "a"), whole("ser.a"), whole("b")),
+        (200, 200, 401),
+        "valid environments are still served"
+    );
 }
 
 #[test]
@@ -130,7 +133,7 @@ fn check_and_explain_reject_the_same_pairs() {
 }
 
 #[test]
-fn an_empty_list_counts_once_it_is_confirmed_for_the_grace_and_single_removals_at_once() {
+fn applies_empty_list_after_grace_and_single_removals_immediately() {
     let (upstream, cache) = (upstream_with(&[("a", "ser.a"), ("b", "ser.b")]), Scratch::new());
     let both = || list(&[("a", &[("ser.a", Value::Null)]), ("b", &[("ser.b", Value::Null)])]);
     upstream.on(CONFIG, both());
@@ -144,7 +147,7 @@ fn an_empty_list_counts_once_it_is_confirmed_for_the_grace_and_single_removals_a
         (status(&proxy, "a") == 200 && status(&proxy, "b") == 200).then_some(())
     });
     upstream.on(CONFIG, list(&[("b", &[("ser.b", Value::Null)])]));
-    eventually("a is removed at once", || (status(&proxy, "a") == 401).then_some(()));
+    eventually("a is removed immediately", || (status(&proxy, "a") == 401).then_some(()));
     upstream.on(CONFIG, list(&[]));
     let line = proxy.wait_for_log("discovery_empty");
     assert!(line.contains("discovery_empty_grace_seconds"), "{line}");
@@ -158,7 +161,7 @@ fn an_empty_list_counts_once_it_is_confirmed_for_the_grace_and_single_removals_a
     let page = get(proxy.admin(), "/status.json", "").json();
     assert!(page["discovery_empty_since"].as_f64() > Some(1e9), "{page}");
     assert_eq!(proxy.metric("edge_proxy_discovery_empty"), 1.0);
-    // A restart meanwhile still knows them.
+    // They survive a restart.
     proxy.signal("TERM");
     assert!(proxy.wait().success());
     let mut proxy = serve(3600.0).ready();
@@ -170,7 +173,7 @@ fn an_empty_list_counts_once_it_is_confirmed_for_the_grace_and_single_removals_a
     assert!(get(proxy.admin(), "/status.json", "").json()["discovery_empty_since"].is_null());
     proxy.signal("TERM");
     assert!(proxy.wait().success());
-    // With a short grace it counts in the end, but not while polls between fail to confirm it.
+    // With a short grace the list is applied, but not while polls fail to confirm it.
     let proxy = serve(1.0).ready();
     let mut turn = 0_usize;
     upstream.rule(move |request| {
@@ -189,7 +192,7 @@ fn an_empty_list_counts_once_it_is_confirmed_for_the_grace_and_single_removals_a
 }
 
 #[test]
-fn without_a_grace_an_empty_list_counts_at_once() {
+fn applies_empty_list_immediately_without_grace() {
     let upstream = upstream_with(&[("a", "ser.a")]);
     upstream.on(CONFIG, list(&[("a", &[("ser.a", Value::Null)])]));
     let proxy = start(&upstream).set("discovery_empty_grace_seconds", 0).start();
@@ -201,7 +204,7 @@ fn without_a_grace_an_empty_list_counts_at_once() {
 
 // --- event streams and the access rule ---
 
-/// By HTTP/1.0, whose streams are not chunked.
+/// Over HTTP/1.0, whose streams are not chunked.
 fn subscribe(proxy: &Proxy, path: &str) -> (Client, u16) {
     let mut client = Client::connect(proxy.address());
     client.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
@@ -213,7 +216,7 @@ fn paths(key: &str) -> [String; 2] {
     [format!("/sse/environments/{key}/stream"), format!("/ofrep/v1/environments/{key}/stream")]
 }
 
-/// Reads to the end of a stream, which must come.
+/// Reads until the stream ends; fails if it does not.
 fn until_closed(client: Client) {
     let mut stream = client.into_stream();
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
@@ -264,7 +267,7 @@ fn streams_open_for_valid_keys_only_and_end_with_their_environment() {
     };
     let (of_a, revoked, soon, of_b) = (open("a"), open("ser.revoked"), open("ser.soon"), open("b"));
     soon.into_iter().for_each(until_closed);
-    // The key alone goes, then the environment.
+    // First only the key is removed, then the environment.
     upstream.on(CONFIG, list(&[("a", &[("ser.a", Value::Null)]), ("b", &[("ser.b", Value::Null)])]));
     revoked.into_iter().for_each(until_closed);
     upstream.on(CONFIG, list(&[("b", &[("ser.b", Value::Null)])]));
@@ -279,7 +282,7 @@ fn streams_open_for_valid_keys_only_and_end_with_their_environment() {
 }
 
 #[test]
-fn a_stream_ends_when_a_reload_removes_its_environment() {
+fn stream_ends_when_a_reload_removes_its_environment() {
     let upstream = upstream_with(&[(CLIENT_KEY, SERVER_KEY), ("b", "ser.b")]);
     let proxy = Start::serve()
         .set("api_url", upstream.api_url())
@@ -347,12 +350,12 @@ fn adds_and_removes_discovered_environments_and_keeps_static_ones() {
         ]),
     );
     let start = || {
-        serve(&upstream.api_url())
+        Start::polling(&upstream.api_url())
             .set("proxy_key", "proxy-key-of-a-test")
             .set("cache_dir", cache.path().to_str().expect("a plain path"))
     };
     let mut proxy = start().ready();
-    eventually("a is served", || version_of(&proxy, "a"));
+    eventually("a is served", || proxy.version_of("a"));
     let status = |proxy: &Proxy, key: &str| proxy.get("/api/v1/flags/", key).status;
     assert_eq!(status(&proxy, "ser.a"), 200);
     assert_eq!(status(&proxy, "ser.off"), 401, "not active");
@@ -368,14 +371,14 @@ fn adds_and_removes_discovered_environments_and_keeps_static_ones() {
     proxy.wait_for_log("discovery_failed");
     assert_eq!(status(&proxy, "a"), 200);
     upstream.on(CONFIG, listed(&[("b", &[("ser.b", true, Value::Null)])]));
-    eventually("b is served", || version_of(&proxy, "b"));
+    eventually("b is served", || proxy.version_of("b"));
     assert_eq!((status(&proxy, "a"), status(&proxy, CLIENT_KEY)), (401, 200));
     // A restart while upstream is down serves them all.
     proxy.signal("TERM");
     assert!(proxy.wait().success());
     upstream.refuse();
     let proxy = start().ready();
-    assert_eq!((version_of(&proxy, "b"), version_of(&proxy, CLIENT_KEY)), (Some(1), Some(1)));
+    assert_eq!((proxy.version_of("b"), proxy.version_of(CLIENT_KEY)), (Some(1), Some(1)));
 }
 
 #[test]
@@ -392,7 +395,7 @@ fn tries_the_next_key_when_upstream_rejects_one() {
         .set("proxy_key", "proxy-key-of-a-test")
         .set("api_poll_frequency_seconds", 0.2)
         .start();
-    eventually("a is served", || version_of(&proxy, "a"));
+    eventually("a is served", || proxy.version_of("a"));
     for key in ["ser.refused", "ser.good"] {
         assert_eq!(
             proxy.get("/api/v1/flags/", key).status,
@@ -458,7 +461,7 @@ fn uploads_usage_exactly_once_with_an_idempotency_key() {
     }
     assert_eq!(sums["identities"], 11);
     assert_eq!(sums["environment-document"], 10);
-    // The probes until `a` was served, and no 404.
+    // Includes the probes until `a` was served, and no 404.
     assert!((1..10).contains(&sums["flags"]), "{sums:?}");
 }
 

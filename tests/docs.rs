@@ -174,7 +174,7 @@ fn every_row_has_the_columns_of_its_table() {
     }
 }
 
-/// Commands in backquotes: `make` targets exist, and the program knows every flag that a page shows.
+/// Commands in backquotes: `make` targets exist, and the program accepts every flag that a page shows.
 #[test]
 fn every_command_exists() {
     let root = fixture::root();
@@ -232,7 +232,7 @@ fn every_command_exists() {
 
 /// Paths in the backquotes of CONTRIBUTING.md exist.
 #[test]
-fn every_file_that_contributors_are_sent_to_exists() {
+fn every_path_in_contributing_exists() {
     let root = fixture::root();
     let text = std::fs::read_to_string(root.join("CONTRIBUTING.md")).expect("CONTRIBUTING.md");
     let paths: Vec<&str> = text

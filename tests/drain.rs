@@ -1,4 +1,4 @@
-//! Stopping and taking over under load: no request that was read goes unanswered.
+//! Shutdown and takeover under load: every request that was read is answered.
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,8 @@ fn prepare() -> Start {
     start.document(CLIENT, SERVER, path)
 }
 
-/// Callers that keep their connection, ask without pause, and come again when told to close.
+/// Clients that send requests without pause on persistent connections, and reconnect after
+/// `Connection: close`.
 struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -35,13 +36,13 @@ impl Load {
         Self { stop, answered, callers }
     }
 
-    /// Until so many more were answered.
+    /// Waits until `count` more requests were answered.
     fn go_on(&self, count: u64) {
         let goal = self.answered.load(Ordering::Relaxed) + count;
-        eventually("the load goes on", || (self.answered.load(Ordering::Relaxed) >= goal).then_some(()));
+        eventually("requests are answered", || (self.answered.load(Ordering::Relaxed) >= goal).then_some(()));
     }
 
-    /// Everything that went wrong.
+    /// Stops the clients and returns their errors.
     fn end(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         self.callers.into_iter().flat_map(|caller| caller.join().expect("a caller")).collect()
@@ -85,13 +86,13 @@ fn call(address: SocketAddr, stop: &AtomicBool, answered: &AtomicU64) -> Vec<Str
 
 /// `STOPS=16` is the long form.
 #[test]
-fn a_stop_under_load_leaves_no_request_unanswered() {
+fn stop_under_load_answers_every_request() {
     let stops = count_of("STOPS", 2);
     let answered: u64 = (0..stops).map(|_| stop_under_load()).sum();
     fixture::say(&format!("stops under load: {stops}, {answered} requests answered, 0 failed"));
 }
 
-/// How many requests were answered.
+/// Returns the number of answered requests.
 fn stop_under_load() -> u64 {
     let mut proxy = prepare().ready();
     let load = Load::start(proxy.address(), 8);
@@ -100,7 +101,7 @@ fn stop_under_load() -> u64 {
     assert!(proxy.wait().success(), "{}", proxy.log());
     let answered = load.answered.clone();
     let wrong = load.end();
-    // Once the listener is gone there is nobody to connect to; nothing else may go wrong.
+    // After the listener is closed, connections are refused; no other error is allowed.
     let unexpected: Vec<_> = wrong.iter().filter(|what| !what.starts_with("connect: ")).collect();
     assert!(unexpected.is_empty(), "{unexpected:?}");
     assert!(proxy.log().contains("connections_cut_count=0"), "{}", proxy.log());
@@ -108,7 +109,7 @@ fn stop_under_load() -> u64 {
 }
 
 #[test]
-fn a_second_process_takes_over_without_a_failed_request() {
+fn takeover_fails_no_request() {
     let mut old = prepare().with_admin().ready();
     let port = old.address().port();
     let load = Load::start(old.address(), 8);
@@ -119,7 +120,7 @@ fn a_second_process_takes_over_without_a_failed_request() {
     let new = new.spawn();
     new.wait_for_log("reactor_started");
     new.wait_for_log("environment_updated");
-    // Connections reach the new one as soon as it listens beside the old one.
+    // The new process gets connections as soon as it listens beside the old one.
     eventually("the new process answers", || served_by(&new, port));
     load.go_on(200);
     old.signal("TERM");
@@ -145,7 +146,7 @@ fn served_by(proxy: &Proxy, port: u16) -> Option<()> {
 }
 
 #[test]
-fn an_idle_process_does_not_wait_for_the_end_of_its_grace() {
+fn idle_process_stops_before_its_grace_ends() {
     let grace = PATIENCE / 2;
     let mut proxy = prepare().set("server.shutdown_grace_seconds", grace.as_secs()).ready();
     let mut idle = proxy.client();

@@ -1,5 +1,5 @@
-//! The way down when the kernel refuses ring flags, the ring, or the memory for it: whatever is
-//! refused, the process says on what it runs and why, and serves.
+//! Fallbacks when the kernel rejects ring flags, the ring, or its memory: the process serves, and logs its
+//! driver and the reason.
 use crate::support::{Launcher, Proxy, Shim, Start, get};
 use crate::surface::{CLIENT, SERVER, document};
 
@@ -19,7 +19,7 @@ fn prepare() -> Start {
     start.document(CLIENT, SERVER, path)
 }
 
-/// It serves, many at a time and one after the other, on this driver, for this reason.
+/// Checks that it serves concurrent and sequential connections on this driver, and logs this reason.
 fn serves_on(mut proxy: Proxy, driver: &str, label: &str, reason: &str) {
     let line = proxy.wait_for_log("reactor_started");
     assert!(
@@ -40,7 +40,7 @@ fn serves_on(mut proxy: Proxy, driver: &str, label: &str, reason: &str) {
     assert!(proxy.log().contains("connections_cut_count=0"), "{}", proxy.log());
 }
 
-/// Whether io_uring works here at all: its steps cannot be shown where it does not.
+/// Whether io_uring works on this machine.
 fn has_ring() -> bool {
     let proxy = prepare().ready();
     let has_ring = proxy.wait_for_log("reactor_started").contains("defer_taskrun");
@@ -51,7 +51,7 @@ fn has_ring() -> bool {
 }
 
 #[test]
-fn flags_that_the_kernel_does_not_know_are_left_out_one_step_after_the_other() {
+fn retries_without_unsupported_ring_flags() {
     if !has_ring() {
         return;
     }
@@ -69,26 +69,26 @@ fn flags_that_the_kernel_does_not_know_are_left_out_one_step_after_the_other() {
 }
 
 #[test]
-fn whatever_of_the_ring_is_refused_epoll_serves() {
+fn falls_back_to_epoll_without_io_uring() {
     let launcher = Launcher::new();
     for (call, error, reason) in [
         (IO_URING_SETUP, EPERM, "seccomp profile"),
         (IO_URING_SETUP, ENOSYS, "the kernel does not support io_uring"),
         (IO_URING_SETUP, ENOMEM, "raise ulimit -l"),
-        // A profile that lists the calls by name may have forgotten one.
+        // A seccomp profile that lists the calls by name may omit one.
         (IO_URING_ENTER, EPERM, "seccomp profile"),
         (IO_URING_REGISTER, EPERM, "lacks ring operations"),
     ] {
         let proxy = launcher.narrow(prepare(), &[&format!("refuse={call}:{error}")]).ready();
         let line = proxy.wait_for_log("reactor_started");
-        assert_eq!(line.matches(reason).count(), 1, "said once: {line}");
+        assert_eq!(line.matches(reason).count(), 1, "once: {line}");
         serves_on(proxy, "epoll", "epoll", reason);
     }
 }
 
 #[test]
-fn without_locked_memory_it_serves() {
-    // Since Linux 5.12 a ring is charged to the memory of the group instead, so either may win.
+fn serves_with_no_locked_memory() {
+    // Since Linux 5.12 a ring is charged to the cgroup instead, so both results are possible.
     let proxy = Launcher::new().narrow(prepare(), &["memlock=0"]).ready();
     assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200);
     let line = proxy.wait_for_log("reactor_started");
@@ -96,7 +96,7 @@ fn without_locked_memory_it_serves() {
 }
 
 #[test]
-fn a_driver_that_is_asked_for_and_refused_stops_the_start() {
+fn fails_if_the_configured_driver_is_unavailable() {
     let refused = format!("refuse={IO_URING_SETUP}:{EPERM}");
     let start = prepare().set("server.driver", "uring");
     let (code, text) = Launcher::new().narrow(start, &[&refused]).run();
@@ -107,8 +107,8 @@ fn a_driver_that_is_asked_for_and_refused_stops_the_start() {
 }
 
 #[test]
-fn a_process_without_a_reactor_ends_and_says_so() {
-    // The generic table of newer architectures has it at another place.
+fn exits_without_a_reactor() {
+    // The system call has another number in the generic table of newer architectures.
     const EPOLL_CREATE1: i32 = if cfg!(target_arch = "x86_64") { 291 } else { 20 };
     let refused = [format!("refuse={IO_URING_SETUP}:{EPERM}"), format!("refuse={EPOLL_CREATE1}:{EPERM}")];
     let (code, text) = Launcher::new().narrow(prepare(), &[&refused[0], &refused[1]]).run();

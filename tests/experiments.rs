@@ -1,4 +1,4 @@
-//! What core adds to the engine: metadata of experiments, and variants chosen for one identity.
+//! Features of core beyond the engine: metadata of experiments, and variants chosen for one identity.
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -16,17 +16,16 @@ fn post(proxy: &Proxy, path: &str, key: &str, body: &str) -> Answer {
     Client::connect(proxy.address()).request("POST", path, &[("X-Environment-Key", key)], body.as_bytes())
 }
 
-/// The metadata of the environment's own state: with an unknown member, forms of numbers and text that
-/// readers of JSON change, and `in_experiment` false.
+/// The metadata of the environment's state: with an unknown member, forms of numbers and text that JSON
+/// parsers normalise, and `in_experiment` false.
 const OUTSIDE: &str = r#"{"experiment":{"id":7,"name":"Größe \"a\"/b","in_experiment":false},"x":[1.50,1e3,{"b":null,"a":[]}]}"#;
-/// What is served for [`OUTSIDE`]: as in the document that is served, without blanks, with orjson's form
-/// of numbers.
+/// The served form of [`OUTSIDE`]: without whitespace, with orjson's form of numbers.
 const OUTSIDE_SERVED: &str = r#"{"experiment":{"id":7,"name":"Größe \"a\"/b","in_experiment":false},"x":[1.5,1000.0,{"b":null,"a":[]}]}"#;
 /// The metadata of the rollout segment's state.
 const INSIDE: &str = r#"{"experiment":{"id":7,"name":"Size","in_experiment":true}}"#;
 
-/// `banner` and `split` are in an experiment whose rollout segment is `gold plan`; `own` has a `banner` of
-/// its own. Empty and null metadata, and metadata that is no object, count as none.
+/// `banner` and `split` are in an experiment whose rollout segment is `gold plan`; `own` has a
+/// separate `banner`. Metadata that is empty, null or not an object is ignored.
 fn running() -> Value {
     let mut document = document(0);
     document["feature_states"][0]["metadata"] = json!("OUTSIDE");
@@ -59,7 +58,7 @@ const GOLD: &str = r#"{"identifier":"u","traits":[{"trait_key":"plan","trait_val
 const OWN: &str = r#"{"identifier":"own","traits":[{"trait_key":"plan","trait_value":"gold"}]}"#;
 
 #[test]
-fn a_flag_carries_the_metadata_of_its_winning_state() {
+fn flag_has_metadata_of_its_winning_state() {
     let proxy = experiments();
     let split = flag("split", "variant-value", "\"b\"", "SPLIT; weight=100.0", Some(INSIDE));
     for (key, segment, identity) in
@@ -90,7 +89,7 @@ fn a_flag_carries_the_metadata_of_its_winning_state() {
 }
 
 #[test]
-fn a_flag_in_a_cycle_keeps_its_metadata() {
+fn flag_in_a_cycle_keeps_its_metadata() {
     let mut circular = running();
     let condition = json!({"operator": "EQUAL", "value": "x", "property_": "$.flags.banner.value"});
     circular["project"]["segments"][0]["rules"][0]["rules"][0]["conditions"] = json!([condition]);
@@ -103,7 +102,7 @@ fn a_flag_in_a_cycle_keeps_its_metadata() {
 }
 
 #[test]
-fn openfeature_gets_the_experiment_flat() {
+fn ofrep_metadata_is_flat() {
     let proxy = experiments();
     let ask = |context: &str| {
         let body = format!("{{\"context\":{context}}}");
@@ -113,7 +112,7 @@ fn openfeature_gets_the_experiment_flat() {
     assert_eq!(ask(r#"{"targetingKey":"u"}"#), experiment("Größe \"a\"/b", false));
     assert_eq!(ask(r#"{"targetingKey":"u","plan":"gold"}"#), experiment("Size", true));
     assert_eq!(ask(r#"{"targetingKey":"own"}"#), json!({"enabled": true}));
-    // Only what the protocol's flat metadata can hold.
+    // Only scalars, because the metadata of the protocol is flat.
     let odd =
         r#"{"experiment":{"id":null,"name":["a"],"in_experiment":true,"more":1},"experiment.id":"outside"}"#;
     let none = r#"{"experiment":"text"}"#;
@@ -124,10 +123,10 @@ fn openfeature_gets_the_experiment_flat() {
 }
 
 #[test]
-fn explain_shows_metadata_as_it_is() {
+fn explain_shows_metadata_unchanged() {
     let proxy = experiments();
-    let told = post(&proxy, "/proxy/explain/?feature=banner", SERVER, PLAIN);
-    assert!(told.text().contains(&format!("\"metadata\":{OUTSIDE_SERVED}")), "{}", told.text());
+    let response = post(&proxy, "/proxy/explain/?feature=banner", SERVER, PLAIN);
+    assert!(response.text().contains(&format!("\"metadata\":{OUTSIDE_SERVED}")), "{}", response.text());
     let own = post(&proxy, "/proxy/explain/?feature=banner", SERVER, OWN);
     assert_eq!(own.json()["flags"][0].get("metadata"), None);
     let path = proxy.scratch().path().join("experiments.json");
@@ -172,7 +171,7 @@ fn split_of(answer: &Answer) -> Value {
 }
 
 #[test]
-fn an_identity_gets_the_variant_that_was_chosen_for_it() {
+fn identity_override_selects_the_variant() {
     let weights = [
         ("a", [100.0, 0.0, 0.0]),
         ("b", [0.0, 100.0, 0.0]),
@@ -196,15 +195,15 @@ fn an_identity_gets_the_variant_that_was_chosen_for_it() {
             split_of(&post(&proxy, "/api/v1/identities/", CLIENT, &body)),
             json!([value, variant, "TARGETING_MATCH"])
         );
-        let told = post(&proxy, "/proxy/explain/?feature=split", SERVER, &body).json()["flags"][0].clone();
-        assert_eq!((&told["value"], &told["variant"]), (&json!(value), &variant));
-        assert_eq!(told["identity_override"], true);
+        let flag = post(&proxy, "/proxy/explain/?feature=split", SERVER, &body).json()["flags"][0].clone();
+        assert_eq!((&flag["value"], &flag["variant"]), (&json!(value), &variant));
+        assert_eq!(flag["identity_override"], true);
         let context = json!({"context": {"targetingKey": identifier}}).to_string();
         let found = post(&proxy, "/ofrep/v1/evaluate/flags/split", CLIENT, &context).json();
         let expected = (json!(value), json!(ofrep), json!("TARGETING_MATCH"));
         assert_eq!((found["value"].clone(), found["variant"].clone(), found["reason"].clone()), expected);
     }
-    // Any text makes the identity transient, and then nothing of its own counts.
+    // Any text makes the identity transient; its overrides are then ignored.
     for (transient, value) in [
         ("true", "variant-value"),
         ("false", "variant-value"),
@@ -215,13 +214,13 @@ fn an_identity_gets_the_variant_that_was_chosen_for_it() {
         let answer = proxy.get(&format!("/api/v1/identities/?identifier=a&transient={transient}"), SERVER);
         assert_eq!(split_of(&answer)[0], value, "transient={transient}");
     }
-    // A transient identity that is posted has its overrides.
+    // A transient identity of a POST has its overrides.
     let body = r#"{"identifier":"a","transient":true}"#;
     assert_eq!(split_of(&post(&proxy, "/api/v1/identities/", SERVER, body))[0], "A");
 }
 
 #[test]
-fn other_weights_hash_the_overrides_id_and_the_identity() {
+fn other_weights_hash_override_id_and_identity() {
     let halves = [30.0, 0.0, 30.0];
     let identities = ["i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8"];
     let weights: Vec<(&str, [f64; 3])> = identities.iter().map(|identity| (*identity, halves)).collect();
@@ -241,7 +240,7 @@ fn other_weights_hash_the_overrides_id_and_the_identity() {
 }
 
 #[test]
-fn variants_that_cannot_be_read_leave_the_overrides_own_value() {
+fn invalid_variants_keep_the_override_value() {
     for broken in [json!("text"), json!([5]), json!([{"percentage_allocation": 100}]), json!({})] {
         let mut document = chosen(&[("a", [100.0, 0.0, 0.0])]);
         document["identity_overrides"][0]["identity_features"][0]["multivariate_feature_state_values"] =
@@ -252,9 +251,9 @@ fn variants_that_cannot_be_read_leave_the_overrides_own_value() {
     }
 }
 
-/// Without an identifier it would be made from the traits, which do not count here.
+/// Without an identifier one is derived from the traits, which are dropped here.
 #[test]
-fn dropped_traits_do_not_make_an_identifier() {
+fn dropped_traits_do_not_derive_an_identifier() {
     let mut closed = document(0);
     closed["allow_client_traits"] = json!(false);
     let proxy = serve(&closed.to_string());
@@ -267,7 +266,7 @@ fn dropped_traits_do_not_make_an_identifier() {
     assert!(identifier.len() == 32 && first["identifier"] != second["identifier"], "{first} {second}");
     let bulk = post(&proxy, "/api/v1/bulk-identities/", CLIENT, &format!("{{\"data\":[{body}]}}")).json();
     assert_eq!((bulk[0]["identifier"].as_str().map(str::len), &bulk[0]["traits"]), (Some(32), &json!([])));
-    // With an identifier they are echoed; a server key's count.
+    // With an identifier they are echoed; traits sent with a server-side key are evaluated.
     let named = post(&proxy, "/api/v1/identities/", CLIENT, GOLD).json();
     assert_eq!((&named["identifier"], named["traits"].to_string()), (&json!("u"), traits.to_owned()));
     let server = ask(SERVER);
@@ -278,7 +277,7 @@ fn dropped_traits_do_not_make_an_identifier() {
     );
 }
 
-/// Core then hashes ids of its own, which only matters where an identity is hashed.
+/// Core then hashes other ids, which matters only where an identity is hashed.
 #[test]
 fn check_warns_of_percentages_that_differ() {
     let check = |document: &Value| {
@@ -291,17 +290,17 @@ fn check_warns_of_percentages_that_differ() {
     };
     let text = "percentage splits differ from those of core: use_identity_composite_key_for_hashing is false";
     let mut hashed = document(0);
-    for (value, is_told) in [(json!(false), true), (json!(true), false), (Value::Null, false)] {
+    for (value, is_warned) in [(json!(false), true), (json!(true), false), (Value::Null, false)] {
         hashed["use_identity_composite_key_for_hashing"] = value;
-        assert_eq!(check(&hashed).contains(text), is_told, "{}", check(&hashed));
+        assert_eq!(check(&hashed).contains(text), is_warned, "{}", check(&hashed));
     }
     hashed["use_identity_composite_key_for_hashing"] = json!(false);
     hashed["feature_states"][5]["multivariate_feature_state_values"] = json!([]);
     assert!(!check(&hashed).contains(text), "nothing is hashed");
     let condition =
         |property: &str| json!({"operator": "PERCENTAGE_SPLIT", "value": "50", "property_": property});
-    for (property, is_told) in [("", true), ("$.identity.key", true), ("plan", false)] {
+    for (property, is_warned) in [("", true), ("$.identity.key", true), ("plan", false)] {
         hashed["project"]["segments"][0]["rules"][0]["rules"][0]["conditions"] = json!([condition(property)]);
-        assert_eq!(check(&hashed).contains(text), is_told, "{property:?}");
+        assert_eq!(check(&hashed).contains(text), is_warned, "{property:?}");
     }
 }

@@ -1,7 +1,6 @@
-//! Why a flag has its value: on the command line and over HTTP, both from the same explanation.
+//! `edge-proxy explain` and `POST /proxy/explain/`, which return the same explanation.
 //!
-//! What is explained is compared with the model by `differential`; here it is about who may ask,
-//! how, and what a mistake looks like.
+//! `differential` compares explanations with the reference; these tests cover access, arguments and errors.
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
@@ -20,22 +19,22 @@ fn demo() -> Proxy {
 }
 
 #[test]
-fn a_server_key_is_told_why() {
+fn explains_to_server_side_keys() {
     let proxy = demo();
     let answer = proxy.post("/proxy/explain/?feature=welcome_message", SERVER, BODY);
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.header("cache-control"), Some("no-store"));
-    let told = answer.json();
-    assert_eq!(told["flags"].as_array().map(Vec::len), Some(1));
-    assert_eq!(told["flags"][0]["reason"], "TARGETING_MATCH; segment=premium customers");
-    let segment = &told["segments"][0];
+    let explanation = answer.json();
+    assert_eq!(explanation["flags"].as_array().map(Vec::len), Some(1));
+    assert_eq!(explanation["flags"][0]["reason"], "TARGETING_MATCH; segment=premium customers");
+    let segment = &explanation["segments"][0];
     assert_eq!((&segment["name"], &segment["matches"]), (&"premium customers".into(), &true.into()));
     let condition = &segment["rules"][0]["rules"][0]["conditions"][0];
     assert_eq!((&condition["seen"], &condition["seen_as"]), (&1500.into(), &"integer".into()));
 }
 
 #[test]
-fn a_client_key_is_not_told_the_rules() {
+fn rejects_client_side_keys() {
     let proxy = demo();
     for key in [CLIENT, "nope", ""] {
         let answer = proxy.post("/proxy/explain/", key, BODY);
@@ -54,7 +53,7 @@ fn run(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn the_command_line_says_the_same() {
+fn command_prints_the_same_explanation() {
     let traits = ["--identifier", "alice", "--trait", "spend=1500", "--trait", "country=DE"];
     let (code, text) = run(&traits);
     assert_eq!(code, Some(0), "{text}");
@@ -62,12 +61,12 @@ fn the_command_line_says_the_same() {
     assert!(text.contains(r#"yes spend GREATER_THAN_INCLUSIVE "1000"   seen: 1500 (integer)"#), "{text}");
     let (code, text) = run(&[&traits[..], &["--json", "--feature", "welcome_message"]].concat());
     assert_eq!(code, Some(0), "{text}");
-    let told: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(told["flags"][0]["matching_segments"][0], "premium customers");
+    let explanation: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(explanation["flags"][0]["matching_segments"][0], "premium customers");
 }
 
 #[test]
-fn mistakes_name_what_was_typed() {
+fn errors_name_the_argument() {
     let (code, text) = run(&["--identifier", "u", "--feature", "nope"]);
     assert!(code == Some(1) && text.contains(r#"--feature "nope""#), "{code:?} {text}");
     let (code, text) = run(&["--identifier", "u", "--trait", "plan"]);
@@ -78,7 +77,7 @@ fn mistakes_name_what_was_typed() {
 
 // --- environments that are polled ---
 
-/// What was printed on stdout and on stderr, and whether it went well.
+/// The output on stdout and stderr, and whether the command succeeded.
 struct Printed {
     out: String,
     err: String,
@@ -122,7 +121,7 @@ fn upstream() -> Upstream {
 const GOLD: [&str; 4] = ["--identifier", "u", "--trait", "plan=gold"];
 
 #[test]
-fn a_polled_document_is_fetched_once_and_explained() {
+fn fetches_polled_document_once() {
     let (upstream, scratch) = (upstream(), Scratch::new());
     let args = [&["--environment", surface::CLIENT], &GOLD[..]].concat();
     let printed = explain(&scratch, &polled(&upstream), &args);
@@ -137,15 +136,15 @@ fn a_polled_document_is_fetched_once_and_explained() {
     assert_eq!((sent[0].path(), sent[0].key()), ("/api/v1/environment-document/", surface::SERVER));
     let one =
         explain(&scratch, &polled(&upstream), &[&args[..], &["--feature", "banner", "--json"]].concat());
-    let told = one.json();
+    let explanation = one.json();
     assert_eq!(
-        (told["flags"].as_array().map(Vec::len), &told["flags"][0]["value"]),
+        (explanation["flags"].as_array().map(Vec::len), &explanation["flags"][0]["value"]),
         (Some(1), &json!("golden"))
     );
 }
 
 #[test]
-fn what_upstream_does_not_give_is_said_without_the_key() {
+fn upstream_errors_do_not_contain_the_key() {
     let (upstream, scratch) = (upstream(), Scratch::new());
     let mut config = polled(&upstream);
     let args = ["--environment", surface::CLIENT, "--identifier", "u"];
@@ -164,14 +163,14 @@ fn what_upstream_does_not_give_is_said_without_the_key() {
     upstream.refuse();
     let printed = explain(&scratch, &config, &args);
     assert!(printed.code == Some(1) && printed.err.contains("refused"), "{}", printed.err);
-    // A folder that has nothing of this environment is no better than none.
+    // A cache directory without this environment is the same as none.
     config["cache_dir"] = json!(scratch.path());
     let printed = explain(&scratch, &config, &args);
     assert!(printed.code == Some(1) && printed.err.contains("refused"), "{}", printed.err);
 }
 
 #[test]
-fn the_last_good_document_is_explained_while_upstream_is_down() {
+fn explains_last_good_document_while_upstream_is_down() {
     let (upstream, scratch) = (upstream(), Scratch::new());
     let mut config = polled(&upstream);
     config["cache_dir"] = json!(scratch.path());
@@ -186,7 +185,7 @@ fn the_last_good_document_is_explained_while_upstream_is_down() {
     let args = [&["--environment", surface::CLIENT, "--json"], &GOLD[..]].concat();
     let printed = explain(&scratch, &config, &args);
     assert_eq!(printed.code, Some(0), "{}", printed.err);
-    assert_eq!(printed.json()["flags"][0]["value"], "golden", "stdout is JSON and nothing else");
+    assert_eq!(printed.json()["flags"][0]["value"], "golden", "stdout contains only JSON");
     assert!(
         printed.err.contains("refused") && printed.err.contains("the document that cache_dir has from 20"),
         "{}",
@@ -194,7 +193,7 @@ fn the_last_good_document_is_explained_while_upstream_is_down() {
     );
     let kept = std::fs::read_dir(scratch.path()).expect("there").map(|entry| entry.expect("readable").path());
     let kept: Vec<_> = kept.filter(|path| path.extension().is_some_and(|kind| kind == "document")).collect();
-    assert_eq!(kept.len(), 1, "explain keeps nothing of its own: {kept:?}");
+    assert_eq!(kept.len(), 1, "explain writes no files: {kept:?}");
     let mut bytes = std::fs::read(&kept[0]).expect("readable");
     bytes.pop();
     std::fs::write(&kept[0], bytes).expect("writable");
@@ -203,7 +202,7 @@ fn the_last_good_document_is_explained_while_upstream_is_down() {
 }
 
 #[test]
-fn an_environment_that_is_not_there_is_answered_with_those_that_are() {
+fn unknown_environment_lists_the_known_ones() {
     let (upstream, scratch) = (upstream(), Scratch::new());
     let config = polled(&upstream);
     for (args, text) in [
@@ -226,16 +225,16 @@ fn an_environment_that_is_not_there_is_answered_with_those_that_are() {
 }
 
 #[test]
-fn an_environment_that_upstream_tells_of_is_explained() {
+fn explains_discovered_environment() {
     let (upstream, scratch) = (upstream(), Scratch::new());
     let keys = json!([
-        {"key": "ser.gone", "active": false, "expires_at": null},
+        {"key": "ser.inactive", "active": false, "expires_at": null},
         {"key": "ser.over", "active": true, "expires_at": "2020-01-01T00:00:00Z"},
         {"key": surface::SERVER, "active": true, "expires_at": null},
     ]);
-    let told = json!([{"id": 1, "name": "E", "client_side_key": surface::CLIENT, "server_side_keys": keys,
+    let listed = json!([{"id": 1, "name": "E", "client_side_key": surface::CLIENT, "server_side_keys": keys,
         "updated_at": "2026-11-20T10:00:00Z", "project_id": 1, "organisation_id": 1}]);
-    upstream.on("/api/v1/proxy/config/", Reply::json(told.to_string()));
+    upstream.on("/api/v1/proxy/config/", Reply::json(listed.to_string()));
     let config = json!({"api_url": upstream.api_url(), "proxy_key": "the-proxy-key"});
     let printed = explain(&scratch, &config, &[&GOLD[..], &["--json"]].concat());
     assert_eq!(printed.code, Some(0), "{}", printed.err);
@@ -243,7 +242,7 @@ fn an_environment_that_upstream_tells_of_is_explained() {
 }
 
 #[test]
-fn a_trait_has_the_type_it_was_typed_with() {
+fn trait_type_follows_its_syntax() {
     let scratch = Scratch::new();
     let document = scratch.write("document.json", surface::document(1).to_string());
     let pair = json!({"client_side_key": surface::CLIENT, "document_path": document});
@@ -273,21 +272,21 @@ fn a_trait_has_the_type_it_was_typed_with() {
     ] {
         let printed = explain(&scratch, &config, &["--identifier", "u", "--trait", typed, "--json"]);
         assert_eq!(printed.code, Some(0), "{typed}: {}", printed.err);
-        let told = printed.json();
-        assert_eq!(told["traits"][0]["trait_value"], sent, "{typed}");
-        let condition = &told["segments"][0]["rules"][0]["rules"][0]["conditions"][0];
+        let explanation = printed.json();
+        assert_eq!(explanation["traits"][0]["trait_value"], sent, "{typed}");
+        let condition = &explanation["segments"][0]["rules"][0]["rules"][0]["conditions"][0];
         assert_eq!((&condition["seen"], &condition["seen_as"]), (&seen, &json!(seen_as)), "{typed}");
-        // A truth is compared with whether the text is "False" or "false" (compatibility.md 5.7).
+        // A boolean is compared with whether the text is "False" or "false" (compatibility.md 5.7).
         let value = if ["plan=gold", "plan=true"].contains(&typed) { "golden" } else { "hello" };
-        assert_eq!(told["flags"][0]["value"], value, "{typed}");
+        assert_eq!(explanation["flags"][0]["value"], value, "{typed}");
     }
-    // The last of a name counts, as in a request.
+    // The last trait of a name is used, as in a request.
     let twice = ["--identifier", "u", "--trait", "plan=gold", "--trait", "plan=silver", "--json"];
     assert_eq!(explain(&scratch, &config, &twice).json()["flags"][0]["value"], "hello");
 }
 
 #[test]
-fn over_http_only_a_server_side_key_that_is_good_is_told() {
+fn http_requires_a_valid_server_side_key() {
     let upstream = upstream();
     let proxy = Start::serve()
         .set("api_url", upstream.api_url())
@@ -295,12 +294,12 @@ fn over_http_only_a_server_side_key_that_is_good_is_told() {
         .environment("waiting", "ser.waiting")
         .start();
     let body = r#"{"identifier":"u","traits":[{"trait_key":"plan","trait_value":"gold"}]}"#;
-    let told = crate::support::eventually("the document", || {
+    let explanation = crate::support::eventually("the document", || {
         let answer = proxy.post("/proxy/explain", surface::SERVER, body);
         (answer.status == 200).then(|| answer.json())
     });
-    assert_eq!(told["flags"][0]["value"], "golden");
-    assert_eq!(told["flags"][0]["matching_segments"], json!(["gold plan"]));
+    assert_eq!(explanation["flags"][0]["value"], "golden");
+    assert_eq!(explanation["flags"][0]["matching_segments"], json!(["gold plan"]));
     for (key, status, text) in [
         (surface::CLIENT, 401, "unknown key 'SurfaceClientKey'"),
         ("waiting", 401, "unknown key 'waiting'"),

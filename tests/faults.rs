@@ -1,8 +1,8 @@
-//! The fault table: upstream fails in every way we could think of.
+//! The fault table: failures of upstream.
 //!
-//! Each row is a test. During the fault the answers are those of before, byte for byte; the process lives;
-//! the log says once what is wrong; after the fault's end a new document arrives within one step of
-//! back-off. `make faults` prints what was seen, row by row.
+//! Each row is a test. During the fault the responses are byte for byte those from before, the process keeps
+//! running, and the log names the fault once. After the fault a new document is served within one step of the
+//! backoff. `make faults` prints the results.
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::{Delivery, PATIENCE, Proxy, Reply, Shim, Start, Upstream, ev
 
 const INTERVAL: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// What a loaded machine may add to a wait.
+/// Allowance for a loaded machine.
 const SLACK: Duration = Duration::from_secs(2);
 
 /// One row.
@@ -23,7 +23,7 @@ struct Row {
     before: Vec<Vec<u8>>,
 }
 
-/// What is asked before, during and after; heads without their date.
+/// The responses before, during and after the fault; heads without their date.
 fn answers(proxy: &Proxy) -> Vec<Vec<u8>> {
     let identity = r#"{"identifier": "vip", "traits": [{"trait_key": "age", "trait_value": 20}]}"#;
     [
@@ -60,12 +60,12 @@ fn serve(api_url: &str) -> Start {
         .set("api_url", api_url)
         .set("api_poll_frequency_seconds", INTERVAL.as_secs_f64())
         .set("api_poll_timeout_seconds", TIMEOUT.as_secs_f64())
-        // Every poll is unconditional, so that each meets the fault.
+        // Every poll is unconditional, so that each one meets the fault.
         .set("api_full_refresh_seconds", 0.01)
 }
 
 impl Row {
-    /// Upstream is well and its document is served.
+    /// Upstream works and its document is served.
     fn well(name: &'static str) -> Self {
         let upstream = Upstream::start();
         upstream.document(SERVER_KEY, document(1));
@@ -79,21 +79,21 @@ impl Row {
         Self { name, upstream, proxy, before }
     }
 
-    /// Waits for the log's line about the fault, and a while more; then all must be as before.
+    /// Waits until the fault is logged, and for two more polls; then responses must be as before.
     fn during(&self) -> String {
         let line = self.proxy.wait_for_log("environment_poll_failed");
-        // Two more polls, if they reach us at all.
+        // Two more polls, if they reach upstream.
         let until = Instant::now() + INTERVAL * 4;
         while Instant::now() < until {
             assert_eq!(answers(&self.proxy), self.before, "{}: the answers during the fault", self.name);
         }
         assert_eq!(self.proxy.get("/proxy/health/liveness", "").status, 200);
         let state = self.proxy.get("/proxy/health", "").json()["environments"][0]["last_error"].clone();
-        assert!(state.is_string(), "{}: health tells the error, not {state}", self.name);
+        assert!(state.is_string(), "{}: health shows the error, not {state}", self.name);
         line
     }
 
-    /// The fault is over: a new document must arrive in time, and the log must have been short.
+    /// After the fault: a new document must be served in time, and the log must be short.
     fn after(self, line: &str) {
         let failures = self.proxy.log().matches("environment_poll_failed").count();
         assert_eq!(failures, 1, "{}: one line per change of state\n{}", self.name, self.proxy.log());
@@ -120,7 +120,7 @@ impl Row {
         );
     }
 
-    /// The whole row for a fault that is an answer.
+    /// The complete row for a fault that is a response.
     fn answered(name: &'static str, reply: Reply) {
         let row = Self::well(name);
         row.upstream.on_key(SERVER_KEY, reply);
@@ -151,7 +151,7 @@ fn end_in_the_body() {
 }
 
 #[test]
-fn no_answer_of_http() {
+fn response_that_is_not_http() {
     Row::answered("no answer of HTTP", Reply::json("SSH-2.0-OpenSSH_9.6\r\n").delivered(Delivery::Raw));
 }
 
@@ -164,7 +164,7 @@ fn dns_failure() {
     let proxy = shim.preload(serve(&api_url)).ready();
     let row = Row::with("DNS failure", upstream, proxy);
     shim.dns_is_down(true);
-    // A connection that is kept needs no name.
+    // A persistent connection needs no name resolution.
     row.upstream.close_connections();
     let line = row.during();
     assert!(line.contains("does not resolve"), "{line}");
@@ -206,14 +206,14 @@ fn slow_drip() {
 }
 
 #[test]
-fn answer_that_goes_on_without_a_body() {
+fn endless_response_without_body() {
     let document = document(9);
     let extension = "5;".to_owned();
     let trailer = format!("{:x}\r\n{document}\r\n0\r\n", document.len());
     for (begun, more) in [(extension, "x"), (trailer, "X: y\r\n")] {
         let upstream = Upstream::start();
         upstream.document(SERVER_KEY, self::document(1));
-        // The longest that such an answer is read follows from the largest document.
+        // Such a response is read for a time that depends on the largest document.
         let proxy = serve(&upstream.api_url()).set("api_document_bytes_max", 64 * 1024).ready();
         let row = Row::with("answer that goes on without a body", upstream, proxy);
         row.upstream.on_key(SERVER_KEY, Reply::events(begun).with("transfer-encoding", "chunked"));
@@ -274,24 +274,24 @@ fn redirect_loop() {
 }
 
 #[test]
-fn redirect_to_nowhere() {
-    Row::answered("redirect to no address", Reply::redirect(302, "ftp://example.com/"));
+fn redirect_to_unsupported_scheme() {
+    Row::answered("redirect to another scheme", Reply::redirect(302, "ftp://example.com/"));
 }
 
 // --- statuses ---
 
 #[test]
-fn not_modified_with_nothing_held() {
+fn not_modified_without_a_document() {
     let upstream = Upstream::start();
     upstream.on_key(SERVER_KEY, Reply::new(304, ""));
     let proxy = serve(&upstream.api_url()).start();
     let line = proxy.wait_for_log("environment_poll_failed");
-    assert_eq!(version(&proxy), Err(502), "nothing is held, and that is not the caller's fault");
+    assert_eq!(version(&proxy), Err(502), "there is no document, which is not the client's fault");
     assert_eq!(proxy.get("/proxy/health/readiness", "").status, 503);
     upstream.clear();
     upstream.document(SERVER_KEY, document(2));
     let started = Instant::now();
-    let row = Row { name: "304 with nothing held", upstream, proxy, before: Vec::new() };
+    let row = Row { name: "304 without a document", upstream, proxy, before: Vec::new() };
     row.recovers(&line, started);
 }
 
@@ -318,18 +318,18 @@ fn not_found() {
 }
 
 #[test]
-fn too_many_requests_and_when_to_come_back() {
+fn too_many_requests_with_retry_after() {
     let row = Row::well("429 with Retry-After: 2");
     row.upstream.on_key(SERVER_KEY, Reply::new(429, "").with("retry-after", "2"));
     let line = row.during();
     let polls = row.upstream.polls();
-    let told = Instant::now();
+    let limited = Instant::now();
     row.upstream.clear();
     row.upstream.document(SERVER_KEY, document(2));
     row.upstream.wait("the next poll", |requests| requests.len() > polls);
     let waited = row.upstream.requests()[polls].at - row.upstream.requests()[polls - 1].at;
-    assert!(waited >= Duration::from_secs(2), "upstream asked for 2 s and got {waited:?}");
-    row.recovers(&line, told);
+    assert!(waited >= Duration::from_secs(2), "Retry-After of 2 s, polled after {waited:?}");
+    row.recovers(&line, limited);
 }
 
 #[test]
@@ -368,7 +368,7 @@ fn truncated_gzip() {
 }
 
 #[test]
-fn a_coding_that_was_not_asked_for() {
+fn unrequested_content_coding() {
     let row = Row::well("200, Content-Encoding: br");
     row.upstream.on_key(SERVER_KEY, Reply::json(b"\x0b\x02\x80hello\x03").with("content-encoding", "br"));
     let line = row.during();
@@ -378,7 +378,7 @@ fn a_coding_that_was_not_asked_for() {
 
 #[test]
 fn gzip_bomb() {
-    // 64 MiB of blanks in 64 KiB; the bound is set to 16 MiB.
+    // 64 MiB of spaces in 64 KiB; the limit is 16 MiB.
     let bomb = Reply::json(" ".repeat(64 << 20)).gzip();
     assert!(bomb.body.len() < 100 << 10);
     let upstream = Upstream::start();
@@ -442,13 +442,13 @@ fn wrong_types_in_each_required_member() {
         row.upstream.wait("a poll", |requests| requests.len() > polls);
         changed += 1;
         assert_eq!(answers(&row.proxy), row.before, "a wrong type at {pointer}");
-        // Back to health in between, or the back-off grows with each.
+        // Recovers in between, or the backoff grows with each.
         row.upstream.document(SERVER_KEY, document_one());
         let polls = row.upstream.polls();
         row.upstream.wait("a poll", |requests| requests.len() > polls + 1);
         let log = row.proxy.log();
         let lines = log.matches("environment_poll_failed").count();
-        assert_eq!(lines, changed, "a wrong type at {pointer} was taken for a document\n{log}");
+        assert_eq!(lines, changed, "a wrong type at {pointer} was accepted\n{log}");
         let line = log.lines().rfind(|line| line.contains("environment_poll_failed")).unwrap_or_default();
         let path = pointer.rsplit('/').next().unwrap_or_default();
         assert!(
@@ -477,7 +477,7 @@ fn nesting_a_million_deep() {
 #[test]
 fn duplicate_members_count_as_in_python() {
     let row = Row::well("200, duplicate members");
-    // The last one of a name counts; a document of that kind is a document.
+    // The last member of a name is used; such a document is valid.
     let doubled = document(2).replacen('{', r#"{"feature_states": 5, "#, 1);
     row.upstream.on_key(SERVER_KEY, Reply::json(doubled));
     eventually("the document is served", || (version(&row.proxy) == Ok(2)).then_some(()));
@@ -499,7 +499,7 @@ fn page_loop() {
 fn more_pages_than_allowed() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
-    // A thousand pages take a while, and none of them is to be late on a loaded machine.
+    // A thousand pages take a while, and none may time out on a loaded machine.
     let proxy = serve(&upstream.api_url()).set("api_poll_timeout_seconds", 5).ready();
     let row = Row::with("pages without end", upstream, proxy);
     let mut page = 0;
@@ -564,11 +564,11 @@ fn clock_jumps() {
         eventually("the new document is served", || {
             (version(&row.proxy) == Ok(u64::from(next))).then_some(())
         });
-        assert!(started.elapsed() < INTERVAL * 3 + SLACK, "polling went on after {jump} s");
+        assert!(started.elapsed() < INTERVAL * 3 + SLACK, "polling continues after a jump of {jump} s");
         eventually("readiness is green", || {
             (row.proxy.get("/proxy/health/readiness", "").status == 200).then_some(())
         });
     }
     assert_eq!(row.proxy.log().matches("environment_poll_failed").count(), 0);
-    println!("fault | {:<34} | polling and readiness go on, forwards and backwards |", row.name);
+    println!("fault | {:<34} | polling and readiness continue, forwards and backwards |", row.name);
 }

@@ -1,5 +1,5 @@
-//! Files in unexpected shapes: FIFOs, devices and links where a regular file belongs, look-alikes of our
-//! temporary files, and files that an earlier release wrote.
+//! Unexpected files: FIFOs, devices and links in place of regular files, names similar to temporary files of
+//! the proxy, and files that an earlier release wrote.
 //!
 //! `fixtures/cache-0.1.0/` is the `cache_dir` of release 0.1.0 after a stop while upstream answered 503
 //! to counts: documents of a configured and a discovered environment, the list of discovered
@@ -21,7 +21,7 @@ const CACHED_FILE: &str = "78951c720fa4aba89c48891ad790d8d2.document";
 fn cache_of_0_1_0() -> Scratch {
     let cache = Scratch::new();
     for entry in std::fs::read_dir(fixture::path("cache-0.1.0")).expect("a fixture").flatten() {
-        std::fs::copy(entry.path(), cache.path().join(entry.file_name())).expect("ours");
+        std::fs::copy(entry.path(), cache.path().join(entry.file_name())).expect("scratch space");
     }
     cache
 }
@@ -30,12 +30,12 @@ fn make_fifo(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo is there").success());
 }
 
-/// A FIFO that nobody writes, and links to devices without an end, each at a path of its own.
+/// Paths of a FIFO without a writer, and of links to endless devices.
 fn endless(folder: &Path) -> Vec<PathBuf> {
     let paths: Vec<PathBuf> = ["fifo", "zero", "stdin"].iter().map(|name| folder.join(name)).collect();
     make_fifo(&paths[0]);
-    symlink("/dev/zero", &paths[1]).expect("ours");
-    symlink("/dev/stdin", &paths[2]).expect("ours");
+    symlink("/dev/zero", &paths[1]).expect("scratch space");
+    symlink("/dev/stdin", &paths[2]).expect("scratch space");
     paths
 }
 
@@ -61,7 +61,7 @@ fn cached_documents_of_release_0_1_0_are_served() {
 fn pending_counts_of_release_0_1_0_are_sent_with_their_keys() {
     let (upstream, cache) = (Upstream::start(), cache_of_0_1_0());
     for path in ["/api/v1/analytics/flags/", "/api/v2/analytics/flags/", "/api/v1/proxy/usage/"] {
-        // The path of version 2 has `..` in it, which may or may not be resolved on the way.
+        // The path of version 2 contains `..`, which may be resolved before upstream reads it.
         upstream.on(path, Reply::json("{}"));
     }
     let mut proxy = Start::serve()
@@ -107,22 +107,22 @@ fn pending_counts_of_release_0_1_0_are_sent_with_their_keys() {
     );
     proxy.signal("TERM");
     assert!(proxy.wait().success());
-    assert_eq!(sent().len(), 5, "nothing is sent twice");
-    let left = std::fs::read_dir(cache.path()).expect("ours").count();
-    assert_eq!(left, 3, "the pending counts are gone from the disk");
+    assert_eq!(sent().len(), 5, "no count is uploaded twice");
+    let left = std::fs::read_dir(cache.path()).expect("scratch space").count();
+    assert_eq!(left, 3, "the pending counts are removed from the disk");
 }
 
 #[test]
-fn what_is_not_a_regular_file_in_the_cache_is_ignored() {
+fn ignores_cache_entries_that_are_not_regular_files() {
     let upstream = Upstream::start();
     upstream.document("ser.cached", document(3).to_string());
     for target in [None, Some("/dev/zero"), Some("/dev/stdin")] {
         let cache = cache_of_0_1_0();
-        // Those of pending counts and of discovered environments as well.
-        for entry in std::fs::read_dir(cache.path()).expect("ours").flatten() {
-            std::fs::remove_file(entry.path()).expect("ours");
+        // Including those of pending counts and of discovered environments.
+        for entry in std::fs::read_dir(cache.path()).expect("scratch space").flatten() {
+            std::fs::remove_file(entry.path()).expect("scratch space");
             match target {
-                Some(target) => symlink(target, entry.path()).expect("ours"),
+                Some(target) => symlink(target, entry.path()).expect("scratch space"),
                 None => make_fifo(&entry.path()),
             }
         }
@@ -140,18 +140,18 @@ fn what_is_not_a_regular_file_in_the_cache_is_ignored() {
         proxy.signal("TERM");
         assert!(proxy.wait().success());
         let file = std::fs::symlink_metadata(cache.path().join(CACHED_FILE)).expect("it is there");
-        assert!(file.is_file(), "the document took its place");
+        assert!(file.is_file(), "the document replaced it");
     }
 }
 
 #[test]
-fn leftovers_of_our_form_are_removed_and_logged_and_others_stay() {
+fn removes_and_logs_only_its_own_leftover_files() {
     let cache = Scratch::new();
     let ours = "0123456789abcdef0123456789abcdef.tmp-77-00112233445566aa";
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
     for name in [ours, "tmp-foo", "my-tmp-file.json", "notes.tmp-1"] {
-        let file = std::fs::File::create(cache.path().join(name)).expect("ours");
-        file.set_modified(old).expect("ours");
+        let file = std::fs::File::create(cache.path().join(name)).expect("scratch space");
+        file.set_modified(old).expect("scratch space");
     }
     let path = cache.write("document.json", document(0).to_string());
     let proxy = Start::serve().document(CLIENT, SERVER, path).set("cache_dir", cache.path().to_str()).ready();
@@ -165,7 +165,7 @@ fn leftovers_of_our_form_are_removed_and_logged_and_others_stay() {
 }
 
 #[test]
-fn a_document_path_that_is_not_a_regular_file_is_a_failed_poll() {
+fn document_path_must_be_a_regular_file() {
     let folder = Scratch::new();
     for path in endless(folder.path()) {
         let good = folder.write("good.json", document(0).to_string());
@@ -186,7 +186,7 @@ fn a_document_path_that_is_not_a_regular_file_is_a_failed_poll() {
 }
 
 #[test]
-fn a_document_beyond_the_bound_is_a_failed_poll() {
+fn document_file_beyond_the_limit_fails_the_poll() {
     let folder = Scratch::new();
     let text = document(0).to_string();
     let path = folder.write("document.json", &text);

@@ -1,4 +1,4 @@
-//! Floods of counts with a public key: what they take in memory, and what arrives upstream beside them.
+//! Floods of counts with a client-side key: their memory, and the uploads of other counts.
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -43,7 +43,7 @@ fn stop(proxy: &mut Proxy) {
 }
 
 #[test]
-fn long_identifiers_are_cut_and_take_little_memory() {
+fn truncates_long_identifiers_and_uses_little_memory() {
     let upstream = upstream(|_| Reply::json("{}"));
     let start = start(&upstream).with_admin().set("analytics", json!({"flush_interval_seconds": 3600}));
     let mut proxy = start.ready();
@@ -59,7 +59,7 @@ fn long_identifiers_are_cut_and_take_little_memory() {
     }
     let grown = proxy.resident_bytes().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes");
-    eventually("the cuts are counted", || {
+    eventually("truncations are counted", || {
         let cut = proxy.metric("edge_proxy_counts_cut_total{field=\"identifier\"}");
         (cut == requests as f64).then_some(())
     });
@@ -78,7 +78,7 @@ fn long_identifiers_are_cut_and_take_little_memory() {
 }
 
 #[test]
-fn many_user_agents_become_fifty_uploads_and_one() {
+fn merges_user_agents_beyond_50_into_one_upload() {
     let upstream = upstream(|_| Reply::json("{}"));
     let start = start(&upstream).with_admin().set("analytics", json!({"flush_interval_seconds": 3600}));
     let mut proxy = start.ready();
@@ -108,7 +108,7 @@ fn many_user_agents_become_fifty_uploads_and_one() {
 }
 
 #[test]
-fn one_bad_row_costs_that_row_alone_and_too_large_an_upload_is_divided() {
+fn splits_rejected_uploads_to_lose_only_invalid_rows() {
     let upstream = upstream(|sent| {
         let text = String::from_utf8_lossy(&sent.body);
         match () {
@@ -127,7 +127,7 @@ fn one_bad_row_costs_that_row_alone_and_too_large_an_upload_is_divided() {
         .collect();
     assert_eq!(proxy.post(V2, CLIENT, &json!({"evaluations": rows}).to_string()).status, 204);
     proxy.wait_for_log("counts_refused");
-    eventually("all others arrive", || {
+    eventually("all other counts arrive", || {
         (proxy.metric("edge_proxy_analytics_sent_total") == 990.0).then_some(())
     });
     assert_eq!(proxy.metric("edge_proxy_analytics_lost_total"), 10.0);
@@ -137,7 +137,7 @@ fn one_bad_row_costs_that_row_alone_and_too_large_an_upload_is_divided() {
 }
 
 #[test]
-fn an_environment_whose_uploads_fail_delays_no_other() {
+fn failing_uploads_do_not_delay_other_environments() {
     let upstream = upstream(|sent| match sent.key() {
         CLIENT => Reply::new(503, "{}"),
         _ => Reply::json("{}"),
@@ -163,13 +163,13 @@ fn an_environment_whose_uploads_fail_delays_no_other() {
 }
 
 #[test]
-fn the_last_uploads_keep_their_time_with_many_environments_and_a_slow_upstream() {
+fn last_uploads_finish_in_time_with_a_slow_upstream() {
     const ENVIRONMENTS: usize = 30;
     let is_slow = Arc::new(AtomicUsize::new(1));
     let taken: Arc<Mutex<HashMap<String, u64>>> = Arc::default();
     let (slow, accepted) = (Arc::clone(&is_slow), Arc::clone(&taken));
     let upstream = upstream(move |sent| {
-        // An upstream that takes it and answers late counts by the key.
+        // An upstream that accepts a count and answers late counts by the idempotency key.
         let key = sent.header("idempotency-key").expect("a key").to_owned();
         accepted.lock().expect("no panic").insert(key, sum(sent));
         match slow.load(Ordering::SeqCst) {
@@ -193,7 +193,7 @@ fn the_last_uploads_keep_their_time_with_many_environments_and_a_slow_upstream()
     for number in 0..ENVIRONMENTS {
         assert_eq!(proxy.post(V1, &format!("Client{number}"), r#"{"banner":1}"#).status, 200);
     }
-    // Within the patience of the harness, where all of them one after another take 90 s.
+    // Within the timeout of the harness; sequential uploads would take 90 s.
     stop(&mut proxy);
     let tried = uploads(&upstream).len();
     assert!((1..=3).contains(&tried), "{tried} uploads in five seconds");

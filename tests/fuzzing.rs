@@ -1,7 +1,7 @@
-//! Each fuzz target on its corpus and on mutations of it: the short form of `make fuzz`,
-//! which runs the same targets for minutes, led by coverage.
+//! Each fuzz target on its corpus and on mutations of it: the short form of `make fuzz`, which runs the same
+//! targets guided by coverage.
 //!
-//! `SEED=` replays a run, `MUTATIONS=` sets how many are tried for each target.
+//! `SEED=` replays a run, `MUTATIONS=` sets the number of mutations of each target.
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::support::fixture::root;
 #[path = "fuzz/targets/mod.rs"]
 mod targets;
 
-/// Bytes that mean something to one of the readers.
+/// Bytes that are special to one of the parsers.
 const PIECES: &[&str] = &[
     "\r\n",
     "\n",
@@ -53,7 +53,7 @@ const PIECES: &[&str] = &[
     ";",
 ];
 
-/// Xorshift: seeded, so that a finding can be had again.
+/// Xorshift, seeded so that a finding can be reproduced.
 struct Random(u64);
 
 impl Random {
@@ -91,10 +91,10 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     }
 }
 
-/// A build without optimisation on a busy machine is slow, but not beyond all measure.
+/// Generous, for a build without optimisation on a busy machine.
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// Since the first call.
+/// Time since the first call.
 fn time() -> Duration {
     static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
     FIRST.elapsed()
@@ -126,38 +126,43 @@ fn fuzz(name: &str) {
 }
 
 #[test]
-fn requests_are_read_the_same_however_they_arrive() {
+fn request_parsing_is_independent_of_segmentation() {
     fuzz("request");
 }
 
 #[test]
-fn both_ways_read_the_same_identity() {
+fn fast_path_and_full_parser_agree() {
     fuzz("identity");
 }
 
 #[test]
-fn no_document_ends_the_process() {
+fn documents_do_not_panic() {
     fuzz("document");
 }
 
 #[test]
-fn no_condition_ends_the_process() {
+fn conditions_do_not_panic() {
     fuzz("evaluator");
 }
 
 #[test]
-fn each_answer_is_a_whole_one() {
+fn responses_are_complete() {
     fuzz("answer");
 }
 
 #[test]
-fn no_small_language_ends_the_process() {
+fn expressions_do_not_panic() {
     fuzz("syntax");
 }
 
 #[test]
-fn what_upstream_sends_is_read_or_refused() {
+fn upstream_responses_do_not_panic() {
     fuzz("upstream");
+}
+
+#[test]
+fn a_body_compressed_in_two_parts_decodes_to_both() {
+    fuzz("gzip");
 }
 
 #[test]
@@ -173,7 +178,7 @@ fn every_target_is_run() {
     }
 }
 
-/// Without it the work oracle would hold whatever is done.
+/// Without counting, the work limits would never fail.
 #[test]
 fn work_is_counted_in_this_build() {
     work::take();

@@ -125,7 +125,7 @@ fn forwarded_address_does_not_count_without_proxy_headers() {
     assert_eq!(status(&proxy, "10.1.2.3"), 403);
 }
 
-/// Only the head is sent: an answer proves that the body was not waited for, nor asked for by a 100.
+/// Only the head is sent: a response proves that the server neither waits for the body nor sends a 100.
 #[test]
 fn denied_client_is_answered_before_its_body() {
     let proxy = serve().set("server.deny_list", json!(["127.0.0.0/8"])).ready();
@@ -263,7 +263,7 @@ fn access_record_names_environment_user_agent_request_id_and_protocol() {
     let mut old = proxy.client();
     old.send("GET /unknown?secret=1 HTTP/1.0\r\n\r\n");
     assert_eq!(old.answer("GET").status, 404);
-    // Before these, the harness asked for health.
+    // Earlier records are of the health checks of the harness.
     let all = eventually("both records", || {
         let all = records(&path, 2);
         all.iter().any(|record| record["path"] == "/unknown").then_some(all)

@@ -1,4 +1,4 @@
-//! The harness is tested as well: it decides what every other test sees.
+//! Tests of the test harness.
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 
@@ -51,7 +51,7 @@ fn client_expects_no_body_after_head_204_and_304() {
 }
 
 #[test]
-fn client_tells_a_cut_answer_from_none() {
+fn client_distinguishes_truncated_and_missing_responses() {
     let mut cut = Client::connect(server(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"));
     cut.send(request("GET", "/", &[], b""));
     assert!(cut.try_answer("GET").is_err());
@@ -61,18 +61,21 @@ fn client_tells_a_cut_answer_from_none() {
 }
 
 #[test]
-fn a_held_port_lets_the_proxy_in_and_nobody_else() {
+fn reserved_port_is_available_to_the_proxy_only() {
     let port = Port::free();
-    assert!(TcpListener::bind(port.address()).is_err(), "a socket without SO_REUSEPORT may not join");
+    assert!(
+        TcpListener::bind(port.address()).is_err(),
+        "a socket without SO_REUSEPORT must not share the port"
+    );
     for _ in 0..2 {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
         socket.set_reuse_port(true).expect("SO_REUSEPORT");
-        socket.bind(&port.address().into()).expect("a reactor's socket may join");
+        socket.bind(&port.address().into()).expect("a reactor's socket shares the port");
     }
 }
 
 #[test]
-fn scratch_goes_with_its_handle() {
+fn scratch_directory_is_removed_on_drop() {
     let scratch = Scratch::new();
     let file = scratch.write("a.txt", "b");
     assert_eq!(std::fs::read(&file).expect("written"), b"b");

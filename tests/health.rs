@@ -1,11 +1,11 @@
-//! `edge-proxy health`, the check of containers that have no curl: by every door a proxy can have.
+//! `edge-proxy health`, the health check of containers without curl, with every kind of listener.
 use serde_json::json;
 
 use crate::support::tls::Authority;
 use crate::support::{Port, Proxy, Start, Upstream, fixture, get};
 use crate::surface::{CLIENT, SERVER};
 
-/// What the check prints and its exit code, with the configuration of this proxy.
+/// Exit code and output of the check with the configuration of this proxy.
 fn check(proxy: &Proxy, args: &[&str]) -> (Option<i32>, String) {
     let config = proxy.scratch().path().join("config.json");
     let start = Start::command(&["health"]).env("CONFIG_PATH", config.to_str().expect("UTF-8"));
@@ -23,7 +23,7 @@ fn start() -> Start {
     Start::serve().document(CLIENT, SERVER, fixture::path("environments/Main.json"))
 }
 
-/// With a certificate that nobody trusts; callers must show one if `client_ca`.
+/// With a self-signed certificate; clients must present one if `client_ca`.
 fn with_tls(start: Start, client_ca: bool) -> Start {
     let authority = Authority::new();
     let issued = authority.issue("flags.example");
@@ -37,7 +37,7 @@ fn with_tls(start: Start, client_ca: bool) -> Start {
     start.set("server.tls", tls)
 }
 
-/// TLS is no way to see from outside that it is there.
+/// Waits by the log, because the client of the harness does not speak TLS.
 fn spawn(start: Start) -> Proxy {
     let proxy = start.spawn();
     proxy.wait_for_log("reactor_started");
@@ -122,7 +122,7 @@ fn distinguishes_a_stopped_from_a_hanging_proxy() {
         code == Some(1) && text.contains("nothing is listening there: check that the proxy is running"),
         "{text}"
     );
-    // Its backlog takes connections, and nobody ever answers one.
+    // Its backlog accepts connections, and no request is answered.
     let hung = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let (code, text) = ask(hung.local_addr().expect("bound").port());
     assert!(code == Some(1) && text.contains("no response in time"), "{text}");
@@ -136,12 +136,12 @@ fn readiness_is_the_same_on_both_ports() {
     let start = Start::serve().environment(CLIENT, SERVER).set("api_url", upstream.api_url());
     let start = start.set("admin", json!({"port": admin.number()})).env("API_POLL_FREQUENCY_SECONDS", "0.1");
     let mut proxy = start.set("server.shutdown_delay_seconds", 1.5).start();
-    let doors = [proxy.address(), admin.address()];
-    let both = || doors.map(|door| get(door, "/proxy/health/readiness", "").status);
+    let ports = [proxy.address(), admin.address()];
+    let both = || ports.map(|port| get(port, "/proxy/health/readiness", "").status);
     assert_eq!(both(), [503, 503]);
     upstream.document(SERVER, document);
     proxy.until("both are green", || (both() == [200, 200]).then_some(()));
-    // Shutting down is red while requests are still served.
+    // While the proxy drains, readiness fails and requests are still served.
     proxy.signal("TERM");
     proxy.until("both are red", || (both() == [503, 503]).then_some(()));
     assert_eq!(proxy.wait().code(), Some(0));

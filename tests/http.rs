@@ -1,5 +1,5 @@
-//! HTTP semantics over real sockets: targets, conditional requests, what caches may keep, and that a
-//! browser may read every answer, the refusals that are made before a request is routed included.
+//! HTTP semantics over real sockets: targets, conditional requests, caching, and CORS fields of every response,
+//! including errors before routing.
 use crate::support::{Answer, Client, Proxy, Start, eventually};
 use crate::surface::{CLIENT, SERVER, document};
 
@@ -9,7 +9,7 @@ const DOCUMENT: &str = "/api/v1/environment-document/";
 
 fn prepare() -> Start {
     let start = Start::serve();
-    // Large enough to be worth compressing.
+    // Large enough to be compressed.
     let mut large = document(0);
     large["feature_states"][0]["feature_state_value"] = serde_json::json!("x".repeat(2000));
     let path = start.scratch().write("document.json", large.to_string());
@@ -21,16 +21,16 @@ fn get(proxy: &Proxy, target: &str, fields: &[(&str, &str)]) -> Answer {
     proxy.client().request("GET", target, &fields, b"")
 }
 
-/// Sends bytes as they are and reads one answer.
+/// Sends bytes unchanged and reads one response.
 fn exchange(proxy: &Proxy, bytes: &str) -> Answer {
     let mut client = proxy.client();
-    // The peer may answer and close before it has read everything.
+    // The server may answer and close before it has read everything.
     let _ = client.try_send(bytes);
     client.answer("GET")
 }
 
 #[test]
-fn options_of_the_whole_server_say_what_it_can_do() {
+fn options_asterisk_lists_methods() {
     let proxy = prepare().ready();
     let mut client = proxy.client();
     for _ in 0..2 {
@@ -46,7 +46,7 @@ fn options_of_the_whole_server_say_what_it_can_do() {
 }
 
 #[test]
-fn a_condition_is_met_by_the_form_that_is_sent() {
+fn conditions_match_the_selected_coding() {
     let proxy = prepare().ready();
     for path in [FLAGS, DOCUMENT] {
         let gzip = ("Accept-Encoding", "gzip");
@@ -76,14 +76,14 @@ fn a_condition_is_met_by_the_form_that_is_sent() {
             }
         }
     }
-    // One flag has a date and no tag.
+    // A single flag has a date and no entity tag.
     let one = "/api/v1/flags/?feature=on";
     assert_eq!(get(&proxy, one, &[("If-Match", "\"any\"")]).status, 412);
     assert_eq!(get(&proxy, one, &[("If-Match", "*")]).status, 200);
 }
 
 #[test]
-fn caches_are_told_what_they_may_keep() {
+fn sends_cache_control_per_route() {
     let proxy = Start::demo().ready();
     for path in ["/openapi.json", "/docs", "/redoc", "/demo/", "/demo/flagsmith.js"] {
         for fields in [&[][..], &[("Accept-Encoding", "gzip")], &[("Origin", ORIGIN)]] {
@@ -102,7 +102,7 @@ fn caches_are_told_what_they_may_keep() {
     assert_eq!(document.header("cache-control"), Some("private, no-cache"));
 }
 
-/// One refusal of each kind that is made before a request is routed, with these fields.
+/// One error response of each kind that precedes routing, with these request fields.
 fn refusals(fields: &str) -> Vec<(u16, String)> {
     let (key, long) = (format!("X-Environment-Key: {SERVER}\r\n"), "x".repeat(17_000));
     let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a\r\n{key}{fields}");
@@ -122,7 +122,7 @@ fn refusals(fields: &str) -> Vec<(u16, String)> {
 }
 
 #[test]
-fn a_browser_may_read_every_refusal() {
+fn error_responses_have_cors_fields() {
     let any = prepare().set("server.timeout_body", 1).ready();
     let listed = prepare()
         .set("server.timeout_body", 1)
@@ -142,7 +142,7 @@ fn a_browser_may_read_every_refusal() {
         assert_eq!((answer.status, allowed.as_deref()), (status, Some(ORIGIN)));
         assert_eq!(field(&answer, "vary").as_deref(), Some("Origin"), "{status}");
     }
-    // With a cookie the origin is named, for `*` is not accepted then.
+    // With a cookie the origin is named, because browsers then reject `*`.
     for (status, bytes) in refusals(&format!("{origin}Cookie: a=b\r\n")) {
         let answer = exchange(&any, &bytes);
         assert_eq!(field(&answer, "access-control-allow-origin").as_deref(), Some(ORIGIN), "{status}");
@@ -153,21 +153,21 @@ fn a_browser_may_read_every_refusal() {
     }
 }
 
-/// A request with a head of so many bytes.
+/// A request with a head of `bytes` bytes.
 fn with_head(bytes: usize) -> String {
     let start = format!("GET {FLAGS} HTTP/1.1\r\nHost: a\r\nX-Environment-Key: {SERVER}\r\nA: ");
     let rest = bytes - start.len() - 4;
     format!("{start}{}\r\n\r\n", "x".repeat(rest))
 }
 
-/// A request with a target of so many bytes.
+/// A request with a target of `bytes` bytes.
 fn with_target(bytes: usize) -> String {
     let query = "x".repeat(bytes - FLAGS.len() - 1);
     format!("GET {FLAGS}?{query} HTTP/1.1\r\nHost: a\r\nX-Environment-Key: {SERVER}\r\n\r\n")
 }
 
 #[test]
-fn the_limit_of_a_head_is_a_setting_and_the_log_names_it_once() {
+fn head_limit_is_configurable_and_logged_once() {
     for (setting, limit) in [(None, 16 * 1024), (Some(4096), 4096), (Some(65_536), 65_536)] {
         let start = match setting {
             Some(bytes) => prepare().set("server.head_bytes_max", bytes),
@@ -193,9 +193,9 @@ fn the_limit_of_a_head_is_a_setting_and_the_log_names_it_once() {
     }
 }
 
-/// Heads that never end hold memory, and are ended for it as bodies are.
+/// Heads that never end use memory, and their connections are closed as those of unfinished bodies are.
 #[test]
-fn head_buffers_count_into_what_connections_may_hold() {
+fn head_buffers_count_towards_the_memory_limit() {
     const PEERS: usize = 1400;
     let proxy =
         prepare().with_admin().set("server.head_bytes_max", 65_536).set("server.timeout_head", 60).ready();
@@ -203,11 +203,11 @@ fn head_buffers_count_into_what_connections_may_hold() {
     let mut peers = Vec::new();
     for _ in 0..PEERS {
         let mut client = Client::connect(proxy.address());
-        // The first of them may be ended while the last still come.
+        // The first ones may be closed while the last ones still connect.
         let _ = client.try_send(start);
         peers.push(client);
     }
-    eventually("those beyond the bound are ended", || {
+    eventually("connections beyond the limit are closed", || {
         (proxy.metric("edge_proxy_connections_shed_total") >= 1.0).then_some(())
     });
     assert_eq!(get(&proxy, FLAGS, &[]).status, 200);

@@ -1,7 +1,7 @@
-//! Awkward bytes over real sockets: what is answered, in what order, and whether the connection ends.
+//! Malformed requests over real sockets: the responses, their order, and whether the connection is closed.
 //!
-//! The tables of what is a request at all are beside the reader (`src/http/request/tests.rs`); here
-//! the same rules are seen from outside, with what comes before and after.
+//! The tables of valid requests are beside the parser (`src/http/request/tests.rs`); these tests cover the same
+//! rules from outside, with preceding and following requests.
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 
@@ -16,7 +16,7 @@ fn start() -> Proxy {
     start.document(CLIENT, SERVER, path).ready()
 }
 
-/// All that comes back for these bytes, our side closed after them.
+/// The response bytes to `bytes`, after which the client shuts down its side.
 fn exchange(proxy: &Proxy, bytes: &[u8]) -> String {
     let mut stream = proxy.client().into_stream();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -34,7 +34,7 @@ fn statuses(text: &str) -> Vec<u16> {
 }
 
 #[test]
-fn each_request_is_answered_in_turn_until_one_ends_the_connection() {
+fn answers_in_order_until_a_request_closes_the_connection() {
     let proxy = start();
     let post = |fields: &str, body: &str| {
         format!(
@@ -139,7 +139,7 @@ fn each_request_is_answered_in_turn_until_one_ends_the_connection() {
         ("half a request", LIVE[..30].to_owned(), &[]),
         ("half a body", post("Content-Length: 19\r\n", "{"), &[]),
         ("half after a whole one", format!("{LIVE}{}", &LIVE[..30]), &[200]),
-        ("a hundred at once", LIVE.repeat(100), &[200; 100]),
+        ("a hundred pipelined", LIVE.repeat(100), &[200; 100]),
     ];
     for (name, bytes, expected) in rows {
         let text = exchange(&proxy, bytes.as_bytes());
@@ -147,11 +147,11 @@ fn each_request_is_answered_in_turn_until_one_ends_the_connection() {
         let refused = expected.last().is_some_and(|status| matches!(status, 400 | 413..=417 | 431 | 505));
         assert!(!refused || text.contains("\r\nconnection: close\r\n"), "{name}: {text}");
     }
-    assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200, "after all that");
+    assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200, "still serving");
 }
 
 #[test]
-fn a_continue_is_said_once_and_never_to_http_1_0() {
+fn sends_100_continue_once_and_never_to_http_1_0() {
     let proxy = start();
     let identity = br#"{"identifier": "a"}"#;
     let head = |version: &str| {
@@ -176,7 +176,7 @@ fn a_continue_is_said_once_and_never_to_http_1_0() {
 }
 
 #[test]
-fn head_has_the_fields_of_get_compressed_or_not_and_no_body() {
+fn head_has_the_fields_of_get_and_no_body() {
     let proxy = start();
     for target in
         ["/api/v1/flags/", "/api/v1/identities/?identifier=a", "/api/v1/environment-document/", "/no"]
@@ -190,7 +190,7 @@ fn head_has_the_fields_of_get_compressed_or_not_and_no_body() {
                 answer.headers.iter().filter(|(name, _)| name != "date").cloned().collect::<Vec<_>>()
             };
             assert_eq!((head.status, lines(&head)), (get.status, lines(&get)), "{target} {coding}");
-            // The next answer begins where this one's head ended.
+            // The next response follows the head immediately.
             assert_eq!(client.request("GET", target, &fields, b"").body, get.body, "{target} {coding}");
         }
     }

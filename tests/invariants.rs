@@ -1,5 +1,5 @@
-//! What must hold over many requests, whatever they are: the boundary of a client-side key, one revision
-//! for each answer. The long forms are asked for by a variable of the environment.
+//! Invariants over many requests: isolation of client-side keys, and one document revision per response.
+//! Environment variables select the long forms.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,11 +13,11 @@ use crate::surface::{CLIENT, SERVER, document};
 
 // --- the boundary of a key ---
 
-/// What only holders of the server-side key may see.
+/// Data that only the server-side key may read.
 const MARKERS: [&str; 5] =
     ["marker-feature", "marker-value", "marker-segment", "marker-identity", "marker-override"];
 
-/// Names and values of `MARKERS` where each kind of secret stands.
+/// A document with `MARKERS` in place of each kind of secret.
 fn marked() -> serde_json::Value {
     let mut marked = document(0);
     marked["feature_states"][4]["feature"]["name"] = json!("marker-feature");
@@ -76,7 +76,7 @@ fn spellings(target: &str) -> Vec<String> {
     .collect()
 }
 
-/// A marker in the answer that the request did not name itself.
+/// A marker in the response that was not in the request.
 fn leak(answer: &Answer, target: &str) -> Option<&'static str> {
     let shown = [format!("{:?}", answer.headers).as_bytes(), &answer.plain()].concat();
     let shown = String::from_utf8_lossy(&shown).into_owned();
@@ -85,11 +85,11 @@ fn leak(answer: &Answer, target: &str) -> Option<&'static str> {
 }
 
 #[test]
-fn no_spelling_of_a_request_opens_more_than_its_client_side_key() {
+fn client_side_key_reads_no_server_side_data() {
     let start = Start::serve();
     let path = start.scratch().write("document.json", marked().to_string());
     let proxy = start.document(CLIENT, SERVER, path).ready();
-    // The markers are there for who may see them, or their absence would show nothing.
+    // The server-side key reads the markers; otherwise their absence would prove nothing.
     let whole = proxy.get("/api/v1/environment-document/", SERVER);
     assert!(MARKERS.iter().all(|marker| whole.text().contains(marker)), "{}", whole.text());
     let bearer = format!("Bearer {CLIENT}");
@@ -101,7 +101,7 @@ fn no_spelling_of_a_request_opens_more_than_its_client_side_key() {
         &[("X-Environment-Key", CLIENT), ("X-API-Key", SERVER), ("Cookie", "X-Environment-Key=ser.surface")],
     ];
     let codings: [&[(&str, &str)]; 2] = [&[], &[("Accept-Encoding", "gzip"), ("If-None-Match", "\"a\"")]];
-    let (mut client, mut asked, mut served) = (proxy.client(), 0_u64, 0_u64);
+    let (mut client, mut requests, mut served) = (proxy.client(), 0_u64, 0_u64);
     for (target, body) in ROUTES {
         for spelling in spellings(target) {
             for method in ["GET", "HEAD", "POST", "OPTIONS", "PUT"] {
@@ -110,7 +110,7 @@ fn no_spelling_of_a_request_opens_more_than_its_client_side_key() {
                     let answer = client.request(method, &spelling, &fields, body.as_bytes());
                     let found = leak(&answer, target);
                     assert_eq!(found, None, "{method} {spelling} {fields:?}: {}", answer.text());
-                    asked += 1;
+                    requests += 1;
                     served += u64::from(answer.status == 200);
                     if answer.header("connection") == Some("close") {
                         client = proxy.client();
@@ -119,13 +119,13 @@ fn no_spelling_of_a_request_opens_more_than_its_client_side_key() {
             }
         }
     }
-    fixture::say(&format!("boundary of the key: {asked} requests, {served} of them served, no leak"));
-    assert!(asked >= 6_000 && served >= 400, "{asked} {served}");
+    fixture::say(&format!("boundary of the key: {requests} requests, {served} of them served, no leak"));
+    assert!(requests >= 6_000 && served >= 400, "{requests} {served}");
 }
 
 // --- swaps ---
 
-/// A document in which every value says its revision.
+/// A document in which every value contains its revision.
 fn revision(number: u32) -> String {
     let (mut document, text) = (value(number), json!(format!("r{number}")));
     for state in 0..2 {
@@ -136,15 +136,21 @@ fn revision(number: u32) -> String {
     document.to_string()
 }
 
-/// The revisions that the values of an answer have.
+/// The revisions in a response.
 fn revisions(body: &[u8]) -> BTreeSet<u32> {
     let text = String::from_utf8_lossy(body).into_owned();
     let number = |rest: &str| rest.split('"').next().and_then(|digits| digits.parse().ok());
     text.split("\"r").skip(1).filter_map(number).collect()
 }
 
-/// Asks for everything in turn until told to stop; gives how often. `tags` has the revision of each entity tag.
-fn read_on(client: &mut Client, stop: &AtomicBool, tags: &Mutex<BTreeMap<String, u32>>, asked: &AtomicU64) {
+/// Requests every route in turn until `stop`, and counts the responses. `tags` has the revision of each entity
+/// tag.
+fn read_on(
+    client: &mut Client,
+    stop: &AtomicBool,
+    tags: &Mutex<BTreeMap<String, u32>>,
+    requests: &AtomicU64,
+) {
     let traits = r#"{"identifier":"u","traits":[{"trait_key":"age","trait_value":20}]}"#;
     let bulk = r#"{"data":[{"identifier":"vip"},{"identifier":"u","traits":[{"trait_key":"age","trait_value":20}]},{"identifier":"v"}]}"#;
     let context = r#"{"context":{"targetingKey":"vip","age":20}}"#;
@@ -173,7 +179,7 @@ fn read_on(client: &mut Client, stop: &AtomicBool, tags: &Mutex<BTreeMap<String,
                     let before = *tags.lock().unwrap().entry(format!("{target} {tag}")).or_insert(number);
                     assert_eq!(before, number, "{target} {tag} was another revision's");
                 }
-                asked.fetch_add(1, Ordering::Relaxed);
+                requests.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -181,7 +187,7 @@ fn read_on(client: &mut Client, stop: &AtomicBool, tags: &Mutex<BTreeMap<String,
 
 /// `SWAPS=35` is the long form.
 #[test]
-fn no_answer_is_mixed_of_two_documents() {
+fn responses_come_from_one_document() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, revision(1));
     let proxy = Start::serve()
@@ -190,24 +196,24 @@ fn no_answer_is_mixed_of_two_documents() {
         .set("api_url", upstream.api_url())
         .set("api_poll_frequency_seconds", 0.1)
         .ready();
-    let (stop, asked, tags) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::default());
+    let (stop, requests, tags) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::default());
     let swaps = u32::try_from(count_of("SWAPS", 12)).expect("a few");
     std::thread::scope(|scope| {
         let readers: Vec<_> =
-            (0..3).map(|_| scope.spawn(|| read_on(&mut proxy.client(), &stop, &tags, &asked))).collect();
+            (0..3).map(|_| scope.spawn(|| read_on(&mut proxy.client(), &stop, &tags, &requests))).collect();
         for number in 2..swaps + 2 {
             upstream.document(SERVER_KEY, revision(number));
             eventually("the revision is served", || {
                 let answer = proxy.get("/api/v1/flags/", SERVER_KEY);
                 revisions(&answer.body).contains(&number).then_some(())
             });
-            let goal = asked.load(Ordering::Relaxed) + 50;
-            eventually("it is read", || (asked.load(Ordering::Relaxed) >= goal).then_some(()));
+            let goal = requests.load(Ordering::Relaxed) + 50;
+            eventually("it is read", || (requests.load(Ordering::Relaxed) >= goal).then_some(()));
         }
         stop.store(true, Ordering::Relaxed);
-        readers.into_iter().for_each(|reader| reader.join().expect("no mixed answer"));
+        readers.into_iter().for_each(|reader| reader.join().expect("no mixed response"));
     });
-    let asked = asked.into_inner();
-    fixture::say(&format!("swaps: {asked} requests across {swaps} swaps, none mixed"));
-    assert!(asked >= u64::from(swaps) * 50);
+    let requests = requests.into_inner();
+    fixture::say(&format!("swaps: {requests} requests across {swaps} swaps, none mixed"));
+    assert!(requests >= u64::from(swaps) * 50);
 }

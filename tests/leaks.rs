@@ -1,5 +1,5 @@
-//! What must not get out: upstream's addresses and file paths on the public port, keys in the access log,
-//! control characters of documents, files and arguments on a terminal.
+//! Leaks: upstream's addresses and file paths on the public port, keys in the access log, control characters of
+//! documents, files and arguments on a terminal.
 use serde_json::{Value, json};
 
 use crate::support::{Client, Start, Upstream, eventually, fixture, get};
@@ -17,7 +17,7 @@ fn assert_safe(text: &str) {
 }
 
 #[test]
-fn the_public_health_shows_the_kind_of_an_error_and_the_admin_port_its_text() {
+fn public_health_shows_only_error_kinds() {
     let upstream = Upstream::start();
     upstream.refuse();
     let start = Start::serve().with_admin().set("api_url", upstream.api_url()).environment(CLIENT, SERVER);
@@ -59,7 +59,7 @@ fn the_public_health_shows_the_kind_of_an_error_and_the_admin_port_its_text() {
 }
 
 #[test]
-fn no_key_is_in_the_access_log_however_its_path_is_encoded() {
+fn access_log_contains_no_key_in_any_encoding() {
     let start = Start::serve().set("logging", json!({"enable_access_log": true, "log_format": "json"}));
     let proxy = start.document(CLIENT, SERVER, fixture::path("environments/Main.json")).ready();
     let encoded = |text: &str, upper: bool| -> String {
@@ -105,7 +105,7 @@ fn readiness(log: &str) -> usize {
 }
 
 #[test]
-fn nothing_in_a_document_or_an_argument_commands_the_terminal() {
+fn escapes_control_characters_of_documents_and_arguments() {
     let start = Start::command(&["explain"]);
     let mut document = document(0);
     let name = format!("banner{UNSAFE}\nyes forged");
@@ -137,7 +137,7 @@ fn nothing_in_a_document_or_an_argument_commands_the_terminal() {
 }
 
 #[test]
-fn no_error_text_commands_the_terminal() {
+fn escapes_control_characters_in_errors() {
     let hostile = format!("x{UNSAFE}y");
     let config = |value: Value| {
         let start = Start::command(&["check"]);
@@ -163,9 +163,9 @@ fn no_error_text_commands_the_terminal() {
     }
 }
 
-/// Both formats of the log, with text of a document and of a configuration in it.
+/// Both formats of the log, with text from a document and from a configuration.
 #[test]
-fn no_value_in_the_log_commands_the_terminal_or_forges_a_line() {
+fn escapes_control_characters_in_the_log() {
     for format in ["generic", "json"] {
         let start = Start::serve().set("logging", json!({"log_format": format, "enable_access_log": true}));
         let mut document = document(0);

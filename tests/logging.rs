@@ -1,4 +1,4 @@
-//! The log of the running executable: its shapes, and what happens when nobody takes it.
+//! The log of the running executable: its formats, and a reader that does not read.
 use std::io::Read;
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{Client, Port, Proxy, Start, fixture, get, request};
 use crate::surface::{CLIENT, SERVER};
 
-/// Requests that are sent at once, before any answer is read.
+/// Requests that are pipelined before a response is read.
 const BATCH: usize = 100;
 
 fn start(logging: Value) -> Start {
@@ -15,12 +15,12 @@ fn start(logging: Value) -> Start {
     Start::serve().document(CLIENT, SERVER, document).set("logging", logging)
 }
 
-/// Asks so often that any pipe and any queue between it and a reader must be full.
+/// Sends enough requests to fill every pipe and queue of the log.
 fn flood(proxy: &Proxy, requests: usize) {
     let mut client = proxy.client();
-    let asked = request("GET", "/proxy/health/liveness", &[], b"").repeat(BATCH);
+    let pipelined = request("GET", "/proxy/health/liveness", &[], b"").repeat(BATCH);
     for _ in 0..requests / BATCH {
-        client.send(&asked);
+        client.send(&pipelined);
         (0..BATCH).for_each(|_| assert_eq!(client.answer("GET").status, 200));
     }
 }
@@ -38,7 +38,7 @@ fn blocked_pipe_delays_neither_responses_nor_shutdown() {
     let admin = Port::free();
     let start = start(json!({"enable_access_log": true, "log_format": "json"}));
     let mut proxy = start.set("admin", json!({"port": admin.number()})).stdout(writer).ready();
-    // The pipe holds some hundred records and the queue six thousand.
+    // The pipe has a capacity of some hundred records and the queue of six thousand.
     flood(&proxy, 12_000);
     assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200);
     assert!(sample(admin.address(), "edge_proxy_access_records_dropped_total ") > 1000);
@@ -65,7 +65,7 @@ fn reports_dropped_records_when_the_pipe_is_read_again() {
     let start = start(json!({"enable_access_log": true, "log_format": "json"}));
     let mut proxy = start.set("admin", json!({"port": admin.number()})).stdout(writer).ready();
     flood(&proxy, 12_000);
-    let asked = sample(admin.address(), "edge_proxy_reactor_requests_total{reactor=\"0\"} ");
+    let requests = sample(admin.address(), "edge_proxy_reactor_requests_total{reactor=\"0\"} ");
     let everything = std::thread::spawn(move || {
         let mut text = String::new();
         reader.read_to_string(&mut text).map(|_| text)
@@ -78,8 +78,8 @@ fn reports_dropped_records_when_the_pipe_is_read_again() {
     let written = records.iter().filter(|record| record["message"] == "http_request").count();
     assert!(written > 1000 && written < 12_000, "{written}");
     let lost: u64 = records.iter().filter_map(|record| record["access_dropped_count"].as_u64()).sum();
-    assert_eq!(written as u64 + lost, asked, "each is written or told of");
-    assert!(records.iter().any(|record| record["message"] == "draining"), "events find room:\n{text}");
+    assert_eq!(written as u64 + lost, requests, "each record is written or counted as dropped");
+    assert!(records.iter().any(|record| record["message"] == "draining"), "events are not dropped:\n{text}");
 }
 
 #[test]

@@ -14,8 +14,12 @@ mod admin;
 mod bodies;
 /// The step budgets of a request.
 mod budget;
+/// The Helm chart, and a configuration that is mounted.
+mod chart;
 /// Configuration, check, health, metrics and log of the running executable.
 mod cli;
+/// Compressed answers: each decodes to the plain one, and is cached for its own document, key and coding.
+mod compression;
 /// Public conformance suites, and comparison with other parsers.
 mod conformance;
 /// Counts of SDKs, through restarts.

@@ -1,4 +1,4 @@
-//! The names of metrics: by Prometheus' conventions, and the same wherever they are written.
+//! Metric names: they follow the conventions of Prometheus, and every reference to a metric is valid.
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::{Port, Start, fixture, get};
 use crate::surface::{CLIENT, SERVER};
 
-/// What a scrape has: the kind of each family, and the labels of its samples.
+/// A scrape: the type of each metric, and the labels of its samples.
 struct Scrape {
     kinds: BTreeMap<String, String>,
     labels: BTreeMap<String, BTreeSet<String>>,
@@ -18,7 +18,7 @@ fn scrape() -> Scrape {
     let start = Start::serve().document(CLIENT, SERVER, fixture::path("environments/Main.json"));
     let proxy = start.set("admin", json!({"port": admin.number()})).ready();
     assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200);
-    // Bytes that are no request, so that a refusal is counted.
+    // Malformed bytes, so that an error is counted.
     proxy.client().send("nonsense\r\n\r\n");
     let text = get(admin.address(), "/metrics", "").text();
     let (mut kinds, mut labels, mut helps) =
@@ -37,7 +37,7 @@ fn scrape() -> Scrape {
     Scrape { kinds, labels, helps }
 }
 
-/// `name` of each `name="` or `name=~"` and the like.
+/// The label names in matchers such as `name="` or `name=~"`.
 fn labels_in(text: &str) -> impl Iterator<Item = String> {
     let inside = text.split('}').next().unwrap_or_default().replace("\\\"", "\"");
     let pieces: Vec<String> = inside.split("\",").map(str::to_owned).collect();
@@ -47,7 +47,7 @@ fn labels_in(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// Every `edge_proxy_...` in a text, with what follows it.
+/// Every `edge_proxy_...` in a text, with the text after it.
 fn named(text: &str) -> Vec<(String, &str)> {
     let parts = text.match_indices("edge_proxy_").filter(|(at, _)| {
         !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '/' || c == '.')
@@ -88,7 +88,7 @@ fn names_follow_the_conventions() {
 }
 
 #[test]
-fn whatever_names_a_metric_names_one_that_exists_with_its_labels() {
+fn references_name_existing_metrics_and_labels() {
     let scrape = scrape();
     let mut count = 0;
     for path in [
@@ -101,7 +101,7 @@ fn whatever_names_a_metric_names_one_that_exists_with_its_labels() {
     ] {
         let text = std::fs::read_to_string(fixture::root().join(path)).expect("a file of the tree");
         for (name, rest) in named(&text) {
-            let family = family(&scrape, &name).unwrap_or_else(|| panic!("{path}: {name} is no metric"));
+            let family = family(&scrape, &name).unwrap_or_else(|| panic!("{path}: {name} is not a metric"));
             count += 1;
             let Some(selector) = rest.strip_prefix('{') else { continue };
             for label in labels_in(selector).filter(|label| label != "instance" && label != "job") {

@@ -1,5 +1,5 @@
-//! The networks and environments that a process is put into: outgoing proxies, redirects, user and password
-//! in an address, variables of others, and the names by which it is started.
+//! Outbound proxies, redirects, credentials in an address, environment variables of other programs, names of
+//! the executable, shared ports.
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
@@ -12,14 +12,6 @@ use crate::support::document::{CLIENT_KEY, SERVER_KEY, document};
 use crate::support::tls::{Authority, TlsFront};
 use crate::support::{Port, Proxy, Reply, Scratch, Start, Upstream, eventually, fixture, get};
 
-fn serve(api_url: &str) -> Start {
-    Start::serve()
-        .environment(CLIENT_KEY, SERVER_KEY)
-        .set("api_url", api_url)
-        .set("api_poll_frequency_seconds", 0.1)
-        .set("api_poll_timeout_seconds", 2)
-}
-
 fn is_served(proxy: &Proxy) -> bool {
     proxy.get("/api/v1/flags/", CLIENT_KEY).status == 200
 }
@@ -30,8 +22,8 @@ fn count_in_log(proxy: &Proxy, text: &str) -> usize {
 
 // --- outgoing proxies ---
 
-/// A forward proxy: tunnels (CONNECT), and requests in absolute form. With `refusal` it answers that to
-/// everything.
+/// A forward proxy: tunnels (CONNECT), and requests in absolute form. With `refusal` it answers every request
+/// with that.
 struct ForwardProxy {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -123,13 +115,13 @@ fn requests_http_upstream_through_proxy_in_absolute_form() {
         (&[("HTTP_PROXY", "FORWARD"), ("NO_PROXY", "27.0.0.1,127.0.0.1:1,localhost")], true),
     ] {
         let forward = ForwardProxy::start(None);
-        let start = variables.iter().fold(serve(&upstream.api_url()), |start, (name, value)| {
+        let start = variables.iter().fold(Start::polling(&upstream.api_url()), |start, (name, value)| {
             start.env(name, &value.replace("FORWARD", &forward.url()))
         });
         let proxy = start.ready();
         assert!(is_served(&proxy), "{variables:?}");
         if is_used {
-            // A kept connection is in absolute form for each request.
+            // Each request of a persistent connection is in absolute form.
             eventually("three polls", || {
                 (forward.heads.lock().expect("not poisoned").len() >= 3).then_some(())
             });
@@ -162,7 +154,7 @@ fn requests_https_upstream_through_a_tunnel_without_revealing_the_key() {
     let front = TlsFront::start(upstream.address(), &authority.issue("127.0.0.1"), None);
     for (variable, is_used) in [("HTTPS_PROXY", true), ("https_proxy", true), ("HTTP_PROXY", false)] {
         let forward = ForwardProxy::start(None);
-        let start = with_authority(serve(&front.api_url()), &authority);
+        let start = with_authority(Start::polling(&front.api_url()), &authority);
         let proxy = start.env(variable, &forward.url()).ready();
         assert!(is_served(&proxy));
         let heads = forward.take_heads();
@@ -195,10 +187,10 @@ fn names_an_outbound_proxy_that_rejects() {
         ),
         (http, "http_proxy", forbidding.url(), &["answered 403", "(sent through", "(http_proxy)"]),
     ] {
-        let proxy = serve(api_url).env(variable, &value).start();
+        let proxy = Start::polling(api_url).env(variable, &value).start();
         let line = proxy.wait_for_log("environment_poll_failed");
         let name = format!("the outgoing proxy http://{}", value.rsplit('@').next().expect("an address"));
-        let (code, checked) = serve(api_url).check().arg("--online").env(variable, &value).run();
+        let (code, checked) = Start::polling(api_url).check().arg("--online").env(variable, &value).run();
         assert_eq!(code, Some(1), "{checked}");
         for text in [&line, &checked] {
             for words in words.iter().chain([&name.as_str()]) {
@@ -212,7 +204,8 @@ fn names_an_outbound_proxy_that_rejects() {
 #[test]
 fn rejects_invalid_proxy_variables_by_name() {
     for variable in ["HTTP_PROXY", "http_proxy", "all_proxy"] {
-        let (code, text) = serve("http://127.0.0.1:1/").env(variable, "socks5://127.0.0.1:1080").run();
+        let (code, text) =
+            Start::polling("http://127.0.0.1:1/").env(variable, "socks5://127.0.0.1:1080").run();
         assert_eq!(code, Some(64), "{text}");
         assert!(text.contains(&format!("{variable}: SOCKS is not supported")), "{text}");
     }
@@ -225,7 +218,7 @@ fn sends_decoded_credentials_of_the_url() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
     let url = format!("http://us%40er:w%3Ard@{}/api/v1/", upstream.address());
-    let proxy = serve(&url).ready();
+    let proxy = Start::polling(&url).ready();
     assert!(is_served(&proxy));
     for request in upstream.requests() {
         // us@er:w:rd
@@ -235,7 +228,7 @@ fn sends_decoded_credentials_of_the_url() {
     assert!(!proxy.wait_for_log("environment_poll_failed").contains("us%40er"));
 }
 
-/// nginx in front of an API often redirects http so. The Python proxy follows with its key.
+/// nginx in front of an API often redirects http this way. The Python proxy follows with its key.
 #[test]
 fn follows_redirect_to_https_of_the_same_host_with_the_key() {
     let (authority, upstream, plain) = (Authority::new(), Upstream::start(), Upstream::start());
@@ -244,7 +237,7 @@ fn follows_redirect_to_https_of_the_same_host_with_the_key() {
     let front = TlsFront::start(upstream.address(), &authority.issue("127.0.0.1"), None);
     let target = format!("https://{}", front.address());
     plain.rule(move |request| Some(Reply::redirect(301, &format!("{target}{}", request.target))));
-    let proxy = with_authority(serve(&plain.api_url()), &authority)
+    let proxy = with_authority(Start::polling(&plain.api_url()), &authority)
         .set("analytics.flush_interval_seconds", 0.1)
         .ready();
     assert!(is_served(&proxy));
@@ -266,7 +259,7 @@ fn follows_redirect_to_another_host_without_the_key() {
     let front = TlsFront::start(upstream.address(), &authority.issue("localhost"), None);
     let target = format!("https://localhost:{}", front.address().port());
     plain.rule(move |request| Some(Reply::redirect(301, &format!("{target}{}", request.target))));
-    let proxy = with_authority(serve(&plain.api_url()), &authority).start();
+    let proxy = with_authority(Start::polling(&plain.api_url()), &authority).start();
     let line = proxy.wait_for_log("environment_poll_failed");
     assert!(line.contains("keys are not sent to another origin"), "{line}");
     for request in upstream.requests() {
@@ -303,7 +296,7 @@ fn second_pair_rotates_a_server_side_key() {
 fn ignores_variables_of_other_programs() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
-    let start = serve(&upstream.api_url())
+    let start = Start::polling(&upstream.api_url())
         .env("DOCUMENTS", "/home/x")
         .env("SSE_MAX_STREAM_SECONDS", "0,5")
         .env("ADMIN_PORT", "tcp://10.0.0.1:8001")
@@ -329,14 +322,14 @@ fn ignores_variables_of_other_programs() {
     ] {
         let log = proxy.log();
         let lines = log.lines().filter(|line| line.contains(event) && line.contains(words));
-        // PORT is hinted at only where server.port is not set, as it is here.
+        // PORT is hinted at only if server.port is not set, as here.
         let expected = usize::from(event != "unknown_variable_ignored");
         assert_eq!(lines.count(), expected, "{event} {words} in\n{log}");
     }
     assert!(!proxy.log().contains("/home/x"), "a value of another program may be a secret");
     proxy.signal("HUP");
     proxy.wait_for_log("configuration_reloaded");
-    assert_eq!(count_in_log(&proxy, "unprefixed_variable_used"), 1, "once, at the start");
+    assert_eq!(count_in_log(&proxy, "unprefixed_variable_used"), 1, "once, at start");
     proxy.signal("TERM");
     assert!(proxy.wait().success());
 }
@@ -415,7 +408,7 @@ fn version_includes_the_commit() {
         assert_eq!(code, Some(0));
         assert!(text.starts_with(&expected) && text.trim_end().ends_with(')'), "{text}");
     }
-    // What a release build is given: the script alone, as cargo runs it.
+    // Variables of a release build: runs the build script as cargo does.
     let scratch = Scratch::new();
     let script = scratch.path().join("build");
     let mut rustc = Command::new("rustc");
@@ -447,33 +440,34 @@ fn version_includes_the_commit() {
 fn second_process_on_the_port_serves_and_warns() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
-    let first = serve(&upstream.api_url()).ready();
+    let first = Start::polling(&upstream.api_url()).ready();
     let port = first.address().port();
     let second = |start: Start| start.set("server.port", port).with_admin().spawn();
-    let shared = second(serve(&upstream.api_url()));
+    let shared = second(Start::polling(&upstream.api_url()));
     let line = shared.wait_for_log("port_shared");
     assert!(line.contains("warning") && line.contains("--take-over"), "{line}");
     let status = get(shared.admin(), "/status.json", "").json();
     let errors = status["errors"].as_array().expect("a list");
     assert!(errors.iter().any(|error| error["event"] == "port_shared"), "{status}");
-    eventually("it serves too", || (shared.metric("edge_proxy_ready") == 1.0).then_some(()));
+    eventually("the second process serves", || (shared.metric("edge_proxy_ready") == 1.0).then_some(()));
     assert_eq!(get(first.address(), "/api/v1/flags/", CLIENT_KEY).status, 200);
-    let (code, text) = serve(&upstream.api_url()).set("server.port", port).check().run();
+    let (code, text) = Start::polling(&upstream.api_url()).set("server.port", port).check().run();
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("warn  server.port: port_shared"), "{text}");
     drop(shared);
     for start in [
-        serve(&upstream.api_url()).arg("--take-over"),
-        serve(&upstream.api_url()).set("server.take_over", true),
-        serve(&upstream.api_url()).env("EDGE_PROXY_SERVER_TAKE_OVER", "true"),
+        Start::polling(&upstream.api_url()).arg("--take-over"),
+        Start::polling(&upstream.api_url()).set("server.take_over", true),
+        Start::polling(&upstream.api_url()).env("EDGE_PROXY_SERVER_TAKE_OVER", "true"),
     ] {
         let successor = second(start);
         successor.wait_for_log("reactor_started");
-        // Longer than it would take to look.
+        // Longer than the check takes.
         std::thread::park_timeout(std::time::Duration::from_millis(1500));
         assert_eq!(count_in_log(&successor, "port_shared"), 0, "{}", successor.log());
     }
-    let (code, text) = serve(&upstream.api_url()).set("server.port", port).check().arg("--take-over").run();
+    let (code, text) =
+        Start::polling(&upstream.api_url()).set("server.port", port).check().arg("--take-over").run();
     assert!(code == Some(0) && !text.contains("port_shared"), "{text}");
 }
 
@@ -504,7 +498,8 @@ fn check_changes_nothing_on_disk() {
     let before = list();
     let (own, missing) = (there.clone(), there.join("a/b"));
     for (cache, words) in [(&own, "is writable"), (&missing, "will be created in")] {
-        let start = serve("http://127.0.0.1:1/").set("cache_dir", cache.to_str().expect("a plain path"));
+        let start =
+            Start::polling("http://127.0.0.1:1/").set("cache_dir", cache.to_str().expect("a plain path"));
         let start = start.set("server.unix_socket", socket.to_str().expect("a plain path"));
         let (code, text) = start.check().run();
         assert_eq!(code, Some(0), "{text}");
@@ -512,7 +507,7 @@ fn check_changes_nothing_on_disk() {
         assert_eq!(list(), before);
     }
     let file = scratch.write("file", "");
-    let start = serve("http://127.0.0.1:1/").set("cache_dir", format!("{}/cache", file.display()));
+    let start = Start::polling("http://127.0.0.1:1/").set("cache_dir", format!("{}/cache", file.display()));
     let (code, text) = start.check().run();
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("FAIL  cache_dir:") && text.contains("cannot be created"), "{text}");

@@ -18,7 +18,7 @@ const GOLD: &str = r#"{"context":{"targetingKey":"u","plan":"gold","nested":{"a"
 const PLAIN: &str = r#"{"context":{"targetingKey":"u"}}"#;
 
 #[test]
-fn each_flag_has_its_value_and_its_reason() {
+fn flag_has_value_and_reason() {
     let proxy = start();
     let key = [("X-Environment-Key", SERVER)];
     for (flag, body, expected) in [
@@ -64,7 +64,7 @@ fn each_flag_has_its_value_and_its_reason() {
 }
 
 #[test]
-fn all_flags_at_once_are_those_that_the_key_may_see() {
+fn bulk_evaluation_returns_flags_visible_to_the_key() {
     let proxy = start();
     let bulk =
         |key: &str| post(&proxy, "/ofrep/v1/evaluate/flags", &[("X-Environment-Key", key)], GOLD).json();
@@ -85,7 +85,7 @@ fn all_flags_at_once_are_those_that_the_key_may_see() {
 }
 
 #[test]
-fn all_flags_carry_a_tag_that_changes_with_the_answer() {
+fn bulk_evaluation_has_an_entity_tag() {
     let proxy = start();
     let ask = |body: &str, tag: Option<&str>| {
         let mut fields = vec![("X-API-Key", CLIENT)];
@@ -96,20 +96,23 @@ fn all_flags_carry_a_tag_that_changes_with_the_answer() {
     let tag = plain.header("etag").expect("a tag").to_owned();
     let again = ask(PLAIN, Some(&tag));
     assert_eq!((again.status, again.body.len(), again.header("etag")), (304, 0, Some(tag.as_str())));
-    // What an event stream told of is no validator.
+    // The time from an event stream is not a validator.
     let path =
         format!("/ofrep/v1/evaluate/flags?flagConfigEtag={}&flagConfigLastModified=2000000000", &tag[1..25]);
-    let told = post(&proxy, &path, &[("X-API-Key", CLIENT)], PLAIN);
-    assert_eq!((told.status, told.text(), told.header("etag")), (200, plain.text(), Some(tag.as_str())));
+    let response = post(&proxy, &path, &[("X-API-Key", CLIENT)], PLAIN);
+    assert_eq!(
+        (response.status, response.text(), response.header("etag")),
+        (200, plain.text(), Some(tag.as_str()))
+    );
     let path = "/ofrep/v1/evaluate/flags?flagConfigEtag=x&flagConfigLastModified=2020-01-01T00:00:00Z";
-    let told = post(&proxy, path, &[("X-API-Key", CLIENT), ("If-None-Match", "\"x\"")], PLAIN);
-    assert_eq!((told.status, told.text()), (200, plain.text()));
+    let response = post(&proxy, path, &[("X-API-Key", CLIENT), ("If-None-Match", "\"x\"")], PLAIN);
+    assert_eq!((response.status, response.text()), (200, plain.text()));
     let gold = ask(GOLD, Some(&tag));
     assert!(gold.status == 200 && gold.header("etag") != Some(&tag));
 }
 
 #[test]
-fn what_is_not_right_is_told_in_the_protocols_words() {
+fn errors_use_the_codes_of_the_protocol() {
     let proxy = start();
     let key = [("X-Environment-Key", CLIENT)];
     for (body, code) in [
@@ -143,15 +146,15 @@ fn what_is_not_right_is_told_in_the_protocols_words() {
         let all = post(&proxy, "/ofrep/v1/evaluate/flags", &key, body);
         assert_eq!((all.status, &all.json()["errorCode"]), (400, &json!(code)), "{body}");
     }
-    for flag in ["nobody", "secret", "BANNER", "banner%20", "a%2Fb", "%F0%9F%98%80", "%FF"] {
+    for flag in ["unknown", "secret", "BANNER", "banner%20", "a%2Fb", "%F0%9F%98%80", "%FF"] {
         let answer = post(&proxy, &format!("/ofrep/v1/evaluate/flags/{flag}"), &key, PLAIN);
         assert_eq!((answer.status, &answer.json()["errorCode"]), (404, &json!("FLAG_NOT_FOUND")), "{flag}");
-        assert_eq!(answer.json()["metadata"], json!({}), "the Java provider needs it");
+        assert_eq!(answer.json()["metadata"], json!({}), "the Java provider requires it");
     }
 }
 
 #[test]
-fn the_key_is_taken_from_any_of_the_protocols_places() {
+fn accepts_the_key_in_every_field_of_the_protocol() {
     let proxy = start();
     let bearer = format!("Bearer {SERVER}");
     for (field, status) in [
@@ -171,7 +174,7 @@ fn the_key_is_taken_from_any_of_the_protocols_places() {
 }
 
 #[test]
-fn a_flag_that_needs_itself_says_so() {
+fn cyclic_flag_is_an_error() {
     let mut circular = document(0);
     let condition = json!({"operator": "EQUAL", "value": "true", "property_": "$.flags.on.enabled"});
     let mut state = circular["feature_states"][1].clone();
@@ -186,9 +189,9 @@ fn a_flag_that_needs_itself_says_so() {
     assert_eq!(answer.json()["value"], json!(true));
 }
 
-/// The bound of a trait's value, which `POST identities/` answers with 422.
+/// The limit of a trait value, beyond which `POST identities/` answers 422.
 #[test]
-fn a_string_of_the_context_has_the_bound_of_a_traits_value() {
+fn context_strings_have_the_limit_of_trait_values() {
     let start = Start::serve();
     let path = start.scratch().write("document.json", document(0).to_string());
     let proxy = start.document(CLIENT, SERVER, path).ready();
@@ -207,7 +210,7 @@ fn a_string_of_the_context_has_the_bound_of_a_traits_value() {
 }
 
 #[test]
-fn context_counts_as_traits_do() {
+fn context_members_are_traits() {
     let mut closed = document(0);
     closed["allow_client_traits"] = json!(false);
     let start = Start::serve();
@@ -219,7 +222,7 @@ fn context_counts_as_traits_do() {
     }
     let spoofed = r#"{"context":{"targetingKey":"u","plan":["gold"]}}"#;
     let answer = post(&proxy, "/ofrep/v1/evaluate/flags/banner", &[("X-API-Key", SERVER)], spoofed);
-    assert_eq!((answer.status, &answer.json()["value"]), (200, &json!("hello")), "a list is no trait");
+    assert_eq!((answer.status, &answer.json()["value"]), (200, &json!("hello")), "a list is not a trait");
     for method in ["GET", "PUT"] {
         let refused = Client::connect(proxy.address()).request(method, "/ofrep/v1/evaluate/flags", &[], b"");
         assert_eq!((refused.status, refused.header("allow")), (405, Some("POST")), "{method}");

@@ -1,4 +1,4 @@
-//! Time: how long an outage of upstream costs readiness, edits that a 304 hides, sources never read.
+//! Readiness during outages, edits hidden by a 304, and sources that were never loaded.
 //!
 //! `make outages` prints the table of docs/outages.md at a tenth of the default times, or with
 //! `OUTAGE_SCALE=1` in real time.
@@ -13,19 +13,6 @@ use crate::support::{Proxy, Reply, Start, Upstream, eventually};
 const DOCUMENT: &str = "/api/v1/environment-document/";
 const CONFIG: &str = "/api/v1/proxy/config/";
 
-fn serve(upstream: &Upstream) -> Start {
-    Start::serve()
-        .environment(CLIENT_KEY, SERVER_KEY)
-        .set("api_url", upstream.api_url())
-        .set("api_poll_frequency_seconds", 0.1)
-        .set("api_poll_timeout_seconds", 2)
-}
-
-fn version(proxy: &Proxy) -> Option<u64> {
-    let answer = proxy.get("/api/v1/flags/?feature=version", CLIENT_KEY);
-    (answer.status == 200).then(|| answer.json()["feature_state_value"].as_u64().expect("a number"))
-}
-
 fn status(proxy: &Proxy, key: &str) -> u16 {
     proxy.get("/api/v1/flags/", key).status
 }
@@ -36,11 +23,11 @@ fn readiness(proxy: &Proxy) -> u16 {
 
 // --- outages ---
 
-/// One row: an outage that begins with a poll, the worst moment. Returns how long readiness was red.
+/// One row: an outage that begins with a poll, the worst case. Returns how long readiness failed.
 fn outage(length: Duration, retry_after: bool, scale: f64) -> Duration {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
-    let proxy = serve(&upstream)
+    let proxy = Start::polling(&upstream.api_url())
         .set("api_poll_frequency_seconds", 10.0 * scale)
         .set("api_poll_timeout_seconds", 5.0 * scale)
         .set("health_check.environment_update_grace_period_seconds", 30.0 * scale)
@@ -69,7 +56,7 @@ fn outage(length: Duration, retry_after: bool, scale: f64) -> Duration {
 }
 
 #[test]
-fn an_outage_costs_readiness_no_more_than_what_outlasts_the_grace_and_one_wait() {
+fn outage_fails_readiness_only_beyond_grace_and_one_retry() {
     let scale = std::env::var("OUTAGE_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(0.1);
     let lengths = [1.0, 15.0, 25.0, 37.0, 60.0, 120.0];
     let rows = lengths.into_iter().flat_map(|length| [(length, false), (length, true)]);
@@ -85,7 +72,7 @@ fn an_outage_costs_readiness_no_more_than_what_outlasts_the_grace_and_one_wait()
     for (length, retry_after, red) in measured {
         let what = if retry_after { "503, Retry-After: 120" } else { "503" };
         println!("outage | {length:>4} s | {what:<21} | red {:.1} s", red / scale);
-        // Green for 30 s after the first failure; then red until the poll after the outage's end. The
+        // Ready for 30 s after the first failure, then not until the poll after the end of the outage. The
         // slack is for a loaded machine.
         let most = (length - 30.0).max(0.0) * scale + (10.0 * scale).max(2.0) + 2.0;
         assert!(red < most, "{length} s, {what}: red for {red} s, more than {most}");
@@ -94,11 +81,11 @@ fn an_outage_costs_readiness_no_more_than_what_outlasts_the_grace_and_one_wait()
 }
 
 #[test]
-fn one_refusal_with_a_long_retry_after_never_turns_readiness_red() {
+fn long_retry_after_keeps_readiness_green() {
     for status in [503, 429] {
         let upstream = Upstream::start();
         upstream.document(SERVER_KEY, document(1));
-        let proxy = serve(&upstream)
+        let proxy = Start::polling(&upstream.api_url())
             .set("api_poll_frequency_seconds", 1)
             .set("api_poll_timeout_seconds", 3)
             .set("health_check.environment_update_grace_period_seconds", 6)
@@ -111,15 +98,15 @@ fn one_refusal_with_a_long_retry_after_never_turns_readiness_red() {
             is_refused.then(|| Reply::new(status, "").with("retry-after", "120"))
         });
         proxy.wait_for_log("environment_poll_failed");
-        eventually("upstream is back", || {
+        eventually("upstream has recovered", || {
             assert_eq!(readiness(&proxy), 200, "{status}\n{}", proxy.log());
-            (version(&proxy) == Some(2)).then_some(())
+            (proxy.version_of(CLIENT_KEY) == Some(2)).then_some(())
         });
     }
 }
 
 #[test]
-fn at_a_cold_start_a_retry_after_is_cut_for_documents_and_for_discovery() {
+fn cold_start_limits_retry_after() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
     upstream.document("ser.a", for_key("a", 1).to_string());
@@ -132,7 +119,7 @@ fn at_a_cold_start_a_retry_after_is_cut_for_documents_and_for_discovery() {
         refused.push(request.path().to_owned());
         first.then(|| Reply::new(503, "").with("retry-after", "120"))
     });
-    let proxy = serve(&upstream).set("proxy_key", "proxy-key-of-a-test").start();
+    let proxy = Start::polling(&upstream.api_url()).set("proxy_key", "proxy-key-of-a-test").start();
     eventually("both are served", || {
         (status(&proxy, CLIENT_KEY) == 200 && status(&proxy, "a") == 200).then_some(())
     });
@@ -141,7 +128,7 @@ fn at_a_cold_start_a_retry_after_is_cut_for_documents_and_for_discovery() {
 
 // --- edits that a 304 hides ---
 
-/// What upstream has: the document, its `Last-Modified`, and its own time.
+/// The state of upstream: the document, its `Last-Modified`, and the clock.
 #[derive(Clone)]
 struct Dated {
     document: String,
@@ -166,41 +153,41 @@ fn dated(upstream: &Upstream, state: &Arc<Mutex<Dated>>) {
 }
 
 #[test]
-fn the_second_of_two_edits_within_a_second_is_served_by_the_second_poll() {
+fn second_edit_within_a_second_is_served_by_the_second_poll() {
     let upstream = Upstream::start();
     let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds);
     let state = Arc::new(Mutex::new(Dated { document: document(1), modified: at(0), now: at(60) }));
     dated(&upstream, &state);
-    let proxy = serve(&upstream).with_admin().ready();
+    let proxy = Start::polling(&upstream.api_url()).with_admin().ready();
     let is_conditional = |request: &crate::support::Recorded| request.header("if-modified-since").is_some();
     upstream.wait("a conditional poll", |requests| requests.iter().any(is_conditional));
     *state.lock().unwrap() = Dated { document: document(2), modified: at(100), now: at(100) };
-    eventually("the first edit is served", || (version(&proxy) == Some(2)).then_some(()));
+    eventually("the first edit is served", || (proxy.version_of(CLIENT_KEY) == Some(2)).then_some(()));
     let edited = upstream.polls();
     // In the same second, with a poll between them.
     *state.lock().unwrap() = Dated { document: document(3), modified: at(100), now: at(101) };
-    eventually("the second edit is served", || (version(&proxy) == Some(3)).then_some(()));
+    eventually("the second edit is served", || (proxy.version_of(CLIENT_KEY) == Some(3)).then_some(()));
     let polls = upstream.requests();
     assert!(polls[edited..].iter().take(2).any(|poll| !is_conditional(poll)), "within two polls");
-    // Old enough: one more whole answer, then conditions again; the same bytes are not published.
+    // Old enough: one more complete response, then conditional polls; the same bytes are not published.
     let published = proxy.metric("edge_proxy_snapshots_published_total");
     let whole = upstream.polls();
     upstream.wait("four polls", |requests| requests.len() >= whole + 4);
-    assert!(!upstream.requests()[whole + 1..].iter().any(is_conditional), "still too young");
+    assert!(!upstream.requests()[whole + 1..].iter().any(is_conditional), "still too recent");
     state.lock().unwrap().now = at(102);
     let old = upstream.polls();
     upstream.wait("conditional polls", |requests| {
         requests[old..].iter().filter(|r| is_conditional(r)).count() > 2
     });
     assert_eq!(proxy.metric("edge_proxy_snapshots_published_total"), published, "the same bytes");
-    assert_eq!(version(&proxy), Some(3));
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(3));
 }
 
 #[test]
-fn polls_that_find_the_same_bytes_publish_nothing_and_keep_readiness_green() {
+fn unchanged_polls_publish_nothing_and_keep_readiness_green() {
     let upstream = Upstream::start();
     upstream.on(DOCUMENT, Reply::json(document(1)));
-    let proxy = serve(&upstream)
+    let proxy = Start::polling(&upstream.api_url())
         .set("api_full_refresh_seconds", 0.01)
         .set("health_check.environment_update_grace_period_seconds", 5)
         .with_admin()
@@ -214,14 +201,14 @@ fn polls_that_find_the_same_bytes_publish_nothing_and_keep_readiness_green() {
     assert!(upstream.requests().iter().all(|poll| poll.header("if-modified-since").is_none()));
     assert_eq!(proxy.metric("edge_proxy_snapshots_published_total"), published);
     assert_eq!(proxy.log().matches("environment_updated").count(), 1, "{}", proxy.log());
-    assert!(updated(&proxy) > before, "health shows the last poll all the same");
+    assert!(updated(&proxy) > before, "health shows the last poll");
 }
 
 // --- sources that were not read yet ---
 
 #[test]
-fn a_document_that_does_not_exist_at_start_is_exit_code_66_with_its_path() {
-    let missing = "/nowhere/environment.json";
+fn missing_document_at_start_exits_with_66() {
+    let missing = "/does-not-exist/environment.json";
     for start in [
         Start::serve().arg("--document").arg(missing),
         Start::serve().set("documents", json!([missing])),
@@ -236,7 +223,7 @@ fn a_document_that_does_not_exist_at_start_is_exit_code_66_with_its_path() {
 }
 
 #[test]
-fn a_document_that_cannot_be_parsed_is_502_for_every_key_until_it_can() {
+fn invalid_document_is_502_for_every_key() {
     let start = Start::serve();
     let path = start.scratch().write("environment.json", r#"{"api_key": "a", "#);
     let proxy = start.arg("--document").arg(&path).start();
@@ -247,45 +234,47 @@ fn a_document_that_cannot_be_parsed_is_502_for_every_key_until_it_can() {
         assert_eq!(proxy.get("/api/v1/environment-document/", key).status, 502, "{key}");
     }
     assert_eq!(proxy.get(&format!("/sse/environments/{CLIENT_KEY}/stream"), "").status, 502);
-    assert_eq!(proxy.get("/api/v1/flags/", "").status, 401, "no key is no good key");
+    assert_eq!(proxy.get("/api/v1/flags/", "").status, 401, "a missing key is not valid");
     assert_eq!(readiness(&proxy), 503);
     proxy.scratch().write("environment.json", document(1));
-    eventually("it is read again", || (version(&proxy) == Some(1)).then_some(()));
+    eventually("the document is read again", || (proxy.version_of(CLIENT_KEY) == Some(1)).then_some(()));
     assert_eq!((status(&proxy, "unknown"), readiness(&proxy)), (401, 200));
-    // From now on the last good one is held.
+    // From now on the last good document is served.
     proxy.scratch().write("environment.json", "{");
-    eventually("it is refused", || (proxy.log().matches("document_refused").count() == 2).then_some(()));
+    eventually("the document is refused", || {
+        (proxy.log().matches("document_refused").count() == 2).then_some(())
+    });
     assert_eq!((status(&proxy, CLIENT_KEY), status(&proxy, "unknown")), (200, 401));
 }
 
 #[test]
-fn while_discovery_was_never_read_a_key_that_is_not_configured_is_502() {
+fn unknown_key_is_502_until_discovery_was_read() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
     upstream.on(CONFIG, Reply::new(500, ""));
-    let proxy = serve(&upstream).set("proxy_key", "proxy-key-of-a-test").start();
+    let proxy = Start::polling(&upstream.api_url()).set("proxy_key", "proxy-key-of-a-test").start();
     proxy.wait_for_log("discovery_failed");
-    eventually("the pair is served", || (version(&proxy) == Some(1)).then_some(()));
+    eventually("the pair is served", || (proxy.version_of(CLIENT_KEY) == Some(1)).then_some(()));
     for key in ["a", "ser.a"] {
         let answer = proxy.get("/api/v1/flags/", key);
         assert_eq!((answer.status, answer.json()["status"].as_str()), (502, Some("unavailable")), "{key}");
     }
-    // An answer without environments is one.
+    // A response without environments is valid.
     upstream.on(CONFIG, Reply::json("[]"));
     eventually("discovery was read", || (status(&proxy, "a") == 401).then_some(()));
-    assert_eq!(version(&proxy), Some(1));
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(1));
 }
 
 #[test]
-fn a_reload_with_a_document_that_does_not_exist_changes_nothing() {
+fn reload_naming_a_missing_document_is_rejected() {
     let start = Start::serve();
     let path = start.scratch().write("environment.json", document(1));
     let proxy = start.document(CLIENT_KEY, SERVER_KEY, &path).ready();
     let mut config = proxy.config().clone();
-    config["documents"] = json!(["/nowhere/environment.json"]);
+    config["documents"] = json!(["/does-not-exist/environment.json"]);
     proxy.scratch().write("config.json", config.to_string());
     proxy.signal("HUP");
     let line = proxy.wait_for_log("configuration_refused");
-    assert!(line.contains("/nowhere/environment.json"), "{line}");
+    assert!(line.contains("/does-not-exist/environment.json"), "{line}");
     assert_eq!((status(&proxy, CLIENT_KEY), status(&proxy, "unknown")), (200, 401));
 }

@@ -1,4 +1,4 @@
-//! Keeping documents fresh: schedules, conditions, pages, the disk, files, and new configurations.
+//! Polling: schedules, conditional requests, pagination, cache files, document files, reloads.
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -8,19 +8,6 @@ use crate::support::document::{CLIENT_KEY, SERVER_KEY, document, for_key, overri
 use crate::support::{Client, Delivery, Proxy, Reply, Scratch, Start, Upstream, eventually, fixture};
 
 const DOCUMENT: &str = "/api/v1/environment-document/";
-
-fn serve(upstream: &Upstream) -> Start {
-    Start::serve()
-        .environment(CLIENT_KEY, SERVER_KEY)
-        .set("api_url", upstream.api_url())
-        .set("api_poll_frequency_seconds", 0.1)
-        .set("api_poll_timeout_seconds", 2)
-}
-
-fn version_of(proxy: &Proxy, key: &str) -> Option<u64> {
-    let answer = proxy.get("/api/v1/flags/?feature=version", key);
-    (answer.status == 200).then(|| answer.json()["feature_state_value"].as_u64().expect("a number"))
-}
 
 fn colour(proxy: &Proxy, identifier: &str) -> String {
     let answer =
@@ -33,10 +20,10 @@ fn environments(proxy: &Proxy) -> serde_json::Value {
 }
 
 #[test]
-fn a_poll_is_conditional_in_the_form_that_core_reads() {
+fn polls_are_conditional_as_core_expects() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
-    let proxy = serve(&upstream).ready();
+    let proxy = Start::polling(&upstream.api_url()).ready();
     upstream.wait("three polls", |requests| requests.len() >= 3);
     let requests = upstream.requests();
     assert_eq!(requests[0].header("if-modified-since"), None);
@@ -45,15 +32,15 @@ fn a_poll_is_conditional_in_the_form_that_core_reads() {
         assert_eq!((request.path(), request.key()), (DOCUMENT, SERVER_KEY));
         assert!(request.header("accept-encoding").is_some_and(|codings| codings.contains("gzip")));
     }
-    // A 304 counts as a success: nothing grows stale.
+    // A 304 is a success: the document stays fresh.
     assert_eq!(environments(&proxy)[0]["state"], "fresh");
 }
 
 #[test]
-fn without_last_modified_the_documents_own_time_is_sent_and_an_etag_is_echoed() {
+fn sends_updated_at_without_last_modified_and_echoes_etag() {
     let upstream = Upstream::start();
     upstream.on(DOCUMENT, Reply::json(document(7)).with("etag", "\"seven\""));
-    let _proxy = serve(&upstream).ready();
+    let _proxy = Start::polling(&upstream.api_url()).ready();
     upstream.wait("a second poll", |requests| requests.len() >= 2);
     let second = &upstream.requests()[1];
     assert_eq!(second.header("if-modified-since"), Some("Thu, 01 Jan 2026 00:00:07 GMT"));
@@ -61,23 +48,23 @@ fn without_last_modified_the_documents_own_time_is_sent_and_an_etag_is_echoed() 
 }
 
 #[test]
-fn an_edit_hidden_by_a_304_is_found_by_the_full_refresh() {
+fn full_refresh_finds_an_edit_hidden_by_304() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
-    let proxy = serve(&upstream).set("api_full_refresh_seconds", 0.5).ready();
-    // The same `updated_at`, another content: every conditional poll is answered 304.
+    let proxy = Start::polling(&upstream.api_url()).set("api_full_refresh_seconds", 0.5).ready();
+    // The same `updated_at` with other content: every conditional poll is answered 304.
     let mut hidden = value(1);
     hidden["feature_states"][0]["feature_state_value"] = json!(5);
     upstream.document(SERVER_KEY, hidden.to_string());
-    eventually("the hidden edit is served", || (version_of(&proxy, CLIENT_KEY) == Some(5)).then_some(()));
+    eventually("the hidden edit is served", || (proxy.version_of(CLIENT_KEY) == Some(5)).then_some(()));
     assert!(upstream.requests().iter().any(|request| request.header("if-modified-since").is_some()));
 }
 
 #[test]
-fn a_date_that_an_earlier_document_had_is_no_reason_for_a_304() {
+fn repeated_date_of_an_earlier_document_is_not_304() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
-    let proxy = serve(&upstream).set("api_full_refresh_seconds", 0.3).ready();
+    let proxy = Start::polling(&upstream.api_url()).set("api_full_refresh_seconds", 0.3).ready();
     let paths = ["/api/v1/flags/", "/api/v1/flags/?feature=version", "/api/v1/environment-document/"];
     let since = |path: &str, second: u8| {
         let date = format!("Thu, 01 Jan 2026 00:00:0{second} GMT");
@@ -89,23 +76,23 @@ fn a_date_that_an_earlier_document_had_is_no_reason_for_a_304() {
         answer.status
     };
     assert_eq!(paths.map(|path| since(path, 1)), [304; 3]);
-    // The same `updated_at`, another content; then one that is older, as after a restored backup.
+    // The same `updated_at` with other content, then an older one, as after a restored backup.
     for hidden in [(1, 5), (0, 6)] {
         let mut edited = value(1);
         edited["updated_at"] = json!(format!("2026-01-01T00:00:0{}.9+00:00", hidden.0));
         edited["feature_states"][0]["feature_state_value"] = json!(hidden.1);
         upstream.document(SERVER_KEY, edited.to_string());
-        eventually("the edit is served", || (version_of(&proxy, CLIENT_KEY) == Some(hidden.1)).then_some(()));
+        eventually("the edit is served", || (proxy.version_of(CLIENT_KEY) == Some(hidden.1)).then_some(()));
         assert_eq!(paths.map(|path| since(path, 1)), [200; 3], "{hidden:?}");
     }
     upstream.document(SERVER_KEY, document(2));
-    eventually("a later one is served", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+    eventually("a later one is served", || (proxy.version_of(CLIENT_KEY) == Some(2)).then_some(()));
     assert_eq!(paths.map(|path| since(path, 2)), [304; 3]);
     assert_eq!(paths.map(|path| since(path, 1)), [200; 3]);
 }
 
 #[test]
-fn one_slow_environment_delays_no_other() {
+fn slow_environment_does_not_delay_others() {
     let upstream = Upstream::start();
     let mut start = Start::serve()
         .set("api_url", upstream.api_url())
@@ -118,12 +105,12 @@ fn one_slow_environment_delays_no_other() {
     }
     upstream.on_key("ser.0", Reply::json(for_key("0-client", 1).to_string()).after(Duration::from_secs(5)));
     let proxy = start.start();
-    eventually("the quick ones are there", || {
-        (1..10).all(|number| version_of(&proxy, &format!("{number}-client")) == Some(1)).then_some(())
+    eventually("the fast environments are served", || {
+        (1..10).all(|number| proxy.version_of(&format!("{number}-client")) == Some(1)).then_some(())
     });
-    assert_eq!(version_of(&proxy, "0-client"), None);
+    assert_eq!(proxy.version_of("0-client"), None);
     assert_eq!(proxy.get("/api/v1/flags/", "0-client").status, 502);
-    eventually("it is told that 0-client is slow", || {
+    eventually("the slow environment is reported", || {
         proxy
             .log()
             .lines()
@@ -150,7 +137,7 @@ fn two_hundred_environments_behind_a_slow_upstream_are_all_fresh() {
     let proxy = start.start();
     let started = Instant::now();
     eventually("every environment has its document", || {
-        // Each look is a large answer.
+        // Each status response is large.
         std::thread::park_timeout(Duration::from_millis(100));
         environments(&proxy)
             .as_array()?
@@ -160,13 +147,13 @@ fn two_hundred_environments_behind_a_slow_upstream_are_all_fresh() {
     });
     let took = started.elapsed();
     println!("200 environments, 1 s upstream: all fresh after {took:?}");
-    // One after the other they would take 200 s; a machine that also compiles takes what it takes.
+    // Sequential fetches would take 200 s. A busy machine is not judged.
     let is_bench = !cfg!(debug_assertions);
     assert!(!is_bench || took < Duration::from_secs(10), "a round takes {took:?}, longer than the interval");
 }
 
 #[test]
-fn pages_are_merged_and_served_whole() {
+fn merges_pages_into_one_document() {
     let upstream = Upstream::start();
     let pages = 5;
     upstream.rule(move |request| {
@@ -175,7 +162,7 @@ fn pages_are_merged_and_served_whole() {
             None => 1,
         };
         let mut document = value(1);
-        // The same identifier may come again: nothing is deduplicated, the first one counts.
+        // Repeated identifiers are not removed; the first one is used.
         document["identity_overrides"] =
             json!([override_of(&format!("u{page}"), page), override_of("again", page)]);
         if page > 1 {
@@ -183,12 +170,12 @@ fn pages_are_merged_and_served_whole() {
             assert_eq!(request.header("if-modified-since"), None, "only the first page is conditional");
         }
         let reply = Reply::json(document.to_string());
-        // A title that is not ASCII must not hide the page.
+        // A title that is not ASCII must not hide the link.
         let next =
             format!("<{DOCUMENT}?page_id=identity_override%3A{}>; rel=\"next\"; title=\"é\"", page + 1);
         Some(if page < pages { reply.with("link", &next) } else { reply })
     });
-    let proxy = serve(&upstream).ready();
+    let proxy = Start::polling(&upstream.api_url()).ready();
     for page in 1..=pages {
         assert_eq!(colour(&proxy, &format!("u{page}")), format!("gold-{page}"));
     }
@@ -200,32 +187,32 @@ fn pages_are_merged_and_served_whole() {
 }
 
 #[test]
-fn an_alias_is_served_and_told_once() {
+fn serves_an_alias_and_logs_it_once() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, for_key("another-key", 1).to_string());
-    let proxy = serve(&upstream).ready();
-    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1));
+    let proxy = Start::polling(&upstream.api_url()).ready();
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(1));
     let line = proxy.wait_for_log("client_side_key_is_an_alias");
-    // Keys are cut.
+    // Keys are shortened.
     assert!(
         line.contains(&CLIENT_KEY[..6]) && line.contains("anothe...") && !line.contains(CLIENT_KEY),
         "{line}"
     );
     upstream.document(SERVER_KEY, for_key("another-key", 2).to_string());
-    eventually("the next document", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+    eventually("the next document", || (proxy.version_of(CLIENT_KEY) == Some(2)).then_some(()));
     assert_eq!(proxy.log().matches("client_side_key_is_an_alias").count(), 1);
 }
 
 #[test]
-fn one_environments_failure_touches_no_other_and_any_is_enough_when_asked() {
+fn failure_is_isolated_and_require_any_is_ready() {
     for (require, ready) in [("all", 503), ("any", 200)] {
         let upstream = Upstream::start();
         upstream.document(SERVER_KEY, document(1));
-        let proxy = serve(&upstream)
+        let proxy = Start::polling(&upstream.api_url())
             .environment("refused", "ser.refused")
             .set("health_check.require", require)
             .start();
-        eventually("the good one is there", || version_of(&proxy, CLIENT_KEY));
+        eventually("the valid environment is served", || proxy.version_of(CLIENT_KEY));
         proxy.wait_for_log("environment_poll_failed");
         assert_eq!(proxy.get("/proxy/health/readiness", "").status, ready, "require {require}");
         assert_eq!(proxy.get("/api/v1/flags/", "refused").status, 502);
@@ -235,11 +222,12 @@ fn one_environments_failure_touches_no_other_and_any_is_enough_when_asked() {
 // --- the disk ---
 
 #[test]
-fn a_restart_while_upstream_is_down_serves_what_was_there() {
+fn serves_cached_documents_after_a_restart_without_upstream() {
     let (upstream, cache) = (Upstream::start(), Scratch::new());
     let folder = cache.path().join("deep/cache");
     upstream.document(SERVER_KEY, document(3));
-    let start = || serve(&upstream).set("cache_dir", folder.to_str().expect("a plain path"));
+    let start =
+        || Start::polling(&upstream.api_url()).set("cache_dir", folder.to_str().expect("a plain path"));
     let mut proxy = start().ready();
     let before = proxy.get("/api/v1/flags/", CLIENT_KEY).body;
     proxy.signal("TERM");
@@ -254,41 +242,42 @@ fn a_restart_while_upstream_is_down_serves_what_was_there() {
     assert_eq!((&environment["state"], &environment["source"]), (&json!("cache"), &json!("cache")));
     assert!(environment["last_successful_update"].is_string());
     proxy.wait_for_log("environment_poll_failed");
-    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(3));
-    // Upstream comes back: what was kept is confirmed without being compiled again.
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(3));
+    // Upstream recovers: the cached document is confirmed without being compiled again.
     upstream.listen();
-    eventually("it is fresh", || (environments(&proxy)[0]["state"] == "fresh").then_some(()));
+    eventually("the document is fresh", || (environments(&proxy)[0]["state"] == "fresh").then_some(()));
     proxy.signal("TERM");
     assert!(proxy.wait().success());
 
     let proxy = start().set("health_check.ready_from_cache", false);
     upstream.refuse();
     let proxy = proxy.start();
-    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(3));
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(3));
     assert_eq!(proxy.get("/proxy/health/readiness", "").status, 503);
     drop(proxy);
 
-    // Damage is told and never served.
+    // A damaged file is logged and not served.
     for entry in std::fs::read_dir(&folder).expect("the folder is there") {
         let path = entry.expect("an entry").path();
         assert!(!path.to_string_lossy().contains(CLIENT_KEY));
-        let mut bytes = std::fs::read(&path).expect("our file");
+        let mut bytes = std::fs::read(&path).expect("scratch space");
         let last = bytes.len() - 10;
         bytes[last] ^= 1;
-        std::fs::write(&path, bytes).expect("our file");
+        std::fs::write(&path, bytes).expect("scratch space");
     }
     let proxy = start().start();
     proxy.wait_for_log("cache_file_ignored");
-    assert_eq!(version_of(&proxy, CLIENT_KEY), None);
+    assert_eq!(proxy.version_of(CLIENT_KEY), None);
 }
 
 /// `KILLS=200` is the long form.
 #[test]
-fn a_kill_while_writing_leaves_a_whole_document() {
+fn kill_while_writing_leaves_a_complete_document() {
     let (upstream, cache) = (Upstream::start(), Scratch::new());
     upstream.document(SERVER_KEY, document(1));
-    let start = || serve(&upstream).set("cache_dir", cache.path().to_str().expect("a plain path"));
-    // A document a millisecond: some kill falls into a write.
+    let start =
+        || Start::polling(&upstream.api_url()).set("cache_dir", cache.path().to_str().expect("a plain path"));
+    // A new document each millisecond, so that some kills interrupt a write.
     let kills = u32::try_from(count_of("KILLS", 5)).expect("some");
     for round in 0..kills {
         let proxy = start().set("api_poll_frequency_seconds", 0.01).ready();
@@ -296,13 +285,13 @@ fn a_kill_while_writing_leaves_a_whole_document() {
             upstream.document(SERVER_KEY, document(round * 20 + version));
             upstream.wait_poll();
         }
-        // Another moment of the write each time.
+        // Interrupts another part of the write each time.
         std::thread::park_timeout(Duration::from_micros(u64::from(round % 16) * 250));
         proxy.signal("KILL");
         drop(proxy);
         upstream.refuse();
         let proxy = start().ready();
-        assert!(version_of(&proxy, CLIENT_KEY).is_some());
+        assert!(proxy.version_of(CLIENT_KEY).is_some());
         assert_eq!(proxy.log().matches("cache_file_ignored").count(), 0);
         drop(proxy);
         upstream.listen();
@@ -313,39 +302,39 @@ fn a_kill_while_writing_leaves_a_whole_document() {
 // --- files ---
 
 #[test]
-fn a_document_on_disk_is_read_again_and_a_broken_edit_keeps_the_old_one() {
+fn rereads_document_file_and_keeps_it_after_an_invalid_edit() {
     let scratch = Scratch::new();
     let path = scratch.write("environment.json", document(1));
     let proxy = Start::serve().document(CLIENT_KEY, SERVER_KEY, &path).ready();
-    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1));
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(1));
     scratch.write("environment.json", document(2));
-    eventually("the edit is served", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+    eventually("the edit is served", || (proxy.version_of(CLIENT_KEY) == Some(2)).then_some(()));
     scratch.write("environment.json", "{");
     proxy.wait_for_log("document_refused");
-    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(2));
-    std::fs::remove_file(&path).expect("our file");
-    // An editor's way: a new file renamed over the old.
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(2));
+    std::fs::remove_file(&path).expect("scratch space");
+    // As editors do: a new file is renamed over the old one.
     let new = scratch.write("new.json", document(3));
-    std::fs::rename(new, &path).expect("our directory");
-    eventually("the new file is served", || (version_of(&proxy, CLIENT_KEY) == Some(3)).then_some(()));
+    std::fs::rename(new, &path).expect("scratch space");
+    eventually("the new file is served", || (proxy.version_of(CLIENT_KEY) == Some(3)).then_some(()));
     proxy.wait_for_log("environment_recovered");
     assert_eq!(proxy.log().matches("document_refused").count(), 1, "{}", proxy.log());
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_document_holds_nothing_up() {
+fn fifo_in_place_of_a_document_blocks_nothing() {
     let scratch = Scratch::new();
     let path = scratch.write("environment.json", document(1));
     let proxy = Start::serve().document(CLIENT_KEY, SERVER_KEY, &path).ready();
-    std::fs::remove_file(&path).expect("our file");
+    std::fs::remove_file(&path).expect("scratch space");
     let made = std::process::Command::new("mkfifo").arg(&path).status();
     assert!(made.expect("coreutils").success());
     let line = proxy.wait_for_log("document_refused");
     assert!(line.contains("environment.json"), "{line}");
-    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1));
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(1));
     let new = scratch.write("new.json", document(2));
-    std::fs::rename(new, &path).expect("our directory");
-    eventually("the new file is served", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+    std::fs::rename(new, &path).expect("scratch space");
+    eventually("the new file is served", || (proxy.version_of(CLIENT_KEY) == Some(2)).then_some(()));
 }
 
 // --- configuration ---
@@ -357,11 +346,11 @@ fn rewrite(proxy: &Proxy, change: impl FnOnce(&mut serde_json::Value)) {
 }
 
 #[test]
-fn a_changed_configuration_is_taken_up_without_a_request_lost() {
+fn reload_fails_no_request() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
     upstream.document("ser.new", for_key("new", 5).to_string());
-    let proxy = serve(&upstream).ready();
+    let proxy = Start::polling(&upstream.api_url()).ready();
     let address = proxy.address();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let asking = {
@@ -385,21 +374,21 @@ fn a_changed_configuration_is_taken_up_without_a_request_lost() {
         config["allow_origins"] = json!(["https://only.example"]);
     });
     proxy.signal("HUP");
-    eventually("the new environment is served", || (version_of(&proxy, "new") == Some(5)).then_some(()));
+    eventually("the new environment is served", || (proxy.version_of("new") == Some(5)).then_some(()));
     let line = proxy.wait_for_log("configuration_needs_restart");
     assert!(line.contains("server.port"), "{line}");
 
-    // A mistake changes nothing and is told.
+    // An invalid configuration changes nothing and is logged.
     rewrite(&proxy, |config| config["api_poll_frequency_seconds"] = json!("never"));
     proxy.signal("HUP");
     let line = proxy.wait_for_log("configuration_refused");
     assert!(line.contains("api_poll_frequency"), "{line}");
-    assert_eq!(version_of(&proxy, "new"), Some(5));
+    assert_eq!(proxy.version_of("new"), Some(5));
 
-    // The file alone, without a signal: the environment goes, and one gets another key.
+    // Without a signal, by the change of the file: one environment is removed, one gets another key.
     upstream.document("ser.rotated", document(2));
     rewrite(&proxy, |config| config["environment_key_pairs"][0]["server_side_key"] = json!("ser.rotated"));
-    eventually("the new key is used", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+    eventually("the new key is used", || (proxy.version_of(CLIENT_KEY) == Some(2)).then_some(()));
     assert_eq!(proxy.get("/api/v1/flags/", "new").status, 401);
     assert_eq!(proxy.get("/api/v1/flags/", SERVER_KEY).status, 401);
     assert_eq!(proxy.get("/api/v1/flags/", "ser.rotated").status, 200);
@@ -408,27 +397,27 @@ fn a_changed_configuration_is_taken_up_without_a_request_lost() {
 }
 
 #[test]
-fn a_second_signal_does_not_wait_and_a_first_one_turns_readiness_red() {
+fn first_signal_fails_readiness_and_second_exits() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
-    let mut proxy = serve(&upstream).set("server.shutdown_delay_seconds", 60).ready();
+    let mut proxy = Start::polling(&upstream.api_url()).set("server.shutdown_delay_seconds", 60).ready();
     proxy.signal("TERM");
-    eventually("readiness is red", || (proxy.get("/proxy/health/readiness", "").status == 503).then_some(()));
-    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1), "requests are served while it is red");
-    let asked = Instant::now();
+    eventually("readiness fails", || (proxy.get("/proxy/health/readiness", "").status == 503).then_some(()));
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(1), "requests are served while readiness fails");
+    let signalled = Instant::now();
     proxy.signal("TERM");
     assert!(proxy.wait().success());
-    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert!(signalled.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
-fn the_end_comes_within_a_second_even_while_upstream_hangs() {
+fn stops_while_upstream_hangs() {
     let upstream = Upstream::start();
     upstream.on(DOCUMENT, Reply::json("").delivered(Delivery::HangBeforeHead));
-    let mut proxy = serve(&upstream).set("api_poll_timeout_seconds", 30).start();
+    let mut proxy = Start::polling(&upstream.api_url()).set("api_poll_timeout_seconds", 30).start();
     upstream.wait("a poll", |requests| !requests.is_empty());
-    let asked = Instant::now();
+    let signalled = Instant::now();
     proxy.signal("TERM");
     assert!(proxy.wait().success());
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(signalled.elapsed() < Duration::from_secs(1), "{:?}", signalled.elapsed());
 }

@@ -1,9 +1,9 @@
-//! Single values against the authority: Python's own `int`, `float`, `repr`, `re` and `json`, and the
-//! packages that the model uses for versions and paths.
+//! Single values against Python: `int`, `float`, `repr`, `re` and `json`, and the packages that the reference
+//! engine uses for versions and paths.
 //!
-//! `tests/python/values.py` makes seeded random questions and answers them; this file asks the engine.
-//! `SEED=` replays a run, `VALUES=` sets how many questions each kind has, `AUTHORITY=` names
-//! another Python to ask (with the packages of `tests/requirements.txt`; 3.13 is the model's).
+//! `tests/python/values.py` generates seeded random inputs and Python's results. `SEED=` replays a run, `VALUES=`
+//! sets the number of inputs of each kind, `AUTHORITY=` names another Python (with the packages of
+//! `tests/requirements.txt`; the reference uses 3.13).
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ use serde_json::Value as Json;
 use crate::support::fixture::root;
 use crate::support::python;
 
-/// Runs `answer` on each question of `kind` and reports every difference it returns.
+/// Runs `answer` on each input of `kind` and reports every difference that it returns.
 fn compare(kind: &str, answer: impl Fn(&[Json]) -> Result<(), String>) {
     let seed = std::env::var("SEED").unwrap_or_else(|_| "1".to_owned());
     let count = std::env::var("VALUES").unwrap_or_else(|_| "2000".to_owned());
@@ -33,20 +33,20 @@ fn compare(kind: &str, answer: impl Fn(&[Json]) -> Result<(), String>) {
         .spawn()
         .unwrap_or_else(|error| panic!("cannot run {}: {error}", python.display()));
     let lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
-    let (mut asked, mut wrong) = (0, Vec::new());
+    let (mut compared, mut wrong) = (0, Vec::new());
     for line in lines {
-        let line = line.expect("the authority writes UTF-8");
-        let question: Vec<Json> = serde_json::from_str(&line).expect("the authority writes JSON arrays");
-        asked += 1;
+        let line = line.expect("Python writes UTF-8");
+        let question: Vec<Json> = serde_json::from_str(&line).expect("Python writes JSON arrays");
+        compared += 1;
         if let Err(found) = answer(&question) {
             wrong.push(format!("{line} but the engine says {found}"));
         }
     }
-    assert!(child.wait().expect("the authority ends").success(), "the authority failed");
-    assert_eq!(asked.to_string(), count, "the authority answered every question");
+    assert!(child.wait().expect("Python exits").success(), "Python failed");
+    assert_eq!(compared.to_string(), count, "Python answered every input");
     let shown: Vec<_> = wrong.iter().take(20).cloned().collect();
-    assert!(wrong.is_empty(), "{} of {asked} differ, SEED={seed}:\n{}", wrong.len(), shown.join("\n"));
-    println!("{kind}: {asked} agree, SEED={seed}");
+    assert!(wrong.is_empty(), "{} of {compared} differ, SEED={seed}:\n{}", wrong.len(), shown.join("\n"));
+    println!("{kind}: {compared} agree, SEED={seed}");
 }
 
 fn same(found: &Json, expected: &Json) -> Result<(), String> {
@@ -76,7 +76,7 @@ fn str_of(value: &Value<'_>) -> String {
 }
 
 #[test]
-fn int_reads_what_python_reads() {
+fn int_parses_as_in_python() {
     compare("int", |question| {
         let found = match number::int_from_text(text(&question[0])) {
             None => Json::Null,
@@ -91,17 +91,17 @@ fn int_reads_what_python_reads() {
 }
 
 #[test]
-fn float_reads_what_python_reads() {
+fn float_parses_as_in_python() {
     compare("float", |question| same(&bits(number::float_from_text(text(&question[0]))), &question[1]));
 }
 
 #[test]
-fn floats_are_written_as_python_writes_them() {
+fn floats_format_as_in_python() {
     compare("repr", |question| same(&str_of(&Value::Float(double(&question[0]))).into(), &question[1]));
 }
 
 #[test]
-fn text_is_coerced_as_the_model_does() {
+fn text_is_coerced_as_in_the_reference() {
     compare("coerce", |question| {
         let value = edge_proxy::engine::evaluate::context::coerce(TraitValue::Text(text(&question[0])));
         let kind = match value {
@@ -130,7 +130,7 @@ fn modulo_is_floored_as_in_python() {
 }
 
 #[test]
-fn versions_are_read_and_ordered_as_semver_does() {
+fn versions_compare_as_in_semver() {
     compare("semver", |question| {
         let left = semver::Version::parse(text(&question[0]));
         let right = semver::Version::parse(text(&question[1]));
@@ -141,7 +141,7 @@ fn versions_are_read_and_ordered_as_semver_does() {
 }
 
 #[test]
-fn in_lists_hold_what_json_loads_and_str_give() {
+fn in_lists_parse_as_in_json_loads() {
     compare("in", |question| {
         let mut found = in_list::parse(text(&question[0]));
         found.sort();
@@ -151,21 +151,21 @@ fn in_lists_hold_what_json_loads_and_str_give() {
 }
 
 #[test]
-fn the_hash_is_the_models() {
+fn hash_equals_the_reference() {
     compare("hash", |question| {
         same(&bits(Some(hashing::hash(&[text(&question[0]), text(&question[1])]))), &question[2])
     });
 }
 
 #[test]
-fn patterns_match_what_re_match_does() {
+fn patterns_match_as_in_re_match() {
     compare("regex", |question| {
         let pattern =
             edge_proxy::python::regex::Pattern::compile(text(&question[0]), &mut Default::default());
         let found = match pattern {
             Err(_) => Json::Null,
             Ok(pattern) => match &question[1] {
-                // Python refuses it and this engine does not: nothing to ask.
+                // Python rejects the pattern and this engine does not: nothing to compare.
                 Json::Null => "compiles".into(),
                 subjects => {
                     let subjects = subjects.as_array().expect("a list");
@@ -183,23 +183,23 @@ fn patterns_match_what_re_match_does() {
     });
 }
 
-/// The document and the identity of `tests/python/paths.py`, as the engine is given them.
+/// The document and the identity of `tests/python/paths.py`, as inputs of the engine.
 struct Context {
     tree: jsonpath::Tree,
     traits: Vec<Json>,
 }
 
 impl Context {
-    fn ask() -> Self {
-        let told = python::run("paths.py", &["context"]);
-        let told: Json = serde_json::from_str(&told).expect("the script writes JSON");
-        let traits = told["traits"].as_array().expect("a list").clone();
-        Self { tree: jsonpath::Tree::new(&told["document"].to_string()), traits }
+    fn load() -> Self {
+        let input = python::run("paths.py", &["context"]);
+        let input: Json = serde_json::from_str(&input).expect("the script writes JSON");
+        let traits = input["traits"].as_array().expect("a list").clone();
+        Self { tree: jsonpath::Tree::new(&input["document"].to_string()), traits }
     }
 
     fn traits(&self) -> Vec<Trait<'_>> {
         let value = |kind: &str, written: &'_ str| -> TraitValue<'_> {
-            // The text lives as long as the list does.
+            // The text lives as long as the list.
             match kind {
                 "bool" => TraitValue::Bool(written == "True"),
                 "int" => written.parse().map_or(TraitValue::Null, TraitValue::Int),
@@ -224,7 +224,7 @@ fn text_in(entry: &Json, at: usize) -> &str {
     text(&entry[at])
 }
 
-/// What a property of that document finds, the way the engine goes about it.
+/// The value that a property selects in that document, by the code path of the engine.
 fn look_up<'a>(
     property: &'a Property,
     tree: &'a jsonpath::Tree,
@@ -262,7 +262,7 @@ fn look_up<'a>(
     })
 }
 
-/// The three flags of the model's document, resolved one by one as they are read.
+/// The three flags of the document, resolved when they are read.
 struct Flags {
     has_identity: bool,
     resolved: Vec<FlagResult<'static>>,
@@ -273,7 +273,7 @@ impl<'a> jsonpath::FlagLookup<'a> for Flags {
         let (enabled, value, feature_id) = match name {
             "f" => (true, TraitValue::Text("v"), 1),
             "my name" => (false, TraitValue::Int(12), 2),
-            // This identity falls into the first variant.
+            // This identity gets the first variant.
             "é-x" if self.has_identity => (true, TraitValue::Text("one"), 3),
             "é-x" => (true, TraitValue::Null, 3),
             _ => return None,
@@ -304,8 +304,8 @@ impl<'a> jsonpath::FlagLookup<'a> for Flags {
 }
 
 #[test]
-fn paths_find_what_the_models_package_finds() {
-    let context = Context::ask();
+fn paths_select_as_in_the_reference() {
+    let context = Context::load();
     let traits = context.traits();
     let identity = Identity { identifier: "user 1", traits: &traits };
     compare("jsonpath", |question| {
@@ -326,7 +326,7 @@ fn paths_find_what_the_models_package_finds() {
                 Json::from(vec![kind.to_owned(), str_of(&value)])
             }
         };
-        // Where a function of the package fails, nothing is found here: there is no answer to compare.
+        // Where a function of the package fails, this engine selects nothing: there is no result to compare.
         if question[2] == "fails" { Ok(()) } else { same(&found, &Json::from(question[2..].to_vec())) }
     });
 }

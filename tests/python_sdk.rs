@@ -1,8 +1,7 @@
-//! Flagsmith's own Python SDK, unchanged, pointed at the running executable.
+//! Flagsmith's Python SDK, unchanged, with the running executable as its API.
 //!
-//! Behind the proxy stands `Main.json`, a document of a running Flagsmith. The SDK asks twice for
-//! each of 50 identities: the proxy evaluates (remote), or the SDK does from the document that the
-//! proxy serves (local). Both must say the same.
+//! The proxy serves `Main.json`, a document of a running Flagsmith. The SDK evaluates the flags of 50 identities
+//! twice: remotely, by the proxy, and locally, from the document that the proxy serves. The results must agree.
 use crate::support::{Start, fixture, python};
 
 #[test]
@@ -10,6 +9,6 @@ fn remote_and_local_evaluation_agree_for_50_identities() {
     let document = fixture::path("environments/Main.json");
     let key = "93SWrghdRQbEPS5xXUWWwM";
     let proxy = Start::serve().document(key, "ser.python-sdk", document).ready();
-    let said = python::run("sdk.py", &[&proxy.api_url(), "ser.python-sdk"]);
-    assert!(said.contains("50 identities agree"), "{said}");
+    let printed = python::run("sdk.py", &[&proxy.api_url(), "ser.python-sdk"]);
+    assert!(printed.contains("50 identities agree"), "{printed}");
 }

@@ -1,4 +1,4 @@
-//! The README says nothing that was not run: its fenced blocks are taken out and replayed.
+//! Runs the commands in the fenced blocks of the README and compares their output.
 use edge_proxy::config::Config;
 use edge_proxy::config::Inputs;
 use edge_proxy::config::settings::SETTINGS;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Proxy, Scratch, Start, fixture};
 
-/// One fenced block: the word after the fence, and what is in it.
+/// One fenced block: its language and its text.
 struct Block {
     kind: String,
     text: String,
@@ -34,14 +34,14 @@ fn blocks(markdown: &str) -> Vec<Block> {
     blocks
 }
 
-/// What a `console` block says: `$ ` starts a command, the lines after it are its output.
+/// The commands of a `console` block with their output: `$ ` starts a command.
 fn sessions(text: &str) -> Vec<(String, String)> {
     let mut sessions: Vec<(String, String)> = Vec::new();
     for line in text.lines() {
         if let Some(command) = line.strip_prefix("$ ") {
             sessions.push((command.to_owned(), String::new()));
         } else if let Some((command, output)) = sessions.last_mut() {
-            // A command goes on in the next line after a backslash.
+            // A backslash continues a command in the next line.
             if let Some(start) = command.strip_suffix('\\') {
                 *command = format!("{start}{}", line.trim_start());
             } else {
@@ -54,7 +54,7 @@ fn sessions(text: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn blocks_and_sessions_are_told_apart() {
+fn parses_blocks_and_sessions() {
     let blocks = blocks("a\n```console\n$ x \\\n    y\none\n```\nb\n```sh\nz\n```\n");
     let seen: Vec<_> =
         blocks.iter().map(|block| (block.kind.as_str(), block.text.as_str(), block.line)).collect();
@@ -79,14 +79,14 @@ fn replay(command: &str, demo: &Proxy) -> String {
 }
 
 #[test]
-fn every_console_block_of_the_readme_prints_what_stands_there() {
+fn console_blocks_print_the_documented_output() {
     let readme = readme();
     let demo = Start::demo().ready();
     let mut wrong = Vec::new();
     let mut replayed = 0;
     for block in blocks(&readme).iter().filter(|block| block.kind == "console") {
         for (command, expected) in sessions(&block.text) {
-            // The demo itself is running already; it is what the other commands talk to.
+            // The demo itself is already running for the other commands.
             if command == "make run" {
                 continue;
             }
@@ -102,13 +102,13 @@ fn every_console_block_of_the_readme_prints_what_stands_there() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     assert!(replayed >= 3, "the README's curl lines were found: {replayed}");
-    // What the demo says to try is what the README shows.
+    // The commands that the demo suggests are in the README.
     let tried: Vec<_> = demo
         .log()
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("curl ").map(str::to_owned))
         .collect();
-    assert!(!tried.is_empty(), "the demo says what to try:\n{}", demo.log());
+    assert!(!tried.is_empty(), "the demo suggests commands:\n{}", demo.log());
     for line in tried {
         let line = line.replace(&demo.address().to_string(), "127.0.0.1:8000");
         assert!(readme.contains(&line), "the demo's `curl {line}` is not in the README");
@@ -141,7 +141,7 @@ fn every_setting_and_alias_is_in_the_table() {
 }
 
 #[test]
-fn every_path_and_target_that_is_named_exists() {
+fn named_paths_and_targets_exist() {
     let readme = readme();
     let makefile = std::fs::read_to_string(fixture::root().join("Makefile")).expect("Makefile");
     for target in quoted(&readme).iter().filter_map(|text| text.strip_prefix("make ")) {
@@ -170,8 +170,8 @@ fn settings(readme: &str) -> Vec<Vec<&str>> {
     rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
 }
 
-/// What is meant where this setting has this value, or none.
-fn meant(path: &str, value: Option<&Value>) -> String {
+/// The resulting configuration if this setting has this value, or none.
+fn configuration_with(path: &str, value: Option<&Value>) -> String {
     let scratch = Scratch::new();
     let mut file = json!({"documents": ["document.json"]});
     if let Some(value) = value {
@@ -184,7 +184,7 @@ fn meant(path: &str, value: Option<&Value>) -> String {
     format!("{:?}", Config { path: None, ..config })
 }
 
-/// The value of a cell, if it is one and not a word for it.
+/// The value of a cell; `None` for a description.
 fn value(default: &str) -> Option<Value> {
     match default.trim_matches('`') {
         "" | "none" | "loopback" => None,
@@ -194,7 +194,7 @@ fn value(default: &str) -> Option<Value> {
     }
 }
 
-/// A default that stands there, given as a value, changes nothing; and the variable is the path's.
+/// A documented default, given as a value, changes nothing; and the variable belongs to the path.
 #[test]
 fn the_table_of_settings_has_the_defaults_and_variables_of_the_code() {
     let page = page("docs/configuration.md");
@@ -208,7 +208,11 @@ fn the_table_of_settings_has_the_defaults_and_variables_of_the_code() {
                 assert!(variables.contains(&variable), "{variable} in {row:?}");
             }
             let Some(default) = defaults.next().and_then(value) else { continue };
-            assert_eq!(meant(name, Some(&default)), meant(name, None), "{name} is not {default} by itself");
+            assert_eq!(
+                configuration_with(name, Some(&default)),
+                configuration_with(name, None),
+                "{name} is not {default} by itself"
+            );
             compared += 1;
         }
     }
@@ -216,7 +220,7 @@ fn the_table_of_settings_has_the_defaults_and_variables_of_the_code() {
 }
 
 #[test]
-fn what_ci_runs_is_what_stands_there() {
+fn documents_what_ci_runs() {
     let readme = readme();
     let makefile = std::fs::read_to_string(fixture::root().join("Makefile")).expect("Makefile");
     let runs = makefile.lines().find_map(|line| line.strip_prefix("ci: ")?.split(" ##").next());
@@ -226,14 +230,14 @@ fn what_ci_runs_is_what_stands_there() {
         quoted(sentence.expect("a sentence on `make ci`")).iter().map(|text| &text[5..]).collect();
     assert_eq!(named, runs.expect("a target ci").split(' ').collect::<Vec<_>>());
     let started = std::fs::read_to_string(fixture::root().join(".ci/run")).expect(".ci/run");
-    assert!(started.ends_with("\nexec make ci\n"), "CI runs `make ci` and nothing beside it");
+    assert!(started.ends_with("\nexec make ci\n"), "CI runs only `make ci`");
 }
 
 #[test]
-fn the_numbers_are_those_of_the_newest_run() {
+fn numbers_are_from_the_newest_run() {
     let root = fixture::root();
     let runs = std::fs::read_dir(root.join("bench/runs")).expect("bench/runs").count();
-    assert!(runs > 0, "a run is kept in bench/runs");
+    assert!(runs > 0, "bench/runs contains a run");
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let checked = std::process::Command::new(python)
         .args(["bench/report.py", "--check"])

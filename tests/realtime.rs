@@ -11,25 +11,12 @@ const STREAM: &str = "/sse/environments/client-side-key-of-a-test/stream";
 /// `updated_at` of version 0 of the test document: the beginning of 2026.
 const EPOCH: u64 = 1_767_225_600;
 
-pub fn serve(api_url: &str) -> Start {
-    Start::serve()
-        .environment(CLIENT_KEY, SERVER_KEY)
-        .set("api_url", api_url)
-        .set("api_poll_frequency_seconds", 0.1)
-        .set("api_poll_timeout_seconds", 2)
-}
-
-pub fn version_of(proxy: &Proxy, key: &str) -> Option<u64> {
-    let answer = proxy.get("/api/v1/flags/?feature=version", key);
-    (answer.status == 200).then(|| answer.json()["feature_state_value"].as_u64().expect("a number"))
-}
-
 fn event(version: u32) -> String {
     format!("event: environment_updated\ndata: {{\"updated_at\": {}.0}}\n\n", EPOCH + u64::from(version))
 }
 
 fn start_with_stream(upstream: &Upstream) -> Proxy {
-    let proxy = serve(&upstream.api_url())
+    let proxy = Start::polling(&upstream.api_url())
         // Without the stream an edit would take an hour.
         .set("api_poll_frequency_seconds", 3600)
         .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
@@ -50,13 +37,13 @@ fn an_event_is_served_within_milliseconds() {
         let started = Instant::now();
         assert_eq!(upstream.push(STREAM, &event(version)), 1);
         eventually("the new document is served", || {
-            (version_of(&proxy, CLIENT_KEY) == Some(version.into())).then_some(())
+            (proxy.version_of(CLIENT_KEY) == Some(version.into())).then_some(())
         });
         took.push(started.elapsed());
     }
     took.sort_unstable();
     println!("event to served value: median {:?}, worst {:?}", took[took.len() / 2], took[took.len() - 1]);
-    // On a machine full of other work only `make bench-swap` can judge it.
+    // On a busy machine only `make bench-swap` checks the time.
     let is_bench = !cfg!(debug_assertions);
     assert!(!is_bench || took[took.len() / 2] < Duration::from_millis(50), "median of {took:?}");
     assert!(
@@ -80,9 +67,9 @@ fn an_event_polls_until_the_document_is_current_and_older_events_do_not() {
         requests.iter().filter(|request| request.path().ends_with("/environment-document/")).count()
             >= polls + 3
     });
-    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(5));
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(5));
     upstream.document(SERVER_KEY, document(6));
-    eventually("the new document is served", || (version_of(&proxy, CLIENT_KEY) == Some(6)).then_some(()));
+    eventually("the new document is served", || (proxy.version_of(CLIENT_KEY) == Some(6)).then_some(()));
     let settled = upstream.polls();
     upstream.push(STREAM, &event(6));
     upstream.push(STREAM, &event(5));
@@ -102,7 +89,7 @@ fn reopens_a_closed_stream_and_keeps_polling() {
         upstream.document(SERVER_KEY, document(version));
         upstream.push(STREAM, &event(version));
         eventually("the new document is served", || {
-            (version_of(&proxy, CLIENT_KEY) == Some(version.into())).then_some(())
+            (proxy.version_of(CLIENT_KEY) == Some(version.into())).then_some(())
         });
     }
     // A rejected stream is logged once and retried.
@@ -124,7 +111,7 @@ fn logs_a_hint_for_a_response_that_is_not_an_event_stream() {
         let upstream = Upstream::start();
         upstream.document(SERVER_KEY, document(1));
         upstream.on(STREAM, reply);
-        let proxy = serve(&upstream.api_url())
+        let proxy = Start::polling(&upstream.api_url())
             .set("api_poll_frequency_seconds", 3600)
             .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
             .ready();
@@ -134,7 +121,7 @@ fn logs_a_hint_for_a_response_that_is_not_an_event_stream() {
         proxy.wait_for_log("realtime_recovered");
         upstream.document(SERVER_KEY, document(2));
         eventually("the event is pushed", || (upstream.push(STREAM, &event(2)) == 1).then_some(()));
-        eventually("it is served", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+        eventually("it is served", || (proxy.version_of(CLIENT_KEY) == Some(2)).then_some(()));
         assert_eq!(proxy.log().matches("realtime_lost").count(), 1, "{}", proxy.log());
     }
 }
@@ -144,7 +131,7 @@ fn logs_an_invalid_stream_once_until_it_recovers() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
     upstream.on(STREAM, Reply::events("x".repeat(100_000)));
-    let proxy = serve(&upstream.api_url())
+    let proxy = Start::polling(&upstream.api_url())
         .set("api_poll_frequency_seconds", 3600)
         .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
         .ready();
@@ -169,7 +156,7 @@ fn closes_a_flooding_stream_logs_it_once_and_backs_off() {
     upstream.rule(move |request| {
         (request.path() == STREAM).then(|| Reply::events(next.next().unwrap_or_default()))
     });
-    let proxy = serve(&upstream.api_url())
+    let proxy = Start::polling(&upstream.api_url())
         .with_admin()
         .set("api_poll_frequency_seconds", 3600)
         .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
@@ -183,7 +170,7 @@ fn closes_a_flooding_stream_logs_it_once_and_backs_off() {
     assert!(proxy.metric("edge_proxy_realtime_floods_total") >= 4.0);
     let count = |what: &str| proxy.log().matches(what).count();
     assert_eq!((count("realtime_flood"), count("realtime_lost"), count("realtime_recovered")), (1, 0, 0));
-    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1));
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(1));
     assert!(upstream.polls() < 20, "events within a flood cost no poll each: {}", upstream.polls());
     upstream.on(STREAM, Reply::events(""));
     eventually("the stream has recovered", || {
@@ -192,7 +179,7 @@ fn closes_a_flooding_stream_logs_it_once_and_backs_off() {
     });
     upstream.document(SERVER_KEY, document(2));
     upstream.push(STREAM, &event(2));
-    eventually("events are processed again", || (version_of(&proxy, CLIENT_KEY) == Some(2)).then_some(()));
+    eventually("events are processed again", || (proxy.version_of(CLIENT_KEY) == Some(2)).then_some(()));
     assert_eq!(count("realtime_flood"), 1, "{}", proxy.log());
 }
 
@@ -205,18 +192,18 @@ fn a_tree_of_thirteen_proxies_costs_upstream_one_poll_an_interval() {
     let realtime = |start: Start, above: &str| start.set("realtime", json!({"enabled": true, "url": above}));
     let child = |above: &Proxy| {
         let origin = format!("http://{}/", above.address());
-        realtime(serve(&above.api_url()).set("api_poll_frequency_seconds", 1), &origin)
+        realtime(Start::polling(&above.api_url()).set("api_poll_frequency_seconds", 1), &origin)
     };
-    let root = serve(&upstream.api_url()).set("api_poll_frequency_seconds", 1).ready();
+    let root = Start::polling(&upstream.api_url()).set("api_poll_frequency_seconds", 1).ready();
     let middle: Vec<Proxy> = (0..3).map(|_| child(&root).ready()).collect();
     let leaves: Vec<Proxy> = middle.iter().flat_map(|above| (0..3).map(|_| child(above).ready())).collect();
     for leaf in &leaves {
-        assert_eq!(version_of(leaf, CLIENT_KEY), Some(1));
+        assert_eq!(leaf.version_of(CLIENT_KEY), Some(1));
     }
     let (polls, started) = (upstream.polls(), Instant::now());
     upstream.document(SERVER_KEY, document(2));
     eventually("the edit reaches every leaf", || {
-        leaves.iter().all(|leaf| version_of(leaf, CLIENT_KEY) == Some(2)).then_some(())
+        leaves.iter().all(|leaf| leaf.version_of(CLIENT_KEY) == Some(2)).then_some(())
     });
     println!("edit to all 9 leaves of a tree of 13: {:?}", started.elapsed());
     upstream.wait("three more polls", |requests| requests.len() >= polls + 3);

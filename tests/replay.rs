@@ -1,9 +1,9 @@
-//! All 204 recorded requests to the Python proxy, sent to the running executable.
+//! All 204 requests that were recorded with the Python proxy, sent to the running executable.
 //!
-//! Each answer equals the recorded one (status, body, the fields that carry meaning), or it is a
-//! difference that this file names for that very case. Answers of `identities/` are compared
-//! without `variant` and `reason`, which the recorded engine did not send (differences.md 17).
-//! The recordings are not part of this repository: `EDGE_PROXY_SHARED` says where they are.
+//! Each response equals the recorded one (status, body, significant fields), or this file lists the difference
+//! for that case. Responses of `identities/` are compared without `variant` and `reason`, which the recorded
+//! engine did not send (differences.md 17). The recordings are not part of this repository; `EDGE_PROXY_SHARED`
+//! is their directory.
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -16,31 +16,31 @@ struct Case {
     group: String,
     name: String,
     command: String,
-    /// As the recording shows it: whole, or cut.
+    /// As recorded: complete or truncated.
     body: Option<Vec<u8>>,
     status: u16,
     headers: Vec<(String, String)>,
     answer: Vec<u8>,
 }
 
-/// Where a recorded answer was too long to be kept: its length and the start of its SHA-256.
+/// A recorded response that was truncated: its length and the start of its SHA-256.
 #[derive(Debug, PartialEq)]
 struct Cut {
     length: usize,
     digest: String,
 }
 
-/// What a case is allowed to answer instead.
+/// An allowed difference of a case.
 enum Instead {
-    /// This status, and a body with this text in it.
+    /// This status, and a body that contains this text.
     Answer(u16, &'static str),
-    /// The recorded answer, but for these fields, which are compared with the text.
+    /// The recorded response except for these fields, which are compared with the text.
     Fields(&'static str, &'static str),
-    /// The recorded answer of another case, given by group and name.
+    /// The recorded response of another case, by group and name.
     As(&'static str, &'static str),
 }
 
-/// Every case that differs, and why. Numbers are those of differences.md.
+/// Every case that differs, and why. The numbers are those of differences.md.
 const DIFFERENCES: &[(&str, &str, &str, Instead)] = {
     use Instead::{Answer, As, Fields};
     const FLAGS: &str = "GET /api/v1/flags/";
@@ -229,7 +229,7 @@ const DIFFERENCES: &[(&str, &str, &str, Instead)] = {
 };
 
 #[test]
-fn every_recorded_request_is_answered_as_recorded_or_as_a_named_difference() {
+fn answers_as_recorded_or_as_documented_differences() {
     let Some(recordings) = fixture::shared("recordings/python-edge-proxy-2.23.md") else { return };
     let Some(documents) = fixture::shared("profiles") else { return };
     let text = std::fs::read(recordings).expect("the recordings");
@@ -259,7 +259,7 @@ fn every_recorded_request_is_answered_as_recorded_or_as_a_named_difference() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
-/// Serves the documents that were served when the recordings were made.
+/// Serves the documents of the recordings.
 fn start(documents: &Path, origins: &[&str]) -> Proxy {
     let file = |name: &str| documents.join(name);
     Start::serve()
@@ -284,11 +284,11 @@ fn allowed(
             let head_is_empty = !case.command.contains(" -I ") || answer.body.is_empty();
             (answer.status == *status && body.contains(text) && head_is_empty)
                 .then_some(())
-                .ok_or_else(|| format!("wanted {status} with {text}\n  got {} {body:.400}", answer.status))
+                .ok_or_else(|| format!("expected {status} with {text}\n  got {} {body:.400}", answer.status))
         }
         Instead::Fields(name, value) => {
             if answer.header(name) != Some(value) {
-                return Err(format!("{name}: wanted {value}, got {:?}", answer.header(name)));
+                return Err(format!("{name}: expected {value}, got {:?}", answer.header(name)));
             }
             compare(case, answer, &[name])
         }
@@ -304,7 +304,7 @@ fn allowed(
     }
 }
 
-/// The fields that carry meaning. `vary` may name more than the recorded one (differences.md 22).
+/// The significant fields. `vary` may name more than the recorded one (differences.md 22).
 const FIELDS: [&str; 9] = [
     "content-type",
     "content-encoding",
@@ -324,7 +324,7 @@ fn compare(case: &Case, answer: &Answer, ignored: &[&str]) -> Result<(), String>
     for name in FIELDS.iter().filter(|name| !ignored.contains(*name)) {
         let expected = case.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
         if answer.header(name) != expected {
-            return Err(format!("{name}: wanted {expected:?}, got {:?}", answer.header(name)));
+            return Err(format!("{name}: expected {expected:?}, got {:?}", answer.header(name)));
         }
     }
     for (_, value) in case.headers.iter().filter(|(name, _)| name == "vary") {
@@ -338,12 +338,12 @@ fn compare(case: &Case, answer: &Answer, ignored: &[&str]) -> Result<(), String>
     let plain = without_reasons(&answer.plain());
     let (expected, cut) = split_cut(&case.answer);
     match cut {
-        // A compressed body differs with the compressor; what it holds does not.
+        // Compressed bytes differ by compressor; the plain bytes do not.
         _ if answer.header("content-encoding").is_some() => Ok(()),
         None if plain == expected => Ok(()),
         Some(cut) if plain.len() == cut.length && digest(&plain).starts_with(&cut.digest) => Ok(()),
         _ => Err(format!(
-            "wanted {:.600}\n  got    {:.600}",
+            "expected {:.600}\n  got    {:.600}",
             String::from_utf8_lossy(expected),
             String::from_utf8_lossy(&plain)
         )),
@@ -366,7 +366,7 @@ fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Splits the recorder's note off a body that it cut.
+/// Splits the recorder's note from a truncated body.
 fn split_cut(body: &[u8]) -> (&[u8], Option<Cut>) {
     const NOTE: &[u8] = "\n… <truncated; body is ".as_bytes();
     const BINARY: &[u8] = b"<binary ";
@@ -418,7 +418,7 @@ fn send(proxy: &Proxy, case: &Case) -> Answer {
     if has_body && !named(&headers, "content-type") {
         headers.push(header("Content-Type: application/x-www-form-urlencoded"));
     }
-    // curl leaves a field out whose value is empty after a colon.
+    // curl omits a field whose value is empty after a colon.
     headers.retain(|(name, value)| !(value.is_empty() && name.eq_ignore_ascii_case("content-type")));
     if !named(&headers, "host") {
         headers.insert(0, header("Host: 127.0.0.1:9921"));
@@ -441,7 +441,7 @@ fn send(proxy: &Proxy, case: &Case) -> Answer {
         bytes.extend_from_slice(&body);
     }
     let mut client = Client::connect(proxy.address());
-    // A refusal of a large request may come before all of it is sent.
+    // An error response to a large request may arrive before all of the request is sent.
     let _ = client.try_send(bytes);
     client.answer(&method)
 }
@@ -457,7 +457,7 @@ fn header(text: &str) -> (String, String) {
     }
 }
 
-/// The body of a case: as recorded, or made again where the recording shows a part of it.
+/// The body of a case: as recorded, or generated where the recording is truncated.
 fn body(case: &Case) -> Vec<u8> {
     let recorded = case.body.clone().unwrap_or_default();
     let (shown, Some(cut)) = split_cut(&recorded) else { return recorded };
@@ -490,7 +490,7 @@ fn body(case: &Case) -> Vec<u8> {
             std::io::Write::write_all(&mut gzip, br#"{"identifier": "u1", "traits": []}"#).expect("memory");
             return gzip.finish().expect("memory");
         }
-        other => panic!("a body to make again: {other}, {shown:?}"),
+        other => panic!("unknown generated body: {other}, {shown:?}"),
     };
     assert_eq!((made.len(), &digest(&made)[..16]), (cut.length, cut.digest.as_str()), "{}", case.name);
     made
@@ -520,7 +520,7 @@ fn parse_case(group: &str, part: &[u8]) -> Case {
         Some(fence) => split_body(fence.strip_prefix(b"\n").unwrap_or(fence)),
         None => (allow_list_command(&name), None),
     };
-    // A body may have blank lines of its own, so only the first one ends the head.
+    // A body may contain blank lines, so only the first one ends the head.
     let end = answer.windows(2).position(|window| window == b"\n\n").unwrap_or(answer.len());
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let mut lines = head.lines();
@@ -568,7 +568,7 @@ fn split<'a>(text: &'a [u8], separator: &[u8]) -> Vec<&'a [u8]> {
     parts
 }
 
-/// Words of a command line. A quote ends where a blank follows it: the recorder did not escape.
+/// Words of a command line. A quote ends only before a space, because the recorder did not escape.
 fn words(command: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut rest = command.trim();

@@ -1,6 +1,6 @@
-//! Real programs in front: curl, and nginx and HAProxy from Debian with kept-alive upstreams.
+//! curl as a client, and nginx and HAProxy from Debian as reverse proxies with persistent connections.
 //!
-//! A machine without one of them skips that test and says so.
+//! A test whose program is not installed is skipped with a message.
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,7 +15,7 @@ fn start() -> Proxy {
     start.document(CLIENT, SERVER, path).ready()
 }
 
-/// The program's path, or `None` with a line for whoever reads the output.
+/// The program's path; prints a message if it is not installed.
 fn program(name: &str) -> Option<String> {
     let places = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
     let found =
@@ -26,7 +26,7 @@ fn program(name: &str) -> Option<String> {
     found
 }
 
-/// A program that runs in the foreground and is ended with this handle.
+/// A program in the foreground, which is stopped when this handle is dropped.
 struct Running(Child);
 
 impl Running {
@@ -39,15 +39,15 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // nginx's master ends its worker when it is asked to, not when it is killed.
+        // nginx's master stops its worker on SIGTERM, not when it is killed.
         let _ = Command::new("kill").arg("-TERM").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
     }
 }
 
-/// Many exchanges over one connection to what stands in front, of every kind.
+/// Many exchanges of every kind over one connection to the reverse proxy.
 fn exercise(front: SocketAddr) {
-    let connected = eventually("the program in front answers", || {
+    let connected = eventually("the reverse proxy answers", || {
         let mut client = Client::try_connect(front).ok()?;
         let answer = client.request("GET", "/proxy/health/liveness", &[], b"");
         (answer.status == 200).then_some(client)
@@ -62,11 +62,11 @@ fn exercise(front: SocketAddr) {
         let identity = client.request("POST", "/api/v1/identities/", &key, body.as_bytes());
         assert_eq!(identity.status, 200, "{}", identity.text());
         assert_eq!(client.request("HEAD", "/api/v1/flags/", &key, b"").status, 200);
-        assert_eq!(client.request("GET", "/nowhere", &key, b"").status, 404);
+        assert_eq!(client.request("GET", "/unknown", &key, b"").status, 404);
     }
 }
 
-/// Disguises of a length or a coding, and what hides a second request behind them.
+/// Obfuscated lengths and codings, and payloads that hide a second request.
 const FRAMINGS: [&str; 24] = [
     "Content-Length: 5\r\nTransfer-Encoding: chunked",
     "Transfer-Encoding: chunked\r\nContent-Length: 5",
@@ -106,8 +106,8 @@ const BODIES: [&str; 10] = [
     "0\r\n \r\n",
 ];
 
-/// Requests that try to hide another one, each followed by an honest caller's on connections of their own:
-/// the answer must be the honest caller's. `SMUGGLING=2000` is the long form.
+/// Requests that try to smuggle another one, each followed by another client's request on a separate
+/// connection: the response must be that client's. `SMUGGLING=2000` is the long form.
 fn smuggle(name: &str, front: SocketAddr) {
     let payloads = count_of("SMUGGLING", 240);
     let hidden = format!(
@@ -118,7 +118,7 @@ fn smuggle(name: &str, front: SocketAddr) {
     for number in 0..payloads {
         let at = usize::try_from(number).expect("few");
         let (framing, body) = (FRAMINGS[at % 24], BODIES[at / 24 % 10]);
-        // From the second round on a part of the hidden request is the body of the first one.
+        // From the second round on, a part of the hidden request is the body of the first one.
         let cut = at / 240 * 7 % hidden.len();
         let method = ["POST", "GET"][(at + at / 24) % 2];
         let payload = format!(
@@ -129,8 +129,8 @@ fn smuggle(name: &str, front: SocketAddr) {
         );
         let mut attacker = Client::connect(front);
         let _ = attacker.try_send(&payload);
-        // A payload whose end is waited for has no answer. The connection stays open: a program in front
-        // takes the end of what a caller sends for the end of the caller.
+        // An incomplete payload gets no response. The connection stays open, because reverse proxies treat a
+        // half-closed client as disconnected.
         attacker.stream().set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
         match attacker.try_answer(method) {
             Ok(Some(answer)) if answer.status == 200 => served += 1,
@@ -151,11 +151,11 @@ fn smuggle(name: &str, front: SocketAddr) {
     fixture::say(&format!(
         "smuggling behind {name}: {payloads} payloads, {served} served, {refused} refused, none misplaced"
     ));
-    // If none were passed on, or none refused, this would show nothing.
+    // If no payload were forwarded, or none rejected, the test would prove nothing.
     assert!(served > 0 && refused > 0, "{served} {refused}");
 }
 
-/// With connections of the program in front still open, it ends when it is told to.
+/// It stops on SIGTERM although connections of the reverse proxy are open.
 fn assert_ends(proxy: &mut Proxy) {
     proxy.signal("TERM");
     assert!(proxy.wait().success(), "{}", proxy.log());
@@ -163,7 +163,7 @@ fn assert_ends(proxy: &mut Proxy) {
 }
 
 #[test]
-fn curl_is_served_in_every_way_it_asks() {
+fn serves_curl() {
     let Some(curl) = program("curl") else { return };
     let proxy = start();
     let url = format!("{}flags/", proxy.api_url());
@@ -180,13 +180,13 @@ fn curl_is_served_in_every_way_it_asks() {
         assert!(run(&args).contains("banner"), "{args:?}");
     }
     assert!(run(&["-I", &url]).starts_with("HTTP/1.1 200 OK"));
-    // One connection for both, as curl says itself.
+    // Both use one connection, according to curl.
     let twice = run(&["-w", "%{num_connects};", "-o", "/dev/null", &url, "-o", "/dev/null", &url]);
     assert_eq!(twice, "1;0;");
     let identities = format!("{}identities/", proxy.api_url());
     let body = format!(r#"{{"identifier": "u", "unknown": "{}"}}"#, "i".repeat(3000));
     let json = "Content-Type: application/json";
-    // A body of that size makes curl ask for a 100 first when told to.
+    // For a body of that size curl sends `Expect: 100-continue`.
     for more in [["-H", "Expect: 100-continue"], ["-H", "Transfer-Encoding: chunked"]] {
         let answer = run(&[more[0], more[1], "-H", json, "-d", &body, &identities]);
         assert!(answer.contains("\"flags\""), "{more:?}: {answer}");
@@ -194,7 +194,7 @@ fn curl_is_served_in_every_way_it_asks() {
 }
 
 #[test]
-fn nginx_in_front_is_served_over_kept_connections() {
+fn serves_nginx_over_persistent_connections() {
     let Some(nginx) = program("nginx") else { return };
     let mut proxy = start();
     let port = Port::free();
@@ -218,7 +218,7 @@ fn nginx_in_front_is_served_over_kept_connections() {
 }
 
 #[test]
-fn haproxy_in_front_is_served_over_kept_connections() {
+fn serves_haproxy_over_persistent_connections() {
     let Some(haproxy) = program("haproxy") else { return };
     let mut proxy = start();
     let port = Port::free();

@@ -1,22 +1,22 @@
-//! The SDKs that are not run here: each one's requests, byte by byte as it sends them, and what
-//! it needs to find in the answers (compatibility.md 1 and 2).
+//! SDKs that are not run here: the requests of each, byte by byte, and what it requires of the responses
+//! (compatibility.md 1 and 2).
 //!
-//! Every row stands for one SDK. A check is named for what breaks in that SDK when it fails.
+//! Every row is one SDK. A check is named after the failure of that SDK.
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Client, Proxy, Start};
 use crate::surface::{CLIENT, SERVER, document};
 
-/// What an SDK does with an answer.
+/// A requirement of an SDK on a response.
 type Check = fn(&Answer) -> Result<(), String>;
 
 struct Sdk {
     name: &'static str,
-    /// Fields beside the key, on every request.
+    /// Request fields besides the key.
     fields: &'static [(&'static str, &'static str)],
-    /// `POST identities/`, as it serialises.
+    /// The body of `POST identities/`, as the SDK serialises it.
     identities: &'static str,
-    /// `GET identities/`, for those that have it.
+    /// `GET identities/`, if the SDK uses it.
     query: Option<&'static str>,
     checks: &'static [(&'static str, Check)],
 }
@@ -31,14 +31,14 @@ const SDKS: &[Sdk] = &[
         fields: &[("User-Agent", "flagsmith-go-sdk/5.0.0"), ACCEPT, JSON],
         identities: r#"{"identifier":"u1","traits":[{"trait_key":"plan","trait_value":"gold"},{"trait_key":"age","trait_value":42,"transient":true}],"transient":true}"#,
         query: None,
-        checks: &[("an id of 0 is no flag", ids_are_not_zero)],
+        checks: &[("an id of 0 is not a flag", ids_are_not_zero)],
     },
     Sdk {
         name: "go without traits",
         fields: &[("User-Agent", "flagsmith-go-sdk/5.0.0"), ACCEPT, JSON],
         identities: r#"{"identifier":"u1"}"#,
         query: None,
-        checks: &[("an id of 0 is no flag", ids_are_not_zero)],
+        checks: &[("an id of 0 is not a flag", ids_are_not_zero)],
     },
     Sdk {
         name: "java",
@@ -72,7 +72,7 @@ const SDKS: &[Sdk] = &[
         fields: &[("User-Agent", "flagsmith-php-sdk/unknown"), ACCEPT, JSON],
         identities: r#"{"identifier":"u1","traits":[{"trait_key":"plan","trait_value":"gold"}]}"#,
         query: None,
-        checks: &[("exactly 200, no redirect", is_200), ("non-null ids", ids_are_not_zero)],
+        checks: &[("exactly 200, no redirect", has_status_200), ("non-null ids", ids_are_not_zero)],
     },
     Sdk {
         name: "elixir",
@@ -87,7 +87,7 @@ const SDKS: &[Sdk] = &[
         identities: r#"{"identifier":"u1","traits":[{"trait_key":"plan","trait_value":"gold"}],"transient":true}"#,
         query: Some("identifier=u1&transient=true"),
         checks: &[
-            ("exactly 200", is_200),
+            ("status is 200", has_status_200),
             ("no null trait value that was not sent", trait_values_are_not_null),
         ],
     },
@@ -114,7 +114,7 @@ fn start() -> Proxy {
 }
 
 #[test]
-fn every_sdk_finds_what_it_needs() {
+fn responses_satisfy_every_sdk() {
     let proxy = start();
     for sdk in SDKS {
         let mut client = Client::connect(proxy.address());
@@ -146,20 +146,20 @@ fn every_sdk_finds_what_it_needs() {
 }
 
 #[test]
-fn every_sdk_takes_the_answer_to_its_counts_as_success() {
+fn analytics_responses_are_success_for_every_sdk() {
     let proxy = start();
     for sdk in SDKS {
         let mut fields = vec![("X-Environment-Key", CLIENT)];
         fields.extend(sdk.fields);
         let mut client = Client::connect(proxy.address());
         let answer = client.request("POST", "/api/v1/analytics/flags/", &fields, br#"{"banner":3}"#);
-        // Flutter wants 200 to 202; Kotlin takes an empty body as a failure; Java parses it.
+        // Flutter requires 200 to 202; Kotlin rejects an empty body; Java parses it.
         assert_eq!((answer.status, answer.json()), (200, json!({})), "{}", sdk.name);
     }
 }
 
 #[test]
-fn the_javascript_sdk_asks_anonymously_and_takes_the_identifier_it_gets() {
+fn javascript_sdk_uses_the_generated_identifier() {
     let proxy = start();
     let fields = [
         ("X-Environment-Key", CLIENT),
@@ -198,13 +198,13 @@ fn the_javascript_sdk_asks_anonymously_and_takes_the_identifier_it_gets() {
 }
 
 #[test]
-fn an_error_is_an_object_with_a_json_type() {
+fn errors_are_json_objects() {
     let proxy = start();
     let requests: [(&str, &str, &str, &str); 5] = [
         ("GET", "/api/v1/flags/", "nope", ""),
         ("POST", "/api/v1/identities/", CLIENT, "{"),
         ("GET", "/api/v1/identities/", CLIENT, ""),
-        ("GET", "/nowhere", CLIENT, ""),
+        ("GET", "/unknown", CLIENT, ""),
         ("POST", "/api/v1/flags/", CLIENT, "{}"),
     ];
     for (method, path, key, body) in requests {
@@ -214,10 +214,10 @@ fn an_error_is_an_object_with_a_json_type() {
             &[("X-Environment-Key", key), JSON],
             body.as_bytes(),
         );
-        // Ruby and iOS do not look at the status: an array would be taken for the flags.
+        // Ruby and iOS ignore the status: they would read an array as flags.
         assert!(answer.status >= 400 && answer.json().is_object(), "{path}: {}", answer.text());
         assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
-        // The Java SDK repeats these without end.
+        // The Java SDK retries these without limit.
         assert!(![413, 429, 503].contains(&answer.status), "{path}: {}", answer.status);
     }
 }
@@ -233,7 +233,7 @@ fn require(holds: bool, answer: &Answer) -> Result<(), String> {
     holds.then_some(()).ok_or_else(|| answer.text())
 }
 
-fn is_200(answer: &Answer) -> Result<(), String> {
+fn has_status_200(answer: &Answer) -> Result<(), String> {
     require(answer.status == 200, answer)
 }
 

@@ -1,4 +1,4 @@
-//! What a service manager (`sd_notify(3)`, as systemd does it) is told by the running executable.
+//! Notifications to the service manager (`sd_notify(3)`).
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ impl Manager {
     /// Starts the proxy as a unit with `Type=notify` and a watchdog.
     fn of(start: Start) -> (Self, Start) {
         let path = start.scratch().path().join("notify.sock");
-        let socket = UnixDatagram::bind(&path).expect("our own directory");
+        let socket = UnixDatagram::bind(&path).expect("scratch space");
         let start = start.env("NOTIFY_SOCKET", path.to_str().expect("UTF-8")).env("WATCHDOG_USEC", "1200000");
         (Self(socket), start.document(CLIENT, SERVER, fixture::path("environments/Main.json")))
     }
@@ -26,14 +26,14 @@ impl Manager {
 
     fn wait_for(&self, state: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
-        while let Some(told) =
+        while let Some(state_lines) =
             self.next(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))
         {
-            if told.lines().any(|line| line == state) {
-                return told;
+            if state_lines.lines().any(|line| line == state) {
+                return state_lines;
             }
         }
-        panic!("{state} was not told in time");
+        panic!("no {state} in time");
     }
 }
 
@@ -41,9 +41,9 @@ impl Manager {
 fn notifies_readiness_watchdog_and_stop() {
     let (manager, start) = Manager::of(Start::serve());
     let mut proxy = start.spawn();
-    let told = manager.wait_for("READY=1");
-    assert!(told.contains(&format!("MAINPID={}", proxy.pid())), "{told}");
-    // Ready is told when it listens, so that a connection made now is not refused.
+    let state_lines = manager.wait_for("READY=1");
+    assert!(state_lines.contains(&format!("MAINPID={}", proxy.pid())), "{state_lines}");
+    // READY is sent after it listens, so that a connection is not refused.
     proxy.wait_until_ready();
     (0..2).for_each(|_| drop(manager.wait_for("WATCHDOG=1")));
     proxy.signal("TERM");
@@ -58,10 +58,10 @@ fn blocked_reactor_triggers_the_watchdog() {
     let _proxy = shim.preload(start).spawn();
     manager.wait_for("WATCHDOG=1");
     shim.reactor_is_stuck(true);
-    // Signs of life come twice in each watchdog time, so a silence of two such times is none.
+    // WATCHDOG is sent twice per watchdog time, so a silence of two such times proves that it stopped.
     let deadline = Instant::now() + PATIENCE;
     while manager.next(Duration::from_millis(2400)).is_some() {
-        assert!(Instant::now() < deadline, "a process with a stuck reactor says that it is alive");
+        assert!(Instant::now() < deadline, "a process with a blocked reactor sends WATCHDOG");
     }
     shim.reactor_is_stuck(false);
     manager.wait_for("WATCHDOG=1");

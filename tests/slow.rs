@@ -1,5 +1,5 @@
-//! Peers that are slow on purpose, and more of them than there is room for: what they cost, and
-//! that the others do not notice.
+//! Slow clients, too many clients, and the descriptor limit: their cost, and that other clients are not
+//! affected.
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ fn prepare() -> Start {
     start.document(CLIENT, SERVER, path)
 }
 
-/// One environment whose flags take a megabyte each time they are served.
+/// One environment whose flags take 1 MB per response.
 fn prepare_large() -> Start {
     let mut document = document(0);
     document["feature_states"][0]["feature_state_value"] = json!("x".repeat(1 << 20));
@@ -29,13 +29,13 @@ fn prepare_large() -> Start {
     start.document(CLIENT, SERVER, path)
 }
 
-/// Asks for identities with a megabyte of flags each: one answer, which is nobody else's.
+/// A request for identities with 1 MB of flags each, whose response is not shared.
 fn bulk(count: usize) -> Vec<u8> {
     let data: Vec<_> = (0..count).map(|number| json!({"identifier": number.to_string()})).collect();
     request("POST", "/api/v1/bulk-identities/", &KEY, json!({"data": data}).to_string().as_bytes())
 }
 
-/// A connection that has hardly any room for what comes.
+/// A connection with a small receive buffer.
 fn narrow(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small buffer");
@@ -46,7 +46,7 @@ fn narrow(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Reads to the end, however it comes; how much there was.
+/// Reads to the end or a reset; returns the number of bytes.
 fn read_to_end(mut stream: &TcpStream) -> usize {
     let mut chunk = vec![0; 1 << 16];
     let mut count = 0;
@@ -62,13 +62,13 @@ fn read_to_end(mut stream: &TcpStream) -> usize {
 }
 
 #[test]
-fn a_peer_that_does_not_read_is_cut_off_and_its_memory_is_freed() {
+fn disconnects_peers_that_do_not_read_and_frees_memory() {
     const PEERS: usize = 4;
     const ANSWERS: usize = 8;
     const ROUNDS: usize = 4;
     let proxy = prepare_large().set("server.timeout_write", "1s").ready();
     let ask = bulk(ANSWERS);
-    let held = ((PEERS * ANSWERS) << 20) as u64;
+    let sent = ((PEERS * ANSWERS) << 20) as u64;
     let before = proxy.resident_bytes();
     let (mut highest, mut after) = (0, Vec::new());
     for round in 1..=ROUNDS {
@@ -76,25 +76,25 @@ fn a_peer_that_does_not_read_is_cut_off_and_its_memory_is_freed() {
         for mut peer in &peers {
             peer.write_all(&ask).expect("the request is read");
         }
-        eventually("all are cut off", || {
+        eventually("all are disconnected", || {
             highest = highest.max(proxy.resident_bytes().saturating_sub(before));
             (proxy.metric("edge_proxy_connections_cut_total") == (round * PEERS) as f64).then_some(())
         });
         for peer in &peers {
-            assert!(read_to_end(peer) < ANSWERS << 20, "an answer came whole after all");
+            assert!(read_to_end(peer) < ANSWERS << 20, "a response was complete");
         }
-        eventually("no connection is left", || {
+        eventually("all connections are closed", || {
             (proxy.metric("edge_proxy_connections_open") == 0.0).then_some(())
         });
         after.push(proxy.resident_bytes().saturating_sub(before));
     }
-    assert!(highest > held / 2, "the answers waited in memory: {highest} of {held}");
-    // The allocator may keep what was freed for a while; the next round has to live from it then.
-    assert!(after[ROUNDS - 1] < 2 * held, "freed: {after:?} after rounds of {held}");
+    assert!(highest > sent / 2, "the responses were in memory: {highest} of {sent}");
+    // The allocator may keep freed memory for a while, which the next round then reuses.
+    assert!(after[ROUNDS - 1] < 2 * sent, "freed: {after:?} after rounds of {sent}");
 }
 
 #[test]
-fn bodies_that_are_never_finished_take_no_more_memory_than_they_may() {
+fn unfinished_bodies_stay_within_the_memory_limit() {
     const PEERS: usize = 400;
     const MIB: u64 = 1 << 20;
     let proxy = prepare().ready();
@@ -108,28 +108,28 @@ fn bodies_that_are_never_finished_take_no_more_memory_than_they_may() {
     for number in 0..PEERS {
         let mut peer = proxy.client();
         peer.send(&head);
-        // Who is shed may say so with a reset.
+        // An evicted connection may be reset.
         let _ = peer.try_send(&most);
         peers.push(peer);
         if number % 10 == 0 {
-            // What has just come is not yet a sign of a peer that waits.
-            eventually("room is made", || {
+            // A connection that has just sent data is not yet evicted.
+            eventually("connections are evicted", || {
                 highest = highest.max(proxy.resident_bytes().saturating_sub(before));
                 (number as f64 - shed() <= 100.0).then_some(())
             });
             assert_eq!(honest.request("GET", "/api/v1/flags/", &KEY, b"").status, 200);
         }
     }
-    // A buffer that is nearly full has up to twice the size.
-    eventually("the rest are shed", || (PEERS as f64 - shed() <= 64.0).then_some(()));
-    println!("{PEERS} unfinished bodies of a megabyte: {} MiB at most, {} shed", highest / MIB, shed());
+    // A nearly full buffer has up to twice the capacity.
+    eventually("the rest are evicted", || (PEERS as f64 - shed() <= 64.0).then_some(()));
+    println!("{PEERS} unfinished bodies of a megabyte: {} MiB at most, {} evicted", highest / MIB, shed());
     assert!(highest < 200 * MIB, "{} MiB for {PEERS} bodies", highest / MIB);
     let body = br#"{"identifier": "a"}"#;
     assert_eq!(honest.request("POST", "/api/v1/identities/", &KEY, body).status, 200);
 }
 
 #[test]
-fn answers_that_nobody_takes_take_no_more_memory_than_they_may() {
+fn unread_responses_stay_within_the_memory_limit() {
     const PEERS: u64 = 20;
     const ANSWERS: u64 = 16;
     let proxy = prepare_large().ready();
@@ -140,28 +140,28 @@ fn answers_that_nobody_takes_take_no_more_memory_than_they_may() {
         let mut peer = narrow(proxy.address());
         peer.write_all(&bulk(ANSWERS as usize)).expect("the request is read");
         peers.push(peer);
-        // What has just come is not yet a sign of a peer that waits.
-        eventually("room is made", || {
+        // A connection that has just sent data is not yet evicted.
+        eventually("connections are evicted", || {
             highest = highest.max(proxy.resident_bytes().saturating_sub(before));
-            let held = number as f64 - proxy.metric("edge_proxy_connections_shed_total");
-            (held * ANSWERS as f64 <= 64.0).then_some(())
+            let open = number as f64 - proxy.metric("edge_proxy_connections_shed_total");
+            (open * ANSWERS as f64 <= 64.0).then_some(())
         });
         assert_eq!(honest.request("GET", "/api/v1/flags/", &KEY, b"").status, 200);
     }
-    println!("{PEERS} answers of {ANSWERS} MiB that nobody takes: {} MiB at most", highest >> 20);
+    println!("{PEERS} unread responses of {ANSWERS} MiB: {} MiB at most", highest >> 20);
     assert!(highest >> 20 < PEERS * ANSWERS * 2 / 3, "{} MiB", highest >> 20);
-    // The default of server.timeout_write is far: none was cut for that.
+    // None reached the default of server.timeout_write.
     assert_eq!(proxy.metric("edge_proxy_connections_cut_total"), 0.0);
 }
 
 #[test]
-fn a_byte_now_and_then_is_not_reading() {
+fn disconnects_peers_that_read_too_slowly() {
     let proxy = prepare_large().set("server.timeout_write", "1s").ready();
     let mut peer = narrow(proxy.address());
     peer.write_all(&request("GET", "/api/v1/flags/", &KEY, b"").repeat(32)).expect("the requests are read");
     let mut bytes = [0; 64];
-    eventually("it is cut off", || {
-        // It may already be, and then there is nothing to read.
+    eventually("it is disconnected", || {
+        // It may already be disconnected.
         let _ = peer.read(&mut bytes);
         (proxy.metric("edge_proxy_connections_cut_total") == 1.0).then_some(())
     });
@@ -182,23 +182,23 @@ fn median(proxy: &Proxy) -> Duration {
 }
 
 #[test]
-fn ten_thousand_slow_peers_do_not_change_the_latency_of_the_others_and_are_swept() {
+fn ten_thousand_slow_peers_do_not_affect_latency_and_time_out() {
     const BYTES_MAX: u64 = 16 * 1024;
     let hard = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).expect("the hard limit");
     let limit = hard.unwrap_or(u64::MAX);
-    // The other tests of this process need some as well.
+    // The other tests of this process need descriptors too.
     let count = usize::try_from(limit.saturating_sub(1000)).unwrap_or(usize::MAX).min(10_000);
     let proxy = prepare().set("server.timeout_head", "6s").ready();
-    let alone = median(&proxy);
+    let baseline = median(&proxy);
     let before = proxy.resident_bytes();
     let began = Instant::now();
     let mut peers: Vec<TcpStream> = Vec::with_capacity(count);
-    // On a machine so busy that the queue of the listener is full there are fewer of them: the first
-    // must not be swept before the last has come.
+    // If the accept queue is full on a busy machine, fewer are opened: the first must not time out before the
+    // last one connects.
     while peers.len() < count && began.elapsed() < Duration::from_secs(3) {
         let mut peer = TcpStream::connect(proxy.address()).expect("the port is bound");
-        peer.write_all(b"G").expect("room for a byte");
+        peer.write_all(b"G").expect("a writable socket");
         peer.set_nonblocking(true).unwrap();
         peers.push(peer);
     }
@@ -207,7 +207,7 @@ fn ten_thousand_slow_peers_do_not_change_the_latency_of_the_others_and_are_swept
     let (stop, open) = (AtomicBool::new(false), || proxy.metric("edge_proxy_connections_open"));
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // A field that never ends, a byte each second for each.
+            // A field that never ends: one byte per second on each connection.
             let head = b"ET / HTTP/1.1\r\nHost: a\r\nX: ";
             for round in 0.. {
                 let byte = [*head.get(round).unwrap_or(&b'x')];
@@ -215,19 +215,19 @@ fn ten_thousand_slow_peers_do_not_change_the_latency_of_the_others_and_are_swept
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    // Those that were swept do not take it.
+                    // Writes to connections that timed out fail.
                     peers.iter().for_each(|mut peer| drop(peer.write(&byte)));
                     std::thread::park_timeout(Duration::from_millis(20));
                 }
             }
         });
         let beside = median(&proxy);
-        let (held, bytes) = (open(), proxy.resident_bytes().saturating_sub(before));
+        let (connected, bytes) = (open(), proxy.resident_bytes().saturating_sub(before));
         println!(
-            "{count} slow peers, {held} held: {alone:?} alone, {beside:?} beside them, {bytes} bytes more"
+            "{count} slow peers, {connected} connected: {baseline:?} without, {beside:?} beside them, {bytes} bytes more"
         );
-        assert!(held > count as f64 / 2.0, "{held} of {count} after {:?}", all_in.elapsed());
-        assert!(beside < alone * 20, "{alone:?} alone, {beside:?} beside {held} slow peers");
+        assert!(connected > count as f64 / 2.0, "{connected} of {count} after {:?}", all_in.elapsed());
+        assert!(beside < baseline * 20, "{baseline:?} without, {beside:?} beside {connected} slow peers");
         assert!(bytes / count as u64 <= BYTES_MAX, "{bytes} bytes for {count}");
         let deadline = Instant::now() + PATIENCE;
         while open() > 1.0 {
@@ -236,28 +236,29 @@ fn ten_thousand_slow_peers_do_not_change_the_latency_of_the_others_and_are_swept
         }
         stop.store(true, Ordering::Relaxed);
     });
-    let told = proxy.metric("edge_proxy_http_rejects_total{reason=\"timeout\"}");
-    assert_eq!(told, count as f64, "each is told why");
-    assert!(median(&proxy) < alone * 20);
+    let timeouts = proxy.metric("edge_proxy_http_rejects_total{reason=\"timeout\"}");
+    assert_eq!(timeouts, count as f64, "each gets a 408");
+    assert!(median(&proxy) < baseline * 20);
 }
 
-/// Time that the process has had on a CPU, in ticks of 10 ms.
+/// CPU time of the process, in ticks of 10 ms.
 fn cpu_ticks(proxy: &Proxy) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", proxy.pid())).expect("our own child");
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", proxy.pid())).expect("a child process");
     let after_name = stat.rsplit(") ").next().expect("a name in brackets");
     after_name.split(' ').skip(11).take(2).map(|number| number.parse::<u64>().expect("ticks")).sum()
 }
 
 #[test]
-fn at_the_descriptor_limit_it_waits_instead_of_spinning_and_serves_again_when_some_are_free() {
+fn pauses_at_the_descriptor_limit_and_recovers() {
     let proxy = prepare().ready();
     let mut kept = proxy.client();
     assert_eq!(kept.request("GET", "/api/v1/flags/", &KEY, b"").status, 200);
-    let open = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).expect("our own child").count() as u64;
+    let open =
+        std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).expect("a child process").count() as u64;
     let pid = i32::try_from(proxy.pid()).expect("an id");
-    // The child has our hard limit.
+    // The child inherits the hard limit.
     let limit = Rlimit { current: Some(open + 8), maximum: getrlimit(Resource::Nofile).maximum };
-    prlimit(Pid::from_raw(pid), Resource::Nofile, limit).expect("our own child");
+    prlimit(Pid::from_raw(pid), Resource::Nofile, limit).expect("a child process");
     let (began, ticks) = (Instant::now(), cpu_ticks(&proxy));
     let waiting: Vec<Client> = (0..40).map(|_| proxy.client()).collect();
     proxy.wait_for_log("accept_failed");
@@ -280,7 +281,7 @@ fn at_the_descriptor_limit_it_waits_instead_of_spinning_and_serves_again_when_so
 }
 
 #[test]
-fn callers_cannot_take_the_last_descriptors_that_polling_needs() {
+fn reserves_descriptors_for_polling() {
     let launcher = crate::support::Launcher::new();
     let upstream = crate::support::Upstream::start();
     upstream.document(SERVER, document(0).to_string());
@@ -290,11 +291,11 @@ fn callers_cannot_take_the_last_descriptors_that_polling_needs() {
     let line = proxy.wait_for_log("connections_limited");
     assert!(line.contains("connections_max_count=50") && line.contains("descriptors_count=100"), "{line}");
     let greedy: Vec<Client> = (0..200).map(|_| proxy.client()).collect();
-    eventually("the rest are closed at once", || {
+    eventually("the rest are closed immediately", || {
         (proxy.metric("edge_proxy_connections_refused_total") >= 150.0).then_some(())
     });
     upstream.document(SERVER, document(1).to_string());
-    let mut inside = greedy.into_iter().next().expect("the first is in");
+    let mut inside = greedy.into_iter().next().expect("the first is connected");
     eventually("the new document is served", || {
         let answer = inside.request("GET", "/api/v1/flags/", &KEY, b"");
         answer.text().contains("\"feature_state_value\":1}").then_some(())
@@ -302,7 +303,7 @@ fn callers_cannot_take_the_last_descriptors_that_polling_needs() {
     assert_eq!(proxy.metric("edge_proxy_accept_pauses_total"), 0.0);
 }
 
-/// Pipelines requests until `stop`, or until the other side has enough.
+/// Pipelines requests until `stop`, or until the server closes the connection.
 fn flood(address: SocketAddr, stop: &AtomicBool) {
     let requests = request("GET", "/api/v1/flags/", &KEY, b"").repeat(1000);
     let stream = Client::connect(address).into_stream();
@@ -317,7 +318,7 @@ fn flood(address: SocketAddr, stop: &AtomicBool) {
 }
 
 #[test]
-fn who_always_has_another_request_ready_does_not_keep_the_others_out() {
+fn pipelined_floods_do_not_starve_other_connections() {
     for driver in ["epoll", "auto"] {
         let proxy = prepare().env("EDGE_PROXY_DRIVER", driver).set("server.timeout_keep_alive", "1s").ready();
         let (stop, address) = (AtomicBool::new(false), proxy.address());
@@ -328,10 +329,10 @@ fn who_always_has_another_request_ready_does_not_keep_the_others_out() {
             let requests = "edge_proxy_http_requests_total{route=\"flags\",status=\"2xx\"}";
             (0..3).for_each(|_| drop(scope.spawn(|| flood(address, &stop))));
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                eventually("the flood is there", || (proxy.metric(requests) > 10_000.0).then_some(()));
+                eventually("the flood has started", || (proxy.metric(requests) > 10_000.0).then_some(()));
                 for _ in 0..20 {
                     assert_eq!(beside.request("GET", "/api/v1/flags/", &KEY, b"").status, 200);
-                    // A connection that is new has its turn, and so have the timers.
+                    // New connections and timers are served too.
                     assert_eq!(proxy.get("/api/v1/flags/", SERVER).status, 200);
                 }
                 assert!(idle.is_closed(), "{driver}: swept");
@@ -346,7 +347,7 @@ fn who_always_has_another_request_ready_does_not_keep_the_others_out() {
 }
 
 #[test]
-fn the_last_request_that_a_connection_may_bring_closes_it() {
+fn closes_the_connection_after_requests_max() {
     let proxy = prepare().set("server.requests_max", 3).ready();
     let mut client = proxy.client();
     client.send(request("GET", "/api/v1/flags/", &KEY, b"").repeat(5));
@@ -355,5 +356,5 @@ fn the_last_request_that_a_connection_may_bring_closes_it() {
         assert_eq!((answer.status, answer.header("connection") == Some("close")), (200, last));
     }
     assert!(client.is_closed());
-    assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200, "another connection begins anew");
+    assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200, "another connection has a new limit");
 }

@@ -1,6 +1,6 @@
-//! Starts on machines that lack something: what is said, and whether it goes on without.
+//! Starts with limited resources: the messages, and whether the process serves.
 //!
-//! What limits the process is set by programs every Linux has (`prlimit`, `taskset`, `unshare`).
+//! The limits are set by programs of every Linux (`prlimit`, `taskset`, `unshare`).
 use std::process::{Command, Stdio};
 
 use serde_json::json;
@@ -12,7 +12,7 @@ fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nUid:\t0\t"))
 }
 
-/// Runs a shell line in which `$PROXY` is the executable, to its end.
+/// Runs a shell line to its end; `$PROXY` is the executable.
 fn shell(line: &str) -> (Option<i32>, String) {
     let mut command = Command::new("bash");
     command.args(["-c", line]).env("PROXY", env!("CARGO_BIN_EXE_edge-proxy")).stdin(Stdio::null());
@@ -21,7 +21,7 @@ fn shell(line: &str) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Goes on serving.
+/// Checks that it serves.
 fn serves(proxy: &mut Proxy) {
     assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200);
     proxy.signal("TERM");
@@ -40,7 +40,7 @@ fn fails_with_too_few_descriptors_before_starting() {
     assert!(!text.contains("reactor_started"), "{text}");
 }
 
-/// A shell line that starts the demo by `prefix`, waits until it is well, and ends it.
+/// Starts the demo with `prefix` in a shell, waits until it is healthy, and stops it.
 fn demo(prefix: &str, args: &str) -> (Option<i32>, String) {
     let port = Port::free().number();
     shell(&format!(
@@ -59,9 +59,9 @@ fn serves_with_few_descriptors() {
 
 #[test]
 fn unreadable_configuration_is_explained() {
-    let (code, text) = shell("$PROXY serve --config /nowhere/config.json");
+    let (code, text) = shell("$PROXY serve --config /does-not-exist/config.json");
     assert_eq!(code, Some(64), "{text}");
-    assert!(text.contains("config file /nowhere/config.json: expected an existing file"), "{text}");
+    assert!(text.contains("config file /does-not-exist/config.json: expected an existing file"), "{text}");
     let (code, text) = shell("$PROXY serve --config /");
     assert_eq!(code, Some(64), "{text}");
     assert!(text.contains("config file /: expected a readable JSON file"), "{text}");
@@ -75,7 +75,7 @@ fn unreadable_configuration_is_explained() {
         scratch.scratch().path().display(),
         path.display()
     ));
-    // Where the executable itself is out of that user's reach, nothing of ours is tried.
+    // Skipped if that user cannot execute the executable.
     assert!(
         text.contains("a file that this user may read") && code == Some(64)
             || code == Some(126)
@@ -93,7 +93,8 @@ fn rejects_configuration_without_environment() {
 
 #[test]
 fn names_files_of_invalid_certificates() {
-    for (cert, part) in [("/nowhere.pem", "No such file"), ("/etc/passwd", "contains no certificate")] {
+    for (cert, part) in [("/does-not-exist.pem", "No such file"), ("/etc/passwd", "contains no certificate")]
+    {
         let (code, text) = start().set("server.tls", json!({"cert": cert, "key": cert})).run();
         assert_eq!(code, Some(64), "{text}");
         assert!(text.contains("server.tls.cert") && text.contains(cert) && text.contains(part), "{text}");
@@ -102,8 +103,8 @@ fn names_files_of_invalid_certificates() {
 
 #[test]
 fn serves_without_writable_cache_dir() {
-    let mut proxy = start().set("cache_dir", "/proc/nowhere").ready();
-    assert!(proxy.wait_for_log("cache_dir_unusable").contains("/proc/nowhere"));
+    let mut proxy = start().set("cache_dir", "/proc/does-not-exist").ready();
+    assert!(proxy.wait_for_log("cache_dir_unusable").contains("/proc/does-not-exist"));
     serves(&mut proxy);
 }
 

@@ -1,4 +1,4 @@
-//! Event streams downstream: who may subscribe, what is said to whom, and when.
+//! Event streams to clients: access, events, and their order.
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -9,8 +9,8 @@ use crate::surface::{CLIENT, SERVER, document};
 const STREAM: &str = "/sse/environments/SurfaceClientKey/stream";
 const OFREP: &str = "/ofrep/v1/environments/SurfaceClientKey/stream";
 
-/// Status and fields of a stream's head, and the client that reads on: by HTTP/1.0, since its
-/// streams are not chunked and can be read line by line.
+/// Subscribes over HTTP/1.0, whose streams are not chunked and can be read line by line. Returns the client,
+/// the status and the fields of the head.
 fn subscribe(proxy: &Proxy, path: &str, fields: &[(&str, &str)]) -> (Client, u16, Vec<(String, String)>) {
     let mut client = Client::connect(proxy.address());
     let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -30,7 +30,7 @@ fn served_from_file() -> Start {
 }
 
 #[test]
-fn a_stream_is_for_keys_that_are_known_and_for_get() {
+fn streams_require_a_known_key_and_get() {
     let proxy = served_from_file().ready();
     for (path, key) in [
         ("/sse/environments/nope/stream", "nope"),
@@ -39,7 +39,7 @@ fn a_stream_is_for_keys_that_are_known_and_for_get() {
         ("/sse/environments/a%27b/stream", "a\'b"),
         ("/sse/environments/surfaceclientkey/stream", "surfaceclientkey"),
     ] {
-        // The key of the header opens nothing here: EventSource cannot send one.
+        // The key of the header is ignored here: EventSource cannot send one.
         let answer = proxy.get(path, CLIENT);
         let quoted = if key.contains('\'') { format!("\\\"{key}\\\"") } else { format!("'{key}'") };
         let body = format!(r#"{{"status":"unauthorized","message":"unknown key {quoted}"}}"#);
@@ -57,7 +57,7 @@ fn a_stream_is_for_keys_that_are_known_and_for_get() {
 }
 
 #[test]
-fn an_environment_without_a_document_has_a_stream_that_waits() {
+fn stream_opens_before_the_document_arrives() {
     let upstream = Upstream::start();
     let proxy = Start::serve()
         .set("api_url", upstream.api_url())
@@ -73,7 +73,7 @@ fn an_environment_without_a_document_has_a_stream_that_waits() {
 }
 
 #[test]
-fn origins_are_told_apart_on_streams_as_everywhere() {
+fn streams_follow_allow_origins() {
     let proxy = served_from_file().set("allow_origins", json!(["https://ok.example"])).ready();
     for (origin, allowed) in
         [("https://ok.example", Some("https://ok.example")), ("https://evil.example", None)]
@@ -87,7 +87,7 @@ fn origins_are_told_apart_on_streams_as_everywhere() {
 
 /// An identity override may change without moving the document's time (compatibility.md 4.1).
 #[test]
-fn openfeature_hears_of_a_document_whose_time_stayed() {
+fn ofrep_stream_reports_changes_with_equal_updated_at() {
     let upstream = Upstream::start();
     let mut edited = document(1);
     upstream.document(SERVER, edited.to_string());
@@ -109,21 +109,25 @@ fn openfeature_hears_of_a_document_whose_time_stayed() {
     assert_eq!(next(&mut flagsmith), r#"{"updated_at": 1795168801.5}"#);
     edited["feature_states"][0]["feature_state_value"] = json!("edited");
     upstream.document(SERVER, edited.to_string());
-    assert_eq!(next(&mut ofrep), event, "it moved nothing but the flags");
+    assert_eq!(next(&mut ofrep), event, "the event carries no time");
     let now = proxy.get("/api/v1/flags/?feature=banner", CLIENT).json()["feature_state_value"].clone();
-    assert_eq!(now, "edited", "what is fetched then is the new one");
+    assert_eq!(now, "edited", "the new document is served");
     edited["updated_at"] = serde_json::Value::Null;
     upstream.document(SERVER, edited.to_string());
     assert_eq!(next(&mut ofrep), r#"{"type":"refetchEvaluation"}"#);
     edited["updated_at"] = json!("2026-11-20T10:00:09+00:00");
     upstream.document(SERVER, edited.to_string());
     assert_eq!(next(&mut ofrep), r#"{"type":"refetchEvaluation","lastModified":1795168809}"#);
-    assert_eq!(next(&mut flagsmith), r#"{"updated_at": 1795168809.0}"#, "its SDKs go by the time alone");
+    assert_eq!(
+        next(&mut flagsmith),
+        r#"{"updated_at": 1795168809.0}"#,
+        "Flagsmith's SDKs compare only the time"
+    );
 }
 
-/// Also that a quiet stream says that it is alive: a comment, every 15 seconds.
+/// A quiet stream gets a comment every 15 seconds.
 #[test]
-fn a_stream_hears_of_its_own_environment_alone() {
+fn stream_reports_only_its_environment() {
     let upstream = Upstream::start();
     let mut other = document(1);
     other["api_key"] = json!("OtherClientKey");
@@ -136,22 +140,22 @@ fn a_stream_hears_of_its_own_environment_alone() {
         .environment("OtherClientKey", "ser.other")
         .ready();
     let (mut quiet, ..) = subscribe(&proxy, STREAM, &[]);
-    let (mut told, ..) = subscribe(&proxy, "/sse/environments/OtherClientKey/stream", &[]);
+    let (mut client, ..) = subscribe(&proxy, "/sse/environments/OtherClientKey/stream", &[]);
     let first =
         ["retry: 15000", "", "event: environment_updated", r#"data: {"updated_at": 1795168801.5}"#, ""];
     for line in first {
         assert_eq!(quiet.line().expect("a line"), line);
-        assert_eq!(told.line().expect("a line"), line);
+        assert_eq!(client.line().expect("a line"), line);
     }
     other["updated_at"] = json!("2026-11-20T10:00:09+00:00");
     upstream.document("ser.other", other.to_string());
-    assert_eq!(told.line().expect("a line"), "event: environment_updated");
+    assert_eq!(client.line().expect("a line"), "event: environment_updated");
     assert_eq!(
-        told.line().expect("a line"),
+        client.line().expect("a line"),
         r#"data: {"updated_at": 1795168809.0}"#,
         "a decimal point, always"
     );
-    // Nothing came before the comment, which comes after a quiet while, however long on a busy machine.
+    // The comment is the first line. A busy machine may delay it.
     quiet.stream().set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
     let since = Instant::now();
     assert_eq!(quiet.line().expect("a comment"), ":", "after {:?}", since.elapsed());

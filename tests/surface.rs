@@ -1,4 +1,4 @@
-//! The endpoints beside flags and identities, and the answers to input that is not right.
+//! Endpoints besides flags and identities, and responses to invalid input.
 //!
 //! One small document: a value of every type, a server-only feature, a segment on a trait.
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ fn send(proxy: &Proxy, method: &str, target: &str, headers: &[(&str, &str)], bod
 }
 
 #[test]
-fn validators_let_a_client_ask_again_for_nothing() {
+fn conditional_requests_return_304() {
     let proxy = start();
     let key = ("X-Environment-Key", SERVER);
     for path in ["/api/v1/flags/", "/api/v1/environment-document/"] {
@@ -57,13 +57,13 @@ fn validators_let_a_client_ask_again_for_nothing() {
     }
     let identities =
         send(&proxy, "GET", "/api/v1/identities/?identifier=u", &[key, ("If-None-Match", "*")], "");
-    assert_eq!(identities.status, 200, "an identity's answer has no tag and is never 304");
+    assert_eq!(identities.status, 200, "responses of identities have no entity tag and are never 304");
     assert_eq!(identities.header("x-flagsmith-document-updated-at"), Some("1795168800.5"));
     assert!(identities.header("etag").is_none());
 }
 
 #[test]
-fn a_client_key_sees_no_document_and_no_server_only_feature() {
+fn client_side_key_reads_no_document_and_no_server_only_feature() {
     let proxy = start();
     let answer = proxy.get("/api/v1/environment-document/", CLIENT);
     assert_eq!((answer.status, answer.json()["status"].clone()), (401, json!("unauthorized")));
@@ -79,7 +79,7 @@ fn a_client_key_sees_no_document_and_no_server_only_feature() {
     assert_eq!(names(SERVER), ["banner", "on", "off", "dark", "secret", "split", "count"]);
     assert_eq!(names(CLIENT), ["banner", "on", "off", "dark", "split", "count"]);
     let one = proxy.get("/api/v1/identities/?identifier=u&feature=banner", CLIENT).json();
-    assert_eq!(one["flags"].as_array().unwrap().len(), 1, "only that flag, still in a list");
+    assert_eq!(one["flags"].as_array().unwrap().len(), 1, "only that flag, in a list");
     assert_eq!(
         proxy.get("/api/v1/identities/?identifier=u&feature=secret", CLIENT).json()["flags"],
         json!([])
@@ -87,7 +87,7 @@ fn a_client_key_sees_no_document_and_no_server_only_feature() {
 }
 
 #[test]
-fn traits_of_browsers_count_only_where_the_environment_allows_it() {
+fn client_traits_require_allow_client_traits() {
     let mut closed = document(0);
     closed["allow_client_traits"] = json!(false);
     closed["hide_sensitive_data"] = json!(true);
@@ -106,7 +106,7 @@ fn traits_of_browsers_count_only_where_the_environment_allows_it() {
     assert_eq!(flag(&answer, "banner")["reason"], "TARGETING_MATCH; segment=gold plan");
 }
 
-/// What counts is whether a flag is enabled for who asks, not how it stands in the document.
+/// Visibility depends on whether the flag is enabled for this identity, not in the environment.
 #[test]
 fn disabled_flags_are_hidden_from_browsers_on_every_route() {
     let mut hiding = document(0);
@@ -144,7 +144,7 @@ fn disabled_flags_are_hidden_from_browsers_on_every_route() {
     assert_eq!(proxy.post("/ofrep/v1/evaluate/flags/off", CLIENT, &ofrep("")).status, 404);
     assert_eq!(proxy.post("/ofrep/v1/evaluate/flags/off", CLIENT, &ofrep(r#","plan":"gold""#)).status, 200);
     assert_eq!(proxy.get("/api/v1/flags/?feature=off", SERVER).status, 200);
-    assert_eq!(names(&proxy.get("/api/v1/flags/", SERVER)).len(), 7, "servers see all");
+    assert_eq!(names(&proxy.get("/api/v1/flags/", SERVER)).len(), 7, "server-side keys read all");
 }
 
 #[test]
@@ -163,11 +163,11 @@ fn bulk_identities_are_answered_in_order() {
     );
     assert_eq!(answers[2]["identifier"].as_str().unwrap().len(), 32, "transient");
     let one = proxy.post("/api/v1/identities/", CLIENT, &gold.to_string()).json();
-    assert_eq!(answers[0], one, "the same as alone");
+    assert_eq!(answers[0], one, "the same as a single request");
 }
 
 #[test]
-fn bulk_identities_of_the_wrong_shape_are_refused_whole() {
+fn rejects_invalid_bulk_identities() {
     let proxy = start();
     let many = |count: usize| json!({"data": vec![json!({"identifier": "u"}); count]}).to_string();
     for (body, status, text) in [
@@ -210,7 +210,7 @@ fn bulk_identities_of_the_wrong_shape_are_refused_whole() {
 }
 
 #[test]
-fn a_trait_is_echoed_and_not_stored() {
+fn traits_are_echoed_and_not_stored() {
     let proxy = start();
     let body = r#"{"identity":{"identifier":"u1"},"trait_key":"plan","trait_value":"gold"}"#;
     let answer = proxy.post("/api/v1/traits/", CLIENT, body);
@@ -234,13 +234,13 @@ fn a_trait_is_echoed_and_not_stored() {
 }
 
 #[test]
-fn analytics_have_a_defined_answer_whatever_is_sent() {
+fn analytics_responses_are_defined_for_every_body() {
     let proxy = start();
     for (path, body, status, answered) in [
         ("/api/v1/analytics/flags/", r#"{"banner":3,"on":1}"#, 200, "{}"),
         (
             "/api/v1/analytics/flags",
-            r#"{"nobody":3,"on":-1,"off":1.5,"count":"7","split":99999999999999999999,"dark":true}"#,
+            r#"{"unknown":3,"on":-1,"off":1.5,"count":"7","split":99999999999999999999,"dark":true}"#,
             200,
             "{}",
         ),
@@ -280,7 +280,7 @@ fn analytics_have_a_defined_answer_whatever_is_sent() {
 const V1: &str = "/api/v1/analytics/flags/";
 const V2: &str = "/api/v2/analytics/flags/";
 
-/// A proxy that polls, sends its counts only when it ends, and an upstream that takes them.
+/// A proxy that uploads its counts only at exit, and an upstream that accepts them.
 fn counting(is_enabled: bool) -> (Upstream, Proxy) {
     let upstream = Upstream::start();
     upstream.document(SERVER, document(1).to_string());
@@ -295,9 +295,9 @@ fn counting(is_enabled: bool) -> (Upstream, Proxy) {
 }
 
 #[test]
-fn only_counts_of_known_features_go_upstream_each_with_its_labels() {
+fn uploads_counts_of_known_features_with_labels() {
     let (upstream, mut proxy) = counting(true);
-    let wrong = r#"{"nobody":3,"on":-1,"off":1.5,"dark":"7","split":99999999999999999999,"count":true,
+    let wrong = r#"{"unknown":3,"on":-1,"off":1.5,"dark":"7","split":99999999999999999999,"count":true,
         "secret":null,"banner":0,"BANNER":1,"":1,"on ":[1]}"#;
     let ask = |path: &str, labels: &[(&str, &str)], body: &str, status: u16| {
         let fields = [&[("X-Environment-Key", CLIENT)], labels].concat();
@@ -320,9 +320,9 @@ fn only_counts_of_known_features_go_upstream_each_with_its_labels() {
         )
     };
     let rows =
-        [evaluation("on", "4"), evaluation("nobody", "4"), evaluation("on", "-4"), evaluation("on", "0")];
+        [evaluation("on", "4"), evaluation("unknown", "4"), evaluation("on", "-4"), evaluation("on", "0")];
     ask(V2, &[], &format!(r#"{{"evaluations":[{}]}}"#, rows.join(",")), 204);
-    // One that is wrong refuses all of them: nothing of it is counted.
+    // One invalid row rejects the whole body: nothing is counted.
     ask(
         V2,
         &[],
@@ -362,7 +362,7 @@ fn only_counts_of_known_features_go_upstream_each_with_its_labels() {
 }
 
 #[test]
-fn counts_that_are_switched_off_are_accepted_and_stay_here() {
+fn disabled_analytics_are_accepted_and_not_uploaded() {
     let (upstream, mut proxy) = counting(false);
     assert_eq!(proxy.post(V1, CLIENT, r#"{"banner":3}"#).text(), "{}");
     assert_eq!(proxy.post(V2, CLIENT, r#"{"evaluations":[]}"#).status, 204);
@@ -372,7 +372,7 @@ fn counts_that_are_switched_off_are_accepted_and_stay_here() {
 }
 
 #[test]
-fn keys_that_open_nothing_are_told_so() {
+fn unknown_keys_are_401() {
     let upstream = Upstream::start();
     let proxy =
         Start::serve().set("api_url", upstream.api_url()).environment("waiting", "ser.waiting").start();
@@ -387,7 +387,7 @@ fn keys_that_open_nothing_are_told_so() {
             ("GET", "/api/v1/flags/", ""),
             ("GET", "/api/v1/identities/?identifier=u", ""),
             ("POST", "/api/v1/identities/", r#"{"identifier":"u"}"#),
-            // Half a surrogate pair: the model looks at the key first.
+            // Half a surrogate pair: the reference checks the key first.
             ("POST", "/api/v1/identities/", r#"{"identifier":"\ud800"}"#),
         ] {
             let answer = send(&proxy, method, path, &fields, body);
@@ -410,9 +410,9 @@ fn keys_that_open_nothing_are_told_so() {
     assert_eq!(health.json()["environments"][0]["state"], "missing");
 }
 
-/// Nothing but the stack of a reactor bears what is nested, and who overflows that ends the process.
+/// Deep nesting must not overflow the stack of a reactor, which would end the process.
 #[test]
-fn nesting_to_the_bound_and_beyond_is_answered_on_every_route() {
+fn deep_nesting_is_answered_on_every_route() {
     let proxy = start();
     let values = |depth: usize| {
         let nested = |open: &str, close: &str| format!("{}1{}", open.repeat(depth), close.repeat(depth));
@@ -441,7 +441,7 @@ fn nesting_to_the_bound_and_beyond_is_answered_on_every_route() {
 }
 
 #[test]
-fn an_event_stream_tells_of_a_new_document_at_once() {
+fn event_stream_reports_a_new_document_immediately() {
     let upstream = Upstream::start();
     upstream.document(SERVER, document(1).to_string());
     let proxy = Start::serve()
@@ -469,19 +469,23 @@ fn an_event_stream_tells_of_a_new_document_at_once() {
             return data.to_owned();
         }
     };
-    assert_eq!(next(&mut streams[0]), r#"{"updated_at": 1795168801.5}"#, "the current time on subscribing");
+    assert_eq!(
+        next(&mut streams[0]),
+        r#"{"updated_at": 1795168801.5}"#,
+        "the current time after subscribing"
+    );
     assert_eq!(next(&mut streams[1]), r#"{"type":"refetchEvaluation","lastModified":1795168801}"#);
     upstream.document(SERVER, document(2).to_string());
     assert_eq!(next(&mut streams[0]), r#"{"updated_at": 1795168802.5}"#);
     assert_eq!(next(&mut streams[1]), r#"{"type":"refetchEvaluation","lastModified":1795168802}"#);
     let header =
         proxy.get("/api/v1/flags/", CLIENT).header("x-flagsmith-document-updated-at").map(str::to_owned);
-    assert_eq!(header.as_deref(), Some("1795168802.5"), "the same time as the answers carry");
+    assert_eq!(header.as_deref(), Some("1795168802.5"), "the same time as in responses");
     assert_eq!(proxy.get("/sse/environments/nope/stream", "").status, 401);
 }
 
 #[test]
-fn an_event_stream_ends_in_time_and_with_the_proxy() {
+fn event_stream_ends_after_its_lifetime_and_at_shutdown() {
     let start = || {
         let start = Start::serve();
         let path = start.scratch().write("surface.json", document(0).to_string());
@@ -500,19 +504,19 @@ fn an_event_stream_ends_in_time_and_with_the_proxy() {
         }
         lines
     };
-    // Ruby reads a stream to its end, and Flutter comes again every 29 seconds.
+    // Ruby reads a stream to its end, and Flutter reconnects every 29 seconds.
     let limited = start().set("sse", json!({"max_stream_seconds": 1})).ready();
     let whole = lines(subscribe(&limited));
     assert!(whole.contains(&"event: environment_updated".to_owned()), "{whole:?}");
     let mut stopped = start().ready();
     let client = subscribe(&stopped);
     stopped.signal("TERM");
-    assert!(!lines(client).is_empty(), "closed while it drains, not cut off");
+    assert!(!lines(client).is_empty(), "closed while it drains, not reset");
     assert!(stopped.wait().success());
 }
 
 #[test]
-fn the_api_describes_itself() {
+fn serves_its_openapi_description() {
     let start = Start::serve().set("cache_dir", "cache").set("events.enabled", true);
     let path = start.scratch().write("surface.json", document(0).to_string());
     let proxy = start.document(CLIENT, SERVER, path).ready();
@@ -522,7 +526,7 @@ fn the_api_describes_itself() {
     for path in paths {
         let path = path.replace("{key}", CLIENT);
         let answer = send(&proxy, "OPTIONS", &path, &[], "");
-        assert_eq!(answer.status, 405, "{path} is there and has no OPTIONS of its own");
+        assert_eq!(answer.status, 405, "{path} exists and does not answer OPTIONS");
     }
     let page = proxy.get("/docs", "");
     assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
@@ -553,7 +557,7 @@ fn counts_reach_upstream_exactly() {
                         "POST",
                         "/api/v1/analytics/flags/",
                         &fields,
-                        br#"{"banner":3,"on":1,"nobody":9}"#,
+                        br#"{"banner":3,"on":1,"unknown":9}"#,
                     );
                     assert_eq!(answer.text(), "{}");
                 }
@@ -565,7 +569,7 @@ fn counts_reach_upstream_exactly() {
         let (mut banner, mut on, mut agents) = (0, 0, std::collections::BTreeSet::new());
         for sent in upstream.requests_for("/api/v1/analytics/flags/") {
             let counts = sent.json();
-            assert!(counts.get("nobody").is_none(), "{counts}");
+            assert!(counts.get("unknown").is_none(), "{counts}");
             banner += counts["banner"].as_u64().unwrap_or(0);
             on += counts["on"].as_u64().unwrap_or(0);
             agents.insert(sent.header("user-agent").unwrap_or_default().to_owned());

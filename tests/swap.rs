@@ -1,10 +1,10 @@
-//! Big documents: what it costs to take one up while requests are served.
+//! The cost of replacing large documents while requests are served.
 //!
-//! `make bench-swap` runs this in the optimised profile, with 20 MB and 50,000 overrides, and prints the
-//! numbers: once with a CPU left for the supervisor's threads, once with all of the proxy on the
-//! reactor's CPU. In an ordinary test run a twentieth of that is swapped, so that the bench cannot rot;
-//! there only the answers are judged, not the times. Requests leave at a fixed rate, whatever the
-//! proxy does, and are timed from when they should have left; quiet and swapping seconds alternate.
+//! `make bench-swap` runs this in the optimised profile, with 20 MB and 50,000 overrides, and prints the numbers:
+//! once with a CPU for the supervisor's threads, once with all threads on the reactor's CPU. `make test` uses a
+//! twentieth of that and checks only the responses, not the times. Requests are sent at a fixed rate and timed
+//! from their scheduled time, so that a stall is counted in full; quiet seconds and seconds with replacements
+//! alternate.
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -16,11 +16,11 @@ use crate::support::{PATIENCE, Proxy, Reply, Start, Upstream, eventually, reques
 
 const IS_BENCH: bool = !cfg!(debug_assertions);
 const OVERRIDES: u32 = if IS_BENCH { 50_000 } else { 2_500 };
-/// Each of so many swaps in a row, a second apart, after as long a quiet time.
+/// Replacements, one second apart, after an equal number of quiet seconds.
 const ROUNDS: u32 = if IS_BENCH { 3 } else { 1 };
 const SWAPS: u32 = if IS_BENCH { 4 } else { 2 };
 const EACH: Duration = if IS_BENCH { Duration::from_secs(1) } else { Duration::from_millis(300) };
-/// Requests a second: about a third of what the reactor could do beside nothing else.
+/// Requests per second: about a third of the reactor's capacity.
 const RATE: u32 = if IS_BENCH { 5_000 } else { 200 };
 
 fn big(version: u32) -> Vec<u8> {
@@ -37,7 +37,7 @@ fn memory_kb(proxy: &Proxy, name: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// What a proxy takes with hardly any document.
+/// The memory of a proxy with a small document.
 fn memory_kb_of_small() -> u64 {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, value(1).to_string());
@@ -45,12 +45,12 @@ fn memory_kb_of_small() -> u64 {
     memory_kb(&proxy, "VmRSS")
 }
 
-/// Longest time that memory is held before it is given back (`limits::THREAD_IDLE_MAX`), and more.
+/// Waits until idle threads have exited and their memory is returned (`limits::THREAD_IDLE_MAX`).
 fn wait_for_rest() {
     wait_until(Instant::now() + Duration::from_secs(if IS_BENCH { 4 } else { 0 }));
 }
 
-/// A single `park_timeout` ends at once where a scope of threads ended before.
+/// `park_timeout` may return early after a scope of threads has ended.
 fn wait_until(time: Instant) {
     while let Some(left) = time.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         std::thread::park_timeout(left);
@@ -63,16 +63,16 @@ fn fetch_ms(proxy: &Proxy) -> Vec<u64> {
     lines.filter_map(|line| line.split("took_ms=").nth(1)?.split_whitespace().next()?.parse().ok()).collect()
 }
 
-/// Microseconds, one for each request.
+/// Times of requests, microseconds.
 #[derive(Default)]
 struct Times {
-    /// From when it should have left to its answer.
+    /// From the scheduled time to the response.
     answered: Vec<u64>,
-    /// From when it should have left to when it did: our own doing.
+    /// From the scheduled time to the sending: the delay of the client.
     late: Vec<u64>,
 }
 
-/// One connection on which requests leave at [`RATE`], pipelined if the answers are late.
+/// A connection that sends requests at [`RATE`], pipelined if responses are late.
 struct Load {
     stream: TcpStream,
     request: Vec<u8>,
@@ -89,7 +89,7 @@ impl Load {
         Self { stream, request, unread: Vec::new() }
     }
 
-    /// Until `is_over`, and until all is answered.
+    /// Sends requests until `is_over`, then waits for all responses.
     fn run(&mut self, times: &mut Times, is_over: impl Fn() -> bool) {
         let (started, mut sent, mut answered) = (Instant::now(), 0, 0);
         let due = |number: u32| started + Duration::from_secs(1) * number / RATE;
@@ -99,16 +99,16 @@ impl Load {
             if over && answered == sent {
                 return;
             }
-            assert!(now < due(answered) + PATIENCE, "an answer is missing");
+            assert!(now < due(answered) + PATIENCE, "a response is missing");
             if !over && now >= due(sent) {
-                // So small that the socket always takes it whole, or the proxy is long stuck.
+                // The socket accepts all of it, because it is small.
                 let count = self.stream.write(&self.request).expect("the proxy reads");
                 assert_eq!(count, self.request.len());
                 times.late.push(micros(now - due(sent)));
                 sent += 1;
             }
             if !IS_BENCH {
-                // Spinning is for measuring; the tests beside this one need the CPU.
+                // Spins only for measurements; concurrent tests need the CPU.
                 std::thread::park_timeout(Duration::from_millis(1));
             }
             for _ in 0..self.answers() {
@@ -118,7 +118,7 @@ impl Load {
         }
     }
 
-    /// How many answers came; each is looked at.
+    /// Reads and checks responses; returns their number.
     fn answers(&mut self) -> usize {
         let mut piece = [0; 16 * 1024];
         match self.stream.read(&mut piece) {
@@ -160,17 +160,17 @@ fn written(times: &mut Times) -> String {
     format!("{count} requests, p50 {p50} us, p99 {p99}, p99.9 {p999}, worst {worst}; sent late p99.9 {late}")
 }
 
-/// Runs `work` on a thread of its own with these CPUs, so that what it starts inherits them.
+/// Runs `work` on a new thread with these CPUs, which its children inherit.
 fn on<T: Send>(cpus: CpuSet, nice: i32, work: impl FnOnce() -> T + Send) -> T {
     let placed = move || {
-        sched_setaffinity(None, &cpus).expect("CPUs of ours");
+        sched_setaffinity(None, &cpus).expect("allowed CPUs");
         rustix::process::nice(nice).expect("lower is always allowed");
         work()
     };
-    std::thread::scope(|scope| scope.spawn(placed).join().expect("told above"))
+    std::thread::scope(|scope| scope.spawn(placed).join().expect("no panic"))
 }
 
-/// All CPUs, the first for the reactor, and the rest (or the same if there is no other).
+/// All CPUs, the first one for the reactor, and the rest (or the same one if there is no other).
 fn cpus() -> (CpuSet, CpuSet, CpuSet) {
     let all = sched_getaffinity(None).expect("it always works");
     let (mut first, mut rest) = (CpuSet::new(), all);
@@ -180,7 +180,7 @@ fn cpus() -> (CpuSet, CpuSet, CpuSet) {
     (all, first, if rest.count() > 0 { rest } else { all })
 }
 
-/// Quiet and swapping seconds in turn.
+/// Alternates quiet seconds and seconds with a replacement.
 fn measure(proxy: &Proxy, upstream: &Upstream, bodies: &[Reply]) -> (Times, Times) {
     let stream = format!("/sse/environments/{CLIENT_KEY}/stream");
     let mut load = Load::open(proxy.address());
@@ -215,10 +215,10 @@ fn measure(proxy: &Proxy, upstream: &Upstream, bodies: &[Reply]) -> (Times, Time
 /// The `updated_at` of version 0, seconds since the epoch.
 const UPDATED_AT: u64 = 1_767_225_600;
 
-/// A proxy on `place`, with the whole of the rest for us.
+/// Measures a proxy on the CPUs `place`; the client has the rest.
 fn swap(name: &str, place: CpuSet, bodies: &[Reply]) {
     let (_, _, rest) = cpus();
-    // What we do ourselves must not pass for a stall of the proxy.
+    // A delay of the client must not be counted as a stall of the proxy.
     let upstream = on(rest, 10, Upstream::start);
     upstream.on_key(SERVER_KEY, bodies[0].clone());
     let stream = format!("/sse/environments/{CLIENT_KEY}/stream");
@@ -248,7 +248,7 @@ fn swap(name: &str, place: CpuSet, bodies: &[Reply]) {
 }
 
 #[test]
-fn a_big_document_is_swapped_under_load() {
+fn large_document_is_replaced_under_load() {
     let bodies: Vec<Reply> = (0..=ROUNDS * SWAPS).map(|version| Reply::json(big(version))).collect();
     let megabytes = bodies[0].body.len() as f64 / 1e6;
     println!("swap | document {megabytes:.1} MB, {OVERRIDES} overrides, {RATE} requests a second");

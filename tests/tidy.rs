@@ -257,9 +257,14 @@ impl File {
 }
 
 fn tree() -> Vec<File> {
+    files_below("src")
+}
+
+/// The Rust files below a directory of the repository.
+fn files_below(directory: &str) -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = Vec::new();
-    walk(&root.join("src"), &mut paths);
+    walk(&root.join(directory), &mut paths);
     paths.sort();
     let file = |path: &PathBuf| {
         let name = path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
@@ -768,7 +773,7 @@ fn panics(file: &File) -> Vec<String> {
     offences
 }
 
-fn names_without_meaning(file: &File) -> Vec<String> {
+fn unspecific_names(file: &File) -> Vec<String> {
     let mut offences = Vec::new();
     for keyword in ["struct", "enum", "trait", "type", "mod", "fn"] {
         for at in words(&file.product, keyword) {
@@ -792,7 +797,7 @@ fn names_without_meaning(file: &File) -> Vec<String> {
     offences
 }
 
-fn left_behind(file: &File) -> Vec<String> {
+fn unfinished_work(file: &File) -> Vec<String> {
     let bytes = file.text.as_bytes();
     // A word inside another (`\\uXXXX`) is that other word.
     let is_inside = |at: usize, end: usize| {
@@ -947,12 +952,12 @@ fn comments_stay_narrow() {
 }
 
 #[test]
-fn every_module_says_what_it_is() {
+fn every_module_has_a_header() {
     check("every module says what it is", header_offences);
 }
 
 #[test]
-fn nothing_panics() {
+fn no_panics_in_src() {
     check("nothing panics on purpose; a reason goes into PANICS", panics);
     let files = tree();
     let stale = PANICS
@@ -965,17 +970,17 @@ fn nothing_panics() {
 }
 
 #[test]
-fn names_mean_something() {
-    check("names mean something", names_without_meaning);
+fn names_are_specific() {
+    check("names mean something", unspecific_names);
 }
 
 #[test]
-fn nothing_is_left_behind() {
-    check("nothing is left behind", left_behind);
+fn no_unfinished_work() {
+    check("nothing is left behind", unfinished_work);
 }
 
 #[test]
-fn there_is_no_unsafe_code() {
+fn no_unsafe_code() {
     let files = tree();
     let lib = files.iter().find(|file| file.path == "src/lib.rs").expect("src/lib.rs");
     assert!(lib.code.contains("#![forbid(unsafe_code)]"), "src/lib.rs forbids unsafe code");
@@ -985,6 +990,9 @@ fn there_is_no_unsafe_code() {
 #[test]
 fn standard_terms_are_used() {
     check("retired words", retired_words);
+    // This file names the words.
+    let tests = files_below("tests").into_iter().filter(|file| file.path != "tests/tidy.rs");
+    assert_none("retired words", tests.flat_map(|file| retired_words(&file)));
 }
 
 #[test]
@@ -996,12 +1004,12 @@ fn every_file_is_compiled() {
 fn make_help_lists_every_target() {
     let makefile = Path::new(env!("CARGO_MANIFEST_DIR")).join("Makefile");
     let makefile = std::fs::read_to_string(makefile).expect("Makefile");
-    let silent = makefile.lines().filter(|line| is_silent_target(line));
+    let silent = makefile.lines().filter(|line| is_undocumented_target(line));
     assert_none("a target without `## what it does`", silent.map(str::to_owned));
 }
 
 /// A rule of the Makefile that a person may ask for and `make help` would not show.
-fn is_silent_target(line: &str) -> bool {
+fn is_undocumented_target(line: &str) -> bool {
     let Some((name, rest)) = line.split_once(':') else { return false };
     let is_name = !name.is_empty()
         && name.chars().all(|char| char.is_ascii_lowercase() || "-_0123456789".contains(char));
@@ -1022,7 +1030,7 @@ fn blanking_keeps_lines_and_removes_text() {
 }
 
 #[test]
-fn tests_are_apart() {
+fn test_code_is_excluded() {
     let file =
         File::new("src/a.rs", "fn a() {}\n#[cfg(test)]\nmod tests {\n fn b() { x.unwrap() }\n}\nfn c() {}\n");
     assert_eq!(panics(&file), [""; 0]);
@@ -1116,17 +1124,17 @@ fn a_panic_is_found() {
 }
 
 #[test]
-fn an_empty_name_is_found() {
+fn an_unspecific_name_is_found() {
     let text = "struct PollManager; mod utils; fn get_key() {} struct Utility; fn budget() {}";
-    let found = names_without_meaning(&File::new("src/a.rs", text));
+    let found = unspecific_names(&File::new("src/a.rs", text));
     assert_eq!(found.len(), 4, "{found:?}");
 }
 
 #[test]
-fn what_is_left_behind_is_found() {
+fn unfinished_work_is_found() {
     let text = format!("// {}: later\nfn a() {{ {}() }}\n", "FIXME", "todo!");
-    assert_eq!(left_behind(&File::new("src/a.rs", &text)).len(), 2);
-    assert_eq!(left_behind(&File::new("src/a.rs", "// \\uXXXX\n")), [""; 0]);
+    assert_eq!(unfinished_work(&File::new("src/a.rs", &text)).len(), 2);
+    assert_eq!(unfinished_work(&File::new("src/a.rs", "// \\uXXXX\n")), [""; 0]);
     assert_eq!(unsafe_code(&File::new("src/a.rs", "#![forbid(unsafe_code)]\nunsafe { x }\n")).len(), 1);
 }
 
@@ -1149,11 +1157,11 @@ fn an_orphan_is_found() {
 }
 
 #[test]
-fn a_silent_target_is_found() {
-    assert!(is_silent_target("test: build"));
+fn an_undocumented_target_is_found() {
+    assert!(is_undocumented_target("test: build"));
     assert!(
-        !is_silent_target("test: build ## Runs all tests")
-            && !is_silent_target("VAR := x")
-            && !is_silent_target("\techo a: b")
+        !is_undocumented_target("test: build ## Runs all tests")
+            && !is_undocumented_target("VAR := x")
+            && !is_undocumented_target("\techo a: b")
     );
 }

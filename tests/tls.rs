@@ -1,4 +1,4 @@
-//! TLS for callers: both versions, resumption, client certificates, renewal without a gap.
+//! TLS for clients: both versions, resumption, client certificates, renewal without interruption.
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn pair() -> Pair {
     generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate")
 }
 
-/// Puts a pair in place as an administrator would: written beside, then renamed.
+/// Installs a pair as an administrator would: written to a temporary file, then renamed.
 fn put(folder: &Path, pair: &Pair) -> (PathBuf, PathBuf) {
     let write = |name: &str, text: String| {
         let beside = folder.join(format!("{name}.new"));
@@ -81,7 +81,7 @@ fn connect(proxy: &Proxy, config: &Arc<ClientConfig>) -> Stream {
     StreamOwned::new(ClientConnection::new(config.clone(), name).unwrap(), socket)
 }
 
-/// One kept-alive exchange; the whole answer.
+/// One exchange on a persistent connection; returns the response.
 fn get(stream: &mut Stream, path: &str) -> std::io::Result<String> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Environment-Key: {SERVER}\r\n\r\n")?;
     let mut bytes = Vec::new();
@@ -111,7 +111,7 @@ fn is_served(stream: &mut Stream) {
 }
 
 #[test]
-fn both_versions_are_spoken_and_sessions_resume() {
+fn supports_both_tls_versions_and_resumption() {
     let own = pair();
     let proxy = start(&own, None);
     for (version, number) in [
@@ -140,13 +140,13 @@ fn pipelined_and_closed_over_tls() {
     let bytes = format!("{}{request}Connection: close\r\n\r\n", format!("{request}\r\n").repeat(50));
     stream.write_all(bytes.as_bytes()).unwrap();
     let mut text = String::new();
-    // The end is said with close_notify, so that nobody can cut an answer short unseen.
+    // close_notify precedes the end, so that truncation is detectable.
     stream.read_to_string(&mut text).expect("a clean end");
     assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 51);
 }
 
 #[test]
-fn a_body_comes_whole_however_it_is_cut_into_records() {
+fn bodies_are_complete_for_every_record_size() {
     let own = pair();
     let proxy = start(&own, None);
     let body = format!(r#"{{"identifier": "a", "unknown": "{}"}}"#, "x".repeat(500_000));
@@ -157,7 +157,7 @@ fn a_body_comes_whole_however_it_is_cut_into_records() {
     );
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let config = client(&own, None, &[version]);
-        // Two of a kind come with one read: more than rustls keeps decrypted.
+        // Two arrive with one read: more than the plaintext buffer of rustls.
         for record_bytes in [1, 500, 8_200, 12_000, 16_384] {
             let mut stream = connect(&proxy, &config);
             is_served(&mut stream);
@@ -167,7 +167,7 @@ fn a_body_comes_whole_however_it_is_cut_into_records() {
             for record in small.chunks(1).chain(rest.chunks(record_bytes.max(100))) {
                 stream.conn.writer().write_all(record).unwrap();
             }
-            // All at once, so that records come as the reads cut them.
+            // In one write, so that reads split the records.
             let mut bytes = Vec::new();
             while stream.conn.wants_write() {
                 stream.conn.write_tls(&mut bytes).unwrap();
@@ -181,7 +181,7 @@ fn a_body_comes_whole_however_it_is_cut_into_records() {
 }
 
 #[test]
-fn who_does_not_speak_tls_is_not_kept() {
+fn closes_connections_that_do_not_speak_tls() {
     let proxy = start(&pair(), None);
     let mut socket = TcpStream::connect(proxy.address()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -192,18 +192,18 @@ fn who_does_not_speak_tls_is_not_kept() {
 }
 
 #[test]
-fn whatever_is_not_a_handshake_ends_and_whoever_asks_for_something_else_is_told() {
+fn rejects_invalid_handshakes_with_an_alert() {
     let own = pair();
     let proxy = start_with(&own, None, &[("server.timeout_head", "1s".into())]);
     let hello = b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03";
     let record = [&b"\x16\x03\x01\xff\xff"[..], &[b'a'; 70_000]].concat();
-    // Nothing at all, half a hello, a wrong one, an old one, a record that is too long.
+    // Nothing, half a hello, an invalid one, an old one, a record that is too long.
     for bytes in [&b""[..], hello, &[&hello[..], &[7; 194]].concat(), b"\x80\x2e\x01\x00\x02", &record] {
         let mut socket = TcpStream::connect(proxy.address()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.write_all(bytes).unwrap();
         let mut answer = Vec::new();
-        // The end may be a reset, as not everything was read.
+        // The end may be a reset, because not everything was read.
         let ended = socket.read_to_end(&mut answer);
         assert!(ended.map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |_| true));
         assert!(answer.is_empty() || answer[0] == 21, "an alert or nothing, not {answer:?}");
@@ -212,21 +212,21 @@ fn whatever_is_not_a_handshake_ends_and_whoever_asks_for_something_else_is_told(
     other.alpn_protocols = vec![b"h2".to_vec()];
     let error = get(&mut connect(&proxy, &Arc::new(other)), "/api/v1/flags/").unwrap_err();
     assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
-    // No name, as when an address is asked; the certificate is the same whatever the name.
+    // No server name, as for an address; the certificate is the same for every name.
     let mut nameless = ClientConfig::clone(&client(&own, None, rustls::ALL_VERSIONS));
     nameless.enable_sni = false;
     is_served(&mut connect(&proxy, &Arc::new(nameless)));
 }
 
 #[test]
-fn the_end_of_a_connection_is_said_whoever_ends_it() {
+fn sends_close_notify_before_closing() {
     let own = pair();
     let proxy = start_with(&own, None, &[("server.timeout_keep_alive", "1s".into())]);
     for half_closed in [true, false] {
         let mut stream = connect(&proxy, &client(&own, None, rustls::ALL_VERSIONS));
         is_served(&mut stream);
         if half_closed {
-            // What was asked before is answered all the same.
+            // Requests before the end are answered.
             write!(stream, "GET /proxy/health/liveness HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
             stream.flush().unwrap();
             stream.sock.shutdown(Shutdown::Write).unwrap();
@@ -238,7 +238,7 @@ fn the_end_of_a_connection_is_said_whoever_ends_it() {
 }
 
 #[test]
-fn callers_must_show_a_certificate_if_an_authority_is_set() {
+fn requires_client_certificates_if_configured() {
     let (own, theirs, stranger) = (pair(), pair(), pair());
     let proxy = start(&own, Some(&theirs));
     is_served(&mut connect(&proxy, &client(&own, Some(&theirs), rustls::ALL_VERSIONS)));
@@ -249,7 +249,7 @@ fn callers_must_show_a_certificate_if_an_authority_is_set() {
 }
 
 #[test]
-fn certificates_are_renewed_without_dropping_a_connection() {
+fn renews_certificates_without_dropping_connections() {
     let (first, second, third) = (pair(), pair(), pair());
     let proxy = start(&first, None);
     let folder = proxy.scratch().path().to_owned();
@@ -258,26 +258,28 @@ fn certificates_are_renewed_without_dropping_a_connection() {
     put(&folder, &second);
     proxy.wait_for_log("certificates_renewed");
     let trusts_second = client(&second, None, rustls::ALL_VERSIONS);
-    eventually("the new certificate is shown", || {
+    eventually("the new certificate is used", || {
         get(&mut connect(&proxy, &trusts_second), "/api/v1/flags/").ok()
     });
     is_served(&mut kept);
-    // A key of another certificate: refused, and the pair in use stays.
+    // A key of another certificate is rejected, and the current pair stays in use.
     std::fs::write(folder.join("key.pem"), third.signing_key.serialize_pem()).unwrap();
     let line = proxy.wait_for_log("certificates_refused");
     assert!(line.contains("must belong together"), "{line}");
     is_served(&mut connect(&proxy, &trusts_second));
     is_served(&mut kept);
-    // SIGHUP reads them whether or not they changed.
+    // SIGHUP reads the files even if they have not changed.
     put(&folder, &third);
     proxy.signal("HUP");
     let trusts_third = client(&third, None, rustls::ALL_VERSIONS);
-    eventually("the third is shown", || get(&mut connect(&proxy, &trusts_third), "/api/v1/flags/").ok());
+    eventually("the third certificate is used", || {
+        get(&mut connect(&proxy, &trusts_third), "/api/v1/flags/").ok()
+    });
     is_served(&mut kept);
 }
 
 #[test]
-fn a_pair_that_is_not_good_stops_the_start() {
+fn rejects_invalid_certificate_pair_at_start() {
     let start = Start::serve();
     let cert = start.scratch().write("cert.pem", "no certificate");
     let key = start.scratch().write("key.pem", pair().signing_key.serialize_pem());

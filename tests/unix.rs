@@ -1,4 +1,4 @@
-//! `server.unix_socket`: a way in beside TCP or instead of it, its file, and a change of processes.
+//! `server.unix_socket`: beside TCP or instead of it, its file, and takeover.
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -17,7 +17,7 @@ fn prepare(socket: &Path) -> Start {
     start.document(CLIENT, SERVER, path)
 }
 
-/// One exchange on a connection of its own; the whole answer.
+/// One exchange on a new connection; returns the response.
 fn ask(socket: &Path) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -38,7 +38,7 @@ fn wait_until_served(proxy: &mut Proxy, socket: &Path) {
     proxy.until("flags come over the socket", || is_served(socket).then_some(()));
 }
 
-/// Which revision of the document is served.
+/// The revision of the served document.
 fn revision(socket: &Path) -> Option<u64> {
     let answer = ask(socket).ok()?;
     let (_, body) = answer.split_once("\r\n\r\n")?;
@@ -47,7 +47,7 @@ fn revision(socket: &Path) -> Option<u64> {
 }
 
 #[test]
-fn it_is_served_beside_tcp_and_its_file_goes_with_the_process() {
+fn serves_beside_tcp_and_removes_the_file_at_exit() {
     let folder = Scratch::new();
     let socket = folder.path().join("edge.sock");
     let mut proxy = prepare(&socket).ready();
@@ -56,23 +56,23 @@ fn it_is_served_beside_tcp_and_its_file_goes_with_the_process() {
     let line = proxy.log().lines().filter(|line| line.contains("listening")).count();
     assert_eq!(line, 2, "{}", proxy.log());
     let file = std::fs::symlink_metadata(&socket).expect("it is there");
-    let folder_owner = std::fs::metadata(folder.path()).expect("ours").uid();
+    let folder_owner = std::fs::metadata(folder.path()).expect("scratch space").uid();
     assert!(file.file_type().is_socket() && file.uid() == folder_owner);
     proxy.signal("TERM");
     assert!(proxy.wait().success());
-    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("ours").flatten().collect();
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("scratch space").flatten().collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
-fn it_can_be_the_only_way_in_and_health_asks_it() {
+fn serves_without_tcp_and_health_uses_the_socket() {
     let folder = Scratch::new();
     let socket = folder.path().join("edge.sock");
     let start = prepare(&socket).set("server.tcp", false).set("server.unix_socket_mode", "0600");
     let (address, config) = (start.address(), start.scratch().path().join("config.json"));
     let mut proxy = start.spawn();
     wait_until_served(&mut proxy, &socket);
-    assert!(TcpStream::connect(address).is_err(), "nobody listens on {address}");
+    assert!(TcpStream::connect(address).is_err(), "no listener on {address}");
     let mode = std::fs::symlink_metadata(&socket).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let config = config.to_str().expect("a plain path");
@@ -87,13 +87,13 @@ fn it_can_be_the_only_way_in_and_health_asks_it() {
 }
 
 #[test]
-fn what_a_killed_process_left_is_replaced_and_what_is_no_socket_is_not() {
+fn replaces_stale_socket_but_no_other_file() {
     let folder = Scratch::new();
     let socket = folder.path().join("edge.sock");
     let mut killed = prepare(&socket).ready();
     killed.signal("KILL");
     killed.wait();
-    assert!(socket.exists(), "nobody tidied up");
+    assert!(socket.exists(), "the file of the killed process is left");
     let next = prepare(&socket).ready();
     assert!(is_served(&socket));
     drop(next);
@@ -108,15 +108,15 @@ fn what_a_killed_process_left_is_replaced_and_what_is_no_socket_is_not() {
 }
 
 #[test]
-fn only_a_socket_is_ever_unlinked() {
+fn unlinks_only_sockets() {
     let folder = Scratch::new();
     let precious = folder.write("precious.txt", "kept");
     let directory = folder.path().join("directory");
-    std::fs::create_dir(&directory).expect("ours");
+    std::fs::create_dir(&directory).expect("scratch space");
     let link = folder.path().join("link.sock");
-    std::os::unix::fs::symlink(&precious, &link).expect("ours");
+    std::os::unix::fs::symlink(&precious, &link).expect("scratch space");
     let dangling = folder.path().join("dangling.sock");
-    std::os::unix::fs::symlink("nothing", &dangling).expect("ours");
+    std::os::unix::fs::symlink("nothing", &dangling).expect("scratch space");
     let fifo = folder.path().join("fifo.sock");
     let made = std::process::Command::new("mkfifo").arg(&fifo).status();
     assert!(made.expect("mkfifo is there").success());
@@ -131,19 +131,19 @@ fn only_a_socket_is_ever_unlinked() {
 }
 
 #[test]
-fn a_file_that_took_the_place_of_the_socket_stays_at_the_end() {
+fn keeps_a_file_that_replaced_the_socket() {
     let folder = Scratch::new();
     let socket = folder.path().join("edge.sock");
     let mut proxy = prepare(&socket).ready();
-    std::fs::remove_file(&socket).expect("ours");
-    std::fs::write(&socket, "kept").expect("ours");
+    std::fs::remove_file(&socket).expect("scratch space");
+    std::fs::write(&socket, "kept").expect("scratch space");
     proxy.signal("TERM");
     assert!(proxy.wait().success());
     assert_eq!(std::fs::read_to_string(&socket).expect("it is there"), "kept");
 }
 
 #[test]
-fn a_second_process_takes_the_path_over_once_it_has_documents_and_no_request_fails() {
+fn takeover_waits_for_documents_and_fails_no_request() {
     let folder = Scratch::new();
     let socket = folder.path().join("edge.sock");
     let mut old = prepare(&socket).set("server.tcp", false).spawn();
@@ -151,7 +151,7 @@ fn a_second_process_takes_the_path_over_once_it_has_documents_and_no_request_fai
     let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     let go_on = |count: u64| {
         let goal = answered.load(Ordering::Relaxed) + count;
-        eventually("the load goes on", || (answered.load(Ordering::Relaxed) >= goal).then_some(()));
+        eventually("requests are answered", || (answered.load(Ordering::Relaxed) >= goal).then_some(()));
     };
     std::thread::scope(|scope| {
         let call = || {
@@ -173,16 +173,16 @@ fn a_second_process_takes_the_path_over_once_it_has_documents_and_no_request_fai
         let start = start.set("server.tcp", false).set("server.unix_socket", socket.to_str());
         let mut new = start.spawn();
         new.wait_for_log("reactor_started");
-        // Not long: after `limits::TAKE_OVER_TIMEOUT` it would serve without one.
+        // Less than `limits::TAKE_OVER_TIMEOUT`, after which it would serve without a document.
         go_on(5);
-        assert_eq!(revision(&socket), Some(0), "without a document it lets the old one serve");
+        assert_eq!(revision(&socket), Some(0), "the old process serves until the new one has a document");
         upstream.document(SERVER, document(7).to_string());
         new.until("it has the path", || (revision(&socket) == Some(7)).then_some(()));
         go_on(50);
         old.signal("TERM");
         assert!(old.wait().success(), "{}", old.log());
         go_on(50);
-        assert!(socket.exists(), "the path is the new one's");
+        assert!(socket.exists(), "the socket belongs to the new process");
         stop.store(true, Ordering::Relaxed);
         let wrong: Vec<String> =
             callers.into_iter().flat_map(|caller| caller.join().expect("a caller")).collect();

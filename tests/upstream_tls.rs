@@ -1,7 +1,6 @@
 //! TLS to upstream: private authorities and client certificates.
 use serde_json::json;
 
-use crate::realtime::{serve, version_of};
 use crate::support::document::{CLIENT_KEY, SERVER_KEY, document};
 use crate::support::tls::{Authority, TlsFront};
 use crate::support::{Start, Upstream};
@@ -25,16 +24,16 @@ fn sends_a_client_certificate_and_trusts_the_configured_ca() {
             start
         }
     };
-    let proxy = with_files(serve(&front.api_url()), true).ready();
-    assert_eq!(version_of(&proxy, CLIENT_KEY), Some(1));
-    let proxy = with_files(serve(&front.api_url()), false).start();
+    let proxy = with_files(Start::polling(&front.api_url()), true).ready();
+    assert_eq!(proxy.version_of(CLIENT_KEY), Some(1));
+    let proxy = with_files(Start::polling(&front.api_url()), false).start();
     proxy.wait_for_log("environment_poll_failed");
-    assert_eq!(version_of(&proxy, CLIENT_KEY), None);
+    assert_eq!(proxy.version_of(CLIENT_KEY), None);
 }
 
 #[test]
 fn rejects_an_invalid_ca_file_at_startup() {
-    let start = serve("https://127.0.0.1:1/api/v1/");
+    let start = Start::polling("https://127.0.0.1:1/api/v1/");
     let path = start.scratch().write("ca.pem", "no certificate");
     let (code, text) = start.set("api_ca_file", path.to_str().expect("a plain path")).run();
     assert_eq!(code, Some(64), "{text}");

@@ -1,7 +1,7 @@
-//! Requests at the edge of what is allowed, byte by byte, and the Python proxy's answers to them.
+//! Requests at the limits of the syntax, byte by byte, with the responses of the Python proxy.
 //!
-//! Each row was sent to the model first: uvicorn 0.29 with h11, FastAPI 0.110.1 and its middleware.
-//! What a row expects is what the model answered, but for the numbered differences.
+//! Each row was executed with the reference: uvicorn 0.29 with h11, FastAPI 0.110.1 and its middleware. The
+//! expected responses are those of the reference, except for the numbered differences.
 use serde_json::Value;
 
 use crate::support::{Answer, Client, Proxy, Start, fixture};
@@ -13,7 +13,7 @@ fn start() -> Proxy {
     start.document(CLIENT, SERVER, path).ready()
 }
 
-/// Sends `METHOD TARGET` with these lines, each with its end, as they are.
+/// Sends `METHOD TARGET` with these lines, each with its CRLF, unchanged.
 fn ask(proxy: &Proxy, request: &[u8], lines: &str) -> Answer {
     let mut bytes = request.to_vec();
     bytes.extend_from_slice(b" HTTP/1.1\r\nHost: h.example\r\n");
@@ -25,7 +25,7 @@ fn ask(proxy: &Proxy, request: &[u8], lines: &str) -> Answer {
 }
 
 #[test]
-fn a_target_is_taken_as_it_was_sent() {
+fn accepts_targets_as_sent() {
     let proxy = start();
     for (request, status, body) in [
         // Unencoded, as curl and scripts send them.
@@ -40,7 +40,7 @@ fn a_target_is_taken_as_it_was_sent() {
         (b"GET /api/v1/flags/#", 404, r#"{"detail":"Not Found"}"#),
         (b"GET /api/v1/flags<b>/", 404, r#"{"detail":"Not Found"}"#),
         (b"POST /api/v1/flags/?\"", 405, r#"{"detail":"Method Not Allowed"}"#),
-        // Not visible ASCII: no request at all.
+        // Not visible ASCII: not a request.
         (b"GET /api/v1/flags/?feature=\xc3\xa9", 400, "{"),
         (b"GET /\xc3\xa9", 400, "{"),
         (b"GET /api/v1/flags/?feature=\x7f", 400, "{"),
@@ -58,7 +58,7 @@ fn a_target_is_taken_as_it_was_sent() {
 }
 
 #[test]
-fn what_follows_an_odd_target_is_the_next_request() {
+fn request_after_a_nonstandard_target_is_parsed() {
     let proxy = start();
     let mut client = Client::connect(proxy.address());
     let key = format!("HTTP/1.1\r\nHost: h\r\nX-Environment-Key: {CLIENT}\r\n\r\n");
@@ -70,7 +70,7 @@ fn what_follows_an_odd_target_is_the_next_request() {
 }
 
 #[test]
-fn a_long_refusal_is_compressed_as_any_long_answer() {
+fn compresses_long_error_responses() {
     let proxy = start();
     let long = "x".repeat(1_000);
     let not_found = format!("GET /api/v1/flags/?feature={long}");
@@ -80,7 +80,7 @@ fn a_long_refusal_is_compressed_as_any_long_answer() {
         let lines = format!("X-Environment-Key: {CLIENT}\r\nAccept-Encoding: {encoding}\r\n");
         let answer = ask(&proxy, not_found.as_bytes(), &lines);
         assert_eq!((answer.status, answer.header("content-encoding")), (404, expected), "{encoding}");
-        // Whatever a cache may keep says on what it depends.
+        // Cacheable responses name the request fields that they depend on.
         let vary = answer.header("vary").unwrap_or_default();
         assert!(vary.contains("X-Environment-Key") && vary.contains("Accept-Encoding"), "{vary}");
         assert_eq!(answer.header("cache-control"), Some("no-cache"));
@@ -99,7 +99,7 @@ fn a_long_refusal_is_compressed_as_any_long_answer() {
     assert!(String::from_utf8_lossy(&invalid.plain()).contains("missing"));
 }
 
-// --- random requests, recorded with the model's answers (fixtures/wire/record.py) ---
+// --- random requests, recorded with the reference's responses (fixtures/wire/record.py) ---
 
 struct Recorded {
     request: Vec<u8>,
@@ -125,7 +125,7 @@ fn recorded(line: &Value) -> Recorded {
     }
 }
 
-/// Whether the answer lists the same errors, and quotes the beginning of an input of over 200 bytes (38).
+/// Whether the response lists the same errors with inputs truncated to 200 bytes (38).
 fn is_cut_form(recorded: &[u8], answered: &[u8]) -> bool {
     let [recorded, answered] = [recorded, answered].map(|body| String::from_utf8_lossy(body).into_owned());
     let (mut recorded, mut is_cut) = (recorded.as_str(), false);
@@ -160,28 +160,28 @@ impl Recorded {
         answer.status == 200 && self.body.starts_with(br#"{"identifier""#)
     }
 
-    /// What is not as the model has it, but for what differs on purpose.
+    /// The first difference from the reference that is not documented.
     fn judge(&self, answer: &Answer) -> Result<(), String> {
-        let told = |what: &str, expected: &dyn std::fmt::Debug, got: &dyn std::fmt::Debug| {
-            Err(format!("{what}: wanted {expected:?}, got {got:?}"))
+        let difference = |what: &str, expected: &dyn std::fmt::Debug, got: &dyn std::fmt::Debug| {
+            Err(format!("{what}: expected {expected:?}, got {got:?}"))
         };
         let is_too_long = || String::from_utf8_lossy(&answer.plain()).contains(TOO_LONG);
         if self.has_long_identifier() && answer.status == 422 && is_too_long() {
             return Ok(());
         }
         if answer.status != self.status {
-            return told("status", &self.status, &answer.status);
+            return difference("status", &self.status, &answer.status);
         }
         let mut body = answer.plain();
         if self.is_identity(answer) {
             body = crate::replay::without_reasons(&body);
         }
         if answer.status == 422 && is_cut_form(&self.body, &body) {
-            // It may be too short to be compressed.
+            // The body may be too short to be compressed.
             return Ok(());
         }
         if body != self.body {
-            return told("body", &String::from_utf8_lossy(&self.body), &String::from_utf8_lossy(&body));
+            return difference("body", &String::from_utf8_lossy(&self.body), &String::from_utf8_lossy(&body));
         }
         for name in [
             "content-type",
@@ -192,29 +192,29 @@ impl Recorded {
             "access-control-max-age",
         ] {
             if answer.header(name) != self.field(name) {
-                return told(name, &self.field(name), &answer.header(name));
+                return difference(name, &self.field(name), &answer.header(name));
             }
         }
-        // Reasons make an identity's answer longer (17); Allow names HEAD and each method (34).
+        // Reasons make responses of identities longer (17); Allow names HEAD and each method (34).
         let coding = answer.header("content-encoding");
         if coding != self.field("content-encoding") && !(self.is_identity(answer) && coding == Some("gzip")) {
-            return told("content-encoding", &self.field("content-encoding"), &coding);
+            return difference("content-encoding", &self.field("content-encoding"), &coding);
         }
         let allowed = |allow: Option<&str>| -> Vec<String> {
             allow.map(|allow| allow.split(", ").map(str::to_owned).collect()).unwrap_or_default()
         };
-        let (wanted, got) = (allowed(self.field("allow")), allowed(answer.header("allow")));
-        if !wanted.iter().all(|method| got.contains(method)) || wanted.is_empty() != got.is_empty() {
-            return told("allow", &wanted, &got);
+        let (expected, got) = (allowed(self.field("allow")), allowed(answer.header("allow")));
+        if !expected.iter().all(|method| got.contains(method)) || expected.is_empty() != got.is_empty() {
+            return difference("allow", &expected, &got);
         }
         let varies =
             |name: &str| answer.headers.iter().any(|(field, text)| field == "vary" && text.contains(name));
         let vary = self.field("vary").into_iter().flat_map(|vary| vary.split(", "));
-        vary.filter(|name| !varies(name)).try_for_each(|name| told("vary", &name, &answer.headers))
+        vary.filter(|name| !varies(name)).try_for_each(|name| difference("vary", &name, &answer.headers))
     }
 }
 
-/// The same request with the other slash form of its path (15).
+/// The same request with or without the trailing slash of its path (15).
 fn with_other_slash(request: &[u8]) -> Option<Vec<u8>> {
     let text: String = request.iter().map(|byte| char::from(*byte)).collect();
     let (method, rest) = text.split_once(' ')?;
@@ -229,7 +229,7 @@ fn with_other_slash(request: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn random_requests_are_answered_as_the_model_answered_them() {
+fn random_requests_are_answered_as_by_the_reference() {
     let start = |origins: &[&str]| {
         let path = fixture::path("wire/document.json");
         Start::serve().set("allow_origins", origins.to_vec()).document(CLIENT, SERVER, path).ready()
@@ -239,7 +239,7 @@ fn random_requests_are_answered_as_the_model_answered_them() {
     let mut wrong = Vec::new();
     let lines = fixture::json_lines("wire/requests.jsonl");
     assert_eq!(lines.len(), 500);
-    // Twice, since what came before may be answered from memory.
+    // Twice, because the second response may come from the response cache.
     for line in lines.iter().chain(&lines) {
         let recorded = recorded(line);
         let client = &mut clients[usize::from(recorded.is_any_origin)];

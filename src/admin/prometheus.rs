@@ -22,6 +22,7 @@ pub fn render(view: &View) -> String {
     requests(&mut text, metrics);
     durations(&mut text, metrics);
     traffic(&mut text, metrics);
+    result_caches(&mut text, metrics);
     reactors(&mut text, metrics);
     supervisor(&mut text, metrics);
     events(&mut text, metrics);
@@ -186,6 +187,36 @@ fn traffic(text: &mut Text, metrics: &Metrics) {
             "Access log records dropped because their queue was full.",
             |r| r.access_dropped.value(),
         ),
+    ];
+    for (name, kind, help, number) in rows {
+        text.single(name, kind, help, sum(metrics, number));
+    }
+}
+
+fn result_caches(text: &mut Text, metrics: &Metrics) {
+    type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
+    let rows: [Row; 4] = [
+        (
+            "result_cache_hits_total",
+            "counter",
+            "Answers with gzip whose flags were taken from the cache of compressed results.",
+            |r| r.result_cache_hits.value(),
+        ),
+        (
+            "result_cache_misses_total",
+            "counter",
+            "Answers with gzip whose flags were compressed for the request.",
+            |r| r.result_cache_misses.value(),
+        ),
+        (
+            "result_cache_evicted_total",
+            "counter",
+            "Results removed from the cache because it was full.",
+            |r| r.result_cache_evicted.value(),
+        ),
+        ("result_cache_bytes", "gauge", "Memory of the caches of compressed results.", |r| {
+            r.result_cache_bytes.value()
+        }),
     ];
     for (name, kind, help, number) in rows {
         text.single(name, kind, help, sum(metrics, number));

@@ -25,6 +25,7 @@ pub const NO_CACHE: &[u8] = b"cache-control: no-cache\r\n";
 /// The same for the client's own cache only: the response names identities, or what only servers may read.
 pub const PRIVATE_NO_CACHE: &[u8] = b"cache-control: private, no-cache\r\n";
 
+pub const CONTENT_ENCODING_GZIP: &[u8] = b"content-encoding: gzip\r\n";
 /// With 503 in response to events: when the client should send them again.
 pub const EVENTS_RETRY_AFTER: &[u8] = b"retry-after: 5\r\n";
 
@@ -180,6 +181,14 @@ impl<'a> Exchange<'a> {
         self.output.respond(self.context, status, Some(ContentType::Json), headers, Body::Copy(body));
     }
 
+    /// Sends the gzip member in the scratch buffer for compressed bodies.
+    pub fn send_compressed_body(&mut self, status: Status) {
+        self.outcome.status = status.0;
+        let Scratch { headers, compressed, .. } = &mut *self.scratch;
+        headers.extend_from_slice(CONTENT_ENCODING_GZIP);
+        self.output.respond(self.context, status, Some(ContentType::Json), headers, Body::Copy(compressed));
+    }
+
     /// Sends a body that was rendered in advance, or 304 if the client has it.
     pub fn send_ready(
         &mut self,
@@ -195,7 +204,7 @@ impl<'a> Exchange<'a> {
             return Ok(());
         }
         if gzip.is_some() {
-            self.add_headers(b"content-encoding: gzip\r\n");
+            self.add_headers(CONTENT_ENCODING_GZIP);
         }
         let body = gzip.unwrap_or(&ready.plain);
         self.send(Status(200), Some(ContentType::Json), Body::Ready(body));
@@ -294,6 +303,6 @@ fn compress<'b>(
     if !gzip.compress(body, compressed) {
         return body;
     }
-    headers.extend_from_slice(b"content-encoding: gzip\r\n");
+    headers.extend_from_slice(CONTENT_ENCODING_GZIP);
     compressed
 }

@@ -10,12 +10,15 @@ use crate::engine::program::Role;
 use crate::engine::render;
 use crate::handlers::errors::ApiError;
 use crate::handlers::exchange::{Exchange, PRIVATE_NO_CACHE};
+use crate::handlers::result_cache::{ResultKey, ResultLookup};
 use crate::handlers::scratch::Scratch;
 use crate::http::Status;
+use crate::http::compression::CompressedTail;
 use crate::identity::{
     IdentityError, IdentityReader, ParsedIdentity, echo, query, transient, validation_errors,
 };
 use crate::json::write;
+use crate::limits::{CACHED_RESULT_BYTES_MAX, COMPRESS_BYTES_MIN};
 use crate::python::json::PyValue;
 use crate::snapshot::Environment;
 
@@ -64,17 +67,74 @@ fn respond<'a>(
 ) -> Result<(), ApiError<'a>> {
     let (environment, role) = exchange.open()?;
     exchange.add_document_headers(environment, PRIVATE_NO_CACHE);
-    if exchange.accepts_gzip() {
-        let Scratch { evaluation, body, .. } = &mut *exchange.scratch;
-        body.clear();
-        evaluate_into(environment, role, parsed, selection, evaluation, body);
-        exchange.send_scratch_body(Status(200));
-    } else {
+    if !exchange.accepts_gzip() {
         exchange.send_with(Status(200), |evaluation, out| {
             evaluate_into(environment, role, parsed, selection, evaluation, out);
         });
+        return Ok(());
+    }
+    let Scratch { evaluation, body, .. } = &mut *exchange.scratch;
+    body.clear();
+    if selection.feature.is_some() {
+        evaluate_into(environment, role, parsed, selection, evaluation, body);
+        exchange.send_scratch_body(Status(200));
+    } else {
+        evaluate_with(environment, role, parsed, selection, evaluation, |parsed, _| {
+            write_head(environment, parsed, body);
+        });
+        send_compressed(exchange, environment, role);
     }
     Ok(())
+}
+
+/// Sends the response whose head is in the scratch buffer, with the flags of the last evaluation. Its flags
+/// are taken from the cache of compressed results if they are there.
+fn send_compressed(exchange: &mut Exchange<'_>, environment: &Environment, role: Role) {
+    let slot = exchange.outcome.slot.unwrap_or_default();
+    let Scratch { evaluation, body, flags_cache, .. } = &mut *exchange.scratch;
+    let key = ResultKey { environment: environment.id(), slot, role, outputs: evaluation.outputs() };
+    let index = match flags_cache.lookup(key) {
+        ResultLookup::Hit(index) => Some(index),
+        lookup => {
+            let head_bytes = body.len();
+            write_tail(environment, role, None, evaluation, body);
+            let tail = match lookup {
+                ResultLookup::Admit(hash) if body.len() - head_bytes <= CACHED_RESULT_BYTES_MAX => {
+                    CompressedTail::new(&body[head_bytes..]).map(|tail| (tail, hash))
+                }
+                _ => None,
+            };
+            let index = tail.and_then(|(tail, hash)| {
+                let bytes = tail.heap_bytes();
+                flags_cache.insert(key, hash, tail, bytes)
+            });
+            if index.is_some() {
+                body.truncate(head_bytes);
+            }
+            index
+        }
+    };
+    match index {
+        Some(index) => send_cached(exchange, environment, role, index),
+        None => exchange.send_scratch_body(Status(200)),
+    }
+}
+
+/// Sends the head in the scratch buffer with the cached flags.
+fn send_cached(exchange: &mut Exchange<'_>, environment: &Environment, role: Role, index: usize) {
+    let Scratch { body, compressed, gzip, flags_cache, .. } = &mut *exchange.scratch;
+    compressed.clear();
+    let is_compressed = flags_cache.get(index).is_some_and(|tail| {
+        let is_long = body.len() + tail.plain_bytes() >= COMPRESS_BYTES_MIN;
+        is_long && gzip.compress_before(body, tail, compressed)
+    });
+    if is_compressed {
+        exchange.send_compressed_body(Status(200));
+    } else {
+        let Scratch { body, evaluation, .. } = &mut *exchange.scratch;
+        write_tail(environment, role, None, evaluation, body);
+        exchange.send_scratch_body(Status(200));
+    }
 }
 
 /// Evaluates one identity and appends its JSON object.
@@ -86,6 +146,21 @@ pub fn evaluate_into(
     evaluation: &mut EvaluationScratch,
     out: &mut Vec<u8>,
 ) {
+    evaluate_with(environment, role, parsed, selection, evaluation, |parsed, evaluation| {
+        write_head(environment, parsed, out);
+        write_tail(environment, role, selection.feature, evaluation, out);
+    });
+}
+
+/// Evaluates one identity and calls `then` with the identity as it is echoed, and the results.
+fn evaluate_with(
+    environment: &Environment,
+    role: Role,
+    parsed: &ParsedIdentity<'_>,
+    selection: Selection<'_>,
+    evaluation: &mut EvaluationScratch,
+    then: impl FnOnce(&ParsedIdentity<'_>, &EvaluationScratch),
+) {
     let evaluate = match selection {
         Selection { is_further: true, .. } => evaluate_next,
         Selection { is_transient: true, .. } => evaluate_without_overrides,
@@ -96,12 +171,11 @@ pub fn evaluate_into(
         let identifier = transient::identifier(&[]);
         let identity = Identity { identifier: &identifier, traits: &[] };
         evaluate(environment.program(), &identity, evaluation);
-        let parsed = ParsedIdentity { identity, echo: None, ..*parsed };
-        return write(environment, role, &parsed, selection.feature, evaluation, out);
+        return then(&ParsedIdentity { identity, echo: None, ..*parsed }, evaluation);
     }
     let identity = trusted_identity(environment, role, &parsed.identity);
     evaluate(environment.program(), &identity, evaluation);
-    write(environment, role, parsed, selection.feature, evaluation, out);
+    then(parsed, evaluation);
 }
 
 /// Whether traits sent with this key are ignored (differences.md 11).
@@ -117,14 +191,8 @@ pub fn trusted_identity<'a>(environment: &Environment, role: Role, identity: &Id
     }
 }
 
-fn write(
-    environment: &Environment,
-    role: Role,
-    parsed: &ParsedIdentity<'_>,
-    feature: Option<&str>,
-    evaluation: &EvaluationScratch,
-    out: &mut Vec<u8>,
-) {
+/// Appends the object up to the array of flags.
+fn write_head(environment: &Environment, parsed: &ParsedIdentity<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"identifier\":");
     write::string(parsed.identity.identifier, out);
     out.extend_from_slice(b",\"traits\":[");
@@ -134,6 +202,17 @@ fn write(
         None => echo::write_all(parsed.identity.traits, out),
     }
     out.extend_from_slice(b"],\"flags\":");
+}
+
+/// Appends the rest of the object. It depends only on the document, the role, the feature and the outputs of
+/// the evaluation.
+fn write_tail(
+    environment: &Environment,
+    role: Role,
+    feature: Option<&str>,
+    evaluation: &EvaluationScratch,
+    out: &mut Vec<u8>,
+) {
     render::write(environment.program(), role, evaluation, feature, out);
     out.push(b'}');
 }

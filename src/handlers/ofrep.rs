@@ -5,6 +5,7 @@
 //! disabled flag with a value is sent without one, so that the application uses its own default. The response
 //! for all flags has an entity tag computed from its body.
 use std::borrow::Cow;
+use std::rc::Rc;
 
 use sha2::{Digest, Sha256};
 
@@ -13,16 +14,18 @@ use crate::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, ev
 use crate::engine::program::Role;
 use crate::engine::render::{Flag, results};
 use crate::handlers::errors::{ApiError, OfrepError};
-use crate::handlers::exchange::{Exchange, PRIVATE_NO_CACHE};
+use crate::handlers::exchange::{CONTENT_ENCODING_GZIP, Exchange, PRIVATE_NO_CACHE};
 use crate::handlers::identities::trusted_identity;
+use crate::handlers::result_cache::{OfrepResult, ResultKey, ResultLookup};
 use crate::handlers::scratch::Scratch;
 use crate::handlers::validators::EntityTag;
+use crate::http::compression::CompressedTail;
 use crate::http::{Body, ContentType, Status};
 use crate::identity::error_list::is_within_length;
 use crate::identity::validation_errors::{integer, json_value};
 use crate::json::hex::{hex, path_segment};
 use crate::json::write;
-use crate::limits::COMPRESS_BYTES_MIN;
+use crate::limits::{CACHED_RESULT_BYTES_MAX, COMPRESS_BYTES_MIN};
 use crate::python::json::PyValue;
 use crate::snapshot::Environment;
 
@@ -69,11 +72,11 @@ pub fn evaluate_one<'a>(exchange: &mut Exchange<'a>, flag: &[u8], body: &[u8]) -
 pub fn evaluate_all<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError<'a>> {
     let (environment, role) = exchange.open_with_any_key()?;
     let settings = exchange.settings;
-    let Scratch { evaluation, body: out, .. } = &mut *exchange.scratch;
-    out.clear();
+    let accepts_gzip = exchange.accepts_gzip();
+    let slot = exchange.outcome.slot.unwrap_or_default();
+    let Scratch { evaluation, body: out, ofrep_cache, .. } = &mut *exchange.scratch;
     with_identity(body, |identity| {
         evaluate(environment.program(), &trusted_identity(environment, role, identity), evaluation);
-        write_all(environment, role, evaluation, &settings.base_path, out);
     })
     .map_err(|(code, details)| OfrepError {
         status: Status(400),
@@ -81,15 +84,69 @@ pub fn evaluate_all<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), 
         code,
         details: details.into(),
     })?;
-    let etag = format!("\"{}\"", hex(&Sha256::digest(&exchange.scratch.body)[..12]));
-    let is_gzip = exchange.scratch.body.len() >= COMPRESS_BYTES_MIN && exchange.accepts_gzip();
-    let etag = EntityTag::new(&etag, is_gzip);
+    let key = ResultKey { environment: environment.id(), slot, role, outputs: evaluation.outputs() };
+    let lookup = match accepts_gzip {
+        true => ofrep_cache.lookup(key),
+        // Only requests that accept gzip fill the cache; it serves others too.
+        false => ofrep_cache.find(key).map_or(ResultLookup::Miss, ResultLookup::Hit),
+    };
+    if let ResultLookup::Hit(index) = lookup
+        && let Some(result) = ofrep_cache.get(index).cloned()
+    {
+        return send_result(exchange, &result, accepts_gzip);
+    }
+    out.clear();
+    write_all(environment, role, evaluation, &settings.base_path, out);
+    if let ResultLookup::Admit(hash) = lookup
+        && let Some(result) = cacheable(out)
+    {
+        let result = Rc::new(result);
+        ofrep_cache.insert(key, hash, result.clone(), result.heap_bytes());
+        return send_result(exchange, &result, accepts_gzip);
+    }
+    let is_gzip = out.len() >= COMPRESS_BYTES_MIN && accepts_gzip;
+    let etag = etag(out);
+    if !add_validators(exchange, EntityTag::new(&etag, is_gzip))? {
+        exchange.send_scratch_body(Status(200));
+    }
+    Ok(())
+}
+
+/// The entity tag of a response, with its quotes.
+fn etag(body: &[u8]) -> String {
+    format!("\"{}\"", hex(&Sha256::digest(body)[..12]))
+}
+
+/// The result for the cache. `None` if it is too small or too large for it, or the compressor fails.
+fn cacheable(body: &[u8]) -> Option<OfrepResult> {
+    if !(COMPRESS_BYTES_MIN..=CACHED_RESULT_BYTES_MAX).contains(&body.len()) {
+        return None;
+    }
+    let gzip = CompressedTail::new(body)?.into_member();
+    Some(OfrepResult { body: body.into(), gzip, etag: etag(body).into() })
+}
+
+/// Adds the headers of a response with this entity tag. `true`: 304 was sent instead.
+fn add_validators<'a>(exchange: &mut Exchange<'a>, etag: EntityTag<'_>) -> Result<bool, ApiError<'a>> {
     exchange.vary_by_key();
     exchange.add_headers(PRIVATE_NO_CACHE);
     etag.append(&mut exchange.scratch.headers);
-    if !exchange.is_not_modified(Some(etag), None)? {
-        exchange.send_scratch_body(Status(200));
+    exchange.is_not_modified(Some(etag), None)
+}
+
+fn send_result<'a>(
+    exchange: &mut Exchange<'a>,
+    result: &OfrepResult,
+    is_gzip: bool,
+) -> Result<(), ApiError<'a>> {
+    if add_validators(exchange, EntityTag::new(&result.etag, is_gzip))? {
+        return Ok(());
     }
+    if is_gzip {
+        exchange.add_headers(CONTENT_ENCODING_GZIP);
+    }
+    let body = if is_gzip { &result.gzip } else { &result.body };
+    exchange.send(Status(200), Some(ContentType::Json), Body::Copy(body));
     Ok(())
 }
 

@@ -1,7 +1,10 @@
-//! Scratch buffers of one reactor, reused by all of its requests.
+//! Scratch buffers and caches of one reactor, reused by all of its requests.
+use std::rc::Rc;
+
 use crate::engine::evaluate::EvaluationScratch;
+use crate::handlers::result_cache::{OfrepResult, ResultCache};
 use crate::handlers::validators::DateHeaders;
-use crate::http::compression::Gzip;
+use crate::http::compression::{CompressedTail, Gzip};
 use crate::limits::KEPT_ANSWER_BYTES_MAX;
 
 #[derive(Debug, Default)]
@@ -15,6 +18,9 @@ pub struct Scratch {
     /// The compressed form of a response body.
     pub compressed: Vec<u8>,
     pub gzip: Gzip,
+    /// The flags of identities, compressed.
+    pub flags_cache: ResultCache<CompressedTail>,
+    pub ofrep_cache: ResultCache<Rc<OfrepResult>>,
 }
 
 impl Scratch {

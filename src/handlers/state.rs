@@ -2,12 +2,13 @@
 use crate::counts::{Counts, Resource};
 use crate::events::{EventFault, EventPost};
 use crate::handlers::outcome::{Exceeded, RequestOutcome};
+use crate::handlers::result_cache::ResultCacheCounts;
 use crate::handlers::scratch::Scratch;
 use crate::handlers::sse::StreamSubscription;
 use crate::http::Gunzip;
 use crate::http::route::Route;
 use crate::identity::IdentityReader;
-use crate::snapshot::Environment;
+use crate::snapshot::{Environment, Snapshot};
 
 /// Not shared: each reactor has its own.
 #[derive(Debug, Default)]
@@ -41,10 +42,30 @@ impl HandlerState {
         &mut self.counts
     }
 
-    /// Replaces all buffers, which a panic in [`handle`](crate::handlers::handle) may have left in any state.
-    /// Counts are kept.
+    /// Replaces all buffers and caches, which a panic in [`handle`](crate::handlers::handle) may have left in
+    /// any state. Counts are kept.
     pub fn reset_after_panic(&mut self) {
-        *self = Self { counts: std::mem::take(&mut self.counts), ..Self::default() };
+        self.clear_results();
+        let Scratch { flags_cache, ofrep_cache, .. } = std::mem::take(&mut self.scratch);
+        let scratch = Scratch { flags_cache, ofrep_cache, ..Scratch::default() };
+        *self = Self { counts: std::mem::take(&mut self.counts), scratch, ..Self::default() };
+    }
+
+    /// Frees all cached results. Call it for new settings, which results may depend on.
+    pub fn clear_results(&mut self) {
+        self.scratch.flags_cache.reset();
+        self.scratch.ofrep_cache.reset();
+    }
+
+    /// Frees the cached results of documents that this snapshot does not have. Call it for each new one.
+    pub fn retain_results(&mut self, snapshot: &Snapshot) {
+        self.scratch.flags_cache.retain(snapshot);
+        self.scratch.ofrep_cache.retain(snapshot);
+    }
+
+    /// Events and memory of the caches of results.
+    pub fn result_cache_counts(&self) -> ResultCacheCounts {
+        self.scratch.flags_cache.counts() + self.scratch.ofrep_cache.counts()
     }
 
     /// The budgets that the last request exceeded. Resets them.

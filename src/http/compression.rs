@@ -1,8 +1,13 @@
 //! gzip for response bodies that are rendered per request.
 //!
-//! Bodies that depend only on the document are compressed when the document changes, not here. Why gzip and
-//! zlib-rs, and not zstd, brotli or libdeflate: bench/README.md.
+//! Bodies that depend only on the document are compressed when the document changes, not here. Where only the
+//! start of a body is new, the rest is compressed once ([`CompressedTail`]). Why gzip and zlib-rs, and not
+//! zstd, brotli or libdeflate: bench/README.md.
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+
+use crate::http::crc::CrcSuffix;
+use crate::http::deflate;
+use crate::limits::SHORT_TEXT_BYTES_MAX;
 
 /// Whether `Accept-Encoding` names gzip with a quality other than 0 (RFC 9110 12.5.3). `*` does not count:
 /// the Python proxy compresses only if the field contains `gzip`.
@@ -42,25 +47,106 @@ impl Default for Gzip {
 /// A member header without name and time, of an unknown system (RFC 1952 2.3).
 const GZIP_HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
+/// The end of bodies that differ only in their start: the last blocks of a deflate stream, ready to be
+/// appended to blocks that end at a byte.
+#[derive(Debug)]
+pub struct CompressedTail {
+    blocks: Box<[u8]>,
+    plain_bytes: usize,
+    crc: CrcSuffix,
+}
+
+impl CompressedTail {
+    /// Compresses `plain` well (level 6), with a compressor that is freed afterwards. `None` if it fails.
+    pub fn new(plain: &[u8]) -> Option<Self> {
+        let mut deflate = Compress::new(Compression::default(), false);
+        let mut blocks = Vec::with_capacity(worst_case(plain));
+        let result = deflate.compress_vec(plain, &mut blocks, FlushCompress::Finish);
+        let is_whole = matches!(result, Ok(Status::StreamEnd));
+        let crc = CrcSuffix::new(crc(plain), plain.len());
+        is_whole.then(|| Self { blocks: blocks.as_slice().into(), plain_bytes: plain.len(), crc })
+    }
+
+    /// The length of the text that was compressed.
+    pub fn plain_bytes(&self) -> usize {
+        self.plain_bytes
+    }
+
+    /// The tail's text as a gzip member.
+    pub fn into_member(self) -> Box<[u8]> {
+        let size = member_size(self.plain_bytes);
+        [&GZIP_HEAD, &*self.blocks, &self.crc.after(0).to_le_bytes(), &size].concat().into()
+    }
+
+    /// The memory that it takes besides its own size.
+    pub fn heap_bytes(&self) -> usize {
+        self.blocks.len()
+    }
+}
+
+/// Space for what deflate makes of `plain` at worst: fixed Huffman codes of nine bits for each byte, and the
+/// end of the block.
+fn worst_case(plain: &[u8]) -> usize {
+    plain.len() + plain.len() / 8 + 64
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}
+
 impl Gzip {
+    /// Appends the body that is `head` followed by the tail's text, as one gzip member. If the compressor
+    /// fails, appends nothing and returns false.
+    pub fn compress_before(&mut self, head: &[u8], tail: &CompressedTail, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        out.reserve(GZIP_HEAD.len() + worst_case(head) + tail.blocks.len() + 8);
+        out.extend_from_slice(&GZIP_HEAD);
+        if head.len() <= SHORT_TEXT_BYTES_MAX {
+            deflate::encode(head, out);
+        } else if !self.compress_blocks(head, out) {
+            out.truncate(start);
+            return false;
+        }
+        out.extend_from_slice(&tail.blocks);
+        out.extend_from_slice(&tail.crc.after(crc(head)).to_le_bytes());
+        out.extend_from_slice(&member_size(head.len() + tail.plain_bytes));
+        true
+    }
+
+    /// Appends `text` as blocks that are not the last ones and end at a byte. False if the compressor fails.
+    fn compress_blocks(&mut self, text: &[u8], out: &mut Vec<u8>) -> bool {
+        self.deflate.reset();
+        out.reserve(worst_case(text));
+        let result = self.deflate.compress_vec(text, out, FlushCompress::Sync);
+        // With space left over, nothing is left in the compressor.
+        matches!(result, Ok(Status::Ok))
+            && self.deflate.total_in() == text.len() as u64
+            && out.len() < out.capacity()
+    }
+
     /// Appends `body` to `out` as one gzip member. If the compressor fails, appends nothing and returns
     /// false; the caller then sends the plain body.
     pub fn compress(&mut self, body: &[u8], out: &mut Vec<u8>) -> bool {
         let start = out.len();
         out.extend_from_slice(&GZIP_HEAD);
         self.deflate.reset();
-        // Worst case: fixed Huffman codes of nine bits per byte, and the end of the block.
-        out.reserve(body.len() + body.len() / 8 + 64);
+        out.reserve(worst_case(body));
         if !matches!(self.deflate.compress_vec(body, out, FlushCompress::Finish), Ok(Status::StreamEnd)) {
             out.truncate(start);
             return false;
         }
-        let mut crc = Crc::new();
-        crc.update(body);
-        out.extend_from_slice(&crc.sum().to_le_bytes());
-        out.extend_from_slice(&crc.amount().to_le_bytes());
+        out.extend_from_slice(&crc(body).to_le_bytes());
+        out.extend_from_slice(&member_size(body.len()));
         true
     }
+}
+
+/// ISIZE of a member: its length modulo 2^32 (RFC 1952 2.3.1).
+#[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 as the format says")]
+fn member_size(bytes: usize) -> [u8; 4] {
+    (bytes as u32).to_le_bytes()
 }
 
 #[cfg(test)]
@@ -87,6 +173,41 @@ mod tests {
             assert_eq!(accepts_gzip(Some(field.as_bytes())), gzip, "{field}");
         }
         assert!(!accepts_gzip(None));
+    }
+
+    fn gunzip(member: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::new();
+        // The decoder checks the checksum and the length.
+        flate2::bufread::GzDecoder::new(member).read_to_end(&mut plain).unwrap();
+        plain
+    }
+
+    #[test]
+    fn head_and_compressed_tail_are_one_member() {
+        let mut gzip = Gzip::default();
+        let mut state = 1_u32;
+        let mut noise = |length: usize| -> Vec<u8> {
+            let next = |_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            };
+            (0..length).map(next).collect()
+        };
+        for tail_bytes in [0, 17, 9_000] {
+            for tail in [vec![b'['; tail_bytes], noise(tail_bytes)] {
+                let compressed = CompressedTail::new(&tail).unwrap();
+                assert_eq!(compressed.plain_bytes(), tail.len());
+                assert!(gunzip(&CompressedTail::new(&tail).unwrap().into_member()) == tail);
+                let short = SHORT_TEXT_BYTES_MAX;
+                for head_bytes in [0, 1, 40, short - 1, short, short + 1, 70_000] {
+                    for head in [vec![b'a'; head_bytes], noise(head_bytes)] {
+                        let mut out = b"before".to_vec();
+                        assert!(gzip.compress_before(&head, &compressed, &mut out));
+                        assert!(gunzip(&out[6..]) == [&*head, &*tail].concat(), "{head_bytes} {tail_bytes}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

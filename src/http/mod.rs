@@ -4,8 +4,10 @@
 pub mod chunked;
 pub mod compression;
 pub mod cors;
+pub mod crc;
 pub mod date;
 pub mod decompress;
+pub mod deflate;
 pub mod error;
 pub mod fields;
 pub mod framing;

@@ -68,6 +68,14 @@ pub struct RequestState {
     pub output: ResponseWriter,
 }
 
+impl RequestState {
+    /// Frees what is cached of documents that this new snapshot does not have.
+    pub fn forget_documents(&mut self, snapshot: &Snapshot) {
+        self.output.clear_cache();
+        self.handler.retain_results(snapshot);
+    }
+}
+
 impl WorkerState {
     pub fn new(options: &WorkerOptions) -> Self {
         Self {
@@ -147,6 +155,15 @@ impl Reactor {
             // Nothing was counted in between.
             *self.request_state.borrow_mut().handler.counts() = *counts;
         }
+    }
+
+    /// Copies the counts of the handlers' caches to the metrics.
+    pub fn report_caches(&self) {
+        let counts = self.request_state.borrow().handler.result_cache_counts();
+        self.metrics.result_cache_hits.set(counts.hits);
+        self.metrics.result_cache_misses.set(counts.misses);
+        self.metrics.result_cache_evicted.set(counts.evicted);
+        self.metrics.result_cache_bytes.set(counts.bytes);
     }
 
     /// Sends buffered access records to the log thread.

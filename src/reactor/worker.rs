@@ -184,13 +184,15 @@ impl Worker<'_> {
                 Ok(Some(ReactorMessage::Publish(snapshot))) => {
                     reactor.metrics.snapshot_taken(snapshot.version);
                     reactor.settle_counts();
-                    reactor.request_state.borrow_mut().output.clear_cache();
+                    reactor.request_state.borrow_mut().forget_documents(&snapshot);
                     *reactor.worker_state.lease.borrow_mut() = Some(self.options.inbox.lease(snapshot));
                     reactor.connections.notify_streams();
                 }
                 Ok(Some(ReactorMessage::Configure(config))) => {
                     let settings = handlers::HandlerSettings::new(&config);
                     *reactor.worker_state.settings.borrow_mut() = Rc::new(settings);
+                    // OFREP results contain the base path.
+                    reactor.request_state.borrow_mut().handler.clear_results();
                 }
                 Ok(Some(ReactorMessage::Certificates(settings))) => {
                     *reactor.worker_state.tls.borrow_mut() = Some(settings);
@@ -278,6 +280,7 @@ pub async fn sweep(reactor: Rc<Reactor>) {
         // The worker does not wait for wake-ups while it drains.
         reactor.worker_state.posts.receive();
         reactor.report_counts();
+        reactor.report_caches();
         reactor.flush_access_log();
         reactor.metrics.beat(began.elapsed().saturating_sub(limits::SWEEP_INTERVAL));
     }

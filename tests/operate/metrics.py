@@ -31,7 +31,7 @@ def prometheus(executable):
             for route, count in {"flags": 400, "identities": 100}.items():
                 sample = f'edge_proxy_http_requests_total{{route="{route}",status="2xx"}}'
                 until(f"{sample} is {count}", lambda: [r["value"][1] for r in query(sample)] == [str(count)])
-                say(f"Prometheus has {sample} {count}, exactly what was asked")
+                say(f"Prometheus has {sample} {count}, equal to the number of requests")
             metrics = fetch(admin, "/metrics", {})[1]
             checked = subprocess.run(["promtool", "check", "metrics"], input=metrics, capture_output=True, text=True)
             need(checked.returncode == 0 and not checked.stderr.strip(), f"promtool check metrics {checked.stderr.strip()}")
@@ -45,5 +45,5 @@ def prometheus(executable):
                 for name in re.findall(r"edge_proxy_\w+", expression):
                     family = re.sub(r"_(bucket|sum|count)$", "", name)
                     if family not in known and name not in known:
-                        sys.exit(f"FAILED: {name} in {expression} is no metric of the proxy")
+                        sys.exit(f"FAILED: {name} in {expression} is not a metric of the proxy")
             say(f"all {len(expressions)} queries of the dashboard and the alerts run, on metrics that exist")

@@ -1,9 +1,8 @@
-"""Runs what is deployed around the proxy with the real programs of Debian and PyPI.
+"""Tests the files of deploy/ with the real programs from Debian and PyPI.
 
 operate.py EXECUTABLE [PART...]: parts are files, units, prometheus, fleet, seccomp, image, page; all by default.
-Each part prints one line for each thing it found true and ends the run at the first that is not.
-Invariant: processes started here are ended here, by their own id; only 127.0.0.1 and network
-namespaces of this run are used.
+Each part prints one line per successful check; the first failure ends the run. Processes are stopped by their
+id. Only 127.0.0.1 and network namespaces of this run are used.
 """
 import pathlib, sys
 

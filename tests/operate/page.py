@@ -1,8 +1,8 @@
-"""The status page and the demo's page in Chromium: seen, read aloud, and used by keyboard.
+"""The status page and the demo's page in Chromium: rendering, accessibility tree, and keyboard.
 
-Pictures go to target/operate, to be looked at. What is held here: contrast in both lights, axe's
-rules, landmarks and headings, every control reached by Tab with a visible focus and left again,
-no sideways scrolling on a phone, and that troubles are told first, in words.
+Screenshots go to target/operate. Checked are contrast in both colour schemes, axe's rules, landmarks and
+headings, that Tab reaches every control with a visible focus and leaves it, that a phone does not scroll
+horizontally, and that problems are shown first, as text.
 """
 import contextlib, http.client, json, pathlib, tempfile, threading
 
@@ -15,7 +15,7 @@ from upstream import upstream
 OUT = ROOT / "target/operate"
 AXE = (pathlib.Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
 
-# The lowest contrast of any text on the page against what is behind it (WCAG 2.2, 1.4.3).
+# The lowest contrast of any text on the page with its background (WCAG 2.2, 1.4.3).
 CONTRAST = """(() => {
   const channels = (c) => (c.match(/[\\d.]+/g) || []).map(Number);
   const light = (c) => { const [r, g, b] = c.slice(0, 3).map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
@@ -35,7 +35,7 @@ CONTRAST = """(() => {
   return worst;
 })()"""
 
-# The focused control: what it is called, and whether one can see that it is focused.
+# The focused control: its name, and whether its focus is visible.
 FOCUS = """(() => { const e = document.activeElement; if (e === document.body) return null;
   const s = getComputedStyle(e), name = e.id || e.getAttribute("aria-labelledby") || e.name || e.textContent.trim();
   return [name, s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 1]; })()"""
@@ -94,7 +94,7 @@ def well(chromium, port, admin):
 
 
 def look_at(shown, name):
-    """A picture, contrast, axe's rules, and no sideways scrolling."""
+    """A screenshot, contrast, axe's rules, and no horizontal scrolling."""
     shown.picture(OUT / f"{name}.png")
     ratio, text = shown.run(CONTRAST)
     need(ratio >= 4.5, f"{name}: text has a contrast of {ratio:.1f} at least ({text!r})")
@@ -105,40 +105,40 @@ def look_at(shown, name):
 
 
 def read_aloud(shown):
-    told = shown.tree()
-    roles = {role for role, _ in told}
+    nodes = shown.tree()
+    roles = {role for role, _ in nodes}
     need({"banner", "main", "region", "table", "columnheader", "rowheader", "status"} <= roles, "a screen reader finds landmarks, tables and the verdict")
     headings = shown.run("[...document.querySelectorAll('h1, h2, h3')].map((h) => h.textContent)")
-    told_headings = [name for role, name in told if role == "heading"]
-    need(headings[:2] == ["edge-proxy", "No problems"] and sorted(headings) == sorted(told_headings), f"and headings in order: {', '.join(headings)}")
-    plots = [name for role, name in told if role in ("image", "img")]
+    shown_headings = [name for role, name in nodes if role == "heading"]
+    need(headings[:2] == ["edge-proxy", "No problems"] and sorted(headings) == sorted(shown_headings), f"and headings in order: {', '.join(headings)}")
+    plots = [name for role, name in nodes if role in ("image", "img")]
     need(len(plots) == 2 and all("now" in name for name in plots), f"plots say their numbers: {plots[0]}")
     live = shown.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length")
     need(live == 2, "only the verdict and a lost process are read aloud by themselves")
 
 
-def focus(shown, wanted):
+def focus(shown, expected):
     for _ in range(40):
         shown.key("Tab")
         at = shown.run(FOCUS)
-        if at and at[0] == wanted:
+        if at and at[0] == expected:
             return
-    need(False, f"Tab reaches {wanted}")
+    need(False, f"Tab reaches {expected}")
 
 
-def by_keyboard(shown, wanted):
-    """Every control in the order of the page, each with a visible focus, and out again."""
+def by_keyboard(shown, expected):
+    """Tab visits every control in the order of the page, each with a visible focus, and leaves the page."""
     seen = []
-    for _ in range(len(wanted) + 3):
+    for _ in range(len(expected) + 3):
         shown.key("Tab")
         at = shown.run(FOCUS)
         if at is None and not seen:
-            continue  # Once around the browser's own controls.
+            continue  # The browser's controls come between two rounds.
         if at is None or (seen and at[0] == seen[0][0]):
             break
         seen.append(at)
-    need([name for name, _ in seen] == wanted, f"Tab goes through {', '.join(name for name, _ in seen)} and out again")
-    need(all(visible for _, visible in seen), "and one sees where it is")
+    need([name for name, _ in seen] == expected, f"Tab goes through {', '.join(name for name, _ in seen)} and out again")
+    need(all(visible for _, visible in seen), "and its focus is visible")
 
 
 def demo_page(chromium, url):
@@ -149,9 +149,9 @@ def demo_page(chromium, url):
     people = shown.run("[...document.querySelectorAll('#presets button')].map((b) => b.textContent)")
     by_keyboard(shown, ["identifier", "email", "beta", "spend", "country", "app_version", "Ask", *people])
     focus(shown, "identifier")
-    shown.run("document.querySelector('[name=identifier]').value = 'nobody'")
+    shown.run("document.querySelector('[name=identifier]').value = 'unknown'")
     shown.key("Enter")
-    until("the demo asks for somebody else", lambda: "Ada" not in shown.run("document.querySelector('#flags').textContent"))
+    until("the demo evaluates another identity", lambda: "Ada" not in shown.run("document.querySelector('#flags').textContent"))
 
 
 def troubled(chromium, executable):
@@ -163,7 +163,7 @@ def troubled(chromium, executable):
         config.write_text(json.dumps({
             "environment_key_pairs": api.pairs, "api_url": api.api_url, "api_poll_frequency_seconds": 2,
             "server": {"host": "127.0.0.1", "port": port}, "admin": {"port": admin},
-            # The grace is taken 200 times: stale after 6 seconds.
+            # The grace is multiplied by 200 environments: stale after 6 seconds.
             "health_check": {"environment_update_grace_period_seconds": 0.02, "require": "any"},
         }))
         with process(executable, "serve", "--config", config) as proxy:
@@ -174,7 +174,7 @@ def troubled(chromium, executable):
             troubles = shown.run("[...document.querySelectorAll('#troubles li')].map((l) => l.textContent)")
             need(any("1 environment without a document" in text for text in troubles), f"troubles stand first, in words: {troubles}")
             first = shown.run("document.querySelector('#environments tr').textContent")
-            need("Environment" not in first.split("no document")[0] and "no document" in first, "the worst environment stands first")
+            need("Environment" not in first.split("no document")[0] and "no document" in first, "the worst environment is first")
             need(shown.run("document.querySelectorAll('#environments tr').length") == 25, "25 of 200 are shown")
             look_at(shown, "status-200")
             focus(shown, "find")
@@ -191,5 +191,5 @@ def troubled(chromium, executable):
             look_at(phone, "status-200-phone")
             proxy.kill()
             proxy.wait()
-            until("the page says that the process is gone", lambda: not shown.run("$('lost').hidden"))
+            until("the page shows that the process has ended", lambda: not shown.run("$('lost').hidden"))
             look_at(shown, "status-lost")

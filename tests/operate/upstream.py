@@ -1,4 +1,4 @@
-"""A stand-in for Flagsmith's API: as many environments as wanted, each of which can be made to fail."""
+"""A fake of Flagsmith's API: any number of environments, each of which can be made to fail."""
 import contextlib, http.server, json, threading
 
 from common import ROOT
@@ -33,7 +33,7 @@ class Upstream:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        # A proxy that was killed resets its connections, which is no news.
+        # A killed proxy resets its connections, which is expected.
         self.server.handle_error = lambda *_: None
         self.api_url = f"http://127.0.0.1:{self.server.server_port}/api/v1/"
 

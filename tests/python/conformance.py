@@ -1,6 +1,6 @@
-"""Plays public conformance data against edge-proxy: conformance.py BINARY http1.jsonl|json.jsonl
+"""Runs public conformance suites against edge-proxy: conformance.py BINARY http1.jsonl|json.jsonl
 
-http1.jsonl   one case a line; tests/fixtures/conformance/README.md says what its members mean
+http1.jsonl   one case per line; tests/fixtures/conformance/README.md describes its members
 json.jsonl    the test_parsing files of JSONTestSuite, each as a trait's value, as a body and as a feature's value
 Prints a line for each case that fails or that a waiver covers, then totals; exits with 1 if a case failed.
 """
@@ -8,12 +8,12 @@ import base64, json, pathlib, re, select, socket, subprocess, sys, tempfile, tim
 from concurrent.futures import ThreadPoolExecutor
 
 KEY = 'ser.demo-server-side-key'
-QUIET = 0.5      # seconds without a byte: the answer is over
-PATIENCE = 3.0   # seconds without any answer: there will be none
+QUIET = 0.5      # seconds without a byte, after which the response is complete
+PATIENCE = 3.0   # seconds without a response, after which none is expected
 
 
 class Server:
-    """The demo, on a port of five digits: lengths within http1.jsonl count on it."""
+    """The demo, on a port of five digits: lengths in http1.jsonl depend on it."""
 
     def __enter__(self):
         with socket.socket() as probe:
@@ -46,7 +46,7 @@ class Answer:
 
 
 def answers(data, head):
-    """Every answer in what was received, and what is left over."""
+    """All responses in the received data, and the rest."""
     found = []
     while b'\r\n\r\n' in data:
         top, data = data.split(b'\r\n\r\n', 1)
@@ -65,7 +65,7 @@ def answers(data, head):
 
 
 def pieces(send, server, last):
-    """What a step sends: text in Latin-1, [text, times], a pause in seconds, or None: until something is answered."""
+    """What a step sends: text in Latin-1, [text, times], a pause in seconds, or None: wait for a response."""
     tag = last.fields.get('etag', '').strip() if last else ''
     names = {'$HOST': f'127.0.0.1:{server.port}', '$KEY': KEY, '$ETAG': tag, '$BARE': tag.strip('"'),
              '$MODIFIED': last.fields.get('last-modified', '').strip() if last else ''}
@@ -93,7 +93,7 @@ def receive(connection, quiet, patience):
 
 
 def exchange(connection, step, server, last, quiet):
-    """The outcome of a step in words, such as `100 200 open`, and its answers."""
+    """The outcome of a step, such as `100 200 open`, and its responses."""
     sent = b''
     try:
         for piece in pieces(step['send'], server, last):
@@ -114,7 +114,7 @@ def exchange(connection, step, server, last, quiet):
 
 
 def fits(outcome, pattern):
-    """`400 close`, `2xx`, `!101`, `open`, `gone`: without open or close at the end both are meant."""
+    """`400 close`, `2xx`, `!101`, `open`, `gone`: without open or close at the end both are allowed."""
     got, want = outcome.split(), pattern.split()
     if want[-1] not in ('open', 'close', 'gone'):
         got = got[:-1]
@@ -123,7 +123,7 @@ def fits(outcome, pattern):
 
 
 def amiss(step, found):
-    """What the last answer lacks, if anything."""
+    """The first requirement that the last response does not meet."""
     last = found[-1] if found else Answer(0, {}, b'')
     for name, want in step.get('header', {}).items():
         value = last.fields.get(name, '')
@@ -141,8 +141,8 @@ def amiss(step, found):
 
 
 def http1_case(case, server):
-    """`pass`, `tolerated` or `FAIL`, and how it went."""
-    verdict, told, last, gone = 'pass', [], None, False
+    """`pass`, `tolerated` or `FAIL`, with the outcomes."""
+    verdict, outcomes, last, gone = 'pass', [], None, False
     with socket.create_connection(('127.0.0.1', server.port), 5) as connection:
         for step in case['steps']:
             if gone:
@@ -150,18 +150,18 @@ def http1_case(case, server):
             else:
                 outcome, found = exchange(connection, step, server, last, case.get('wait', QUIET))
                 gone, last = outcome.endswith('close'), found[-1] if found else last
-                if outcome == 'close' and len(told) > 0:
+                if outcome == 'close' and len(outcomes) > 0:
                     outcome = 'gone'
-            told.append(outcome)
+            outcomes.append(outcome)
             if any(fits(outcome, pattern) for pattern in step['ok']):
                 wrong = amiss(step, found) if found and found[-1].status < 400 or 'header' in step else None
                 if wrong:
-                    return 'FAIL', f'{" | ".join(told)}; {wrong}'
+                    return 'FAIL', f'{" | ".join(outcomes)}; {wrong}'
             elif any(fits(outcome, pattern) for pattern in step.get('tolerated', [])):
                 verdict = 'tolerated'
             else:
-                return 'FAIL', f'{" | ".join(told)}; expected {" or ".join(step["ok"] + step.get("tolerated", []))}'
-    return verdict, ' | '.join(told)
+                return 'FAIL', f'{" | ".join(outcomes)}; expected {" or ".join(step["ok"] + step.get("tolerated", []))}'
+    return verdict, ' | '.join(outcomes)
 
 
 def ask(server, method, target, body=b''):
@@ -174,7 +174,7 @@ def ask(server, method, target, body=b''):
 
 
 def python_takes(data):
-    """What the proxy that is replaced does: Python's json.loads, with NaN, UTF-16 and lone surrogates."""
+    """Whether Python's json.loads accepts it, with NaN, UTF-16 and lone surrogates."""
     try:
         json.loads(data)
         return True
@@ -183,7 +183,7 @@ def python_takes(data):
 
 
 def posted(server, body):
-    """Whether a body was taken for JSON, whatever it is then worth; None: neither answer was given."""
+    """Whether a body was accepted as JSON, valid or not; None: another response."""
     answer = ask(server, 'POST', '/api/v1/identities/', body)
     if answer.status == 200:
         return True, answer
@@ -201,18 +201,18 @@ def explained(document):
 
 
 def json_case(case, server):
-    """A body is taken as Python's json.loads takes it, a document as RFC 8259 has it (i: as the reader likes)."""
+    """A body is parsed as by Python's json.loads, a document by RFC 8259 (i: implementation-defined)."""
     text = b''.join(base64.b64decode(part) * times for part, times in case['parts'])
     trait = b'{"identifier":"x","traits":[{"trait_key":"k","trait_value":%s}]}' % text
-    told = []
+    outcomes = []
     for name, body in ('body', text), ('trait', trait):
         taken, answer = posted(server, body)
         if taken != python_takes(body):
-            told.append(f'{name}: {answer.status} {answer.body[:160].decode("latin-1")}')
+            outcomes.append(f'{name}: {answer.status} {answer.body[:160].decode("latin-1")}')
     run = explained(server.document.replace(b'"Hello from the edge"', text, 1))
     if run.returncode not in ({'y': [0], 'n': [1], 'i': [0, 1]}[case['expect']]):
-        told.append(f'document: exit {run.returncode} {run.stderr[-200:].decode("latin-1").strip()}')
-    return ('FAIL', ' / '.join(told)) if told else ('pass', f'document: exit {run.returncode}')
+        outcomes.append(f'document: exit {run.returncode} {run.stderr[-200:].decode("latin-1").strip()}')
+    return ('FAIL', ' / '.join(outcomes)) if outcomes else ('pass', f'document: exit {run.returncode}')
 
 
 # Requirements of RFC 9110 that are not met, each with its reason.
@@ -225,7 +225,7 @@ SUITES = {'http1': (http1_case, 16), 'json': (json_case, 2)}
 
 
 def waived(server):
-    """Fails when a waiver is not needed any more."""
+    """Fails if a waiver is not needed any more."""
     answer = ask(server, 'GET', '/api/v1/flags/')
     bare = f'GET /api/v1/flags/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n'.encode()
     with socket.create_connection(('127.0.0.1', server.port), 5) as connection:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Random environment documents and requests, with the model's answers.
+"""Random environment documents and requests, with the results of the reference engine.
 
     evaluations.py SEED COUNT
 
-A document is one line, its requests with their answers are the next; values that JSON would blur are
-written as Python writes them. COUNT evaluations are asked for. `tests/differential.rs` asks the engine the same. Where this
-project differs on purpose (differences.md 5 to 9) a request is left out by the rule that is named
-in `excluded`, never by its result; how many is told on the last line.
+Prints a document as one line and its requests with their results as the next, COUNT evaluations in total. Values
+that JSON cannot represent exactly are written as Python's repr. `tests/differential.rs` runs the engine on the
+same requests. Requests with a deliberate difference (differences.md 5 to 9) are excluded by the rules in
+`excluded`, never by their results; the last line has their numbers.
 """
 import contextlib
 import json
@@ -40,7 +40,7 @@ AWKWARD = [0, 1, -1, 7, 10, "7", "007", "1.0", 1.0, 1.5, "1.50", "1.5", True, Fa
            2**53 - 1, 2**64, 2**64 - 1, float(2**63), float(2**64), 1e308, -5e-324, 2.2250738585072014e-308, "9223372036854775808", "-9223372036854775809", "18446744073709551616",
            "0.0.0-0", "0.0.0--", "1.2.3-alpha.1", "1.2.3-alpha.beta", "1.2.3-9", "1.2.3-10", "1.2.3+001", "18446744073709551616.0.0", "999999999999999999.0.0", "\u0661.2.3", " 1.2.3",
            "1" * 4301, "[]", "{}", ",", ",a", "|", "2|0"]
-# What ends a version to be compared, and what only looks so.
+# Condition values with the suffix of version comparisons, and similar ones.
 SEMVER = ["1.2.3:semver", "1.2.3-beta.2:semver", "1.2:semver", ":semver", "1.2.3+b:semver", "1.2.3-beta:semver", "beta:semver", "b:semver", "beta.2:semver", "2.0.0:semver",
           "7:semver", "semver", "1.2.3::semver", "1.2.3 :semver", "1.2.3:semver ", "1.2.3-01:semver", "99999999999999999999.0.0:semver", "true:semver", "x:semver",
           "0.0.0-0:semver", "1.2.3-9:semver", "1.2.3-10:semver", "18446744073709551616.0.0:semver", "999999999999999999.0.0:semver", " 1.2.3:semver", "\u0661.2.3:semver"]
@@ -83,7 +83,7 @@ def scalar(rng):
 
 
 def anything(rng, depth=2):
-    """Any JSON value: what no SDK sends, but a document may hold."""
+    """Any JSON value, including those that no SDK sends but a document may contain."""
     roll = rng.random()
     if depth and roll < 0.15:
         return [anything(rng, depth - 1) for _ in range(rng.randint(0, 3))]
@@ -98,7 +98,7 @@ def number_or_text(rng):
 
 
 def condition_value(rng, operator):
-    """What the condition is compared with: mostly something that a trait may have."""
+    """The value of a condition, usually one that a trait may have."""
     if operator == "IN":
         roll = rng.random()
         items = [number_or_text(rng) or "" for _ in range(rng.randint(0, 5))]
@@ -162,7 +162,7 @@ def property_(rng, features, wants_flags):
 
 
 def condition(rng, features, wants_flags, pool=()):
-    """A condition; of a pool, since segments share conditions."""
+    """A condition, sometimes from a pool, because segments share conditions."""
     if pool and rng.random() < 0.25:
         return rng.choice(pool)
     made = new_condition(rng, features, wants_flags)
@@ -211,7 +211,7 @@ def variants(rng):
 
 
 def written(rng, number):
-    """A number that other lists may hold in its other form."""
+    """A number, as an integer or a float."""
     return float(number) if rng.random() < 0.03 else number
 
 
@@ -230,7 +230,7 @@ def state(rng, identifier, name, in_segment):
 
 
 def own_state(rng, identifier, name):
-    """What an identity has of its own; a variant chosen in the dashboard has 100 %, the others 0."""
+    """An identity override; a variant chosen in the dashboard has 100 %, the others 0."""
     options = variants(rng)
     if rng.random() < 0.5:
         for at, option in enumerate(rng.sample(options, len(options))):
@@ -247,7 +247,7 @@ def document(rng):
     if rng.random() < 0.1:
         names = rng.sample(NAMES + ODD_NAMES, rng.randint(1, 8))
     pool = []
-    # So many segments that the engine looks up which can match; rules of one condition then, to be done in time.
+    # Enough segments for the segment index; their rules have one condition, to limit the time.
     is_wide = rng.random() < 0.005
     wants_flags = rng.random() < 0.35
     features = [(at + 1, name) for at, name in enumerate(names)]
@@ -274,7 +274,7 @@ def document(rng):
 
 
 def places(value, path=()):
-    """Every place in a document: the container and the key there."""
+    """Every position in a document: the container and the key."""
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in list(entries):
         yield value, key, (*path, key)
@@ -282,7 +282,7 @@ def places(value, path=()):
 
 
 def strange(rng, doc):
-    """A document with one or two members gone, repeated, or of another kind."""
+    """A document with one or two members removed, repeated, or of another type."""
     for _ in range(rng.choice([1, 1, 2])):
         container, key, path = rng.choice(list(places(doc)))
         roll = rng.random()
@@ -300,8 +300,8 @@ def is_number(value):
 
 
 def is_served(doc):
-    """False: the model's mapper takes this document, and yet it has a member of a kind that SDKs cannot read
-    or that is compared in no way that means something. Such a document is refused (differences.md 4)."""
+    """False: the reference accepts this document although a member has a type that SDKs cannot read or that
+    cannot be compared. Such a document is rejected (differences.md 4)."""
     def is_text(value):
         return value is None or isinstance(value, str)
 
@@ -317,7 +317,7 @@ def is_served(doc):
         return True
 
     for container, key, _ in places(doc):
-        # Python goes through an empty text or object as through an empty list.
+        # Python iterates over an empty text or object as over an empty list.
         if key in ("rules", "conditions", "segments", "feature_states", "identity_overrides") and container[key] in ("", {}):
             return False
     segments = doc["project"]["segments"]
@@ -340,7 +340,7 @@ def request(rng):
 
 
 def merges(overrides):
-    """Differences 8: entries whose values are equal in Python and yet not the same."""
+    """Differences 8: entries whose values are equal in Python but not identical."""
     seen = {}
     for entry in overrides:
         group = tuple((f["feature"]["id"], f["feature"]["name"], f["enabled"], f["feature_state_value"]) for f in entry["identity_features"])
@@ -350,7 +350,7 @@ def merges(overrides):
 
 
 def excluded(doc, identifier, traits):
-    """The rule of differences.md by which this request has another answer here, if any."""
+    """The rule of differences.md by which this request has a different result, if any."""
     entries = [e for e in doc.get("identity_overrides") or [] if e["identity_features"]]
     if identifier is None or not entries:
         return None
@@ -371,9 +371,9 @@ ENGINES_FLAG_RESULT = evaluator.get_flag_result_from_context
 
 
 def follow_core_on_identity_overrides(doc, identifier):
-    """Differences 43, the one answer in which the model is changed: an identity override of a multivariate feature gives the
+    """Differences 43, the only change of the reference: an identity override of a multivariate feature selects the
     variant that its own weights choose, as core has it; the client's mapper drops the variants. Value and variant are the
-    engine's own choice among them, the reason stays that of an override. Variants that the mapper cannot read do not count."""
+    engine's choice among them; the reason stays that of an override. Variants that the mapper cannot read are ignored."""
     own = {}
     for entry in doc.get("identity_overrides") or []:
         if entry["identity_features"] and str(entry["identifier"]) == identifier:
@@ -396,7 +396,7 @@ def follow_core_on_identity_overrides(doc, identifier):
 
 
 def seen_by_clients(doc, flag):
-    """Whether a client key sees a flag: the Python proxy's filter, with the environment's wish to hide first (differences.md 10)."""
+    """Whether a client-side key may read a flag: the Python proxy's filter, with the environment's setting first (differences.md 10)."""
     hides = doc.get("hide_disabled_flags")
     hides = doc["project"].get("hide_disabled_flags") if hides is None else hides
     hidden = doc["project"].get("server_key_only_feature_ids") or []
@@ -404,23 +404,23 @@ def seen_by_clients(doc, flag):
 
 
 def answer(doc, context, identifier, traits):
-    """([name, enabled, value, variant, reason, id, type, whether clients see it] of each flag, the names of the segments that match)."""
+    """([name, enabled, value, variant, reason, id, type, visible to clients] of each flag, the names of the matching segments)."""
     kinds = [(one["feature"]["id"], one["feature"].get("type")) for one in doc["feature_states"]]
     types = {number: kind if isinstance(kind, str) else "STANDARD" for number, kind in kinds}
     if identifier is not None:
         context = map_context_and_identity_data_to_context(context, identifier, dict(traits))
     follow_core_on_identity_overrides(doc, identifier)
     try:
-        # Again after a second, should the exception fall where Python drops it.
+        # Repeated after a second, in case Python drops the exception.
         signal.setitimer(signal.ITIMER_VIRTUAL, 1, 1)
         result = get_evaluation_result(context)
         flags = [[f["name"], json.dumps(f["enabled"]), json.dumps(f["value"]), f["variant"], f["reason"], f["metadata"]["id"],
                  types.get(f["metadata"]["id"], "STANDARD"), seen_by_clients(doc, f)] for f in result["flags"].values()]
-        # The client makes a segment of each group of identity overrides.
+        # The client converts each group of identity overrides to a segment.
         return flags, [str(one["name"]) for one in result["segments"] if one.get("metadata", {}).get("source") != "identity_overrides"]
     except patterns.TooSlow:
         return "slow"
-    except Exception as error:  # Differences 5: whatever a condition raises.
+    except Exception as error:  # Differences 5: any exception of a condition.
         return f"raises {type(error).__name__}"
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
@@ -449,7 +449,7 @@ def main():
             context = map_environment_document_to_context(doc)
             if is_strange and not is_served(doc):
                 raise ValueError("refused here")
-        except Exception:  # Differences 4: such a document is refused.
+        except Exception:  # Differences 4: such a document is rejected.
             left_out["4"] = left_out.get("4", 0) + 1
             continue
         requests = []

@@ -1,4 +1,4 @@
-"""Checks src/upstream/no_proxy.txt against the installed httpx: pip install httpx; python no_proxy.py"""
+"""Compares src/upstream/no_proxy.txt with the installed httpx: pip install httpx; python no_proxy.py"""
 import os
 import pathlib
 

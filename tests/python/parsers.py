@@ -1,9 +1,9 @@
 """Compares how mutated payloads are framed with two other parsers: parsers.py PORT KEY PAYLOADS SEED
 
-Each payload goes to the proxy on a connection of its own whose sending side is then closed, and to h11 and
-httptools (llhttp). A difference is what request smuggling needs: both take every byte without an error and yet
-find another number of requests, or another body in one of them. Who refuses (or closes) is not wrong, only strict.
-Prints each difference, then totals; exits with 1 if there is one, or if too few payloads were taken by all.
+Each payload is sent to the proxy on a new connection whose sending side is then closed, and to h11 and httptools
+(llhttp). A difference is what request smuggling requires: both parsers accept every byte without an error and
+find a different number of requests, or a different body. Rejecting is not a difference.
+Prints each difference, then totals; exits with 1 if there is one, or if too few payloads are accepted by all.
 """
 import json, random, socket, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -63,7 +63,7 @@ def payload(number):
         elif kind == 2:
             del data[at:at + pick.randint(1, 4)]
         elif kind == 3:
-            # At the start of a line: where fields stand.
+            # At the start of a line, where fields begin.
             lines = [i + 2 for i in range(len(data) - 1) if data[i:i + 2] == b'\r\n']
             at = pick.choice(lines) if lines else at
             data[at:at] = pick.choice(PIECES)
@@ -73,7 +73,7 @@ def payload(number):
 
 
 class Reading:
-    """Requests that were found, and whether the reader refused or ended before the last byte."""
+    """The parsed requests, and whether the parser rejected or stopped before the last byte."""
 
     def __init__(self):
         self.bodies, self.ended, self.bytes_in = [], False, b''
@@ -130,7 +130,7 @@ REFUSALS = {408, 413, 414, 415, 417, 431, 501, 505}
 
 
 def of_proxy(data):
-    """Answers stand for requests; an identity's answer tells which body it was given."""
+    """Responses identify requests; the response of an identity identifies the body."""
     reading, got = Reading(), b''
     with socket.create_connection(('127.0.0.1', PORT), 10) as connection:
         connection.settimeout(10)
@@ -165,7 +165,7 @@ def named(sent):
 
 
 def compare(number):
-    """How all three read it: whether all took it whole, and how they differ."""
+    """Whether all three parsers accept the payload, and how they differ."""
     data, found, whole = payload(number), [], True
     ours = of_proxy(data)
     for name, read in ('h11', of_h11), ('httptools', of_llhttp):
@@ -175,7 +175,7 @@ def compare(number):
         elif len(ours.bodies) != len(theirs.bodies):
             found.append(f'{len(ours.bodies)} requests, {name} has {len(theirs.bodies)}: {data!r}')
         for mine, sent in zip(ours.bodies, theirs.bodies):
-            # An answer without an identifier says nothing about the body.
+            # A response without an identifier does not identify the body.
             if mine is not None and sent and named(sent) is not None and named(sent) != mine:
                 found.append(f'{mine!r} was read, {name} has {sent!r}: {data!r}')
     return whole, found
@@ -188,8 +188,8 @@ def main():
     for text in differences[:20]:
         print('DIFFERENT', text)
     whole = sum(whole for whole, _ in results)
-    print(f'{PAYLOADS} payloads (seed {SEED}), {whole} taken whole by all three, {len(differences)} differences')
-    # A comparison in which everything is refused would prove nothing.
+    print(f'{PAYLOADS} payloads (seed {SEED}), {whole} accepted by all three, {len(differences)} differences')
+    # A comparison in which everything is rejected would prove nothing.
     return 1 if differences or whole < PAYLOADS // 20 else 0
 
 

@@ -1,6 +1,6 @@
-"""Random properties of conditions, with what the engine's `get_context_value` finds for them.
+"""Random properties of conditions, with the results of the engine's `get_context_value`.
 
-Run with `context` it tells the document and the identity that they are asked of.
+With `context` it prints the document and the identity instead.
 """
 import json
 import sys
@@ -124,14 +124,14 @@ def segments(rng, depth):
 
 
 def plain(value):
-    """A literal of the value, mostly."""
+    """Usually a literal of the value."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     return json.dumps(value) if isinstance(value, (int, float, bool, type(None))) else "1"
 
 
 def guided(rng, context):
-    """A path along what is there, now and then left."""
+    """A path that usually exists."""
     text, node = "$", context
     while isinstance(node, (dict, list)) and len(node):
         members = list(node.items()) if isinstance(node, dict) else list(enumerate(node))
@@ -207,14 +207,14 @@ def ask(rng):
     """[property, is there an identity, type, str()]; type "raises" where the engine would."""
     text = whole(rng)
     identity = rng.random() < 0.9
-    # A flag that a query resolved is found by wildcards of the next question: each has a context of its own.
+    # Wildcards find flags that an earlier query resolved, so each input has a new context.
     context = lazy_context(identity)
     try:
         value = evaluator.get_context_value(context, text)
     except jsonpath_rfc9535.JSONPathError:
         return [text, identity, "raises", ""]
     except (TypeError, AttributeError, OverflowError, RuntimeError):
-        # A RuntimeError: the mapping of flags grew while a query went through it, or the query is too deep.
+        # A RuntimeError: the mapping of flags grew during the query, or the query is too deep.
         return [text, identity, "fails", ""]
     return [text, identity, type(value).__name__, str(value)]
 

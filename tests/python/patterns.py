@@ -1,4 +1,4 @@
-"""Random regular expressions and texts, with what Python's `re.match` says of them."""
+"""Random regular expressions and texts, with the results of Python's `re.match`."""
 import re
 import signal
 
@@ -67,7 +67,7 @@ def pattern(rng, depth):
 
 
 def narrow(rng, depth):
-    """Few characters, many groups: loops that match nothing, references, parts that give nothing back."""
+    """Few characters, many groups: loops that match the empty text, references, possessive parts."""
     parts = []
     for _ in range(rng.randint(0, 3) if depth < 3 else rng.randint(1, 4)):
         roll = rng.random()
@@ -125,7 +125,7 @@ def ask(rng):
         compiled = re.compile(text)
         answers = [[s, compiled.match(s) is not None] for s in subjects]
     except (TooSlow, SystemError):
-        # Python itself calls the latter a bug of its own ("please report a bug for the re module").
+        # For the latter Python reports an internal error ("please report a bug for the re module").
         return ["", []]
     except Exception:
         return [text, None]

@@ -1,6 +1,6 @@
 """The PyPI SDK against a running proxy: sdk.py API_URL SERVER_KEY.
 
-Prints one line per kind of evaluation and ends with 1 at the first difference.
+Prints one line per kind of evaluation; exits with 1 at the first difference.
 """
 
 import random
@@ -19,7 +19,7 @@ local = Flagsmith(
 
 
 def plain(flags):
-    """Name -> (enabled, value), in a form that tells 1 from True and from 1.0."""
+    """Name -> (enabled, value), in a form that distinguishes 1, True and 1.0."""
     return {f.feature_name: (f.enabled, repr(f.value)) for f in flags.all_flags()}
 
 
@@ -32,7 +32,7 @@ def compare(what, left, right):
 environment = plain(remote.get_environment_flags())
 assert environment, "the environment has flags"
 assert local.get_environment_flags().all_flags(), "the document was fetched"
-# Without an identity the SDK leaves segments out; the Python proxy, our model, evaluates them.
+# Without an identity the SDK ignores segments; the Python proxy, the reference, evaluates them.
 answer = requests.get(f"{api_url}environment-document/", headers={"X-Environment-Key": key}, timeout=10)
 model = get_evaluation_result(map_environment_document_to_context(answer.json()))
 compare(
@@ -42,7 +42,7 @@ compare(
 )
 print(f"environment: {len(environment)} flags agree")
 
-# Values around those that the segments of the document test, so that many match and many do not.
+# Values near those of the segments' conditions, so that many match and many do not.
 POOL = {
     "plan": ["gold", "silver", "Gold", ""],
     "country": ["GB", "DE", "US"],
@@ -56,7 +56,7 @@ chance = random.Random(11)
 results = set()
 for number in range(50):
     traits = {k: chance.choice(v) for k, v in POOL.items() if chance.random() < 0.7}
-    # A transient trait is evaluated as any other; the SDK sends it in another form.
+    # A transient trait is evaluated as any other, but the SDK serialises it differently.
     if number % 5 == 0 and "plan" in traits:
         traits["plan"] = {"value": traits["plan"], "transient": True}
     identifier = f"user-{number}"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Random questions about single values, with the authority's answers, one JSON array a line.
+"""Random inputs for functions of single values, with Python's results, one JSON array per line.
 
     values.py KIND SEED COUNT
 
-KIND is one of the functions below. `tests/python_compat.rs` asks the engine the same questions.
+KIND is one of the functions below. `tests/python_compat.rs` runs the engine on the same inputs.
 Needs Python 3.11 or newer with the packages of `tests/requirements.txt`.
 """
 import json
@@ -202,7 +202,7 @@ def ask_in(rng):
             items = text.split(",")
     else:
         items = text.split(",")
-    # A lone surrogate can be in no request, and in no line of this output.
+    # Lone surrogates cannot occur in a request, nor in this output.
     items = sorted({item for item in items if not any("\ud800" <= c <= "\udfff" for c in item)})
     return [text, items]
 

@@ -1,6 +1,6 @@
 // The JavaScript SDK in a browser: browser.mjs CLIENT_KEY PACKAGE.
-// The page is of another origin than the proxy, which allows that origin alone. Prints "change"
-// when the document is to be changed, and waits for the event stream to bring it.
+// The page has another origin than the proxy, which allows only that origin. Prints "change" when the
+// document must change, and waits for the event of the change.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -28,7 +28,7 @@ const open = async (host) => {
 };
 
 const page = await open('127.0.0.1');
-// The SDK sends its counts every ten seconds, so the first may go at any time from here on.
+// The SDK sends its counts every ten seconds, so the first upload may happen at any time from here on.
 const counted = page.waitForResponse((response) => response.url().includes('/analytics/flags/') && response.status() === 200, { timeout: 4 * PATIENCE_MS });
 const options = {
   environmentID, api: `${proxy}/api/v1/`, realtime: true, eventSourceUrl: `${proxy}/`, enableAnalytics: true, cacheFlags: false,
@@ -58,7 +58,7 @@ assert.deepEqual(traits, { banner: 'hello', plan: 'silver' });
 console.log('traits');
 
 if (sdkName === '@flagsmith/flagsmith') {
-  // An exposure is recorded only for a flag that carries its experiment.
+  // An exposure is recorded only for a flag with an experiment.
   const exposed = page.waitForRequest((request) => request.url().endsWith('/v1/events') && request.method() === 'POST', { timeout: PATIENCE_MS });
   const experiment = await page.evaluate(async (options) => {
     const events = { enableEvents: true, eventProcessorConfig: { eventsApiUrl: `${location.origin}/` } };
@@ -82,7 +82,7 @@ console.log('realtime');
 await counted;
 console.log('analytics');
 
-// The same page under a name that the allow list does not have: the browser refuses the answer.
+// The same page under a name that is not in the allow list: the browser rejects the response.
 const stranger = await open('localhost');
 const refused = await stranger.evaluate(async (options) => {
   try {

@@ -1,10 +1,10 @@
-// Starts Chromium so that it runs in a container as well: as root, and without /dev/shm.
+// Starts Chromium with the flags for containers: as root, and without /dev/shm.
 import { chromium } from 'playwright-core';
 
-// How long a page may take to show something. Long, because a CI machine may be busy.
+// The deadline of every wait. Long, because a CI machine may be busy.
 export const PATIENCE_MS = 60_000;
 
-// Serves a page on a free port, says where, and waits to be told where the proxy is.
+// Serves a page on a free port, prints its address, and reads the address of the proxy.
 export const servePage = async (server) => {
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address();

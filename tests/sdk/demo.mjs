@@ -1,5 +1,5 @@
 // The demo's page in a browser: demo.mjs ORIGIN_OF_PROXY [SCREENSHOT]. Prints "change" when the
-// demo's document is to be edited, and waits until the page shows it.
+// demo's document must be edited, and waits until the page shows it.
 import assert from 'node:assert/strict';
 import { launch, PATIENCE_MS } from './chromium.mjs';
 
@@ -14,7 +14,7 @@ const value = (name) => page.locator('tr', { has: page.locator('td', { hasText: 
 const shows = (name, text) => page.waitForFunction(
   ([name, text]) => [...document.querySelectorAll('tr')].some((row) => row.firstChild.textContent === name && row.lastChild.textContent === text),
   [name, text], { timeout: PATIENCE_MS });
-// ada has an override of her own.
+// ada has an identity override.
 await page.waitForFunction(() => document.querySelectorAll('tbody tr').length > 0, undefined, { timeout: PATIENCE_MS });
 assert.notEqual(await value('welcome_message').innerText(), 'Hello from the edge');
 await page.fill('input[name=identifier]', 'visitor');

@@ -1,7 +1,6 @@
 """The PyPI SDK's counts and its event stream: events.py ORIGIN_OF_PROXY SERVER_KEY.
 
-Prints "change" when the document is to be changed, and waits for the stream to bring it long
-before the SDK's own refresh.
+Prints "change" when the document must change, and waits for the event long before the SDK's refresh.
 """
 
 import sys

@@ -1,10 +1,9 @@
 //! Real SDKs, unchanged, against the running executable: `make sdk`.
 //!
-//! Each test starts a fake upstream, the proxy in front of it, and a program of the SDK's own
-//! language from this folder. A program prints what it got through; when it prints `change`, the
-//! document upstream is changed. Not a part of `make test`: it fetches packages from PyPI, npm
-//! and crates.io and needs node and npm. Without Chromium what runs in a browser is skipped, and
-//! `make sdk` says so.
+//! Each test starts a fake upstream, the proxy, and a program in the SDK's language from this folder. A program
+//! prints what it has completed; when it prints `change`, the document upstream is changed. Not part of `make
+//! test`: it fetches packages from PyPI, npm and crates.io and requires node and npm. Without Chromium the browser
+//! tests are skipped with a message.
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -59,7 +58,7 @@ fn run(command: Command, upstream: &Upstream) -> Vec<String> {
     run_and_change(command, || upstream.document(SERVER, document(2).to_string()))
 }
 
-/// Runs a program to its end; changes the document when it says so. Returns what it printed.
+/// Runs a program to its end; changes the document when it prints `change`. Returns its output.
 fn run_and_change(command: Command, change: impl Fn()) -> Vec<String> {
     converse(command, |line| {
         if line == "change" {
@@ -69,8 +68,8 @@ fn run_and_change(command: Command, change: impl Fn()) -> Vec<String> {
     })
 }
 
-/// Runs a program that serves a page: it prints `page ORIGIN` and is told where the proxy is. That is
-/// started only then, since its allow list may name the origin.
+/// Runs a program that serves a page: it prints `page ORIGIN` and then reads the address of the proxy, which is
+/// started only then, because its allow list may contain the origin.
 fn run_with_page(
     script: &str,
     arguments: &[&str],
@@ -90,7 +89,7 @@ fn run_with_page(
     (printed, started.expect("it said where its page is").0)
 }
 
-/// Runs a program to its end. What `hear` gives for a line is sent back, once. Returns what it printed.
+/// Runs a program to its end. The first result of `hear` for a line is written to its stdin. Returns its output.
 fn converse(mut command: Command, mut hear: impl FnMut(&str) -> Option<String>) -> Vec<String> {
     let what = format!("{command:?}");
     command.current_dir(folder()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -105,7 +104,7 @@ fn converse(mut command: Command, mut hear: impl FnMut(&str) -> Option<String>) 
     let mut printed = Vec::new();
     for line in BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok) {
         if let Some(answer) = hear(&line) {
-            // Closed with that: it waits for one answer. A program that has ended shows in its status.
+            // Closes stdin after one line. The exit status shows a program that has ended.
             let _ = stdin.take().map(|mut stdin| writeln!(stdin, "{answer}"));
         }
         printed.push(line);
@@ -122,7 +121,7 @@ fn assert_printed(printed: &[String], expected: &[&str]) {
     }
 }
 
-/// Chromium, which `make sdk` looks for. Without it `make sdk` has said what is skipped.
+/// Chromium, which `make sdk` looks for; without it `make sdk` prints what is skipped.
 fn has_chromium() -> bool {
     let is_there = std::env::var_os("CHROMIUM").is_some_and(|path| !path.is_empty());
     if !is_there {
@@ -137,7 +136,7 @@ fn node(script: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Waits until upstream has got exactly these counts.
+/// Waits until upstream has received exactly these counts.
 fn wait_for_counts(upstream: &Upstream, expected: &[(&str, u64)]) {
     eventually("the SDK's counts upstream", || {
         let sent = upstream.requests_for("/api/v1/analytics/flags/");
@@ -147,7 +146,7 @@ fn wait_for_counts(upstream: &Upstream, expected: &[(&str, u64)]) {
 }
 
 #[test]
-fn python_hears_of_changes_and_is_counted() {
+fn python_receives_events_and_uploads_counts() {
     let (upstream, proxy) = start(&everyone());
     let mut command = Command::new(support::python::interpreter());
     command.arg(folder().join("events.py")).args([&origin(&proxy), SERVER]);
@@ -156,7 +155,7 @@ fn python_hears_of_changes_and_is_counted() {
 }
 
 #[test]
-fn node_evaluates_the_same_remotely_and_locally() {
+fn node_remote_and_local_evaluation_agree() {
     let (upstream, proxy) = start(&everyone());
     let printed = run(node("node.mjs", &[&proxy.api_url(), SERVER]), &upstream);
     assert_printed(&printed, &["50 identities agree", "counted"]);
@@ -164,7 +163,7 @@ fn node_evaluates_the_same_remotely_and_locally() {
 }
 
 #[test]
-fn rust_evaluates_the_same_remotely_and_locally() {
+fn rust_remote_and_local_evaluation_agree() {
     let (upstream, proxy) = start(&everyone());
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["run", "--quiet", "--locked", "--offline", "--target-dir"]);
@@ -174,9 +173,9 @@ fn rust_evaluates_the_same_remotely_and_locally() {
     assert_printed(&run(command, &upstream), &["50 identities agree"]);
 }
 
-/// With npm's `flagsmith`, which ends at 10, and with its successor, which records experiments.
+/// With npm's `flagsmith`, whose last version is 10, and with its successor, which records experiments.
 #[test]
-fn a_browser_gets_flags_traits_events_and_is_counted() {
+fn browser_gets_flags_traits_and_events_and_uploads_counts() {
     if !has_chromium() {
         return;
     }
@@ -188,7 +187,7 @@ fn a_browser_gets_flags_traits_events_and_is_counted() {
 }
 
 #[test]
-fn openfeatures_python_providers_get_every_flag() {
+fn openfeature_python_providers_get_every_flag() {
     let (_upstream, proxy) = start(&everyone());
     let mut command = Command::new(fixture::root().join(".venv/sdk/bin/python"));
     command.arg(folder().join("providers.py")).args([&origin(&proxy), CLIENT, SERVER]);
@@ -196,13 +195,13 @@ fn openfeatures_python_providers_get_every_flag() {
 }
 
 #[test]
-fn openfeature_evaluates_one_flag_at_a_time() {
+fn openfeature_server_provider_evaluates_single_flags() {
     let (upstream, proxy) = start(&everyone());
     assert_printed(&run(node("ofrep.mjs", &[&origin(&proxy), CLIENT]), &upstream), &["server provider"]);
 }
 
 #[test]
-fn openfeature_in_a_browser_follows_the_event_stream() {
+fn openfeature_web_provider_follows_the_event_stream() {
     if !has_chromium() {
         return;
     }
@@ -212,7 +211,7 @@ fn openfeature_in_a_browser_follows_the_event_stream() {
 
 /// Leaves a screenshot in `target/demo.png`.
 #[test]
-fn the_demos_page_shows_flags_and_follows_edits() {
+fn demo_page_shows_flags_and_follows_edits() {
     if !has_chromium() {
         return;
     }
@@ -224,22 +223,22 @@ fn the_demos_page_shows_flags_and_follows_edits() {
     let screenshot = fixture::root().join("target/demo.png");
     let command = node("demo.mjs", &[&origin(&proxy), &screenshot.to_string_lossy()]);
     let edited = text.replace("Hello from the edge", "Edited while you watch");
-    // As an editor saves it: the whole file anew, its `updated_at` as before.
+    // As an editor saves it: the complete file with the same `updated_at`.
     let printed = run_and_change(command, || std::fs::write(&path, &edited).expect("written"));
     assert_printed(&printed, &["flags", "premium", "live"]);
 }
 
 // --- contracts ---
 
-/// Runs schemathesis on a contract: every answer must be one that the contract has. The same
-/// requests each time: what is new in a package must not decide whether a change may land.
+/// Runs schemathesis on a contract: every response must conform to it. The requests are deterministic, so that a
+/// new version of a package does not fail unrelated changes.
 fn schemathesis(proxy: &Proxy, contract: &Path, key: &str, excluded_checks: &str) {
     let mut command = Command::new(fixture::root().join(".venv/sdk/bin/schemathesis"));
     command.arg("run").arg(contract);
     command.args(["--url", &origin(proxy), "-H", &format!("X-Environment-Key: {key}")]);
     command.args(["--phases", "examples,coverage,fuzzing", "--max-examples", "60", "--no-color"]);
     command.args(["--seed", "7", "--generation-deterministic"]);
-    // How fast a request is made up or answered says nothing about the answer.
+    // Times of requests are not checked.
     command.args(["--suppress-health-check", "all", "--request-timeout", "60", "--workers", "1"]);
     command.args(["--exclude-checks", excluded_checks]);
     let output = command.current_dir(proxy.scratch().path()).output().expect("`make sdk` installed it");
@@ -250,23 +249,23 @@ fn schemathesis(proxy: &Proxy, contract: &Path, key: &str, excluded_checks: &str
     println!("{text}");
 }
 
-/// What is not right with the request is answered with codes that Flagsmith's contract leaves
-/// out, and it says less than it accepts; so codes and refusals of bad data are not compared.
+/// Flagsmith's contract omits the codes of invalid requests and describes less than Flagsmith accepts, so codes and
+/// rejections of invalid data are not compared.
 const ONLY_ANSWERS: &str = "status_code_conformance,negative_data_rejection,positive_data_acceptance,missing_required_header,unsupported_method,ignored_auth,content_type_conformance";
 
 #[test]
-fn flagsmiths_own_contract_holds() {
+fn flagsmith_contract_holds() {
     let Some(contract) = fixture::shared("sdk-openapi.yaml") else { return };
     let (_upstream, proxy) = start(&everyone());
     schemathesis(&proxy, &contract, SERVER, ONLY_ANSWERS);
 }
 
 #[test]
-fn openfeatures_contract_holds() {
+fn openfeature_contract_holds() {
     let Some(contract) = fixture::shared("ofrep-openapi.yaml") else { return };
     let contract = std::fs::read_to_string(contract).expect("the contract");
-    // Its `oneOf` cannot hold for any flag with a value (`codeDefaultFlag` fits everything, an
-    // integer is a number), and its reasons leave out two of OpenFeature's own.
+    // Its `oneOf` matches no flag with a value (`codeDefaultFlag` matches everything, an integer is a number), and
+    // its reasons omit two of OpenFeature's.
     let amended = contract
         .replace(
             "- oneOf:\n            - $ref: \"#/components/schemas/booleanFlag\"",
@@ -292,10 +291,10 @@ fn openfeatures_contract_holds() {
 }
 
 #[test]
-fn the_proxys_own_contract_holds() {
+fn openapi_description_holds() {
     let (_upstream, proxy) = start(&everyone());
     let mut contract: Value = get(proxy.address(), "/openapi.json", "").json();
-    // A stream has no end, which a client that waits for one cannot test.
+    // A stream never ends, so this client cannot test it.
     let paths = contract["paths"].as_object_mut().expect("paths");
     paths.retain(|path, _| !path.ends_with("/stream"));
     let path = proxy.scratch().write("openapi.json", contract.to_string());

@@ -1,6 +1,6 @@
 // OpenFeature's web provider in a browser: ofrep-web.mjs CLIENT_KEY.
-// Prints "change" when the document is to be changed; the event stream that the bulk answer
-// names must bring it, since the provider does not poll here.
+// Prints "change" when the document must change; the event stream named by the bulk response must report it,
+// because the provider does not poll here.
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import { build } from 'esbuild';

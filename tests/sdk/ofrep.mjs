@@ -1,5 +1,5 @@
 // OpenFeature's providers: ofrep.mjs ORIGIN_OF_PROXY CLIENT_KEY. Prints "change" when the
-// document is to be changed, and waits for the web provider to hear of it by the event stream.
+// document must change, and waits until the web provider receives the event.
 import assert from 'node:assert/strict';
 import { OpenFeature } from '@openfeature/server-sdk';
 import { OFREPProvider } from '@openfeature/ofrep-provider';
@@ -20,7 +20,7 @@ assert.deepEqual([split.value, split.reason, split.variant], ['variant-value', '
 assert.equal(await client.getBooleanValue('on', false, plain), true);
 assert.equal(await client.getBooleanValue('off', true, plain), false);
 assert.equal(await client.getNumberValue('count', -1, plain), 1);
-const missing = await client.getStringDetails('nobody', 'default', plain);
+const missing = await client.getStringDetails('unknown', 'default', plain);
 assert.deepEqual([missing.value, missing.errorCode], ['default', 'FLAG_NOT_FOUND']);
 const dark = await client.getStringDetails('dark', 'default', plain);
 assert.equal(dark.value, 'default', 'a disabled flag gives the default');

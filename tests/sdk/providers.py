@@ -1,7 +1,7 @@
 """OpenFeature's Python providers and an exposure of an experiment: providers.py ORIGIN_OF_PROXY CLIENT_KEY SERVER_KEY.
 
-The OFREP provider fails without `variant` and then serves the default of the code; the Flagsmith provider
-reads flags as the SDK does. The SDK records an exposure only if the proxy's flag carries the experiment.
+The OFREP provider fails without `variant` and then returns the default of the code; the Flagsmith provider
+reads flags as the SDK does. The SDK records an exposure only for a flag with an experiment.
 """
 
 import json
@@ -40,14 +40,14 @@ check("on", ofrep.get_boolean_details("on", False, PLAIN), True, "default", "STA
 check("off", ofrep.get_boolean_details("off", True, PLAIN), False, "default", "DISABLED")
 check("count", ofrep.get_integer_details("count", -1, PLAIN), 1, "default", "STATIC")
 check("dark", ofrep.get_string_details("dark", "code", PLAIN), "code", "default", "DISABLED")
-missing = ofrep.get_string_details("nobody", "code", PLAIN)
+missing = ofrep.get_string_details("unknown", "code", PLAIN)
 assert (missing.value, missing.error_code.value) == ("code", "FLAG_NOT_FOUND"), missing
 print("ofrep", flush=True)
 
 remote = Flagsmith(environment_key=server_key, api_url=f"{origin}/api/v1/")
 api.set_provider(FlagsmithProvider(remote), domain="flagsmith")
 flags = api.get_client("flagsmith")
-# This provider calls an environment's own state STATIC and leaves the segment's name in the reason.
+# This provider maps the environment's state to STATIC and keeps the segment's name in the reason.
 check("banner", flags.get_string_details("banner", "code", PLAIN), "hello", None, "STATIC", metadata={"featureId": 1})
 check("banner", flags.get_string_details("banner", "code", GOLD), "golden", None, "TARGETING_MATCH; segment=gold plan")
 check("split", flags.get_string_details("split", "code", PLAIN), "variant-value", "b", "SPLIT; weight=100.0", metadata={"experiment.arm": "b"})
@@ -75,7 +75,7 @@ config = EventProcessorConfig(events_api_url=f"http://127.0.0.1:{server.server_p
 events = Flagsmith(environment_key=server_key, api_url=f"{origin}/api/v1/", enable_events=True, event_processor_config=config)
 split = events.get_experiment_flag("split", "u")
 assert (split.experiment.id, split.experiment.name, split.experiment.in_experiment) == (7, "Split", True), split
-# In no experiment: nothing is recorded.
+# Not in an experiment: nothing is recorded.
 assert events.get_experiment_flag("banner", "u").experiment is None
 events._event_processor.flush()
 for _ in range(600):

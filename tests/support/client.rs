@@ -1,10 +1,10 @@
-//! An HTTP/1.1 client that hides nothing: bytes out, bytes in, one answer at a time.
+//! A low-level HTTP/1.1 client: bytes out, bytes in, one response at a time.
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use super::PATIENCE;
 
-/// One answer as it came off the wire, de-chunked but not de-compressed.
+/// One response, de-chunked but not decompressed.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -14,7 +14,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The first header of that name, in any case.
+    /// The first header of that name, ignoring case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
@@ -23,7 +23,7 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON, de-compressed if need be.
+    /// The body as JSON, decompressed if necessary.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.plain()).unwrap_or_else(|error| panic!("{error} in {}", self.text()))
     }
@@ -37,12 +37,12 @@ impl Answer {
                 flate2::read::GzDecoder::new(&self.body[..]).read_to_end(&mut plain).expect("whole gzip");
                 plain
             }
-            Some(other) => panic!("a content coding this client does not know: {other}"),
+            Some(other) => panic!("unsupported content coding: {other}"),
         }
     }
 }
 
-/// A connection. It is kept open until it is dropped or the server closes it.
+/// A connection, open until it is dropped or the server closes it.
 #[derive(Debug)]
 pub struct Client {
     stream: TcpStream,
@@ -66,12 +66,12 @@ impl Client {
         &self.stream
     }
 
-    /// The socket, for what this client does not do.
+    /// The socket, for what this client does not support.
     pub fn into_stream(self) -> TcpStream {
         self.stream
     }
 
-    /// Sends bytes exactly as given.
+    /// Sends bytes unchanged.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("the server reads");
     }
@@ -80,13 +80,13 @@ impl Client {
         self.stream.write_all(bytes.as_ref())
     }
 
-    /// Sends one request with the fields HTTP asks for, and reads its answer.
+    /// Sends one request with the fields that HTTP requires, and reads its response.
     pub fn request(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         self.send(request(method, target, headers, body));
         self.answer(method)
     }
 
-    /// Reads the next answer; `method` decides whether a body follows (RFC 9112 6.3).
+    /// Reads the next response; `method` decides whether a body follows (RFC 9112 6.3).
     pub fn answer(&mut self, method: &str) -> Answer {
         self.try_answer(method).expect("a whole answer").expect("an answer before the end of the stream")
     }
@@ -129,7 +129,7 @@ impl Client {
         let status = status[..3].parse().expect("a status code");
         let headers = lines
             .map(|line| line.split_once(':').unwrap_or_else(|| panic!("a header, not {line:?}")))
-            // Blanks around a value are not part of it (RFC 9112 5).
+            // Whitespace around a value is not part of it (RFC 9112 5).
             .map(|(name, value)| (name.to_owned(), value.trim_matches([' ', '\t']).to_owned()))
             .collect();
         Ok(Some((status, headers)))
@@ -160,7 +160,7 @@ impl Client {
         }
     }
 
-    /// One line without its end, for event streams and chunk sizes.
+    /// One line without its line ending, for event streams and chunk sizes.
     pub fn line(&mut self) -> std::io::Result<String> {
         loop {
             if let Some(at) = self.unread.iter().position(|&byte| byte == b'\n') {
@@ -184,7 +184,7 @@ impl Client {
 
     /// True once the server has closed and everything it sent was read.
     pub fn is_closed(&mut self) -> bool {
-        // A reset is an end as well: the server may close with bytes of ours unread.
+        // A reset is an end too: the server may close with unread input.
         self.unread.is_empty() && !matches!(self.fill(), Ok(1..))
     }
 
@@ -196,8 +196,8 @@ impl Client {
     }
 }
 
-/// The bytes of one request. `Host` is always sent, `Content-Length` if there is a body or the
-/// method is one that has one.
+/// The bytes of one request. `Host` is always sent, `Content-Length` if there is a body or the method usually has
+/// one.
 pub fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
@@ -212,12 +212,12 @@ pub fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]
     bytes
 }
 
-/// One GET on a connection of its own.
+/// One GET on a new connection.
 pub fn get(address: SocketAddr, target: &str, key: &str) -> Answer {
     Client::connect(address).request("GET", target, &[("X-Environment-Key", key)], b"")
 }
 
-/// One POST of JSON on a connection of its own.
+/// One POST of JSON on a new connection.
 pub fn post(address: SocketAddr, target: &str, key: &str, body: &str) -> Answer {
     let headers = [("X-Environment-Key", key), ("Content-Type", "application/json")];
     Client::connect(address).request("POST", target, &headers, body.as_bytes())

@@ -1,7 +1,7 @@
-//! An environment document small enough to read, with a value that tells its versions apart.
+//! A small environment document whose feature `version` identifies its version.
 use serde_json::{Value, json};
 
-/// The key that the document itself names.
+/// The client-side key in the document.
 pub const CLIENT_KEY: &str = "client-side-key-of-a-test";
 pub const SERVER_KEY: &str = "ser.server-side-key-of-a-test";
 
@@ -10,12 +10,12 @@ pub fn document(version: u32) -> String {
     value(version).to_string()
 }
 
-/// As [`document`], to be changed.
+/// As [`document`], as a JSON value.
 pub fn value(version: u32) -> Value {
     for_key(CLIENT_KEY, version)
 }
 
-/// As [`value`], of another environment.
+/// As [`value`], for another environment.
 pub fn for_key(client_side_key: &str, version: u32) -> Value {
     let (hour, minute, second) = (version / 3600, version / 60 % 60, version % 60);
     let state = |id: u32, name: &str, value: Value| {

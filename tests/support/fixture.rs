@@ -1,4 +1,4 @@
-//! Files that tests read: ours under `tests/fixtures`, and larger ones beside the repository.
+//! Test data: `tests/fixtures`, and larger files beside the repository.
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -22,8 +22,8 @@ pub fn json_lines(name: &str) -> Vec<serde_json::Value> {
     text(name).lines().map(|line| serde_json::from_str(line).expect("JSON on each line")).collect()
 }
 
-/// What lies beside the repository and may not be part of it: `EDGE_PROXY_SHARED` says where
-/// (default `../shared`). Without it the caller has nothing to test, and this says so.
+/// Data that is not part of the repository, in the directory `EDGE_PROXY_SHARED` (default `../shared`). Prints a
+/// message if it does not exist; the test is then skipped.
 pub fn shared(name: &str) -> Option<PathBuf> {
     let folder =
         std::env::var_os("EDGE_PROXY_SHARED").map_or_else(|| root().join("../shared"), PathBuf::from);
@@ -38,7 +38,7 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Says something that is seen although the test goes well.
+/// Prints a message that is shown even if the test succeeds.
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "\n!!! {text}");
 }

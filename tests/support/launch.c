@@ -1,4 +1,4 @@
-/* Starts a program in a narrower world: `launch [nofile=N] [memlock=N] [refuse=CALL:ERRNO]... -- PROGRAM ARGS`.
+/* Starts a program with lower limits: `launch [nofile=N] [memlock=N] [refuse=CALL:ERRNO]... -- PROGRAM ARGS`.
  * `refuse` makes a system call fail with that error number, by a seccomp filter. The process keeps its id. */
 #include <linux/filter.h>
 #include <linux/seccomp.h>

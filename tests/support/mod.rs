@@ -1,13 +1,12 @@
-//! What every integration test stands on: the running executable, a client, scratch space.
+//! The test harness: the running executable, a scriptable upstream, a client, scratch directories.
 //!
-//! In: a configuration. Out: a process that answers, its log, and answers as they came off the
-//! wire. Invariant: a process started here is ended here, by its own id, when its handle is
-//! dropped; waiting is always for something, with a deadline.
+//! A process is stopped by its id when its handle is dropped. Every wait has a condition and a deadline.
 #![allow(dead_code, unused_imports)] // Every module uses a part of it.
 
 pub mod client;
 pub mod document;
 pub mod fixture;
+pub mod handler;
 pub mod proxy;
 pub mod python;
 pub mod scratch;
@@ -23,10 +22,10 @@ pub use scratch::{Port, Scratch};
 pub use shim::{Launcher, Shim};
 pub use upstream::{Delivery, Recorded, Reply, Upstream};
 
-/// How long anything may take before a test fails. Long, because a CI machine may be busy.
+/// The deadline of every wait. Long, because a CI machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Tries `probe` until it gives something or [`PATIENCE`] is over.
+/// Calls `probe` until it returns a value; fails after [`PATIENCE`].
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -34,7 +33,7 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        // The pause only keeps the loop from taking a core; nothing depends on its length.
+        // The pause only limits the CPU usage of the loop.
         std::thread::park_timeout(Duration::from_millis(2));
     }
 }

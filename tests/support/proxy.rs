@@ -1,4 +1,4 @@
-//! The real executable, started and ended by its own process id.
+//! The executable as a child process.
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -7,10 +7,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use super::{Answer, Client, PATIENCE, Port, Scratch, eventually, fixture, get, post};
+use super::{Answer, Client, PATIENCE, Port, Scratch, document, eventually, fixture, get, post};
 
-/// How to start it. The environment is empty but for what is set here, so that a developer's
-/// own `SERVER_PORT` or `HTTP_PROXY` changes no test.
+/// A configuration and a command line. The environment contains only what is set here, so that a developer's
+/// `SERVER_PORT` or `HTTP_PROXY` does not affect tests.
 #[derive(Debug)]
 pub struct Start {
     args: Vec<OsString>,
@@ -19,12 +19,12 @@ pub struct Start {
     scratch: Scratch,
     port: Port,
     stdout: Option<Stdio>,
-    /// A program that becomes the proxy, with its arguments.
+    /// A program that executes the proxy, with its arguments.
     launcher: Vec<OsString>,
 }
 
 impl Start {
-    /// `edge-proxy serve` on a free port with one reactor and no environment yet.
+    /// `edge-proxy serve` on a free port with one reactor and without environments.
     pub fn serve() -> Self {
         let (scratch, port) = (Scratch::new(), Port::free());
         let config = serde_json::json!({
@@ -57,13 +57,13 @@ impl Start {
         self
     }
 
-    /// `edge-proxy serve` with the demo's document, for tests in which upstream plays no part.
+    /// `edge-proxy serve` with the demo's document, for tests without upstream.
     pub fn demo_document() -> Self {
         let path = fixture::root().join("src/demo/environment.json");
         Self::serve().document("client-side-key", "ser.server-side-key", path)
     }
 
-    /// Any command line; no configuration file is written.
+    /// Any command line, without a configuration file.
     pub fn command(args: &[&str]) -> Self {
         let mut start = Self::serve();
         start.args = args.iter().map(OsString::from).collect();
@@ -71,7 +71,16 @@ impl Start {
         start
     }
 
-    /// One more environment, polled from `api_url`.
+    /// `edge-proxy serve` with the environment of `document`, polled from `api_url` every 100 ms.
+    pub fn polling(api_url: &str) -> Self {
+        Self::serve()
+            .environment(document::CLIENT_KEY, document::SERVER_KEY)
+            .set("api_url", api_url)
+            .set("api_poll_frequency_seconds", 0.1)
+            .set("api_poll_timeout_seconds", 2)
+    }
+
+    /// Adds an environment that is polled from `api_url`.
     pub fn environment(mut self, client_side_key: &str, server_side_key: &str) -> Self {
         let pair =
             serde_json::json!({"client_side_key": client_side_key, "server_side_key": server_side_key});
@@ -79,7 +88,7 @@ impl Start {
         self
     }
 
-    /// One more environment, served from a file, with a server-side key.
+    /// Adds an environment that is served from a file, with a server-side key.
     pub fn document(
         mut self,
         client_side_key: &str,
@@ -93,7 +102,7 @@ impl Start {
         self
     }
 
-    /// Sets a member of the configuration file; a dot goes one level down (`server.host`).
+    /// Sets a member of the configuration file by its path (`server.host`).
     pub fn set(mut self, path: &str, value: impl Into<serde_json::Value>) -> Self {
         let mut place = &mut self.config;
         for part in path.split('.') {
@@ -113,25 +122,25 @@ impl Start {
         self
     }
 
-    /// With an admin listener on a port of the kernel's choice ([`Proxy::admin`]).
+    /// Adds an admin listener on a port chosen by the kernel ([`Proxy::admin`]).
     pub fn with_admin(self) -> Self {
         self.set("admin", serde_json::json!({"port": 0}))
     }
 
-    /// Started by another program, which is given `-- EXECUTABLE ARGS` and becomes it.
+    /// Starts it by another program, which gets `-- EXECUTABLE ARGS` and executes it.
     pub fn under<'a>(mut self, launcher: impl Iterator<Item = &'a OsStr>) -> Self {
         self.launcher = launcher.map(OsStr::to_owned).collect();
         self
     }
 
-    /// As many reactors as given, instead of one.
+    /// Sets the number of reactors, one by default.
     pub fn cores(mut self, cores: usize) -> Self {
         let at = self.args.iter().position(|arg| arg == "--cores").expect("serve has --cores");
         self.args[at + 1] = cores.to_string().into();
         self
     }
 
-    /// What it logs goes there, and not to [`Proxy::log`].
+    /// Redirects the log from [`Proxy::log`].
     pub fn stdout(mut self, to: impl Into<Stdio>) -> Self {
         self.stdout = Some(to.into());
         self
@@ -145,7 +154,7 @@ impl Start {
         &self.scratch
     }
 
-    /// Starts it without waiting for anything.
+    /// Starts it without waiting.
     pub fn spawn(mut self) -> Proxy {
         let executable = env!("CARGO_BIN_EXE_edge-proxy");
         let mut command =
@@ -156,7 +165,7 @@ impl Start {
         command.args(&self.args).env_clear().stdin(Stdio::null());
         command.stdout(self.stdout.take().unwrap_or_else(Stdio::piped));
         command.stderr(Stdio::piped()).current_dir(self.scratch.path());
-        // Looked up by nothing of ours, but a loader or a coverage run needs them.
+        // Not used by the proxy, but by the loader and by coverage runs.
         for name in ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"] {
             std::env::var_os(name).map(|value| command.env(name, value));
         }
@@ -179,14 +188,14 @@ impl Start {
         proxy
     }
 
-    /// Starts it and waits until readiness is green: every environment has its document.
+    /// Starts it and waits until it is ready: every environment has its document.
     pub fn ready(self) -> Proxy {
         let mut proxy = self.start();
         proxy.wait_until_ready();
         proxy
     }
 
-    /// Runs it to its end: exit code, and all it printed.
+    /// Runs it to its end; returns the exit code and the output.
     pub fn run(self) -> (Option<i32>, String) {
         let mut proxy = self.spawn();
         let status = proxy.wait();
@@ -194,7 +203,7 @@ impl Start {
     }
 }
 
-/// A running proxy. Dropped: killed, and its scratch directory removed.
+/// A running proxy. Killed when dropped; its scratch directory is then removed.
 #[derive(Debug)]
 pub struct Proxy {
     child: Child,
@@ -218,7 +227,7 @@ impl Proxy {
         self.child.id()
     }
 
-    /// Where its admin listener is, which the log tells.
+    /// The address of the admin listener, from the log.
     pub fn admin(&self) -> SocketAddr {
         let line = self.wait_for_log("admin_listening");
         line.rsplit('=').next().expect("an address").parse().expect("an address")
@@ -230,7 +239,7 @@ impl Proxy {
         metric(&text, sample).unwrap_or_else(|| panic!("{sample} in\n{text}"))
     }
 
-    /// Memory resident, bytes.
+    /// Resident memory, bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("our own child");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
@@ -241,7 +250,7 @@ impl Proxy {
         &self.scratch
     }
 
-    /// The configuration file's content, to be changed and written again for a reload.
+    /// The content of the configuration file, which a test may change and write again for a reload.
     pub fn config(&self) -> &serde_json::Value {
         &self.config
     }
@@ -252,6 +261,12 @@ impl Proxy {
 
     pub fn get(&self, target: &str, key: &str) -> Answer {
         get(self.address(), target, key)
+    }
+
+    /// The value of feature `version` of `document`; `None` if it is not served.
+    pub fn version_of(&self, key: &str) -> Option<u64> {
+        let answer = self.get("/api/v1/flags/?feature=version", key);
+        (answer.status == 200).then(|| answer.json()["feature_state_value"].as_u64().expect("a number"))
     }
 
     pub fn post(&self, target: &str, key: &str, body: &str) -> Answer {
@@ -274,12 +289,12 @@ impl Proxy {
         });
     }
 
-    /// As [`eventually`], but gives up as soon as the process has ended, and shows its log.
+    /// As [`eventually`], but fails as soon as the process has exited, and shows its log.
     pub fn until<T>(&mut self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         eventually(what, || {
             if let Some(status) = self.child.try_wait().expect("our own child") {
-                panic!("the proxy ended ({status}) before: {what}\n{}", self.log.text());
+                panic!("the proxy exited ({status}) before: {what}\n{}", self.log.text());
             }
             let found = probe();
             assert!(found.is_some() || Instant::now() < deadline, "not in time: {what}\n{}", self.log.text());
@@ -287,7 +302,7 @@ impl Proxy {
         })
     }
 
-    /// All it printed so far.
+    /// The output so far.
     pub fn log(&self) -> String {
         self.log.text()
     }
@@ -297,13 +312,13 @@ impl Proxy {
         self.log.wait_for(text)
     }
 
-    /// Sends a signal by name, such as `TERM` or `HUP`, to this process alone.
+    /// Sends a signal by name, such as `TERM` or `HUP`.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
         assert!(status.expect("kill is there").success(), "signal {name}");
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -311,7 +326,7 @@ impl Proxy {
                 self.log.wait_for_end();
                 return status;
             }
-            assert!(Instant::now() < deadline, "it did not end:\n{}", self.log.text());
+            assert!(Instant::now() < deadline, "it did not exit:\n{}", self.log.text());
             std::thread::park_timeout(std::time::Duration::from_millis(2));
         }
     }
@@ -333,7 +348,7 @@ pub fn metric(page: &str, sample: &str) -> Option<f64> {
     page.lines().find_map(value)
 }
 
-/// What a process printed, line by line, from both of its outputs.
+/// The output of a process, line by line, from stdout and stderr.
 #[derive(Clone, Debug, Default)]
 struct Log(Arc<(Mutex<Lines>, Condvar)>);
 
@@ -345,7 +360,7 @@ struct Lines {
 
 impl Log {
     fn follow(&self, output: impl Read + Send + 'static) {
-        self.0.0.lock().expect("no panic while held").outputs_open += 1;
+        self.0.0.lock().expect("not poisoned").outputs_open += 1;
         let log = self.clone();
         std::thread::spawn(move || {
             let mut output = BufReader::new(output);
@@ -353,32 +368,32 @@ impl Log {
             while output.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
                 let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
                 line.clear();
-                log.0.0.lock().expect("no panic while held").lines.push(text);
+                log.0.0.lock().expect("not poisoned").lines.push(text);
                 log.0.1.notify_all();
             }
-            log.0.0.lock().expect("no panic while held").outputs_open -= 1;
+            log.0.0.lock().expect("not poisoned").outputs_open -= 1;
             log.0.1.notify_all();
         });
     }
 
     fn text(&self) -> String {
-        self.0.0.lock().expect("no panic while held").lines.iter().map(|line| format!("{line}\n")).collect()
+        self.0.0.lock().expect("not poisoned").lines.iter().map(|line| format!("{line}\n")).collect()
     }
 
     fn wait_for(&self, text: &str) -> String {
-        let guard = self.0.0.lock().expect("no panic while held");
+        let guard = self.0.0.lock().expect("not poisoned");
         let missing = |log: &mut Lines| !log.lines.iter().any(|line| line.contains(text));
-        let (guard, _) = self.0.1.wait_timeout_while(guard, PATIENCE, missing).expect("no panic while held");
+        let (guard, _) = self.0.1.wait_timeout_while(guard, PATIENCE, missing).expect("not poisoned");
         let found = guard.lines.iter().find(|line| line.contains(text)).cloned();
         let lines = if found.is_none() { guard.lines.join("\n") } else { String::new() };
-        // A panic while it is held would end the threads that follow the outputs, and the test run.
+        // Unlocked before the panic, which would otherwise end the threads that read the outputs.
         drop(guard);
         found.unwrap_or_else(|| panic!("no line with {text:?} in the log:\n{lines}"))
     }
 
     fn wait_for_end(&self) {
-        let guard = self.0.0.lock().expect("no panic while held");
-        // A child of the proxy's may hold an output open; what was printed is what counts.
+        let guard = self.0.0.lock().expect("not poisoned");
+        // A child process may keep an output open, so the wait has a deadline.
         let _ = self.0.1.wait_timeout_while(guard, PATIENCE, |log| log.outputs_open > 0);
     }
 }

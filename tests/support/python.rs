@@ -1,12 +1,12 @@
-//! A scratch Python with pinned packages, made once and kept in `.venv/`.
+//! A Python environment with pinned packages in `.venv/`.
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
 use super::fixture::root;
 
-/// The interpreter with the packages of `tests/requirements.txt`. Made on first use, so that
-/// `cargo test` alone works; `make test` makes it beforehand.
+/// The interpreter with the packages of `tests/requirements.txt`, installed on first use, so that `cargo test`
+/// works without `make test`.
 pub fn interpreter() -> PathBuf {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     let made = MADE.get_or_init(|| {
@@ -20,7 +20,7 @@ pub fn interpreter() -> PathBuf {
     made.clone()
 }
 
-/// Runs a script of `tests/python` with arguments; returns what it printed.
+/// Runs a script of `tests/python` with arguments; returns its output.
 pub fn run(script: &str, args: &[&str]) -> String {
     let mut command = Command::new(interpreter());
     let output =

@@ -1,11 +1,11 @@
-//! Directories and ports that belong to one test and go with it.
+//! Directories and ports of one test, released when it ends.
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// A directory that is removed with its handle.
+/// A directory that is removed when dropped.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
@@ -24,7 +24,7 @@ impl Scratch {
         &self.path
     }
 
-    /// Writes a file and returns where it is.
+    /// Writes a file and returns its path.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path.join(name);
         std::fs::write(&path, content).expect("the scratch directory is writable");
@@ -38,25 +38,25 @@ impl Drop for Scratch {
     }
 }
 
-/// A port that nobody else is given while this is held.
+/// A reserved port.
 ///
-/// A bound socket that does not listen keeps the kernel from handing the port out again and takes
-/// no connection. It allows `SO_REUSEPORT`, which is how the proxy binds, so the proxy may join.
+/// A bound socket that does not listen keeps the kernel from assigning the port again and accepts no connection.
+/// It has `SO_REUSEPORT`, as the proxy's listeners have, so the proxy can share the port.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    _held: Socket,
+    _socket: Socket,
 }
 
 impl Port {
     pub fn free() -> Self {
-        let held = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        // Bound without sharing, so that the number is nobody else's; shared only afterwards.
-        held.bind(&any.into()).expect("a free port");
-        held.set_reuse_port(true).expect("SO_REUSEPORT");
-        let bound = held.local_addr().expect("bound").as_socket().expect("an IP address");
-        Self { number: bound.port(), _held: held }
+        // Bound without `SO_REUSEPORT`, so that no other socket has the port; shared only afterwards.
+        socket.bind(&any.into()).expect("a free port");
+        socket.set_reuse_port(true).expect("SO_REUSEPORT");
+        let bound = socket.local_addr().expect("bound").as_socket().expect("an IP address");
+        Self { number: bound.port(), _socket: socket }
     }
 
     pub fn number(&self) -> u16 {

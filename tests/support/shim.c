@@ -1,9 +1,8 @@
-/* Preloaded into the proxy by tests that bend the world around it: the wall clock, the resolver, the ring.
- * EDGE_SHIM names a directory; a file `clock` in it holds seconds to add to the wall clock, while a
- * file `dns_down` is there no name resolves, and while a file `stuck` is there the first reactor
- * stands still when it asks for the time. While a file `disk_full` is there no file grows by a write at an
- * offset: half of the first one is written, as on a disk that fills up. The monotonic clock is left alone. EDGE_SHIM_RING_FLAGS
- * are flags of io_uring_setup, in hexadecimal, that the kernel is to know nothing of. */
+/* Preloaded into the proxy to replace the wall clock, the resolver, full disks and io_uring_setup. EDGE_SHIM
+ * names a directory: a file `clock` contains seconds to add to the wall clock, while a file `dns_down` exists no
+ * name resolves, while a file `stuck` exists the first reactor blocks when it reads the clock, and while a file
+ * `disk_full` exists no file grows by a write at an offset: half of the first one is written. The monotonic
+ * clock is not changed. EDGE_SHIM_RING_FLAGS are flags of io_uring_setup, in hexadecimal, that are rejected. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,8 +1,7 @@
-//! Small programs in C around the proxy. One is preloaded: the wall clock jumps, the resolver fails,
-//! ring flags are unknown. One starts it: with lower limits, with system calls refused.
+//! Small programs in C around the proxy. One is preloaded: it changes the wall clock, makes the resolver fail and
+//! rejects ring flags. One starts the proxy with lower limits or rejected system calls.
 //!
-//! In: a scratch directory. Out: variables for `Start::env`, and switches. Invariant: it is compiled
-//! with `cc`, which linking Rust needs anyway; the machine's own clock and resolver stay as they are.
+//! They are compiled with `cc`, which linking Rust requires too, and affect only the proxy.
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,25 +23,25 @@ impl Shim {
         Self { scratch, library }
     }
 
-    /// Starts the proxy with it.
+    /// Starts the proxy with the library preloaded.
     pub fn preload(&self, start: Start) -> Start {
         let library = self.library.to_str().expect("a plain path");
         start.env("LD_PRELOAD", library).env("EDGE_SHIM", self.scratch.path().to_str().expect("a plain path"))
     }
 
-    /// As [`Shim::preload`], on a kernel that does not know these flags of `io_uring_setup`.
+    /// As [`Shim::preload`], with a kernel that does not support these flags of `io_uring_setup`.
     pub fn without_ring_flags(&self, start: Start, flags: u32) -> Start {
         self.preload(start).env("EDGE_SHIM_RING_FLAGS", &format!("{flags:x}"))
     }
 
     /// Adds seconds to the wall clock from now on.
     pub fn jump(&self, seconds: i64) {
-        // Renamed into place, so that no reader sees half a number.
+        // Renamed, so that a partial number is never read.
         let path = self.scratch.write("clock.new", seconds.to_string());
         std::fs::rename(path, self.scratch.path().join("clock")).expect("our own directory");
     }
 
-    /// Makes the first reactor stand still, or lets it go on.
+    /// Blocks the first reactor, or unblocks it.
     pub fn reactor_is_stuck(&self, is_stuck: bool) {
         if is_stuck {
             self.scratch.write("stuck", "");
@@ -70,7 +69,7 @@ impl Shim {
     }
 }
 
-/// A program that narrows the world of the proxy and then becomes it.
+/// A program that restricts its process and then executes the proxy.
 #[derive(Debug)]
 pub struct Launcher {
     scratch: Scratch,
@@ -85,8 +84,8 @@ impl Launcher {
         Self { scratch, program }
     }
 
-    /// Starts the proxy with these: `nofile=64`, `memlock=0`, `refuse=425:1` (a call's number and
-    /// the error that it gives).
+    /// Starts the proxy with these restrictions: `nofile=64`, `memlock=0`, `refuse=425:1` (the number of a system
+    /// call and its error).
     pub fn narrow(&self, start: Start, words: &[&str]) -> Start {
         start.under(std::iter::once(self.program.as_os_str()).chain(words.iter().map(OsStr::new)))
     }

@@ -1,7 +1,6 @@
-//! TLS in front of the scriptable upstream, and the authority that both sides trust or do not.
+//! A TLS listener in front of the scriptable upstream, and certificate authorities.
 //!
-//! In: an address to pass plain bytes to. Out: a TLS listener before it, whose certificate can be
-//! changed while it runs. Invariant: certificates are made afresh in each test and stay in its scratch.
+//! The certificate can be changed while the listener runs. Every test generates its certificates.
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -48,14 +47,14 @@ impl Authority {
     }
 }
 
-/// The listener. Its thread goes with the test process.
+/// The listener. Its thread ends with the test process.
 pub struct TlsFront {
     address: SocketAddr,
     config: Arc<Mutex<Arc<ServerConfig>>>,
 }
 
 impl TlsFront {
-    /// Before `behind`, with a certificate; clients must show one of `clients` if that is given.
+    /// Forwards to `behind`. Clients must present a certificate of `clients`, if given.
     pub fn start(behind: SocketAddr, issued: &Issued, clients: Option<&Authority>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -70,7 +69,7 @@ impl TlsFront {
         Self { address, config }
     }
 
-    /// Shows another certificate to connections from now on.
+    /// Uses another certificate for new connections.
     pub fn show(&self, issued: &Issued) {
         *self.config.lock().expect("not poisoned") = server(issued, None);
     }
@@ -102,7 +101,7 @@ fn server(issued: &Issued, clients: Option<&Authority>) -> Arc<ServerConfig> {
     Arc::new(builder.with_single_cert(vec![certificate], key).expect("a pair"))
 }
 
-/// One request and its answer at a time: enough for a client that never sends two at once.
+/// Forwards one request and its response at a time, without pipelining.
 fn pass(socket: TcpStream, config: Arc<ServerConfig>, behind: SocketAddr) -> Option<()> {
     let mut outer = StreamOwned::new(ServerConnection::new(config).ok()?, socket);
     let mut inner = TcpStream::connect(behind).ok()?;
@@ -120,7 +119,7 @@ fn pass(socket: TcpStream, config: Arc<ServerConfig>, behind: SocketAddr) -> Opt
         let close = b"\r\nConnection: close\r\n\r\n";
         let head = request.windows(4).position(|end| end == b"\r\n\r\n")?;
         inner.write_all(&[&request[..head], close, &request[head + 4..]].concat()).ok()?;
-        // A body of ours is short and comes with the head; the answer ends with its Content-Length.
+        // Request bodies are short and arrive with the head; responses have a Content-Length.
         let mut answer = Vec::new();
         loop {
             let count = inner.read(&mut piece).ok()?;

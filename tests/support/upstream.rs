@@ -1,8 +1,8 @@
-//! The scriptable upstream: a real HTTP server on port 0 that does what a test tells it to.
+//! The scriptable upstream: an HTTP server with rules of the test.
 //!
-//! In: rules by path and key (`on`, `document`), changed at any time. Out: answers, well-formed or
-//! broken on purpose, and a record of every request. One thread per connection, std only, so that
-//! nothing of the proxy's own HTTP code is used to judge it. The newest matching rule wins.
+//! Rules by path and key (`on`, `document`) can change at any time; the newest matching rule wins. Responses may
+//! be malformed on purpose. Every request is recorded. It uses only std, so that the proxy's HTTP code is not
+//! tested with itself.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Port;
 
-/// One request as it came.
+/// One received request.
 #[derive(Clone, Debug)]
 pub struct Recorded {
     pub method: String,
@@ -48,26 +48,26 @@ impl Recorded {
     }
 }
 
-/// How the bytes of an answer leave.
+/// How the bytes of a response are sent.
 #[derive(Clone, Debug, Default)]
 pub enum Delivery {
     #[default]
     Whole,
-    /// This many bytes at a time, that far apart.
+    /// This many bytes at a time, with this pause.
     Drip(usize, Duration),
     /// This many bytes of the body, then a TCP reset.
     ResetAfter(usize),
-    /// This many bytes of the body, then a clean end, whatever Content-Length said.
+    /// This many bytes of the body, then a clean end, regardless of Content-Length.
     EndAfter(usize),
-    /// This many bytes of the body, then silence until the peer gives up.
+    /// This many bytes of the body, then nothing until the peer closes.
     HangAfter(usize),
-    /// Nothing at all, until the peer gives up.
+    /// Nothing until the peer closes.
     HangBeforeHead,
-    /// The bytes of the body and nothing else: no status line, no header.
+    /// Only the bytes of the body, without status line and header.
     Raw,
 }
 
-/// One answer.
+/// One response.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: u16,
@@ -75,7 +75,7 @@ pub struct Reply {
     pub body: Arc<[u8]>,
     pub delay: Duration,
     pub delivery: Delivery,
-    /// Keep the connection open as an event stream, which `Upstream::push` feeds.
+    /// Keep the connection open as an event stream for `Upstream::push`.
     pub stream: bool,
 }
 
@@ -95,7 +95,7 @@ impl Reply {
         Self::new(200, body)
     }
 
-    /// An event stream: `body` at once, the rest by `Upstream::push`.
+    /// An event stream: first `body`, the rest by `Upstream::push`.
     pub fn events(body: impl AsRef<[u8]>) -> Self {
         let mut reply = Self::new(200, body);
         reply.headers = vec![("content-type".into(), "text/event-stream".into())];
@@ -122,7 +122,7 @@ impl Reply {
         self
     }
 
-    /// Compresses the body and says so.
+    /// Compresses the body and sets `Content-Encoding`.
     pub fn gzip(mut self) -> Self {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(&self.body).expect("in memory");
@@ -154,28 +154,28 @@ struct Shared {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // A rule that panicked fails its own test; the others go on.
+        // A rule that panicked fails its test; others continue.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 /// The server. Dropping it closes everything.
 pub struct Upstream {
-    /// Keeps the number while the server refuses connections.
+    /// Reserves the port while the server refuses connections.
     port: Port,
     shared: Arc<Shared>,
     acceptor: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl Upstream {
-    /// Starts on a free port; answers 404 until told otherwise.
+    /// Starts on a free port; answers 404 without rules.
     pub fn start() -> Self {
         let upstream = Self::refusing();
         upstream.listen();
         upstream
     }
 
-    /// Has a port, and refuses connections until `listen`.
+    /// Reserves a port and refuses connections until `listen`.
     pub fn refusing() -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -185,7 +185,7 @@ impl Upstream {
         Self { port: Port::free(), shared, acceptor: Mutex::new(None) }
     }
 
-    /// Takes connections from now on.
+    /// Accepts connections from now on.
     pub fn listen(&self) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
         socket.set_reuse_port(true).expect("SO_REUSEPORT");
@@ -196,18 +196,18 @@ impl Upstream {
         *self.acceptor.lock().expect("not poisoned") = Some(accept(socket.into(), Arc::clone(&self.shared)));
     }
 
-    /// As `listen`, unless it does.
+    /// As `listen`, if it does not listen.
     pub fn listen_if_not(&self) {
         if self.shared.stopped.load(Ordering::SeqCst) {
             self.listen();
         }
     }
 
-    /// Closes everything and refuses connections until `listen`. What was recorded stays.
+    /// Closes all connections and refuses new ones until `listen`. Recorded requests stay.
     pub fn refuse(&self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         self.close_connections();
-        // Accept returns for this connection and sees that it is over.
+        // Wakes the accept loop, which then ends.
         let _ = TcpStream::connect(self.address());
         if let Some(acceptor) = self.acceptor.lock().expect("not poisoned").take() {
             let _ = acceptor.join();
@@ -224,12 +224,12 @@ impl Upstream {
         format!("http://{}", self.address())
     }
 
-    /// What a proxy has as `api_url`.
+    /// The value for `api_url`.
     pub fn api_url(&self) -> String {
         format!("{}/api/v1/", self.origin())
     }
 
-    /// Adds a rule that comes before all others: `None` passes the request on to older ones.
+    /// Adds a rule before all others; `None` passes the request to older rules.
     pub fn rule(&self, answer: impl FnMut(&Recorded) -> Option<Reply> + Send + 'static) {
         self.shared.state().rules.push(Box::new(answer));
     }
@@ -267,7 +267,7 @@ impl Upstream {
         });
     }
 
-    /// Forgets every rule: all is 404 again.
+    /// Removes all rules.
     pub fn clear(&self) {
         self.shared.state().rules.clear();
     }
@@ -282,7 +282,7 @@ impl Upstream {
         self.requests().into_iter().filter(|request| request.path() == path).collect()
     }
 
-    /// How many document requests there were.
+    /// The number of document requests.
     pub fn polls(&self) -> usize {
         self.shared.state().requests.iter().filter(|request| is_document(request)).count()
     }
@@ -290,7 +290,7 @@ impl Upstream {
     /// Waits until `done` holds for the requests so far.
     ///
     /// # Panics
-    /// It did not within ten seconds.
+    /// After ten seconds.
     pub fn wait(&self, what: &str, mut done: impl FnMut(&[Recorded]) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut state = self.shared.state();
@@ -307,7 +307,7 @@ impl Upstream {
         self.wait("a poll", |requests| requests.iter().filter(|r| is_document(r)).count() > seen);
     }
 
-    /// Writes `text` to every open stream of `path`; returns to how many.
+    /// Writes `text` to every open stream of `path`; returns their number.
     pub fn push(&self, path: &str, text: &str) -> usize {
         let mut state = self.shared.state();
         state
@@ -316,7 +316,7 @@ impl Upstream {
         state.streams.iter().filter(|stream| stream.path == path).count()
     }
 
-    /// How many streams are open at `path`.
+    /// The number of open streams at `path`.
     pub fn streams(&self, path: &str) -> usize {
         self.shared.state().streams.iter().filter(|stream| stream.path == path).count()
     }
@@ -341,7 +341,7 @@ fn is_document(request: &Recorded) -> bool {
     request.path().trim_end_matches('/').ends_with("/environment-document")
 }
 
-/// The document's `updated_at`, cut to seconds; naive times are UTC (compatibility.md 3).
+/// The document's `updated_at`, truncated to seconds; naive times are UTC (compatibility.md 3).
 fn updated_at_of(document: &[u8]) -> Option<SystemTime> {
     use time::format_description::well_known::Rfc3339;
     let document: serde_json::Value = serde_json::from_slice(document).ok()?;
@@ -433,7 +433,7 @@ fn read_chunks(reader: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> io::Res
     }
 }
 
-/// False when the connection is over.
+/// False if the connection is closed.
 fn deliver(
     reply: &Reply,
     request: &Recorded,
@@ -474,9 +474,9 @@ fn deliver(
         Delivery::ResetAfter(count) => {
             writer.write_all(&[head.as_bytes(), cut(count)].concat())?;
             socket2::SockRef::from(&*writer).set_linger(Some(Duration::ZERO))?;
-            // What is sent must arrive before the reset throws it away.
+            // The data must arrive before the reset discards it.
             thread::sleep(Duration::from_millis(20));
-            // The reset goes out when the last copy of the socket is closed.
+            // The reset is sent when the last copy of the socket is closed.
             let peer = writer.peer_addr().ok();
             shared.state().sockets.retain(|socket| socket.peer_addr().ok() != peer);
         }

@@ -1,4 +1,4 @@
-//! The document that the tests of the whole surface share.
+//! The document of the endpoint tests.
 use serde_json::{Value, json};
 
 pub const CLIENT: &str = "SurfaceClientKey";

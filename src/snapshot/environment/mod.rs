@@ -5,7 +5,7 @@
 //! later.
 use std::borrow::Cow;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -34,9 +34,13 @@ pub struct ReadyBody {
     pub etag: Box<str>,
 }
 
+/// The number of documents compiled by this process.
+static COMPILED: AtomicU64 = AtomicU64::new(0);
+
 /// A compiled document.
 #[derive(Debug)]
 pub struct Environment {
+    id: u64,
     client_side_key: Box<str>,
     updated_at: Option<f64>,
     /// `updated_at`, unless an earlier document has the same second or a later one.
@@ -102,6 +106,7 @@ impl Environment {
         let mut scratch = EvaluationScratch::default();
         evaluate_on(&program, None, None, &mut scratch);
         let environment = Self {
+            id: COMPILED.fetch_add(1, Ordering::Relaxed),
             client_side_key: read.api_key.as_deref().unwrap_or_default().into(),
             updated_at: read.updated_at,
             own_time: read.updated_at,
@@ -127,6 +132,11 @@ impl Environment {
             reported: ReportedOnce::default(),
         };
         Ok((environment, warnings))
+    }
+
+    /// Identifies the compiled document within the process, across environments and editions.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// `api_key` of the document; empty if it is null.

@@ -1,10 +1,9 @@
-//! What is fuzzed, each target a function from bytes: it must not panic, what it asserts holds, and
-//! it is done within a time.
+//! Fuzz targets: functions of bytes that must not panic, whose assertions must hold, and whose time is limited.
 //!
-//! Two things run them: `make fuzz` (the package beside this folder) for minutes, led by coverage;
-//! `tests/fuzzing.rs` on the corpus and on some mutations of it, in `make test`. A finding becomes a
-//! file of the corpus.
+//! `make fuzz` (the package in this folder) runs them guided by coverage; `tests/fuzzing.rs` runs them on the corpus
+//! and on mutations of it, in `make test`. A finding becomes a file of the corpus.
 mod answers;
+mod gzip;
 mod spool;
 mod syntax;
 mod upstream;
@@ -44,11 +43,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "spool", run: spool::spool },
     Target { name: "syntax", run: syntax::syntax },
     Target { name: "upstream", run: upstream::upstream },
+    Target { name: "gzip", run: gzip::gzip },
 ];
 
 impl Target {
-    /// Runs the target on `data`. What takes longer than `longest` by `clock` is tried again, since the
-    /// machine may have been busy; three times too slow is a finding.
+    /// Runs the target on `data`. A run that takes longer than `longest` by `clock` is repeated, because the machine
+    /// may be busy; too slow three times is a finding.
     pub fn run_within(&self, data: &[u8], longest: Duration, clock: fn() -> Duration) {
         let is_slow = |_: &u32| {
             let started = clock();
@@ -59,16 +59,16 @@ impl Target {
     }
 }
 
-/// Steps for each byte of an input: a value takes two bytes, and is read and looked at a few times.
+/// Steps for each byte of an input: a value takes two bytes, and is read and visited a few times.
 const STEPS_PER_BYTE_MAX: u64 = 4;
-/// Steps that a step of a budget may bring with it.
+/// Uncharged steps per charged step.
 const STEPS_PER_CHARGED_MAX: u64 = 4;
-/// What the budgets of a request allow.
+/// The sum of the budgets of a request.
 const CHARGED_MAX: u64 =
     JSONPATH_STEPS_MAX as u64 + PATTERN_STEPS_REQUEST_MAX as u64 + FLAG_CYCLE_STEPS_MAX as u64;
 
-/// The work oracle: since the last `work::take`, no more was done than the bytes of the input, the budgets and
-/// `fixed` steps for what is not part of the input allow.
+/// Checks that the work since the last `work::take` is limited by the bytes of the input, the budgets, and `fixed`
+/// steps for what is not part of the input.
 fn assert_work(what: &str, bytes: usize, fixed: u64) {
     let work::Work { free, charged } = work::take();
     assert!(charged <= CHARGED_MAX, "{what}: {charged} steps of budgets");
@@ -76,26 +76,25 @@ fn assert_work(what: &str, bytes: usize, fixed: u64) {
     assert!(free <= allowed, "{what}: {free} steps for {bytes} bytes and {charged} steps of budgets");
 }
 
-/// A connection's bytes: however they are cut into reads, and whether their heads are known already,
-/// the same requests come out.
+/// The bytes of a connection: the parsed requests do not depend on the segmentation into reads and on cached heads.
 fn request(data: &[u8]) {
     let read = |reads: &[&[u8]]| requests(RequestReader::default(), reads);
     let whole = read(&[data]);
     let number = data.iter().take(2).fold(0, |number, byte| number << 8 | usize::from(*byte));
-    // Pseudo-random places, early and anywhere.
+    // Pseudo-random positions, early and anywhere.
     let cuts = [number >> 8, number, data.len() / 2].map(|place| data.split_at(place % data.len().max(1)));
     for (first, second) in cuts {
-        assert_eq!(whole, read(&[first, second]), "a cut between two reads changed what was read");
+        assert_eq!(whole, read(&[first, second]), "the segmentation changed the requests");
     }
-    // A head is known once it came twice.
+    // A head is cached when it is repeated.
     let heads = Rc::new(HeadCache::default());
     for round in 0..4 {
         let found = requests(RequestReader::with_cache(heads.clone()), &[data]);
-        assert_eq!(whole, found, "known heads changed what was read in round {round}");
+        assert_eq!(whole, found, "cached heads changed the requests in round {round}");
     }
     for (first, second) in cuts {
         let found = requests(RequestReader::with_cache(heads.clone()), &[first, second]);
-        assert_eq!(whole, found, "a cut in a known head changed what was read");
+        assert_eq!(whole, found, "the segmentation of a cached head changed the requests");
     }
 }
 
@@ -122,7 +121,7 @@ fn requests(mut reader: RequestReader, reads: &[&[u8]]) -> Vec<String> {
     found
 }
 
-/// A body of `POST identities/`: the quick way and the careful way read the same identity.
+/// A body of `POST identities/`: the fast path and the full parser agree.
 fn identity(data: &[u8]) {
     json_work(data);
     work::take();
@@ -130,14 +129,14 @@ fn identity(data: &[u8]) {
         Err(refusal) => Err(format!("{refusal:?}")),
         Ok(body) => match validation_errors::identity(body.root()) {
             Err(refusal) => Err(format!("{refusal:?}")),
-            Ok(asked) => {
-                // Without traits the identifier is a random one.
-                let made = transient::identifier(&asked.traits);
-                let is_random = asked.identifier.is_none() && asked.traits.is_empty();
-                let identifier = asked.identifier.unwrap_or(&made);
+            Ok(identity) => {
+                // Without traits the identifier is random.
+                let made = transient::identifier(&identity.traits);
+                let is_random = identity.identifier.is_none() && identity.traits.is_empty();
+                let identifier = identity.identifier.unwrap_or(&made);
                 Ok((
                     if is_random { String::new() } else { identifier.to_owned() },
-                    format!("{:?}", asked.traits),
+                    format!("{:?}", identity.traits),
                 ))
             }
         },
@@ -155,11 +154,11 @@ fn identity(data: &[u8]) {
     }
 }
 
-/// The work oracle of a body: values and bytes of errors are bounded by the bytes that were sent.
+/// Checks the cost of a body: values and bytes of errors are limited by the size of the body.
 fn json_work(data: &[u8]) {
     let documents = [json::loads(data), json::loads_prefix(data)];
     for (document, open) in documents.iter().zip([0, JSON_DEPTH_MAX]) {
-        // A value takes a byte, and each but the first a comma, a colon or a bracket, unless it was cut open.
+        // A value takes a byte, and each but the first a comma, a colon or a bracket, unless it is truncated.
         let count = document.as_ref().map_or(0, json::JsonDocument::node_count);
         assert!(count <= data.len() / 2 + 1 + open, "{count} values in {} bytes", data.len());
     }
@@ -171,7 +170,7 @@ fn json_work(data: &[u8]) {
     }
 }
 
-/// A document: refused or compiled; what is compiled answers, and can be explained.
+/// A document is rejected or compiled; a compiled one can be evaluated and explained.
 fn document(data: &[u8]) {
     let Ok((environment, _)) = Environment::compile(data) else { return };
     let bytes = data.len();
@@ -183,8 +182,8 @@ fn document(data: &[u8]) {
     ask(&environment, bytes, "user-1", &traits);
 }
 
-/// A condition: `operator`, `property`, `value`, then the trait's value, a line each; the condition's
-/// value and the trait's are JSON where they can be read so.
+/// A condition: `operator`, `property`, `value`, then the trait's value, one per line; both values are parsed as JSON
+/// if possible.
 fn evaluator(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut lines = text.splitn(4, '\n');
@@ -220,8 +219,8 @@ fn evaluator(data: &[u8]) {
     ask(&environment, bytes, "007", &twice);
 }
 
-/// Evaluates, writes and explains; a flag is targeted only by a segment that is said to match. `bytes`: what
-/// document and identity were made from.
+/// Evaluates, renders and explains; a flag is targeted only by a segment that matches according to explain. `bytes`:
+/// the size of document and identity.
 fn ask(environment: &Environment, bytes: usize, identifier: &str, traits: &[Trait<'_>]) {
     let identity = Identity { identifier, traits };
     let mut scratch = EvaluationScratch::default();
@@ -232,18 +231,18 @@ fn ask(environment: &Environment, bytes: usize, identifier: &str, traits: &[Trai
         let mut out = Vec::new();
         edge_proxy::engine::render::write(environment.program(), role, &scratch, None, &mut out);
         let written: Result<Vec<IgnoredAny>, _> = serde_json::from_slice(&out);
-        assert!(written.is_ok(), "the flags are no JSON: {}", String::from_utf8_lossy(&out));
+        assert!(written.is_ok(), "the flags are not JSON: {}", String::from_utf8_lossy(&out));
     }
-    let told = explain(environment.program(), &environment.document().plain, Some(&identity), None)
+    let explanation = explain(environment.program(), &environment.document().plain, Some(&identity), None)
         .unwrap_or_else(|error| panic!("not explained: {} {}", error.path, error.message));
     assert_work("an explanation", bytes, 256);
-    for flag in &told.flags {
+    for flag in &explanation.flags {
         let by = flag.reason.strip_prefix("TARGETING_MATCH; segment=");
-        let is_told = by.is_none_or(|name| {
+        let is_explained = by.is_none_or(|name| {
             flag.identity_override
                 || flag.note.is_some()
                 || flag.matching_segments.iter().any(|segment| segment == name)
         });
-        assert!(is_told, "explain does not know why: {flag:?}");
+        assert!(is_explained, "explain contradicts the reason: {flag:?}");
     }
 }

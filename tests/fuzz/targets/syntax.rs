@@ -1,4 +1,4 @@
-//! The small languages that conditions, bodies and settings are written in, one each by the first byte.
+//! The syntaxes of conditions, bodies and settings, selected by the first byte.
 use std::hint::black_box;
 
 use edge_proxy::config;
@@ -32,7 +32,7 @@ pub fn syntax(data: &[u8]) {
     }
 }
 
-/// An order has two directions, and the quick form of a version is ordered as the whole one.
+/// The order is antisymmetric, and the fast form of a version is ordered as the complete one.
 fn versions(one: &str, other: &str) {
     let (Some(a), Some(b)) = (Version::parse(one), Version::parse(other)) else { return };
     assert_eq!(a.cmp(&b), b.cmp(&a).reverse(), "{one} and {other}");
@@ -44,7 +44,7 @@ fn versions(one: &str, other: &str) {
     }
 }
 
-/// What Python writes of a value, it reads as the same value.
+/// The repr of a value is parsed to the same value.
 fn number(text: &str) {
     black_box(number::int_from_text(text));
     if let Some(float) = number::float_from_text(text) {

@@ -1,4 +1,4 @@
-//! What upstream sends besides documents, one kind each by the first byte.
+//! Data from upstream besides documents, selected by the first byte.
 use std::hint::black_box;
 
 use edge_proxy::supervisor::realtime::EventParser;
@@ -18,7 +18,7 @@ pub fn upstream(data: &[u8]) {
     }
 }
 
-/// However a stream is cut, the same events come out.
+/// The events of a stream do not depend on its segmentation.
 fn events(stream: &[u8]) {
     let read = |piece_bytes: usize| {
         let (mut events, mut found) = (EventParser::default(), Vec::new());
@@ -31,7 +31,7 @@ fn events(stream: &[u8]) {
     assert_eq!(whole, read(7));
 }
 
-/// What a link leads to is an address of HTTP, and one that is already whole leads to itself.
+/// A link resolves to an HTTP address, and an absolute one to itself.
 fn links(field: &str) {
     let base = Uri::from_static("https://edge.example/api/v1/environment-document/?a=b");
     let Some(target) = url::next(field) else { return };
@@ -43,7 +43,7 @@ fn links(field: &str) {
     black_box(url::origin(&address));
 }
 
-/// Merged pages are the first page with the overrides of all: as JSON values have it, where they can.
+/// Merged pages equal the first page with the overrides of all pages, compared as JSON values where possible.
 fn merged(text: &[u8]) {
     let mut pages = text.split(|&byte| byte == b'\n').map(<[u8]>::to_vec);
     let Some(first) = pages.next() else { return };

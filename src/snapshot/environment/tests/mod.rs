@@ -247,6 +247,7 @@ fn shared_engine_cases_pass() {
         let case: Json = serde_json::from_str(&canonical).unwrap();
         let (program, _) = compile::build(&context(&case["context"])).unwrap();
         let environment = Environment {
+            id: 0,
             sizes: Sizes { name: "".into(), features: 0, segments: 0, identity_overrides: 0 },
             client_side_key: Box::default(),
             updated_at: None,
