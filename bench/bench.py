@@ -1,4 +1,4 @@
-"""The whole bench: `make bench`. See bench/README.md for what is measured and why so.
+"""All benchmarks: `make bench`. bench/README.md describes the method.
 
 bench.py [--minutes M] [--only WORD[,WORD]] [--out DIRECTORY] [--binary PATH]
 Writes each measurement to DIRECTORY/raw.csv as soon as it is there; started again with the same
@@ -31,7 +31,7 @@ FIELDS = (
     "scenario,server,x,round,rps,cpu_us,p50_us,p90_us,p99_us,p999_us,rss_kib,"
     "answer_bytes,connections,seconds,note"
 ).split(",")
-# From thorough to quick: rounds of each pair and seconds of each run. The first that fits is taken.
+# From thorough to quick: rounds of each pair and seconds of each run. The first that fits is used.
 PLANS = ((5, 3), (5, 2), (3, 2), (3, 1), (2, 1), (1, 1))
 KEY = documents.SERVER_KEY
 FLAGS, IDENTITIES, DOCUMENT = "/api/v1/flags/", "/api/v1/identities/", "/api/v1/environment-document/"
@@ -56,7 +56,7 @@ SCENARIOS = (
     ("mixed-heavy", "heavy", "mixed", "heavy-match", False, ("edge-proxy",)),
 )
 CONNECTIONS = (1, 8, 32, 128, 512, 2048)
-# Cost against size: name of the axis, values, and what else the document has.
+# Cost by size: name of the axis, values, and the other properties of the document.
 SWEEPS = (
     ("features", (10, 50, 200, 1000), {}),
     ("segments", (0, 15, 150, 1500), {"conditions": 3, "targets": 4}),
@@ -67,7 +67,7 @@ RATES = (5_000, 10_000, 20_000, 40_000, 60_000, 80_000)
 
 
 class Bench:
-    """One run: what was measured already, what is left, where it goes."""
+    """One run: completed measurements, remaining ones, and the output directory."""
 
     def __init__(self, options, scratch):
         self.options, self.scratch = options, Path(scratch)
@@ -83,27 +83,27 @@ class Bench:
         self.skipped = set()
 
     def plan(self):
-        """The most thorough plan that fits the time; what is known already costs nothing."""
-        pairs = sum(len(scenario[5]) for scenario in SCENARIOS if self.wanted(scenario[0]))
+        """The most thorough plan that fits the time; completed measurements take none."""
+        pairs = sum(len(scenario[5]) for scenario in SCENARIOS if self.selected(scenario[0]))
         sweeps = {
             "connections": 2 * len(CONNECTIONS),
             "sizes": 2 * sum(len(values) for _, values, _ in SWEEPS),
             "environments": len(ENVIRONMENTS),
             "cores": 2,
         }
-        swept = sum(runs for part, runs in sweeps.items() if self.wanted(part))
+        swept = sum(runs for part, runs in sweeps.items() if self.selected(part))
         # Open loop, swaps and memory are measured once.
         once = {"open_loop": 2 * len(RATES) + 2, "swaps": 4, "memory": 1}
-        single = sum(runs for part, runs in once.items() if self.wanted(part))
+        single = sum(runs for part, runs in once.items() if self.selected(part))
         for rounds, seconds in PLANS:
             self.total = pairs * rounds + swept * min(rounds, 2) + single
-            # Besides the runs: a warm-up of each pair, starting servers, writing large documents.
+            # Overhead: a warm-up of each pair, starting servers, writing large documents.
             around = 1.5 * (pairs + swept) + 3 * single
             if self.total * (seconds + 0.6) + around < self.options.minutes * 60:
                 return rounds, seconds
         return PLANS[-1]
 
-    def wanted(self, scenario):
+    def selected(self, scenario):
         return not self.options.only or any(word in scenario for word in self.options.only)
 
     def write(self, scenario, server, x, number, result, **more):
@@ -125,7 +125,7 @@ class Bench:
         return (scenario, server, str(x), str(number)) in self.known
 
     def is_late(self, what):
-        """True past the deadline: what is left is named in the summary rather than run."""
+        """True past the deadline; the summary lists skipped measurements."""
         if time.monotonic() < self.deadline:
             return False
         if what not in self.late:
@@ -164,7 +164,7 @@ class Bench:
         return servers.proxy(self.options.binary, self.scratch, environments, **options)
 
     def start(self, name, path, head, body):
-        """One server of a scenario; None if it cannot be had here."""
+        """One server of a scenario; None if it is not installed."""
         if name == "edge-proxy":
             return self.proxy(path)
         if name == "floor":
@@ -183,9 +183,9 @@ class Bench:
             return load.raw_request("POST", IDENTITIES, KEY, self.body(body).read_bytes(), gzip)
         return load.raw_request("GET", FLAGS if script == "flags" else DOCUMENT, KEY, gzip=gzip)
 
-    def scenario(self, name, kind, script, body, gzip, wanted):
+    def scenario(self, name, kind, script, body, gzip, selected):
         rounds = range(1, self.rounds + 1)
-        if all(self.is_known(name, server, "", number) for server in wanted for number in rounds):
+        if all(self.is_known(name, server, "", number) for server in selected for number in rounds):
             return
         path = self.document(kind)
         request = self.request(script, body, gzip)
@@ -194,17 +194,17 @@ class Bench:
         running = {"edge-proxy": self.proxy(path)}
         try:
             head, answer = load.whole_answer(running["edge-proxy"].port, request)
-            for server in wanted:
+            for server in selected:
                 if server not in running:
                     running[server] = self.start(server, path, head, answer)
-            for server in [server for server in wanted if running[server] is None]:
+            for server in [server for server in selected if running[server] is None]:
                 self.skipped.add(server)
-            wanted = [server for server in wanted if running[server]]
-            requests = dict.fromkeys(wanted, request)
+            selected = [server for server in selected if running[server]]
+            requests = dict.fromkeys(selected, request)
             requests["nginx"] = load.raw_request("GET", servers.NGINX_PATH, KEY)
-            note = {server: self.agreement(running[server], requests[server], answer) for server in wanted}
+            note = {server: self.agreement(running[server], requests[server], answer) for server in selected}
             for number in rounds:
-                for server in wanted:
+                for server in selected:
                     if self.is_known(name, server, "", number) or self.is_late(name):
                         continue
                     self.progress(f"{name} {server} round {number}/{self.rounds}")
@@ -220,7 +220,7 @@ class Bench:
             stop(running)
 
     def agreement(self, server, request, expected):
-        """Does a peer answer what we answer? The bytes for those that copy them, the flags for engines."""
+        """Whether a peer's response equals that of edge-proxy: bytes for static servers, flags for engines."""
         if server.name == "edge-proxy":
             return ""
         _, body = load.whole_answer(server.port, request)
@@ -233,7 +233,7 @@ class Bench:
         return "same flags" if not different else f"{different} of {len(ours)} flags differ"
 
     def pair(self, name, x, path, script, body, connections=32):
-        """edge-proxy and the floor with its bytes, in turn, at one place of an axis."""
+        """edge-proxy and the floor with the same bytes, alternating, at one value of an axis."""
         rounds = range(1, min(self.rounds, 2) + 1)
         if all(self.is_known(name, server, x, number) for server in OURS for number in rounds) or self.is_late(name):
             return
@@ -268,7 +268,7 @@ class Bench:
                 self.pair(axis, value, path, "identities", "heavy-match" if axis == "segments" else "overridden")
 
     def environments(self):
-        """Flags of many environments, asked in turn."""
+        """Flags of many environments, requested in turn."""
         for count in ENVIRONMENTS:
             rounds = range(1, min(self.rounds, 2) + 1)
             if all(self.is_known("environments", "edge-proxy", count, number) for number in rounds):
@@ -290,7 +290,7 @@ class Bench:
                 stop(running)
 
     def open_loop(self):
-        """Latency at constant rates; the peers at half of what they reach at most."""
+        """Latency at constant rates; the peers at half of their maximum."""
         path = self.document("heavy")
         request = self.request("identities", "heavy-match")
         running = {"edge-proxy": self.proxy(path)}
@@ -317,16 +317,16 @@ class Bench:
 
     def swaps(self):
         """Latency at a constant rate while the document is replaced, and without."""
-        # A rate that leaves the reactor idle half of the time: answers of huge have 1,000 features.
+        # A rate that leaves the reactor idle half of the time: responses of huge have 1,000 features.
         for kind, rate in (("heavy", 10_000), ("huge", 2_000)):
             path = self.scratch / f"swap-{kind}.json"
             if self.is_late("swaps"):
                 return
-            # Only the time of change differs, so that every answer under load can be compared.
+            # Only the time of the change differs, so that every response under load can be compared.
             text = documents.text(documents.document(kind))
             texts = [text, text.replace("2026-01-15T10:30:00", "2026-01-15T10:30:01")]
             path.write_text(texts[0])
-            # The supervisor may use both cores, as it would on a machine with more than reactors.
+            # The supervisor may use both cores, as on a machine with more cores than reactors.
             running = {"edge-proxy": self.proxy(path, cpus="0,1", cores="0-0")}
             request = self.request("identities", "heavy-match")
             try:
@@ -359,7 +359,7 @@ class Bench:
             stop(running)
 
     def memory(self):
-        """Resident memory: idle with the demo; of heavy it is in the rows above."""
+        """Resident memory of the idle demo; that of heavy is in the rows above."""
         if self.is_known("memory-demo-idle", "edge-proxy", "", 1):
             return
         server = servers.demo(self.options.binary, self.scratch)
@@ -371,17 +371,17 @@ class Bench:
 
     def run(self):
         for scenario in SCENARIOS:
-            if self.wanted(scenario[0]):
+            if self.selected(scenario[0]):
                 self.scenario(*scenario)
         parts = (self.memory, self.open_loop, self.cores, self.connections, self.sizes, self.environments, self.swaps)
         for part in parts:
-            if self.wanted(part.__name__):
+            if self.selected(part.__name__):
                 part()
         print(file=sys.stderr)
 
 
 def swap_load(bench, server, path, texts, swapping, request, rate):
-    """Open loop while the document is replaced, each second or as soon as the last one is served."""
+    """Open loop while the document is replaced, every second or as soon as the last one is served."""
     over, delays = threading.Event(), []
 
     def served():
@@ -444,14 +444,14 @@ def cpu_model():
 
 
 def machine():
-    """A short word for the machine, for the folder's name."""
+    """A short name of the machine, for the directory."""
     words = re.sub(r"\(R\)|\(TM\)|CPU|Processor|@.*|\d+-Core", " ", cpu_model())
     slug = "-".join(re.findall(r"[a-z0-9]+", words.lower()))[:30]
     return f"{slug}-{os.cpu_count()}cpu"
 
 
 def place(folder, binary):
-    """Today's folder if it is new or holds measurements of this very executable, else the next one."""
+    """Today's directory if it is new or has measurements of the same executable, otherwise the next one."""
     made_with = hashlib.sha256(binary.read_bytes()).hexdigest()
     for candidate in [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 100))]:
         note = candidate / "executable.sha256"
@@ -464,7 +464,7 @@ def place(folder, binary):
 
 
 def about(bench):
-    """README.md of the run: what ran, where, and how to run it again."""
+    """README.md of the run: versions, machine, and how to repeat it."""
     binary = bench.options.binary
     facts = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -1,8 +1,8 @@
-//! The fixed work that `make bench-gate` counts: request bytes in, answer bytes out, no socket.
+//! The fixed work that `make bench-gate` counts: from request bytes to response bytes, without sockets.
 //!
-//! `counts CASE TIMES DIRECTORY`: does one case that many times, with the documents and bodies that
-//! `bench/gate.py` put in the directory. Under callgrind, the difference between two values of
-//! TIMES is what one request costs, free of start-up. Without arguments it lists its cases.
+//! `counts CASE TIMES DIRECTORY` runs one case TIMES times, with the documents and bodies that `bench/gate.py`
+//! wrote to the directory. Under callgrind, the difference between two values of TIMES is the cost of requests
+//! without start-up. Without arguments it lists its cases.
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -69,14 +69,14 @@ fn settings() -> HandlerSettings {
     handler::settings(CLIENT_KEY, KEY)
 }
 
-/// What a case is besides its request.
+/// The properties of a case besides its request.
 #[derive(Clone, Copy)]
 struct Way<'a> {
-    /// `None`: nothing is answered.
+    /// `None`: the request is only parsed.
     snapshot: Option<&'a Snapshot>,
-    /// Each request is the first of its connection, so that its head is not known.
+    /// Each request is the first of its connection, so that its head is not cached.
     is_new: bool,
-    /// Answers are written together, and so cannot be sent from where they are kept.
+    /// Responses are written in batches, so that they cannot be sent without a copy.
     is_pipelined: bool,
     /// Each request has a number of its own in the place of [`NUMBER`].
     is_varied: bool,
@@ -90,9 +90,9 @@ fn vary(request: &mut [u8], place: usize, round: u64) {
     request[place..place + NUMBER.len()].copy_from_slice(&text.as_bytes()[..NUMBER.len()]);
 }
 
-/// Reads the request `times` times and answers it; returns the bytes sent.
+/// Parses and answers the request `times` times; returns the response bytes.
 fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
-    let (settings, mut room, mut output) = (settings(), HandlerState::default(), ResponseWriter::default());
+    let (settings, mut state, mut output) = (settings(), HandlerState::default(), ResponseWriter::default());
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     output.set_date(now);
     output.is_only_response = !way.is_pipelined;
@@ -111,7 +111,7 @@ fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
         assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
         let mut read = reader.request(&mut buffer).expect("ready");
         if let Some(snapshot) = way.snapshot {
-            let outcome = handle(&settings, snapshot, now, &mut read, &mut room, &mut output);
+            let outcome = handle(&settings, snapshot, now, &mut read, &mut state, &mut output);
             assert_eq!(outcome.status, 200);
             sent += (output.bytes.len() + output.tail.take().map_or(0, |tail| tail.len())) as u64;
             output.bytes.clear();
@@ -134,7 +134,7 @@ fn main() {
     let document = read(format!("{document}.json"));
     let body = body.map(|body| read(format!("{body}.body.json")));
     let request = request(path, body.as_deref(), *gzip);
-    // Printed so that nothing can be optimised away, and so that equal work can be told.
+    // Printed, so that nothing is optimised away and equal work can be verified.
     let result = match name.as_str() {
         "compile-heavy" => (0..times).map(|_| snapshot(&document).slots.len() as u64).sum(),
         _ => {

@@ -1,4 +1,4 @@
-"""Environment documents for benches: seeded, so that every machine measures the same work.
+"""Environment documents for benchmarks, seeded, so that every machine measures the same work.
 
 documents.py KIND [KEY=NUMBER ...]: prints one document. Kinds and what may be set:
   simple   50 features, no segments
@@ -26,7 +26,7 @@ KINDS = {
     "splits": {"features": 50, "segments": 0, "overrides": 0, "conditions": 0, "targets": 0, "variants_each": 1},
 }
 
-# The traits of the matching request, and one condition on each that it meets.
+# The traits of the matching request, with one matching condition on each.
 TRAITS = {
     "plan": "enterprise-gold",
     "country": "DE",
@@ -47,7 +47,7 @@ TRAITS = {
 
 
 class Source:
-    """Everything drawn from one seed."""
+    """Generates everything from one seed."""
 
     def __init__(self, seed):
         self.random = random.Random(seed).random
@@ -131,7 +131,7 @@ def conditions(source):
 def segment(source, number, shape):
     chosen = conditions(source)[: shape["conditions"]]
     if number % 100 >= 15:
-        # Past the published profile most segments are of other people, as in a grown project.
+        # Beyond the published profile most segments do not match, as in a large project.
         chosen = [("plan", "EQUAL", f"plan-{number}")] + chosen[1:]
     features = [(number * shape["targets"] + index) % shape["features"] for index in range(shape["targets"])]
     priorities = [source.below(15) for _ in features]

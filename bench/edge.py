@@ -1,4 +1,4 @@
-"""The HTTP edge alone, in a few minutes: `make bench-http`. On top of bench.py's scenarios.
+"""The HTTP layer, in a few minutes: `make bench-http`. Uses the scenarios of bench.py.
 
 edge.py [--rounds N] [--seconds S] [--only WORD[,WORD]] [--binary PATH]
 Prints one line for each promise: what it may cost, what it costs here, whether that holds. Nothing
@@ -25,7 +25,7 @@ import load
 import servers
 from bench import FLAGS, KEY, OURS
 
-# Scenario of bench.py, what it is called here, how many times the floor it may cost.
+# Scenario of bench.py, its name here, and its maximum cost as a multiple of the floor.
 RATIOS = (
     ("flags-simple", "GET flags", 1.15),
     ("flags-simple-gzip", "GET flags, gzip", 1.15),
@@ -55,7 +55,7 @@ class Edge:
         shown = {True: "holds", False: "**does not hold**", None: ""}[holds]
         print(f"| {what} | {bound} | {value} | {shown} |", flush=True)
 
-    def wanted(self, part):
+    def selected(self, part):
         return not self.options.only or any(word in part for word in self.options.only)
 
     def proxy(self, kind="simple", **options):
@@ -74,7 +74,7 @@ class Edge:
         return [statistics.median(measured[1:]) for measured in results]
 
     def ratios(self):
-        """CPU per request beside the floor with the same bytes."""
+        """CPU per request, compared with the floor with the same bytes."""
         for name, what, bound in RATIOS:
             scenario = next(scenario for scenario in bench.SCENARIOS if scenario[0] == name)
             self.bench.scenario(*scenario[:5], OURS)
@@ -88,7 +88,7 @@ class Edge:
             self.line(f"{what}: CPU per request / the floor's", value, f"<= {bound}", ratio <= bound)
 
     def new_heads(self):
-        """What the same request costs if its head never came before."""
+        """The cost of the same request with a new head."""
         server = self.proxy()
         try:
             known, new = self.in_turn((server, "flags", {}), (server, "flags_new_heads", {}))
@@ -97,14 +97,14 @@ class Edge:
         self.line("GET flags, each head a new one / the same head", f"{new / known:.2f} ({new:.2f} µs)")
 
     def together(self):
-        """Pipelining: requests a second, 16 together beside one at a time, and what the floor gives."""
+        """Pipelining: requests per second with 16 pipelined and with single requests, compared with the floor."""
         for what, path in (("liveness", LIVENESS), ("GET flags", FLAGS)):
             request = load.raw_request("GET", path, KEY)
             server = self.proxy()
             running = {"edge-proxy": server}
             try:
                 answer = b"".join(load.whole_answer(server.port, request))
-                # One receive of the floor is a whole batch of requests.
+                # One receive of the floor is a complete batch of requests.
                 running["floor"] = servers.floor(self.scratch, answer)
                 running["floor of batches"] = servers.floor(self.scratch, answer * TOGETHER)
                 more = {"BENCH_PATH": path, "request": request}
@@ -117,34 +117,34 @@ class Edge:
             self.line(f"{what}, {TOGETHER} together: requests/s / one at a time", value, ">= 5", many / one >= 5)
 
     def idle(self):
-        """Ten thousand connections that were served once and wait, beside 32 that work."""
-        server, alone = self.proxy(), self.proxy(name="alone")
-        held = []
+        """Ten thousand idle connections that were served once, besides 32 active ones."""
+        server, baseline = self.proxy(), self.proxy(name="baseline")
+        idle = []
         try:
             load.closed(server, "flags", self.request, 1, **self.environment)
             before = server.memory_kib()
             for _ in range(IDLE):
                 connection = socket.create_connection(("127.0.0.1", server.port), 20)
                 connection.sendall(self.request)
-                held.append(connection)
-                if len(held) % 100 == 0:
-                    for waiting in held[-100:]:
+                idle.append(connection)
+                if len(idle) % 100 == 0:
+                    for waiting in idle[-100:]:
                         with waiting.makefile("rb") as stream:
                             load.read_answer(stream)
-            # Buffers are given back as soon as a connection waits; the sweep comes by twice.
+            # Buffers are released as soon as a connection is idle; waits for two sweeps.
             time.sleep(1)
             each = (server.memory_kib() - before) / IDLE
-            few, many = self.in_turn((alone, "flags", {}), (server, "flags", {}))
+            few, many = self.in_turn((baseline, "flags", {}), (server, "flags", {}))
         finally:
-            for connection in held:
+            for connection in idle:
                 connection.close()
             server.stop()
-            alone.stop()
+            baseline.stop()
         self.line(f"{IDLE:,} idle connections: our memory for each", f"{each:.2f} KiB", "<= 8 KiB", each <= 8)
         self.line(f"{IDLE:,} idle beside 32: CPU per request", f"{many / few:.2f}", "<= 1.3", many / few <= 1.3)
 
     def tls(self):
-        """TLS on a kept connection."""
+        """TLS on a persistent connection."""
         pair = (self.scratch / "cert.pem", self.scratch / "key.pem")
         command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         command += ["-subj", "/CN=localhost", "-days", "2", "-out", pair[0], "-keyout", pair[1]]
@@ -158,7 +158,7 @@ class Edge:
         self.line("TLS / plain, GET flags", f"{ratio:.2f} ({encrypted:.2f} µs)", "<= 2.2", ratio <= 2.2)
 
     def enters(self):
-        """System calls of the reactor for each request under load."""
+        """System calls of the reactor per request under load."""
         server = self.proxy()
         try:
             counted = {}
@@ -178,12 +178,12 @@ class Edge:
         others = counted["raw_syscalls:sys_enter"] - enters
         each = enters / requests
         self.line("io_uring_enter for each request, GET flags", f"{each:.2f}", "< 1", each < 1)
-        # A few a second are of the reactor's own clock and memory, whatever the load is.
+        # A few per second are of the reactor's timers and memory, independent of the load.
         none_each = others / requests < 0.001
         self.line("other system calls for each request", f"{others} in {requests:,} requests", "0.000", none_each)
 
     def access_log(self):
-        """The access log at full speed: it may drop, and must count; it may not slow."""
+        """The access log at full speed: records may be dropped and must be counted; requests must not be slower."""
         port = servers.free_port()
         logging = {"log_level": "ERROR", "enable_access_log": True, "log_format": "json"}
         running = {
@@ -204,7 +204,7 @@ class Edge:
     def run(self):
         print("| the HTTP edge | bound | here | |\n|---|---|---|---|")
         for part in (self.ratios, self.new_heads, self.together, self.idle, self.tls, self.enters, self.access_log):
-            if self.wanted(part.__name__):
+            if self.selected(part.__name__):
                 part()
 
 

@@ -1,4 +1,4 @@
-"""What one evaluation with its JSON costs, alone: `make bench-engine`.
+"""The cost of one evaluation with its JSON: `make bench-engine`.
 
 engine.py [DOCUMENT BODY ...]: prints one table per question: the profiles beside the PyPI engine and
 the official crate, how cost grows with segments, overrides and features, and what compiling a large
@@ -33,7 +33,7 @@ def nanoseconds(what, document, body, times):
 
 
 def instructions(what, document, body):
-    """Of one evaluation; each of the ten rounds does as many as asked."""
+    """Of one evaluation; each of the ten rounds runs `times`."""
     counts = []
     for times in (FEW, MANY):
         command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(BINARY), what]
@@ -45,7 +45,7 @@ def instructions(what, document, body):
 
 
 def pypi(document, body):
-    """Nanoseconds of the PyPI engine and orjson for the same."""
+    """Nanoseconds of the PyPI engine and orjson for the same work."""
     import orjson
     from flag_engine.engine import get_evaluation_result
     from flagsmith.mappers import map_context_and_identity_data_to_context, map_environment_document_to_context

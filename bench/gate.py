@@ -1,4 +1,4 @@
-"""Instruction counts of fixed work, against the committed baseline: `make bench-gate`.
+"""Instruction counts of fixed work, compared with the committed baseline: `make bench-gate`.
 
 gate.py            counts every case and fails if one costs over 3 % more than bench/baseline.json
 gate.py --write    counts and writes the baseline (`make bench-baseline`), when a cost is meant
@@ -58,7 +58,7 @@ def count(program, case, directory):
 
 
 def where():
-    """What a count depends on besides the code."""
+    """Properties of the machine that affect the counts."""
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     flags = set(re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1].split())
     level = "avx2" if "avx2" in flags else "sse4.2" if "sse4_2" in flags else os.uname().machine

@@ -1,7 +1,7 @@
-"""Load on a server, and what it cost: closed loop by wrk, open loop by `paced`.
+"""Load on a server and its cost: closed loop by wrk, open loop by `paced`.
 
-While either runs, a prober sends the same request every few milliseconds on a connection of its
-own and compares each answer with the first: a wrong answer under load ends the whole run.
+While either runs, a prober sends the same request every few milliseconds on a separate
+connection and compares each response with the first: a wrong response under load aborts the run.
 """
 
 import json
@@ -18,11 +18,11 @@ PROBE_SECONDS = 0.02
 
 
 class WrongAnswer(Exception):
-    """An answer under load was not the one expected."""
+    """A response under load differed from the expected one."""
 
 
 def raw_request(method, path, key, body=None, gzip=False):
-    """One request as bytes, sent whole."""
+    """The bytes of one request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"X-Environment-Key: {key}"]
     if gzip:
         lines.append("Accept-Encoding: gzip")
@@ -32,7 +32,7 @@ def raw_request(method, path, key, body=None, gzip=False):
 
 
 def read_answer(stream):
-    """Head and body of the next answer on a buffered stream."""
+    """Head and body of the next response on a buffered stream."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         line = stream.readline()
@@ -46,7 +46,7 @@ def read_answer(stream):
 
 
 def connect(port, tls=False):
-    """A connection; a certificate of the run's own is believed."""
+    """A connection; the certificate of the run is not verified."""
     connection = socket.create_connection(("127.0.0.1", port), 20)
     if not tls:
         return connection
@@ -56,7 +56,7 @@ def connect(port, tls=False):
 
 
 def whole_answer(port, request, tls=False):
-    """The bytes of one answer: head and body."""
+    """The bytes of one response: head and body."""
     with connect(port, tls) as connection:
         connection.sendall(request)
         with connection.makefile("rb") as stream:
@@ -67,12 +67,12 @@ def whole_answer(port, request, tls=False):
 
 
 class Prober(threading.Thread):
-    """Asks again and again while a load runs."""
+    """Sends requests continuously during a load."""
 
     def __init__(self, server, request, together=1):
         super().__init__(daemon=True)
         self.server, self.request, self.together = server, request * together, together
-        self.asked, self.wrong, self.over = 0, None, threading.Event()
+        self.sent, self.wrong, self.over = 0, None, threading.Event()
         _, self.expected = whole_answer(server.port, self.request, server.tls)
 
     def run(self):
@@ -82,7 +82,7 @@ class Prober(threading.Thread):
                     connection.sendall(self.request)
                     for _ in range(self.together):
                         head, body = read_answer(stream)
-                        self.asked += 1
+                        self.sent += 1
                         if not head.startswith(b"HTTP/1.1 200") or body != self.expected:
                             self.wrong = f"{head[:80]!r} with {len(body)} bytes, expected {len(self.expected)}"
                             return
@@ -118,20 +118,20 @@ def measured(server, request, command, environment=None, together=1):
     completed = result.get("requests", result.get("completed", 0))
     if not completed:
         raise WrongAnswer(f"{server.name}: no request was answered")
-    result["cpu_us"] = cpu * 1e6 / (completed + prober.asked)
+    result["cpu_us"] = cpu * 1e6 / (completed + prober.sent)
     result["rss_kib"] = server.memory_kib()
     return result
 
 
 def wrk(server, script, seconds, connections=32, threads=1, cpus="1"):
-    """The command that loads a server; it runs in the repository's root."""
+    """The command of the load generator, run in the repository's root."""
     command = ["taskset", "--cpu-list", cpus, "wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s"]
     url = f"{'https' if server.tls else 'http'}://127.0.0.1:{server.port}"
     return [*command, "--timeout", "20s", "--latency", "-s", f"bench/wrk/{script}.lua", url]
 
 
 def closed(server, script, request, seconds, connections=32, threads=1, cpus="1", together=1, **environment):
-    """wrk: each connection sends its next request, or that many together, when it has its answers."""
+    """wrk: each connection sends its next request, or `together` of them, after the responses."""
     command = wrk(server, script, seconds, connections, threads, cpus)
     if together > 1:
         environment["BENCH_TOGETHER"] = str(together)
@@ -143,7 +143,7 @@ def closed(server, script, request, seconds, connections=32, threads=1, cpus="1"
 
 
 def open_loop(server, request, rate, seconds, scratch, connections=64, cpus="1", warm_up=0.5):
-    """paced: requests leave at a constant rate; latency runs from when they were meant to."""
+    """paced: requests are sent at a constant rate; latency is measured from the scheduled time."""
     request_path, expect_path = Path(scratch) / "paced.request", Path(scratch) / "paced.expect"
     request_path.write_bytes(request)
     expect_path.write_bytes(whole_answer(server.port, request)[1])

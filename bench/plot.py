@@ -1,4 +1,4 @@
-"""SVG pictures of a run, drawn by hand: no package is needed to repeat a bench."""
+"""SVG plots of a run, without packages."""
 
 import math
 from html import escape
@@ -31,7 +31,7 @@ def short(number):
 
 
 def frame(title, x_label, y_label, body, width=WIDTH, height=HEIGHT):
-    """The sheet, readable on light and dark pages alike because it brings its own background."""
+    """The frame, with a background, so that it is readable on light and dark pages."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="12"><title>{escape(title)}</title>'
@@ -70,7 +70,7 @@ def lines(title, x_label, y_label, series, log_x=True, log_y=False):
     points = [point for line in series.values() for point in line]
     if not points:
         return None
-    # A place for x = 0 on a logarithmic axis: one step left of the smallest.
+    # The position of x = 0 on a logarithmic axis: one step left of the smallest value.
     positive = sorted({x for x, _ in points if x > 0}) or [1]
     zero = positive[0] / 4
 
@@ -106,7 +106,7 @@ def lines(title, x_label, y_label, series, log_x=True, log_y=False):
 
 
 def bars(title, x_label, groups):
-    """Horizontal bars on a logarithmic axis: {group: {name: value}}; each bar says its value."""
+    """Horizontal bars on a logarithmic axis: {group: {name: value}}; each bar is labelled with its value."""
     values = [value for group in groups.values() for value in group.values()]
     if not values:
         return None

@@ -42,7 +42,7 @@ SHORT = {
 
 
 def newest():
-    """The newest run that was summarised or at least has measurements."""
+    """The newest run with a summary or measurements."""
     runs = sorted(path.parent for path in RUNS.glob("*/raw.csv"))
     return runs[-1] if runs else None
 
@@ -64,7 +64,7 @@ class Run:
         return statistics.median(values) if values else None
 
     def axis(self, scenario, server):
-        """The places of a sweep, in order."""
+        """The values of a sweep, in order."""
         found = {row["x"] for row in self.rows if row["scenario"] == scenario and row["server"] == server}
         return sorted(found, key=lambda x: (float(x) if re.fullmatch(r"[\d.]+", x) else -1, x))
 
@@ -74,7 +74,7 @@ class Run:
 
 
 def figure(number):
-    """Three digits are what the spread allows."""
+    """Three significant digits, as the spread allows."""
     if number is None:
         return "-"
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
@@ -95,7 +95,7 @@ def spread(run, *where):
 
 
 def cpu_table(run):
-    """CPU per request by route and server, with how far ours is from the floor and the others from ours."""
+    """CPU per request by route and server; edge-proxy relative to the floor, the others relative to edge-proxy."""
     rows = []
     for scenario, title in TITLES.items():
         ours, floor = (run.median("cpu_us", scenario, server) for server in ("edge-proxy", "floor"))
@@ -153,7 +153,7 @@ def open_table(run):
 
 
 def targets(run):
-    """The targets of the project, judged by this run."""
+    """The performance targets of the project, evaluated for this run."""
 
     def ratio(over, under):
         upper, lower = run.median("cpu_us", *over), run.median("cpu_us", *under)
@@ -171,7 +171,7 @@ def targets(run):
             rows.append([what, bound, f"{value:.3g}{unit}", "holds" if holds else "**does not hold**"])
 
     def judge_peer(name, scenario, peer, least):
-        """Against a peer, with what the floor itself would reach: no server can do better than that."""
+        """Relative to a peer, with the factor of the floor, which is the maximum for any server."""
         judge(f"{name}: {peer} / ours", ratio((scenario, peer), ours(scenario)), least, False)
         best = ratio((scenario, peer), (scenario, "floor"))
         if best and rows and rows[-1][0].startswith(name):
@@ -201,7 +201,7 @@ def targets(run):
 
 
 def draw(run):
-    """The plots; a sweep that was not measured draws nothing."""
+    """The plots of the measured sweeps."""
     cpu = {
         SHORT[name]: {s: run.median("cpu_us", name, s) for s in SERVERS if run.median("cpu_us", name, s)}
         for name in SHORT
@@ -289,7 +289,7 @@ def summarise(place):
 
 
 def readme_section(place):
-    """What the README says about speed, from one run and nothing else."""
+    """The performance section of the README, from one run."""
     run = Run(place)
     name = place.relative_to(ROOT)
     rows = []

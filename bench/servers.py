@@ -1,4 +1,4 @@
-"""The servers of a run: started pinned, ready before use, ended by their own process id."""
+"""The servers of a run: pinned, ready before use, stopped by their process id."""
 
 import contextlib
 import http.client
@@ -18,13 +18,13 @@ START_SECONDS_MAX = 60
 
 
 def free_port():
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Server:
-    """A process, the port it answers on, and what it has cost so far."""
+    """A process, its port, and its CPU time so far."""
 
     def __init__(self, name, command, port, cpus, log, environment=None):
         self.name, self.port, self.tls = name, port, False
@@ -44,7 +44,7 @@ class Server:
         return found
 
     def cpu_seconds(self):
-        """User and system time of all threads, ended ones too, by the process's own CPU clock."""
+        """User and system time of all threads, including ended ones, by the process's CPU clock."""
         return sum(time.clock_gettime((~pid << 3) | 2) for pid in self.processes())
 
     def memory_kib(self, field="VmRSS"):
@@ -63,7 +63,7 @@ class Server:
         raise SystemExit(f"{self.name} has no thread {word}")
 
     def wait(self, probe):
-        """Waits until `probe` says yes; fails with the server's log if it ends before."""
+        """Waits until `probe` succeeds; fails with the server's log if the server exits first."""
         deadline = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -78,7 +78,7 @@ class Server:
 
     def stop(self):
         if self.process.poll() is None:
-            # nginx and uvicorn may have children: the group is ours alone.
+            # nginx and uvicorn may have children: the process group belongs to this server.
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.log.close()
@@ -100,7 +100,7 @@ def answers(path, headers=None):
 
 
 def proxy(binary, scratch, environments, cpus="0", cores="1", name="edge-proxy", tls=None, **sections):
-    """This product, serving documents from disk: (client key, server key, path) each.
+    """edge-proxy, serving documents from disk: (client key, server key, path) each.
     `tls`: its certificate and key; `sections`: more of the configuration."""
     port = free_port()
     pairs = [
@@ -129,7 +129,7 @@ def demo(binary, scratch, cpus="0"):
 
 
 def floor(scratch, answer, cpus="0"):
-    """The given bytes to whatever is asked."""
+    """Sends the given bytes to every request."""
     port = free_port()
     path = Path(scratch) / f"answer-{port}.bin"
     path.write_bytes(answer)
@@ -137,7 +137,7 @@ def floor(scratch, answer, cpus="0"):
     return started.wait(lambda port: socket.create_connection(("127.0.0.1", port), 1).close() or True)
 
 
-# Workers as whoever starts it, so that they may read the scratch directory.
+# Workers run as the user of this script, so that they can read the scratch directory.
 NGINX = """{user} daemon off; pid {scratch}/nginx-{port}.pid; error_log {scratch}/nginx.log warn;
 worker_processes 1;
 events {{ worker_connections 16384; use epoll; }}

@@ -39,6 +39,7 @@ pub mod storage;
 pub mod supervisor;
 pub mod systemd;
 pub mod terminal;
+pub mod timestamp;
 pub mod tls;
 pub mod upstream;
 pub mod validators;

@@ -52,9 +52,6 @@ pub const KEPT_BODY_BYTES_MAX: usize = 64 * 1024;
 pub const KEPT_ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Nesting of a JSON body, as in Python 3.12's `json.loads` (measured). Beyond: 400.
 pub const JSON_DEPTH_MAX: usize = 1497;
-/// Stack of a reactor thread, bytes, regardless of `RUST_MIN_STACK`. A body of `JSON_DEPTH_MAX` takes 0.75
-/// MiB, and more than 2 MiB in an unoptimised build.
-pub const STACK_BYTES: usize = if cfg!(debug_assertions) { 8 } else { 2 } * 1024 * 1024;
 /// Identities in one `bulk-identities/` request, as in the hosted Edge API. Beyond: 400.
 pub const BULK_IDENTITIES_MAX: usize = 100;
 /// Identifiers and trait values that the conditions of one `bulk-identities/` request hash or search, bytes;
@@ -77,9 +74,6 @@ pub const EVENT_REJECTIONS_MAX: usize = 100;
 
 /// The smallest ready body that is written without a copy, bytes.
 pub const TAIL_BYTES_MIN: usize = 16 * 1024;
-/// Rendered responses that a reactor caches for a second, and the largest body, bytes: 0.5 MiB at most.
-pub const CACHED_RESPONSES_MAX: usize = 8;
-pub const CACHED_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 /// The smallest body that is compressed, bytes, as in the Python proxy (compatibility.md 2.6).
 pub const COMPRESS_BYTES_MIN: usize = 1000;
 /// Longest start of a body that is compressed without zlib, bytes: an identifier and some twenty traits.
@@ -97,19 +91,12 @@ pub const SPARE_BUFFERS_MAX: usize = 64;
 pub const SPARE_BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// Time between two comments on an idle event stream, as in Flagsmith's service.
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// The start of the year 10000, seconds since the epoch. From then on, neither an HTTP date nor RFC 3339 can
-/// represent a document's time, and it is omitted.
-pub const YEAR_10000_SECONDS: u64 = 253_402_300_800;
 
 // --- a connection ---
 
-/// Free space in the buffer before a read, bytes. With less, the buffer is compacted or grown.
-pub const READ_BYTES_MIN: usize = 1024;
 /// A connection's buffer while it waits for a request, bytes. With its task and registers, an idle connection
 /// takes less than 8 KiB. Beyond: released when the connection is idle.
 pub const READ_BYTES_IDLE: usize = 2560;
-/// Buffer for encrypted input after the handshake, bytes: one complete record with its header.
-pub const TLS_READ_BYTES: usize = 16 * 1024 + 256;
 /// Buffers of requests and responses of all connections, bytes, shared evenly among the reactors, and the
 /// minimum share. Beyond: the connections that have waited longest for their peers are closed and counted;
 /// beyond 1.5 times the limit also those that have waited for a short time.
@@ -122,8 +109,6 @@ pub const BUFFERED_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const BUFFERED_REQUEST_BYTES_REACTOR_MIN: usize = 4 * 1024 * 1024;
 /// Buffers of a connection up to this size do not count towards `BUFFERED_BYTES_MAX`, bytes.
 pub const BUFFERED_BYTES_MIN: usize = 4 * 1024;
-/// A connection that has waited for its peer for less than this is not closed because of its buffers.
-pub const EVICTION_WAIT_MIN: Duration = Duration::from_millis(500);
 /// Connections in the kernel's accept queue of a listener; `somaxconn` caps it. Beyond: the kernel drops new
 /// connections, and clients retry.
 pub const BACKLOG_MAX: i32 = 4096;
@@ -139,16 +124,11 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// 240). Without a minimum, a slow peer could keep a response and its snapshot in memory for days. Beyond:
 /// closed and counted.
 pub const WRITE_BYTES_MIN: usize = 8 * 1024;
-/// A large response must be received within this many times `WRITE_TIMEOUT`, in equal parts: it keeps its
-/// environment in memory, of which there may be a newer version.
-pub const WRITE_PARTS_MAX: usize = 20;
 /// Time after the last response for the peer to receive it and close. Beyond: closed.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes read and discarded while lingering, because closing with unread input would destroy the response in
 /// flight. Beyond: closed.
 pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
-/// Pause of the accept loop at the descriptor limit, instead of spinning.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Socket operations of a connection without waiting, and the bytes that count as one more: a few
 /// milliseconds of pipelined requests. Beyond: the connection pauses for `BUDGET_PAUSE`.
 pub const BUDGET_OPERATIONS_MAX: u32 = 512;
@@ -172,29 +152,10 @@ pub const EVENT_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const RING_ENTRIES: u32 = 1024;
 /// While draining, an idle connection may send a request for this time. Beyond: closed.
 pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
-/// While draining, connections whose handshake was in progress are accepted for this time.
-pub const DRAIN_ACCEPT_TIME: Duration = Duration::from_millis(50);
-/// While draining, the maximum wait for empty accept queues, if new connections cannot be rejected.
-pub const DRAIN_QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time to connect to a listener of this machine. Beyond: nothing listens there.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Temporary names tried for a unix socket before it is renamed to its path. Beyond: the start fails.
 pub const UNIX_SOCKET_NAMES_MAX: u32 = 16;
-/// How long a process that takes over waits for its documents before it stops its predecessor.
-pub const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time from the start to the check for other processes on the same port. Processes started simultaneously
-/// listen by then.
-pub const PORT_SHARED_DELAY: Duration = Duration::from_secs(1);
-/// How often a draining reactor checks whether it has finished.
-pub const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
-/// Pause before a reactor that panicked restarts.
-pub const RESTART_PAUSE: Duration = Duration::from_millis(20);
-/// A hard limit of file descriptors below this is logged: each connection takes one.
-pub const DESCRIPTORS_LOW: u64 = 10_000;
-/// File descriptors that the process needs, and those that each reactor needs (listener, ring, wake-up pair,
-/// a few connections). With fewer, the start fails.
-pub const DESCRIPTORS_MIN: u64 = 24;
-pub const DESCRIPTORS_REACTOR_MIN: u64 = 12;
 /// File descriptors that are not available to clients: for fetches, event streams, files, the admin listener,
 /// rings.
 pub const DESCRIPTORS_RESERVED: u64 = 256;
@@ -234,9 +195,6 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 pub const FAILURE_REMINDER: Duration = Duration::from_secs(600);
 /// Concurrent fetches. At 1 s per fetch, 200 environments take 7 s. Beyond: environments wait.
 pub const FETCH_THREADS_MAX: usize = 32;
-/// A pool thread that is idle for this time exits, and the allocator returns its memory to the system. The
-/// allocator delays this for a second, so the time is slightly longer.
-pub const THREAD_IDLE_MAX: Duration = Duration::from_millis(1500);
 /// Redirects of one request. Beyond: the poll fails.
 pub const REDIRECTS_MAX: usize = 5;
 /// Rejected key pairs of a discovery response that are logged individually. Beyond: only their number is
@@ -287,10 +245,6 @@ pub const ROUND_TIME_MAX: Duration = Duration::from_secs(10);
 pub const DIVISIONS_MAX: u32 = 128;
 /// Silence on an event stream; upstream sends a comment every 15 s. Beyond: reconnected.
 pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(60);
-/// An event stream that was open for this time has not failed when it ends.
-pub const STREAM_SETTLED: Duration = Duration::from_secs(1);
-/// Wait before an event stream is reopened; doubled for each failure.
-pub const STREAM_RETRY_MIN: Duration = Duration::from_millis(100);
 /// A line of an event stream, bytes. Beyond: reconnected.
 pub const STREAM_LINE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes and lines (including comments and empty lines) of an event stream within `STREAM_WINDOW`. Upstream
@@ -299,15 +253,6 @@ pub const STREAM_LINE_BYTES_MAX: usize = 64 * 1024;
 pub const STREAM_WINDOW: Duration = Duration::from_secs(1);
 pub const STREAM_WINDOW_BYTES_MAX: usize = 256 * 1024;
 pub const STREAM_WINDOW_LINES_MAX: usize = 1000;
-/// First wait before a document that is older than its event is fetched again; doubled each time.
-pub const EVENT_RETRY_MIN: Duration = Duration::from_millis(50);
-/// Longest such wait.
-pub const EVENT_RETRY_MAX: Duration = Duration::from_secs(5);
-/// How long a document may be older than its event; core serves environments from a cache for up to 60 s.
-/// Beyond: the event is ignored.
-pub const EVENT_LAG_MAX: Duration = Duration::from_secs(120);
-/// How long a process that exits waits for documents to be written to disk.
-pub const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Age at which a temporary file belongs to a process that was killed, and is removed.
 pub const STORE_LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 /// What a record of a spool counts for at least, bytes: each takes 100 bytes of memory too, so that a full
@@ -347,20 +292,12 @@ pub const LAST_UPLOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 // --- documents and their compilation ---
 
-/// Largest ready body that is compressed at the best level, bytes. Beyond: the fast level, so that a new
-/// document is not delayed by a second.
-pub const COMPRESS_BEST_BYTES_MAX: usize = 1024 * 1024;
 /// Digits of an integer, as in CPython (`sys.get_int_max_str_digits`). Beyond: 400 for a JSON body, a
 /// document is rejected, and a condition on a trait is false.
 pub const INTEGER_DIGITS_MAX: usize = 4300;
 /// An environment document with all its pages, bytes (`api_document_bytes_max`). Valid documents reach tens
 /// of MB (compatibility.md 3). Beyond: the poll fails.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Documents of this size and more are compiled on a separate low-priority thread, bytes, so that small ones,
-/// which take a few milliseconds, do not wait.
-pub const LARGE_DOCUMENT_BYTES: usize = 1024 * 1024;
-/// Niceness of that thread relative to the reactors: it gets at most a third of a contended CPU.
-pub const NICE: i32 = 3;
 /// Nesting of a document. Core nests 12 deep; the engine allows any depth. Beyond: rejected.
 pub const DOCUMENT_DEPTH_MAX: usize = 512;
 /// Duplicate members in a document. No JSON writer produces any. Beyond: rejected.
@@ -368,16 +305,9 @@ pub const DUPLICATE_MEMBERS_MAX: usize = 64;
 /// Ready bodies of an environment, bytes. A long name repeated in many feature states can make them larger
 /// than the document. Beyond: the document is rejected.
 pub const ANSWER_BYTES_MAX: usize = 1024 * 1024 * 1024;
-/// Largest flag whose client form is stored beside its server form, bytes, so that consecutive flags are
-/// copied together. Beyond: it is cut out of the server form.
-pub const CLIENT_COPY_BYTES_MAX: usize = 1024;
 
 // --- conditions ---
 
-/// Words of 64 segments in the index of one trait. Beyond: its conditions are evaluated one by one.
-pub const LOOKUP_WORDS_MAX: usize = 256 * 1024;
-/// Items of an IN condition that are indexed. Beyond: it is evaluated individually.
-pub const LOOKUP_ITEMS_MAX: usize = 100;
 /// Length of a chain of flags that depend on each other. Python fails at about 45. Beyond: treated as a
 /// cycle.
 pub const FLAG_CHAIN_MAX: usize = 128;
@@ -407,8 +337,6 @@ pub const PATTERN_AUTOMATON_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Automata of all patterns of a document, bytes; one that exceeds its own limit counts with that size.
 /// Beyond: the backtracking matcher is used, which needs little memory and no construction.
 pub const PATTERN_AUTOMATA_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// State table of a pattern for ASCII text, bytes. Beyond: states are built on demand, which is slower.
-pub const PATTERN_TABLE_BYTES_MAX: usize = 8 * 1024;
 /// Nested lists of an IN condition; CPython fails too, at a depth that depends on its build. Beyond: the
 /// condition is false.
 pub const IN_LIST_DEPTH_MAX: usize = 200;
@@ -425,20 +353,12 @@ pub const JSONPATH_DEPTH_MAX: usize = 100;
 
 /// Log records in the queue of the writer. Beyond: dropped and counted.
 pub const LOG_RECORDS_MAX: usize = 8192;
-/// How long a process that exits waits for the log to be written. Beyond: the rest is lost.
-pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pause between two attempts to queue the last message.
-pub const LOG_FLUSH_PAUSE: Duration = Duration::from_millis(5);
-/// JSON path in the log, characters. Beyond: its middle is omitted.
-pub const PATH_CHARS_MAX: usize = 160;
 /// Access records that a reactor collects before it sends them to the writer.
 pub const ACCESS_BATCH_RECORDS: usize = 64;
 /// Access records in the queue of the writer, so that events have space. Beyond: dropped and counted.
 pub const ACCESS_RECORDS_MAX: usize = 6144;
 /// The user agent in an access record, bytes. Beyond: cut.
 pub const ACCESS_USER_AGENT_BYTES_MAX: usize = 200;
-/// Recent warnings and errors on the status page.
-pub const LOG_RECENT_MAX: usize = 20;
 /// Request head on the admin listener, bytes. Scrapers send a few hundred. Beyond: closed.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Time for a request head on the admin listener. Beyond: closed and counted.

@@ -7,15 +7,14 @@ use std::fmt;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::admin::View;
 use crate::channel::Publisher;
 use crate::config::{Config, Inputs, SettingError};
-use crate::limits::{
-    DESCRIPTORS_LOW, DESCRIPTORS_MIN, DESCRIPTORS_REACTOR_MIN, DESCRIPTORS_RESERVED, PORT_SHARED_DELAY,
-};
+use crate::limits::DESCRIPTORS_RESERVED;
 use crate::log::{AccessFile, Log, event};
 use crate::metrics::Metrics;
 use crate::reactor::UnixSocket;
@@ -23,6 +22,16 @@ use crate::supervisor::MissingDocument;
 use crate::systemd::Notify;
 use crate::tls::Certificates;
 use crate::{admin, config, demo, reactor, supervisor};
+
+/// Time from the start to the check for other processes on the same port. Processes started simultaneously
+/// listen by then.
+const PORT_SHARED_DELAY: Duration = Duration::from_secs(1);
+/// A hard limit of file descriptors below this is logged: each connection takes one.
+const DESCRIPTORS_LOW: u64 = 10_000;
+/// File descriptors that the process needs, and those that each reactor needs (listener, ring, wake-up pair,
+/// a few connections). With fewer, the start fails.
+const DESCRIPTORS_MIN: u64 = 24;
+const DESCRIPTORS_REACTOR_MIN: u64 = 12;
 
 /// Settings that were parsed but cannot be used, such as missing files.
 #[derive(Debug)]

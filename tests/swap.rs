@@ -45,7 +45,7 @@ fn memory_kb_of_small() -> u64 {
     memory_kb(&proxy, "VmRSS")
 }
 
-/// Waits until idle threads have exited and their memory is returned (`limits::THREAD_IDLE_MAX`).
+/// Waits until idle threads have exited and their memory is returned (`THREAD_IDLE_MAX`).
 fn wait_for_rest() {
     wait_until(Instant::now() + Duration::from_secs(if IS_BENCH { 4 } else { 0 }));
 }

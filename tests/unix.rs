@@ -173,7 +173,7 @@ fn takeover_waits_for_documents_and_fails_no_request() {
         let start = start.set("server.tcp", false).set("server.unix_socket", socket.to_str());
         let mut new = start.spawn();
         new.wait_for_log("reactor_started");
-        // Less than `limits::TAKE_OVER_TIMEOUT`, after which it would serve without a document.
+        // Less than `TAKE_OVER_TIMEOUT`, after which it would serve without a document.
         go_on(5);
         assert_eq!(revision(&socket), Some(0), "the old process serves until the new one has a document");
         upstream.document(SERVER, document(7).to_string());

@@ -3,15 +3,12 @@
 //! Staleness is computed here, from the age of the last successful fetch, so that it shows even if the
 //! supervisor has stopped. A 304 from upstream counts as a success; a document from a file or from the
 //! program itself is never stale (compatibility.md 2.6, differences.md 25).
-use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use time::OffsetDateTime;
 
 use crate::config::{Config, Require, Staleness};
 use crate::json::write;
-use crate::limits::YEAR_10000_SECONDS;
 use crate::snapshot::{DocumentSource, LastError, Slot, Snapshot};
+use crate::timestamp::{self, YEAR_10000_SECONDS};
 
 /// The rules of `health_check` by which an environment is ready.
 #[derive(Debug)]
@@ -176,20 +173,9 @@ fn write_slot(slot: &Slot, state: EnvironmentHealth, audience: Audience, out: &m
     out.push(b'}');
 }
 
-/// RFC 3339 in UTC, with microseconds.
 fn write_time(at: Option<SystemTime>, out: &mut Vec<u8>) {
-    let Some(at) = at.map(OffsetDateTime::from) else { return out.extend_from_slice(b"null") };
-    let (date, time) = (at.date(), at.time());
-    // Writing to a vector cannot fail.
-    let _ = write!(
-        out,
-        "\"{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z\"",
-        date.year(),
-        u8::from(date.month()),
-        date.day(),
-        time.hour(),
-        time.minute(),
-        time.second(),
-        time.microsecond()
-    );
+    match at {
+        Some(at) => write::string(&timestamp::rfc3339(at), out),
+        None => out.extend_from_slice(b"null"),
+    }
 }

@@ -3,10 +3,10 @@
 //! An entity tag takes precedence over a date. A compressed body has a separate entity tag. The headers
 //! are those of differences.md 22.
 use std::io::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use crate::http::Fields;
-use crate::limits::YEAR_10000_SECONDS;
+use crate::timestamp;
 
 /// The date headers of a document, cached because consecutive requests mostly have the same date.
 #[derive(Debug, Default)]
@@ -33,9 +33,9 @@ fn write_updated_at(updated_at: Option<f64>, lines: &mut Vec<u8>) {
     lines.extend_from_slice(b"x-flagsmith-document-updated-at: ");
     lines.extend_from_slice(ryu::Buffer::new().format_finite(seconds).as_bytes());
     lines.extend_from_slice(b"\r\n");
-    if let Some(time) = whole_seconds(seconds) {
+    if let Some(date) = timestamp::http_date(seconds) {
         // Writing to a vector cannot fail.
-        let _ = write!(lines, "last-modified: {}\r\n", httpdate::HttpDate::from(time));
+        let _ = write!(lines, "last-modified: {date}\r\n");
     }
 }
 
@@ -111,7 +111,7 @@ fn is_met(fields: &Fields<'_>, etag: Option<EntityTag<'_>>, own_time: Option<f64
 /// Whether nothing changed after this date. `None` if one of the times is unknown (RFC 9110 13.1.3).
 fn is_unchanged(since: &[u8], own_time: Option<f64>) -> Option<bool> {
     let since = httpdate::parse_http_date(std::str::from_utf8(since).ok()?).ok()?;
-    Some(own_time.and_then(whole_seconds)? <= since)
+    Some(SystemTime::from(own_time.and_then(timestamp::http_date)?) <= since)
 }
 
 /// How entity tags are compared (RFC 9110 8.8.3.2).
@@ -133,12 +133,6 @@ fn matches(tags: &[u8], etag: Option<EntityTag<'_>>, comparison: EtagComparison)
         };
         tag == b"*" || etag.is_some_and(|etag| etag.equals(quoted))
     })
-}
-
-/// The time, truncated to seconds. `None` if an HTTP date cannot express it.
-fn whole_seconds(seconds: f64) -> Option<SystemTime> {
-    let whole = (0.0..YEAR_10000_SECONDS as f64).contains(&seconds).then_some(seconds as u64)?;
-    Some(UNIX_EPOCH + Duration::from_secs(whole))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::limits::YEAR_10000_SECONDS;
+use crate::timestamp::YEAR_10000_SECONDS;
 
 const LINE_BYTES: usize = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n".len();
 

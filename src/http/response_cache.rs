@@ -5,7 +5,9 @@
 //! requested twice within a second; large bodies never are.
 use bytes::Bytes;
 
-use crate::limits::{CACHED_RESPONSE_BYTES_MAX, CACHED_RESPONSES_MAX};
+/// Rendered responses that a reactor caches for a second, and the largest body, bytes: 0.5 MiB at most.
+const CACHED_RESPONSES_MAX: usize = 8;
+const CACHED_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
 /// The cached responses of one reactor.
 #[derive(Debug, Default)]

@@ -9,23 +9,26 @@ mod access_file;
 mod record;
 
 use std::collections::VecDeque;
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
-
-use time::OffsetDateTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{ConfigWarning, Level, LogFormat, Logging, Secret};
-use crate::limits::{
-    ACCESS_RECORDS_MAX, LOG_FLUSH_PAUSE, LOG_FLUSH_TIMEOUT, LOG_RECENT_MAX, LOG_RECORDS_MAX,
-};
+use crate::limits::{ACCESS_RECORDS_MAX, LOG_RECORDS_MAX};
 pub use crate::log::access::{AccessRecord, AccessRecords};
 pub use crate::log::access_file::AccessFile;
 use crate::log::record::Record;
-use crate::terminal;
+use crate::{terminal, timestamp};
+
+/// How long a process that exits waits for the log to be written. Beyond: the rest is lost.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause between two attempts to queue the last message.
+const LOG_FLUSH_PAUSE: Duration = Duration::from_millis(5);
+/// Recent warnings and errors on the status page.
+const LOG_RECENT_MAX: usize = 20;
 
 /// Logs an event: `event!(log, Warning, "port_shared", address = address, hint = hint)`.
 macro_rules! event {
@@ -344,7 +347,7 @@ fn render_json(record: &Record, event_name: &str, line: &mut Vec<u8>) {
     line.extend_from_slice(b",\"level\":\"");
     line.extend_from_slice(record.level.name().as_bytes());
     line.extend_from_slice(b"\",\"timestamp\":\"");
-    line.extend_from_slice(timestamp(record.time).as_bytes());
+    line.extend_from_slice(timestamp::rfc3339(record.time).as_bytes());
     line.extend_from_slice(b"\",\"logger\":\"edge_proxy\"");
     for (name, value) in &record.fields {
         line.push(b',');
@@ -381,7 +384,7 @@ fn render_generic(record: &Record, is_coloured: bool, line: &mut Vec<u8>) {
         Level::Warning => "\x1b[33m",
         Level::Error | Level::Critical => "\x1b[31m",
     });
-    let (time, level, event) = (timestamp(record.time), record.level.name(), record.event);
+    let (time, level, event) = (timestamp::rfc3339(record.time), record.level.name(), record.event);
     // Writing to a vector cannot fail.
     let _ = write!(line, "{dim}{time}{reset} [{level_colour}{bold}{level:<9}{reset}] {bold}");
     match record.fields.is_empty() {
@@ -429,17 +432,6 @@ fn json_text(line: &mut Vec<u8>, text: &str) {
         };
     }
     line.push(b'"');
-}
-
-/// RFC 3339 in UTC with microseconds, as structlog's `TimeStamper(fmt="iso")`.
-fn timestamp(time: SystemTime) -> String {
-    let time = OffsetDateTime::from(time);
-    let mut text = String::with_capacity(27);
-    let (date, hour, minute, second) = (time.date(), time.hour(), time.minute(), time.second());
-    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
-    let micros = time.microsecond();
-    let _ = write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z");
-    text
 }
 
 #[cfg(test)]

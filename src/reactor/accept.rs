@@ -9,19 +9,22 @@ use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use monoio::io::{CancelHandle, Canceller};
 use monoio::net::{TcpStream, UnixStream};
 use socket2::{SockFilter, SockRef};
 
 use crate::config::Level;
-use crate::limits;
 use crate::reactor::budget::Budget;
 use crate::reactor::connection_io;
 use crate::reactor::connections::{ConnectionGuard, Phase};
 use crate::reactor::context::Reactor;
 use crate::reactor::tls::TlsTransport;
 use crate::reactor::transport::{PlainTransport, Transport};
+
+/// Pause of the accept loop at the descriptor limit, instead of spinning.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket on the runtime of this thread, whose accept loop can be cancelled.
 pub struct Listener {
@@ -206,7 +209,7 @@ async fn pause(reactor: &Reactor, error: &io::Error) {
             ],
         );
     }
-    monoio::time::sleep(limits::ACCEPT_PAUSE).await;
+    monoio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 /// Ends only this connection if it panics.

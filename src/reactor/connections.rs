@@ -15,6 +15,9 @@ use crate::metrics::ReactorMetrics;
 use crate::reactor::budget::Budget;
 use crate::reactor::options::Timeouts;
 
+/// A connection that has waited for its peer for less than this is not closed because of its buffers.
+const EVICTION_WAIT_MIN: Duration = Duration::from_millis(500);
+
 /// What a connection is doing; each phase has its timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -276,7 +279,7 @@ impl Connections {
             if pool.bytes.get() > pool.bytes_max + pool.bytes_max / 2 {
                 self.cancel_slowest(pool, is_request, None)
             } else if pool.is_exceeded() && pool.searched_tick.replace(Some(tick)) != Some(tick) {
-                self.cancel_slowest(pool, is_request, Some(ticks(limits::EVICTION_WAIT_MIN)))
+                self.cancel_slowest(pool, is_request, Some(ticks(EVICTION_WAIT_MIN)))
             } else {
                 0
             }

@@ -25,10 +25,13 @@ mod worker;
 use std::io;
 use std::thread::JoinHandle;
 
-use crate::limits;
 pub use crate::reactor::driver::check as check_driver;
 pub use crate::reactor::listener::{UnixSocket, bind, bind_unix, inodes, is_shared, is_taken};
 pub use crate::reactor::options::{Timeouts, WorkerOptions};
+
+/// Stack of a reactor thread, bytes, regardless of `RUST_MIN_STACK`. A body of `JSON_DEPTH_MAX` takes 0.75
+/// MiB, and more than 2 MiB in an unoptimised build.
+const STACK_BYTES: usize = if cfg!(debug_assertions) { 8 } else { 2 } * 1024 * 1024;
 
 /// Starts a reactor thread. It ends after `ReactorMessage::Drain`, or when the publisher is dropped. After a
 /// panic it logs the location and restarts with a new runtime.
@@ -38,7 +41,7 @@ pub use crate::reactor::options::{Timeouts, WorkerOptions};
 pub fn start(options: WorkerOptions) -> io::Result<JoinHandle<()>> {
     panic::record_locations();
     let thread = std::thread::Builder::new().name(format!("reactor-{}", options.index));
-    thread.stack_size(limits::STACK_BYTES).spawn(move || worker::supervise(options))
+    thread.stack_size(STACK_BYTES).spawn(move || worker::supervise(options))
 }
 
 #[cfg(test)]

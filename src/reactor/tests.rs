@@ -12,6 +12,7 @@ use crate::channel::{Publisher, ReactorMessage};
 use crate::config;
 use crate::config::{Config, Driver, Inputs};
 use crate::http::route::Route;
+use crate::limits;
 use crate::log::Log;
 use crate::metrics::ReactorMetrics;
 use crate::reactor::context::{Reactor, WorkerState};

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use bytes::{Buf, BytesMut};
 use rustls::{ServerConfig, ServerConnection};
 
-use crate::limits::{READ_BYTES_IDLE, TLS_READ_BYTES};
+use crate::limits::READ_BYTES_IDLE;
 use crate::reactor::transport::{Sendable, Transport};
+
+/// Buffer for encrypted input after the handshake, bytes: one complete record with its header.
+const TLS_READ_BYTES: usize = 16 * 1024 + 256;
 
 /// A TLS session and its socket.
 pub struct TlsTransport<S> {

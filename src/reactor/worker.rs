@@ -24,6 +24,17 @@ use crate::reactor::options::WorkerOptions;
 use crate::reactor::{accept, driver, panic};
 use crate::{handlers, limits};
 
+/// While draining, connections whose handshake was in progress are accepted for this time.
+const DRAIN_ACCEPT_TIME: Duration = Duration::from_millis(50);
+/// While draining, the maximum wait for empty accept queues, if new connections cannot be rejected.
+const DRAIN_QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a process that takes over waits for its documents before it stops its predecessor.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a draining reactor checks whether it has finished.
+const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+/// Pause before a reactor that panicked restarts.
+const RESTART_PAUSE: Duration = Duration::from_millis(20);
+
 enum WorkerError {
     Panic,
     Io(io::Error),
@@ -59,7 +70,7 @@ pub fn supervise(mut options: WorkerOptions) {
         options.metrics.restarts.add(1);
         log.event(Level::Critical, event, &[("reactor", &index), ("place", &what)]);
         // Limits the CPU time of a defect that recurs at every start.
-        std::thread::sleep(limits::RESTART_PAUSE);
+        std::thread::sleep(RESTART_PAUSE);
     }
     // Returns the snapshot to the supervisor, even if a leaked task still refers to the state.
     worker_state.lease.take();
@@ -142,9 +153,9 @@ impl Worker<'_> {
             let lease = self.reactor.worker_state.lease.borrow();
             lease.as_ref().is_none_or(|lease| lease.slots.iter().any(|slot| slot.environment.is_none()))
         };
-        let is_in_time = || began.elapsed() < limits::TAKE_OVER_TIMEOUT;
+        let is_in_time = || began.elapsed() < TAKE_OVER_TIMEOUT;
         while is_taking_over() && lacks_documents() && !self.reactor.is_draining() && is_in_time() {
-            monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
+            monoio::time::sleep(DRAIN_CHECK_INTERVAL).await;
             if !self.receive_messages() {
                 return false;
             }
@@ -217,15 +228,15 @@ impl Worker<'_> {
         for listener in self.listeners.borrow().iter() {
             listener.stop_accepting();
         }
-        monoio::time::sleep(limits::DRAIN_ACCEPT_TIME).await;
+        monoio::time::sleep(DRAIN_ACCEPT_TIME).await;
         self.empty_accept_queues().await;
-        self.cancel_listeners(limits::DRAIN_ACCEPT_TIME).await;
+        self.cancel_listeners(DRAIN_ACCEPT_TIME).await;
         // Closes the last descriptors of the listeners: from now on the kernel refuses connections.
         drop(self.sockets.take());
         let grace = self.options.config.server.shutdown_grace;
         while !reactor.connections.is_empty() && began.elapsed() < grace {
             reactor.worker_state.posts.receive();
-            monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
+            monoio::time::sleep(DRAIN_CHECK_INTERVAL).await;
         }
         let (left, took) = (reactor.connections.len(), began.elapsed().as_millis());
         reactor.log.event(
@@ -242,9 +253,9 @@ impl Worker<'_> {
         let metrics = &self.reactor.metrics;
         let accepted = || metrics.connections_opened.value() + metrics.connections_refused.value();
         let (began, mut quiet_count) = (Instant::now(), 0);
-        while quiet_count < 2 && began.elapsed() < limits::DRAIN_QUEUE_TIMEOUT {
+        while quiet_count < 2 && began.elapsed() < DRAIN_QUEUE_TIMEOUT {
             let before = accepted();
-            monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
+            monoio::time::sleep(DRAIN_CHECK_INTERVAL).await;
             quiet_count = if accepted() == before { quiet_count + 1 } else { 0 };
         }
     }
@@ -256,13 +267,13 @@ impl Worker<'_> {
         }
         let began = Instant::now();
         while listeners.iter().any(|listener| listener.is_accepting()) && began.elapsed() < time {
-            monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
+            monoio::time::sleep(DRAIN_CHECK_INTERVAL).await;
         }
     }
 
     /// Ends everything that runs on this runtime.
     async fn shutdown(&self) {
-        self.cancel_listeners(limits::DRAIN_ACCEPT_TIME).await;
+        self.cancel_listeners(DRAIN_ACCEPT_TIME).await;
         self.reactor.connections.cancel_all(limits::DRAIN_IDLE_TIMEOUT).await;
         self.reactor.settle_counts();
         self.reactor.flush_access_log();
@@ -298,7 +309,7 @@ impl WakeReceiver {
         self.bytes = bytes;
         if !matches!(result, Ok(length) if length > 0) {
             // The other end is closed. Avoids spinning until the inbox reports it.
-            monoio::time::sleep(limits::DRAIN_CHECK_INTERVAL).await;
+            monoio::time::sleep(DRAIN_CHECK_INTERVAL).await;
         }
     }
 }

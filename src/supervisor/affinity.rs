@@ -6,8 +6,10 @@
 use rustix::process::nice;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::limits::NICE;
 use crate::yielding;
+
+/// Niceness of that thread relative to the reactors: it gets at most a third of a contended CPU.
+const NICE: i32 = 3;
 
 /// Where the threads of a pool run, and at which priority.
 #[derive(Clone, Debug)]

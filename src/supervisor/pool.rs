@@ -5,10 +5,14 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{fmt, io, thread};
 
-use crate::limits;
 use crate::supervisor::affinity::Affinity;
+
+/// A pool thread that is idle for this time exits, and the allocator returns its memory to the system. The
+/// allocator delays this for a second, so the time is slightly longer.
+const THREAD_IDLE_MAX: Duration = Duration::from_millis(1500);
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -106,7 +110,7 @@ fn next(shared: &PoolQueue) -> Option<Task> {
     if state.tasks.is_empty() && !state.is_closed {
         state.idle += 1;
         let has_none = |state: &mut PoolState| state.tasks.is_empty() && !state.is_closed;
-        let waited = shared.changed.wait_timeout_while(state, limits::THREAD_IDLE_MAX, has_none);
+        let waited = shared.changed.wait_timeout_while(state, THREAD_IDLE_MAX, has_none);
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
         state.idle -= 1;
     }
@@ -124,6 +128,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::limits;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 

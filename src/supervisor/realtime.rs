@@ -15,6 +15,11 @@ use crate::metrics::Metrics;
 use crate::schedule::jitter;
 use crate::upstream::{PollError, PollErrorKind, Upstream};
 
+/// An event stream that was open for this time has not failed when it ends.
+const STREAM_SETTLED: Duration = Duration::from_secs(1);
+/// Wait before an event stream is reopened; doubled for each failure.
+const STREAM_RETRY_MIN: Duration = Duration::from_millis(100);
+
 /// The stream of one environment. After it is dropped, its thread ends at the next event or keep-alive.
 #[derive(Debug)]
 pub struct UpstreamSubscription {
@@ -65,7 +70,7 @@ impl<F: Fn(f64)> Follower<F> {
             // Upstream ends every stream after about half a minute, which is not a failure. A stream that
             // sent too much failed however long it lasted.
             let is_excessive = ended.as_ref().is_err_and(|error| is_excess(error.kind));
-            let is_settled = started.elapsed() >= limits::STREAM_SETTLED && !is_excessive;
+            let is_settled = started.elapsed() >= STREAM_SETTLED && !is_excessive;
             failures = if is_settled { 0 } else { failures.saturating_add(1) };
             if self.has_ended() {
                 return;
@@ -82,8 +87,8 @@ impl<F: Fn(f64)> Follower<F> {
                 last_error = Some(error);
             }
             let wait = match failures {
-                0 => limits::STREAM_RETRY_MIN,
-                count => limits::STREAM_RETRY_MIN.saturating_mul(1 << count.min(16)).min(limits::BACKOFF_MAX),
+                0 => STREAM_RETRY_MIN,
+                count => STREAM_RETRY_MIN.saturating_mul(1 << count.min(16)).min(limits::BACKOFF_MAX),
             };
             // The jitter only shortens the wait, so that BACKOFF_MAX holds.
             thread::sleep(wait.mul_f64(1.0 - 0.5 * jitter()).max(retry_after));

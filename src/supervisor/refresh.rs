@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Secret;
 use crate::engine::compile::CompileWarning;
-use crate::files::{FileVersion, Links};
+use crate::files::{self, FileVersion, Links};
 use crate::metrics::EnvironmentMetrics;
 use crate::snapshot::Environment;
 use crate::storage::Store;
@@ -18,7 +18,12 @@ use crate::supervisor::affinity::Affinity;
 use crate::supervisor::pool::{Pool, guarded};
 use crate::upstream::{DocumentResponse, Fetched, PollError, PollErrorKind, Upstream, digest_of};
 use crate::validators::Validators;
-use crate::{files, limits};
+
+/// Documents of this size and more are compiled on a separate low-priority thread, bytes, so that small ones,
+/// which take a few milliseconds, do not wait.
+const LARGE_DOCUMENT_BYTES: usize = 1024 * 1024;
+/// JSON path in the log, characters. Beyond: its middle is omitted.
+const PATH_CHARS_MAX: usize = 160;
 
 /// Identifies an environment while it is configured; never reused.
 pub type EnvironmentId = u64;
@@ -132,7 +137,7 @@ impl Compilers {
     }
 
     fn of(&self, bytes: usize) -> &Pool {
-        if bytes < limits::LARGE_DOCUMENT_BYTES { &self.small } else { &self.large }
+        if bytes < LARGE_DOCUMENT_BYTES { &self.small } else { &self.large }
     }
 }
 
@@ -248,11 +253,11 @@ pub fn compile<'a>(
 /// Shortens a path in the middle: in a hostile document it can be as long as the document.
 fn shorten(path: &str) -> Cow<'_, str> {
     let count = path.chars().count();
-    if count <= limits::PATH_CHARS_MAX {
+    if count <= PATH_CHARS_MAX {
         return path.into();
     }
-    let head: String = path.chars().take(limits::PATH_CHARS_MAX / 2).collect();
-    let tail: String = path.chars().skip(count - limits::PATH_CHARS_MAX / 2).collect();
+    let head: String = path.chars().take(PATH_CHARS_MAX / 2).collect();
+    let tail: String = path.chars().skip(count - PATH_CHARS_MAX / 2).collect();
     format!("{head} ... {tail}").into()
 }
 

@@ -37,6 +37,9 @@ use crate::upstream::{
     DiscoveredEnvironment, PollError, PollErrorKind, PostOutcome, Upstream, parse_discovered,
 };
 
+/// How long a process that exits waits for documents to be written to disk.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The state machine with everything that its actions need.
 pub struct RunLoop {
     pub state: Supervisor,
@@ -244,7 +247,7 @@ impl RunLoop {
     }
 
     fn flush_storage(&self) {
-        self.store.iter().for_each(|store| store.flush(limits::STORE_TIMEOUT));
+        self.store.iter().for_each(|store| store.flush(STORE_TIMEOUT));
         let queue = self.event_queue.as_ref().map(SharedQueue::lock);
         if let Some(error) = queue.and_then(|mut queue| queue.as_mut().and_then(|queue| queue.sync().err())) {
             self.log.event(Level::Error, "events_not_synced", &[("error", &error)]);

@@ -4,10 +4,9 @@
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::config::Secret;
+use crate::timestamp;
 use crate::upstream::api::Upstream;
 use crate::upstream::error::{PollError, PollErrorKind, describe_json};
 use crate::upstream::response::{error_for_status, https_redirect};
@@ -74,27 +73,20 @@ pub fn parse(body: &[u8]) -> Result<Vec<DiscoveredEnvironment>, PollError> {
     for environment in parsed {
         let mut server_side_keys = Vec::new();
         for key in environment.server_side_keys.into_iter().filter(|key| key.active) {
-            let expires_at =
-                match &key.expires_at {
-                    Some(text) => Some(parse_time(text).ok_or_else(|| {
+            let expires_at = match &key.expires_at {
+                Some(text) => {
+                    Some(timestamp::parse_iso8601(text).map(SystemTime::from).ok_or_else(|| {
                         fail(format!("expires_at: expected an ISO 8601 time, got {text:?}"))
-                    })?),
-                    None => None,
-                };
+                    })?)
+                }
+                None => None,
+            };
             server_side_keys.push(ServerKey { key: Secret::new(key.key), expires_at });
         }
         environments
             .push(DiscoveredEnvironment { client_side_key: environment.client_side_key, server_side_keys });
     }
     Ok(environments)
-}
-
-/// Parses ISO 8601; a time without a zone is UTC (compatibility.md 3).
-fn parse_time(text: &str) -> Option<SystemTime> {
-    OffsetDateTime::parse(text, &Rfc3339)
-        .or_else(|_| OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339))
-        .ok()
-        .map(SystemTime::from)
 }
 
 impl Upstream {

@@ -1,4 +1,4 @@
-//! Every event that was answered 202 arrives, whatever happens between the answer and upstream.
+//! Every event that was answered 202 arrives, even if the proxy or upstream fails in between.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::process::Command;

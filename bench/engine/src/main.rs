@@ -1,9 +1,9 @@
-//! One evaluation with its JSON written, again and again: this engine's or the official crate's.
+//! Evaluations with rendering to JSON, by this engine or the official crate.
 //!
-//! `engine-bench WHAT DOCUMENT BODY TIMES` with WHAT one of `ours`, `official`, `copy` (the bytes of
-//! the answer alone), `compile` or `memory` (peak and rest of one compilation). Prints the
-//! nanoseconds of one, the best of ten rounds, and how many bytes the answer has. Under callgrind,
-//! the difference between two values of TIMES is what one costs.
+//! `engine-bench WHAT DOCUMENT BODY TIMES` with WHAT one of `ours`, `official`, `copy` (only copies the bytes of the
+//! response), `compile` or `memory` (peak and final memory of one compilation). Prints nanoseconds per evaluation,
+//! the best of ten rounds, and the size of the response. Under callgrind, the difference between two values of
+//! TIMES is the cost of evaluations.
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -21,27 +21,27 @@ use serde_json::Value;
 
 const ROUNDS: u32 = 10;
 
-/// mimalloc, counted: what is held now and at most.
+/// mimalloc; counts the allocated bytes and their maximum.
 struct Counting;
 
-static HELD: AtomicUsize = AtomicUsize::new(0);
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call is passed on to mimalloc as it is.
+// SAFETY: every call is forwarded to mimalloc unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let held = HELD.fetch_add(layout.size(), Relaxed) + layout.size();
-        PEAK.fetch_max(held, Relaxed);
+        let bytes = ALLOCATED.fetch_add(layout.size(), Relaxed) + layout.size();
+        PEAK.fetch_max(bytes, Relaxed);
         unsafe { mimalloc::MiMalloc.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
+        ALLOCATED.fetch_sub(layout.size(), Relaxed);
         unsafe { mimalloc::MiMalloc.dealloc(pointer, layout) }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let held = HELD.fetch_add(size, Relaxed) + size;
-        PEAK.fetch_max(held, Relaxed);
-        HELD.fetch_sub(layout.size(), Relaxed);
+        let bytes = ALLOCATED.fetch_add(size, Relaxed) + size;
+        PEAK.fetch_max(bytes, Relaxed);
+        ALLOCATED.fetch_sub(layout.size(), Relaxed);
         unsafe { mimalloc::MiMalloc.realloc(pointer, layout, size) }
     }
 }
@@ -150,17 +150,17 @@ fn official(document: &[u8], identifier: &str, sent: &[(&str, &Value)], times: u
     (time(times, work), bytes)
 }
 
-/// Peak and rest of one compilation, as multiples of the document's size.
+/// Peak and final memory of one compilation, as multiples of the document's size.
 fn memory(document: &[u8]) {
-    let before = HELD.load(Relaxed);
+    let before = ALLOCATED.load(Relaxed);
     PEAK.store(before, Relaxed);
     let start = Instant::now();
     let environment = Environment::compile(document).expect("a good document");
     let seconds = start.elapsed().as_secs_f64();
     let size = document.len() as f64;
-    // The document itself is held meanwhile, by the caller.
+    // The caller keeps the document during compilation.
     let peak = (PEAK.load(Relaxed) - before) as f64 / size + 1.0;
-    let rest = (HELD.load(Relaxed) - before) as f64 / size;
+    let rest = (ALLOCATED.load(Relaxed) - before) as f64 / size;
     drop(environment);
     println!("{:.1} MB: {seconds:.3} s, peak {peak:.2}, rest {rest:.2} times its size", size / 1e6);
 }

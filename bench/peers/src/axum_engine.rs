@@ -1,9 +1,9 @@
-//! The official Rust engine crate in the smallest axum server that does the proxy's job.
+//! The official Rust engine crate in a minimal axum server.
 //!
-//! `axum-engine PORT KEY DOCUMENT`: flags, identities and the document of one environment, for
-//! one server-side key, behind the layers that job needs: CORS, gzip, both slash forms. What can
-//! be made ready once is: the context, the document's bytes, the order of the features. Per
-//! request it does what the crate's interface asks for. Runtime and allocator are the defaults.
+//! `axum-engine PORT KEY DOCUMENT`: flags, identities and the document of one environment, for one server-side key,
+//! with layers for CORS, gzip and both slash forms. The context, the document's bytes and the order of features are
+//! prepared once; the rest is done per request, as the crate's interface requires. Runtime and allocator are the
+//! defaults.
 use std::sync::Arc;
 
 use axum::Router;

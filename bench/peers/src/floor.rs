@@ -1,10 +1,9 @@
-//! The floor: what the kernel charges for the socket, and nothing else.
+//! The floor: the cost of the kernel for a socket.
 //!
-//! `floor PORT ANSWER`: for whatever arrives on a connection it sends the bytes of the file. It
-//! parses nothing: one receive is one request, which holds for a load generator that writes each
-//! request at once and waits for the answer. One thread, one ring, everything the kernel offers:
-//! multishot accept and receive, registered files, a ring of provided buffers, deferred task run.
-//! No server that reads its requests can be cheaper; how near one comes is the measure.
+//! `floor PORT ANSWER` sends the bytes of the file for every receive. It parses nothing: one receive is one request,
+//! which is true for a load generator that writes each request in one call and waits for the response. It uses one
+//! thread, one ring, multishot accept and receive, registered files, a ring of provided buffers, and deferred task
+//! run. No server that reads its requests can be cheaper.
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -18,13 +17,13 @@ const BUFFER_BYTES: usize = 4096;
 const GROUP: u16 = 0;
 const RING_ENTRIES: u32 = 4096;
 
-/// What a completion is of, in the low bits of its user data; the file's index is above.
+/// The kind of a completion, in the low bits of its user data; the file's index is above.
 const ACCEPT: u64 = 0;
 const RECEIVE: u64 = 1;
 const SEND: u64 = 2;
 const CLOSE: u64 = 3;
 
-/// Receive buffers that the kernel picks from and that are given back after each request.
+/// Receive buffers that the kernel selects and that are returned after each request.
 struct Buffers {
     ring: *mut BufRingEntry,
     bytes: Vec<u8>,
@@ -36,7 +35,7 @@ impl Buffers {
         let length = usize::from(BUFFERS) * size_of::<BufRingEntry>();
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
-        // SAFETY: a fresh anonymous mapping, page-aligned as the kernel asks, never unmapped.
+        // SAFETY: a fresh anonymous mapping, page-aligned as the kernel requires, never unmapped.
         let ring = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
         if ring == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
@@ -134,7 +133,7 @@ fn main() -> std::io::Result<()> {
                         receive(&mut ring, file);
                     }
                 }
-                // A failed send shows as the end of the stream on the receiving side.
+                // A failed send appears as the end of the stream on the receiving side.
                 _ => {}
             }
         }

@@ -1,11 +1,10 @@
-//! An open-loop load generator: requests leave at a constant rate, whatever the server does.
+//! An open-loop load generator: requests are sent at a constant rate, independent of the server.
 //!
 //! `paced --port P --rate R --connections C --seconds S --request FILE [--expect FILE] [--warm-up S]`
-//! A closed loop (wrk) sends the next request when the last answer is there, so a stall of the
-//! server stops the clock that should have measured it. Here each request has a time at which it
-//! was meant to leave, and its latency runs from then, also while it waits for a free connection.
-//! Every answer is compared, byte for byte, with the expected body: a wrong one ends the run.
-//! Prints one line of JSON. It spins on one core by design: a sleep would add its own lateness.
+//! A closed loop (wrk) sends the next request after the last response, so a stall of the server also stops the
+//! measurement. Here each request has a scheduled time from which its latency is measured, including the wait for a
+//! free connection. Every response is compared with the expected body; a wrong one aborts the run. Prints one line
+//! of JSON. It spins on one core, because a sleep would add latency.
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -47,11 +46,11 @@ impl Options {
 struct Connection {
     stream: TcpStream,
     unread: Vec<u8>,
-    /// When the request under way was meant to leave.
+    /// The scheduled time of the current request.
     meant: Option<Instant>,
 }
 
-/// Length of a whole answer at the start of `bytes`, and where its body begins.
+/// Length of a complete response at the start of `bytes`, and the offset of its body.
 fn whole(bytes: &[u8]) -> Option<(usize, usize)> {
     let body = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     assert!(bytes.starts_with(b"HTTP/1.1 200 "), "not 200: {}", String::from_utf8_lossy(&bytes[..body]));
@@ -68,7 +67,7 @@ struct Load {
     options: Options,
     connections: Vec<Connection>,
     idle: Vec<usize>,
-    /// Meant times that found no free connection yet.
+    /// Scheduled times that wait for a free connection.
     waiting: VecDeque<Instant>,
     latencies: Histogram<u64>,
     from: Instant,
@@ -79,7 +78,7 @@ impl Load {
     fn start(&mut self, index: usize, meant: Instant) {
         let connection = &mut self.connections[index];
         connection.meant = Some(meant);
-        // A request is far smaller than an empty socket buffer, so it goes out whole.
+        // A request is far smaller than an empty socket buffer, so one write sends it.
         let sent = connection.stream.write(&self.options.request).expect("the server takes requests");
         assert_eq!(sent, self.options.request.len(), "a request goes out whole");
     }

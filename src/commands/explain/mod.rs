@@ -12,8 +12,6 @@ use std::time::SystemTime;
 
 use clap::Args;
 use serde_json::Value as Json;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::config::{Config, EnvironmentConfig, Inputs, SettingError};
 use crate::engine::evaluate::{Identity, Trait, TraitValue};
@@ -22,7 +20,7 @@ use crate::snapshot::Environment;
 use crate::supervisor::discovery::{KnownKeys, STORED_AS, check_pairs};
 use crate::terminal::escape_lines;
 use crate::upstream::{DiscoveredEnvironment, DocumentResponse, Upstream, parse_discovered};
-use crate::{config, files, limits, storage};
+use crate::{config, files, limits, storage, timestamp};
 
 #[derive(Debug, Default, Args)]
 pub struct ExplainArgs {
@@ -206,7 +204,7 @@ fn last_good(config: &Config, name: &str, failure: &str) -> Result<Vec<u8>, Stri
         None => None,
     };
     let stored = stored.ok_or_else(|| failure.to_owned())?;
-    let at = OffsetDateTime::from(stored.saved_at).format(&Rfc3339).unwrap_or_default();
+    let at = timestamp::rfc3339(stored.saved_at);
     let failure = escape_lines(failure);
     eprintln!("edge-proxy: {failure}\nedge-proxy: using the document that cache_dir has from {at}");
     Ok(stored.document)

@@ -12,7 +12,11 @@ use crate::engine::document::{Document, Feature};
 use crate::engine::program::{FlagFact, RenderedFlag, Scalar};
 use crate::engine::table::{Span, TableHashBuilder, offset};
 use crate::json::write;
-use crate::limits::{ANSWER_BYTES_MAX, CLIENT_COPY_BYTES_MAX};
+use crate::limits::ANSWER_BYTES_MAX;
+
+/// Largest flag whose client form is stored beside its server form, bytes, so that consecutive flags are
+/// copied together. Beyond: it is cut out of the server form.
+const CLIENT_COPY_BYTES_MAX: usize = 1024;
 
 /// The start of the reason of a segment override; client keys get no more of it.
 const TARGETING_MATCH: &str = "TARGETING_MATCH";

@@ -2,7 +2,7 @@
 //!
 //! A condition that a segment requires (a conjunct of its rule) is answered by the tables of its slot if a
 //! table can answer it, and is then removed from the segment's residual. Tables beyond
-//! `limits::LOOKUP_WORDS_MAX` are not built: their conditions stay in the residual.
+//! `LOOKUP_WORDS_MAX` are not built: their conditions stay in the residual.
 use std::cmp::{Ordering, Reverse};
 
 use hashbrown::HashMap;
@@ -14,10 +14,15 @@ use crate::engine::program::{
     Comparison, Condition, Expression, OperandText, Predicate, Program, PropertySource,
 };
 use crate::engine::table::{Span, TableHashBuilder, offset};
-use crate::limits::{LOOKUP_ITEMS_MAX, LOOKUP_WORDS_MAX};
+
 use crate::python::number::Integer;
 use crate::python::semver;
 use crate::python::semver::Release;
+
+/// Words of 64 segments in the index of one trait. Beyond: its conditions are evaluated one by one.
+const LOOKUP_WORDS_MAX: usize = 256 * 1024;
+/// Items of an IN condition that are indexed. Beyond: it is evaluated individually.
+const LOOKUP_ITEMS_MAX: usize = 100;
 
 /// A condition, and the segments that require it.
 struct RequiredCondition<'p> {

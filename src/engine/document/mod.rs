@@ -12,9 +12,6 @@ mod segment;
 
 use std::borrow::Cow;
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
 use crate::engine::document::error::CompileError;
 pub use crate::engine::document::feature::{Feature, FeatureState, Priority, Variant, VariantRank};
 pub use crate::engine::document::overrides::{IdentityOverride, OverrideState};
@@ -22,6 +19,7 @@ use crate::engine::document::raw_json::{
     DocumentPath, Elements, elements, is_truthy, list, members, required, string, text,
 };
 pub use crate::engine::document::segment::{Condition, Rule, RuleKind, Segment};
+use crate::timestamp;
 
 /// A document, borrowed from its canonical text. Identity overrides are read one by one
 /// ([`Document::overrides`]): there may be a hundred thousand of them.
@@ -125,12 +123,9 @@ fn text_or_null<'a>(raw: &'a str, at: &DocumentPath<'_>) -> Result<Option<Cow<'a
     if raw == "null" { Ok(None) } else { text(raw, at).map(Some) }
 }
 
-/// Parses an ISO 8601 time to seconds since the epoch. A time without a zone is UTC.
+/// Parses an ISO 8601 time to seconds since the epoch.
 fn epoch_seconds(text: &str) -> Option<f64> {
-    let text = text.replacen(' ', "T", 1);
-    let time = OffsetDateTime::parse(&text, &Rfc3339)
-        .or_else(|_| OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339))
-        .ok()?;
+    let time = timestamp::parse_iso8601(text)?;
     #[expect(clippy::cast_precision_loss, reason = "a double, as in upstream's header")]
     Some(time.unix_timestamp() as f64 + f64::from(time.microsecond()) / 1e6)
 }

@@ -9,9 +9,12 @@ use regex_automata::nfa::thompson::{NFA, WhichCaptures};
 use regex_automata::{Anchored, Input};
 use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, Look, Repetition};
 
-use crate::limits::{PATTERN_AUTOMATON_BYTES_MAX, PATTERN_TABLE_BYTES_MAX};
+use crate::limits::PATTERN_AUTOMATON_BYTES_MAX;
 use crate::python::regex::set::Set;
 use crate::python::regex::syntax::{Greed, Position, REPEAT_MAX, RegexNode};
+
+/// State table of a pattern for ASCII text, bytes. Beyond: states are built on demand, which is slower.
+const PATTERN_TABLE_BYTES_MAX: usize = 8 * 1024;
 
 /// A compiled automaton.
 #[derive(Clone, Debug)]

@@ -21,8 +21,12 @@ use crate::engine::evaluate::{EvaluationScratch, evaluate_on};
 use crate::engine::jsonpath::Tree;
 use crate::engine::program::{Program, Role, Span, offset};
 use crate::json::hex::hex;
-use crate::limits::{COMPRESS_BEST_BYTES_MAX, COMPRESS_BYTES_MIN};
+use crate::limits::COMPRESS_BYTES_MIN;
 use crate::yielding;
+
+/// Largest ready body that is compressed at the best level, bytes. Beyond: the fast level, so that a new
+/// document is not delayed by a second.
+const COMPRESS_BEST_BYTES_MAX: usize = 1024 * 1024;
 
 /// A complete response body that depends only on the document.
 #[derive(Debug, Default)]

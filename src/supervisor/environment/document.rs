@@ -1,10 +1,9 @@
 //! The document of an environment that is being served.
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use crate::limits;
 use crate::snapshot::{DocumentSource, Environment};
 use crate::supervisor::refresh::LoadedDocument;
+use crate::timestamp;
 use crate::validators::Validators;
 
 /// The last valid document.
@@ -41,15 +40,9 @@ impl CurrentDocument {
     pub fn set_validators(&mut self, mut validators: Validators) {
         if validators.last_modified.is_none() {
             // compatibility.md 4.1: upstream reads only whole seconds, in GMT.
-            validators.last_modified = self.environment.updated_at().and_then(imf_fixdate);
+            validators.last_modified =
+                self.environment.updated_at().and_then(timestamp::http_date).map(|date| date.to_string());
         }
         self.validators = validators;
     }
-}
-
-/// Seconds since the epoch in the format of `If-Modified-Since` (RFC 9110, section 5.6.7).
-fn imf_fixdate(seconds: f64) -> Option<String> {
-    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
-    // httpdate panics beyond the year 9999.
-    (seconds < limits::YEAR_10000_SECONDS as f64).then(|| httpdate::fmt_http_date(time))
 }

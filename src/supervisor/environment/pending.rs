@@ -1,10 +1,16 @@
 //! An update that the event stream announced and that upstream does not serve yet.
 //!
 //! An event only makes the next poll earlier. An event that no document confirms within
-//! `limits::EVENT_LAG_MAX` is dropped, and ignored if it is sent again.
+//! `EVENT_LAG_MAX` is dropped, and ignored if it is sent again.
 use std::time::{Duration, Instant};
 
-use crate::limits;
+/// First wait before a document that is older than its event is fetched again; doubled each time.
+const EVENT_RETRY_MIN: Duration = Duration::from_millis(50);
+/// Longest such wait.
+const EVENT_RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long a document may be older than its event; core serves environments from a cache for up to 60 s.
+/// Beyond: the event is ignored.
+const EVENT_LAG_MAX: Duration = Duration::from_secs(120);
 
 /// Times travel as floats: within half a millisecond they are equal.
 const TOLERANCE_SECONDS: f64 = 0.0005;
@@ -46,7 +52,7 @@ impl Announcements {
         if is_old || is_confirmed(updated_at, current) || self.dropped == Some(updated_at) {
             return false;
         }
-        self.pending = Some(PendingUpdate { updated_at, since: now, retry: limits::EVENT_RETRY_MIN });
+        self.pending = Some(PendingUpdate { updated_at, since: now, retry: EVENT_RETRY_MIN });
         true
     }
 
@@ -61,13 +67,13 @@ impl Announcements {
         } else if is_confirmed(updated_at, current) {
             self.pending = None;
             NextStep::Nothing
-        } else if now.duration_since(pending.since) > limits::EVENT_LAG_MAX {
+        } else if now.duration_since(pending.since) > EVENT_LAG_MAX {
             self.pending = None;
             self.dropped = Some(updated_at);
             NextStep::Dropped(updated_at)
         } else {
             let at = now + pending.retry;
-            pending.retry = (pending.retry * 2).min(limits::EVENT_RETRY_MAX);
+            pending.retry = (pending.retry * 2).min(EVENT_RETRY_MAX);
             NextStep::FetchWholeAt(at)
         }
     }
@@ -87,9 +93,9 @@ mod tests {
         assert!(announcements.add(10.0, Some(9.0), start));
         assert!(!announcements.add(10.0, Some(9.0), start), "already pending");
         let first = announcements.polled(Some(9.0), false, start);
-        assert_eq!(first, NextStep::FetchWholeAt(start + limits::EVENT_RETRY_MIN));
+        assert_eq!(first, NextStep::FetchWholeAt(start + EVENT_RETRY_MIN));
         let second = announcements.polled(Some(9.0), false, start);
-        let doubled = (limits::EVENT_RETRY_MIN * 2).min(limits::EVENT_RETRY_MAX);
+        let doubled = (EVENT_RETRY_MIN * 2).min(EVENT_RETRY_MAX);
         assert_eq!(second, NextStep::FetchWholeAt(start + doubled));
         assert_eq!(announcements.polled(Some(9.9999), false, start), NextStep::Nothing);
         assert!(!announcements.add(10.0, Some(9.9999), start), "already served");
@@ -99,13 +105,13 @@ mod tests {
     fn drops_an_announcement_that_no_document_confirms() {
         let (mut announcements, start) = (Announcements::default(), Instant::now());
         announcements.add(10.0, None, start);
-        let late = start + limits::EVENT_LAG_MAX * 2;
+        let late = start + EVENT_LAG_MAX * 2;
         assert_eq!(
             announcements.polled(None, true, late),
             NextStep::FetchWhole,
             "a failure extends the wait"
         );
-        let later = late + limits::EVENT_LAG_MAX * 2;
+        let later = late + EVENT_LAG_MAX * 2;
         assert_eq!(announcements.polled(None, false, later), NextStep::Dropped(10.0));
         assert!(!announcements.add(10.0, None, later), "sent again");
         assert!(announcements.add(11.0, None, later));

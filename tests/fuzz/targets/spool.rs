@@ -17,7 +17,7 @@ fn header() -> Vec<u8> {
     segment_header([7; 16]).to_vec()
 }
 
-/// Whatever a segment contains, each byte is part of one entry at most, in order; what is intact is read the
+/// For any content of a segment, each byte is part of one entry at most, in order; what is intact is read the
 /// same when it is written again.
 fn any_segment(rest: &[u8]) {
     let segment = [&header()[..], rest].concat();
