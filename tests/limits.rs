@@ -1,6 +1,8 @@
 //! `docs/limits.md` against the code and the running executable: the documented values are those of the code,
 //! and limits that can be reached over a socket are tested at the limit and one beyond.
+mod connections;
 mod sockets;
+mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +28,13 @@ fn rows(page: &str) -> Vec<Row> {
         cells: line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect(),
     });
     rows.filter(|row| row.cells.len() == 5).collect()
+}
+
+/// Checks what the page says of an input beyond its bound.
+fn says(input: &str, text: &str) {
+    let rows = rows(&page());
+    let row = rows.iter().find(|row| row.cells[0] == input).unwrap_or_else(|| panic!("no row {input:?}"));
+    assert!(row.cells[2].contains(text), "{input}: the page says {:?}", row.cells[2]);
 }
 
 fn quoted(text: &str) -> Vec<&str> {
@@ -93,10 +102,10 @@ const INTERNAL: &[&str] = &[
     "BACKLOG_MAX",
     "BACKOFF_MAX",
     "DRAIN_IDLE_TIMEOUT",
-    "SPOOL_SEGMENT_BYTES_MAX",
     "KEPT_BODY_BYTES_MAX",
     "PROBE_TIMEOUT",
     "SHORT_TEXT_BYTES_MAX",
+    "SPOOL_SEGMENT_BYTES_MAX",
     "STREAM_WINDOW",
 ];
 

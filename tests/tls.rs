@@ -15,10 +15,10 @@ use rustls::{
 use crate::support::{PATIENCE, Proxy, Start, eventually};
 use crate::surface::{CLIENT, SERVER, document};
 
-type Pair = CertifiedKey<KeyPair>;
-type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub type Pair = CertifiedKey<KeyPair>;
+pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-fn pair() -> Pair {
+pub fn pair() -> Pair {
     generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate")
 }
 
@@ -37,7 +37,7 @@ fn start(pair: &Pair, client_ca: Option<&Pair>) -> Proxy {
     start_with(pair, client_ca, &[])
 }
 
-fn start_with(pair: &Pair, client_ca: Option<&Pair>, settings: &[(&str, serde_json::Value)]) -> Proxy {
+pub fn start_with(pair: &Pair, client_ca: Option<&Pair>, settings: &[(&str, serde_json::Value)]) -> Proxy {
     let start = Start::serve();
     let start = settings.iter().fold(start, |start, (path, value)| start.set(path, value.clone()));
     let folder = start.scratch().path().to_owned();
@@ -53,7 +53,7 @@ fn start_with(pair: &Pair, client_ca: Option<&Pair>, settings: &[(&str, serde_js
     proxy
 }
 
-fn client(
+pub fn client(
     trusted: &Pair,
     own: Option<&Pair>,
     versions: &[&'static SupportedProtocolVersion],
@@ -74,7 +74,7 @@ fn client(
     Arc::new(config)
 }
 
-fn connect(proxy: &Proxy, config: &Arc<ClientConfig>) -> Stream {
+pub fn connect(proxy: &Proxy, config: &Arc<ClientConfig>) -> Stream {
     let socket = TcpStream::connect(proxy.address()).expect("the port is bound");
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let name = ServerName::try_from("localhost").unwrap();
@@ -102,7 +102,7 @@ fn get(stream: &mut Stream, path: &str) -> std::io::Result<String> {
     }
 }
 
-fn is_served(stream: &mut Stream) {
+pub fn is_served(stream: &mut Stream) {
     let answer = eventually("the document is served", || {
         Some(get(stream, "/api/v1/flags/").expect("answered over TLS"))
             .filter(|text| !text.contains("HTTP/1.1 502"))
