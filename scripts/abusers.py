@@ -151,7 +151,7 @@ DOCUMENTS = {
     "versions": document([("t", "GREATER_THAN", f"1.0.0-{'a.' * 900}{number}:semver") for number in range(1000)]),
     "flag cycle": document([(f"$.flags.flag-{(number + 1) % 10}.value", "EQUAL", "matched") for number in range(1000)]),
     "flag cycle, queries": document(
-        [(f"$['flags']['flag-{(number + 1) % 10}']['value']", "EQUAL", "matched") for number in range(1000)]
+        [(f"$.flags['flag-{(number + 1) % 10}', 'x'].value", "EQUAL", "matched") for number in range(1000)]
     ),
     "jsonpath, all": document([(path, "EQUAL", "nothing") for path in JSONPATHS.values()]),
 } | {f"jsonpath, {name}": document([(path, "EQUAL", "nothing")]) for name, path in JSONPATHS.items()}
@@ -269,6 +269,9 @@ def keyed():
         yield Abuser(f"422, plain, {name}", True, same(request(path, body)))
         yield Abuser(f"gzip bomb, {name}", True, same(coded(path, packed(body))))
     yield Abuser("gzip, 20 members", True, same(coded(IDENTITIES, members(MANY_TRAITS, 20))))
+    empty = packed(b"") * 50_000 + packed(b'{"identifier":"a","traits":[]}')
+    yield Abuser("gzip, 50,000 empty members", True, same(coded(IDENTITIES, empty)))
+    yield Abuser("bulk, large flags", True, same(bulk_identities(10)), document="large")
     yield Abuser("huge numbers", True, same(request(IDENTITIES, traits_of(HUGE_NUMBER))), document="identifiers")
     yield Abuser("deep JSON", True, same(request(IDENTITIES, b"[" * MIB)))
     yield Abuser("counts v2, identifiers of 1 MB", True, counts_v2)

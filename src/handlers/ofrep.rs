@@ -155,7 +155,10 @@ fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Resul
     let body = json_value(body).map_err(|_| NOT_JSON)?;
     let PyValue::Dict(body) = body.root() else { return Err(NO_CONTEXT) };
     let Some(PyValue::Dict(context)) = body.get("context") else { return Err(NO_CONTEXT) };
-    let identifier = match context.get("targetingKey") {
+    // Of members of one name the last one counts, as of traits in an evaluation. Only a last one that is
+    // not a trait must hide those before it.
+    let mut members = ContextMembers::read(context.written(), context.len());
+    let identifier = match members.targeting_key {
         None | Some(PyValue::Null) => return Err(NO_TARGETING_KEY),
         Some(PyValue::Text(identifier)) => identifier.text,
         Some(_) => return Err(TARGETING_KEY_TYPE),
@@ -163,25 +166,45 @@ fn with_identity<R>(body: &[u8], then: impl FnOnce(&Identity<'_>) -> R) -> Resul
     if !is_within_length(identifier) {
         return Err(TARGETING_KEY_LENGTH);
     }
-    let mut traits = Vec::with_capacity(context.len());
-    let keep = |(name, value)| {
-        match trait_value(value) {
-            Some(TraitValue::Text(text)) if name != "targetingKey" && !is_within_length(text) => {
-                return Err(VALUE_TOO_LONG);
-            }
-            Some(value) if name != "targetingKey" => traits.push(Trait { key: name, value }),
-            _ => {}
-        }
-        Ok(())
-    };
-    // Of members of one name the last one counts, as of traits in an evaluation. Only a last one that is
-    // not a trait must hide those before it.
-    if context.written().any(|(_, value)| matches!(value, PyValue::List(_) | PyValue::Dict(_))) {
-        context.members().into_iter().try_for_each(keep)?;
-    } else {
-        context.written().try_for_each(keep)?;
+    if members.has_nested {
+        members = ContextMembers::read(context.members().into_iter(), context.len());
     }
-    Ok(then(&Identity { identifier, traits: &traits }))
+    if members.has_long_text {
+        return Err(VALUE_TOO_LONG);
+    }
+    Ok(then(&Identity { identifier, traits: &members.traits }))
+}
+
+/// The members of a context, read in one pass: there may be a hundred thousand.
+struct ContextMembers<'d> {
+    targeting_key: Option<PyValue<'d>>,
+    traits: Vec<Trait<'d>>,
+    /// Whether there are lists or objects, which are not traits.
+    has_nested: bool,
+    has_long_text: bool,
+}
+
+impl<'d> ContextMembers<'d> {
+    fn read(written: impl Iterator<Item = (&'d str, PyValue<'d>)>, count: usize) -> Self {
+        let traits = Vec::with_capacity(count);
+        let mut members = Self { targeting_key: None, traits, has_nested: false, has_long_text: false };
+        for (key, value) in written {
+            let is_key = key == "targetingKey";
+            if is_key {
+                members.targeting_key = Some(value);
+            }
+            match trait_value(value) {
+                Some(_) if is_key => {}
+                Some(value) => {
+                    let is_long = matches!(value, TraitValue::Text(text) if !is_within_length(text));
+                    members.has_long_text |= is_long;
+                    members.traits.push(Trait { key, value });
+                }
+                None => members.has_nested = true,
+            }
+        }
+        members
+    }
 }
 
 /// `None` for a list or an object.

@@ -123,9 +123,17 @@ fn compare_identifiers(a: &str, b: &str) -> Ordering {
     }
 }
 
+/// The number of bytes that both begin with.
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    // Whole chunks are compared by the library's memcmp.
+    const CHUNK: usize = 64;
+    let chunks = a.chunks_exact(CHUNK).zip(b.chunks_exact(CHUNK)).take_while(|(a, b)| a == b).count() * CHUNK;
+    chunks + a[chunks..].iter().zip(&b[chunks..]).take_while(|(a, b)| a == b).count()
+}
+
 /// Identifiers that both begin with are equal: only those from the first difference on are compared.
 fn compare_pre_releases(a: &str, b: &str) -> Ordering {
-    let same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let same = common_prefix(a.as_bytes(), b.as_bytes());
     let from = a[..same].rfind('.').map_or(0, |dot| dot + 1);
     let (mut a, mut b) = (a[from..].split('.'), b[from..].split('.'));
     loop {
@@ -216,6 +224,13 @@ mod tests {
         assert!(valid.len() > 100);
         for a in &valid {
             for b in &valid {
+                assert_eq!(compare_pre_releases(a, b), order_by_definition(a, b), "{a} and {b}");
+            }
+        }
+        for bytes in [1, 62, 63, 64, 65, 127, 200] {
+            let same = "a.".repeat(bytes)[..bytes].to_owned();
+            let [a, b, c] = ["1a", "0.b", "-"].map(|end| format!("{same}{end}"));
+            for (a, b) in [(&a, &b), (&b, &c), (&c, &a), (&a, &same), (&b, &b)] {
                 assert_eq!(compare_pre_releases(a, b), order_by_definition(a, b), "{a} and {b}");
             }
         }

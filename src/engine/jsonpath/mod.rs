@@ -9,6 +9,7 @@ mod flag;
 mod iregexp;
 mod lex;
 mod parse;
+mod subject;
 mod syntax;
 mod tree;
 mod value;
@@ -17,9 +18,10 @@ use crate::engine::identity::TraitValue;
 pub use crate::engine::jsonpath::find::OutOfSteps;
 pub use crate::engine::jsonpath::flag::{FlagLookup, FlagMember, FlagResult};
 use crate::engine::jsonpath::parse::PathError;
+pub use crate::engine::jsonpath::subject::Subject;
 use crate::engine::jsonpath::syntax::Path;
+pub use crate::engine::jsonpath::tree::Tree;
 use crate::engine::jsonpath::tree::{Context, TreeNode};
-pub use crate::engine::jsonpath::tree::{Subject, Tree};
 use crate::step_budget::StepBudget;
 
 /// The property of a condition.

@@ -2,18 +2,17 @@
 //!
 //! Children are in the order in which the mapper of `flagsmith` and the engine build them. The document's
 //! part of the tree is built when it is compiled; values of a request are borrowed.
-use std::hash::BuildHasher as _;
 use std::ops::ControlFlow;
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashMap;
 
 use crate::engine::document::raw_json;
-use crate::engine::identity::{Identity, Trait, TraitValue};
+use crate::engine::identity::TraitValue;
 use crate::engine::jsonpath::flag::{FlagLookup, FlagResult};
+use crate::engine::jsonpath::subject::Subject;
 use crate::engine::table::TableHashBuilder;
 use crate::python::number::float_str;
 use crate::step_budget::StepBudget;
-use crate::work;
 
 /// The part of the evaluation context that depends only on the document: environment, features and segments,
 /// as the mapper of `flagsmith` builds them. The segments that it makes of identity overrides are left out,
@@ -93,73 +92,6 @@ pub struct Context<'a, 'c> {
     pub steps: &'c StepBudget,
 }
 
-/// An identity, as queries read it.
-#[derive(Debug)]
-pub struct Subject<'a> {
-    identity: Identity<'a>,
-    key: &'a str,
-    traits: TraitMap<'a>,
-}
-
-/// Traits as in a Python `dict`: of several with one key the last value, at the position of the first.
-#[derive(Debug, Default)]
-struct TraitMap<'a> {
-    traits: Vec<Trait<'a>>,
-    /// Indices into `traits`, by name.
-    by_key: HashTable<u32>,
-    hasher: TableHashBuilder,
-}
-
-impl<'a> TraitMap<'a> {
-    /// The number of traits is bounded by the size of a body (`limits::BODY_BYTES_MAX`).
-    fn new(sent: &[Trait<'a>]) -> Self {
-        work::count(sent.len());
-        let (hasher, mut by_key) = (TableHashBuilder::default(), HashTable::with_capacity(sent.len()));
-        let mut traits: Vec<Trait<'a>> = Vec::with_capacity(sent.len());
-        for sent_trait in sent {
-            let hash = hasher.hash_one(sent_trait.key);
-            if let Some(index) =
-                by_key.find(hash, |index: &u32| traits[*index as usize].key == sent_trait.key)
-            {
-                traits[*index as usize].value = sent_trait.value;
-            } else {
-                let index = u32::try_from(traits.len()).unwrap_or(u32::MAX);
-                by_key.insert_unique(hash, index, |index| hasher.hash_one(traits[*index as usize].key));
-                traits.push(*sent_trait);
-            }
-        }
-        Self { traits, by_key, hasher }
-    }
-
-    fn get(&self, name: &str) -> Option<TraitValue<'a>> {
-        let has_name = |index: &u32| self.traits[*index as usize].key == name;
-        let index = *self.by_key.find(self.hasher.hash_one(name), has_name)?;
-        Some(self.traits[index as usize].value)
-    }
-}
-
-impl<'a> Subject<'a> {
-    pub fn identity(&self) -> &Identity<'a> {
-        &self.identity
-    }
-
-    /// The value of a trait; of several with one key the last one.
-    pub fn sent(&self, name: &str) -> Option<TraitValue<'a>> {
-        self.traits.get(name)
-    }
-
-    /// `$.identity.key`.
-    pub fn key(&self) -> &'a str {
-        self.key
-    }
-
-    /// `key`: the identity key (`$.identity.key`).
-    pub fn new(identity: Identity<'a>, key: &'a str) -> Self {
-        let traits = TraitMap::new(identity.traits);
-        Self { identity, key, traits }
-    }
-}
-
 impl<'a> Context<'a, '_> {
     /// The child with this name. Resolves a flag; one that does not exist is null, as in Python's mapping.
     pub fn child(&mut self, node: TreeNode<'a>, name: &str) -> Option<TreeNode<'a>> {
@@ -173,7 +105,7 @@ impl<'a> Context<'a, '_> {
     pub fn member(&self, node: TreeNode<'a>, name: &str) -> Option<TreeNode<'a>> {
         match node {
             TreeNode::Traits => {
-                return self.subject?.traits.get(name).map(TreeNode::Scalar);
+                return self.subject?.sent(name).map(TreeNode::Scalar);
             }
             TreeNode::Branch(Branch::Object(members)) => return members.find(name).map(TreeNode::Branch),
             _ => {}
@@ -202,7 +134,7 @@ impl<'a> Context<'a, '_> {
         match node {
             TreeNode::Root => 4 + usize::from(self.subject.is_some()),
             TreeNode::Identity => 3,
-            TreeNode::Traits => self.subject.map_or(0, |subject| subject.traits.traits.len()),
+            TreeNode::Traits => self.subject.map_or(0, |subject| subject.traits().len()),
             TreeNode::Flags => self.flags.resolved_count(),
             TreeNode::Flag(_) => 6,
             TreeNode::FlagMetadata(_) => 1,
@@ -215,7 +147,7 @@ impl<'a> Context<'a, '_> {
     /// The child at index `at`, in the order of [`Self::children`].
     pub fn child_at(&self, node: TreeNode<'a>, at: usize) -> Option<TreeNode<'a>> {
         match node {
-            TreeNode::Traits => self.subject?.traits.traits.get(at).map(|sent| TreeNode::Scalar(sent.value)),
+            TreeNode::Traits => self.subject?.traits().get(at).map(|sent| TreeNode::Scalar(sent.value)),
             TreeNode::Flags => self.flags.resolved(at).map(TreeNode::Flag),
             TreeNode::Branch(Branch::Object(members)) => {
                 members.entries.get(at).map(|(_, child)| TreeNode::Branch(child))
@@ -255,12 +187,12 @@ impl<'a> Context<'a, '_> {
             }
             TreeNode::Identity => {
                 let Some(subject) = self.subject else { return ControlFlow::Continue(()) };
-                visit(Some("identifier"), text(subject.identity.identifier))?;
+                visit(Some("identifier"), text(subject.identity().identifier))?;
                 visit(Some("traits"), TreeNode::Traits)?;
-                visit(Some("key"), text(subject.key))
+                visit(Some("key"), text(subject.key()))
             }
             TreeNode::Traits => {
-                let traits = self.subject.map_or(&[][..], |subject| &subject.traits.traits);
+                let traits = self.subject.map_or(&[][..], |subject| subject.traits());
                 traits.iter().try_for_each(|sent| visit(Some(sent.key), TreeNode::Scalar(sent.value)))
             }
             TreeNode::Scalar(_) => ControlFlow::Continue(()),
