@@ -57,6 +57,9 @@ pub const BULK_IDENTITIES_MAX: usize = 100;
 /// Identifiers and trait values that the conditions of one `bulk-identities/` request hash or search, bytes;
 /// each counts as 64 at least. Beyond: 400, counted.
 pub const BULK_TEXT_BYTES_MAX: u32 = 8 * 1024 * 1024;
+/// The response to one `bulk-identities/` request, bytes: the flags of 100 identities can be 20,000 times the
+/// size of the request. Beyond: 400, counted; one identity may have more.
+pub const BULK_ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Experiment events, as in Flagsmith's events API (compatibility.md 1.6): the name, the feature's name and
 /// the identifier, and the key of a trait, characters; the value, the traits and the metadata, bytes of JSON.
@@ -109,6 +112,10 @@ pub const BUFFERED_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const BUFFERED_REQUEST_BYTES_REACTOR_MIN: usize = 4 * 1024 * 1024;
 /// Buffers of a connection up to this size do not count towards `BUFFERED_BYTES_MAX`, bytes.
 pub const BUFFERED_BYTES_MIN: usize = 4 * 1024;
+/// Bytes of a connection that wait in the kernel and are not in flight yet (`TCP_NOTSENT_LOWAT`, tcp(7)). The
+/// kernel's own limit is 4 MiB (`tcp_wmem`), so that 200 clients that do not read would take 800 MB outside
+/// of the process, and the time to copy it. Beyond: the rest waits in the process.
+pub const UNSENT_BYTES_MAX: u32 = 256 * 1024;
 /// Connections in the kernel's accept queue of a listener; `somaxconn` caps it. Beyond: the kernel drops new
 /// connections, and clients retry.
 pub const BACKLOG_MAX: i32 = 4096;

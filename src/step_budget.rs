@@ -38,6 +38,12 @@ impl StepBudget {
         left.is_some()
     }
 
+    /// Marks the budget as exceeded, because of work that is not counted in its steps.
+    pub fn exhaust(&self) {
+        self.left.set(0);
+        self.is_exceeded.set(true);
+    }
+
     /// The steps that can still be spent.
     pub fn left(&self) -> u32 {
         self.left.get()

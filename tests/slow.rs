@@ -131,7 +131,7 @@ fn unfinished_bodies_stay_within_the_memory_limit() {
 #[test]
 fn unread_responses_stay_within_the_memory_limit() {
     const PEERS: u64 = 20;
-    const ANSWERS: u64 = 16;
+    const ANSWERS: u64 = 12;
     let proxy = prepare_large().ready();
     let before = proxy.resident_bytes();
     let mut peers = Vec::new();

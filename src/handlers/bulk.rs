@@ -3,7 +3,7 @@
 //! The body is `{"data": [identity, ...]}`, each identity as in `POST identities/`; the response is an array
 //! in the same order, as from the hosted Edge API (differences.md 20). One invalid identity fails the whole
 //! request with 422 and its index in `loc`; more than `limits::BULK_IDENTITIES_MAX` identities are 400.
-use crate::engine::evaluate::Identity;
+use crate::engine::evaluate::{EvaluationScratch, Identity};
 use crate::handlers::errors::ApiError;
 use crate::handlers::exchange::{Exchange, PRIVATE_NO_CACHE};
 use crate::handlers::identities;
@@ -13,9 +13,10 @@ use crate::http::{Body, ContentType, Status};
 use crate::identity::error_list::{ErrorList, LIST_TYPE, MODEL_TYPE};
 use crate::identity::validation_errors::{BODY, RequestedIdentity};
 use crate::identity::{IdentityError, ParsedIdentity, is_json, transient, validation_errors};
-use crate::limits::BULK_IDENTITIES_MAX;
+use crate::limits::{BULK_ANSWER_BYTES_MAX, BULK_IDENTITIES_MAX};
 use crate::python::json::PyValue;
 
+const TOO_LARGE: &str = "the flags of these identities are too large for one response: send fewer identities";
 const TOO_MUCH_WORK: &str =
     "evaluating these identities takes too much work for one request: send fewer per request";
 
@@ -43,17 +44,34 @@ pub fn post<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError
         // All identities share the budget of the request, which the first one starts.
         let selection = Selection { is_further: index > 0, ..Selection::default() };
         identities::evaluate_into(environment, role, &parsed, selection, evaluation, body);
-        // If the first identity exceeds it, every such request would: it is answered with what was evaluated.
-        let budget = evaluation.budget();
-        first_exceeded |= index == 0 && budget.flag_cycles.is_exceeded();
-        let is_cut = budget.flag_cycles.is_exceeded() && !first_exceeded;
-        if index > 0 && (budget.texts.is_exceeded() || is_cut) {
-            return Err(ApiError::BadRequest(TOO_MUCH_WORK.into()));
+        if index == 0 {
+            first_exceeded = evaluation.budget().flag_cycles.is_exceeded();
+        } else {
+            check_bounds(evaluation, first_exceeded, body.len())?;
         }
     }
     body.push(b']');
     exchange.add_document_headers(environment, PRIVATE_NO_CACHE);
     exchange.send_scratch_body(Status(200));
+    Ok(())
+}
+
+/// Checks the work and the response so far, of several identities. `first_exceeded`: the first identity
+/// exceeded the steps for cycles of flags, so every request would, and is answered with what was evaluated.
+fn check_bounds(
+    evaluation: &EvaluationScratch,
+    first_exceeded: bool,
+    body_bytes: usize,
+) -> Result<(), ApiError<'static>> {
+    let budget = evaluation.budget();
+    let is_cut = budget.flag_cycles.is_exceeded() && !first_exceeded;
+    if budget.texts.is_exceeded() || is_cut {
+        return Err(ApiError::BadRequest(TOO_MUCH_WORK.into()));
+    }
+    if body_bytes > BULK_ANSWER_BYTES_MAX {
+        budget.texts.exhaust();
+        return Err(ApiError::BadRequest(TOO_LARGE.into()));
+    }
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use socket2::SockRef;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::{Config, reachable};
-use crate::limits::{BACKLOG_MAX, PROBE_TIMEOUT, UNIX_SOCKET_NAMES_MAX};
+use crate::limits::{BACKLOG_MAX, PROBE_TIMEOUT, UNIX_SOCKET_NAMES_MAX, UNSENT_BYTES_MAX};
 
 /// Binds one TCP listener per core; none if `server.tcp` is false.
 ///
@@ -96,8 +96,9 @@ fn listen(address: SocketAddr, taken: bool) -> io::Result<TcpListener> {
     if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
         socket.set_only_v6(false)?;
     }
-    // Accepted sockets inherit this, which saves a system call per connection.
+    // Accepted sockets inherit these, which saves system calls per connection.
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.bind(&SockAddr::from(address))?;
     if !taken {
         socket.listen(BACKLOG_MAX)?;

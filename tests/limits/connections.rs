@@ -3,6 +3,7 @@ use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use edge_proxy::limits::*;
 use serde_json::json;
@@ -15,6 +16,8 @@ use crate::tls;
 
 const KEY: [(&str, &str); 1] = [("X-Environment-Key", CLIENT)];
 const LARGE: usize = 1 << 20;
+/// After this time a connection is old enough to be closed because of its buffers.
+const EVICTION_WAIT: Duration = Duration::from_secs(1);
 
 /// One environment whose flags take a mebibyte.
 fn prepare_large() -> Start {
@@ -55,7 +58,7 @@ fn requests_without_an_answer_hold_their_share_of_memory() {
     let few = fit(BUFFERED_REQUEST_BYTES_MAX, 2 * HALF) / 2;
     let mut waiting: Vec<_> = (0..few).map(|_| proxy.client()).collect();
     waiting.iter_mut().for_each(|client| client.send(begin));
-    std::thread::sleep(2 * EVICTION_WAIT_MIN);
+    std::thread::sleep(EVICTION_WAIT);
     for client in &mut waiting {
         client.send(end);
         assert_eq!(client.answer("POST").status, 200, "below the bound all may take their time");
@@ -85,7 +88,7 @@ fn answers_that_are_not_read_hold_their_share_of_memory() {
         peers
     };
     for mut peer in ask_by(few) {
-        std::thread::sleep(2 * EVICTION_WAIT_MIN / u32::try_from(few).expect("a few"));
+        std::thread::sleep(EVICTION_WAIT / u32::try_from(few).expect("a few"));
         let mut bytes = vec![0; ANSWERS * LARGE];
         peer.read_exact(&mut bytes).expect("below the bound all may take their time");
     }
@@ -108,7 +111,7 @@ fn an_answer_is_taken_in_its_time_or_cut() {
     reader.write_all(&ask).expect("the request is read");
     let mut part = vec![0; LARGE / 8];
     for _ in 0..8 {
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(100));
         reader.read_exact(&mut part).expect("it is not cut");
     }
     assert_eq!(cut(), 0.0);
@@ -116,6 +119,30 @@ fn an_answer_is_taken_in_its_time_or_cut() {
     other.write_all(&ask.repeat(4)).expect("the requests are read");
     eventually("it is cut", || (cut() == 1.0).then_some(()));
     says("time to take an answer", "closed");
+}
+
+/// Without the bound the kernel takes 2.8 MB for a client that reads nothing.
+#[test]
+fn little_of_an_answer_that_is_not_read_waits_in_the_kernel() {
+    let proxy = prepare_large().ready();
+    let sent = || proxy.metric("edge_proxy_http_sent_bytes_total");
+    let before = sent();
+    let mut peer = narrow(proxy.address());
+    peer.write_all(&request("GET", "/api/v1/flags/", &KEY, b"").repeat(4)).expect("the requests are read");
+    let taken = eventually("the kernel takes no more", || {
+        let taken = sent() - before;
+        std::thread::sleep(2 * SWEEP_INTERVAL);
+        (taken > 0.0 && taken == sent() - before).then_some(taken)
+    });
+    let bound = f64::from(UNSENT_BYTES_MAX);
+    assert!((bound / 4.0..2.0 * bound).contains(&taken), "{taken} bytes");
+    // All of it arrives once it is read.
+    let mut bytes = vec![0; 4 * LARGE];
+    peer.read_exact(&mut bytes).expect("the answers");
+    says(
+        "bytes of an answer that wait in the kernel beside those in flight",
+        "the rest waits in the process",
+    );
 }
 
 #[test]

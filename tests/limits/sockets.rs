@@ -4,7 +4,7 @@ use std::io::Write as _;
 use edge_proxy::limits::*;
 use serde_json::{Value, json};
 
-use super::{Row, page, prepare, rows};
+use super::{Row, page, prepare, rows, says};
 use crate::support::{Answer, Client, Proxy, Start, Upstream, eventually, request};
 use crate::surface::{CLIENT, SERVER, document};
 
@@ -251,6 +251,35 @@ fn request_limits_apply_at_the_limit_and_one_beyond() {
             "{reason}"
         );
     }
+}
+
+#[test]
+fn a_bulk_answer_holds_at_the_bound_and_one_beyond() {
+    const COUNT: usize = 16;
+    let serve = |value: usize| {
+        let mut document = document(0);
+        document["feature_states"][0]["feature_state_value"] = json!("x".repeat(value));
+        let start = Start::serve().with_admin();
+        let path = start.scratch().write("document.json", document.to_string());
+        start.document(CLIENT, SERVER, path).ready()
+    };
+    let ask = |proxy: &Proxy| {
+        let data: Vec<Value> = (10..10 + COUNT).map(|it| json!({"identifier": it.to_string()})).collect();
+        let body = json!({"data": data}).to_string();
+        exchange(proxy, &post("/api/v1/bulk-identities/", CLIENT, "", body)).0
+    };
+    let around = ask(&serve(0)).body.len();
+    // The last bracket is not counted.
+    let rest = BULK_ANSWER_BYTES_MAX + 1 - around;
+    let (fits, beyond) = (serve(rest / COUNT), serve(rest / COUNT + 1));
+    let answer = ask(&fits);
+    assert_eq!((answer.status, answer.body.len()), (200, around + rest / COUNT * COUNT));
+    let answer = ask(&beyond);
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("send fewer identities"), "{}", answer.text());
+    assert_eq!(beyond.metric("edge_proxy_bulk_refused_total"), 1.0);
+    assert_eq!(fits.metric("edge_proxy_bulk_refused_total"), 0.0);
+    says("answer to `bulk-identities/`, for more than one identity", "400");
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn version_of(proxy: &Proxy) -> Option<u64> {
     (answer.status == 200).then(|| answer.json()["feature_state_value"].as_u64().expect("a number"))
 }
 
-/// Polls once, unless an event tells more.
+/// Polls once, and again when an event says so.
 fn serve(upstream: &Upstream) -> Start {
     let start = Start::serve().environment(CLIENT_KEY, SERVER_KEY).with_admin();
     let start = start.set("api_url", upstream.api_url()).set("api_poll_frequency_seconds", 3600);
