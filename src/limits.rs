@@ -152,6 +152,47 @@ pub const EVENTS_QUEUED_BYTES_REACTOR_MIN: usize = 2 * 1024 * 1024;
 pub const EVENT_POSTS_QUEUED_MAX: usize = 1024;
 /// How long a request waits until its events are written. The Python SDK waits 3 s. Beyond: 503.
 pub const EVENT_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+// --- an HTTP/2 connection ---
+
+/// Concurrent streams of a connection (`server.http2_streams_max`). Beyond: the stream is refused, and the
+/// client may retry.
+pub const HTTP2_STREAMS_MAX: usize = 100;
+/// Allowed values of `server.http2_streams_max`. Beyond: the configuration is rejected.
+pub const HTTP2_STREAMS_RANGE: std::ops::RangeInclusive<usize> = 1..=1000;
+/// Payload of a received frame, bytes: the minimum of the protocol. Beyond: the connection closes.
+pub const HTTP2_FRAME_BYTES_MAX: usize = 16 * 1024;
+/// Payload of a sent frame, bytes, if the peer allows it.
+pub const HTTP2_SENT_FRAME_BYTES_MAX: usize = 64 * 1024;
+/// Window for request bodies of all streams of a connection, bytes: one more than a body may have, so that
+/// one beyond its limit is noticed. Beyond: the connection closes.
+pub const HTTP2_BODY_WINDOW: u32 = BODY_BYTES_MAX as u32 + 1;
+/// Dynamic table of the header decoder, bytes as the protocol counts them. Beyond: the connection closes.
+pub const HPACK_TABLE_BYTES_MAX: usize = 4096;
+/// Scratch buffers of the header decoder that a connection keeps, bytes. Beyond: released after the block.
+pub const HPACK_SCRATCH_BYTES_MAX: usize = 1024;
+/// A head that exceeds its limit by this factor is not decoded further. Beyond: the connection closes.
+pub const HTTP2_HEAD_FACTOR: usize = 4;
+/// CONTINUATION frames of one header block. Beyond: the connection closes.
+pub const HTTP2_CONTINUATIONS_MAX: usize = 16;
+/// Heads of requests whose bodies have not arrived, bytes. Beyond: the stream is refused.
+pub const HTTP2_HEADS_BYTES_MAX: usize = 16 * 1024;
+/// Decoded heads that a connection keeps, and the largest of them and of their blocks, bytes. Beyond: decoded
+/// for each request.
+pub const HTTP2_KEPT_HEADS_MAX: usize = 4;
+pub const HTTP2_KEPT_BLOCK_BYTES_MAX: usize = 512;
+pub const HTTP2_KEPT_HEAD_BYTES_MAX: usize = 1024;
+/// Responses that wait for the peer's window, bytes, bodies rendered in advance apart. Beyond: further
+/// requests of the connection wait.
+pub const HTTP2_OUTGOING_BYTES_MAX: usize = 256 * 1024;
+/// Consecutive frames that neither open a stream nor carry a part of a body (PING, SETTINGS, PRIORITY,
+/// WINDOW_UPDATE, empty DATA, unknown types). Beyond: the connection closes.
+pub const HTTP2_IDLE_FRAMES_MAX: u32 = 1000;
+/// Streams that either side resets, beyond half of all streams. Beyond: the connection closes.
+pub const HTTP2_RESETS_MAX: u64 = 100;
+/// Encoded response heads that a reactor caches, and the largest fields of one, bytes. Beyond: encoded for
+/// each response.
+pub const CACHED_BLOCKS_MAX: usize = 16;
+pub const CACHED_BLOCK_BYTES_MAX: usize = 1024;
 
 // --- a reactor ---
 

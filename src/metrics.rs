@@ -9,6 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::http::ParseError;
+use crate::http::h2::event::Http2Counts;
+use crate::http::h2::frame::ErrorCode;
 use crate::http::route::Route;
 use crate::limits;
 use crate::snapshot::DocumentSource;
@@ -167,6 +169,7 @@ pub struct ReactorMetrics {
     events_refused: [Counter; EventRefusal::ALL.len()],
     /// Rejected events, by fault.
     events_rejected: [Counter; EventFault::ALL.len()],
+    pub http2: Http2Metrics,
     /// Restarts after a panic.
     pub restarts: Counter,
     /// Version of the snapshot in use.
@@ -180,6 +183,44 @@ pub struct ReactorMetrics {
     /// Index of the driver in `DRIVERS`.
     driver: Counter,
     started: Instant,
+}
+
+/// The metrics of the HTTP/2 connections of one reactor.
+#[derive(Debug, Default)]
+pub struct Http2Metrics {
+    pub connections_opened: Counter,
+    pub connections_closed: Counter,
+    pub streams: Counter,
+    pub resets_by_client: Counter,
+    pub resets_by_server: Counter,
+    /// Responses that waited for the peer's window.
+    pub window_stalls: Counter,
+    goaway: [Counter; ErrorCode::GOAWAY.len()],
+}
+
+impl Http2Metrics {
+    /// Adds the events of a connection.
+    pub fn add(&self, counts: &Http2Counts) {
+        self.streams.add(counts.streams);
+        self.resets_by_client.add(counts.resets_by_client);
+        self.resets_by_server.add(counts.resets_by_server);
+        self.window_stalls.add(counts.window_stalls);
+        if let Some(code) = counts.goaway
+            && let Some(index) = ErrorCode::GOAWAY.iter().position(|known| *known == code)
+        {
+            self.goaway[index].add(1);
+        }
+    }
+
+    /// Connections that the server ended with this code (its index in `ErrorCode::GOAWAY`).
+    pub fn goaway_of(&self, code: usize) -> u64 {
+        self.goaway.get(code).map_or(0, Counter::value)
+    }
+
+    /// Currently open connections.
+    pub fn connections_open(&self) -> u64 {
+        self.connections_opened.value().saturating_sub(self.connections_closed.value())
+    }
 }
 
 /// Names of drivers.
@@ -308,6 +349,7 @@ impl ReactorMetrics {
             events_accepted: Counter::default(),
             events_refused: Default::default(),
             events_rejected: Default::default(),
+            http2: Http2Metrics::default(),
             restarts: Counter::default(),
             snapshot_version: Counter::default(),
             snapshot_taken_ms: Counter::default(),

@@ -126,7 +126,8 @@ fn run(
         return Err(MissingDocumentsError(missing).into());
     }
     supervisor::check(&config).map_err(UnusableSettings)?;
-    let certificates = config.server.tls.as_ref().map(Certificates::load).transpose();
+    let certificates =
+        config.server.tls.as_ref().map(|tls| Certificates::load(tls, config.server.http2)).transpose();
     let certificates = certificates.map_err(|error| UnusableSettings(vec![error]))?;
     let access_file = open_access_file(&config).map_err(|error| UnusableSettings(vec![error]))?;
     reactor::check_driver(config.server.driver)?;

@@ -1,6 +1,6 @@
 //! The TLS settings of the main listener, from PEM files.
 //!
-//! TLS 1.2 and 1.3, ALPN `http/1.1`. Connections keep the settings with which they were accepted. Sessions
+//! TLS 1.2 and 1.3, ALPN `h2` (`server.http2`) and `http/1.1`. Connections keep the settings with which they were accepted. Sessions
 //! resume by tickets, whose keys stay the same when the certificate changes. Files are read on the control
 //! plane only.
 use std::path::{Path, PathBuf};
@@ -20,22 +20,23 @@ use crate::{files, limits};
 #[derive(Debug)]
 pub struct Certificates {
     files: TlsConfig,
+    http2: bool,
     seen: Vec<Option<FileVersion>>,
     provider: Arc<CryptoProvider>,
     tickets: Arc<dyn ProducesTickets>,
 }
 
 impl Certificates {
-    /// Reads the files for the first time.
+    /// Reads the files for the first time. `http2`: clients may choose it.
     ///
     /// # Errors
     /// A file is missing or invalid.
-    pub fn load(files: &TlsConfig) -> Result<(Self, Arc<ServerConfig>), SettingError> {
+    pub fn load(files: &TlsConfig, http2: bool) -> Result<(Self, Arc<ServerConfig>), SettingError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tickets = rustls::crypto::ring::Ticketer::new().map_err(|error| {
             SettingError::new("server.tls", format!("failed to create ticket keys: {error}"))
         })?;
-        let mut certificates = Self { files: files.clone(), seen: Vec::new(), provider, tickets };
+        let mut certificates = Self { files: files.clone(), http2, seen: Vec::new(), provider, tickets };
         let settings = certificates.reload()?;
         Ok((certificates, settings))
     }
@@ -92,7 +93,8 @@ impl Certificates {
                 format!("{cert_path} and {}: {error}; they must belong together", key_path.display());
             SettingError::new("server.tls", problem)
         })?;
-        settings.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let protocols: &[&[u8]] = if self.http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+        settings.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         settings.ticketer = self.tickets.clone();
         // Tickets contain the session, so reactors do not share a session cache.
         settings.session_storage = Arc::new(NoServerSessionStorage {});

@@ -76,7 +76,7 @@ fn answers_in_order_until_a_request_closes_the_connection() {
             ) + LIVE,
             &[200, 200],
         ),
-        ("HTTP/2 without asking", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), &[505]),
+        ("another preface", "PRI * HTTP/2.1\r\n\r\nSM\r\n\r\n".to_owned(), &[505]),
         ("the PROXY protocol", format!("PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n{LIVE}"), &[400]),
         ("its binary form", format!("\r\n\r\n\0\r\nQUIT\n!\u{11}\0\u{c}{LIVE}"), &[400]),
         ("TLS on a plain port", "\u{16}\u{3}\u{1}\0\u{7f}".to_owned(), &[400]),

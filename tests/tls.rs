@@ -70,7 +70,7 @@ pub fn client(
             builder.with_client_auth_cert(vec![own.cert.der().clone()], key).expect("a client certificate")
         }
     };
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"spdy/3".to_vec(), b"http/1.1".to_vec()];
     Arc::new(config)
 }
 
@@ -209,7 +209,7 @@ fn rejects_invalid_handshakes_with_an_alert() {
         assert!(answer.is_empty() || answer[0] == 21, "an alert or nothing, not {answer:?}");
     }
     let mut other = ClientConfig::clone(&client(&own, None, rustls::ALL_VERSIONS));
-    other.alpn_protocols = vec![b"h2".to_vec()];
+    other.alpn_protocols = vec![b"spdy/3".to_vec()];
     let error = get(&mut connect(&proxy, &Arc::new(other)), "/api/v1/flags/").unwrap_err();
     assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
     // No server name, as for an address; the certificate is the same for every name.

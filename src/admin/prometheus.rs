@@ -10,6 +10,7 @@ use crate::admin::process::Process;
 use crate::admin::status::{environment_labels, source_name, unix_seconds};
 use crate::admin::view::View;
 use crate::events::{EventFault, EventLoss, EventRefusal};
+use crate::http::h2::frame::ErrorCode;
 use crate::http::route::Route;
 use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
 
@@ -23,6 +24,7 @@ pub fn render(view: &View) -> String {
     durations(&mut text, metrics);
     traffic(&mut text, metrics);
     result_caches(&mut text, metrics);
+    http2(&mut text, metrics);
     reactors(&mut text, metrics);
     supervisor(&mut text, metrics);
     events(&mut text, metrics);
@@ -221,6 +223,32 @@ fn result_caches(text: &mut Text, metrics: &Metrics) {
     for (name, kind, help, number) in rows {
         text.single(name, kind, help, sum(metrics, number));
     }
+}
+
+fn http2(text: &mut Text, metrics: &Metrics) {
+    let help = "HTTP/2 connections open now.";
+    text.single("http2_connections", "gauge", help, sum(metrics, |r| r.http2.connections_open()));
+    let help = "HTTP/2 streams opened by clients.";
+    text.single("http2_streams_total", "counter", help, sum(metrics, |r| r.http2.streams.value()));
+    text.family("http2_resets_total", "counter", "HTTP/2 streams reset, by side.");
+    type Row = (&'static str, fn(&ReactorMetrics) -> u64);
+    let sides: [Row; 2] =
+        [("client", |r| r.http2.resets_by_client.value()), ("server", |r| r.http2.resets_by_server.value())];
+    for (by, number) in sides {
+        text.sample("http2_resets_total", &[("by", &by)], sum(metrics, number));
+    }
+    text.family("http2_goaway_total", "counter", "HTTP/2 connections ended by the proxy, by error code.");
+    for (index, code) in ErrorCode::GOAWAY.iter().enumerate() {
+        let count = sum(metrics, |reactor| reactor.http2.goaway_of(index));
+        text.sample("http2_goaway_total", &[("code", &code.name())], count);
+    }
+    let help = "HTTP/2 responses that waited for the client's flow-control window.";
+    text.single(
+        "http2_window_stalls_total",
+        "counter",
+        help,
+        sum(metrics, |r| r.http2.window_stalls.value()),
+    );
 }
 
 fn reactors(text: &mut Text, metrics: &Metrics) {

@@ -136,7 +136,7 @@ impl<W: Write> Report<W> {
     /// Certificates and directories of this machine.
     fn files(&mut self, config: &Config) {
         if let Some(tls) = &config.server.tls {
-            match Certificates::load(tls) {
+            match Certificates::load(tls, config.server.http2) {
                 Ok(_) => self.line(Verdict::Ok, &"server.tls", &"the key matches the certificate"),
                 Err(error) => self.line(Verdict::Fail, &"server.tls", &error),
             }

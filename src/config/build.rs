@@ -172,6 +172,12 @@ impl ConfigBuilder {
             head_bytes_max: self.read("server.head_bytes_max", parse::head_bytes, limits::HEAD_BYTES_MAX),
             connections_max: self.read("server.connections_max", parse::count, limits::CONNECTIONS_MAX),
             requests_max: self.read("server.requests_max", parse::optional_count, None),
+            http2: self.read("server.http2", parse::boolean, true),
+            http2_streams_max: self.read(
+                "server.http2_streams_max",
+                parse::http2_streams,
+                limits::HTTP2_STREAMS_MAX,
+            ),
             proxy_headers: self.read("server.proxy_headers", parse::boolean, false),
             forwarded_allow_ips: self.read(
                 "server.forwarded_allow_ips",

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::types::{Driver, EventsFsync, Level, LogFormat, Require};
-use crate::limits::{BASE_PATH_BYTES_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE};
+use crate::limits::{BASE_PATH_BYTES_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE, HTTP2_STREAMS_RANGE};
 
 /// The error of a parser: completes the sentence "expected ...".
 pub type Expected = &'static str;
@@ -90,6 +90,12 @@ pub fn count(value: &Value) -> Result<usize, Expected> {
 pub fn head_bytes(value: &Value) -> Result<usize, Expected> {
     let bytes = whole(value).and_then(|number| usize::try_from(number).ok());
     bytes.filter(|bytes| HEAD_BYTES_RANGE.contains(bytes)).ok_or("a whole number of bytes from 4096 to 65536")
+}
+
+/// `server.http2_streams_max`.
+pub fn http2_streams(value: &Value) -> Result<usize, Expected> {
+    let streams = whole(value).and_then(|number| usize::try_from(number).ok());
+    streams.filter(|streams| HTTP2_STREAMS_RANGE.contains(streams)).ok_or("a whole number from 1 to 1000")
 }
 
 /// As [`count`]; null is unlimited.

@@ -110,6 +110,8 @@ pub const SETTINGS: &[Setting] = &[
     .variables(&["FORWARDED_ALLOW_IPS"]),
     restart("server.head_bytes_max", |a, b| a.server.head_bytes_max != b.server.head_bytes_max),
     restart("server.host", |a, b| a.server.host != b.server.host),
+    restart("server.http2", |a, b| a.server.http2 != b.server.http2),
+    restart("server.http2_streams_max", |a, b| a.server.http2_streams_max != b.server.http2_streams_max),
     restart("server.port", |a, b| a.server.port != b.server.port),
     restart("server.proxy_headers", |a, b| a.server.proxy_headers != b.server.proxy_headers),
     plain("server.reload"),

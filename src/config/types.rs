@@ -156,6 +156,10 @@ pub struct Server {
     pub connections_max: usize,
     /// Limit of requests per connection. `None`: unlimited.
     pub requests_max: Option<u64>,
+    /// Speak HTTP/2 beside HTTP/1.1.
+    pub http2: bool,
+    /// Limit of concurrent streams of an HTTP/2 connection.
+    pub http2_streams_max: usize,
     pub proxy_headers: bool,
     /// Peers whose `X-Forwarded-For` is trusted if `proxy_headers` is set.
     pub forwarded_allow_ips: ForwardedAllowIps,

@@ -39,7 +39,7 @@ use crate::handlers::sse::{StreamProtocol, StreamSubscription};
 use crate::handlers::state::BodyReaders;
 pub use crate::handlers::state::{HandlerState, ReceivedEvents};
 use crate::http::cors::Cors;
-use crate::http::route::Route;
+use crate::http::route::{Methods, Route};
 use crate::http::{Body, ContentType, Method, Request, ResponseWriter, route};
 use crate::snapshot::Snapshot;
 
@@ -85,6 +85,7 @@ fn respond(
     let Some(found) = settings.route(request.path) else {
         match (request.method, request.path) {
             (Method::Options, b"*") => exchange.send_options(),
+            (Method::Connect, _) => exchange.send_error(&ApiError::MethodNotAllowed(Methods::GetPost)),
             _ => exchange.send_error(&ApiError::PathNotFound),
         }
         return exchange.outcome;

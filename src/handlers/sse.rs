@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use crate::handlers::errors::ApiError;
 use crate::handlers::exchange::Exchange;
 use crate::http::response::{LAST_CHUNK, chunk};
-use crate::http::{ContentType, Status};
+use crate::http::{ContentType, HttpVersion, Status};
 use crate::snapshot::Snapshot;
 
 /// A comment, which clients ignore: it keeps the connection from looking idle.
@@ -131,7 +131,8 @@ pub(super) fn open<'a>(
     if exchange.context.head {
         return Ok(None);
     }
-    let mut subscription = StreamSubscription::new(key, protocol, !exchange.context.http_10);
+    let mut subscription =
+        StreamSubscription::new(key, protocol, exchange.context.version == HttpVersion::Http11);
     subscription.write(&mut exchange.output.bytes, |out| out.extend_from_slice(RETRY));
     subscription.catch_up(exchange.snapshot, &mut exchange.output.bytes);
     Ok(Some(subscription))

@@ -60,42 +60,54 @@ impl<'a> Fields<'a> {
     pub fn read(head: &'a Parts) -> Self {
         let mut fields = Self::default();
         for (name, value) in &head.headers {
-            let name = name.as_str();
-            let field = match name.len() {
-                6 if name == "origin" => &mut fields.origin,
-                6 if name == "cookie" => {
-                    fields.cookie = true;
-                    continue;
-                }
-                8 if name == "if-match" => {
-                    fields.has_precondition = true;
-                    &mut fields.if_match
-                }
-                9 if name == "x-api-key" => &mut fields.api_key,
-                10 if name == "user-agent" => &mut fields.user_agent,
-                12 if name == "content-type" => &mut fields.content_type,
-                12 if name == "x-request-id" => &mut fields.request_id,
-                13 if name == "if-none-match" => &mut fields.if_none_match,
-                13 if name == "authorization" => &mut fields.authorization,
-                15 if name == "accept-encoding" => &mut fields.accept_encoding,
-                15 if name == "x-forwarded-for" => &mut fields.forwarded_for,
-                17 if name == "x-environment-key" => &mut fields.environment_key,
-                17 if name == "if-modified-since" => &mut fields.if_modified_since,
-                19 if name == "if-unmodified-since" => {
-                    fields.has_precondition = true;
-                    &mut fields.if_unmodified_since
-                }
-                24 if name == "flagsmith-sdk-user-agent" => &mut fields.sdk_user_agent,
-                26 if name == "flagsmith-application-name" => &mut fields.application_name,
-                29 if name == "flagsmith-application-version" => &mut fields.application_version,
-                29 if name == "access-control-request-method" => &mut fields.access_control_request_method,
-                30 if name == "access-control-request-headers" => &mut fields.access_control_request_headers,
-                _ => continue,
-            };
-            field.get_or_insert(value.as_bytes());
+            fields.set(name.as_str().as_bytes(), value.as_bytes());
         }
-        fields.request_id = fields.request_id.filter(|id| is_request_id(id));
-        fields
+        fields.without_invalid()
+    }
+
+    /// Removes a request id that must not be echoed. Call it after the last field.
+    #[inline(always)]
+    pub fn without_invalid(mut self) -> Self {
+        self.request_id = self.request_id.filter(|id| is_request_id(id));
+        self
+    }
+
+    /// Sets the field with this name, in lower case, unless it has a value. False: no handler reads it.
+    #[inline(always)]
+    pub fn set(&mut self, name: &[u8], value: &'a [u8]) -> bool {
+        let field = match name.len() {
+            6 if name == b"origin" => &mut self.origin,
+            6 if name == b"cookie" => {
+                self.cookie = true;
+                return true;
+            }
+            8 if name == b"if-match" => {
+                self.has_precondition = true;
+                &mut self.if_match
+            }
+            9 if name == b"x-api-key" => &mut self.api_key,
+            10 if name == b"user-agent" => &mut self.user_agent,
+            12 if name == b"content-type" => &mut self.content_type,
+            12 if name == b"x-request-id" => &mut self.request_id,
+            13 if name == b"if-none-match" => &mut self.if_none_match,
+            13 if name == b"authorization" => &mut self.authorization,
+            15 if name == b"accept-encoding" => &mut self.accept_encoding,
+            15 if name == b"x-forwarded-for" => &mut self.forwarded_for,
+            17 if name == b"x-environment-key" => &mut self.environment_key,
+            17 if name == b"if-modified-since" => &mut self.if_modified_since,
+            19 if name == b"if-unmodified-since" => {
+                self.has_precondition = true;
+                &mut self.if_unmodified_since
+            }
+            24 if name == b"flagsmith-sdk-user-agent" => &mut self.sdk_user_agent,
+            26 if name == b"flagsmith-application-name" => &mut self.application_name,
+            29 if name == b"flagsmith-application-version" => &mut self.application_version,
+            29 if name == b"access-control-request-method" => &mut self.access_control_request_method,
+            30 if name == b"access-control-request-headers" => &mut self.access_control_request_headers,
+            _ => return false,
+        };
+        field.get_or_insert(value);
+        true
     }
 }
 

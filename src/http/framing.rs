@@ -182,6 +182,17 @@ impl FramingHeaders {
         }
     }
 
+    /// The value of `Content-Length`, whatever it is.
+    pub(super) fn content_length_sent(&self) -> Option<u64> {
+        self.content_length
+    }
+
+    /// HTTP/2: the error of the head, of which the length is not part (RFC 9113 8.1.1).
+    pub(super) fn http2_error(&self) -> Option<ParseError> {
+        let is_too_large = self.content_length.is_some_and(|length| length > BODY_BYTES_MAX as u64);
+        self.deferred_error.or(is_too_large.then_some(ParseError::BodyTooLarge))
+    }
+
     /// Defers the error for a long target until the head is complete: the error response must name the origin
     /// for a browser to show it.
     fn request_line(&mut self, line: &[u8], target_bytes_max: usize) -> Result<(), ParseError> {
@@ -260,7 +271,7 @@ impl FramingHeaders {
         Ok(())
     }
 
-    fn expectation(&mut self, value: &[u8]) -> Result<(), ParseError> {
+    pub(super) fn expectation(&mut self, value: &[u8]) -> Result<(), ParseError> {
         if trim(value).eq_ignore_ascii_case(b"100-continue") {
             // Ignored in HTTP/1.0 requests (RFC 9110 10.1.1).
             self.expects_continue = !self.http_10;
@@ -278,7 +289,7 @@ impl FramingHeaders {
     }
 
     /// Requires one field of digits: parsers disagree about lists, signs and repeated fields.
-    fn content_length(&mut self, value: &[u8]) -> Result<(), ParseError> {
+    pub(super) fn content_length(&mut self, value: &[u8]) -> Result<(), ParseError> {
         let value = trim(value);
         if self.content_length.is_some() || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
             return Err(ParseError::BadRequest);
@@ -289,7 +300,7 @@ impl FramingHeaders {
         Ok(())
     }
 
-    fn content_encoding(&mut self, value: &[u8]) {
+    pub(super) fn content_encoding(&mut self, value: &[u8]) {
         let value = trim(value);
         if value.is_empty() || value.eq_ignore_ascii_case(b"identity") {
             return;

@@ -1,4 +1,4 @@
-//! HTTP/1.1 without I/O: parses requests from bytes and appends responses to a buffer.
+//! HTTP/1.1 and HTTP/2 without I/O: parses requests from bytes and appends responses to a buffer.
 //!
 //! Nothing here awaits, touches a socket, or depends on flags, keys or snapshots.
 pub mod chunked;
@@ -11,7 +11,9 @@ pub mod deflate;
 pub mod error;
 pub mod fields;
 pub mod framing;
+pub mod h2;
 pub mod head_cache;
+pub mod hpack;
 pub mod method;
 pub mod request;
 pub mod response;
@@ -26,5 +28,5 @@ pub use crate::http::fields::Fields;
 pub use crate::http::head_cache::HeadCache;
 pub use crate::http::method::Method;
 pub use crate::http::request::{Progress, Request, RequestReader};
-pub use crate::http::response::{Body, ContentType, ResponseContext, ResponseWriter};
+pub use crate::http::response::{Body, ContentType, HttpVersion, ResponseContext, ResponseWriter};
 pub use crate::http::status::Status;

@@ -63,7 +63,7 @@ impl Methods {
         match method {
             Method::Get | Method::Head => self != Methods::Post,
             Method::Post => self != Methods::Get,
-            Method::Options | Method::Other => false,
+            Method::Options | Method::Connect | Method::Other => false,
         }
     }
 

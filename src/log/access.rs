@@ -15,7 +15,7 @@ pub struct AccessRecord {
     pub remote_ip: Option<IpAddr>,
     pub method: &'static str,
     pub path: Range<usize>,
-    /// `HTTP/1.0` or `HTTP/1.1`.
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     pub protocol: &'static str,
     pub status: u16,
     pub bytes: usize,

@@ -17,9 +17,9 @@ use socket2::{SockFilter, SockRef};
 
 use crate::config::Level;
 use crate::reactor::budget::Budget;
-use crate::reactor::connection_io;
 use crate::reactor::connections::{ConnectionGuard, Phase};
 use crate::reactor::context::Reactor;
+use crate::reactor::protocol;
 use crate::reactor::tls::TlsTransport;
 use crate::reactor::transport::{PlainTransport, Transport};
 
@@ -166,7 +166,7 @@ fn spawn_connection<T: Transport + 'static>(
     transport: T,
     peer: Option<IpAddr>,
 ) {
-    let serve = connection_io::serve(reactor.clone(), guard, transport, peer);
+    let serve = protocol::serve(reactor.clone(), guard, transport, peer);
     monoio::spawn(catch_panic(reactor.clone(), serve));
 }
 

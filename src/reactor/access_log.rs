@@ -51,7 +51,7 @@ impl AccessLog {
             remote_ip,
             method: request.method.name(),
             path: text.append(|out| write_path(request.path, out)),
-            protocol: if request.http_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            protocol: request.version.name(),
             status: outcome.status,
             bytes: outcome.bytes,
             duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),

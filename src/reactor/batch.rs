@@ -13,7 +13,7 @@ use crate::handlers;
 use crate::handlers::sse::StreamSubscription;
 use crate::handlers::{Exceeded, RequestOutcome};
 use crate::http::route::Route;
-use crate::http::{ParseError, Progress, Request, RequestReader, ResponseWriter};
+use crate::http::{Fields, ParseError, Progress, Request, RequestReader, ResponseContext, ResponseWriter};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::reactor::access_log::AccessOutcome;
 use crate::reactor::client_address::ClientAddress;
@@ -43,8 +43,12 @@ pub struct StoredResponse {
     pub ticket: PostTicket,
     /// Where it begins in `Batch::bytes`.
     start: usize,
+    /// HTTP/2: where its body begins.
+    body_start: usize,
     /// The response if the events are not written.
     refusal: Vec<u8>,
+    /// HTTP/2: where its body then begins.
+    refusal_body_start: usize,
     events: u64,
 }
 
@@ -60,18 +64,26 @@ pub enum Next {
 }
 
 impl StoredResponse {
-    /// Completes the bytes of its batch with the result of the ticket.
-    pub fn complete(self, result: EventResult, bytes: &mut Vec<u8>, reactor: &Reactor) {
+    /// Where the response begins, in the bytes of its batch.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
+    /// Completes the bytes of its batch with the result of the ticket. Returns where the body begins, for
+    /// HTTP/2.
+    pub fn complete(self, result: EventResult, bytes: &mut Vec<u8>, reactor: &Reactor) -> usize {
         match result {
             Ok(()) => {
                 reactor.metrics.answered(Route::Events, 202);
                 reactor.metrics.events_accepted.add(self.events);
+                self.body_start
             }
             Err(refusal) => {
                 reactor.metrics.answered(Route::Events, 503);
                 reactor.metrics.events_refused(refusal, self.events);
                 bytes.truncate(self.start);
                 bytes.extend_from_slice(&self.refusal);
+                self.refusal_body_start
             }
         }
     }
@@ -140,18 +152,18 @@ impl Batch {
 }
 
 /// A batch while it is being answered.
-struct BatchWriter<'a> {
-    reactor: &'a Reactor,
-    settings: &'a handlers::HandlerSettings,
-    snapshot: &'a Lease,
-    state: &'a mut RequestState,
-    peer: Option<IpAddr>,
+pub struct BatchWriter<'a> {
+    pub reactor: &'a Reactor,
+    pub settings: &'a handlers::HandlerSettings,
+    pub snapshot: &'a Rc<Lease>,
+    pub state: &'a mut RequestState,
+    pub peer: Option<IpAddr>,
     /// The time of all requests of the batch.
-    now: SystemTime,
-    has_begun: bool,
-    requests: u64,
-    requests_left: &'a mut u64,
-    stored: Option<StoredResponse>,
+    pub now: SystemTime,
+    pub has_begun: bool,
+    pub requests: u64,
+    pub requests_left: &'a mut u64,
+    pub stored: Option<StoredResponse>,
 }
 
 impl BatchWriter<'_> {
@@ -185,7 +197,7 @@ impl BatchWriter<'_> {
     }
 
     /// Before the first response: takes a buffer and sets the date.
-    fn begin(&mut self) {
+    pub fn begin(&mut self) {
         if !self.has_begun {
             self.has_begun = true;
             self.state.output.bytes = self.reactor.spare_buffer();
@@ -194,20 +206,29 @@ impl BatchWriter<'_> {
     }
 
     fn write_error(&mut self, reader: &RequestReader, buffer: &[u8], error: ParseError) {
+        self.refuse(reader.context(), reader.error_fields(buffer).as_ref(), error);
+    }
+
+    /// Answers a request with an error. `fields`: see
+    /// [`RequestReader::error_fields`](crate::http::RequestReader::error_fields).
+    pub fn refuse(&mut self, context: ResponseContext, fields: Option<&Fields<'_>>, error: ParseError) {
         self.begin();
         self.requests += 1;
         self.reactor.count_error(error);
-        let lines = self.settings.error_headers(reader.error_fields(buffer).as_ref());
-        self.state.output.reject(reader.context(), error, &lines);
+        let lines = self.settings.error_headers(fields);
+        self.state.output.reject(context, error, &lines);
         if matches!(error, ParseError::HeadTooLarge | ParseError::TargetTooLong) {
             self.reactor.log_large_head(error);
         }
     }
 
-    /// Whether `server.allow_list` or `server.deny_list` excludes the client. Health is for every client.
     fn is_denied(&self, reader: &RequestReader) -> bool {
+        self.settings.address_lists.is_some() && reader.head().is_some_and(|request| self.excludes(&request))
+    }
+
+    /// Whether `server.allow_list` or `server.deny_list` excludes the client. Health is for every client.
+    pub fn excludes(&self, request: &Request<'_>) -> bool {
         let Some(lists) = &self.settings.address_lists else { return false };
-        let Some(request) = reader.head() else { return false };
         let client = self.reactor.addresses.of(self.peer, request.fields.forwarded_for);
         let is_health = || self.settings.route(request.path).is_some_and(|found| found.route.is_health());
         !lists.allows(client.unwrap_or(ClientAddress::LOCAL)) && !is_health()
@@ -215,13 +236,19 @@ impl BatchWriter<'_> {
 
     /// Answers 403. The connection closes if the body has not arrived.
     fn deny(&mut self, reader: &RequestReader, is_whole: bool) {
+        let Some(mut request) = reader.head() else { return };
+        request.keep_alive &= is_whole;
+        self.deny_request(request);
+    }
+
+    /// Answers 403.
+    pub fn deny_request(&mut self, mut request: Request<'_>) {
         self.begin();
         self.requests += 1;
         let error = ParseError::Forbidden;
         self.reactor.count_error(error);
         *self.requests_left = self.requests_left.saturating_sub(1);
-        let Some(mut request) = reader.head() else { return };
-        request.keep_alive &= is_whole && *self.requests_left > 0 && !self.reactor.is_draining();
+        request.keep_alive &= *self.requests_left > 0 && !self.reactor.is_draining();
         let start_bytes = self.state.output.bytes.len();
         let lines = self.settings.error_headers(Some(&request.fields));
         self.state.output.reject(request.context(), error, &lines);
@@ -242,11 +269,16 @@ impl BatchWriter<'_> {
     fn answer(&mut self, reader: &mut RequestReader, buffer: &mut BytesMut) {
         self.begin();
         let is_last = reader.is_last(buffer);
-        let Some(mut request) = reader.request(buffer) else {
+        let Some(request) = reader.request(buffer) else {
             return self.write_error(reader, buffer, ParseError::Internal);
         };
-        self.requests += 1;
         self.state.output.is_only_response = self.state.output.bytes.is_empty() && is_last;
+        self.answer_request(request);
+    }
+
+    /// Answers a request.
+    pub fn answer_request(&mut self, mut request: Request<'_>) {
+        self.requests += 1;
         *self.requests_left = self.requests_left.saturating_sub(1);
         request.keep_alive &= *self.requests_left > 0 && !self.reactor.is_draining();
         let RequestState { handler, output } = &mut *self.state;
@@ -307,14 +339,17 @@ impl BatchWriter<'_> {
         self.reactor.metrics.events_rejected(&received.rejected);
         let Some(post) = received.post else { return outcome };
         let events = post.count();
-        let response = output.bytes.split_off(start_bytes);
+        let (response, body_start) = (output.bytes.split_off(start_bytes), output.body_start);
         let lines = self.settings.error_headers(Some(&request.fields));
         handlers::write_not_stored(request.context(), &lines, output);
         match self.reactor.worker_state.posts.send(post) {
             Ok(ticket) => {
-                let refusal = output.bytes.split_off(start_bytes);
+                let (refusal, refusal_body_start) = (output.bytes.split_off(start_bytes), output.body_start);
                 output.bytes.extend_from_slice(&response);
-                self.stored = Some(StoredResponse { ticket, start: start_bytes, refusal, events });
+                let start = start_bytes;
+                let stored =
+                    StoredResponse { ticket, start, body_start, refusal, refusal_body_start, events };
+                self.stored = Some(stored);
                 outcome
             }
             Err(refusal) => {

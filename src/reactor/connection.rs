@@ -58,6 +58,16 @@ impl Connection {
         is_request.then(|| Batch::error(reactor, &self.reader, &self.buffer, ParseError::Timeout, now))
     }
 
+    /// The bytes that were received and not yet handled.
+    pub fn received(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// Takes those bytes, for another protocol.
+    pub fn take_received(&mut self) -> BytesMut {
+        std::mem::take(&mut self.buffer)
+    }
+
     /// The capacity of the buffer, bytes.
     pub fn buffer_capacity(&self) -> usize {
         self.buffer.capacity()

@@ -1,7 +1,6 @@
 //! The I/O of one connection: reads, writes, and applies what [`Connection`] decides.
-use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::BytesMut;
 
@@ -22,36 +21,19 @@ use crate::reactor::transport::{Sendable, Transport};
 const WRITE_PARTS_MAX: usize = 20;
 
 /// The peer has disconnected or did not read or write in time, so the socket is closed.
-struct PeerDisconnected;
+pub struct PeerDisconnected;
 
-/// Serves a connection until it ends.
-pub async fn serve<T: Transport>(
-    reactor: Rc<Reactor>,
-    guard: ConnectionGuard,
-    transport: T,
-    peer: Option<IpAddr>,
-) {
-    let connection = Connection::new(&reactor, peer);
-    let mut io = ConnectionIo { reactor, guard, transport, connection };
-    // A disconnected peer cannot be sent an error.
-    let _ = io.run().await;
-}
-
-struct ConnectionIo<T> {
-    reactor: Rc<Reactor>,
-    guard: ConnectionGuard,
-    transport: T,
-    connection: Connection,
+/// A connection with its socket.
+pub struct ConnectionIo<T> {
+    pub reactor: Rc<Reactor>,
+    pub guard: ConnectionGuard,
+    pub transport: T,
+    pub connection: Connection,
 }
 
 impl<T: Transport> ConnectionIo<T> {
-    async fn run(&mut self) -> Result<(), PeerDisconnected> {
-        if self.guard.state.phase() == Phase::Handshake {
-            match self.guard.state.cancellable(self.transport.handshake()).await {
-                Some(Ok(())) => {}
-                _ => return Err(PeerDisconnected),
-            }
-        }
+    /// Serves HTTP/1.1 until the connection ends.
+    pub async fn run(&mut self) -> Result<(), PeerDisconnected> {
         loop {
             let mut batch = self.advance();
             let (next, subscription) = (batch.next, batch.subscription.take());
@@ -79,15 +61,7 @@ impl<T: Transport> ConnectionIo<T> {
     fn advance(&mut self) -> Batch {
         let began = SystemTime::now();
         let batch = self.connection.advance(&self.reactor, began);
-        if batch.requests > 0 {
-            let duration = began.elapsed().unwrap_or(Duration::ZERO);
-            // Nearly always 1, and the division costs more than the rest of this function.
-            let each = match batch.requests {
-                1 => duration,
-                many => duration / u32::try_from(many).unwrap_or(u32::MAX),
-            };
-            self.reactor.metrics.batch(batch.requests, each);
-        }
+        self.reactor.count_batch(batch.requests, began);
         #[cfg(test)]
         self.reactor.panic_if_injected(InjectedPanic::Connection);
         batch
@@ -103,7 +77,7 @@ impl<T: Transport> ConnectionIo<T> {
     }
 
     /// Reads once. False: the connection ends, because the peer has shut down its side.
-    async fn read(&mut self, phase: Phase) -> Result<bool, PeerDisconnected> {
+    pub async fn read(&mut self, phase: Phase) -> Result<bool, PeerDisconnected> {
         self.guard.begin_read(phase);
         if phase == Phase::Idle {
             self.transport.release_buffers();
@@ -149,7 +123,8 @@ impl<T: Transport> ConnectionIo<T> {
         Ok(())
     }
 
-    async fn write_all<B: Sendable>(&mut self, mut bytes: B) -> Result<B, PeerDisconnected> {
+    /// Writes all bytes.
+    pub async fn write_all<B: Sendable>(&mut self, mut bytes: B) -> Result<B, PeerDisconnected> {
         self.guard.set_phase(Phase::Writing);
         let (mut written, mut progress) = (0, WriteProgress::new(bytes.as_ref().len()));
         while written < bytes.as_ref().len() {
@@ -201,7 +176,7 @@ impl<T: Transport> ConnectionIo<T> {
     }
 
     /// The connection ends between two requests.
-    async fn close_notify(&mut self) {
+    pub async fn close_notify(&mut self) {
         self.guard.state.reset_cancelled();
         self.guard.set_phase(Phase::Lingering);
         let _ = self.guard.state.cancellable(self.transport.close_notify()).await;
@@ -209,7 +184,7 @@ impl<T: Transport> ConnectionIo<T> {
 
     /// Shuts down the write side and discards what the peer still sends: if a socket is closed with unread
     /// bytes, the kernel resets the connection and the peer may lose the response (RFC 9112 9.6).
-    async fn linger(&mut self) -> Result<(), PeerDisconnected> {
+    pub async fn linger(&mut self) -> Result<(), PeerDisconnected> {
         self.guard.set_phase(Phase::Lingering);
         self.connection.release_buffer();
         self.guard.record_request_bytes(0);

@@ -3,6 +3,7 @@
 //! A connection records its phase and the current tick; a sweep, a few times per second, cancels connections
 //! that exceed the timeout of their phase. So no request needs a timer or reads a clock.
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use crate::http::h2::event::WaitLimits;
 use crate::limits;
 use crate::metrics::ReactorMetrics;
 use crate::reactor::budget::Budget;
@@ -33,8 +35,18 @@ pub enum Phase {
     Lingering,
     /// Waiting until the events of a request are written.
     Storing,
-    /// Waiting for the next event of an event stream; no timeout.
+    /// Waiting for the next event of an event stream, or for one of the streams of an HTTP/2 connection. The
+    /// connection sets a tick at which it is notified.
     Streaming,
+}
+
+/// Why an interruptible operation has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wakeup {
+    Ready,
+    Notified,
+    /// Or the operation has failed.
+    Cancelled,
 }
 
 /// The table entry of one connection, shared by its task and the sweep.
@@ -67,6 +79,27 @@ impl ConnectionState {
             is_request_buffered: Cell::new(false),
             budget: Budget::default(),
         }
+    }
+
+    /// Runs an operation that may be dropped, such as waiting for a socket to be readable, until it completes
+    /// or the connection is notified.
+    pub async fn interruptible(&self, operation: impl Future<Output = io::Result<()>>) -> Wakeup {
+        let mut operation = std::pin::pin!(operation);
+        std::future::poll_fn(|context| {
+            if self.cancelled.get() {
+                return Poll::Ready(Wakeup::Cancelled);
+            }
+            if let Poll::Ready(done) = operation.as_mut().poll(context) {
+                return Poll::Ready(if done.is_ok() { Wakeup::Ready } else { Wakeup::Cancelled });
+            }
+            self.budget.reset();
+            if self.notified.take() {
+                return Poll::Ready(Wakeup::Notified);
+            }
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
     }
 
     /// Runs an operation until it completes, or until [`cancel`](Self::cancel) is called: `None`. A cancelled
@@ -202,6 +235,12 @@ impl ConnectionGuard {
     pub fn set_phase(&self, phase: Phase) {
         self.state.phase.set(phase);
         self.state.since_tick.set(self.connections.tick.get());
+    }
+
+    /// Enters a phase that began at this tick.
+    pub fn set_phase_since(&self, phase: Phase, tick: u32) {
+        self.state.phase.set(phase);
+        self.state.since_tick.set(tick);
     }
 
     /// Enters the phase of a read. Further reads of one head or body do not restart the timeout.
@@ -343,6 +382,17 @@ impl Connections {
     /// The current tick.
     pub fn now(&self) -> u32 {
         self.tick.get()
+    }
+
+    /// How long the streams of an HTTP/2 connection may wait for their peer.
+    pub fn wait_limits(&self) -> WaitLimits {
+        let times = self.times.get();
+        WaitLimits { body_ticks: ticks(times.body), write_ticks: ticks(times.write) }
+    }
+
+    /// How long a request head may take, ticks.
+    pub fn head_ticks(&self) -> u32 {
+        ticks(self.times.get().head)
     }
 
     /// The maximum lifetime of an event stream; `None` is unlimited.

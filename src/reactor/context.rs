@@ -4,12 +4,14 @@ use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use crate::channel::{Lease, Reporter};
 use crate::config::Level;
 use crate::handlers;
 use crate::handlers::{Exceeded, HandlerState, RequestOutcome};
 use crate::http::framing::TARGET_PART;
+use crate::http::h2::event::Http2Limits;
 use crate::http::{HeadCache, ParseError, ResponseWriter};
 use crate::limits::{
     FLAG_CYCLE_STEPS_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX, SPARE_BUFFER_BYTES_MAX,
@@ -55,6 +57,8 @@ pub struct Reactor {
     pub connections_max: usize,
     /// Per connection.
     pub requests_max: u64,
+    /// `None`: only HTTP/1.1 is spoken.
+    pub http2: Option<Http2Limits>,
     spare_buffers: RefCell<Vec<Vec<u8>>>,
     reporter: Reporter,
     #[cfg(test)]
@@ -103,6 +107,10 @@ impl Reactor {
             connections: Rc::new(Connections::new(options.times, options.metrics.clone())),
             connections_max: server.connections_max,
             requests_max: server.requests_max.unwrap_or(u64::MAX),
+            http2: server.http2.then_some(Http2Limits {
+                head_bytes_max: server.head_bytes_max,
+                streams_max: server.http2_streams_max,
+            }),
             spare_buffers: RefCell::default(),
             reporter: options.inbox.reporter(),
             #[cfg(test)]
@@ -171,6 +179,21 @@ impl Reactor {
         if let Some(access) = &self.access {
             self.metrics.access_dropped.add(access.flush(&self.log));
         }
+    }
+
+    /// Counts the requests of a batch; its duration is divided evenly among them.
+    #[inline]
+    pub fn count_batch(&self, requests: u64, began: SystemTime) {
+        if requests == 0 {
+            return;
+        }
+        let duration = began.elapsed().unwrap_or(Duration::ZERO);
+        // Nearly always 1, and the division costs more than the rest of this function.
+        let each = match requests {
+            1 => duration,
+            many => duration / u32::try_from(many).unwrap_or(u32::MAX),
+        };
+        self.metrics.batch(requests, each);
     }
 
     /// Counts an error response to a request that was not read.

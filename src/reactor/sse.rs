@@ -57,10 +57,14 @@ impl EventStream {
             self.subscription.keep_alive(&mut bytes);
         }
         if bytes.is_empty() {
-            let close_tick = self.close_tick.unwrap_or(self.keep_alive_tick);
-            return StreamAction::Wait(earlier(self.keep_alive_tick, close_tick));
+            return StreamAction::Wait(self.next_tick());
         }
         StreamAction::Write(bytes)
+    }
+
+    /// When something is due if the snapshot does not change.
+    pub fn next_tick(&self) -> u32 {
+        earlier(self.keep_alive_tick, self.close_tick.unwrap_or(self.keep_alive_tick))
     }
 
     /// Call this after a write: postpones the next keep-alive comment.
@@ -74,12 +78,13 @@ fn tick_after(now: u32, time: Duration) -> u32 {
     now.wrapping_add(ticks(time).min(u32::MAX / 4))
 }
 
-fn is_reached(now: u32, tick: u32) -> bool {
+/// Whether this tick has come.
+pub fn is_reached(now: u32, tick: u32) -> bool {
     now.wrapping_sub(tick) <= u32::MAX / 2
 }
 
 /// The earlier of two ticks, which wrap around.
-fn earlier(one: u32, other: u32) -> u32 {
+pub fn earlier(one: u32, other: u32) -> u32 {
     if one.wrapping_sub(other) > u32::MAX / 2 { one } else { other }
 }
 

@@ -284,6 +284,9 @@ impl transport::Transport for StuckShutdown {
     async fn read(&mut self, buffer: bytes::BytesMut) -> (io::Result<usize>, bytes::BytesMut) {
         (Ok(0), buffer)
     }
+    async fn readable(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     async fn write<B: transport::Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
         (Ok(bytes.as_ref().len() - start), bytes)
     }
@@ -301,7 +304,7 @@ fn shutdown_that_never_completes_times_out() {
         runtime.block_on(async {
             monoio::spawn(worker::sweep(reactor.clone()));
             let guard = reactor.connections.enter();
-            let serve = connection_io::serve(reactor.clone(), guard, StuckShutdown, None);
+            let serve = protocol::serve(reactor.clone(), guard, StuckShutdown, None);
             assert!(monoio::time::timeout(DEADLINE, serve).await.is_ok(), "waits forever");
         });
         assert!(reactor.connections.is_empty());

@@ -128,6 +128,18 @@ impl<S: Transport> Transport for TlsTransport<S> {
         }
     }
 
+    async fn readable(&mut self) -> io::Result<()> {
+        let has_plain = self.session.reader().fill_buf().is_ok_and(|plain| !plain.is_empty());
+        if has_plain || !self.received.is_empty() {
+            return Ok(());
+        }
+        self.socket.readable().await
+    }
+
+    fn is_http2(&self) -> bool {
+        self.session.alpn_protocol() == Some(b"h2")
+    }
+
     async fn write<B: Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B) {
         // Takes at most what fits into its buffer; the caller writes the rest with another call.
         let taken = self.session.writer().write(&bytes.as_ref()[start..]);

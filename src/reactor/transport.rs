@@ -8,6 +8,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
+use monoio::net::{TcpStream, UnixStream};
 
 use crate::reactor::connections::ConnectionState;
 
@@ -25,6 +26,14 @@ pub trait Transport {
 
     /// Appends to the buffer, up to its capacity. Returns 0 once the peer has shut down its side.
     async fn read(&mut self, buffer: BytesMut) -> (io::Result<usize>, BytesMut);
+
+    /// Waits until a read completes soon. May be dropped without losing bytes.
+    async fn readable(&mut self) -> io::Result<()>;
+
+    /// Whether the handshake has agreed on HTTP/2.
+    fn is_http2(&self) -> bool {
+        false
+    }
 
     /// Writes the bytes from `start` on; returns how many were taken.
     async fn write<B: Sendable>(&mut self, bytes: B, start: usize) -> (io::Result<usize>, B);
@@ -54,7 +63,28 @@ impl<S> PlainTransport<S> {
     }
 }
 
-impl<S: AsyncReadRent + AsyncWriteRent> Transport for PlainTransport<S> {
+/// A socket that can be polled for input.
+pub trait PollRead {
+    async fn poll_read(&self) -> io::Result<()>;
+}
+
+impl PollRead for TcpStream {
+    async fn poll_read(&self) -> io::Result<()> {
+        self.readable(false).await
+    }
+}
+
+impl PollRead for UnixStream {
+    async fn poll_read(&self) -> io::Result<()> {
+        self.readable(false).await
+    }
+}
+
+impl<S: AsyncReadRent + AsyncWriteRent + PollRead> Transport for PlainTransport<S> {
+    async fn readable(&mut self) -> io::Result<()> {
+        self.socket.poll_read().await
+    }
+
     async fn read(&mut self, buffer: BytesMut) -> (io::Result<usize>, BytesMut) {
         self.state.budget.begin().await;
         let (length, capacity) = (buffer.len(), buffer.capacity());

@@ -17,7 +17,7 @@ use crate::http::fields::Fields;
 use crate::http::framing::{HeadScan, Length, is_nonstandard_in_target};
 use crate::http::head_cache::{CachedHead, HeadCache};
 use crate::http::method::Method;
-use crate::http::response::ResponseContext;
+use crate::http::response::{HttpVersion, ResponseContext};
 
 /// One complete request, its head decoded and its body unchunked.
 #[derive(Debug)]
@@ -34,8 +34,7 @@ pub struct Request<'a> {
     pub coding: Coding,
     /// False: the response must say `Connection: close`.
     pub keep_alive: bool,
-    /// The version is HTTP/1.0: a persistent connection requires `Connection: keep-alive`.
-    pub http_10: bool,
+    pub version: HttpVersion,
 }
 
 impl Request<'_> {
@@ -44,7 +43,7 @@ impl Request<'_> {
         ResponseContext {
             head: self.method == Method::Head,
             keep_alive: self.keep_alive,
-            http_10: self.http_10,
+            version: self.version,
         }
     }
 }
@@ -228,7 +227,7 @@ impl RequestReader {
             body,
             coding: self.scan.framing.coding,
             keep_alive: self.scan.framing.keep_alive(),
-            http_10: self.scan.framing.http_10,
+            version: if self.scan.framing.http_10 { HttpVersion::Http10 } else { HttpVersion::Http11 },
         }
     }
 

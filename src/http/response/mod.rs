@@ -8,9 +8,11 @@ use bytes::Bytes;
 
 use crate::http::date::DateLine;
 use crate::http::error::ParseError;
+use crate::http::hpack::encoder::ContentLength;
+use crate::http::hpack::head_blocks::HeadBlocks;
 use crate::http::response_cache::{CacheLookup, ResponseCache};
 use crate::http::status::Status;
-use crate::limits::TAIL_BYTES_MIN;
+use crate::limits::{HTTP2_FRAME_BYTES_MAX, TAIL_BYTES_MIN};
 
 /// The output of one batch of requests: the connection writes `bytes`, then `tail`.
 #[derive(Debug, Default)]
@@ -24,9 +26,16 @@ pub struct ResponseWriter {
     pub is_only_response: bool,
     /// The last response says `Connection: close`.
     pub close: bool,
+    /// HTTP/2: where the body of the last response starts in `bytes`. Before it is space for a frame head,
+    /// and before its header block as well.
+    pub body_start: usize,
     date: DateLine,
     cache: ResponseCache,
+    blocks: HeadBlocks,
 }
+
+/// The size of a frame head of HTTP/2, bytes (RFC 9113 4.1).
+pub const HTTP2_FRAME_HEAD_BYTES: usize = 9;
 
 /// The media type of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,16 +64,38 @@ pub struct ResponseContext {
     pub head: bool,
     /// False: send `Connection: close`.
     pub keep_alive: bool,
-    /// HTTP/1.0: a persistent connection requires `Connection: keep-alive`.
-    pub http_10: bool,
+    pub version: HttpVersion,
+}
+
+/// The version of a request, which its response has too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// A persistent connection requires `Connection: keep-alive`.
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl HttpVersion {
+    /// The name in the access log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
 }
 
 impl ResponseContext {
     /// GET or POST in HTTP/1.1 on a connection that persists.
-    pub const PLAIN: Self = Self { head: false, keep_alive: true, http_10: false };
+    pub const PLAIN: Self = Self { head: false, keep_alive: true, version: HttpVersion::Http11 };
+
+    /// GET or POST in HTTP/2.
+    pub const HTTP2: Self = Self { version: HttpVersion::Http2, ..Self::PLAIN };
 
     /// For the response to bytes that are not a request.
-    pub const CLOSE: Self = Self { head: false, keep_alive: false, http_10: false };
+    pub const CLOSE: Self = Self { keep_alive: false, ..Self::PLAIN };
 }
 
 impl ContentType {
@@ -87,6 +118,8 @@ const CACHEABLE: (ResponseContext, Status, Option<ContentType>) =
 /// which are optional white space of the field (RFC 9112 5).
 const LENGTH_DIGITS: usize = 10;
 const LENGTH_OPEN: &[u8] = b"content-length:           \r\n\r\n";
+/// A length of four digits, which most rendered bodies have.
+const HTTP2_USUAL_LENGTH: usize = 1000;
 
 impl ResponseWriter {
     /// Sets the `Date` of the following responses.
@@ -140,6 +173,9 @@ impl ResponseWriter {
             Body::Ready(body) => body.len(),
         };
         self.bytes.reserve(fields.len() + 256 + length.min(TAIL_BYTES_MIN));
+        if context.version == HttpVersion::Http2 {
+            return self.write_http2(context, status, content_type, fields, body, length);
+        }
         self.begin(context, status, content_type, fields);
         if status.has_no_body() {
             self.bytes.extend_from_slice(b"\r\n");
@@ -177,6 +213,9 @@ impl ResponseWriter {
         fields: &[u8],
         write: impl FnOnce(&mut Vec<u8>),
     ) {
+        if context.version == HttpVersion::Http2 {
+            return self.respond_http2_with(context, status, content_type, fields, write);
+        }
         self.begin(context, status, content_type, fields);
         if status.has_no_body() {
             self.bytes.extend_from_slice(b"\r\n");
@@ -204,9 +243,79 @@ impl ResponseWriter {
         content_type: ContentType,
         fields: &[u8],
     ) {
+        if context.version == HttpVersion::Http2 {
+            self.begin_http2(status, Some(content_type), fields);
+            return self.begin_http2_body();
+        }
         self.begin(ResponseContext { keep_alive: false, ..context }, status, Some(content_type), fields);
-        let rest: &[u8] = if context.http_10 { b"\r\n" } else { b"transfer-encoding: chunked\r\n\r\n" };
+        let rest: &[u8] = match context.version {
+            HttpVersion::Http10 => b"\r\n",
+            _ => b"transfer-encoding: chunked\r\n\r\n",
+        };
         self.bytes.extend_from_slice(rest);
+    }
+
+    /// Appends space for a frame head, and a header block.
+    fn begin_http2(&mut self, status: Status, content_type: Option<ContentType>, fields: &[u8]) {
+        self.bytes.extend_from_slice(&[0; HTTP2_FRAME_HEAD_BYTES]);
+        let content_type = content_type.map_or(&b""[..], ContentType::line);
+        self.blocks.append(status.0, &self.date, content_type, fields, &mut self.bytes);
+    }
+
+    /// Appends space for the frame head of the body.
+    fn begin_http2_body(&mut self) {
+        self.bytes.extend_from_slice(&[0; HTTP2_FRAME_HEAD_BYTES]);
+        self.body_start = self.bytes.len();
+    }
+
+    fn write_http2(
+        &mut self,
+        context: ResponseContext,
+        status: Status,
+        content_type: Option<ContentType>,
+        fields: &[u8],
+        body: Body<'_>,
+        length: usize,
+    ) {
+        self.begin_http2(status, content_type, fields);
+        if !status.has_no_body() {
+            self.bytes.extend_from_slice(ContentLength::new(length).bytes());
+        }
+        self.begin_http2_body();
+        if context.head || status.has_no_body() {
+            return;
+        }
+        match body {
+            Body::Empty => {}
+            Body::Copy(body) => self.bytes.extend_from_slice(body),
+            Body::Ready(body) if length <= HTTP2_FRAME_BYTES_MAX => self.bytes.extend_from_slice(body),
+            Body::Ready(body) => self.tail = Some(body.clone()),
+        }
+    }
+
+    /// The length precedes the body and has as many bytes as digits, so the body is rendered where a body of
+    /// four digits starts, and is moved if it has another length.
+    fn respond_http2_with(
+        &mut self,
+        context: ResponseContext,
+        status: Status,
+        content_type: Option<ContentType>,
+        fields: &[u8],
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.begin_http2(status, content_type, fields);
+        let length_start = self.bytes.len();
+        self.bytes.extend_from_slice(ContentLength::new(HTTP2_USUAL_LENGTH).bytes());
+        self.begin_http2_body();
+        let start = self.body_start;
+        write(&mut self.bytes);
+        let length = ContentLength::new(self.bytes.len() - start);
+        let length_end = start - HTTP2_FRAME_HEAD_BYTES;
+        self.body_start = start - (length_end - length_start) + length.bytes().len();
+        self.bytes.splice(length_start..length_end, length.bytes().iter().copied());
+        if context.head {
+            self.bytes.truncate(self.body_start);
+        }
     }
 
     /// Appends an error response. `fields` are the CORS lines that let a browser show it.
@@ -235,7 +344,7 @@ impl ResponseWriter {
         if !context.keep_alive {
             self.close = true;
             self.bytes.extend_from_slice(b"connection: close\r\n");
-        } else if context.http_10 {
+        } else if context.version == HttpVersion::Http10 {
             self.bytes.extend_from_slice(b"connection: keep-alive\r\n");
         }
         if let Some(content_type) = content_type {
@@ -263,149 +372,4 @@ pub fn chunk(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
-    use super::*;
-
-    const KEEP: ResponseContext = ResponseContext { head: false, keep_alive: true, http_10: false };
-
-    fn output() -> ResponseWriter {
-        let mut output = ResponseWriter::default();
-        output.set_date(UNIX_EPOCH + Duration::from_secs(784_111_777));
-        output
-    }
-
-    #[test]
-    fn copies_a_small_body() {
-        let mut output = output();
-        output.respond(KEEP, Status(200), Some(ContentType::Json), b"vary: Origin\r\n", Body::Copy(b"{}"));
-        assert_eq!(
-            String::from_utf8_lossy(&output.bytes),
-            "HTTP/1.1 200 OK\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-type: application/json\r\n\
-             vary: Origin\r\ncontent-length: 2\r\n\r\n{}"
-        );
-        assert!(output.tail.is_none() && !output.close);
-    }
-
-    #[test]
-    fn fills_in_the_length_of_a_body_rendered_in_place() {
-        let mut output = output();
-        output.respond_with(KEEP, Status(200), None, b"", |out| out.extend_from_slice(&[b'x'; 1234]));
-        let text = String::from_utf8_lossy(&output.bytes);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.ends_with("content-length:       1234"), "{head}");
-        assert_eq!(body.len(), 1234);
-    }
-
-    #[test]
-    fn head_response_has_the_fields_of_get_and_no_body() {
-        for build in [false, true] {
-            let mut output = output();
-            let context = ResponseContext { head: true, ..KEEP };
-            if build {
-                output.respond_with(context, Status(200), None, b"", |out| out.extend_from_slice(b"abc"));
-            } else {
-                output.respond(context, Status(200), None, b"", Body::Copy(b"abc"));
-            }
-            let text = String::from_utf8_lossy(&output.bytes);
-            assert!(text.trim_end().ends_with(" 3") && text.ends_with("\r\n\r\n"), "{text}");
-        }
-    }
-
-    #[test]
-    fn status_204_and_304_have_no_length_and_no_body() {
-        for status in [204, 304] {
-            let mut output = output();
-            output.respond(KEEP, Status(status), None, b"etag: \"a\"\r\n", Body::Copy(b"x"));
-            let text = String::from_utf8_lossy(&output.bytes);
-            assert!(text.ends_with("etag: \"a\"\r\n\r\n") && !text.contains("content-length"), "{text}");
-        }
-    }
-
-    #[test]
-    fn sends_a_large_body_without_a_copy() {
-        let mut output = output();
-        let body = Bytes::from(vec![7; TAIL_BYTES_MIN * 3]);
-        output.respond(KEEP, Status(200), None, b"", Body::Ready(&body));
-        let tail = output.tail.expect("a tail");
-        assert_eq!(tail.len(), TAIL_BYTES_MIN * 2);
-        assert_eq!(tail.as_ptr(), body[TAIL_BYTES_MIN..].as_ptr());
-        assert!(output.bytes.ends_with(&body[..TAIL_BYTES_MIN]));
-    }
-
-    #[test]
-    fn cached_response_equals_the_rendered_one() {
-        let (body, fields) = (Bytes::from(vec![b'7'; TAIL_BYTES_MIN * 3]), b"etag: \"a\"\r\n");
-        let mut output = output();
-        output.is_only_response = true;
-        let mut responses = Vec::new();
-        let mut addresses = Vec::new();
-        for (round, seconds) in [(0, 0), (1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)] {
-            output.set_date(UNIX_EPOCH + Duration::from_secs(784_111_777 + seconds));
-            output.respond(KEEP, Status(200), Some(ContentType::Json), fields, Body::Ready(&body));
-            let (mut bytes, tail) = (std::mem::take(&mut output.bytes), output.tail.take().unwrap());
-            // The second request renders into one buffer; from the third on, nothing is copied.
-            assert_eq!(bytes.is_empty(), ![0, 4].contains(&round), "{round}");
-            addresses.push(tail.as_ptr());
-            bytes.extend_from_slice(&tail);
-            responses.push(bytes);
-        }
-        assert!(responses[0].ends_with(&body));
-        assert!(responses[..4].iter().all(|response| *response == responses[0]));
-        assert!(responses[0] != responses[4]);
-        assert!(responses[5..].iter().all(|response| *response == responses[4]));
-        assert!(addresses[1] == addresses[2] && addresses[2] == addresses[3] && addresses[5] == addresses[6]);
-        // Responses to HEAD and with `Connection: close` are not cached.
-        for context in [ResponseContext { head: true, ..KEEP }, ResponseContext { keep_alive: false, ..KEEP }]
-        {
-            output.respond(context, Status(200), Some(ContentType::Json), fields, Body::Ready(&body));
-            assert!(!std::mem::take(&mut output.bytes).is_empty());
-        }
-        output.clear_cache();
-        output.respond(KEEP, Status(200), Some(ContentType::Json), fields, Body::Ready(&body));
-        assert!(!output.bytes.is_empty());
-    }
-
-    #[test]
-    fn announces_whether_the_connection_persists() {
-        for (keep_alive, http_10, line, close) in [
-            (true, false, None, false),
-            (true, true, Some("connection: keep-alive\r\n"), false),
-            (false, false, Some("connection: close\r\n"), true),
-            (false, true, Some("connection: close\r\n"), true),
-        ] {
-            let mut output = output();
-            output.respond(
-                ResponseContext { head: false, keep_alive, http_10 },
-                Status(200),
-                None,
-                b"",
-                Body::Empty,
-            );
-            let text = String::from_utf8_lossy(&output.bytes).into_owned();
-            assert_eq!(output.close, close);
-            match line {
-                Some(line) => assert!(text.contains(line), "{text}"),
-                None => assert!(!text.contains("connection"), "{text}"),
-            }
-        }
-    }
-
-    #[test]
-    fn writes_the_size_of_a_chunk_and_no_empty_chunk() {
-        let mut out = b"x".to_vec();
-        chunk(&mut out, |out| out.extend_from_slice(&[b'y'; 17]));
-        chunk(&mut out, |_| {});
-        assert_eq!(out, [b"x00000011\r\n".as_slice(), &[b'y'; 17], b"\r\n"].concat());
-    }
-
-    #[test]
-    fn error_response_is_a_json_object() {
-        let mut output = output();
-        output.reject(KEEP, ParseError::HeadTooLarge, b"");
-        let text = String::from_utf8_lossy(&output.bytes).into_owned();
-        assert!(text.starts_with("HTTP/1.1 431 ") && output.close, "{text}");
-        assert!(text.ends_with("{\"detail\":\"Request header fields too large\"}"), "{text}");
-    }
-}
+mod tests;

@@ -1,0 +1,151 @@
+//! The streams that wait for something: for a body, for their turn, or for the peer's window.
+//!
+//! A stream that is answered as soon as its request is complete never has a record.
+use std::rc::Rc;
+
+use crate::http::h2::frame::ErrorCode;
+use crate::http::h2::head::RequestHead;
+use crate::http::h2::outgoing::Outgoing;
+
+/// A stream with a record.
+#[derive(Debug)]
+pub struct OpenStream {
+    pub id: u32,
+    /// What the peer may still receive; negative after it has lowered its initial window.
+    pub window: i64,
+    /// The tick at which it began to wait.
+    pub since: u32,
+    /// Whether its wait for the peer's window was counted.
+    pub is_stalled: bool,
+    pub state: StreamState,
+}
+
+#[derive(Debug)]
+pub enum StreamState {
+    /// The body is incomplete.
+    Receiving { head: Rc<RequestHead>, body: Vec<u8> },
+    /// The request is complete. It is answered once less is waiting to be sent.
+    Waiting { head: Rc<RequestHead>, body: Vec<u8> },
+    /// `is_half_open`: the peer has not ended its request, of which the rest is ignored.
+    Sending { outgoing: Outgoing, is_half_open: bool },
+}
+
+impl OpenStream {
+    /// Whether the response has begun before the request was complete.
+    pub fn is_half_open(&self) -> bool {
+        matches!(self.state, StreamState::Sending { is_half_open: true, .. })
+    }
+}
+
+/// How many identifiers of this connection are remembered as opened.
+const RECENT_IDS: u32 = 128;
+/// How many streams that this side has ended are remembered, because frames of theirs may be in flight.
+const ENDED_IDS: usize = 16;
+
+/// All streams of a connection.
+#[derive(Debug, Default)]
+pub struct StreamTable {
+    open: Vec<OpenStream>,
+    highest: u32,
+    /// Bit n: the identifier `highest - 2n` was opened.
+    recent: u128,
+    ended: [u32; ENDED_IDS],
+    next_ended: usize,
+}
+
+impl StreamTable {
+    /// The highest identifier that was opened.
+    pub fn highest(&self) -> u32 {
+        self.highest
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Checks and records the identifier of a new stream (RFC 9113 5.1.1).
+    ///
+    /// # Errors
+    /// The stream was opened before, or its identifier was skipped.
+    pub fn open(&mut self, id: u32) -> Result<(), ErrorCode> {
+        if id <= self.highest {
+            let back = (self.highest - id) / 2;
+            let was_opened = back < RECENT_IDS && self.recent >> back & 1 == 1;
+            return Err(if was_opened { ErrorCode::StreamClosed } else { ErrorCode::Protocol });
+        }
+        let forward = (id - self.highest).div_ceil(2);
+        self.recent = self.recent.checked_shl(forward).unwrap_or(0) | 1;
+        self.highest = id;
+        Ok(())
+    }
+
+    pub fn find(&mut self, id: u32) -> Option<&mut OpenStream> {
+        self.open.iter_mut().find(|stream| stream.id == id)
+    }
+
+    pub fn insert(&mut self, stream: OpenStream) {
+        self.open.push(stream);
+    }
+
+    pub fn remove(&mut self, id: u32) -> Option<OpenStream> {
+        let at = self.open.iter().position(|stream| stream.id == id)?;
+        let stream = self.open.remove(at);
+        if self.open.is_empty() {
+            self.open = Vec::new();
+        }
+        Some(stream)
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut OpenStream> {
+        self.open.iter_mut()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &OpenStream> {
+        self.open.iter()
+    }
+
+    /// Remembers a stream that this side ended before the peer did.
+    pub fn end(&mut self, id: u32) {
+        self.ended[self.next_ended] = id;
+        self.next_ended = (self.next_ended + 1) % ENDED_IDS;
+    }
+
+    /// Whether this side ended the stream before the peer did: its frames are ignored (RFC 9113 5.4.2).
+    pub fn is_ended(&self, id: u32) -> bool {
+        self.ended.contains(&id)
+    }
+
+    /// The memory of heads that wait for a body, bytes. Shared heads belong to the memo or to
+    /// another stream, and count there or not at all: the number of streams bounds them.
+    pub fn head_bytes(&self) -> usize {
+        let heads = self.open.iter().map(|stream| match &stream.state {
+            StreamState::Receiving { head, .. } | StreamState::Waiting { head, .. } => {
+                if Rc::strong_count(head) > 1 { 0 } else { head.memory() }
+            }
+            StreamState::Sending { .. } => 0,
+        });
+        heads.sum()
+    }
+
+    /// The memory of request bodies, bytes.
+    pub fn body_bytes(&self) -> usize {
+        let bodies = self.open.iter().map(|stream| match &stream.state {
+            StreamState::Receiving { body, .. } | StreamState::Waiting { body, .. } => body.capacity(),
+            StreamState::Sending { .. } => 0,
+        });
+        bodies.sum()
+    }
+
+    /// The memory of responses that wait for the peer, bytes.
+    pub fn outgoing_bytes(&self) -> usize {
+        let outgoing = self.open.iter().map(|stream| match &stream.state {
+            StreamState::Sending { outgoing, .. } => outgoing.memory(),
+            _ => 0,
+        });
+        outgoing.sum()
+    }
+}

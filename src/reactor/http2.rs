@@ -1,0 +1,282 @@
+//! One HTTP/2 connection, apart from its I/O: bytes and time in, bytes and the next step out.
+use std::any::Any;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use bytes::BytesMut;
+
+use crate::channel::{EventResult, Lease};
+use crate::http::ParseError;
+use crate::http::h2::connection::Http2;
+use crate::http::h2::event::{Http2Event, Http2Limits, Incomplete, WrittenResponse};
+use crate::http::h2::frame;
+use crate::http::h2::outgoing::SharedTail;
+use crate::limits::{BATCH_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN};
+use crate::reactor::batch::{BatchWriter, StoredResponse};
+use crate::reactor::connections::Phase;
+use crate::reactor::context::Reactor;
+use crate::reactor::event_streams::EventStreams;
+use crate::reactor::sse::{earlier, is_reached};
+
+/// The state of a connection.
+pub struct Http2Connection {
+    peer: Option<IpAddr>,
+    buffer: BytesMut,
+    http2: Http2,
+    requests_left: u64,
+    event_streams: EventStreams,
+    /// This side's preface, until the first write.
+    preface: Vec<u8>,
+    /// When the connection last had a stream, ticks.
+    idle_since: u32,
+    /// When the incomplete frame or header block at the end of the buffer began, ticks.
+    head_since: Option<u32>,
+    /// The frames that were complete at the time.
+    frames_read: u64,
+}
+
+/// What a connection writes, and what it does after that.
+pub struct Http2Batch {
+    pub bytes: Vec<u8>,
+    pub next: Http2Next,
+    /// Set if the last response is valid only once the events of its request are written. Pass it to
+    /// [`Http2Connection::complete`] before the bytes are written.
+    pub stored: Option<StoredResponse>,
+    /// How many requests the batch answers.
+    pub requests: u64,
+}
+
+/// What a connection does after a batch is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http2Next {
+    /// No stream is open: read, within the timeout of this phase, which began at this tick.
+    Read(Phase, u32),
+    /// Streams are open: read when there is something, and advance at this tick at the latest.
+    Wait(u32),
+    /// There is more to answer or to send.
+    Advance,
+    Close,
+}
+
+impl Http2Connection {
+    /// `received`: what was read so far.
+    pub fn new(reactor: &Reactor, limits: Http2Limits, peer: Option<IpAddr>, received: BytesMut) -> Self {
+        let mut preface = Vec::new();
+        Self {
+            peer,
+            buffer: received,
+            http2: Http2::new(limits, &mut preface),
+            requests_left: reactor.requests_max,
+            event_streams: EventStreams::default(),
+            preface,
+            idle_since: reactor.connections.now(),
+            head_since: Some(reactor.connections.now()),
+            frames_read: 0,
+        }
+    }
+
+    /// Takes the buffer, with capacity for the next read: for the rest of a frame that has begun, or small.
+    pub fn read_buffer(&mut self) -> BytesMut {
+        if self.buffer.is_empty() && self.buffer.capacity() != READ_BYTES_IDLE {
+            self.buffer = BytesMut::with_capacity(READ_BYTES_IDLE);
+        }
+        let missing = frame::missing_bytes(&self.buffer).max(READ_BYTES_MIN);
+        if self.buffer.capacity() - self.buffer.len() < missing {
+            self.buffer.reserve(missing);
+        }
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Takes back the buffer, with the received bytes appended.
+    pub fn receive(&mut self, buffer: BytesMut) {
+        self.buffer = buffer;
+    }
+
+    /// The memory of the buffer, of request bodies and of responses, bytes.
+    pub fn memory(&self) -> usize {
+        self.buffer.capacity() + self.http2.streams.body_memory()
+    }
+
+    /// Whether a request body is incomplete.
+    pub fn receives_body(&self) -> bool {
+        self.http2.streams.table.body_bytes() > 0
+    }
+
+    /// Answers the complete requests in the buffer, and sends what the peer's windows allow.
+    pub fn advance(&mut self, reactor: &Reactor, now: SystemTime) -> Http2Batch {
+        let lease = reactor.worker_state.lease.borrow();
+        let close = Http2Batch { bytes: Vec::new(), next: Http2Next::Close, stored: None, requests: 0 };
+        // Connections are accepted only once there is a snapshot.
+        let Some(snapshot) = lease.as_ref() else { return close };
+        let settings = reactor.worker_state.settings.borrow();
+        let state = &mut *reactor.request_state.borrow_mut();
+        let mut requests_left = self.requests_left;
+        let mut writer = BatchWriter {
+            reactor,
+            settings: &settings,
+            snapshot,
+            state,
+            peer: self.peer,
+            now,
+            has_begun: false,
+            requests: 0,
+            requests_left: &mut requests_left,
+            stored: None,
+        };
+        writer.begin();
+        writer.state.output.bytes.append(&mut self.preface);
+        let is_open = self.answer(&mut writer);
+        let (requests, stored) = (writer.requests, writer.stored);
+        self.requests_left = requests_left;
+        let out = &mut state.output.bytes;
+        let next = match is_open {
+            true if stored.is_some() => Http2Next::Advance,
+            true => self.finish(reactor, snapshot, now, out),
+            false => Http2Next::Close,
+        };
+        reactor.metrics.http2.add(&self.http2.take_counts());
+        Http2Batch { bytes: std::mem::take(out), next, stored, requests }
+    }
+
+    /// Answers requests until the output is large. False: the connection closes.
+    fn answer(&mut self, writer: &mut BatchWriter<'_>) -> bool {
+        let reactor = writer.reactor;
+        let (now, limits) = (reactor.connections.now(), reactor.connections.wait_limits());
+        while writer.stored.is_none() && writer.state.output.bytes.len() < BATCH_BYTES_MAX {
+            let out = &mut writer.state.output.bytes;
+            let mut event = self.http2.expire(now, limits, out);
+            if event == Http2Event::NeedBytes {
+                event = self.http2.advance(&mut self.buffer, now, out);
+            }
+            match event {
+                Http2Event::NeedBytes => break,
+                Http2Event::Close => return false,
+                Http2Event::Request => self.answer_one(writer, None, now),
+                Http2Event::Refused(error) => self.answer_one(writer, Some(error), now),
+            }
+            if *writer.requests_left == 0 {
+                self.http2.shut_down(&mut writer.state.output.bytes);
+            }
+        }
+        true
+    }
+
+    fn answer_one(&mut self, writer: &mut BatchWriter<'_>, error: Option<ParseError>, now: u32) {
+        let start = writer.state.output.bytes.len();
+        match error {
+            None => {
+                let Some(request) = self.http2.request() else { return };
+                if writer.excludes(&request) {
+                    writer.deny_request(request);
+                } else {
+                    writer.answer_request(request);
+                }
+            }
+            Some(error) => {
+                let Some((context, fields)) = self.http2.refused() else { return };
+                writer.refuse(context, Some(&fields), error);
+            }
+        }
+        if writer.stored.is_some() {
+            return;
+        }
+        let subscription = writer.state.handler.take_subscription();
+        let output = &mut writer.state.output;
+        output.close = false;
+        let owner: &dyn Fn() -> Rc<dyn Any> = &|| writer.snapshot.clone();
+        let tail = output.tail.take().map(|bytes| SharedTail { bytes, owner: owner() });
+        let response = WrittenResponse {
+            bytes: &mut output.bytes,
+            start,
+            body_start: output.body_start,
+            tail,
+            is_last: subscription.is_none(),
+        };
+        let stream = self.http2.respond(response, now);
+        if let Some(subscription) = subscription {
+            self.event_streams.add(stream, subscription, writer.reactor, writer.snapshot.version);
+        }
+    }
+
+    /// Frames the response to a request whose events were written, or refused.
+    pub fn complete(
+        &mut self,
+        stored: StoredResponse,
+        result: EventResult,
+        bytes: &mut Vec<u8>,
+        reactor: &Reactor,
+    ) {
+        let start = stored.start();
+        let body_start = stored.complete(result, bytes, reactor);
+        let response = WrittenResponse { bytes, start, body_start, tail: None, is_last: true };
+        self.http2.respond(response, reactor.connections.now());
+    }
+
+    /// Sends what may be sent, and decides what follows.
+    fn finish(
+        &mut self,
+        reactor: &Reactor,
+        snapshot: &Lease,
+        time: SystemTime,
+        out: &mut Vec<u8>,
+    ) -> Http2Next {
+        let now = reactor.connections.now();
+        self.event_streams.advance(&mut self.http2.streams, reactor, snapshot, time);
+        let has_more = self.http2.streams.flush(now, out);
+        if reactor.is_draining() {
+            self.http2.shut_down(out);
+        }
+        if self.http2.is_finished() {
+            return Http2Next::Close;
+        }
+        if has_more || out.len() >= BATCH_BYTES_MAX || self.http2.may_answer_waiting() {
+            return Http2Next::Advance;
+        }
+        let phase = match self.http2.incomplete(&self.buffer) {
+            Incomplete::Nothing => Phase::Idle,
+            Incomplete::Head => Phase::Head,
+            Incomplete::Data => Phase::Body,
+        };
+        // Each frame restarts the timeout; the number of frames of a header block is limited.
+        let frames = self.http2.frames_read();
+        if phase != Phase::Head || frames != self.frames_read {
+            self.head_since = (phase == Phase::Head).then_some(now);
+        }
+        self.frames_read = frames;
+        let head_since = self.head_since.unwrap_or(now);
+        let has_streams = !self.http2.streams.table.is_empty();
+        if has_streams || phase != Phase::Idle {
+            self.idle_since = now;
+        }
+        if !has_streams {
+            let since = if phase == Phase::Head { head_since } else { self.idle_since };
+            return Http2Next::Read(phase, since);
+        }
+        let mut deadline = self.http2.streams.deadline(now, reactor.connections.wait_limits());
+        let head_deadline = head_since.wrapping_add(reactor.connections.head_ticks());
+        if phase == Phase::Head {
+            if is_reached(now, head_deadline) {
+                self.http2.shut_down(out);
+                return Http2Next::Close;
+            }
+            deadline = Some(deadline.map_or(head_deadline, |tick| earlier(tick, head_deadline)));
+        }
+        let due = self.event_streams.due_tick();
+        let next = [deadline, due].into_iter().flatten().reduce(earlier);
+        Http2Next::Wait(next.map_or(now.wrapping_add(1), |tick| tick.wrapping_add(1)))
+    }
+
+    /// The connection ends, because it is idle, a frame is too slow, or the reactor drains: its last bytes.
+    pub fn shut_down(&mut self, reactor: &Reactor) -> Vec<u8> {
+        let mut out = std::mem::take(&mut self.preface);
+        self.http2.shut_down(&mut out);
+        reactor.metrics.http2.add(&self.http2.take_counts());
+        out
+    }
+
+    /// Whether the end of the connection was announced.
+    pub fn is_shutting_down(&self) -> bool {
+        self.http2.is_shutting_down()
+    }
+}

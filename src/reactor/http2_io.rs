@@ -1,0 +1,160 @@
+//! The I/O of one HTTP/2 connection: reads, writes, and applies what [`Http2Connection`] decides.
+//!
+//! While no stream is open, a read waits like that of HTTP/1.1. While streams are open, the connection waits
+//! for the socket to be readable instead, which can be interrupted without losing bytes: by a new snapshot, by
+//! an event that is due, or by the timeout of one stream, which must not end the others.
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::events::EventRefusal;
+use crate::http::h2::event::Http2Limits;
+use crate::limits;
+use crate::metrics::ReactorMetrics;
+use crate::reactor::batch::StoredResponse;
+use crate::reactor::connection_io::{ConnectionIo, PeerDisconnected};
+use crate::reactor::connections::{Phase, Wakeup};
+use crate::reactor::http2::{Http2Connection, Http2Next};
+use crate::reactor::transport::Transport;
+
+/// An HTTP/2 connection with its socket.
+pub struct Http2Io<T> {
+    io: ConnectionIo<T>,
+    connection: Http2Connection,
+    _open: OpenConnection,
+}
+
+/// Counts the connection as open.
+struct OpenConnection(Arc<ReactorMetrics>);
+
+impl OpenConnection {
+    fn new(metrics: Arc<ReactorMetrics>) -> Self {
+        metrics.http2.connections_opened.add(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.http2.connections_closed.add(1);
+    }
+}
+
+impl<T: Transport> Http2Io<T> {
+    /// Takes over a connection that has chosen HTTP/2, with the bytes that were read.
+    pub fn new(mut io: ConnectionIo<T>, peer: Option<IpAddr>) -> Self {
+        let head_bytes_max = io.reactor.heads.bytes_max();
+        let defaults = Http2Limits { head_bytes_max, streams_max: limits::HTTP2_STREAMS_MAX };
+        let limits = io.reactor.http2.unwrap_or(defaults);
+        let received = io.connection.take_received();
+        let connection = Http2Connection::new(&io.reactor, limits, peer, received);
+        let open = OpenConnection::new(io.reactor.metrics.clone());
+        Self { io, connection, _open: open }
+    }
+
+    /// Serves the connection until it ends.
+    pub async fn run(mut self) -> Result<(), PeerDisconnected> {
+        loop {
+            let began = SystemTime::now();
+            let mut batch = self.connection.advance(&self.io.reactor, began);
+            self.io.reactor.count_batch(batch.requests, began);
+            if let Some(stored) = batch.stored.take() {
+                self.store(stored, &mut batch.bytes).await;
+            }
+            self.write(batch.bytes).await?;
+            let goes_on = match batch.next {
+                Http2Next::Advance => true,
+                Http2Next::Close => return self.io.linger().await,
+                Http2Next::Read(phase, since) => self.read(phase, since).await?,
+                Http2Next::Wait(tick) => self.wait(tick).await?,
+            };
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until the events of a request are written, and completes its response.
+    async fn store(&mut self, mut stored: StoredResponse, bytes: &mut Vec<u8>) {
+        self.io.guard.set_phase(Phase::Storing);
+        self.io.guard.record_response_bytes(self.connection.memory() + bytes.capacity());
+        let result = self.io.guard.state.cancellable(&mut stored.ticket).await;
+        self.io.guard.state.reset_cancelled();
+        let result = result.unwrap_or(Err(EventRefusal::Timeout));
+        self.connection.complete(stored, result, bytes, &self.io.reactor);
+    }
+
+    async fn write(&mut self, mut bytes: Vec<u8>) -> Result<(), PeerDisconnected> {
+        if !bytes.is_empty() {
+            self.io.guard.record_response_bytes(self.connection.memory() + bytes.capacity());
+            bytes = self.io.write_all(bytes).await?;
+        }
+        self.io.reactor.recycle_buffer(bytes);
+        let memory = self.connection.memory();
+        if self.connection.receives_body() {
+            self.io.guard.record_request_bytes(memory);
+        } else {
+            self.io.guard.record_response_bytes(memory);
+        }
+        Ok(())
+    }
+
+    /// Reads while no stream is open. False: the connection has ended.
+    async fn read(&mut self, phase: Phase, since: u32) -> Result<bool, PeerDisconnected> {
+        self.io.guard.set_phase_since(phase, since);
+        if phase == Phase::Idle {
+            self.io.transport.release_buffers();
+        }
+        let buffer = self.connection.read_buffer();
+        match self.io.guard.state.cancellable(self.io.transport.read(buffer)).await {
+            Some((Ok(length), buffer)) => {
+                self.connection.receive(buffer);
+                self.io.reactor.metrics.bytes_read.add(length as u64);
+                if length == 0 {
+                    self.io.close_notify().await;
+                }
+                Ok(length > 0)
+            }
+            Some((Err(_), _)) => Err(PeerDisconnected),
+            None => {
+                self.io.guard.state.reset_cancelled();
+                self.shut_down().await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Waits while streams are open, and reads if there is something. False: the connection has ended.
+    async fn wait(&mut self, tick: u32) -> Result<bool, PeerDisconnected> {
+        self.io.guard.begin_read(Phase::Streaming);
+        self.io.guard.state.set_due(tick);
+        match self.io.guard.state.interruptible(self.io.transport.readable()).await {
+            Wakeup::Notified => return Ok(true),
+            Wakeup::Ready => {}
+            Wakeup::Cancelled => {
+                // The drain cancels connections with open streams once, so that event streams end.
+                let is_drain = self.io.reactor.is_draining() && !self.connection.is_shutting_down();
+                if !self.io.guard.state.is_cancelled() || !is_drain {
+                    return Err(PeerDisconnected);
+                }
+                self.io.guard.state.reset_cancelled();
+                return Ok(true);
+            }
+        }
+        let buffer = self.connection.read_buffer();
+        match self.io.guard.state.cancellable(self.io.transport.read(buffer)).await {
+            Some((Ok(length), buffer)) => {
+                self.connection.receive(buffer);
+                self.io.reactor.metrics.bytes_read.add(length as u64);
+                Ok(length > 0)
+            }
+            _ => Err(PeerDisconnected),
+        }
+    }
+
+    async fn shut_down(&mut self) -> Result<(), PeerDisconnected> {
+        let bytes = self.connection.shut_down(&self.io.reactor);
+        self.io.write_all(bytes).await?;
+        self.io.linger().await
+    }
+}
