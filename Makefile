@@ -41,6 +41,11 @@ FUZZ_TARGET ?=
 fuzz: ## Runs coverage-guided fuzzing, ten minutes per target (FUZZ_SECONDS=60, FUZZ_TARGET=answer, FUZZ_JOBS=2): needs g++
 	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_TARGET)
 
+.PHONY: conform
+conform: .venv/tests/made-from.txt ## Plays the conformance data of HTTP/1.1, HTTP/2 and JSON against the executable
+	@$(CARGO) test --locked --test integration conformance -- --nocapture 2>&1 | tee target/conform.txt | grep -E '^(conformance|waived|test )'
+	@grep -q '^test result: ok' target/conform.txt
+
 EVALUATIONS ?= 200000
 
 .PHONY: differential

@@ -151,6 +151,11 @@ fn responses_are_complete() {
 }
 
 #[test]
+fn frames_are_read_the_same_however_they_arrive() {
+    fuzz("http2");
+}
+
+#[test]
 fn expressions_do_not_panic() {
     fuzz("syntax");
 }

@@ -60,6 +60,8 @@ mod harness;
 mod health;
 /// HTTP semantics: targets, conditional requests, caching, CORS of error responses, limits of a head.
 mod http;
+/// HTTP/2: answers, conformance, real clients, floods.
+mod http2;
 /// Malformed requests.
 mod http_malformed;
 /// Invariants over many requests: isolation of keys, one document revision per response.

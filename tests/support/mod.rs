@@ -7,6 +7,7 @@ pub mod client;
 pub mod document;
 pub mod fixture;
 pub mod handler;
+pub mod http2;
 pub mod proxy;
 pub mod python;
 pub mod scratch;
@@ -17,6 +18,7 @@ pub mod upstream;
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Client, get, post, request};
+pub use http2::Http2Client;
 pub use proxy::{Proxy, Start};
 pub use scratch::{Port, Scratch};
 pub use shim::{Launcher, Shim};

@@ -4,6 +4,7 @@
 //! and on mutations of it, in `make test`. A finding becomes a file of the corpus.
 mod answers;
 mod gzip;
+mod http2;
 mod spool;
 mod syntax;
 mod upstream;
@@ -41,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "evaluator", run: evaluator },
     Target { name: "answer", run: answers::answer },
     Target { name: "spool", run: spool::spool },
+    Target { name: "http2", run: http2::http2 },
     Target { name: "syntax", run: syntax::syntax },
     Target { name: "upstream", run: upstream::upstream },
     Target { name: "gzip", run: gzip::gzip },
