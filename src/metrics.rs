@@ -2,53 +2,20 @@
 //!
 //! Only its own reactor writes a [`ReactorMetrics`], with plain loads and stores on separate cache lines, so
 //! that counting and reading need no lock. Only the control plane uses the locked [`Metrics::environment`].
+mod counter;
+mod http2;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::http::ParseError;
-use crate::http::h2::event::Http2Counts;
-use crate::http::h2::frame::ErrorCode;
 use crate::http::route::Route;
 use crate::limits;
+pub use crate::metrics::counter::{Counter, SharedCounter};
+pub use crate::metrics::http2::Http2Metrics;
 use crate::snapshot::DocumentSource;
-
-/// A counter or gauge with a single writer at a time.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds `count`. Only the owning thread may call it: with a single writer a load and a store are enough,
-    /// and cheaper than an atomic addition.
-    pub fn add(&self, count: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
-    }
-
-    /// Replaces the value. Only the owning thread may call it.
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A counter that several threads of the control plane add to.
-#[derive(Debug, Default)]
-pub struct SharedCounter(AtomicU64);
-
-impl SharedCounter {
-    pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
-    }
-
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Metrics of threads other than the supervisor and the reactors.
 #[derive(Debug, Default)]
@@ -183,44 +150,6 @@ pub struct ReactorMetrics {
     /// Index of the driver in `DRIVERS`.
     driver: Counter,
     started: Instant,
-}
-
-/// The metrics of the HTTP/2 connections of one reactor.
-#[derive(Debug, Default)]
-pub struct Http2Metrics {
-    pub connections_opened: Counter,
-    pub connections_closed: Counter,
-    pub streams: Counter,
-    pub resets_by_client: Counter,
-    pub resets_by_server: Counter,
-    /// Responses that waited for the peer's window.
-    pub window_stalls: Counter,
-    goaway: [Counter; ErrorCode::GOAWAY.len()],
-}
-
-impl Http2Metrics {
-    /// Adds the events of a connection.
-    pub fn add(&self, counts: &Http2Counts) {
-        self.streams.add(counts.streams);
-        self.resets_by_client.add(counts.resets_by_client);
-        self.resets_by_server.add(counts.resets_by_server);
-        self.window_stalls.add(counts.window_stalls);
-        if let Some(code) = counts.goaway
-            && let Some(index) = ErrorCode::GOAWAY.iter().position(|known| *known == code)
-        {
-            self.goaway[index].add(1);
-        }
-    }
-
-    /// Connections that the server ended with this code (its index in `ErrorCode::GOAWAY`).
-    pub fn goaway_of(&self, code: usize) -> u64 {
-        self.goaway.get(code).map_or(0, Counter::value)
-    }
-
-    /// Currently open connections.
-    pub fn connections_open(&self) -> u64 {
-        self.connections_opened.value().saturating_sub(self.connections_closed.value())
-    }
 }
 
 /// Names of drivers.

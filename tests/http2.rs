@@ -317,7 +317,7 @@ fn switched_off_it_is_not_offered() {
 // --- streams ---
 
 #[test]
-fn many_streams_are_answered_whatever_their_order() {
+fn streams_are_answered_in_any_order() {
     let proxy = prepare().with_admin().ready();
     let mut client = Http2Client::connect(proxy.address());
     let expected = proxy.get(FLAGS, SERVER).body;

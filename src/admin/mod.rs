@@ -4,6 +4,7 @@
 //! are also here for probes that cannot use the main port, which may require client certificates. Everything
 //! runs on separate threads and only reads, so that a request here costs the reactors nothing. No route
 //! returns flags, changes anything or shows a complete key. Each connection is closed after one response.
+mod exposition;
 mod host;
 mod peers;
 mod process;

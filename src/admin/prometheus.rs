@@ -3,9 +3,10 @@
 //! Names start with `edge_proxy_`, counters end in `_total`, units are base units (seconds, bytes). The
 //! format requires that all samples of a family follow its HELP and TYPE lines, and that their labels are
 //! unique.
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 use std::time::SystemTime;
 
+use crate::admin::exposition::ExpositionText;
 use crate::admin::process::Process;
 use crate::admin::status::{environment_labels, source_name, unix_seconds};
 use crate::admin::view::View;
@@ -16,7 +17,7 @@ use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
 
 /// The body of `/metrics`.
 pub fn render(view: &View) -> String {
-    let mut text = Text::default();
+    let mut text = ExpositionText::default();
     let metrics = &*view.metrics;
     text.family("info", "gauge", "Version of the running program.");
     text.sample("info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
@@ -45,38 +46,14 @@ pub fn render(view: &View) -> String {
     let (reason, _) = view.readiness();
     text.single("ready", "gauge", "1 if the proxy is ready.", u8::from(reason.is_none()));
     process(&mut text, metrics);
-    text.0
-}
-
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a string cannot fail, here and below.
-        let _ = writeln!(self.0, "# HELP edge_proxy_{name} {help}\n# TYPE edge_proxy_{name} {kind}");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: impl Display) {
-        let _ = write!(self.0, "edge_proxy_{name}");
-        for (index, (label, text)) in labels.iter().enumerate() {
-            let text = text.to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.0, "{}{label}=\"{text}\"", if index == 0 { '{' } else { ',' });
-        }
-        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
-    }
-
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
-        self.family(name, kind, help);
-        self.sample(name, &[], value);
-    }
+    text.into_string()
 }
 
 fn sum(metrics: &Metrics, number: impl Fn(&ReactorMetrics) -> u64) -> u64 {
     metrics.reactors.iter().map(|reactor| number(reactor)).sum()
 }
 
-fn requests(text: &mut Text, metrics: &Metrics) {
+fn requests(text: &mut ExpositionText, metrics: &Metrics) {
     text.family("http_requests_total", "counter", "Requests answered, by route and status class.");
     for (index, route) in Route::ALL.iter().enumerate() {
         for class in 0..5 {
@@ -100,7 +77,7 @@ fn requests(text: &mut Text, metrics: &Metrics) {
 }
 
 /// Exports one bucket per octave; the status page uses the finer ones.
-fn durations(text: &mut Text, metrics: &Metrics) {
+fn durations(text: &mut ExpositionText, metrics: &Metrics) {
     const NAME: &str = "http_request_duration_seconds";
     text.family(
         NAME,
@@ -125,7 +102,7 @@ fn durations(text: &mut Text, metrics: &Metrics) {
     text.sample(&format!("{NAME}_count"), &[], below);
 }
 
-fn traffic(text: &mut Text, metrics: &Metrics) {
+fn traffic(text: &mut ExpositionText, metrics: &Metrics) {
     type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
     let rows: [Row; 14] = [
         ("http_received_bytes_total", "counter", "Bytes read from clients.", |r| r.bytes_read.value()),
@@ -195,7 +172,7 @@ fn traffic(text: &mut Text, metrics: &Metrics) {
     }
 }
 
-fn result_caches(text: &mut Text, metrics: &Metrics) {
+fn result_caches(text: &mut ExpositionText, metrics: &Metrics) {
     type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
     let rows: [Row; 4] = [
         (
@@ -225,7 +202,7 @@ fn result_caches(text: &mut Text, metrics: &Metrics) {
     }
 }
 
-fn http2(text: &mut Text, metrics: &Metrics) {
+fn http2(text: &mut ExpositionText, metrics: &Metrics) {
     let help = "HTTP/2 connections open now.";
     text.single("http2_connections", "gauge", help, sum(metrics, |r| r.http2.connections_open()));
     let help = "HTTP/2 streams opened by clients.";
@@ -251,7 +228,7 @@ fn http2(text: &mut Text, metrics: &Metrics) {
     );
 }
 
-fn reactors(text: &mut Text, metrics: &Metrics) {
+fn reactors(text: &mut ExpositionText, metrics: &Metrics) {
     type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> f64);
     text.family("reactor_info", "gauge", "CPU and I/O driver of each reactor.");
     for (index, reactor) in metrics.reactors.iter().enumerate() {
@@ -290,7 +267,7 @@ fn reactors(text: &mut Text, metrics: &Metrics) {
     }
 }
 
-fn supervisor(text: &mut Text, metrics: &Metrics) {
+fn supervisor(text: &mut ExpositionText, metrics: &Metrics) {
     let numbers = &metrics.supervisor;
     let rows = [
         (
@@ -324,7 +301,7 @@ fn supervisor(text: &mut Text, metrics: &Metrics) {
 }
 
 /// Effects of the limits on SDKs' flag counts.
-fn counts_bounded(text: &mut Text, metrics: &Metrics) {
+fn counts_bounded(text: &mut ExpositionText, metrics: &Metrics) {
     let numbers = &metrics.supervisor;
     let families = [
         (
@@ -351,7 +328,7 @@ fn counts_bounded(text: &mut Text, metrics: &Metrics) {
 }
 
 /// Experiment events, from their acceptance until upstream has them.
-fn events(text: &mut Text, metrics: &Metrics) {
+fn events(text: &mut ExpositionText, metrics: &Metrics) {
     let numbers = &metrics.events;
     let accepted = sum(metrics, |reactor| reactor.events_accepted.value());
     text.single("events_accepted_total", "counter", "Experiment events stored and answered 202.", accepted);
@@ -396,7 +373,7 @@ fn events(text: &mut Text, metrics: &Metrics) {
     }
 }
 
-fn background(text: &mut Text, metrics: &Metrics) {
+fn background(text: &mut ExpositionText, metrics: &Metrics) {
     let numbers = &metrics.background;
     let rows = [
         (
@@ -433,7 +410,7 @@ fn background(text: &mut Text, metrics: &Metrics) {
     );
 }
 
-fn environments(text: &mut Text, metrics: &Metrics) {
+fn environments(text: &mut ExpositionText, metrics: &Metrics) {
     type Row = (&'static str, &'static str, fn(&EnvironmentMetrics) -> Option<f64>);
     let environments = environment_labels(metrics.environments());
     text.family("environment_info", "gauge", "Source of each environment's document.");
@@ -495,7 +472,7 @@ fn environments(text: &mut Text, metrics: &Metrics) {
     }
 }
 
-fn process(text: &mut Text, metrics: &Metrics) {
+fn process(text: &mut ExpositionText, metrics: &Metrics) {
     let process = Process::read();
     let rows = [
         ("start_time_seconds", "gauge", "When the process started.", Some(unix_seconds(metrics.started))),

@@ -182,7 +182,7 @@ impl FramingHeaders {
         }
     }
 
-    /// The value of `Content-Length`, whatever it is.
+    /// The value of `Content-Length`.
     pub(super) fn content_length_sent(&self) -> Option<u64> {
         self.content_length
     }

@@ -1,8 +1,8 @@
 //! The I/O of one HTTP/2 connection: reads, writes, and applies what [`Http2Connection`] decides.
 //!
 //! While no stream is open, a read waits like that of HTTP/1.1. While streams are open, the connection waits
-//! for the socket to be readable instead, which can be interrupted without losing bytes: by a new snapshot, by
-//! an event that is due, or by the timeout of one stream, which must not end the others.
+//! for the socket to be readable instead, which can be interrupted without losing bytes: by a new snapshot,
+//! by an event that is due, or by the timeout of one stream, which must not end the others.
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -1,4 +1,4 @@
-//! An HTTP/2 client with prior knowledge, which opens one stream at a time unless told otherwise.
+//! An HTTP/2 client with prior knowledge, whose frames the caller may send one by one.
 //!
 //! Its frames are its own. Its HPACK is that of the library, which the conformance data checks with another.
 use std::collections::BTreeMap;

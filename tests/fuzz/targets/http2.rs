@@ -1,4 +1,4 @@
-//! Fuzz target: an HTTP/2 connection, whatever frames the client sends and however they arrive.
+//! Fuzz target: an HTTP/2 connection with any frames of the client, in any pieces.
 use bytes::{Bytes, BytesMut};
 use edge_proxy::http::h2::connection::Http2;
 use edge_proxy::http::h2::event::{Http2Event, Http2Limits, WaitLimits, WrittenResponse};
