@@ -1,8 +1,8 @@
 //! The TLS settings of the main listener, from PEM files.
 //!
 //! TLS 1.2 and 1.3, ALPN `h2` (`server.http2`) and `http/1.1`. Connections keep the settings with which they
-//! were accepted. Sessions resume by tickets, whose keys stay the same when the certificate changes. Files are
-//! read on the control plane only.
+//! were accepted. Sessions resume by tickets, whose keys stay the same when the certificate changes. Files
+//! are read on the control plane only.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
