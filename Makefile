@@ -57,6 +57,14 @@ long: .venv/tests/made-from.txt ## Runs the long variants of tests: 86,585 paylo
 	PAYLOADS=86585 SMUGGLING=2000 SWAPS=35 KILLS=200 STOPS=16 $(CARGO) test --locked --test integration -- --nocapture \
 	  conformance::mutated reverse_proxies:: invariants:: polling::kill drain::stop
 
+EVENTS ?= 100000
+
+.PHONY: events
+events: ## Sends 100,000 exposures through ten outages of upstream, three kills of the proxy and a full disk (EVENTS=)
+	@EVENTS=$(EVENTS) $(CARGO) test --locked --test integration events::delivery::exposures -- --nocapture 2>&1 \
+	  | tee target/events.txt | sed -n 's/^events | //p'
+	@grep -q '^test result: ok' target/events.txt
+
 ci: fmt lint test bench-gate sdk ## Runs all checks that a change must pass
 	scripts/audit --if-installed
 

@@ -58,20 +58,24 @@ assert.deepEqual(traits, { banner: 'hello', plan: 'silver' });
 console.log('traits');
 
 if (sdkName === '@flagsmith/flagsmith') {
-  // An exposure is recorded only for a flag with an experiment.
-  const exposed = page.waitForRequest((request) => request.url().endsWith('/v1/events') && request.method() === 'POST', { timeout: PATIENCE_MS });
-  const experiment = await page.evaluate(async (options) => {
-    const events = { enableEvents: true, eventProcessorConfig: { eventsApiUrl: `${location.origin}/` } };
+  // An exposure is recorded only for a flag with an experiment. The proxy is of another origin than the page.
+  const exposed = page.waitForResponse((response) => response.url() === `${proxy}/v1/events` && response.request().method() === 'POST', { timeout: PATIENCE_MS });
+  const experiment = await page.evaluate(async ([options, proxy]) => {
+    const events = { enableEvents: true, eventProcessorConfig: { eventsApiUrl: `${proxy}/` } };
     const instance = index.createFlagsmithInstance();
     await instance.init({ ...options, ...events, realtime: false, enableAnalytics: false, identity: 'user-2' });
     instance.getExperimentFlag('banner');
     const flag = instance.getExperimentFlag('split');
+    instance.trackEvent('purchase', { value: '9.99' });
     await instance.flushEvents();
     return { ...flag.experiment, variant: flag.variant };
-  }, options);
+  }, [options, proxy]);
   assert.deepEqual(experiment, { id: 7, name: 'Split', inExperiment: true, variant: 'b' });
-  const { events } = (await exposed).postDataJSON();
-  assert.deepEqual(events.map(({ feature_name, identifier, value, metadata }) => [feature_name, identifier, value, metadata.experiment_id]), [['split', 'user-2', 'b', 7]]);
+  const response = await exposed;
+  assert.deepEqual([response.status(), await response.json()], [202, { accepted: 2, rejected: [] }]);
+  const { events } = response.request().postDataJSON();
+  assert.deepEqual(events.map(({ event, feature_name, identifier, value }) => [event, feature_name, identifier, value]), [['$flag_exposure', 'split', 'user-2', 'b'], ['purchase', null, 'user-2', '9.99']]);
+  assert.equal(events[0].metadata.experiment_id, 7);
   console.log('experiment');
 }
 

@@ -31,15 +31,42 @@ fn start(origins: &[String]) -> (Upstream, Proxy) {
     let upstream = Upstream::start();
     upstream.document(SERVER, document(1).to_string());
     upstream.on("/api/v1/analytics/flags/", Reply::json("{}"));
+    upstream.on(EVENTS, Reply::new(202, r#"{"accepted":1,"rejected":[]}"#));
     let proxy = Start::serve()
         .set("api_url", upstream.api_url())
         .set("api_poll_frequency", 1)
         .set("analytics", json!({"flush_interval_seconds": 1}))
         .set("allow_origins", origins.to_vec())
+        .set("cache_dir", "cache")
+        .set("events", json!({"enabled": true, "url": upstream.origin(), "flush_interval_seconds": 0.2}))
         .environment(CLIENT, SERVER)
         .cores(2)
         .ready();
     (upstream, proxy)
+}
+
+/// Where experiment events go: at the proxy, and upstream.
+const EVENTS: &str = "/v1/events";
+
+/// Waits until upstream has exactly these events, in any order: the name, the feature, the value.
+fn wait_for_events(upstream: &Upstream, sdk: &str, expected: &[(&str, Value, Value)]) {
+    let sent = || -> Vec<Value> {
+        let batches = upstream.requests_for(EVENTS);
+        assert!(batches.iter().all(|batch| batch.key() == CLIENT));
+        let has_sdk = |field: Option<&str>| field.is_some_and(|field| field.starts_with(sdk));
+        assert!(batches.iter().all(|batch| has_sdk(batch.header("flagsmith-sdk-user-agent"))), "{batches:?}");
+        batches.iter().flat_map(|batch| batch.json()["events"].as_array().cloned().unwrap_or_default()).collect()
+    };
+    eventually("the SDK's events upstream", || (sent().len() >= expected.len()).then_some(()));
+    let mut found: Vec<String> = sent()
+        .iter()
+        .map(|event| json!([event["event"], event["feature_name"], event["value"]]).to_string())
+        .collect();
+    let mut expected: Vec<String> =
+        expected.iter().map(|(event, feature, value)| json!([event, feature, value]).to_string()).collect();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
 }
 
 fn everyone() -> Vec<String> {
@@ -155,6 +182,17 @@ fn python_receives_events_and_uploads_counts() {
 }
 
 #[test]
+fn python_reports_exposures_and_custom_events() {
+    let (upstream, proxy) = start(&everyone());
+    let mut command = Command::new(support::python::interpreter());
+    command.arg(folder().join("exposures.py")).args([&origin(&proxy), SERVER]);
+    assert_printed(&converse(command, |_| None), &["exposed 1500"]);
+    let mut expected = vec![("$flag_exposure", json!("split"), json!("b")); 1500];
+    expected.push(("purchase", Value::Null, json!("9.99")));
+    wait_for_events(&upstream, "flagsmith-python-sdk/", &expected);
+}
+
+#[test]
 fn node_remote_and_local_evaluation_agree() {
     let (upstream, proxy) = start(&everyone());
     let printed = run(node("node.mjs", &[&proxy.api_url(), SERVER]), &upstream);
@@ -181,8 +219,13 @@ fn browser_gets_flags_traits_and_events_and_uploads_counts() {
     }
     let expected = ["flags", "identify", "traits", "realtime", "analytics", "refused"];
     for (package, more) in [("flagsmith", &[][..]), ("@flagsmith/flagsmith", &["experiment"][..])] {
-        let (printed, _upstream) = run_with_page("browser.mjs", &[package], |page| vec![page.to_owned()]);
+        let (printed, upstream) = run_with_page("browser.mjs", &[package], |page| vec![page.to_owned()]);
         assert_printed(&printed, &[&expected[..], more].concat());
+        if !more.is_empty() {
+            let exposure = ("$flag_exposure", json!("split"), json!("b"));
+            let purchase = ("purchase", Value::Null, json!("9.99"));
+            wait_for_events(&upstream, "flagsmith-js-sdk/", &[exposure, purchase]);
+        }
     }
 }
 
