@@ -108,8 +108,15 @@ fn pending_counts_of_release_0_1_0_are_sent_with_their_keys() {
     proxy.signal("TERM");
     assert!(proxy.wait().success());
     assert_eq!(sent().len(), 5, "no count is uploaded twice");
-    let left = std::fs::read_dir(cache.path()).expect("scratch space").count();
-    assert_eq!(left, 3, "the pending counts are removed from the disk");
+    let files = |folder: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(cache.path().join(folder)).expect("a folder");
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+    };
+    let documents = files("").into_iter().filter(|name| name.ends_with(".document")).count();
+    assert_eq!(documents, 3, "the files of the pending counts are removed");
+    for kind in ["analytics", "usage"] {
+        assert_eq!(files(&format!("counts/{kind}/0")), ["lock"], "the spool of {kind} is empty");
+    }
 }
 
 #[test]

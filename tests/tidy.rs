@@ -77,7 +77,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("systemd", &["metrics"]),
     ("upstream", &["config", "files", "json", "limits", "timestamp", "validators", "yielding"]),
     ("storage", &["config", "files", "json", "limits", "log", "validators"]),
-    ("analytics", &["counts", "json", "limits", "schedule", "storage", "upstream", "validators"]),
+    ("analytics", &["counts", "json", "limits", "schedule", "storage", "upstream"]),
     (
         "forwarding",
         &["channel", "config", "events", "json", "limits", "log", "metrics", "storage", "upstream"],

@@ -3,57 +3,97 @@
 //! While a batch of an environment, label and version is pending, no further batch is packed for these: their
 //! counts accumulate in [`Counts`], which is bounded. The pending batches of an environment are bounded in
 //! bytes, in memory and in `cache_dir`. Lost counts are counted and logged.
-use std::collections::{HashMap, HashSet};
-use std::fmt;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
-
-use sha2::{Digest, Sha256};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use crate::analytics::batch::{ReportKind, UploadBatch, pack_evaluations, pack_usage, path_of};
 use crate::analytics::upload::{PendingBatch, RoundResult};
 use crate::counts::{Counts, Labels};
 use crate::limits;
 use crate::schedule::{Retry, Schedule, jitter};
-use crate::storage::{StorageError, Store, StoredDocument};
+use crate::storage::{RecordChange, StorageError, Store, StoredRecord};
 use crate::upstream::PollErrorKind;
-use crate::validators::Validators;
 
 /// Why saved batches cannot be loaded.
 #[derive(Debug)]
 pub enum OutboxError {
+    /// The file of an earlier release.
     Storage(StorageError),
-    /// The file is intact, but its content is not a list of batches.
+    Spool(io::Error),
+    /// The record or file is intact, but its content is not a batch.
     Json(serde_json::Error),
+    /// This number of records is damaged.
+    Damaged(u64),
 }
 
 impl fmt::Display for OutboxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Storage(error) => error.fmt(f),
+            Self::Spool(error) => write!(f, "counts: {error}"),
             Self::Json(error) => write!(f, "invalid pending counts: {error}"),
+            Self::Damaged(count) => write!(f, "{count} damaged records"),
         }
     }
 }
 
 impl std::error::Error for OutboxError {}
 
-/// Loads the batches that an earlier process saved.
-///
-/// # Errors
-/// The file is damaged.
-pub fn load(kind: ReportKind, store: &Store) -> Result<Vec<UploadBatch>, OutboxError> {
-    let Some(saved) = store.load(kind.storage_name()).map_err(OutboxError::Storage)? else {
-        return Ok(Vec::new());
-    };
-    serde_json::from_slice(&saved.document).map_err(OutboxError::Json)
+/// The batches that earlier processes saved.
+#[derive(Debug, Default)]
+pub struct SavedBatches {
+    pub batches: Vec<UploadBatch>,
+    /// What could not be loaded.
+    pub errors: Vec<OutboxError>,
 }
 
-/// A change of the batches on disk.
-#[derive(Debug)]
-pub enum StorageChange {
-    Write(&'static str, StoredDocument),
-    Remove(&'static str),
+/// Loads the batches that earlier processes saved. Those in the file of release 0.1.0 are moved to the
+/// spool, with their keys.
+pub fn load(kind: ReportKind, store: &Store) -> SavedBatches {
+    let mut saved = SavedBatches::default();
+    match store.load_records(kind.name()) {
+        Ok((records, damaged)) => {
+            saved.errors.extend((damaged > 0).then_some(OutboxError::Damaged(damaged)));
+            for record in records {
+                match serde_json::from_slice(&record.payload) {
+                    Ok(batch) => saved.batches.push(batch),
+                    Err(error) => saved.errors.push(OutboxError::Json(error)),
+                }
+            }
+        }
+        Err(error) => saved.errors.push(OutboxError::Spool(error)),
+    }
+    match load_file(kind, store) {
+        Ok(Some(batches)) => {
+            let known: HashSet<String> =
+                saved.batches.iter().map(|batch| batch.idempotency_key.clone()).collect();
+            let moved: Vec<UploadBatch> =
+                batches.into_iter().filter(|batch| !known.contains(&batch.idempotency_key)).collect();
+            let add = moved.iter().map(record_of).collect();
+            saved.batches.extend(moved);
+            let keep = saved.batches.iter().map(|batch| batch.idempotency_key.clone()).collect();
+            let replaces = Some(kind.storage_name().to_owned());
+            store.change_records(kind.name(), RecordChange { keep, add, replaces });
+        }
+        Ok(None) => {}
+        Err(error) => saved.errors.push(error),
+    }
+    saved
+}
+
+/// The batches in the file of release 0.1.0; `None` if there is none.
+fn load_file(kind: ReportKind, store: &Store) -> Result<Option<Vec<UploadBatch>>, OutboxError> {
+    let Some(file) = store.load(kind.storage_name()).map_err(OutboxError::Storage)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&file.document).map(Some).map_err(OutboxError::Json)
+}
+
+fn record_of(batch: &UploadBatch) -> StoredRecord {
+    // Strings and integers cannot fail to be written.
+    let payload = serde_json::to_vec(batch).unwrap_or_default();
+    StoredRecord { key: batch.idempotency_key.clone(), payload }
 }
 
 /// The pending batches of one kind.
@@ -65,7 +105,8 @@ pub struct Outbox {
     /// Being uploaded. Stored here too, so that they can be saved if the process exits meanwhile.
     in_flight: Vec<PendingBatch>,
     failure: Option<PollErrorKind>,
-    is_on_disk: bool,
+    /// The keys of the batches on disk.
+    saved: BTreeSet<String>,
 }
 
 impl Outbox {
@@ -75,9 +116,13 @@ impl Outbox {
         if batches.is_empty() {
             schedule.succeeded(now, now, jitter());
         }
-        let (is_on_disk, in_flight) = (!batches.is_empty(), Vec::new());
+        let saved = batches.iter().map(|batch| batch.idempotency_key.clone()).collect();
         let pending = batches.into_iter().map(PendingBatch::new).collect();
-        Self { kind, schedule, pending, in_flight, failure: None, is_on_disk }
+        Self { kind, schedule, pending, in_flight: Vec::new(), failure: None, saved }
+    }
+
+    pub fn kind(&self) -> ReportKind {
+        self.kind
     }
 
     pub fn set_interval(&mut self, interval: Duration, now: Instant) {
@@ -195,18 +240,18 @@ impl Outbox {
         self.pending.append(&mut self.in_flight);
     }
 
-    /// What to change on disk, so that it has the pending batches. Call this after each round.
-    pub fn save(&mut self, wall: SystemTime) -> Option<StorageChange> {
-        let name = self.kind.storage_name();
-        if self.pending.is_empty() {
-            return std::mem::take(&mut self.is_on_disk).then_some(StorageChange::Remove(name));
+    /// What to change on disk, so that it has the pending batches. `None` if it has. Call this after each
+    /// round.
+    pub fn save(&mut self) -> Option<RecordChange> {
+        let keep: BTreeSet<String> =
+            self.pending.iter().map(|waiting| waiting.batch.idempotency_key.clone()).collect();
+        if keep == self.saved {
+            return None;
         }
-        let batches: Vec<&UploadBatch> =
-            self.pending.iter().map(|waiting| Arc::as_ref(&waiting.batch)).collect();
-        let document = serde_json::to_vec(&batches).ok()?;
-        self.is_on_disk = true;
-        let (digest, validators) = (Sha256::digest(&document).into(), Validators::default());
-        Some(StorageChange::Write(name, StoredDocument { document, validators, digest, saved_at: wall }))
+        let is_new = |waiting: &&PendingBatch| !self.saved.contains(&waiting.batch.idempotency_key);
+        let add = self.pending.iter().filter(is_new).map(|waiting| record_of(&waiting.batch)).collect();
+        self.saved.clone_from(&keep);
+        Some(RecordChange { keep, add, replaces: None })
     }
 }
 

@@ -4,6 +4,7 @@
 //! was received. Files are replaced atomically (temporary file, fsync, rename) by a writer thread, and only
 //! the owner can read them. File names are digests, because keys are secret. A damaged file is never served.
 mod folder;
+mod records;
 pub mod spool;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ use crate::files::Links;
 use crate::json::hex::hex;
 use crate::log::Log;
 use crate::storage::folder::create_folder;
+use crate::storage::records::RecordSets;
+pub use crate::storage::records::{RecordChange, StoredRecord};
 use crate::validators::Validators;
 use crate::{files, limits};
 
@@ -69,6 +72,8 @@ pub struct Store {
 enum WriteRequest {
     Save(String, StoredDocument),
     Remove(String),
+    LoadRecords(&'static str, Sender<io::Result<(Vec<StoredRecord>, u64)>>),
+    ChangeRecords(&'static str, RecordChange),
     Flush(Sender<()>),
 }
 
@@ -112,6 +117,22 @@ impl Store {
     /// Removes a document, asynchronously.
     pub fn remove(&self, name: &str) {
         let _ = self.writes.send(WriteRequest::Remove(name.into()));
+    }
+
+    /// Loads a set of records. The number is that of its damaged records, which are lost. Call this before
+    /// the first change of the set.
+    ///
+    /// # Errors
+    /// The spool of the set cannot be opened.
+    pub fn load_records(&self, set: &'static str) -> io::Result<(Vec<StoredRecord>, u64)> {
+        let (sender, loaded) = channel();
+        let _ = self.writes.send(WriteRequest::LoadRecords(set, sender));
+        loaded.recv().map_err(io::Error::other)?
+    }
+
+    /// Changes a set of records, asynchronously.
+    pub fn change_records(&self, set: &'static str, change: RecordChange) {
+        let _ = self.writes.send(WriteRequest::ChangeRecords(set, change));
     }
 
     /// Waits until all previous writes have been tried, for `timeout` at most.
@@ -192,8 +213,9 @@ pub fn load(folder: &Path, name: &str) -> Result<Option<StoredDocument>, Storage
 /// retried: the disk may be full, or the folder missing, for a while.
 fn run_writer(folder: &Path, requests: &Receiver<WriteRequest>, log: &Log) {
     let mut waiting: BTreeMap<String, Option<StoredDocument>> = BTreeMap::new();
+    let mut records = RecordSets::new(folder);
     loop {
-        let was_failing = !waiting.is_empty();
+        let was_failing = !waiting.is_empty() || records.has_changes();
         let timeout = if was_failing { RETRY_INTERVAL } else { Duration::MAX };
         let first = match requests.recv_timeout(timeout) {
             Ok(first) => Some(first),
@@ -205,10 +227,14 @@ fn run_writer(folder: &Path, requests: &Receiver<WriteRequest>, log: &Log) {
             match request {
                 WriteRequest::Save(name, document) => drop(waiting.insert(name, Some(document))),
                 WriteRequest::Remove(name) => drop(waiting.insert(name, None)),
+                WriteRequest::LoadRecords(set, loaded) => drop(loaded.send(records.load(set))),
+                WriteRequest::ChangeRecords(set, change) => records.plan(set, change),
                 WriteRequest::Flush(done) => flushed.push(done),
             }
         }
-        let mut failure = None;
+        let (replaced, changed) = records.apply();
+        waiting.extend(replaced.into_iter().map(|name| (name, None)));
+        let mut failure = changed.err();
         waiting.retain(|name, document| {
             let path = path(folder, name);
             let result = document.as_ref().map_or_else(|| remove(&path), |document| write(&path, document));

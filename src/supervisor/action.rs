@@ -7,7 +7,7 @@ use crate::analytics::batch::ReportKind;
 use crate::analytics::upload::PendingBatch;
 use crate::channel::ReactorMessage;
 use crate::config::{Config, ConfigWarning, Level, TlsConfig};
-use crate::storage::StoredDocument;
+use crate::storage::{RecordChange, StoredDocument};
 use crate::supervisor::refresh::{EnvironmentId, RefreshJob};
 use crate::upstream::Upstream;
 
@@ -62,7 +62,11 @@ pub enum Action {
         name: &'static str,
         kept: StoredDocument,
     },
-    RemoveStored(&'static str),
+    /// Change which uploads are stored.
+    StoreBatches {
+        kind: ReportKind,
+        change: RecordChange,
+    },
     /// Send a message to every reactor.
     Send(ReactorMessage),
     /// Open an environment's event stream; may end in `Event::StreamFailed`.

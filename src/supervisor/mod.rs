@@ -169,12 +169,12 @@ fn open_store(config: &Config, log: &Log) -> Option<Store> {
     }
 }
 
-/// The counts that an earlier process stored. A file that cannot be used is logged.
+/// The counts that earlier processes stored. What cannot be used is logged.
 fn stored_batches(kind: ReportKind, store: Option<&Store>, log: &Log) -> Vec<UploadBatch> {
-    let loaded = store.map_or_else(|| Ok(Vec::new()), |store| outbox::load(kind, store));
-    loaded.unwrap_or_else(|reason| {
+    let saved = store.map(|store| outbox::load(kind, store)).unwrap_or_default();
+    for reason in saved.errors {
         let fields: [(_, &dyn Display); 2] = [("kind", &kind.name()), ("reason", &reason)];
         log.event(Level::Warning, "pending_counts_ignored", &fields);
-        Vec::new()
-    })
+    }
+    saved.batches
 }

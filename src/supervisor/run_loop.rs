@@ -161,7 +161,11 @@ impl RunLoop {
                     store.save_if_new(name, kept);
                 }
             }
-            Action::RemoveStored(name) => self.store.iter().for_each(|store| store.remove(name)),
+            Action::StoreBatches { kind, change } => {
+                if let Some(store) = &self.store {
+                    store.change_records(kind.name(), change);
+                }
+            }
             Action::FlushStorage => self.flush_storage(),
             Action::Send(message) => self.delivery.send(message),
             Action::OpenStream { id, client_side_key } => self.open_stream(id, &client_side_key),

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::time::Instant;
 
 use crate::analytics::batch::{ReportKind, UploadBatch};
-use crate::analytics::outbox::{Outbox, StorageChange};
+use crate::analytics::outbox::Outbox;
 use crate::analytics::upload::RoundResult;
 use crate::config::{Config, Level};
 use crate::counts::Counts;
@@ -139,12 +139,8 @@ fn store(outbox: &mut Outbox, context: &mut EventContext<'_>) {
     if !context.has_storage {
         return;
     }
-    match outbox.save(context.now.wall) {
-        Some(StorageChange::Write(name, kept)) => {
-            context.actions.push(Action::Store { name: name.to_owned(), kept });
-        }
-        Some(StorageChange::Remove(name)) => context.actions.push(Action::RemoveStored(name)),
-        None => {}
+    if let Some(change) = outbox.save() {
+        context.actions.push(Action::StoreBatches { kind: outbox.kind(), change });
     }
 }
 

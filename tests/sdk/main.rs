@@ -55,7 +55,10 @@ fn wait_for_events(upstream: &Upstream, sdk: &str, expected: &[(&str, Value, Val
         assert!(batches.iter().all(|batch| batch.key() == CLIENT));
         let has_sdk = |field: Option<&str>| field.is_some_and(|field| field.starts_with(sdk));
         assert!(batches.iter().all(|batch| has_sdk(batch.header("flagsmith-sdk-user-agent"))), "{batches:?}");
-        batches.iter().flat_map(|batch| batch.json()["events"].as_array().cloned().unwrap_or_default()).collect()
+        batches
+            .iter()
+            .flat_map(|batch| batch.json()["events"].as_array().cloned().unwrap_or_default())
+            .collect()
     };
     eventually("the SDK's events upstream", || (sent().len() >= expected.len()).then_some(()));
     let mut found: Vec<String> = sent()

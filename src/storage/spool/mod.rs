@@ -240,6 +240,11 @@ impl Spool {
         self.live_bytes
     }
 
+    /// Whether a record is committed and not removed.
+    pub fn contains(&self, id: RecordId) -> bool {
+        self.records.contains_key(&id)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
