@@ -97,6 +97,8 @@ pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 // --- a connection ---
 
+/// Free space in the buffer before a read, bytes. With less, the buffer is compacted or grown.
+pub const READ_BYTES_MIN: usize = 1024;
 /// A connection's buffer while it waits for a request, bytes. With its task and registers, an idle connection
 /// takes less than 8 KiB. Beyond: released when the connection is idle.
 pub const READ_BYTES_IDLE: usize = 2560;
@@ -131,6 +133,9 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// 240). Without a minimum, a slow peer could keep a response and its snapshot in memory for days. Beyond:
 /// closed and counted.
 pub const WRITE_BYTES_MIN: usize = 8 * 1024;
+/// A large response must be received within this many times `WRITE_TIMEOUT`, in equal parts: it keeps its
+/// environment in memory, of which there may be a newer version.
+pub const WRITE_PARTS_MAX: usize = 20;
 /// Time after the last response for the peer to receive it and close. Beyond: closed.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes read and discarded while lingering, because closing with unread input would destroy the response in

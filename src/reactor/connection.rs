@@ -5,13 +5,10 @@ use std::time::SystemTime;
 use bytes::BytesMut;
 
 use crate::http::{ParseError, RequestReader};
-use crate::limits::READ_BYTES_IDLE;
+use crate::limits::{READ_BYTES_IDLE, READ_BYTES_MIN};
 use crate::reactor::batch::Batch;
 use crate::reactor::connections::Phase;
 use crate::reactor::context::Reactor;
-
-/// Free space in the buffer before a read, bytes. With less, the buffer is compacted or grown.
-const READ_BYTES_MIN: usize = 1024;
 
 /// The state of a connection. Its owner reads into [`read_buffer`](Self::read_buffer), passes the buffer to
 /// [`receive`](Self::receive), and writes what [`advance`](Self::advance) returns.

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use crate::events::EventRefusal;
 use crate::handlers::sse::StreamSubscription;
-use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, WRITE_BYTES_MIN};
+use crate::limits::{LINGER_BYTES_MAX, READ_BYTES_IDLE, WRITE_BYTES_MIN, WRITE_PARTS_MAX};
 use crate::reactor::batch::{Batch, Next, StoredResponse};
 use crate::reactor::connection::Connection;
 use crate::reactor::connections::{ConnectionGuard, Phase};
@@ -15,10 +15,6 @@ use crate::reactor::context::Reactor;
 use crate::reactor::options::InjectedPanic;
 use crate::reactor::sse::{EventStream, StreamAction};
 use crate::reactor::transport::{Sendable, Transport};
-
-/// A large response must be received within this many times `WRITE_TIMEOUT`, in equal parts: it keeps its
-/// environment in memory, of which there may be a newer version.
-const WRITE_PARTS_MAX: usize = 20;
 
 /// The peer has disconnected or did not read or write in time, so the socket is closed.
 pub struct PeerDisconnected;
