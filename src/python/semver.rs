@@ -23,14 +23,21 @@ impl<'a> Version<'a> {
         if !text.starts_with(|first: char| first.is_ascii_digit()) {
             return None;
         }
+        let version = Self::split(text)?;
+        let Self { numbers, pre_release, build } = version;
+        let valid = numbers.iter().all(|number| is_number(number) && number.len() <= INTEGER_DIGITS_MAX)
+            && pre_release.is_none_or(|text| are_identifiers(text, false))
+            && build.is_none_or(|text| are_identifiers(text, true));
+        valid.then_some(version)
+    }
+
+    /// The parts of a text that [`Self::parse`] accepts, without validating it again.
+    pub fn split(text: &'a str) -> Option<Self> {
         let (text, build) = split_at_char(text, '+');
         let (core, pre_release) = split_at_char(text, '-');
         let mut parts = core.splitn(3, '.');
         let numbers = [parts.next()?, parts.next()?, parts.next()?];
-        let valid = numbers.iter().all(|number| is_number(number) && number.len() <= INTEGER_DIGITS_MAX)
-            && pre_release.is_none_or(|text| are_identifiers(text, false))
-            && build.is_none_or(|text| are_identifiers(text, true));
-        valid.then_some(Self { numbers, pre_release, build })
+        Some(Self { numbers, pre_release, build })
     }
 
     /// Whether its pre-release or its build is exactly `text`.

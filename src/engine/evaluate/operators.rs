@@ -94,7 +94,10 @@ fn compare(comparison: Comparison, operand: &Operand, value: &Value<'_>, budget:
             // UTF-8 sorts by code point, as Python does.
             OperandText::Plain(other) => comparison.meets(Some((**text).cmp(&**other))),
             OperandText::Version(other) => {
-                let order = version(text, budget).and_then(|it| Some(it.cmp(&version(other, budget)?)));
+                let order = version(text, budget).and_then(|version| {
+                    budget.read(other.len());
+                    Some(version.cmp(&Version::split(other)?))
+                });
                 order.is_some_and(|order| comparison.meets(Some(order)))
             }
             OperandText::Never => false,

@@ -2,6 +2,7 @@
 use std::hash::BuildHasher as _;
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::engine::identity::{Identity, Trait, TraitValue};
 use crate::engine::table::{TableHashBuilder, offset};
@@ -35,15 +36,17 @@ impl<'a> TraitMap<'a> {
         for (at, sent_trait) in sent.iter().enumerate() {
             let hash = hasher.hash_one(sent_trait.key);
             let traits = merged.as_deref().unwrap_or(sent);
-            if let Some(index) =
-                by_key.find(hash, |index: &u32| traits[*index as usize].key == sent_trait.key)
-            {
-                let merged = merged.get_or_insert_with(|| sent[..at].to_vec());
-                merged[*index as usize].value = sent_trait.value;
-            } else {
-                let index = offset(merged.as_ref().map_or(at, Vec::len));
-                by_key.insert_unique(hash, index, |index| hasher.hash_one(traits[*index as usize].key));
-                merged.iter_mut().for_each(|merged| merged.push(*sent_trait));
+            let is_same = |index: &u32| traits[*index as usize].key == sent_trait.key;
+            let rehash = |index: &u32| hasher.hash_one(traits[*index as usize].key);
+            match by_key.entry(hash, is_same, rehash) {
+                Entry::Occupied(known) => {
+                    let merged = merged.get_or_insert_with(|| sent[..at].to_vec());
+                    merged[*known.get() as usize].value = sent_trait.value;
+                }
+                Entry::Vacant(vacant) => {
+                    vacant.insert(offset(merged.as_ref().map_or(at, Vec::len)));
+                    merged.iter_mut().for_each(|merged| merged.push(*sent_trait));
+                }
             }
         }
         Self { sent, merged, by_key, hasher }
