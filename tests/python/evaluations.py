@@ -239,6 +239,8 @@ def own_state(rng, identifier, name):
             "multivariate_feature_state_values": options, "featurestate_uuid": str(uuid.UUID(int=rng.getrandbits(128)))}
     if rng.random() < 0.5:
         made["django_id"] = rng.choice([None, 0, rng.randint(1, 99)])
+    if rng.random() < 0.05:
+        made["django_id"] = rng.choice(["7", 1.5, 2**70, True, [], [1], ["é", "it's"], {"a": [1.5, None, False]}])
     return made
 
 

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use crate::engine::document::error::CompileError;
 use crate::engine::document::feature::{Feature, Variant, read_enabled};
 use crate::engine::document::raw_json::{DocumentPath, is_truthy, list, members, python_str, required};
+use crate::limits::DOCUMENT_DEPTH_MAX;
+use crate::python::{json, repr};
 
 /// The overrides of one identity.
 #[derive(Clone, Debug)]
@@ -68,6 +70,7 @@ impl<'a> OverrideState<'a> {
             enabled: read_enabled(enabled, at)?,
             value,
             key: match django_id.filter(|raw| is_truthy(raw)).or(uuid) {
+                Some(raw) if raw.starts_with(['[', '{']) => container_str(raw),
                 Some(raw) => python_str(raw, at).unwrap_or_default(),
                 None => Cow::Borrowed(""),
             },
@@ -76,5 +79,33 @@ impl<'a> OverrideState<'a> {
                 .and_then(|raw| list(raw, at, Variant::read).ok())
                 .unwrap_or_default(),
         })
+    }
+}
+
+/// `str()` of a list or dict, which Python hashes although no API sends one as an id.
+fn container_str<'a>(raw: &str) -> Cow<'a, str> {
+    let value = json::loads_text(raw, DOCUMENT_DEPTH_MAX).ok();
+    value.and_then(|value| repr::str(value.root())).map_or_else(Cow::default, Cow::Owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_is_the_text_of_the_id_or_else_of_the_uuid() {
+        for (django_id, key) in [
+            ("7", "7"),
+            ("0", "u"),
+            ("[]", "u"),
+            ("[1]", "[1]"),
+            (r#"{"a": [1.5, null, "it's"]}"#, r#"{'a': [1.5, None, "it's"]}"#),
+        ] {
+            let raw = format!(
+                r#"{{"feature":{{"id":1,"name":"f"}},"enabled":true,"feature_state_value":1,"django_id":{django_id},"featurestate_uuid":"u"}}"#
+            );
+            let state = OverrideState::read(&raw, &DocumentPath::ROOT).unwrap();
+            assert_eq!(state.key, key, "{django_id}");
+        }
     }
 }
