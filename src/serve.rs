@@ -13,9 +13,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::admin::View;
 use crate::channel::Publisher;
-use crate::config::{Config, Inputs, SettingError};
+use crate::config::{Config, Inputs, Level, SettingError};
 use crate::limits::DESCRIPTORS_RESERVED;
-use crate::log::{AccessFile, Log, event};
+use crate::log::{AccessFile, Log};
 use crate::metrics::Metrics;
 use crate::reactor::UnixSocket;
 use crate::supervisor::MissingDocument;
@@ -146,7 +146,7 @@ fn run(
     let log = Log::start(&config.logging, access_file)?;
     log_listening(&config, address, &log);
     if let Some(address) = admin_address {
-        event!(log, Info, "admin_listening", address = address);
+        log.event(Level::Info, "admin_listening", &[("address", &address)]);
     }
     warnings.iter().for_each(|warning| log.config_warning(warning));
     warn_if_shared(&config, &listeners, &log)?;
@@ -210,7 +210,7 @@ fn warn_if_shared(config: &Config, listeners: &[TcpListener], log: &Log) -> std:
         if reactor::is_shared(address.port(), &inodes).unwrap_or(false) {
             let hint = "another process also serves this port and receives a part of the connections: stop \
                         one of them, or start the successor with --take-over";
-            event!(log, Warning, "port_shared", address = address, hint = hint);
+            log.event(Level::Warning, "port_shared", &[("address", &address), ("hint", &hint)]);
         }
     };
     std::thread::Builder::new().name("port".to_owned()).spawn(check).map(drop)
@@ -287,10 +287,14 @@ fn raise_descriptor_limit(log: &Log) -> u64 {
     match &raised {
         Ok(()) if limit_of(before.maximum) < DESCRIPTORS_LOW => {
             let hint = "raise the hard limit: LimitNOFILE= of the unit, or ulimits of the container";
-            event!(log, Warning, "low_fd_limit", limit_count = limit_of(before.maximum), hint = hint);
+            log.event(
+                Level::Warning,
+                "low_fd_limit",
+                &[("limit_count", &limit_of(before.maximum)), ("hint", &hint)],
+            );
         }
         Ok(()) => {}
-        Err(error) => event!(log, Warning, "fd_limit_not_raised", error = error),
+        Err(error) => log.event(Level::Warning, "fd_limit_not_raised", &[("error", &error)]),
     }
     limit_of(if raised.is_ok() { before.maximum } else { before.current })
 }
@@ -309,13 +313,10 @@ fn limit_connections(config: &Config, descriptors: u64, log: &Log) -> Config {
     let each = usize::try_from(for_clients).unwrap_or(usize::MAX) / config.cores.len().max(1);
     if each < config.server.connections_max {
         let hint = "server.connections_max exceeds what the limit of file descriptors allows";
-        event!(
-            log,
-            Info,
+        log.event(
+            Level::Info,
             "connections_limited",
-            connections_max_count = each,
-            descriptors_count = descriptors,
-            hint = hint
+            &[("connections_max_count", &each), ("descriptors_count", &descriptors), ("hint", &hint)],
         );
         config.server.connections_max = each.max(1);
     }
@@ -328,6 +329,6 @@ fn log_listening(config: &Config, address: Option<SocketAddr>, log: &Log) {
     let path = config.server.unix_socket.as_ref().map(|path| path.display());
     let addresses = [address.as_ref().map(|a| a as &dyn fmt::Display), path.as_ref().map(|p| p as _)];
     for address in addresses.into_iter().flatten() {
-        event!(log, Info, "listening", address = address, version = version);
+        log.event(Level::Info, "listening", &[("address", &address), ("version", &version)]);
     }
 }

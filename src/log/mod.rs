@@ -30,18 +30,6 @@ const LOG_FLUSH_PAUSE: Duration = Duration::from_millis(5);
 /// Recent warnings and errors on the status page.
 const LOG_RECENT_MAX: usize = 20;
 
-/// Logs an event: `event!(log, Warning, "port_shared", address = address, hint = hint)`.
-macro_rules! event {
-    ($log:expr, $level:ident, $name:literal $(, $field:ident = $value:expr)* $(,)?) => {
-        $log.event(
-            $crate::config::Level::$level,
-            $name,
-            &[$((stringify!($field), &$value as &dyn std::fmt::Display)),*],
-        )
-    };
-}
-pub(crate) use event;
-
 /// A handle to the queue; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -129,7 +117,7 @@ impl Log {
         Ok(Self { records, shared })
     }
 
-    /// Logs `event` (a constant in lower_snake_case) with its fields; see the macro `event!`. In JSON a
+    /// Logs `event` (a constant in lower_snake_case) with its fields. In JSON a
     /// field whose name ends in a unit (`_seconds`, `_bytes`, `_count`, ...) is a number, any other a string.
     pub fn event(&self, level: Level, event: &'static str, fields: &[(&'static str, &dyn Display)]) {
         if (level as u8) < self.shared.level.load(Ordering::Relaxed) {

@@ -38,10 +38,14 @@ fn settings(log_format: LogFormat) -> Logging {
 fn writes_json_as_structlog() {
     let output = TestOutput::default();
     let log = Log::start_to(&settings(LogFormat::Json), output.clone(), None).expect("a thread");
-    event!(log, Debug, "not_logged");
-    event!(log, Warning, "poll_failed", error = "say \"what\"\n", wait_seconds = 1.5, key = 12);
+    log.event(Level::Debug, "not_logged", &[]);
+    log.event(
+        Level::Warning,
+        "poll_failed",
+        &[("error", &"say \"what\"\n"), ("wait_seconds", &1.5), ("key", &12)],
+    );
     log.set_level(Level::Debug);
-    event!(log, Debug, "logged_now", wait_seconds = "never");
+    log.event(Level::Debug, "logged_now", &[("wait_seconds", &"never")]);
     log.flush();
     let text = output.text();
     let lines: Vec<serde_json::Value> =
