@@ -79,9 +79,6 @@ pub const EVENT_REJECTIONS_MAX: usize = 100;
 pub const TAIL_BYTES_MIN: usize = 16 * 1024;
 /// The smallest body that is compressed, bytes, as in the Python proxy (compatibility.md 2.6).
 pub const COMPRESS_BYTES_MIN: usize = 1000;
-/// Longest start of a body that is compressed without zlib, bytes: an identifier and some twenty traits.
-/// Beyond: zlib's fastest level, which takes as long for a short text but makes less of a long one.
-pub const SHORT_TEXT_BYTES_MAX: usize = 1536;
 /// Compressed results of evaluations that a reactor keeps, bytes with their keys: some 500 of documents with
 /// 50 features. Beyond: those not used for longest are removed, and counted.
 pub const RESULT_CACHE_BYTES_MAX: usize = 1024 * 1024;

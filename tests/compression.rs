@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use edge_proxy::engine::program::Role;
 use edge_proxy::handlers::{HandlerSettings, HandlerState, handle};
 use edge_proxy::http::ResponseWriter;
+use edge_proxy::http::deflate::SHORT_TEXT_BYTES_MAX;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::limits::{BODY_BYTES_MAX, COMPRESS_BYTES_MIN, RESULT_CACHE_BYTES_MAX};
 use edge_proxy::snapshot::{Environment, KeyAccess, Snapshot};
@@ -294,11 +295,7 @@ fn every_answer_decodes_to_the_plain_one() {
             if is_usual && member.len() > zlib {
                 larger.push((member.len(), zlib, body.clone()));
             }
-            assert!(
-                member.len() <= zlib + edge_proxy::limits::SHORT_TEXT_BYTES_MAX,
-                "{} {zlib}",
-                member.len()
-            );
+            assert!(member.len() <= zlib + SHORT_TEXT_BYTES_MAX, "{} {zlib}", member.len());
         }
     }
     assert!(larger.is_empty(), "SEED={seed}, {} larger than zlib's: {:?}", larger.len(), larger[0]);

@@ -7,7 +7,7 @@ use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
 use crate::http::crc::CrcSuffix;
 use crate::http::deflate;
-use crate::limits::SHORT_TEXT_BYTES_MAX;
+use crate::http::deflate::BlockEnd;
 
 /// Whether `Accept-Encoding` names gzip with a quality other than 0 (RFC 9110 12.5.3). `*` does not count:
 /// the Python proxy compresses only if the field contains `gzip`.
@@ -103,9 +103,7 @@ impl Gzip {
         let start = out.len();
         out.reserve(GZIP_HEAD.len() + worst_case(head) + tail.blocks.len() + 8);
         out.extend_from_slice(&GZIP_HEAD);
-        if head.len() <= SHORT_TEXT_BYTES_MAX {
-            deflate::encode(head, out);
-        } else if !self.compress_blocks(head, out) {
+        if !deflate::encode(head, BlockEnd::AtByte, out) && !self.compress_blocks(head, out) {
             out.truncate(start);
             return false;
         }
@@ -113,6 +111,13 @@ impl Gzip {
         out.extend_from_slice(&tail.crc.after(crc(head)).to_le_bytes());
         out.extend_from_slice(&member_size(head.len() + tail.plain_bytes));
         true
+    }
+
+    /// Appends `text` as a whole deflate stream. False if the compressor fails.
+    fn compress_whole(&mut self, text: &[u8], out: &mut Vec<u8>) -> bool {
+        self.deflate.reset();
+        out.reserve(worst_case(text));
+        matches!(self.deflate.compress_vec(text, out, FlushCompress::Finish), Ok(Status::StreamEnd))
     }
 
     /// Appends `text` as blocks that are not the last ones and end at a byte. False if the compressor fails.
@@ -131,9 +136,7 @@ impl Gzip {
     pub fn compress(&mut self, body: &[u8], out: &mut Vec<u8>) -> bool {
         let start = out.len();
         out.extend_from_slice(&GZIP_HEAD);
-        self.deflate.reset();
-        out.reserve(worst_case(body));
-        if !matches!(self.deflate.compress_vec(body, out, FlushCompress::Finish), Ok(Status::StreamEnd)) {
+        if !deflate::encode(body, BlockEnd::Last, out) && !self.compress_whole(body, out) {
             out.truncate(start);
             return false;
         }
@@ -198,8 +201,8 @@ mod tests {
                 let compressed = CompressedTail::new(&tail).unwrap();
                 assert_eq!(compressed.plain_bytes(), tail.len());
                 assert!(gunzip(&CompressedTail::new(&tail).unwrap().into_member()) == tail);
-                let short = SHORT_TEXT_BYTES_MAX;
-                for head_bytes in [0, 1, 40, short - 1, short, short + 1, 70_000] {
+                let (short, long) = (deflate::SHORT_TEXT_BYTES_MAX, deflate::TEXT_BYTES_MAX);
+                for head_bytes in [0, 1, 40, short, short + 1, long, long + 1, 70_000] {
                     for head in [vec![b'a'; head_bytes], noise(head_bytes)] {
                         let mut out = b"before".to_vec();
                         assert!(gzip.compress_before(&head, &compressed, &mut out));

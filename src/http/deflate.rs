@@ -1,14 +1,29 @@
-//! A deflate encoder (RFC 1951) for texts of a few hundred bytes.
+//! A deflate encoder (RFC 1951) for texts that fit in its window of 32 KiB.
 //!
-//! It writes one block with the fixed codes of RFC 1951 3.2.6 and an empty stored block, which ends at a
-//! byte, so that another block can follow as it is. Unlike zlib it clears one kibibyte for a text instead of
-//! 128, and builds no codes. Repetitions are found as by zlib's fastest level: one candidate for each hash.
-use crate::limits::SHORT_TEXT_BYTES_MAX;
+//! It writes one block with the fixed codes of RFC 1951 3.2.6 and finds repetitions as zlib-rs does at its
+//! fastest level: one candidate for each hash. That one clears 128 KiB and copies the text into its window;
+//! this one clears one or eight KiB and copies nothing, so that it takes half of the time.
+
+/// The longest text that can be encoded: no distance is longer.
+pub const TEXT_BYTES_MAX: usize = 32 * 1024;
 
 /// Longest and shortest repetition that is written as a match. The format allows matches of three bytes.
 const MATCH_MAX: usize = 258;
 const MATCH_MIN: usize = 4;
-const HASH_BITS: u32 = 9;
+/// Texts up to this length, such as an identifier with twenty traits, get a table that is cleared faster.
+pub const SHORT_TEXT_BYTES_MAX: usize = 1536;
+/// Positions that are remembered, for short texts and for others.
+const SHORT_POSITIONS: usize = 512;
+const POSITIONS: usize = 4096;
+
+/// What follows a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockEnd {
+    /// Nothing: it is the last one.
+    Last,
+    /// Other blocks: an empty stored block is added, after which they begin at a byte.
+    AtByte,
+}
 
 /// A code of the fixed alphabet, as it is written: its first bit is the lowest one.
 #[derive(Clone, Copy)]
@@ -22,10 +37,9 @@ static LITERALS: [Code; 256] = literals();
 /// By length of a match less 3, with the extra bits.
 static LENGTHS: [Code; MATCH_MAX - 2] = lengths();
 
-/// The end of a block (seven zeros), and the type of an empty stored block (three).
-const END_AND_STORED: u8 = 7 + 3;
-/// Not the last block, and its codes are the fixed ones.
-const FIXED_BLOCK: Code = Code { bits: 0b010, length: 3 };
+/// The end of a block, and the type of a stored block that is not the last one.
+const END: Code = Code { bits: 0, length: 7 };
+const STORED: Code = Code { bits: 0, length: 3 };
 /// Length of a stored block and its complement.
 const EMPTY_STORED: [u8; 4] = [0, 0, 0xff, 0xff];
 
@@ -73,22 +87,34 @@ const fn lengths() -> [Code; MATCH_MAX - 2] {
     codes
 }
 
-/// Appends `text`, of at most `SHORT_TEXT_BYTES_MAX` bytes, as a block that is not the last one. What is
-/// appended ends at a byte.
-pub fn encode(text: &[u8], out: &mut Vec<u8>) {
-    debug_assert!(text.len() <= SHORT_TEXT_BYTES_MAX, "positions have 16 bits");
+/// Appends `text` as a block. False, and nothing is appended, if it is longer than [`TEXT_BYTES_MAX`].
+pub fn encode(text: &[u8], end: BlockEnd, out: &mut Vec<u8>) -> bool {
+    match text.len() {
+        0..=SHORT_TEXT_BYTES_MAX => encode_with::<SHORT_POSITIONS>(text, end, out),
+        ..=TEXT_BYTES_MAX => encode_with::<POSITIONS>(text, end, out),
+        _ => return false,
+    }
+    true
+}
+
+fn encode_with<const SLOTS: usize>(text: &[u8], end: BlockEnd, out: &mut Vec<u8>) {
     let mut writer = BitWriter::new(text.len(), out);
-    writer.put(FIXED_BLOCK);
-    let mut positions = [0_u16; 1 << HASH_BITS];
+    // The type of the block: its codes are the fixed ones.
+    writer.put(Code { bits: 0b010 | u16::from(end == BlockEnd::Last), length: 3 });
+    let mut positions = [0_u16; SLOTS];
     let mut at = 0;
     while let Some(word) = text[at..].first_chunk::<MATCH_MIN>() {
-        let hash = u32::from_le_bytes(*word).wrapping_mul(0x9e37_79b1) >> (32 - HASH_BITS);
-        let candidate = usize::from(positions[hash as usize]);
-        positions[hash as usize] = position(at);
+        let slot = slot_of::<SLOTS>(*word);
+        let candidate = usize::from(positions[slot]);
+        positions[slot] = position(at);
         if candidate < at && text[candidate..].first_chunk() == Some(word) {
             let length = match_length(text, candidate, at);
             writer.put_match(length, at - candidate);
             at += length;
+            // One position inside a match is remembered too: it makes texts 2 % shorter.
+            if let Some(word) = text[at - 1..].first_chunk() {
+                positions[slot_of::<SLOTS>(*word)] = position(at - 1);
+            }
         } else {
             writer.put(LITERALS[usize::from(word[0])]);
             at += 1;
@@ -97,10 +123,15 @@ pub fn encode(text: &[u8], out: &mut Vec<u8>) {
     for byte in &text[at..] {
         writer.put(LITERALS[usize::from(*byte)]);
     }
-    writer.finish();
+    writer.finish(end);
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "at most SHORT_TEXT_BYTES_MAX")]
+#[inline]
+fn slot_of<const SLOTS: usize>(word: [u8; MATCH_MIN]) -> usize {
+    (u32::from_le_bytes(word).wrapping_mul(0x9e37_79b1) >> (32 - SLOTS.ilog2())) as usize
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "at most TEXT_BYTES_MAX")]
 fn position(at: usize) -> u16 {
     at as u16
 }
@@ -126,9 +157,7 @@ fn match_length(text: &[u8], from: usize, at: usize) -> usize {
 /// Appends bits, the first one lowest.
 struct BitWriter<'o> {
     out: &'o mut Vec<u8>,
-    /// Where the next whole byte goes. Beyond it `out` is zero.
-    at: usize,
-    /// Bits not yet written, and their number: less than 8 after each code.
+    /// Bits not yet appended, and their number: less than 32.
     bits: u64,
     count: u32,
 }
@@ -136,24 +165,32 @@ struct BitWriter<'o> {
 impl<'o> BitWriter<'o> {
     /// Reserves space for a text of this length: nine bits for each byte at most.
     fn new(text_bytes: usize, out: &'o mut Vec<u8>) -> Self {
-        let at = out.len();
-        out.resize(at + text_bytes + text_bytes / 8 + 16, 0);
-        Self { out, at, bits: 0, count: 0 }
+        out.reserve(text_bytes + text_bytes / 8 + 16);
+        Self { out, bits: 0, count: 0 }
     }
 
     #[inline]
     fn put(&mut self, code: Code) {
-        self.bits |= u64::from(code.bits) << self.count;
-        self.count += u32::from(code.length);
+        self.put_bits(u64::from(code.bits), u32::from(code.length));
+    }
+
+    /// Appends at most 31 bits.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the rest is kept")]
+    fn put_bits(&mut self, bits: u64, count: u32) {
+        self.bits |= bits << self.count;
+        self.count += count;
         if self.count >= 32 {
-            self.flush();
+            self.out.extend_from_slice(&(self.bits as u32).to_le_bytes());
+            self.bits >>= 32;
+            self.count -= 32;
         }
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "distances are below 32 KiB")]
+    #[expect(clippy::cast_possible_truncation, reason = "distances are at most 32 KiB")]
     fn put_match(&mut self, length: usize, distance: usize) {
-        self.put(LENGTHS[length - 3]);
+        let of_length = LENGTHS[length - 3];
         let rest = distance - 1;
         let (symbol, extra) = match rest {
             0..=3 => (rest, 0),
@@ -162,30 +199,23 @@ impl<'o> BitWriter<'o> {
                 (2 * extra as usize + 2 + (rest >> extra & 1), extra)
             }
         };
-        let code = (symbol as u16).reverse_bits() >> 11;
-        self.put(Code { bits: code, length: 5 });
-        self.put(Code { bits: (rest & ((1 << extra) - 1)) as u16, length: extra as u8 });
+        let of_distance = u64::from((symbol as u16).reverse_bits() >> 11);
+        let distance_bits = of_distance | ((rest & ((1 << extra) - 1)) as u64) << 5;
+        let bits = u64::from(of_length.bits) | distance_bits << of_length.length;
+        self.put_bits(bits, u32::from(of_length.length) + 5 + extra);
     }
 
-    /// Writes all whole bytes.
-    #[inline]
-    fn flush(&mut self) {
-        if let Some(place) = self.out.get_mut(self.at..).and_then(|rest| rest.first_chunk_mut()) {
-            *place = self.bits.to_le_bytes();
+    /// Ends the block.
+    fn finish(mut self, end: BlockEnd) {
+        self.put(END);
+        if end == BlockEnd::AtByte {
+            self.put(STORED);
         }
-        self.at += self.count as usize / 8;
-        self.bits >>= self.count & !7;
-        self.count &= 7;
-    }
-
-    /// Ends the block, and adds an empty stored one.
-    fn finish(mut self) {
-        self.flush();
-        self.put(Code { bits: 0, length: END_AND_STORED });
-        self.count = self.count.next_multiple_of(8);
-        self.flush();
-        self.out.truncate(self.at);
-        self.out.extend_from_slice(&EMPTY_STORED);
+        let whole = self.count.div_ceil(8) as usize;
+        self.out.extend_from_slice(&self.bits.to_le_bytes()[..whole]);
+        if end == BlockEnd::AtByte {
+            self.out.extend_from_slice(&EMPTY_STORED);
+        }
     }
 }
 
@@ -203,12 +233,19 @@ mod tests {
         text
     }
 
+    /// The length of the last block that the text makes.
     fn round_trip(text: &[u8]) -> usize {
         let mut out = b"before".to_vec();
-        encode(text, &mut out);
+        assert!(encode(text, BlockEnd::AtByte, &mut out));
         assert_eq!(decode(&out[6..]), text);
         assert!(out.ends_with(&EMPTY_STORED) && out.starts_with(b"before"));
-        out.len() - 6
+        out.clear();
+        assert!(encode(text, BlockEnd::Last, &mut out));
+        let mut decoder = flate2::bufread::DeflateDecoder::new(&out[..]);
+        let mut found = Vec::new();
+        decoder.read_to_end(&mut found).expect("valid");
+        assert!(found == text && decoder.into_inner().is_empty());
+        out.len()
     }
 
     #[test]
@@ -226,12 +263,29 @@ mod tests {
             assert!(round_trip(&vec![b'a'; length]) < 20, "{length}");
         }
         // Bytes that do not repeat by themselves, then the first ones again.
-        let noise: Vec<u8> = (0..SHORT_TEXT_BYTES_MAX as u32)
-            .map(|at| (at.wrapping_mul(2_654_435_761) >> 13 ^ at) as u8)
-            .collect();
-        for distance in 8..SHORT_TEXT_BYTES_MAX - 8 {
-            round_trip(&[&noise[..distance], &noise[..8]].concat());
+        let noise = noise(TEXT_BYTES_MAX);
+        let longest = TEXT_BYTES_MAX - 8;
+        for distance in (8..2000).chain((2000..longest).step_by(997)).chain([longest]) {
+            let repeated = round_trip(&[&noise[..distance], &noise[..8]].concat());
+            assert!(repeated <= distance * 9 / 8 + 8, "{distance}");
         }
+    }
+
+    #[test]
+    fn longer_texts_are_left_to_zlib() {
+        round_trip(&noise(TEXT_BYTES_MAX));
+        round_trip(&vec![b'a'; TEXT_BYTES_MAX]);
+        let mut out = Vec::new();
+        assert!(!encode(&vec![b'a'; TEXT_BYTES_MAX + 1], BlockEnd::Last, &mut out) && out.is_empty());
+    }
+
+    fn noise(length: usize) -> Vec<u8> {
+        let mut state = 7_u32;
+        let next = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        (0..length).map(next).collect()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 use std::io::Read as _;
 
 use edge_proxy::http::compression::{CompressedTail, Gzip};
-use edge_proxy::limits::SHORT_TEXT_BYTES_MAX;
+use edge_proxy::http::deflate::{SHORT_TEXT_BYTES_MAX, TEXT_BYTES_MAX};
 
 /// The first two bytes say where the rest is divided.
 pub fn gzip(data: &[u8]) {
@@ -21,5 +21,14 @@ pub fn gzip(data: &[u8]) {
         let decoded = decoder.read_to_end(&mut plain);
         assert!(decoded.is_ok() && decoder.into_inner().is_empty(), "{decoded:?}, divided at {at}");
         assert!(plain == text, "divided at {at}: {}", String::from_utf8_lossy(&plain));
+    }
+    // The same text as one block; repeated, until it is longer than the encoder takes.
+    for text in [text.to_vec(), text.repeat(1 + TEXT_BYTES_MAX / text.len().max(1))] {
+        out.clear();
+        assert!(gzip.compress(&text, &mut out), "the compressor failed");
+        let mut plain = Vec::new();
+        let mut decoder = flate2::bufread::GzDecoder::new(&out[..]);
+        let decoded = decoder.read_to_end(&mut plain);
+        assert!(decoded.is_ok() && decoder.into_inner().is_empty() && plain == text, "{decoded:?}");
     }
 }
