@@ -1,5 +1,5 @@
-//! Answers with gzip: each decodes to the plain answer, however it was made, and is at most as large as one
-//! that zlib makes of the whole body.
+//! Answers with gzip: each decodes to the plain answer, however it was made. In all they are smaller than
+//! those that zlib's fastest level makes, and none is over 2 % larger.
 //!
 //! Requests go to the handlers without a socket, so that many thousand can be tried. `SEED=` repeats a run,
 //! `ANSWERS=` sets how many identities are tried.
@@ -252,6 +252,7 @@ fn every_answer_decodes_to_the_plain_one() {
         [12, 50, 200].map(|features| snapshot(&document(&format!("document-of-{features}"), features)));
     let mut handlers = Handlers::new();
     let (mut members, mut compared, mut larger) = (Members::default(), 0, Vec::new());
+    let (mut ours, mut theirs) = (0, 0);
     for round in 0..count_of("ANSWERS", 176) {
         let snapshot = &snapshots[usize::try_from(random.below(3)).unwrap()];
         let key = random.pick(&[CLIENT, SERVER]);
@@ -292,13 +293,18 @@ fn every_answer_decodes_to_the_plain_one() {
             members.add(&member, &plain);
             compared += 1;
             let zlib = zlib_size(&plain);
-            if is_usual && member.len() > zlib {
-                larger.push((member.len(), zlib, body.clone()));
+            if is_usual {
+                (ours, theirs) = (ours + member.len(), theirs + zlib);
+                // A repetition that was found elsewhere may cost some bytes.
+                if member.len() > zlib + zlib / 50 {
+                    larger.push((member.len(), zlib, body.clone()));
+                }
             }
             assert!(member.len() <= zlib + SHORT_TEXT_BYTES_MAX, "{} {zlib}", member.len());
         }
     }
     assert!(larger.is_empty(), "SEED={seed}, {} larger than zlib's: {:?}", larger.len(), larger[0]);
+    assert!(ours < theirs, "SEED={seed}: {ours} bytes in all, {theirs} of zlib's");
     let counts = handlers.state.result_cache_counts();
     assert!(counts.hits > 50 && counts.misses > 50, "{counts:?}");
     assert!(counts.bytes > 0 && counts.bytes <= 2 * RESULT_CACHE_BYTES_MAX as u64, "{counts:?}");
