@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import documents
+import heads
 import load
 import servers
 from servers import ROOT
@@ -35,26 +36,33 @@ FIELDS = (
 PLANS = ((5, 3), (5, 2), (3, 2), (3, 1), (2, 1), (1, 1))
 KEY = documents.SERVER_KEY
 FLAGS, IDENTITIES, DOCUMENT = "/api/v1/flags/", "/api/v1/identities/", "/api/v1/environment-document/"
+OFREP = "/ofrep/v1/evaluate/flags"
 EVERYONE = ("floor", "edge-proxy", "nginx", "axum", "python")
 ENGINES = ("floor", "edge-proxy", "axum", "python")
 OURS = ("floor", "edge-proxy")
 
-# name, document, wrk script, body, gzip, servers. Their order is that of the tables.
+# name, document, wrk script, path, body, servers. Each is measured as clients send it, with gzip (rows
+# `NAME-gzip`), and without (rows `NAME`). Each request has another identifier where the body has one. Their order
+# is that of the tables.
 SCENARIOS = (
-    ("flags-simple", "simple", "flags", None, False, EVERYONE),
-    ("identities-simple", "simple", "identities", "simple", False, ENGINES),
-    ("flags-heavy", "heavy", "flags", None, False, EVERYONE),
-    ("identities-heavy-match", "heavy", "identities", "heavy-match", False, ENGINES),
-    ("identities-heavy-none", "heavy", "identities", "heavy-none", False, ENGINES),
-    ("identities-heavy-varied", "heavy", "identities_varied", "heavy-match", False, ENGINES),
-    ("document-heavy", "heavy", "document", None, False, EVERYONE),
-    ("identities-500-overrides", "overrides", "identities", "overridden", False, ENGINES),
-    ("identities-no-overrides", "simple", "identities", "overridden", False, OURS),
-    ("flags-simple-gzip", "simple", "flags", None, True, OURS),
-    ("identities-heavy-gzip", "heavy", "identities", "heavy-match", True, OURS),
-    ("document-heavy-gzip", "heavy", "document", None, True, OURS),
-    ("mixed-heavy", "heavy", "mixed", "heavy-match", False, ("edge-proxy",)),
+    ("flags-simple", "simple", "flags", FLAGS, None, EVERYONE),
+    ("identities-simple", "simple", "identities", IDENTITIES, "varied-simple", ENGINES),
+    ("identities-get", "simple", "flags", f"{IDENTITIES}?identifier=user-000000", None, OURS),
+    ("flags-heavy", "heavy", "flags", FLAGS, None, EVERYONE),
+    ("identities-heavy-match", "heavy", "identities", IDENTITIES, "varied", ENGINES),
+    ("identities-heavy-none", "heavy", "identities", IDENTITIES, "varied-none", ENGINES),
+    ("identities-splits", "splits", "identities", IDENTITIES, "varied-few", ENGINES),
+    ("ofrep-heavy", "heavy", "identities", OFREP, "context", OURS),
+    ("document-heavy", "heavy", "document", DOCUMENT, None, EVERYONE),
+    ("flags-one", "simple", "flags", f"{FLAGS}?feature=feature_07", None, OURS),
+    ("identities-500-overrides", "overrides", "identities", IDENTITIES, "overridden", ENGINES),
+    ("identities-no-overrides", "simple", "identities", IDENTITIES, "overridden", OURS),
+    ("mixed-heavy", "heavy", "mixed", IDENTITIES, "varied", ("edge-proxy",)),
 )
+CODINGS = (("-gzip", True), ("", False))
+# Connections that are busy at once, and how many answers each of them gets.
+FAIRNESS = (32, 512, 2048, 8192)
+TLS_CONNECTIONS = (32, 512)
 CONNECTIONS = (1, 8, 32, 128, 512, 2048)
 # Cost by size: name of the axis, values, and the other properties of the document.
 SWEEPS = (
@@ -84,16 +92,21 @@ class Bench:
 
     def plan(self):
         """The most thorough plan that fits the time; completed measurements take none."""
-        pairs = sum(len(scenario[5]) for scenario in SCENARIOS if self.selected(scenario[0]))
+        names = [(name + suffix, len(wanted)) for name, *_, wanted in SCENARIOS for suffix, _ in CODINGS]
+        pairs = sum(count for name, count in names if self.selected(name))
         sweeps = {
             "connections": 2 * len(CONNECTIONS),
             "sizes": 2 * sum(len(values) for _, values, _ in SWEEPS),
             "environments": len(ENVIRONMENTS),
             "cores": 2,
+            "fairness": 2 * len(FAIRNESS),
+            "reconnect": 2,
+            "unix": 2,
+            "tls": 3 * len(TLS_CONNECTIONS),
         }
         swept = sum(runs for part, runs in sweeps.items() if self.selected(part))
         # Open loop, swaps and memory are measured once.
-        once = {"open_loop": 2 * len(RATES) + 2, "swaps": 4, "memory": 1}
+        once = {"open_loop": 2 * len(RATES) + 2, "fifo": 4, "swaps": 4, "memory": 1}
         single = sum(runs for part, runs in once.items() if self.selected(part))
         for rounds, seconds in PLANS:
             self.total = pairs * rounds + swept * min(rounds, 2) + single
@@ -177,23 +190,36 @@ class Bench:
 
     # --- the measurements ---
 
-    def request(self, script, body, gzip=False):
-        """The request of a wrk script as bytes."""
-        if script.startswith("identities") or script == "mixed":
-            return load.raw_request("POST", IDENTITIES, KEY, self.body(body).read_bytes(), gzip)
-        return load.raw_request("GET", FLAGS if script == "flags" else DOCUMENT, KEY, gzip=gzip)
+    def heads(self, gzip=True):
+        """A file with the heads of all clients."""
+        path = self.scratch / f"heads-{'gzip' if gzip else 'plain'}.txt"
+        path.write_text(heads.text(gzip))
+        return path
 
-    def scenario(self, name, kind, script, body, gzip, selected):
+    def request(self, path, body=None, gzip=True):
+        """A request as bytes."""
+        if body:
+            return load.raw_request("POST", path, KEY, self.body(body).read_bytes(), gzip)
+        return load.raw_request("GET", path, KEY, accepts_gzip=gzip)
+
+    def environment(self, body=None, gzip=True):
+        """What the wrk scripts read."""
+        environment = {"BENCH_KEY": KEY, "BENCH_HEADS": str(self.heads(gzip))}
+        return environment | ({"BENCH_BODY": str(self.body(body))} if body else {})
+
+    def scenario(self, base, kind, script, target, body, selected, gzip=True):
+        name = base + ("-gzip" if gzip else "")
         rounds = range(1, self.rounds + 1)
         if all(self.is_known(name, server, "", number) for server in selected for number in rounds):
             return
         path = self.document(kind)
-        request = self.request(script, body, gzip)
-        environment = {"BENCH_KEY": KEY} | ({"BENCH_BODY": str(self.body(body))} if body else {})
-        environment |= {"BENCH_GZIP": "1"} if gzip else {}
+        request = self.request(target, body, gzip)
+        environment = self.environment(body, gzip)
+        if script != "mixed":
+            environment["BENCH_PATH"] = target
         running = {"edge-proxy": self.proxy(path)}
         try:
-            head, answer = load.whole_answer(running["edge-proxy"].port, request)
+            head, answer = load.settled_answer(running["edge-proxy"].port, request)
             for server in selected:
                 if server not in running:
                     running[server] = self.start(server, path, head, answer)
@@ -201,8 +227,9 @@ class Bench:
                 self.skipped.add(server)
             selected = [server for server in selected if running[server]]
             requests = dict.fromkeys(selected, request)
-            requests["nginx"] = load.raw_request("GET", servers.NGINX_PATH, KEY)
-            note = {server: self.agreement(running[server], requests[server], answer) for server in selected}
+            requests["nginx"] = load.raw_request("GET", servers.NGINX_PATH, KEY, accepts_gzip=gzip)
+            expected = load.plain_of(head, answer)
+            note = {server: self.agreement(running[server], requests[server], expected) for server in selected}
             for number in rounds:
                 for server in selected:
                     if self.is_known(name, server, "", number) or self.is_late(name):
@@ -223,7 +250,11 @@ class Bench:
         """Whether a peer's response equals that of edge-proxy: bytes for static servers, flags for engines."""
         if server.name == "edge-proxy":
             return ""
-        _, body = load.whole_answer(server.port, request)
+        head, body = load.whole_answer(server.port, request)
+        if server.name == "nginx" and body[:2] == b"\x1f\x8b":
+            # A static file without its coding.
+            head += b"content-encoding: gzip"
+        body = load.plain_of(head, body)
         if server.name in ("floor", "nginx"):
             if body != expected:
                 raise load.WrongAnswer(f"{server.name} does not serve our bytes")
@@ -232,16 +263,15 @@ class Bench:
         different = sum(ours.get(name) != theirs.get(name) for name in ours.keys() | theirs.keys())
         return "same flags" if not different else f"{different} of {len(ours)} flags differ"
 
-    def pair(self, name, x, path, script, body, connections=32):
+    def pair(self, name, x, path, body, connections=32):
         """edge-proxy and the floor with the same bytes, alternating, at one value of an axis."""
         rounds = range(1, min(self.rounds, 2) + 1)
         if all(self.is_known(name, server, x, number) for server in OURS for number in rounds) or self.is_late(name):
             return
-        request = self.request(script, body)
-        environment = {"BENCH_KEY": KEY, "BENCH_BODY": str(self.body(body))}
+        script, request, environment = "identities", self.request(IDENTITIES, body), self.environment(body)
         running = {"edge-proxy": self.proxy(path)}
         try:
-            head, answer = load.whole_answer(running["edge-proxy"].port, request)
+            head, answer = load.settled_answer(running["edge-proxy"].port, request)
             running["floor"] = servers.floor(self.scratch, head + answer)
             for number in rounds:
                 for server in OURS:
@@ -259,13 +289,13 @@ class Bench:
     def connections(self):
         path = self.document("heavy")
         for count in CONNECTIONS:
-            self.pair("connections", count, path, "identities", "heavy-match", connections=count)
+            self.pair("connections", count, path, "varied", connections=count)
 
     def sizes(self):
         for axis, values, also in SWEEPS:
             for value in values:
                 path = self.document("simple", **{axis: value}, **also)
-                self.pair(axis, value, path, "identities", "heavy-match" if axis == "segments" else "overridden")
+                self.pair(axis, value, path, "varied" if axis == "segments" else "overridden")
 
     def environments(self):
         """Flags of many environments, requested in turn."""
@@ -278,7 +308,7 @@ class Bench:
             path = self.document("simple")
             keys = [(f"client-{at}", f"{KEY}-{at}", path) for at in range(count)]
             running = {"edge-proxy": servers.proxy(self.options.binary, self.scratch, keys)}
-            environment = {"BENCH_KEY": KEY, "BENCH_ENVIRONMENTS": str(count)}
+            environment = self.environment() | {"BENCH_ENVIRONMENTS": str(count)}
             request = load.raw_request("GET", FLAGS, f"{KEY}-0")
             try:
                 load.closed(running["edge-proxy"], "environments", request, 1, **environment)
@@ -289,29 +319,110 @@ class Bench:
             finally:
                 stop(running)
 
-    def open_loop(self):
+    def open_loop(self, name="open-loop", wanted=("edge-proxy", "floor", "axum", "python"), rates=RATES, scheduler=()):
         """Latency at constant rates; the peers at half of their maximum."""
         path = self.document("heavy")
-        request = self.request("identities", "heavy-match")
+        request, environment = self.request(IDENTITIES, "varied"), self.environment("varied")
         running = {"edge-proxy": self.proxy(path)}
         try:
-            head, answer = load.whole_answer(running["edge-proxy"].port, request)
-            for name in ENGINES:
-                if name not in running:
-                    running[name] = self.start(name, path, head, answer)
-            environment = {"BENCH_KEY": KEY, "BENCH_BODY": str(self.body("heavy-match"))}
-            for name in ("edge-proxy", "floor", "axum", "python"):
-                server = running[name]
-                if server is None or self.is_late("open-loop"):
+            head, answer = load.settled_answer(running["edge-proxy"].port, request)
+            for server_name in wanted:
+                if server_name not in running:
+                    running[server_name] = self.start(server_name, path, head, answer)
+            for server_name in wanted:
+                server = running[server_name]
+                if server is None or self.is_late(name):
                     continue
+                if scheduler:
+                    server.schedule(scheduler)
                 most = load.closed(server, "identities", request, 1, **environment)["rps"]
-                rates = [rate for rate in RATES if rate < 0.8 * most] if name in OURS else [int(most / 2)]
-                for rate in rates:
-                    if self.is_known("open-loop", name, rate, 1):
+                chosen = [rate for rate in rates if rate < 0.8 * most] if server_name in OURS else [int(most / 2)]
+                for rate in chosen:
+                    if self.is_known(name, server_name, rate, 1):
                         continue
-                    self.progress(f"open-loop {name} {rate}/s")
-                    result = load.open_loop(server, request, rate, max(self.seconds, 2), self.scratch)
-                    self.write("open-loop", name, rate, 1, result, connections=64, note=f"closed loop {most:.0f}/s")
+                    self.progress(f"{name} {server_name} {rate}/s")
+                    result = load.open_loop(
+                        server, request, rate, max(self.seconds, 2), self.scratch, scheduler=scheduler
+                    )
+                    self.write(name, server_name, rate, 1, result, connections=64, note=f"closed loop {most:.0f}/s")
+        finally:
+            stop(running)
+
+    def fifo(self):
+        """The open loop with server and load under SCHED_FIFO, so that other processes of the machine are not
+        measured. Needs CAP_SYS_NICE (root, and not a container without it)."""
+        scheduler = ("chrt", "--fifo", "50")
+        if subprocess.run([*scheduler, "true"], capture_output=True).returncode:
+            self.skipped.add("SCHED_FIFO (needs CAP_SYS_NICE)")
+            return
+        self.open_loop("open-loop-fifo", OURS, RATES[:2], scheduler)
+
+    def fair(self, name, x, connections, options=(), unix=False, closes=False):
+        """edge-proxy and the floor with `busy`: CPU, latency, and the answers of each connection."""
+        rounds = range(1, min(self.rounds, 2) + 1)
+        if all(self.is_known(name, server, x, number) for server in OURS for number in rounds) or self.is_late(name):
+            return
+        path = self.document("heavy")
+        body = self.body("varied")
+        sockets = {server: self.scratch / f"{server}.sock" for server in OURS} if unix else {}
+        running = {"edge-proxy": self.proxy(path, unix=sockets.get("edge-proxy"))}
+        options = ["--heads", self.heads(), "--key", KEY, "--body", body, *options]
+        try:
+            request = self.request(IDENTITIES, "varied")
+            settled = request
+            if closes:
+                settled = request.replace(b"Connection: keep-alive", b"Connection: close")
+            head, answer = load.settled_answer(running["edge-proxy"].port, settled)
+            running["floor"] = servers.floor(self.scratch, head + answer, unix=sockets.get("floor"), closes=closes)
+            for number in rounds:
+                for server in OURS:
+                    if self.is_known(name, server, x, number) or self.is_late(name):
+                        continue
+                    self.progress(f"{name} {x} {server} round {number}")
+                    seconds = max(self.seconds, 2)
+                    result = load.fair(running[server], IDENTITIES, settled, seconds, connections, options)
+                    answers = "{answers_min} / {answers_median} / {answers_max}".format(**result)
+                    more = {"answer_bytes": len(head) + len(answer), "connections": connections, "seconds": seconds}
+                    self.write(name, server, x, number, result, note=answers, **more)
+        finally:
+            stop(running)
+
+    def fairness(self):
+        """Many busy connections: how many answers each of them gets."""
+        for count in FAIRNESS:
+            self.fair("fairness", count, count)
+
+    def reconnect(self):
+        """A new connection for each request."""
+        self.fair("reconnect", "", 32, ["--reconnect"], closes=True)
+
+    def unix(self):
+        """The unix socket."""
+        self.fair("unix", "", 32, unix=True)
+
+    def tls(self):
+        """TLS on kept connections, plain beside it, and nginx with the same bytes."""
+        pair = servers.certificate(self.scratch)
+        path = self.document("heavy")
+        request, environment = self.request(IDENTITIES, "varied"), self.environment("varied")
+        running = {"plain": self.proxy(path, name="plain"), "edge-proxy": self.proxy(path, tls=pair)}
+        try:
+            _, answer = load.settled_answer(running["plain"].port, request)
+            running["nginx"] = servers.nginx(self.scratch, answer, tls=pair)
+            if running["nginx"] is None:
+                self.skipped.add("nginx")
+            for count in TLS_CONNECTIONS:
+                for number in range(1, min(self.rounds, 2) + 1):
+                    for name in [name for name, server in running.items() if server]:
+                        if self.is_known("tls", name, count, number) or self.is_late("tls"):
+                            continue
+                        self.progress(f"tls {name} {count} round {number}")
+                        sent, also, script = request, environment, "identities"
+                        if name == "nginx":
+                            sent = load.raw_request("GET", servers.NGINX_PATH, KEY)
+                            also, script = environment | {"BENCH_PATH": servers.NGINX_PATH}, "flags"
+                        result = load.closed(running[name], script, sent, self.seconds, count, **also)
+                        self.write("tls", name, count, number, result, connections=count, seconds=self.seconds)
         finally:
             stop(running)
 
@@ -328,7 +439,8 @@ class Bench:
             path.write_text(texts[0])
             # The supervisor may use both cores, as on a machine with more cores than reactors.
             running = {"edge-proxy": self.proxy(path, cpus="0,1", cores="0-0")}
-            request = self.request("identities", "heavy-match")
+            # Plain: `paced` compares bytes, and a new document's answers are not cached at first.
+            request = self.request(IDENTITIES, "varied", gzip=False)
             try:
                 for number, swapping in ((1, False), (1, True)):
                     x = "every second" if swapping else "never"
@@ -343,8 +455,7 @@ class Bench:
     def cores(self):
         """One reactor and two, the load generator sharing the same two cores."""
         path = self.document("heavy")
-        request = self.request("identities", "heavy-match")
-        environment = {"BENCH_KEY": KEY, "BENCH_BODY": str(self.body("heavy-match"))}
+        request, environment = self.request(IDENTITIES, "varied"), self.environment("varied")
         running = {cores: self.proxy(path, cpus="0,1", cores=cores, name=f"edge-proxy-{cores}") for cores in ("1", "2")}
         try:
             for number in range(1, min(self.rounds, 2) + 1):
@@ -370,10 +481,12 @@ class Bench:
             server.stop()
 
     def run(self):
-        for scenario in SCENARIOS:
-            if self.selected(scenario[0]):
-                self.scenario(*scenario)
-        parts = (self.memory, self.open_loop, self.cores, self.connections, self.sizes, self.environments, self.swaps)
+        for suffix, gzip in CODINGS:
+            for scenario in SCENARIOS:
+                if self.selected(scenario[0] + suffix):
+                    self.scenario(*scenario, gzip=gzip)
+        parts = (self.memory, self.fairness, self.reconnect, self.unix, self.tls, self.open_loop, self.fifo)
+        parts += (self.cores, self.connections, self.sizes, self.environments, self.swaps)
         for part in parts:
             if self.selected(part.__name__):
                 part()

@@ -78,16 +78,18 @@ struct Way<'a> {
     is_new: bool,
     /// Responses are written in batches, so that they cannot be sent without a copy.
     is_pipelined: bool,
-    /// Each request has a number of its own in the place of [`NUMBER`].
+    /// Each request has another number in the place of the digits of [`VARIED`].
     is_varied: bool,
 }
 
-const NUMBER: &[u8] = b"000000";
+/// The identifier that is varied. The key has zeros too.
+const VARIED: &[u8] = b"user-000000";
+const DIGITS: usize = 6;
 
-/// Writes the number of the round over the place of [`NUMBER`].
+/// Writes the number of the round over the digits that begin at `place`.
 fn vary(request: &mut [u8], place: usize, round: u64) {
     let text = format!("{round:06}");
-    request[place..place + NUMBER.len()].copy_from_slice(&text.as_bytes()[..NUMBER.len()]);
+    request[place..place + DIGITS].copy_from_slice(&text.as_bytes()[..DIGITS]);
 }
 
 /// Parses and answers the request `times` times; returns the response bytes.
@@ -99,7 +101,8 @@ fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
     let (mut reader, mut buffer) = (RequestReader::default(), BytesMut::with_capacity(16 * 1024));
     let mut sent = 0;
     let mut request = request.to_vec();
-    let number = request.windows(NUMBER.len()).position(|six| six == NUMBER).filter(|_| way.is_varied);
+    let found = request.windows(VARIED.len()).position(|window| window == VARIED);
+    let number = found.filter(|_| way.is_varied).map(|at| at + VARIED.len() - DIGITS);
     for round in 0..times {
         if let Some(place) = number {
             vary(&mut request, place, round);

@@ -229,8 +229,16 @@ def requests():
         "heavy-match": identity(),
         "heavy-none": identity(plan="free"),
         "overridden": {"identifier": "user-77", "traits": [{"trait_key": "a", "trait_value": 1}]},
-        # `bench/counts.rs` writes another number for each request.
+        # Each request has another number in the place of user-000000.
         "varied": identity("user-000000"),
+        "varied-none": identity("user-000000", plan="free"),
+        "varied-simple": {
+            "identifier": "user-000000",
+            "traits": [
+                {"trait_key": "my_trait_key", "trait_value": 123},
+                {"trait_key": "my_other_key", "trait_value": True},
+            ],
+        },
         "varied-few": {"identifier": "user-000000", "traits": [{"trait_key": "plan", "trait_value": "gold"}]},
         "context": {"context": {"targetingKey": "user-000000", **TRAITS}},
     }

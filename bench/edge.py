@@ -27,12 +27,15 @@ from bench import FLAGS, KEY, OURS
 
 # Scenario of bench.py, its name here, and its maximum cost as a multiple of the floor.
 RATIOS = (
-    ("flags-simple", "GET flags", 1.15),
-    ("flags-simple-gzip", "GET flags, gzip", 1.15),
-    ("document-heavy", "GET environment-document", 1.1),
-    ("document-heavy-gzip", "GET environment-document, gzip", 1.1),
-    ("identities-simple", "POST identities, simple", 1.3),
-    ("identities-heavy-match", "POST identities, heavy", 1.8),
+    ("flags-simple-gzip", "GET flags", 1.15),
+    ("flags-simple", "GET flags, plain", 1.15),
+    ("document-heavy-gzip", "GET environment-document", 1.1),
+    ("document-heavy", "GET environment-document, plain", 1.1),
+    ("identities-simple-gzip", "POST identities, simple", 1.6),
+    ("identities-heavy-match-gzip", "POST identities, heavy", 1.6),
+    ("identities-heavy-none-gzip", "POST identities, heavy, none match", 1.6),
+    ("identities-splits-gzip", "POST identities, each caller another result", 2.2),
+    ("identities-heavy-match", "POST identities, heavy, plain", 1.8),
 )
 TOGETHER = 16
 IDLE = 10_000
@@ -76,8 +79,9 @@ class Edge:
     def ratios(self):
         """CPU per request, compared with the floor with the same bytes."""
         for name, what, bound in RATIOS:
-            scenario = next(scenario for scenario in bench.SCENARIOS if scenario[0] == name)
-            self.bench.scenario(*scenario[:5], OURS)
+            gzip = name.endswith("-gzip")
+            scenario = next(s for s in bench.SCENARIOS if s[0] == name.removesuffix("-gzip"))
+            self.bench.scenario(*scenario[:5], OURS, gzip)
             rows = [row for row in csv.DictReader(self.bench.raw.open()) if row["scenario"] == name]
             cost = {
                 server: statistics.median(float(row["cpu_us"]) for row in rows if row["server"] == server)
@@ -144,11 +148,8 @@ class Edge:
         self.line(f"{IDLE:,} idle beside 32: CPU per request", f"{many / few:.2f}", "<= 1.3", many / few <= 1.3)
 
     def tls(self):
-        """TLS on a persistent connection."""
-        pair = (self.scratch / "cert.pem", self.scratch / "key.pem")
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        command += ["-subj", "/CN=localhost", "-days", "2", "-out", pair[0], "-keyout", pair[1]]
-        subprocess.run([str(part) for part in command], check=True, capture_output=True)
+        """TLS on a kept connection."""
+        pair = servers.certificate(self.scratch)
         running = {"plain": self.proxy(name="plain"), "tls": self.proxy(name="tls", tls=pair)}
         try:
             plain, encrypted = self.in_turn(*((server, "flags", {}) for server in running.values()))

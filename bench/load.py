@@ -4,6 +4,7 @@ While either runs, a prober sends the same request every few milliseconds on a s
 connection and compares each response with the first: a wrong response under load aborts the run.
 """
 
+import gzip
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+import heads
 from servers import PEERS, ROOT
 
 PROBE_SECONDS = 0.02
@@ -21,11 +23,10 @@ class WrongAnswer(Exception):
     """A response under load differed from the expected one."""
 
 
-def raw_request(method, path, key, body=None, gzip=False):
-    """The bytes of one request."""
+def raw_request(method, path, key, body=None, accepts_gzip=True, client="python"):
+    """One request as bytes, sent whole, as this client of `heads.py` sends it."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"X-Environment-Key: {key}"]
-    if gzip:
-        lines.append("Accept-Encoding: gzip")
+    lines += heads.of(client, accepts_gzip)
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
@@ -45,8 +46,25 @@ def read_answer(stream):
     raise WrongAnswer(f"an answer without Content-Length: {head!r}")
 
 
+def plain_of(head, body):
+    """The body without its content coding: a cached answer has other bytes than one made for a request."""
+    return gzip.decompress(body) if b"content-encoding: gzip" in head.lower() else body
+
+
+def settled_answer(port, request, tls=False):
+    """Head and body as they are once the server has cached what it caches."""
+    for _ in range(4):
+        answer = whole_answer(port, request, tls)
+    return answer
+
+
 def connect(port, tls=False):
-    """A connection; the certificate of the run is not verified."""
+    """A connection to a port, or to a unix socket at a path; a certificate of the run's own is believed."""
+    if isinstance(port, (str, Path)):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(20)
+        connection.connect(str(port))
+        return connection
     connection = socket.create_connection(("127.0.0.1", port), 20)
     if not tls:
         return connection
@@ -69,13 +87,27 @@ def whole_answer(port, request, tls=False):
 class Prober(threading.Thread):
     """Sends requests continuously during a load."""
 
-    def __init__(self, server, request, together=1):
+    def __init__(self, server, request, together=1, reconnects=False):
         super().__init__(daemon=True)
+        self.reconnects = reconnects
         self.server, self.request, self.together = server, request * together, together
         self.sent, self.wrong, self.over = 0, None, threading.Event()
-        _, self.expected = whole_answer(server.port, self.request, server.tls)
+        self.expected = plain_of(*whole_answer(server.port, self.request, server.tls))
+
+    def reconnect(self):
+        """One connection for each request, since the server closes it."""
+        try:
+            while not self.over.wait(PROBE_SECONDS):
+                self.sent += 1
+                if plain_of(*whole_answer(self.server.port, self.request)) != self.expected:
+                    self.wrong = "another body"
+                    return
+        except (OSError, WrongAnswer) as error:
+            self.wrong = str(error)
 
     def run(self):
+        if self.reconnects:
+            return self.reconnect()
         try:
             with connect(self.server.port, self.server.tls) as connection, connection.makefile("rb") as stream:
                 while not self.over.wait(PROBE_SECONDS):
@@ -83,8 +115,8 @@ class Prober(threading.Thread):
                     for _ in range(self.together):
                         head, body = read_answer(stream)
                         self.sent += 1
-                        if not head.startswith(b"HTTP/1.1 200") or body != self.expected:
-                            self.wrong = f"{head[:80]!r} with {len(body)} bytes, expected {len(self.expected)}"
+                        if not head.startswith(b"HTTP/1.1 200") or plain_of(head, body) != self.expected:
+                            self.wrong = f"{head[:80]!r} with {len(body)} bytes, plain {len(self.expected)} expected"
                             return
         except (OSError, WrongAnswer) as error:
             self.wrong = str(error)
@@ -98,9 +130,9 @@ class Prober(threading.Thread):
         self.join()
 
 
-def measured(server, request, command, environment=None, together=1):
+def measured(server, request, command, environment=None, together=1, reconnects=False):
     """Runs a load generator; returns its JSON with the server's CPU time per request."""
-    with Prober(server, request, together) as prober:
+    with Prober(server, request, together, reconnects) as prober:
         before = server.cpu_seconds()
         done = subprocess.run(
             [str(part) for part in command],
@@ -142,12 +174,28 @@ def closed(server, script, request, seconds, connections=32, threads=1, cpus="1"
     return result
 
 
-def open_loop(server, request, rate, seconds, scratch, connections=64, cpus="1", warm_up=0.5):
-    """paced: requests are sent at a constant rate; latency is measured from the scheduled time."""
+def busy(server, path, seconds, connections, options, cpus="1"):
+    """The command of `busy`: all connections at once, and how many answers each of them got."""
+    where = ["--port" if isinstance(server.port, int) else "--unix", server.port]
+    command = ["taskset", "--cpu-list", cpus, PEERS / "busy", *where, "--connections", connections]
+    return [*command, "--seconds", seconds, "--path", path, "--vary", *options]
+
+
+def fair(server, path, request, seconds, connections, options):
+    """Closed loop by `busy`: as `closed`, with the least, median and most answers of a connection."""
+    command = busy(server, path, seconds, connections, options)
+    result = measured(server, request, command, reconnects="--reconnect" in options)
+    result["rps"] = result["requests"] / seconds
+    return result
+
+
+def open_loop(server, request, rate, seconds, scratch, connections=64, cpus="1", warm_up=0.5, scheduler=()):
+    """paced: requests leave at a constant rate; latency is measured from the scheduled time. `scheduler`: a
+    command that puts it under another scheduler."""
     request_path, expect_path = Path(scratch) / "paced.request", Path(scratch) / "paced.expect"
     request_path.write_bytes(request)
-    expect_path.write_bytes(whole_answer(server.port, request)[1])
-    command = ["taskset", "--cpu-list", cpus, PEERS / "paced", "--port", server.port, "--rate", rate]
+    expect_path.write_bytes(settled_answer(server.port, request)[1])
+    command = ["taskset", "--cpu-list", cpus, *scheduler, PEERS / "paced", "--port", server.port, "--rate", rate]
     command += ["--connections", connections, "--seconds", seconds, "--warm-up", warm_up]
     command += ["--request", request_path, "--expect", expect_path]
     result = measured(server, request, command)

@@ -17,19 +17,23 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "bench/runs"
 BEGIN, END = "<!-- bench:begin (written by `make readme`) -->", "<!-- bench:end -->"
 SERVERS = ("floor", "edge-proxy", "nginx", "axum", "python")
+# Rows `NAME-gzip` are what clients send by default; `NAME` is the same without compression.
 TITLES = {
     "flags-simple": "simple: GET flags",
     "identities-simple": "simple: POST identities",
+    "identities-get": "simple: GET identities",
     "flags-heavy": "heavy: GET flags",
     "identities-heavy-match": "heavy: POST identities, all segments match",
     "identities-heavy-none": "heavy: POST identities, none match",
+    # Runs before 2026-11-27.
+    "identities-heavy": "heavy: POST identities, the same request again and again",
     "identities-heavy-varied": "heavy: POST identities, new identifier each",
+    "identities-splits": "50 multivariate features: POST identities",
+    "ofrep-heavy": "heavy: OFREP, all flags",
     "document-heavy": "heavy: environment-document",
+    "flags-one": "simple: one flag (under 200 B)",
     "identities-500-overrides": "500 overrides: POST identities",
     "identities-no-overrides": "no overrides, same request",
-    "flags-simple-gzip": "simple: GET flags, gzip",
-    "identities-heavy-gzip": "heavy: POST identities, gzip",
-    "document-heavy-gzip": "heavy: environment-document, gzip",
     "mixed-heavy": "heavy: flags, identities, document mixed",
 }
 SHORT = {
@@ -37,8 +41,10 @@ SHORT = {
     "identities-simple": "simple identities",
     "identities-heavy-match": "heavy identities",
     "identities-heavy-varied": "heavy, new identifier",
+    "identities-splits": "50 multivariate",
     "document-heavy": "document",
 }
+GZIP = "-gzip"
 
 
 def newest():
@@ -94,10 +100,12 @@ def spread(run, *where):
     return f"{figure(middle)} ±{share:.0%}"
 
 
-def cpu_table(run):
-    """CPU per request by route and server; edge-proxy relative to the floor, the others relative to edge-proxy."""
+def cpu_table(run, suffix=""):
+    """CPU per request by route and server, with how far ours is from the floor and the others from ours. With
+    gzip, what the same costs without it is the last column."""
     rows = []
-    for scenario, title in TITLES.items():
+    for base, title in TITLES.items():
+        scenario = base + suffix
         ours, floor = (run.median("cpu_us", scenario, server) for server in ("edge-proxy", "floor"))
         if ours is None:
             continue
@@ -106,14 +114,22 @@ def cpu_table(run):
             other = run.median("cpu_us", scenario, server)
             ratios.append(f"{other / ours:,.3g}" if other else "-")
         rows.append([title, *(spread(run, scenario, server) for server in SERVERS), *ratios])
-    head = ["CPU µs per request", *SERVERS, "ours / floor", "nginx / ours", "axum / ours", "python / ours"]
-    return table(head, rows)
+        if suffix:
+            plain, plain_floor = (run.median("cpu_us", base, server) for server in ("edge-proxy", "floor"))
+            ratio = f" ({plain / plain_floor:.2f})" if plain and plain_floor else ""
+            rows[-1].append(figure(plain) + ratio)
+    if not rows:
+        return ""
+    what = "CPU µs per request, as clients send it (gzip)" if suffix else "CPU µs per request, plain"
+    head = [what, *SERVERS, "ours / floor", "nginx / ours", "axum / ours", "python / ours"]
+    return table([*head, "ours plain (/ floor)"] if suffix else head, rows)
 
 
 def load_table(run):
     """Requests a second and latency of the closed loop."""
     rows = []
-    for scenario, title in TITLES.items():
+    scenarios = [(name + suffix, title + suffix.replace("-", ", ")) for suffix in (GZIP, "") for name, title in TITLES.items()]
+    for scenario, title in scenarios:
         for server in SERVERS:
             if run.of(scenario, server):
                 fields = [figure(run.median(field, scenario, server)) for field in ("rps", "p50_us", "p99_us", "p999_us")]
@@ -140,16 +156,47 @@ def sweep_table(run, scenario, label):
     return f"\n## {label}\n\n" + table(head, rows)
 
 
-def open_table(run):
+def open_table(run, scenario="open-loop", where=""):
     rows = []
     for server in SERVERS:
-        for x in run.axis("open-loop", server):
-            fields = [figure(run.median(f, "open-loop", server, x)) for f in ("p50_us", "p90_us", "p99_us", "p999_us")]
-            rows.append([server, f"{int(x):,}", *fields, run.of("open-loop", server, x)[0]["note"]])
+        for x in run.axis(scenario, server):
+            fields = [figure(run.median(f, scenario, server, x)) for f in ("p50_us", "p90_us", "p99_us", "p999_us")]
+            rows.append([server, f"{int(x):,}", *fields, run.of(scenario, server, x)[0]["note"]])
     if not rows:
         return ""
-    text = "\n## open loop: heavy POST identities at a constant rate, latency from when each was meant to leave\n\n"
+    text = f"\n## open loop{where}: heavy POST identities at a constant rate, latency from when each was meant to leave\n\n"
     return text + table(["server", "requests/s", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs", "at most"], rows)
+
+
+def fair_table(run):
+    """Busy connections: cost, latency and the answers of each connection."""
+    rows = []
+    titles = (("fairness", "busy connections"), ("reconnect", "a new connection for each request"), ("unix", "unix socket"))
+    for scenario, title in titles:
+        for x in run.axis(scenario, "edge-proxy"):
+            for server in ("floor", "edge-proxy"):
+                found = run.of(scenario, server, x)
+                if found:
+                    fields = [figure(run.median(f, scenario, server, x)) for f in ("cpu_us", "p50_us", "p99_us", "p999_us")]
+                    name = f"{int(x):,} {title}" if x else title
+                    rows.append([name, server, *fields, found[0]["note"]])
+    head = ["closed loop by `busy`, heavy POST identities", "server", "CPU µs", "p50 µs", "p99 µs", "p99.9 µs"]
+    head.append("answers of a connection: least / median / most")
+    return "\n## busy connections\n\n" + table(head, rows) if rows else ""
+
+
+def tls_table(run):
+    rows = []
+    for x in run.axis("tls", "edge-proxy"):
+        values = [run.median("cpu_us", "tls", server, x) for server in ("plain", "edge-proxy", "nginx")]
+        rows.append([f"{int(x):,}", *(figure(value) for value in values)])
+    return "\n## TLS, CPU µs per request\n\n" + table(["connections", "plain", "TLS", "nginx, TLS"], rows) if rows else ""
+
+
+def answers(run, server, x):
+    """Least and median answers of a connection, in the worst round."""
+    notes = [re.findall(r"\d+", row["note"]) for row in run.of("fairness", server, x)]
+    return min(((int(least), int(middle)) for least, middle, _ in notes), default=None)
 
 
 def targets(run):
@@ -177,6 +224,29 @@ def targets(run):
         if best and rows and rows[-1][0].startswith(name):
             rows[-1][2] += f" (the floor: {best:.3g})"
 
+    for name, what, limit in (
+        ("flags-simple-gzip", "simple flags", 1.15),
+        ("identities-simple-gzip", "simple identities", 1.6),
+        ("identities-get-gzip", "GET identities", 1.6),
+        ("identities-heavy-match-gzip", "heavy identities (match)", 1.6),
+        ("identities-heavy-none-gzip", "heavy identities (none)", 1.6),
+        ("identities-splits-gzip", "50 multivariate features", 2.2),
+    ):
+        judge(f"{what}, gzip / floor", ratio(ours(name), (name, "floor")), limit)
+    few = ratio(ours("fairness", 32), ("fairness", "floor", "32"))
+    for count in (2048, 8192):
+        many = ratio(ours("fairness", count), ("fairness", "floor", str(count)))
+        if few and many and count == 2048:
+            judge(f"ratio to the floor, {count:,} busy connections / 32", many / few, 1.15)
+        found = answers(run, "edge-proxy", count)
+        if found and found[1]:
+            judge(f"{count:,} busy connections: least served / median", found[0] / found[1], 0.7, False)
+        slow = [run.median("p999_us", "fairness", server, count) for server in ("edge-proxy", "floor")]
+        if all(slow):
+            judge(f"{count:,} busy connections: p99.9 / the floor's", slow[0] / slow[1], 2)
+    for count in (32, 512):
+        judge(f"TLS / plain, {count} connections", ratio(ours("tls", count), ("tls", "plain", str(count))), 1.3)
+        judge(f"TLS, {count} connections: nginx / ours", ratio(("tls", "nginx", str(count)), ours("tls", count)), 1.8, False)
     judge("simple flags / floor", ratio(ours("flags-simple"), ("flags-simple", "floor")), 1.15)
     judge_peer("simple flags", "flags-simple", "axum", 6)
     judge_peer("simple flags", "flags-simple", "python", 40)
@@ -189,11 +259,10 @@ def targets(run):
     for name in ("document-heavy", "document-heavy-gzip"):
         judge(f"{name} / floor", ratio(ours(name), (name, "floor")), 1.1)
     judge("500 overrides / none", ratio(ours("identities-500-overrides"), ours("identities-no-overrides")), 1.05)
-    judge("gzip identities / plain", ratio(ours("identities-heavy-gzip"), ours("identities-heavy-match")), 3)
     judge("CPU per request, 2 reactors / 1", ratio(ours("cores", 2), ours("cores", 1)), 1.05)
     for what, where, limit in (
         ("resident, idle with the demo", ours("memory-demo-idle"), 12),
-        ("resident, heavy under load", ours("identities-heavy-varied"), 20),
+        ("resident, heavy under load", ours("identities-heavy-match-gzip"), 20),
     ):
         memory = run.median("rss_kib", *where)
         judge(what, memory / 1024 if memory else None, limit, unit=" MiB")
@@ -203,9 +272,12 @@ def targets(run):
 def draw(run):
     """The plots of the measured sweeps."""
     cpu = {
-        SHORT[name]: {s: run.median("cpu_us", name, s) for s in SERVERS if run.median("cpu_us", name, s)}
+        SHORT[name] + suffix.replace("-", ", "): {
+            s: run.median("cpu_us", name + suffix, s) for s in SERVERS if run.median("cpu_us", name + suffix, s)
+        }
+        for suffix in (GZIP, "")
         for name in SHORT
-        if run.median("cpu_us", name, "edge-proxy")
+        if run.median("cpu_us", name + suffix, "edge-proxy")
     }
     pictures = {
         "cpu-by-route": plot.bars("CPU per request, one core, keep-alive", "µs per request, logarithmic", cpu),
@@ -273,8 +345,10 @@ QUOTED = """
 def summarise(place):
     """Writes summary.md and the plots; returns the summary."""
     run = Run(place)
-    parts = ["# Summary: medians; ± is the farthest round from the median\n\n", cpu_table(run), targets(run)]
+    parts = ["# Summary: medians; ± is the farthest round from the median\n\n"]
+    parts += [cpu_table(run, GZIP), "\n", cpu_table(run), targets(run), fair_table(run), tls_table(run)]
     parts += ["\n## closed loop, wrk\n\n", load_table(run), open_table(run)]
+    parts.append(open_table(run, "open-loop-fifo", ", server and load under SCHED_FIFO"))
     for scenario in ("connections", "features", "segments", "overrides", "environments", "cores"):
         parts.append(sweep_table(run, scenario, scenario))
     for scenario in ("swaps-heavy", "swaps-huge"):
@@ -293,10 +367,13 @@ def readme_section(place):
     run = Run(place)
     name = place.relative_to(ROOT)
     rows = []
-    for scenario, title in TITLES.items():
-        if scenario in SHORT:
-            cells = [spread(run, scenario, server).split(" ")[0] for server in SERVERS]
-            rows.append([title, figure(run.median("rps", scenario, "edge-proxy")), *cells])
+    for suffix in (GZIP, ""):
+        for base, title in TITLES.items():
+            scenario = base + suffix
+            if base in SHORT and run.of(scenario, "edge-proxy"):
+                cells = [spread(run, scenario, server).split(" ")[0] for server in SERVERS]
+                shown = title + (", gzip" if suffix else "")
+                rows.append([shown, figure(run.median("rps", scenario, "edge-proxy")), *cells])
     head = ["one core, 32 connections", "our requests/s", *(f"{server} µs" for server in SERVERS)]
     about = (place / "README.md").read_text() if (place / "README.md").exists() else ""
     facts = dict(re.findall(r"^- (\w[\w ]*): (.*)$", about, re.M))

@@ -47,6 +47,12 @@ class Server:
         """User and system time of all threads, including ended ones, by the process's CPU clock."""
         return sum(time.clock_gettime((~pid << 3) | 2) for pid in self.processes())
 
+    def schedule(self, scheduler):
+        """Puts all of its threads under a scheduler, as `chrt` names it."""
+        for pid in self.processes():
+            command = [scheduler[0], "--all-tasks", *scheduler[1:2], "--pid", scheduler[2], str(pid)]
+            subprocess.run(command, check=True, capture_output=True)
+
     def memory_kib(self, field="VmRSS"):
         total = 0
         for pid in self.processes():
@@ -84,6 +90,15 @@ class Server:
         self.log.close()
 
 
+def certificate(scratch):
+    """A certificate of the run's own, and its key."""
+    pair = (Path(scratch) / "cert.pem", Path(scratch) / "key.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-subj", "/CN=localhost", "-days", "2", "-out", pair[0], "-keyout", pair[1]]
+    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    return pair
+
+
 def fetch(port, method, path, headers=None, body=None):
     """Status, header list and body of one request."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -99,9 +114,10 @@ def answers(path, headers=None):
     return lambda port: fetch(port, "GET", path, headers)[0] == 200
 
 
-def proxy(binary, scratch, environments, cpus="0", cores="1", name="edge-proxy", tls=None, **sections):
+def proxy(binary, scratch, environments, cpus="0", cores="1", name="edge-proxy", tls=None, unix=None, **sections):
     """edge-proxy, serving documents from disk: (client key, server key, path) each.
-    `tls`: its certificate and key; `sections`: more of the configuration."""
+    `tls`: its certificate and key; `unix`: the path of a socket beside the port, which load uses then;
+    `sections`: more of the configuration."""
     port = free_port()
     pairs = [
         {"client_side_key": client, "server_side_key": server, "document_path": str(path)}
@@ -111,12 +127,16 @@ def proxy(binary, scratch, environments, cpus="0", cores="1", name="edge-proxy",
     server = {"host": "127.0.0.1", "port": port}
     if tls:
         server["tls"] = {"cert": str(tls[0]), "key": str(tls[1])}
+    if unix:
+        server["unix_socket"] = str(unix)
     written = {"environment_key_pairs": pairs, "server": server, "logging": {"log_level": "ERROR"}} | sections
     config.write_text(json.dumps(written))
     command = [binary, "serve", "--config", config, "--cores", cores]
     started = Server(name, command, port, cpus, Path(scratch) / f"{name}.log")
     if not tls:
-        return started.wait(answers("/proxy/health/readiness"))
+        started.wait(answers("/proxy/health/readiness"))
+        started.port = unix or started.port
+        return started
     started.tls = True
     return started.wait(lambda port: socket.create_connection(("127.0.0.1", port), 1).close() or True)
 
@@ -128,12 +148,16 @@ def demo(binary, scratch, cpus="0"):
     return started.wait(answers("/proxy/health/readiness"))
 
 
-def floor(scratch, answer, cpus="0"):
-    """Sends the given bytes to every request."""
+def floor(scratch, answer, cpus="0", unix=None, closes=False):
+    """Sends the given bytes to every request. `closes`: one answer for each connection."""
     port = free_port()
     path = Path(scratch) / f"answer-{port}.bin"
     path.write_bytes(answer)
-    started = Server("floor", [PEERS / "floor", port, path], port, cpus, Path(scratch) / "floor.log")
+    command = [PEERS / "floor", unix or port, path, *(["--close"] if closes else [])]
+    started = Server("floor", command, port, cpus, Path(scratch) / "floor.log")
+    if unix:
+        started.port = unix
+        return started.wait(lambda place: Path(place).exists())
     return started.wait(lambda port: socket.create_connection(("127.0.0.1", port), 1).close() or True)
 
 
@@ -146,7 +170,7 @@ http {{
   keepalive_requests 1000000000; keepalive_timeout 90s; open_file_cache max=100 inactive=1h;
   client_body_temp_path {scratch}/nginx-body; proxy_temp_path {scratch}/nginx-proxy;
   fastcgi_temp_path {scratch}/nginx-fastcgi; uwsgi_temp_path {scratch}/nginx-uwsgi; scgi_temp_path {scratch}/nginx-scgi;
-  server {{ listen 127.0.0.1:{port} backlog=4096; location = {path} {{ root {scratch}; }} }}
+  server {{ listen 127.0.0.1:{port} {tls} location = {path} {{ root {scratch}; }} }}
 }}
 """
 
@@ -154,8 +178,9 @@ http {{
 NGINX_PATH = "/answer.json"
 
 
-def nginx(scratch, body, cpus="0"):
-    """The given bytes as a static file at NGINX_PATH. None if nginx is not installed."""
+def nginx(scratch, body, cpus="0", tls=None):
+    """The given bytes as a static file at NGINX_PATH. None if nginx is not installed. `tls`: its certificate
+    and key."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if not binary:
         return None
@@ -163,8 +188,12 @@ def nginx(scratch, body, cpus="0"):
     (Path(scratch) / NGINX_PATH.lstrip("/")).write_bytes(body)
     config = Path(scratch) / f"nginx-{port}.conf"
     user = "user root;" if os.getuid() == 0 else ""
-    config.write_text(NGINX.format(scratch=scratch, port=port, path=NGINX_PATH, user=user))
+    secure = f"ssl backlog=4096; ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]};" if tls else "backlog=4096;"
+    config.write_text(NGINX.format(scratch=scratch, port=port, path=NGINX_PATH, user=user, tls=secure))
     started = Server("nginx", [binary, "-c", config], port, cpus, Path(scratch) / "nginx-start.log")
+    if tls:
+        started.tls = True
+        return started.wait(lambda port: socket.create_connection(("127.0.0.1", port), 1).close() or True)
     return started.wait(answers(NGINX_PATH))
 
 

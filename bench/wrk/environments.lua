@@ -4,9 +4,10 @@ local requests = {}
 local number = 0
 
 function init()
+  local base = key
   for at = 1, tonumber(os.getenv("BENCH_ENVIRONMENTS")) do
-    wrk.headers["X-Environment-Key"] = key .. "-" .. (at - 1)
-    requests[at] = wrk.format("GET", "/api/v1/flags/")
+    key = base .. "-" .. (at - 1)
+    requests[at] = formats("GET", "/api/v1/flags/")[1]
   end
 end
 

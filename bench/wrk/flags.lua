@@ -1,4 +1,3 @@
--- GET flags.
+-- GET flags, or BENCH_PATH.
 dofile("bench/wrk/report.lua")
-wrk.path = os.getenv("BENCH_PATH") or "/api/v1/flags/"
-together()
+function init() serve(formats("GET", os.getenv("BENCH_PATH") or "/api/v1/flags/")) end

@@ -1,9 +1,9 @@
 -- GET flags, with a head that never came before: a request id in each.
 dofile("bench/wrk/report.lua")
-local number = 0
-
-request = function()
-  number = number + 1
-  wrk.headers["X-Request-Id"] = "b7e2f1c0-" .. number
-  return wrk.format("GET", "/api/v1/flags/")
+function init()
+  local list = formats("GET", "/api/v1/flags/")
+  for at, text in ipairs(list) do
+    list[at] = text:gsub("\r\n\r\n$", "\r\nX-Request-Id: user-000000\r\n\r\n")
+  end
+  serve(list)
 end

@@ -1,6 +1,3 @@
--- POST identities, the same body each time (BENCH_BODY names a file).
+-- POST identities, or BENCH_PATH, with the body of the file BENCH_BODY.
 dofile("bench/wrk/report.lua")
-wrk.path = "/api/v1/identities/"
-wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-wrk.body = body_file()
+function init() serve(formats("POST", os.getenv("BENCH_PATH") or "/api/v1/identities/", body_file())) end

@@ -1,9 +1,11 @@
 //! The floor: the cost of the kernel for a socket.
 //!
-//! `floor PORT ANSWER` sends the bytes of the file for every receive. It parses nothing: one receive is one request,
-//! which is true for a load generator that writes each request in one call and waits for the response. It uses one
-//! thread, one ring, multishot accept and receive, registered files, a ring of provided buffers, and deferred task
-//! run. No server that reads its requests can be cheaper.
+//! `floor (PORT|PATH) ANSWER [--close]`: for whatever arrives on a connection (of a port, or of a unix socket at
+//! a path) it sends the bytes of the file; with `--close` it then closes the connection. It
+//! parses nothing: one receive is one request, which holds for a load generator that writes each
+//! request at once and waits for the answer. One thread, one ring, everything the kernel offers:
+//! multishot accept and receive, registered files, a ring of provided buffers, deferred task run.
+//! No server that reads its requests can be cheaper; how near one comes is the measure.
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -76,7 +78,13 @@ fn receive(ring: &mut IoUring, file: u32) {
     push(ring, &opcode::RecvMulti::new(Fixed(file), GROUP).build().user_data(u64::from(file) << 2 | RECEIVE));
 }
 
-fn listen(port: u16) -> std::io::Result<socket2::Socket> {
+fn listen(place: &str) -> std::io::Result<socket2::Socket> {
+    let Ok(port) = place.parse::<u16>() else {
+        let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+        socket.bind(&socket2::SockAddr::unix(place)?)?;
+        socket.listen(4096)?;
+        return Ok(socket);
+    };
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?; // Accepted sockets inherit it.
@@ -87,9 +95,13 @@ fn listen(port: u16) -> std::io::Result<socket2::Socket> {
 
 fn main() -> std::io::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, port, answer] = arguments.as_slice() else { panic!("floor PORT ANSWER") };
+    let (place, answer, closes) = match arguments.as_slice() {
+        [_, place, answer] => (place, answer, false),
+        [_, place, answer, flag] if flag == "--close" => (place, answer, true),
+        _ => panic!("floor (PORT|PATH) ANSWER [--close]"),
+    };
     let answer: &'static [u8] = std::fs::read(answer)?.leak();
-    let listener = listen(port.parse().expect("a port"))?;
+    let listener = listen(place)?;
     let mut ring: IoUring = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -133,7 +145,12 @@ fn main() -> std::io::Result<()> {
                         receive(&mut ring, file);
                     }
                 }
-                // A failed send appears as the end of the stream on the receiving side.
+                SEND if closes => {
+                    // The receive under way ends with it, and closes the file.
+                    let shutdown = opcode::Shutdown::new(Fixed(file), libc::SHUT_WR);
+                    push(&mut ring, &shutdown.build().user_data(u64::from(file) << 2 | CLOSE));
+                }
+                // A failed send shows as the end of the stream on the receiving side.
                 _ => {}
             }
         }
