@@ -1,7 +1,10 @@
-//! Sets `EDGE_PROXY_GIT_SHA` for the build: the environment variable of that name, else the commit of the
-//! checkout, else `unknown`.
+//! Sets `EDGE_PROXY_GIT_SHA`, `EDGE_PROXY_COMMIT_DATE` and `EDGE_PROXY_TARGET` for the build.
 //!
-//! Debug builds do not run git, because every commit would cause a rebuild. The value depends only on the
+//! The commit is the environment variable of that name, else that of the checkout, else `unknown`. The date
+//! is that of `SOURCE_DATE_EPOCH` (https://reproducible-builds.org/specs/source-date-epoch/), else that of
+//! the commit of the checkout, else `unknown`.
+//!
+//! Debug builds do not run git, because every commit would cause a rebuild. The values depend only on the
 //! commit, so that builds are reproducible.
 use std::path::Path;
 use std::process::Command;
@@ -9,15 +12,25 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=EDGE_PROXY_GIT_SHA");
-    let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.trim().is_empty());
+    println!("cargo:rerun-if-env-changed=SOURCE_DATE_EPOCH");
+    let variable = |name| {
+        let value = std::env::var(name).ok().map(|value: String| value.trim().to_owned());
+        value.filter(|value| !value.is_empty())
+    };
     let is_release = variable("PROFILE").is_some_and(|profile| profile == "release");
-    let given = variable("EDGE_PROXY_GIT_SHA").map(|sha| sha.trim().to_owned());
-    let sha = given.or_else(|| if is_release { of_checkout() } else { None });
-    println!("cargo:rustc-env=EDGE_PROXY_GIT_SHA={}", sha.as_deref().unwrap_or("unknown"));
+    let checkout = if is_release { of_checkout() } else { None };
+    let (sha, seconds) = checkout.unzip();
+    let sha = variable("EDGE_PROXY_GIT_SHA").or(sha);
+    let seconds = variable("SOURCE_DATE_EPOCH").or(seconds).and_then(|seconds| seconds.parse().ok());
+    let unknown = || "unknown".to_owned();
+    println!("cargo:rustc-env=EDGE_PROXY_GIT_SHA={}", sha.unwrap_or_else(unknown));
+    println!("cargo:rustc-env=EDGE_PROXY_COMMIT_DATE={}", seconds.map_or_else(unknown, date));
+    println!("cargo:rustc-env=EDGE_PROXY_TARGET={}", variable("TARGET").unwrap_or_else(unknown));
 }
 
-/// `None` without git, or if the sources are inside the checkout of another project.
-fn of_checkout() -> Option<String> {
+/// The commit of the checkout and its Unix time. `None` without git, or if the sources are inside the checkout
+/// of another project.
+fn of_checkout() -> Option<(String, String)> {
     let top = git(&["rev-parse", "--show-toplevel"])?;
     let manifest = std::env::var("CARGO_MANIFEST_DIR").ok()?;
     if Path::new(&top).canonicalize().ok()? != Path::new(&manifest).canonicalize().ok()? {
@@ -32,7 +45,28 @@ fn of_checkout() -> Option<String> {
             println!("cargo:rerun-if-changed={path}");
         }
     }
-    git(&["rev-parse", "--short=12", "HEAD"])
+    Some((git(&["rev-parse", "--short=12", "HEAD"])?, git(&["log", "-1", "--format=%ct"])?))
+}
+
+/// The day of a Unix time in the Gregorian calendar, UTC. Without a crate, because the script is one file
+/// that the tests compile by themselves.
+fn date(seconds: u64) -> String {
+    let (mut year, mut day) = (1970, seconds / 86_400);
+    let is_leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    while day >= 365 + u64::from(is_leap(year)) {
+        day -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if day < length {
+            break;
+        }
+        day -= length;
+        month += 1;
+    }
+    format!("{year}-{month:02}-{:02}", day + 1)
 }
 
 fn git(args: &[&str]) -> Option<String> {

@@ -4,17 +4,17 @@ use std::io::Write as _;
 use std::path::Path;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::arguments::{DemoArgs, ServeArgs};
 use crate::commands::check::CheckArgs;
+use crate::commands::completions::CompletionsArgs;
 use crate::commands::explain::ExplainArgs;
 use crate::commands::health::HealthArgs;
+use crate::commands::man::ManArgs;
 use crate::commands::render_config::RenderConfigArgs;
 use crate::terminal;
-
-/// Version and commit, as `--version` prints them.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("EDGE_PROXY_GIT_SHA"), ")");
+use crate::version;
 
 /// Names of the executable that select a subcommand: the entry points of the Python proxy.
 const EXECUTABLE_NAMES: &[(&str, &str)] =
@@ -42,16 +42,31 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Query the health of the local proxy that has this configuration; exit with 0 if healthy
     Health(HealthArgs),
+    /// Print the completion script of a shell
+    Completions(CompletionsArgs),
+    /// Write the man pages of all commands to a directory, for packages
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
+const AFTER_HELP: &str = "\
+Flags override environment variables, which override the configuration file. Each setting has a variable: \
+EDGE_PROXY_ and its path, such as EDGE_PROXY_SERVER_PORT for server.port. `edge-proxy render-config --all` \
+prints every setting with its default.";
+
 #[derive(Debug, Parser)]
-#[command(name = "edge-proxy", version = VERSION, propagate_version = true, about)]
-#[command(max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(name = "edge-proxy", version = version::LONG, propagate_version = true, about)]
+#[command(max_term_width = 100, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
     serve: ServeArgs,
+}
+
+/// The command line, for completions and man pages.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Inserts the subcommand that the name of the executable selects.

@@ -43,5 +43,6 @@ pub mod timestamp;
 pub mod tls;
 pub mod upstream;
 pub mod validators;
+pub mod version;
 pub mod work;
 pub mod yielding;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use edge_proxy::cli::{Command, EXIT_NO_INPUT, EXIT_USAGE};
-use edge_proxy::commands::{check, explain, health, render_config};
+use edge_proxy::commands::{check, completions, explain, health, man, render_config};
 use edge_proxy::config::ConfigError;
 use edge_proxy::serve::{MissingDocumentsError, PortTaken, UnusableSettings};
 use edge_proxy::terminal::escape_lines;
@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(&args),
         Command::Health(args) => health::run(args),
+        Command::Completions(args) => completions::run(&args, cli::command()),
+        Command::Man(args) => man::run(&args, cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

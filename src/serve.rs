@@ -21,6 +21,7 @@ use crate::reactor::UnixSocket;
 use crate::supervisor::MissingDocument;
 use crate::systemd::Notify;
 use crate::tls::Certificates;
+use crate::version::{COMMIT, VERSION};
 use crate::{admin, config, demo, reactor, supervisor};
 
 /// Time from the start to the check for other processes on the same port. Processes started simultaneously
@@ -325,10 +326,11 @@ fn limit_connections(config: &Config, descriptors: u64, log: &Log) -> Config {
 
 /// Logs the addresses of the listeners for SDKs.
 fn log_listening(config: &Config, address: Option<SocketAddr>, log: &Log) {
-    let version = env!("CARGO_PKG_VERSION");
     let path = config.server.unix_socket.as_ref().map(|path| path.display());
     let addresses = [address.as_ref().map(|a| a as &dyn fmt::Display), path.as_ref().map(|p| p as _)];
     for address in addresses.into_iter().flatten() {
-        log.event(Level::Info, "listening", &[("address", &address), ("version", &version)]);
+        let fields: [(_, &dyn fmt::Display); 3] =
+            [("address", &address), ("version", &VERSION), ("commit", &COMMIT)];
+        log.event(Level::Info, "listening", &fields);
     }
 }

@@ -18,6 +18,8 @@ mod budget;
 mod chart;
 /// Configuration, check, health, metrics and log of the running executable.
 mod cli;
+/// Man pages, completions, `render-config --all` and `--schema`, secrets in files.
+mod command_line;
 /// Compressed answers: each decodes to the plain one, and is cached for its own document, key and coding.
 mod compression;
 /// Public conformance suites, and comparison with other parsers.

@@ -21,6 +21,8 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("io_uring", &["src/reactor/"]),
     ("core_affinity", &["src/reactor/", "src/config/cores.rs"]),
     ("clap", &["src/cli.rs", "src/commands/"]),
+    ("clap_complete", &["src/commands/"]),
+    ("clap_mangen", &["src/commands/"]),
     ("regex_automata", &["src/python/regex/", "src/engine/jsonpath/iregexp.rs"]),
     ("regex_syntax", &["src/python/regex/"]),
 ];
@@ -41,6 +43,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("terminal", &[]),
     ("timestamp", &[]),
     ("validators", &[]),
+    ("version", &[]),
     // Python's semantics, and the engine that follows them.
     ("python", &["json", "limits", "step_budget", "work"]),
     ("engine", &["json", "limits", "python", "step_budget", "timestamp", "work", "yielding"]),
@@ -110,7 +113,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
         "admin",
         &[
             "channel", "config", "events", "handlers", "http", "limits", "log", "metrics", "snapshot",
-            "terminal",
+            "terminal", "version",
         ],
     ),
     // Command line.
@@ -129,9 +132,10 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "timestamp",
             "tls",
             "upstream",
+            "version",
         ],
     ),
-    ("cli", &["commands", "terminal"]),
+    ("cli", &["commands", "terminal", "version"]),
     (
         "serve",
         &[
@@ -146,6 +150,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "supervisor",
             "systemd",
             "tls",
+            "version",
         ],
     ),
     ("lib", &[]),

@@ -12,6 +12,7 @@ use crate::config::Secret;
 use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
 use crate::snapshot::DocumentSource;
+use crate::version;
 
 /// The body of `/status.json`.
 pub fn render(view: &View) -> String {
@@ -41,7 +42,10 @@ pub fn render(view: &View) -> String {
         .collect();
     let uppers: Vec<Value> = (0..Histogram::BUCKETS).map(|b| json!(Histogram::upper_seconds(b))).collect();
     let status = json!({
-        "version": env!("CARGO_PKG_VERSION"),
+        "version": version::VERSION,
+        "commit": version::COMMIT,
+        "commit_date": version::COMMIT_DATE,
+        "target": version::TARGET,
         "now": unix_seconds(now),
         "started": unix_seconds(metrics.started),
         "uptime_seconds": uptime.as_secs_f64(),

@@ -2,6 +2,8 @@
 //! runs them.
 pub mod arguments;
 pub mod check;
+pub mod completions;
 pub mod explain;
 pub mod health;
+pub mod man;
 pub mod render_config;

@@ -38,7 +38,8 @@ pub fn load_for(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<C
     let config = builder.config(path, inputs, available);
     builder.accept_python_settings();
     builder.raw.note_aliases();
-    let RawConfig { issues, warnings, .. } = builder.raw;
+    let RawConfig { issues, warnings, secret_files, .. } = builder.raw;
+    let config = Config { secret_files, ..config };
     if issues.is_empty() { Ok((config, warnings)) } else { Err(ConfigError { issues, warnings }) }
 }
 
@@ -91,6 +92,7 @@ impl ConfigBuilder {
         let api_url = self.read("api_url", parse::url, "https://edge.api.flagsmith.com/api/v1".to_owned());
         let mut config = Config {
             path,
+            secret_files: Vec::new(),
             environments,
             api_headers: headers::read("api_headers", &mut self.raw, &api_url),
             api_url: format!("{}/", api_url.trim_end_matches('/')),

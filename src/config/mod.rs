@@ -2,17 +2,20 @@
 //!
 //! [`load`] returns a complete configuration or all problems together ([`ConfigError`]); a value of a
 //! [`Config`] needs no further check. Nothing is opened or started, so a reload calls it again.
-//! To add a setting: a row in [`settings::SETTINGS`], a field in `types.rs`, a `read` in `build.rs`.
+//! To add a setting: a row in [`settings::SETTINGS`] (name, kind, default, meaning), a field in `types.rs`, a
+//! `read` in `build.rs`.
 mod build;
 mod cores;
 mod file;
 mod headers;
 mod issue;
+mod kind;
 mod layers;
 mod networks;
 mod pairs;
 mod parse;
 mod raw;
+mod schema;
 mod setting_error;
 pub mod settings;
 mod suggest;
@@ -25,6 +28,7 @@ pub use crate::config::build::load;
 pub use crate::config::issue::{ConfigError, ConfigIssue, ConfigWarning, SettingSource};
 pub use crate::config::layers::Inputs;
 pub use crate::config::networks::{AddressLists, ForwardedAllowIps, Networks};
+pub use crate::config::schema::{all_settings, schema};
 pub use crate::config::setting_error::SettingError;
 pub use crate::config::types::{
     Admin, Analytics, Certificate, Config, Driver, EnvironmentConfig, EventsConfig, EventsFsync, HealthCheck,

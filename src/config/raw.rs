@@ -1,10 +1,12 @@
 //! Settings before validation: the JSON values of each setting, from the weakest layer to the strongest,
 //! with their sources.
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
 use crate::config::issue::{ConfigIssue, ConfigWarning, SettingSource};
+use crate::config::schema::SCHEMA_MEMBER;
 use crate::config::settings::{find, find_alias, groups, is_secret};
 use crate::config::suggest;
 use crate::config::types::Secret;
@@ -17,6 +19,8 @@ pub struct RawConfig {
     lines: HashMap<String, usize>,
     pub warnings: Vec<ConfigWarning>,
     pub issues: Vec<ConfigIssue>,
+    /// Files that variables name, whose content is a secret.
+    pub secret_files: Vec<PathBuf>,
 }
 
 impl RawConfig {
@@ -79,6 +83,9 @@ impl RawConfig {
             }
         }
         for (key, value) in named {
+            if prefix.is_empty() && key == SCHEMA_MEMBER {
+                continue;
+            }
             let path = format!("{prefix}{key}");
             let source = self.located(&path, source);
             if let Some(setting) = find(&path) {
@@ -97,6 +104,14 @@ impl RawConfig {
             Value::Object(object) => self.add_object(&format!("{path}."), object, source),
             Value::Null => {}
             other => self.reject(path, &other, source, "an object"),
+        }
+    }
+
+    /// As [`reject`](Self::reject), for a file that is to contain the value. Its path is no secret.
+    pub fn reject_file(&mut self, path: &str, file: &str, source: &SettingSource, expected: &str) {
+        match source {
+            SettingSource::Alias { .. } => self.reject(path, &Value::Null, source, expected),
+            _ => self.issues.push(ConfigIssue::new(path, Some(file.to_owned()), source, expected)),
         }
     }
 

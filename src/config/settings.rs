@@ -1,4 +1,6 @@
-//! The table of settings: names, and which of them need a restart.
+//! The table of settings: names, values, defaults, and which of them need a restart. `schema.rs` makes the
+//! JSON Schema of it.
+use crate::config::kind::Kind;
 use crate::config::types::Config;
 
 /// A setting's own environment variable is this prefix and its path in capitals with `_` for `.`
@@ -19,14 +21,22 @@ pub struct Setting {
     pub aliases: &'static [&'static str],
     /// Further environment variables.
     pub variables: &'static [&'static str],
-    /// Messages show only the start of the value.
+    /// Messages show only the start of the value, and a variable with `_FILE` after its name names a file
+    /// that contains the value.
     pub secret: bool,
+    /// What its value may be in the file.
+    pub kind: Kind,
+    /// The value that is the same as none, as JSON.
+    pub default: &'static str,
+    /// One or two sentences.
+    pub meaning: &'static str,
     /// Set for a setting that is read at start only: a reload that changes it needs a restart.
     pub needs_restart: Option<Differs>,
 }
 
 const fn plain(path: &'static str) -> Setting {
-    Setting { path, aliases: &[], variables: &[], secret: false, needs_restart: None }
+    let (kind, default, meaning) = (Kind::Anything, "null", "");
+    Setting { path, aliases: &[], variables: &[], secret: false, kind, default, meaning, needs_restart: None }
 }
 
 const fn restart(path: &'static str, differs: Differs) -> Setting {
@@ -46,6 +56,15 @@ impl Setting {
         Self { variables, ..self }
     }
 
+    const fn takes(self, kind: Kind, default: &'static str, meaning: &'static str) -> Self {
+        Self { kind, default, meaning, ..self }
+    }
+
+    /// The variable that is the setting's own, with the prefix.
+    pub fn own_variable(&self) -> String {
+        format!("{PREFIX}{}", variable_name(self.path))
+    }
+
     /// Its environment variables from the strongest to the weakest: its own, that without the prefix,
     /// then aliases.
     pub fn all_variables(&'static self) -> impl Iterator<Item = String> {
@@ -59,79 +78,79 @@ impl Setting {
 
 /// All settings. A list or a free-form object is one setting.
 pub const SETTINGS: &[Setting] = &[
-    plain("admin.allowed_hosts"),
-    restart("admin.host", |a, b| a.admin.as_ref().map(|a| a.host) != b.admin.as_ref().map(|b| b.host)),
-    restart("admin.port", |a, b| a.admin.as_ref().map(|a| a.port) != b.admin.as_ref().map(|b| b.port)),
-    plain("allow_origins"),
-    plain("analytics.enabled"),
-    plain("analytics.flush_interval_seconds"),
+    plain("admin.allowed_hosts").takes(Kind::Hosts, "[]", "Host names under which the admin port may be requested, besides IP addresses and localhost; .example.com covers subdomains, * allows all."),
+    restart("admin.host", |a, b| a.admin.as_ref().map(|a| a.host) != b.admin.as_ref().map(|b| b.host)).takes(Kind::Address, r#""127.0.0.1""#, "Address of the admin port."),
+    restart("admin.port", |a, b| a.admin.as_ref().map(|a| a.port) != b.admin.as_ref().map(|b| b.port)).takes(Kind::OptionalPort, "null", "Port of the status page and of /metrics."),
+    plain("allow_origins").takes(Kind::Origins, r#"["*"]"#, "Origins that browsers may send requests from (CORS)."),
+    plain("analytics.enabled").takes(Kind::Boolean, "true", "Forward the flag counts that SDKs send."),
+    plain("analytics.flush_interval_seconds").takes(Kind::Interval, "10", "Time between two uploads of flag counts."),
     // Read by httpx, and so by the Python proxy.
-    plain("api_ca_file").variables(&[SSL_CERT_FILE]),
-    plain("api_client_certificate.cert"),
-    plain("api_client_certificate.key"),
-    plain("api_document_bytes_max"),
-    plain("api_full_refresh_seconds"),
-    secret("api_headers"),
-    plain("api_poll_frequency_seconds").aliases(&["api_poll_frequency"]),
-    plain("api_poll_timeout_seconds").aliases(&["api_poll_timeout"]),
-    plain("api_url"),
-    restart("cache_dir", |a, b| a.cache_dir != b.cache_dir),
-    restart("cores", |a, b| a.cores != b.cores).variables(&["WEB_CONCURRENCY"]),
-    plain("discovery_empty_grace_seconds"),
-    plain("documents"),
-    plain("endpoint_caches"),
-    secret("environment_key_pairs"),
-    restart("events.enabled", |a, b| a.events.enabled != b.events.enabled),
-    plain("events.flush_interval_seconds"),
-    restart("events.fsync", |a, b| a.events.fsync != b.events.fsync),
-    restart("events.spool_bytes_max", |a, b| a.events.spool_bytes_max != b.events.spool_bytes_max),
-    plain("events.url"),
-    plain("health_check.environment_update_grace_period_seconds"),
-    plain("health_check.ready_from_cache"),
-    plain("health_check.require"),
-    restart("logging.access_log_file", |a, b| a.logging.access_log_file != b.logging.access_log_file),
-    plain("logging.colours").aliases(&["colors", "colour", "color"]),
-    restart("logging.enable_access_log", |a, b| a.logging.enable_access_log != b.logging.enable_access_log),
-    plain("logging.log_event_field_name"),
-    restart("logging.log_format", |a, b| a.logging.log_format != b.logging.log_format),
-    plain("logging.log_level"),
-    plain("logging.override"),
-    secret("proxy_key"),
-    plain("realtime.enabled"),
-    plain("realtime.url"),
-    plain("server.allow_list"),
-    plain("server.base_path"),
-    restart("server.connections_max", |a, b| a.server.connections_max != b.server.connections_max),
-    plain("server.deny_list"),
-    restart("server.driver", |a, b| a.server.driver != b.server.driver).variables(&["EDGE_PROXY_DRIVER"]),
+    plain("api_ca_file").variables(&[SSL_CERT_FILE]).takes(Kind::OptionalPath, "null", "Certificate authorities to trust for the API, instead of the built-in ones (PEM)."),
+    plain("api_client_certificate.cert").takes(Kind::OptionalPath, "null", "Client certificate for the API (PEM)."),
+    plain("api_client_certificate.key").takes(Kind::OptionalPath, "null", "Private key of the client certificate for the API (PEM)."),
+    plain("api_document_bytes_max").takes(Kind::Count, "268435456", "Largest environment document in bytes, all pages together."),
+    plain("api_full_refresh_seconds").takes(Kind::OptionalInterval, "null", "Time after which a poll is sent without conditions, so that scheduled changes appear; null: by the size of the document, 60 to 300 seconds."),
+    secret("api_headers").takes(Kind::HeaderFields, "{}", "Header fields of every request to the API, for a gateway before it."),
+    plain("api_poll_frequency_seconds").aliases(&["api_poll_frequency"]).takes(Kind::Interval, "10", "Time between two polls of an environment."),
+    plain("api_poll_timeout_seconds").aliases(&["api_poll_timeout"]).takes(Kind::Interval, "5", "Timeout of one poll."),
+    plain("api_url").takes(Kind::Url, r#""https://edge.api.flagsmith.com/api/v1""#, "The Flagsmith API to poll."),
+    restart("cache_dir", |a, b| a.cache_dir != b.cache_dir).takes(Kind::OptionalPath, "null", "Directory of the last good documents, which are served after a restart."),
+    restart("cores", |a, b| a.cores != b.cores).variables(&["WEB_CONCURRENCY"]).takes(Kind::Cores, "null", "CPUs to use: a count, or a list such as 0,2-5; null: all that the process may use."),
+    plain("discovery_empty_grace_seconds").takes(Kind::Duration, "60", "With proxy_key: how long the list of environments must be empty before the environments are removed."),
+    plain("documents").takes(Kind::Paths, "[]", "Environment documents on disk to serve; read again when they change."),
+    plain("endpoint_caches").takes(Kind::Anything, "null", "Accepted from the Python proxy's configuration, without effect."),
+    secret("environment_key_pairs").takes(Kind::KeyPairs, "[]", "The environments to serve."),
+    restart("events.enabled", |a, b| a.events.enabled != b.events.enabled).takes(Kind::Boolean, "false", "Accept experiment events of SDKs and forward them; needs cache_dir."),
+    plain("events.flush_interval_seconds").takes(Kind::Interval, "10", "Time between two uploads of events."),
+    restart("events.fsync", |a, b| a.events.fsync != b.events.fsync).takes(Kind::Fsync, r#""group""#, "When stored events are written to disk."),
+    restart("events.spool_bytes_max", |a, b| a.events.spool_bytes_max != b.events.spool_bytes_max).takes(Kind::SpoolBytes, "268435456", "Most bytes of stored events."),
+    plain("events.url").takes(Kind::Url, r#""https://events.api.flagsmith.com""#, "Where events are forwarded to."),
+    plain("health_check.environment_update_grace_period_seconds").takes(Kind::OptionalDuration, "30", "A document is stale after the poll interval plus this time for each environment; null: never."),
+    plain("health_check.ready_from_cache").takes(Kind::Boolean, "true", "Whether documents from cache_dir are enough for readiness."),
+    plain("health_check.require").takes(Kind::Require, r#""all""#, "Whether all environments must be fresh for readiness, or any."),
+    restart("logging.access_log_file", |a, b| a.logging.access_log_file != b.logging.access_log_file).takes(Kind::OptionalPath, "null", "File of the access log instead of stdout; SIGUSR1 opens it again."),
+    plain("logging.colours").aliases(&["colors", "colour", "color"]).takes(Kind::OptionalBoolean, "null", "Colours in the log; null: on a terminal."),
+    restart("logging.enable_access_log", |a, b| a.logging.enable_access_log != b.logging.enable_access_log).takes(Kind::Boolean, "false", "Log each request."),
+    plain("logging.log_event_field_name").takes(Kind::Text, r#""message""#, "Member of a JSON log record that contains the event."),
+    restart("logging.log_format", |a, b| a.logging.log_format != b.logging.log_format).takes(Kind::LogFormat, r#""generic""#, "Text or JSON."),
+    plain("logging.log_level").takes(Kind::LogLevel, r#""INFO""#, "Least severe level to log."),
+    plain("logging.override").takes(Kind::Anything, "{}", "Accepted from the Python proxy's configuration, without effect."),
+    secret("proxy_key").takes(Kind::OptionalKey, "null", "Key with which the environments are discovered from the API."),
+    plain("realtime.enabled").takes(Kind::Boolean, "false", "Follow the API's event stream, so that changes arrive immediately."),
+    plain("realtime.url").takes(Kind::Url, r#""https://realtime.flagsmith.com""#, "The API's event stream."),
+    plain("server.allow_list").takes(Kind::AddressList, "[]", "Networks whose requests are served; null: all."),
+    plain("server.base_path").takes(Kind::BasePath, "null", "Path below which all routes are, such as /flags."),
+    restart("server.connections_max", |a, b| a.server.connections_max != b.server.connections_max).takes(Kind::Count, "50000", "Most connections of each reactor."),
+    plain("server.deny_list").takes(Kind::AddressList, "[]", "Networks whose requests are refused with 403."),
+    restart("server.driver", |a, b| a.server.driver != b.server.driver).variables(&["EDGE_PROXY_DRIVER"]).takes(Kind::Driver, "null", "I/O interface of the kernel; null: io_uring if the kernel allows it, else epoll."),
     restart("server.forwarded_allow_ips", |a, b| {
         a.server.forwarded_allow_ips != b.server.forwarded_allow_ips
     })
-    .variables(&["FORWARDED_ALLOW_IPS"]),
-    restart("server.head_bytes_max", |a, b| a.server.head_bytes_max != b.server.head_bytes_max),
-    restart("server.host", |a, b| a.server.host != b.server.host),
-    restart("server.http2", |a, b| a.server.http2 != b.server.http2),
-    restart("server.http2_streams_max", |a, b| a.server.http2_streams_max != b.server.http2_streams_max),
-    restart("server.port", |a, b| a.server.port != b.server.port),
-    restart("server.proxy_headers", |a, b| a.server.proxy_headers != b.server.proxy_headers),
-    plain("server.reload"),
-    restart("server.requests_max", |a, b| a.server.requests_max != b.server.requests_max),
-    plain("server.shutdown_delay_seconds"),
-    plain("server.shutdown_grace_seconds"),
-    restart("server.take_over", |a, b| a.server.take_over != b.server.take_over),
-    restart("server.tcp", |a, b| a.server.tcp != b.server.tcp),
-    restart("server.timeout_body", |a, b| a.server.timeout_body != b.server.timeout_body),
-    restart("server.timeout_head", |a, b| a.server.timeout_head != b.server.timeout_head),
-    restart("server.timeout_keep_alive", |a, b| a.server.timeout_keep_alive != b.server.timeout_keep_alive),
-    restart("server.timeout_write", |a, b| a.server.timeout_write != b.server.timeout_write),
+    .variables(&["FORWARDED_ALLOW_IPS"]).takes(Kind::Networks, r#"["127.0.0.1", "::1"]"#, "Addresses and networks whose X-Forwarded-For is trusted; * trusts all."),
+    restart("server.head_bytes_max", |a, b| a.server.head_bytes_max != b.server.head_bytes_max).takes(Kind::HeadBytes, "16384", "Largest request head in bytes."),
+    restart("server.host", |a, b| a.server.host != b.server.host).takes(Kind::Address, r#""0.0.0.0""#, "Address to listen on."),
+    restart("server.http2", |a, b| a.server.http2 != b.server.http2).takes(Kind::Boolean, "true", "Speak HTTP/2 beside HTTP/1.1: by prior knowledge, over TLS by ALPN."),
+    restart("server.http2_streams_max", |a, b| a.server.http2_streams_max != b.server.http2_streams_max).takes(Kind::Http2Streams, "100", "Most concurrent streams of an HTTP/2 connection."),
+    restart("server.port", |a, b| a.server.port != b.server.port).takes(Kind::Port, "8000", "Port to listen on."),
+    restart("server.proxy_headers", |a, b| a.server.proxy_headers != b.server.proxy_headers).takes(Kind::Boolean, "false", "Trust X-Forwarded-For of the addresses in server.forwarded_allow_ips."),
+    plain("server.reload").takes(Kind::Boolean, "false", "Accepted from the Python proxy's configuration, without effect."),
+    restart("server.requests_max", |a, b| a.server.requests_max != b.server.requests_max).takes(Kind::OptionalCount, "null", "Most requests of one connection; null: no limit."),
+    plain("server.shutdown_delay_seconds").takes(Kind::Duration, "0", "After SIGTERM: time to serve on, with readiness red."),
+    plain("server.shutdown_grace_seconds").takes(Kind::Duration, "10", "After the delay: time for open requests to finish."),
+    restart("server.take_over", |a, b| a.server.take_over != b.server.take_over).takes(Kind::Boolean, "false", "The process at the port is to be replaced: sharing the port causes no warning."),
+    restart("server.tcp", |a, b| a.server.tcp != b.server.tcp).takes(Kind::Boolean, "true", "Listen on server.port; false: only on server.unix_socket."),
+    restart("server.timeout_body", |a, b| a.server.timeout_body != b.server.timeout_body).takes(Kind::Interval, "30", "Timeout of a request body."),
+    restart("server.timeout_head", |a, b| a.server.timeout_head != b.server.timeout_head).takes(Kind::Interval, "10", "Timeout of a request head."),
+    restart("server.timeout_keep_alive", |a, b| a.server.timeout_keep_alive != b.server.timeout_keep_alive).takes(Kind::Interval, "90", "Time after which an idle connection is closed."),
+    restart("server.timeout_write", |a, b| a.server.timeout_write != b.server.timeout_write).takes(Kind::Interval, "30", "Timeout of a client that does not read its response."),
     // Only turning TLS on or off: other files are loaded while running.
-    restart("server.tls.cert", |a, b| a.server.tls.is_some() != b.server.tls.is_some()),
-    plain("server.tls.client_ca"),
-    restart("server.tls.key", |a, b| a.server.tls.is_some() != b.server.tls.is_some()),
-    restart("server.unix_socket", |a, b| a.server.unix_socket != b.server.unix_socket),
-    restart("server.unix_socket_mode", |a, b| a.server.unix_socket_mode != b.server.unix_socket_mode),
-    plain("sse.max_stream_seconds"),
-    plain("usage_flush_interval_seconds"),
+    restart("server.tls.cert", |a, b| a.server.tls.is_some() != b.server.tls.is_some()).takes(Kind::OptionalPath, "null", "Certificate chain for clients (PEM); read again when it changes."),
+    plain("server.tls.client_ca").takes(Kind::OptionalPath, "null", "Authority of the client certificates to require (PEM)."),
+    restart("server.tls.key", |a, b| a.server.tls.is_some() != b.server.tls.is_some()).takes(Kind::OptionalPath, "null", "Private key of server.tls.cert (PEM)."),
+    restart("server.unix_socket", |a, b| a.server.unix_socket != b.server.unix_socket).takes(Kind::OptionalPath, "null", "Path of a unix socket to listen on."),
+    restart("server.unix_socket_mode", |a, b| a.server.unix_socket_mode != b.server.unix_socket_mode).takes(Kind::OptionalMode, "null", "Permissions of the unix socket, such as 0660; null: by the umask."),
+    plain("sse.max_stream_seconds").takes(Kind::Duration, "0", "Time after which event streams end; 0: never."),
+    plain("usage_flush_interval_seconds").takes(Kind::Interval, "60", "With proxy_key: time between two reports of usage."),
 ];
 
 /// The settings that differ and need a restart.

@@ -69,6 +69,8 @@ impl EnvironmentConfig {
 pub struct Config {
     /// The file that was read; the supervisor watches it for changes.
     pub path: Option<PathBuf>,
+    /// The files that `_FILE` variables name, which contain secrets; watched as well.
+    pub secret_files: Vec<PathBuf>,
     pub environments: Vec<EnvironmentConfig>,
     /// With a trailing slash, such as `https://edge.api.flagsmith.com/api/v1/`.
     pub api_url: String,
@@ -108,6 +110,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// The files whose change makes the configuration another one.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.path.iter().chain(&self.secret_files)
+    }
+
     pub fn staleness(&self) -> Staleness {
         let grace = self.health_check.environment_update_grace_period;
         Staleness { poll_frequency: self.api_poll_frequency, grace }

@@ -3,12 +3,20 @@
 //! Each setting has its own variable, `EDGE_PROXY_` and its path; other names are aliases. An alias that the
 //! Python proxy does not read may be a variable of another program: an invalid value of it is ignored with
 //! a warning and never prevents the start.
+//!
+//! A secret is also read from a file that the variable with `_FILE` after its name gives, such as a mounted
+//! Secret (`ENVIRONMENT_KEY_PAIRS_FILE`).
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::config::issue::{ConfigWarning, SettingSource};
 use crate::config::raw::RawConfig;
 use crate::config::settings::{PREFIX, SETTINGS, SSL_CERT_FILE, Setting, groups, variable_name};
 use crate::config::suggest;
+use crate::files;
+use crate::files::Links;
+use crate::limits::CONFIG_BYTES_MAX;
 
 /// Variables that the Python proxy (pydantic-settings without a nesting delimiter), uvicorn and httpx read.
 /// `CONFIG_PATH` and the proxy variables (`HTTPS_PROXY`, ...) are read as well, but are not settings.
@@ -39,6 +47,10 @@ const RECIPES: &[(&str, &str, &str)] = &[
 
 /// Variables of this project that start with the prefix and are not settings.
 const RESERVED: &[&str] = &["EDGE_PROXY_GIT_SHA", "EDGE_PROXY_SHARED"];
+
+/// A variable of a secret with this after its name gives a file that contains the value, as images on Docker
+/// Hub do it.
+const FILE_SUFFIX: &str = "_FILE";
 
 /// Names and values.
 type Variables = [(String, String)];
@@ -77,10 +89,15 @@ fn add_group_variable(raw: &mut RawConfig, variables: &Variables, group: &str, n
 }
 
 fn add_setting_variable(raw: &mut RawConfig, variables: &Variables, setting: &'static Setting, name: &str) {
+    let file = setting.secret.then(|| add_file_variable(raw, variables, setting, name));
     let Some((spelled, text)) = find_variable(variables, name) else { return };
     let source = source_of(spelled, name);
-    if is_unset(text, &source) {
+    if is_unset(text, &source) || (file == Some(true) && text.trim().is_empty()) {
         return;
+    }
+    if file == Some(true) {
+        let expected = format!("not set together with {name}{FILE_SUFFIX}");
+        return raw.reject(setting.path, &text.into(), &source, &expected);
     }
     // Kubernetes sets `SERVER_PORT=tcp://10.0.0.1:80` for a service named `server`, and
     // `EDGE_PROXY_ADMIN_PORT` for one named `edge-proxy-admin`.
@@ -90,6 +107,46 @@ fn add_setting_variable(raw: &mut RawConfig, variables: &Variables, setting: &'s
     }
     if let Some(value) = parse_value(raw, setting.path, text, &source) {
         raw.add(setting.path, value, source);
+    }
+}
+
+/// Adds the content of the file that `<name>_FILE` gives. Returns whether that variable is set.
+fn add_file_variable(
+    raw: &mut RawConfig,
+    variables: &Variables,
+    setting: &'static Setting,
+    name: &str,
+) -> bool {
+    let file_variable = format!("{name}{FILE_SUFFIX}");
+    let set = find_variable(variables, &file_variable).filter(|(_, path)| !path.trim().is_empty());
+    let Some((spelled, path)) = set else { return false };
+    let source = match source_of(spelled, name) {
+        SettingSource::Alias { name, .. } => {
+            SettingSource::Alias { name, prefixed: format!("{PREFIX}{file_variable}") }
+        }
+        source => source,
+    };
+    raw.secret_files.push(path.into());
+    match read_secret(Path::new(path)) {
+        Ok(text) => {
+            if let Some(value) = parse_value(raw, setting.path, &text, &source) {
+                raw.add(setting.path, value, source);
+            }
+        }
+        Err(expected) => raw.reject_file(setting.path, path, &source, &expected),
+    }
+    true
+}
+
+/// The text of a file without white space around it: files usually end with a line feed.
+fn read_secret(path: &Path) -> Result<String, String> {
+    let bytes = files::read(path, Links::Follow, CONFIG_BYTES_MAX)
+        .map_err(|error| format!("a file that can be read ({error})"))?;
+    let text = String::from_utf8(bytes).map_err(|_| "a file of UTF-8 text".to_owned())?;
+    if text.trim().is_empty() {
+        Err("a file that is not empty".to_owned())
+    } else {
+        Ok(text.trim().to_owned())
     }
 }
 
@@ -109,7 +166,10 @@ fn parse_value(raw: &mut RawConfig, path: &str, text: &str, source: &SettingSour
 fn warn_of_unknown(raw: &mut RawConfig, variables: &Variables, groups: &[&str]) {
     let prefixed = |name: String| [format!("{PREFIX}{name}"), name];
     let groups = groups.iter().flat_map(|group| prefixed(variable_name(group)));
-    let known: Vec<String> = SETTINGS.iter().flat_map(Setting::all_variables).chain(groups).collect();
+    let secrets = SETTINGS.iter().filter(|setting| setting.secret).flat_map(Setting::all_variables);
+    let files = secrets.map(|name| format!("{name}{FILE_SUFFIX}"));
+    let known: Vec<String> =
+        SETTINGS.iter().flat_map(Setting::all_variables).chain(files).chain(groups).collect();
     for (name, _) in variables {
         if known.iter().any(|known| is_variable(name, known)) || RESERVED.contains(&name.as_str()) {
             continue;

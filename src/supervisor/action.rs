@@ -77,8 +77,8 @@ pub enum Action {
     CloseStream(EnvironmentId),
     /// Delete the metrics of an environment that is no longer served.
     RemoveMetrics(String),
-    /// Look at the configuration file; ends in `Event::ConfigFile`.
-    CheckConfigFile,
+    /// Look at the files of the configuration; ends in `Event::ConfigFiles`.
+    CheckConfigFiles,
     /// Read the configuration; ends in `Event::ConfigRead`. Documents of `current` may be missing on disk.
     ReadConfig {
         current: Arc<Config>,

@@ -57,16 +57,19 @@ impl fmt::Display for MissingDocument {
 /// Reads the configuration while serving.
 pub struct ConfigReader {
     read: ReadConfig,
-    path: Option<PathBuf>,
+    files: Vec<PathBuf>,
 }
 
 impl ConfigReader {
     pub fn new(config: &Config, read: ReadConfig) -> Self {
-        Self { read, path: config.path.clone() }
+        Self { read, files: config.files().cloned().collect() }
     }
 
-    pub fn file_version(&self) -> Option<FileVersion> {
-        FileVersion::of_settled(self.path.as_deref()?, SystemTime::now())
+    /// The versions of the configuration file and of the files with secrets. `None` if one is missing, or was
+    /// written so recently that it may change again.
+    pub fn file_versions(&self) -> Option<Vec<FileVersion>> {
+        let now = SystemTime::now();
+        self.files.iter().map(|path| FileVersion::of_settled(path, now)).collect()
     }
 
     /// Reads the configuration and makes a client for its upstream. Documents of `current` may be missing on

@@ -57,7 +57,7 @@ pub enum Event {
         error: String,
     },
     /// `None`: missing, or written so recently that it may change again.
-    ConfigFile(Option<FileVersion>),
+    ConfigFiles(Option<Vec<FileVersion>>),
     ConfigRead {
         is_requested: bool,
         result: Result<Box<LoadedConfig>, ReloadError>,

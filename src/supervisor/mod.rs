@@ -102,7 +102,7 @@ pub fn start(
         metrics: Arc::clone(&metrics),
         has_storage: store.is_some(),
         has_certificates: certificates.is_some(),
-        config_file: config_reader.file_version(),
+        config_files: config_reader.file_versions(),
         stored_uploads: StoredUploads {
             analytics: stored_batches(ReportKind::Analytics, store.as_ref(), &log),
             usage: stored_batches(ReportKind::Usage, store.as_ref(), &log),

@@ -171,9 +171,9 @@ impl RunLoop {
             Action::OpenStream { id, client_side_key } => self.open_stream(id, &client_side_key),
             Action::CloseStream(id) => drop(self.streams.remove(&id)),
             Action::RemoveMetrics(client_side_key) => self.metrics.remove_environment(&client_side_key),
-            Action::CheckConfigFile => {
-                let version = self.config_reader.file_version();
-                self.results.push_back(Event::ConfigFile(version));
+            Action::CheckConfigFiles => {
+                let versions = self.config_reader.file_versions();
+                self.results.push_back(Event::ConfigFiles(versions));
             }
             Action::ReadConfig { current, is_requested } => self.read_config(&current, is_requested),
             Action::UseUpstream(upstream) => self.upstream = upstream,

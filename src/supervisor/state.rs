@@ -53,7 +53,7 @@ pub struct SupervisorOptions {
     pub has_storage: bool,
     /// There is a TLS listener.
     pub has_certificates: bool,
-    pub config_file: Option<FileVersion>,
+    pub config_files: Option<Vec<FileVersion>>,
     pub stored_uploads: StoredUploads,
 }
 
@@ -84,7 +84,7 @@ impl Supervisor {
             discovery: Discovery::new(&config, now),
             forwarding: Forwarding::new(&config, now),
             uploads: Uploads::new(&config, options.stored_uploads, now),
-            config_watch: ConfigWatch::new(&config, options.config_file, now),
+            config_watch: ConfigWatch::new(&config, options.config_files, now),
             certificates: options.has_certificates.then(|| CertificateWatch::new(now)),
             config: Arc::new(config),
             metrics,
@@ -131,8 +131,8 @@ impl Supervisor {
         let context =
             &mut EventContext { config: &config, metrics: &metrics, has_storage, now, actions: &mut actions };
         match event {
-            // Only the last uploads are waited for.
-            _ if self.is_flushing() && !is_of_uploads(&event) => {}
+            // Only the last uploads are waited for, and a signal ends that too.
+            _ if self.is_flushing() && !matters_while_flushing(&event) => {}
             Event::Started => self.started(context),
             Event::Tick { reactors } => self.tick(reactors, context),
             Event::Signal(Signal::Stop) => self.stop(context),
@@ -163,8 +163,8 @@ impl Supervisor {
             }
             Event::Announced { id, updated_at } => self.environments.announced(id, updated_at, context),
             Event::StreamFailed { id, error } => self.environments.stream_failed(id, &error, context),
-            Event::ConfigFile(version) => {
-                if self.config_watch.is_new(version) {
+            Event::ConfigFiles(versions) => {
+                if self.config_watch.is_new(versions) {
                     self.read_config(false, context);
                 }
             }
@@ -256,15 +256,33 @@ impl Supervisor {
         match self.lifecycle {
             Lifecycle::Serving => {
                 let delay = context.config.server.shutdown_delay;
-                let fields: [(_, &dyn std::fmt::Display); 1] = [("delay_seconds", &delay.as_secs_f64())];
+                let hint = "a second signal ends the wait";
+                let fields: [(_, &dyn std::fmt::Display); 2] =
+                    [("delay_seconds", &delay.as_secs_f64()), ("hint", &hint)];
                 context.actions.log(Level::Info, "stopping", &fields);
                 context.actions.push(Action::NotifyStopping);
                 self.lifecycle = Lifecycle::Delaying(now + delay);
                 self.publish(context);
             }
-            Lifecycle::Delaying(_) => self.lifecycle = Lifecycle::Delaying(now),
-            Lifecycle::Draining(_) => self.lifecycle = Lifecycle::Draining(now),
-            Lifecycle::Flushing { .. } => {}
+            Lifecycle::Delaying(_) => {
+                self.lifecycle = Lifecycle::Delaying(now);
+                let grace = context.config.server.shutdown_grace.as_secs_f64();
+                let effect = format!(
+                    "no new connections are accepted; open requests have {grace} s; a further signal ends them"
+                );
+                context.actions.log(Level::Warning, "stopping_sooner", &[("effect", &effect)]);
+            }
+            Lifecycle::Draining(_) => {
+                self.lifecycle = Lifecycle::Draining(now);
+                let patience = limits::LAST_POST_PATIENCE.as_secs();
+                let effect = format!("open requests are ended; counts are uploaded within {patience} s");
+                context.actions.log(Level::Warning, "stopping_sooner", &[("effect", &effect)]);
+            }
+            Lifecycle::Flushing { ref mut until, .. } => {
+                *until = now;
+                let effect = "counts are not uploaded; with cache_dir they are stored for the next start";
+                context.actions.log(Level::Warning, "stopping_sooner", &[("effect", &effect)]);
+            }
         }
     }
 
@@ -405,7 +423,7 @@ impl Supervisor {
     }
 }
 
-fn is_of_uploads(event: &Event) -> bool {
+fn matters_while_flushing(event: &Event) -> bool {
     matches!(
         event,
         Event::Tick { .. }
@@ -414,5 +432,6 @@ fn is_of_uploads(event: &Event) -> bool {
             | Event::UploadNotStarted { .. }
             | Event::EventsForwarded(_)
             | Event::ForwardingNotStarted(_)
+            | Event::Signal(Signal::Stop)
     )
 }

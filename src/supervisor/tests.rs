@@ -49,7 +49,7 @@ impl Script {
             metrics: Arc::new(Metrics::new(&[0])),
             has_storage: false,
             has_certificates: false,
-            config_file: None,
+            config_files: None,
             stored_uploads: StoredUploads::default(),
         };
         Self { supervisor: Supervisor::new(options, start), start }
@@ -236,7 +236,14 @@ fn a_shutdown_drains_uploads_and_exits() {
     script.at(0.0, Event::Started);
     script.at(0.0, RUNNING);
     let stopping = script.at(1.0, Event::Signal(Signal::Stop));
-    assert_eq!(stopping, ["log stopping delay_seconds=5", "NotifyStopping", "publish 2 draining"]);
+    assert_eq!(
+        stopping,
+        [
+            "log stopping delay_seconds=5 hint=a second signal ends the wait",
+            "NotifyStopping",
+            "publish 2 draining"
+        ]
+    );
     assert_eq!(script.at(5.9, RUNNING), [""; 0]);
     assert_eq!(script.at(6.0, RUNNING), ["log draining", "drain"]);
     assert_eq!(script.at(35.9, RUNNING), [""; 0]);
@@ -245,6 +252,28 @@ fn a_shutdown_drains_uploads_and_exits() {
     assert_eq!(script.at(36.0, uploaded(ReportKind::Usage)), ["upload last Analytics 0"]);
     let last = script.at(36.0, uploaded(ReportKind::Analytics));
     assert_eq!(last, ["FlushStorage", "log stopped", "Exit(Ok(()))"]);
+}
+
+/// Each further signal says what it ends, and ends it.
+#[test]
+fn a_further_signal_skips_the_wait_of_its_phase() {
+    let mut config = config(&[]);
+    config.server.shutdown_delay = Duration::from_secs(5);
+    config.server.shutdown_grace = Duration::from_secs(30);
+    let mut script = Script::new(config);
+    script.at(0.0, Event::Started);
+    script.at(0.0, RUNNING);
+    script.at(1.0, Event::Signal(Signal::Stop));
+    let second = script.at(1.1, Event::Signal(Signal::Stop));
+    assert_eq!(second.len(), 1, "{second:?}");
+    assert!(second[0].starts_with("log stopping_sooner effect=no new connections"), "{second:?}");
+    assert!(second[0].contains("open requests have 30 s"), "{second:?}");
+    assert_eq!(script.at(1.1, RUNNING), ["log draining", "drain"]);
+    let third = script.at(1.2, Event::Signal(Signal::Stop));
+    assert!(third[0].starts_with("log stopping_sooner effect=open requests are ended"), "{third:?}");
+    assert_eq!(script.at(1.2, RUNNING), ["log shutdown_grace_over reactors=1", "upload last Usage 0"]);
+    let fourth = script.at(1.3, Event::Signal(Signal::Stop));
+    assert!(fourth[0].starts_with("log stopping_sooner effect=counts are not uploaded"), "{fourth:?}");
 }
 
 #[test]

@@ -559,4 +559,5 @@ fn every_setting_is_read() {
 
 /// Environment variables.
 mod gateways;
+mod schema;
 mod variables;
