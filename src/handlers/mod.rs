@@ -152,6 +152,7 @@ fn dispatch<'a>(
         (Route::OpenApi, _) => assets::openapi(exchange),
         (Route::Docs, _) => assets::docs(exchange),
         (Route::Demo, _) => assets::demo(exchange, &found.parameter),
+        (Route::Root, _) => assets::root(exchange),
         (Route::Unknown, _) => Err(ApiError::PathNotFound),
     }
 }

@@ -36,6 +36,8 @@ pub enum Route {
     Docs,
     /// The demo page and its files; the parameter names the file.
     Demo,
+    /// `/`: what this is, or the way to the demo page.
+    Root,
     /// Any other path.
     Unknown,
 }
@@ -98,6 +100,7 @@ impl Route {
         Self::OpenApi,
         Self::Docs,
         Self::Demo,
+        Self::Root,
         Self::Unknown,
     ];
 
@@ -127,6 +130,7 @@ impl Route {
             Route::OpenApi => "openapi",
             Route::Docs => "docs",
             Route::Demo => "demo",
+            Route::Root => "root",
             Route::Unknown => "unknown",
         }
     }
@@ -196,6 +200,10 @@ fn find_decoded(bare: &[u8]) -> Option<(Route, Methods, &[u8])> {
 }
 
 fn find_parameter(bare: &[u8]) -> Option<(Route, Methods, &[u8])> {
+    // The path of a target in absolute form may be empty (RFC 9112 3.2.2).
+    if bare.is_empty() {
+        return Some((Route::Root, Methods::Get, b""));
+    }
     if let Some(flag) = bare.strip_prefix(b"/ofrep/v1/evaluate/flags/") {
         return (!flag.is_empty()).then_some((Route::OfrepFlag, Methods::Post, flag));
     }
@@ -277,15 +285,16 @@ mod tests {
     fn normalises_only_percent_encoding() {
         assert_eq!(route("/api/v1/%66lags/"), Some(Route::Flags));
         assert_eq!(route("/api%2Fv1/flags/"), Some(Route::Flags));
+        for path in ["/", "", "%2F"] {
+            assert_eq!(route(path), Some(Route::Root), "{path}");
+        }
         for path in [
-            "/",
             "//",
             "//api/v1/flags/",
             "/API/V1/FLAGS/",
             "/api/v1/flags/../flags/",
             "/api/v1/flags%",
             "/api/v1/%6lags",
-            "",
         ] {
             assert_eq!(route(path), None, "{path}");
         }
