@@ -28,8 +28,8 @@ fn main() {
     println!("cargo:rustc-env=EDGE_PROXY_TARGET={}", variable("TARGET").unwrap_or_else(unknown));
 }
 
-/// The commit of the checkout and its Unix time. `None` without git, or if the sources are inside the checkout
-/// of another project.
+/// The commit of the checkout and its Unix time. `None` without git, or if the sources are inside the
+/// checkout of another project.
 fn of_checkout() -> Option<(String, String)> {
     let top = git(&["rev-parse", "--show-toplevel"])?;
     let manifest = std::env::var("CARGO_MANIFEST_DIR").ok()?;

@@ -55,8 +55,9 @@ fn completions_are_accepted_by_their_shell() {
         }
     }
     // What bash would offer.
-    let offered = "source \"$0\"; COMP_WORDS=(edge-proxy rend); COMP_CWORD=1; \
-                   _edge-proxy edge-proxy rend edge-proxy; echo \"${COMPREPLY[@]}\"";
+    let offered = "source \"$0\"; set -- $(complete -p edge-proxy); while [ \"$1\" != -F ]; do shift; done; \
+                   COMP_WORDS=(edge-proxy rend); COMP_CWORD=1; \"$2\" edge-proxy rend edge-proxy; \
+                   echo \"${COMPREPLY[@]}\"";
     let path = scratch.path().join("completion.bash");
     let output = Command::new("bash").args(["-c", offered]).arg(path).output().expect("bash");
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "render-config");
@@ -168,30 +169,40 @@ fn is_accepted(file: &Value, path: &str) -> bool {
 fn file_with(path: &str, value: &Value) -> Value {
     let mut file = json!({
         "environment_key_pairs": [{"server_side_key": "ser.a", "client_side_key": "b"}],
+        "documents": ["/d"],
+        "cache_dir": "/c",
         "api_client_certificate": {"cert": "/c", "key": "/k"},
         "server": {"unix_socket": "/s", "tls": {"cert": "/c", "key": "/k"}},
     });
     let place = path.split('.').fold(&mut file, |place, name| &mut place[name]);
     *place = value.clone();
+    if value.is_null() && (path.ends_with(".cert") || path.ends_with(".key")) {
+        // Both or neither.
+        let (group, _) = path.rsplit_once('.').expect("a group");
+        *group.split('.').fold(&mut file, |place, name| &mut place[name]) = Value::Null;
+    }
     file
 }
 
-/// What the schema accepts the proxy accepts, for values of every shape in every setting; and each setting
-/// has values that both refuse.
-#[test]
-fn what_the_schema_accepts_the_proxy_accepts() {
-    let values = json!([
+/// Values of every shape.
+const VALUES: &str = r#"[
         null, true, false, 0, 1, -1, 2.5, 0.001, 80, 65535, 65536, 16384, 4095, 3.3e9, "", " ", "x", "10s", "0s",
         "500ms", "5ms", ".5", ".", "1.5m", "-1", "2h", "1d", "all", "any", "auto", "uring", "json", "generic",
         "INFO", "LOUD", "*", "0,2-5", "0660", "1777", "9", "127.0.0.1", "256.0.0.1", "::1", "1::2::3", "localhost",
         "10.0.0.0/8", "http://a/b", "https://a", "ftp://a", "http://a?b=c", "http://", "ser.x", "a b", "/a/b",
         [], [1], ["*"], ["a"], [""], ["10.0.0.0/8", "::/0"], ["10.0.0.0/33"], ["::1/129"], [".example.com"],
-        ["a..b"], ["https://a.example"], ["a b"], {}, {"a": 1},
+        ["a..b"], "/flags", "/a/", "/../b", {"X-Gateway": "b"}, {"X Y": "b"}, {"X-Y": " b"}, ["https://a.example"], ["a b"], {}, {"a": 1},
         [{"server_side_key": "ser.x", "client_side_key": "y"}], [{"server_side_key": "x", "client_side_key": "y"}],
         [{"server_side_key": "ser.x"}], [{"client_side_key": "y"}], [{"client_side_key": "ser.y", "server_side_key": "ser.x"}],
         [{"client_side_key": "y", "document_path": "/d"}], [{"client_side_key": "y", "document_path": null}],
-        [{"client_side_key": "", "server_side_key": "ser.x"}], [{"client_side_key": "y", "server_side_key": null}],
-    ]);
+        [{"client_side_key": "", "server_side_key": "ser.x"}], [{"client_side_key": "y", "server_side_key": null}]
+]"#;
+
+/// What the schema accepts the proxy accepts, for values of every shape in every setting; and each setting
+/// has values that both refuse.
+#[test]
+fn what_the_schema_accepts_the_proxy_accepts() {
+    let values: Value = serde_json::from_str(VALUES).expect("JSON");
     let values = values.as_array().expect("a list");
     let cases: Vec<(&str, &Value)> =
         SETTINGS.iter().flat_map(|setting| values.iter().map(move |value| (setting.path, value))).collect();

@@ -593,6 +593,11 @@ fn the_root_says_what_this_is_and_leads_to_the_demo() {
     assert!(!answer.text().contains(CLIENT) && !answer.text().contains("surface"), "{}", answer.text());
     assert_eq!(send(&proxy, "POST", "/", &[], "").status, 405);
     assert_eq!((proxy.get("//", "").status, proxy.get("/nope", "").status), (404, 404));
+    let path = proxy.scratch().write("below.json", document(0).to_string());
+    let below = Start::serve().document(CLIENT, SERVER, path).set("server.base_path", "/edge/v2").ready();
+    assert_eq!(below.get("/", "").status, 404);
+    let said = below.get("/edge/v2/", "").json();
+    assert_eq!((&said["docs"], below.get("/edge/v2/docs", "").status), (&json!("/edge/v2/docs"), 200));
     let demo = Start::demo().ready();
     let answer = demo.get("/", "");
     assert_eq!((answer.status, answer.header("location")), (307, Some("/demo/")));

@@ -14,14 +14,13 @@ use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::http::h2::frame::ErrorCode;
 use crate::http::route::Route;
 use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
-use crate::version;
 
 /// The body of `/metrics`.
 pub fn render(view: &View) -> String {
     let mut text = ExpositionText::default();
     let metrics = &*view.metrics;
     text.family("info", "gauge", "Version, commit, date of the commit and target of the running program.");
-    text.sample("info", &version::LABELS, 1);
+    text.sample("info", &crate::version::LABELS, 1);
     requests(&mut text, metrics);
     durations(&mut text, metrics);
     traffic(&mut text, metrics);

@@ -1,4 +1,4 @@
-//! `edge-proxy completions`: prints the completion script of a shell, which knows all commands and flags.
+//! `edge-proxy completions`: prints the completion script of a shell, with all commands and flags.
 use std::error::Error;
 use std::io::Write;
 

@@ -1,11 +1,14 @@
 //! What the value of a setting may be, as JSON Schema.
 //!
-//! A schema describes JSON: numbers as numbers, lists as lists. The texts that environment variables need
-//! (`"8000"`, `"yes"`, `"a,b"`) are accepted by the parsers as well, but a file has no reason for them. What a
-//! schema accepts the parser accepts, which a test holds.
+//! A schema describes JSON: numbers as numbers, lists as lists. The parsers also accept the texts that
+//! environment variables need (`"8000"`, `"yes"`, `"a,b"`), which a file has no reason for. A test checks
+//! that the parser accepts what the schema accepts.
 use serde_json::{Value, json};
 
-use crate::limits::{API_HEADER_BYTES_MAX, API_HEADERS_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE, NETWORKS_MAX};
+use crate::limits::{
+    API_HEADER_BYTES_MAX, API_HEADERS_MAX, BASE_PATH_BYTES_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE,
+    HTTP2_STREAMS_RANGE, NETWORKS_MAX,
+};
 
 /// One per parser in `parse.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ const HOST: &str = r"^(\*|\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?)$";
 const IPV4: &str =
     r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}";
 const IPV6_NETWORK: &str = r"^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?$";
-const BASE_PATH: &str = r"^(/[A-Za-z0-9._~-]+)+$";
+const BASE_PATH: &str = r"^(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+$";
 /// A century, as in `parse::seconds`.
 const SECONDS_MAX: f64 = 3.2e9;
 
@@ -73,7 +76,9 @@ impl Kind {
                 let (least, most) = (HEAD_BYTES_RANGE.start(), HEAD_BYTES_RANGE.end());
                 json!({"type": "integer", "minimum": least, "maximum": most})
             }
-            Self::Http2Streams => json!({"type": "integer", "minimum": 1, "maximum": 1000}),
+            Self::Http2Streams => {
+                json!({"type": "integer", "minimum": HTTP2_STREAMS_RANGE.start(), "maximum": HTTP2_STREAMS_RANGE.end()})
+            }
             Self::Port => json!({"type": "integer", "minimum": 0, "maximum": 65535}),
             Self::OptionalPort => json!({"type": ["integer", "null"], "minimum": 0, "maximum": 65535}),
             Self::Duration => time("number", 0.0, TIME),
@@ -86,7 +91,7 @@ impl Kind {
             Self::OptionalKey => json!({"type": ["string", "null"], "pattern": KEY}),
             Self::OptionalMode => json!({"type": ["string", "null"], "pattern": "^0?[0-7]{1,3}$"}),
             Self::Cores => json!({"anyOf": [
-                {"type": "integer", "minimum": 1},
+                {"type": "integer", "minimum": 1, "maximum": 8192},
                 {"type": "string", "pattern": r"^(all|[1-9][0-9]*|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*,?)$"},
                 {"type": "null"},
             ]}),
@@ -104,7 +109,9 @@ impl Kind {
             Self::AddressList => {
                 json!({"type": ["array", "null"], "items": network(""), "maxItems": NETWORKS_MAX})
             }
-            Self::BasePath => json!({"type": ["string", "null"], "pattern": BASE_PATH, "maxLength": 256}),
+            Self::BasePath => {
+                json!({"type": ["string", "null"], "pattern": BASE_PATH, "maxLength": BASE_PATH_BYTES_MAX})
+            }
             Self::HeaderFields => json!({
                 "type": ["object", "null"],
                 "propertyNames": {"pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"},

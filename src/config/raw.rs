@@ -107,7 +107,7 @@ impl RawConfig {
         }
     }
 
-    /// As [`reject`](Self::reject), for a file that is to contain the value. Its path is no secret.
+    /// As [`reject`](Self::reject), for a file that contains the value. Its path is not a secret.
     pub fn reject_file(&mut self, path: &str, file: &str, source: &SettingSource, expected: &str) {
         match source {
             SettingSource::Alias { .. } => self.reject(path, &Value::Null, source, expected),

@@ -10,23 +10,19 @@ use crate::http::{Body, ContentType, Status};
 /// a response stored without CORS headers must not be reused for a script of another origin.
 const CACHE_HEADERS: &[u8] = b"vary: Accept-Encoding, Origin\r\ncache-control: public, max-age=300\r\n";
 
-/// What this is, for people and tools that request `/` (differences.md 56).
-const ROOT: &str = concat!(
-    r#"{"name":"edge-proxy","description":"Edge proxy for Flagsmith feature flags","version":""#,
-    env!("CARGO_PKG_VERSION"),
-    r#"","docs":"/docs","openapi":"/openapi.json","health":"/proxy/health/readiness"}"#,
-    "\n",
-);
-
-/// `GET /`: in the demo the way to its page, else [`ROOT`].
+/// `GET /`: what this is; in the demo the way to its page (differences.md 56).
 pub fn root<'a>(exchange: &mut Exchange<'a>) -> Result<(), ApiError<'a>> {
     exchange.vary();
     exchange.add_headers(NO_CACHE);
     if exchange.settings.serves_demo {
-        exchange.add_headers(b"location: /demo/\r\n");
+        exchange.add_headers(exchange.settings.files.demo_location.as_bytes());
         exchange.send(Status(307), None, Body::Empty);
     } else {
-        exchange.send(Status(200), Some(ContentType::Json), Body::Copy(ROOT.as_bytes()));
+        exchange.send(
+            Status(200),
+            Some(ContentType::Json),
+            Body::Copy(exchange.settings.files.root.as_bytes()),
+        );
     }
     Ok(())
 }

@@ -81,7 +81,7 @@ impl Methods {
 
 impl Route {
     /// All variants in declaration order, which `metrics` uses as an index and a test there checks.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Flags,
         Self::Identities,
         Self::EnvironmentDocument,
@@ -324,6 +324,9 @@ mod tests {
             ("/edge/v2/proxy/health/liveness", Some(Route::Liveness)),
             ("/proxy/health/liveness", Some(Route::Liveness)),
             ("/health", Some(Route::Readiness)),
+            ("/edge/v2", Some(Route::Root)),
+            ("/edge/v2/", Some(Route::Root)),
+            ("/", None),
             ("/edge/v2/sse/environments/k/stream", Some(Route::EventStream)),
             ("/api/v1/flags/", None),
             ("/docs", None),

@@ -1,6 +1,7 @@
 //! When the configuration is read again.
 //!
-//! The configuration file and the files of `_FILE` variables are checked every `CONFIG_POLL`; SIGHUP reads it in any case.
+//! The configuration file and the files of `_FILE` variables are checked every `CONFIG_POLL`; SIGHUP reads
+//! them in any case.
 use std::time::Instant;
 
 use crate::config::Config;
@@ -36,8 +37,8 @@ impl ConfigWatch {
         }
     }
 
-    /// Whether the files are to be read: their versions differ from the last. A file that is missing may be in
-    /// the middle of being replaced.
+    /// Whether the files are to be read: their versions differ from the last. A file that is missing may be
+    /// in the middle of being replaced.
     pub fn is_new(&mut self, versions: Option<Vec<FileVersion>>) -> bool {
         // The first versions may be None because a file was written just before the start: what was read
         // then may be half of it.

@@ -274,7 +274,7 @@ impl Supervisor {
             }
             Lifecycle::Draining(_) => {
                 self.lifecycle = Lifecycle::Draining(now);
-                let patience = limits::LAST_POST_PATIENCE.as_secs();
+                let patience = limits::LAST_UPLOAD_TIMEOUT.as_secs();
                 let effect = format!("open requests are ended; counts are uploaded within {patience} s");
                 context.actions.log(Level::Warning, "stopping_sooner", &[("effect", &effect)]);
             }

@@ -91,7 +91,7 @@ fn files_with_secrets_that_cannot_be_used_are_errors_without_the_secret() {
     let bytes = SecretFile::new("bytes", b"\xFF\xFE");
     let broken = SecretFile::new("broken", b"[{\"server_side_key\": \"ser.do-not-print\"");
     for (path, expected) in [
-        ("/nowhere/pairs", "environment_key_pairs: expected a file that can be read (No such file"),
+        ("/absent/pairs", "environment_key_pairs: expected a file that can be read (No such file"),
         ("/", "expected a file that can be read (not a regular file)"),
         (empty.path(), "expected a file that is not empty"),
         (bytes.path(), "expected a file of UTF-8 text"),
@@ -114,7 +114,7 @@ fn files_with_secrets_that_cannot_be_used_are_errors_without_the_secret() {
     assert!(!text.contains("abc123456"), "{text}");
     // Without the prefix the name may be another program's: a warning, as for its values.
     let (config, warnings) = Case::new(&with("api_url", json!("http://x")))
-        .variable("PROXY_KEY_FILE", "/nowhere")
+        .variable("PROXY_KEY_FILE", "/absent")
         .read()
         .expect("valid");
     assert_eq!((config.proxy_key, warnings[0].event), (None, "variable_ignored"));
