@@ -49,7 +49,7 @@ fn document(label: &str, features: u32) -> Value {
             })
             .collect();
         json!({
-            "feature": {"id": number, "name": format!("feature_{number}"), "type": "STANDARD"}, "enabled": number % 2 == 0,
+            "feature": {"id": number, "name": format!("feature_{number}"), "type": "STANDARD"}, "enabled": number.is_multiple_of(2),
             "django_id": number + 1, "featurestate_uuid": format!("00000000-0000-4000-8000-{number:012}"), "feature_state_value": value, "feature_segment": priority,
             "multivariate_feature_state_values": variants,
         })
