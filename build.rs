@@ -52,7 +52,8 @@ fn of_checkout() -> Option<(String, String)> {
 /// that the tests compile by themselves.
 fn date(seconds: u64) -> String {
     let (mut year, mut day) = (1970, seconds / 86_400);
-    let is_leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    let is_leap =
+        |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
     while day >= 365 + u64::from(is_leap(year)) {
         day -= 365 + u64::from(is_leap(year));
         year += 1;

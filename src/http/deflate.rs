@@ -92,11 +92,15 @@ const fn lengths() -> [Code; MATCH_MAX - 2] {
 
 /// Appends `text` as a block. False, and nothing is appended, if it is longer than [`TEXT_BYTES_MAX`].
 pub fn encode(text: &[u8], end: BlockEnd, out: &mut Vec<u8>) -> bool {
-    match text.len() {
-        0..=SHORT_TEXT_BYTES_MAX => encode_with::<SHORT_POSITIONS>(text, end, out),
-        ..=MEDIUM_TEXT_BYTES_MAX => encode_with::<MEDIUM_POSITIONS>(text, end, out),
-        ..=TEXT_BYTES_MAX => encode_with::<POSITIONS>(text, end, out),
-        _ => return false,
+    if text.len() > TEXT_BYTES_MAX {
+        return false;
+    }
+    if text.len() <= SHORT_TEXT_BYTES_MAX {
+        encode_with::<SHORT_POSITIONS>(text, end, out);
+    } else if text.len() <= MEDIUM_TEXT_BYTES_MAX {
+        encode_with::<MEDIUM_POSITIONS>(text, end, out);
+    } else {
+        encode_with::<POSITIONS>(text, end, out);
     }
     true
 }

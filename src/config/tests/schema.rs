@@ -70,7 +70,7 @@ fn secrets_are_read_from_files() {
     for name in ["ENVIRONMENT_KEY_PAIRS_FILE", "EDGE_PROXY_ENVIRONMENT_KEY_PAIRS_FILE"] {
         let (config, warnings) = Case::text("{}").variable(name, pairs.path()).read().expect("valid");
         assert_eq!(config.environments[0].client_side_key, "def456", "{name}");
-        assert_eq!(config.secret_files, [pairs.0.clone()], "{name}: watched");
+        assert_eq!(config.secret_files, std::slice::from_ref(&pairs.0), "{name}: watched");
         assert_eq!(warnings, [], "{name}");
     }
     let key = SecretFile::new("key", b" a-proxy-key\r\n\n");
@@ -82,7 +82,7 @@ fn secrets_are_read_from_files() {
     assert_eq!((config.server.port, config.secret_files.len(), warnings.len()), (8000, 0, 2), "{warnings:?}");
     // Empty, as in a compose file without the variable.
     let config = Case::new(&with("x", json!(1))).variable("ENVIRONMENT_KEY_PAIRS_FILE", "").config();
-    assert_eq!(config.secret_files, [PathBuf::new(); 0]);
+    assert!(config.secret_files.is_empty(), "{:?}", config.secret_files);
 }
 
 #[test]
