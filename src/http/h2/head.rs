@@ -264,12 +264,13 @@ impl HeadBuilder {
         }
     }
 
-    /// One valid host, in `:authority`, in `Host`, or the same in both.
+    /// A valid host in `:authority`, in `Host`, or the same in both. A client may send none (RFC 9113 8.3.1),
+    /// as the health checks of HAProxy do.
     fn has_valid_host(&self) -> bool {
         match (&self.authority, &self.host) {
             (Some(authority), Some(host)) => authority.eq_ignore_ascii_case(host) && is_authority(authority),
             (Some(host), None) | (None, Some(host)) => is_authority(host),
-            (None, None) => false,
+            (None, None) => true,
         }
     }
 }

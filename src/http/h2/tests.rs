@@ -341,7 +341,7 @@ fn limits_of_a_head_are_those_of_http_1() {
         ([&GET[..2], &GET[3..], &[(":path", &long[..8 * 1024 + 1])]].concat(), ParseError::TargetTooLong),
         ([GET, &[("host", "b")]].concat(), ParseError::BadRequest),
         ([GET, &[("expect", "tea")]].concat(), ParseError::UnknownExpectation),
-        (GET[..3].to_vec(), ParseError::BadRequest),
+        ([&GET[..3], &[(":authority", "a b")]].concat(), ParseError::BadRequest),
     ] {
         let mut simulation = Simulation::new(10);
         let flags = frame::END_HEADERS | frame::END_STREAM;
@@ -351,6 +351,14 @@ fn limits_of_a_head_are_those_of_http_1() {
         simulation.receive(&get(3));
         assert_eq!(simulation.requests.len(), 1, "the connection goes on after {expected:?}");
     }
+}
+
+#[test]
+fn a_request_may_have_no_authority() {
+    let mut simulation = Simulation::new(10);
+    let flags = frame::END_HEADERS | frame::END_STREAM;
+    simulation.receive(&sent(frame::HEADERS, flags, 1, &block(&GET[..3])));
+    assert_eq!((simulation.requests.len(), simulation.refused.len()), (1, 0));
 }
 
 #[test]
