@@ -409,6 +409,13 @@ pub const ACCESS_BATCH_RECORDS: usize = 64;
 pub const ACCESS_RECORDS_MAX: usize = 6144;
 /// The user agent in an access record, bytes. Beyond: cut.
 pub const ACCESS_USER_AGENT_BYTES_MAX: usize = 200;
+/// Interval of the samples that the status page shows, and how many are kept: two hours, 70 KB. Beyond: the
+/// oldest is dropped.
+pub const HISTORY_INTERVAL: Duration = Duration::from_secs(10);
+pub const HISTORY_SAMPLES_MAX: usize = 720;
+/// Environments whose responses are counted separately, counted from the start of the process: 10 KiB per
+/// reactor. Beyond: they are counted together, as `other`.
+pub const COUNTED_ENVIRONMENTS_MAX: usize = 256;
 /// Request head on the admin listener, bytes. Scrapers send a few hundred. Beyond: closed.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Time for a request head on the admin listener. Beyond: closed and counted.

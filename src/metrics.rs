@@ -3,6 +3,7 @@
 //! Only its own reactor writes a [`ReactorMetrics`], with plain loads and stores on separate cache lines, so
 //! that counting and reading need no lock. Only the control plane uses the locked [`Metrics::environment`].
 mod counter;
+mod histogram;
 mod http2;
 
 use std::collections::BTreeMap;
@@ -10,10 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::events::{EventFault, EventLoss, EventRefusal};
-use crate::http::ParseError;
 use crate::http::route::Route;
+use crate::http::{ParseError, Sdk};
 use crate::limits;
+use crate::limits::COUNTED_ENVIRONMENTS_MAX;
 pub use crate::metrics::counter::{Counter, SharedCounter};
+pub use crate::metrics::histogram::Histogram;
 pub use crate::metrics::http2::Http2Metrics;
 use crate::snapshot::DocumentSource;
 
@@ -90,6 +93,14 @@ pub struct Metrics {
     environments: Mutex<BTreeMap<String, EnvironmentMetrics>>,
 }
 
+/// By status class (1xx to 5xx).
+type ClassCounters = [Counter; 5];
+
+/// The index of a status class.
+fn class_of(status: u16) -> usize {
+    usize::from(status / 100).clamp(1, 5) - 1
+}
+
 /// The metrics of one reactor, aligned so that no other data shares their cache lines.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -99,6 +110,10 @@ pub struct ReactorMetrics {
     /// By route, then by status class (1xx to 5xx).
     requests: [[Counter; 5]; Route::ALL.len()],
     rejects: [Counter; ParseError::ALL.len()],
+    /// Responses to requests with a valid key, by the number of the environment and by SDK. The last row of
+    /// the environments is for all that have no row.
+    environments: Box<[ClassCounters]>,
+    sdks: [ClassCounters; Sdk::ALL.len()],
     pub durations: Histogram,
     pub bytes_read: Counter,
     pub bytes_written: Counter,
@@ -256,6 +271,8 @@ impl ReactorMetrics {
             core,
             requests: Default::default(),
             rejects: Default::default(),
+            environments: (0..COUNTED_ENVIRONMENTS_MAX).map(|_| ClassCounters::default()).collect(),
+            sdks: Default::default(),
             durations: Histogram::default(),
             bytes_read: Counter::default(),
             bytes_written: Counter::default(),
@@ -291,10 +308,31 @@ impl ReactorMetrics {
 
     /// Counts a response.
     pub fn answered(&self, route: Route, status: u16) {
-        let class = usize::from(status / 100).clamp(1, 5) - 1;
-        if let Some(counter) = self.requests.get(route as usize).and_then(|classes| classes.get(class)) {
+        let classes = self.requests.get(route as usize);
+        if let Some(counter) = classes.and_then(|classes| classes.get(class_of(status))) {
             counter.add(1);
         }
+    }
+
+    /// Counts a response to a request with a valid key. `number` is that of the environment's slot.
+    pub fn answered_for(&self, number: u64, sdk: Sdk, status: u16) {
+        let rows = [self.environments.get(environment_row(number)), self.sdks.get(sdk as usize)];
+        for counter in rows.into_iter().flatten().filter_map(|classes| classes.get(class_of(status))) {
+            counter.add(1);
+        }
+    }
+
+    /// Responses of the environment with this number, by status class; `None`: of all without a row.
+    pub fn environment_answers(&self, number: Option<u64>) -> [u64; 5] {
+        let row = number.map_or(COUNTED_ENVIRONMENTS_MAX - 1, environment_row);
+        self.environments
+            .get(row)
+            .map_or([0; 5], |classes| std::array::from_fn(|class| classes[class].value()))
+    }
+
+    /// Responses to requests of an SDK, by status class.
+    pub fn sdk_answers(&self, sdk: Sdk) -> [u64; 5] {
+        std::array::from_fn(|class| self.sdks[sdk as usize][class].value())
     }
 
     /// Counts a rejected request.
@@ -398,78 +436,18 @@ impl ReactorMetrics {
     }
 }
 
-/// A histogram of durations with four buckets per octave, like HdrHistogram: at most 25 % wide, from 1 µs to
-/// 17 s.
-#[derive(Debug)]
-pub struct Histogram {
-    buckets: [Counter; Histogram::BUCKETS],
-    pub sum_ns: Counter,
+fn environment_row(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX).min(COUNTED_ENVIRONMENTS_MAX - 1)
 }
 
-impl Default for Histogram {
-    fn default() -> Self {
-        Self { buckets: std::array::from_fn(|_| Counter::default()), sum_ns: Counter::default() }
-    }
-}
-
-impl Histogram {
-    pub const OCTAVES: usize = 24;
-    /// One bucket below 1 µs, four per octave, one above.
-    pub const BUCKETS: usize = 1 + 4 * Self::OCTAVES + 1;
-
-    /// Adds `count` values of `duration`.
-    pub fn add(&self, count: u64, duration: Duration) {
-        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.buckets[Self::bucket(ns)].add(count);
-        self.sum_ns.add(ns.saturating_mul(count));
-    }
-
-    fn bucket(ns: u64) -> usize {
-        let quarters = ns / 250;
-        if quarters < 4 {
-            return 0;
-        }
-        let octave = quarters.ilog2() as usize - 2;
-        let quarter = (quarters >> octave) as usize & 3;
-        (1 + 4 * octave + quarter).min(Self::BUCKETS - 1)
-    }
-
-    /// The upper bound of a bucket in seconds; infinite for the last one.
-    pub fn upper_seconds(bucket: usize) -> f64 {
-        match bucket {
-            0 => 1e-6,
-            last if last >= Self::BUCKETS - 1 => f64::INFINITY,
-            other => {
-                let (octave, quarter) = ((other - 1) / 4, (other - 1) % 4);
-                ((250u64 << octave) * (quarter as u64 + 5)) as f64 / 1e9
-            }
-        }
-    }
-
-    /// The count of each bucket.
-    pub fn counts(&self) -> [u64; Self::BUCKETS] {
-        std::array::from_fn(|bucket| self.buckets[bucket].value())
-    }
+/// Whether the responses of the environment with this number are counted separately.
+pub fn is_counted_separately(number: u64) -> bool {
+    environment_row(number) < COUNTED_ENVIRONMENTS_MAX - 1
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn buckets_contain_durations_within_their_bounds() {
-        let mut ns = 100u64;
-        while ns < 60_000_000_000 {
-            let bucket = Histogram::bucket(ns);
-            let seconds = ns as f64 / 1e9;
-            assert!(seconds <= Histogram::upper_seconds(bucket) + 250e-9, "{ns} in {bucket}");
-            if bucket > 0 {
-                assert!(seconds >= Histogram::upper_seconds(bucket - 1), "{ns} in {bucket}");
-            }
-            ns += ns / 7;
-        }
-        assert_eq!(Histogram::bucket(u64::MAX), Histogram::BUCKETS - 1);
-    }
 
     #[test]
     fn counts_requests_by_route_and_class() {
@@ -483,8 +461,24 @@ mod tests {
     }
 
     #[test]
+    fn counts_answers_by_environment_and_sdk_within_a_bound() {
+        let metrics = ReactorMetrics::new(0);
+        let last = COUNTED_ENVIRONMENTS_MAX as u64 - 2;
+        for number in [1, 1, last, last + 1, last + 2, u64::MAX] {
+            metrics.answered_for(number, Sdk::Go, 200);
+        }
+        metrics.answered_for(1, Sdk::Other, 503);
+        assert_eq!(metrics.environment_answers(Some(1)), [0, 2, 0, 0, 1]);
+        assert_eq!(metrics.environment_answers(Some(last)), [0, 1, 0, 0, 0]);
+        assert_eq!(metrics.environment_answers(None), [0, 3, 0, 0, 0], "all others share a row");
+        assert!(is_counted_separately(last) && !is_counted_separately(last + 1));
+        assert_eq!((metrics.sdk_answers(Sdk::Go)[1], metrics.sdk_answers(Sdk::Other)[4]), (6, 1));
+    }
+
+    #[test]
     fn table_indices_match_enum_values() {
         assert!(Route::ALL.iter().enumerate().all(|(index, route)| *route as usize == index));
+        assert!(Sdk::ALL.iter().enumerate().all(|(index, sdk)| *sdk as usize == index));
         assert!(ParseError::ALL.iter().enumerate().all(|(index, reject)| *reject as usize == index));
     }
 }

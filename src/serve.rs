@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -158,12 +158,16 @@ fn run(
     let publisher = start_reactors(limit_connections(&config, descriptors, &log), sockets, &log, &metrics)?;
     let view = View::new(metrics.clone(), log.clone(), publisher.newest());
     let mut readiness = admin::Readiness::new(view.clone());
+    let history = view.history();
     if let Some(listener) = admin {
         admin::start(listener, view)?;
     }
     let hooks = supervisor::Hooks {
         read_config: Box::new(move || config::load(&inputs)),
-        after_iteration: Box::new(move || readiness.update()),
+        after_iteration: Box::new(move || {
+            readiness.update();
+            history.update(Instant::now());
+        }),
     };
     let supervisor = supervisor::start(config, log.clone(), publisher, hooks, certificates, metrics.clone())?;
     if let Some(notify) = Notify::from_process() {

@@ -2,7 +2,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Client, Proxy, Start, eventually, fixture, get};
 use crate::surface::{CLIENT, SERVER};
@@ -130,5 +130,44 @@ fn reloads_allowed_hosts_and_reads_them_from_the_environment() {
             code == Some(64) && text.contains("admin.allowed_hosts: expected a host name"),
             "{wrong}: {text}"
         );
+    }
+}
+
+/// What happened before the page was opened is there, and answers are counted by environment and SDK.
+#[test]
+fn history_and_answers_of_a_running_process() {
+    let start = Start::serve().with_admin().cores(2);
+    let proxy = start.document(CLIENT, SERVER, fixture::path("environments/Main.json")).ready();
+    let agents = [("User-Agent", "flagsmith-ruby-sdk/4.2.0"), ("X-Environment-Key", SERVER)];
+    for _ in 0..3 {
+        let answer = Client::connect(proxy.address()).request("GET", "/api/v1/flags/", &agents, b"");
+        assert_eq!(answer.status, 200);
+    }
+    assert_eq!(proxy.get("/api/v1/flags/?feature=unknown", CLIENT).status, 404);
+    assert_eq!(proxy.get("/api/v1/flags/", "unknown").status, 401);
+    let label = format!("{}...", &CLIENT[..6]);
+    let sample =
+        |class| format!("edge_proxy_environment_answers_total{{environment=\"{label}\",class=\"{class}\"}}");
+    assert_eq!((proxy.metric(&sample("2xx")), proxy.metric(&sample("4xx"))), (3.0, 1.0));
+    assert_eq!(proxy.metric("edge_proxy_sdk_answers_total{sdk=\"ruby-sdk\",class=\"2xx\"}"), 3.0);
+    let status = get(proxy.admin(), "/status.json", "").json();
+    assert_eq!(status["environments"][0]["answers"], json!({"2xx": 3, "4xx": 1}));
+    assert!(status["reactors"].as_array().expect("a list").iter().all(|one| one["cpu_seconds"].is_f64()));
+    // The process samples itself, so that no request to the page is needed.
+    let columns = |history: &Value, name: &str| -> Vec<f64> {
+        let names = history["columns"].as_array().expect("names");
+        let at = names.iter().position(|column| column == name).expect("a column");
+        let samples = history["samples"].as_array().expect("a list").iter();
+        samples.filter_map(|sample| sample[at].as_f64()).collect()
+    };
+    let history = eventually("samples with the requests", || {
+        let history = get(proxy.admin(), "/history.json", "").json();
+        let interval = history["interval_seconds"].as_f64().expect("seconds");
+        (columns(&history, "requests").iter().sum::<f64>() * interval >= 3.0).then_some(history)
+    });
+    let (most, least) = (columns(&history, "utilisation_max"), columns(&history, "utilisation_min"));
+    assert!(!most.is_empty() && most.len() == least.len(), "{history}");
+    for (most, least) in most.iter().zip(least) {
+        assert!((0.0..=1.0).contains(most) && (0.0..=*most).contains(&least), "{history}");
     }
 }

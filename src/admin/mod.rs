@@ -4,8 +4,11 @@
 //! are also here for probes that cannot use the main port, which may require client certificates. Everything
 //! runs on separate threads and only reads, so that a request here costs the reactors nothing. No route
 //! returns flags, changes anything or shows a complete key. Each connection is closed after one response.
+mod answers;
 mod exposition;
+mod history;
 mod host;
+mod labels;
 mod peers;
 mod process;
 mod prometheus;
@@ -198,6 +201,7 @@ fn route(method: &[u8], path: &[u8], view: &View) -> Response {
             ("200 OK", "text/plain; version=0.0.4; charset=utf-8", prometheus::render(view))
         }
         (b"GET" | b"HEAD", b"/status.json") => ("200 OK", "application/json", status::render(view)),
+        (b"GET" | b"HEAD", b"/history.json") => ("200 OK", "application/json", view.history.render()),
         (b"GET" | b"HEAD", b"/") => ("200 OK", "text/html; charset=utf-8", PAGE.to_owned()),
         (b"GET" | b"HEAD", b"/proxy/health/liveness") => {
             ("200 OK", "text/plain; charset=utf-8", String::new())
@@ -206,7 +210,7 @@ fn route(method: &[u8], path: &[u8], view: &View) -> Response {
         (b"GET" | b"HEAD", _) => (
             "404 Not Found",
             "text/plain; charset=utf-8",
-            "There is /, /metrics, /status.json, /proxy/health/liveness and /proxy/health/readiness.\n"
+            "There is /, /metrics, /status.json, /history.json, /proxy/health/liveness and /proxy/health/readiness.\n"
                 .to_owned(),
         ),
         _ => ("405 Method Not Allowed", "text/plain; charset=utf-8", "GET or HEAD.\n".to_owned()),

@@ -31,7 +31,21 @@ impl Process {
     }
 }
 
-/// Fields 14 and 15 of `/proc/self/stat` (user and system time), in hundredths of a second: `USER_HZ` is 100
+/// CPU time of each reactor's thread, which has its name; `None` for one that is not running.
+pub fn reactor_cpu_seconds(reactors: usize) -> Vec<Option<f64>> {
+    let mut seconds = vec![None; reactors];
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    for task in tasks {
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let index = name.trim_end().strip_prefix("reactor-").and_then(|index| index.parse::<usize>().ok());
+        if let Some(own) = index.and_then(|index| seconds.get_mut(index)) {
+            *own = fs::read_to_string(task.path().join("stat")).ok().and_then(|stat| cpu_seconds(&stat));
+        }
+    }
+    seconds
+}
+
+/// Fields 14 and 15 of `stat` (user and system time), in hundredths of a second: `USER_HZ` is 100
 /// on all supported architectures. The name in field 2 may contain spaces, so fields are counted after it.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;

@@ -6,9 +6,10 @@
 use std::fmt::Display;
 use std::time::SystemTime;
 
+use crate::admin::answers;
 use crate::admin::exposition::ExpositionText;
+use crate::admin::labels::{age_seconds, environment_labels, source_name, unix_seconds};
 use crate::admin::process::Process;
-use crate::admin::status::{environment_labels, source_name, unix_seconds};
 use crate::admin::view::View;
 use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::http::h2::frame::ErrorCode;
@@ -22,11 +23,13 @@ pub fn render(view: &View) -> String {
     text.family("info", "gauge", "Version, commit, date of the commit and target of the running program.");
     text.sample("info", &crate::version::LABELS, 1);
     requests(&mut text, metrics);
+    answers::export(&mut text, view);
     durations(&mut text, metrics);
     traffic(&mut text, metrics);
     result_caches(&mut text, metrics);
     http2(&mut text, metrics);
     reactors(&mut text, metrics);
+    answers::export_reactor_cpu(&mut text, metrics);
     supervisor(&mut text, metrics);
     events(&mut text, metrics);
     background(&mut text, metrics);
@@ -492,9 +495,4 @@ fn process(text: &mut ExpositionText, metrics: &Metrics) {
             text.single(&format!("process_{name}"), kind, help, value);
         }
     }
-}
-
-/// The time since then; zero if upstream's clock is ahead.
-fn age_seconds(time: SystemTime) -> Option<f64> {
-    Some(time.elapsed().map_or(0.0, |age| age.as_secs_f64()))
 }

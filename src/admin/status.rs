@@ -2,16 +2,17 @@
 //!
 //! Contains current totals and states only; clients compute rates from two readings. Keys are truncated.
 use std::collections::{BTreeMap, HashMap};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::admin::process::Process;
+use crate::admin::answers::{classes, environment_answers, sdk_answers};
+use crate::admin::labels::{environment_labels, source_name, unix_seconds};
+use crate::admin::process::{Process, reactor_cpu_seconds};
 use crate::admin::view::View;
-use crate::config::Secret;
 use crate::events::{EventFault, EventLoss, EventRefusal};
+use crate::http::Sdk;
 use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
-use crate::snapshot::DocumentSource;
 use crate::version;
 
 /// The body of `/status.json`.
@@ -20,7 +21,10 @@ pub fn render(view: &View) -> String {
     let now = SystemTime::now();
     let process = Process::read();
     let uptime = now.duration_since(metrics.started).unwrap_or_default();
-    let reactors: Vec<Value> = metrics.reactors.iter().enumerate().map(|(i, r)| reactor(i, r)).collect();
+    let cpu = reactor_cpu_seconds(metrics.reactors.len());
+    let reactors: Vec<Value> =
+        metrics.reactors.iter().zip(cpu).enumerate().map(|(i, (r, cpu))| reactor(i, r, cpu)).collect();
+    let answers: HashMap<String, [u64; 5]> = environment_answers(view).into_iter().collect();
     let (snapshot, health) = view.health();
     let slots = snapshot.slots.iter().map(|slot| &*slot.client_side_key);
     let states: HashMap<&str, &str> = slots.zip(health.states).collect();
@@ -29,7 +33,11 @@ pub fn render(view: &View) -> String {
     let environments: Vec<Value> = environment_labels(environments)
         .iter()
         .zip(states)
-        .map(|((label, environment), state)| describe_environment(label, environment, state))
+        .map(|((label, environment), state)| {
+            let mut described = describe_environment(label, environment, state);
+            described["answers"] = json!(answers.get(label).map(|counts| classes(*counts)));
+            described
+        })
         .collect();
     let errors: Vec<Value> = view
         .log
@@ -62,6 +70,7 @@ pub fn render(view: &View) -> String {
         "reactors": reactors,
         "duration_upper_seconds": uppers,
         "requests": requests(&metrics.reactors),
+        "sdks": sdks(metrics),
         "environments": environments,
         "snapshots_published": metrics.supervisor.snapshots_published.value(),
         "analytics": {
@@ -102,8 +111,15 @@ fn discovery_empty_since(metrics: &Metrics) -> Option<f64> {
     (since_ms > 0).then(|| since_ms as f64 / 1e3)
 }
 
-fn reactor(index: usize, reactor: &ReactorMetrics) -> Value {
+/// `{"python-sdk": {"2xx": 12}}`, without zeros.
+fn sdks(metrics: &Metrics) -> BTreeMap<&'static str, BTreeMap<String, u64>> {
+    let counted = Sdk::ALL.into_iter().map(|sdk| (sdk.name(), classes(sdk_answers(metrics, sdk))));
+    counted.filter(|(_, counts)| !counts.is_empty()).collect()
+}
+
+fn reactor(index: usize, reactor: &ReactorMetrics, cpu_seconds: Option<f64>) -> Value {
     json!({
+        "cpu_seconds": cpu_seconds,
         "reactor": index,
         "core": reactor.core,
         "driver": reactor.driver(),
@@ -163,29 +179,4 @@ fn describe_environment(label: &str, environment: &EnvironmentMetrics, state: Op
         "failures": environment.failures,
         "next_poll": environment.next_poll.map(unix_seconds),
     })
-}
-
-/// Keys truncated to a prefix. If several have the same prefix, all but the first get a number, because
-/// labels must be unique.
-pub fn environment_labels(
-    environments: BTreeMap<String, EnvironmentMetrics>,
-) -> Vec<(String, EnvironmentMetrics)> {
-    let mut uses: BTreeMap<String, usize> = BTreeMap::new();
-    let label = |key: String| {
-        let cut = Secret::new(key).to_string();
-        let count = uses.entry(cut.clone()).and_modify(|count| *count += 1).or_insert(1);
-        if *count == 1 { cut } else { format!("{cut}#{count}") }
-    };
-    let labels: Vec<String> = environments.keys().cloned().map(label).collect();
-    labels.into_iter().zip(environments.into_values()).collect()
-}
-
-/// The name of a document's source; `none` without a document.
-pub fn source_name(source: Option<DocumentSource>) -> &'static str {
-    source.map_or("none", DocumentSource::name)
-}
-
-/// Unix time in seconds.
-pub fn unix_seconds(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

@@ -1,11 +1,17 @@
 use super::*;
-use crate::channel::Publisher;
+use crate::channel::{Publisher, ReactorMessage};
 use crate::config::{Level, LogFormat, Logging};
+use crate::http::Sdk;
 use crate::http::route::Route;
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::snapshot::{DocumentSource, Slot, Snapshot};
 
 fn view() -> View {
+    view_and_publisher().0
+}
+
+fn view_and_publisher() -> (View, Publisher) {
     let settings = Logging {
         log_level: Level::Info,
         log_format: LogFormat::Generic,
@@ -17,7 +23,8 @@ fn view() -> View {
     let log = Log::start_to(&settings, io::sink(), None).expect("a thread");
     let inputs = config::Inputs { without_file: true, may_serve_nothing: true, ..Default::default() };
     let config = Arc::new(config::load(&inputs).expect("valid defaults").0);
-    View::new(Arc::new(Metrics::new(&[0, 1])), log, Publisher::new(config).newest())
+    let publisher = Publisher::new(config);
+    (View::new(Arc::new(Metrics::new(&[0, 1])), log, publisher.newest()), publisher)
 }
 
 fn get(path: &str, view: &View) -> String {
@@ -119,4 +126,45 @@ fn page_loads_nothing_from_other_hosts() {
         let foreign = PAGE.replace("http://www.w3.org/2000/svg", "");
         assert!(!foreign.contains(reference), "{reference}");
     }
+}
+
+#[test]
+fn answers_are_by_environment_and_sdk() {
+    let (view, mut publisher) = view_and_publisher();
+    for key in ["first-environment", "second-environment"] {
+        view.metrics.environment(key, |environment| environment.name = key.to_owned());
+    }
+    let slots =
+        [("first-environment", 1), ("second-environment", 2), ("third", u64::MAX)].map(|(key, number)| {
+            Slot {
+                client_side_key: key.into(),
+                environment: None,
+                source: DocumentSource::File,
+                freshness: Arc::default(),
+                last_error: None,
+                number,
+            }
+        });
+    let snapshot = Snapshot::new(1, slots.into(), []);
+    publisher.send(&ReactorMessage::Publish(Arc::new(snapshot)));
+    let [one, two] = &view.metrics.reactors[..] else { panic!("two reactors") };
+    one.answered_for(1, Sdk::Python, 200);
+    two.answered_for(1, Sdk::Python, 200);
+    two.answered_for(2, Sdk::Other, 404);
+    two.answered_for(900, Sdk::Go, 502);
+    let text = get("/metrics", &view);
+    for sample in [
+        "edge_proxy_environment_answers_total{environment=\"first-...\",class=\"2xx\"} 2\n",
+        "edge_proxy_environment_answers_total{environment=\"second...\",class=\"4xx\"} 1\n",
+        "edge_proxy_environment_answers_total{environment=\"other\",class=\"5xx\"} 1\n",
+        "edge_proxy_sdk_answers_total{sdk=\"python-sdk\",class=\"2xx\"} 2\n",
+        "edge_proxy_sdk_answers_total{sdk=\"other\",class=\"4xx\"} 1\n",
+    ] {
+        assert!(text.contains(sample), "{sample} in {text}");
+    }
+    let text = get("/status.json", &view);
+    let status: serde_json::Value =
+        serde_json::from_str(text.split_once("\r\n\r\n").expect("a body").1).expect("JSON");
+    assert_eq!(status["environments"][0]["answers"], serde_json::json!({"2xx": 2}));
+    assert_eq!(status["sdks"]["go-sdk"], serde_json::json!({"5xx": 1}));
 }

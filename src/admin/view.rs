@@ -1,7 +1,9 @@
 //! What the admin listener and the readiness log read: metrics, the log, and what was published last.
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::admin::history::History;
 use crate::channel::Newest;
 use crate::handlers::readiness::{self, HealthReport, ReadinessRules};
 use crate::limits::FAILURE_REMINDER;
@@ -13,6 +15,7 @@ use crate::snapshot::Snapshot;
 pub struct View {
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Log,
+    pub(super) history: History,
     newest: Newest,
     /// When a rejected `Host` was last logged.
     host_logged: Arc<Mutex<Option<Instant>>>,
@@ -20,7 +23,19 @@ pub struct View {
 
 impl View {
     pub fn new(metrics: Arc<Metrics>, log: Log, newest: Newest) -> Self {
-        Self { metrics, log, newest, host_logged: Arc::default() }
+        let history = History::new(metrics.clone());
+        Self { metrics, log, history, newest, host_logged: Arc::default() }
+    }
+
+    /// The samples for the status page; the control plane updates them.
+    pub fn history(&self) -> History {
+        self.history.clone()
+    }
+
+    /// Numbers of environments, by client-side key.
+    pub(super) fn environment_numbers(&self) -> HashMap<String, u64> {
+        let slots = &self.newest.get().snapshot;
+        slots.slots.iter().map(|slot| (slot.client_side_key.to_string(), slot.number)).collect()
     }
 
     /// The names that `Host` may have, of the current configuration.

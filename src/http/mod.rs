@@ -19,6 +19,7 @@ pub mod request;
 pub mod response;
 pub mod response_cache;
 pub mod route;
+pub mod sdk;
 pub mod status;
 pub mod target;
 
@@ -29,4 +30,5 @@ pub use crate::http::head_cache::HeadCache;
 pub use crate::http::method::Method;
 pub use crate::http::request::{Progress, Request, RequestReader};
 pub use crate::http::response::{Body, ContentType, HttpVersion, ResponseContext, ResponseWriter};
+pub use crate::http::sdk::Sdk;
 pub use crate::http::status::Status;

@@ -13,7 +13,9 @@ use crate::handlers;
 use crate::handlers::sse::StreamSubscription;
 use crate::handlers::{Exceeded, RequestOutcome};
 use crate::http::route::Route;
-use crate::http::{Fields, ParseError, Progress, Request, RequestReader, ResponseContext, ResponseWriter};
+use crate::http::{
+    Fields, ParseError, Progress, Request, RequestReader, ResponseContext, ResponseWriter, Sdk,
+};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::reactor::access_log::AccessOutcome;
 use crate::reactor::client_address::ClientAddress;
@@ -50,7 +52,11 @@ pub struct StoredResponse {
     /// HTTP/2: where its body then begins.
     refusal_body_start: usize,
     events: u64,
+    client: Option<Client>,
 }
+
+/// The number of the environment whose key was sent, and the SDK.
+type Client = (u64, Sdk);
 
 /// What a connection does after a batch is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,20 +78,27 @@ impl StoredResponse {
     /// Completes the bytes of its batch with the result of the ticket. Returns where the body begins, for
     /// HTTP/2.
     pub fn complete(self, result: EventResult, bytes: &mut Vec<u8>, reactor: &Reactor) -> usize {
+        let status = if result.is_ok() { 202 } else { 503 };
+        count_answer(reactor, Route::Events, self.client, status);
         match result {
             Ok(()) => {
-                reactor.metrics.answered(Route::Events, 202);
                 reactor.metrics.events_accepted.add(self.events);
                 self.body_start
             }
             Err(refusal) => {
-                reactor.metrics.answered(Route::Events, 503);
                 reactor.metrics.events_refused(refusal, self.events);
                 bytes.truncate(self.start);
                 bytes.extend_from_slice(&self.refusal);
                 self.refusal_body_start
             }
         }
+    }
+}
+
+fn count_answer(reactor: &Reactor, route: Route, client: Option<Client>, status: u16) {
+    reactor.metrics.answered(route, status);
+    if let Some((number, sdk)) = client {
+        reactor.metrics.answered_for(number, sdk, status);
     }
 }
 
@@ -310,8 +323,11 @@ impl BatchWriter<'_> {
             Route::Events => self.store_events(start_bytes, &request, outcome),
             _ => outcome,
         };
-        if self.stored.is_none() {
-            self.reactor.metrics.answered(outcome.route, outcome.status);
+        let slot = outcome.slot.and_then(|slot| snapshot.slots.get(slot));
+        let client = slot.map(|slot| (slot.number, Sdk::of(&request.fields)));
+        match &mut self.stored {
+            Some(stored) => stored.client = client,
+            None => count_answer(self.reactor, outcome.route, client, outcome.status),
         }
         if let Some(error) = outcome.reject {
             self.reactor.metrics.rejected(error);
@@ -347,8 +363,15 @@ impl BatchWriter<'_> {
                 let (refusal, refusal_body_start) = (output.bytes.split_off(start_bytes), output.body_start);
                 output.bytes.extend_from_slice(&response);
                 let start = start_bytes;
-                let stored =
-                    StoredResponse { ticket, start, body_start, refusal, refusal_body_start, events };
+                let stored = StoredResponse {
+                    ticket,
+                    start,
+                    body_start,
+                    refusal,
+                    refusal_body_start,
+                    events,
+                    client: None,
+                };
                 self.stored = Some(stored);
                 outcome
             }

@@ -120,6 +120,8 @@ pub struct Slot {
     pub source: DocumentSource,
     pub freshness: Arc<Freshness>,
     pub last_error: Option<LastError>,
+    /// Of the environment, counted from 1 and never reused: metrics have a row for each of the first ones.
+    pub number: u64,
 }
 
 /// All environments at one instant.

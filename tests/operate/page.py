@@ -47,6 +47,7 @@ def page(executable):
         with demo(executable) as (port, admin, _), load(port):
             well(chromium, port, admin)
             demo_page(chromium, f"http://127.0.0.1:{port}/demo/")
+            docs_page(chromium, f"http://127.0.0.1:{port}/docs")
         troubled(chromium, executable)
 
 
@@ -85,7 +86,7 @@ def well(chromium, port, admin):
     until("the page is there", lambda: still.run("document.getAnimations().length === 0 && $('fresh').textContent === '1 of 1'"))
     paused = Page(chromium, url)
     until("the page is alive", lambda: paused.run("last !== null"))
-    by_keyboard(paused, ["pause", "environments-title", "routes-scroll", "status.json", "metrics"])
+    by_keyboard(paused, ["pause", "window", "environments-title", "routes-scroll", "sdks-scroll", "status.json", "history.json", "metrics"])
     focus(paused, "pause")
     paused.key(" ")
     need(paused.run("$('pause').textContent") == "Resume", "the space bar pauses the page")
@@ -112,7 +113,7 @@ def read_aloud(shown):
     shown_headings = [name for role, name in nodes if role == "heading"]
     need(headings[:2] == ["edge-proxy", "No problems"] and sorted(headings) == sorted(shown_headings), f"and headings in order: {', '.join(headings)}")
     plots = [name for role, name in nodes if role in ("image", "img")]
-    need(len(plots) == 2 and all("now" in name for name in plots), f"plots say their numbers: {plots[0]}")
+    need(len(plots) == 3 and all("now" in name for name in plots), f"plots say their numbers: {plots[0]}")
     live = shown.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length")
     need(live == 2, "only the verdict and a lost process are read aloud by themselves")
 
@@ -152,6 +153,15 @@ def demo_page(chromium, url):
     shown.run("document.querySelector('[name=identifier]').value = 'unknown'")
     shown.key("Enter")
     until("the demo evaluates another identity", lambda: "Ada" not in shown.run("document.querySelector('#flags').textContent"))
+
+
+def docs_page(chromium, url):
+    for name, how in {"light": {}, "dark": {"dark": True}, "phone": {"width": 390, "height": 800, "dark": True}}.items():
+        shown = Page(chromium, url, **how)
+        until("the page shows the routes", lambda: shown.run("document.querySelectorAll('section').length > 10"))
+        look_at(shown, f"docs-{name}")
+    need(shown.run("!document.body.innerText.includes('`') && document.querySelectorAll('li code').length > 3"), "code is shown as code, without backticks")
+    need(shown.run("document.querySelector('link[rel=icon]').href.startsWith('data:image/svg+xml,')"), "and the page has an icon")
 
 
 def troubled(chromium, executable):

@@ -18,6 +18,7 @@ pub fn snapshot(client_key: &str, server_key: &str, environment: Environment) ->
         source: DocumentSource::File,
         freshness: Arc::default(),
         last_error: None,
+        number: 1,
     };
     let access = KeyAccess { slot: 0, role: Role::Server, expires_at: None };
     Snapshot::new(1, vec![slot], [(server_key.as_bytes().into(), access)])

@@ -1,5 +1,4 @@
 //! The polling state of one environment: its current document, its failures, and when to refresh it next.
-//!
 //! A document is replaced only by a valid one; after any failure the current one stays in use.
 mod deadlines;
 mod document;
@@ -474,7 +473,7 @@ impl PolledEnvironment {
         if self.config.document_path.is_some() { 0.5 } else { now.jitter_of(self.id) }
     }
 
-    /// The keys that open slot number `slot`.
+    /// The keys of slot number `slot`.
     pub fn keys(&self, slot: usize) -> Vec<(Box<[u8]>, KeyAccess)> {
         self.server_keys.access(&self.config, self.client_side_key(), slot)
     }
@@ -487,6 +486,7 @@ impl PolledEnvironment {
             source: self.document.as_ref().map_or(DocumentSource::Upstream, |document| document.source),
             freshness: Arc::clone(&self.freshness),
             last_error: self.error().map(last_error),
+            number: self.id,
         }
     }
 }

@@ -55,6 +55,7 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
         source: DocumentSource::File,
         freshness: Arc::default(),
         last_error: None,
+        number: 1,
     };
     let access = |slot, role| KeyAccess { slot, role, expires_at: None };
     let keys = [
