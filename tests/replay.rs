@@ -224,6 +224,7 @@ const DIFFERENCES: &[(&str, &str, &str, Instead)] = {
             "a part of Swagger UI",
             Answer(404, r#"{"detail":"Not Found"}"#),
         ),
+        ("Other paths", "GET /", "56", Answer(200, r#"{"name":"edge-proxy","description""#)),
         ("HTTP", "100 KB header", "limit: a head has at most 16 KiB", Answer(431, "{")),
     ]
 };
