@@ -219,6 +219,7 @@ def json_case(case, server):
 WAIVED = {
     'www-authenticate': 'a 401 has no WWW-Authenticate (RFC 9110 11.6.1): the key is sent in X-Environment-Key, for which no '
                         'scheme is registered, and a scheme such as Basic would make a browser prompt for a password',
+    'h2-preface': 'the preface of HTTP/2 is answered by SETTINGS: h2.jsonl has the cases of HTTP/2',
 }
 
 SUITES = {'http1': (http1_case, 16), 'json': (json_case, 2)}
@@ -247,6 +248,9 @@ def main(path):
         if suite == 'http1':
             waived(server)
         for case, (verdict, how) in zip(cases, pool.map(lambda case: play(case, server), cases)):
+            if case['id'] in WAIVED:
+                # A response that is not HTTP/1.1, as the waiver says.
+                verdict = 'tolerated' if verdict == 'FAIL' and how.startswith('garbage=') else 'FAIL'
             counts[verdict] += 1
             if verdict == 'FAIL':
                 why = f' ({case["level"]}, RFC {case["rfc"]}: {case["why"]})' if 'why' in case else ''
