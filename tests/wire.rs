@@ -169,6 +169,11 @@ impl Recorded {
         if self.has_long_identifier() && answer.status == 422 && is_too_long() {
             return Ok(());
         }
+        if self.request.starts_with(b"GET / ") && self.status == 404 {
+            let describes_the_server =
+                answer.status == 200 && answer.text().starts_with(r#"{"name":"edge-proxy""#);
+            return if describes_the_server { Ok(()) } else { difference("/ (56)", &200, &answer.status) };
+        }
         if answer.status != self.status {
             return difference("status", &self.status, &answer.status);
         }
