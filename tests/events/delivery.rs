@@ -199,6 +199,8 @@ struct Ledger {
     refused: Mutex<BTreeSet<String>>,
     /// Answered by nothing: the connection ended. They may arrive or not.
     unknown: AtomicUsize,
+    /// Senders wait while as many are accepted: each step of the run meets requests under way.
+    allowed: AtomicUsize,
     is_over: AtomicBool,
 }
 
@@ -238,6 +240,10 @@ fn upstream_that_takes(taken: &Taken, fault: &Arc<AtomicUsize>) -> Upstream {
 fn send(sender: usize, share: usize, address: &Mutex<SocketAddr>, ledger: &Ledger) {
     let (mut sent, mut accepted, mut client) = (0, 0, None::<Client>);
     while accepted < share && !ledger.is_over.load(Ordering::SeqCst) {
+        if ledger.accepted.lock().expect("no panic").len() >= ledger.allowed.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(2));
+            continue;
+        }
         let count = (1 + sent * 7 % 20).min(share - accepted);
         // Each attempt has new names, so that what arrives says which attempt it was.
         let names: Vec<String> = (0..count).map(|number| format!("{sender}-{}", sent + number)).collect();
@@ -302,8 +308,16 @@ fn exposures_arrive_exactly_through_outages_kills_and_a_full_disk() {
     let total = share * SENDERS;
     let accepted = || ledger.accepted.lock().expect("no panic").len();
     // The steps are at equal parts of the run. Kills at 3, 7 and 11; the disk is full at 5.
+    let allow = |step: usize| ledger.allowed.store(total * step / 13, Ordering::SeqCst);
+    allow(1);
     for step in 1..=12 {
         wait_until(&running, || accepted() >= total * step / 13);
+        let refused = || ledger.refused.lock().expect("no panic").len();
+        let refused_before = refused();
+        if step == 5 {
+            shim.disk_is_full(true);
+        }
+        allow(step + 1);
         match step {
             3 | 7 | 11 => {
                 kill(&mut running);
@@ -311,9 +325,7 @@ fn exposures_arrive_exactly_through_outages_kills_and_a_full_disk() {
                 *address.lock().expect("no panic") = running.address();
             }
             5 => {
-                shim.disk_is_full(true);
-                let before = ledger.refused.lock().expect("no panic").len();
-                wait_until(&running, || ledger.refused.lock().expect("no panic").len() > before);
+                wait_until(&running, || refused() > refused_before);
                 shim.disk_is_full(false);
             }
             _ => {}
