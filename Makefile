@@ -13,7 +13,7 @@ help: ## Lists the targets
 # --- run ---
 
 .PHONY: run build
-run: ## Builds (about a minute) and starts the demo: http://localhost:8000, no account needed
+run: ## Builds without full optimisation and starts the demo: http://localhost:8000, no account needed
 	@echo "Building with the profile quick; figures of speed need \`make build\`, which takes about four times as long."
 	$(CARGO) run --locked --profile quick --bin edge-proxy -- demo
 
