@@ -13,9 +13,9 @@ help: ## Lists the targets
 # --- run ---
 
 .PHONY: run build
-run: ## Builds without full optimisation and starts the demo: http://localhost:8000, no account needed
-	@echo "Building with the profile quick; figures of speed need \`make build\`, which takes about four times as long."
-	$(CARGO) run --locked --profile quick --bin edge-proxy -- demo
+run: ## Builds in about a minute and starts the demo: http://localhost:8000, no account needed
+	@echo "Building without full optimisation, which takes about a minute; figures of speed need \`make build\`."
+	$(CARGO) run --locked --profile demo --bin edge-proxy -- demo
 
 build: ## Builds the release executable, target/release/edge-proxy
 	$(CARGO) build --release --locked
