@@ -144,6 +144,15 @@ bench-build: .venv/bench/made-from.txt ## Builds the programs for `make bench`
 	$(CARGO) build --release --locked
 	$(CARGO) build --release --locked --manifest-path bench/peers/Cargo.toml --target-dir target/peers
 
+BENCH_H2_SECONDS ?= 2
+
+.PHONY: bench-h2
+bench-h2: ## Measures HTTP/2 against a minimal server, HTTP/1.1, nghttpd and nginx, in ten minutes (BENCH_H2_SECONDS=2 a measurement); resumes an interrupted run
+	@command -v h2load >/dev/null || { echo "h2load is missing (Debian: apt install nghttp2-client nghttp2-server nginx)" >&2; exit 1; }
+	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --manifest-path bench/peers/Cargo.toml --target-dir target/peers --bin http2-floor
+	$(PYTHON) bench/http2.py --seconds $(BENCH_H2_SECONDS) $(BENCH_FLAGS)
+
 .PHONY: bench-engine bench-http
 bench-http: bench-build ## Measures HTTP only, in a few minutes: minimal server, pipelining, idle connections, TLS
 	$(PYTHON) bench/edge.py $(BENCH_FLAGS)

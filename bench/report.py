@@ -11,6 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
+import http2
 import plot
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -378,12 +379,20 @@ def readme_section(place):
     about = (place / "README.md").read_text() if (place / "README.md").exists() else ""
     facts = dict(re.findall(r"^- (\w[\w ]*): (.*)$", about, re.M))
     where = f"{facts.get('cpu', '?')}, Linux {facts.get('kernel', '?')}, {facts.get('date', '?')[:10]}"
+    kept = sorted(RUNS.glob("*/http2.csv"))
+    text_http2 = ""
+    if kept:
+        about_http2 = kept[-1].with_suffix(".md").relative_to(ROOT)
+        with kept[-1].open() as file:
+            table_http2 = http2.Report(list(csv.DictReader(file))).short()
+        text_http2 = f"\nHTTP/2, by `make bench-h2` ([{about_http2}]({about_http2})); HTTP/1.1 has 32 connections:\n\n" + table_http2
     return (
         f"`{facts.get('command', 'make bench')}` measured this ({where}; the whole run with every command and "
         f"version: [{name}]({name}/README.md)). The µs are CPU time of the server per request. *Floor* is a raw "
         "io_uring server that parses nothing and sends the same bytes; *nginx* sends them as a static file; *axum* "
         "is a server of ours around the official Rust engine crate, *python* one around the official PyPI engine.\n\n"
         + table(head, rows)
+        + text_http2
         + f"\n![CPU per request by route]({name}/cpu-by-route.svg)\n"
     )
 

@@ -178,9 +178,9 @@ http {{
 NGINX_PATH = "/answer.json"
 
 
-def nginx(scratch, body, cpus="0", tls=None):
+def nginx(scratch, body, cpus="0", tls=None, http2=False):
     """The given bytes as a static file at NGINX_PATH. None if nginx is not installed. `tls`: its certificate
-    and key."""
+    and key; `http2`: it speaks HTTP/2 only."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if not binary:
         return None
@@ -189,10 +189,11 @@ def nginx(scratch, body, cpus="0", tls=None):
     config = Path(scratch) / f"nginx-{port}.conf"
     user = "user root;" if os.getuid() == 0 else ""
     secure = f"ssl backlog=4096; ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]};" if tls else "backlog=4096;"
+    secure = f"http2 {secure}" if http2 else secure
     config.write_text(NGINX.format(scratch=scratch, port=port, path=NGINX_PATH, user=user, tls=secure))
     started = Server("nginx", [binary, "-c", config], port, cpus, Path(scratch) / "nginx-start.log")
-    if tls:
-        started.tls = True
+    if tls or http2:
+        started.tls = bool(tls)
         return started.wait(lambda port: socket.create_connection(("127.0.0.1", port), 1).close() or True)
     return started.wait(answers(NGINX_PATH))
 
