@@ -328,7 +328,7 @@ impl ConfigBuilder {
                 self.warn("fewer_cpus_than_requested", &[("reactors", &cpus.len()), ("hint", &hint)]);
                 cpus
             }
-            Err(expected) if self.reject("cores", &expected) => self.cores(available),
+            Err(error) if self.reject("cores", &error.to_string()) => self.cores(available),
             Err(_) => available.cpus.clone(),
         }
     }

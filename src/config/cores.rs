@@ -1,5 +1,7 @@
 //! The setting `cores`: selects the CPUs of the reactors from those that the CPU affinity and the cgroup
 //! quota of the process allow. At least one, and none twice.
+use std::fmt;
+
 use serde_json::Value;
 
 use crate::config::parse::Expected;
@@ -22,6 +24,21 @@ pub struct Available {
     /// CPU time per period that the cgroup allows, in CPUs.
     pub quota: Option<f64>,
 }
+
+/// A listed CPU is not one that the process may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuUnavailable {
+    available: Vec<usize>,
+}
+
+impl fmt::Display for CpuUnavailable {
+    /// Completes the sentence "expected ...".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CPUs of those this process may use: {:?}", self.available)
+    }
+}
+
+impl std::error::Error for CpuUnavailable {}
 
 impl Cores {
     /// Parses `4`, `"4"` or `"0,2-5"`. A single number is a count; `"3,"` is CPU 3.
@@ -56,8 +73,8 @@ impl Cores {
     /// The CPUs to use, and whether they are fewer than requested.
     ///
     /// # Errors
-    /// What was expected, if a listed CPU is not available.
-    pub fn resolve(&self, available: &Available) -> Result<(Vec<usize>, bool), String> {
+    /// A listed CPU is not available.
+    pub fn resolve(&self, available: &Available) -> Result<(Vec<usize>, bool), CpuUnavailable> {
         let count = match self {
             Self::Available => {
                 let quota = available.quota.map_or(usize::MAX, |quota| quota.ceil().max(1.0) as usize);
@@ -68,7 +85,7 @@ impl Cores {
                 return if cpus.iter().all(|cpu| available.cpus.contains(cpu)) {
                     Ok((cpus.clone(), false))
                 } else {
-                    Err(format!("CPUs of those this process may use: {:?}", available.cpus))
+                    Err(CpuUnavailable { available: available.cpus.clone() })
                 };
             }
         };

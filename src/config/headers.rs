@@ -1,4 +1,6 @@
 //! `api_headers`: header fields for a gateway in front of the API. Values are secrets: no message shows one.
+use std::fmt;
+
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
@@ -40,10 +42,44 @@ const RESERVED: &[&str] = &[
     "x-proxy-key",
 ];
 
-/// A member that cannot be sent: its name, and what is expected.
-struct Problem {
+/// Why header fields cannot be sent.
+enum HeaderFault {
+    NotAnObject,
+    TooMany,
+    Name,
+    Reserved(String),
+    Repeated,
+    /// `api_url` has a user and a password, which are sent as Authorization.
+    Authorization,
+    Value,
+}
+
+impl fmt::Display for HeaderFault {
+    /// Completes the sentence "expected ...".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAnObject => f.write_str("an object of header names and values"),
+            Self::TooMany => write!(f, "at most {API_HEADERS_MAX} header fields"),
+            Self::Name => f.write_str("the name of a header field, such as X-Gateway-Token"),
+            Self::Reserved(name) => {
+                write!(f, "a header field other than {name}, which the proxy sets itself: remove it")
+            }
+            Self::Repeated => f.write_str("each header field once: names are compared without case"),
+            Self::Authorization => {
+                f.write_str("no Authorization, because api_url has a user and a password: remove one of them")
+            }
+            Self::Value => write!(
+                f,
+                "a string of 1 to {API_HEADER_BYTES_MAX} printable ASCII characters, without space at either end"
+            ),
+        }
+    }
+}
+
+/// A member that cannot be sent; without a name: the object as a whole.
+struct HeaderProblem {
     name: Option<String>,
-    expected: String,
+    fault: HeaderFault,
 }
 
 /// Reads the setting at `path`. Issues are added to `raw`.
@@ -55,59 +91,57 @@ pub fn read(path: &str, raw: &mut RawConfig, api_url: &str) -> Vec<(String, Secr
             Err(problems) => problems,
         };
         let source = source.clone();
-        let expected = problems.first().map_or("", |problem| problem.expected.as_str());
-        if raw.drop_alias(path, expected) {
+        let expected = problems.first().map(|problem| problem.fault.to_string()).unwrap_or_default();
+        if raw.drop_alias(path, &expected) {
             continue;
         }
-        for Problem { name, expected } in problems {
+        for HeaderProblem { name, fault } in problems {
             let path = name.map_or_else(|| path.to_owned(), |name| format!("{path}.{name}"));
             let source = raw.located(&path, &source);
             raw.issues.push(ConfigIssue::new(
                 path,
                 Some("a value that is not shown".into()),
                 &source,
-                expected,
+                fault.to_string(),
             ));
         }
         return Vec::new();
     }
 }
 
-fn parse(value: &Value, api_url: &str) -> Result<Vec<(String, Secret)>, Vec<Problem>> {
-    let whole = |expected: String| vec![Problem { name: None, expected }];
+fn parse(value: &Value, api_url: &str) -> Result<Vec<(String, Secret)>, Vec<HeaderProblem>> {
+    let whole = |fault| vec![HeaderProblem { name: None, fault }];
     let object = match value {
         Value::Null => return Ok(Vec::new()),
         Value::Object(object) => object,
-        _ => return Err(whole("an object of header names and values".to_owned())),
+        _ => return Err(whole(HeaderFault::NotAnObject)),
     };
     if object.len() > API_HEADERS_MAX {
-        return Err(whole(format!("at most {API_HEADERS_MAX} header fields")));
+        return Err(whole(HeaderFault::TooMany));
     }
-    let (mut headers, mut problems): (Vec<(String, Secret)>, Vec<Problem>) = (Vec::new(), Vec::new());
+    let (mut headers, mut problems): (Vec<(String, Secret)>, Vec<HeaderProblem>) = (Vec::new(), Vec::new());
     for (name, value) in object {
         let is_repeated = |own: &str| headers.iter().any(|(earlier, _)| earlier == own);
         match field(name, value, api_url) {
             Ok((own, _)) if is_repeated(&own) => {
-                let expected = "each header field once: names are compared without case".to_owned();
-                problems.push(Problem { name: Some(name.clone()), expected });
+                problems.push(HeaderProblem { name: Some(name.clone()), fault: HeaderFault::Repeated });
             }
             Ok(header) => headers.push(header),
-            Err(expected) => problems.push(Problem { name: Some(name.clone()), expected }),
+            Err(fault) => problems.push(HeaderProblem { name: Some(name.clone()), fault }),
         }
     }
     if problems.is_empty() { Ok(headers) } else { Err(problems) }
 }
 
-/// The name in lower case and the value, or what is expected.
-fn field(name: &str, value: &Value, api_url: &str) -> Result<(String, Secret), String> {
-    let own = HeaderName::from_bytes(name.as_bytes())
-        .map_err(|_| "the name of a header field, such as X-Gateway-Token".to_owned())?;
+/// The name in lower case and the value.
+fn field(name: &str, value: &Value, api_url: &str) -> Result<(String, Secret), HeaderFault> {
+    let own = HeaderName::from_bytes(name.as_bytes()).map_err(|_| HeaderFault::Name)?;
     if RESERVED.contains(&own.as_str()) {
-        return Err(format!("a header field other than {name}, which the proxy sets itself: remove it"));
+        return Err(HeaderFault::Reserved(name.to_owned()));
     }
     let authority = api_url.split("://").nth(1).and_then(|rest| rest.split('/').next());
     if own == http::header::AUTHORIZATION && authority.is_some_and(|authority| authority.contains('@')) {
-        return Err("no Authorization, because api_url has a user and a password: remove one of them".into());
+        return Err(HeaderFault::Authorization);
     }
     let text = value.as_str().unwrap_or_default();
     let is_value = !text.is_empty()
@@ -116,9 +150,7 @@ fn field(name: &str, value: &Value, api_url: &str) -> Result<(String, Secret), S
         && text.is_ascii()
         && HeaderValue::from_str(text).is_ok();
     if !is_value {
-        return Err(format!(
-            "a string of 1 to {API_HEADER_BYTES_MAX} printable ASCII characters, without space at either end"
-        ));
+        return Err(HeaderFault::Value);
     }
     Ok((own.as_str().to_owned(), Secret::new(text)))
 }

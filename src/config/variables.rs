@@ -6,6 +6,7 @@
 //!
 //! A secret is also read from a file that the variable with `_FILE` after its name gives, such as a mounted
 //! Secret (`ENVIRONMENT_KEY_PAIRS_FILE`).
+use std::fmt;
 use std::path::Path;
 
 use serde_json::Value;
@@ -133,20 +134,37 @@ fn add_file_variable(
                 raw.add(setting.path, value, source);
             }
         }
-        Err(expected) => raw.reject_file(setting.path, path, &source, &expected),
+        Err(error) => raw.reject_file(setting.path, path, &source, &error.to_string()),
     }
     true
 }
 
+/// Why the file of a `..._FILE` variable has no value.
+#[derive(Debug)]
+enum SecretFileError {
+    Read(std::io::Error),
+    Encoding,
+    Empty,
+}
+
+impl fmt::Display for SecretFileError {
+    /// Completes the sentence "expected ...".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read(error) => write!(f, "a file that can be read ({error})"),
+            Self::Encoding => f.write_str("a file of UTF-8 text"),
+            Self::Empty => f.write_str("a file that is not empty"),
+        }
+    }
+}
+
 /// The text of a file without white space around it: files usually end with a line feed.
-fn read_secret(path: &Path) -> Result<String, String> {
-    let bytes = files::read(path, Links::Follow, CONFIG_BYTES_MAX)
-        .map_err(|error| format!("a file that can be read ({error})"))?;
-    let text = String::from_utf8(bytes).map_err(|_| "a file of UTF-8 text".to_owned())?;
-    if text.trim().is_empty() {
-        Err("a file that is not empty".to_owned())
-    } else {
-        Ok(text.trim().to_owned())
+fn read_secret(path: &Path) -> Result<String, SecretFileError> {
+    let bytes = files::read(path, Links::Follow, CONFIG_BYTES_MAX).map_err(SecretFileError::Read)?;
+    let text = String::from_utf8(bytes).map_err(|_| SecretFileError::Encoding)?;
+    match text.trim() {
+        "" => Err(SecretFileError::Empty),
+        text => Ok(text.to_owned()),
     }
 }
 

@@ -26,8 +26,8 @@ use crate::files::Links;
 use crate::json::hex::hex;
 use crate::log::Log;
 use crate::storage::folder::create_folder;
-use crate::storage::records::RecordSets;
 pub use crate::storage::records::{RecordChange, StoredRecord};
+use crate::storage::records::{RecordSets, WriteError};
 use crate::validators::Validators;
 use crate::{files, limits};
 
@@ -239,7 +239,7 @@ fn run_writer(folder: &Path, requests: &Receiver<WriteRequest>, log: &Log) {
             let path = path(folder, name);
             let result = document.as_ref().map_or_else(|| remove(&path), |document| write(&path, document));
             result.is_err_and(|error| {
-                failure = Some(format!("{}: {error}", path.display()));
+                failure = Some(WriteError { path, error: error.into() });
                 true
             })
         });

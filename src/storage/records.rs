@@ -3,6 +3,7 @@
 //! A set of records is changed by stating which keys remain and which records are new, so that a change that
 //! failed is repeated together with the next one.
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,21 @@ impl RecordChange {
         self
     }
 }
+
+/// A file or folder of `cache_dir` that cannot be written.
+#[derive(Debug)]
+pub struct WriteError {
+    pub path: PathBuf,
+    pub error: SpoolError,
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.error)
+    }
+}
+
+impl std::error::Error for WriteError {}
 
 /// The sets of one `cache_dir`.
 #[derive(Debug)]
@@ -125,13 +141,13 @@ impl RecordSets {
     ///
     /// # Errors
     /// The last failure.
-    pub fn apply(&mut self) -> (Vec<String>, Result<(), String>) {
+    pub fn apply(&mut self) -> (Vec<String>, Result<(), WriteError>) {
         let (mut replaced, mut result) = (Vec::new(), Ok(()));
         for (name, change) in std::mem::take(&mut self.changes) {
             match self.make(name, &change) {
                 Ok(()) => replaced.extend(change.replaces),
                 Err(error) => {
-                    result = Err(format!("{}: {error}", self.folder.join(name).display()));
+                    result = Err(WriteError { path: self.folder.join(name), error });
                     self.changes.insert(name, change);
                 }
             }
@@ -235,13 +251,15 @@ mod tests {
         // Planned before the first one was made.
         let replaces = Some("document".to_owned());
         first.plan("a", RecordChange { replaces, ..change(&["y", "z"], &["z"]) });
-        assert_eq!(first.apply(), (vec!["document".to_owned()], Ok(())));
+        let (replaced, result) = first.apply();
+        assert!(replaced == ["document"] && result.is_ok(), "{result:?}");
         assert!(!first.has_changes());
         // Another process at the same time has its own records, and takes over those of one that has ended.
         let mut second = RecordSets::new(&folder.0);
         assert!(keys(&mut second).is_empty());
         second.plan("a", change(&["second"], &["second"]));
-        assert_eq!(second.apply(), (Vec::new(), Ok(())));
+        let (replaced, result) = second.apply();
+        assert!(replaced.is_empty() && result.is_ok(), "{result:?}");
         drop(second);
         drop(first);
         let mut third = RecordSets::new(&folder.0);
@@ -249,7 +267,8 @@ mod tests {
         found.sort();
         assert_eq!(found, ["second", "y", "z"]);
         third.plan("a", change(&[], &[]));
-        assert_eq!(third.apply(), (Vec::new(), Ok(())));
+        let (replaced, result) = third.apply();
+        assert!(replaced.is_empty() && result.is_ok(), "{result:?}");
         drop(third);
         assert!(keys(&mut RecordSets::new(&folder.0)).is_empty());
     }

@@ -62,6 +62,33 @@ impl From<PollError> for ProbeError {
     }
 }
 
+/// Why `events.url` does not accept experiment events.
+#[derive(Debug)]
+pub enum EventsProbeError {
+    /// The client-side key is refused.
+    Key {
+        why: String,
+    },
+    Url {
+        why: String,
+    },
+    Poll(PollError),
+}
+
+impl fmt::Display for EventsProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key { why } => {
+                write!(f, "{why}: the client-side key is refused; events.url may point to another Flagsmith")
+            }
+            Self::Url { why } => write!(f, "{why}: check events.url"),
+            Self::Poll(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for EventsProbeError {}
+
 impl Probe {
     /// # Errors
     /// One error for each invalid setting of upstream.
@@ -106,22 +133,20 @@ impl Probe {
     ///
     /// # Errors
     /// What failed and what to do.
-    pub fn events(&self, client_side_key: &str) -> Result<(), String> {
+    pub fn events(&self, client_side_key: &str) -> Result<(), EventsProbeError> {
         let outcome = self.upstream.post_events(client_side_key, "", "check", br#"{"events":[]}"#, None);
         judge_events(outcome)
     }
 }
 
 /// What a response to a batch without events says about `events.url` and the key.
-fn judge_events(outcome: EventsOutcome) -> Result<(), String> {
+fn judge_events(outcome: EventsOutcome) -> Result<(), EventsProbeError> {
     match outcome {
         // The events API answers 400 if it accepts no event.
         EventsOutcome::Accepted { .. } | EventsOutcome::Refused { status: 400 | 422, .. } => Ok(()),
-        EventsOutcome::Refused { why, status: 401 | 403 } => {
-            Err(format!("{why}: the client-side key is refused; events.url may point to another Flagsmith"))
-        }
-        EventsOutcome::Refused { why, .. } => Err(format!("{why}: check events.url")),
-        EventsOutcome::Failed(error) => Err(error.message),
+        EventsOutcome::Refused { why, status: 401 | 403 } => Err(EventsProbeError::Key { why }),
+        EventsOutcome::Refused { why, .. } => Err(EventsProbeError::Url { why }),
+        EventsOutcome::Failed(error) => Err(EventsProbeError::Poll(error)),
     }
 }
 

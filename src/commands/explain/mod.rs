@@ -3,17 +3,19 @@
 //! The document is a file, or the document of a configured or discovered environment: its file, or one
 //! response of upstream. If upstream fails it is the last good document of `cache_dir`, which a proxy
 //! would serve, and stderr says so. Server-side keys are never printed.
+pub mod error;
 pub mod text;
 
 use std::error::Error;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::Args;
 use serde_json::Value as Json;
 
-use crate::config::{Config, EnvironmentConfig, Inputs, SettingError};
+use crate::commands::explain::error::{ExplainError, FetchFailure, SelectionError};
+use crate::config::{Config, EnvironmentConfig, Inputs};
 use crate::engine::evaluate::{Identity, Trait, TraitValue};
 use crate::files::Links;
 use crate::snapshot::Environment;
@@ -70,10 +72,9 @@ pub fn run(args: &ExplainArgs) -> Result<(), Box<dyn Error>> {
             configured(&config, args.environment.as_deref())?
         }
     };
-    let (environment, _) = Environment::compile(&document)
-        .map_err(|error| format!("invalid document: {}: {}", error.path, error.message))?;
-    if let Some(name) = args.feature.as_deref().filter(|name| environment.program().feature(name).is_none()) {
-        return Err(format!("--feature {name:?}: unknown feature").into());
+    let (environment, _) = Environment::compile(&document).map_err(ExplainError::Document)?;
+    if let Some(name) = args.feature.as_ref().filter(|name| environment.program().feature(name).is_none()) {
+        return Err(ExplainError::Feature(name.clone()).into());
     }
     let traits: Vec<Trait<'_>> = traits.iter().map(TraitArg::as_trait).collect();
     let identity = args.identifier.as_deref().map(|identifier| Identity { identifier, traits: &traits });
@@ -83,8 +84,8 @@ pub fn run(args: &ExplainArgs) -> Result<(), Box<dyn Error>> {
         identity.as_ref(),
         args.feature.as_deref(),
     )
-    .map_err(|error| format!("{}: {}", error.path, error.message))?;
-    let mut out = std::io::stdout();
+    .map_err(ExplainError::Document)?;
+    let mut out = io::stdout();
     // A reader that closes the pipe early, such as `head`, does not fail the command.
     let _ = if args.json {
         writeln!(out, "{}", escape_lines(&serde_json::to_string_pretty(&found)?))
@@ -94,11 +95,11 @@ pub fn run(args: &ExplainArgs) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn parse_trait(text: &str) -> Result<TraitArg<'_>, String> {
+fn parse_trait(text: &str) -> Result<TraitArg<'_>, ExplainError> {
     let (key, text) = text
         .split_once('=')
         .filter(|(key, _)| !key.is_empty())
-        .ok_or_else(|| format!("--trait {text:?}: expected KEY=VALUE, such as plan=pro"))?;
+        .ok_or_else(|| ExplainError::Trait(text.to_owned()))?;
     let json = serde_json::from_str(text).ok().filter(|value: &Json| !value.is_array() && !value.is_object());
     Ok(TraitArg { key, text, json })
 }
@@ -121,13 +122,9 @@ impl TraitArg<'_> {
     }
 }
 
-fn lines(errors: &[SettingError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
 /// The document of a configured or discovered environment.
-fn configured(config: &Config, key: Option<&str>) -> Result<Vec<u8>, String> {
-    let upstream = Upstream::new(config).map_err(|errors| lines(&errors))?;
+fn configured(config: &Config, key: Option<&str>) -> Result<Vec<u8>, ExplainError> {
+    let upstream = Upstream::new(config).map_err(ExplainError::Settings)?;
     let mut environments = config.environments.clone();
     if config.proxy_key.is_some() {
         environments.extend(discovered(config, &upstream)?);
@@ -138,19 +135,16 @@ fn configured(config: &Config, key: Option<&str>) -> Result<Vec<u8>, String> {
 fn select<'e>(
     environments: &'e [EnvironmentConfig],
     key: Option<&str>,
-) -> Result<&'e EnvironmentConfig, String> {
-    let known = |separator: &str| {
-        let keys: Vec<&str> = environments.iter().map(|one| one.client_side_key.as_str()).collect();
-        keys.join(separator)
-    };
+) -> Result<&'e EnvironmentConfig, SelectionError> {
+    let keys = || environments.iter().map(|one| one.client_side_key.clone()).collect();
     match (key, environments) {
         (None, [only]) => Ok(only),
-        (None, []) => Err("no environment is configured: use --document FILE, or --config PATH".to_owned()),
-        (None, _) => Err(format!("several environments are configured: use --environment {}", known(" or "))),
-        (Some(key), environments) => environments.iter().find(|one| is_named(one, key)).ok_or_else(|| {
-            let shown = if key.starts_with("ser.") { "ser...." } else { key };
-            format!("--environment {shown:?}: unknown environment, expected one of {}", known(", "))
-        }),
+        (None, []) => Err(SelectionError::None),
+        (None, _) => Err(SelectionError::Several { keys: keys() }),
+        (Some(key), environments) => environments
+            .iter()
+            .find(|one| is_named(one, key))
+            .ok_or_else(|| SelectionError::Unknown { named: key.to_owned(), keys: keys() }),
     }
 }
 
@@ -158,20 +152,20 @@ fn document(
     config: &Config,
     upstream: &Upstream,
     environment: &EnvironmentConfig,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, ExplainError> {
     if let Some(path) = &environment.document_path {
         return files::read(path, Links::Follow, config.api_document_bytes_max as u64)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()));
+            .map_err(|error| ExplainError::File { path: path.clone(), error });
     }
-    let mut failure = "the environment has no server-side key".to_owned();
+    let mut failure = FetchFailure::NoKey;
     for key in environment.server_side_keys() {
         match upstream.document(key.expose(), None, None) {
             Ok(DocumentResponse::New(fetched)) => return Ok(fetched.document),
-            Ok(DocumentResponse::Same(_)) => failure = "upstream has no document".to_owned(),
-            Err(error) => failure = error.message,
+            Ok(DocumentResponse::Same(_)) => failure = FetchFailure::NoDocument,
+            Err(error) => failure = FetchFailure::Poll(error),
         }
     }
-    last_good(config, &environment.client_side_key, &failure)
+    last_good(config, &environment.client_side_key, failure)
 }
 
 /// By any of its keys, client-side or server-side.
@@ -180,9 +174,10 @@ fn is_named(environment: &EnvironmentConfig, key: &str) -> bool {
 }
 
 /// The environments that upstream lists, each with a server-side key that is valid now.
-fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentConfig>, String> {
+fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentConfig>, ExplainError> {
     let found = upstream.discover().map(|(found, _)| found).or_else(|error| {
-        parse_discovered(&last_good(config, STORED_AS, &error.message)?).map_err(|error| error.message)
+        parse_discovered(&last_good(config, STORED_AS, FetchFailure::Poll(error))?)
+            .map_err(|error| ExplainError::Fetch(FetchFailure::Poll(error)))
     })?;
     let now = SystemTime::now();
     let checked = check_pairs(found, &KnownKeys::configured(&config.environments), now);
@@ -198,24 +193,31 @@ fn discovered(config: &Config, upstream: &Upstream) -> Result<Vec<EnvironmentCon
 }
 
 /// The file of this name in `cache_dir`, as a fallback for `failure`; else the failure.
-fn last_good(config: &Config, name: &str, failure: &str) -> Result<Vec<u8>, String> {
-    let stored = match &config.cache_dir {
-        Some(folder) => storage::load(folder, name).map_err(|damaged| format!("{failure}\n{damaged}"))?,
-        None => None,
+fn last_good(config: &Config, name: &str, failure: FetchFailure) -> Result<Vec<u8>, ExplainError> {
+    let stored = match config.cache_dir.as_ref().map(|folder| storage::load(folder, name)) {
+        Some(Ok(Some(stored))) => stored,
+        Some(Err(error)) => return Err(ExplainError::Fallback(failure, error)),
+        Some(Ok(None)) | None => return Err(ExplainError::Fetch(failure)),
     };
-    let stored = stored.ok_or_else(|| failure.to_owned())?;
     let at = timestamp::rfc3339(stored.saved_at);
-    let failure = escape_lines(failure);
+    let failure = failure.to_string();
+    let failure = escape_lines(&failure);
     eprintln!("edge-proxy: {failure}\nedge-proxy: using the document that cache_dir has from {at}");
     Ok(stored.document)
 }
 
 /// Reads the file of `--document`. It may be a pipe, such as `<(curl ...)` of a shell.
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let fail = |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", path.display());
+fn read(path: &Path) -> Result<Vec<u8>, ExplainError> {
     let bytes_max = limits::DOCUMENT_BYTES_MAX;
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| fail(&error))?;
-    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(|error| fail(&error))?;
-    if bytes.len() > bytes_max { Err(fail(&format!("larger than {bytes_max} bytes"))) } else { Ok(bytes) }
+    let read = || {
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path)?;
+        file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+        if bytes.len() > bytes_max {
+            let error = format!("larger than {bytes_max} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, error));
+        }
+        Ok(bytes)
+    };
+    read().map_err(|error| ExplainError::File { path: path.to_owned(), error })
 }
