@@ -18,7 +18,6 @@ use crate::limits::COUNTED_ENVIRONMENTS_MAX;
 pub use crate::metrics::counter::{Counter, SharedCounter};
 pub use crate::metrics::histogram::Histogram;
 pub use crate::metrics::http2::Http2Metrics;
-use crate::snapshot::DocumentSource;
 
 /// Metrics of threads other than the supervisor and the reactors.
 #[derive(Debug, Default)]
@@ -202,14 +201,10 @@ pub struct SupervisorMetrics {
     pub discovery_pairs_rejected: Counter,
 }
 
-/// The metrics of one environment. Times are `None` before the first such event.
+/// The metrics of one environment, beside its slot in the published snapshot. Times are `None` before the
+/// first such event.
 #[derive(Clone, Debug, Default)]
 pub struct EnvironmentMetrics {
-    pub name: String,
-    /// Source of the served document; `None` without a document.
-    pub source: Option<DocumentSource>,
-    pub last_success: Option<SystemTime>,
-    pub document_updated_at: Option<SystemTime>,
     pub polls_changed: u64,
     pub polls_unchanged: u64,
     pub polls_failed: u64,
@@ -218,13 +213,8 @@ pub struct EnvironmentMetrics {
     pub propagation: Option<Duration>,
     pub compile: Duration,
     pub document_bytes: u64,
-    pub features: u64,
-    pub segments: u64,
-    pub identity_overrides: u64,
     /// Conditions that can never match because their operand is invalid.
     pub refused_conditions: u64,
-    /// One line, without secrets; `None` if the last poll succeeded.
-    pub last_error: Option<String>,
     /// When the first of the consecutive failed polls was.
     pub failing_since: Option<SystemTime>,
     /// Consecutive failed polls.
@@ -259,7 +249,7 @@ impl Metrics {
         self.environments.lock().unwrap_or_else(PoisonError::into_inner).remove(client_side_key);
     }
 
-    /// A copy of all environments' metrics, by client-side key.
+    /// A copy of the metrics of each environment that was polled or has an event stream, by client-side key.
     pub fn environments(&self) -> BTreeMap<String, EnvironmentMetrics> {
         self.environments.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

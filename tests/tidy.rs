@@ -55,7 +55,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("tls", &["config", "files", "limits"]),
     // Data plane.
     ("http", &["limits", "timestamp", "work"]),
-    ("metrics", &["events", "http", "limits", "snapshot"]),
+    ("metrics", &["events", "http", "limits"]),
     ("channel", &["config", "counts", "events", "limits", "snapshot"]),
     ("identity", &["engine", "http", "json", "limits", "python", "work"]),
     (

@@ -2,7 +2,6 @@
 use std::collections::BTreeMap;
 
 use crate::admin::exposition::ExpositionText;
-use crate::admin::labels::environment_labels;
 use crate::admin::process::reactor_cpu_seconds;
 use crate::admin::view::View;
 use crate::http::Sdk;
@@ -15,14 +14,9 @@ const OTHER: &str = "other";
 pub fn environment_answers(view: &View) -> Vec<(String, [u64; 5])> {
     let reactors = &view.metrics.reactors;
     let sum = |number: Option<u64>| add(reactors.iter().map(|reactor| reactor.environment_answers(number)));
-    let numbers = view.environment_numbers();
-    let environments = view.metrics.environments();
-    let keys: Vec<String> = environments.keys().cloned().collect();
-    let labels = environment_labels(environments).into_iter().map(|(label, _)| label);
-    let own = keys.iter().zip(labels).filter_map(|(key, label)| {
-        let number = numbers.get(key).filter(|number| is_counted_separately(**number))?;
-        Some((label, sum(Some(*number))))
-    });
+    let environments = view.environments().into_iter();
+    let counted = environments.filter(|environment| is_counted_separately(environment.slot.number));
+    let own = counted.map(|environment| (environment.label, sum(Some(environment.slot.number))));
     own.chain(std::iter::once((OTHER.to_owned(), sum(None)))).collect()
 }
 

@@ -3,22 +3,22 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::Secret;
-use crate::metrics::EnvironmentMetrics;
 use crate::snapshot::DocumentSource;
 
-/// Keys truncated to a prefix. If several have the same prefix, all but the first get a number, because
-/// labels must be unique.
-pub fn environment_labels(
-    environments: BTreeMap<String, EnvironmentMetrics>,
-) -> Vec<(String, EnvironmentMetrics)> {
-    let mut uses: BTreeMap<String, usize> = BTreeMap::new();
-    let label = |key: String| {
-        let cut = Secret::new(key).to_string();
-        let count = uses.entry(cut.clone()).and_modify(|count| *count += 1).or_insert(1);
+/// Client-side keys truncated to a prefix. If several have the same prefix, all but the first get a number,
+/// because labels must be unique.
+#[derive(Debug, Default)]
+pub struct EnvironmentLabels {
+    uses: BTreeMap<String, usize>,
+}
+
+impl EnvironmentLabels {
+    /// The label of the next key.
+    pub fn label(&mut self, client_side_key: &str) -> String {
+        let cut = Secret::new(client_side_key).to_string();
+        let count = self.uses.entry(cut.clone()).and_modify(|count| *count += 1).or_insert(1);
         if *count == 1 { cut } else { format!("{cut}#{count}") }
-    };
-    let labels: Vec<String> = environments.keys().cloned().map(label).collect();
-    labels.into_iter().zip(environments.into_values()).collect()
+    }
 }
 
 /// The name of a document's source; `none` without a document.

@@ -5,6 +5,7 @@
 //! runs on separate threads and only reads, so that a request here costs the reactors nothing. No route
 //! returns flags, changes anything or shows a complete key. Each connection is closed after one response.
 mod answers;
+mod environments;
 mod exposition;
 mod history;
 mod host;
@@ -180,9 +181,9 @@ fn reject_host(head: &[u8], view: &View) -> Option<Response> {
 
 /// As on the main port, but with the text of errors.
 fn readiness(view: &View) -> Response {
-    let (_, report) = view.health();
-    let status = if report.reason.is_none() { "200 OK" } else { "503 Service Unavailable" };
-    (status, "application/json", report.body)
+    let (body, reason) = view.health();
+    let status = if reason.is_none() { "200 OK" } else { "503 Service Unavailable" };
+    (status, "application/json", body)
 }
 
 /// The response to a request head.

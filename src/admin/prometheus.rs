@@ -6,15 +6,102 @@
 use std::fmt::Display;
 use std::time::SystemTime;
 
-use crate::admin::answers;
 use crate::admin::exposition::ExpositionText;
-use crate::admin::labels::{age_seconds, environment_labels, source_name, unix_seconds};
+use crate::admin::labels::unix_seconds;
 use crate::admin::process::Process;
 use crate::admin::view::View;
+use crate::admin::{answers, environments};
 use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::http::h2::frame::ErrorCode;
 use crate::http::route::Route;
-use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
+use crate::metrics::{Histogram, Metrics, ReactorMetrics};
+
+/// A family whose one sample is a sum over all reactors: name, kind, help and number.
+type ReactorSum = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
+
+/// Connections, bytes, and the limits that requests met.
+const TRAFFIC: &[ReactorSum] = &[
+    ("http_received_bytes_total", "counter", "Bytes read from clients.", |r| r.bytes_read.value()),
+    ("http_sent_bytes_total", "counter", "Bytes written to clients.", |r| r.bytes_written.value()),
+    ("connections_opened_total", "counter", "Connections accepted.", |r| r.connections_opened.value()),
+    (
+        "connections_refused_total",
+        "counter",
+        "Connections closed on accept because server.connections_max was reached.",
+        |r| r.connections_refused.value(),
+    ),
+    (
+        "connections_cut_total",
+        "counter",
+        "Connections closed because the client did not read its response within server.timeout_write.",
+        |r| r.write_timeouts.value(),
+    ),
+    (
+        "connections_shed_total",
+        "counter",
+        "Connections closed because the buffers of waiting connections exceeded their memory limit.",
+        |r| r.connections_evicted.value(),
+    ),
+    ("errors_truncated_total", "counter", "422 responses that list only the first 100 errors.", |r| {
+        r.errors_truncated.value()
+    }),
+    ("accept_pauses_total", "counter", "Pauses of the accept loop, mostly at the descriptor limit.", |r| {
+        r.accept_pauses.value()
+    }),
+    ("connections_open", "gauge", "Connections open now.", ReactorMetrics::connections_open),
+    (
+        "jsonpath_budget_exceeded_total",
+        "counter",
+        "Requests whose JSONPath evaluation exceeded its step budget; the conditions affected did not match.",
+        |r| r.jsonpath_exceeded.value(),
+    ),
+    (
+        "regex_budget_exceeded_total",
+        "counter",
+        "Requests whose regular expressions exceeded their step budget; the conditions affected did not match.",
+        |r| r.patterns_exceeded.value(),
+    ),
+    (
+        "flag_cycle_budget_exceeded_total",
+        "counter",
+        "Requests whose cycles of flags exceeded their step budget; flags not resolved by then were treated as in a cycle.",
+        |r| r.flag_cycles_exceeded.value(),
+    ),
+    (
+        "bulk_refused_total",
+        "counter",
+        "Bulk requests rejected because evaluating their identities exceeded the budget.",
+        |r| r.bulk_refused.value(),
+    ),
+    (
+        "access_records_dropped_total",
+        "counter",
+        "Access log records dropped because their queue was full.",
+        |r| r.access_dropped.value(),
+    ),
+];
+
+/// The caches of compressed results.
+const RESULT_CACHES: &[ReactorSum] = &[
+    (
+        "result_cache_hits_total",
+        "counter",
+        "Answers with gzip whose flags were taken from the cache of compressed results.",
+        |r| r.result_cache_hits.value(),
+    ),
+    (
+        "result_cache_misses_total",
+        "counter",
+        "Answers with gzip whose flags were compressed for the request.",
+        |r| r.result_cache_misses.value(),
+    ),
+    ("result_cache_evicted_total", "counter", "Results removed from the cache because it was full.", |r| {
+        r.result_cache_evicted.value()
+    }),
+    ("result_cache_bytes", "gauge", "Memory of the caches of compressed results.", |r| {
+        r.result_cache_bytes.value()
+    }),
+];
 
 /// The body of `/metrics`.
 pub fn render(view: &View) -> String {
@@ -25,15 +112,15 @@ pub fn render(view: &View) -> String {
     requests(&mut text, metrics);
     answers::export(&mut text, view);
     durations(&mut text, metrics);
-    traffic(&mut text, metrics);
-    result_caches(&mut text, metrics);
+    sums(&mut text, metrics, TRAFFIC);
+    sums(&mut text, metrics, RESULT_CACHES);
     http2(&mut text, metrics);
     reactors(&mut text, metrics);
     answers::export_reactor_cpu(&mut text, metrics);
     supervisor(&mut text, metrics);
     events(&mut text, metrics);
     background(&mut text, metrics);
-    environments(&mut text, metrics);
+    environments::export(&mut text, view);
     text.single(
         "log_records_dropped_total",
         "counter",
@@ -105,101 +192,7 @@ fn durations(text: &mut ExpositionText, metrics: &Metrics) {
     text.sample(&format!("{NAME}_count"), &[], below);
 }
 
-fn traffic(text: &mut ExpositionText, metrics: &Metrics) {
-    type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
-    let rows: [Row; 14] = [
-        ("http_received_bytes_total", "counter", "Bytes read from clients.", |r| r.bytes_read.value()),
-        ("http_sent_bytes_total", "counter", "Bytes written to clients.", |r| r.bytes_written.value()),
-        ("connections_opened_total", "counter", "Connections accepted.", |r| r.connections_opened.value()),
-        (
-            "connections_refused_total",
-            "counter",
-            "Connections closed on accept because server.connections_max was reached.",
-            |r| r.connections_refused.value(),
-        ),
-        (
-            "connections_cut_total",
-            "counter",
-            "Connections closed because the client did not read its response within server.timeout_write.",
-            |r| r.write_timeouts.value(),
-        ),
-        (
-            "connections_shed_total",
-            "counter",
-            "Connections closed because the buffers of waiting connections exceeded their memory limit.",
-            |r| r.connections_evicted.value(),
-        ),
-        ("errors_truncated_total", "counter", "422 responses that list only the first 100 errors.", |r| {
-            r.errors_truncated.value()
-        }),
-        (
-            "accept_pauses_total",
-            "counter",
-            "Pauses of the accept loop, mostly at the descriptor limit.",
-            |r| r.accept_pauses.value(),
-        ),
-        ("connections_open", "gauge", "Connections open now.", ReactorMetrics::connections_open),
-        (
-            "jsonpath_budget_exceeded_total",
-            "counter",
-            "Requests whose JSONPath evaluation exceeded its step budget; the conditions affected did not match.",
-            |r| r.jsonpath_exceeded.value(),
-        ),
-        (
-            "regex_budget_exceeded_total",
-            "counter",
-            "Requests whose regular expressions exceeded their step budget; the conditions affected did not match.",
-            |r| r.patterns_exceeded.value(),
-        ),
-        (
-            "flag_cycle_budget_exceeded_total",
-            "counter",
-            "Requests whose cycles of flags exceeded their step budget; flags not resolved by then were treated as in a cycle.",
-            |r| r.flag_cycles_exceeded.value(),
-        ),
-        (
-            "bulk_refused_total",
-            "counter",
-            "Bulk requests rejected because evaluating their identities exceeded the budget.",
-            |r| r.bulk_refused.value(),
-        ),
-        (
-            "access_records_dropped_total",
-            "counter",
-            "Access log records dropped because their queue was full.",
-            |r| r.access_dropped.value(),
-        ),
-    ];
-    for (name, kind, help, number) in rows {
-        text.single(name, kind, help, sum(metrics, number));
-    }
-}
-
-fn result_caches(text: &mut ExpositionText, metrics: &Metrics) {
-    type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
-    let rows: [Row; 4] = [
-        (
-            "result_cache_hits_total",
-            "counter",
-            "Answers with gzip whose flags were taken from the cache of compressed results.",
-            |r| r.result_cache_hits.value(),
-        ),
-        (
-            "result_cache_misses_total",
-            "counter",
-            "Answers with gzip whose flags were compressed for the request.",
-            |r| r.result_cache_misses.value(),
-        ),
-        (
-            "result_cache_evicted_total",
-            "counter",
-            "Results removed from the cache because it was full.",
-            |r| r.result_cache_evicted.value(),
-        ),
-        ("result_cache_bytes", "gauge", "Memory of the caches of compressed results.", |r| {
-            r.result_cache_bytes.value()
-        }),
-    ];
+fn sums(text: &mut ExpositionText, metrics: &Metrics, rows: &[ReactorSum]) {
     for (name, kind, help, number) in rows {
         text.single(name, kind, help, sum(metrics, number));
     }
@@ -411,68 +404,6 @@ fn background(text: &mut ExpositionText, metrics: &Metrics) {
         "Key pairs of the last discovery response that were rejected.",
         supervisor.discovery_pairs_rejected.value(),
     );
-}
-
-fn environments(text: &mut ExpositionText, metrics: &Metrics) {
-    type Row = (&'static str, &'static str, fn(&EnvironmentMetrics) -> Option<f64>);
-    let environments = environment_labels(metrics.environments());
-    text.family("environment_info", "gauge", "Source of each environment's document.");
-    for (label, environment) in &environments {
-        let source = source_name(environment.source);
-        let labels: [(&str, &dyn Display); 3] =
-            [("environment", label), ("name", &environment.name), ("source", &source)];
-        text.sample("environment_info", &labels, 1);
-    }
-    text.family("environment_polls_total", "counter", "Fetches of each environment, by result.");
-    for (label, environment) in &environments {
-        let results = [
-            ("changed", environment.polls_changed),
-            ("unchanged", environment.polls_unchanged),
-            ("failed", environment.polls_failed),
-        ];
-        for (result, count) in results {
-            text.sample("environment_polls_total", &[("environment", label), ("result", &result)], count);
-        }
-    }
-    let rows: [Row; 12] = [
-        ("document_age_seconds", "Time since the document was changed, by its updated_at.", |e| {
-            e.document_updated_at.and_then(age_seconds)
-        }),
-        ("document_timestamp_seconds", "When the served document was changed, by its updated_at.", |e| {
-            e.document_updated_at.map(unix_seconds)
-        }),
-        ("last_success_timestamp_seconds", "When a fetch last succeeded.", |e| {
-            e.last_success.map(unix_seconds)
-        }),
-        ("poll_duration_seconds", "Duration of the last fetch.", |e| Some(e.last_poll.as_secs_f64())),
-        (
-            "propagation_seconds",
-            "Time from the document's updated_at until it was served, for the last change.",
-            |e| e.propagation.map(|delay| delay.as_secs_f64()),
-        ),
-        ("compile_seconds", "Time to compile the served document.", |e| Some(e.compile.as_secs_f64())),
-        ("document_bytes", "Size of the served document.", |e| Some(e.document_bytes as f64)),
-        ("features", "Features in the served document.", |e| Some(e.features as f64)),
-        ("segments", "Segments in the served document.", |e| Some(e.segments as f64)),
-        ("identity_overrides", "Identity overrides in the served document.", |e| {
-            Some(e.identity_overrides as f64)
-        }),
-        ("refused_conditions", "Conditions that can never match because their operand is invalid.", |e| {
-            Some(e.refused_conditions as f64)
-        }),
-        ("realtime_connected", "1 while upstream's event stream is connected.", |e| {
-            Some(f64::from(u8::from(e.realtime_connected)))
-        }),
-    ];
-    for (name, help, number) in rows {
-        let name = format!("environment_{name}");
-        text.family(&name, "gauge", help);
-        for (label, environment) in &environments {
-            if let Some(value) = number(environment) {
-                text.sample(&name, &[("environment", label)], value);
-            }
-        }
-    }
 }
 
 fn process(text: &mut ExpositionText, metrics: &Metrics) {

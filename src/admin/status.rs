@@ -7,12 +7,13 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::admin::answers::{classes, environment_answers, sdk_answers};
-use crate::admin::labels::{environment_labels, source_name, unix_seconds};
+use crate::admin::labels::{source_name, unix_seconds};
 use crate::admin::process::{Process, reactor_cpu_seconds};
-use crate::admin::view::View;
+use crate::admin::view::{EnvironmentView, View};
 use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::http::Sdk;
-use crate::metrics::{EnvironmentMetrics, Histogram, Metrics, ReactorMetrics};
+use crate::metrics::{Histogram, Metrics, ReactorMetrics};
+use crate::snapshot::Environment;
 use crate::version;
 
 /// The body of `/status.json`.
@@ -25,17 +26,13 @@ pub fn render(view: &View) -> String {
     let reactors: Vec<Value> =
         metrics.reactors.iter().zip(cpu).enumerate().map(|(i, (r, cpu))| reactor(i, r, cpu)).collect();
     let answers: HashMap<String, [u64; 5]> = environment_answers(view).into_iter().collect();
-    let (snapshot, health) = view.health();
-    let slots = snapshot.slots.iter().map(|slot| &*slot.client_side_key);
-    let states: HashMap<&str, &str> = slots.zip(health.states).collect();
-    let environments = metrics.environments();
-    let states: Vec<_> = environments.keys().map(|key| states.get(key.as_str()).copied()).collect();
-    let environments: Vec<Value> = environment_labels(environments)
+    let (not_ready_reason, _) = view.readiness();
+    let environments: Vec<Value> = view
+        .environments()
         .iter()
-        .zip(states)
-        .map(|((label, environment), state)| {
-            let mut described = describe_environment(label, environment, state);
-            described["answers"] = json!(answers.get(label).map(|counts| classes(*counts)));
+        .map(|environment| {
+            let mut described = describe_environment(environment);
+            described["answers"] = json!(answers.get(&environment.label).map(|counts| classes(*counts)));
             described
         })
         .collect();
@@ -65,8 +62,8 @@ pub fn render(view: &View) -> String {
             "max_fds": process.max_fds,
             "threads": process.threads,
         },
-        "ready": health.reason.is_none(),
-        "not_ready_reason": health.reason,
+        "ready": not_ready_reason.is_none(),
+        "not_ready_reason": not_ready_reason,
         "reactors": reactors,
         "duration_upper_seconds": uppers,
         "requests": requests(&metrics.reactors),
@@ -154,29 +151,31 @@ fn requests(reactors: &[std::sync::Arc<ReactorMetrics>]) -> BTreeMap<&'static st
     routes
 }
 
-fn describe_environment(label: &str, environment: &EnvironmentMetrics, state: Option<&str>) -> Value {
+fn describe_environment(environment: &EnvironmentView) -> Value {
+    let EnvironmentView { label, state, slot, metrics } = environment;
+    let sizes = slot.environment().map(Environment::sizes);
     json!({
         "state": state,
         "client_side_key": label,
-        "name": environment.name,
-        "source": source_name(environment.source),
-        "last_success": environment.last_success.map(unix_seconds),
-        "document_updated_at": environment.document_updated_at.map(unix_seconds),
-        "polls_changed": environment.polls_changed,
-        "polls_unchanged": environment.polls_unchanged,
-        "polls_failed": environment.polls_failed,
-        "last_poll_seconds": environment.last_poll.as_secs_f64(),
-        "propagation_seconds": environment.propagation.map(|delay| delay.as_secs_f64()),
-        "compile_seconds": environment.compile.as_secs_f64(),
-        "document_bytes": environment.document_bytes,
-        "features": environment.features,
-        "segments": environment.segments,
-        "identity_overrides": environment.identity_overrides,
-        "refused_conditions": environment.refused_conditions,
-        "realtime_connected": environment.realtime_connected,
-        "last_error": environment.last_error,
-        "failing_since": environment.failing_since.map(unix_seconds),
-        "failures": environment.failures,
-        "next_poll": environment.next_poll.map(unix_seconds),
+        "name": sizes.map_or("", |sizes| &sizes.name),
+        "source": source_name(slot.document.as_ref().map(|document| document.source)),
+        "last_success": slot.freshness.last_success().map(unix_seconds),
+        "document_updated_at": environment.document_updated_at().map(unix_seconds),
+        "polls_changed": metrics.polls_changed,
+        "polls_unchanged": metrics.polls_unchanged,
+        "polls_failed": metrics.polls_failed,
+        "last_poll_seconds": metrics.last_poll.as_secs_f64(),
+        "propagation_seconds": metrics.propagation.map(|delay| delay.as_secs_f64()),
+        "compile_seconds": metrics.compile.as_secs_f64(),
+        "document_bytes": metrics.document_bytes,
+        "features": sizes.map_or(0, |sizes| sizes.features),
+        "segments": sizes.map_or(0, |sizes| sizes.segments),
+        "identity_overrides": sizes.map_or(0, |sizes| sizes.identity_overrides),
+        "refused_conditions": metrics.refused_conditions,
+        "realtime_connected": metrics.realtime_connected,
+        "last_error": slot.last_error.as_ref().map(|error| &*error.text),
+        "failing_since": metrics.failing_since.map(unix_seconds),
+        "failures": metrics.failures,
+        "next_poll": metrics.next_poll.map(unix_seconds),
     })
 }

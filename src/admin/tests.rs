@@ -5,7 +5,7 @@ use crate::http::Sdk;
 use crate::http::route::Route;
 use crate::log::Log;
 use crate::metrics::Metrics;
-use crate::snapshot::{DocumentSource, Slot, Snapshot};
+use crate::snapshot::{DocumentSource, Environment, PublishedDocument, Slot, Snapshot};
 
 fn view() -> View {
     view_and_publisher().0
@@ -25,6 +25,25 @@ fn view_and_publisher() -> (View, Publisher) {
     let config = Arc::new(config::load(&inputs).expect("valid defaults").0);
     let publisher = Publisher::new(config);
     (View::new(Arc::new(Metrics::new(&[0, 1])), log, publisher.newest()), publisher)
+}
+
+/// Publishes an environment for each key and number, with the demo's document under another name.
+fn publish(publisher: &mut Publisher, environments: &[(&str, u64)]) {
+    let mut document: serde_json::Value =
+        serde_json::from_str(include_str!("../demo/environment.json")).expect("JSON");
+    document["name"] = "a \"name\" with\nall \\ of it".into();
+    let (environment, _) = Environment::compile(document.to_string().into_bytes()).expect("a valid document");
+    let document = PublishedDocument::first(Arc::new(environment), DocumentSource::File);
+    let slot = |(key, number): &(&str, u64)| Slot {
+        client_side_key: (*key).into(),
+        document: Some(document.clone()),
+        freshness: Arc::default(),
+        reported: Arc::default(),
+        last_error: None,
+        number: *number,
+    };
+    let snapshot = Snapshot::new(1, environments.iter().map(slot).collect(), []);
+    publisher.send(&ReactorMessage::Publish(Arc::new(snapshot)));
 }
 
 fn get(path: &str, view: &View) -> String {
@@ -56,13 +75,8 @@ fn sums_counters_of_all_reactors() {
 
 #[test]
 fn samples_are_unique_and_grouped_by_family() {
-    let view = view();
-    for key in ["same-beginning-1", "same-beginning-2", "other-key-3"] {
-        view.metrics.environment(key, |environment| {
-            environment.name = "a \"name\" with\nall \\ of it".to_owned();
-            environment.last_success = Some(std::time::SystemTime::now());
-        });
-    }
+    let (view, mut publisher) = view_and_publisher();
+    publish(&mut publisher, &[("same-beginning-1", 1), ("same-beginning-2", 2), ("other-key-3", 3)]);
     let text = get("/metrics", &view);
     assert!(!text.contains("beginning"), "keys are truncated: {text}");
     let (_, body) = text.split_once("\r\n\r\n").expect("a body");
@@ -82,16 +96,18 @@ fn samples_are_unique_and_grouped_by_family() {
 
 #[test]
 fn status_is_json_with_the_newest_errors_last() {
-    let view = view();
+    let (view, mut publisher) = view_and_publisher();
     view.log.event(Level::Info, "not_an_error", &[]);
     view.log.event(Level::Error, "poll_failed", &[("error", &"it broke")]);
     view.log.flush();
-    view.metrics.environment("a-client-side-key", |environment| environment.features = 7);
+    publish(&mut publisher, &[("a-client-side-key", 1)]);
+    view.metrics.environment("a-client-side-key", |environment| environment.polls_changed = 7);
     let text = get("/status.json", &view);
     let (_, body) = text.split_once("\r\n\r\n").expect("a body");
     let status: serde_json::Value = serde_json::from_str(body).expect("JSON");
     assert_eq!(status["reactors"].as_array().map(Vec::len), Some(2));
-    assert_eq!(status["environments"][0]["features"], 7);
+    assert_eq!(status["environments"][0]["polls_changed"], 7);
+    assert_eq!(status["environments"][0]["source"], "file");
     assert_eq!(status["environments"][0]["client_side_key"], "a-clie...");
     let errors = status["errors"].as_array().expect("a list");
     assert_eq!(errors.len(), 1);
@@ -131,22 +147,7 @@ fn page_loads_nothing_from_other_hosts() {
 #[test]
 fn answers_are_by_environment_and_sdk() {
     let (view, mut publisher) = view_and_publisher();
-    for key in ["first-environment", "second-environment"] {
-        view.metrics.environment(key, |environment| environment.name = key.to_owned());
-    }
-    let slots =
-        [("first-environment", 1), ("second-environment", 2), ("third", u64::MAX)].map(|(key, number)| {
-            Slot {
-                client_side_key: key.into(),
-                environment: None,
-                source: DocumentSource::File,
-                freshness: Arc::default(),
-                last_error: None,
-                number,
-            }
-        });
-    let snapshot = Snapshot::new(1, slots.into(), []);
-    publisher.send(&ReactorMessage::Publish(Arc::new(snapshot)));
+    publish(&mut publisher, &[("first-environment", 1), ("second-environment", 2), ("third", u64::MAX)]);
     let [one, two] = &view.metrics.reactors[..] else { panic!("two reactors") };
     one.answered_for(1, Sdk::Python, 200);
     two.answered_for(1, Sdk::Python, 200);

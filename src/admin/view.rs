@@ -1,15 +1,15 @@
 //! What the admin listener and the readiness log read: metrics, the log, and what was published last.
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::admin::history::History;
+use crate::admin::labels::EnvironmentLabels;
 use crate::channel::Newest;
-use crate::handlers::readiness::{self, HealthReport, ReadinessRules};
+use crate::handlers::readiness::{self, ReadinessRules};
 use crate::limits::FAILURE_REMINDER;
 use crate::log::Log;
-use crate::metrics::Metrics;
-use crate::snapshot::Snapshot;
+use crate::metrics::{EnvironmentMetrics, Metrics};
+use crate::snapshot::Slot;
 
 #[derive(Clone, Debug)]
 pub struct View {
@@ -19,6 +19,24 @@ pub struct View {
     newest: Newest,
     /// When a rejected `Host` was last logged.
     host_logged: Arc<Mutex<Option<Instant>>>,
+}
+
+/// One environment: what is published of it, and how its polls went.
+#[derive(Debug)]
+pub(super) struct EnvironmentView {
+    pub label: String,
+    /// Fresh, stale, cache or missing.
+    pub state: &'static str,
+    pub slot: Slot,
+    pub metrics: EnvironmentMetrics,
+}
+
+impl EnvironmentView {
+    /// When its document was changed, by `updated_at`.
+    pub fn document_updated_at(&self) -> Option<SystemTime> {
+        let seconds = self.slot.document.as_ref()?.updated_at?;
+        UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+    }
 }
 
 impl View {
@@ -32,10 +50,21 @@ impl View {
         self.history.clone()
     }
 
-    /// Numbers of environments, by client-side key.
-    pub(super) fn environment_numbers(&self) -> HashMap<String, u64> {
-        let slots = &self.newest.get().snapshot;
-        slots.slots.iter().map(|slot| (slot.client_side_key.to_string(), slot.number)).collect()
+    /// The environments that are published, in the order of their client-side keys.
+    pub(super) fn environments(&self) -> Vec<EnvironmentView> {
+        let published = self.newest.get();
+        let states = readiness::states(&published.config, &published.snapshot);
+        let mut slots: Vec<(&Slot, &'static str)> = published.snapshot.slots.iter().zip(states).collect();
+        slots.sort_by(|(one, _), (other, _)| one.client_side_key.cmp(&other.client_side_key));
+        let mut metrics = self.metrics.environments();
+        let mut labels = EnvironmentLabels::default();
+        let views = slots.into_iter().map(|(slot, state)| EnvironmentView {
+            label: labels.label(&slot.client_side_key),
+            state,
+            slot: slot.clone(),
+            metrics: metrics.remove(&*slot.client_side_key).unwrap_or_default(),
+        });
+        views.collect()
     }
 
     /// The names that `Host` may have, of the current configuration.
@@ -51,11 +80,10 @@ impl View {
         (reason, published.snapshot.draining)
     }
 
-    /// The current snapshot and its readiness.
-    pub(super) fn health(&self) -> (Arc<Snapshot>, HealthReport) {
+    /// The body of the readiness response, and why the proxy is not ready.
+    pub(super) fn health(&self) -> (String, Option<&'static str>) {
         let published = self.newest.get();
-        let report = readiness::report(&published.config, &published.snapshot);
-        (published.snapshot, report)
+        readiness::report(&published.config, &published.snapshot)
     }
 
     /// Whether a rejected `Host` may be logged: at most once in `limits::FAILURE_REMINDER`, because clients

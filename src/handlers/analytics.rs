@@ -112,7 +112,7 @@ fn count(value: PyValue<'_>) -> Option<u64> {
 /// Whether the environment has the feature. Without a document any name of valid length is accepted, because
 /// Flagsmith skips unknown features itself.
 fn is_known(slot: &Slot, feature: &str) -> bool {
-    match slot.environment.as_deref() {
+    match slot.environment() {
         Some(environment) => environment.flag(Role::Server, feature).is_some(),
         None => feature.chars().nth(limits::FEATURE_NAME_CHARS_MAX).is_none(),
     }
@@ -134,6 +134,6 @@ fn tally<'a>(slot: &Slot, fields: &Fields<'_>, counts: &'a mut Counts) -> Tally<
         sdk_user_agent: text(fields.sdk_user_agent),
     };
     counts.evaluations.bounded.labels_cut += cut;
-    let names = if slot.environment.is_some() { Names::Known } else { Names::Unknown };
+    let names = if slot.document.is_some() { Names::Known } else { Names::Unknown };
     counts.evaluations.tally(&slot.client_side_key, &labels, names)
 }

@@ -28,7 +28,8 @@ pub fn post<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError
         let message = format!("data has {count} identities, at most {BULK_IDENTITIES_MAX} are answered");
         return Err(ApiError::BadRequest(message.into()));
     }
-    let (environment, role) = exchange.open()?;
+    let (document, role) = exchange.open()?;
+    let environment = &*document.environment;
     let Scratch { evaluation, body, .. } = &mut *exchange.scratch;
     body.clear();
     body.push(b'[');
@@ -51,7 +52,7 @@ pub fn post<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError
         }
     }
     body.push(b']');
-    exchange.add_document_headers(environment, PRIVATE_NO_CACHE);
+    exchange.add_document_headers(document, PRIVATE_NO_CACHE);
     exchange.send_scratch_body(Status(200));
     Ok(())
 }

@@ -6,6 +6,6 @@ use crate::handlers::errors::ApiError;
 use crate::handlers::exchange::{Exchange, PRIVATE_NO_CACHE};
 
 pub fn get<'a>(exchange: &mut Exchange<'a>) -> Result<(), ApiError<'a>> {
-    let environment = exchange.open_as_server()?;
-    exchange.send_ready(environment, environment.document(), PRIVATE_NO_CACHE)
+    let document = exchange.open_as_server()?;
+    exchange.send_ready(document, document.environment.document(), PRIVATE_NO_CACHE)
 }

@@ -18,7 +18,7 @@ use crate::http::{Body, ContentType, Fields, Request, ResponseContext, ResponseW
 use crate::identity::IdentityError;
 use crate::limits::COMPRESS_BYTES_MIN;
 use crate::snapshot::environment::ReadyBody;
-use crate::snapshot::{Environment, Slot, Snapshot};
+use crate::snapshot::{PublishedDocument, Slot, Snapshot};
 
 /// Caches may store the response but must revalidate it: a flag may change at any second.
 pub const NO_CACHE: &[u8] = b"cache-control: no-cache\r\n";
@@ -67,30 +67,30 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The environment and the role of the request's key.
-    pub fn open(&mut self) -> Result<(&'a Environment, Role), AccessError<'a>> {
+    /// The document and the role of the request's key.
+    pub fn open(&mut self) -> Result<(&'a PublishedDocument, Role), AccessError<'a>> {
         let key = self.fields.environment_key.ok_or(AccessError::KeyMissing)?;
         let access = self.snapshot.access_at(key, self.now).ok_or_else(|| self.unknown_key(key))?;
         let slot = self.snapshot.slots.get(access.slot).ok_or_else(|| self.unknown_key(key))?;
         self.outcome.slot = Some(access.slot);
         self.outcome.role = Some(access.role);
-        let environment = slot.environment.as_deref().ok_or(AccessError::NoDocument)?;
-        Ok((environment, access.role))
+        let document = slot.document.as_ref().ok_or(AccessError::NoDocument)?;
+        Ok((document, access.role))
     }
 
     /// As [`open`](Self::open) for server-side keys only: a client-side key is treated like an unknown
     /// one (differences.md 1).
-    pub fn open_as_server(&mut self) -> Result<&'a Environment, AccessError<'a>> {
+    pub fn open_as_server(&mut self) -> Result<&'a PublishedDocument, AccessError<'a>> {
         let opened = self.open();
         match (self.outcome.role, self.fields.environment_key) {
             (Some(Role::Client), Some(key)) => Err(AccessError::KeyUnknown(key)),
-            _ => opened.map(|(environment, _)| environment),
+            _ => opened.map(|(document, _)| document),
         }
     }
 
     /// As [`open`](Self::open), with the key in any of the fields that OFREP clients use:
     /// `X-Environment-Key`, `X-API-Key` or a bearer token.
-    pub fn open_with_any_key(&mut self) -> Result<(&'a Environment, Role), AccessError<'a>> {
+    pub fn open_with_any_key(&mut self) -> Result<(&'a PublishedDocument, Role), AccessError<'a>> {
         let bearer = self.fields.authorization.and_then(|value| {
             let (scheme, token) = value.split_at_checked(7)?;
             scheme.eq_ignore_ascii_case(b"bearer ").then_some(token.trim_ascii())
@@ -141,11 +141,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// Adds the headers of a response made from an environment's document: `Vary`, `Cache-Control` and dates.
-    pub fn add_document_headers(&mut self, environment: &Environment, cache_control: &[u8]) {
+    pub fn add_document_headers(&mut self, document: &PublishedDocument, cache_control: &[u8]) {
         self.vary_by_key();
         let Scratch { headers, date_headers, .. } = &mut *self.scratch;
         headers.extend_from_slice(cache_control);
-        date_headers.append(environment.updated_at(), headers);
+        date_headers.append(document.updated_at, headers);
     }
 
     /// Sends the response, with the headers added so far.
@@ -192,15 +192,15 @@ impl<'a> Exchange<'a> {
     /// Sends a body that was rendered in advance, or 304 if the client has it.
     pub fn send_ready(
         &mut self,
-        environment: &Environment,
+        document: &PublishedDocument,
         ready: &ReadyBody,
         cache_control: &[u8],
     ) -> Result<(), ApiError<'a>> {
         let gzip = ready.gzip.as_ref().filter(|_| self.accepts_gzip());
-        self.add_document_headers(environment, cache_control);
+        self.add_document_headers(document, cache_control);
         let etag = EntityTag::new(&ready.etag, gzip.is_some());
         etag.append(&mut self.scratch.headers);
-        if self.is_not_modified(Some(etag), environment.own_time())? {
+        if self.is_not_modified(Some(etag), document.last_modified)? {
             return Ok(());
         }
         if gzip.is_some() {
@@ -212,9 +212,9 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends a part of a rendered body, which has dates but no entity tag, or 304 if the client has it.
-    pub fn send_dated(&mut self, environment: &Environment, body: &[u8]) -> Result<(), ApiError<'a>> {
-        self.add_document_headers(environment, NO_CACHE);
-        if !self.is_not_modified(None, environment.own_time())? {
+    pub fn send_part(&mut self, document: &PublishedDocument, body: &[u8]) -> Result<(), ApiError<'a>> {
+        self.add_document_headers(document, NO_CACHE);
+        if !self.is_not_modified(None, document.last_modified)? {
             self.send_compressible(Status(200), body);
         }
         Ok(())
@@ -224,9 +224,9 @@ impl<'a> Exchange<'a> {
     pub fn is_not_modified(
         &mut self,
         etag: Option<EntityTag<'_>>,
-        own_time: Option<f64>,
+        last_modified: Option<f64>,
     ) -> Result<bool, ApiError<'a>> {
-        match validators::evaluate(&self.fields, etag, own_time) {
+        match validators::evaluate(&self.fields, etag, last_modified) {
             Precondition::Send => Ok(false),
             Precondition::NotModified => {
                 self.send(Status(304), None, Body::Empty);

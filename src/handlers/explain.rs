@@ -27,7 +27,7 @@ fn respond<'a>(
     identity: &Identity<'_>,
     feature: Option<Cow<'a, str>>,
 ) -> Result<(), ApiError<'a>> {
-    let environment = exchange.open_as_server()?;
+    let environment = &*exchange.open_as_server()?.environment;
     let program = environment.program();
     if let Some(feature) = feature.as_ref().filter(|name| program.feature(name).is_none()) {
         exchange.vary();

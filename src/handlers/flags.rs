@@ -7,16 +7,16 @@ use crate::identity::query;
 
 /// Sends all flags, or the one named by `?feature=`.
 pub fn get<'a>(exchange: &mut Exchange<'a>, query: &'a [u8]) -> Result<(), ApiError<'a>> {
-    let (environment, role) = exchange.open()?;
+    let (document, role) = exchange.open()?;
     let feature = query::parameter(query, "feature").filter(|feature| !feature.is_empty());
     let Some(feature) = feature else {
-        return exchange.send_ready(environment, environment.flags(role), NO_CACHE);
+        return exchange.send_ready(document, document.environment.flags(role), NO_CACHE);
     };
-    let Some(flag) = environment.flag(role, &feature) else {
+    let Some(flag) = document.environment.flag(role, &feature) else {
         // Caches may store a 404 without these headers, and reuse it for other keys.
         exchange.vary_by_key();
         exchange.add_headers(NO_CACHE);
         return Err(ApiError::FeatureNotFound(feature));
     };
-    exchange.send_dated(environment, flag)
+    exchange.send_part(document, flag)
 }

@@ -65,8 +65,9 @@ fn respond<'a>(
     parsed: &ParsedIdentity<'_>,
     selection: Selection<'_>,
 ) -> Result<(), ApiError<'a>> {
-    let (environment, role) = exchange.open()?;
-    exchange.add_document_headers(environment, PRIVATE_NO_CACHE);
+    let (document, role) = exchange.open()?;
+    let environment = &*document.environment;
+    exchange.add_document_headers(document, PRIVATE_NO_CACHE);
     if !exchange.accepts_gzip() {
         exchange.send_with(Status(200), |evaluation, out| {
             evaluate_into(environment, role, parsed, selection, evaluation, out);

@@ -47,7 +47,8 @@ const TARGETING_KEY_LENGTH: ContextError =
 
 /// `POST /ofrep/v1/evaluate/flags/{key}`.
 pub fn evaluate_one<'a>(exchange: &mut Exchange<'a>, flag: &[u8], body: &[u8]) -> Result<(), ApiError<'a>> {
-    let (environment, role) = exchange.open_with_any_key()?;
+    let (document, role) = exchange.open_with_any_key()?;
+    let environment = &*document.environment;
     let flag = String::from_utf8_lossy(flag);
     let evaluation = &mut exchange.scratch.evaluation;
     let mut result = Vec::new();
@@ -70,7 +71,8 @@ pub fn evaluate_one<'a>(exchange: &mut Exchange<'a>, flag: &[u8], body: &[u8]) -
 
 /// `POST /ofrep/v1/evaluate/flags`.
 pub fn evaluate_all<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError<'a>> {
-    let (environment, role) = exchange.open_with_any_key()?;
+    let (document, role) = exchange.open_with_any_key()?;
+    let environment = &*document.environment;
     let settings = exchange.settings;
     let accepts_gzip = exchange.accepts_gzip();
     let slot = exchange.outcome.slot.unwrap_or_default();

@@ -58,11 +58,11 @@ impl ReadinessRules {
     }
 
     fn state(&self, slot: &Slot, age_max: Option<Duration>) -> EnvironmentHealth {
-        match (&slot.environment, slot.source) {
-            (None, _) => EnvironmentHealth::Missing,
-            (Some(_), DocumentSource::File | DocumentSource::Embedded) => EnvironmentHealth::Fresh,
-            (Some(_), DocumentSource::Cache) => EnvironmentHealth::Cache,
-            (Some(_), DocumentSource::Upstream) => match (slot.freshness.age(), age_max) {
+        match slot.document.as_ref().map(|document| document.source) {
+            None => EnvironmentHealth::Missing,
+            Some(DocumentSource::File | DocumentSource::Embedded) => EnvironmentHealth::Fresh,
+            Some(DocumentSource::Cache) => EnvironmentHealth::Cache,
+            Some(DocumentSource::Upstream) => match (slot.freshness.age(), age_max) {
                 (Some(age), Some(age_max)) if age > age_max => EnvironmentHealth::Stale,
                 (None, _) => EnvironmentHealth::Missing,
                 _ => EnvironmentHealth::Fresh,
@@ -97,26 +97,20 @@ impl ReadinessRules {
     }
 }
 
-/// The readiness of the process, for the admin listener.
-#[derive(Debug)]
-pub struct HealthReport {
-    /// The body of the readiness response.
-    pub body: String,
-    /// Why the proxy is not ready, or `None` if it is.
-    pub reason: Option<&'static str>,
-    /// The state of each slot of the snapshot: fresh, stale, cache or missing.
-    pub states: Vec<&'static str>,
+/// The state of each slot of the snapshot: fresh, stale, cache or missing.
+pub fn states(config: &Config, snapshot: &Snapshot) -> Vec<&'static str> {
+    let rules = ReadinessRules::new(config);
+    let age_max = rules.staleness.age_max(snapshot.slots.len());
+    snapshot.slots.iter().map(|slot| rules.state(slot, age_max).name()).collect()
 }
 
-/// Applies the rules of a configuration to a snapshot.
-pub fn report(config: &Config, snapshot: &Snapshot) -> HealthReport {
+/// The body of the readiness response of the admin listener, and why the proxy is not ready; `None` if it is.
+pub fn report(config: &Config, snapshot: &Snapshot) -> (String, Option<&'static str>) {
     let rules = ReadinessRules::new(config);
     let reason = rules.reason(snapshot);
     let mut body = Vec::new();
     write(&rules, snapshot, reason, Audience::Operator, &mut body);
-    let age_max = rules.staleness.age_max(snapshot.slots.len());
-    let states = snapshot.slots.iter().map(|slot| rules.state(slot, age_max).name()).collect();
-    HealthReport { body: String::from_utf8_lossy(&body).into_owned(), reason, states }
+    (String::from_utf8_lossy(&body).into_owned(), reason)
 }
 
 /// Appends the body of a readiness response.
@@ -157,11 +151,13 @@ fn write_slot(slot: &Slot, state: EnvironmentHealth, audience: Audience, out: &m
     out.extend_from_slice(b",\"state\":");
     write::string(state.name(), out);
     out.extend_from_slice(b",\"source\":");
-    write::string(slot.source.name(), out);
+    // Until there is a document: upstream.
+    let source = slot.document.as_ref().map_or(DocumentSource::Upstream, |document| document.source);
+    write::string(source.name(), out);
     out.extend_from_slice(b",\"last_successful_update\":");
     write_time(slot.freshness.last_success(), out);
     out.extend_from_slice(b",\"document_updated_at\":");
-    let seconds = slot.environment.as_ref().and_then(|environment| environment.updated_at());
+    let seconds = slot.document.as_ref().and_then(|document| document.updated_at);
     let seconds = seconds.filter(|seconds| (0.0..YEAR_10000_SECONDS as f64).contains(seconds));
     write_time(seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs_f64(seconds)), out);
     out.extend_from_slice(b",\"last_error\":");

@@ -10,7 +10,7 @@ use slab::Slab;
 
 use crate::engine::program::Role;
 use crate::limits::RESULT_CACHE_BYTES_MAX;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Slot, Snapshot};
 
 /// Results of which a tag is stored.
 const TAGS: usize = 1024;
@@ -182,7 +182,7 @@ impl<T> ResultCache<T> {
     pub fn retain(&mut self, snapshot: &Snapshot) {
         let is_stale = |entry: &CachedResult<T>| {
             let slot = snapshot.slots.get(entry.slot);
-            let environment = slot.and_then(|slot| slot.environment.as_deref());
+            let environment = slot.and_then(Slot::environment);
             environment.is_none_or(|environment| environment.id() != entry.environment)
         };
         let entries = self.entries.iter();

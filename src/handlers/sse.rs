@@ -75,9 +75,9 @@ impl StreamSubscription {
     pub fn catch_up(&mut self, snapshot: &Snapshot, out: &mut Vec<u8>) -> bool {
         let access = snapshot.access(&self.key);
         let slot = access.and_then(|access| snapshot.slots.get(access.slot));
-        let Some(environment) = slot.and_then(|slot| slot.environment.as_deref()) else { return false };
-        let updated_at = environment.updated_at().filter(|time| time.is_finite());
-        let edition = (self.protocol == StreamProtocol::Ofrep).then(|| environment.edition());
+        let Some(document) = slot.and_then(|slot| slot.document.as_ref()) else { return false };
+        let updated_at = document.updated_at.filter(|time| time.is_finite());
+        let edition = (self.protocol == StreamProtocol::Ofrep).then_some(document.edition);
         let now = LastEvent { updated_at, edition };
         if self.last_event == Some(now) || (updated_at, edition) == (None, None) {
             return false;

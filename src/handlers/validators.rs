@@ -86,32 +86,38 @@ pub enum Precondition {
     Failed,
 }
 
-/// Evaluates the preconditions of a request in the order of RFC 9110 13.2.2. `own_time` is `None` if another
-/// version of the document may have the same time, and `etag` if the body has no tag.
-pub fn evaluate(fields: &Fields<'_>, etag: Option<EntityTag<'_>>, own_time: Option<f64>) -> Precondition {
-    if fields.has_precondition && !is_met(fields, etag, own_time) {
+/// Evaluates the preconditions of a request in the order of RFC 9110 13.2.2. `last_modified` is `None` if
+/// another version of the document may have the same time, and `etag` if the body has no tag.
+pub fn evaluate(
+    fields: &Fields<'_>,
+    etag: Option<EntityTag<'_>>,
+    last_modified: Option<f64>,
+) -> Precondition {
+    if fields.has_precondition && !is_met(fields, etag, last_modified) {
         return Precondition::Failed;
     }
     let is_not_modified = match fields.if_none_match {
         Some(tags) => matches(tags, etag, EtagComparison::Weak),
-        None => fields.if_modified_since.is_some_and(|since| is_unchanged(since, own_time) == Some(true)),
+        None => {
+            fields.if_modified_since.is_some_and(|since| is_unchanged(since, last_modified) == Some(true))
+        }
     };
     if is_not_modified { Precondition::NotModified } else { Precondition::Send }
 }
 
 /// `If-Match`, or without it `If-Unmodified-Since`.
-fn is_met(fields: &Fields<'_>, etag: Option<EntityTag<'_>>, own_time: Option<f64>) -> bool {
+fn is_met(fields: &Fields<'_>, etag: Option<EntityTag<'_>>, last_modified: Option<f64>) -> bool {
     match (fields.if_match, fields.if_unmodified_since) {
         (Some(tags), _) => matches(tags, etag, EtagComparison::Strong),
-        (None, Some(since)) => is_unchanged(since, own_time) != Some(false),
+        (None, Some(since)) => is_unchanged(since, last_modified) != Some(false),
         (None, None) => true,
     }
 }
 
 /// Whether nothing changed after this date. `None` if one of the times is unknown (RFC 9110 13.1.3).
-fn is_unchanged(since: &[u8], own_time: Option<f64>) -> Option<bool> {
+fn is_unchanged(since: &[u8], last_modified: Option<f64>) -> Option<bool> {
     let since = httpdate::parse_http_date(std::str::from_utf8(since).ok()?).ok()?;
-    Some(SystemTime::from(own_time.and_then(timestamp::http_date)?) <= since)
+    Some(SystemTime::from(last_modified.and_then(timestamp::http_date)?) <= since)
 }
 
 /// How entity tags are compared (RFC 9110 8.8.3.2).

@@ -235,9 +235,9 @@ impl Reactor {
         self.metrics.flag_cycles_exceeded.add(u64::from(exceeded.flag_cycles));
         self.metrics.bulk_refused.add(u64::from(exceeded.bulk));
         let Some(slot) = outcome.slot.and_then(|slot| snapshot.slots.get(slot)) else { return };
-        let Some(environment) = &slot.environment else { return };
+        let Some(environment) = slot.environment() else { return };
         let key: &dyn Display = &slot.client_side_key;
-        let reported = environment.reported();
+        let reported = &slot.reported;
         if exceeded.jsonpath && !reported.jsonpath.swap(true, Ordering::Relaxed) {
             let property = handler.cut_property(environment).unwrap_or_default();
             let fields: [(&str, &dyn Display); 3] =

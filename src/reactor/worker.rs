@@ -151,7 +151,7 @@ impl Worker<'_> {
         };
         let lacks_documents = || {
             let lease = self.reactor.worker_state.lease.borrow();
-            lease.as_ref().is_none_or(|lease| lease.slots.iter().any(|slot| slot.environment.is_none()))
+            lease.as_ref().is_none_or(|lease| lease.slots.iter().any(|slot| slot.document.is_none()))
         };
         let is_in_time = || began.elapsed() < TAKE_OVER_TIMEOUT;
         while is_taking_over() && lacks_documents() && !self.reactor.is_draining() && is_in_time() {

@@ -5,7 +5,7 @@
 pub mod environment;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
@@ -42,6 +42,56 @@ impl DocumentSource {
             Self::Embedded => "embedded",
         }
     }
+}
+
+/// A document in the order of its environment's publications. `updated_at` does not give that order:
+/// overrides may change without it, and so may a second edit within one second (compatibility.md 4.1).
+#[derive(Clone, Debug)]
+pub struct PublishedDocument {
+    pub environment: Arc<Environment>,
+    pub source: DocumentSource,
+    /// In seconds since the epoch: `updated_at` of the document, or when its file was edited if that is
+    /// later.
+    pub updated_at: Option<f64>,
+    /// `updated_at`, if no earlier document has the same second or a later one: a strong `Last-Modified`
+    /// (RFC 9110 8.8.2.2).
+    pub last_modified: Option<f64>,
+    /// The number of earlier documents. It identifies the document within its environment.
+    pub edition: u64,
+    /// The latest `updated_at` of all earlier documents.
+    earlier: Option<f64>,
+}
+
+impl PublishedDocument {
+    /// The first document of an environment.
+    pub fn first(environment: Arc<Environment>, source: DocumentSource) -> Self {
+        let updated_at = environment.updated_at();
+        Self { environment, source, updated_at, last_modified: updated_at, edition: 0, earlier: None }
+    }
+
+    /// The document that follows this one. `edited_at` is when its file was edited: the authors of files
+    /// rarely maintain `updated_at`.
+    pub fn next(
+        &self,
+        environment: Arc<Environment>,
+        source: DocumentSource,
+        edited_at: Option<f64>,
+    ) -> Self {
+        let latest = |times: [Option<f64>; 2]| times.into_iter().flatten().reduce(f64::max);
+        let earlier = latest([self.updated_at, self.earlier]);
+        let updated_at = latest([environment.updated_at(), edited_at]);
+        let is_later = |time: &f64| earlier.is_none_or(|earlier| time.floor() > earlier.floor());
+        let last_modified = updated_at.filter(is_later);
+        Self { environment, source, updated_at, last_modified, edition: self.edition + 1, earlier }
+    }
+}
+
+/// Whether it was already logged that a request exceeded its budget, for each kind of step.
+#[derive(Debug, Default)]
+pub struct ReportedOnce {
+    pub jsonpath: AtomicBool,
+    pub patterns: AtomicBool,
+    pub flag_cycles: AtomicBool,
 }
 
 /// When an environment was last confirmed by its source. The supervisor and all snapshots share it, so a poll
@@ -116,12 +166,20 @@ pub struct LastError {
 pub struct Slot {
     pub client_side_key: Box<str>,
     /// `None` until the first valid document: requests are answered 502.
-    pub environment: Option<Arc<Environment>>,
-    pub source: DocumentSource,
+    pub document: Option<PublishedDocument>,
     pub freshness: Arc<Freshness>,
+    /// Shared with all snapshots, so that each kind is logged once per environment.
+    pub reported: Arc<ReportedOnce>,
     pub last_error: Option<LastError>,
     /// Of the environment, counted from 1 and never reused: metrics have a row for each of the first ones.
     pub number: u64,
+}
+
+impl Slot {
+    /// The compiled document, if there is one.
+    pub fn environment(&self) -> Option<&Environment> {
+        self.document.as_ref().map(|document| &*document.environment)
+    }
 }
 
 /// All environments at one instant.
@@ -161,6 +219,34 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn environment(updated_at: f64) -> Arc<Environment> {
+        let second = format!("\"2026-01-15T10:30:{updated_at:09.6}Z\"");
+        let text = include_str!("../demo/environment.json");
+        let mut document: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        document["updated_at"] = serde_json::from_str(&second).expect("a string");
+        let text = document.to_string().into_bytes();
+        Arc::new(Environment::compile(text).expect("a valid document").0)
+    }
+
+    /// A date has whole seconds: it cannot distinguish two edits within one second.
+    #[test]
+    fn last_modified_is_only_of_a_document_whose_second_is_later_than_all_before() {
+        let first = PublishedDocument::first(environment(10.25), DocumentSource::Upstream);
+        let at = |second: f64| first.environment.updated_at().map(|time| time - 10.25 + second);
+        assert_eq!((first.updated_at, first.last_modified, first.edition), (at(10.25), at(10.25), 0));
+        let next = |before: &PublishedDocument, second: f64, edited_at| {
+            before.next(environment(second), DocumentSource::File, edited_at)
+        };
+        let same_second = next(&first, 10.75, None);
+        assert_eq!((same_second.updated_at, same_second.last_modified), (at(10.75), None));
+        let older = next(&same_second, 9.0, None);
+        assert_eq!((older.updated_at, older.last_modified, older.edition), (at(9.0), None, 2));
+        assert_eq!(next(&older, 10.5, None).last_modified, None, "the second of the first document");
+        assert_eq!(next(&older, 11.0, None).last_modified, at(11.0));
+        let edited = next(&older, 9.0, at(12.5));
+        assert_eq!((edited.updated_at, edited.last_modified), (at(12.5), at(12.5)));
+    }
 
     #[test]
     fn freshness_ages_by_the_monotonic_clock() {

@@ -8,7 +8,7 @@ use crate::supervisor::action::Action;
 use crate::supervisor::context::EventContext;
 use crate::supervisor::discovery::KnownKeys;
 use crate::supervisor::environment::{Deadlines, PolledEnvironment};
-use crate::supervisor::refresh::{EnvironmentId, LoadedDocument, RefreshResult};
+use crate::supervisor::refresh::{EnvironmentId, LoadError, LoadedDocument, RefreshResult};
 use crate::upstream::{DiscoveredEnvironment, ServerKey};
 
 /// Configured and discovered environments, in the order of the slots of a snapshot.
@@ -86,7 +86,7 @@ impl Environments {
     pub fn loaded(
         &mut self,
         id: EnvironmentId,
-        result: Result<Option<LoadedDocument>, String>,
+        result: Result<Option<LoadedDocument>, LoadError>,
         context: &mut EventContext<'_>,
     ) {
         if let Some(environment) = self.find(id) {

@@ -10,7 +10,7 @@ use crate::counts::Counts;
 use crate::files::FileVersion;
 use crate::forwarding::round::ForwardResult;
 use crate::supervisor::config_file::{LoadedConfig, ReloadError};
-use crate::supervisor::refresh::{EnvironmentId, LoadedDocument, RefreshResult};
+use crate::supervisor::refresh::{EnvironmentId, LoadError, LoadedDocument, RefreshResult};
 use crate::supervisor::signals::Signal;
 use crate::upstream::{DiscoveredEnvironment, PollError};
 
@@ -30,9 +30,9 @@ pub enum Event {
     /// `Ok(None)`: nothing is stored.
     DocumentLoaded {
         id: EnvironmentId,
-        result: Result<Option<LoadedDocument>, String>,
+        result: Result<Option<LoadedDocument>, LoadError>,
     },
-    DiscoveryLoaded(Result<Option<Vec<DiscoveredEnvironment>>, String>),
+    DiscoveryLoaded(Result<Option<Vec<DiscoveredEnvironment>>, LoadError>),
     Refreshed(RefreshResult),
     Discovered(DiscoveryResult),
     /// Counts of one reactor.

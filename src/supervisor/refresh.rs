@@ -3,6 +3,7 @@
 //! One large document is compiled at a time, so that memory and CPU are bounded however many change.
 //! A panic fails only the refresh it happened in.
 use std::borrow::Cow;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -13,7 +14,7 @@ use crate::engine::compile::CompileWarning;
 use crate::files::{self, FileVersion, Links};
 use crate::metrics::EnvironmentMetrics;
 use crate::snapshot::Environment;
-use crate::storage::Store;
+use crate::storage::{StorageError, Store};
 use crate::supervisor::affinity::Affinity;
 use crate::supervisor::pool::{Pool, guarded};
 use crate::upstream::{DocumentResponse, Fetched, PollError, PollErrorKind, Upstream, digest_of};
@@ -62,6 +63,8 @@ pub struct RefreshJob {
 #[derive(Debug)]
 pub struct Compiled {
     pub environment: Arc<Environment>,
+    /// When its file was edited, seconds since the epoch. `None` for the first document of an environment.
+    pub edited_at: Option<f64>,
     pub warnings: Vec<CompileWarning>,
     pub validators: Validators,
     pub digest: [u8; 32],
@@ -83,11 +86,6 @@ impl Compiled {
         metrics.compile = self.took;
         metrics.document_bytes = self.document_bytes as u64;
         metrics.refused_conditions = self.warnings.len() as u64;
-        let sizes = self.environment.sizes();
-        metrics.name = sizes.name.to_string();
-        metrics.features = sizes.features as u64;
-        metrics.segments = sizes.segments as u64;
-        metrics.identity_overrides = sizes.identity_overrides as u64;
     }
 }
 
@@ -117,6 +115,36 @@ pub struct LoadedDocument {
     pub digest: [u8; 32],
     pub bytes: usize,
     pub saved_at: SystemTime,
+}
+
+/// Why a stored document, or a stored list of environments, is not used. Displayed as one line.
+#[derive(Debug)]
+pub enum LoadError {
+    Storage(StorageError),
+    Content(PollError),
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Storage(error) => error.fmt(f),
+            Self::Content(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+impl From<StorageError> for LoadError {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+impl From<PollError> for LoadError {
+    fn from(error: PollError) -> Self {
+        Self::Content(error)
+    }
 }
 
 /// The two threads that compile. Large documents are compiled and freed at a low priority, and small
@@ -155,10 +183,10 @@ impl RefreshJob {
 /// Loads and compiles the stored document of an environment; `None` if there is none.
 ///
 /// # Errors
-/// It is damaged, or not valid: one line.
-pub fn load(store: &Store, client_side_key: &str) -> Result<Option<LoadedDocument>, String> {
-    let Some(kept) = store.load(client_side_key).map_err(|error| error.to_string())? else { return Ok(None) };
-    let (environment, _) = compile(&kept.document).map_err(|error| error.message)?;
+/// It is damaged, or not valid.
+pub fn load(store: &Store, client_side_key: &str) -> Result<Option<LoadedDocument>, LoadError> {
+    let Some(kept) = store.load(client_side_key)? else { return Ok(None) };
+    let (environment, _) = compile(&kept.document)?;
     Ok(Some(LoadedDocument {
         environment: Arc::new(environment),
         validators: kept.validators,
@@ -218,13 +246,11 @@ fn compile_timed(fetched: Fetched, edited_at: Option<f64>, is_stored: bool) -> R
         true => (compile(&fetched.document)?, Some(fetched.document)),
         false => (compile(fetched.document)?, None),
     };
-    let (mut environment, warnings) = compiled;
-    if let Some(edited_at) = edited_at {
-        environment.set_edit_time(edited_at);
-    }
+    let (environment, warnings) = compiled;
     Ok(Compiled {
         took: started.elapsed(),
         environment: Arc::new(environment),
+        edited_at,
         warnings,
         validators: fetched.validators,
         digest: fetched.digest,

@@ -29,7 +29,7 @@ use crate::supervisor::discovery::STORED_AS;
 use crate::supervisor::event::Event;
 use crate::supervisor::pool::{Pool, guarded};
 use crate::supervisor::realtime::{self, UpstreamSubscription};
-use crate::supervisor::refresh::{self, Compilers, EnvironmentId, RefreshJob, RefreshResult};
+use crate::supervisor::refresh::{self, Compilers, EnvironmentId, LoadError, RefreshJob, RefreshResult};
 use crate::supervisor::state::Supervisor;
 use crate::systemd::Notify;
 use crate::tls::Certificates;
@@ -297,9 +297,9 @@ fn no_thread(error: &io::Error) -> PollError {
     PollError::new(PollErrorKind::Internal, format!("failed to start a thread to fetch with: {error}"))
 }
 
-fn load_discovery(store: &Store) -> Result<Option<Vec<DiscoveredEnvironment>>, String> {
-    let Some(kept) = store.load(STORED_AS).map_err(|error| error.to_string())? else { return Ok(None) };
-    parse_discovered(&kept.document).map(Some).map_err(|error| error.message)
+fn load_discovery(store: &Store) -> Result<Option<Vec<DiscoveredEnvironment>>, LoadError> {
+    let Some(kept) = store.load(STORED_AS)? else { return Ok(None) };
+    Ok(Some(parse_discovered(&kept.document)?))
 }
 
 fn send(upstream: &Upstream, batch: &UploadBatch, until: Option<Instant>) -> PostOutcome {

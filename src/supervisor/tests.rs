@@ -83,6 +83,17 @@ impl Script {
     }
 }
 
+/// Without environments, with reactors that run, a delay of 5 s and a grace period of 30 s for shutdown.
+fn running_script() -> Script {
+    let mut config = config(&[]);
+    config.server.shutdown_delay = Duration::from_secs(5);
+    config.server.shutdown_grace = Duration::from_secs(30);
+    let mut script = Script::new(config);
+    script.at(0.0, Event::Started);
+    script.at(0.0, RUNNING);
+    script
+}
+
 fn describe(action: &Action) -> String {
     match action {
         Action::Log { event, fields, .. } => {
@@ -96,7 +107,7 @@ fn describe(action: &Action) -> String {
         }
         Action::Send(ReactorMessage::Publish(snapshot)) => {
             let slots = snapshot.slots.iter().map(|slot| {
-                let document = if slot.environment.is_some() { "document" } else { "empty" };
+                let document = if slot.document.is_some() { "document" } else { "empty" };
                 let error = slot.last_error.as_ref().map_or("ok", |error| error.kind);
                 format!(" {} {document} {error}", slot.client_side_key)
             });
@@ -117,6 +128,7 @@ fn document(client_side_key: &str) -> Polled {
     let (environment, warnings) = compile(text.as_bytes()).expect("a valid document");
     Polled::New(Box::new(Compiled {
         environment: Arc::new(environment),
+        edited_at: None,
         warnings,
         validators: Validators::default(),
         digest: digest_of(text.as_bytes()),
@@ -229,12 +241,7 @@ fn a_reload_removes_an_environment_with_its_stream_and_its_metrics() {
 
 #[test]
 fn a_shutdown_drains_uploads_and_exits() {
-    let mut config = config(&[]);
-    config.server.shutdown_delay = Duration::from_secs(5);
-    config.server.shutdown_grace = Duration::from_secs(30);
-    let mut script = Script::new(config);
-    script.at(0.0, Event::Started);
-    script.at(0.0, RUNNING);
+    let mut script = running_script();
     let stopping = script.at(1.0, Event::Signal(Signal::Stop));
     assert_eq!(stopping, ["log stopping delay_seconds=5", "NotifyStopping", "publish 2 draining"]);
     assert_eq!(script.at(5.9, RUNNING), [""; 0]);
@@ -250,12 +257,7 @@ fn a_shutdown_drains_uploads_and_exits() {
 /// Each further signal says what it ends, and ends it.
 #[test]
 fn a_further_signal_skips_the_wait_of_its_phase() {
-    let mut config = config(&[]);
-    config.server.shutdown_delay = Duration::from_secs(5);
-    config.server.shutdown_grace = Duration::from_secs(30);
-    let mut script = Script::new(config);
-    script.at(0.0, Event::Started);
-    script.at(0.0, RUNNING);
+    let mut script = running_script();
     script.at(1.0, Event::Signal(Signal::Stop));
     let second = script.at(1.1, Event::Signal(Signal::Stop));
     assert_eq!(second.len(), 1, "{second:?}");

@@ -8,15 +8,15 @@ use edge_proxy::config;
 use edge_proxy::config::Inputs;
 use edge_proxy::engine::program::Role;
 use edge_proxy::handlers::HandlerSettings;
-use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, Slot, Snapshot};
+use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, PublishedDocument, Slot, Snapshot};
 
 /// A snapshot that serves this environment to `server_key`.
 pub fn snapshot(client_key: &str, server_key: &str, environment: Environment) -> Snapshot {
     let slot = Slot {
         client_side_key: client_key.into(),
-        environment: Some(Arc::new(environment)),
-        source: DocumentSource::File,
+        document: Some(PublishedDocument::first(Arc::new(environment), DocumentSource::File)),
         freshness: Arc::default(),
+        reported: Arc::default(),
         last_error: None,
         number: 1,
     };

@@ -5,7 +5,7 @@
 //! later.
 use std::borrow::Cow;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -47,12 +47,6 @@ pub struct Environment {
     id: u64,
     client_side_key: Box<str>,
     updated_at: Option<f64>,
-    /// `updated_at`, unless an earlier document has the same second or a later one.
-    own_time: Option<f64>,
-    /// The latest `updated_at` of all earlier documents.
-    earlier: Option<f64>,
-    /// The number of earlier documents.
-    edition: u64,
     allow_client_traits: bool,
     hide_sensitive_data: bool,
     hashes_unlike_core: bool,
@@ -61,15 +55,6 @@ pub struct Environment {
     document: ReadyBody,
     program: Program,
     sizes: Sizes,
-    reported: ReportedOnce,
-}
-
-/// Whether it was already logged that a request exceeded its budget, for each kind of step.
-#[derive(Debug, Default)]
-pub struct ReportedOnce {
-    pub jsonpath: AtomicBool,
-    pub patterns: AtomicBool,
-    pub flag_cycles: AtomicBool,
 }
 
 /// Sizes of the document, for metrics and logs.
@@ -113,9 +98,6 @@ impl Environment {
             id: COMPILED.fetch_add(1, Ordering::Relaxed),
             client_side_key: read.api_key.as_deref().unwrap_or_default().into(),
             updated_at: read.updated_at,
-            own_time: read.updated_at,
-            earlier: None,
-            edition: 0,
             allow_client_traits: read.allow_client_traits,
             hide_sensitive_data: read.hide_sensitive_data,
             hashes_unlike_core: !read.uses_composite_key && program.hashes_identities(),
@@ -133,12 +115,11 @@ impl Environment {
                 ReadyBody::new(canonical.into_bytes(), etag)
             },
             program,
-            reported: ReportedOnce::default(),
         };
         Ok((environment, warnings))
     }
 
-    /// Identifies the compiled document within the process, across environments and editions.
+    /// Identifies the compiled document within the process, across environments.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -151,38 +132,6 @@ impl Environment {
     /// `updated_at` of the document, in seconds since the epoch.
     pub fn updated_at(&self) -> Option<f64> {
         self.updated_at
-    }
-
-    /// Sets `updated_at` to `at`, if that is later. For files, whose authors rarely maintain `updated_at`.
-    pub fn set_edit_time(&mut self, at: f64) {
-        self.updated_at = Some(self.updated_at.map_or(at, |updated_at| updated_at.max(at)));
-        self.own_time = self.updated_at;
-    }
-
-    /// Records the document that this one replaces. `updated_at` need not differ between them: overrides may
-    /// change without it, and so may a second edit within one second (compatibility.md 4.1).
-    pub fn replace(&mut self, before: &Self) {
-        self.edition = before.edition + 1;
-        for (own, other) in [
-            (&self.reported.jsonpath, &before.reported.jsonpath),
-            (&self.reported.patterns, &before.reported.patterns),
-            (&self.reported.flag_cycles, &before.reported.flag_cycles),
-        ] {
-            own.store(other.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-        self.earlier = before.updated_at.into_iter().chain(before.earlier).reduce(f64::max);
-        let is_own = |time: &f64| self.earlier.is_none_or(|earlier| time.floor() > earlier.floor());
-        self.own_time = self.updated_at.filter(is_own);
-    }
-
-    /// `updated_at`, if no earlier document has the same second: a strong `Last-Modified` (RFC 9110 8.8.2.2).
-    pub fn own_time(&self) -> Option<f64> {
-        self.own_time
-    }
-
-    /// The number of earlier documents. It identifies the document within its environment.
-    pub fn edition(&self) -> u64 {
-        self.edition
     }
 
     /// The complete `/flags/` body for the role.
@@ -222,11 +171,6 @@ impl Environment {
     /// Sizes of the document.
     pub fn sizes(&self) -> &Sizes {
         &self.sizes
-    }
-
-    /// Carried over to the next document, so that each is logged once per environment.
-    pub fn reported(&self) -> &ReportedOnce {
-        &self.reported
     }
 
     /// The compiled program, for evaluation.

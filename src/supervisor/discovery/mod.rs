@@ -22,6 +22,7 @@ pub(crate) use crate::supervisor::discovery::pairs::{
     CheckedPairs, KnownKeys, RejectedPair, check as check_pairs,
 };
 use crate::supervisor::event::DiscoveryResult;
+use crate::supervisor::refresh::LoadError;
 use crate::upstream::{DiscoveredEnvironment, PollErrorKind};
 use crate::validators::Validators;
 
@@ -88,7 +89,7 @@ impl Discovery {
     /// Applies the stored response of an earlier process. Returns the environments to serve.
     pub fn loaded(
         &mut self,
-        result: Result<Option<Vec<DiscoveredEnvironment>>, String>,
+        result: Result<Option<Vec<DiscoveredEnvironment>>, LoadError>,
         known: &KnownKeys,
         context: &mut EventContext<'_>,
     ) -> Option<Vec<DiscoveredEnvironment>> {

@@ -1,7 +1,5 @@
 //! The document of an environment that is being served.
-use std::sync::Arc;
-
-use crate::snapshot::{DocumentSource, Environment};
+use crate::snapshot::{DocumentSource, PublishedDocument};
 use crate::supervisor::refresh::LoadedDocument;
 use crate::timestamp;
 use crate::validators::Validators;
@@ -9,8 +7,7 @@ use crate::validators::Validators;
 /// The last valid document.
 #[derive(Debug)]
 pub struct CurrentDocument {
-    pub environment: Arc<Environment>,
-    pub source: DocumentSource,
+    pub published: PublishedDocument,
     pub validators: Validators,
     pub digest: [u8; 32],
     pub bytes: usize,
@@ -18,14 +15,8 @@ pub struct CurrentDocument {
 
 impl CurrentDocument {
     /// A document that was refreshed.
-    pub fn new(
-        environment: Arc<Environment>,
-        source: DocumentSource,
-        validators: Validators,
-        digest: [u8; 32],
-        bytes: usize,
-    ) -> Self {
-        let mut document = Self { environment, source, validators: Validators::default(), digest, bytes };
+    pub fn new(published: PublishedDocument, validators: Validators, digest: [u8; 32], bytes: usize) -> Self {
+        let mut document = Self { published, validators: Validators::default(), digest, bytes };
         document.set_validators(validators);
         document
     }
@@ -33,7 +24,8 @@ impl CurrentDocument {
     /// A document from `cache_dir`.
     pub fn from_storage(stored: LoadedDocument) -> Self {
         let LoadedDocument { environment, validators, digest, bytes, .. } = stored;
-        Self { environment, source: DocumentSource::Cache, validators, digest, bytes }
+        let published = PublishedDocument::first(environment, DocumentSource::Cache);
+        Self { published, validators, digest, bytes }
     }
 
     /// Takes the validators of the last response.
@@ -41,7 +33,7 @@ impl CurrentDocument {
         if validators.last_modified.is_none() {
             // compatibility.md 4.1: upstream reads only whole seconds, in GMT.
             validators.last_modified =
-                self.environment.updated_at().and_then(timestamp::http_date).map(|date| date.to_string());
+                self.published.updated_at.and_then(timestamp::http_date).map(|date| date.to_string());
         }
         self.validators = validators;
     }

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::limits;
+use crate::snapshot::LastError;
 use crate::upstream::PollError;
 
 /// From the first failed poll to the next successful one.
@@ -27,6 +28,11 @@ impl FailureState {
 
     pub fn lasted(&self, now: Instant) -> Duration {
         now.duration_since(self.began)
+    }
+
+    /// What responses and the status page show of it.
+    pub fn last_error(&self) -> LastError {
+        LastError { kind: self.error.kind.name(), text: self.error.message.as_str().into() }
     }
 
     /// Adds a failure. Returns whether its message differs from the last, and whether it is to be logged.

@@ -7,14 +7,13 @@ mod keys;
 mod pending;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::config::{Config, EnvironmentConfig, Level};
 use crate::files::FileVersion;
 use crate::limits;
-use crate::metrics::EnvironmentMetrics;
 use crate::schedule::{Schedule, full_refresh};
-use crate::snapshot::{DocumentSource, Freshness, KeyAccess, LastError, Slot};
+use crate::snapshot::{DocumentSource, Freshness, KeyAccess, PublishedDocument, ReportedOnce, Slot};
 use crate::storage::StoredDocument;
 use crate::supervisor::action::Action;
 use crate::supervisor::context::{EventContext, Now};
@@ -24,7 +23,7 @@ use crate::supervisor::environment::failure::FailureState;
 use crate::supervisor::environment::keys::ServerKeys;
 use crate::supervisor::environment::pending::{Announcements, NextStep};
 use crate::supervisor::refresh::{
-    Compiled, EnvironmentId, LoadedDocument, Polled, RefreshJob, RefreshResult, RefreshSource,
+    Compiled, EnvironmentId, LoadError, LoadedDocument, Polled, RefreshJob, RefreshResult, RefreshSource,
 };
 use crate::upstream::{PollError, PollErrorKind, ServerKey};
 
@@ -37,6 +36,7 @@ pub struct PolledEnvironment {
     schedule: Schedule,
     document: Option<CurrentDocument>,
     freshness: Arc<Freshness>,
+    reported: Arc<ReportedOnce>,
     failure: Option<FailureState>,
     /// The version of the file that was read last.
     file_version: Option<FileVersion>,
@@ -68,6 +68,7 @@ impl PolledEnvironment {
             schedule: Schedule::new(interval, now.instant),
             document: None,
             freshness: Arc::new(Freshness::new(now.instant)),
+            reported: Arc::default(),
             failure: None,
             file_version: None,
             in_flight: false,
@@ -111,7 +112,11 @@ impl PolledEnvironment {
     }
 
     /// Serves a document from `cache_dir` until upstream has responded.
-    pub fn loaded(&mut self, result: Result<Option<LoadedDocument>, String>, context: &mut EventContext<'_>) {
+    pub fn loaded(
+        &mut self,
+        result: Result<Option<LoadedDocument>, LoadError>,
+        context: &mut EventContext<'_>,
+    ) {
         let key = ("client_side_key", &self.config.client_side_key as &dyn std::fmt::Display);
         match result {
             // Upstream was faster.
@@ -160,7 +165,7 @@ impl PolledEnvironment {
     pub fn client_side_key(&self) -> &str {
         match &self.document {
             Some(document) if self.config.client_side_key.is_empty() => {
-                document.environment.client_side_key()
+                document.published.environment.client_side_key()
             }
             _ => &self.config.client_side_key,
         }
@@ -278,7 +283,7 @@ impl PolledEnvironment {
             self.schedule.succeeded(now.instant, now.instant, self.interval_jitter(now));
             self.schedule.interval()
         } else {
-            let source = self.document.as_ref().map(|document| document.source);
+            let source = self.document.as_ref().map(|document| document.published.source);
             let retry = deadlines.retry(source, self.freshness.age_at(now.instant));
             self.schedule.failed(now.instant, retry, error.retry_after, now.jitter_of(self.id))
         };
@@ -323,11 +328,14 @@ impl PolledEnvironment {
         true
     }
 
-    /// The `updated_at` of the document that upstream served.
+    /// The document, if it is from upstream.
+    fn upstream_document(&self) -> Option<&PublishedDocument> {
+        let published = self.document.as_ref().map(|document| &document.published);
+        published.filter(|published| published.source == DocumentSource::Upstream)
+    }
+
     fn upstream_updated_at(&self) -> Option<f64> {
-        let document = self.document.as_ref()?;
-        let is_upstream = document.source == DocumentSource::Upstream;
-        is_upstream.then(|| document.environment.updated_at()).flatten()
+        self.upstream_document()?.updated_at
     }
 
     fn check_announcements(&mut self, context: &mut EventContext<'_>) {
@@ -364,16 +372,10 @@ impl PolledEnvironment {
 
     fn update_metrics(&self, context: &EventContext<'_>) {
         let Now { instant, wall, .. } = context.now;
-        let time = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?);
-        context.metrics.environment(self.client_side_key(), |environment: &mut EnvironmentMetrics| {
-            environment.last_success = self.freshness.last_success();
-            environment.last_error = self.error().map(|error| error.message.clone());
+        context.metrics.environment(self.client_side_key(), |environment| {
             environment.failing_since = self.failure.as_ref().map(|failure| failure.since);
             environment.failures = self.failure.as_ref().map_or(0, |failure| failure.count);
             environment.next_poll = wall.checked_add(self.schedule.due().saturating_duration_since(instant));
-            environment.source = self.document.as_ref().map(|document| document.source);
-            environment.document_updated_at =
-                self.document.as_ref().and_then(|document| document.environment.updated_at()).and_then(time);
         });
     }
 
@@ -381,28 +383,28 @@ impl PolledEnvironment {
     /// now on.
     fn confirm(&mut self) -> bool {
         match &mut self.document {
-            Some(document) if document.source == DocumentSource::Cache => {
-                document.source = DocumentSource::Upstream;
+            Some(document) if document.published.source == DocumentSource::Cache => {
+                document.published.source = DocumentSource::Upstream;
                 true
             }
             _ => false,
         }
     }
 
-    fn replace(&mut self, mut compiled: Compiled, took: Duration, context: &mut EventContext<'_>) {
-        // The new environment is not shared yet.
-        if let (Some(document), Some(new)) = (&self.document, Arc::get_mut(&mut compiled.environment)) {
-            new.replace(&document.environment);
-        }
+    fn replace(&mut self, compiled: Compiled, took: Duration, context: &mut EventContext<'_>) {
         let source = match (&self.config.document_path, self.config.embedded_document) {
             (Some(_), _) => DocumentSource::File,
             (None, Some(_)) => DocumentSource::Embedded,
             (None, None) => DocumentSource::Upstream,
         };
-        let environment = Arc::clone(&compiled.environment);
         let (bytes, digest) = (compiled.document_bytes, compiled.digest);
         self.update_document_metrics(&compiled, context);
-        let new = CurrentDocument::new(environment, source, compiled.validators, digest, bytes);
+        let environment = compiled.environment;
+        let published = match &self.document {
+            Some(before) => before.published.next(environment, source, compiled.edited_at),
+            None => PublishedDocument::first(environment, source),
+        };
+        let new = CurrentDocument::new(published, compiled.validators, digest, bytes);
         if let Some(document) = compiled.document.filter(|_| context.has_storage) {
             let validators = new.validators.clone();
             let kept = StoredDocument { document, validators, digest, saved_at: context.now.wall };
@@ -426,8 +428,7 @@ impl PolledEnvironment {
     }
 
     fn update_document_metrics(&self, compiled: &Compiled, context: &EventContext<'_>) {
-        let live = self.document.as_ref().filter(|document| document.source == DocumentSource::Upstream);
-        let propagation = live.and_then(|_| compiled.age(context.now.wall));
+        let propagation = self.upstream_document().and_then(|_| compiled.age(context.now.wall));
         context.metrics.environment(self.client_side_key(), |environment| {
             compiled.record(environment);
             environment.propagation = propagation.or(environment.propagation);
@@ -437,7 +438,8 @@ impl PolledEnvironment {
     /// Logs once that the document belongs to another key than the configured one, which is allowed.
     fn log_alias(&mut self, context: &mut EventContext<'_>) {
         let Some(document) = &self.document else { return };
-        let (configured, own) = (&self.config.client_side_key, document.environment.client_side_key());
+        let (configured, own) =
+            (&self.config.client_side_key, document.published.environment.client_side_key());
         if !configured.is_empty() && configured != own && !self.is_alias_logged {
             self.is_alias_logged = true;
             context.actions.log(
@@ -482,17 +484,13 @@ impl PolledEnvironment {
     pub fn slot(&self) -> Slot {
         Slot {
             client_side_key: self.client_side_key().into(),
-            environment: self.document.as_ref().map(|document| Arc::clone(&document.environment)),
-            source: self.document.as_ref().map_or(DocumentSource::Upstream, |document| document.source),
+            document: self.document.as_ref().map(|document| document.published.clone()),
             freshness: Arc::clone(&self.freshness),
-            last_error: self.error().map(last_error),
+            reported: Arc::clone(&self.reported),
+            last_error: self.failure.as_ref().map(FailureState::last_error),
             number: self.id,
         }
     }
-}
-
-fn last_error(error: &PollError) -> LastError {
-    LastError { kind: error.kind.name(), text: error.message.as_str().into() }
 }
 
 fn interval(environment: &EnvironmentConfig, settings: &Config) -> Duration {

@@ -12,7 +12,7 @@ use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::http::route::Route;
 use edge_proxy::http::{Coding, Method, Request, ResponseWriter};
 use edge_proxy::limits::BODY_BYTES_MAX;
-use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, Slot, Snapshot};
+use edge_proxy::snapshot::{DocumentSource, Environment, KeyAccess, PublishedDocument, Slot, Snapshot};
 use edge_proxy::work;
 use serde::de::IgnoredAny;
 
@@ -49,11 +49,11 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
     let (environment, _) =
         Environment::compile(document).unwrap_or_else(|error| panic!("{} {}", error.path, error.message));
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    let slot = |key: &str, environment| Slot {
+    let slot = |key: &str, document| Slot {
         client_side_key: key.into(),
-        environment,
-        source: DocumentSource::File,
+        document,
         freshness: Arc::default(),
+        reported: Arc::default(),
         last_error: None,
         number: 1,
     };
@@ -68,7 +68,10 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
         settings: HandlerSettings::new(&config),
         snapshot: Snapshot::new(
             1,
-            vec![slot("k", Some(Arc::new(environment))), slot("n", None)],
+            vec![
+                slot("k", Some(PublishedDocument::first(Arc::new(environment), DocumentSource::File))),
+                slot("n", None),
+            ],
             keys.map(|(key, at, role)| (key.as_bytes().into(), access(at, role))),
         ),
         now,

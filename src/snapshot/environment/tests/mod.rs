@@ -251,9 +251,6 @@ fn shared_engine_cases_pass() {
             sizes: Sizes { name: "".into(), features: 0, segments: 0, identity_overrides: 0 },
             client_side_key: Box::default(),
             updated_at: None,
-            own_time: None,
-            earlier: None,
-            edition: 0,
             allow_client_traits: true,
             hide_sensitive_data: false,
             hashes_unlike_core: false,
@@ -261,7 +258,6 @@ fn shared_engine_cases_pass() {
             server_flags: FlagsBody::new(&Program::default(), Role::Server, &[]),
             document: ReadyBody::default(),
             program,
-            reported: ReportedOnce::default(),
         };
         let identity = &case["context"]["identity"];
         let traits = traits(&identity["traits"]);
