@@ -37,6 +37,8 @@ pub struct EventMetrics {
     pub queued: Counter,
     /// Bytes that they take on disk.
     pub queued_bytes: Counter,
+    /// How many they may take; 0 if events are not accepted.
+    pub queued_bytes_max: Counter,
     /// When the oldest of them was accepted, in Unix seconds; 0 if none waits.
     pub oldest_at: Counter,
     /// Events that upstream accepted.

@@ -341,9 +341,11 @@ fn events(text: &mut ExpositionText, metrics: &Metrics) {
         text.sample("events_refused_total", &[("reason", &refusal.name())], count);
     }
     let age = numbers.oldest_age(SystemTime::now()).as_secs();
-    let rows: [(_, _, _, u64); 5] = [
+    let bytes_max = numbers.queued_bytes_max.value();
+    let rows: [(_, _, _, u64); 6] = [
         ("events_queued", "gauge", "Experiment events waiting to be forwarded.", numbers.queued.value()),
         ("events_queued_bytes", "gauge", "Disk space of these events.", numbers.queued_bytes.value()),
+        ("events_queued_bytes_max", "gauge", "The limit of that; 0 if events are not accepted.", bytes_max),
         ("events_oldest_seconds", "gauge", "Age of the oldest of these events; 0 if none waits.", age),
         ("events_sent_total", "counter", "Experiment events accepted by upstream.", numbers.sent.value()),
         (

@@ -47,6 +47,7 @@ pub fn start(
     metrics: Arc<Metrics>,
     log: Log,
 ) -> io::Result<SharedQueue> {
+    metrics.events.queued_bytes_max.set(config.events.spool_bytes_max);
     let queue = SharedQueue::default();
     let options = SpoolOptions {
         bytes_max: config.events.spool_bytes_max,
