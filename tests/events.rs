@@ -1,5 +1,6 @@
 //! Experiment events: every status, and that none is lost once it was answered 202.
 mod delivery;
+mod http2;
 
 use std::io::Write;
 

@@ -73,6 +73,21 @@ impl AccessRecords {
 }
 
 impl AccessRecord {
+    /// The record with its text, which is in `from`, appended to `text`.
+    pub fn moved(
+        self,
+        from: &AccessText,
+        text: &mut AccessText,
+        status: u16,
+        bytes: usize,
+        duration_us: u64,
+    ) -> Self {
+        let mut moved = |range: &Range<usize>| text.append(|out| out.push_str(from.get(range)));
+        let (path, environment) = (moved(&self.path), moved(&self.environment));
+        let (user_agent, request_id) = (moved(&self.user_agent), moved(&self.request_id));
+        Self { path, environment, user_agent, request_id, status, bytes, duration_us, ..self }
+    }
+
     pub(super) fn into_record(self, text: &AccessText) -> Record {
         let remote_ip = self.remote_ip.map_or_else(|| "unix".to_owned(), |ip| ip.to_canonical().to_string());
         let mut fields = vec![

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{ConfigWarning, Level, LogFormat, Logging, Secret};
 use crate::limits::{ACCESS_RECORDS_MAX, LOG_RECORDS_MAX};
-pub use crate::log::access::{AccessRecord, AccessRecords};
+pub use crate::log::access::{AccessRecord, AccessRecords, AccessText};
 pub use crate::log::access_file::AccessFile;
 use crate::log::record::Record;
 use crate::{terminal, timestamp};

@@ -3,12 +3,12 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, SystemTimeError};
 
 use crate::config::{Config, Secret};
 use crate::http::Request;
 use crate::limits::{ACCESS_BATCH_RECORDS, ACCESS_USER_AGENT_BYTES_MAX};
-use crate::log::{AccessRecord, AccessRecords, Log};
+use crate::log::{AccessRecord, AccessRecords, AccessText, Log};
 
 /// Creates and buffers the access records of one reactor.
 #[derive(Default)]
@@ -25,6 +25,13 @@ pub struct AccessOutcome<'a> {
     pub began: SystemTime,
     /// The client-side key of the environment, if a key was valid.
     pub environment: Option<&'a str>,
+}
+
+/// The access record of a request whose response waits for a result.
+#[derive(Debug)]
+pub struct DeferredAccess {
+    record: AccessRecord,
+    text: AccessText,
 }
 
 impl AccessLog {
@@ -44,29 +51,37 @@ impl AccessLog {
         if !log.takes_accesses() {
             return 0;
         }
-        let took = outcome.began.elapsed().unwrap_or(Duration::ZERO);
+        self.push(log, |text| record(text, remote_ip, request, outcome))
+    }
+
+    fn push(&self, log: &Log, record: impl FnOnce(&mut AccessText) -> AccessRecord) -> u64 {
         let mut records = self.records.borrow_mut();
-        records.push(|text| AccessRecord {
-            time: outcome.began,
-            remote_ip,
-            method: request.method.name(),
-            path: text.append(|out| write_path(request.path, out)),
-            protocol: request.version.name(),
-            status: outcome.status,
-            bytes: outcome.bytes,
-            duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            environment: text.append(|out| {
-                // Writing to a string cannot fail.
-                let _ = outcome.environment.map(|key| write!(out, "{}", Secret::new(key)));
-            }),
-            user_agent: text.append(|out| write_user_agent(request.fields.user_agent, out)),
-            request_id: text.append(|out| {
-                out.push_str(&String::from_utf8_lossy(request.fields.request_id.unwrap_or_default()));
-            }),
-        });
+        records.push(record);
         let is_full = records.len() >= ACCESS_BATCH_RECORDS;
         drop(records);
         if is_full { self.flush(log) } else { 0 }
+    }
+
+    /// The record of a request, for [`write_deferred`](Self::write_deferred); `None`: requests are not
+    /// logged.
+    pub fn defer(
+        &self,
+        log: &Log,
+        remote_ip: Option<IpAddr>,
+        request: &Request<'_>,
+        outcome: &AccessOutcome<'_>,
+    ) -> Option<DeferredAccess> {
+        log.takes_accesses().then(|| {
+            let mut text = AccessText::default();
+            DeferredAccess { record: record(&mut text, remote_ip, request, outcome), text }
+        })
+    }
+
+    /// Buffers a record whose response is known now; returns how many were dropped.
+    pub fn write_deferred(&self, log: &Log, deferred: DeferredAccess, status: u16, bytes: usize) -> u64 {
+        let DeferredAccess { record, text } = deferred;
+        let duration_us = micros(record.time.elapsed());
+        self.push(log, |out| record.moved(&text, out, status, bytes, duration_us))
     }
 
     /// Sends the buffered records to the log thread; returns how many were dropped.
@@ -75,6 +90,36 @@ impl AccessLog {
         let count = records.len() as u64;
         if count == 0 || log.accesses(records) { 0 } else { count }
     }
+}
+
+fn record(
+    text: &mut AccessText,
+    remote_ip: Option<IpAddr>,
+    request: &Request<'_>,
+    outcome: &AccessOutcome<'_>,
+) -> AccessRecord {
+    AccessRecord {
+        time: outcome.began,
+        remote_ip,
+        method: request.method.name(),
+        path: text.append(|out| write_path(request.path, out)),
+        protocol: request.version.name(),
+        status: outcome.status,
+        bytes: outcome.bytes,
+        duration_us: micros(outcome.began.elapsed()),
+        environment: text.append(|out| {
+            // Writing to a string cannot fail.
+            let _ = outcome.environment.map(|key| write!(out, "{}", Secret::new(key)));
+        }),
+        user_agent: text.append(|out| write_user_agent(request.fields.user_agent, out)),
+        request_id: text.append(|out| {
+            out.push_str(&String::from_utf8_lossy(request.fields.request_id.unwrap_or_default()));
+        }),
+    }
+}
+
+fn micros(took: Result<Duration, SystemTimeError>) -> u64 {
+    u64::try_from(took.unwrap_or(Duration::ZERO).as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Appends a user agent, cut to `ACCESS_USER_AGENT_BYTES_MAX`.

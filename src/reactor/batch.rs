@@ -17,7 +17,7 @@ use crate::http::{
     Fields, ParseError, Progress, Request, RequestReader, ResponseContext, ResponseWriter, Sdk,
 };
 use crate::limits::BATCH_BYTES_MAX;
-use crate::reactor::access_log::AccessOutcome;
+use crate::reactor::access_log::{AccessOutcome, DeferredAccess};
 use crate::reactor::client_address::ClientAddress;
 use crate::reactor::connections::Phase;
 use crate::reactor::context::{Reactor, RequestState};
@@ -33,7 +33,7 @@ pub struct Batch {
     pub next: Next,
     /// Set if the last response is the head of an event stream.
     pub subscription: Option<StreamSubscription>,
-    /// Set if the last response is valid only once the events of its request are written.
+    /// Follows `bytes`, once the events of its request are written.
     pub stored: Option<StoredResponse>,
     /// How many requests the batch answers.
     pub requests: u64,
@@ -43,16 +43,20 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct StoredResponse {
     pub ticket: PostTicket,
-    /// Where it begins in `Batch::bytes`.
-    start: usize,
-    /// HTTP/2: where its body begins.
-    body_start: usize,
+    accepted: RenderedResponse,
     /// The response if the events are not written.
-    refusal: Vec<u8>,
-    /// HTTP/2: where its body then begins.
-    refusal_body_start: usize,
+    refusal: RenderedResponse,
     events: u64,
     client: Option<Client>,
+    access: Option<DeferredAccess>,
+}
+
+/// A whole response.
+#[derive(Debug, Default)]
+pub struct RenderedResponse {
+    pub bytes: Vec<u8>,
+    /// HTTP/2: where its body begins.
+    pub body_start: usize,
 }
 
 /// The number of the environment whose key was sent, and the SDK.
@@ -69,29 +73,38 @@ pub enum Next {
     Close,
 }
 
-impl StoredResponse {
-    /// Where the response begins, in the bytes of its batch.
-    pub fn start(&self) -> usize {
-        self.start
+impl RenderedResponse {
+    /// Takes the response that `output` ends with.
+    fn take(output: &mut ResponseWriter, start: usize) -> Self {
+        let body_start = output.body_start.saturating_sub(start);
+        Self { bytes: output.bytes.split_off(start), body_start }
     }
+}
 
-    /// Completes the bytes of its batch with the result of the ticket. Returns where the body begins, for
-    /// HTTP/2.
-    pub fn complete(self, result: EventResult, bytes: &mut Vec<u8>, reactor: &Reactor) -> usize {
-        let status = if result.is_ok() { 202 } else { 503 };
-        count_answer(reactor, Route::Events, self.client, status);
-        match result {
+impl StoredResponse {
+    /// The response by the result of the ticket; counts and logs the request.
+    pub fn complete(self, result: EventResult, reactor: &Reactor) -> RenderedResponse {
+        let (status, response) = match result {
             Ok(()) => {
                 reactor.metrics.events_accepted.add(self.events);
-                self.body_start
+                (202, self.accepted)
             }
             Err(refusal) => {
                 reactor.metrics.events_refused(refusal, self.events);
-                bytes.truncate(self.start);
-                bytes.extend_from_slice(&self.refusal);
-                self.refusal_body_start
+                (503, self.refusal)
             }
+        };
+        count_answer(reactor, Route::Events, self.client, status);
+        if let (Some(access), Some(deferred)) = (&reactor.access, self.access) {
+            let dropped = access.write_deferred(&reactor.log, deferred, status, response.bytes.len());
+            reactor.metrics.access_dropped.add(dropped);
         }
+        response
+    }
+
+    /// Its memory, bytes.
+    pub fn memory(&self) -> usize {
+        self.accepted.bytes.capacity() + self.refusal.bytes.capacity()
     }
 }
 
@@ -271,12 +284,24 @@ impl BatchWriter<'_> {
 
     fn write_access(&self, request: &Request<'_>, status: u16, bytes: usize, slot: Option<usize>) {
         let Some(access) = &self.reactor.access else { return };
-        let environment = slot.and_then(|slot| self.snapshot.slots.get(slot));
-        let environment = environment.map(|slot| &*slot.client_side_key);
-        let outcome = AccessOutcome { status, bytes, began: self.now, environment };
+        let outcome = self.access_outcome(status, bytes, slot);
         let client = self.reactor.addresses.of(self.peer, request.fields.forwarded_for);
         let dropped = access.write(&self.reactor.log, client, request, &outcome);
         self.reactor.metrics.access_dropped.add(dropped);
+    }
+
+    fn access_outcome(&self, status: u16, bytes: usize, slot: Option<usize>) -> AccessOutcome<'_> {
+        let environment = slot.and_then(|slot| self.snapshot.slots.get(slot));
+        let environment = environment.map(|slot| &*slot.client_side_key);
+        AccessOutcome { status, bytes, began: self.now, environment }
+    }
+
+    /// The access record of a request whose response is not known yet.
+    fn deferred_access(&self, request: &Request<'_>, slot: Option<usize>) -> Option<DeferredAccess> {
+        let access = self.reactor.access.as_ref()?;
+        let outcome = self.access_outcome(0, 0, slot);
+        let client = self.reactor.addresses.of(self.peer, request.fields.forwarded_for);
+        access.defer(&self.reactor.log, client, request, &outcome)
     }
 
     fn answer(&mut self, reader: &mut RequestReader, buffer: &mut BytesMut) {
@@ -325,10 +350,15 @@ impl BatchWriter<'_> {
         };
         let slot = outcome.slot.and_then(|slot| snapshot.slots.get(slot));
         let client = slot.map(|slot| (slot.number, Sdk::of(&request.fields)));
-        match &mut self.stored {
-            Some(stored) => stored.client = client,
-            None => count_answer(self.reactor, outcome.route, client, outcome.status),
+        if self.stored.is_some() {
+            // Counted and logged when the result is known.
+            let access = self.deferred_access(&request, outcome.slot);
+            if let Some(stored) = &mut self.stored {
+                (stored.client, stored.access) = (client, access);
+            }
+            return;
         }
+        count_answer(self.reactor, outcome.route, client, outcome.status);
         if let Some(error) = outcome.reject {
             self.reactor.metrics.rejected(error);
         }
@@ -342,8 +372,8 @@ impl BatchWriter<'_> {
         }
     }
 
-    /// Sends the events of the last request to be written. Its response, rendered from `start_bytes` on, then
-    /// waits for the result.
+    /// Sends the events of the last request to be written. Its response, rendered from `start_bytes` on, is
+    /// taken from the output and waits for the result in `stored`.
     fn store_events(
         &mut self,
         start_bytes: usize,
@@ -355,24 +385,14 @@ impl BatchWriter<'_> {
         self.reactor.metrics.events_rejected(&received.rejected);
         let Some(post) = received.post else { return outcome };
         let events = post.count();
-        let (response, body_start) = (output.bytes.split_off(start_bytes), output.body_start);
+        let accepted = RenderedResponse::take(output, start_bytes);
         let lines = self.settings.error_headers(Some(&request.fields));
         handlers::write_not_stored(request.context(), &lines, output);
         match self.reactor.worker_state.posts.send(post) {
             Ok(ticket) => {
-                let (refusal, refusal_body_start) = (output.bytes.split_off(start_bytes), output.body_start);
-                output.bytes.extend_from_slice(&response);
-                let start = start_bytes;
-                let stored = StoredResponse {
-                    ticket,
-                    start,
-                    body_start,
-                    refusal,
-                    refusal_body_start,
-                    events,
-                    client: None,
-                };
-                self.stored = Some(stored);
+                let refusal = RenderedResponse::take(output, start_bytes);
+                let (client, access) = (None, None);
+                self.stored = Some(StoredResponse { ticket, accepted, refusal, events, client, access });
                 outcome
             }
             Err(refusal) => {

@@ -69,7 +69,8 @@ impl<T: Transport> ConnectionIo<T> {
         self.guard.record_response_bytes(self.connection.buffer_capacity() + batch.bytes.capacity());
         let result = self.guard.state.cancellable(&mut stored.ticket).await;
         self.guard.state.reset_cancelled();
-        stored.complete(result.unwrap_or(Err(EventRefusal::Timeout)), &mut batch.bytes, &self.reactor);
+        let response = stored.complete(result.unwrap_or(Err(EventRefusal::Timeout)), &self.reactor);
+        batch.bytes.extend_from_slice(&response.bytes);
     }
 
     /// Reads once. False: the connection ends, because the peer has shut down its side.

@@ -2,21 +2,23 @@
 use std::any::Any;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::task::Context;
 use std::time::SystemTime;
 
 use bytes::BytesMut;
 
-use crate::channel::{EventResult, Lease};
+use crate::channel::Lease;
 use crate::http::ParseError;
 use crate::http::h2::connection::Http2;
 use crate::http::h2::event::{Http2Event, Http2Limits, Incomplete, WrittenResponse};
 use crate::http::h2::frame;
 use crate::http::h2::outgoing::SharedTail;
 use crate::limits::{BATCH_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN};
-use crate::reactor::batch::{BatchWriter, StoredResponse};
+use crate::reactor::batch::BatchWriter;
 use crate::reactor::connections::Phase;
 use crate::reactor::context::Reactor;
 use crate::reactor::event_streams::EventStreams;
+use crate::reactor::parked_streams::ParkedStreams;
 use crate::reactor::sse::{earlier, is_reached};
 
 /// The state of a connection.
@@ -26,6 +28,7 @@ pub struct Http2Connection {
     http2: Http2,
     requests_left: u64,
     event_streams: EventStreams,
+    parked: ParkedStreams,
     /// This side's preface, until the first write.
     preface: Vec<u8>,
     /// When the connection last had a stream, ticks.
@@ -40,9 +43,6 @@ pub struct Http2Connection {
 pub struct Http2Batch {
     pub bytes: Vec<u8>,
     pub next: Http2Next,
-    /// Set if the last response is valid only once the events of its request are written. Pass it to
-    /// [`Http2Connection::complete`] before the bytes are written.
-    pub stored: Option<StoredResponse>,
     /// How many requests the batch answers.
     pub requests: u64,
 }
@@ -69,6 +69,7 @@ impl Http2Connection {
             http2: Http2::new(limits, &mut preface),
             requests_left: reactor.requests_max,
             event_streams: EventStreams::default(),
+            parked: ParkedStreams::default(),
             preface,
             idle_since: reactor.connections.now(),
             head_since: Some(reactor.connections.now()),
@@ -95,7 +96,13 @@ impl Http2Connection {
 
     /// The memory of the buffer, of request bodies and of responses, bytes.
     pub fn memory(&self) -> usize {
-        self.buffer.capacity() + self.http2.streams.body_memory()
+        self.buffer.capacity() + self.http2.streams.body_memory() + self.parked.memory()
+    }
+
+    /// Whether events of a request were written or refused, so that [`advance`](Self::advance) responds.
+    /// Wakes the task of `context` when that is so.
+    pub fn poll_parked(&mut self, context: &mut Context<'_>) -> bool {
+        self.parked.poll_ready(context)
     }
 
     /// Whether a request body is incomplete.
@@ -106,7 +113,7 @@ impl Http2Connection {
     /// Answers the complete requests in the buffer, and sends what the peer's windows allow.
     pub fn advance(&mut self, reactor: &Reactor, now: SystemTime) -> Http2Batch {
         let lease = reactor.worker_state.lease.borrow();
-        let close = Http2Batch { bytes: Vec::new(), next: Http2Next::Close, stored: None, requests: 0 };
+        let close = Http2Batch { bytes: Vec::new(), next: Http2Next::Close, requests: 0 };
         // Connections are accepted only once there is a snapshot.
         let Some(snapshot) = lease.as_ref() else { return close };
         let settings = reactor.worker_state.settings.borrow();
@@ -126,24 +133,40 @@ impl Http2Connection {
         };
         writer.begin();
         writer.state.output.bytes.append(&mut self.preface);
+        self.complete_parked(reactor, &mut writer.state.output.bytes);
         let is_open = self.answer(&mut writer);
-        let (requests, stored) = (writer.requests, writer.stored);
+        let requests = writer.requests;
         self.requests_left = requests_left;
         let out = &mut state.output.bytes;
-        let next = match is_open {
-            true if stored.is_some() => Http2Next::Advance,
-            true => self.finish(reactor, snapshot, now, out),
-            false => Http2Next::Close,
-        };
+        let next = if is_open { self.finish(reactor, snapshot, now, out) } else { Http2Next::Close };
         reactor.metrics.http2.add(&self.http2.take_counts());
-        Http2Batch { bytes: std::mem::take(out), next, stored, requests }
+        Http2Batch { bytes: std::mem::take(out), next, requests }
+    }
+
+    /// Frames the responses to requests whose events were written or refused, or have waited for too long.
+    fn complete_parked(&mut self, reactor: &Reactor, out: &mut Vec<u8>) {
+        let (http2, now) = (&mut self.http2, reactor.connections.now());
+        self.parked.complete(now, reactor, |stream, rendered| {
+            let start = out.len();
+            let body_start = start + rendered.body_start;
+            out.extend_from_slice(&rendered.bytes);
+            let response = WrittenResponse { bytes: out, start, body_start, tail: None, is_last: true };
+            http2.streams.respond_parked(stream, response, now);
+        });
+    }
+
+    /// The connection has ended: counts and logs the requests whose events are written or refused by now.
+    /// False: there are others.
+    pub fn abandon_parked(&mut self, reactor: &Reactor) -> bool {
+        self.parked.complete(reactor.connections.now(), reactor, |_, _| {});
+        self.parked.is_empty()
     }
 
     /// Answers requests until the output is large. False: the connection closes.
     fn answer(&mut self, writer: &mut BatchWriter<'_>) -> bool {
         let reactor = writer.reactor;
         let (now, limits) = (reactor.connections.now(), reactor.connections.wait_limits());
-        while writer.stored.is_none() && writer.state.output.bytes.len() < BATCH_BYTES_MAX {
+        while writer.state.output.bytes.len() < BATCH_BYTES_MAX {
             let out = &mut writer.state.output.bytes;
             let mut event = self.http2.expire(now, limits, out);
             if event == Http2Event::NeedBytes {
@@ -178,8 +201,10 @@ impl Http2Connection {
                 writer.refuse(context, Some(&fields), error);
             }
         }
-        if writer.stored.is_some() {
-            return;
+        if let Some(stored) = writer.stored.take() {
+            writer.state.output.close = false;
+            let stream = self.http2.park(now);
+            return self.parked.add(stream, stored, now);
         }
         let subscription = writer.state.handler.take_subscription();
         let output = &mut writer.state.output;
@@ -197,20 +222,6 @@ impl Http2Connection {
         if let Some(subscription) = subscription {
             self.event_streams.add(stream, subscription, writer.reactor, writer.snapshot.version);
         }
-    }
-
-    /// Frames the response to a request whose events were written, or refused.
-    pub fn complete(
-        &mut self,
-        stored: StoredResponse,
-        result: EventResult,
-        bytes: &mut Vec<u8>,
-        reactor: &Reactor,
-    ) {
-        let start = stored.start();
-        let body_start = stored.complete(result, bytes, reactor);
-        let response = WrittenResponse { bytes, start, body_start, tail: None, is_last: true };
-        self.http2.respond(response, reactor.connections.now());
     }
 
     /// Sends what may be sent, and decides what follows.
@@ -245,7 +256,8 @@ impl Http2Connection {
         }
         self.frames_read = frames;
         let head_since = self.head_since.unwrap_or(now);
-        let has_streams = !self.http2.streams.table.is_empty();
+        // The streams of parked requests may have been reset.
+        let has_streams = !self.http2.streams.table.is_empty() || !self.parked.is_empty();
         if has_streams || phase != Phase::Idle {
             self.idle_since = now;
         }
@@ -262,8 +274,8 @@ impl Http2Connection {
             }
             deadline = Some(deadline.map_or(head_deadline, |tick| earlier(tick, head_deadline)));
         }
-        let due = self.event_streams.due_tick();
-        let next = [deadline, due].into_iter().flatten().reduce(earlier);
+        let due = [deadline, self.event_streams.due_tick(), self.parked.due_tick()];
+        let next = due.into_iter().flatten().reduce(earlier);
         Http2Next::Wait(next.map_or(now.wrapping_add(1), |tick| tick.wrapping_add(1)))
     }
 

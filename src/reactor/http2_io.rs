@@ -2,16 +2,18 @@
 //!
 //! While no stream is open, a read waits like that of HTTP/1.1. While streams are open, the connection waits
 //! for the socket to be readable instead, which can be interrupted without losing bytes: by a new snapshot,
-//! by an event that is due, or by the timeout of one stream, which must not end the others.
+//! by an event that is due, by events that were written, or by the timeout of one stream, which must not end
+//! the others.
+use std::cell::Cell;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::SystemTime;
 
-use crate::events::EventRefusal;
 use crate::http::h2::event::Http2Limits;
 use crate::limits;
 use crate::metrics::ReactorMetrics;
-use crate::reactor::batch::StoredResponse;
 use crate::reactor::connection_io::{ConnectionIo, PeerDisconnected};
 use crate::reactor::connections::{Phase, Wakeup};
 use crate::reactor::http2::{Http2Connection, Http2Next};
@@ -54,13 +56,33 @@ impl<T: Transport> Http2Io<T> {
 
     /// Serves the connection until it ends.
     pub async fn run(mut self) -> Result<(), PeerDisconnected> {
+        let result = self.serve().await;
+        self.finish_parked().await;
+        result
+    }
+
+    /// After the end of the connection, waits for the events that are being written: they are accepted, and
+    /// their requests are counted and logged.
+    async fn finish_parked(&mut self) {
+        self.io.guard.state.reset_cancelled();
+        self.io.guard.set_phase(Phase::Storing);
+        while !self.connection.abandon_parked(&self.io.reactor) {
+            let (state, connection) = (&self.io.guard.state, &mut self.connection);
+            let stored = std::future::poll_fn(|context| match connection.poll_parked(context) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            });
+            if state.cancellable(stored).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn serve(&mut self) -> Result<(), PeerDisconnected> {
         loop {
             let began = SystemTime::now();
-            let mut batch = self.connection.advance(&self.io.reactor, began);
+            let batch = self.connection.advance(&self.io.reactor, began);
             self.io.reactor.count_batch(batch.requests, began);
-            if let Some(stored) = batch.stored.take() {
-                self.store(stored, &mut batch.bytes).await;
-            }
             self.write(batch.bytes).await?;
             let goes_on = match batch.next {
                 Http2Next::Advance => true,
@@ -72,16 +94,6 @@ impl<T: Transport> Http2Io<T> {
                 return Ok(());
             }
         }
-    }
-
-    /// Waits until the events of a request are written, and completes its response.
-    async fn store(&mut self, mut stored: StoredResponse, bytes: &mut Vec<u8>) {
-        self.io.guard.set_phase(Phase::Storing);
-        self.io.guard.record_response_bytes(self.connection.memory() + bytes.capacity());
-        let result = self.io.guard.state.cancellable(&mut stored.ticket).await;
-        self.io.guard.state.reset_cancelled();
-        let result = result.unwrap_or(Err(EventRefusal::Timeout));
-        self.connection.complete(stored, result, bytes, &self.io.reactor);
     }
 
     async fn write(&mut self, mut bytes: Vec<u8>) -> Result<(), PeerDisconnected> {
@@ -128,8 +140,18 @@ impl<T: Transport> Http2Io<T> {
     async fn wait(&mut self, tick: u32) -> Result<bool, PeerDisconnected> {
         self.io.guard.begin_read(Phase::Streaming);
         self.io.guard.state.set_due(tick);
-        match self.io.guard.state.interruptible(self.io.transport.readable()).await {
+        let is_stored = Cell::new(false);
+        let wakeup = {
+            let (connection, mut readable) = (&mut self.connection, pin!(self.io.transport.readable()));
+            let ready = std::future::poll_fn(|context| {
+                is_stored.set(connection.poll_parked(context));
+                if is_stored.get() { Poll::Ready(Ok(())) } else { readable.as_mut().poll(context) }
+            });
+            self.io.guard.state.interruptible(ready).await
+        };
+        match wakeup {
             Wakeup::Notified => return Ok(true),
+            Wakeup::Ready if is_stored.get() => return Ok(true),
             Wakeup::Ready => {}
             Wakeup::Cancelled => {
                 // The drain cancels connections with open streams once, so that event streams end.

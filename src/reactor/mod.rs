@@ -19,6 +19,7 @@ mod http2_io;
 mod listener;
 mod options;
 mod panic;
+mod parked_streams;
 mod posts;
 mod protocol;
 mod sse;

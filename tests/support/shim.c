@@ -1,8 +1,8 @@
 /* Preloaded into the proxy to replace the wall clock, the resolver, full disks and io_uring_setup. EDGE_SHIM
  * names a directory: a file `clock` contains seconds to add to the wall clock, while a file `dns_down` exists no
- * name resolves, while a file `stuck` exists the first reactor blocks when it reads the clock, and while a file
- * `disk_full` exists no file grows by a write at an offset: half of the first one is written. The monotonic
- * clock is not changed. EDGE_SHIM_RING_FLAGS are flags of io_uring_setup, in hexadecimal, that are rejected. */
+ * name resolves, while a file `stuck` exists the first reactor blocks when it reads the clock, while a file
+ * `disk_full` exists no file grows by a write at an offset: half of the first one is written, and while a file
+ * `disk_stuck` exists such a write blocks. The monotonic clock is not changed. EDGE_SHIM_RING_FLAGS are flags of io_uring_setup, in hexadecimal, that are rejected. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -58,6 +58,7 @@ ssize_t pwrite64(int file, const void *bytes, size_t count, off64_t offset) {
     char name[512];
     struct stat found;
     int grows = fstat(file, &found) == 0 && offset + (off64_t)count > found.st_size;
+    while (grows && path(name, sizeof name, "disk_stuck") && access(name, F_OK) == 0) usleep(1000);
     if (!grows || !path(name, sizeof name, "disk_full") || access(name, F_OK)) return real(file, bytes, count, offset);
     if (count > 64) return real(file, bytes, count / 2, offset);
     errno = ENOSPC;

@@ -59,6 +59,15 @@ impl Shim {
         }
     }
 
+    /// Blocks writes to the disk, or unblocks them.
+    pub fn disk_is_stuck(&self, is_stuck: bool) {
+        if is_stuck {
+            self.scratch.write("disk_stuck", "");
+        } else {
+            std::fs::remove_file(self.scratch.path().join("disk_stuck")).expect("it was stuck");
+        }
+    }
+
     /// Makes every name fail to resolve, or resolve again.
     pub fn dns_is_down(&self, is_down: bool) {
         if is_down {

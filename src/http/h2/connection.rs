@@ -311,7 +311,8 @@ impl Http2 {
             self.streams.table.find(id)
         else {
             self.streams.receive_window.free(payload.len());
-            return self.unexpected_data(id, out);
+            self.streams.unexpected_data(id, out)?;
+            return Ok(None);
         };
         let length = body.len() + data.len();
         let is_beyond_length = head.content_length.is_some_and(|sent| length as u64 > sent);
@@ -331,18 +332,6 @@ impl Http2 {
         }
         if padding > 0 {
             frame::append_window(id, padding as u32, out);
-        }
-        Ok(None)
-    }
-
-    /// DATA of a stream that receives none: ignored if the peer may not know that yet.
-    fn unexpected_data(&mut self, id: u32, out: &mut Vec<u8>) -> Result<Option<Http2Event>, ErrorCode> {
-        let is_half_open =
-            self.streams.table.find(id).is_some_and(|stream| {
-                matches!(stream.state, StreamState::Sending { is_half_open: true, .. })
-            });
-        if !is_half_open && !self.streams.table.is_ended(id) && id <= self.streams.table.highest() {
-            self.streams.reset(id, ErrorCode::StreamClosed, out)?;
         }
         Ok(None)
     }
@@ -404,15 +393,27 @@ impl Http2 {
 
     /// Frames the response to the current request. Returns its stream.
     pub fn respond(&mut self, response: WrittenResponse<'_>, now: u32) -> u32 {
-        let Some(CurrentRequest { id, mut body, window, is_half_open, .. }) = self.current.take() else {
-            return 0;
-        };
+        let Some((id, window, is_half_open)) = self.take_current() else { return 0 };
+        self.streams.respond(id, window, is_half_open, response, now);
+        id
+    }
+
+    fn take_current(&mut self) -> Option<(u32, i64, bool)> {
+        let CurrentRequest { id, mut body, window, is_half_open, .. } = self.current.take()?;
         self.streams.receive_window.free(body.len());
         if body.capacity() <= KEPT_BODY_BYTES_MAX {
             body.clear();
             self.spare_body = body;
         }
-        self.streams.respond(id, window, is_half_open, response, now);
+        Some((id, window, is_half_open))
+    }
+
+    /// Instead of [`respond`](Self::respond), for a whole request: its response follows later, by
+    /// [`Http2Streams::respond_parked`]. Returns its stream.
+    pub fn park(&mut self, now: u32) -> u32 {
+        let Some((id, window, _)) = self.take_current() else { return 0 };
+        let state = StreamState::Parked;
+        self.streams.table.insert(OpenStream { id, window, since: now, is_stalled: false, state });
         id
     }
 

@@ -26,6 +26,8 @@ pub enum StreamState {
     Receiving { head: Rc<RequestHead>, body: Vec<u8> },
     /// The request is complete. It is answered once less is waiting to be sent.
     Waiting { head: Rc<RequestHead>, body: Vec<u8> },
+    /// The request was taken by the owner, which responds later.
+    Parked,
     /// `is_half_open`: the peer has not ended its request, of which the rest is ignored.
     Sending { outgoing: Outgoing, is_half_open: bool },
 }
@@ -126,7 +128,7 @@ impl StreamTable {
             StreamState::Receiving { head, .. } | StreamState::Waiting { head, .. } => {
                 if Rc::strong_count(head) > 1 { 0 } else { head.memory() }
             }
-            StreamState::Sending { .. } => 0,
+            StreamState::Parked | StreamState::Sending { .. } => 0,
         });
         heads.sum()
     }
@@ -135,7 +137,7 @@ impl StreamTable {
     pub fn body_bytes(&self) -> usize {
         let bodies = self.open.iter().map(|stream| match &stream.state {
             StreamState::Receiving { body, .. } | StreamState::Waiting { body, .. } => body.capacity(),
-            StreamState::Sending { .. } => 0,
+            StreamState::Parked | StreamState::Sending { .. } => 0,
         });
         bodies.sum()
     }

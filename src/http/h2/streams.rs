@@ -167,6 +167,29 @@ impl Http2Streams {
         }
     }
 
+    /// Frames the response to a request that was parked. It is dropped if the stream has ended.
+    pub fn respond_parked(&mut self, id: u32, response: WrittenResponse<'_>, now: u32) {
+        match self.table.remove(id) {
+            Some(stream) => self.respond(id, stream.window, false, response, now),
+            None => response.bytes.truncate(response.start),
+        }
+    }
+
+    /// DATA of a stream that receives none: ignored if the peer may not know that yet.
+    ///
+    /// # Errors
+    /// The peer does it too often.
+    pub fn unexpected_data(&mut self, id: u32, out: &mut Vec<u8>) -> Result<(), ErrorCode> {
+        let is_half_open = self
+            .table
+            .find(id)
+            .is_some_and(|stream| matches!(stream.state, StreamState::Sending { is_half_open: true, .. }));
+        if !is_half_open && !self.table.is_ended(id) && id <= self.table.highest() {
+            self.reset(id, ErrorCode::StreamClosed, out)?;
+        }
+        Ok(())
+    }
+
     /// Appends to an event stream. `None`: the peer has ended it; otherwise how many bytes are not sent yet.
     pub fn push_event(&mut self, id: u32, bytes: &[u8], is_last: bool, now: u32) {
         let Some(stream) = self.table.find(id) else { return };
@@ -282,7 +305,7 @@ impl WaitLimits {
     fn ticks(self, stream: &OpenStream) -> Option<u32> {
         match &stream.state {
             StreamState::Receiving { .. } => Some(self.body_ticks),
-            StreamState::Waiting { .. } => None,
+            StreamState::Waiting { .. } | StreamState::Parked => None,
             StreamState::Sending { outgoing, .. } => (outgoing.left() > 0).then_some(self.write_ticks),
         }
     }
