@@ -80,7 +80,7 @@ fn check(config: &Config, warnings: &[ConfigWarning], is_online: bool, out: impl
     };
     let probe = probe.filter(|_| is_online);
     if let Some(probe) = &probe {
-        if config.proxy_key.is_some() || config.environments.iter().any(is_polled) {
+        if config.proxy_key.is_some() || config.environments.iter().any(EnvironmentConfig::is_polled) {
             report.connection(probe, "api_url", &config.api_url);
         }
         report.discovery(config, probe);
@@ -106,10 +106,6 @@ fn summary(config: &Config) -> String {
 
 fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
-}
-
-fn is_polled(environment: &EnvironmentConfig) -> bool {
-    environment.document_path.is_none() && environment.embedded_document.is_none()
 }
 
 impl<W: Write> Report<W> {
@@ -355,7 +351,7 @@ impl<W: Write> Report<W> {
             return;
         }
         self.connection(probe, "realtime.url", &config.realtime.url);
-        for environment in config.environments.iter().filter(|environment| is_polled(environment)) {
+        for environment in config.environments.iter().filter(|environment| environment.is_polled()) {
             match probe.stream(&environment.client_side_key) {
                 Ok(()) => self.line(Verdict::Ok, &EnvironmentName(environment), &"event stream opened"),
                 Err(error) => {
@@ -373,7 +369,7 @@ impl<W: Write> Report<W> {
             return;
         }
         self.connection(probe, "events.url", &config.events.url);
-        for environment in config.environments.iter().filter(|environment| is_polled(environment)) {
+        for environment in config.environments.iter().filter(|environment| environment.is_polled()) {
             match probe.events(&environment.client_side_key) {
                 Ok(()) => self.line(Verdict::Ok, &EnvironmentName(environment), &"events are accepted"),
                 Err(error) => {

@@ -59,6 +59,11 @@ pub struct EnvironmentConfig {
 }
 
 impl EnvironmentConfig {
+    /// Whether its document is fetched from upstream.
+    pub fn is_polled(&self) -> bool {
+        self.document_path.is_none() && self.embedded_document.is_none()
+    }
+
     /// Every server-side key, in the order of the pairs.
     pub fn server_side_keys(&self) -> impl Iterator<Item = &Secret> {
         self.server_side_key.iter().chain(&self.further_server_side_keys)

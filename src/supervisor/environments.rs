@@ -34,7 +34,7 @@ impl Environments {
 
     /// The client-side keys of environments that upstream serves.
     pub fn polled_keys(&self) -> HashSet<&str> {
-        let polled = self.list.iter().filter(|environment| environment.is_polled());
+        let polled = self.list.iter().filter(|environment| environment.config.is_polled());
         polled.map(PolledEnvironment::client_side_key).collect()
     }
 
@@ -118,7 +118,7 @@ impl Environments {
         self.last_id += 1;
         let id = self.last_id;
         let environment = PolledEnvironment::new(id, config, discovered, context.config, context.now);
-        if context.has_storage && environment.is_polled() {
+        if context.has_storage && environment.config.is_polled() {
             let client_side_key = environment.config.client_side_key.clone();
             context.actions.push(Action::LoadDocument { id, client_side_key });
         }
@@ -224,8 +224,9 @@ impl Environments {
     /// Opens the event streams that are missing and closes those that are no longer used. To be called after
     /// each change of the environments or of `realtime.enabled`.
     pub fn update_streams(&mut self, context: &mut EventContext<'_>) {
-        let is_followed =
-            |environment: &&PolledEnvironment| context.config.realtime.enabled && environment.is_polled();
+        let is_followed = |environment: &&PolledEnvironment| {
+            context.config.realtime.enabled && environment.config.is_polled()
+        };
         let followed: BTreeSet<EnvironmentId> =
             self.list.iter().filter(is_followed).map(|environment| environment.id).collect();
         for id in self.open_streams.difference(&followed) {

@@ -7,6 +7,8 @@
 //! request has another number in the place of the digits of the first `user-000000` of path or body. With `--reconnect` each
 //! request says `Connection: close` and has a connection of its own.
 //! Prints one line of JSON: requests, latency, and the answers for each connection (least, median, most).
+mod client;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,6 +17,8 @@ use hdrhistogram::Histogram;
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Token};
+
+use crate::client::{Arguments, connect, response_extent};
 
 /// The identifier whose digits are replaced.
 const VARIED: &[u8] = b"user-000000";
@@ -69,23 +73,20 @@ struct Options {
 
 impl Options {
     fn read() -> Self {
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
-        let value =
-            |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
-        let number = |name: &str| value(name).map(|text| text.parse::<f64>().expect("a number"));
-        let is_set = |name: &str| arguments.iter().any(|argument| argument == name);
-        let file = |name: &str| value(name).map(|path| std::fs::read(path).expect("a readable file"));
-        let heads = String::from_utf8(file("--heads").expect("--heads")).expect("text");
-        let (key, path) = (value("--key").expect("--key"), value("--path").expect("--path"));
-        let (body, reconnect) = (file("--body"), is_set("--reconnect"));
+        let arguments = Arguments::read();
+        let is_set = |name: &str| std::env::args().any(|argument| argument == name);
+        let heads = String::from_utf8(arguments.file("--heads").expect("--heads")).expect("text");
+        let (key, path) =
+            (arguments.value("--key").expect("--key"), arguments.value("--path").expect("--path"));
+        let (body, reconnect) = (arguments.file("--body"), is_set("--reconnect"));
         let requests =
             heads.trim().split("\n\n").map(|head| request(head, key, path, body.as_deref(), reconnect));
         Self {
-            address: value("--port").map(|port| format!("127.0.0.1:{port}").parse().expect("a port")),
-            unix: value("--unix").cloned(),
-            connections: number("--connections").unwrap_or(32.0) as usize,
-            seconds: number("--seconds").unwrap_or(5.0),
-            warm_up: number("--warm-up").unwrap_or(0.5),
+            address: arguments.address(),
+            unix: arguments.value("--unix").map(str::to_owned),
+            connections: arguments.number("--connections").unwrap_or(32),
+            seconds: arguments.number("--seconds").unwrap_or(5.0),
+            warm_up: arguments.number("--warm-up").unwrap_or(0.5),
             requests: requests.collect(),
             vary: is_set("--vary"),
             reconnect,
@@ -95,14 +96,7 @@ impl Options {
     fn connect(&self) -> Stream {
         match (&self.unix, self.address) {
             (Some(path), _) => Stream::Unix(UnixStream::connect(path).expect("it listens")),
-            (None, address) => {
-                // Connected before it is used: a storm of connections is not what is measured here.
-                let stream =
-                    std::net::TcpStream::connect(address.expect("--port or --unix")).expect("it listens");
-                stream.set_nodelay(true).expect("a socket");
-                stream.set_nonblocking(true).expect("a socket");
-                Stream::Tcp(TcpStream::from_std(stream))
-            }
+            (None, address) => Stream::Tcp(connect(address.expect("--port or --unix"))),
         }
     }
 }
@@ -124,23 +118,11 @@ fn request(head: &str, key: &str, path: &str, body: Option<&[u8]>, reconnect: bo
     [text.as_bytes(), b"\r\n", body.unwrap_or_default()].concat()
 }
 
-/// Length of a whole answer at the start of `bytes`.
-fn whole(bytes: &[u8]) -> Option<usize> {
-    let body = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    assert!(bytes.starts_with(b"HTTP/1.1 200 "), "not 200: {}", String::from_utf8_lossy(&bytes[..body]));
-    let head = std::str::from_utf8(&bytes[..body]).expect("an ASCII head");
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().expect("a length"))
-    });
-    let end = body + length.expect("answers have a Content-Length");
-    (bytes.len() >= end).then_some(end)
-}
-
 struct Connection {
     stream: Stream,
     request: Vec<u8>,
-    place: Option<usize>,
+    /// Where the digits of the varied identifier begin.
+    digits_at: Option<usize>,
     unsent: usize,
     unread: Vec<u8>,
     sent_at: Instant,
@@ -165,10 +147,9 @@ impl Load {
 
     fn send(&mut self, index: usize) {
         let connection = &mut self.connections[index];
-        if let Some(place) = connection.place {
+        if let Some(at) = connection.digits_at {
             self.number = (self.number + 1) % 1_000_000;
-            connection.request[place..place + DIGITS]
-                .copy_from_slice(format!("{:06}", self.number).as_bytes());
+            connection.request[at..at + DIGITS].copy_from_slice(format!("{:06}", self.number).as_bytes());
         }
         connection.sent_at = Instant::now();
         connection.unsent = connection.request.len();
@@ -198,7 +179,7 @@ impl Load {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => panic!("connection {index}: {error}"),
             }
-            let Some(length) = whole(&connection.unread) else { continue };
+            let Some((_, length)) = response_extent(&connection.unread) else { continue };
             assert_eq!(length, connection.unread.len(), "one answer for a request");
             connection.unread.clear();
             if connection.sent_at >= self.from {
@@ -260,13 +241,13 @@ fn main() {
     let options = Options::read();
     let connection = |index: usize| {
         let request = options.requests[index % options.requests.len()].clone();
-        let place = request
+        let digits_at = request
             .windows(VARIED.len())
             .position(|found| found == VARIED)
             .map(|at| at + VARIED.len() - DIGITS)
             .filter(|_| options.vary);
         let (stream, sent_at) = (options.connect(), Instant::now());
-        Connection { stream, request, place, unsent: 0, unread: Vec::new(), sent_at, answers: 0 }
+        Connection { stream, request, digits_at, unsent: 0, unread: Vec::new(), sent_at, answers: 0 }
     };
     let connections = (0..options.connections).map(connection).collect();
     let latencies = Histogram::new_with_bounds(1, 120_000_000_000, 3).expect("bounds");

@@ -5,6 +5,8 @@
 //! measurement. Here each request has a scheduled time from which its latency is measured, including the wait for a
 //! free connection. Every response is compared with the expected body; a wrong one aborts the run. Prints one line
 //! of JSON. It spins on one core, because a sleep would add latency.
+mod client;
+
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -13,6 +15,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+
+use crate::client::{Arguments, response_extent};
 
 struct Options {
     address: SocketAddr,
@@ -26,19 +30,15 @@ struct Options {
 
 impl Options {
     fn read() -> Self {
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
-        let value =
-            |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
-        let number = |name: &str| value(name).map(|text| text.parse::<f64>().expect("a number"));
-        let file = |name: &str| value(name).map(|path| std::fs::read(path).expect("a readable file"));
+        let arguments = Arguments::read();
         Self {
-            address: format!("127.0.0.1:{}", value("--port").expect("--port")).parse().expect("a port"),
-            rate: number("--rate").expect("--rate"),
-            connections: number("--connections").unwrap_or(32.0) as usize,
-            seconds: number("--seconds").unwrap_or(5.0),
-            warm_up: number("--warm-up").unwrap_or(0.5),
-            request: file("--request").expect("--request"),
-            expect: file("--expect"),
+            address: arguments.address().expect("--port"),
+            rate: arguments.number("--rate").expect("--rate"),
+            connections: arguments.number("--connections").unwrap_or(32),
+            seconds: arguments.number("--seconds").unwrap_or(5.0),
+            warm_up: arguments.number("--warm-up").unwrap_or(0.5),
+            request: arguments.file("--request").expect("--request"),
+            expect: arguments.file("--expect"),
         }
     }
 }
@@ -47,20 +47,7 @@ struct Connection {
     stream: TcpStream,
     unread: Vec<u8>,
     /// The scheduled time of the current request.
-    meant: Option<Instant>,
-}
-
-/// Length of a complete response at the start of `bytes`, and the offset of its body.
-fn whole(bytes: &[u8]) -> Option<(usize, usize)> {
-    let body = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    assert!(bytes.starts_with(b"HTTP/1.1 200 "), "not 200: {}", String::from_utf8_lossy(&bytes[..body]));
-    let head = std::str::from_utf8(&bytes[..body]).expect("an ASCII head");
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().expect("a length"))
-    });
-    let end = body + length.expect("answers have a Content-Length");
-    (bytes.len() >= end).then_some((body, end))
+    scheduled: Option<Instant>,
 }
 
 struct Load {
@@ -75,9 +62,9 @@ struct Load {
 }
 
 impl Load {
-    fn start(&mut self, index: usize, meant: Instant) {
+    fn start(&mut self, index: usize, scheduled: Instant) {
         let connection = &mut self.connections[index];
-        connection.meant = Some(meant);
+        connection.scheduled = Some(scheduled);
         // A request is far smaller than an empty socket buffer, so one write sends it.
         let sent = connection.stream.write(&self.options.request).expect("the server takes requests");
         assert_eq!(sent, self.options.request.len(), "a request goes out whole");
@@ -92,14 +79,14 @@ impl Load {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => panic!("read: {error}"),
             }
-            let Some((body, end)) = whole(&connection.unread) else { continue };
+            let Some((body, end)) = response_extent(&connection.unread) else { continue };
             if let Some(expect) = &self.options.expect {
-                assert!(connection.unread[body..end] == expect[..], "a wrong body came back");
+                assert!(connection.unread[body..end] == expect[..], "the body differs from the expected one");
             }
             connection.unread.drain(..end);
-            let meant = connection.meant.take().expect("one request, one answer");
-            if meant >= self.from {
-                self.latencies.saturating_record(meant.elapsed().as_nanos() as u64);
+            let scheduled = connection.scheduled.take().expect("one request, one answer");
+            if scheduled >= self.from {
+                self.latencies.saturating_record(scheduled.elapsed().as_nanos() as u64);
             }
             self.completed += 1;
             match self.waiting.pop_front() {
@@ -112,12 +99,9 @@ impl Load {
 
 fn connect(options: &Options, poll: &Poll) -> Vec<Connection> {
     let connection = |index| {
-        let stream = std::net::TcpStream::connect(options.address).expect("the server listens");
-        stream.set_nodelay(true).expect("TCP");
-        stream.set_nonblocking(true).expect("a socket");
-        let mut stream = TcpStream::from_std(stream);
+        let mut stream = client::connect(options.address);
         poll.registry().register(&mut stream, Token(index), Interest::READABLE).expect("registered");
-        Connection { stream, unread: Vec::new(), meant: None }
+        Connection { stream, unread: Vec::new(), scheduled: None }
     };
     (0..options.connections).map(connection).collect()
 }

@@ -81,11 +81,6 @@ impl PolledEnvironment {
         }
     }
 
-    /// Whether its document is fetched from upstream.
-    pub fn is_polled(&self) -> bool {
-        self.config.document_path.is_none() && self.config.embedded_document.is_none()
-    }
-
     /// Whether its keys are unknown because they are part of a document that was never valid.
     pub fn is_unread(&self) -> bool {
         self.document.is_none() && self.config.client_side_key.is_empty()
@@ -200,7 +195,7 @@ impl PolledEnvironment {
         };
         self.in_flight = true;
         let digest = self.document.as_ref().map(|document| document.digest);
-        let is_stored = context.has_storage && self.is_polled();
+        let is_stored = context.has_storage && self.config.is_polled();
         context.actions.push(Action::Refresh(RefreshJob { id: self.id, source, digest, is_stored }));
         false
     }
