@@ -1,7 +1,7 @@
 """Instruction counts of fixed work, compared with the committed baseline: `make bench-gate`.
 
 gate.py            counts every case and fails if one costs over 3 % more than bench/baseline.json
-gate.py --write    counts and writes the baseline (`make bench-baseline`), when a cost is meant
+gate.py --write    counts and writes the baseline (`make bench-baseline`), when a cost is intended
 Counts do not depend on how busy the machine is. They do depend on the compiler and, through code
 that picks instructions at run time, on the processor: a baseline of others is not compared, and
 that is said.
@@ -92,7 +92,7 @@ def main():
         print(f"NOT COMPARED: the baseline is of {baseline['rustc']}, {baseline['processor']}; here it is {here}.")
         print("Write one here with `make bench-baseline` on a clean tree, then measure the change against it.")
     elif worse:
-        sys.exit(f"over {SHARE_MAX:.0%} more than the baseline, or not in it: {', '.join(worse)}. Meant? make bench-baseline")
+        sys.exit(f"over {SHARE_MAX:.0%} more than the baseline, or not in it: {', '.join(worse)}. If this is intended: make bench-baseline")
 
 
 if __name__ == "__main__":

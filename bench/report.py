@@ -165,7 +165,7 @@ def open_table(run, scenario="open-loop", where=""):
             rows.append([server, f"{int(x):,}", *fields, run.of(scenario, server, x)[0]["note"]])
     if not rows:
         return ""
-    text = f"\n## open loop{where}: heavy POST identities at a constant rate, latency from when each was meant to leave\n\n"
+    text = f"\n## open loop{where}: heavy POST identities at a constant rate, latency from the scheduled time of each\n\n"
     return text + table(["server", "requests/s", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs", "at most"], rows)
 
 

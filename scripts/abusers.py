@@ -176,11 +176,11 @@ def coded(path, body, key=CLIENT_KEY):
 
 def fill(start, item, end, size=MIB):
     """`start` and `end` around as many items as fit; `item` may count them."""
-    parts, room = [], size - len(start) - len(end)
+    parts, left = [], size - len(start) - len(end)
     while True:
         part = item(len(parts)) if callable(item) else item
-        room -= len(part) + 1
-        if room < 0:
+        left -= len(part) + 1
+        if left < 0:
             return (start + ",".join(parts) + end).encode()
         parts.append(part)
 

@@ -154,6 +154,7 @@ pub const EVENTS_QUEUED_BYTES_REACTOR_MIN: usize = 2 * 1024 * 1024;
 pub const EVENT_POSTS_QUEUED_MAX: usize = 1024;
 /// How long a request waits until its events are written. The Python SDK waits 3 s. Beyond: 503.
 pub const EVENT_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+
 // --- an HTTP/2 connection ---
 
 /// Concurrent streams of a connection (`server.http2_streams_max`). Beyond: the stream is refused, and the

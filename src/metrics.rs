@@ -138,9 +138,11 @@ pub struct ReactorMetrics {
     pub flag_cycles_exceeded: Counter,
     /// Bulk requests rejected because evaluating their identities exceeded the budget.
     pub bulk_refused: Counter,
-    /// Answers from the caches of compressed results, those that were not in them, and removals.
+    /// Responses whose flags were in a cache of compressed results.
     pub result_cache_hits: Counter,
+    /// Responses whose flags were compressed for the request.
     pub result_cache_misses: Counter,
+    /// Results removed because a cache was full.
     pub result_cache_evicted: Counter,
     /// Memory of these caches.
     pub result_cache_bytes: Counter,
@@ -160,7 +162,7 @@ pub struct ReactorMetrics {
     /// When the snapshot was taken into use, in milliseconds since the process started.
     pub snapshot_taken_ms: Counter,
     /// Ticks of the coarse timer; stops increasing if the reactor is stuck.
-    pub beats: Counter,
+    pub ticks: Counter,
     /// Delay of the last tick, in microseconds.
     pub lag_us: Counter,
     /// Index of the driver in `DRIVERS`.
@@ -175,7 +177,7 @@ const DRIVERS: [&str; 5] = ["none", "uring_defer_taskrun", "uring_coop_taskrun",
 #[derive(Debug, Default)]
 pub struct SupervisorMetrics {
     /// Iterations of the control loop; stops increasing if the supervisor is stuck.
-    pub beats: Counter,
+    pub ticks: Counter,
     pub snapshots_published: Counter,
     pub reloads: Counter,
     pub reloads_refused: Counter,
@@ -291,7 +293,7 @@ impl ReactorMetrics {
             restarts: Counter::default(),
             snapshot_version: Counter::default(),
             snapshot_taken_ms: Counter::default(),
-            beats: Counter::default(),
+            ticks: Counter::default(),
             lag_us: Counter::default(),
             driver: Counter::default(),
             started: Instant::now(),
@@ -374,7 +376,7 @@ impl ReactorMetrics {
 
     /// Records a tick of the coarse timer and its delay.
     pub fn beat(&self, lag: Duration) {
-        self.beats.add(1);
+        self.ticks.add(1);
         self.lag_us.set(u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
     }
 

@@ -54,10 +54,10 @@ impl Notify {
         let Some(watchdog) = self.watchdog else { return Ok(()) };
         let notify = self.clone();
         let watch = move || {
-            let mut before = beats(&metrics);
+            let mut before = ticks(&metrics);
             loop {
                 std::thread::sleep(watchdog / 2);
-                let now = beats(&metrics);
+                let now = ticks(&metrics);
                 if before.iter().zip(&now).all(|(before, now)| before != now) {
                     notify.send("WATCHDOG=1");
                 }
@@ -77,9 +77,9 @@ impl Notify {
 }
 
 /// The loop counters of the supervisor and of each reactor.
-fn beats(metrics: &Metrics) -> Vec<u64> {
-    let reactors = metrics.reactors.iter().map(|reactor| reactor.beats.value());
-    std::iter::once(metrics.supervisor.beats.value()).chain(reactors).collect()
+fn ticks(metrics: &Metrics) -> Vec<u64> {
+    let reactors = metrics.reactors.iter().map(|reactor| reactor.ticks.value());
+    std::iter::once(metrics.supervisor.ticks.value()).chain(reactors).collect()
 }
 
 #[cfg(test)]
@@ -128,8 +128,8 @@ mod tests {
         manager.socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
         let until = std::time::Instant::now() + Duration::from_millis(200);
         while std::time::Instant::now() < until {
-            metrics.supervisor.beats.add(1);
-            metrics.reactors[0].beats.add(1);
+            metrics.supervisor.ticks.add(1);
+            metrics.reactors[0].ticks.add(1);
             std::thread::yield_now();
         }
         manager.socket.set_nonblocking(true).expect("a mode");
@@ -139,8 +139,8 @@ mod tests {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
             while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-                turning.supervisor.beats.add(1);
-                turning.reactors.iter().for_each(|reactor| reactor.beats.add(1));
+                turning.supervisor.ticks.add(1);
+                turning.reactors.iter().for_each(|reactor| reactor.ticks.add(1));
                 std::thread::yield_now();
             }
         });

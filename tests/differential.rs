@@ -154,13 +154,13 @@ fn wrong_array(
         let (feature, reason) = (parsed(flag["feature"].get()), parsed(flag["reason"].get()));
         (feature["name"].clone(), feature["id"].clone(), feature["type"].clone(), text(&reason).to_owned())
     };
-    let meant = |flag: &&Json| {
+    let modelled = |flag: &&Json| {
         let is_cut = role == Role::Client && text(&flag[4]).starts_with("TARGETING_MATCH; ");
         let reason = if is_cut { "TARGETING_MATCH" } else { text(&flag[4]) };
         (flag[0].clone(), flag[5].clone(), flag[6].clone(), reason.to_owned())
     };
     let seen: Vec<&Json> = expected.iter().filter(|flag| role == Role::Server || flag[7] == true).collect();
-    let is_same = sent.iter().map(rendered).eq(seen.iter().map(meant));
+    let is_same = sent.iter().map(rendered).eq(seen.iter().map(modelled));
     (!is_same).then(|| format!("a {role:?} key gets {}\nthe model: {seen:?}", String::from_utf8_lossy(&out)))
 }
 

@@ -101,7 +101,7 @@ fn unfinished_bodies_stay_within_the_memory_limit() {
     let before = proxy.resident_bytes();
     let head = format!("POST /api/v1/identities/ HTTP/1.1\r\nHost: a\r\nContent-Length: {MIB}\r\n\r\n");
     let most = vec![b'x'; MIB as usize - 1];
-    let shed = || proxy.metric("edge_proxy_connections_shed_total");
+    let evicted = || proxy.metric("edge_proxy_connections_shed_total");
     let mut honest = proxy.client();
     let mut peers = Vec::new();
     let mut highest = 0;
@@ -115,14 +115,14 @@ fn unfinished_bodies_stay_within_the_memory_limit() {
             // A connection that has just sent data is not yet evicted.
             eventually("connections are evicted", || {
                 highest = highest.max(proxy.resident_bytes().saturating_sub(before));
-                (number as f64 - shed() <= 100.0).then_some(())
+                (number as f64 - evicted() <= 100.0).then_some(())
             });
             assert_eq!(honest.request("GET", "/api/v1/flags/", &KEY, b"").status, 200);
         }
     }
     // A nearly full buffer has up to twice the capacity.
-    eventually("the rest are evicted", || (PEERS as f64 - shed() <= 64.0).then_some(()));
-    println!("{PEERS} unfinished bodies of a megabyte: {} MiB at most, {} evicted", highest / MIB, shed());
+    eventually("the rest are evicted", || (PEERS as f64 - evicted() <= 64.0).then_some(()));
+    println!("{PEERS} unfinished bodies of a megabyte: {} MiB at most, {} evicted", highest / MIB, evicted());
     assert!(highest < 200 * MIB, "{} MiB for {PEERS} bodies", highest / MIB);
     let body = br#"{"identifier": "a"}"#;
     assert_eq!(honest.request("POST", "/api/v1/identities/", &KEY, body).status, 200);

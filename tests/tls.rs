@@ -239,10 +239,10 @@ fn sends_close_notify_before_closing() {
 
 #[test]
 fn requires_client_certificates_if_configured() {
-    let (own, theirs, stranger) = (pair(), pair(), pair());
+    let (own, theirs, foreign) = (pair(), pair(), pair());
     let proxy = start(&own, Some(&theirs));
     is_served(&mut connect(&proxy, &client(&own, Some(&theirs), rustls::ALL_VERSIONS)));
-    for wrong in [None, Some(&stranger)] {
+    for wrong in [None, Some(&foreign)] {
         let mut stream = connect(&proxy, &client(&own, wrong, rustls::ALL_VERSIONS));
         assert!(get(&mut stream, "/api/v1/flags/").is_err());
     }

@@ -127,10 +127,10 @@ mod tests {
         let group = writer.next_group(Duration::from_secs(5));
         assert_eq!(group.len(), 4);
         let refused = Err(EventRefusal::Disk);
-        let result = |sent: &SentPost| if sent.reactor == 1 { refused } else { Ok(()) };
-        writer.acknowledge(
-            group.into_iter().map(|sent| (result(&sent), sent)).map(|(result, sent)| (sent, result)),
-        );
+        writer.acknowledge(group.into_iter().map(|sent| {
+            let result = if sent.reactor == 1 { refused } else { Ok(()) };
+            (sent, result)
+        }));
         let acks: Vec<_> = std::iter::from_fn(|| ports[0].next_ack()).collect();
         assert_eq!(
             acks.iter().map(|ack| (ack.ticket, ack.result)).collect::<Vec<_>>(),

@@ -1,4 +1,4 @@
-//! Static files: the OpenAPI document, the page that renders it, the demo page; and what `/` answers.
+//! Static files: the OpenAPI document, the page that renders it, the demo page; and the response to `/`.
 //!
 //! `make sdk` tests the routes against the OpenAPI document.
 use crate::demo;
@@ -10,7 +10,7 @@ use crate::http::{Body, ContentType, Status};
 /// a response stored without CORS headers must not be reused for a script of another origin.
 const CACHE_HEADERS: &[u8] = b"vary: Accept-Encoding, Origin\r\ncache-control: public, max-age=300\r\n";
 
-/// `GET /`: what this is; in the demo the way to its page (differences.md 56).
+/// `GET /`: name, version and links, as JSON; in the demo a redirect to its page (differences.md 56).
 pub fn root<'a>(exchange: &mut Exchange<'a>) -> Result<(), ApiError<'a>> {
     exchange.vary();
     exchange.add_headers(NO_CACHE);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use crate::demo;
 
 const OPENAPI: &str = include_str!("openapi.json");
-/// What this is, for people and tools that request `/`.
+/// The body of `/`: name, version and links.
 const ROOT: &str = concat!(
     r#"{"name":"edge-proxy","description":"Edge proxy for Flagsmith feature flags","version":""#,
     env!("CARGO_PKG_VERSION"),
@@ -18,7 +18,7 @@ const BASE_PATH: &str = "BASE_PATH";
 /// The URL of the server in the OpenAPI document.
 const SERVER_URL: &str = "\"url\": \"/\"";
 
-/// What `/` answers, the OpenAPI document, the page that renders it, and the demo page.
+/// The body of `/`, the OpenAPI document, the page that renders it, and the demo page.
 #[derive(Debug)]
 pub struct StaticFiles {
     pub root: String,

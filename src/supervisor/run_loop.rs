@@ -68,7 +68,7 @@ impl RunLoop {
     /// Runs until the state machine exits.
     pub fn run(mut self) -> SupervisorResult {
         loop {
-            self.metrics.supervisor.beats.add(1);
+            self.metrics.supervisor.ticks.add(1);
             self.tick();
             if let Some(result) = self.exit {
                 return result;

@@ -38,7 +38,7 @@ fn narrow(address: SocketAddr) -> TcpStream {
     stream
 }
 
-fn shed(proxy: &Proxy) -> f64 {
+fn evicted(proxy: &Proxy) -> f64 {
     proxy.metric("edge_proxy_connections_shed_total")
 }
 
@@ -63,13 +63,15 @@ fn requests_without_an_answer_hold_their_share_of_memory() {
         client.send(end);
         assert_eq!(client.answer("POST").status, 200, "below the bound all may take their time");
     }
-    assert_eq!(shed(&proxy), 0.0);
+    assert_eq!(evicted(&proxy), 0.0);
     let many = 3 * fit(BUFFERED_REQUEST_BYTES_MAX, HALF);
     let mut waiting: Vec<_> = (0..many).map(|_| proxy.client()).collect();
-    // One that is shed while it sends may be reset.
+    // One that is evicted while it sends may be reset.
     waiting.iter_mut().for_each(|client| drop(client.try_send(begin)));
     let kept = fit(BUFFERED_REQUEST_BYTES_MAX, HALF);
-    eventually("those beyond the bound are closed", || (shed(&proxy) >= (many - kept) as f64).then_some(()));
+    eventually("those beyond the bound are closed", || {
+        (evicted(&proxy) >= (many - kept) as f64).then_some(())
+    });
     assert_eq!(proxy.get("/api/v1/flags/", CLIENT).status, 200);
     says("requests without an answer yet, of that", "those that have waited longest are closed");
 }
@@ -92,11 +94,13 @@ fn answers_that_are_not_read_hold_their_share_of_memory() {
         let mut bytes = vec![0; ANSWERS * LARGE];
         peer.read_exact(&mut bytes).expect("below the bound all may take their time");
     }
-    assert_eq!(shed(&proxy), 0.0);
+    assert_eq!(evicted(&proxy), 0.0);
     let many = 2 * fit(BUFFERED_BYTES_MAX, ANSWERS * LARGE);
     let _peers = ask_by(many);
     let kept = fit(BUFFERED_BYTES_MAX, ANSWERS * LARGE);
-    eventually("those beyond the bound are closed", || (shed(&proxy) >= (many - kept) as f64).then_some(()));
+    eventually("those beyond the bound are closed", || {
+        (evicted(&proxy) >= (many - kept) as f64).then_some(())
+    });
     assert_eq!(proxy.get("/proxy/health/liveness", "").status, 200);
     says("memory of all connections: requests and answers", "those that have waited longest are closed");
 }

@@ -113,7 +113,7 @@ def compare():
     if schema["properties"]["config"] != config_schema():
         differences.append("values.schema.json: config differs from docs/config.schema.json")
     if differences:
-        sys.exit("\n".join(differences) + "\nIf it is meant: tests/python/chart.py write")
+        sys.exit("\n".join(differences) + "\nIf this is intended: tests/python/chart.py write")
 
 
 def write():

@@ -439,8 +439,8 @@ def main():
     rng = random.Random(f"evaluations {seed}")
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGVTALRM, patterns.give_up)
-    tell = sys.unraisablehook
-    sys.unraisablehook = lambda dropped: None if dropped.exc_type is patterns.TooSlow else tell(dropped)
+    report = sys.unraisablehook
+    sys.unraisablehook = lambda dropped: None if dropped.exc_type is patterns.TooSlow else report(dropped)
     asked, left_out = 0, {}
     while asked < count:
         doc = document(rng)

@@ -87,8 +87,8 @@ await counted;
 console.log('analytics');
 
 // The same page under a name that is not in the allow list: the browser rejects the response.
-const stranger = await open('localhost');
-const refused = await stranger.evaluate(async (options) => {
+const foreign = await open('localhost');
+const refused = await foreign.evaluate(async (options) => {
   try {
     await fetch(`${options.api}flags/`, { headers: { 'X-Environment-Key': options.environmentID } });
     return 'answered';

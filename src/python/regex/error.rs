@@ -1,4 +1,5 @@
-//! The error of a pattern that Python's `re.compile` rejects.
+//! [`PatternError`]: why Python's `re.compile` rejects a pattern.
+
 /// The reason, in the words of Python's `re.error`, with the offending character where Python names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PatternError {

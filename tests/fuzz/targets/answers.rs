@@ -33,13 +33,13 @@ const FLAGS_BYTES_MAX: usize = 64 * 1024;
 /// Evaluating an identity with a document, rendering its flags and explaining them.
 const IDENTITY_STEPS_MAX: u64 = 4096;
 
-struct House {
+struct FuzzedProxy {
     settings: HandlerSettings,
     snapshot: Snapshot,
     now: SystemTime,
 }
 
-static HOUSE: LazyLock<House> = LazyLock::new(|| {
+static PROXY: LazyLock<FuzzedProxy> = LazyLock::new(|| {
     let variables =
         [("ENVIRONMENT_KEY_PAIRS", PAIRS), ("PROXY_KEY", "p"), ("ALLOW_ORIGINS", r#"["https://a"]"#)];
     let variables = variables.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
@@ -64,7 +64,7 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
         ("n", 1, Role::Client),
         ("ser.n", 1, Role::Server),
     ];
-    House {
+    FuzzedProxy {
         settings: HandlerSettings::new(&config),
         snapshot: Snapshot::new(
             1,
@@ -81,7 +81,7 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
 /// The bytes of a connection. A response is checked as by a client; with reused buffers or from a cache it is the
 /// same as with new ones.
 pub fn answer(data: &[u8]) {
-    let server = &*HOUSE;
+    let server = &*PROXY;
     let mut reader = RequestReader::default();
     let mut buffer = BytesMut::from(data);
     let (mut state, mut output) = (HandlerState::default(), ResponseWriter::default());
@@ -153,7 +153,7 @@ fn shown(answer: &[u8]) -> String {
     String::from_utf8_lossy(answer).into_owned()
 }
 
-impl House {
+impl FuzzedProxy {
     fn ask(
         &self,
         request: &mut Request<'_>,
