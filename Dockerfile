@@ -40,7 +40,7 @@ RUN touch src/main.rs src/lib.rs \
 # entry points of the Python proxy; the executable selects its subcommand by its name. The cache is writable by
 # any user, as /tmp is, so that `--user` needs no volume.
 RUN mkdir -p /root-of-image/app /root-of-image/cache /root-of-image/usr/local/bin /root-of-image/usr/share/edge-proxy \
- && objcopy --strip-debug target/built/edge-proxy /root-of-image/usr/local/bin/edge-proxy \
+ && objcopy --strip-all target/built/edge-proxy /root-of-image/usr/local/bin/edge-proxy \
  && ln -s edge-proxy /root-of-image/usr/local/bin/edge-proxy-serve \
  && ln -s edge-proxy /root-of-image/usr/local/bin/edge-proxy-render-config \
  && ln -s usr/local/bin/edge-proxy /root-of-image/edge-proxy \
