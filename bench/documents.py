@@ -216,6 +216,20 @@ def identity(identifier="bench-user", **changes):
     }
 
 
+def exposures(count):
+    """A post of experiment events, as bytes."""
+    exposure = {
+        "event": "$flag_exposure",
+        "feature_name": "feature_0001",
+        "identifier": "bench-user",
+        "value": "b",
+        "traits": None,
+        "metadata": {"experiment_id": 7},
+        "timestamp": 1_735_229_888_000,
+    }
+    return text({"events": [exposure] * count}).encode()
+
+
 def requests():
     """Name -> body of POST identities."""
     return {

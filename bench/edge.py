@@ -39,6 +39,8 @@ RATIOS = (
 )
 TOGETHER = 16
 IDLE = 10_000
+# Requests per second, and events in each post: SDKs send what has gathered.
+FLAGS_RATE, POSTS_RATE, EXPOSURES = 20_000, 500, 10
 LIVENESS = "/proxy/health/liveness"
 
 
@@ -202,9 +204,51 @@ class Edge:
         value = f"{on / off:.2f} ({rps:,.0f}/s, {dropped / answered:.0%} of the records dropped and counted)"
         self.line("access log on / off: CPU per request, its writer included", value)
 
+    def events(self):
+        """CPU of the reactor per flags request while it also takes experiment events.
+
+        Four loads in turn, each for the same time at constant rates: I none, F flags, E events, B both. With the CPU
+        time of the reactor's thread in each, flags alone cost (F - I) / requests, and beside events
+        (B - E) / requests: what the events cost by themselves is subtracted.
+        """
+        upstream = servers.EventSink()
+        server = self.proxy(
+            cache_dir=str(self.scratch / "events"),
+            events={"enabled": True, "url": f"http://127.0.0.1:{upstream.port}", "flush_interval_seconds": 1},
+        )
+        posted = load.raw_request("POST", "/v1/events", KEY, documents.exposures(EXPOSURES))
+        kinds = {"flags": (FLAGS_RATE, self.request), "events": (POSTS_RATE, posted)}
+        rounds = []
+        try:
+            for seconds in [1] + [self.options.seconds] * self.options.rounds:
+                none = load.idle_cpu(server, seconds)
+                flags = load.mixed(server, kinds, ["flags"], seconds, self.scratch)
+                events = load.mixed(server, kinds, ["events"], seconds, self.scratch)
+                both = load.mixed(server, kinds, ["flags", "events"], seconds, self.scratch)
+                rounds.append(
+                    {
+                        what: (
+                            (flags[what] - none[what]) / flags["completed"],
+                            (both[what] - events[what]) / both["completed"],
+                        )
+                        for what in ("reactor", "process")
+                    }
+                )
+        finally:
+            server.stop()
+            upstream.stop()
+        for what, bound in (("reactor", 1.1), ("process", None)):
+            alone, beside = (statistics.median(one[what][at] for one in rounds[1:]) * 1e6 for at in (0, 1))
+            ratio = beside / alone
+            name = f"GET flags beside {POSTS_RATE * EXPOSURES:,} events/s / alone: CPU of the {what} per request"
+            value = f"{ratio:.2f} ({beside:.2f} µs, {alone:.2f} µs)"
+            self.line(name, value, f"<= {bound}" if bound else "", bound and ratio <= bound)
+        self.line("events that upstream got meanwhile", f"{upstream.events:,}")
+
     def run(self):
         print("| the HTTP edge | bound | here | |\n|---|---|---|---|")
-        for part in (self.ratios, self.new_heads, self.together, self.idle, self.tls, self.enters, self.access_log):
+        parts = (self.ratios, self.new_heads, self.together, self.idle, self.tls, self.enters, self.access_log, self.events)
+        for part in parts:
             if self.selected(part.__name__):
                 part()
 
@@ -217,7 +261,7 @@ def main():
     parser.add_argument("--binary", type=Path, default=servers.ROOT / "target/release/edge-proxy")
     options = parser.parse_args()
     for tool in ("wrk", "openssl", "perf"):
-        if not shutil.which(tool):
+        if not shutil.which(tool) and options.only != ["events"]:
             sys.exit(f"{tool} is not installed (Debian: apt install wrk openssl linux-perf)")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

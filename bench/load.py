@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import heads
@@ -201,3 +202,38 @@ def open_loop(server, request, rate, seconds, scratch, connections=64, cpus="1",
     result = measured(server, request, command)
     result["rps"] = result["measured"] / seconds
     return result
+
+
+def mixed(server, kinds, names, seconds, scratch, connections=32, cpus="1"):
+    """paced, with one or two of these kinds of request at their rates: (rate, request) by name. Returns the
+    seconds of CPU of the reactor and of the process, and how many requests of the first kind were answered."""
+    command = ["taskset", "--cpu-list", cpus, PEERS / "paced", "--port", server.port, "--connections", connections]
+    command += ["--seconds", seconds, "--warm-up", 0]
+    for name, (file, rate) in zip(names, (("--request", "--rate"), ("--also", "--also-rate")), strict=False):
+        path = Path(scratch) / f"{name}.request"
+        path.write_bytes(kinds[name][1])
+        command += [file, path, rate, kinds[name][0]]
+    before = cpu_times(server)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT)
+    after = cpu_times(server)
+    if done.returncode:
+        raise WrongAnswer(f"{server.name}: paced ended with {done.returncode}: {done.stdout}{done.stderr}")
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    for name, field in zip(names, ("completed", "also_completed"), strict=False):
+        if result[field] < kinds[name][0] * seconds * 0.9:
+            raise WrongAnswer(f"{server.name}: {result[field]} {name} in {seconds} s: the rate was not kept")
+    return {what: after[what] - before[what] for what in after} | {"completed": result["completed"]}
+
+
+def cpu_times(server):
+    """Seconds of CPU so far, of the reactor's thread and of the process."""
+    path = Path(f"/proc/{server.process.pid}/task/{server.thread('reactor')}/schedstat")
+    return {"reactor": int(path.read_text().split()[0]) / 1e9, "process": server.cpu_seconds()}
+
+
+def idle_cpu(server, seconds):
+    """What `mixed` returns without a load."""
+    before = cpu_times(server)
+    time.sleep(seconds)
+    after = cpu_times(server)
+    return {what: after[what] - before[what] for what in after}

@@ -39,10 +39,12 @@ pub fn connect(address: SocketAddr) -> mio::net::TcpStream {
     mio::net::TcpStream::from_std(stream)
 }
 
-/// The start of the body and the end of a complete response at the start of `bytes`. Panics unless it is 200.
+/// The start of the body and the end of a complete response at the start of `bytes`. Panics unless it is 200 or
+/// 202.
 pub fn response_extent(bytes: &[u8]) -> Option<(usize, usize)> {
     let body = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    assert!(bytes.starts_with(b"HTTP/1.1 200 "), "not 200: {}", String::from_utf8_lossy(&bytes[..body]));
+    let is_success = bytes.starts_with(b"HTTP/1.1 200 ") || bytes.starts_with(b"HTTP/1.1 202 ");
+    assert!(is_success, "neither 200 nor 202: {}", String::from_utf8_lossy(&bytes[..body]));
     let head = std::str::from_utf8(&bytes[..body]).expect("an ASCII head");
     let length = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
