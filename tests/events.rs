@@ -1,4 +1,5 @@
 //! Experiment events: every status, and that none is lost once it was answered 202.
+mod bounds;
 mod delivery;
 mod http2;
 
