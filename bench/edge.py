@@ -40,7 +40,7 @@ RATIOS = (
 TOGETHER = 16
 IDLE = 10_000
 # Requests per second, and events in each post: SDKs send what has gathered.
-FLAGS_RATE, POSTS_RATE, EXPOSURES = 20_000, 500, 10
+FLAGS_RATE, POSTS_RATE, EXPOSURES = 40_000, 500, 10
 LIVENESS = "/proxy/health/liveness"
 
 
