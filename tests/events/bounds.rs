@@ -67,7 +67,7 @@ fn the_route_is_below_the_base_path_and_follows_the_lists_and_keys() {
     assert_eq!(names_sent(&upstream), ["a", "a"]);
 }
 
-/// 8 MiB wait at most while the disk does not write; the next request is refused at once.
+/// 8 MiB wait at most while the disk does not write; the next request is refused immediately.
 #[test]
 fn too_many_events_that_wait_are_refused_and_the_others_are_kept() {
     let shim = Shim::new();
