@@ -17,6 +17,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod counts;
+pub mod delta;
 pub mod demo;
 pub mod engine;
 pub mod events;

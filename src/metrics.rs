@@ -128,6 +128,8 @@ pub struct ReactorMetrics {
     pub connections_evicted: Counter,
     /// 422 responses that omit some of the errors.
     pub errors_truncated: Counter,
+    /// Documents sent as deltas.
+    pub deltas_sent: Counter,
     /// Pauses of the accept loop, mostly at the descriptor limit.
     pub accept_pauses: Counter,
     /// Requests whose JSONPath evaluation exceeded its step budget.
@@ -181,6 +183,9 @@ pub struct SupervisorMetrics {
     pub snapshots_published: Counter,
     pub reloads: Counter,
     pub reloads_refused: Counter,
+    /// Documents that came as deltas, and deltas that were not usable.
+    pub deltas_applied: Counter,
+    pub deltas_refused: Counter,
     /// Flag counts of SDKs waiting to be uploaded.
     pub analytics_queued: Counter,
     pub analytics_sent: Counter,
@@ -276,6 +281,7 @@ impl ReactorMetrics {
             write_timeouts: Counter::default(),
             connections_evicted: Counter::default(),
             errors_truncated: Counter::default(),
+            deltas_sent: Counter::default(),
             accept_pauses: Counter::default(),
             jsonpath_exceeded: Counter::default(),
             patterns_exceeded: Counter::default(),

@@ -17,6 +17,8 @@ pub struct Validators {
     pub last_modified: Option<String>,
     /// The response's `Date`, or when it was received (RFC 9110 6.6.1). `None`: unknown.
     pub date: Option<SystemTime>,
+    /// Whether upstream offers deltas from this document: `Use-As-Dictionary` (RFC 9842 2.1). Not stored.
+    pub offers_deltas: bool,
 }
 
 impl Validators {
@@ -27,6 +29,7 @@ impl Validators {
             etag: text(header::ETAG),
             last_modified: text(header::LAST_MODIFIED),
             date: Some(date_of(headers)),
+            offers_deltas: headers.contains_key("use-as-dictionary"),
         }
     }
 
@@ -58,6 +61,7 @@ impl Validators {
             etag: by.etag.or(self.etag),
             last_modified: by.last_modified.or(self.last_modified),
             date: by.date,
+            offers_deltas: by.offers_deltas,
         }
     }
 }
@@ -82,6 +86,7 @@ mod tests {
                 etag: etag.map(str::to_owned),
                 last_modified: Some(modified.to_owned()),
                 date: httpdate::parse_http_date(&date).ok(),
+                offers_deltas: false,
             };
             let names: Vec<&str> = current.conditions().iter().map(|(name, _)| *name).collect();
             assert_eq!(current.are_usable(), !names.is_empty());

@@ -26,6 +26,8 @@ mod compression;
 mod conformance;
 /// Counts of SDKs, through restarts.
 mod counts;
+/// Deltas of documents between proxies.
+mod deltas;
 /// The number and licences of dependencies.
 mod dependencies;
 /// Upstream faults in the log, the health response and the status page.

@@ -23,6 +23,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("clap", &["src/cli.rs", "src/commands/"]),
     ("clap_complete", &["src/commands/"]),
     ("clap_mangen", &["src/commands/"]),
+    ("zstd", &["src/delta.rs"]),
     ("regex_automata", &["src/python/regex/", "src/engine/jsonpath/iregexp.rs"]),
     ("regex_syntax", &["src/python/regex/"]),
 ];
@@ -34,6 +35,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("json", &[]),
     ("yielding", &[]),
+    ("delta", &["limits", "yielding"]),
     ("schedule", &["limits"]),
     ("counts", &["limits"]),
     ("events", &[]),
@@ -47,7 +49,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     // Python's semantics, and the engine that follows them.
     ("python", &["json", "limits", "step_budget", "work"]),
     ("engine", &["json", "limits", "python", "step_budget", "timestamp", "work", "yielding"]),
-    ("snapshot", &["engine", "json", "limits", "yielding"]),
+    ("snapshot", &["delta", "engine", "json", "limits", "yielding"]),
     // Configuration and what every plane uses.
     ("config", &["files", "limits", "terminal"]),
     ("demo", &["config"]),
@@ -78,7 +80,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("reactor", &["channel", "config", "events", "handlers", "http", "limits", "log", "metrics", "snapshot"]),
     // Control plane.
     ("systemd", &["metrics"]),
-    ("upstream", &["config", "files", "json", "limits", "timestamp", "validators", "yielding"]),
+    ("upstream", &["config", "delta", "files", "json", "limits", "timestamp", "validators", "yielding"]),
     ("storage", &["config", "files", "json", "limits", "log", "validators"]),
     ("analytics", &["counts", "json", "limits", "schedule", "storage", "upstream"]),
     (
@@ -92,6 +94,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "channel",
             "config",
             "counts",
+            "delta",
             "engine",
             "files",
             "forwarding",

@@ -29,7 +29,7 @@ pub fn export(text: &mut ExpositionText, view: &View) {
             text.sample("environment_polls_total", &[("environment", label), ("result", &result)], count);
         }
     }
-    let rows: [Row; 12] = [
+    let rows: [Row; 13] = [
         ("document_age_seconds", "Time since the document was changed, by its updated_at.", |e| {
             e.document_updated_at().and_then(age_seconds)
         }),
@@ -49,6 +49,7 @@ pub fn export(text: &mut ExpositionText, view: &View) {
             Some(e.metrics.compile.as_secs_f64())
         }),
         ("document_bytes", "Size of the served document.", |e| Some(e.metrics.document_bytes as f64)),
+        ("delta_bytes", "Memory of the deltas for other proxies.", delta_bytes),
         ("features", "Features in the served document.", |e| {
             Some(sizes(e).map_or(0, |sizes| sizes.features) as f64)
         }),
@@ -74,6 +75,10 @@ pub fn export(text: &mut ExpositionText, view: &View) {
             }
         }
     }
+}
+
+fn delta_bytes(environment: &EnvironmentView) -> Option<f64> {
+    Some(environment.slot.environment().map_or(0, |environment| environment.deltas().bytes()) as f64)
 }
 
 fn sizes(environment: &EnvironmentView) -> Option<&Sizes> {

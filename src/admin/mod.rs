@@ -5,6 +5,7 @@
 //! runs on separate threads and only reads, so that a request here costs the reactors nothing. No route
 //! returns flags, changes anything or shows a complete key. Each connection is closed after one response.
 mod answers;
+mod deltas;
 mod environments;
 mod exposition;
 mod history;

@@ -6,6 +6,7 @@
 use std::fmt::Display;
 use std::time::SystemTime;
 
+use crate::admin::deltas;
 use crate::admin::exposition::ExpositionText;
 use crate::admin::labels::unix_seconds;
 use crate::admin::process::Process;
@@ -118,6 +119,7 @@ pub fn render(view: &View) -> String {
     reactors(&mut text, metrics);
     answers::export_reactor_cpu(&mut text, metrics);
     supervisor(&mut text, metrics);
+    deltas::export(&mut text, metrics);
     events(&mut text, metrics);
     background(&mut text, metrics);
     environments::export(&mut text, view);

@@ -110,6 +110,7 @@ impl ConfigBuilder {
             realtime: self.realtime(),
             proxy_key,
             discovery_empty_grace: self.read("discovery_empty_grace_seconds", parse::duration, seconds(60)),
+            document_deltas: self.read("document_deltas", parse::boolean, true),
             usage_flush_interval: self.read("usage_flush_interval_seconds", parse::interval, seconds(60)),
             analytics: Analytics {
                 enabled: self.read("analytics.enabled", parse::boolean, true),

@@ -97,6 +97,7 @@ pub const SETTINGS: &[Setting] = &[
     restart("cache_dir", |a, b| a.cache_dir != b.cache_dir).takes(Kind::OptionalPath, "null", "Directory of the last good documents, which are served after a restart."),
     restart("cores", |a, b| a.cores != b.cores).variables(&["WEB_CONCURRENCY"]).takes(Kind::Cores, "null", "CPUs to use: a count, or a list such as 0,2-5; null: all that the process may use."),
     plain("discovery_empty_grace_seconds").takes(Kind::Duration, "60", "With proxy_key: how long the list of environments must be empty before the environments are removed."),
+    plain("document_deltas").takes(Kind::Boolean, "true", "Between proxies: ask a proxy for what changed of a document instead of all of it, and answer such requests."),
     plain("documents").takes(Kind::Paths, "[]", "Environment documents on disk to serve; read again when they change."),
     plain("endpoint_caches").takes(Kind::Anything, "null", "Accepted from the Python proxy's configuration, without effect."),
     secret("environment_key_pairs").takes(Kind::KeyPairs, "[]", "The environments to serve."),

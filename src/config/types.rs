@@ -101,6 +101,8 @@ pub struct Config {
     /// How long discovery must return an empty list before the environments are removed. Zero:
     /// immediately.
     pub discovery_empty_grace: Duration,
+    /// Ask upstream for deltas of documents where it offers them, and offer them to other proxies.
+    pub document_deltas: bool,
     pub usage_flush_interval: Duration,
     pub analytics: Analytics,
     pub events: EventsConfig,

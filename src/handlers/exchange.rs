@@ -143,6 +143,10 @@ impl<'a> Exchange<'a> {
     /// Adds the headers of a response made from an environment's document: `Vary`, `Cache-Control` and dates.
     pub fn add_document_headers(&mut self, document: &PublishedDocument, cache_control: &[u8]) {
         self.vary_by_key();
+        self.add_dated_headers(document, cache_control);
+    }
+
+    fn add_dated_headers(&mut self, document: &PublishedDocument, cache_control: &[u8]) {
         let Scratch { headers, date_headers, .. } = &mut *self.scratch;
         headers.extend_from_slice(cache_control);
         date_headers.append(document.updated_at, headers);
@@ -207,6 +211,51 @@ impl<'a> Exchange<'a> {
             self.add_headers(CONTENT_ENCODING_GZIP);
         }
         let body = gzip.unwrap_or(&ready.plain);
+        self.send(Status(200), Some(ContentType::Json), Body::Ready(body));
+        Ok(())
+    }
+
+    /// Sends a document to a client that takes deltas and has `available`: a delta from that one if there is
+    /// one, else the whole document, or 304.
+    pub fn send_document_delta(
+        &mut self,
+        published: &PublishedDocument,
+        available: &[u8],
+    ) -> Result<(), ApiError<'a>> {
+        let document = published.environment.document();
+        let gzip = document.gzip.as_ref().filter(|_| self.accepts_gzip());
+        self.add_headers(match self.varies_by_origin {
+            true => b"vary: X-Environment-Key, Accept-Encoding, Available-Dictionary, Origin\r\n",
+            false => b"vary: X-Environment-Key, Accept-Encoding, Available-Dictionary\r\n",
+        });
+        self.add_dated_headers(published, PRIVATE_NO_CACHE);
+        let delta = published.environment.deltas().find(available);
+        match delta {
+            Some(delta) => {
+                for piece in [&b"etag: "[..], delta.etag.as_bytes(), b"\r\n"] {
+                    self.add_headers(piece);
+                }
+            }
+            None => EntityTag::new(&document.etag, gzip.is_some()).append(&mut self.scratch.headers),
+        }
+        if self.is_not_modified(Some(EntityTag::of_any_coding(&document.etag)), published.last_modified)? {
+            return Ok(());
+        }
+        let body = match (delta, gzip) {
+            (Some(delta), _) => {
+                self.outcome.is_delta = true;
+                let digest = delta.unencoded_digest.as_bytes();
+                for piece in [&b"content-encoding: dcz\r\nunencoded-digest: "[..], digest, b"\r\n"] {
+                    self.add_headers(piece);
+                }
+                &delta.body
+            }
+            (None, Some(gzip)) => {
+                self.add_headers(CONTENT_ENCODING_GZIP);
+                gzip
+            }
+            (None, None) => &document.plain,
+        };
         self.send(Status(200), Some(ContentType::Json), Body::Ready(body));
         Ok(())
     }

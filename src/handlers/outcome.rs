@@ -14,6 +14,8 @@ pub struct RequestOutcome {
     pub reject: Option<ParseError>,
     /// The response is a 422 that omits some of the errors.
     pub errors_truncated: bool,
+    /// The response is a document as a delta.
+    pub is_delta: bool,
     /// Bytes of the decoded body that were parsed: a measure of the work done.
     pub body_bytes: usize,
 }
@@ -27,6 +29,7 @@ impl RequestOutcome {
         role: None,
         reject: None,
         errors_truncated: false,
+        is_delta: false,
         body_bytes: 0,
     };
 }

@@ -24,6 +24,8 @@ pub struct HandlerSettings {
     /// `server.base_path`; empty: routes are at the root.
     pub(super) base_path: Cow<'static, str>,
     pub(super) files: StaticFiles,
+    /// The header line that offers deltas of documents; empty without `document_deltas`.
+    pub(super) delta_offer: Box<[u8]>,
     /// Which clients are answered. `None`: all of them.
     pub address_lists: Option<AddressLists>,
 }
@@ -39,6 +41,7 @@ impl HandlerSettings {
             accepts_events: config.events.enabled,
             serves_demo: config.environments.iter().any(|one| one.client_side_key == demo::CLIENT_SIDE_KEY),
             files: StaticFiles::below(&base_path),
+            delta_offer: delta_offer(config, &base_path),
             base_path,
             address_lists: config.server.address_lists.clone(),
         }
@@ -62,6 +65,16 @@ impl HandlerSettings {
         }
         headers
     }
+}
+
+/// `Use-As-Dictionary` (RFC 9842 2.1): the document is a dictionary for later answers at its path.
+fn delta_offer(config: &Config, base_path: &str) -> Box<[u8]> {
+    match config.document_deltas {
+        true => format!("use-as-dictionary: match=\"{base_path}/api/v1/environment-document/\"\r\n"),
+        false => String::new(),
+    }
+    .into_bytes()
+    .into()
 }
 
 /// Appends `X-Request-Id`, so that a response can be matched with the request in the logs of both sides.

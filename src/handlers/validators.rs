@@ -45,19 +45,33 @@ fn write_updated_at(updated_at: Option<f64>, lines: &mut Vec<u8>) {
 pub struct EntityTag<'a> {
     /// The tag of the uncompressed body, with its quotes.
     plain: &'a str,
-    is_gzip: bool,
+    form: TagForm,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum TagForm {
+    Plain,
+    Gzip,
+    /// Any coding of the document.
+    AnyCoding,
 }
 
 impl<'a> EntityTag<'a> {
     pub fn new(plain: &'a str, is_gzip: bool) -> Self {
-        Self { plain, is_gzip }
+        Self { plain, form: if is_gzip { TagForm::Gzip } else { TagForm::Plain } }
+    }
+
+    /// For a client that takes deltas. What it has may have come in another coding than it would get now, and
+    /// is the same document: such a tag ends in `-gzip`, or in `-dcz-` and the start of a digest.
+    pub fn of_any_coding(plain: &'a str) -> Self {
+        Self { plain, form: TagForm::AnyCoding }
     }
 
     /// Appends the `ETag` header line.
     pub fn append(self, lines: &mut Vec<u8>) {
         lines.extend_from_slice(b"etag: ");
         match self.plain.strip_suffix('"') {
-            Some(open) if self.is_gzip => {
+            Some(open) if matches!(self.form, TagForm::Gzip) => {
                 lines.extend_from_slice(open.as_bytes());
                 lines.extend_from_slice(b"-gzip\"");
             }
@@ -68,8 +82,12 @@ impl<'a> EntityTag<'a> {
 
     /// Whether this quoted tag is equal, byte for byte.
     fn equals(self, quoted: &[u8]) -> bool {
-        match self.plain.strip_suffix('"') {
-            Some(open) if self.is_gzip => quoted.strip_prefix(open.as_bytes()) == Some(b"-gzip\""),
+        let coding = |open: &str| quoted.strip_prefix(open.as_bytes());
+        match (self.form, self.plain.strip_suffix('"')) {
+            (TagForm::Gzip, Some(open)) => coding(open) == Some(b"-gzip\""),
+            (TagForm::AnyCoding, Some(open)) => {
+                coding(open).is_some_and(|end| matches!(end, b"\"" | b"-gzip\"") || end.starts_with(b"-dcz-"))
+            }
             _ => quoted == self.plain.as_bytes(),
         }
     }
@@ -145,8 +163,8 @@ fn matches(tags: &[u8], etag: Option<EntityTag<'_>>, comparison: EtagComparison)
 mod tests {
     use super::*;
 
-    const PLAIN: Option<EntityTag<'_>> = Some(EntityTag { plain: "\"a1\"", is_gzip: false });
-    const GZIP: Option<EntityTag<'_>> = Some(EntityTag { plain: "\"a1\"", is_gzip: true });
+    const PLAIN: Option<EntityTag<'_>> = Some(EntityTag { plain: "\"a1\"", form: TagForm::Plain });
+    const GZIP: Option<EntityTag<'_>> = Some(EntityTag { plain: "\"a1\"", form: TagForm::Gzip });
 
     #[test]
     fn etag_matches_only_the_coding_that_is_sent() {
@@ -166,6 +184,16 @@ mod tests {
             assert_eq!(matches(tags, PLAIN, EtagComparison::Weak), plain, "{tags:?}");
             assert_eq!(matches(tags, GZIP, EtagComparison::Weak), gzip, "{tags:?}");
             assert_eq!(matches(tags, PLAIN, EtagComparison::Strong), plain_strong, "{tags:?}");
+        }
+        let any = Some(EntityTag::of_any_coding("\"a1\""));
+        for (tag, expected) in [
+            ("\"a1\"", true),
+            ("\"a1-gzip\"", true),
+            ("\"a1-dcz-0011aabb\"", true),
+            ("\"a12-dcz-0011aabb\"", false),
+            ("\"b1-gzip\"", false),
+        ] {
+            assert_eq!(matches(tag.as_bytes(), any, EtagComparison::Weak), expected, "{tag}");
         }
         assert!(matches(b"*", None, EtagComparison::Weak) && !matches(b"\"a1\"", None, EtagComparison::Weak));
         let mut lines = Vec::new();

@@ -12,11 +12,23 @@ use crate::http::deflate::BlockEnd;
 /// Whether `Accept-Encoding` names gzip with a quality other than 0 (RFC 9110 12.5.3). `*` does not count:
 /// the Python proxy compresses only if the field contains `gzip`.
 pub fn accepts_gzip(accept_encoding: Option<&[u8]>) -> bool {
+    accepts(accept_encoding, |coding| {
+        coding.eq_ignore_ascii_case(b"gzip") || coding.eq_ignore_ascii_case(b"x-gzip")
+    })
+}
+
+/// Whether `Accept-Encoding` names `dcz`, zstd with a dictionary (RFC 9842 6.2).
+pub fn accepts_dcz(accept_encoding: Option<&[u8]>) -> bool {
+    accepts(accept_encoding, |coding| coding.eq_ignore_ascii_case(b"dcz"))
+}
+
+#[inline]
+fn accepts(accept_encoding: Option<&[u8]>, is_coding: impl Fn(&[u8]) -> bool) -> bool {
     let mut accepts = false;
     for item in accept_encoding.unwrap_or_default().split(|byte| *byte == b',') {
         let mut parts = item.split(|byte| *byte == b';');
         let coding = parts.next().unwrap_or_default().trim_ascii();
-        if coding.eq_ignore_ascii_case(b"gzip") || coding.eq_ignore_ascii_case(b"x-gzip") {
+        if is_coding(coding) {
             accepts = parts.all(|part| !is_zero_quality(part));
         }
     }
@@ -176,6 +188,11 @@ mod tests {
             assert_eq!(accepts_gzip(Some(field.as_bytes())), gzip, "{field}");
         }
         assert!(!accepts_gzip(None));
+        for (field, dcz) in
+            [("gzip, dcz", true), ("DCZ;q=0.1", true), ("gzip, dcz;q=0", false), ("gzip", false)]
+        {
+            assert_eq!(accepts_dcz(Some(field.as_bytes())), dcz, "{field}");
+        }
     }
 
     fn gunzip(member: &[u8]) -> Vec<u8> {

@@ -34,6 +34,8 @@ pub struct Fields<'a> {
     pub sdk_user_agent: Option<&'a [u8]>,
     /// `X-Request-Id`, if it is valid: echoed and logged.
     pub request_id: Option<&'a [u8]>,
+    /// SHA-256 of a document that the client has (RFC 9842 2.2).
+    pub available_dictionary: Option<&'a [u8]>,
     /// `X-Forwarded-For`, for the access log and the address lists.
     pub forwarded_for: Option<&'a [u8]>,
 }
@@ -99,6 +101,7 @@ impl<'a> Fields<'a> {
                 self.has_precondition = true;
                 &mut self.if_unmodified_since
             }
+            20 if name == b"available-dictionary" => &mut self.available_dictionary,
             24 if name == b"flagsmith-sdk-user-agent" => &mut self.sdk_user_agent,
             26 if name == b"flagsmith-application-name" => &mut self.application_name,
             29 if name == b"flagsmith-application-version" => &mut self.application_version,

@@ -365,6 +365,9 @@ impl BatchWriter<'_> {
         if outcome.errors_truncated {
             self.reactor.metrics.errors_truncated.add(1);
         }
+        if outcome.is_delta {
+            self.reactor.metrics.deltas_sent.add(1);
+        }
         let output = &self.state.output;
         if self.reactor.access.is_some() {
             let bytes = output.bytes.len() - start_bytes + output.tail.as_ref().map_or(0, Bytes::len);

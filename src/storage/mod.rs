@@ -205,7 +205,8 @@ pub fn load(folder: &Path, name: &str) -> Result<Option<StoredDocument>, Storage
     let saved_at = UNIX_EPOCH
         .checked_add(Duration::from_secs(header.saved_at_seconds))
         .ok_or_else(|| damaged(DamageCause::Time))?;
-    let validators = Validators { etag: header.etag, last_modified: header.last_modified, date: None };
+    let (etag, last_modified) = (header.etag, header.last_modified);
+    let validators = Validators { etag, last_modified, date: None, offers_deltas: false };
     Ok(Some(StoredDocument { document, validators, digest, saved_at }))
 }
 

@@ -37,7 +37,12 @@ impl Drop for Folder {
 fn stored(document: &str) -> StoredDocument {
     StoredDocument {
         document: document.into(),
-        validators: Validators { etag: Some("\"a\"".into()), last_modified: None, date: None },
+        validators: Validators {
+            etag: Some("\"a\"".into()),
+            last_modified: None,
+            date: None,
+            offers_deltas: false,
+        },
         digest: Sha256::digest(document).into(),
         saved_at: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
     }

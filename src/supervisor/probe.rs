@@ -15,7 +15,7 @@ use crate::files::Links;
 use crate::snapshot::Environment;
 use crate::supervisor::discovery::{CheckedPairs, KnownKeys, check_pairs};
 use crate::supervisor::refresh;
-use crate::upstream::{DocumentResponse, EventsOutcome, PollError, Upstream};
+use crate::upstream::{DeltaOutcome, DocumentResponse, EventsOutcome, KnownDocument, PollError, Upstream};
 
 /// A client for single requests.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl Probe {
     /// # Errors
     /// What failed and what to do.
     pub fn document(&self, key: &Secret) -> Result<ProbedDocument, ProbeError> {
-        match self.upstream.document(key.expose(), None, None)? {
+        match self.upstream.document(key.expose(), KnownDocument::default(), &mut DeltaOutcome::None)? {
             DocumentResponse::New(fetched) => Ok(compile(&fetched.document)?),
             DocumentResponse::Same(_) => Err(ProbeError::NotModified),
         }

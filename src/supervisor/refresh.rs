@@ -10,14 +10,18 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Secret;
+use crate::delta::digest_of;
 use crate::engine::compile::CompileWarning;
 use crate::files::{self, FileVersion, Links};
 use crate::metrics::EnvironmentMetrics;
 use crate::snapshot::Environment;
+use crate::snapshot::environment::Predecessor;
 use crate::storage::{StorageError, Store};
 use crate::supervisor::affinity::Affinity;
 use crate::supervisor::pool::{Pool, guarded};
-use crate::upstream::{DocumentResponse, Fetched, PollError, PollErrorKind, Upstream, digest_of};
+use crate::upstream::{
+    DeltaOutcome, DocumentResponse, Fetched, KnownDocument, PollError, PollErrorKind, Upstream,
+};
 use crate::validators::Validators;
 
 /// Documents of this size and more are compiled on a separate low-priority thread, bytes, so that small ones,
@@ -36,6 +40,8 @@ pub enum RefreshSource {
     Upstream {
         key: Secret,
         validators: Option<Validators>,
+        /// Upstream, another proxy, may answer with a delta from the current document.
+        accepts_delta: bool,
     },
     File {
         path: PathBuf,
@@ -55,6 +61,8 @@ pub struct RefreshJob {
     pub source: RefreshSource,
     /// SHA-256 of the current document.
     pub digest: Option<[u8; 32]>,
+    /// The current document, for deltas from it and to it; `None` without `document_deltas`.
+    pub current: Option<Arc<Environment>>,
     /// Return the bytes of a new document too, to store them.
     pub is_stored: bool,
 }
@@ -104,6 +112,7 @@ pub struct RefreshResult {
     pub started: Instant,
     /// The version of the file that was read.
     pub seen: Option<FileVersion>,
+    pub delta: DeltaOutcome,
     pub result: Result<Polled, PollError>,
 }
 
@@ -174,9 +183,9 @@ impl RefreshJob {
     pub fn run(self, upstream: &Upstream, compilers: &Compilers) -> RefreshResult {
         let id = self.id;
         let started = Instant::now();
-        let mut seen = None;
-        let result = guarded(|| run(self, &mut seen, upstream, compilers)).unwrap_or_else(|| Err(defect()));
-        RefreshResult { id, started, seen, result }
+        let (mut seen, mut delta) = (None, DeltaOutcome::None);
+        let result = guarded(|| run(self, &mut seen, &mut delta, upstream, compilers));
+        RefreshResult { id, started, seen, delta, result: result.unwrap_or_else(|| Err(defect())) }
     }
 }
 
@@ -199,13 +208,20 @@ pub fn load(store: &Store, client_side_key: &str) -> Result<Option<LoadedDocumen
 fn run(
     job: RefreshJob,
     seen: &mut Option<FileVersion>,
+    delta: &mut DeltaOutcome,
     upstream: &Upstream,
     compilers: &Compilers,
 ) -> Result<Polled, PollError> {
     let mut edited_at = None;
     let fetched = match job.source {
-        RefreshSource::Upstream { key, validators } => {
-            match upstream.document(key.expose(), validators.as_ref(), job.digest.as_ref())? {
+        RefreshSource::Upstream { key, validators, accepts_delta } => {
+            let current = job.current.as_ref().filter(|_| accepts_delta);
+            let known = KnownDocument {
+                validators: validators.as_ref(),
+                digest: job.digest.as_ref(),
+                dictionary: current.and_then(|current| current.dictionary()),
+            };
+            match upstream.document(key.expose(), known, delta)? {
                 DocumentResponse::Same(validators) => return Ok(Polled::Same(Some(validators))),
                 DocumentResponse::New(fetched) => fetched,
             }
@@ -226,7 +242,7 @@ fn run(
     }
     let (sender, compiled) = channel();
     let bytes = fetched.document.len();
-    let task = move || drop(sender.send(compile_timed(fetched, edited_at, job.is_stored)));
+    let task = move || drop(sender.send(compile_timed(fetched, edited_at, job.current, job.is_stored)));
     compilers.of(bytes).spawn(task).map_err(|error| {
         PollError::new(PollErrorKind::Internal, format!("failed to start a thread to compile with: {error}"))
     })?;
@@ -239,12 +255,19 @@ fn defect() -> PollError {
     PollError::new(PollErrorKind::Internal, message)
 }
 
-fn compile_timed(fetched: Fetched, edited_at: Option<f64>, is_stored: bool) -> Result<Compiled, PollError> {
+fn compile_timed(
+    fetched: Fetched,
+    edited_at: Option<f64>,
+    current: Option<Arc<Environment>>,
+    is_stored: bool,
+) -> Result<Compiled, PollError> {
     let started = Instant::now();
     let document_bytes = fetched.document.len();
+    let keeps_uuids = !fetched.validators.offers_deltas;
+    let before = current.as_deref().map(|environment| Predecessor { environment, keeps_uuids });
     let (compiled, document) = match is_stored {
-        true => (compile(&fetched.document)?, Some(fetched.document)),
-        false => (compile(fetched.document)?, None),
+        true => (compile_after(&fetched.document, before)?, Some(fetched.document)),
+        false => (compile_after(fetched.document, before)?, None),
     };
     let (environment, warnings) = compiled;
     Ok(Compiled {
@@ -266,9 +289,16 @@ fn compile_timed(fetched: Fetched, edited_at: Option<f64>, is_stored: bool) -> R
 pub fn compile<'a>(
     document: impl Into<Cow<'a, [u8]>>,
 ) -> Result<(Environment, Vec<CompileWarning>), PollError> {
+    compile_after(document, None)
+}
+
+fn compile_after<'a>(
+    document: impl Into<Cow<'a, [u8]>>,
+    before: Option<Predecessor<'_>>,
+) -> Result<(Environment, Vec<CompileWarning>), PollError> {
     let document = document.into();
     let ends_well = document.trim_ascii_end().ends_with(b"}");
-    Environment::compile(document).map_err(|error| {
+    Environment::compile_after(document, before).map_err(|error| {
         let path = shorten(&error.path);
         let cut = if ends_well { "" } else { "; it does not end with \"}\": it may be truncated" };
         let message = format!("not an environment document: {path}: {}{cut}", error.message);

@@ -34,7 +34,7 @@ use crate::supervisor::state::Supervisor;
 use crate::systemd::Notify;
 use crate::tls::Certificates;
 use crate::upstream::{
-    DiscoveredEnvironment, PollError, PollErrorKind, PostOutcome, Upstream, parse_discovered,
+    DeltaOutcome, DiscoveredEnvironment, PollError, PollErrorKind, PostOutcome, Upstream, parse_discovered,
 };
 
 /// How long a process that exits waits for documents to be written to disk.
@@ -194,7 +194,8 @@ impl RunLoop {
         let task = move || drop(sender.send(Event::Refreshed(job.run(&upstream, &compilers))));
         if let Err(error) = self.pool.spawn(task) {
             let (started, result) = (Instant::now(), Err(no_thread(&error)));
-            self.results.push_back(Event::Refreshed(RefreshResult { id, started, seen: None, result }));
+            let refreshed = RefreshResult { id, started, seen: None, delta: DeltaOutcome::None, result };
+            self.results.push_back(Event::Refreshed(refreshed));
         }
     }
 

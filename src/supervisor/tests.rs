@@ -15,8 +15,9 @@ use crate::analytics::batch::ReportKind;
 use crate::analytics::upload::RoundResult;
 use crate::channel::ReactorMessage;
 use crate::config::{self, Config, EnvironmentConfig, Secret, SettingError};
+use crate::delta::digest_of;
 use crate::metrics::Metrics;
-use crate::upstream::{DiscoveredEnvironment, PollError, PollErrorKind, ServerKey, Upstream, digest_of};
+use crate::upstream::{DeltaOutcome, DiscoveredEnvironment, PollError, PollErrorKind, ServerKey, Upstream};
 use crate::validators::Validators;
 
 const RUNNING: Event = Event::Tick { reactors: 1 };
@@ -70,7 +71,10 @@ impl Script {
         result: Result<Polled, PollError>,
     ) -> Vec<String> {
         let started = self.start + Duration::from_secs_f64(seconds);
-        self.at(seconds, Event::Refreshed(RefreshResult { id, started, seen: None, result }))
+        self.at(
+            seconds,
+            Event::Refreshed(RefreshResult { id, started, seen: None, delta: DeltaOutcome::None, result }),
+        )
     }
 
     fn discovered(&mut self, seconds: f64, client_side_keys: &[&str]) -> Vec<String> {

@@ -147,11 +147,7 @@ impl Upstream {
     }
 
     /// Reads a body of at most `bytes_max` bytes that arrives at `FETCH_RATE_MIN` or faster.
-    pub(super) fn read(
-        &self,
-        mut response: UpstreamResponse,
-        bytes_max: usize,
-    ) -> Result<Vec<u8>, PollError> {
+    pub(super) fn read(&self, response: UpstreamResponse, bytes_max: usize) -> Result<Vec<u8>, PollError> {
         if let Some(coding) = unknown_coding(&response.headers) {
             let message = format!(
                 "{} answered with Content-Encoding {coding}, which was not requested: check the proxies and \
@@ -160,6 +156,15 @@ impl Upstream {
             );
             return Err(PollError::new(PollErrorKind::Interrupted, message));
         }
+        self.read_body(response, bytes_max)
+    }
+
+    /// As [`read`](Self::read), but with any content coding.
+    pub(super) fn read_body(
+        &self,
+        mut response: UpstreamResponse,
+        bytes_max: usize,
+    ) -> Result<Vec<u8>, PollError> {
         let too_large = || {
             let most = self.document_bytes_max;
             let message =

@@ -5,6 +5,7 @@ use http::Uri;
 use percent_encoding::percent_decode_str;
 
 use crate::config::Secret;
+use crate::json::base64::base64;
 
 /// The URL without user and password, and these as the value of an `Authorization` field. An invalid percent
 /// escape is kept as it is, as in Python's `urllib.parse.unquote`.
@@ -25,21 +26,6 @@ pub fn split(uri: &Uri) -> (Uri, Option<Secret>) {
 /// The value of an `Authorization` field, such as `Basic dXNlcjp3b3Jk`.
 pub fn credentials(user: &[u8], password: &[u8]) -> Secret {
     Secret::new(format!("Basic {}", base64(&[user, b":", password].concat())))
-}
-
-/// Base64 with padding (RFC 4648 4).
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for at in 0..4 {
-            let index = (bits >> (18 - 6 * at)) as usize & 63;
-            text.push(if at <= chunk.len() { char::from(ALPHABET[index]) } else { '=' });
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! Conditional fetches of environment documents, with all their pages.
-use http::{Uri, header};
-use sha2::{Digest, Sha256};
+use http::{HeaderMap, Uri, header};
 
+use crate::delta;
+use crate::delta::{DocumentDigest, digest_of};
+use crate::json::base64::field_bytes;
+use crate::limits;
 use crate::upstream::api::Upstream;
 use crate::upstream::client::{Field, UpstreamResponse};
 use crate::upstream::error::{PollError, PollErrorKind};
 use crate::upstream::response::error_for_status;
 use crate::upstream::{pagination, url};
 use crate::validators::Validators;
-use crate::{limits, yielding};
 
 /// A fetched document, all pages merged.
 #[derive(Debug)]
@@ -16,7 +18,29 @@ pub struct Fetched {
     pub document: Vec<u8>,
     pub validators: Validators,
     /// SHA-256 of `document`.
-    pub digest: [u8; 32],
+    pub digest: DocumentDigest,
+}
+
+/// What the caller of a fetch has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KnownDocument<'a> {
+    /// The validators of its document. With them the request is conditional.
+    pub validators: Option<&'a Validators>,
+    /// SHA-256 of its document.
+    pub digest: Option<&'a DocumentDigest>,
+    /// Its document, if upstream may answer with a delta from it. Needs the digest.
+    pub dictionary: Option<&'a [u8]>,
+}
+
+/// Whether a document came as a delta.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeltaOutcome {
+    /// Upstream sent no delta.
+    #[default]
+    None,
+    Applied,
+    /// It was not usable, for this reason, and the whole document was requested.
+    Refused(String),
 }
 
 /// The outcome of a conditional fetch.
@@ -28,23 +52,29 @@ pub enum DocumentResponse {
 }
 
 impl Upstream {
-    /// Fetches the environment document of a server-side `key`. `current` and `digest` are the validators and
-    /// the SHA-256 of the caller's document; with `current`, the request is conditional.
+    /// Fetches the environment document of a server-side `key`. `delta` is set if upstream answers with a
+    /// delta; after one that is not usable the whole document is requested.
     ///
     /// # Errors
     /// The response is neither a complete document nor a 304, or there is none.
     pub fn document(
         &self,
         key: &str,
-        current: Option<&Validators>,
-        digest: Option<&[u8; 32]>,
+        known: KnownDocument<'_>,
+        delta: &mut DeltaOutcome,
     ) -> Result<DocumentResponse, PollError> {
         let uri = self.address("environment-document/")?;
         let keys = self.keys(key);
-        let conditions = current.map(Validators::conditions).unwrap_or_default();
-        let (response, trusted) = self.get(&uri, &keys, &conditions)?;
+        let conditions = known.validators.map(Validators::conditions).unwrap_or_default();
+        let dictionary = known.dictionary.zip(known.digest);
+        let available = dictionary.map(|(_, digest)| field_bytes(digest));
+        let mut fields = keys.clone();
+        if let Some(available) = &available {
+            fields.extend([("accept-encoding", "gzip, dcz"), ("available-dictionary", available)]);
+        }
+        let (response, trusted) = self.get(&uri, &fields, &conditions)?;
         let validators = Validators::of(&response.headers);
-        match (response.status, current) {
+        match (response.status, known.validators) {
             (200, _) => {}
             (304, Some(current)) if !conditions.is_empty() => {
                 return Ok(DocumentResponse::Same(current.clone().updated(validators)));
@@ -57,16 +87,49 @@ impl Upstream {
             _ => return Err(error_for_status(&response, trusted)),
         }
         let origin = url::origin(&response.uri);
-        let document = self.pages(response, trusted, &keys)?;
+        let document = match dictionary.filter(|_| is_delta(&response.headers)) {
+            Some((dictionary, digest)) => match self.apply_delta(response, dictionary, digest)? {
+                Ok(document) => {
+                    *delta = DeltaOutcome::Applied;
+                    document
+                }
+                Err(reason) => {
+                    *delta = DeltaOutcome::Refused(format!("the delta of {origin} is not usable: {reason}"));
+                    let whole = KnownDocument { digest: known.digest, ..KnownDocument::default() };
+                    return self.document(key, whole, delta);
+                }
+            },
+            None => self.pages(response, trusted, &keys)?,
+        };
         if let Some(what) = not_a_document(&document) {
             let message = format!("{origin} answered with {what}");
             return Err(PollError::new(PollErrorKind::Document, message));
         }
         let found = digest_of(&document);
-        if digest == Some(&found) {
+        if known.digest == Some(&found) {
             return Ok(DocumentResponse::Same(validators));
         }
         Ok(DocumentResponse::New(Fetched { document, validators, digest: found }))
+    }
+
+    /// Reads a delta and applies it. The inner error is the reason why it is not usable.
+    fn apply_delta(
+        &self,
+        response: UpstreamResponse,
+        dictionary: &[u8],
+        digest: &DocumentDigest,
+    ) -> Result<Result<Vec<u8>, String>, PollError> {
+        let promised = response.headers.get(UNENCODED_DIGEST).cloned();
+        let coded = self.read_body(response, self.document_bytes_max)?;
+        let applied = delta::decode(&coded, dictionary, digest, self.document_bytes_max);
+        Ok(applied.and_then(|document| {
+            let found = format!("sha-256={}", field_bytes(&digest_of(&document)));
+            match promised.as_ref().and_then(|promised| promised.to_str().ok()) {
+                Some(promised) if promised == found => Ok(document),
+                Some(_) => Err("its result is not the document that Unencoded-Digest names".to_owned()),
+                None => Err("there is no Unencoded-Digest to check its result by".to_owned()),
+            }
+        }))
     }
 
     /// Reads the body of the first response, fetches the pages after it, and merges them.
@@ -106,6 +169,16 @@ impl Upstream {
     }
 }
 
+/// The digest of the body before it was encoded (draft-ietf-httpbis-unencoded-digest).
+const UNENCODED_DIGEST: &str = "unencoded-digest";
+
+/// Whether the body is a delta (RFC 9842 6).
+fn is_delta(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let is_dcz = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"dcz"));
+    is_dcz && codings.next().is_none()
+}
+
 /// What the body of a 200 is, if it is obviously not a document.
 fn not_a_document(body: &[u8]) -> Option<&'static str> {
     match body.trim_ascii_start().first() {
@@ -136,11 +209,4 @@ fn next_page(response: &UpstreamResponse, trusted: bool) -> Result<Option<Uri>, 
         ));
     }
     Ok(Some(uri))
-}
-
-/// SHA-256 of a document.
-pub fn digest_of(document: &[u8]) -> [u8; 32] {
-    let mut digest = Sha256::new();
-    yielding::in_pieces(document, |piece| digest.update(piece));
-    digest.finalize().into()
 }

@@ -20,7 +20,7 @@ pub mod url;
 
 pub use crate::upstream::api::Upstream;
 pub use crate::upstream::client::UpstreamResponse as Stream;
-pub use crate::upstream::document::{DocumentResponse, Fetched, digest_of};
+pub use crate::upstream::document::{DeltaOutcome, DocumentResponse, Fetched, KnownDocument};
 pub use crate::upstream::error::{PollError, PollErrorKind};
 pub use crate::upstream::events::EventsOutcome;
 pub use crate::upstream::proxy_api::{

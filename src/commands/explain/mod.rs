@@ -21,7 +21,9 @@ use crate::files::Links;
 use crate::snapshot::Environment;
 use crate::supervisor::discovery::{KnownKeys, STORED_AS, check_pairs};
 use crate::terminal::escape_lines;
-use crate::upstream::{DiscoveredEnvironment, DocumentResponse, Upstream, parse_discovered};
+use crate::upstream::{
+    DeltaOutcome, DiscoveredEnvironment, DocumentResponse, KnownDocument, Upstream, parse_discovered,
+};
 use crate::{config, files, limits, storage, timestamp};
 
 #[derive(Debug, Default, Args)]
@@ -159,7 +161,7 @@ fn document(
     }
     let mut failure = FetchFailure::NoKey;
     for key in environment.server_side_keys() {
-        match upstream.document(key.expose(), None, None) {
+        match upstream.document(key.expose(), KnownDocument::default(), &mut DeltaOutcome::None) {
             Ok(DocumentResponse::New(fetched)) => return Ok(fetched.document),
             Ok(DocumentResponse::Same(_)) => failure = FetchFailure::NoDocument,
             Err(error) => failure = FetchFailure::Poll(error),

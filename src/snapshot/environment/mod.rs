@@ -3,13 +3,13 @@
 //! Compilation runs on the control plane. It does all the work that depends only on the document: the
 //! program, complete response bodies (plain and compressed), and validators. A compiled document cannot fail
 //! later.
+mod deltas;
+mod identity_uuids;
+mod ready_body;
+
 use std::borrow::Cow;
-use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
 use crate::engine::compile;
@@ -21,22 +21,9 @@ use crate::engine::evaluate::{EvaluationScratch, evaluate_on};
 use crate::engine::jsonpath::Tree;
 use crate::engine::program::{Program, Role, Span, offset};
 use crate::json::hex::hex;
-use crate::limits::COMPRESS_BYTES_MIN;
+use crate::snapshot::environment::deltas::DocumentDeltas;
+pub use crate::snapshot::environment::ready_body::ReadyBody;
 use crate::yielding;
-
-/// Largest ready body that is compressed at the best level, bytes. Beyond: the fast level, so that a new
-/// document is not delayed by a second.
-const COMPRESS_BEST_BYTES_MAX: usize = 1024 * 1024;
-
-/// A complete response body that depends only on the document.
-#[derive(Debug, Default)]
-pub struct ReadyBody {
-    pub plain: Bytes,
-    /// `None` if the body is smaller than `limits::COMPRESS_BYTES_MIN`.
-    pub gzip: Option<Bytes>,
-    /// A strong entity tag with its quotes (RFC 9110 8.8.3).
-    pub etag: Box<str>,
-}
 
 /// The number of documents compiled by this process.
 static COMPILED: AtomicU64 = AtomicU64::new(0);
@@ -53,8 +40,20 @@ pub struct Environment {
     client_flags: FlagsBody,
     server_flags: FlagsBody,
     document: ReadyBody,
+    /// The document is byte for byte the one that was fetched.
+    is_as_fetched: bool,
+    deltas: DocumentDeltas,
     program: Program,
     sizes: Sizes,
+}
+
+/// The document that a new one replaces.
+#[derive(Clone, Copy, Debug)]
+pub struct Predecessor<'a> {
+    pub environment: &'a Environment,
+    /// The identities of both documents keep their `identity_uuid`. Not for documents of another proxy,
+    /// which has done so.
+    pub keeps_uuids: bool,
 }
 
 /// Sizes of the document, for metrics and logs.
@@ -84,9 +83,27 @@ impl Environment {
     pub fn compile<'a>(
         document: impl Into<Cow<'a, [u8]>>,
     ) -> Result<(Self, Vec<CompileWarning>), CompileError> {
+        Self::compile_after(document, None)
+    }
+
+    /// As [`compile`](Self::compile), and makes deltas from the document that this one replaces if another
+    /// proxy has requested some.
+    ///
+    /// # Errors
+    /// As [`compile`](Self::compile).
+    pub fn compile_after<'a>(
+        document: impl Into<Cow<'a, [u8]>>,
+        before: Option<Predecessor<'_>>,
+    ) -> Result<(Self, Vec<CompileWarning>), CompileError> {
+        let before = before.filter(|before| before.environment.deltas.is_requested());
         let document = document.into();
-        let canonical = canonical_json::transcode(&document)?;
+        let mut canonical = canonical_json::transcode(&document)?;
+        let is_as_fetched = *document == *canonical.as_bytes();
         drop(document);
+        if let Some(Predecessor { environment, keeps_uuids: true }) = before {
+            let replaced = std::str::from_utf8(&environment.document.plain).unwrap_or("{}");
+            canonical = identity_uuids::keep(canonical, replaced)?;
+        }
         let read = Document::read(&canonical)?;
         let (mut program, warnings) = compile::build(&read)?;
         if program.has_queries {
@@ -94,7 +111,7 @@ impl Environment {
         }
         let mut scratch = EvaluationScratch::default();
         evaluate_on(&program, None, None, &mut scratch);
-        let environment = Self {
+        let mut environment = Self {
             id: COMPILED.fetch_add(1, Ordering::Relaxed),
             client_side_key: read.api_key.as_deref().unwrap_or_default().into(),
             updated_at: read.updated_at,
@@ -114,8 +131,13 @@ impl Environment {
                 drop(read);
                 ReadyBody::new(canonical.into_bytes(), etag)
             },
+            is_as_fetched,
+            deltas: DocumentDeltas::default(),
             program,
         };
+        if let Some(Predecessor { environment: before, .. }) = before {
+            environment.deltas = DocumentDeltas::new(&environment.document, &before.document, &before.deltas);
+        }
         Ok((environment, warnings))
     }
 
@@ -150,6 +172,16 @@ impl Environment {
     /// The complete `/environment-document/` body, without secrets (differences.md 28).
     pub fn document(&self) -> &ReadyBody {
         &self.document
+    }
+
+    /// The document, if it is byte for byte the one that was fetched: upstream may send a delta from it.
+    pub fn dictionary(&self) -> Option<&[u8]> {
+        self.is_as_fetched.then_some(&*self.document.plain)
+    }
+
+    /// The deltas to the document, for other proxies.
+    pub fn deltas(&self) -> &DocumentDeltas {
+        &self.deltas
     }
 
     /// False: traits sent with a client-side key are not evaluated (differences.md 11).
@@ -211,23 +243,6 @@ impl FlagsBody {
         let etag = etag([&*body]);
         Self { body: ReadyBody::new(body, etag), spans }
     }
-}
-
-impl ReadyBody {
-    fn new(plain: Vec<u8>, etag: Box<str>) -> Self {
-        let gzip = (plain.len() >= COMPRESS_BYTES_MIN).then(|| gzip(&plain));
-        Self { plain: plain.into(), gzip: gzip.map(Bytes::from), etag }
-    }
-}
-
-fn gzip(plain: &[u8]) -> Vec<u8> {
-    let level = if plain.len() > COMPRESS_BEST_BYTES_MAX { Compression::fast() } else { Compression::best() };
-    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 8), level);
-    // Writing to a vector cannot fail.
-    yielding::in_pieces(plain, |piece| drop(encoder.write_all(piece)));
-    let mut packed = encoder.finish().unwrap_or_default();
-    packed.shrink_to_fit();
-    packed
 }
 
 fn etag<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Box<str> {

@@ -1,6 +1,7 @@
 //! The polling state of one environment: its current document, its failures, and when to refresh it next.
 //! A document is replaced only by a valid one; after any failure the current one stays in use.
 mod deadlines;
+mod delta;
 mod document;
 mod failure;
 mod keys;
@@ -142,9 +143,10 @@ impl PolledEnvironment {
         is_other
     }
 
-    /// Makes an unconditional fetch due now.
+    /// Makes an unconditional fetch due now. Upstream or the key may be another one.
     pub fn refresh(&mut self, now: Now) {
         self.full_next = true;
+        self.document.iter_mut().for_each(|document| document.validators.offers_deltas = false);
         self.schedule.hasten(now.instant);
     }
 
@@ -195,8 +197,10 @@ impl PolledEnvironment {
         };
         self.in_flight = true;
         let digest = self.document.as_ref().map(|document| document.digest);
+        let current = self.document.as_ref().filter(|_| context.config.document_deltas);
+        let current = current.map(|document| Arc::clone(&document.published.environment));
         let is_stored = context.has_storage && self.config.is_polled();
-        context.actions.push(Action::Refresh(RefreshJob { id: self.id, source, digest, is_stored }));
+        context.actions.push(Action::Refresh(RefreshJob { id: self.id, source, digest, current, is_stored }));
         false
     }
 
@@ -214,12 +218,13 @@ impl PolledEnvironment {
         let is_full = std::mem::take(&mut self.full_next)
             || self.full_at.is_none_or(|at| now.instant.duration_since(at) >= interval);
         let validators = self.document.as_ref().map(|document| &document.validators);
+        let accepts_delta = validators.is_some_and(|validators| validators.offers_deltas);
         let validators = validators.filter(|validators| !is_full && validators.are_usable()).cloned();
         if validators.is_none() {
             // Reset if the fetch fails.
             self.full_at = Some(now.instant);
         }
-        Some(RefreshSource::Upstream { key, validators })
+        Some(RefreshSource::Upstream { key, validators, accepts_delta })
     }
 
     /// Applies the result of a refresh. True if the slot changed, so that a snapshot must be published; when
@@ -235,6 +240,7 @@ impl PolledEnvironment {
         self.file_version = refreshed.seen;
         let took = now.instant.duration_since(refreshed.started);
         self.count(&refreshed.result, took, context);
+        delta::record(&refreshed.delta, &self.name(), context);
         let is_changed = match refreshed.result {
             Ok(polled) => {
                 self.schedule.succeeded(refreshed.started, now.instant, self.interval_jitter(now));

@@ -256,6 +256,8 @@ fn shared_engine_cases_pass() {
             hashes_unlike_core: false,
             client_flags: FlagsBody::new(&Program::default(), Role::Client, &[]),
             server_flags: FlagsBody::new(&Program::default(), Role::Server, &[]),
+            is_as_fetched: false,
+            deltas: DocumentDeltas::default(),
             document: ReadyBody::default(),
             program,
         };
