@@ -103,6 +103,7 @@ class Build:
             shutil.copy("/etc/resolv.conf", stage.root / "etc/resolv.conf")
             for configuration in ["/etc/apt", "/etc/ssl/certs", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"]:
                 if pathlib.Path(configuration).is_dir():
+                    self.prepared(stage, configuration[1:])
                     subprocess.run(["cp", "-aT", configuration, f"{stage.root}{configuration}"], check=True)
             # What `dist-tools` would build again: the machine's own, if they are there.
             if (ROOT / "target/tools").is_dir():
