@@ -5,6 +5,7 @@
 //! snapshot returns to the supervisor, which frees it: a reactor never frees an environment. No send on this
 //! channel blocks, except that of a reactor's last counts.
 pub mod events;
+pub mod traits;
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,7 +16,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 
 pub use crate::channel::events::{EventPort, EventPosts, EventResult};
-use crate::config::Config;
+pub use crate::channel::traits::{TraitLink, TraitMessage, TraitPort, TraitStop};
+use crate::config::{Config, TraitsStore};
 use crate::counts::Counts;
 use crate::snapshot::Snapshot;
 
@@ -52,6 +54,8 @@ pub struct Publisher {
     reports: Option<Ends<Box<Counts>>>,
     /// `None` if `events.enabled` is not set, or after [`take_events`](Self::take_events).
     events: Option<EventPosts>,
+    /// `None` without a store of traits, or after [`take_traits`](Self::take_traits).
+    traits: Option<TraitLink>,
     newest: Newest,
 }
 
@@ -76,6 +80,8 @@ pub struct Inbox {
     reports: Sender<Box<Counts>>,
     /// `None` if `events.enabled` is not set.
     pub events: Option<EventPort>,
+    /// `None` without a store of traits.
+    pub traits: Option<TraitPort>,
     pub wake: UnixStream,
 }
 
@@ -99,9 +105,11 @@ impl Publisher {
     /// A publisher without reactors. `config` is the configuration that they start with.
     pub fn new(config: Arc<Config>) -> Self {
         let events = config.events.enabled.then(|| EventPosts::new(config.cores.len()));
+        let has_store = config.traits.store != TraitsStore::None;
+        let traits = has_store.then(|| TraitLink::new(config.cores.len(), hash_seed()));
         let published = Published { snapshot: Arc::default(), config };
         let newest = Newest(Arc::new(Mutex::new(published)));
-        Self { reactors: Vec::new(), retired: None, reports: None, events, newest }
+        Self { reactors: Vec::new(), retired: None, reports: None, events, traits, newest }
     }
 
     /// Opens the channel to one more reactor.
@@ -117,8 +125,9 @@ impl Publisher {
         let (reports, _) = self.reports.get_or_insert_with(|| bounded(REPORTS_MAX));
         let reports = reports.clone();
         let events = self.events.as_mut().map(|events| events.connect(&ours)).transpose()?;
+        let traits = self.traits.as_mut().map(|traits| traits.connect(&ours)).transpose()?;
         self.reactors.push((sender, ours));
-        Ok(Inbox { inbox, retire, reports, events, wake })
+        Ok(Inbox { inbox, retire, reports, events, traits, wake })
     }
 
     /// Sends a message to every reactor, and returns the number of reactors whose inbox was full. The caller
@@ -141,6 +150,11 @@ impl Publisher {
     /// The end of the channel for the thread that writes events. `None` if `events.enabled` is not set.
     pub fn take_events(&mut self) -> Option<EventPosts> {
         self.events.take()
+    }
+
+    /// The end of the channel for the store thread. `None` without a store of traits.
+    pub fn take_traits(&mut self) -> Option<TraitLink> {
+        self.traits.take()
     }
 
     /// A shared view of the newest publication.
@@ -168,6 +182,11 @@ impl Publisher {
     pub fn take_retired(&mut self) -> Vec<Arc<Snapshot>> {
         self.retired.as_ref().map_or_else(Vec::new, |(_, receiver)| receiver.try_iter().collect())
     }
+}
+
+/// Differs between processes, so that clients cannot choose identifiers of one hash.
+fn hash_seed() -> u64 {
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
 }
 
 impl Newest {

@@ -42,6 +42,8 @@ pub mod systemd;
 pub mod terminal;
 pub mod timestamp;
 pub mod tls;
+pub mod trait_table;
+pub mod traits;
 pub mod upstream;
 pub mod validators;
 pub mod version;

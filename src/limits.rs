@@ -152,6 +152,32 @@ pub const CONNECTIONS_MAX: usize = 50_000;
 pub const EVENTS_QUEUED_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const EVENTS_QUEUED_BYTES_REACTOR_MIN: usize = 2 * 1024 * 1024;
 pub const EVENT_POSTS_QUEUED_MAX: usize = 1024;
+/// Writes of kept traits of a reactor that the store thread has not acknowledged: their number, their bytes
+/// in total shared among the reactors, and the minimum share. Beyond: answered, but not kept, and counted.
+pub const TRAIT_WRITES_QUEUED_MAX: usize = 4096;
+pub const TRAIT_WRITE_BYTES_QUEUED_MAX: usize = 32 * 1024 * 1024;
+pub const TRAIT_WRITE_BYTES_QUEUED_REACTOR_MIN: usize = 2 * 1024 * 1024;
+/// Updates of the table that a reactor has not read. Beyond: it gets the whole table.
+pub const TRAIT_UPDATES_QUEUED_MAX: usize = 256;
+/// Writes that the store thread merges before it informs the reactors.
+pub const TRAIT_GROUP_MAX: usize = 1024;
+/// The kept traits of one identity, bytes. Beyond: 413, and nothing is kept.
+pub const TRAIT_IDENTITY_BYTES_MAX: usize = 64 * 1024;
+/// Identities whose traits are kept. Beyond: the least used are removed and counted.
+pub const TRAIT_IDENTITIES_MAX: usize = 1_000_000;
+/// All kept traits, bytes; the minimum of the setting; and the part of one environment. Beyond: the least
+/// used identities are removed and counted.
+pub const TRAIT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+pub const TRAIT_BYTES_MIN: u64 = 1024 * 1024;
+pub const TRAIT_ENVIRONMENT_PART: u64 = 2;
+/// What an identity counts beyond its record, bytes: its place in the index and in a queue.
+pub const TRAIT_RECORD_OVERHEAD_BYTES: u64 = 32;
+/// Identities in one `traits/bulk/`. Beyond: 400.
+pub const TRAIT_BULK_IDENTITIES_MAX: usize = 1000;
+/// The key of a kept trait, characters. Beyond: 422.
+pub const TRAIT_KEY_CHARS_MAX: usize = 200;
+/// How long the end of the process waits until kept traits are on the disk. Beyond: the last second is lost.
+pub const TRAIT_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request waits until its events are written. The Python SDK waits 3 s. Beyond: 503.
 pub const EVENT_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -5,6 +5,7 @@
 mod counter;
 mod histogram;
 mod http2;
+mod traits;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use crate::limits::COUNTED_ENVIRONMENTS_MAX;
 pub use crate::metrics::counter::{Counter, SharedCounter};
 pub use crate::metrics::histogram::Histogram;
 pub use crate::metrics::http2::Http2Metrics;
+pub use crate::metrics::traits::TraitMetrics;
 
 /// Metrics of threads other than the supervisor and the reactors.
 #[derive(Debug, Default)]
@@ -91,6 +93,7 @@ pub struct Metrics {
     pub supervisor: SupervisorMetrics,
     pub background: BackgroundMetrics,
     pub events: Arc<EventMetrics>,
+    pub traits: TraitMetrics,
     environments: Mutex<BTreeMap<String, EnvironmentMetrics>>,
 }
 
@@ -156,6 +159,8 @@ pub struct ReactorMetrics {
     events_refused: [Counter; EventRefusal::ALL.len()],
     /// Rejected events, by fault.
     events_rejected: [Counter; EventFault::ALL.len()],
+    /// Writes of traits that were answered but not kept, because too many waited.
+    pub traits_not_kept: Counter,
     pub http2: Http2Metrics,
     /// Restarts after a panic.
     pub restarts: Counter,
@@ -242,6 +247,7 @@ impl Metrics {
             supervisor: SupervisorMetrics::default(),
             background: BackgroundMetrics::default(),
             events: Arc::default(),
+            traits: TraitMetrics::default(),
             environments: Mutex::default(),
         }
     }
@@ -295,6 +301,7 @@ impl ReactorMetrics {
             events_accepted: Counter::default(),
             events_refused: Default::default(),
             events_rejected: Default::default(),
+            traits_not_kept: Counter::default(),
             http2: Http2Metrics::default(),
             restarts: Counter::default(),
             snapshot_version: Counter::default(),

@@ -22,7 +22,7 @@ use crate::supervisor::MissingDocument;
 use crate::systemd::Notify;
 use crate::tls::Certificates;
 use crate::version::{COMMIT, VERSION};
-use crate::{admin, config, demo, reactor, supervisor};
+use crate::{admin, config, demo, reactor, supervisor, traits};
 
 /// Time from the start to the check for other processes on the same port. Processes started simultaneously
 /// listen by then.
@@ -155,7 +155,10 @@ fn run(
     let descriptors = raise_descriptor_limit(&log);
     let (certificates, tls) = certificates.unzip();
     let sockets = ListenSockets { listeners, unix_socket, tls };
-    let publisher = start_reactors(limit_connections(&config, descriptors, &log), sockets, &log, &metrics)?;
+    let mut publisher =
+        start_reactors(limit_connections(&config, descriptors, &log), sockets, &log, &metrics)?;
+    let store = publisher.take_traits();
+    let store = store.map(|link| traits::start(&config, link, metrics.clone(), log.clone())).transpose()?;
     let view = View::new(metrics.clone(), log.clone(), publisher.newest());
     let mut readiness = admin::Readiness::new(view.clone());
     let history = view.history();
@@ -175,6 +178,9 @@ fn run(
         notify.watch(metrics)?;
     }
     let result = supervisor.join();
+    if let Some(store) = store {
+        store.stop();
+    }
     log.flush();
     Ok(result.map_err(|_| "the supervisor panicked; see stderr")??)
 }

@@ -187,7 +187,7 @@ fn file_with(path: &str, value: &Value) -> Value {
 /// Values of every shape.
 const VALUES: &str = r#"[
         null, true, false, 0, 1, -1, 2.5, 0.001, 80, 65535, 65536, 16384, 4095, 3.3e9, "", " ", "x", "10s", "0s",
-        "500ms", "5ms", ".5", ".", "1.5m", "-1", "2h", "1d", "all", "any", "auto", "group", "uring", "json", "generic",
+        "500ms", "5ms", ".5", ".", "1.5m", "-1", "2h", "1d", "all", "any", "auto", "group", "memory", "uring", "json", "generic",
         "INFO", "LOUD", "*", "0,2-5", "0660", "1777", "9", "127.0.0.1", "256.0.0.1", "::1", "1::2::3", "localhost",
         "10.0.0.0/8", "http://a/b", "https://a", "ftp://a", "http://a?b=c", "http://", "ser.x", "a b", "/a/b",
         [], [1], ["*"], ["a"], [""], ["10.0.0.0/8", "::/0"], ["10.0.0.0/33"], ["::1/129"], [".example.com"],

@@ -116,6 +116,8 @@ mod surface;
 mod swap;
 /// TLS for clients.
 mod tls;
+/// Kept traits: semantics of core, limits, erasure, restarts.
+mod traits;
 /// Unix sockets: with TCP, without it, and in a takeover.
 mod unix;
 /// TLS to upstream: private authorities and client certificates.

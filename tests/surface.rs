@@ -518,6 +518,7 @@ fn event_stream_ends_after_its_lifetime_and_at_shutdown() {
 #[test]
 fn serves_its_openapi_description() {
     let start = Start::serve().set("cache_dir", "cache").set("events.enabled", true);
+    let start = start.set("traits.store", "memory");
     let path = start.scratch().write("surface.json", document(0).to_string());
     let proxy = start.document(CLIENT, SERVER, path).ready();
     let document = proxy.get("/openapi.json", "").json();

@@ -58,7 +58,8 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     // Data plane.
     ("http", &["limits", "timestamp", "work"]),
     ("metrics", &["events", "http", "limits"]),
-    ("channel", &["config", "counts", "events", "limits", "snapshot"]),
+    ("trait_table", &["engine"]),
+    ("channel", &["config", "counts", "events", "limits", "snapshot", "trait_table"]),
     ("identity", &["engine", "http", "json", "limits", "python", "work"]),
     (
         "handlers",
@@ -75,9 +76,24 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "python",
             "snapshot",
             "timestamp",
+            "trait_table",
         ],
     ),
-    ("reactor", &["channel", "config", "events", "handlers", "http", "limits", "log", "metrics", "snapshot"]),
+    (
+        "reactor",
+        &[
+            "channel",
+            "config",
+            "events",
+            "handlers",
+            "http",
+            "limits",
+            "log",
+            "metrics",
+            "snapshot",
+            "trait_table",
+        ],
+    ),
     // Control plane.
     ("systemd", &["metrics"]),
     ("upstream", &["config", "delta", "files", "json", "limits", "timestamp", "validators", "yielding"]),
@@ -87,6 +103,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
         "forwarding",
         &["channel", "config", "events", "json", "limits", "log", "metrics", "storage", "upstream"],
     ),
+    ("traits", &["channel", "config", "engine", "limits", "log", "metrics", "trait_table"]),
     (
         "supervisor",
         &[
@@ -153,6 +170,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "supervisor",
             "systemd",
             "tls",
+            "traits",
             "version",
         ],
     ),

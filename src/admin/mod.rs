@@ -18,6 +18,7 @@ mod readiness;
 mod status;
 #[cfg(test)]
 mod tests;
+mod traits;
 mod view;
 
 use std::io::{self, ErrorKind, Read, Write};

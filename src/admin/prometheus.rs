@@ -11,7 +11,7 @@ use crate::admin::exposition::ExpositionText;
 use crate::admin::labels::unix_seconds;
 use crate::admin::process::Process;
 use crate::admin::view::View;
-use crate::admin::{answers, environments};
+use crate::admin::{answers, environments, traits};
 use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::http::h2::frame::ErrorCode;
 use crate::http::route::Route;
@@ -121,6 +121,7 @@ pub fn render(view: &View) -> String {
     supervisor(&mut text, metrics);
     deltas::export(&mut text, metrics);
     events(&mut text, metrics);
+    traits::export(&mut text, metrics);
     background(&mut text, metrics);
     environments::export(&mut text, view);
     text.single(

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::admin::answers::{classes, environment_answers, sdk_answers};
 use crate::admin::labels::{source_name, unix_seconds};
 use crate::admin::process::{Process, reactor_cpu_seconds};
+use crate::admin::traits;
 use crate::admin::view::{EnvironmentView, View};
 use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::http::Sdk;
@@ -76,6 +77,7 @@ pub fn render(view: &View) -> String {
             "lost": metrics.supervisor.analytics_lost.value(),
         },
         "events": events(metrics, now),
+        "traits": traits::describe(metrics),
         "discovery_empty_since": discovery_empty_since(metrics),
         "log_records_dropped": view.log.dropped(),
         "errors": errors,

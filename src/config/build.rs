@@ -17,7 +17,7 @@ use crate::config::raw::{RawConfig, printable};
 use crate::config::settings::{SSL_CERT_FILE, is_secret};
 use crate::config::types::{
     Admin, Analytics, Certificate, Config, EnvironmentConfig, EventsConfig, EventsFsync, HealthCheck, Level,
-    LogFormat, Logging, Realtime, Require, Secret, Server, Sse, TlsConfig,
+    LogFormat, Logging, Realtime, Require, Secret, Server, Sse, TlsConfig, TraitsConfig, TraitsStore,
 };
 use crate::config::{headers, networks, pairs, parse};
 use crate::limits;
@@ -86,7 +86,7 @@ impl ConfigBuilder {
     }
 
     fn config(&mut self, path: Option<PathBuf>, inputs: &Inputs, available: &Available) -> Config {
-        let proxy_key = self.read("proxy_key", optional_key, None);
+        let proxy_key = self.read("proxy_key", parse::optional_key, None);
         let environments =
             self.environments(inputs.environments.clone(), proxy_key.is_some() || inputs.may_serve_nothing);
         let api_url = self.read("api_url", parse::url, "https://edge.api.flagsmith.com/api/v1".to_owned());
@@ -117,6 +117,7 @@ impl ConfigBuilder {
                 flush_interval: self.read("analytics.flush_interval_seconds", parse::interval, seconds(10)),
             },
             events: self.events(),
+            traits: self.traits(),
             sse: Sse { max_stream: self.read("sse.max_stream_seconds", parse::duration, Duration::ZERO) },
             server: self.server(),
             allow_origins: self.allow_origins(),
@@ -275,6 +276,27 @@ impl ConfigBuilder {
         enabled
     }
 
+    fn traits(&mut self) -> TraitsConfig {
+        TraitsConfig {
+            store: self.traits_store(),
+            path: self.read("traits.path", parse::optional_path, None),
+            identities_max: self.read("traits.identities_max", parse::count, limits::TRAIT_IDENTITIES_MAX),
+            bytes_max: self.read("traits.bytes_max", parse::trait_bytes, limits::TRAIT_BYTES_MAX),
+            ttl: self.read("traits.ttl_seconds", parse::duration, Duration::ZERO),
+        }
+    }
+
+    fn traits_store(&mut self) -> TraitsStore {
+        let store = self.read("traits.store", parse::traits_store, TraitsStore::None);
+        let is_set = |path| self.raw.value(path).is_some_and(|(value, _)| !value.is_null());
+        let has_folder = is_set("traits.path") || is_set("cache_dir");
+        let expected = "none or memory, because neither traits.path nor cache_dir is set";
+        if store == TraitsStore::Disk && !has_folder && self.reject("traits.store", expected) {
+            return self.traits_store();
+        }
+        store
+    }
+
     fn health_check(&mut self) -> HealthCheck {
         HealthCheck {
             environment_update_grace_period: self.read(
@@ -352,7 +374,7 @@ impl ConfigBuilder {
                 None => self.add_issue("environment_key_pairs", "a list of key pairs"),
             }
         }
-        for document_path in self.read("documents", documents, Vec::new()) {
+        for document_path in self.read("documents", parse::documents, Vec::new()) {
             environments.push(EnvironmentConfig { document_path: Some(document_path), ..Default::default() });
         }
         if environments.is_empty() && !may_be_none && self.raw.issues.is_empty() {
@@ -469,17 +491,4 @@ fn has_port_conflict(config: &Config) -> bool {
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
-}
-
-fn optional_key(value: &Value) -> Result<Option<Secret>, parse::Expected> {
-    match value {
-        Value::Null => Ok(None),
-        _ => parse::key(value.as_str().unwrap_or("")).map(|key| Some(Secret::new(key))),
-    }
-}
-
-fn documents(value: &Value) -> Result<Vec<PathBuf>, parse::Expected> {
-    const EXPECTED: parse::Expected = "a list of paths of environment documents";
-    let paths = value.as_array().ok_or(EXPECTED)?.iter().map(parse::optional_path);
-    paths.map(|path| path.ok().flatten().ok_or(EXPECTED)).collect()
 }

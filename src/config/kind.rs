@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::limits::{
     API_HEADER_BYTES_MAX, API_HEADERS_MAX, BASE_PATH_BYTES_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE,
-    HTTP2_STREAMS_RANGE, NETWORKS_MAX,
+    HTTP2_STREAMS_RANGE, NETWORKS_MAX, TRAIT_BYTES_MIN,
 };
 
 /// One per parser in `parse.rs`.
@@ -47,6 +47,8 @@ pub enum Kind {
     Require,
     SpoolBytes,
     Text,
+    TraitBytes,
+    TraitsStore,
     Url,
 }
 
@@ -98,6 +100,8 @@ impl Kind {
             Self::Driver => json!({"enum": ["auto", "uring", "epoll", null]}),
             Self::Fsync => json!({"enum": ["group", "second"]}),
             Self::SpoolBytes => json!({"type": "integer", "minimum": EVENTS_SPOOL_BYTES_MIN}),
+            Self::TraitBytes => json!({"type": "integer", "minimum": TRAIT_BYTES_MIN}),
+            Self::TraitsStore => json!({"enum": ["none", "memory", "disk"]}),
             Self::Require => json!({"enum": ["all", "any"]}),
             Self::LogFormat => json!({"enum": ["generic", "json"]}),
             Self::LogLevel => json!({"enum": ["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET"]}),

@@ -32,7 +32,8 @@ pub use crate::config::schema::{all_settings, schema};
 pub use crate::config::setting_error::SettingError;
 pub use crate::config::types::{
     Admin, Analytics, Certificate, Config, Driver, EnvironmentConfig, EventsConfig, EventsFsync, HealthCheck,
-    Level, LogFormat, Logging, Realtime, Require, Secret, Server, Sse, Staleness, TlsConfig, reachable,
+    Level, LogFormat, Logging, Realtime, Require, Secret, Server, Sse, Staleness, TlsConfig, TraitsConfig,
+    TraitsStore, reachable,
 };
 
 /// The default configuration with an example key pair, which `render-config` writes.

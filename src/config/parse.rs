@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::types::{Driver, EventsFsync, Level, LogFormat, Require};
-use crate::limits::{BASE_PATH_BYTES_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE, HTTP2_STREAMS_RANGE};
+use crate::config::types::{Driver, EventsFsync, Level, LogFormat, Require, Secret, TraitsStore};
+use crate::limits::{
+    BASE_PATH_BYTES_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE, HTTP2_STREAMS_RANGE, TRAIT_BYTES_MIN,
+};
 
 /// The error of a parser: completes the sentence "expected ...".
 pub type Expected = &'static str;
@@ -278,4 +280,33 @@ pub fn require(value: &Value) -> Result<Require, Expected> {
         "any" => Ok(Require::Any),
         _ => Err("\"all\" or \"any\""),
     }
+}
+
+pub fn traits_store(value: &Value) -> Result<TraitsStore, Expected> {
+    match value.as_str().unwrap_or_default() {
+        "none" => Ok(TraitsStore::None),
+        "memory" => Ok(TraitsStore::Memory),
+        "disk" => Ok(TraitsStore::Disk),
+        _ => Err("\"none\", \"memory\" or \"disk\""),
+    }
+}
+
+/// `traits.bytes_max`.
+pub fn trait_bytes(value: &Value) -> Result<u64, Expected> {
+    whole(value)
+        .filter(|bytes| *bytes >= TRAIT_BYTES_MIN)
+        .ok_or("a whole number of bytes of at least 1048576")
+}
+
+pub fn optional_key(value: &Value) -> Result<Option<Secret>, Expected> {
+    match value {
+        Value::Null => Ok(None),
+        _ => key(value.as_str().unwrap_or("")).map(|key| Some(Secret::new(key))),
+    }
+}
+
+pub fn documents(value: &Value) -> Result<Vec<PathBuf>, Expected> {
+    const EXPECTED: Expected = "a list of paths of environment documents";
+    let paths = value.as_array().ok_or(EXPECTED)?.iter().map(optional_path);
+    paths.map(|path| path.ok().flatten().ok_or(EXPECTED)).collect()
 }

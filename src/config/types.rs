@@ -106,6 +106,7 @@ pub struct Config {
     pub usage_flush_interval: Duration,
     pub analytics: Analytics,
     pub events: EventsConfig,
+    pub traits: TraitsConfig,
     pub sse: Sse,
     pub server: Server,
     pub allow_origins: Vec<String>,
@@ -120,6 +121,13 @@ impl Config {
     /// The files whose change makes the configuration another one.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.path.iter().chain(&self.secret_files)
+    }
+
+    /// The directory of the disk store. `None` with another store.
+    pub fn traits_folder(&self) -> Option<PathBuf> {
+        let is_disk = self.traits.store == TraitsStore::Disk;
+        let folder = || self.cache_dir.as_ref().map(|folder| folder.join("traits"));
+        self.traits.path.clone().or_else(folder).filter(|_| is_disk)
     }
 
     pub fn staleness(&self) -> Staleness {
@@ -246,6 +254,28 @@ pub enum EventsFsync {
     Group,
     /// Once a second: a loss of power loses those of the last second.
     Second,
+}
+
+/// Traits that are kept between requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraitsConfig {
+    pub store: TraitsStore,
+    /// Directory of the disk store. `None`: `traits` in `cache_dir`.
+    pub path: Option<PathBuf>,
+    pub identities_max: usize,
+    /// Limit of all records, bytes; half of it is the limit of one environment.
+    pub bytes_max: u64,
+    /// An identity that was not seen for this time is removed. Zero: never.
+    pub ttl: Duration,
+}
+
+/// Where traits are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraitsStore {
+    /// They are not: each request brings its traits, as with the Python proxy.
+    None,
+    Memory,
+    Disk,
 }
 
 /// The event streams of this proxy.

@@ -19,6 +19,8 @@ pub fn is_read_by(route: Route, method: Method) -> bool {
         | Route::AnalyticsV2
         | Route::BulkIdentities
         | Route::Traits
+        | Route::TraitsBulk
+        | Route::TraitsIncrement
         | Route::Events
         | Route::OfrepFlags
         | Route::OfrepFlag

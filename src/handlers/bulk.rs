@@ -5,14 +5,16 @@
 //! request with 422 and its index in `loc`; more than `limits::BULK_IDENTITIES_MAX` identities are 400.
 use crate::engine::evaluate::{EvaluationScratch, Identity};
 use crate::handlers::errors::ApiError;
-use crate::handlers::exchange::{Exchange, PRIVATE_NO_CACHE};
+use crate::handlers::exchange::{Exchange, NO_STORE, PRIVATE_NO_CACHE};
 use crate::handlers::identities;
 use crate::handlers::identities::Selection;
+use crate::handlers::kept::{Scope, check_size, commit, merge};
 use crate::handlers::scratch::Scratch;
+use crate::handlers::state::SharedView;
 use crate::http::{Body, ContentType, Status};
-use crate::identity::error_list::{ErrorList, LIST_TYPE, MODEL_TYPE};
+use crate::identity::error_list::{ErrorList, ErrorLocation, LIST_TYPE, MODEL_TYPE};
 use crate::identity::validation_errors::{BODY, RequestedIdentity};
-use crate::identity::{IdentityError, ParsedIdentity, is_json, transient, validation_errors};
+use crate::identity::{IdentityError, ParsedIdentity, is_json, sent, transient, validation_errors};
 use crate::limits::{BULK_ANSWER_BYTES_MAX, BULK_IDENTITIES_MAX};
 use crate::python::json::PyValue;
 
@@ -25,8 +27,7 @@ pub fn post<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError
     let parsed = validation_errors::body_value(body, is_json(exchange.fields.content_type))?;
     let (requested, count) = parse(parsed.root())?;
     if count > BULK_IDENTITIES_MAX {
-        let message = format!("data has {count} identities, at most {BULK_IDENTITIES_MAX} are answered");
-        return Err(ApiError::BadRequest(message.into()));
+        return Err(too_many(count));
     }
     let (document, role) = exchange.open()?;
     let environment = &*document.environment;
@@ -55,6 +56,55 @@ pub fn post<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError
     exchange.add_document_headers(document, PRIVATE_NO_CACHE);
     exchange.send_scratch_body(Status(200));
     Ok(())
+}
+
+/// As [`post`], with kept traits: each identity as in `POST identities/`. Nothing is kept if it is refused.
+pub fn post_kept<'a>(
+    exchange: &mut Exchange<'a>,
+    body: &[u8],
+    view: &SharedView,
+) -> Result<(), ApiError<'a>> {
+    let parsed = validation_errors::body_value(body, is_json(exchange.fields.content_type))?;
+    let (sent, count) = parse_items(parsed.root(), sent::identity_at)?;
+    if count > BULK_IDENTITIES_MAX {
+        return Err(too_many(count));
+    }
+    let (document, role) = exchange.open()?;
+    let environment = &*document.environment;
+    let scope = Scope::new(exchange, environment, role);
+    let Scratch { evaluation, body, .. } = &mut *exchange.scratch;
+    body.clear();
+    body.push(b'[');
+    let (mut first_exceeded, mut writes) = (false, Vec::new());
+    for (index, sent) in sent.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        let kept = view.borrow();
+        let merged = merge(sent, scope, &kept);
+        check_size(&merged, scope, &kept)?;
+        let selection = Selection { is_further: index > 0, is_merged: true, ..Selection::default() };
+        identities::evaluate_into(environment, role, &merged.parsed(), selection, evaluation, body);
+        if index == 0 {
+            first_exceeded = evaluation.budget().flag_cycles.is_exceeded();
+        } else {
+            check_bounds(evaluation, first_exceeded, body.len())?;
+        }
+        writes.push((merged.identifier.into_owned(), merged.write));
+    }
+    body.push(b']');
+    for (identifier, write) in writes {
+        commit(view, scope, &identifier, write);
+    }
+    exchange.vary_by_key();
+    exchange.add_headers(NO_STORE);
+    exchange.send_scratch_body(Status(200));
+    Ok(())
+}
+
+fn too_many(count: usize) -> ApiError<'static> {
+    let message = format!("data has {count} identities, at most {BULK_IDENTITIES_MAX} are answered");
+    ApiError::BadRequest(message.into())
 }
 
 /// Checks the work and the response so far, of several identities. `first_exceeded`: the first identity
@@ -89,6 +139,14 @@ pub fn validate_trait(body: PyValue<'_>) -> Result<(), IdentityError> {
 /// The requested identities, and how many there are. Those beyond `BULK_IDENTITIES_MAX` and one are not
 /// validated, since the request is refused.
 fn parse(body: PyValue<'_>) -> Result<(Vec<RequestedIdentity<'_>>, usize), IdentityError> {
+    parse_items(body, validation_errors::identity_at)
+}
+
+/// As [`parse`], with the model of an identity.
+fn parse_items<'b, T>(
+    body: PyValue<'b>,
+    identity_at: impl Fn(PyValue<'b>, &ErrorLocation<'_>, &mut ErrorList) -> T,
+) -> Result<(Vec<T>, usize), IdentityError> {
     let mut errors = ErrorList::default();
     let (mut requested, mut count) = (Vec::new(), 0);
     let data = BODY.name("data");
@@ -108,7 +166,7 @@ fn parse(body: PyValue<'_>) -> Result<(Vec<RequestedIdentity<'_>>, usize), Ident
                 if errors.is_full() {
                     break;
                 }
-                requested.push(validation_errors::identity_at(item, &data.index(index), &mut errors));
+                requested.push(identity_at(item, &data.index(index), &mut errors));
             }
         }
         Some(other) => errors.add(&LIST_TYPE, &data, other),

@@ -1,7 +1,8 @@
 //! Error responses: why a request failed, with the status and the JSON body that report it.
 //!
 //! The body is always a JSON object, never an array (compatibility.md 2.3). The Java SDK retries 413, 429 and
-//! 503 without end, so no error here has one of these statuses, except 413 for a body that is too large.
+//! 503 without end, so no error of a route that it uses has one of these statuses, except 413 for what is too
+//! large.
 use std::borrow::Cow;
 
 use crate::http::route::Methods;
@@ -20,6 +21,11 @@ const NO_DOCUMENT: &[u8] = br#"{"status":"unavailable","message":"no environment
 
 const KEY_NOT_LOADED: &[u8] = br#"{"status":"unavailable","message":"key not known yet: the proxy has not read all of its environments, see the log"}"#;
 
+const TRAITS_TOO_LARGE: &str =
+    "the traits of the identity would take more than 65536 bytes: nothing was kept";
+const TRAITS_BUSY: &str = "too many writes of traits wait: nothing was changed, send the request again later";
+const IDENTITY_NOT_FOUND: &str = "no traits are kept for this identifier";
+
 const NOT_JSON: &str = "the content type must be application/json";
 
 /// Why a request failed.
@@ -32,6 +38,14 @@ pub enum ApiError<'a> {
     Body(ParseError),
     /// 400, with a message.
     BadRequest(Cow<'static, str>),
+    /// 403: the organisation does not allow it.
+    Forbidden(&'static str),
+    /// 413: the kept traits of an identity would exceed their limit.
+    TraitsTooLarge,
+    /// 503: too many writes wait.
+    TraitsBusy,
+    /// 404: an identity without kept traits.
+    IdentityNotFound,
     /// 415: the body is not JSON by its `Content-Type`.
     MediaType,
     /// 422, with a message.
@@ -103,6 +117,10 @@ impl ApiError<'_> {
             }
             Self::Body(error) => (error.status(), Cow::Borrowed(error.body())),
             Self::BadRequest(message) => (Status(400), message_body("bad_request", message)),
+            Self::Forbidden(detail) => (Status(403), message_body("forbidden", detail)),
+            Self::TraitsTooLarge => (Status(413), message_body("too_large", TRAITS_TOO_LARGE)),
+            Self::TraitsBusy => (Status(503), message_body("unavailable", TRAITS_BUSY)),
+            Self::IdentityNotFound => (Status(404), message_body("not_found", IDENTITY_NOT_FOUND)),
             Self::MediaType => (Status(415), message_body("unsupported_media_type", NOT_JSON)),
             Self::Unprocessable(message) => (Status(422), message_body("unprocessable", message)),
             Self::Ofrep(error) => (error.status, Cow::Owned(error.body())),

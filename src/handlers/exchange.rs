@@ -25,6 +25,9 @@ pub const NO_CACHE: &[u8] = b"cache-control: no-cache\r\n";
 /// The same for the client's own cache only: the response names identities, or what only servers may read.
 pub const PRIVATE_NO_CACHE: &[u8] = b"cache-control: private, no-cache\r\n";
 
+/// No cache may store the response: kept traits of one person change at any moment.
+pub const NO_STORE: &[u8] = b"cache-control: no-store\r\n";
+
 pub const CONTENT_ENCODING_GZIP: &[u8] = b"content-encoding: gzip\r\n";
 /// With 503 in response to events: when the client should send them again.
 pub const EVENTS_RETRY_AFTER: &[u8] = b"retry-after: 5\r\n";

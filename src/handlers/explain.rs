@@ -5,9 +5,12 @@
 use std::borrow::Cow;
 
 use crate::engine::evaluate::Identity;
+use crate::engine::program::Role;
 use crate::engine::trace::explain;
 use crate::handlers::errors::ApiError;
 use crate::handlers::exchange::Exchange;
+use crate::handlers::kept::{Scope, merge};
+use crate::handlers::state::SharedView;
 use crate::http::{Body, ContentType, Status};
 use crate::identity::{IdentityReader, query};
 
@@ -16,9 +19,18 @@ pub fn post<'a>(
     query: &'a [u8],
     body: &mut [u8],
     reader: &mut IdentityReader,
+    kept: Option<&SharedView>,
 ) -> Result<(), ApiError<'a>> {
     let feature = query::parameter(query, "feature").filter(|feature| !feature.is_empty());
     let content_type = exchange.fields.content_type;
+    if let Some(view) = kept {
+        // The traits that an answer would have; nothing is kept of an explanation.
+        return reader.read_sent(body, content_type, |sent| {
+            let (sent, environment) = (sent?, &*exchange.open_as_server()?.environment);
+            let (scope, kept) = (Scope::new(exchange, environment, Role::Server), view.borrow());
+            respond(exchange, &merge(&sent, scope, &kept).parsed().identity, feature)
+        });
+    }
     reader.read(body, content_type, |parsed| respond(exchange, &parsed?.identity, feature))
 }
 

@@ -9,7 +9,7 @@ use crate::engine::evaluate::{
 use crate::engine::program::Role;
 use crate::engine::render;
 use crate::handlers::errors::ApiError;
-use crate::handlers::exchange::{Exchange, PRIVATE_NO_CACHE};
+use crate::handlers::exchange::{Exchange, NO_STORE, PRIVATE_NO_CACHE};
 use crate::handlers::result_cache::{ResultKey, ResultLookup};
 use crate::handlers::scratch::Scratch;
 use crate::http::Status;
@@ -31,6 +31,8 @@ pub struct Selection<'q> {
     pub is_transient: bool,
     /// Not the first identity of its request: evaluated with the rest of the request's budget.
     pub is_further: bool,
+    /// The traits were merged with kept ones and all count.
+    pub is_merged: bool,
 }
 
 pub fn post<'a>(
@@ -56,7 +58,7 @@ pub fn get<'a>(exchange: &mut Exchange<'a>, query: &[u8]) -> Result<(), ApiError
     let is_transient = query::parameter(query, "transient").is_some_and(|value| !value.is_empty());
     let identity = Identity { identifier: &identifier, traits: &[] };
     let parsed = ParsedIdentity { identity, echo: None, is_anonymous: false };
-    let selection = Selection { feature: feature.as_deref(), is_transient, is_further: false };
+    let selection = Selection { feature: feature.as_deref(), is_transient, ..Selection::default() };
     respond(exchange, &parsed, selection)
 }
 
@@ -68,11 +70,37 @@ fn respond<'a>(
     let (document, role) = exchange.open()?;
     let environment = &*document.environment;
     exchange.add_document_headers(document, PRIVATE_NO_CACHE);
+    send_flags(exchange, environment, role, parsed, selection);
+    Ok(())
+}
+
+/// Sends the flags of an identity whose traits were merged with kept ones: all of them count. No date: kept
+/// traits change without the document.
+pub fn respond_merged<'a>(
+    exchange: &mut Exchange<'a>,
+    environment: &'a Environment,
+    role: Role,
+    parsed: &ParsedIdentity<'_>,
+    selection: Selection<'_>,
+) {
+    exchange.vary_by_key();
+    exchange.add_headers(NO_STORE);
+    let selection = Selection { is_merged: true, ..selection };
+    send_flags(exchange, environment, role, parsed, selection);
+}
+
+fn send_flags<'a>(
+    exchange: &mut Exchange<'a>,
+    environment: &'a Environment,
+    role: Role,
+    parsed: &ParsedIdentity<'_>,
+    selection: Selection<'_>,
+) {
     if !exchange.accepts_gzip() {
         exchange.send_with(Status(200), |evaluation, out| {
             evaluate_into(environment, role, parsed, selection, evaluation, out);
         });
-        return Ok(());
+        return;
     }
     let Scratch { evaluation, body, .. } = &mut *exchange.scratch;
     body.clear();
@@ -85,7 +113,6 @@ fn respond<'a>(
         });
         send_compressed(exchange, environment, role);
     }
-    Ok(())
 }
 
 /// Sends the response whose head is in the scratch buffer, with the flags of the last evaluation. Its flags
@@ -167,6 +194,10 @@ fn evaluate_with(
         Selection { is_transient: true, .. } => evaluate_without_overrides,
         _ => evaluate,
     };
+    if selection.is_merged {
+        evaluate(environment.program(), &parsed.identity, evaluation);
+        return then(parsed, evaluation);
+    }
     if parsed.is_anonymous && drops_traits(environment, role) {
         // The identifier must not depend on traits that are ignored (differences.md 44).
         let identifier = transient::identifier(&[]);
@@ -180,7 +211,7 @@ fn evaluate_with(
 }
 
 /// Whether traits sent with this key are ignored (differences.md 11).
-fn drops_traits(environment: &Environment, role: Role) -> bool {
+pub fn drops_traits(environment: &Environment, role: Role) -> bool {
     role == Role::Client && !environment.allow_client_traits()
 }
 

@@ -15,6 +15,7 @@ mod explain;
 mod flags;
 mod health;
 mod identities;
+mod kept;
 mod ofrep;
 mod outcome;
 pub mod readiness;
@@ -24,6 +25,7 @@ mod settings;
 pub mod sse;
 mod state;
 mod static_files;
+mod traits;
 mod validators;
 
 use std::time::SystemTime;
@@ -37,7 +39,7 @@ pub use crate::handlers::result_cache::ResultCacheCounts;
 pub use crate::handlers::settings::HandlerSettings;
 use crate::handlers::sse::{StreamProtocol, StreamSubscription};
 use crate::handlers::state::BodyReaders;
-pub use crate::handlers::state::{HandlerState, ReceivedEvents};
+pub use crate::handlers::state::{HandlerState, ReceivedEvents, SharedView};
 use crate::http::cors::Cors;
 use crate::http::route::{Methods, Route};
 use crate::http::{Body, ContentType, Method, Request, ResponseWriter, route};
@@ -71,7 +73,7 @@ fn respond(
     state: &mut HandlerState,
     output: &mut ResponseWriter,
 ) -> RequestOutcome {
-    let HandlerState { readers, scratch, counts, subscription, events } = state;
+    let HandlerState { readers, scratch, counts, subscription, events, traits } = state;
     if let Some(id) = request.fields.request_id {
         settings::append_request_id(id, &mut scratch.headers);
     }
@@ -91,7 +93,7 @@ fn respond(
         return exchange.outcome;
     };
     exchange.outcome.route = found.route;
-    let sinks = Sinks { counts, subscription, events };
+    let sinks = Sinks { counts, subscription, events, traits: traits.as_ref() };
     if let Err(error) = dispatch(&mut exchange, &found, request, readers, sinks) {
         exchange.send_error(&error);
     }
@@ -103,6 +105,8 @@ struct Sinks<'s> {
     counts: &'s mut Counts,
     subscription: &'s mut Option<StreamSubscription>,
     events: &'s mut ReceivedEvents,
+    /// Kept traits; `None` without a store.
+    traits: Option<&'s SharedView>,
 }
 
 /// Calls the handler of the route. The method is one of the route's.
@@ -113,9 +117,10 @@ fn dispatch<'a>(
     readers: &mut BodyReaders,
     sinks: Sinks<'_>,
 ) -> Result<(), ApiError<'a>> {
-    let Sinks { counts, subscription, events } = sinks;
+    let Sinks { counts, subscription, events, traits } = sinks;
     let method = request.method;
-    if found.route == Route::Events && !exchange.settings.accepts_events {
+    let is_off = found.route == Route::Events && !exchange.settings.accepts_events;
+    if is_off || (found.route.needs_traits() && traits.is_none()) {
         return Err(ApiError::PathNotFound);
     }
     if !found.methods.allow(method) {
@@ -128,15 +133,30 @@ fn dispatch<'a>(
     };
     match (found.route, method) {
         (Route::Flags, _) => flags::get(exchange, request.query),
-        (Route::Identities, Method::Post) => identities::post(exchange, body, identity),
-        (Route::Identities, _) => identities::get(exchange, request.query),
+        (Route::Identities, Method::Post) => match traits {
+            None => identities::post(exchange, body, identity),
+            Some(view) => kept::post(exchange, body, identity, view),
+        },
+        (Route::Identities, _) => match traits {
+            None => identities::get(exchange, request.query),
+            Some(view) => kept::get(exchange, request.query, view),
+        },
         (Route::EnvironmentDocument, _) => document::get(exchange),
         (Route::Readiness, _) => health::readiness(exchange),
         (Route::Liveness, _) => health::liveness(exchange),
         (Route::Analytics, _) => analytics::version_1(exchange, body, counts),
         (Route::AnalyticsV2, _) => analytics::version_2(exchange, body, counts),
-        (Route::BulkIdentities, _) => bulk::post(exchange, body),
-        (Route::Traits, _) => bulk::post_trait(exchange, body),
+        (Route::BulkIdentities, _) => match traits {
+            None => bulk::post(exchange, body),
+            Some(view) => bulk::post_kept(exchange, body, view),
+        },
+        (Route::Traits, _) => match traits {
+            None => bulk::post_trait(exchange, body),
+            Some(view) => traits::post(exchange, body, view),
+        },
+        (Route::TraitsBulk | Route::TraitsIncrement | Route::KeptTraits, _) => {
+            traits::dispatch(exchange, (found.route, method), request.query, body, traits)
+        }
         (Route::Events, _) => events::post(exchange, body, events),
         (Route::EventStream, _) => {
             *subscription = sse::open(exchange, &found.parameter, StreamProtocol::Flagsmith)?;
@@ -146,9 +166,9 @@ fn dispatch<'a>(
             *subscription = sse::open(exchange, &found.parameter, StreamProtocol::Ofrep)?;
             Ok(())
         }
-        (Route::OfrepFlags, _) => ofrep::evaluate_all(exchange, body),
-        (Route::OfrepFlag, _) => ofrep::evaluate_one(exchange, &found.parameter, body),
-        (Route::Explain, _) => explain::post(exchange, request.query, body, identity),
+        (Route::OfrepFlags, _) => ofrep::evaluate_all(exchange, body, traits),
+        (Route::OfrepFlag, _) => ofrep::evaluate_one(exchange, &found.parameter, body, traits),
+        (Route::Explain, _) => explain::post(exchange, request.query, body, identity, traits),
         (Route::OpenApi, _) => assets::openapi(exchange),
         (Route::Docs, _) => assets::docs(exchange),
         (Route::Demo, _) => assets::demo(exchange, &found.parameter),

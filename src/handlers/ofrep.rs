@@ -16,8 +16,10 @@ use crate::engine::render::{Flag, results};
 use crate::handlers::errors::{ApiError, OfrepError};
 use crate::handlers::exchange::{CONTENT_ENCODING_GZIP, Exchange, PRIVATE_NO_CACHE};
 use crate::handlers::identities::trusted_identity;
+use crate::handlers::kept::{Scope, with_context};
 use crate::handlers::result_cache::{OfrepResult, ResultKey, ResultLookup};
 use crate::handlers::scratch::Scratch;
+use crate::handlers::state::SharedView;
 use crate::handlers::validators::EntityTag;
 use crate::http::compression::CompressedTail;
 use crate::http::{Body, ContentType, Status};
@@ -46,14 +48,20 @@ const TARGETING_KEY_LENGTH: ContextError =
     ("INVALID_CONTEXT", "the context's targetingKey must have at most 2000 characters");
 
 /// `POST /ofrep/v1/evaluate/flags/{key}`.
-pub fn evaluate_one<'a>(exchange: &mut Exchange<'a>, flag: &[u8], body: &[u8]) -> Result<(), ApiError<'a>> {
+pub fn evaluate_one<'a>(
+    exchange: &mut Exchange<'a>,
+    flag: &[u8],
+    body: &[u8],
+    kept: Option<&SharedView>,
+) -> Result<(), ApiError<'a>> {
     let (document, role) = exchange.open_with_any_key()?;
     let environment = &*document.environment;
     let flag = String::from_utf8_lossy(flag);
+    let scope = Scope::new(exchange, environment, role);
     let evaluation = &mut exchange.scratch.evaluation;
     let mut result = Vec::new();
     let found = with_identity(body, |identity| {
-        evaluate(environment.program(), &trusted_identity(environment, role, identity), evaluation);
+        evaluate_with(identity, scope, kept, evaluation);
         let mut flags = results(environment.program(), role, evaluation);
         flags.find(|found| found.name == flag).map(|found| write(&found, &mut result))
     });
@@ -70,15 +78,20 @@ pub fn evaluate_one<'a>(exchange: &mut Exchange<'a>, flag: &[u8], body: &[u8]) -
 }
 
 /// `POST /ofrep/v1/evaluate/flags`.
-pub fn evaluate_all<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), ApiError<'a>> {
+pub fn evaluate_all<'a>(
+    exchange: &mut Exchange<'a>,
+    body: &[u8],
+    kept: Option<&SharedView>,
+) -> Result<(), ApiError<'a>> {
     let (document, role) = exchange.open_with_any_key()?;
     let environment = &*document.environment;
     let settings = exchange.settings;
     let accepts_gzip = exchange.accepts_gzip();
     let slot = exchange.outcome.slot.unwrap_or_default();
+    let scope = Scope::new(exchange, environment, role);
     let Scratch { evaluation, body: out, ofrep_cache, .. } = &mut *exchange.scratch;
     with_identity(body, |identity| {
-        evaluate(environment.program(), &trusted_identity(environment, role, identity), evaluation);
+        evaluate_with(identity, scope, kept, evaluation);
     })
     .map_err(|(code, details)| OfrepError {
         status: Status(400),
@@ -112,6 +125,25 @@ pub fn evaluate_all<'a>(exchange: &mut Exchange<'a>, body: &[u8]) -> Result<(), 
         exchange.send_scratch_body(Status(200));
     }
     Ok(())
+}
+
+/// Evaluates the context, with the kept traits of its identity below it.
+fn evaluate_with(
+    identity: &Identity<'_>,
+    scope: Scope<'_>,
+    kept: Option<&SharedView>,
+    evaluation: &mut EvaluationScratch,
+) {
+    let Scope { environment, role, .. } = scope;
+    let program = environment.program();
+    match kept {
+        None => evaluate(program, &trusted_identity(environment, role, identity), evaluation),
+        Some(view) => {
+            let kept = view.borrow();
+            let traits = with_context(identity, scope, &kept);
+            evaluate(program, &Identity { traits: &traits, ..*identity }, evaluation);
+        }
+    }
 }
 
 /// The entity tag of a response, with its quotes.

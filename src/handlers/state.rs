@@ -1,4 +1,7 @@
 //! The state that a reactor keeps for its request handlers: buffers, and counts not yet reported.
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use crate::counts::{Counts, Resource};
 use crate::events::{EventFault, EventPost};
 use crate::handlers::outcome::{Exceeded, RequestOutcome};
@@ -9,6 +12,7 @@ use crate::http::Gunzip;
 use crate::http::route::Route;
 use crate::identity::IdentityReader;
 use crate::snapshot::{Environment, Snapshot};
+use crate::trait_table::TraitView;
 
 /// Not shared: each reactor has its own.
 #[derive(Debug, Default)]
@@ -18,7 +22,12 @@ pub struct HandlerState {
     pub(super) counts: Counts,
     pub(super) subscription: Option<StreamSubscription>,
     pub(super) events: ReceivedEvents,
+    /// Kept traits; `None` without a store.
+    pub(super) traits: Option<SharedView>,
 }
+
+/// The view of a reactor, which receives updates between requests.
+pub type SharedView = Rc<RefCell<TraitView>>;
 
 /// The experiment events of the last request.
 #[derive(Debug, Default)]
@@ -37,6 +46,11 @@ pub struct BodyReaders {
 }
 
 impl HandlerState {
+    /// `traits`: the kept traits of the reactor, if there is a store.
+    pub fn new(traits: Option<SharedView>) -> Self {
+        Self { traits, ..Self::default() }
+    }
+
     /// The counts since the reactor last took them.
     pub fn counts(&mut self) -> &mut Counts {
         &mut self.counts
@@ -48,7 +62,8 @@ impl HandlerState {
         self.clear_results();
         let Scratch { flags_cache, ofrep_cache, .. } = std::mem::take(&mut self.scratch);
         let scratch = Scratch { flags_cache, ofrep_cache, ..Scratch::default() };
-        *self = Self { counts: std::mem::take(&mut self.counts), scratch, ..Self::default() };
+        let (counts, traits) = (std::mem::take(&mut self.counts), self.traits.take());
+        *self = Self { counts, scratch, traits, ..Self::default() };
     }
 
     /// Frees all cached results. Call it for new settings, which results may depend on.

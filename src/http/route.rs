@@ -20,6 +20,11 @@ pub enum Route {
     AnalyticsV2,
     BulkIdentities,
     Traits,
+    /// With a store of traits.
+    TraitsBulk,
+    TraitsIncrement,
+    /// The kept traits of an identity: export and erasure, for server-side keys.
+    KeptTraits,
     /// Experiment events.
     Events,
     /// OFREP: all flags.
@@ -56,15 +61,19 @@ pub struct Match<'path> {
 pub enum Methods {
     Get,
     Post,
+    Put,
     GetPost,
+    GetDelete,
 }
 
 impl Methods {
     /// Whether the route supports this method.
     pub fn allow(self, method: Method) -> bool {
         match method {
-            Method::Get | Method::Head => self != Methods::Post,
-            Method::Post => self != Methods::Get,
+            Method::Get | Method::Head => !matches!(self, Methods::Post | Methods::Put),
+            Method::Post => matches!(self, Methods::Post | Methods::GetPost),
+            Method::Put => self == Methods::Put,
+            Method::Delete => self == Methods::GetDelete,
             Method::Options | Method::Connect | Method::Other => false,
         }
     }
@@ -74,14 +83,16 @@ impl Methods {
         match self {
             Methods::Get => b"allow: GET, HEAD\r\n",
             Methods::Post => b"allow: POST\r\n",
+            Methods::Put => b"allow: PUT\r\n",
             Methods::GetPost => b"allow: GET, HEAD, POST\r\n",
+            Methods::GetDelete => b"allow: GET, HEAD, DELETE\r\n",
         }
     }
 }
 
 impl Route {
     /// All variants in declaration order, which `metrics` uses as an index and a test there checks.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Flags,
         Self::Identities,
         Self::EnvironmentDocument,
@@ -91,6 +102,9 @@ impl Route {
         Self::AnalyticsV2,
         Self::BulkIdentities,
         Self::Traits,
+        Self::TraitsBulk,
+        Self::TraitsIncrement,
+        Self::KeptTraits,
         Self::Events,
         Self::OfrepFlags,
         Self::OfrepFlag,
@@ -109,6 +123,11 @@ impl Route {
         matches!(self, Self::Readiness | Self::Liveness)
     }
 
+    /// Whether there is this route only with a store of traits.
+    pub fn needs_traits(self) -> bool {
+        matches!(self, Self::TraitsBulk | Self::TraitsIncrement | Self::KeptTraits)
+    }
+
     /// The name in metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
@@ -121,6 +140,9 @@ impl Route {
             Route::AnalyticsV2 => "analytics-v2",
             Route::BulkIdentities => "bulk-identities",
             Route::Traits => "traits",
+            Route::TraitsBulk => "traits-bulk",
+            Route::TraitsIncrement => "traits-increment-value",
+            Route::KeptTraits => "kept-traits",
             Route::Events => "events",
             Route::OfrepFlags => "ofrep-flags",
             Route::OfrepFlag => "ofrep-flag",
@@ -188,6 +210,9 @@ fn find_decoded(bare: &[u8]) -> Option<(Route, Methods, &[u8])> {
         b"/api/v2/analytics/flags" => (Route::AnalyticsV2, Methods::Post),
         b"/api/v1/bulk-identities" => (Route::BulkIdentities, Methods::Post),
         b"/api/v1/traits" => (Route::Traits, Methods::Post),
+        b"/api/v1/traits/bulk" => (Route::TraitsBulk, Methods::Put),
+        b"/api/v1/traits/increment-value" => (Route::TraitsIncrement, Methods::Post),
+        b"/proxy/traits" => (Route::KeptTraits, Methods::GetDelete),
         b"/v1/events" => (Route::Events, Methods::Post),
         b"/ofrep/v1/evaluate/flags" => (Route::OfrepFlags, Methods::Post),
         b"/proxy/explain" => (Route::Explain, Methods::Post),
@@ -268,6 +293,9 @@ mod tests {
             ("/api/v2/analytics/flags", Route::AnalyticsV2),
             ("/api/v1/bulk-identities", Route::BulkIdentities),
             ("/api/v1/traits", Route::Traits),
+            ("/api/v1/traits/bulk", Route::TraitsBulk),
+            ("/api/v1/traits/increment-value", Route::TraitsIncrement),
+            ("/proxy/traits", Route::KeptTraits),
             ("/v1/events", Route::Events),
             ("/ofrep/v1/evaluate/flags", Route::OfrepFlags),
             ("/sse/environments/k/stream", Route::EventStream),

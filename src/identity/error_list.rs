@@ -59,6 +59,15 @@ pub const MODEL_TYPE: ErrorKind =
 pub const INT_TYPE: ErrorKind = ErrorKind("int_type", "Input should be a valid integer");
 pub const FLOAT_TYPE: ErrorKind = ErrorKind("float_type", "Input should be a valid number");
 pub const BOOL_TYPE: ErrorKind = ErrorKind("bool_type", "Input should be a valid boolean");
+pub const BOOL_PARSING: ErrorKind =
+    ErrorKind("bool_parsing", "Input should be a valid boolean, unable to interpret input");
+pub const INT_PARSING: ErrorKind =
+    ErrorKind("int_parsing", "Input should be a valid integer, unable to parse string as an integer");
+pub const FINITE_NUMBER: ErrorKind = ErrorKind("finite_number", "Input should be a finite number");
+pub const BLANK: ErrorKind = ErrorKind("string_too_short", "String should have at least 1 character");
+pub const KEY_TOO_LONG: ErrorKind = ErrorKind("string_too_long", "String should have at most 200 characters");
+pub const NULL_CHARACTER: ErrorKind =
+    ErrorKind("value_error", "Value error, null characters are not allowed");
 const MISSING: ErrorKind = ErrorKind("missing", "Field required");
 const STRING_UNICODE: ErrorKind = ErrorKind(
     "string_unicode",

@@ -17,11 +17,13 @@ pub struct FastIdentity<'body> {
     pub identifier: &'body str,
     /// The inside of the array of traits, if it can be echoed unchanged.
     pub echo: Option<&'body str>,
+    /// No member is named `transient`, and each trait has a value.
+    pub is_plain: bool,
 }
 
 /// Parses a body and adds its traits to `traits`. `None` if the body is not plain.
 pub fn parse<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<FastIdentity<'body>> {
-    let mut scanner = FastScanner { text, at: 0 };
+    let mut scanner = FastScanner { text, at: 0, is_plain: true };
     let (mut identifier, mut echo) = (None, None);
     scanner.skip_whitespace();
     scanner.members(|scanner, name| {
@@ -30,6 +32,7 @@ pub fn parse<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<
             "traits" if echo.is_none() => echo = Some(scanner.traits(traits)?),
             "identifier" | "traits" => return None,
             _ => {
+                scanner.is_plain &= name != "transient";
                 scanner.value()?;
             }
         }
@@ -38,12 +41,14 @@ pub fn parse<'body>(text: &'body str, traits: &mut Vec<Trait<'body>>) -> Option<
     scanner.skip_whitespace();
     // An empty identifier is a transient identity (differences.md 13).
     let identifier = identifier.filter(|text| !text.is_empty() && is_within_length(text))?;
-    (scanner.at == text.len()).then_some(FastIdentity { identifier, echo: echo.flatten() })
+    let is_plain = scanner.is_plain;
+    (scanner.at == text.len()).then_some(FastIdentity { identifier, echo: echo.flatten(), is_plain })
 }
 
 struct FastScanner<'body> {
     text: &'body str,
     at: usize,
+    is_plain: bool,
 }
 
 impl<'body> FastScanner<'body> {
@@ -163,11 +168,13 @@ impl<'body> FastScanner<'body> {
                 "trait_value" if value.is_none() => value = Some(scanner.value()?.0),
                 "trait_key" | "trait_value" => return None,
                 _ => {
+                    scanner.is_plain &= name != "transient";
                     scanner.value()?;
                 }
             }
             Some(())
         })?;
+        self.is_plain &= value.is_some();
         Some(Trait { key: key?, value: value.unwrap_or(TraitValue::Null) })
     }
 

@@ -10,6 +10,8 @@ pub mod error;
 pub mod error_list;
 mod fast_path;
 pub mod query;
+pub mod sent;
+pub mod trait_items;
 pub mod transient;
 pub mod validation_errors;
 
@@ -21,6 +23,7 @@ use simd_json::{Buffers, Node, StaticNode, Tape};
 use crate::engine::evaluate::{Identity, Trait, TraitValue};
 pub use crate::identity::error::IdentityError;
 use crate::identity::error_list::is_within_length;
+use crate::identity::sent::SentIdentity;
 use crate::limits::{JSON_DEPTH_MAX, KEPT_BODY_BYTES_MAX};
 use crate::python::unicode::is_space;
 use crate::work;
@@ -77,6 +80,29 @@ impl IdentityReader {
             *self = Self::default();
         }
         result
+    }
+
+    /// As [`read`](Self::read), as Flagsmith core reads the body: for a proxy that keeps traits.
+    pub fn read_sent<R>(
+        &mut self,
+        body: &[u8],
+        content_type: Option<&[u8]>,
+        then: impl FnOnce(Result<SentIdentity<'_>, IdentityError>) -> R,
+    ) -> R {
+        work::count_bytes(body.len());
+        let is_json = is_json(content_type);
+        let mut traits = recycle(std::mem::take(&mut self.traits));
+        let text = std::str::from_utf8(body).ok().filter(|_| is_json);
+        let fast = text.and_then(|text| fast_path::parse(text, &mut traits));
+        let sent = fast.and_then(|fast| sent::plain(&fast, &traits));
+        self.traits = recycle(traits);
+        if self.traits.capacity() * size_of::<Trait<'_>>() > KEPT_BODY_BYTES_MAX {
+            self.traits = Vec::new();
+        }
+        match sent {
+            Some(sent) => then(Ok(sent)),
+            None => sent::read(body, content_type, is_json, then),
+        }
     }
 
     fn parse<R>(

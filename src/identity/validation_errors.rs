@@ -204,7 +204,7 @@ pub fn integer(digits: &str) -> TraitValue<'_> {
 
 /// The value of `{"value": ..., "type": ...}` (differences.md 14), with the Elixir SDK's four types or
 /// Flagsmith core's names for its own. `None` for any other object.
-fn typed(members: Dict<'_>) -> Option<TraitValue<'_>> {
+pub fn typed(members: Dict<'_>) -> Option<TraitValue<'_>> {
     let Some(PyValue::Text(kind)) = members.get("type") else { return None };
     match (kind.text, members.get("value")?) {
         ("string" | "unicode" | "semver", PyValue::Text(text))

@@ -340,6 +340,9 @@ impl BatchWriter<'_> {
                 RequestOutcome { status: 500, ..RequestOutcome::NONE }
             }
         };
+        if let Some(traits) = &self.reactor.worker_state.traits {
+            traits.send();
+        }
         let exceeded = handler.take_exceeded(&outcome);
         if exceeded != Exceeded::NONE {
             self.reactor.record_exceeded(exceeded, snapshot, &outcome, handler);

@@ -22,6 +22,7 @@ use crate::metrics::ReactorMetrics;
 use crate::reactor::access_log::AccessLog;
 use crate::reactor::client_address::ClientAddress;
 use crate::reactor::connections::Connections;
+use crate::reactor::kept_traits::KeptTraits;
 #[cfg(test)]
 use crate::reactor::options::InjectedPanic;
 use crate::reactor::options::WorkerOptions;
@@ -40,6 +41,8 @@ pub struct WorkerState {
     pub draining: Cell<bool>,
     /// Requests whose events are being written.
     pub posts: Rc<PendingPosts>,
+    /// Kept traits; `None` without a store.
+    pub traits: Option<KeptTraits>,
 }
 
 /// The state of a reactor since its last (re)start. No `RefCell` is borrowed across an await.
@@ -73,6 +76,10 @@ pub struct RequestState {
 }
 
 impl RequestState {
+    fn new(traits: Option<&KeptTraits>) -> Self {
+        Self { handler: HandlerState::new(traits.map(KeptTraits::view)), ..Self::default() }
+    }
+
     /// Frees what is cached of documents that this new snapshot does not have.
     pub fn forget_documents(&mut self, snapshot: &Snapshot) {
         self.output.clear_cache();
@@ -88,6 +95,7 @@ impl WorkerState {
             tls: RefCell::new(options.tls.clone()),
             draining: Cell::new(false),
             posts: Rc::new(PendingPosts::new(options.inbox.events.clone(), options.config.cores.len())),
+            traits: options.inbox.traits.clone().map(|port| KeptTraits::new(port, options)),
         }
     }
 }
@@ -101,8 +109,8 @@ impl Reactor {
             metrics: options.metrics.clone(),
             access: AccessLog::new(&options.config),
             addresses: ClientAddress::new(&options.config),
+            request_state: RefCell::new(RequestState::new(worker_state.traits.as_ref())),
             worker_state,
-            request_state: RefCell::default(),
             heads: Rc::new(HeadCache::new(server.head_bytes_max)),
             connections: Rc::new(Connections::new(options.times, options.metrics.clone())),
             connections_max: server.connections_max,

@@ -16,6 +16,7 @@ mod driver;
 mod event_streams;
 mod http2;
 mod http2_io;
+mod kept_traits;
 mod listener;
 mod options;
 mod panic;

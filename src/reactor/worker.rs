@@ -17,6 +17,7 @@ use crate::channel::ReactorMessage;
 use crate::config::Level;
 use crate::reactor::accept::Listener;
 use crate::reactor::context::{Reactor, WorkerState};
+use crate::reactor::kept_traits::KeptTraits;
 use crate::reactor::listener::UnixSocket;
 #[cfg(test)]
 use crate::reactor::options::InjectedPanic;
@@ -190,6 +191,7 @@ impl Worker<'_> {
     fn receive_messages(&self) -> bool {
         let reactor = &self.reactor;
         reactor.worker_state.posts.receive();
+        reactor.worker_state.traits.iter().for_each(KeptTraits::receive);
         loop {
             match self.options.inbox.try_next() {
                 Ok(Some(ReactorMessage::Publish(snapshot))) => {
@@ -236,6 +238,7 @@ impl Worker<'_> {
         let grace = self.options.config.server.shutdown_grace;
         while !reactor.connections.is_empty() && began.elapsed() < grace {
             reactor.worker_state.posts.receive();
+            reactor.worker_state.traits.iter().for_each(KeptTraits::receive);
             monoio::time::sleep(DRAIN_CHECK_INTERVAL).await;
         }
         let (left, took) = (reactor.connections.len(), began.elapsed().as_millis());
@@ -290,6 +293,7 @@ pub async fn sweep(reactor: Rc<Reactor>) {
         reactor.connections.sweep();
         // The worker does not wait for wake-ups while it drains.
         reactor.worker_state.posts.receive();
+        reactor.worker_state.traits.iter().for_each(KeptTraits::receive);
         reactor.report_counts();
         reactor.report_caches();
         reactor.flush_access_log();

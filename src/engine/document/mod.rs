@@ -32,6 +32,8 @@ pub struct Document<'a> {
     pub updated_at: Option<f64>,
     pub allow_client_traits: bool,
     pub hide_sensitive_data: bool,
+    /// Of the organisation. False: traits count for one answer.
+    pub persist_trait_data: bool,
     /// False: core hashes identities by its own id for them, which is not in the document.
     pub uses_composite_key: bool,
     /// Of the environment if it is not null, else of the project (differences.md 10).
@@ -75,10 +77,10 @@ impl<'a> Document<'a> {
             composite_key,
         ] = members(canonical, &at, names)?;
         let project_at = at.member("project");
-        let [segments, project_hides, server_only] = members(
+        let [segments, project_hides, server_only, organisation] = members(
             required(project, &at, "project")?,
             &project_at,
-            ["segments", "hide_disabled_flags", "server_key_only_feature_ids"],
+            ["segments", "hide_disabled_flags", "server_key_only_feature_ids", "organisation"],
         )?;
         let hides = hide_disabled.filter(|raw| *raw != "null").or(project_hides);
         let overrides_at = at.member("identity_overrides");
@@ -89,6 +91,7 @@ impl<'a> Document<'a> {
             updated_at: updated_at.and_then(string).and_then(|text| epoch_seconds(&text)),
             allow_client_traits: allow_traits.is_none_or(|raw| raw == "null" || is_truthy(raw)),
             hide_sensitive_data: hide_sensitive.is_some_and(is_truthy),
+            persist_trait_data: persists_traits(organisation, &project_at),
             uses_composite_key: composite_key != Some("false"),
             hide_disabled_flags: hides.is_some_and(is_truthy),
             server_key_only_feature_ids: match server_only.filter(|raw| *raw != "null") {
@@ -117,6 +120,12 @@ impl<'a> Document<'a> {
             IdentityOverride::read(raw, &at.element(index)).transpose()
         })
     }
+}
+
+/// Only a member that is false counts: the model does not read the organisation.
+fn persists_traits(organisation: Option<&str>, at: &DocumentPath<'_>) -> bool {
+    let organisation = organisation.and_then(|raw| members(raw, at, ["persist_trait_data"]).ok());
+    organisation.and_then(|[persists]| persists).is_none_or(|raw| raw != "false")
 }
 
 fn text_or_null<'a>(raw: &'a str, at: &DocumentPath<'_>) -> Result<Option<Cow<'a, str>>, CompileError> {

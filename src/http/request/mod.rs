@@ -303,6 +303,8 @@ fn method(method: &http::Method) -> Method {
     match *method {
         http::Method::GET => Method::Get,
         http::Method::POST => Method::Post,
+        http::Method::PUT => Method::Put,
+        http::Method::DELETE => Method::Delete,
         http::Method::HEAD => Method::Head,
         http::Method::OPTIONS => Method::Options,
         _ => Method::Other,

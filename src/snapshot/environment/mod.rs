@@ -36,6 +36,7 @@ pub struct Environment {
     updated_at: Option<f64>,
     allow_client_traits: bool,
     hide_sensitive_data: bool,
+    persist_trait_data: bool,
     hashes_unlike_core: bool,
     client_flags: FlagsBody,
     server_flags: FlagsBody,
@@ -117,6 +118,7 @@ impl Environment {
             updated_at: read.updated_at,
             allow_client_traits: read.allow_client_traits,
             hide_sensitive_data: read.hide_sensitive_data,
+            persist_trait_data: read.persist_trait_data,
             hashes_unlike_core: !read.uses_composite_key && program.hashes_identities(),
             client_flags: FlagsBody::new(&program, Role::Client, scratch.outputs()),
             server_flags: FlagsBody::new(&program, Role::Server, scratch.outputs()),
@@ -192,6 +194,11 @@ impl Environment {
     /// True: `traits` is `[]` in the response (differences.md 12).
     pub fn hide_sensitive_data(&self) -> bool {
         self.hide_sensitive_data
+    }
+
+    /// False: the organisation does not keep traits, they count for one answer.
+    pub fn persist_trait_data(&self) -> bool {
+        self.persist_trait_data
     }
 
     /// Whether percentage splits differ from core's: `use_identity_composite_key_for_hashing` is false, and

@@ -252,6 +252,7 @@ fn shared_engine_cases_pass() {
             client_side_key: Box::default(),
             updated_at: None,
             allow_client_traits: true,
+            persist_trait_data: true,
             hide_sensitive_data: false,
             hashes_unlike_core: false,
             client_flags: FlagsBody::new(&Program::default(), Role::Client, &[]),

@@ -1,0 +1,21 @@
+//! Kept traits in memory: records, the tables that reactors look up, and how writes change them.
+//!
+//! The store thread (`crate::traits`) owns the table. Each reactor has a [`TraitView`] of it: large immutable
+//! shards that all threads share, and small overlays with the records that changed since the shard was built.
+//! A lookup neither waits nor locks. A reactor applies its own writes to its overlay and hands them to the
+//! store thread, whose [`TraitUpdate`]s replace them.
+mod changes;
+mod key_index;
+mod message;
+mod record;
+mod table;
+mod view;
+
+pub use crate::trait_table::changes::{Applied, Changes, apply, entries, merge};
+pub use crate::trait_table::key_index::KeyIndex;
+pub use crate::trait_table::message::{
+    ChangedRecord, RebuiltShard, TraitChange, TraitDelta, TraitOperation, TraitUpdate, TraitWrite,
+};
+pub use crate::trait_table::record::{Entry, RecordWriter, Stamp, TraitHead, TraitRecord};
+pub use crate::trait_table::table::{SHARDS, Shard, ShardBuilder, TraitTable, shard_of};
+pub use crate::trait_table::view::{TraitView, ViewLimits};

@@ -1,0 +1,347 @@
+//! A record: the kept traits of one identity, as bytes. The same bytes are in memory and on disk.
+//!
+//! ```text
+//! flags u8 | seen u32 | identifier: length, bytes | entry ...
+//! entry:  tag u8 | stamp: clock u64, proxy u32 | born u64 | key: length, bytes | value
+//! ```
+//! Numbers are little-endian; lengths and integers are variable (7 bits a byte). The tag has the type of the
+//! value, and whether the stamp and the time of birth are omitted: mostly a stamp follows the one before it.
+use crate::engine::evaluate::TraitValue;
+
+/// The identity was seen twice: it is evicted after those that were seen once.
+const PROMOTED: u8 = 1;
+/// The identity was erased or evicted: the record hides an older one.
+const ERASED: u8 = 2;
+const HEAD_BYTES: usize = 5;
+
+const KIND_MASK: u8 = 0x07;
+/// The stamp is that of the entry before, plus one tick of the clock.
+const FOLLOWS: u8 = 0x08;
+/// The key was stored by another write than the value: its time follows.
+const HAS_BIRTH: u8 = 0x10;
+
+const DELETED: u8 = 0;
+const FALSE: u8 = 1;
+const TRUE: u8 = 2;
+const INTEGER: u8 = 3;
+const BIG_INTEGER: u8 = 4;
+const FLOAT: u8 = 5;
+const TEXT: u8 = 6;
+
+/// When and where a value was written. Of two values of a key the one with the greater stamp counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp {
+    /// Hybrid clock: milliseconds since the Unix epoch times 65,536, plus a counter.
+    pub clock: u64,
+    /// The process that accepted the write.
+    pub proxy: u32,
+}
+
+impl Stamp {
+    /// The next stamp of the same process.
+    pub fn next(self) -> Self {
+        Self { clock: self.clock.wrapping_add(1), ..self }
+    }
+}
+
+/// One key of an identity.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Entry<'a> {
+    pub key: &'a str,
+    /// `None`: deleted (a tombstone, which only merging with other processes needs).
+    pub value: Option<TraitValue<'a>>,
+    pub stamp: Stamp,
+    /// The clock when the key was stored first: keys are answered in this order.
+    pub born: u64,
+}
+
+/// What a record says of its identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraitHead {
+    pub is_promoted: bool,
+    pub is_erased: bool,
+    /// When the identity was last written or requested, in Unix seconds; coarse.
+    pub seen: u32,
+}
+
+/// A record in its encoded form.
+#[derive(Clone, Copy, Debug)]
+pub struct TraitRecord<'a> {
+    bytes: &'a [u8],
+    identifier_end: usize,
+    identifier_start: usize,
+}
+
+impl<'a> TraitRecord<'a> {
+    /// `None` if the bytes do not begin like a record.
+    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader { rest: bytes.get(HEAD_BYTES..)? };
+        let before = reader.rest.len();
+        let length = reader.length()?;
+        let identifier_start = HEAD_BYTES + before - reader.rest.len();
+        let identifier_end = identifier_start.checked_add(length)?;
+        (identifier_end <= bytes.len()).then_some(Self { bytes, identifier_end, identifier_start })
+    }
+
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    pub fn identifier(&self) -> &'a [u8] {
+        self.bytes.get(self.identifier_start..self.identifier_end).unwrap_or_default()
+    }
+
+    pub fn head(&self) -> TraitHead {
+        let [flags, seen @ ..] = self.bytes.first_chunk::<HEAD_BYTES>().copied().unwrap_or_default();
+        TraitHead {
+            is_promoted: flags & PROMOTED != 0,
+            is_erased: flags & ERASED != 0,
+            seen: u32::from_le_bytes(seen),
+        }
+    }
+
+    /// The keys in their order. Bytes that are not entries end it.
+    pub fn entries(&self) -> Entries<'a> {
+        let rest = self.bytes.get(self.identifier_end..).unwrap_or_default();
+        Entries { reader: Reader { rest }, stamp: Stamp::default() }
+    }
+
+    /// The same record with another head.
+    pub fn with_head(&self, head: TraitHead) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        write_head(head, &mut bytes);
+        bytes.extend_from_slice(self.bytes.get(HEAD_BYTES..).unwrap_or_default());
+        bytes
+    }
+}
+
+/// The entries of a record, or of [`Changes`](crate::trait_table::Changes).
+#[derive(Clone, Debug)]
+pub struct Entries<'a> {
+    reader: Reader<'a>,
+    stamp: Stamp,
+}
+
+impl<'a> Entries<'a> {
+    pub fn of(bytes: &'a [u8]) -> Self {
+        Self { reader: Reader { rest: bytes }, stamp: Stamp::default() }
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        let reader = &mut self.reader;
+        let tag = reader.byte()?;
+        let stamp = match tag & FOLLOWS {
+            0 => Stamp {
+                clock: reader.fixed().map(u64::from_le_bytes)?,
+                proxy: reader.fixed().map(u32::from_le_bytes)?,
+            },
+            _ => self.stamp.next(),
+        };
+        self.stamp = stamp;
+        let born = match tag & HAS_BIRTH {
+            0 => stamp.clock,
+            _ => reader.fixed().map(u64::from_le_bytes)?,
+        };
+        let key = reader.text()?;
+        let value = match tag & KIND_MASK {
+            DELETED => None,
+            FALSE => Some(TraitValue::Bool(false)),
+            TRUE => Some(TraitValue::Bool(true)),
+            INTEGER => Some(TraitValue::Int(from_zigzag(reader.number()?))),
+            BIG_INTEGER => Some(TraitValue::BigInt(reader.text()?)),
+            FLOAT => Some(TraitValue::Float(f64::from_le_bytes(reader.fixed()?))),
+            _ => Some(TraitValue::Text(reader.text()?)),
+        };
+        Some(Entry { key, value, stamp, born })
+    }
+}
+
+/// Writes a record, or a list of entries.
+#[derive(Debug, Default)]
+pub struct RecordWriter {
+    bytes: Vec<u8>,
+    stamp: Stamp,
+}
+
+impl RecordWriter {
+    /// A record without entries.
+    pub fn new(head: TraitHead, identifier: &str) -> Self {
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + identifier.len() + 64);
+        write_head(head, &mut bytes);
+        write_text(identifier, &mut bytes);
+        Self { bytes, stamp: Stamp::default() }
+    }
+
+    /// Appends a key.
+    pub fn push(&mut self, entry: &Entry<'_>) {
+        let (kind, value) = match entry.value {
+            None | Some(TraitValue::Null) => (DELETED, None),
+            Some(TraitValue::Bool(value)) => (if value { TRUE } else { FALSE }, None),
+            Some(TraitValue::Int(_)) => (INTEGER, entry.value),
+            Some(TraitValue::BigInt(_)) => (BIG_INTEGER, entry.value),
+            Some(TraitValue::Float(_)) => (FLOAT, entry.value),
+            Some(TraitValue::Text(_)) => (TEXT, entry.value),
+        };
+        let follows = entry.stamp == self.stamp.next();
+        let has_birth = entry.born != entry.stamp.clock;
+        self.stamp = entry.stamp;
+        let tag = kind | if follows { FOLLOWS } else { 0 } | if has_birth { HAS_BIRTH } else { 0 };
+        self.bytes.push(tag);
+        if !follows {
+            self.bytes.extend_from_slice(&entry.stamp.clock.to_le_bytes());
+            self.bytes.extend_from_slice(&entry.stamp.proxy.to_le_bytes());
+        }
+        if has_birth {
+            self.bytes.extend_from_slice(&entry.born.to_le_bytes());
+        }
+        write_text(entry.key, &mut self.bytes);
+        match value {
+            Some(TraitValue::Int(number)) => write_number(to_zigzag(number), &mut self.bytes),
+            Some(TraitValue::Float(number)) => self.bytes.extend_from_slice(&number.to_le_bytes()),
+            Some(TraitValue::BigInt(text) | TraitValue::Text(text)) => write_text(text, &mut self.bytes),
+            _ => {}
+        }
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+fn write_head(head: TraitHead, bytes: &mut Vec<u8>) {
+    let promoted = if head.is_promoted { PROMOTED } else { 0 };
+    bytes.push(promoted | if head.is_erased { ERASED } else { 0 });
+    bytes.extend_from_slice(&head.seen.to_le_bytes());
+}
+
+fn write_text(text: &str, bytes: &mut Vec<u8>) {
+    write_number(text.len() as u64, bytes);
+    bytes.extend_from_slice(text.as_bytes());
+}
+
+/// Appends a number of variable length, at most ten bytes.
+pub fn write_number(mut number: u64, bytes: &mut Vec<u8>) {
+    while number >= 0x80 {
+        bytes.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number.to_le_bytes()[0]);
+}
+
+fn to_zigzag(number: i64) -> u64 {
+    ((number << 1) ^ (number >> 63)).cast_unsigned()
+}
+
+fn from_zigzag(number: u64) -> i64 {
+    (number >> 1).cast_signed() ^ -(number & 1).cast_signed()
+}
+
+/// Reads what the functions above write.
+#[derive(Clone, Debug)]
+pub struct Reader<'a> {
+    pub rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*first)
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.rest.split_first_chunk::<N>()?;
+        self.rest = rest;
+        Some(*first)
+    }
+
+    pub fn number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    pub fn length(&mut self) -> Option<usize> {
+        self.number().and_then(|number| usize::try_from(number).ok())
+    }
+
+    /// The next bytes.
+    pub fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(count)?;
+        self.rest = rest;
+        Some(taken)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let length = self.length()?;
+        std::str::from_utf8(self.take(length)?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back_as_written() {
+        let big = "123456789012345678901234567890";
+        let long = "x".repeat(3000);
+        let values = [
+            TraitValue::Bool(true),
+            TraitValue::Bool(false),
+            TraitValue::Int(i64::MIN),
+            TraitValue::Int(-1),
+            TraitValue::Int(0),
+            TraitValue::Int(i64::MAX),
+            TraitValue::BigInt(big),
+            TraitValue::Float(-0.5),
+            TraitValue::Text(""),
+            TraitValue::Text(&long),
+        ];
+        let head = TraitHead { is_promoted: true, is_erased: false, seen: 1_800_000_000 };
+        let mut writer = RecordWriter::new(head, "né");
+        let mut stamp = Stamp { clock: 7 << 16, proxy: 9 };
+        let mut entries = Vec::new();
+        for (index, value) in values.into_iter().enumerate() {
+            stamp = if index == 4 { Stamp { clock: 1, proxy: 2 } } else { stamp.next() };
+            let born = if index == 6 { 3 } else { stamp.clock };
+            entries.push(Entry { key: "key", value: Some(value), stamp, born });
+        }
+        entries.push(Entry { key: "old", value: None, stamp: stamp.next(), born: stamp.next().clock });
+        entries.iter().for_each(|entry| writer.push(entry));
+        let bytes = writer.finish();
+        let record = TraitRecord::new(&bytes).expect("a record");
+        assert_eq!((record.head(), record.identifier()), (head, "né".as_bytes()));
+        assert_eq!(record.entries().collect::<Vec<_>>(), entries);
+        let other = TraitHead { is_erased: true, ..head };
+        let changed = record.with_head(other);
+        let changed = TraitRecord::new(&changed).expect("a record");
+        assert_eq!((changed.head(), changed.entries().count()), (other, entries.len()));
+        // Bytes that were cut never panic and never read as more.
+        for length in 0..bytes.len() {
+            let read = TraitRecord::new(&bytes[..length]).map_or(0, |record| record.entries().count());
+            assert!(read <= entries.len());
+        }
+    }
+
+    #[test]
+    fn stamps_that_follow_take_no_space() {
+        let mut writer = RecordWriter::new(TraitHead::default(), "i");
+        let mut stamp = Stamp { clock: 1 << 40, proxy: 1 };
+        for _ in 0..5 {
+            stamp = stamp.next();
+            writer.push(&Entry { key: "k", value: Some(TraitValue::Int(5)), stamp, born: stamp.clock });
+        }
+        assert_eq!(writer.finish().len(), HEAD_BYTES + 2 + 12 + 5 * 4);
+    }
+}

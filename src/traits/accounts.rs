@@ -1,0 +1,183 @@
+//! What each environment keeps, and which identity is removed first.
+//!
+//! Two queues: identities that were seen once, and those that were seen again. The first is emptied first,
+//! the oldest first. The second may fill seven eighths of the limits, so that neither an application with a
+//! public key that invents identities evicts the users that return, nor those keep every new one out.
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use crate::limits::{TRAIT_ENVIRONMENT_PART, TRAIT_RECORD_OVERHEAD_BYTES};
+use crate::trait_table::TraitRecord;
+
+/// Entries of a queue beyond twice the identities before it is trimmed.
+const QUEUE_SLACK: u64 = 1024;
+
+/// The bounds of all environments.
+#[derive(Clone, Copy, Debug)]
+pub struct AccountLimits {
+    pub identities_max: u64,
+    pub bytes_max: u64,
+}
+
+/// The sums and queues of one environment.
+#[derive(Debug, Default)]
+struct Account {
+    bytes: u64,
+    identities: u64,
+    /// The part of identities that were seen again.
+    returning_bytes: u64,
+    returning: u64,
+    /// Hashes of identities seen once, in the order in which they came; some may have left since.
+    new_queue: VecDeque<u64>,
+    /// Hashes of those seen again, and when they were last seen as of their place in the queue.
+    returning_queue: VecDeque<(u64, u32)>,
+}
+
+/// The accounts of all environments.
+#[derive(Debug)]
+pub struct Accounts {
+    limits: AccountLimits,
+    accounts: HashMap<Arc<str>, Account>,
+    bytes: u64,
+    identities: u64,
+}
+
+/// What an identity counts, bytes.
+fn cost(record: &TraitRecord<'_>) -> u64 {
+    record.bytes().len() as u64 + TRAIT_RECORD_OVERHEAD_BYTES
+}
+
+impl Accounts {
+    pub fn new(limits: AccountLimits) -> Self {
+        Self { limits, accounts: HashMap::new(), bytes: 0, identities: 0 }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn identities(&self) -> u64 {
+        self.identities
+    }
+
+    /// Records that the record of an identity was replaced. `None`: there was none, or there is none now.
+    pub fn replace(
+        &mut self,
+        environment: &Arc<str>,
+        hash: u64,
+        old: Option<&TraitRecord<'_>>,
+        new: Option<&TraitRecord<'_>>,
+    ) {
+        if !self.accounts.contains_key(environment) {
+            self.accounts.insert(environment.clone(), Account::default());
+        }
+        let Some(account) = self.accounts.get_mut(environment) else { return };
+        let was_returning = old.is_some_and(|old| old.head().is_promoted);
+        if let Some(old) = old {
+            let bytes = cost(old);
+            (self.bytes, self.identities) = (self.bytes - bytes, self.identities - 1);
+            (account.bytes, account.identities) = (account.bytes - bytes, account.identities - 1);
+            if was_returning {
+                (account.returning_bytes, account.returning) =
+                    (account.returning_bytes - bytes, account.returning - 1);
+            }
+        }
+        if let Some(new) = new {
+            let (bytes, head) = (cost(new), new.head());
+            (self.bytes, self.identities) = (self.bytes + bytes, self.identities + 1);
+            (account.bytes, account.identities) = (account.bytes + bytes, account.identities + 1);
+            if head.is_promoted {
+                (account.returning_bytes, account.returning) =
+                    (account.returning_bytes + bytes, account.returning + 1);
+            }
+            match (old, head.is_promoted) {
+                (Some(_), true) if was_returning => {}
+                (_, true) => account.returning_queue.push_back((hash, head.seen)),
+                (None, false) => account.new_queue.push_back(hash),
+                (Some(_), false) => {}
+            }
+        }
+    }
+
+    /// The next identity to remove: its environment and hash. `None` if all limits are kept. `find` returns
+    /// the record of a hash. The caller removes it and records that with [`replace`](Self::replace).
+    pub fn next_victim<'t>(
+        &mut self,
+        find: impl Fn(&str, u64) -> Option<TraitRecord<'t>>,
+    ) -> Option<(Arc<str>, u64)> {
+        self.accounts.iter_mut().for_each(|(environment, account)| account.trim(environment, &find));
+        let share = self.limits.bytes_max / TRAIT_ENVIRONMENT_PART;
+        let limits = self.limits;
+        let is_crowded = |account: &Account| {
+            account.returning_bytes > share / 8 * 7 || account.returning > limits.identities_max / 8 * 7
+        };
+        if let Some((environment, account)) =
+            self.accounts.iter_mut().find(|(_, account)| is_crowded(account))
+        {
+            return account.pop_returning(environment, &find).map(|hash| (environment.clone(), hash));
+        }
+        if let Some((environment, account)) =
+            self.accounts.iter_mut().find(|(_, account)| account.bytes > share)
+        {
+            return account.pop(environment, &find).map(|hash| (environment.clone(), hash));
+        }
+        if self.bytes <= limits.bytes_max && self.identities <= limits.identities_max {
+            return None;
+        }
+        // The environment that takes most of what is short gives some of it.
+        let is_bytes = self.bytes > limits.bytes_max;
+        let size = |account: &Account| if is_bytes { account.bytes } else { account.identities };
+        let (environment, account) = self.accounts.iter_mut().max_by_key(|(_, account)| size(account))?;
+        account.pop(environment, &find).map(|hash| (environment.clone(), hash))
+    }
+}
+
+impl Account {
+    /// Drops what is not there any more from queues that identities have left again and again.
+    fn trim<'t>(&mut self, environment: &str, find: &impl Fn(&str, u64) -> Option<TraitRecord<'t>>) {
+        let is_long = |length: usize, count: u64| length as u64 > count * 2 + QUEUE_SLACK;
+        let (mut seen, returning) = (HashSet::new(), self.returning);
+        if is_long(self.new_queue.len(), self.identities - returning) {
+            let is_new = |hash: u64| find(environment, hash).is_some_and(|record| !record.head().is_promoted);
+            self.new_queue.retain(|hash| seen.insert(*hash) && is_new(*hash));
+        }
+        seen.clear();
+        if is_long(self.returning_queue.len(), returning) {
+            let is_there =
+                |hash: u64| find(environment, hash).is_some_and(|record| record.head().is_promoted);
+            self.returning_queue.retain(|(hash, _)| seen.insert(*hash) && is_there(*hash));
+        }
+    }
+
+    fn pop<'t>(
+        &mut self,
+        environment: &str,
+        find: &impl Fn(&str, u64) -> Option<TraitRecord<'t>>,
+    ) -> Option<u64> {
+        while let Some(hash) = self.new_queue.pop_front() {
+            if find(environment, hash).is_some_and(|record| !record.head().is_promoted) {
+                return Some(hash);
+            }
+        }
+        self.pop_returning(environment, find)
+    }
+
+    fn pop_returning<'t>(
+        &mut self,
+        environment: &str,
+        find: &impl Fn(&str, u64) -> Option<TraitRecord<'t>>,
+    ) -> Option<u64> {
+        // Each gets one more chance if it was seen since.
+        for _ in 0..self.returning_queue.len().saturating_mul(2) {
+            let (hash, queued) = self.returning_queue.pop_front()?;
+            let Some(record) = find(environment, hash).filter(|record| record.head().is_promoted) else {
+                continue;
+            };
+            if record.head().seen <= queued {
+                return Some(hash);
+            }
+            self.returning_queue.push_back((hash, record.head().seen));
+        }
+        None
+    }
+}

@@ -1,0 +1,337 @@
+//! The table with its writes: stamps, merges, evicts, and collects what reactors and sinks must know.
+//!
+//! No channel, no file, no clock: the time is passed in.
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::engine::evaluate::TraitValue;
+use crate::trait_table::{
+    ChangedRecord, Changes, Entry, RebuiltShard, RecordWriter, SHARDS, ShardBuilder, Stamp, TraitDelta,
+    TraitHead, TraitOperation, TraitRecord, TraitTable, TraitWrite, apply, merge, shard_of,
+};
+use crate::traits::accounts::{AccountLimits, Accounts};
+use crate::traits::clock::HybridClock;
+
+/// Shards built anew before reactors are informed: each takes about a millisecond.
+const REBUILDS_MAX: usize = 2;
+
+/// Why a record changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// A write of this process.
+    Written,
+    /// The identity was seen again: only its head changed.
+    Seen,
+    /// Changes of another process.
+    Merged,
+    /// Erased on request.
+    Erased,
+    /// Removed for the limits or its age.
+    Evicted,
+}
+
+/// A change of one identity, for sinks.
+#[derive(Debug)]
+pub struct TraitChanges<'a> {
+    pub environment: &'a str,
+    pub kind: ChangeKind,
+    /// The record after the change: all keys in their order, with stamps. Erased: only the identifier.
+    pub record: TraitRecord<'a>,
+    /// The keys of this write, with `None` for those that it deletes, in the order sent.
+    pub entries: &'a [Entry<'a>],
+    /// When it was written, for an erased identity too.
+    pub stamp: Stamp,
+}
+
+/// Keys of an identity as another process stamped them.
+#[derive(Debug)]
+pub struct RemoteChange<'a> {
+    pub environment: &'a str,
+    pub identifier: &'a str,
+    pub entries: &'a [Entry<'a>],
+}
+
+/// The table, and what changed since it was last published.
+#[derive(Debug)]
+pub struct TraitMemory {
+    table: TraitTable,
+    accounts: Accounts,
+    clock: HybridClock,
+    delta: TraitDelta,
+    touched: HashSet<(Arc<str>, usize)>,
+    /// Shards that are built anew in any case: they have data that was erased.
+    erased_shards: HashSet<(Arc<str>, usize)>,
+    /// Deleted keys leave tombstones.
+    pub keeps_tombstones: bool,
+    /// Where the next sweep for old identities continues.
+    sweep_at: usize,
+}
+
+impl TraitMemory {
+    pub fn new(seed: u64, limits: AccountLimits, proxy: u32) -> Self {
+        Self {
+            table: TraitTable::new(seed),
+            accounts: Accounts::new(limits),
+            clock: HybridClock::new(proxy),
+            delta: TraitDelta::default(),
+            touched: HashSet::new(),
+            erased_shards: HashSet::new(),
+            keeps_tombstones: false,
+            sweep_at: 0,
+        }
+    }
+
+    pub fn table(&self) -> &TraitTable {
+        &self.table
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.accounts.bytes()
+    }
+
+    pub fn identities(&self) -> u64 {
+        self.accounts.identities()
+    }
+
+    /// Applies a write of a reactor.
+    pub fn write(&mut self, write: &TraitWrite, now: SystemTime, each: &mut dyn FnMut(&TraitChanges<'_>)) {
+        let (environment, identifier) = (self.table.intern(&write.environment), &*write.identifier);
+        match &write.operation {
+            TraitOperation::Set(changes) => self.set(&environment, identifier, changes, now, each),
+            TraitOperation::Add { key, amount } => {
+                let changes = self.sum(&environment, identifier, key, *amount);
+                self.set(&environment, identifier, &changes, now, each);
+            }
+            TraitOperation::Touch => self.touch(&environment, identifier, now, each),
+            TraitOperation::Erase => {
+                self.remove(&environment, identifier, now, ChangeKind::Erased, each);
+            }
+        }
+    }
+
+    /// The changes that add to a trait. None if it is not an integer, or the sum is beyond 64 bits.
+    fn sum(&self, environment: &str, identifier: &str, key: &str, amount: i64) -> Box<[u8]> {
+        let record = self.table.find(environment, identifier);
+        let stored = record.and_then(|record| record.entries().find(|entry| entry.key == key)?.value);
+        let sum = match stored {
+            None => Some(amount),
+            Some(TraitValue::Int(number)) => number.checked_add(amount),
+            Some(_) => None,
+        };
+        let mut changes = Changes::default();
+        if let Some(sum) = sum {
+            changes.push(key, Some(TraitValue::Int(sum)));
+        }
+        changes.into_bytes()
+    }
+
+    fn set(
+        &mut self,
+        environment: &Arc<str>,
+        identifier: &str,
+        changes: &[u8],
+        now: SystemTime,
+        each: &mut dyn FnMut(&TraitChanges<'_>),
+    ) {
+        let old = self.table.find(environment, identifier);
+        let before = self.clock.before(now);
+        // Writing is being seen: an identity that is written twice has returned.
+        let head = TraitHead { is_promoted: old.is_some(), is_erased: false, seen: unix_seconds(now) };
+        let applied = apply(old, identifier, changes, before, head, self.keeps_tombstones);
+        self.clock.advance(applied.stamp);
+        let entries: Vec<Entry<'_>> = stamped(changes, before).collect();
+        let changed = Changed { kind: ChangeKind::Written, entries: &entries, stamp: applied.stamp };
+        self.put(environment, identifier, applied.record, &changed, each);
+    }
+
+    /// Merges changes of another process, by the stamps of each key. Returns false if the clock of that
+    /// process is wrong: nothing was merged.
+    pub fn merge(
+        &mut self,
+        remote: &RemoteChange<'_>,
+        now: SystemTime,
+        each: &mut dyn FnMut(&TraitChanges<'_>),
+    ) -> bool {
+        let Some(newest) = remote.entries.iter().map(|entry| entry.stamp).max() else { return true };
+        if !self.clock.observe(newest, now) {
+            return false;
+        }
+        let environment = self.table.intern(remote.environment);
+        let old = self.table.find(&environment, remote.identifier);
+        let head = match &old {
+            Some(old) => TraitHead { seen: unix_seconds(now), ..old.head() },
+            None => TraitHead { seen: unix_seconds(now), ..TraitHead::default() },
+        };
+        let record = merge(old, remote.identifier, remote.entries, head, self.keeps_tombstones);
+        let changed = Changed { kind: ChangeKind::Merged, entries: remote.entries, stamp: newest };
+        self.put(&environment, remote.identifier, record, &changed, each);
+        true
+    }
+
+    fn touch(
+        &mut self,
+        environment: &Arc<str>,
+        identifier: &str,
+        now: SystemTime,
+        each: &mut dyn FnMut(&TraitChanges<'_>),
+    ) {
+        let Some(old) = self.table.find(environment, identifier) else { return };
+        let head = TraitHead { is_promoted: true, is_erased: false, seen: unix_seconds(now) };
+        if head == old.head() {
+            return;
+        }
+        let changed = Changed { kind: ChangeKind::Seen, entries: &[], stamp: self.clock.before(now) };
+        let record = old.with_head(head);
+        self.put(environment, identifier, record, &changed, each);
+    }
+
+    /// Removes an identity. Returns whether it was there.
+    fn remove(
+        &mut self,
+        environment: &Arc<str>,
+        identifier: &str,
+        now: SystemTime,
+        kind: ChangeKind,
+        each: &mut dyn FnMut(&TraitChanges<'_>),
+    ) -> bool {
+        let is_known = self.table.find(environment, identifier).is_some();
+        let stamp = self.clock.before(now).next();
+        self.clock.advance(stamp);
+        let head = TraitHead { is_erased: true, ..TraitHead::default() };
+        let record = RecordWriter::new(head, identifier).finish();
+        let changed = Changed { kind, entries: &[], stamp };
+        self.put(environment, identifier, record, &changed, each);
+        if kind == ChangeKind::Erased {
+            let index = shard_of(self.table.hash(identifier));
+            self.erased_shards.insert((environment.clone(), index));
+        }
+        is_known
+    }
+
+    fn put(
+        &mut self,
+        environment: &Arc<str>,
+        identifier: &str,
+        record: Vec<u8>,
+        changed: &Changed<'_>,
+        each: &mut dyn FnMut(&TraitChanges<'_>),
+    ) {
+        let (hash, record): (_, Arc<[u8]>) = (self.table.hash(identifier), record.into());
+        let Some(new) = TraitRecord::new(&record) else { return };
+        let old = self.table.find(environment, identifier);
+        self.accounts.replace(
+            environment,
+            hash,
+            old.as_ref(),
+            Some(&new).filter(|new| !new.head().is_erased),
+        );
+        let Changed { kind, entries, stamp } = *changed;
+        each(&TraitChanges { environment, kind, record: new, entries, stamp });
+        self.table.put(environment, hash, record.clone(), 0, 0);
+        self.touched.insert((environment.clone(), shard_of(hash)));
+        self.delta.records.push(ChangedRecord { environment: environment.clone(), hash, record });
+    }
+
+    /// Removes identities until all limits are kept. Returns how many.
+    pub fn evict(&mut self, now: SystemTime, each: &mut dyn FnMut(&TraitChanges<'_>)) -> u64 {
+        let mut count = 0;
+        loop {
+            let table = &self.table;
+            let victim = self.accounts.next_victim(|environment, hash| table.find_hash(environment, hash));
+            let Some((environment, hash)) = victim else { return count };
+            let Some(identifier) = self.identifier_of(&environment, hash) else { return count };
+            if !self.remove(&environment, &identifier, now, ChangeKind::Evicted, each) {
+                return count;
+            }
+            count += 1;
+        }
+    }
+
+    fn identifier_of(&self, environment: &str, hash: u64) -> Option<String> {
+        let record = self.table.find_hash(environment, hash)?;
+        std::str::from_utf8(record.identifier()).ok().map(str::to_owned)
+    }
+
+    /// Removes identities of the next shard that were not seen for this time. Returns how many.
+    pub fn sweep(
+        &mut self,
+        ttl_seconds: u32,
+        now: SystemTime,
+        each: &mut dyn FnMut(&TraitChanges<'_>),
+    ) -> u64 {
+        let at = self.sweep_at;
+        self.sweep_at = at.wrapping_add(1);
+        let (index, which) = (at % SHARDS, at / SHARDS);
+        let environments: Vec<Arc<str>> = self.table.environments().cloned().collect();
+        let Some(environment) =
+            which.checked_rem(environments.len()).and_then(|which| environments.get(which))
+        else {
+            return 0;
+        };
+        let seconds = unix_seconds(now);
+        let old = self.table.records(environment, index);
+        let old = old.filter(|record| seconds.saturating_sub(record.head().seen) > ttl_seconds);
+        let old: Vec<String> = old
+            .filter_map(|record| std::str::from_utf8(record.identifier()).ok().map(str::to_owned))
+            .collect();
+        for identifier in &old {
+            self.remove(environment, identifier, now, ChangeKind::Evicted, each);
+        }
+        old.len() as u64
+    }
+
+    /// Takes records that were stored before, at the start.
+    pub fn load(&mut self, environment: &str, records: Vec<ShardBuilder>) {
+        let environment = self.table.intern(environment);
+        self.table.load(&environment, records);
+        for index in 0..SHARDS {
+            for record in self.table.records(&environment, index) {
+                let identifier = std::str::from_utf8(record.identifier()).unwrap_or_default();
+                self.accounts.replace(&environment, self.table.hash(identifier), None, Some(&record));
+                let newest = record.entries().map(|entry| entry.stamp).max();
+                self.clock.advance(newest.unwrap_or_default());
+            }
+        }
+    }
+
+    /// What changed since the last call, with shards built anew where their overlays are large.
+    pub fn take_delta(&mut self) -> TraitDelta {
+        let forced: Vec<_> = self.erased_shards.drain().map(|shard| (shard, true)).collect();
+        let touched: Vec<_> = self.touched.drain().map(|shard| (shard, false)).collect();
+        let mut rebuilt = 0;
+        for ((environment, index), is_forced) in forced.into_iter().chain(touched) {
+            if rebuilt >= REBUILDS_MAX && !is_forced {
+                break;
+            }
+            if let Some(shard) = self.table.rebuild(&environment, index, is_forced) {
+                rebuilt += 1;
+                self.table.replace_shard(&environment, index, shard.clone(), 0);
+                self.delta.shards.push(RebuiltShard { environment, index, shard });
+            }
+        }
+        std::mem::take(&mut self.delta)
+    }
+}
+
+/// What [`TraitMemory::put`] reports to sinks.
+struct Changed<'a> {
+    kind: ChangeKind,
+    entries: &'a [Entry<'a>],
+    stamp: Stamp,
+}
+
+/// The entries of a write with the stamps after `before`.
+fn stamped(changes: &[u8], before: Stamp) -> impl Iterator<Item = Entry<'_>> {
+    let mut stamp = before;
+    crate::trait_table::entries(changes).map(move |entry| {
+        stamp = stamp.next();
+        Entry { stamp, born: stamp.clock, ..entry }
+    })
+}
+
+/// Unix seconds, as records have them.
+pub fn unix_seconds(time: SystemTime) -> u32 {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since_epoch.as_secs()).unwrap_or(u32::MAX)
+}

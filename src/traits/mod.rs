@@ -1,0 +1,65 @@
+//! The store of kept traits: a thread of the control plane that owns the table.
+//!
+//! Reactors send writes by their bounded channel; the thread stamps and merges them, hands them to its sinks,
+//! and informs the reactors (`crate::trait_table`). A request never waits for it. A [`TraitSink`] persists,
+//! shares or forwards: it gets each change of an identity with its keys, values or tombstones, stamps and the
+//! order of keys, and returns the changes of other processes, which are merged per identity and key by stamp.
+mod accounts;
+mod clock;
+mod memory;
+mod store;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::channel::{TraitLink, TraitStop};
+use crate::config::Config;
+use crate::limits;
+use crate::log::Log;
+use crate::metrics::Metrics;
+pub use crate::traits::memory::{ChangeKind, RemoteChange, TraitChanges, TraitMemory};
+pub use crate::traits::store::TraitSink;
+use crate::traits::store::TraitStore;
+
+/// Ends the store thread.
+#[derive(Debug)]
+pub struct TraitThread {
+    stop: TraitStop,
+    ended: Receiver<()>,
+}
+
+impl TraitThread {
+    /// Waits until everything that reactors have sent is written. Call it when they have ended.
+    pub fn stop(self) {
+        self.stop.send();
+        // The sender is dropped when the thread ends, with or without a panic.
+        let _ = self.ended.recv_timeout(limits::TRAIT_STOP_TIMEOUT);
+    }
+}
+
+/// How long the start waits for the table to be read.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Starts the thread, and waits until its table is in memory.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn start(config: &Config, link: TraitLink, metrics: Arc<Metrics>, log: Log) -> io::Result<TraitThread> {
+    let stop = link.stop();
+    let (ended, when_ended) = channel();
+    let (loaded, when_loaded) = channel();
+    let config = config.clone();
+    let run = move || {
+        let store = TraitStore::new(&config, link, metrics, log);
+        // The start may have given up waiting.
+        let _ = loaded.send(());
+        store.run();
+        drop(ended);
+    };
+    thread::Builder::new().name("traits".into()).spawn(run)?;
+    let _ = when_loaded.recv_timeout(LOAD_TIMEOUT);
+    Ok(TraitThread { stop, ended: when_ended })
+}

@@ -1,0 +1,185 @@
+//! The store thread: takes writes of reactors in groups, applies them, informs sinks and reactors.
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::channel::{TraitLink, TraitMessage};
+use crate::config::Config;
+use crate::limits::TRAIT_GROUP_MAX;
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::trait_table::{TraitChange, TraitUpdate};
+use crate::traits::accounts::AccountLimits;
+use crate::traits::memory::{ChangeKind, TraitChanges, TraitMemory};
+
+/// The time between two sweeps of a shard for old identities, and the longest wait for messages.
+const TICK: Duration = Duration::from_millis(50);
+/// The wait while a reactor lacks an update.
+const RESEND_WAIT: Duration = Duration::from_millis(10);
+
+/// A part of the store thread that persists, shares or forwards changes. All calls are on that thread.
+pub trait TraitSink: Send {
+    /// Records that were stored before. Called once, before the first write; reactors wait for it.
+    fn load(&mut self, memory: &mut TraitMemory);
+
+    /// An identity changed.
+    fn changed(&mut self, changes: &TraitChanges<'_>);
+
+    /// After each group of writes, and every `TICK`: writes what is due, and merges what other processes
+    /// wrote. With `is_last` everything is written: the process ends.
+    fn tick(&mut self, memory: &mut TraitMemory, now: SystemTime, is_last: bool);
+
+    /// Whether deleted keys must leave tombstones, so that other processes do not bring them back.
+    fn needs_tombstones(&self) -> bool {
+        false
+    }
+}
+
+/// The state of the store thread.
+pub struct TraitStore {
+    link: TraitLink,
+    memory: TraitMemory,
+    sinks: Vec<Box<dyn TraitSink>>,
+    metrics: Arc<Metrics>,
+    log: Log,
+    ttl_seconds: u32,
+    swept_at: Instant,
+    /// By reactor: writes that were applied, and those that it was informed of.
+    applied: Vec<u64>,
+    informed: Vec<u64>,
+    /// By reactor: it missed an update and needs the whole table.
+    needs_table: Vec<bool>,
+}
+
+impl TraitStore {
+    /// The store with its table in memory.
+    pub fn new(config: &Config, link: TraitLink, metrics: Arc<Metrics>, log: Log) -> Self {
+        let limits = AccountLimits {
+            identities_max: config.traits.identities_max as u64,
+            bytes_max: config.traits.bytes_max,
+        };
+        let mut memory = TraitMemory::new(link.seed(), limits, proxy_id());
+        let mut sinks: Vec<Box<dyn TraitSink>> = Vec::new();
+        for sink in &mut sinks {
+            sink.load(&mut memory);
+        }
+        memory.keeps_tombstones = sinks.iter().any(|sink| sink.needs_tombstones());
+        let reactors = link.reactors();
+        metrics.traits.is_enabled.set(1);
+        let mut store = Self {
+            link,
+            memory,
+            sinks,
+            metrics,
+            log,
+            ttl_seconds: u32::try_from(config.traits.ttl.as_secs()).unwrap_or(u32::MAX),
+            swept_at: Instant::now(),
+            applied: vec![0; reactors],
+            informed: vec![0; reactors],
+            needs_table: vec![true; reactors],
+        };
+        store.evict(SystemTime::now());
+        store.publish();
+        store
+    }
+
+    /// Runs until `TraitMessage::Stop`.
+    pub fn run(mut self) {
+        let mut is_last = false;
+        while !is_last {
+            let wait = if self.needs_table.contains(&true) { RESEND_WAIT } else { TICK };
+            let group = self.link.next_group(wait, TRAIT_GROUP_MAX);
+            let now = SystemTime::now();
+            for message in group {
+                match message {
+                    TraitMessage::Write(reactor, write) => {
+                        let sinks = &mut self.sinks;
+                        self.memory.write(&write, now, &mut |changes| inform(sinks, &self.metrics, changes));
+                        self.metrics.traits.writes.add(1);
+                        if let Some(applied) = self.applied.get_mut(reactor) {
+                            *applied += 1;
+                        }
+                    }
+                    TraitMessage::Stop => is_last = true,
+                }
+            }
+            self.evict(now);
+            self.sweep(now);
+            self.publish();
+            for sink in &mut self.sinks {
+                sink.tick(&mut self.memory, now, is_last);
+            }
+            self.measure();
+        }
+    }
+
+    fn evict(&mut self, now: SystemTime) {
+        let sinks = &mut self.sinks;
+        let count = self.memory.evict(now, &mut |changes| inform(sinks, &self.metrics, changes));
+        let evicted = &self.metrics.traits.evicted;
+        if count > 0 && evicted.value() == 0 {
+            let hint = "kept traits have reached traits.bytes_max or traits.identities_max: the least used \
+                        identities are removed, see edge_proxy_traits_evicted_total";
+            self.log.event(crate::config::Level::Warning, "traits_evicted", &[("hint", &hint)]);
+        }
+        evicted.add(count);
+    }
+
+    fn sweep(&mut self, now: SystemTime) {
+        if self.ttl_seconds == 0 || self.swept_at.elapsed() < TICK {
+            return;
+        }
+        self.swept_at = Instant::now();
+        let (sinks, ttl) = (&mut self.sinks, self.ttl_seconds);
+        let count = self.memory.sweep(ttl, now, &mut |changes| inform(sinks, &self.metrics, changes));
+        self.metrics.traits.expired.add(count);
+    }
+
+    /// Informs the reactors of what changed, and of their writes that were applied.
+    fn publish(&mut self) {
+        let delta = self.memory.take_delta();
+        let is_empty = delta.records.is_empty() && delta.shards.is_empty();
+        let delta = Arc::new(delta);
+        for reactor in 0..self.applied.len() {
+            let acknowledged = self.applied[reactor];
+            if self.needs_table[reactor] {
+                let table = self.memory.table().clone();
+                self.needs_table[reactor] = !self.send(reactor, TraitChange::Table(Box::new(table)));
+                self.metrics.traits.tables_sent.add(u64::from(!self.needs_table[reactor]));
+            } else if !is_empty || self.informed[reactor] != acknowledged {
+                self.needs_table[reactor] = !self.send(reactor, TraitChange::Delta(delta.clone()));
+            }
+        }
+    }
+
+    fn send(&mut self, reactor: usize, change: TraitChange) -> bool {
+        let acknowledged = self.applied[reactor];
+        let is_sent = self.link.send(reactor, TraitUpdate { change, acknowledged });
+        if is_sent {
+            self.informed[reactor] = acknowledged;
+        }
+        is_sent
+    }
+
+    fn measure(&self) {
+        let metrics = &self.metrics.traits;
+        metrics.identities.set(self.memory.identities());
+        metrics.bytes.set(self.memory.bytes());
+        metrics.queued.set(self.link.queued() as u64);
+    }
+}
+
+fn inform(sinks: &mut [Box<dyn TraitSink>], metrics: &Metrics, changes: &TraitChanges<'_>) {
+    if changes.kind == ChangeKind::Erased {
+        metrics.traits.erased.add(1);
+    }
+    sinks.iter_mut().for_each(|sink| sink.changed(changes));
+}
+
+/// Distinguishes the stamps of this process from those of others.
+fn proxy_id() -> u32 {
+    let mut bytes = [0; 4];
+    if getrandom::fill(&mut bytes).is_err() {
+        return std::process::id();
+    }
+    u32::from_le_bytes(bytes)
+}
