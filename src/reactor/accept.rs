@@ -212,14 +212,14 @@ async fn pause(reactor: &Reactor, error: &io::Error) {
     monoio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-/// Ends only this connection if it panics.
-async fn catch_panic(reactor: Rc<Reactor>, serve: impl Future<Output = ()>) {
-    let mut serve = std::pin::pin!(serve);
-    std::future::poll_fn(|context| {
+/// Ends only this connection if it panics. The future is boxed, because an `async` function would hold its
+/// argument twice.
+fn catch_panic(reactor: Rc<Reactor>, serve: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    let mut serve = Box::pin(serve);
+    std::future::poll_fn(move |context| {
         catch_unwind(AssertUnwindSafe(|| serve.as_mut().poll(context))).unwrap_or_else(|_| {
             reactor.log_panic("connection_panicked");
             Poll::Ready(())
         })
     })
-    .await;
 }
