@@ -9,6 +9,10 @@ use std::time::{Duration, SystemTime};
 use bytes::BytesMut;
 use edge_proxy::handlers::{HandlerSettings, HandlerState, handle};
 use edge_proxy::http::ResponseWriter;
+use edge_proxy::http::h2::connection::Http2;
+use edge_proxy::http::h2::event::{Http2Event, Http2Limits, WrittenResponse};
+use edge_proxy::http::h2::frame;
+use edge_proxy::http::hpack::encoder;
 use edge_proxy::http::request::{Progress, RequestReader};
 use edge_proxy::snapshot::{Environment, Snapshot};
 
@@ -44,6 +48,8 @@ const CASES: &[(&str, &str, &str, Option<&str>, bool)] = &[
     ("read-get", "simple", FLAGS, None, false),
     ("read-get-new", "simple", FLAGS, None, false),
     ("read-post", "simple", IDENTITIES, Some("heavy-match"), false),
+    ("http2-flags-gzip", "simple", FLAGS, None, true),
+    ("http2-identities-heavy-gzip", "heavy", IDENTITIES, Some("heavy-match"), true),
     ("compile-heavy", "heavy", FLAGS, None, false),
 ];
 
@@ -124,6 +130,65 @@ fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
     sent
 }
 
+/// The frames that open a connection, with a window that is never used up.
+fn http2_opening() -> Vec<u8> {
+    let mut bytes = frame::PREFACE.to_vec();
+    frame::append(frame::SETTINGS, 0, 0, b"", &mut bytes);
+    frame::append_window(0, 0x7000_0000, &mut bytes);
+    bytes
+}
+
+/// The frames of one request.
+fn http2_request(stream: u32, block: &[u8], body: Option<&[u8]>, out: &mut Vec<u8>) {
+    let last = if body.is_none() { frame::END_STREAM } else { 0 };
+    frame::append(frame::HEADERS, frame::END_HEADERS | last, stream, block, out);
+    if let Some(body) = body {
+        frame::append(frame::DATA, frame::END_STREAM, stream, body, out);
+    }
+}
+
+/// As [`serve`], over HTTP/2: the head is the same each time, as most clients encode it.
+fn serve_http2(snapshot: &Snapshot, path: &str, body: Option<&[u8]>, times: u64) -> u64 {
+    let (settings, mut state, mut output) = (settings(), HandlerState::default(), ResponseWriter::default());
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    output.set_date(now);
+    let limits = Http2Limits { head_bytes_max: 16 * 1024, streams_max: 100 };
+    let mut http2 = Http2::new(limits, &mut output.bytes);
+    let mut block = Vec::new();
+    let method = if body.is_some() { "POST" } else { "GET" };
+    for (name, value) in [
+        (":method", method),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "127.0.0.1:8000"),
+        ("x-environment-key", KEY),
+        ("accept-encoding", "gzip"),
+        ("content-type", "application/json"),
+    ] {
+        encoder::field(name.as_bytes(), value.as_bytes(), &mut block);
+    }
+    let (mut buffer, mut frames, mut sent) = (BytesMut::from(&http2_opening()[..]), Vec::new(), 0);
+    for round in 0..times {
+        frames.clear();
+        http2_request(2 * round as u32 + 1, &block, body, &mut frames);
+        buffer.extend_from_slice(&frames);
+        assert_eq!(http2.advance(&mut buffer, 0, &mut output.bytes), Http2Event::Request);
+        let start = output.bytes.len();
+        let mut request = http2.request().expect("it is complete");
+        let outcome = handle(&settings, snapshot, now, &mut request, &mut state, &mut output);
+        assert_eq!((outcome.status, &output.tail), (200, &None));
+        let body_start = output.body_start;
+        let response =
+            WrittenResponse { bytes: &mut output.bytes, start, body_start, tail: None, is_last: true };
+        http2.respond(response, 0);
+        assert_eq!(http2.advance(&mut buffer, 0, &mut output.bytes), Http2Event::NeedBytes);
+        http2.streams.flush(0, &mut output.bytes);
+        sent += output.bytes.len() as u64;
+        output.bytes.clear();
+    }
+    sent
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, name, times, directory] = arguments.as_slice() else {
@@ -140,6 +205,7 @@ fn main() {
     // Printed, so that nothing is optimised away and equal work can be verified.
     let result = match name.as_str() {
         "compile-heavy" => (0..times).map(|_| snapshot(&document).slots.len() as u64).sum(),
+        _ if name.starts_with("http2-") => serve_http2(&snapshot(&document), path, body.as_deref(), times),
         _ => {
             let is_read_only = name.starts_with("read-");
             let made = (!is_read_only).then(|| snapshot(&document));

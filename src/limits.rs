@@ -192,6 +192,9 @@ pub const HTTP2_STREAMS_RANGE: std::ops::RangeInclusive<usize> = 1..=1000;
 pub const HTTP2_FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Payload of a sent frame, bytes, if the peer allows it.
 pub const HTTP2_SENT_FRAME_BYTES_MAX: usize = 64 * 1024;
+/// The largest read of a connection whose client sends bursts, bytes. It has the buffer only while it
+/// handles what was read. Beyond: read later.
+pub const HTTP2_READ_BYTES_MAX: usize = 40 * 1024;
 /// Window for request bodies of all streams of a connection, bytes: one more than a body may have, so that
 /// one beyond its limit is noticed. Beyond: the connection closes.
 pub const HTTP2_BODY_WINDOW: u32 = BODY_BYTES_MAX as u32 + 1;

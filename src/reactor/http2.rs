@@ -13,7 +13,7 @@ use crate::http::h2::connection::Http2;
 use crate::http::h2::event::{Http2Event, Http2Limits, Incomplete, WrittenResponse};
 use crate::http::h2::frame;
 use crate::http::h2::outgoing::SharedTail;
-use crate::limits::{BATCH_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN};
+use crate::limits::{BATCH_BYTES_MAX, HTTP2_READ_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN};
 use crate::reactor::batch::BatchWriter;
 use crate::reactor::connections::Phase;
 use crate::reactor::context::Reactor;
@@ -21,10 +21,17 @@ use crate::reactor::event_streams::EventStreams;
 use crate::reactor::parked_streams::ParkedStreams;
 use crate::reactor::sse::{earlier, is_reached};
 
+/// By how much a read grows after one that filled its buffer, or shrinks after one that was far below it.
+const READ_GROWTH: usize = 4;
+
 /// The state of a connection.
 pub struct Http2Connection {
     peer: Option<IpAddr>,
     buffer: BytesMut,
+    /// How much the next read may bring: more while reads fill their buffers.
+    read_bytes: usize,
+    /// How much the buffer had before the read.
+    bytes_before: usize,
     http2: Http2,
     requests_left: u64,
     event_streams: EventStreams,
@@ -66,6 +73,8 @@ impl Http2Connection {
         Self {
             peer,
             buffer: received,
+            read_bytes: READ_BYTES_IDLE,
+            bytes_before: 0,
             http2: Http2::new(limits, &mut preface),
             requests_left: reactor.requests_max,
             event_streams: EventStreams::default(),
@@ -77,20 +86,43 @@ impl Http2Connection {
         }
     }
 
-    /// Takes the buffer, with capacity for the next read: for the rest of a frame that has begun, or small.
+    /// Whether the next read needs a buffer that an idle connection should not have: wait until there is
+    /// something to read, and then take it.
+    pub fn reads_much(&self) -> bool {
+        self.read_bytes > READ_BYTES_IDLE
+    }
+
+    /// Releases what is only needed while a client sends.
+    pub fn release_buffers(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        self.http2.release_buffers();
+    }
+
+    /// Takes the buffer, with capacity for the next read: for the rest of a frame that has begun, or for what
+    /// the client sends in a burst.
     pub fn read_buffer(&mut self) -> BytesMut {
-        if self.buffer.is_empty() && self.buffer.capacity() != READ_BYTES_IDLE {
-            self.buffer = BytesMut::with_capacity(READ_BYTES_IDLE);
+        if self.buffer.is_empty() && self.buffer.capacity() != self.read_bytes {
+            self.buffer = BytesMut::with_capacity(self.read_bytes);
         }
         let missing = frame::missing_bytes(&self.buffer).max(READ_BYTES_MIN);
+        let capacity = if self.reads_much() { self.read_bytes } else { missing };
         if self.buffer.capacity() - self.buffer.len() < missing {
-            self.buffer.reserve(missing);
+            self.buffer.reserve(capacity.max(missing));
         }
+        self.bytes_before = self.buffer.len();
         std::mem::take(&mut self.buffer)
     }
 
     /// Takes back the buffer, with the received bytes appended.
     pub fn receive(&mut self, buffer: BytesMut) {
+        let received = buffer.len() - self.bytes_before;
+        if buffer.len() == buffer.capacity() {
+            self.read_bytes = (self.read_bytes * READ_GROWTH).min(HTTP2_READ_BYTES_MAX);
+        } else if received <= self.read_bytes / (2 * READ_GROWTH) {
+            self.read_bytes = (self.read_bytes / READ_GROWTH).max(READ_BYTES_IDLE);
+        }
         self.buffer = buffer;
     }
 
@@ -132,7 +164,7 @@ impl Http2Connection {
             stored: None,
         };
         writer.begin();
-        writer.state.output.bytes.append(&mut self.preface);
+        writer.state.output.bytes.extend_from_slice(&std::mem::take(&mut self.preface));
         self.complete_parked(reactor, &mut writer.state.output.bytes);
         let is_open = self.answer(&mut writer);
         let requests = writer.requests;
@@ -166,6 +198,7 @@ impl Http2Connection {
     fn answer(&mut self, writer: &mut BatchWriter<'_>) -> bool {
         let reactor = writer.reactor;
         let (now, limits) = (reactor.connections.now(), reactor.connections.wait_limits());
+        self.http2.judges_heads = writer.settings.address_lists.is_some();
         while writer.state.output.bytes.len() < BATCH_BYTES_MAX {
             let out = &mut writer.state.output.bytes;
             let mut event = self.http2.expire(now, limits, out);
@@ -175,6 +208,14 @@ impl Http2Connection {
             match event {
                 Http2Event::NeedBytes => break,
                 Http2Event::Close => return false,
+                Http2Event::Head => {
+                    let is_excluded = self.http2.request().is_some_and(|request| writer.excludes(&request));
+                    if is_excluded {
+                        self.answer_one(writer, None, now);
+                    } else if self.http2.accept(now, &mut writer.state.output.bytes) == Http2Event::Close {
+                        return false;
+                    }
+                }
                 Http2Event::Request => self.answer_one(writer, None, now),
                 Http2Event::Refused(error) => self.answer_one(writer, Some(error), now),
             }

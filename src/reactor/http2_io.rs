@@ -43,8 +43,18 @@ impl Drop for OpenConnection {
 }
 
 impl<T: Transport> Http2Io<T> {
-    /// Takes over a connection that has chosen HTTP/2, with the bytes that were read.
-    pub fn new(mut io: ConnectionIo<T>, peer: Option<IpAddr>) -> Self {
+    /// Serves a connection that has chosen HTTP/2, until it ends. State and future are boxed, so that a
+    /// connection of HTTP/1.1 does not take their memory. An `async` function would hold its argument twice.
+    pub fn start(
+        io: ConnectionIo<T>,
+        peer: Option<IpAddr>,
+    ) -> impl Future<Output = Result<(), PeerDisconnected>> {
+        let mut state = Box::new(Self::new(io, peer));
+        Box::pin(async move { state.run().await })
+    }
+
+    /// Takes over the bytes that were read.
+    fn new(mut io: ConnectionIo<T>, peer: Option<IpAddr>) -> Self {
         let head_bytes_max = io.reactor.heads.bytes_max();
         let defaults = Http2Limits { head_bytes_max, streams_max: limits::HTTP2_STREAMS_MAX };
         let limits = io.reactor.http2.unwrap_or(defaults);
@@ -54,8 +64,7 @@ impl<T: Transport> Http2Io<T> {
         Self { io, connection, _open: open }
     }
 
-    /// Serves the connection until it ends.
-    pub async fn run(mut self) -> Result<(), PeerDisconnected> {
+    async fn run(&mut self) -> Result<(), PeerDisconnected> {
         let result = self.serve().await;
         self.finish_parked().await;
         result
@@ -116,9 +125,22 @@ impl<T: Transport> Http2Io<T> {
         self.io.guard.set_phase_since(phase, since);
         if phase == Phase::Idle {
             self.io.transport.release_buffers();
+            self.connection.release_buffers();
         }
-        let buffer = self.connection.read_buffer();
-        match self.io.guard.state.cancellable(self.io.transport.read(buffer)).await {
+        // A large buffer is taken only once there is something for it.
+        let ready = match self.connection.reads_much() {
+            true => self.io.guard.state.cancellable(self.io.transport.readable()).await,
+            false => Some(Ok(())),
+        };
+        let read = match ready {
+            Some(Ok(())) => {
+                let buffer = self.connection.read_buffer();
+                self.io.guard.state.cancellable(self.io.transport.read(buffer)).await
+            }
+            Some(Err(_)) => return Err(PeerDisconnected),
+            None => None,
+        };
+        match read {
             Some((Ok(length), buffer)) => {
                 self.connection.receive(buffer);
                 self.io.reactor.metrics.bytes_read.add(length as u64);

@@ -32,7 +32,7 @@ pub async fn serve<T: Transport>(
     let _ = match choose(&mut io).await {
         Ok(Some(Protocol::Http1)) => io.run().await,
         // Boxed, so that connections of HTTP/1.1 do not take more memory.
-        Ok(Some(Protocol::Http2)) => Box::pin(Http2Io::new(io, peer).run()).await,
+        Ok(Some(Protocol::Http2)) => Http2Io::start(io, peer).await,
         Ok(None) | Err(PeerDisconnected) => Ok(()),
     };
 }

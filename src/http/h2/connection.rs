@@ -10,6 +10,7 @@ use bytes::{Buf, BytesMut};
 
 use crate::http::error::ParseError;
 use crate::http::fields::Fields;
+use crate::http::h2::current_request::CurrentRequest;
 use crate::http::h2::event::{Http2Counts, Http2Event, Http2Limits, Incomplete, WaitLimits, WrittenResponse};
 use crate::http::h2::field_block::FieldBlock;
 use crate::http::h2::frame::{self, ErrorCode, FrameHead};
@@ -32,20 +33,13 @@ pub struct Http2 {
     block: Option<FieldBlock>,
     pub streams: Http2Streams,
     current: Option<CurrentRequest>,
+    /// Whether the owner decides on each head before its body arrives.
+    pub judges_heads: bool,
     /// The buffer of the last body.
     spare_body: Vec<u8>,
     has_preface: bool,
     has_settings: bool,
     frames_read: u64,
-}
-
-/// The request that the owner answers.
-struct CurrentRequest {
-    id: u32,
-    head: Rc<RequestHead>,
-    body: Vec<u8>,
-    window: i64,
-    is_half_open: bool,
 }
 
 impl Http2 {
@@ -60,6 +54,7 @@ impl Http2 {
             block: None,
             streams: Http2Streams::new(out),
             current: None,
+            judges_heads: false,
             spare_body: Vec::new(),
             has_preface: false,
             has_settings: false,
@@ -68,7 +63,8 @@ impl Http2 {
     }
 
     /// Handles the frames in the buffer until one completes a request. `now` is the tick at which a stream
-    /// begins to wait. After [`Http2Event::Request`] and `Refused`, [`respond`](Self::respond) must follow.
+    /// begins to wait. After [`Http2Event::Request`] and `Refused`, [`respond`](Self::respond) must follow;
+    /// after `Head` that or [`accept`](Self::accept).
     pub fn advance(&mut self, buffer: &mut BytesMut, now: u32, out: &mut Vec<u8>) -> Http2Event {
         if self.take_waiting() {
             return Http2Event::Request;
@@ -127,12 +123,7 @@ impl Http2 {
         if self.block.is_some() != is_block_end || !self.has_settings && head.kind != frame::SETTINGS {
             return Err(ErrorCode::Protocol);
         }
-        let is_of_stream = matches!(
-            head.kind,
-            frame::DATA | frame::HEADERS | frame::PRIORITY | frame::RST_STREAM | frame::CONTINUATION
-        );
-        let is_of_connection = matches!(head.kind, frame::SETTINGS | frame::PING | frame::GOAWAY);
-        if head.stream == 0 && is_of_stream || head.stream != 0 && is_of_connection {
+        if !head.is_on_its_stream() {
             return Err(ErrorCode::Protocol);
         }
         self.has_settings = true;
@@ -227,9 +218,12 @@ impl Http2 {
         let window = self.streams.sender.settings.initial_window;
         if head.error.is_some() || head.is_connect() {
             let event = head.error.map_or(Http2Event::Request, Http2Event::Refused);
-            let body = Vec::new();
-            self.current = Some(CurrentRequest { id, head, body, window, is_half_open: !ends_stream });
+            self.current = Some(CurrentRequest::bodiless(id, head, window, !ends_stream));
             return Ok(Some(event));
+        }
+        if !ends_stream && self.judges_heads {
+            self.current = Some(CurrentRequest::bodiless(id, head, window, true));
+            return Ok(Some(Http2Event::Head));
         }
         if !ends_stream {
             self.receive_body(id, head, now, out)?;
@@ -241,6 +235,15 @@ impl Http2 {
         }
         let state = StreamState::Waiting { head, body: Vec::new() };
         Ok(self.complete(OpenStream { id, window, since: now, is_stalled: false, state }))
+    }
+
+    /// After [`Http2Event::Head`]: waits for the body.
+    pub fn accept(&mut self, now: u32, out: &mut Vec<u8>) -> Http2Event {
+        let Some(CurrentRequest { id, head, .. }) = self.current.take() else { return Http2Event::NeedBytes };
+        match self.receive_body(id, head, now, out) {
+            Ok(()) => Http2Event::NeedBytes,
+            Err(code) => self.close(code, out),
+        }
     }
 
     /// A request with a body: waits for it.
@@ -379,16 +382,19 @@ impl Http2 {
         Some(Http2Event::Refused(error))
     }
 
+    /// Releases the buffer of the last body.
+    pub fn release_buffers(&mut self) {
+        self.spare_body = Vec::new();
+    }
+
     /// The request to answer.
     pub fn request(&mut self) -> Option<Request<'_>> {
-        let current = self.current.as_mut()?;
-        Some(current.head.request(&mut current.body))
+        self.current.as_mut().map(CurrentRequest::request)
     }
 
     /// The context and the fields of the request to refuse.
     pub fn refused(&self) -> Option<(ResponseContext, Fields<'_>)> {
-        let head = &self.current.as_ref()?.head;
-        Some((ResponseContext { head: head.is_head(), ..ResponseContext::HTTP2 }, head.fields()))
+        self.current.as_ref().map(CurrentRequest::refused)
     }
 
     /// Frames the response to the current request. Returns its stream.

@@ -13,6 +13,8 @@ pub struct Http2Limits {
 /// What the owner does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Http2Event {
+    /// The head of a request whose body follows: accept or answer it.
+    Head,
     /// A request is complete: answer it.
     Request,
     /// A request is answered with an error.

@@ -42,6 +42,15 @@ impl FrameHead {
         Some(Self { length, kind, flags, stream: number(bytes.get(5..9)?) & BITS_31 })
     }
 
+    /// Whether a frame of this type belongs to a stream, or to the connection, as it says (RFC 9113 6).
+    pub fn is_on_its_stream(self) -> bool {
+        match self.kind {
+            DATA | HEADERS | PRIORITY | RST_STREAM | CONTINUATION => self.stream != 0,
+            SETTINGS | PING | GOAWAY => self.stream == 0,
+            _ => true,
+        }
+    }
+
     /// Writes to the first nine bytes.
     pub fn write(self, bytes: &mut [u8]) {
         let length = self.length as u32;

@@ -4,6 +4,7 @@
 //! per stream: the requests in a buffer are returned one after another, and their responses are appended to
 //! one output. Only streams that wait for the peer have a record.
 pub mod connection;
+pub mod current_request;
 pub mod event;
 pub mod field_block;
 pub mod frame;

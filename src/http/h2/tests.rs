@@ -93,6 +93,14 @@ impl Simulation {
                     sent.append(&mut frames(&std::mem::take(out)));
                     return sent;
                 }
+                Http2Event::Head => {
+                    if self.http2.request().expect("a head").path == b"/excluded" {
+                        self.answer();
+                    } else {
+                        let out = &mut self.writer.bytes;
+                        assert_eq!(self.http2.accept(self.now, out), Http2Event::NeedBytes);
+                    }
+                }
                 Http2Event::Request => self.answer(),
                 Http2Event::Refused(error) => self.refuse(error),
             }
@@ -413,6 +421,22 @@ fn resets_beyond_half_of_the_streams_end_the_connection() {
         simulation.receive(&[get(stream), get(stream + 2), reset(stream)].concat());
     }
     assert!(!simulation.is_closed, "a client may cancel half of its requests");
+}
+
+#[test]
+fn an_unwanted_head_is_answered_before_its_body() {
+    let mut simulation = Simulation::new(10);
+    simulation.http2.judges_heads = true;
+    let excluded = block(&[(":method", "POST"), (":scheme", "http"), (":path", "/excluded")]);
+    let head = sent(frame::HEADERS, frame::END_HEADERS, 1, &excluded);
+    let kinds: Vec<u8> = simulation.receive(&head).iter().map(|frame| frame.kind).collect();
+    assert_eq!(kinds, [frame::HEADERS, frame::DATA, frame::RST_STREAM]);
+    // What was under way is ignored, and others are waited for.
+    assert!(simulation.receive(&sent(frame::DATA, frame::END_STREAM, 1, b"late")).is_empty());
+    assert!(simulation.receive(&sent(frame::HEADERS, frame::END_HEADERS, 3, &block(POST))).is_empty());
+    assert_eq!(simulation.receive(&sent(frame::DATA, frame::END_STREAM, 3, b"body")).len(), 2);
+    assert_eq!(simulation.requests, ["Post /excluded 0", "Post /p 4"]);
+    assert_eq!(simulation.http2.streams.table.len(), 0);
 }
 
 #[test]
