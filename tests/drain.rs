@@ -131,7 +131,7 @@ fn takeover_fails_no_request() {
 }
 
 /// Whether this process holds a listening socket on the port.
-fn served_by(proxy: &Proxy, port: u16) -> Option<()> {
+pub fn served_by(proxy: &Proxy, port: u16) -> Option<()> {
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
     let hex = format!(":{port:04X} ");
     let inodes: Vec<&str> = table

@@ -13,7 +13,7 @@ use crate::surface::{CLIENT, SERVER, document};
 const PATH: &str = "/v1/events";
 
 /// Polls `upstream` and forwards events to it, from the spool in `cache`.
-fn start(upstream: &Upstream, cache: &Scratch) -> Start {
+pub fn start(upstream: &Upstream, cache: &Scratch) -> Start {
     upstream.document(SERVER, document(1).to_string());
     Start::serve()
         .set("api_url", upstream.api_url())
@@ -22,7 +22,7 @@ fn start(upstream: &Upstream, cache: &Scratch) -> Start {
         .environment(CLIENT, SERVER)
 }
 
-fn events(names: &[&str]) -> String {
+pub fn events(names: &[&str]) -> String {
     let events: Vec<Value> = names.iter().map(|name| json!({"event": name, "identifier": "u"})).collect();
     json!({"events": events}).to_string()
 }
@@ -36,7 +36,7 @@ fn with_key(key: &'static str) -> [(&'static str, &'static str); 2] {
 }
 
 /// Accepts everything, as the events API does.
-fn accept(sent: &Recorded) -> Option<Reply> {
+pub fn accept(sent: &Recorded) -> Option<Reply> {
     let is_batch = sent.path() == PATH;
     is_batch.then(|| {
         let count = sent.json()["events"].as_array().expect("a list").len();
@@ -118,7 +118,7 @@ fn each_status_of_the_events_api() {
 }
 
 /// The names of all events that upstream got, in order of their names.
-fn names_sent(upstream: &Upstream) -> Vec<String> {
+pub fn names_sent(upstream: &Upstream) -> Vec<String> {
     let events = batches(upstream).into_iter().flat_map(|batch| batch.json()["events"].as_array().cloned());
     let mut names: Vec<String> =
         events.flatten().map(|event| event["event"].as_str().expect("a name").to_owned()).collect();

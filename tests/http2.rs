@@ -5,9 +5,13 @@ use std::process::Command;
 
 use serde_json::json;
 
+use crate::reverse_proxies::program;
 use crate::support::http2::{self, END_STREAM, Http2Client};
 use crate::support::tls::Authority;
-use crate::support::{Answer, Client, PATIENCE, Proxy, Start, Upstream, eventually, fixture, python};
+use crate::support::translated::{self, Parts};
+use crate::support::{
+    Answer, Client, PATIENCE, Proxy, Scratch, Start, Upstream, eventually, fixture, python,
+};
 use crate::surface::{CLIENT, SERVER, document};
 
 const FLAGS: &str = "/api/v1/flags/";
@@ -61,59 +65,6 @@ fn conformance_cases_pass_over_tls() {
 }
 
 // --- the same answers ---
-
-/// A request of HTTP/1.1 in parts; `None` if HTTP/2 cannot express it, or if it is not one whole request.
-struct Parts {
-    method: String,
-    target: String,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Parts {
-    fn of(request: &[u8]) -> Option<Self> {
-        let end = request.windows(4).position(|window| window == b"\r\n\r\n")?;
-        let (head, body) = (std::str::from_utf8(&request[..end]).ok()?, request[end + 4..].to_vec());
-        let mut lines = head.split("\r\n");
-        let mut first = lines.next()?.split(' ');
-        let (method, target, version) = (first.next()?, first.next()?, first.next()?);
-        let is_path = target.starts_with('/') || (method, target) == ("OPTIONS", "*");
-        if version != "HTTP/1.1" || first.next().is_some() || !is_path {
-            return None;
-        }
-        let mut headers = Vec::new();
-        for line in lines {
-            let (name, value) = line.split_once(':')?;
-            let value = value.trim_matches([' ', '\t']);
-            let of_connection = ["connection", "transfer-encoding", "upgrade", "keep-alive", "te", "expect"];
-            if of_connection.iter().any(|other| name.eq_ignore_ascii_case(other)) {
-                return None;
-            }
-            if name.eq_ignore_ascii_case("content-length") && value.parse() != Ok(body.len()) {
-                return None;
-            }
-            if name.is_empty()
-                || name.contains(|c: char| !c.is_ascii_graphic())
-                || line.contains(['\n', '\r', '\0'])
-            {
-                return None;
-            }
-            headers.push((name.to_owned(), value.to_owned()));
-        }
-        let hosts = headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("host")).count();
-        let (method, target) = (method.to_owned(), target.to_owned());
-        (hosts == 1).then_some(Self { method, target, headers, body })
-    }
-
-    /// The answer; a reset is one of status 0.
-    fn send(&self, client: &mut Http2Client) -> Answer {
-        let headers: Vec<(&str, &str)> =
-            self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let stream = client.open(&self.method, &self.target, &headers, &self.body);
-        let reset = |_| Answer { status: 0, headers: Vec::new(), body: Vec::new() };
-        client.answer(stream).unwrap_or_else(reset)
-    }
-}
 
 /// What must be the same: all but the fields of a connection, and an identifier that was made for the answer.
 fn essence(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
@@ -222,6 +173,53 @@ fn answers_are_those_of_http_1_1() {
     fixture::say(&format!("HTTP/2: {compared} requests are answered as on HTTP/1.1"));
 }
 
+/// The tests of these modules once more, with a client that sends over HTTP/2 what HTTP/2 can express.
+const MODULES: [&str; 13] = [
+    "surface::",
+    "http::",
+    "wire::",
+    "ofrep::",
+    "explain::",
+    "experiments::",
+    "compression::",
+    "bodies::",
+    "budget::",
+    "sdk_requests::",
+    "gateways::",
+    "events::",
+    "leaks::",
+];
+
+/// Those about what only HTTP/1.1 has: `Connection: close`, its name in the access log, the size of a head to the
+/// byte, chunks; kills of the proxy, which a connection does not survive; and the memory that the allocator keeps
+/// after large bodies, whose pieces are others here.
+const OF_HTTP_1: [&str; 7] = [
+    "bodies::returns_memory_after_large_bodies",
+    "bodies::reads_compressed_bodies_within_the_limit",
+    "gateways::access_record_names_environment_user_agent_request_id_and_protocol",
+    "http::head_limit_is_configurable_and_logged_once",
+    "surface::event_stream_reports_a_new_document_immediately",
+    "surface::event_stream_ends_after_its_lifetime_and_at_shutdown",
+    "events::delivery",
+];
+
+#[test]
+fn tests_of_http_1_1_pass_over_http_2() {
+    let scratch = Scratch::new();
+    let counted = scratch.path().join("requests");
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(MODULES).args(OF_HTTP_1.iter().flat_map(|name| ["--skip", name]));
+    let output = command.env(translated::VARIABLE, &counted).output().expect("it starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let results: Vec<&str> = text.lines().filter(|line| line.starts_with("test ")).collect();
+    let failed: Vec<&&str> = results.iter().filter(|line| !line.ends_with(" ok")).collect();
+    assert!(output.status.success() && failed.len() == 1, "{failed:#?}\n{text:.20000}");
+    let requests = std::fs::metadata(&counted).expect("some requests").len();
+    let tests = results.len() - 1;
+    fixture::say(&format!("HTTP/2: {tests} tests of HTTP/1.1 pass, with {requests} requests over HTTP/2"));
+    assert!(tests > 100 && requests > 5_000, "{tests} tests, {requests} requests");
+}
+
 #[test]
 fn limits_of_a_request_are_those_of_http_1_1() {
     let proxy = prepare().ready();
@@ -301,6 +299,39 @@ fn curl_is_answered_in_cleartext_over_tls_and_on_a_unix_socket() {
     assert!(with(&["--insecure", "--http2", &url]).ends_with("|2 200"));
     assert!(with(&["--insecure", "--http1.1", &url]).ends_with("|1.1 200"));
     assert!(with(&["--insecure", "--no-alpn", &url]).ends_with("|1.1 200"));
+}
+
+/// The output of a program of nghttp2.
+fn nghttp2(name: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program(name)?).args(arguments).output().expect("it starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{name} {arguments:?}: {text}");
+    Some(text)
+}
+
+/// nghttp sends priorities and pads; h2load has 128 streams on four connections.
+#[test]
+fn nghttp_and_h2load_are_answered() {
+    let (plain, secure) = (prepare().ready(), spawn(with_tls(prepare())));
+    let key = format!("X-Environment-Key: {SERVER}");
+    let body = format!(r#"{{"identifier": "u", "unknown": "{}"}}"#, "i".repeat(100_000));
+    let body = plain.scratch().write("body.json", body);
+    let body = body.to_str().expect("UTF-8");
+    for (scheme, address) in [("http", plain.address()), ("https", secure.address())] {
+        let flags = format!("{scheme}://{address}{FLAGS}");
+        let identities = format!("{scheme}://{address}/api/v1/identities/");
+        let many = ["-m", "50", "--padding", "100", "-H", &key, &flags];
+        let Some(text) = nghttp2("nghttp", &many) else { return };
+        assert_eq!(text.matches("\"banner\"").count(), 50, "{text}");
+        let posted = nghttp2("nghttp", &["-d", body, "-H", &key, "-w", "10", "-W", "10", &identities]);
+        assert!(posted.expect("it is there").contains("\"identifier\":\"u\""));
+        let load = ["-n", "5000", "-c", "4", "-m", "32", "-H", &key, &flags];
+        let loaded = nghttp2("h2load", &load).expect("it comes with nghttp");
+        assert!(loaded.contains("5000 succeeded, 0 failed") && loaded.contains("5000 2xx"), "{loaded}");
+        let load = ["-n", "500", "-c", "2", "-m", "8", "-d", body, "-H", &key, &identities];
+        let loaded = nghttp2("h2load", &load).expect("it comes with nghttp");
+        assert!(loaded.contains("500 succeeded, 0 failed") && loaded.contains("500 2xx"), "{loaded}");
+    }
 }
 
 #[test]

@@ -66,6 +66,8 @@ mod health;
 mod http;
 /// HTTP/2: answers, conformance, real clients, floods.
 mod http2;
+/// HTTP/2: events, address lists, transports, drain, takeover, memory.
+mod http2_operation;
 /// Malformed requests.
 mod http_malformed;
 /// Invariants over many requests: isolation of keys, one document revision per response.

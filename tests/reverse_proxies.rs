@@ -10,13 +10,13 @@ use crate::support::{Client, Port, Proxy, Start, eventually, fixture};
 use crate::surface::{CLIENT, SERVER, document};
 
 fn start() -> Proxy {
-    let start = Start::serve();
+    let start = Start::serve().with_admin();
     let path = start.scratch().write("document.json", document(0).to_string());
     start.document(CLIENT, SERVER, path).ready()
 }
 
 /// The program's path; prints a message if it is not installed.
-fn program(name: &str) -> Option<String> {
+pub fn program(name: &str) -> Option<String> {
     let places = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
     let found =
         places.iter().map(|place| format!("{place}/{name}")).find(|path| std::path::Path::new(path).exists());
@@ -193,11 +193,8 @@ fn serves_curl() {
     }
 }
 
-#[test]
-fn serves_nginx_over_persistent_connections() {
-    let Some(nginx) = program("nginx") else { return };
-    let mut proxy = start();
-    let port = Port::free();
+fn nginx(proxy: &Proxy, port: &Port, pass: &str) -> Option<Running> {
+    let nginx = program("nginx")?;
     let folder = proxy.scratch().path().display().to_string();
     let config = format!(
         "daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;\n\
@@ -205,33 +202,73 @@ fn serves_nginx_over_persistent_connections() {
          http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;\n\
          fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n\
          upstream edge {{ server {}; keepalive 8; }}\n\
-         server {{ listen {} reuseport; keepalive_requests 10000; location / {{ proxy_pass http://edge;\n\
-         proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_next_upstream off; }} }} }}\n",
+         server {{ listen {} reuseport; keepalive_requests 10000; location / {{ {pass} }} }} }}\n",
         proxy.address(),
         port.address(),
     );
     let path = proxy.scratch().write("nginx.conf", config);
-    let _running = Running::start(&nginx, &["-c", path.to_str().expect("UTF-8"), "-p", &folder]);
+    Some(Running::start(&nginx, &["-c", path.to_str().expect("UTF-8"), "-p", &folder]))
+}
+
+#[test]
+fn serves_nginx_over_persistent_connections() {
+    let (mut proxy, port) = (start(), Port::free());
+    let pass = "proxy_pass http://edge; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
+                proxy_next_upstream off;";
+    let Some(_running) = nginx(&proxy, &port, pass) else { return };
     exercise(port.address());
     smuggle("nginx", port.address());
     assert_ends(&mut proxy);
 }
 
+/// nginx's client of HTTP/2 is that of its gRPC module, before 1.29.4.
 #[test]
-fn serves_haproxy_over_persistent_connections() {
-    let Some(haproxy) = program("haproxy") else { return };
-    let mut proxy = start();
-    let port = Port::free();
+fn serves_nginx_over_http_2() {
+    let (mut proxy, port) = (start(), Port::free());
+    let Some(_running) = nginx(&proxy, &port, "grpc_pass grpc://edge; grpc_next_upstream off;") else {
+        return;
+    };
+    exercise(port.address());
+    assert_spoke_http2(&proxy);
+    smuggle("nginx with HTTP/2", port.address());
+    assert_ends(&mut proxy);
+}
+
+fn haproxy(proxy: &Proxy, port: &Port, options: &str) -> Option<Running> {
+    let haproxy = program("haproxy")?;
     let config = format!(
         "defaults\n mode http\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n \
          http-reuse always\nlisten edge\n bind {}\n option httpchk GET /proxy/health/readiness\n \
-         server one {} check inter 200ms\n",
+         server one {} {options} check inter 200ms\n",
         port.address(),
         proxy.address(),
     );
     let path = proxy.scratch().write("haproxy.cfg", config);
-    let _running = Running::start(&haproxy, &["-db", "-f", path.to_str().expect("UTF-8")]);
+    Some(Running::start(&haproxy, &["-db", "-f", path.to_str().expect("UTF-8")]))
+}
+
+#[test]
+fn serves_haproxy_over_persistent_connections() {
+    let (mut proxy, port) = (start(), Port::free());
+    let Some(_running) = haproxy(&proxy, &port, "") else { return };
     exercise(port.address());
     smuggle("HAProxy", port.address());
     assert_ends(&mut proxy);
+}
+
+#[test]
+fn serves_haproxy_over_http_2() {
+    let (mut proxy, port) = (start(), Port::free());
+    let Some(_running) = haproxy(&proxy, &port, "proto h2") else { return };
+    exercise(port.address());
+    assert_spoke_http2(&proxy);
+    smuggle("HAProxy with HTTP/2", port.address());
+    assert_ends(&mut proxy);
+}
+
+/// The 400 requests of [`exercise`] were streams.
+fn assert_spoke_http2(proxy: &Proxy) {
+    let streams = proxy.metric("edge_proxy_http2_streams_total");
+    assert!(streams >= 400.0, "{streams}");
+    assert_eq!(proxy.metric("edge_proxy_http2_goaway_total{code=\"protocol_error\"}"), 0.0);
 }

@@ -3,6 +3,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use super::PATIENCE;
+use super::translated::Translated;
 
 /// One response, de-chunked but not decompressed.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ impl Answer {
 pub struct Client {
     stream: TcpStream,
     unread: Vec<u8>,
+    /// Tests run over HTTP/2.
+    translated: Option<Translated>,
 }
 
 impl Client {
@@ -59,7 +62,7 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, unread: Vec::new() })
+        Ok(Self { stream, unread: Vec::new(), translated: Translated::to(address) })
     }
 
     pub fn stream(&self) -> &TcpStream {
@@ -77,6 +80,11 @@ impl Client {
     }
 
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        if let Some(translated) = &mut self.translated
+            && translated.try_send(bytes.as_ref())?
+        {
+            return Ok(());
+        }
         self.stream.write_all(bytes.as_ref())
     }
 
@@ -93,6 +101,9 @@ impl Client {
 
     /// As [`Client::answer`]; `None` if the server closed before the first byte of one.
     pub fn try_answer(&mut self, method: &str) -> std::io::Result<Option<Answer>> {
+        if let Some(answer) = self.translated.as_mut().and_then(Translated::answer) {
+            return answer.map(Some);
+        }
         loop {
             let Some((status, headers)) = self.head()? else { return Ok(None) };
             if (100..200).contains(&status) {

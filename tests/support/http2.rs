@@ -37,30 +37,53 @@ impl Frame {
     }
 }
 
+/// What an HTTP/2 connection runs on: TCP, TLS or a unix socket.
+pub trait Socket: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Socket for T {}
+
 pub struct Http2Client {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     unread: Vec<u8>,
     decoder: HpackDecoder,
     next: u32,
     partial: BTreeMap<u32, Answer>,
+    /// Whole answers, and resets, that came before the one that was waited for.
+    early: BTreeMap<u32, Result<Answer, Frame>>,
 }
 
 impl Http2Client {
     /// Connects, with windows that never stop an answer.
     pub fn connect(address: SocketAddr) -> Self {
-        let mut client = Self::connect_with(address, &[(4, 0x7fff_ffff)]);
+        Self::try_connect(address).expect("a connection")
+    }
+
+    /// As [`connect`](Self::connect); fails if nothing listens.
+    pub fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+        Ok(Self::over(tcp(address)?))
+    }
+
+    /// Begins HTTP/2 on a socket, with windows that never stop an answer.
+    pub fn over(stream: impl Socket + 'static) -> Self {
+        let mut client = Self::over_with(stream, &[(4, 0x7fff_ffff)]);
         client.frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes());
         client
     }
 
     /// Connects with these settings.
     pub fn connect_with(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_nodelay(true).expect("an option");
-        let (unread, decoder, partial) = (Vec::new(), HpackDecoder::default(), BTreeMap::new());
-        let mut client = Self { stream, unread, decoder, next: 1, partial };
+        Self::over_with(tcp(address).expect("a connection"), settings)
+    }
+
+    fn over_with(stream: impl Socket + 'static, settings: &[(u16, u32)]) -> Self {
+        let mut client = Self {
+            stream: Box::new(stream),
+            unread: Vec::new(),
+            decoder: HpackDecoder::default(),
+            next: 1,
+            partial: BTreeMap::new(),
+            early: BTreeMap::new(),
+        };
         client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         let mut payload = Vec::new();
         for (name, value) in settings {
@@ -72,7 +95,12 @@ impl Http2Client {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).expect("the server reads");
+        self.try_send(bytes).expect("the server reads");
+    }
+
+    pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
     }
 
     pub fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -102,6 +130,13 @@ impl Http2Client {
         stream
     }
 
+    /// The identifier of the next stream and its frame, for several in one write.
+    pub fn next_head(&mut self, method: &str, target: &str, headers: &[(&str, &str)]) -> (u32, Vec<u8>) {
+        let stream = self.next;
+        self.next += 2;
+        (stream, frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(method, target, headers)))
+    }
+
     /// Opens a stream with these fields, and leaves it open.
     pub fn open_fields(&mut self, fields: &[(&str, &str)]) -> u32 {
         let stream = self.next;
@@ -120,16 +155,23 @@ impl Http2Client {
     /// The whole answer of a stream; or the frame that ended the stream or the connection.
     pub fn answer(&mut self, stream: u32) -> Result<Answer, Frame> {
         loop {
+            if let Some(answer) = self.early.remove(&stream) {
+                return answer;
+            }
             let frame = self.next_frame().expect("an answer before the end");
-            let is_end = frame.kind == GOAWAY && frame.code() != 0;
-            if is_end || frame.kind == RST_STREAM && frame.stream == stream {
+            if frame.kind == GOAWAY && frame.code() != 0 {
                 return Err(frame);
             }
-            if let Some((ended, answer)) = self.take(frame)
-                && ended == stream
-            {
-                return Ok(answer);
-            }
+            self.keep(frame);
+        }
+    }
+
+    /// Keeps what a frame completes for a later call.
+    fn keep(&mut self, frame: Frame) {
+        if frame.kind == RST_STREAM {
+            self.early.entry(frame.stream).or_insert(Err(frame));
+        } else if let Some((stream, answer)) = self.take(frame) {
+            self.early.insert(stream, Ok(answer));
         }
     }
 
@@ -182,7 +224,7 @@ impl Http2Client {
             if frame.kind == kind {
                 return Some(frame);
             }
-            self.take(frame);
+            self.keep(frame);
         }
     }
 
@@ -192,12 +234,25 @@ impl Http2Client {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return None,
                 Ok(read) => self.unread.extend_from_slice(&chunk[..read]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) if is_end(&error) => return None,
                 Err(error) => panic!("{error}"),
             }
         }
         Some(self.unread.drain(..length).collect())
     }
+}
+
+fn tcp(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A server that closes with unread input resets the connection.
+fn is_end(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
 }
 
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

@@ -13,6 +13,7 @@ pub mod python;
 pub mod scratch;
 pub mod shim;
 pub mod tls;
+pub mod translated;
 pub mod upstream;
 
 use std::time::{Duration, Instant};

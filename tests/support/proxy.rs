@@ -178,6 +178,7 @@ impl Start {
         let log = Log::default();
         child.stdout.take().into_iter().for_each(|stdout| log.follow(stdout));
         log.follow(child.stderr.take().expect("piped"));
+        super::translated::register(self.port.address());
         Proxy { child, log, scratch: self.scratch, port: self.port, config: self.config }
     }
 
