@@ -16,6 +16,10 @@ export const servePage = async (server) => {
 
 export const launch = () => chromium.launch({
   executablePath: process.env.CHROMIUM,
-  args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu'],
+  args: [
+    '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu',
+    // A proxy with a certificate of the test's own.
+    ...(process.env.ANY_CERTIFICATE ? ['--ignore-certificate-errors'] : []),
+  ],
   timeout: 2 * PATIENCE_MS,
 });

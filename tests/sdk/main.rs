@@ -15,6 +15,7 @@ mod support;
 #[path = "../surface/document.rs"]
 mod surface_document;
 
+use support::tls::Authority;
 use support::{Proxy, Reply, Start, Upstream, eventually, fixture, get};
 use surface_document::{CLIENT, SERVER};
 
@@ -28,11 +29,30 @@ fn document(revision: u64) -> Value {
 
 /// An upstream with the first revision of the document, and a proxy that polls it.
 fn start(origins: &[String]) -> (Upstream, Proxy) {
+    let (upstream, start) = prepare(origins);
+    (upstream, start.ready())
+}
+
+/// As [`start`], with TLS and an access log.
+fn start_with_tls(origins: &[String]) -> (Upstream, Proxy) {
+    let (upstream, start) = prepare(origins);
+    let issued = Authority::new().issue("localhost");
+    let cert = start.scratch().write("cert.pem", issued.certificate);
+    let key = start.scratch().write("key.pem", issued.key);
+    let start = start.set("server.tls", json!({"cert": cert, "key": key}));
+    let proxy = start.set("logging", json!({"enable_access_log": true, "log_format": "json"})).spawn();
+    // The harness's own client does not speak TLS.
+    proxy.wait_for_log("environment_updated");
+    proxy.wait_for_log("reactor_started");
+    (upstream, proxy)
+}
+
+fn prepare(origins: &[String]) -> (Upstream, Start) {
     let upstream = Upstream::start();
     upstream.document(SERVER, document(1).to_string());
     upstream.on("/api/v1/analytics/flags/", Reply::json("{}"));
     upstream.on(EVENTS, Reply::new(202, r#"{"accepted":1,"rejected":[]}"#));
-    let proxy = Start::serve()
+    let start = Start::serve()
         .set("api_url", upstream.api_url())
         .set("api_poll_frequency", 1)
         .set("analytics", json!({"flush_interval_seconds": 1}))
@@ -40,9 +60,8 @@ fn start(origins: &[String]) -> (Upstream, Proxy) {
         .set("cache_dir", "cache")
         .set("events", json!({"enabled": true, "url": upstream.origin(), "flush_interval_seconds": 0.2}))
         .environment(CLIENT, SERVER)
-        .cores(2)
-        .ready();
-    (upstream, proxy)
+        .cores(2);
+    (upstream, start)
 }
 
 /// Where experiment events go: at the proxy, and upstream.
@@ -82,6 +101,10 @@ fn folder() -> PathBuf {
 
 fn origin(proxy: &Proxy) -> String {
     format!("http://{}", proxy.address())
+}
+
+fn secure_origin(proxy: &Proxy) -> String {
+    format!("https://{}", proxy.address())
 }
 
 fn run(command: Command, upstream: &Upstream) -> Vec<String> {
@@ -229,6 +252,57 @@ fn browser_gets_flags_traits_and_events_and_uploads_counts() {
             let purchase = ("purchase", Value::Null, json!("9.99"));
             wait_for_events(&upstream, "flagsmith-js-sdk/", &[exposure, purchase]);
         }
+    }
+}
+
+/// The protocol of each request of the API in the access log.
+fn protocols(proxy: &Proxy) -> Vec<String> {
+    let of = |line: &str| {
+        let record: Value = serde_json::from_str(line).ok()?;
+        record["protocol"].as_str().map(str::to_owned)
+    };
+    proxy.log().lines().filter_map(of).collect()
+}
+
+#[test]
+fn browser_speaks_http_2_over_tls() {
+    if !has_chromium() {
+        return;
+    }
+    let mut started = None;
+    let mut command = node("browser.mjs", &[CLIENT, "@flagsmith/flagsmith"]);
+    command.env("ANY_CERTIFICATE", "1");
+    let printed = converse(command, |line| {
+        if let Some(page) = line.strip_prefix("page ") {
+            let (_, proxy) = started.insert(start_with_tls(&[page.to_owned()]));
+            return Some(secure_origin(proxy));
+        }
+        if let (Some((upstream, _)), "change") = (&started, line) {
+            upstream.document(SERVER, document(2).to_string());
+        }
+        None
+    });
+    assert_printed(&printed, &["flags", "identify", "traits", "realtime", "analytics", "experiment"]);
+    let (_, proxy) = started.expect("it said where its page is");
+    let protocols = protocols(&proxy);
+    assert!(protocols.len() > 5 && protocols.iter().all(|name| name == "HTTP/2"), "{protocols:?}");
+}
+
+/// In cleartext by prior knowledge, and over TLS.
+#[test]
+fn node_and_httpx_multiplex_over_http_2() {
+    let arguments = |origin: &str| [origin.to_owned(), SERVER.to_owned(), CLIENT.to_owned()];
+    for is_secure in [false, true] {
+        let (upstream, proxy) = if is_secure { start_with_tls(&everyone()) } else { start(&everyone()) };
+        let origin = if is_secure { secure_origin(&proxy) } else { origin(&proxy) };
+        let arguments = arguments(&origin);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut command = Command::new(fixture::root().join(".venv/sdk/bin/python"));
+        command.arg(folder().join("http2_client.py")).args(&arguments[..2]);
+        assert_printed(&converse(command, |_| None), &["200 requests"]);
+        assert_printed(&run(node("http2.mjs", &arguments), &upstream), &["300 streams", "realtime"]);
+        let protocols = protocols(&proxy);
+        assert!(protocols.iter().all(|name| name == "HTTP/2") && protocols.is_empty() != is_secure);
     }
 }
 
