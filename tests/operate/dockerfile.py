@@ -105,6 +105,8 @@ class Build:
                 if pathlib.Path(configuration).is_dir():
                     self.prepared(stage, configuration[1:])
                     subprocess.run(["cp", "-aT", configuration, f"{stage.root}{configuration}"], check=True)
+            # What the image has besides Rust (rust:*-slim-*).
+            stage.run("apt-get update && apt-get install --yes --no-install-recommends ca-certificates gcc libc6-dev wget")
             # What `dist-tools` would build again: the machine's own, if they are there.
             if (ROOT / "target/tools").is_dir():
                 subprocess.run(["cp", "-aT", ROOT / "target/tools", self.prepared(stage, "src/target/tools")], check=True)
