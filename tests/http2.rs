@@ -3,6 +3,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
+use edge_proxy::http::hpack::decoder::HpackDecoder;
 use serde_json::json;
 
 use crate::reverse_proxies::program;
@@ -62,6 +63,31 @@ fn conformance_cases_pass_in_cleartext() {
 #[test]
 fn conformance_cases_pass_over_tls() {
     play(&spawn(with_tls(prepare())), &["--tls"]);
+}
+
+/// The decoder reads what another encoder has written, with Huffman codes, a dynamic table and changes of its size.
+#[test]
+fn header_blocks_of_another_encoder_are_decoded() {
+    let seed = u64::from(std::process::id()).to_string();
+    let printed = python::run("hpack_stories.py", &[&seed, "150"]);
+    let mut fields = 0;
+    for story in printed.lines() {
+        let blocks: Vec<(String, Vec<(String, String)>)> = serde_json::from_str(story).expect("a story");
+        let mut decoder = HpackDecoder::default();
+        for (hex, expected) in blocks {
+            let digits = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));
+            let block: Vec<u8> = digits.map(|pair| u8::from_str_radix(pair, 16).expect("hex")).collect();
+            let mut found = Vec::new();
+            let text = |bytes: &[u8]| bytes.iter().map(|byte| char::from(*byte)).collect::<String>();
+            let decoded = decoder.decode(&block, |name, value| {
+                found.push((text(name), text(value)));
+                true
+            });
+            assert_eq!((decoded, &found), (Ok(()), &expected), "seed {seed}: {hex}");
+            fields += found.len();
+        }
+    }
+    assert!(fields > 5_000, "{fields}");
 }
 
 // --- the same answers ---
