@@ -42,6 +42,7 @@ pub mod systemd;
 pub mod terminal;
 pub mod timestamp;
 pub mod tls;
+pub mod trait_forwarding;
 pub mod trait_table;
 pub mod traits;
 pub mod upstream;

@@ -363,6 +363,18 @@ pub const EVENT_REASON_CHARS_MAX: usize = 64;
 pub const EVENT_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Upstream's answers of 500 to a batch in rounds in which it accepted others. Beyond: the batch is divided.
 pub const EVENT_FAULTS_MAX: u32 = 3;
+/// Kept traits that wait to be forwarded, bytes, with `TRAIT_FORWARD_ITEM_BYTES` for each. Beyond: further
+/// ones are not forwarded, and counted.
+pub const TRAIT_FORWARD_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// What a trait that waits takes beside its texts, bytes.
+pub const TRAIT_FORWARD_ITEM_BYTES: u64 = 128;
+/// Changes that wait for the journal, bytes. Beyond: it is written anew.
+pub const TRAIT_FORWARD_UNWRITTEN_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Identities of a request to `traits/bulk/`: for core each costs some 20 ms. Beyond: several requests.
+pub const TRAIT_FORWARD_IDENTITIES_MAX: usize = 100;
+/// Characters of a key and of a text value that core accepts. Beyond: not forwarded, and counted.
+pub const TRAIT_FORWARD_KEY_CHARS_MAX: usize = 200;
+pub const TRAIT_FORWARD_TEXT_CHARS_MAX: usize = TRAIT_VALUE_CHARS_MAX;
 /// How often the configuration file and certificates are checked for changes.
 pub const CONFIG_POLL: Duration = Duration::from_secs(1);
 /// Rows of a usage report, as upstream accepts (compatibility.md 4.3). Beyond: several reports.

@@ -5,6 +5,7 @@
 mod counter;
 mod histogram;
 mod http2;
+mod trait_forwarding;
 mod traits;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use crate::limits::COUNTED_ENVIRONMENTS_MAX;
 pub use crate::metrics::counter::{Counter, SharedCounter};
 pub use crate::metrics::histogram::Histogram;
 pub use crate::metrics::http2::Http2Metrics;
+pub use crate::metrics::trait_forwarding::{TraitForwardLoss, TraitForwardMetrics};
 pub use crate::metrics::traits::TraitMetrics;
 
 /// Metrics of threads other than the supervisor and the reactors.
@@ -93,6 +95,7 @@ pub struct Metrics {
     pub supervisor: SupervisorMetrics,
     pub background: BackgroundMetrics,
     pub events: Arc<EventMetrics>,
+    pub trait_forwarding: Arc<TraitForwardMetrics>,
     pub traits: TraitMetrics,
     environments: Mutex<BTreeMap<String, EnvironmentMetrics>>,
 }
@@ -247,6 +250,7 @@ impl Metrics {
             supervisor: SupervisorMetrics::default(),
             background: BackgroundMetrics::default(),
             events: Arc::default(),
+            trait_forwarding: Arc::default(),
             traits: TraitMetrics::default(),
             environments: Mutex::default(),
         }

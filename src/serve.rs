@@ -21,8 +21,10 @@ use crate::reactor::UnixSocket;
 use crate::supervisor::MissingDocument;
 use crate::systemd::Notify;
 use crate::tls::Certificates;
+use crate::trait_forwarding::TraitForwarder;
+use crate::traits::{ForwardSink, TraitSink, TraitThread};
 use crate::version::{COMMIT, VERSION};
-use crate::{admin, config, demo, reactor, supervisor, traits};
+use crate::{admin, config, demo, reactor, supervisor, trait_forwarding, traits};
 
 /// Time from the start to the check for other processes on the same port. Processes started simultaneously
 /// listen by then.
@@ -157,8 +159,7 @@ fn run(
     let sockets = ListenSockets { listeners, unix_socket, tls };
     let mut publisher =
         start_reactors(limit_connections(&config, descriptors, &log), sockets, &log, &metrics)?;
-    let store = publisher.take_traits();
-    let store = store.map(|link| traits::start(&config, link, metrics.clone(), log.clone())).transpose()?;
+    let traits = start_traits(&config, &mut publisher, &metrics, &log)?;
     let view = View::new(metrics.clone(), log.clone(), publisher.newest());
     let mut readiness = admin::Readiness::new(view.clone());
     let history = view.history();
@@ -178,11 +179,35 @@ fn run(
         notify.watch(metrics)?;
     }
     let result = supervisor.join();
-    if let Some(store) = store {
+    if let Some((store, forwarder)) = traits {
+        // What reactors have sent is written first, then forwarded.
         store.stop();
+        forwarder.into_iter().for_each(TraitForwarder::stop);
     }
     log.flush();
     Ok(result.map_err(|_| "the supervisor panicked; see stderr")??)
+}
+
+type TraitThreads = (TraitThread, Option<TraitForwarder>);
+
+/// Starts the store of kept traits, and what forwards them. `None` without a store.
+fn start_traits(
+    config: &Config,
+    publisher: &mut Publisher,
+    metrics: &Arc<Metrics>,
+    log: &Log,
+) -> std::io::Result<Option<TraitThreads>> {
+    let Some(link) = publisher.take_traits() else { return Ok(None) };
+    let forwarder = match config.traits.forward {
+        true => Some(trait_forwarding::start(config, publisher.newest(), metrics, log.clone())?),
+        false => None,
+    };
+    let sink = |forwarder: &TraitForwarder| -> Box<dyn TraitSink> {
+        Box::new(ForwardSink::new(forwarder.queue.clone()))
+    };
+    let sinks = forwarder.iter().map(sink).collect();
+    let store = traits::start(config, link, sinks, metrics.clone(), log.clone())?;
+    Ok(Some((store, forwarder)))
 }
 
 fn open_access_file(config: &Config) -> Result<Option<AccessFile>, SettingError> {

@@ -173,6 +173,7 @@ fn file_with(path: &str, value: &Value) -> Value {
         "cache_dir": "/c",
         "api_client_certificate": {"cert": "/c", "key": "/k"},
         "server": {"unix_socket": "/s", "tls": {"cert": "/c", "key": "/k"}},
+        "traits": {"store": "memory"},
     });
     let place = path.split('.').fold(&mut file, |place, name| &mut place[name]);
     *place = value.clone();

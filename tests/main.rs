@@ -118,6 +118,8 @@ mod surface;
 mod swap;
 /// TLS for clients.
 mod tls;
+/// Kept traits that are sent upstream.
+mod trait_forwarding;
 /// Kept traits: semantics of core, limits, erasure, restarts.
 mod traits;
 /// Unix sockets: with TCP, without it, and in a takeover.

@@ -103,7 +103,17 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
         "forwarding",
         &["channel", "config", "events", "json", "limits", "log", "metrics", "storage", "upstream"],
     ),
-    ("traits", &["channel", "config", "engine", "limits", "log", "metrics", "trait_table"]),
+    (
+        "trait_forwarding",
+        &[
+            "channel", "config", "engine", "json", "limits", "log", "metrics", "schedule", "snapshot",
+            "storage", "upstream",
+        ],
+    ),
+    (
+        "traits",
+        &["channel", "config", "engine", "limits", "log", "metrics", "trait_forwarding", "trait_table"],
+    ),
     (
         "supervisor",
         &[
@@ -170,6 +180,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "supervisor",
             "systemd",
             "tls",
+            "trait_forwarding",
             "traits",
             "version",
         ],

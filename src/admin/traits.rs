@@ -1,8 +1,10 @@
 //! The metrics of kept traits in `/metrics` and `/status.json`.
+use std::time::SystemTime;
+
 use serde_json::{Value, json};
 
 use crate::admin::exposition::ExpositionText;
-use crate::metrics::{Metrics, TraitMetrics};
+use crate::metrics::{Metrics, TraitForwardLoss, TraitForwardMetrics, TraitMetrics};
 
 /// Name without prefix, kind, help, value.
 type Row = (&'static str, &'static str, &'static str, fn(&TraitMetrics) -> u64);
@@ -44,6 +46,34 @@ pub fn export(text: &mut ExpositionText, metrics: &Metrics) {
     }
     let help = "Writes that were answered but not kept, because too many waited.";
     text.single("traits_not_kept_total", "counter", help, not_kept(metrics));
+    export_forwarding(text, &metrics.trait_forwarding);
+}
+
+/// Kept traits that are sent upstream (`traits.forward`).
+fn export_forwarding(text: &mut ExpositionText, numbers: &TraitForwardMetrics) {
+    let age = numbers.oldest_age(SystemTime::now()).as_secs();
+    let rows = [
+        (
+            "traits_forward_queued",
+            "gauge",
+            "Kept traits that wait to be sent upstream.",
+            numbers.queued.value(),
+        ),
+        ("traits_forward_queued_bytes", "gauge", "Their memory.", numbers.queued_bytes.value()),
+        ("traits_forward_oldest_seconds", "gauge", "Age of the oldest of them; 0 if none waits.", age),
+        ("traits_forwarded_total", "counter", "Kept traits that upstream accepted.", numbers.sent.value()),
+    ];
+    for (name, kind, help, value) in rows {
+        text.single(name, kind, help, value);
+    }
+    text.family(
+        "traits_forward_dropped_total",
+        "counter",
+        "Kept traits that are not sent upstream, by reason.",
+    );
+    for (index, loss) in TraitForwardLoss::ALL.iter().enumerate() {
+        text.sample("traits_forward_dropped_total", &[("reason", &loss.name())], numbers.lost_of(index));
+    }
 }
 
 /// `null` without a store.
@@ -63,6 +93,12 @@ pub fn describe(metrics: &Metrics) -> Value {
         "erased": numbers.erased.value(),
         "unwritten": numbers.unwritten.value(),
         "commits_failed": numbers.commits_failed.value(),
+        "forward_queued": metrics.trait_forwarding.queued.value(),
+        "forward_oldest_seconds": metrics.trait_forwarding.oldest_age(SystemTime::now()).as_secs(),
+        "forwarded": metrics.trait_forwarding.sent.value(),
+        "forward_dropped": (0..TraitForwardLoss::ALL.len())
+            .map(|loss| metrics.trait_forwarding.lost_of(loss))
+            .sum::<u64>(),
     })
 }
 

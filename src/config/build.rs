@@ -17,7 +17,7 @@ use crate::config::raw::{RawConfig, printable};
 use crate::config::settings::{SSL_CERT_FILE, is_secret};
 use crate::config::types::{
     Admin, Analytics, Certificate, Config, EnvironmentConfig, EventsConfig, EventsFsync, HealthCheck, Level,
-    LogFormat, Logging, Realtime, Require, Secret, Server, Sse, TlsConfig, TraitsConfig, TraitsStore,
+    LogFormat, Logging, Realtime, Require, Secret, Server, Sse, TlsConfig,
 };
 use crate::config::{headers, networks, pairs, parse};
 use crate::limits;
@@ -43,13 +43,18 @@ pub fn load_for(inputs: &Inputs, available: &Available) -> Result<(Config, Vec<C
     if issues.is_empty() { Ok((config, warnings)) } else { Err(ConfigError { issues, warnings }) }
 }
 
-struct ConfigBuilder {
-    raw: RawConfig,
+pub struct ConfigBuilder {
+    pub(super) raw: RawConfig,
 }
 
 impl ConfigBuilder {
     /// The value of a setting, or its default if it is not set or invalid.
-    fn read<T>(&mut self, path: &str, parse: impl Fn(&Value) -> Result<T, parse::Expected>, default: T) -> T {
+    pub(super) fn read<T>(
+        &mut self,
+        path: &str,
+        parse: impl Fn(&Value) -> Result<T, parse::Expected>,
+        default: T,
+    ) -> T {
         while let Some((value, _)) = self.raw.value(path) {
             match parse(value) {
                 Ok(parsed) => return parsed,
@@ -62,7 +67,7 @@ impl ConfigBuilder {
 
     /// Rejects the value of a setting. Returns true if an alias set it: that value is removed with a
     /// warning, and the caller reads the setting again.
-    fn reject(&mut self, path: &str, expected: &str) -> bool {
+    pub(super) fn reject(&mut self, path: &str, expected: &str) -> bool {
         let is_dropped = self.raw.drop_alias(path, expected);
         if !is_dropped {
             self.add_issue(path, expected);
@@ -274,27 +279,6 @@ impl ConfigBuilder {
             return self.events_enabled();
         }
         enabled
-    }
-
-    fn traits(&mut self) -> TraitsConfig {
-        TraitsConfig {
-            store: self.traits_store(),
-            path: self.read("traits.path", parse::optional_path, None),
-            identities_max: self.read("traits.identities_max", parse::count, limits::TRAIT_IDENTITIES_MAX),
-            bytes_max: self.read("traits.bytes_max", parse::trait_bytes, limits::TRAIT_BYTES_MAX),
-            ttl: self.read("traits.ttl_seconds", parse::duration, Duration::ZERO),
-        }
-    }
-
-    fn traits_store(&mut self) -> TraitsStore {
-        let store = self.read("traits.store", parse::traits_store, TraitsStore::None);
-        let is_set = |path| self.raw.value(path).is_some_and(|(value, _)| !value.is_null());
-        let has_folder = is_set("traits.path") || is_set("cache_dir");
-        let expected = "none or memory, because neither traits.path nor cache_dir is set";
-        if store == TraitsStore::Disk && !has_folder && self.reject("traits.store", expected) {
-            return self.traits_store();
-        }
-        store
     }
 
     fn health_check(&mut self) -> HealthCheck {

@@ -9,6 +9,7 @@ mod cores;
 mod file;
 mod headers;
 mod issue;
+mod kept_traits;
 mod kind;
 mod layers;
 mod networks;

@@ -152,6 +152,8 @@ pub const SETTINGS: &[Setting] = &[
     restart("server.unix_socket_mode", |a, b| a.server.unix_socket_mode != b.server.unix_socket_mode).takes(Kind::OptionalMode, "null", "Permissions of the unix socket, such as 0660; null: by the umask."),
     plain("sse.max_stream_seconds").takes(Kind::Duration, "0", "Time after which event streams end; 0: never."),
     restart("traits.bytes_max", |a, b| a.traits.bytes_max != b.traits.bytes_max).takes(Kind::TraitBytes, "268435456", "Most bytes of kept traits, at most half of them of one environment; the least used identities are removed."),
+    restart("traits.forward", |a, b| a.traits.forward != b.traits.forward).takes(Kind::Boolean, "false", "Send kept traits upstream."),
+    plain("traits.forward_interval_seconds").takes(Kind::Interval, "10", "Time between two rounds of sending kept traits."),
     restart("traits.identities_max", |a, b| a.traits.identities_max != b.traits.identities_max).takes(Kind::Count, "1000000", "Most identities whose traits are kept."),
     restart("traits.path", |a, b| a.traits.path != b.traits.path).takes(Kind::OptionalPath, "null", "Directory of kept traits with traits.store disk; null: traits in cache_dir."),
     restart("traits.store", |a, b| a.traits.store != b.traits.store).takes(Kind::TraitsStore, r#""none""#, "Where traits of identities are kept between requests: none, memory, or disk, which survives a restart."),

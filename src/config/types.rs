@@ -267,6 +267,9 @@ pub struct TraitsConfig {
     pub bytes_max: u64,
     /// An identity that was not seen for this time is removed. Zero: never.
     pub ttl: Duration,
+    /// Whether what is kept is sent upstream.
+    pub forward: bool,
+    pub forward_interval: Duration,
 }
 
 /// Where traits are kept.

@@ -210,6 +210,17 @@ impl Snapshot {
         self.keys.get(key).copied()
     }
 
+    /// The server-side keys of a slot that have not expired at `now`, in any order. Not for requests: it
+    /// looks at all keys.
+    pub fn server_keys(&self, slot: usize, now: SystemTime) -> impl Iterator<Item = &[u8]> {
+        let is_of_slot = move |access: &KeyAccess| {
+            access.slot == slot
+                && access.role == Role::Server
+                && access.expires_at.is_none_or(|expires_at| expires_at > now)
+        };
+        self.keys.iter().filter(move |(_, access)| is_of_slot(access)).map(|(key, _)| &**key)
+    }
+
     /// As [`access`](Self::access), but a key that has expired at `now` is unknown. Routes use this.
     pub fn access_at(&self, key: &[u8], now: SystemTime) -> Option<KeyAccess> {
         self.access(key).filter(|access| access.expires_at.is_none_or(|expires_at| expires_at > now))

@@ -6,6 +6,7 @@
 //! order of keys, and returns the changes of other processes, which are merged per identity and key by stamp.
 mod accounts;
 mod clock;
+mod forward;
 mod memory;
 mod store;
 
@@ -20,6 +21,7 @@ use crate::config::Config;
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
+pub use crate::traits::forward::ForwardSink;
 pub use crate::traits::memory::{ChangeKind, RemoteChange, TraitChanges, TraitMemory};
 pub use crate::traits::store::TraitSink;
 use crate::traits::store::TraitStore;
@@ -43,17 +45,23 @@ impl TraitThread {
 /// How long the start waits for the table to be read.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Starts the thread, and waits until its table is in memory.
+/// Starts the thread, and waits until its table is in memory. Changes go to `sinks` too.
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn start(config: &Config, link: TraitLink, metrics: Arc<Metrics>, log: Log) -> io::Result<TraitThread> {
+pub fn start(
+    config: &Config,
+    link: TraitLink,
+    sinks: Vec<Box<dyn TraitSink>>,
+    metrics: Arc<Metrics>,
+    log: Log,
+) -> io::Result<TraitThread> {
     let stop = link.stop();
     let (ended, when_ended) = channel();
     let (loaded, when_loaded) = channel();
     let config = config.clone();
     let run = move || {
-        let store = TraitStore::new(&config, link, metrics, log);
+        let store = TraitStore::new(&config, link, sinks, metrics, log);
         // The start may have given up waiting.
         let _ = loaded.send(());
         store.run();

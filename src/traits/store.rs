@@ -52,13 +52,18 @@ pub struct TraitStore {
 
 impl TraitStore {
     /// The store with its table in memory.
-    pub fn new(config: &Config, link: TraitLink, metrics: Arc<Metrics>, log: Log) -> Self {
+    pub fn new(
+        config: &Config,
+        link: TraitLink,
+        mut sinks: Vec<Box<dyn TraitSink>>,
+        metrics: Arc<Metrics>,
+        log: Log,
+    ) -> Self {
         let limits = AccountLimits {
             identities_max: config.traits.identities_max as u64,
             bytes_max: config.traits.bytes_max,
         };
         let mut memory = TraitMemory::new(link.seed(), limits, proxy_id());
-        let mut sinks: Vec<Box<dyn TraitSink>> = Vec::new();
         for sink in &mut sinks {
             sink.load(&mut memory);
         }

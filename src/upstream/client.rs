@@ -152,6 +152,22 @@ impl Client {
         self.response(uri, request.send(body))
     }
 
+    /// As [`post`](Self::post), with PUT.
+    ///
+    /// # Errors
+    /// There was no response. Upstream may have processed the body.
+    pub fn put(
+        &self,
+        uri: &Uri,
+        fields: &[(&str, &str)],
+        body: &[u8],
+        time_max: Option<Duration>,
+    ) -> Result<UpstreamResponse, PollError> {
+        let request = self.agent(uri).put(uri.clone()).header("content-type", "application/json");
+        let request = self.with_fields(uri, request, fields).config().timeout_global(time_max).build();
+        self.response(uri, request.send(body))
+    }
+
     /// Sends a GET whose body may arrive over hours. Each read may take `silence_max`.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod proxy_api;
 mod response;
 mod stream;
 mod tls_errors;
+mod traits;
 pub mod url;
 
 pub use crate::upstream::api::Upstream;
@@ -26,3 +27,4 @@ pub use crate::upstream::events::EventsOutcome;
 pub use crate::upstream::proxy_api::{
     DiscoveredEnvironment, PostOutcome, ServerKey, parse as parse_discovered,
 };
+pub use crate::upstream::traits::{TraitRequest, TraitsOutcome};

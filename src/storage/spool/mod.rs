@@ -331,6 +331,11 @@ impl Spool {
         Ok((segment, start))
     }
 
+    /// Later records go to a new file, so that the others can be deleted.
+    pub fn close_segment(&mut self) {
+        self.tail = None;
+    }
+
     /// Writes all committed records to the disk; they survive a loss of power from then on.
     ///
     /// # Errors

@@ -1,0 +1,136 @@
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::*;
+use crate::engine::evaluate::TraitValue;
+
+struct TestFolder(PathBuf);
+
+impl TestFolder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("edge-proxy-journal-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Whether any file has this text.
+    fn has(&self, text: &str) -> bool {
+        let slots = std::fs::read_dir(self.0.join(FOLDER)).unwrap().flatten();
+        let files = slots.flat_map(|slot| std::fs::read_dir(slot.path()).unwrap().flatten());
+        files.into_iter().any(|file| {
+            std::fs::read(file.path()).unwrap().windows(text.len()).any(|window| window == text.as_bytes())
+        })
+    }
+}
+
+impl Drop for TestFolder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn queue() -> SharedTraitQueue {
+    SharedTraitQueue::new(TraitQueue::new(1 << 24, true, Arc::default()))
+}
+
+fn add(queue: &SharedTraitQueue, identifier: &str, number: i64) {
+    queue.lock().add("env", identifier, "k", Some(TraitValue::Int(number)), SystemTime::now());
+}
+
+fn values(queue: &SharedTraitQueue) -> Vec<(String, String)> {
+    let batch = queue.lock().batch("env", u64::MAX, |_| true);
+    batch.into_iter().map(|item| (item.identifier.into(), item.json.into())).collect()
+}
+
+fn value(identifier: &str, json: &str) -> (String, String) {
+    (identifier.into(), json.into())
+}
+
+/// The process ends by a signal: nothing is written at the end.
+fn reopened(folder: &TestFolder) -> (Journal, SharedTraitQueue) {
+    let queue = queue();
+    let (journal, recovery) = Journal::open(&folder.0, &queue).unwrap();
+    assert_eq!((recovery.damaged, recovery.ignored), (0, 0));
+    (journal, queue)
+}
+
+#[test]
+fn what_waits_is_there_after_a_restart_and_what_was_delivered_is_not() {
+    let folder = TestFolder::new("replay");
+    let (mut journal, queue) = reopened(&folder);
+    add(&queue, "b", 1);
+    add(&queue, "a", 1);
+    journal.write(&queue).unwrap();
+    let batch = queue.lock().batch("env", u64::MAX, |_| true);
+    add(&queue, "b", 2);
+    queue.lock().finish("env", &batch);
+    add(&queue, "c", 3);
+    queue.lock().add("env", "d", "k", None, SystemTime::now());
+    journal.write(&queue).unwrap();
+    add(&queue, "lost", 1);
+    drop(journal);
+    for _ in 0..2 {
+        let (journal, queue) = reopened(&folder);
+        assert_eq!(values(&queue), [value("b", "2"), value("c", "3"), value("d", "null")]);
+        drop(journal);
+    }
+}
+
+#[test]
+fn it_does_not_grow_while_values_are_replaced() {
+    let folder = TestFolder::new("growth");
+    let (mut journal, queue) = reopened(&folder);
+    for round in 0..200 {
+        for identity in 0..100 {
+            add(&queue, &format!("identity-{identity}"), round);
+        }
+        journal.write(&queue).unwrap();
+    }
+    let (_, waiting) = queue.lock().size();
+    assert!(journal.spool.bytes() <= 2 * waiting + 2 * SLACK_BYTES, "{}", journal.spool.bytes());
+    drop(journal);
+    let (mut journal, queue) = reopened(&folder);
+    assert_eq!(values(&queue).len(), 100);
+    assert!(values(&queue).iter().all(|(_, json)| json == "199"));
+    let batch = queue.lock().batch("env", u64::MAX, |_| true);
+    queue.lock().finish("env", &batch);
+    journal.write(&queue).unwrap();
+    drop(journal);
+    assert!(values(&reopened(&folder).1).is_empty());
+}
+
+#[test]
+fn an_erased_identity_is_not_in_any_file() {
+    let folder = TestFolder::new("erase");
+    let (mut journal, queue) = reopened(&folder);
+    for identifier in ["a", "person@example.com", "z"] {
+        add(&queue, identifier, 1);
+    }
+    journal.write(&queue).unwrap();
+    assert!(folder.has("person@example.com"));
+    queue.lock().erase("env", "person@example.com");
+    add(&queue, "later", 1);
+    journal.write(&queue).unwrap();
+    assert!(!folder.has("person@example.com"));
+    drop(journal);
+    let (_journal, queue) = reopened(&folder);
+    assert_eq!(values(&queue), [value("a", "1"), value("z", "1"), value("later", "1")]);
+}
+
+#[test]
+fn the_journal_of_a_process_that_ended_is_taken_over_and_does_not_replace_newer_values() {
+    let folder = TestFolder::new("adopt");
+    let (mut first, first_queue) = reopened(&folder);
+    add(&first_queue, "a", 1);
+    add(&first_queue, "b", 1);
+    first.write(&first_queue).unwrap();
+    let (mut second, second_queue) = reopened(&folder);
+    add(&second_queue, "a", 2);
+    assert!(second.adopt(&second_queue).unwrap().is_none(), "the first process still runs");
+    drop(first);
+    assert!(second.adopt(&second_queue).unwrap().is_some());
+    assert_eq!(values(&second_queue), [value("a", "2"), value("b", "1")]);
+    drop(second);
+    assert_eq!(values(&reopened(&folder).1), [value("a", "2"), value("b", "1")]);
+}

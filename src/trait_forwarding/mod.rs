@@ -1,0 +1,254 @@
+//! Kept traits that are sent upstream (`traits.forward`), so that core and its dashboard know the identities.
+//!
+//! The store thread adds changes to the [`queue`], which has the last value of each identity and key. One
+//! thread writes the [`journal`] every second and decides when a round is due; another one sends the
+//! [`round`]s, so that a slow upstream delays neither the journal nor the store.
+mod entry;
+pub mod item;
+mod journal;
+pub mod queue;
+pub mod round;
+mod worker;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::channel::Newest;
+use crate::config::{Config, Level};
+use crate::limits;
+use crate::log::Log;
+use crate::metrics::{Metrics, TraitForwardMetrics};
+use crate::schedule::{Retry, Schedule};
+use crate::trait_forwarding::journal::Journal;
+use crate::trait_forwarding::queue::{SharedTraitQueue, TraitQueue};
+use crate::trait_forwarding::round::TraitRoundResult;
+use crate::trait_forwarding::worker::{RoundOrder, RoundWorker, Wake};
+use crate::upstream::PollErrorKind;
+
+/// How often changes are written to the journal.
+const JOURNAL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a journal that cannot be opened is tried again, and those of ended processes are looked for.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Forwards what is in its queue, until it is stopped.
+#[derive(Debug)]
+pub struct TraitForwarder {
+    pub queue: SharedTraitQueue,
+    wake: Sender<Wake>,
+    ended: Receiver<()>,
+}
+
+/// Starts the threads. `newest` has the keys of the environments and the settings of upstream.
+///
+/// # Errors
+/// A thread cannot be started.
+pub fn start(config: &Config, newest: Newest, metrics: &Metrics, log: Log) -> io::Result<TraitForwarder> {
+    let metrics = Arc::clone(&metrics.trait_forwarding);
+    let has_journal = config.cache_dir.is_some();
+    let queue = TraitQueue::new(limits::TRAIT_FORWARD_BYTES_MAX, has_journal, Arc::clone(&metrics));
+    let queue = SharedTraitQueue::new(queue);
+    let (wake, woken) = channel();
+    let (ended, when_ended) = channel();
+    let orders = RoundWorker::start(queue.clone(), newest.clone(), wake.clone())?;
+    let now = Instant::now();
+    let scheduler = Scheduler {
+        queue: queue.clone(),
+        newest,
+        metrics,
+        log,
+        cache_dir: config.cache_dir.clone(),
+        journal: None,
+        has_journal_error: false,
+        housekeeping_at: now,
+        schedule: Schedule::new(config.traits.forward_interval, now),
+        orders,
+        is_in_flight: false,
+        failure: None,
+    };
+    thread::Builder::new().name("traits-forward".into()).spawn(move || {
+        scheduler.run(&woken);
+        drop(ended);
+    })?;
+    Ok(TraitForwarder { queue, wake, ended: when_ended })
+}
+
+impl TraitForwarder {
+    /// Sends what it can within `limits::LAST_UPLOAD_TIMEOUT`; the rest is in the journal, if there is one.
+    pub fn stop(self) {
+        // The thread can only have ended by a panic.
+        let _ = self.wake.send(Wake::Stop);
+        let _ = self.ended.recv_timeout(limits::LAST_UPLOAD_TIMEOUT + JOURNAL_INTERVAL);
+    }
+}
+
+struct Scheduler {
+    queue: SharedTraitQueue,
+    newest: Newest,
+    metrics: Arc<TraitForwardMetrics>,
+    log: Log,
+    cache_dir: Option<PathBuf>,
+    /// `None` without `cache_dir`, or while it cannot be opened.
+    journal: Option<Journal>,
+    has_journal_error: bool,
+    housekeeping_at: Instant,
+    schedule: Schedule,
+    orders: Sender<RoundOrder>,
+    is_in_flight: bool,
+    /// Of the last round.
+    failure: Option<PollErrorKind>,
+}
+
+impl Scheduler {
+    fn run(mut self, woken: &Receiver<Wake>) {
+        loop {
+            self.keep_journal();
+            let now = Instant::now();
+            // It may have changed by a reload.
+            self.schedule.set_interval(self.newest.get().config.traits.forward_interval, now);
+            if !self.is_in_flight && self.schedule.due() <= now {
+                self.order(now + limits::ROUND_TIME_MAX);
+            }
+            let due = if self.is_in_flight { now + JOURNAL_INTERVAL } else { self.schedule.due() };
+            let wait = due.saturating_duration_since(now).min(JOURNAL_INTERVAL);
+            match woken.recv_timeout(wait) {
+                Ok(Wake::RoundEnded(result)) => self.apply(&result),
+                Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(woken),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn order(&mut self, until: Instant) {
+        self.is_in_flight = self.orders.send(RoundOrder { until }).is_ok();
+        if !self.is_in_flight {
+            let retry = Retry::Serving(limits::RETRY_AFTER_DEFAULT_MAX);
+            self.schedule.failed(Instant::now(), retry, None, jitter());
+        }
+    }
+
+    /// The last round. What it does not deliver is in the journal.
+    fn stop(mut self, woken: &Receiver<Wake>) {
+        self.keep_journal();
+        let until = Instant::now() + limits::LAST_UPLOAD_TIMEOUT;
+        let mut is_last = false;
+        loop {
+            if !self.is_in_flight {
+                if is_last || self.queue.lock().size().0 == 0 {
+                    break;
+                }
+                is_last = true;
+                self.order(until);
+            }
+            match woken.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Wake::RoundEnded(result)) => self.apply(&result),
+                Ok(Wake::Stop) => {}
+                Err(_) => break,
+            }
+        }
+        self.keep_journal();
+        if let Some(Err(error)) = self.journal.as_mut().map(Journal::sync) {
+            self.log_journal_error(&error);
+        }
+        let (left, _) = self.queue.lock().size();
+        if left > 0 && self.journal.is_none() {
+            let hint = "upstream did not accept them and there is no cache_dir to store them in";
+            let fields: [(_, &dyn std::fmt::Display); 2] = [("lost_count", &left), ("hint", &hint)];
+            self.log.event(Level::Error, "traits_not_forwarded", &fields);
+        }
+    }
+
+    /// Opens the journal if it is not open, and writes what has changed.
+    fn keep_journal(&mut self) {
+        self.queue.lock().measure();
+        let Some(cache_dir) = &self.cache_dir else { return };
+        let now = Instant::now();
+        let is_due = self.housekeeping_at <= now;
+        let result = match &mut self.journal {
+            Some(journal) if is_due => journal.adopt(&self.queue).and_then(|recovery| {
+                journal.write(&self.queue)?;
+                Ok(recovery)
+            }),
+            Some(journal) => journal.write(&self.queue).map(|()| None),
+            None if is_due => Journal::open(cache_dir, &self.queue).map(|(journal, recovery)| {
+                self.journal = Some(journal);
+                Some(recovery)
+            }),
+            None => return,
+        };
+        if is_due {
+            self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
+        }
+        match result {
+            Ok(recovery) => {
+                self.has_journal_error = false;
+                if let Some(recovery) = recovery.filter(|found| found.damaged > 0 || found.ignored > 0) {
+                    let fields: [(_, &dyn std::fmt::Display); 2] = [
+                        ("damaged_records_count", &recovery.damaged),
+                        ("ignored_files_count", &recovery.ignored),
+                    ];
+                    self.log.event(Level::Error, "traits_journal_damaged", &fields);
+                }
+            }
+            Err(error) => self.log_journal_error(&error),
+        }
+    }
+
+    fn log_journal_error(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.has_journal_error, true) {
+            let hint = "traits that wait to be forwarded are in memory only: check the owner, mode and free \
+                        space of cache_dir";
+            let fields: [(_, &dyn std::fmt::Display); 2] = [("error", error), ("hint", &hint)];
+            self.log.event(Level::Error, "traits_journal_failed", &fields);
+        }
+    }
+
+    /// Applies the result of a round.
+    fn apply(&mut self, result: &TraitRoundResult) {
+        self.is_in_flight = false;
+        let (now, jitter) = (Instant::now(), jitter());
+        match &result.failure {
+            // If upstream has accepted others, a failure does not delay the next round.
+            Some(failure) if result.sent == 0 => {
+                let retry = Retry::Serving(limits::RETRY_AFTER_DEFAULT_MAX);
+                self.schedule.failed(now, retry, failure.retry_after, jitter);
+            }
+            _ => self.schedule.succeeded(result.started, now, jitter),
+        }
+        self.metrics.sent.add(result.sent);
+        result.lost.iter().for_each(|(loss, count)| self.metrics.lost(*loss, *count));
+        self.log_result(result);
+    }
+
+    fn log_result(&mut self, result: &TraitRoundResult) {
+        if result.has_begun_singly {
+            let hint = "this Flagsmith has no traits/bulk/: each trait is sent in a separate request";
+            self.log.event(Level::Warning, "traits_forwarded_singly", &[("hint", &hint)]);
+        }
+        if let Some(why) = &result.refusal {
+            let lost: u64 = result.lost.iter().map(|(_, count)| count).sum();
+            let fields: [(_, &dyn std::fmt::Display); 2] = [("error", why), ("lost_count", &lost)];
+            self.log.event(Level::Error, "traits_refused", &fields);
+        }
+        let kind = result.failure.as_ref().map(|failure| failure.kind);
+        let has_changed = std::mem::replace(&mut self.failure, kind) != kind;
+        match &result.failure {
+            Some(failure) if has_changed => {
+                let hint = "the traits are kept and sent again";
+                let fields: [(_, &dyn std::fmt::Display); 2] = [("error", &failure.message), ("hint", &hint)];
+                self.log.event(Level::Warning, "traits_not_sent", &fields);
+            }
+            None if has_changed => self.log.event(Level::Info, "traits_sent_again", &[]),
+            _ => {}
+        }
+    }
+}
+
+/// A number from 0 to 1 that differs between processes and rounds.
+fn jitter() -> f64 {
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    f64::from(nanos % 1_000_000) / 1e6
+}

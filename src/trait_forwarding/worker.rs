@@ -1,0 +1,115 @@
+//! The thread that sends rounds, with the keys and settings that are in use then.
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::channel::{Newest, Published};
+use crate::config::{Config, Secret};
+use crate::snapshot::DocumentSource;
+use crate::trait_forwarding::queue::SharedTraitQueue;
+use crate::trait_forwarding::round::{Destination, RoundMemory, TraitRoundResult, forward_round};
+use crate::upstream::{TraitRequest, Upstream};
+
+/// Run a round until then.
+#[derive(Clone, Copy, Debug)]
+pub struct RoundOrder {
+    pub until: Instant,
+}
+
+/// What wakes the thread that gives the orders.
+#[derive(Debug)]
+pub enum Wake {
+    RoundEnded(TraitRoundResult),
+    Stop,
+}
+
+pub struct RoundWorker {
+    queue: SharedTraitQueue,
+    newest: Newest,
+    wake: Sender<Wake>,
+    memory: RoundMemory,
+    /// The client of upstream, and the configuration that it was made from.
+    upstream: Option<(Arc<Config>, Upstream)>,
+}
+
+impl RoundWorker {
+    /// Starts the thread. It ends when the sender of orders is dropped.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(
+        queue: SharedTraitQueue,
+        newest: Newest,
+        wake: Sender<Wake>,
+    ) -> io::Result<Sender<RoundOrder>> {
+        let (orders, ordered) = channel();
+        let worker = Self { queue, newest, wake, memory: RoundMemory::default(), upstream: None };
+        thread::Builder::new().name("traits-send".into()).spawn(move || worker.run(&ordered))?;
+        Ok(orders)
+    }
+
+    fn run(mut self, ordered: &Receiver<RoundOrder>) {
+        while let Ok(RoundOrder { until }) = ordered.recv() {
+            // The queue is as it was after the last request, which is sent again.
+            let result = catch_unwind(AssertUnwindSafe(|| self.round(until)));
+            let result = result.unwrap_or_else(|_| {
+                TraitRoundResult::failed("forwarding panicked, which is a bug in this proxy".to_owned())
+            });
+            if self.wake.send(Wake::RoundEnded(result)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn round(&mut self, until: Instant) -> TraitRoundResult {
+        let published = self.newest.get();
+        if let Err(error) = self.use_config(&published.config) {
+            return TraitRoundResult::failed(error);
+        }
+        let Some((_, upstream)) = &self.upstream else { return TraitRoundResult::empty() };
+        let send = |request: TraitRequest, key: &Secret, body: &[u8], time: Duration| {
+            upstream.send_traits(request, key, body, Some(time))
+        };
+        let destination = |environment: &str| destination(&published, environment);
+        forward_round(&self.queue, &mut self.memory, until, destination, send)
+    }
+
+    /// Makes the client anew after a reload.
+    ///
+    /// # Errors
+    /// A variable of an outgoing proxy is invalid; a reload with such settings is refused.
+    fn use_config(&mut self, config: &Arc<Config>) -> Result<(), String> {
+        if self.upstream.as_ref().is_some_and(|(used, _)| Arc::ptr_eq(used, config)) {
+            return Ok(());
+        }
+        let upstream = Upstream::new(config).map_err(|errors| {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            lines.join("; ")
+        })?;
+        self.upstream = Some((Arc::clone(config), upstream));
+        self.memory.reset();
+        Ok(())
+    }
+}
+
+/// Where the traits of the environment with this client-side key go.
+fn destination(published: &Published, client_side_key: &str) -> Destination {
+    let snapshot = &published.snapshot;
+    let place = snapshot.slots.iter().position(|slot| &*slot.client_side_key == client_side_key);
+    let Some((place, slot)) = place.and_then(|place| Some((place, snapshot.slots.get(place)?))) else {
+        return if snapshot.is_complete { Destination::NotServed } else { Destination::Unknown };
+    };
+    match slot.document.as_ref().map(|document| document.source) {
+        None => return Destination::Unknown,
+        Some(DocumentSource::File | DocumentSource::Embedded) => return Destination::NotServed,
+        Some(DocumentSource::Upstream | DocumentSource::Cache) => {}
+    }
+    let mut keys: Vec<&[u8]> = snapshot.server_keys(place, SystemTime::now()).collect();
+    // In the same order in each round, so that a refused key is followed by another one.
+    keys.sort_unstable();
+    let keys: Vec<Secret> = keys.iter().map(|key| Secret::new(String::from_utf8_lossy(key))).collect();
+    if keys.is_empty() { Destination::Unknown } else { Destination::Keys(keys) }
+}

@@ -1,0 +1,38 @@
+//! Hands what this process wrote to the queue that is sent upstream (`traits.forward`).
+use std::time::SystemTime;
+
+use crate::trait_forwarding::queue::SharedTraitQueue;
+use crate::traits::memory::{ChangeKind, TraitChanges, TraitMemory};
+use crate::traits::store::TraitSink;
+
+/// Forwards writes. What other processes wrote, they forward themselves.
+#[derive(Debug)]
+pub struct ForwardSink {
+    queue: SharedTraitQueue,
+}
+
+impl ForwardSink {
+    pub fn new(queue: SharedTraitQueue) -> Self {
+        Self { queue }
+    }
+}
+
+impl TraitSink for ForwardSink {
+    fn load(&mut self, _: &mut TraitMemory) {}
+
+    fn changed(&mut self, changes: &TraitChanges<'_>) {
+        let Ok(identifier) = std::str::from_utf8(changes.record.identifier()) else { return };
+        match changes.kind {
+            ChangeKind::Written if !changes.entries.is_empty() => {
+                let (mut queue, now) = (self.queue.lock(), SystemTime::now());
+                for entry in changes.entries {
+                    queue.add(changes.environment, identifier, entry.key, entry.value, now);
+                }
+            }
+            ChangeKind::Erased => self.queue.lock().erase(changes.environment, identifier),
+            ChangeKind::Written | ChangeKind::Seen | ChangeKind::Merged | ChangeKind::Evicted => {}
+        }
+    }
+
+    fn tick(&mut self, _: &mut TraitMemory, _: SystemTime, _: bool) {}
+}
