@@ -86,8 +86,8 @@ pub const RESULT_CACHE_BYTES_MAX: usize = 1024 * 1024;
 pub const CACHED_RESULT_BYTES_MAX: usize = 256 * 1024;
 /// Responses to pipelined requests that are collected into one write, bytes. Beyond: they are written first.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
-/// Response buffers that a reactor keeps for reuse, and the largest of them, bytes. Beyond: released.
-pub const SPARE_BUFFERS_MAX: usize = 64;
+/// Response buffers that a reactor keeps for reuse, bytes, and the largest of them. Beyond: released.
+pub const SPARE_BUFFERS_BYTES_MAX: usize = 1024 * 1024;
 pub const SPARE_BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// Time between two comments on an idle event stream, as in Flagsmith's service.
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -230,6 +230,12 @@ pub const CACHED_BLOCK_BYTES_MAX: usize = 1024;
 
 /// Entries of a reactor's submission queue; the completion queue has four times as many.
 pub const RING_ENTRIES: u32 = 1024;
+/// Requests that a reactor answers in one turn of its event loop: two or three milliseconds. Beyond: the
+/// connections that have waited longest are answered in the next turn.
+pub const TURN_ANSWERS_MAX: usize = 256;
+/// Accepts of a listener that the kernel may complete in one turn of the event loop, with io_uring. Beyond:
+/// new connections wait for the next turn.
+pub const ACCEPTS_IN_FLIGHT: usize = 16;
 /// While draining, an idle connection may send a request for this time. Beyond: closed.
 pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Time to connect to a listener of this machine. Beyond: nothing listens there.

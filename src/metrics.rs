@@ -136,6 +136,8 @@ pub struct ReactorMetrics {
     pub errors_truncated: Counter,
     /// Documents sent as deltas.
     pub deltas_sent: Counter,
+    /// Times a connection waited for a later turn of the event loop, so that others were answered.
+    pub turn_waits: Counter,
     /// Pauses of the accept loop, mostly at the descriptor limit.
     pub accept_pauses: Counter,
     /// Requests whose JSONPath evaluation exceeded its step budget.
@@ -181,7 +183,7 @@ pub struct ReactorMetrics {
 }
 
 /// Names of drivers.
-const DRIVERS: [&str; 5] = ["none", "uring_defer_taskrun", "uring_coop_taskrun", "uring", "epoll"];
+const DRIVERS: [&str; 4] = ["none", "uring_coop_taskrun", "uring", "epoll"];
 
 /// The metrics of the supervisor.
 #[derive(Debug, Default)]
@@ -292,6 +294,7 @@ impl ReactorMetrics {
             connections_evicted: Counter::default(),
             errors_truncated: Counter::default(),
             deltas_sent: Counter::default(),
+            turn_waits: Counter::default(),
             accept_pauses: Counter::default(),
             jsonpath_exceeded: Counter::default(),
             patterns_exceeded: Counter::default(),

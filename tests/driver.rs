@@ -11,7 +11,6 @@ const IO_URING_SETUP: i32 = 425;
 const IO_URING_ENTER: i32 = 426;
 const IO_URING_REGISTER: i32 = 427;
 const COOP_TASKRUN: u32 = 1 << 8;
-const DEFER_TASKRUN: u32 = 1 << 13;
 
 fn prepare() -> Start {
     let start = Start::serve().with_admin();
@@ -43,7 +42,7 @@ fn serves_on(mut proxy: Proxy, driver: &str, label: &str, reason: &str) {
 /// Whether io_uring works on this machine.
 fn has_ring() -> bool {
     let proxy = prepare().ready();
-    let has_ring = proxy.wait_for_log("reactor_started").contains("defer_taskrun");
+    let has_ring = proxy.wait_for_log("reactor_started").contains("coop_taskrun");
     if !has_ring {
         println!("skipped: no io_uring with every flag on this machine");
     }
@@ -58,9 +57,8 @@ fn retries_without_unsupported_ring_flags() {
     let shim = Shim::new();
     let unknown = "the kernel does not support these flags";
     for (flags, driver, label) in [
-        (0, "\"io_uring: single_issuer, defer_taskrun, coop_taskrun\"", "uring_defer_taskrun"),
-        (DEFER_TASKRUN, "\"io_uring: coop_taskrun\"", "uring_coop_taskrun"),
-        (DEFER_TASKRUN | COOP_TASKRUN, "\"io_uring: plain\"", "uring"),
+        (0, "\"io_uring: coop_taskrun\"", "uring_coop_taskrun"),
+        (COOP_TASKRUN, "\"io_uring: plain\"", "uring"),
         (u32::MAX, "epoll", "epoll"),
     ] {
         let reason = if flags == 0 { "the kernel supports all flags" } else { unknown };

@@ -346,6 +346,62 @@ fn pipelined_floods_do_not_starve_other_connections() {
     }
 }
 
+/// Every connection sends its next request when it has its answer; returns how many answers each one got, of
+/// `answers` in all.
+fn answers_of_busy_connections(proxy: &Proxy, connections: usize, answers: usize) -> Vec<usize> {
+    let sent = request("GET", "/api/v1/flags/", &KEY, b"");
+    let mut busy: Vec<_> = (0..connections).map(|_| Client::connect(proxy.address()).into_stream()).collect();
+    // The second answer of a connection has the length of all later ones.
+    let length = {
+        let mut first = Client::connect(proxy.address());
+        first.request("GET", "/api/v1/flags/", &KEY, b"");
+        first.send(&sent);
+        let stream = first.into_stream();
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"]") {
+            let mut chunk = [0; 4096];
+            let count = (&stream).read(&mut chunk).expect("an answer");
+            bytes.extend_from_slice(&chunk[..count]);
+        }
+        bytes.len()
+    };
+    for stream in &mut busy {
+        stream.write_all(&sent).expect("space for a request");
+        stream.set_nonblocking(true).expect("a socket");
+    }
+    let (mut received, mut counts) = (vec![0; connections], vec![0; connections]);
+    let (mut all, until) = (0, Instant::now() + PATIENCE);
+    while all < answers {
+        assert!(Instant::now() < until, "{all} of {answers} answers");
+        for ((stream, received), count) in busy.iter_mut().zip(&mut received).zip(&mut counts) {
+            let mut chunk = [0; 4096];
+            match stream.read(&mut chunk) {
+                Ok(0) => panic!("closed"),
+                Ok(count) => *received += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+            if *received == length {
+                (*received, *count, all) = (0, *count + 1, all + 1);
+                stream.write_all(&sent).expect("space for a request");
+            }
+        }
+    }
+    counts
+}
+
+#[test]
+fn busy_connections_get_equal_shares() {
+    for driver in ["epoll", "auto"] {
+        let proxy = prepare().cores(1).env("EDGE_PROXY_DRIVER", driver).ready();
+        let mut counts = answers_of_busy_connections(&proxy, 600, 600 * 20);
+        counts.sort_unstable();
+        let (least, median) = (counts[0], counts[counts.len() / 2]);
+        assert!(least * 10 >= median * 7, "{driver}: {least} of {median} answers, {counts:?}");
+        assert!(proxy.metric("edge_proxy_reactor_turn_waits_total{reactor=\"0\"}") > 0.0, "{driver}");
+    }
+}
+
 #[test]
 fn closes_the_connection_after_requests_max() {
     let proxy = prepare().set("server.requests_max", 3).ready();

@@ -172,11 +172,8 @@ fn requests(text: &mut ExpositionText, metrics: &Metrics) {
 /// Exports one bucket per octave; the status page uses the finer ones.
 fn durations(text: &mut ExpositionText, metrics: &Metrics) {
     const NAME: &str = "http_request_duration_seconds";
-    text.family(
-        NAME,
-        "histogram",
-        "Time from reading a batch of requests to passing its responses to the kernel.",
-    );
+    let help = "Time from reading a batch of requests to passing its responses to the kernel.";
+    text.family(NAME, "histogram", help);
     let mut counts = [0u64; Histogram::BUCKETS];
     for reactor in &metrics.reactors {
         counts.iter_mut().zip(reactor.durations.counts()).for_each(|(sum, count)| *sum += count);
@@ -235,7 +232,7 @@ fn reactors(text: &mut ExpositionText, metrics: &Metrics) {
             [("reactor", &index), ("core", &reactor.core), ("driver", &reactor.driver())];
         text.sample("reactor_info", &labels, 1);
     }
-    let rows: [Row; 6] = [
+    let rows: [Row; 7] = [
         ("reactor_requests_total", "counter", "Requests answered by each reactor.", |r| {
             r.answered_sum() as f64
         }),
@@ -247,6 +244,9 @@ fn reactors(text: &mut ExpositionText, metrics: &Metrics) {
         }),
         ("reactor_loop_lag_seconds", "gauge", "Delay of the reactor's last timer.", |r| {
             r.lag_us.value() as f64 / 1e6
+        }),
+        ("reactor_turn_waits_total", "counter", "Waits for a later turn of the event loop.", |r| {
+            r.turn_waits.value() as f64
         }),
         ("reactor_snapshot_version", "gauge", "Version of the snapshot that the reactor serves.", |r| {
             r.snapshot_version.value() as f64

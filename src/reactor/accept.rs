@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -26,13 +27,16 @@ use crate::reactor::transport::{PlainTransport, Transport};
 /// Pause of the accept loop at the descriptor limit, instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A listening socket on the runtime of this thread, whose accept loop can be cancelled.
+/// A listening socket on the runtime of this thread, whose accept loops can be cancelled.
 pub struct Listener {
     socket: ListenSocket,
     canceller: RefCell<Canceller>,
     handle: CancelHandle,
     is_cancelled: Cell<bool>,
-    is_accepting: Cell<bool>,
+    /// Accept loops that are running.
+    loops: Cell<usize>,
+    /// One of them has failed and waits.
+    is_paused: Cell<bool>,
     budget: Budget,
 }
 
@@ -74,9 +78,9 @@ impl Listener {
     fn new(socket: ListenSocket) -> Self {
         let canceller = Canceller::new();
         let handle = canceller.handle();
-        let (is_cancelled, is_accepting) = (Cell::new(false), Cell::new(false));
+        let (is_cancelled, loops, is_paused) = (Cell::new(false), Cell::new(0), Cell::new(false));
         let budget = Budget::default();
-        Self { socket, canceller: RefCell::new(canceller), handle, is_cancelled, is_accepting, budget }
+        Self { socket, canceller: RefCell::new(canceller), handle, is_cancelled, loops, is_paused, budget }
     }
 
     /// Drops the first segment of new TCP handshakes; handshakes in progress complete. Closing the listener
@@ -94,7 +98,7 @@ impl Listener {
         let _ = SockRef::from(options).attach_filter(&filter);
     }
 
-    /// Cancels the accept loop. A connection that the kernel has accepted before the cancellation is still
+    /// Cancels the accept loops. A connection that the kernel has accepted before the cancellation is still
     /// served; dropping it would leave the client waiting.
     pub fn cancel(&self) {
         self.is_cancelled.set(true);
@@ -102,9 +106,9 @@ impl Listener {
         self.canceller.replace(canceller.cancel());
     }
 
-    /// Whether the accept loop is running.
+    /// Whether an accept loop is running.
     pub fn is_accepting(&self) -> bool {
-        self.is_accepting.get()
+        self.loops.get() > 0
     }
 
     async fn next(&self) -> Option<io::Result<Accepted>> {
@@ -127,15 +131,15 @@ impl Listener {
 
 /// Accepts connections until the listener is cancelled.
 pub async fn accept(reactor: Rc<Reactor>, listener: Rc<Listener>) {
-    listener.is_accepting.set(true);
+    listener.loops.set(listener.loops.get() + 1);
     while let Some(accepted) = listener.next().await {
         match accepted {
             Ok(_) if reactor.connections.len() >= reactor.connections_max => count_refused(&reactor),
             Ok(accepted) => spawn(&reactor, accepted),
-            Err(error) => pause(&reactor, &error).await,
+            Err(error) => pause(&reactor, &listener, &error).await,
         }
     }
-    listener.is_accepting.set(false);
+    listener.loops.set(listener.loops.get() - 1);
 }
 
 fn spawn(reactor: &Rc<Reactor>, accepted: Accepted) {
@@ -166,8 +170,11 @@ fn spawn_connection<T: Transport + 'static>(
     transport: T,
     peer: Option<IpAddr>,
 ) {
-    let serve = protocol::serve(reactor.clone(), guard, transport, peer);
-    monoio::spawn(catch_panic(reactor.clone(), serve));
+    let reactor = reactor.clone();
+    monoio::spawn(async move {
+        let serve = pin!(protocol::serve(reactor.clone(), guard, transport, peer));
+        catch_panic(&reactor, serve).await;
+    });
 }
 
 /// The caller has dropped the connection, which closes it. Logs each power of two.
@@ -189,10 +196,13 @@ fn count_refused(reactor: &Reactor) {
 }
 
 /// Waits after an error, because most errors (mainly the descriptor limit) would recur immediately. An
-/// aborted connection is not an error of the listener.
-async fn pause(reactor: &Reactor, error: &io::Error) {
+/// aborted connection is not an error of the listener. Counts one pause for all accept loops.
+async fn pause(reactor: &Reactor, listener: &Listener, error: &io::Error) {
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
         return;
+    }
+    if listener.is_paused.replace(true) {
+        return monoio::time::sleep(ACCEPT_PAUSE).await;
     }
     reactor.metrics.accept_pauses.add(1);
     let pauses = reactor.metrics.accept_pauses.value();
@@ -210,16 +220,16 @@ async fn pause(reactor: &Reactor, error: &io::Error) {
         );
     }
     monoio::time::sleep(ACCEPT_PAUSE).await;
+    listener.is_paused.set(false);
 }
 
-/// Ends only this connection if it panics. The future is boxed, because an `async` function would hold its
-/// argument twice.
-fn catch_panic(reactor: Rc<Reactor>, serve: impl Future<Output = ()>) -> impl Future<Output = ()> {
-    let mut serve = Box::pin(serve);
-    std::future::poll_fn(move |context| {
+/// Ends only this connection if it panics.
+async fn catch_panic<F: Future<Output = ()>>(reactor: &Reactor, mut serve: Pin<&mut F>) {
+    std::future::poll_fn(|context| {
         catch_unwind(AssertUnwindSafe(|| serve.as_mut().poll(context))).unwrap_or_else(|_| {
             reactor.log_panic("connection_panicked");
             Poll::Ready(())
         })
     })
+    .await;
 }

@@ -32,9 +32,9 @@ pub struct Batch {
     pub tail: Option<(Bytes, Rc<Lease>)>,
     pub next: Next,
     /// Set if the last response is the head of an event stream.
-    pub subscription: Option<StreamSubscription>,
+    pub subscription: Option<Box<StreamSubscription>>,
     /// Follows `bytes`, once the events of its request are written.
-    pub stored: Option<StoredResponse>,
+    pub stored: Option<Box<StoredResponse>>,
     /// How many requests the batch answers.
     pub requests: u64,
 }
@@ -151,11 +151,11 @@ impl Batch {
             stored,
         };
         let next = writer.run(reader, buffer);
-        let (requests, stored) = (writer.requests, writer.stored);
+        let (requests, stored) = (writer.requests, writer.stored.map(Box::new));
         let output = &mut state.output;
         output.close = false;
         let tail = output.tail.take().map(|tail| (tail, snapshot.clone()));
-        let subscription = state.handler.take_subscription();
+        let subscription = state.handler.take_subscription().map(Box::new);
         Self { bytes: std::mem::take(&mut output.bytes), tail, next, subscription, stored, requests }
     }
 
@@ -226,7 +226,7 @@ impl BatchWriter<'_> {
     pub fn begin(&mut self) {
         if !self.has_begun {
             self.has_begun = true;
-            self.state.output.bytes = self.reactor.spare_buffer();
+            self.state.output.bytes = self.reactor.spare_buffers.take();
             self.state.output.set_date(self.now);
         }
     }

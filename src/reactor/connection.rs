@@ -31,7 +31,10 @@ impl Connection {
         if phase == Phase::Idle && self.buffer.capacity() > READ_BYTES_IDLE {
             self.buffer = BytesMut::new();
         }
-        if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
+        if self.buffer.is_empty() {
+            // From its start again: the next request may need all of its space.
+            self.buffer.reserve(READ_BYTES_IDLE);
+        } else if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
             // Doubles while a large body arrives, so that it needs few reads.
             self.buffer.reserve(READ_BYTES_IDLE.max(self.buffer.len()));
         }

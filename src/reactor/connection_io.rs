@@ -1,4 +1,5 @@
 //! The I/O of one connection: reads, writes, and applies what [`Connection`] decides.
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -28,22 +29,13 @@ pub struct ConnectionIo<T> {
 }
 
 impl<T: Transport> ConnectionIo<T> {
-    /// Serves HTTP/1.1 until the connection ends.
+    /// Serves HTTP/1.1 until the connection ends. What is rare is boxed, so that a connection takes little
+    /// memory.
     pub async fn run(&mut self) -> Result<(), PeerDisconnected> {
         loop {
-            let mut batch = self.advance();
-            let (next, subscription) = (batch.next, batch.subscription.take());
-            if let Some(stored) = batch.stored.take() {
-                self.store(stored, &mut batch).await;
-            }
-            self.write(batch).await?;
-            if let Some(subscription) = subscription {
-                self.stream(subscription).await?;
-                return self.linger().await;
-            }
-            match next {
+            match self.respond().await? {
                 Next::Advance => {}
-                Next::Close => return self.linger().await,
+                Next::Close => return Box::pin(self.linger()).await,
                 Next::Read(phase) => {
                     if !self.read(phase).await? {
                         return Ok(());
@@ -53,11 +45,25 @@ impl<T: Transport> ConnectionIo<T> {
         }
     }
 
+    /// Answers the requests in the buffer.
+    async fn respond(&mut self) -> Result<Next, PeerDisconnected> {
+        self.reactor.turns.begin(&self.guard.state).await;
+        let mut batch = self.advance();
+        if let Some(stored) = batch.stored.take() {
+            Box::pin(self.store(*stored, &mut batch)).await;
+        }
+        self.write(&mut batch).await?;
+        let Some(subscription) = batch.subscription else { return Ok(batch.next) };
+        Box::pin(self.stream(*subscription)).await?;
+        Ok(Next::Close)
+    }
+
     /// Answers a batch and counts its requests; its duration is divided evenly among them.
     fn advance(&mut self) -> Batch {
         let began = SystemTime::now();
         let batch = self.connection.advance(&self.reactor, began);
         self.reactor.count_batch(batch.requests, began);
+        self.reactor.turns.count(batch.requests);
         #[cfg(test)]
         self.reactor.panic_if_injected(InjectedPanic::Connection);
         batch
@@ -67,7 +73,7 @@ impl<T: Transport> ConnectionIo<T> {
     async fn store(&mut self, mut stored: StoredResponse, batch: &mut Batch) {
         self.guard.set_phase(Phase::Storing);
         self.guard.record_response_bytes(self.connection.buffer_capacity() + batch.bytes.capacity());
-        let result = self.guard.state.cancellable(&mut stored.ticket).await;
+        let result = self.guard.state.cancellable(Pin::new(&mut stored.ticket)).await;
         self.guard.state.reset_cancelled();
         let response = stored.complete(result.unwrap_or(Err(EventRefusal::Timeout)), &self.reactor);
         batch.bytes.extend_from_slice(&response.bytes);
@@ -81,41 +87,49 @@ impl<T: Transport> ConnectionIo<T> {
         }
         let buffer = self.connection.read_buffer(phase);
         self.guard.record_request_bytes(buffer.capacity());
-        match self.guard.state.cancellable(self.transport.read(buffer)).await {
+        let read = {
+            let read = pin!(self.transport.read(buffer));
+            self.guard.state.cancellable(read).await
+        };
+        match read {
             Some((Ok(length), buffer)) => {
                 self.connection.receive(buffer);
                 self.reactor.metrics.bytes_read.add(length as u64);
                 if length == 0 {
-                    self.close_notify().await;
+                    Box::pin(self.close_notify()).await;
                 }
                 Ok(length > 0)
             }
             Some((Err(_), _)) => Err(PeerDisconnected),
-            None => {
-                match self.connection.time_out(&self.reactor, phase, SystemTime::now()) {
-                    Some(batch) => {
-                        self.guard.state.reset_cancelled();
-                        self.write(batch).await?;
-                        self.linger().await?;
-                    }
-                    None => self.close_notify().await,
-                }
-                Err(PeerDisconnected)
-            }
+            None => Box::pin(self.time_out(phase)).await,
         }
     }
 
-    async fn write(&mut self, mut batch: Batch) -> Result<(), PeerDisconnected> {
-        if !batch.bytes.is_empty() {
-            self.guard.record_response_bytes(self.connection.buffer_capacity() + batch.bytes.capacity());
-            batch.bytes = self.write_all(batch.bytes).await?;
+    /// The timeout of a read has expired.
+    async fn time_out(&mut self, phase: Phase) -> Result<bool, PeerDisconnected> {
+        match self.connection.time_out(&self.reactor, phase, SystemTime::now()) {
+            Some(mut batch) => {
+                self.guard.state.reset_cancelled();
+                self.write(&mut batch).await?;
+                self.linger().await?;
+            }
+            None => self.close_notify().await,
         }
-        self.reactor.recycle_buffer(batch.bytes);
+        Err(PeerDisconnected)
+    }
+
+    async fn write(&mut self, batch: &mut Batch) -> Result<(), PeerDisconnected> {
+        let mut bytes = std::mem::take(&mut batch.bytes);
+        if !bytes.is_empty() {
+            self.guard.record_response_bytes(self.connection.buffer_capacity() + bytes.capacity());
+            bytes = self.write_all(bytes).await?;
+        }
+        self.reactor.spare_buffers.give_back(bytes);
         if self.guard.has_large_buffers() {
             self.guard.record_response_bytes(self.connection.buffer_capacity());
         }
-        if let Some((tail, _lease)) = batch.tail {
-            self.write_all(tail).await?;
+        if let Some((tail, _lease)) = batch.tail.take() {
+            Box::pin(self.write_all(tail)).await?;
         }
         Ok(())
     }
@@ -125,7 +139,7 @@ impl<T: Transport> ConnectionIo<T> {
         self.guard.set_phase(Phase::Writing);
         let (mut written, mut progress) = (0, WriteProgress::new(bytes.as_ref().len()));
         while written < bytes.as_ref().len() {
-            let write = self.transport.write(bytes, written);
+            let write = pin!(self.transport.write(bytes, written));
             match self.guard.state.cancellable(write).await {
                 Some((Ok(length), back)) if length > 0 => {
                     bytes = back;
@@ -176,7 +190,8 @@ impl<T: Transport> ConnectionIo<T> {
     pub async fn close_notify(&mut self) {
         self.guard.state.reset_cancelled();
         self.guard.set_phase(Phase::Lingering);
-        let _ = self.guard.state.cancellable(self.transport.close_notify()).await;
+        let close = pin!(self.transport.close_notify());
+        let _ = self.guard.state.cancellable(close).await;
     }
 
     /// Shuts down the write side and discards what the peer still sends: if a socket is closed with unread
@@ -186,12 +201,16 @@ impl<T: Transport> ConnectionIo<T> {
         self.connection.release_buffer();
         self.guard.record_request_bytes(0);
         // Cancellable, because TLS writes close_notify first, which the peer may not read.
-        let _ = self.guard.state.cancellable(self.transport.shutdown_write()).await;
+        {
+            let shutdown = pin!(self.transport.shutdown_write());
+            let _ = self.guard.state.cancellable(shutdown).await;
+        }
         let (mut discarded, mut buffer) = (0, BytesMut::new());
         while discarded < LINGER_BYTES_MAX {
             buffer.clear();
             buffer.reserve(READ_BYTES_IDLE);
-            match self.guard.state.cancellable(self.transport.read(buffer)).await {
+            let read = pin!(self.transport.read(buffer));
+            match self.guard.state.cancellable(read).await {
                 Some((Ok(length), back)) if length > 0 => {
                     buffer = back;
                     discarded += length;

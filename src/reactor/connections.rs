@@ -4,6 +4,7 @@
 //! that exceed the timeout of their phase. So no request needs a timer or reads a clock.
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -64,6 +65,8 @@ pub struct ConnectionState {
     buffered_bytes: Cell<usize>,
     is_request_buffered: Cell<bool>,
     pub budget: Budget,
+    /// Its turn to be answered has come (`turns`).
+    is_admitted: Cell<bool>,
 }
 
 impl ConnectionState {
@@ -78,13 +81,16 @@ impl ConnectionState {
             buffered_bytes: Cell::new(0),
             is_request_buffered: Cell::new(false),
             budget: Budget::default(),
+            is_admitted: Cell::new(false),
         }
     }
 
     /// Runs an operation that may be dropped, such as waiting for a socket to be readable, until it completes
     /// or the connection is notified.
-    pub async fn interruptible(&self, operation: impl Future<Output = io::Result<()>>) -> Wakeup {
-        let mut operation = std::pin::pin!(operation);
+    pub async fn interruptible<F: Future<Output = io::Result<()>>>(
+        &self,
+        mut operation: Pin<&mut F>,
+    ) -> Wakeup {
         std::future::poll_fn(|context| {
             if self.cancelled.get() {
                 return Poll::Ready(Wakeup::Cancelled);
@@ -103,9 +109,9 @@ impl ConnectionState {
     }
 
     /// Runs an operation until it completes, or until [`cancel`](Self::cancel) is called: `None`. A cancelled
-    /// operation may have transferred bytes, so the connection must not be used for the next request.
-    pub async fn cancellable<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
-        let mut operation = std::pin::pin!(operation);
+    /// operation may have transferred bytes, so the connection must not be used for the next request. The
+    /// operation is pinned by the caller: what a future is given by value takes its space twice.
+    pub async fn cancellable<F: Future>(&self, mut operation: Pin<&mut F>) -> Option<F::Output> {
         std::future::poll_fn(|context| {
             if let Poll::Ready(done) = operation.as_mut().poll(context) {
                 return Poll::Ready(Some(done));
@@ -121,6 +127,25 @@ impl ConnectionState {
             Poll::Pending
         })
         .await
+    }
+
+    /// Waits until [`admit`](Self::admit) is called, or the connection is cancelled.
+    pub async fn admitted(&self) {
+        self.is_admitted.set(false);
+        std::future::poll_fn(|context| {
+            if self.is_admitted.take() || self.cancelled.get() {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Ends [`admitted`](Self::admitted).
+    pub fn admit(&self) {
+        self.is_admitted.set(true);
+        self.wake();
     }
 
     pub fn phase(&self) -> Phase {

@@ -13,10 +13,7 @@ use crate::handlers::{Exceeded, HandlerState, RequestOutcome};
 use crate::http::framing::TARGET_PART;
 use crate::http::h2::event::Http2Limits;
 use crate::http::{HeadCache, ParseError, ResponseWriter};
-use crate::limits::{
-    FLAG_CYCLE_STEPS_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX, SPARE_BUFFER_BYTES_MAX,
-    SPARE_BUFFERS_MAX,
-};
+use crate::limits::{FLAG_CYCLE_STEPS_MAX, JSONPATH_STEPS_MAX, PATTERN_STEPS_REQUEST_MAX};
 use crate::log::Log;
 use crate::metrics::ReactorMetrics;
 use crate::reactor::access_log::AccessLog;
@@ -28,6 +25,8 @@ use crate::reactor::options::InjectedPanic;
 use crate::reactor::options::WorkerOptions;
 use crate::reactor::panic;
 use crate::reactor::posts::PendingPosts;
+use crate::reactor::spare_buffers::SpareBuffers;
+use crate::reactor::turns::Turns;
 use crate::snapshot::Snapshot;
 
 /// Whether a head over the limit was logged: once per process, because such clients repeat such heads.
@@ -57,12 +56,13 @@ pub struct Reactor {
     pub request_state: RefCell<RequestState>,
     pub heads: Rc<HeadCache>,
     pub connections: Rc<Connections>,
+    pub turns: Rc<Turns>,
     pub connections_max: usize,
     /// Per connection.
     pub requests_max: u64,
     /// `None`: only HTTP/1.1 is spoken.
     pub http2: Option<Http2Limits>,
-    spare_buffers: RefCell<Vec<Vec<u8>>>,
+    pub spare_buffers: SpareBuffers,
     reporter: Reporter,
     #[cfg(test)]
     fault: &'static std::sync::atomic::AtomicU8,
@@ -113,13 +113,14 @@ impl Reactor {
             worker_state,
             heads: Rc::new(HeadCache::new(server.head_bytes_max)),
             connections: Rc::new(Connections::new(options.times, options.metrics.clone())),
+            turns: Rc::new(Turns::new(options.metrics.clone())),
             connections_max: server.connections_max,
             requests_max: server.requests_max.unwrap_or(u64::MAX),
             http2: server.http2.then_some(Http2Limits {
                 head_bytes_max: server.head_bytes_max,
                 streams_max: server.http2_streams_max,
             }),
-            spare_buffers: RefCell::default(),
+            spare_buffers: SpareBuffers::default(),
             reporter: options.inbox.reporter(),
             #[cfg(test)]
             fault: options.times.fault,
@@ -135,21 +136,6 @@ impl Reactor {
 
     pub fn is_draining(&self) -> bool {
         self.worker_state.draining.get()
-    }
-
-    /// A response buffer; [`recycle_buffer`](Self::recycle_buffer) takes it back.
-    pub fn spare_buffer(&self) -> Vec<u8> {
-        self.spare_buffers.borrow_mut().pop().unwrap_or_default()
-    }
-
-    /// Keeps a response buffer for another batch, unless it is too large or there are enough.
-    pub fn recycle_buffer(&self, mut bytes: Vec<u8>) {
-        let mut spare = self.spare_buffers.borrow_mut();
-        let is_kept = (1..=SPARE_BUFFER_BYTES_MAX).contains(&bytes.capacity());
-        if is_kept && spare.len() < SPARE_BUFFERS_MAX {
-            bytes.clear();
-            spare.push(bytes);
-        }
     }
 
     /// Resolves counts by slot to keys, before another snapshot assigns the slots anew.

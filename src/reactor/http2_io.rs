@@ -81,7 +81,7 @@ impl<T: Transport> Http2Io<T> {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             });
-            if state.cancellable(stored).await.is_none() {
+            if state.cancellable(pin!(stored)).await.is_none() {
                 return;
             }
         }
@@ -89,9 +89,11 @@ impl<T: Transport> Http2Io<T> {
 
     async fn serve(&mut self) -> Result<(), PeerDisconnected> {
         loop {
+            self.io.reactor.turns.begin(&self.io.guard.state).await;
             let began = SystemTime::now();
             let batch = self.connection.advance(&self.io.reactor, began);
             self.io.reactor.count_batch(batch.requests, began);
+            self.io.reactor.turns.count(batch.requests);
             self.write(batch.bytes).await?;
             let goes_on = match batch.next {
                 Http2Next::Advance => true,
@@ -110,7 +112,7 @@ impl<T: Transport> Http2Io<T> {
             self.io.guard.record_response_bytes(self.connection.memory() + bytes.capacity());
             bytes = self.io.write_all(bytes).await?;
         }
-        self.io.reactor.recycle_buffer(bytes);
+        self.io.reactor.spare_buffers.give_back(bytes);
         let memory = self.connection.memory();
         if self.connection.receives_body() {
             self.io.guard.record_request_bytes(memory);
@@ -129,13 +131,17 @@ impl<T: Transport> Http2Io<T> {
         }
         // A large buffer is taken only once there is something for it.
         let ready = match self.connection.reads_much() {
-            true => self.io.guard.state.cancellable(self.io.transport.readable()).await,
+            true => {
+                let readable = pin!(self.io.transport.readable());
+                self.io.guard.state.cancellable(readable).await
+            }
             false => Some(Ok(())),
         };
         let read = match ready {
             Some(Ok(())) => {
                 let buffer = self.connection.read_buffer();
-                self.io.guard.state.cancellable(self.io.transport.read(buffer)).await
+                let read = pin!(self.io.transport.read(buffer));
+                self.io.guard.state.cancellable(read).await
             }
             Some(Err(_)) => return Err(PeerDisconnected),
             None => None,
@@ -169,7 +175,7 @@ impl<T: Transport> Http2Io<T> {
                 is_stored.set(connection.poll_parked(context));
                 if is_stored.get() { Poll::Ready(Ok(())) } else { readable.as_mut().poll(context) }
             });
-            self.io.guard.state.interruptible(ready).await
+            self.io.guard.state.interruptible(pin!(ready)).await
         };
         match wakeup {
             Wakeup::Notified => return Ok(true),
@@ -186,7 +192,8 @@ impl<T: Transport> Http2Io<T> {
             }
         }
         let buffer = self.connection.read_buffer();
-        match self.io.guard.state.cancellable(self.io.transport.read(buffer)).await {
+        let read = pin!(self.io.transport.read(buffer));
+        match self.io.guard.state.cancellable(read).await {
             Some((Ok(length), buffer)) => {
                 self.connection.receive(buffer);
                 self.io.reactor.metrics.bytes_read.add(length as u64);

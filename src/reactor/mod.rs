@@ -23,9 +23,11 @@ mod panic;
 mod parked_streams;
 mod posts;
 mod protocol;
+mod spare_buffers;
 mod sse;
 mod tls;
 mod transport;
+mod turns;
 mod worker;
 
 use std::io;

@@ -3,6 +3,7 @@
 //! HTTP/2 is chosen in the TLS handshake, or by the preface that its clients send first (RFC 9113 3.2, 3.3).
 //! Only the first bytes of a connection are compared, so requests of HTTP/1.1 pay nothing.
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 
 use crate::http::h2::frame::PREFACE;
@@ -40,7 +41,8 @@ pub async fn serve<T: Transport>(
 /// Completes the handshake, and reads until the protocol is known. `None`: the connection has ended.
 async fn choose<T: Transport>(io: &mut ConnectionIo<T>) -> Result<Option<Protocol>, PeerDisconnected> {
     if io.guard.state.phase() == Phase::Handshake {
-        match io.guard.state.cancellable(io.transport.handshake()).await {
+        let handshake = pin!(io.transport.handshake());
+        match io.guard.state.cancellable(handshake).await {
             Some(Ok(())) => io.guard.set_phase(Phase::Idle),
             _ => return Err(PeerDisconnected),
         }
@@ -75,6 +77,17 @@ fn protocol_of(received: &[u8]) -> Option<Protocol> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reactor::transport::PlainTransport;
+
+    /// A future that is passed by value, or an argument that is kept, takes its space once more.
+    #[test]
+    fn the_task_of_a_connection_is_small() {
+        fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+            size_of::<F>()
+        }
+        let plain = size(serve::<PlainTransport<monoio::net::TcpStream>>);
+        assert!(plain <= 1200, "{plain} bytes");
+    }
 
     #[test]
     fn only_the_whole_preface_chooses_http_2() {

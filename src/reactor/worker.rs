@@ -22,7 +22,8 @@ use crate::reactor::listener::UnixSocket;
 #[cfg(test)]
 use crate::reactor::options::InjectedPanic;
 use crate::reactor::options::WorkerOptions;
-use crate::reactor::{accept, driver, panic};
+use crate::reactor::turns::TurnEnd;
+use crate::reactor::{accept, driver, panic, turns};
 use crate::{handlers, limits};
 
 /// While draining, connections whose handshake was in progress are accepted for this time.
@@ -109,7 +110,7 @@ struct Worker<'a> {
     options: &'a WorkerOptions,
     reactor: Rc<Reactor>,
     sockets: &'a RefCell<ListenSockets>,
-    /// The listeners with an accept loop.
+    /// The listeners with accept loops.
     listeners: RefCell<Vec<Rc<Listener>>>,
     is_uring: bool,
 }
@@ -133,6 +134,7 @@ impl Worker<'_> {
         }
         self.open()?;
         monoio::spawn(sweep(self.reactor.clone()));
+        monoio::spawn(turns::run(self.reactor.turns.clone(), TurnEnd::new(self.is_uring)?));
         // A message may have arrived before the first read of the socket pair.
         while self.receive_messages() && !self.reactor.is_draining() {
             wake.wait().await;
@@ -180,8 +182,12 @@ impl Worker<'_> {
             opened.push(Rc::new(Listener::unix(listener)?));
             unix.publish()?;
         }
+        // With epoll one loop accepts all that have connected, and only one may wait for a descriptor.
+        let loops = if self.is_uring { limits::ACCEPTS_IN_FLIGHT } else { 1 };
         for listener in &opened {
-            monoio::spawn(accept::accept(self.reactor.clone(), listener.clone()));
+            for _ in 0..loops {
+                monoio::spawn(accept::accept(self.reactor.clone(), listener.clone()));
+            }
         }
         *self.listeners.borrow_mut() = opened;
         Ok(())
