@@ -111,20 +111,20 @@ fn encode_with<const SLOTS: usize>(text: &[u8], end: BlockEnd, out: &mut Vec<u8>
     writer.put(Code { bits: 0b010 | u16::from(end == BlockEnd::Last), length: 3 });
     let mut positions = [0_u16; SLOTS];
     let mut at = 0;
-    while let Some(word) = text[at..].first_chunk::<MATCH_MIN>() {
-        let slot = slot_of::<SLOTS>(*word);
+    while let Some(word) = word_at(text, at) {
+        let slot = slot_of::<SLOTS>(word);
         let candidate = usize::from(positions[slot]);
         positions[slot] = position(at);
-        if candidate < at && text[candidate..].first_chunk() == Some(word) {
+        if candidate < at && word_at(text, candidate) == Some(word) {
             let length = match_length(text, candidate, at);
             writer.put_match(length, at - candidate);
             at += length;
             // One position inside a match is remembered too: it makes texts 2 % shorter.
-            if let Some(word) = text[at - 1..].first_chunk() {
-                positions[slot_of::<SLOTS>(*word)] = position(at - 1);
+            if let Some(word) = word_at(text, at - 1) {
+                positions[slot_of::<SLOTS>(word)] = position(at - 1);
             }
         } else {
-            writer.put(LITERALS[usize::from(word[0])]);
+            writer.put(LITERALS[(word & 0xff) as usize]);
             at += 1;
         }
     }
@@ -134,9 +134,15 @@ fn encode_with<const SLOTS: usize>(text: &[u8], end: BlockEnd, out: &mut Vec<u8>
     writer.finish(end);
 }
 
+/// The bytes that are hashed, the first one lowest.
 #[inline]
-fn slot_of<const SLOTS: usize>(word: [u8; MATCH_MIN]) -> usize {
-    (u32::from_le_bytes(word).wrapping_mul(0x9e37_79b1) >> (32 - SLOTS.ilog2())) as usize
+fn word_at(text: &[u8], at: usize) -> Option<u32> {
+    text.get(at..at + MATCH_MIN)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+}
+
+#[inline]
+fn slot_of<const SLOTS: usize>(word: u32) -> usize {
+    (word.wrapping_mul(0x9e37_79b1) >> (32 - SLOTS.ilog2())) as usize
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "at most TEXT_BYTES_MAX")]
@@ -148,17 +154,17 @@ fn position(at: usize) -> u16 {
 #[inline]
 fn match_length(text: &[u8], from: usize, at: usize) -> usize {
     let end = text.len().min(at + MATCH_MAX);
+    let (ones, others) = (&text[at + MATCH_MIN..end], &text[from + MATCH_MIN..]);
+    let (words, rest) = ones.as_chunks::<8>();
     let mut length = MATCH_MIN;
-    while let (Some(one), Some(other)) =
-        (text[from + length..].first_chunk(), text[at + length..end].first_chunk())
-    {
+    for (one, other) in words.iter().zip(others.as_chunks::<8>().0) {
         let difference = u64::from_le_bytes(*one) ^ u64::from_le_bytes(*other);
         if difference != 0 {
             return length + difference.trailing_zeros() as usize / 8;
         }
         length += 8;
     }
-    let rest = text[at + length..end].iter().zip(&text[from + length..]);
+    let rest = rest.iter().zip(&others[length - MATCH_MIN..]);
     length + rest.take_while(|(one, other)| one == other).count()
 }
 
