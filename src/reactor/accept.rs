@@ -153,7 +153,8 @@ fn spawn(reactor: &Rc<Reactor>, accepted: Accepted) {
         (Accepted::Tcp(stream, peer), Some(settings)) => {
             guard.set_phase(Phase::Handshake);
             // Fails only if the TLS settings are invalid, which the start checks.
-            if let Ok(tls) = TlsTransport::new(PlainTransport::new(stream, &guard.state), settings) {
+            let (plain, spare) = (PlainTransport::new(stream, &guard.state), reactor.spare_buffers.clone());
+            if let Ok(tls) = TlsTransport::new(plain, settings, spare) {
                 spawn_connection(reactor, guard, tls, Some(peer));
             }
         }

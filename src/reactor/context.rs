@@ -62,7 +62,7 @@ pub struct Reactor {
     pub requests_max: u64,
     /// `None`: only HTTP/1.1 is spoken.
     pub http2: Option<Http2Limits>,
-    pub spare_buffers: SpareBuffers,
+    pub spare_buffers: Rc<SpareBuffers>,
     reporter: Reporter,
     #[cfg(test)]
     fault: &'static std::sync::atomic::AtomicU8,
@@ -120,7 +120,7 @@ impl Reactor {
                 head_bytes_max: server.head_bytes_max,
                 streams_max: server.http2_streams_max,
             }),
-            spare_buffers: SpareBuffers::default(),
+            spare_buffers: Rc::default(),
             reporter: options.inbox.reporter(),
             #[cfg(test)]
             fault: options.times.fault,

@@ -1,18 +1,21 @@
 //! TLS over another transport: a rustls session between two buffers.
 //!
-//! monoio-rustls is not used because this transport releases the buffers of idle connections, 32 KiB each.
-//! Output of the session is written before more input is read. No plain text is returned before the
-//! handshake completes.
+//! monoio-rustls is not used because it keeps two buffers for each connection, 32 KiB. Here an idle
+//! connection has a buffer of the size of a request, and what is sent is encrypted into the buffers that all
+//! connections share. Output of the session is written before more input is read. No plain text is returned
+//! before the handshake completes.
 use std::io::{self, BufRead, Write};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 use rustls::{ServerConfig, ServerConnection};
 
 use crate::limits::READ_BYTES_IDLE;
+use crate::reactor::spare_buffers::SpareBuffers;
 use crate::reactor::transport::{Sendable, Transport};
 
-/// Buffer for encrypted input after the handshake, bytes: one complete record with its header.
+/// Buffer for encrypted input that is longer than most requests, bytes: one complete record with its header.
 const TLS_READ_BYTES: usize = 16 * 1024 + 256;
 
 /// A TLS session and its socket.
@@ -21,24 +24,32 @@ pub struct TlsTransport<S> {
     session: ServerConnection,
     /// Received, not yet decrypted.
     received: BytesMut,
-    /// Encrypted, not yet written.
-    to_send: Vec<u8>,
+    /// The buffer was filled by a read, so that it was replaced by a longer one.
+    is_long: bool,
+    spare_buffers: Rc<SpareBuffers>,
 }
 
 impl<S: Transport> TlsTransport<S> {
     /// # Errors
     /// The settings are invalid.
-    pub fn new(socket: S, settings: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+    pub fn new(
+        socket: S,
+        settings: Arc<ServerConfig>,
+        spare_buffers: Rc<SpareBuffers>,
+    ) -> Result<Self, rustls::Error> {
         let session = ServerConnection::new(settings)?;
-        Ok(Self { socket, session, received: BytesMut::new(), to_send: Vec::new() })
+        Ok(Self { socket, session, received: BytesMut::new(), is_long: false, spare_buffers })
     }
 
     /// Writes all pending output of the session.
     async fn flush(&mut self) -> io::Result<()> {
-        while self.session.wants_write() {
-            self.session.write_tls(&mut self.to_send)?;
+        if !self.session.wants_write() {
+            return Ok(());
         }
-        let mut bytes = std::mem::take(&mut self.to_send);
+        let mut bytes = self.spare_buffers.take();
+        while self.session.wants_write() {
+            self.session.write_tls(&mut bytes)?;
+        }
         let mut written = 0;
         while written < bytes.len() {
             let (result, back) = self.socket.write(bytes, written).await;
@@ -48,8 +59,7 @@ impl<S: Transport> TlsTransport<S> {
                 length => written += length,
             }
         }
-        bytes.clear();
-        self.to_send = bytes;
+        self.spare_buffers.give_back(bytes);
         Ok(())
     }
 
@@ -57,12 +67,10 @@ impl<S: Transport> TlsTransport<S> {
     /// False: the peer has shut down its side.
     async fn receive(&mut self) -> io::Result<bool> {
         if self.received.is_empty() {
-            if self.received.capacity() < READ_BYTES_IDLE {
-                let capacity = if self.session.is_handshaking() { READ_BYTES_IDLE } else { TLS_READ_BYTES };
-                self.received.reserve(capacity);
-            }
+            self.received.reserve(if self.is_long { TLS_READ_BYTES } else { READ_BYTES_IDLE });
             let received = std::mem::take(&mut self.received);
             let (result, received) = self.socket.read(received).await;
+            self.is_long |= received.len() >= READ_BYTES_IDLE;
             self.received = received;
             if result? == 0 {
                 return Ok(false);
@@ -161,9 +169,9 @@ impl<S: Transport> Transport for TlsTransport<S> {
     }
 
     fn release_buffers(&mut self) {
-        if self.received.is_empty() {
+        if self.is_long && self.received.is_empty() {
             self.received = BytesMut::new();
+            self.is_long = false;
         }
-        self.to_send = Vec::new();
     }
 }
