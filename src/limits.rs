@@ -233,6 +233,8 @@ pub const RING_ENTRIES: u32 = 1024;
 /// Requests that a reactor answers in one turn of its event loop: two or three milliseconds. Beyond: the
 /// connections that have waited longest are answered in the next turn.
 pub const TURN_ANSWERS_MAX: usize = 256;
+/// Allowed values of `server.spin_microseconds`. Beyond: the configuration is rejected.
+pub const SPIN_MICROSECONDS_RANGE: std::ops::RangeInclusive<u64> = 0..=1_000_000;
 /// Accepts of a listener that the kernel may complete in one turn of the event loop, with io_uring. Beyond:
 /// new connections wait for the next turn.
 pub const ACCEPTS_IN_FLIGHT: usize = 16;

@@ -31,7 +31,7 @@ fn sample(setting: &str) -> Value {
         "server.driver" => json!("epoll"),
         "server.requests_max" | "server.connections_max" | "api_document_bytes_max" => json!(7),
         "server.head_bytes_max" => json!(8192),
-        "server.http2_streams_max" => json!(7),
+        "server.http2_streams_max" | "server.spin_microseconds" => json!(7),
         "server.http2" => json!(false),
         "traits.store" => json!("memory"),
         "traits.bytes_max" | "traits.identities_max" => json!(8_388_608),

@@ -199,6 +199,7 @@ impl ConfigBuilder {
             ),
             base_path: self.read("server.base_path", parse::optional_base_path, None),
             driver: self.read("server.driver", parse::driver, None),
+            spin: self.read("server.spin_microseconds", parse::spin_microseconds, Duration::ZERO),
             shutdown_delay: self.read("server.shutdown_delay_seconds", parse::duration, Duration::ZERO),
             shutdown_grace: self.read("server.shutdown_grace_seconds", parse::duration, seconds(10)),
         }

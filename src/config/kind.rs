@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::limits::{
     API_HEADER_BYTES_MAX, API_HEADERS_MAX, BASE_PATH_BYTES_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE,
-    HTTP2_STREAMS_RANGE, NETWORKS_MAX, TRAIT_BYTES_MIN,
+    HTTP2_STREAMS_RANGE, NETWORKS_MAX, SPIN_MICROSECONDS_RANGE, TRAIT_BYTES_MIN,
 };
 
 /// One per parser in `parse.rs`.
@@ -45,6 +45,7 @@ pub enum Kind {
     Paths,
     Port,
     Require,
+    SpinMicroseconds,
     SpoolBytes,
     Text,
     TraitBytes,
@@ -80,6 +81,10 @@ impl Kind {
             }
             Self::Http2Streams => {
                 json!({"type": "integer", "minimum": HTTP2_STREAMS_RANGE.start(), "maximum": HTTP2_STREAMS_RANGE.end()})
+            }
+            Self::SpinMicroseconds => {
+                let (least, most) = (SPIN_MICROSECONDS_RANGE.start(), SPIN_MICROSECONDS_RANGE.end());
+                json!({"type": "integer", "minimum": least, "maximum": most})
             }
             Self::Port => json!({"type": "integer", "minimum": 0, "maximum": 65535}),
             Self::OptionalPort => json!({"type": ["integer", "null"], "minimum": 0, "maximum": 65535}),

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::config::types::{Driver, EventsFsync, Level, LogFormat, Require, Secret, TraitsStore};
 use crate::limits::{
-    BASE_PATH_BYTES_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE, HTTP2_STREAMS_RANGE, TRAIT_BYTES_MIN,
+    BASE_PATH_BYTES_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE, HTTP2_STREAMS_RANGE,
+    SPIN_MICROSECONDS_RANGE, TRAIT_BYTES_MIN,
 };
 
 /// The error of a parser: completes the sentence "expected ...".
@@ -98,6 +99,12 @@ pub fn head_bytes(value: &Value) -> Result<usize, Expected> {
 pub fn http2_streams(value: &Value) -> Result<usize, Expected> {
     let streams = whole(value).and_then(|number| usize::try_from(number).ok());
     streams.filter(|streams| HTTP2_STREAMS_RANGE.contains(streams)).ok_or("a whole number from 1 to 1000")
+}
+
+/// `server.spin_microseconds`.
+pub fn spin_microseconds(value: &Value) -> Result<Duration, Expected> {
+    let time = whole(value).filter(|time| SPIN_MICROSECONDS_RANGE.contains(time)).map(Duration::from_micros);
+    time.ok_or("a whole number of microseconds from 0 to 1000000")
 }
 
 /// As [`count`]; null is unlimited.

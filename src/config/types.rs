@@ -191,6 +191,8 @@ pub struct Server {
     pub base_path: Option<String>,
     /// `None`: io_uring if the kernel allows it, else epoll.
     pub driver: Option<Driver>,
+    /// How long a reactor polls for requests after a response, before it sleeps.
+    pub spin: Duration,
     /// After SIGTERM: requests are served and readiness fails for this time.
     pub shutdown_delay: Duration,
     /// After `shutdown_delay`: open requests must finish within this time.

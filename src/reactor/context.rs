@@ -26,6 +26,7 @@ use crate::reactor::options::WorkerOptions;
 use crate::reactor::panic;
 use crate::reactor::posts::PendingPosts;
 use crate::reactor::spare_buffers::SpareBuffers;
+use crate::reactor::spin::Spin;
 use crate::reactor::turns::Turns;
 use crate::snapshot::Snapshot;
 
@@ -57,6 +58,8 @@ pub struct Reactor {
     pub heads: Rc<HeadCache>,
     pub connections: Rc<Connections>,
     pub turns: Rc<Turns>,
+    /// `None`: the reactor sleeps as soon as it has nothing to do.
+    pub spin: Option<Spin>,
     pub connections_max: usize,
     /// Per connection.
     pub requests_max: u64,
@@ -114,6 +117,7 @@ impl Reactor {
             heads: Rc::new(HeadCache::new(server.head_bytes_max)),
             connections: Rc::new(Connections::new(options.times, options.metrics.clone())),
             turns: Rc::new(Turns::new(options.metrics.clone())),
+            spin: Spin::new(server.spin),
             connections_max: server.connections_max,
             requests_max: server.requests_max.unwrap_or(u64::MAX),
             http2: server.http2.then_some(Http2Limits {
@@ -188,6 +192,9 @@ impl Reactor {
             many => duration / u32::try_from(many).unwrap_or(u32::MAX),
         };
         self.metrics.batch(requests, each);
+        if let Some(spin) = &self.spin {
+            spin.answered();
+        }
     }
 
     /// Counts an error response to a request that was not read.

@@ -24,6 +24,7 @@ mod parked_streams;
 mod posts;
 mod protocol;
 mod spare_buffers;
+mod spin;
 mod sse;
 mod tls;
 mod transport;

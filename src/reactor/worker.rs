@@ -135,6 +135,9 @@ impl Worker<'_> {
         self.open()?;
         monoio::spawn(sweep(self.reactor.clone()));
         monoio::spawn(turns::run(self.reactor.turns.clone(), TurnEnd::new(self.is_uring)?));
+        if self.reactor.spin.is_some() {
+            monoio::spawn(spin(self.reactor.clone(), TurnEnd::new(self.is_uring)?));
+        }
         // A message may have arrived before the first read of the socket pair.
         while self.receive_messages() && !self.reactor.is_draining() {
             wake.wait().await;
@@ -286,6 +289,19 @@ impl Worker<'_> {
         self.reactor.connections.cancel_all(limits::DRAIN_IDLE_TIMEOUT).await;
         self.reactor.settle_counts();
         self.reactor.flush_access_log();
+    }
+}
+
+/// Polls for requests, and logs what it costs.
+async fn spin(reactor: Rc<Reactor>, end: TurnEnd) {
+    if let Some(spin) = &reactor.spin {
+        let cost = format!(
+            "{} microseconds of CPU after each response, nothing without requests",
+            spin.time().as_micros()
+        );
+        let fields: [(_, &dyn std::fmt::Display); 2] = [("reactor", &reactor.index), ("cost", &cost)];
+        reactor.log.event(Level::Info, "reactor_polls", &fields);
+        spin.run(end).await;
     }
 }
 
