@@ -12,6 +12,7 @@ import re
 import resource
 import shutil
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -39,6 +40,9 @@ RATIOS = (
 )
 TOGETHER = 16
 IDLE = 10_000
+HANDSHAKES = 300
+# Microseconds, longer than the time between two requests at this rate per second.
+SPIN, SPIN_RATE = 500, 5_000
 # Requests per second, and events in each post: SDKs send what has gathered.
 FLAGS_RATE, POSTS_RATE, EXPOSURES = 40_000, 500, 10
 LIVENESS = "/proxy/health/liveness"
@@ -160,6 +164,60 @@ class Edge:
         ratio = encrypted / plain
         self.line("TLS / plain, GET flags", f"{ratio:.2f} ({encrypted:.2f} µs)", "<= 2.2", ratio <= 2.2)
 
+    def resumption(self):
+        """CPU of a new TLS connection with one request, whole handshakes and resumed ones in turn."""
+        server = self.proxy(name="tls", tls=servers.certificate(self.scratch))
+        costs = {False: [], True: []}
+        try:
+            for _ in range(self.options.rounds):
+                for resumes, measured in costs.items():
+                    measured.append(self.handshakes(server, resumes))
+        finally:
+            server.stop()
+        whole, resumed = (statistics.median(measured) for measured in costs.values())
+        value = f"{resumed:.0f} µs; without resumption {whole:.0f} µs"
+        self.line("a new TLS connection with one request, resumed: CPU", value, "less", resumed < whole)
+
+    def handshakes(self, server, resumes):
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        session, before = None, server.cpu_seconds()
+        for number in range(HANDSHAKES):
+            plain = socket.create_connection(("127.0.0.1", server.port), 20)
+            with context.wrap_socket(plain, session=session) as connection:
+                connection.sendall(self.request)
+                with connection.makefile("rb") as stream:
+                    load.read_answer(stream)
+                if resumes:
+                    if number and not connection.session_reused:
+                        raise load.WrongAnswer("the server does not resume")
+                    # The ticket has come before the response.
+                    session = connection.session
+        return (server.cpu_seconds() - before) * 1e6 / HANDSHAKES
+
+    def spin(self):
+        """Latency at a low rate, with and without server.spin_microseconds."""
+        running = {"sleeps": self.proxy(name="sleeps"), "polls": self.proxy(name="polls", spin=SPIN)}
+        found = {name: [] for name in running}
+        try:
+            for _ in range(self.options.rounds):
+                for name, server in running.items():
+                    result = load.open_loop(server, self.request, SPIN_RATE, self.options.seconds, self.scratch)
+                    found[name].append(result)
+        finally:
+            bench.stop(running)
+        middle = {
+            (name, field): statistics.median(result[field] for result in results)
+            for name, results in found.items()
+            for field in ("p50_us", "cpu_us")
+        }
+        sleeps, polls = middle["sleeps", "p50_us"], middle["polls", "p50_us"]
+        value = f"{polls / sleeps:.2f} ({polls:.0f} µs, {sleeps:.0f} µs without)"
+        what = f"p50 at {SPIN_RATE:,} requests/s with spin_microseconds {SPIN}"
+        self.line(what, value, "<= 0.5", polls <= sleeps / 2)
+        value = f"{middle['polls', 'cpu_us']:.0f} µs, {middle['sleeps', 'cpu_us']:.0f} µs without"
+        self.line("its CPU per request", value)
+
     def enters(self):
         """System calls of the reactor per request under load."""
         server = self.proxy()
@@ -247,7 +305,8 @@ class Edge:
 
     def run(self):
         print("| the HTTP edge | bound | here | |\n|---|---|---|---|")
-        parts = (self.ratios, self.new_heads, self.together, self.idle, self.tls, self.enters, self.access_log, self.events)
+        parts = (self.ratios, self.new_heads, self.together, self.idle, self.tls, self.resumption, self.spin)
+        parts += (self.enters, self.access_log, self.events)
         for part in parts:
             if self.selected(part.__name__):
                 part()

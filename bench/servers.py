@@ -147,10 +147,12 @@ def answers(path, headers=None):
     return lambda port: fetch(port, "GET", path, headers)[0] == 200
 
 
-def proxy(binary, scratch, environments, cpus="0", cores="1", name="edge-proxy", tls=None, unix=None, **sections):
+def proxy(
+    binary, scratch, environments, cpus="0", cores="1", name="edge-proxy", tls=None, unix=None, spin=None, **sections
+):
     """edge-proxy, serving documents from disk: (client key, server key, path) each.
     `tls`: its certificate and key; `unix`: the path of a socket beside the port, which load uses then;
-    `sections`: more of the configuration."""
+    `spin`: server.spin_microseconds; `sections`: more of the configuration."""
     port = free_port()
     pairs = [
         {"client_side_key": client, "server_side_key": server, "document_path": str(path)}
@@ -162,6 +164,8 @@ def proxy(binary, scratch, environments, cpus="0", cores="1", name="edge-proxy",
         server["tls"] = {"cert": str(tls[0]), "key": str(tls[1])}
     if unix:
         server["unix_socket"] = str(unix)
+    if spin:
+        server["spin_microseconds"] = spin
     written = {"environment_key_pairs": pairs, "server": server, "logging": {"log_level": "ERROR"}} | sections
     config.write_text(json.dumps(written))
     command = [binary, "serve", "--config", config, "--cores", cores]
