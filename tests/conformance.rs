@@ -1,5 +1,6 @@
 //! Public conformance suites, and comparison with other parsers.
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::{Start, fixture, python};
 use crate::surface::{CLIENT, SERVER, document};
@@ -29,6 +30,27 @@ fn passes_the_json_conformance_suite() {
     if let Some(suite) = fixture::shared("conformance/json.jsonl") {
         play(&suite);
     }
+}
+
+/// The suite has another licence, so it is not part of this repository.
+#[test]
+fn passes_the_jsonpath_compliance_suite_as_the_python_engine_does() {
+    if let Some(suite) = fixture::shared("conformance/jsonpath/cts.json") {
+        let arguments = [env!("CARGO_BIN_EXE_edge-proxy"), suite.to_str().expect("UTF-8")];
+        let printed = python::run("../conform/jsonpath.py", &arguments);
+        fixture::say(&format!("conformance: {}", printed.lines().last().expect("totals")));
+    }
+}
+
+/// `make conform` is the long form: 100,000 mutants at all servers. Here they are sent to those that are installed.
+#[test]
+fn mutated_requests_are_judged_as_strictly_as_by_other_servers() {
+    if Command::new("node").arg("--version").output().is_err() {
+        return fixture::say("SKIPPED: node is not installed, the strictest of the servers that are compared");
+    }
+    let mutants = count_of("MUTANTS", 2000).to_string();
+    let printed = python::run("../conform/mutants.py", &[env!("CARGO_BIN_EXE_edge-proxy"), &mutants]);
+    fixture::say(printed.lines().last().expect("totals"));
 }
 
 /// `PAYLOADS=86585 SEED=7` is the long form.

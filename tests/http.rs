@@ -94,7 +94,7 @@ fn sends_cache_control_per_route() {
                 matches!(&vary[..], [(_, value)] if value == "Accept-Encoding, Origin"),
                 "{path} {vary:?}"
             );
-            assert_eq!(answer.header("cache-control"), Some("public, max-age=300"), "{path}");
+            assert_eq!(answer.header("cache-control"), Some("max-age=300"), "{path}");
         }
     }
     let key = [("X-Environment-Key", "ser.demo-server-side-key")];

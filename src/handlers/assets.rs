@@ -8,16 +8,17 @@ use crate::http::{Body, ContentType, Status};
 
 /// The files are the same for every client and change only with the release. `Vary` names `Origin` because
 /// a response stored without CORS headers must not be reused for a script of another origin.
-const CACHE_HEADERS: &[u8] = b"vary: Accept-Encoding, Origin\r\ncache-control: public, max-age=300\r\n";
+const CACHE_HEADERS: &[u8] = b"vary: Accept-Encoding, Origin\r\ncache-control: max-age=300\r\n";
 
 /// `GET /`: name, version and links, as JSON; in the demo a redirect to its page (differences.md 56).
 pub fn root<'a>(exchange: &mut Exchange<'a>) -> Result<(), ApiError<'a>> {
-    exchange.vary();
-    exchange.add_headers(NO_CACHE);
     if exchange.settings.serves_demo {
+        exchange.vary();
+        exchange.add_headers(NO_CACHE);
         exchange.add_headers(exchange.settings.files.demo_location.as_bytes());
         exchange.send(Status(307), None, Body::Empty);
     } else {
+        exchange.add_headers(CACHE_HEADERS);
         exchange.send(
             Status(200),
             Some(ContentType::Json),

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import h11, httptools
 
-PORT, KEY, PAYLOADS, SEED = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 PATH = '/api/v1/identities/?feature=none'
 
 
 def head(method, path, fields=''):
-    return f'{method} {path} HTTP/1.1\r\nHost: a\r\nX-Environment-Key: {KEY}\r\n{fields}\r\n'
+    return f'{method} {path} HTTP/1.1\r\nHost: a\r\nX-Environment-Key: $KEY\r\n{fields}\r\n'
 
 
 def body(name):
@@ -42,7 +41,7 @@ CORPUS = [text.encode('latin-1') for text in [
     sized('a') + chunked('b') + head('GET', PATH + '&identifier=g'),
     head('GET', PATH + '&identifier=g', 'Content-Length: 0\r\n') + sized('a'),
     head('GET', PATH + '&identifier=g', 'Connection: keep-alive\r\n') + head('GET', PATH + '&identifier=h', 'Connection: close\r\n'),
-    f'GET {PATH}&identifier=g HTTP/1.0\r\nHost: a\r\nX-Environment-Key: {KEY}\r\n\r\n',
+    f'GET {PATH}&identifier=g HTTP/1.0\r\nHost: a\r\nX-Environment-Key: $KEY\r\n\r\n',
 ]]
 PIECES = [b'\r\n', b'\n', b'\r', b'\0', b' ', b'\t', b':', b';', b',', b'0', b'1', b'5', b'a', b'F', b'+', b'-', b'0x', b'\x0b', b'\x85',
           b'\xff', b'"', b'Content-Length: 5\r\n', b'Content-Length: 0\r\n', b'Transfer-Encoding: chunked\r\n',
@@ -50,9 +49,10 @@ PIECES = [b'\r\n', b'\n', b'\r', b'\0', b' ', b'\t', b':', b';', b',', b'0', b'1
           b'Expect: 100-continue\r\n', b' HTTP/1.1', b'0\r\n\r\n', b'\r\n\r\n', b'GET / HTTP/1.1\r\nHost: a\r\n\r\n']
 
 
-def payload(number):
-    pick = random.Random(SEED * 1_000_003 + number)
-    data = bytearray(pick.choice(CORPUS))
+def payload(number, seed, key):
+    """Some requests with this key, mutated up to three times."""
+    pick = random.Random(seed * 1_000_003 + number)
+    data = bytearray(pick.choice(CORPUS).replace(b'$KEY', key.encode()))
     for _ in range(pick.randint(0, 3)):
         at = pick.randrange(len(data))
         kind = pick.randrange(5)
@@ -166,7 +166,7 @@ def named(sent):
 
 def compare(number):
     """Whether all three parsers accept the payload, and how they differ."""
-    data, found, whole = payload(number), [], True
+    data, found, whole = payload(number, SEED, KEY), [], True
     ours = of_proxy(data)
     for name, read in ('h11', of_h11), ('httptools', of_llhttp):
         theirs = read(data)
@@ -194,4 +194,5 @@ def main():
 
 
 if __name__ == '__main__':
+    PORT, KEY, PAYLOADS, SEED = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     sys.exit(main())
