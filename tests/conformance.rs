@@ -46,7 +46,9 @@ fn passes_the_jsonpath_compliance_suite_as_the_python_engine_does() {
 #[test]
 fn mutated_requests_are_judged_as_strictly_as_by_other_servers() {
     if Command::new("node").arg("--version").output().is_err() {
-        return fixture::say("SKIPPED: node is not installed, the strictest of the servers that are compared");
+        return fixture::say(
+            "SKIPPED: node is not installed, the strictest of the servers that are compared",
+        );
     }
     let mutants = count_of("MUTANTS", 2000).to_string();
     let printed = python::run("../conform/mutants.py", &[env!("CARGO_BIN_EXE_edge-proxy"), &mutants]);

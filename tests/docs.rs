@@ -230,6 +230,33 @@ fn every_command_exists() {
     assert!(seen > 40, "{seen} commands were checked");
 }
 
+/// A block of shell commands has `make` targets only (see `every_command_exists`), succeeds here, or the paragraph
+/// before it says that it is not run. `console` blocks are replayed with their output.
+#[test]
+fn every_shell_block_is_run_or_says_that_it_is_not() {
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for (path, text) in pages() {
+        for (at, _) in text.match_indices("\n```sh\n") {
+            let block = text[at + "\n```sh\n".len()..].split("\n```").next().unwrap_or_default();
+            let paragraph = text[..at].trim_end().rsplit("\n\n").next().unwrap_or_default().to_lowercase();
+            seen += 1;
+            if paragraph.contains("not run by a test") || block.lines().all(|line| line.starts_with("make "))
+            {
+                continue;
+            }
+            let mut bash = std::process::Command::new("bash");
+            let run = bash.args(["-euo", "pipefail", "-c", block]).current_dir(fixture::root()).output();
+            let output = run.expect("bash is there");
+            if !output.status.success() {
+                let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+                wrong.push(format!("{}: {block}\n{errors}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen >= 4, "{seen} blocks");
+}
+
 /// Paths in the backquotes of CONTRIBUTING.md exist.
 #[test]
 fn every_path_in_contributing_exists() {
