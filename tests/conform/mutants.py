@@ -7,7 +7,7 @@ that take it as a whole the strictest one counts, which is the one that refuses 
 Prints each violation, how often the other servers violate the same rule, how much each refuses, then totals. Exits
 with 1 if the proxy violates it, or if the run proves nothing: few mutants accepted, or no server that violates it.
 """
-import collections, concurrent.futures, multiprocessing, pathlib, subprocess, sys
+import collections, concurrent.futures, multiprocessing, pathlib, sys, time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / 'python'))
 import parsers
@@ -51,7 +51,7 @@ def violation(found, strictness, judged='edge-proxy'):
 def start_proxy():
     port = servers.free_port()
     command = [BINARY, 'demo', '--port', str(port), '--admin-port', '0', '--cores', '1']
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = servers.spawn(command)
     for _ in range(400):
         try:
             if servers.responses(port, b'GET /proxy/health/liveness HTTP/1.0\r\n\r\n')[0] == [200]:
@@ -60,7 +60,7 @@ def start_proxy():
             pass
         if process.poll() is not None:
             break
-        servers.time.sleep(0.05)
+        time.sleep(0.05)
     process.kill()
     raise SystemExit('the proxy did not start')
 

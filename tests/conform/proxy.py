@@ -63,7 +63,7 @@ class Proxy:
         (self.folder / 'config.json').write_text(json.dumps(config))
         self.log = open(self.folder / 'log', 'w+')
         command = [self.binary, 'serve', '--config', str(self.folder / 'config.json')]
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+        self.process = servers.spawn(command, self.log)
         health = [self.binary, 'health', '--config', str(self.folder / 'config.json')]
         for _ in range(600):
             if self.process.poll() is not None:

@@ -4,12 +4,12 @@ nginx, HAProxy, Apache and node are started in a temporary folder; one that is n
 reading of a payload is how many requests it accepted, and how it ended: `whole` (it took every byte), `refused`
 (an error response, or closed before the last byte), or `closed` (a request asked for it).
 """
-import pathlib, shutil, socket, subprocess, sys, tempfile, time
+import ctypes, pathlib, shutil, signal, socket, subprocess, tempfile, time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Statuses that servers send instead of an answer to the request: it is not one, or it is not framed.
 REFUSALS = {400, 408, 411, 413, 414, 417, 431, 501, 505}
 PATIENCE = 10.0
+PR_SET_PDEATHSIG = 1
 
 NGINX = """
 daemon off; pid %(folder)s/nginx.pid; error_log stderr crit; worker_processes 1;
@@ -61,6 +61,13 @@ server.listen(%(port)d, '127.0.0.1');
 APACHE_MODULES = '/usr/lib/apache2/modules'
 
 
+def spawn(command, output=subprocess.DEVNULL):
+    """Starts a program that ends with this one, also if this one is killed."""
+    libc = ctypes.CDLL(None)
+    bind = lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    return subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=bind)
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
@@ -105,7 +112,7 @@ class Servers:
         self.folder.chmod(0o755)
         found, self.missing = commands(self.folder)
         self.ports = {name: port for name, _, port in found}
-        self.processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _, command, _ in found]
+        self.processes = [spawn(command) for _, command, _ in found]
         probe = b'GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'
         for (name, command, port), process in zip(found, self.processes):
             for _ in range(400):
