@@ -2,6 +2,7 @@
 //!
 //! The dictionary is a document that the receiver has, so that one that differs little takes a few kilobytes.
 //! The control plane makes and reads deltas; reactors only send them.
+use std::fmt;
 use std::io::{self, Read, Write};
 
 use sha2::{Digest, Sha256};
@@ -88,6 +89,39 @@ impl Write for BoundedOutput {
     }
 }
 
+/// Why a delta is not usable.
+#[derive(Debug)]
+pub enum DeltaError {
+    /// The body does not begin as `dcz` does (RFC 9842 5).
+    Header,
+    /// It was made with another dictionary.
+    Dictionary,
+    Damaged(io::Error),
+    /// Its result is larger than this number of bytes.
+    TooLarge(usize),
+    /// `Unencoded-Digest` names another document than the result.
+    Digest,
+    /// The response has no `Unencoded-Digest`.
+    NoDigest,
+}
+
+impl fmt::Display for DeltaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header => f.write_str("it does not begin as dcz does (RFC 9842 5)"),
+            Self::Dictionary => f.write_str("it was made from another document"),
+            Self::Damaged(error) => write!(f, "it is damaged: {error}"),
+            Self::TooLarge(bytes_max) => {
+                write!(f, "its result is larger than {bytes_max} bytes (api_document_bytes_max)")
+            }
+            Self::Digest => f.write_str("its result is not the document that Unencoded-Digest names"),
+            Self::NoDigest => f.write_str("there is no Unencoded-Digest to check its result by"),
+        }
+    }
+}
+
+impl std::error::Error for DeltaError {}
+
 /// Decodes a `dcz` body made with this dictionary to at most `bytes_max` bytes.
 ///
 /// # Errors
@@ -97,24 +131,24 @@ pub fn decode(
     dictionary: &[u8],
     digest: &DocumentDigest,
     bytes_max: usize,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, DeltaError> {
     let frame = coded
         .strip_prefix(&MAGIC)
-        .ok_or("it does not begin as dcz does (RFC 9842 5)")?
+        .ok_or(DeltaError::Header)?
         .strip_prefix(digest)
-        .ok_or("it was made from another document")?;
-    let failed = |error: io::Error| format!("it is damaged: {error}");
-    let mut decoder = zstd::stream::read::Decoder::with_ref_prefix(frame, dictionary).map_err(failed)?;
+        .ok_or(DeltaError::Dictionary)?;
+    let mut decoder =
+        zstd::stream::read::Decoder::with_ref_prefix(frame, dictionary).map_err(DeltaError::Damaged)?;
     let window = window_bytes_max(dictionary.len()).next_power_of_two();
-    decoder.window_log_max(window.trailing_zeros()).map_err(failed)?;
+    decoder.window_log_max(window.trailing_zeros()).map_err(DeltaError::Damaged)?;
     let (mut document, mut piece) = (Vec::new(), vec![0; yielding::PIECE_BYTES * 4]);
     loop {
-        let count = decoder.read(&mut piece).map_err(failed)?;
+        let count = decoder.read(&mut piece).map_err(DeltaError::Damaged)?;
         if count == 0 {
             return Ok(document);
         }
         if document.len() + count > bytes_max {
-            return Err(format!("its result is larger than {bytes_max} bytes (api_document_bytes_max)"));
+            return Err(DeltaError::TooLarge(bytes_max));
         }
         document.extend_from_slice(&piece[..count]);
         yielding::checkpoint();
@@ -166,7 +200,7 @@ mod tests {
         let coded = encode(&before, &digest, &after, usize::MAX).unwrap();
         assert!(decode(&coded, &before, &digest, after.len()).unwrap() == after);
         let error = |coded: &[u8], digest: &DocumentDigest, bytes_max| {
-            decode(coded, &before, digest, bytes_max).unwrap_err()
+            decode(coded, &before, digest, bytes_max).unwrap_err().to_string()
         };
         assert!(error(&coded, &digest, after.len() - 1).contains("larger than 49999 bytes"));
         assert!(error(&coded, &digest_of(&after), usize::MAX).contains("another document"));
@@ -189,7 +223,7 @@ mod tests {
         encoder.window_log(24).unwrap();
         encoder.write_all(&vec![b'a'; 17_000_000]).unwrap();
         let coded = encoder.finish().unwrap();
-        assert!(decode(&coded, &small, &digest, usize::MAX).unwrap_err().contains("damaged"));
+        assert!(decode(&coded, &small, &digest, usize::MAX).unwrap_err().to_string().contains("damaged"));
     }
 
     #[test]
@@ -202,6 +236,8 @@ mod tests {
         }
         let coded = encoder.finish().unwrap();
         assert!(coded.len() < 64 * 1024);
-        assert!(decode(&coded, &dictionary, &digest, 1 << 20).unwrap_err().contains("larger than"));
+        assert!(
+            decode(&coded, &dictionary, &digest, 1 << 20).unwrap_err().to_string().contains("larger than")
+        );
     }
 }

@@ -823,6 +823,31 @@ fn panics(file: &File) -> Vec<String> {
     offences
 }
 
+/// `Result<_, String>`: callers cannot tell such errors apart.
+fn text_errors(file: &File) -> Vec<String> {
+    let is_text = |at: &usize| {
+        let arguments = &file.product[at + "Result<".len()..];
+        let (mut depth, mut last_comma) = (1, None);
+        for (offset, char) in arguments.char_indices() {
+            match char {
+                '<' | '(' | '[' => depth += 1,
+                ')' | ']' => depth -= 1,
+                '>' if !arguments[..offset].ends_with(['-', '=']) => depth -= 1,
+                ',' if depth == 1 => last_comma = Some(offset + 1),
+                _ => {}
+            }
+            if depth == 0 {
+                return last_comma.is_some_and(|from| arguments[from..offset].trim() == "String");
+            }
+        }
+        false
+    };
+    let found = file.product.match_indices("Result<").map(|(at, _)| at).filter(is_text);
+    found
+        .map(|at| format!("{}:{}: an error that is a String", file.path, line_of(&file.product, at)))
+        .collect()
+}
+
 fn unspecific_names(file: &File) -> Vec<String> {
     let mut offences = Vec::new();
     for keyword in ["struct", "enum", "trait", "type", "mod", "fn"] {
@@ -1017,6 +1042,17 @@ fn no_panics_in_src() {
         "exceptions that are not needed any more",
         stale.map(|(path, part, _)| format!("{path}: {part}")),
     );
+}
+
+#[test]
+fn errors_are_types() {
+    check("errors are types", text_errors);
+}
+
+#[test]
+fn an_error_that_is_text_is_found() {
+    let text = "fn a() -> Result<Vec<(u8, String)>, String> {}\nfn b() -> Result<String, E> {}\nfn c() -> Result<fn(A) -> String, E> {}";
+    assert_eq!(text_errors(&File::new("src/a.rs", text)), ["src/a.rs:1: an error that is a String"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 use http::{HeaderMap, Uri, header};
 
 use crate::delta;
-use crate::delta::{DocumentDigest, digest_of};
+use crate::delta::{DeltaError, DocumentDigest, digest_of};
 use crate::json::base64::field_bytes;
 use crate::limits;
 use crate::upstream::api::Upstream;
@@ -118,7 +118,7 @@ impl Upstream {
         response: UpstreamResponse,
         dictionary: &[u8],
         digest: &DocumentDigest,
-    ) -> Result<Result<Vec<u8>, String>, PollError> {
+    ) -> Result<Result<Vec<u8>, DeltaError>, PollError> {
         let promised = response.headers.get(UNENCODED_DIGEST).cloned();
         let coded = self.read_body(response, self.document_bytes_max)?;
         let applied = delta::decode(&coded, dictionary, digest, self.document_bytes_max);
@@ -126,8 +126,8 @@ impl Upstream {
             let found = format!("sha-256={}", field_bytes(&digest_of(&document)));
             match promised.as_ref().and_then(|promised| promised.to_str().ok()) {
                 Some(promised) if promised == found => Ok(document),
-                Some(_) => Err("its result is not the document that Unencoded-Digest names".to_owned()),
-                None => Err("there is no Unencoded-Digest to check its result by".to_owned()),
+                Some(_) => Err(DeltaError::Digest),
+                None => Err(DeltaError::NoDigest),
             }
         }))
     }
