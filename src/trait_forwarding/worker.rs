@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::channel::{Newest, Published};
-use crate::config::{Config, Secret};
+use crate::config::{Config, Secret, SettingError};
 use crate::snapshot::DocumentSource;
 use crate::trait_forwarding::queue::SharedTraitQueue;
 use crate::trait_forwarding::round::{Destination, RoundMemory, TraitRoundResult, forward_round};
@@ -66,8 +66,9 @@ impl RoundWorker {
 
     fn round(&mut self, until: Instant) -> TraitRoundResult {
         let published = self.newest.get();
-        if let Err(error) = self.use_config(&published.config) {
-            return TraitRoundResult::failed(error);
+        if let Err(errors) = self.use_config(&published.config) {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            return TraitRoundResult::failed(lines.join("; "));
         }
         let Some((_, upstream)) = &self.upstream else { return TraitRoundResult::empty() };
         let send = |request: TraitRequest, key: &Secret, body: &[u8], time: Duration| {
@@ -81,15 +82,11 @@ impl RoundWorker {
     ///
     /// # Errors
     /// A variable of an outgoing proxy is invalid; a reload with such settings is refused.
-    fn use_config(&mut self, config: &Arc<Config>) -> Result<(), String> {
+    fn use_config(&mut self, config: &Arc<Config>) -> Result<(), Vec<SettingError>> {
         if self.upstream.as_ref().is_some_and(|(used, _)| Arc::ptr_eq(used, config)) {
             return Ok(());
         }
-        let upstream = Upstream::new(config).map_err(|errors| {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            lines.join("; ")
-        })?;
-        self.upstream = Some((Arc::clone(config), upstream));
+        self.upstream = Some((Arc::clone(config), Upstream::new(config)?));
         self.memory.reset();
         Ok(())
     }
