@@ -157,6 +157,9 @@ impl Environments {
             let is_configured = |config| is_same(&environment.config, config);
             environment.is_discovered() || configured.iter().any(is_configured)
         });
+        for discovered in self.list.iter_mut().filter(|environment| environment.is_discovered()) {
+            discovered.reconfigure(discovered.config.clone(), context.config, context.now);
+        }
         let mut changes = ConfigChanges { removed: removed.len(), ..ConfigChanges::default() };
         for config in configured {
             // A configured environment replaces a discovered one.

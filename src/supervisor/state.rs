@@ -396,6 +396,7 @@ impl Supervisor {
                 self.environments.remove_discovered(context);
             }
         }
+        self.discovery.iter_mut().for_each(|one| one.set_interval(config, context.now.instant));
         let changes = self.environments.set_configured(&config.environments, context);
         if before.api_url != config.api_url || before.proxy_key != config.proxy_key {
             self.environments.refresh_all(context);

@@ -208,6 +208,30 @@ fn an_empty_discovery_list_removes_environments_only_after_the_grace_period() {
     assert_eq!(script.at(110.0, RUNNING), ["publish 3 a empty ok"]);
 }
 
+fn loaded(config: Config) -> Event {
+    let upstream = Arc::new(Upstream::new(&config).expect("the defaults"));
+    let result = Ok(Box::new(LoadedConfig { config, warnings: Vec::new(), upstream }));
+    Event::ConfigRead { is_requested: false, result }
+}
+
+#[test]
+fn a_reload_changes_the_interval_of_discovery_and_of_discovered_environments() {
+    let mut config = config(&[]);
+    config.proxy_key = Some(Secret::new("proxy"));
+    config.api_poll_frequency = Duration::from_secs(600);
+    let mut script = Script::new(config.clone());
+    script.at(0.0, Event::Started);
+    script.at(0.0, RUNNING);
+    script.discovered(0.0, &["a"]);
+    assert_eq!(script.at(0.0, RUNNING), ["publish 2 a empty ok", "refresh 1 whole"]);
+    script.refreshed(0.0, 1, Ok(document("a")));
+    config.api_poll_frequency = Duration::from_secs(10);
+    script.at(1.0, loaded(config));
+    assert_eq!(script.at(10.9, RUNNING).len(), 1, "the publication of the document");
+    let due = script.at(11.0, RUNNING);
+    assert_eq!(due, ["refresh 1 if changed", "Discover"], "ten seconds after the reload");
+}
+
 #[test]
 fn a_reload_removes_an_environment_with_its_stream_and_its_metrics() {
     let with_streams = |client_side_keys: &[&str]| {
@@ -218,11 +242,6 @@ fn a_reload_removes_an_environment_with_its_stream_and_its_metrics() {
     let mut script = Script::new(with_streams(&["a", "b"]));
     assert_eq!(script.at(0.0, Event::Started), ["open stream 1 a", "open stream 2 b"]);
     script.at(0.0, RUNNING);
-    let loaded = |config: Config| {
-        let upstream = Arc::new(Upstream::new(&config).expect("the defaults"));
-        let result = Ok(Box::new(LoadedConfig { config, warnings: Vec::new(), upstream }));
-        Event::ConfigRead { is_requested: false, result }
-    };
     assert_eq!(script.at(1.0, loaded(with_streams(&["a", "b"]))), [""; 0], "nothing changed");
     let expected = [
         "use upstream",

@@ -68,6 +68,11 @@ impl Discovery {
         })
     }
 
+    /// Takes over the interval of new settings.
+    pub fn set_interval(&mut self, config: &Config, now: Instant) {
+        self.schedule.set_interval(config.api_poll_frequency, now);
+    }
+
     /// Whether upstream has responded. Until then an unknown key may be valid.
     pub fn has_response(&self) -> bool {
         self.has_response
