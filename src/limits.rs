@@ -176,6 +176,8 @@ pub const TRAIT_RECORD_OVERHEAD_BYTES: u64 = 32;
 pub const TRAIT_BULK_IDENTITIES_MAX: usize = 1000;
 /// The key of a kept trait, characters. Beyond: 422.
 pub const TRAIT_KEY_CHARS_MAX: usize = 200;
+/// Cache of the engine that stores traits on disk, bytes. The table itself is in memory.
+pub const TRAIT_DISK_CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// How long the end of the process waits until kept traits are on the disk. Beyond: the last second is lost.
 pub const TRAIT_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request waits until its events are written. The Python SDK waits 3 s. Beyond: 503.

@@ -25,6 +25,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("clap_mangen", &["src/commands/"]),
     ("zstd", &["src/delta.rs"]),
     ("regex_automata", &["src/python/regex/", "src/engine/jsonpath/iregexp.rs"]),
+    ("redb", &["src/traits/disk.rs"]),
     ("regex_syntax", &["src/python/regex/"]),
 ];
 
@@ -161,6 +162,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "terminal",
             "timestamp",
             "tls",
+            "traits",
             "upstream",
             "version",
         ],

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, PATIENCE, Proxy, Start, eventually, fixture};
+use crate::support::{Answer, Client, PATIENCE, Proxy, Scratch, Start, eventually, fixture};
 
 /// What a step has instead of the recorded answer.
 #[derive(Clone, Copy, Debug)]
@@ -325,4 +325,278 @@ fn recorded_sequences_have_the_traits_and_flags_of_core() {
 #[test]
 fn recorded_sequences_are_the_same_with_two_reactors() {
     replay(|start| start.cores(2));
+}
+
+const CLIENT: &str = "client-side-key";
+const SERVER: &str = "ser.server-side-key";
+
+fn identities(client: &mut Client, identifier: &str, traits: &Value) -> Value {
+    let body = json!({"identifier": identifier, "traits": traits}).to_string();
+    let fields = [("X-Environment-Key", CLIENT), ("Content-Type", "application/json")];
+    let answer = client.request("POST", "/api/v1/identities/", &fields, body.as_bytes());
+    assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{}", answer.text());
+    assert_eq!(answer.header("last-modified"), None);
+    answer.json()["traits"].clone()
+}
+
+fn kept(client: &mut Client, identifier: &str) -> Value {
+    let target = format!("/api/v1/identities/?identifier={identifier}");
+    let answer = client.request("GET", &target, &[("X-Environment-Key", CLIENT)], b"");
+    assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{}", answer.text());
+    answer.json()["traits"].clone()
+}
+
+fn of_proxy(client: &mut Client, method: &str, identifier: &str, key: &str) -> Answer {
+    let target = format!("/proxy/traits/?identifier={identifier}");
+    client.request(method, &target, &[("X-Environment-Key", key)], b"")
+}
+
+/// A number of `make traits`, or that of the short form.
+fn count(variable: &str, short: usize) -> usize {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(short)
+}
+
+/// Stores traits of several identities in one request.
+fn store(client: &mut Client, identifiers: impl Iterator<Item = String>, traits: usize) {
+    let items: Vec<Value> = identifiers
+        .flat_map(|identifier| {
+            (0..traits).map(move |index| {
+                let value = format!("value {index}");
+                json!({"identity": {"identifier": identifier}, "trait_key": format!("trait_{index}"), "trait_value": value})
+            })
+        })
+        .collect();
+    let fields = [("X-Environment-Key", CLIENT), ("Content-Type", "application/json")];
+    let body = json!(items).to_string();
+    let answer = client.request("PUT", "/api/v1/traits/bulk/", &fields, body.as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// Waits until the store thread has few writes left, so that none is refused.
+fn settle(proxy: &Proxy) {
+    eventually("writes are merged", || (proxy.metric("edge_proxy_traits_queued") < 1000.0).then_some(()));
+}
+
+fn plan(value: &str) -> Value {
+    json!([{"trait_key": "plan", "trait_value": value}])
+}
+
+#[test]
+fn kept_traits_are_exported_and_erased_with_a_server_side_key() {
+    let proxy = Start::demo_document().set("traits.store", "memory").cores(2).with_admin().ready();
+    let mut client = proxy.client();
+    identities(&mut client, "jane", &plan("gold"));
+    let exported = of_proxy(&mut client, "GET", "jane", SERVER);
+    assert_eq!((exported.status, exported.header("cache-control")), (200, Some("no-store")));
+    assert_eq!(exported.json()["traits"], plan("gold"));
+    for method in ["GET", "DELETE"] {
+        assert_eq!(of_proxy(&mut client, method, "jane", CLIENT).status, 401);
+        assert_eq!(of_proxy(&mut client, method, "", SERVER).status, 422);
+    }
+    assert_eq!(of_proxy(&mut client, "GET", "joe", SERVER).status, 404);
+    for identifier in ["jane", "joe"] {
+        let erased = of_proxy(&mut client, "DELETE", identifier, SERVER);
+        assert_eq!((erased.status, erased.body.len()), (204, 0));
+    }
+    assert_eq!(of_proxy(&mut client, "GET", "jane", SERVER).status, 404);
+    assert_eq!(kept(&mut client, "jane"), json!([]));
+    eventually("erased", || (proxy.metric("edge_proxy_traits_erased_total") == 2.0).then_some(()));
+    let without = Start::demo_document().ready();
+    for (method, path) in [
+        ("GET", "/proxy/traits/?identifier=jane"),
+        ("DELETE", "/proxy/traits/?identifier=jane"),
+        ("PUT", "/api/v1/traits/bulk/"),
+        ("POST", "/api/v1/traits/increment-value/"),
+    ] {
+        let answer = without.client().request(method, path, &[("X-Environment-Key", SERVER)], b"");
+        assert_eq!(answer.status, 404, "{method} {path} without a store");
+    }
+}
+
+#[test]
+fn an_identity_beyond_its_limit_is_413_and_nothing_is_kept() {
+    let proxy = Start::demo_document().set("traits.store", "memory").ready();
+    let mut client = proxy.client();
+    identities(&mut client, "large", &plan("gold"));
+    let item = |index: usize| json!({"trait_key": format!("key {index}"), "trait_value": "v".repeat(2000)});
+    let traits: Vec<Value> = (0..33).map(item).collect();
+    let body = json!({"identifier": "large", "traits": traits}).to_string();
+    let answer = proxy.post("/api/v1/identities/", CLIENT, &body);
+    assert_eq!(answer.status, 413, "{}", answer.text());
+    assert_eq!(kept(&mut client, "large"), plan("gold"));
+}
+
+#[test]
+fn invented_identities_do_not_evict_those_seen_twice() {
+    let proxy = Start::demo_document()
+        .set("traits.store", "memory")
+        .set("traits.identities_max", 1000)
+        .set("traits.bytes_max", 8 << 20)
+        .with_admin()
+        .ready();
+    let mut client = proxy.client();
+    for round in 0..2 {
+        for user in 0..300 {
+            let identifier = format!("user-{user}");
+            let traits = identities(&mut client, &identifier, &plan("gold"));
+            assert_eq!(traits, plan("gold"), "round {round}");
+        }
+    }
+    // Those that are seen again are merged before the flood.
+    eventually("merged", || (proxy.metric("edge_proxy_traits_queued") == 0.0).then_some(()));
+    let invented = count("TRAITS_INVENTED", 20_000);
+    for start in (0..invented).step_by(500) {
+        let names = (start..invented.min(start + 500)).map(|number| format!("invented-{number}"));
+        store(&mut client, names, 1);
+        settle(&proxy);
+    }
+    eventually("evicted", || {
+        let removed = proxy.metric("edge_proxy_traits_evicted_total");
+        (removed > 0.0 && proxy.metric("edge_proxy_traits_identities") <= 1000.0).then_some(())
+    });
+    for user in 0..300 {
+        assert_eq!(kept(&mut client, &format!("user-{user}")), plan("gold"), "user-{user} was seen twice");
+    }
+    proxy.wait_for_log("traits_evicted");
+}
+
+#[test]
+fn openfeature_bulk_and_explain_count_kept_traits() {
+    let recording = recording();
+    let Some(recording) = recording else { return };
+    let replay = Replay::start(&recording, |start| start);
+    let (client_key, server_key) = ("traitsMainClient", "ser.traitsMainServer");
+    let mut client = replay.proxy.client();
+    let mut send = |method: &str, target: &str, key: &str, body: &Value| {
+        let fields = [("X-Environment-Key", key), ("Content-Type", "application/json")];
+        client.request(method, target, &fields, body.to_string().as_bytes()).json()
+    };
+    let gold = json!({"data": [{"identifier": "one", "traits": plan("gold")}, {"identifier": "two"}]});
+    let bulk = send("POST", "/api/v1/bulk-identities/", client_key, &gold);
+    assert_eq!((&bulk[0]["traits"], &bulk[1]["traits"]), (&plan("gold"), &json!([])));
+    let context = json!({"context": {"targetingKey": "one", "age": 30}});
+    let flag = send("POST", "/ofrep/v1/evaluate/flags/f_plan", client_key, &context);
+    assert_eq!(flag["value"], "on", "{flag}");
+    let silver = json!({"context": {"targetingKey": "one", "plan": "silver"}});
+    let flag = send("POST", "/ofrep/v1/evaluate/flags/f_plan", client_key, &silver);
+    assert!(flag["value"].is_null(), "the context wins, so the flag is disabled: {flag}");
+    let explained = send("POST", "/proxy/explain/?feature=f_plan", server_key, &json!({"identifier": "one"}));
+    assert!(explained.to_string().contains("\"on\""), "{explained}");
+    let again =
+        send("POST", "/api/v1/bulk-identities/", client_key, &json!({"data": [{"identifier": "one"}]}));
+    assert_eq!(again[0]["traits"], plan("gold"), "a context is never kept");
+}
+
+#[test]
+fn http2_answers_with_kept_traits() {
+    let proxy = Start::demo_document().set("traits.store", "memory").ready();
+    let mut client = crate::support::http2::Http2Client::connect(proxy.address());
+    let fields = [("x-environment-key", CLIENT), ("content-type", "application/json")];
+    let body =
+        json!([{"identity": {"identifier": "h2"}, "trait_key": "plan", "trait_value": "gold"}]).to_string();
+    let stored = client.request("PUT", "/api/v1/traits/bulk/", &fields, body.as_bytes());
+    assert_eq!(stored.status, 200, "{}", stored.text());
+    let answer = client.request("GET", "/api/v1/identities/?identifier=h2", &fields, b"");
+    assert_eq!((&answer.json()["traits"], answer.header("cache-control")), (&plan("gold"), Some("no-store")));
+    let erased =
+        client.request("DELETE", "/proxy/traits/?identifier=h2", &[("x-environment-key", SERVER)], b"");
+    assert_eq!(erased.status, 204);
+}
+
+fn on_disk(folder: &std::path::Path) -> Start {
+    let path = folder.to_string_lossy().into_owned();
+    Start::demo_document().set("traits.store", "disk").set("traits.path", path).with_admin()
+}
+
+fn written(proxy: &Proxy) {
+    eventually("everything is on the disk", || {
+        let is_written = proxy.metric("edge_proxy_traits_unwritten") == 0.0;
+        (is_written && proxy.metric("edge_proxy_traits_commits_total") > 0.0).then_some(())
+    });
+}
+
+#[test]
+fn traits_on_disk_survive_a_kill_and_a_stop() {
+    let scratch = Scratch::new();
+    let folder = scratch.path().join("traits");
+    let mut proxy = on_disk(&folder).ready();
+    let mut client = proxy.client();
+    for user in 0..500 {
+        identities(&mut client, &format!("user-{user}"), &plan("gold"));
+    }
+    of_proxy(&mut client, "DELETE", "user-7", SERVER);
+    eventually("merged", || (proxy.metric("edge_proxy_traits_erased_total") == 1.0).then_some(()));
+    written(&proxy);
+    proxy.signal("KILL");
+    proxy.wait();
+    let mut proxy = on_disk(&folder).ready();
+    let mut client = proxy.client();
+    assert_eq!(proxy.metric("edge_proxy_traits_identities"), 499.0, "read before it is ready");
+    assert_eq!((kept(&mut client, "user-1"), kept(&mut client, "user-7")), (plan("gold"), json!([])));
+    // What was written immediately before a stop is on the disk too.
+    identities(&mut client, "user-1", &plan("silver"));
+    proxy.signal("TERM");
+    proxy.wait();
+    let proxy = on_disk(&folder).ready();
+    assert_eq!(kept(&mut proxy.client(), "user-1"), plan("silver"));
+}
+
+#[test]
+fn a_damaged_file_is_put_aside_and_an_unusable_folder_is_logged() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path().join("traits")).expect("a folder");
+    let file = scratch.write("traits/traits.redb", "x".repeat(100_000));
+    let proxy = on_disk(file.parent().expect("a folder")).ready();
+    proxy.wait_for_log("traits_file_damaged");
+    let mut client = proxy.client();
+    identities(&mut client, "jane", &plan("gold"));
+    written(&proxy);
+    let not_a_folder = scratch.write("file", "");
+    let proxy = on_disk(&not_a_folder.join("traits")).ready();
+    proxy.wait_for_log("traits_store_unavailable");
+    let mut client = proxy.client();
+    identities(&mut client, "jane", &plan("gold"));
+    assert_eq!(kept(&mut client, "jane"), plan("gold"), "kept in memory");
+    eventually("a failed commit is counted", || {
+        (proxy.metric("edge_proxy_traits_commits_failed_total") > 0.0).then_some(())
+    });
+    let (code, output) = on_disk(&not_a_folder.join("traits")).check().run();
+    assert!(code != Some(0) && output.contains("traits.path"), "{output}");
+}
+
+/// `make traits` prints the memory of a million identities with five traits, and the start from their disk.
+#[test]
+fn a_large_table_is_in_memory_and_read_at_the_start() {
+    let identities = count("TRAITS_IDENTITIES", 3000);
+    let scratch = Scratch::new();
+    let folder = scratch.path().join("traits");
+    let start =
+        || on_disk(&folder).set("traits.identities_max", 2_000_000).set("traits.bytes_max", 1_u64 << 30);
+    let mut proxy = start().ready();
+    let empty = proxy.resident_bytes();
+    let mut client = proxy.client();
+    for from in (0..identities).step_by(500) {
+        let names = (from..identities.min(from + 500)).map(|number| format!("identity-{number:08}"));
+        store(&mut client, names, 5);
+        settle(&proxy);
+    }
+    let has_all = |proxy: &Proxy| proxy.metric("edge_proxy_traits_identities") == identities as f64;
+    eventually("all are kept", || has_all(&proxy).then_some(()));
+    assert_eq!(proxy.metric("edge_proxy_traits_not_kept_total"), 0.0);
+    written(&proxy);
+    let written_bytes = proxy.resident_bytes();
+    proxy.signal("KILL");
+    proxy.wait();
+    let began = std::time::Instant::now();
+    let proxy = start().ready();
+    let took = began.elapsed();
+    assert!(has_all(&proxy), "the table is complete before it is ready");
+    let mut client = proxy.client();
+    let last = kept(&mut client, &format!("identity-{:08}", identities - 1));
+    assert_eq!(last.as_array().map(Vec::len), Some(5), "{last}");
+    fixture::say(&format!(
+        "traits | {identities} identities x 5: {empty} bytes resident before, {written_bytes} after, {} after a \
+         start from disk, which took {took:?}",
+        proxy.resident_bytes()
+    ));
 }

@@ -98,6 +98,11 @@ impl TraitLink {
         self.writes.len()
     }
 
+    /// Whether a reactor can take an update.
+    pub fn has_capacity(&self, reactor: usize) -> bool {
+        self.reactors.get(reactor).is_some_and(|link| !link.updates.is_full())
+    }
+
     /// Sends an update to a reactor. Returns false if it has too many unread ones.
     pub fn send(&mut self, reactor: usize, update: TraitUpdate) -> bool {
         let Some(link) = self.reactors.get_mut(reactor) else { return true };

@@ -21,6 +21,7 @@ use crate::supervisor::probe;
 use crate::supervisor::probe::{Probe, ProbeError, ProbedDocument};
 use crate::terminal::escape;
 use crate::tls::Certificates;
+use crate::traits;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -70,6 +71,7 @@ fn check(config: &Config, warnings: &[ConfigWarning], is_online: bool, out: impl
         report.line(verdict, &warning.event, &fields.join(" "));
     }
     report.files(config);
+    report.traits(config);
     report.port(config);
     let probe = match Probe::new(config) {
         Ok(probe) => Some(probe),
@@ -154,6 +156,19 @@ impl<W: Write> Report<W> {
                 // The last ancestor of a relative path is empty: the working directory.
                 ancestor => self.new_directory(directory, ancestor.unwrap_or(Path::new(".")), consequence),
             }
+        }
+    }
+
+    /// The directory of kept traits, or the one that it is made in.
+    fn traits(&mut self, config: &Config) {
+        let Some(folder) = config.traits_folder() else { return };
+        let existing = folder.ancestors().find(|ancestor| ancestor.exists());
+        let existing = existing.filter(|ancestor| !ancestor.as_os_str().is_empty());
+        let consequence = "; without it, traits are lost with the process";
+        self.directory("traits.path", existing.unwrap_or(Path::new(".")), consequence);
+        match traits::check_file(&folder) {
+            Ok(()) => {}
+            Err(error) => self.line(Verdict::Fail, &"traits.path", &error),
         }
     }
 

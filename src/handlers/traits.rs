@@ -17,7 +17,7 @@ use crate::identity::{echo, is_json, query, sent, trait_items, validation_errors
 use crate::json::write;
 use crate::limits::TRAIT_BULK_IDENTITIES_MAX;
 use crate::python::json::JsonDocument;
-use crate::trait_table::{Changes, TraitView};
+use crate::trait_table::{Changes, KeyIndex, TraitView};
 
 const NOT_PERSISTED: &str = "Organisation is not authorised to store traits.";
 const CLIENT_REFUSED: &str = "Setting traits not allowed with client key.";
@@ -234,12 +234,17 @@ fn store<'e>(
     Ok(())
 }
 
-/// The changes of an identity: of a key that occurs twice the last value counts.
+/// The changes of an identity, with those that delete first: a key that is deleted and set goes last. Of a
+/// key that is set twice the last value counts.
 fn last_values(items: &[&SentItem<'_>]) -> Box<[u8]> {
-    let mut index = crate::trait_table::KeyIndex::default();
+    let mut index = KeyIndex::default();
     let mut last: Vec<Trait<'_>> = Vec::with_capacity(items.len());
+    let mut changes = Changes::default();
     for item in items {
-        let value = item.value.as_ref().map_or(TraitValue::Null, value_of);
+        let Some(value) = item.value.as_ref().map(value_of) else {
+            changes.push(&item.key, None);
+            continue;
+        };
         match index.find(&item.key).and_then(|position| last.get_mut(position)) {
             Some(known) => known.value = value,
             None => {
@@ -248,8 +253,8 @@ fn last_values(items: &[&SentItem<'_>]) -> Box<[u8]> {
             }
         }
     }
-    let mut changes = Changes::default();
     for item in last {
+        // A typed value may be null.
         changes.push(item.key, Some(stored_value(item.value)).filter(|value| *value != TraitValue::Null));
     }
     changes.into_bytes()

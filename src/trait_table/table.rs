@@ -31,7 +31,7 @@ struct Space {
     shards: Box<[ShardView]>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct ShardView {
     base: Arc<Shard>,
     overlay: HashTable<Overlaid>,
@@ -218,7 +218,10 @@ pub fn shard_of(hash: u64) -> usize {
 
 impl Default for Space {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| ShardView::default()).collect() }
+        // One empty shard for all: most environments have few identities.
+        let base: Arc<Shard> = Arc::default();
+        let view = || ShardView { base: base.clone(), overlay: HashTable::new() };
+        Self { shards: (0..SHARDS).map(|_| view()).collect() }
     }
 }
 

@@ -3,7 +3,7 @@ use std::time::SystemTime;
 
 use crate::trait_forwarding::queue::SharedTraitQueue;
 use crate::traits::memory::{ChangeKind, TraitChanges, TraitMemory};
-use crate::traits::store::TraitSink;
+use crate::traits::sink::TraitSink;
 
 /// Forwards writes. What other processes wrote, they forward themselves.
 #[derive(Debug)]

@@ -6,8 +6,10 @@
 //! order of keys, and returns the changes of other processes, which are merged per identity and key by stamp.
 mod accounts;
 mod clock;
+mod disk;
 mod forward;
 mod memory;
+mod sink;
 mod store;
 
 use std::io;
@@ -21,9 +23,10 @@ use crate::config::Config;
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
+pub use crate::traits::disk::{TraitFileError, check_file};
 pub use crate::traits::forward::ForwardSink;
 pub use crate::traits::memory::{ChangeKind, RemoteChange, TraitChanges, TraitMemory};
-pub use crate::traits::store::TraitSink;
+pub use crate::traits::sink::TraitSink;
 use crate::traits::store::TraitStore;
 
 /// Ends the store thread.

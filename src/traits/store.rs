@@ -9,30 +9,14 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::trait_table::{TraitChange, TraitUpdate};
 use crate::traits::accounts::AccountLimits;
+use crate::traits::disk::TraitDisk;
 use crate::traits::memory::{ChangeKind, TraitChanges, TraitMemory};
+use crate::traits::sink::TraitSink;
 
 /// The time between two sweeps of a shard for old identities, and the longest wait for messages.
 const TICK: Duration = Duration::from_millis(50);
 /// The wait while a reactor lacks an update.
 const RESEND_WAIT: Duration = Duration::from_millis(10);
-
-/// A part of the store thread that persists, shares or forwards changes. All calls are on that thread.
-pub trait TraitSink: Send {
-    /// Records that were stored before. Called once, before the first write; reactors wait for it.
-    fn load(&mut self, memory: &mut TraitMemory);
-
-    /// An identity changed.
-    fn changed(&mut self, changes: &TraitChanges<'_>);
-
-    /// After each group of writes, and every `TICK`: writes what is due, and merges what other processes
-    /// wrote. With `is_last` everything is written: the process ends.
-    fn tick(&mut self, memory: &mut TraitMemory, now: SystemTime, is_last: bool);
-
-    /// Whether deleted keys must leave tombstones, so that other processes do not bring them back.
-    fn needs_tombstones(&self) -> bool {
-        false
-    }
-}
 
 /// The state of the store thread.
 pub struct TraitStore {
@@ -64,6 +48,9 @@ impl TraitStore {
             bytes_max: config.traits.bytes_max,
         };
         let mut memory = TraitMemory::new(link.seed(), limits, proxy_id());
+        if let Some(folder) = config.traits_folder() {
+            sinks.push(Box::new(TraitDisk::new(folder, metrics.clone(), log.clone())));
+        }
         for sink in &mut sinks {
             sink.load(&mut memory);
         }
@@ -84,6 +71,7 @@ impl TraitStore {
         };
         store.evict(SystemTime::now());
         store.publish();
+        store.measure();
         store
     }
 
@@ -147,6 +135,9 @@ impl TraitStore {
         for reactor in 0..self.applied.len() {
             let acknowledged = self.applied[reactor];
             if self.needs_table[reactor] {
+                if !self.link.has_capacity(reactor) {
+                    continue;
+                }
                 let table = self.memory.table().clone();
                 self.needs_table[reactor] = !self.send(reactor, TraitChange::Table(Box::new(table)));
                 self.metrics.traits.tables_sent.add(u64::from(!self.needs_table[reactor]));

@@ -1,0 +1,25 @@
+//! Where the store thread hands changes to: a disk, a fleet, or upstream.
+//!
+//! A sink is loaded once, is informed of each change in the order of the changes, and does its own work in
+//! [`TraitSink::tick`]. It must not block there: what waits for a disk or a network has a thread.
+use std::time::SystemTime;
+
+use crate::traits::memory::{TraitChanges, TraitMemory};
+
+/// A part of the store thread that persists, shares or forwards changes. All calls are on that thread.
+pub trait TraitSink: Send {
+    /// Records that were stored before. Called once, before the first write; reactors wait for it.
+    fn load(&mut self, memory: &mut TraitMemory);
+
+    /// An identity changed.
+    fn changed(&mut self, changes: &TraitChanges<'_>);
+
+    /// After each group of writes, and every `TICK`: writes what is due, and merges what other processes
+    /// wrote. With `is_last` everything is written: the process ends.
+    fn tick(&mut self, memory: &mut TraitMemory, now: SystemTime, is_last: bool);
+
+    /// Whether deleted keys must leave tombstones, so that other processes do not bring them back.
+    fn needs_tombstones(&self) -> bool {
+        false
+    }
+}
