@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::limits::{DELTA_DOCUMENT_BYTES_MAX, DELTA_WINDOW_BYTES_MIN};
 use crate::yielding;
+use zstd::zstd_safe::CParameter;
 
 /// The start of a `dcz` body: the header of a skippable frame that contains the dictionary's digest
 /// (RFC 9842 5).
@@ -17,6 +18,8 @@ const MAGIC: [u8; 8] = [0x5e, 0x2a, 0x4d, 0x18, 0x20, 0, 0, 0];
 pub const HEAD_BYTES: usize = MAGIC.len() + 32;
 /// The fastest level: long-distance matching finds what the documents have in common at any level.
 const LEVEL: i32 = 1;
+/// Bytes that must be equal for a long-distance match; shorter ones are found within 128 kB only.
+const LONG_MATCH_BYTES: usize = 512;
 
 /// SHA-256, which identifies a dictionary and checks a result.
 pub type DocumentDigest = [u8; 32];
@@ -57,6 +60,9 @@ fn compress(dictionary: &[u8], document: &[u8], output: BoundedOutput) -> io::Re
     let reach = (dictionary.len() + document.len()).max(1024).next_power_of_two();
     encoder.window_log(reach.trailing_zeros())?;
     encoder.long_distance_matching(true)?;
+    // Shorter matches would be found between different entries of a list, which are alike.
+    let match_bytes = (document.len() / 64).clamp(64, LONG_MATCH_BYTES);
+    encoder.set_parameter(CParameter::LdmMinMatch(u32::try_from(match_bytes).unwrap_or(u32::MAX)))?;
     encoder.set_pledged_src_size(Some(document.len() as u64))?;
     encoder.include_contentsize(true)?;
     encoder.include_checksum(false)?;
@@ -182,6 +188,25 @@ mod tests {
             assert!(decode(&coded, &before, &digest, after.len()).unwrap() == after);
             assert_eq!(encode(&before, &digest, &after, coded.len() - 1), None, "beyond the bound");
         }
+    }
+
+    /// Entries that differ in a number only: matches with other entries cost a hundred times as much.
+    #[test]
+    fn a_list_of_similar_entries_takes_little() {
+        let document = |version: u32| -> Vec<u8> {
+            let entry = |number| {
+                format!(
+                    r#"{{"created_date":"2026-01-01T00:00:00Z","environment_api_key":"key","identifier":"identity-{number}","identity_features":[{{"enabled":true,"feature":{{"id":2,"name":"colour","type":"STANDARD"}},"feature_state_value":"gold-{number}","featurestate_uuid":"00000000-0000-4000-8000-000000000003"}}]}},"#
+                )
+            };
+            let entries: String = (0..3_000).map(entry).collect();
+            format!("{{\"version\":{version},\"list\":[{entries}],\"last\":{version}}}").into_bytes()
+        };
+        let (before, after) = (document(1), document(2));
+        let digest = digest_of(&before);
+        let coded = encode(&before, &digest, &after, usize::MAX).unwrap();
+        assert!(coded.len() < 500, "{}", coded.len());
+        assert!(decode(&coded, &before, &digest, after.len()).unwrap() == after);
     }
 
     #[test]

@@ -90,7 +90,8 @@ fn an_edit_of_a_large_document_costs_a_child_some_kilobytes() {
     serve(&upstream, 1, identities);
     let parent = root(&upstream);
     version(&parent, 1);
-    let child = child(&parent).start();
+    // Each poll costs some hundred bytes, and without optimisation an edit takes many polls.
+    let child = child(&parent).set("api_poll_frequency_seconds", 1).start();
     version(&child, 1);
     wait_for_polls(&child);
     // With the next edition the parent keeps the identities' uuids and has its first delta.
@@ -109,6 +110,14 @@ fn an_edit_of_a_large_document_costs_a_child_some_kilobytes() {
         ));
         println!("one flag of a document of {size} bytes: {bytes} bytes to the child, its polls included");
         assert!(bytes < 65_536.0, "{bytes}");
+        let dictionary = fetch(&parent, &[]).body;
+        let delta = fetch(
+            &parent,
+            &[("Accept-Encoding", "gzip, dcz"), ("Available-Dictionary", &available(&dictionary))],
+        );
+        assert_eq!(delta.header("content-encoding"), Some("dcz"));
+        let gzip = fetch(&parent, &[("Accept-Encoding", "gzip")]).body.len();
+        println!("the same document as a delta: {} bytes; with gzip: {gzip}", delta.body.len());
     }
     assert!(child.metric("edge_proxy_document_deltas_applied_total") >= 3.0);
     assert!(parent.metric("edge_proxy_document_deltas_sent_total") >= 3.0);

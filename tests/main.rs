@@ -52,6 +52,8 @@ mod explain;
 mod faults;
 /// Invalid files in `cache_dir`, and files written by earlier releases.
 mod files;
+/// A fleet of proxies, simulated; a real tree that checks the model.
+mod fleet;
 /// Floods of analytics counts, in memory and in upload.
 mod floods;
 /// A short run of the fuzz targets.
