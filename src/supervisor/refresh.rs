@@ -213,6 +213,7 @@ fn run(
     compilers: &Compilers,
 ) -> Result<Polled, PollError> {
     let mut edited_at = None;
+    let is_polled = matches!(job.source, RefreshSource::Upstream { .. });
     let fetched = match job.source {
         RefreshSource::Upstream { key, validators, accepts_delta } => {
             let current = job.current.as_ref().filter(|_| accepts_delta);
@@ -242,7 +243,10 @@ fn run(
     }
     let (sender, compiled) = channel();
     let bytes = fetched.document.len();
-    let task = move || drop(sender.send(compile_timed(fetched, edited_at, job.current, job.is_stored)));
+    // Those of a file are the author's, and another proxy has kept them already.
+    let keeps_uuids = is_polled && !fetched.validators.offers_deltas;
+    let compile = move || compile_timed(fetched, edited_at, job.current, keeps_uuids, job.is_stored);
+    let task = move || drop(sender.send(compile()));
     compilers.of(bytes).spawn(task).map_err(|error| {
         PollError::new(PollErrorKind::Internal, format!("failed to start a thread to compile with: {error}"))
     })?;
@@ -259,11 +263,11 @@ fn compile_timed(
     fetched: Fetched,
     edited_at: Option<f64>,
     current: Option<Arc<Environment>>,
+    keeps_uuids: bool,
     is_stored: bool,
 ) -> Result<Compiled, PollError> {
     let started = Instant::now();
     let document_bytes = fetched.document.len();
-    let keeps_uuids = !fetched.validators.offers_deltas;
     let before = current.as_deref().map(|environment| Predecessor { environment, keeps_uuids });
     let (compiled, document) = match is_stored {
         true => (compile_after(&fetched.document, before)?, Some(fetched.document)),

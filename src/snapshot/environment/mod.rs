@@ -52,8 +52,7 @@ pub struct Environment {
 #[derive(Clone, Copy, Debug)]
 pub struct Predecessor<'a> {
     pub environment: &'a Environment,
-    /// The identities of both documents keep their `identity_uuid`. Not for documents of another proxy,
-    /// which has done so.
+    /// The identities of both documents keep their `identity_uuid`.
     pub keeps_uuids: bool,
 }
 
