@@ -5,6 +5,7 @@
 //! snapshot returns to the supervisor, which frees it: a reactor never frees an environment. No send on this
 //! channel blocks, except that of a reactor's last counts.
 pub mod events;
+pub mod spread;
 pub mod traits;
 
 use std::io::{self, Read, Write};
@@ -16,6 +17,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 
 pub use crate::channel::events::{EventPort, EventPosts, EventResult};
+use crate::channel::spread::SpreadChannels;
+pub use crate::channel::spread::{NewConnection, SpreadPort};
 pub use crate::channel::traits::{TraitLink, TraitMessage, TraitPort, TraitStop};
 use crate::config::{Config, TraitsStore};
 use crate::counts::Counts;
@@ -56,6 +59,8 @@ pub struct Publisher {
     events: Option<EventPosts>,
     /// `None` without a store of traits, or after [`take_traits`](Self::take_traits).
     traits: Option<TraitLink>,
+    /// `None` if `server.spread` is not set.
+    spread: Option<SpreadChannels>,
     newest: Newest,
 }
 
@@ -82,6 +87,8 @@ pub struct Inbox {
     pub events: Option<EventPort>,
     /// `None` without a store of traits.
     pub traits: Option<TraitPort>,
+    /// `None` if `server.spread` is not set.
+    pub spread: Option<SpreadPort>,
     pub wake: UnixStream,
 }
 
@@ -107,9 +114,10 @@ impl Publisher {
         let events = config.events.enabled.then(|| EventPosts::new(config.cores.len()));
         let has_store = config.traits.store != TraitsStore::None;
         let traits = has_store.then(|| TraitLink::new(config.cores.len(), hash_seed()));
+        let spread = config.server.spread.then(|| SpreadChannels::new(config.cores.len()));
         let published = Published { snapshot: Arc::default(), config };
         let newest = Newest(Arc::new(Mutex::new(published)));
-        Self { reactors: Vec::new(), retired: None, reports: None, events, traits, newest }
+        Self { reactors: Vec::new(), retired: None, reports: None, events, traits, spread, newest }
     }
 
     /// Opens the channel to one more reactor.
@@ -126,8 +134,12 @@ impl Publisher {
         let reports = reports.clone();
         let events = self.events.as_mut().map(|events| events.connect(&ours)).transpose()?;
         let traits = self.traits.as_mut().map(|traits| traits.connect(&ours)).transpose()?;
+        let spread = match &self.spread {
+            Some(spread) => spread.connect(self.reactors.len(), ours.try_clone()?),
+            None => None,
+        };
         self.reactors.push((sender, ours));
-        Ok(Inbox { inbox, retire, reports, events, traits, wake })
+        Ok(Inbox { inbox, retire, reports, events, traits, spread, wake })
     }
 
     /// Sends a message to every reactor, and returns the number of reactors whose inbox was full. The caller

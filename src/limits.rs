@@ -400,13 +400,14 @@ pub const INTEGER_DIGITS_MAX: usize = 4300;
 /// An environment document with all its pages, bytes (`api_document_bytes_max`). Valid documents reach tens
 /// of MB (compatibility.md 3). Beyond: the poll fails.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Connections on their way to one reactor (`server.spread`). Beyond: they stay where they were accepted.
+pub const SPREAD_QUEUED_MAX: usize = 256;
 /// Documents that deltas are made of, bytes. Beyond: children get the whole document.
 pub const DELTA_DOCUMENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The window that every decoder of `dcz` supports, bytes (RFC 9842 5: 8 MB); more only for larger
 /// dictionaries.
 pub const DELTA_WINDOW_BYTES_MIN: usize = 8_000_000;
-/// Earlier editions of an environment's document that deltas are made from. Each takes some 50 ms of a core
-/// for 20 MB; a child that polls less often than the document changes gets the whole one.
+/// Earlier editions of a document that deltas are made from. Each takes some 30 ms of a core for 20 MB.
 pub const DELTA_EDITIONS_MAX: usize = 4;
 /// One delta, bytes; also at most half of the compressed document. Beyond: not kept, and children get the
 /// whole document.

@@ -128,6 +128,8 @@ pub struct ReactorMetrics {
     pub connections_closed: Counter,
     /// Closed on accept because the connection limit was reached.
     pub connections_refused: Counter,
+    /// Accepted here and passed on to another reactor.
+    pub connections_passed: Counter,
     /// Closed because the client did not read its response.
     pub write_timeouts: Counter,
     /// Closed because the buffers of all connections exceeded their memory limit.
@@ -290,6 +292,7 @@ impl ReactorMetrics {
             connections_opened: Counter::default(),
             connections_closed: Counter::default(),
             connections_refused: Counter::default(),
+            connections_passed: Counter::default(),
             write_timeouts: Counter::default(),
             connections_evicted: Counter::default(),
             errors_truncated: Counter::default(),

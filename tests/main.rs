@@ -110,6 +110,8 @@ mod sdk_requests;
 mod service;
 /// Slow clients, too many clients, and the descriptor limit.
 mod slow;
+/// Connections spread over the reactors (`server.spread`).
+mod spread;
 /// Startup failures and their messages.
 mod startup;
 /// Event streams to clients.

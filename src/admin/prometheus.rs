@@ -32,6 +32,12 @@ const TRAFFIC: &[ReactorSum] = &[
         |r| r.connections_refused.value(),
     ),
     (
+        "connections_passed_total",
+        "counter",
+        "Connections passed on to a reactor with fewer (server.spread).",
+        |r| r.connections_passed.value(),
+    ),
+    (
         "connections_cut_total",
         "counter",
         "Connections closed because the client did not read its response within server.timeout_write.",

@@ -182,6 +182,7 @@ impl ConfigBuilder {
             connections_max: self.read("server.connections_max", parse::count, limits::CONNECTIONS_MAX),
             requests_max: self.read("server.requests_max", parse::optional_count, None),
             http2: self.read("server.http2", parse::boolean, true),
+            spread: self.read("server.spread", parse::boolean, false),
             http2_streams_max: self.read(
                 "server.http2_streams_max",
                 parse::http2_streams,

@@ -139,6 +139,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("server.shutdown_delay_seconds").takes(Kind::Duration, "0", "After SIGTERM: time to serve on, with readiness red."),
     plain("server.shutdown_grace_seconds").takes(Kind::Duration, "10", "After the delay: time for open requests to finish."),
     restart("server.spin_microseconds", |a, b| a.server.spin != b.server.spin).takes(Kind::SpinMicroseconds, "0", "How long each reactor polls for requests after a response, before it sleeps: lower latency for the CPU time."),
+    restart("server.spread", |a, b| a.server.spread != b.server.spread).takes(Kind::Boolean, "false", "Pass new connections on to reactors with fewer of them, for few long connections on many cores."),
     restart("server.take_over", |a, b| a.server.take_over != b.server.take_over).takes(Kind::Boolean, "false", "The process at the port is to be replaced: sharing the port causes no warning."),
     restart("server.tcp", |a, b| a.server.tcp != b.server.tcp).takes(Kind::Boolean, "true", "Listen on server.port; false: only on server.unix_socket."),
     restart("server.timeout_body", |a, b| a.server.timeout_body != b.server.timeout_body).takes(Kind::Interval, "30", "Timeout of a request body."),

@@ -180,6 +180,8 @@ pub struct Server {
     pub requests_max: Option<u64>,
     /// Speak HTTP/2 beside HTTP/1.1.
     pub http2: bool,
+    /// A reactor with too many connections passes new ones on to another.
+    pub spread: bool,
     /// Limit of concurrent streams of an HTTP/2 connection.
     pub http2_streams_max: usize,
     pub proxy_headers: bool,

@@ -2,6 +2,7 @@
 //!
 //! At `server.connections_max` a new connection is closed and counted. At the descriptor limit the loop
 //! pauses instead of spinning. A panic ends only its connection. Cancelling the loop loses no connection.
+//! With `server.spread` a connection may be passed on to another reactor before anything is read from it.
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, TcpListener};
@@ -9,13 +10,14 @@ use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use monoio::io::{CancelHandle, Canceller};
 use monoio::net::{TcpStream, UnixStream};
 use socket2::{SockFilter, SockRef};
 
+use crate::channel::{NewConnection, SpreadPort};
 use crate::config::Level;
 use crate::reactor::budget::Budget;
 use crate::reactor::connections::{ConnectionGuard, Phase};
@@ -38,17 +40,27 @@ pub struct Listener {
     /// One of them has failed and waits.
     is_paused: Cell<bool>,
     budget: Budget,
+    /// Accept by calls that do not block, because only their result can be passed on.
+    is_spread: bool,
+    waker: RefCell<Option<Waker>>,
 }
 
+/// The second handle of each socket is for options, and for accepting what may be passed on.
 enum ListenSocket {
-    /// The second handle of the same socket is for setting options.
     Tcp(monoio::net::TcpListener, TcpListener),
-    Unix(monoio::net::UnixListener),
+    Unix(monoio::net::UnixListener, UnixListener),
 }
 
+/// A connection on the runtime of this thread.
 enum Accepted {
     Tcp(TcpStream, IpAddr),
     Unix(UnixStream),
+}
+
+/// What a listener returns: with `server.spread` the runtime does not know the connection yet.
+enum Arrival {
+    Registered(Accepted),
+    New(NewConnection),
 }
 
 /// Classic BPF instructions (`linux/filter.h`): load the byte at an offset, and, jump if equal, return.
@@ -64,23 +76,25 @@ const TCP_SYN_OR_ACK: u32 = 0x12;
 impl Listener {
     /// # Errors
     /// The descriptor limit is reached.
-    pub fn tcp(listener: TcpListener) -> io::Result<Self> {
-        let options = listener.try_clone()?;
-        Ok(Self::new(ListenSocket::Tcp(monoio::net::TcpListener::from_std(listener)?, options)))
+    pub fn tcp(listener: TcpListener, is_spread: bool) -> io::Result<Self> {
+        let second = listener.try_clone()?;
+        Ok(Self::new(ListenSocket::Tcp(monoio::net::TcpListener::from_std(listener)?, second), is_spread))
     }
 
     /// # Errors
-    /// The runtime rejects the socket.
-    pub fn unix(listener: UnixListener) -> io::Result<Self> {
-        Ok(Self::new(ListenSocket::Unix(monoio::net::UnixListener::from_std(listener)?)))
+    /// The descriptor limit is reached, or the runtime rejects the socket.
+    pub fn unix(listener: UnixListener, is_spread: bool) -> io::Result<Self> {
+        let second = listener.try_clone()?;
+        Ok(Self::new(ListenSocket::Unix(monoio::net::UnixListener::from_std(listener)?, second), is_spread))
     }
 
-    fn new(socket: ListenSocket) -> Self {
+    fn new(socket: ListenSocket, is_spread: bool) -> Self {
         let canceller = Canceller::new();
         let handle = canceller.handle();
         let (is_cancelled, loops, is_paused) = (Cell::new(false), Cell::new(0), Cell::new(false));
         let budget = Budget::default();
-        Self { socket, canceller: RefCell::new(canceller), handle, is_cancelled, loops, is_paused, budget }
+        let (canceller, waker) = (RefCell::new(canceller), RefCell::default());
+        Self { socket, canceller, handle, is_cancelled, loops, is_paused, budget, is_spread, waker }
     }
 
     /// Drops the first segment of new TCP handshakes; handshakes in progress complete. Closing the listener
@@ -104,6 +118,9 @@ impl Listener {
         self.is_cancelled.set(true);
         let canceller = self.canceller.take();
         self.canceller.replace(canceller.cancel());
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 
     /// Whether an accept loop is running.
@@ -111,21 +128,69 @@ impl Listener {
         self.loops.get() > 0
     }
 
-    async fn next(&self) -> Option<io::Result<Accepted>> {
+    async fn next(&self) -> Option<io::Result<Arrival>> {
         if self.is_cancelled.get() {
             return None;
+        }
+        if self.is_spread {
+            return self.next_new().await;
         }
         let accepted = match &self.socket {
             ListenSocket::Tcp(listener, _) => {
                 let accepted = self.budget.run(listener.cancelable_accept(self.handle.clone())).await;
                 accepted.map(|(stream, peer)| Accepted::Tcp(stream, peer.ip()))
             }
-            ListenSocket::Unix(listener) => {
+            ListenSocket::Unix(listener, _) => {
                 let accepted = self.budget.run(listener.cancelable_accept(self.handle.clone())).await;
                 accepted.map(|(stream, _)| Accepted::Unix(stream))
             }
         };
-        if accepted.is_err() && self.is_cancelled.get() { None } else { Some(accepted) }
+        let is_end = accepted.is_err() && self.is_cancelled.get();
+        if is_end { None } else { Some(accepted.map(Arrival::Registered)) }
+    }
+
+    /// As [`next`](Self::next), for a connection that may be passed on. Nothing is accepted while it
+    /// waits, so that a cancellation loses nothing.
+    async fn next_new(&self) -> Option<io::Result<Arrival>> {
+        loop {
+            if let Err(error) = self.budget.run(self.readable()).await? {
+                return Some(Err(error));
+            }
+            let accepted = match &self.socket {
+                ListenSocket::Tcp(_, listener) => {
+                    listener.accept().map(|(stream, peer)| NewConnection::Tcp(stream, peer.ip()))
+                }
+                ListenSocket::Unix(_, listener) => {
+                    listener.accept().map(|(stream, _)| NewConnection::Unix(stream))
+                }
+            };
+            match accepted {
+                // Another reactor took it from the socket that all share, or the client has left.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                accepted => return Some(accepted.map(Arrival::New)),
+            }
+        }
+    }
+
+    /// Waits for a connection; `None`: cancelled.
+    async fn readable(&self) -> Option<io::Result<()>> {
+        let mut readable = std::pin::pin!(async {
+            match &self.socket {
+                ListenSocket::Tcp(listener, _) => listener.readable(false).await,
+                ListenSocket::Unix(listener, _) => listener.readable(false).await,
+            }
+        });
+        std::future::poll_fn(|context| {
+            if self.is_cancelled.get() {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(result) = readable.as_mut().poll(context) {
+                return Poll::Ready(Some(result));
+            }
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -134,12 +199,66 @@ pub async fn accept(reactor: Rc<Reactor>, listener: Rc<Listener>) {
     listener.loops.set(listener.loops.get() + 1);
     while let Some(accepted) = listener.next().await {
         match accepted {
+            Ok(Arrival::New(connection)) => spread(&reactor, connection),
             Ok(_) if reactor.connections.len() >= reactor.connections_max => count_refused(&reactor),
-            Ok(accepted) => spawn(&reactor, accepted),
+            Ok(Arrival::Registered(accepted)) => spawn(&reactor, accepted),
             Err(error) => pause(&reactor, &listener, &error).await,
         }
     }
     listener.loops.set(listener.loops.get() - 1);
+}
+
+/// Passes a connection on, or serves it. While it drains a reactor keeps what it has accepted.
+fn spread(reactor: &Rc<Reactor>, connection: NewConnection) {
+    let Some(spread) = &reactor.spread else { return };
+    let kept = match reactor.is_draining() {
+        true => {
+            spread.keep();
+            Some(connection)
+        }
+        false => spread.pass(connection),
+    };
+    match kept {
+        Some(connection) => serve_new(reactor, spread, connection),
+        None => reactor.metrics.connections_passed.add(1),
+    }
+}
+
+/// Serves what other reactors have passed on.
+pub fn receive_passed(reactor: &Rc<Reactor>) {
+    let Some(spread) = &reactor.spread else { return };
+    while let Some(connection) = spread.next_passed() {
+        serve_new(reactor, spread, connection);
+    }
+}
+
+/// Serves a connection that is counted here.
+fn serve_new(reactor: &Rc<Reactor>, spread: &SpreadPort, connection: NewConnection) {
+    let accepted = if reactor.connections.len() >= reactor.connections_max {
+        count_refused(reactor);
+        None
+    } else {
+        adopt(reactor.is_uring, connection).ok()
+    };
+    match accepted {
+        Some(accepted) => spawn(reactor, accepted),
+        None => spread.closed(),
+    }
+}
+
+/// Registers a connection with the runtime of this thread.
+fn adopt(is_uring: bool, connection: NewConnection) -> io::Result<Accepted> {
+    // As for listeners: a ring needs blocking descriptors, epoll non-blocking ones.
+    match connection {
+        NewConnection::Tcp(stream, peer) => {
+            stream.set_nonblocking(!is_uring)?;
+            Ok(Accepted::Tcp(TcpStream::from_std(stream)?, peer))
+        }
+        NewConnection::Unix(stream) => {
+            stream.set_nonblocking(!is_uring)?;
+            Ok(Accepted::Unix(UnixStream::from_std(stream)?))
+        }
+    }
 }
 
 fn spawn(reactor: &Rc<Reactor>, accepted: Accepted) {

@@ -114,7 +114,7 @@ mod tests {
             options.times = Timeouts { keep_alive: TIMEOUT, head: TIMEOUT, body: TIMEOUT, ..options.times };
             let worker_state = Rc::new(WorkerState::new(&options));
             worker_state.lease.replace(Some(options.inbox.lease(Arc::new(Snapshot::default()))));
-            let reactor = Reactor::new(&options, worker_state);
+            let reactor = Reactor::new(&options, worker_state, false);
             let guard = reactor.connections.enter();
             let connection = Connection::new(&reactor, None);
             Self { reactor, guard, connection, next: Next::Read(Phase::Idle), _publisher: publisher }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use crate::channel::SpreadPort;
 use crate::http::h2::event::WaitLimits;
 use crate::limits;
 use crate::metrics::ReactorMetrics;
@@ -215,6 +216,8 @@ pub struct Connections {
     /// Memory of all requests and responses.
     all: BufferedBytes,
     metrics: Arc<ReactorMetrics>,
+    /// Where the end of a connection is counted for the other reactors.
+    spread: Option<SpreadPort>,
 }
 
 /// Memory in use by connections, and its limit.
@@ -252,6 +255,9 @@ impl Drop for ConnectionGuard {
         self.connections.set_buffered(&self.state, 0, false);
         self.connections.states.borrow_mut().try_remove(self.key);
         self.connections.metrics.connections_closed.add(1);
+        if let Some(spread) = &self.connections.spread {
+            spread.closed();
+        }
     }
 }
 
@@ -306,7 +312,7 @@ pub fn ticks(time: Duration) -> u32 {
 }
 
 impl Connections {
-    pub fn new(times: Timeouts, metrics: Arc<ReactorMetrics>) -> Self {
+    pub fn new(times: Timeouts, metrics: Arc<ReactorMetrics>, spread: Option<SpreadPort>) -> Self {
         Self {
             states: RefCell::default(),
             tick: Cell::new(0),
@@ -314,6 +320,7 @@ impl Connections {
             requests: BufferedBytes::new(times.buffered_request_bytes_max),
             all: BufferedBytes::new(times.buffered_bytes_max),
             metrics,
+            spread,
         }
     }
 

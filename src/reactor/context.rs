@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::channel::{Lease, Reporter};
+use crate::channel::{Lease, Reporter, SpreadPort};
 use crate::config::Level;
 use crate::handlers;
 use crate::handlers::{Exceeded, HandlerState, RequestOutcome};
@@ -60,6 +60,10 @@ pub struct Reactor {
     pub turns: Rc<Turns>,
     /// `None`: the reactor sleeps as soon as it has nothing to do.
     pub spin: Option<Spin>,
+    /// `None`: connections stay where the kernel put them.
+    pub spread: Option<SpreadPort>,
+    /// The driver of the runtime is io_uring.
+    pub is_uring: bool,
     pub connections_max: usize,
     /// Per connection.
     pub requests_max: u64,
@@ -104,7 +108,7 @@ impl WorkerState {
 }
 
 impl Reactor {
-    pub fn new(options: &WorkerOptions, worker_state: Rc<WorkerState>) -> Self {
+    pub fn new(options: &WorkerOptions, worker_state: Rc<WorkerState>, is_uring: bool) -> Self {
         let server = &options.config.server;
         Self {
             index: options.index,
@@ -115,9 +119,15 @@ impl Reactor {
             request_state: RefCell::new(RequestState::new(worker_state.traits.as_ref())),
             worker_state,
             heads: Rc::new(HeadCache::new(server.head_bytes_max)),
-            connections: Rc::new(Connections::new(options.times, options.metrics.clone())),
+            connections: Rc::new(Connections::new(
+                options.times,
+                options.metrics.clone(),
+                options.inbox.spread.clone(),
+            )),
             turns: Rc::new(Turns::new(options.metrics.clone())),
             spin: Spin::new(server.spin),
+            spread: options.inbox.spread.clone(),
+            is_uring,
             connections_max: server.connections_max,
             requests_max: server.requests_max.unwrap_or(u64::MAX),
             http2: server.http2.then_some(Http2Limits {

@@ -1,8 +1,9 @@
 //! The data plane: one pinned thread per core, each with its own runtime, listener and connections.
 //!
-//! A reactor shares no mutable state with another, never blocks, never calls upstream, and never frees an
-//! environment. It accepts connections only once it has a snapshot. `worker` runs the thread, `accept` the
-//! listeners; `connection` decides what a connection does and `connection_io` does it.
+//! A reactor shares no mutable state with another (but the number of its connections, with `server.spread`),
+//! never blocks, never calls upstream, and never frees an environment. It accepts connections only once it
+//! has a snapshot. `worker` runs the thread, `accept` the listeners; `connection` decides what a connection
+//! does and `connection_io` does it.
 mod accept;
 mod access_log;
 mod batch;

@@ -300,7 +300,7 @@ fn shutdown_that_never_completes_times_out() {
     on_each_driver(|driver| {
         let (parts, _publisher, _log) = prepare(driver, &[], |times| times.linger = Duration::from_millis(1));
         let mut runtime = driver::build(Some(driver)).expect("a driver").runtime;
-        let reactor = Rc::new(Reactor::new(&parts, Rc::new(WorkerState::new(&parts))));
+        let reactor = Rc::new(Reactor::new(&parts, Rc::new(WorkerState::new(&parts)), false));
         runtime.block_on(async {
             monoio::spawn(worker::sweep(reactor.clone()));
             let guard = reactor.connections.enter();

@@ -154,7 +154,7 @@ mod tests {
 
     fn connections() -> Rc<Connections> {
         let (options, _publisher) = options_without_listener();
-        Rc::new(Connections::new(options.times, options.metrics))
+        Rc::new(Connections::new(options.times, options.metrics, None))
     }
 
     #[test]

@@ -74,6 +74,9 @@ pub fn supervise(mut options: WorkerOptions) {
         // Limits the CPU time of a defect that recurs at every start.
         std::thread::sleep(RESTART_PAUSE);
     }
+    if let Some(spread) = &options.inbox.spread {
+        spread.close();
+    }
     // Returns the snapshot to the supervisor, even if a leaked task still refers to the state.
     worker_state.lease.take();
 }
@@ -85,7 +88,7 @@ fn run(
     worker_state: &Rc<WorkerState>,
     mut built: driver::BuiltRuntime,
 ) -> Result<(), WorkerError> {
-    let reactor = Rc::new(Reactor::new(options, worker_state.clone()));
+    let reactor = Rc::new(Reactor::new(options, worker_state.clone(), built.uring));
     let (listeners, is_uring) = (RefCell::default(), built.uring);
     let worker = Worker { options, reactor, sockets, listeners, is_uring };
     let ended = catch_unwind(AssertUnwindSafe(|| built.runtime.block_on(worker.serve())));
@@ -172,27 +175,31 @@ impl Worker<'_> {
     /// Starts to accept connections.
     fn open(&self) -> io::Result<()> {
         let (tcp, unix) = &*self.sockets.borrow();
+        let is_spread = self.reactor.spread.is_some();
         let mut opened = Vec::new();
         if let Some(tcp) = tcp {
-            tcp.set_nonblocking(!self.is_uring)?;
+            tcp.set_nonblocking(!self.is_uring || is_spread)?;
             // Has no effect if the socket already listens.
             SockRef::from(tcp).listen(limits::BACKLOG_MAX)?;
-            opened.push(Rc::new(Listener::tcp(tcp.try_clone()?)?));
+            opened.push(Rc::new(Listener::tcp(tcp.try_clone()?, is_spread)?));
         }
         if let Some(unix) = unix {
             let listener = unix.listener()?;
-            listener.set_nonblocking(!self.is_uring)?;
-            opened.push(Rc::new(Listener::unix(listener)?));
+            listener.set_nonblocking(!self.is_uring || is_spread)?;
+            opened.push(Rc::new(Listener::unix(listener, is_spread)?));
             unix.publish()?;
         }
         // With epoll one loop accepts all that have connected, and only one may wait for a descriptor.
-        let loops = if self.is_uring { limits::ACCEPTS_IN_FLIGHT } else { 1 };
+        let loops = if self.is_uring && !is_spread { limits::ACCEPTS_IN_FLIGHT } else { 1 };
         for listener in &opened {
             for _ in 0..loops {
                 monoio::spawn(accept::accept(self.reactor.clone(), listener.clone()));
             }
         }
         *self.listeners.borrow_mut() = opened;
+        if let Some(spread) = &self.reactor.spread {
+            spread.open();
+        }
         Ok(())
     }
 
@@ -201,6 +208,9 @@ impl Worker<'_> {
         let reactor = &self.reactor;
         reactor.worker_state.posts.receive();
         reactor.worker_state.traits.iter().for_each(KeptTraits::receive);
+        if reactor.worker_state.lease.borrow().is_some() {
+            accept::receive_passed(reactor);
+        }
         loop {
             match self.options.inbox.try_next() {
                 Ok(Some(ReactorMessage::Publish(snapshot))) => {
@@ -233,6 +243,9 @@ impl Worker<'_> {
         let reactor = &self.reactor;
         reactor.worker_state.draining.set(true);
         reactor.connections.drain();
+        if let Some(spread) = &reactor.spread {
+            spread.close();
+        }
         if let (_, Some(unix)) = &*self.sockets.borrow() {
             unix.unlink();
         }
@@ -245,9 +258,16 @@ impl Worker<'_> {
         // Closes the last descriptors of the listeners: from now on the kernel refuses connections.
         drop(self.sockets.take());
         let grace = self.options.config.server.shutdown_grace;
-        while !reactor.connections.is_empty() && began.elapsed() < grace {
+        accept::receive_passed(reactor);
+        let closed_at = Instant::now();
+        let is_awaiting = || {
+            let spread = reactor.spread.as_ref().filter(|_| closed_at.elapsed() < DRAIN_QUEUE_TIMEOUT);
+            spread.is_some_and(|spread| spread.is_awaiting(reactor.connections.len()))
+        };
+        while (!reactor.connections.is_empty() || is_awaiting()) && began.elapsed() < grace {
             reactor.worker_state.posts.receive();
             reactor.worker_state.traits.iter().for_each(KeptTraits::receive);
+            accept::receive_passed(reactor);
             monoio::time::sleep(DRAIN_CHECK_INTERVAL).await;
         }
         let (left, took) = (reactor.connections.len(), began.elapsed().as_millis());

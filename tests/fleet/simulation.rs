@@ -297,7 +297,7 @@ impl<'f> Run<'f> {
         self.nodes[0].edition += 1;
         self.edited_at.push(now);
         self.reached.push(Vec::new());
-        let is_second = self.edited_at.len() % 2 == 0;
+        let is_second = self.edited_at.len().is_multiple_of(2);
         match self.fleet.outage {
             Outage::Parent(time) if is_second => {
                 self.at(now, Happening::Down { node: 1 });

@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <netdb.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,6 +64,18 @@ ssize_t pwrite64(int file, const void *bytes, size_t count, off64_t offset) {
     if (count > 64) return real(file, bytes, count / 2, offset);
     errno = ENOSPC;
     return -1;
+}
+
+/* With EDGE_SHIM_CPUS the process believes that it may use this many CPUs. Threads cannot be pinned to those that
+ * do not exist, and run anywhere. */
+int sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set) {
+    static int (*real)(pid_t, size_t, cpu_set_t *);
+    if (!real) real = (int (*)(pid_t, size_t, cpu_set_t *))dlsym(RTLD_NEXT, "sched_getaffinity");
+    const char *cpus = getenv("EDGE_SHIM_CPUS");
+    if (!cpus) return real(pid, size, set);
+    memset(set, 0, size);
+    for (int cpu = 0; cpu < atoi(cpus); cpu++) CPU_SET_S(cpu, size, set);
+    return 0;
 }
 
 /* Rust's io-uring makes its calls through this function. The flags are the third word of the parameters. */

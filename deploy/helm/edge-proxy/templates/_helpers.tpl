@@ -62,7 +62,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   "logging.access_log_file" "logging.enable_access_log" "logging.log_format"
   "server.connections_max" "server.driver" "server.forwarded_allow_ips" "server.head_bytes_max" "server.http2"
   "server.http2_streams_max"
-  "server.proxy_headers" "server.requests_max" "server.spin_microseconds" "server.take_over" "server.tcp"
+  "server.proxy_headers" "server.requests_max" "server.spin_microseconds" "server.spread" "server.take_over" "server.tcp"
   "server.timeout_body" "server.timeout_head" "server.timeout_keep_alive" "server.timeout_write"
   "server.tls.cert" "server.tls.key" "server.unix_socket" "server.unix_socket_mode"
   "traits.bytes_max" "traits.forward" "traits.identities_max" "traits.path" "traits.store" "traits.ttl_seconds" }}
