@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
-use crate::support::{Port, Start, fixture, get};
+use crate::support::{Client, Port, Start, fixture, get, request};
 use crate::surface::{CLIENT, SERVER};
 
 /// A scrape: the type of each metric, and the labels of its samples.
@@ -35,6 +35,36 @@ fn scrape() -> Scrape {
         }
     }
     Scrape { kinds, labels, helps }
+}
+
+#[test]
+fn open_metrics_is_sent_where_accept_prefers_it() {
+    let proxy = Start::demo_document().with_admin().ready();
+    let scrape = |accept: &str| {
+        let mut client = Client::connect(proxy.admin());
+        client.send(request("GET", "/metrics", &[("Accept", accept)], b""));
+        client.answer("GET")
+    };
+    let plain = scrape("text/plain;version=0.0.4");
+    assert_eq!(plain.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert!(!plain.text().contains("# EOF"));
+    let open = scrape("application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3");
+    let expected = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(open.header("content-type"), Some(expected));
+    let text = open.text();
+    assert!(text.ends_with("\n# EOF\n"));
+    let mut family = "";
+    let mut families = BTreeSet::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            assert!(families.insert(name) && !name.ends_with("_total"), "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            family = name;
+        } else if !line.starts_with('#') {
+            assert!(line.starts_with(family), "{line} in {family}");
+        }
+    }
+    assert!(families.len() > 50);
 }
 
 /// The label names in matchers such as `name="` or `name=~"`.

@@ -11,6 +11,7 @@ mod exposition;
 mod history;
 mod host;
 mod labels;
+mod negotiation;
 mod peers;
 mod process;
 mod prometheus;
@@ -154,6 +155,8 @@ fn remaining(deadline: Instant) -> io::Result<Duration> {
     if remaining.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(remaining) }
 }
 
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Status, content type and body.
 type Response = (&'static str, &'static str, String);
 
@@ -194,14 +197,19 @@ fn respond(head: &[u8], view: &View) -> Vec<u8> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (method, target) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
-    let (status, content_type, body) = reject_host(head, view).unwrap_or_else(|| route(method, path, view));
+    let (status, content_type, body) =
+        reject_host(head, view).unwrap_or_else(|| route(method, path, head, view));
     write_response(method, (status, content_type, &body))
 }
 
-fn route(method: &[u8], path: &[u8], view: &View) -> Response {
+fn route(method: &[u8], path: &[u8], head: &[u8], view: &View) -> Response {
     match (method, path) {
         (b"GET" | b"HEAD", b"/metrics") => {
-            ("200 OK", "text/plain; version=0.0.4; charset=utf-8", prometheus::render(view))
+            let text = prometheus::render(view);
+            match negotiation::prefers_open_metrics(head) {
+                true => ("200 OK", OPEN_METRICS, exposition::open_metrics(&text)),
+                false => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", text),
+            }
         }
         (b"GET" | b"HEAD", b"/status.json") => ("200 OK", "application/json", status::render(view)),
         (b"GET" | b"HEAD", b"/history.json") => ("200 OK", "application/json", view.history.render()),
