@@ -185,8 +185,7 @@ pub const EVENT_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 // --- an HTTP/2 connection ---
 
-/// Concurrent streams of a connection (`server.http2_streams_max`). Beyond: the stream is refused, and the
-/// client may retry.
+/// Concurrent streams of a connection (`server.http2_streams_max`). Beyond: refused; the client may retry.
 pub const HTTP2_STREAMS_MAX: usize = 100;
 /// Allowed values of `server.http2_streams_max`. Beyond: the configuration is rejected.
 pub const HTTP2_STREAMS_RANGE: std::ops::RangeInclusive<usize> = 1..=1000;
@@ -194,12 +193,13 @@ pub const HTTP2_STREAMS_RANGE: std::ops::RangeInclusive<usize> = 1..=1000;
 pub const HTTP2_FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Payload of a sent frame, bytes, if the peer allows it.
 pub const HTTP2_SENT_FRAME_BYTES_MAX: usize = 64 * 1024;
-/// The largest read of a connection whose client sends bursts, bytes. It has the buffer only while it
-/// handles what was read. Beyond: read later.
+/// The largest read of a connection whose client sends bursts, bytes, held while handled. Beyond: read later.
 pub const HTTP2_READ_BYTES_MAX: usize = 40 * 1024;
-/// Window for request bodies of all streams of a connection, bytes: one more than a body may have, so that
-/// one beyond its limit is noticed. Beyond: the connection closes.
-pub const HTTP2_BODY_WINDOW: u32 = BODY_BYTES_MAX as u32 + 1;
+/// The initial window of a stream, bytes. Beyond: its body waits for a part of `HTTP2_BODIES_WINDOW`.
+pub const HTTP2_STREAM_WINDOW: u32 = 8 * 1024;
+/// Request bodies of a connection beyond the windows of their streams, bytes: one more than a body may have,
+/// so that one beyond its limit is noticed. Beyond: streams wait for each other.
+pub const HTTP2_BODIES_WINDOW: u32 = BODY_BYTES_MAX as u32 + 1;
 /// Dynamic table of the header decoder, bytes as the protocol counts them. Beyond: the connection closes.
 pub const HPACK_TABLE_BYTES_MAX: usize = 4096;
 /// Scratch buffers of the header decoder that a connection keeps, bytes. Beyond: released after the block.

@@ -261,7 +261,7 @@ impl Http2 {
             self.streams.sender.append_continue(id, out);
         }
         let body = std::mem::take(&mut self.spare_body);
-        let state = StreamState::Receiving { head, body };
+        let state = StreamState::Receiving { head, body, is_allowed: false };
         let window = self.streams.sender.settings.initial_window;
         self.streams.table.insert(OpenStream { id, window, since: now, is_stalled: false, state });
         Ok(())
@@ -310,7 +310,7 @@ impl Http2 {
         } else {
             self.streams.misuse.progress();
         }
-        let Some(OpenStream { state: StreamState::Receiving { head, body }, .. }) =
+        let Some(OpenStream { state: StreamState::Receiving { head, body, .. }, .. }) =
             self.streams.table.find(id)
         else {
             self.streams.receive_window.free(payload.len());
@@ -329,7 +329,7 @@ impl Http2 {
         }
         body.extend_from_slice(data);
         let padding = payload.len() - data.len();
-        self.streams.receive_window.free(padding);
+        self.streams.receive_window.grow(length - data.len(), length, padding);
         if ends_stream {
             return self.end_body(id, out);
         }
@@ -343,9 +343,9 @@ impl Http2 {
     fn end_body(&mut self, id: u32, out: &mut Vec<u8>) -> Result<Option<Http2Event>, ErrorCode> {
         let Some(stream) = self.streams.table.remove(id) else { return Ok(None) };
         let OpenStream { window, since, state, .. } = stream;
-        let StreamState::Receiving { head, body } = state else { return Ok(None) };
+        let StreamState::Receiving { head, body, .. } = state else { return Ok(None) };
         if head.content_length.is_some_and(|sent| sent != body.len() as u64) {
-            self.streams.receive_window.free(body.len());
+            self.streams.receive_window.free_body(body.len());
             self.streams.reset(id, ErrorCode::Protocol, out)?;
             return Ok(None);
         }
@@ -377,7 +377,7 @@ impl Http2 {
     /// Answers a request with an error before it is complete.
     fn refuse(&mut self, id: u32, error: ParseError, is_half_open: bool) -> Option<Http2Event> {
         let OpenStream { window, state, .. } = self.streams.table.remove(id)?;
-        let StreamState::Receiving { head, body } = state else { return None };
+        let StreamState::Receiving { head, body, .. } = state else { return None };
         self.current = Some(CurrentRequest { id, head, body, window, is_half_open });
         Some(Http2Event::Refused(error))
     }
@@ -406,7 +406,7 @@ impl Http2 {
 
     fn take_current(&mut self) -> Option<(u32, i64, bool)> {
         let CurrentRequest { id, mut body, window, is_half_open, .. } = self.current.take()?;
-        self.streams.receive_window.free(body.len());
+        self.streams.receive_window.free_body(body.len());
         if body.capacity() <= KEPT_BODY_BYTES_MAX {
             body.clear();
             self.spare_body = body;

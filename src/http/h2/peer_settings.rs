@@ -2,7 +2,7 @@
 use crate::http::h2::frame;
 use crate::http::h2::frame::{ErrorCode, number};
 use crate::http::h2::receive_window::INITIAL_WINDOW;
-use crate::limits::{HTTP2_BODY_WINDOW, HTTP2_FRAME_BYTES_MAX, HTTP2_SENT_FRAME_BYTES_MAX};
+use crate::limits::{HTTP2_FRAME_BYTES_MAX, HTTP2_SENT_FRAME_BYTES_MAX, HTTP2_STREAM_WINDOW};
 
 const HEADER_TABLE_SIZE: u16 = 1;
 const ENABLE_PUSH: u16 = 2;
@@ -18,7 +18,7 @@ pub const WINDOW_MAX: i64 = 0x7fff_ffff;
 pub fn append_own(streams_max: u32, head_bytes_max: u32, out: &mut Vec<u8>) {
     let settings = [
         (MAX_CONCURRENT_STREAMS, streams_max),
-        (INITIAL_WINDOW_SIZE, HTTP2_BODY_WINDOW),
+        (INITIAL_WINDOW_SIZE, HTTP2_STREAM_WINDOW),
         (MAX_HEADER_LIST_SIZE, head_bytes_max),
     ];
     let mut payload = Vec::with_capacity(settings.len() * 6);

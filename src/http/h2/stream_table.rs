@@ -3,9 +3,11 @@
 //! A stream that is answered as soon as its request is complete never has a record.
 use std::rc::Rc;
 
-use crate::http::h2::frame::ErrorCode;
+use crate::http::h2::frame::{ErrorCode, append_window};
 use crate::http::h2::head::RequestHead;
 use crate::http::h2::outgoing::Outgoing;
+use crate::http::h2::receive_window::{counted, counted_at_most};
+use crate::limits::{HTTP2_BODIES_WINDOW, HTTP2_STREAM_WINDOW};
 
 /// A stream with a record.
 #[derive(Debug)]
@@ -22,8 +24,8 @@ pub struct OpenStream {
 
 #[derive(Debug)]
 pub enum StreamState {
-    /// The body is incomplete.
-    Receiving { head: Rc<RequestHead>, body: Vec<u8> },
+    /// The body is incomplete. `is_allowed`: the peer may send all of it.
+    Receiving { head: Rc<RequestHead>, body: Vec<u8>, is_allowed: bool },
     /// The request is complete. It is answered once less is waiting to be sent.
     Waiting { head: Rc<RequestHead>, body: Vec<u8> },
     /// The request was taken by the owner, which responds later.
@@ -33,6 +35,24 @@ pub enum StreamState {
 }
 
 impl OpenStream {
+    /// What its body still waits to be allowed, bytes.
+    fn missing_window(&self) -> usize {
+        match &self.state {
+            StreamState::Receiving { head, is_allowed: false, .. } => counted_at_most(head.content_length),
+            _ => 0,
+        }
+    }
+
+    /// The part of `HTTP2_BODIES_WINDOW` that its body uses or may still use, bytes. What a peer sends
+    /// before it receives the window of streams is in addition to it.
+    fn counted_body_bytes(&self) -> usize {
+        match &self.state {
+            StreamState::Receiving { head, is_allowed: true, .. } => counted_at_most(head.content_length),
+            StreamState::Waiting { body, .. } => counted(body.len()),
+            StreamState::Receiving { .. } | StreamState::Parked | StreamState::Sending { .. } => 0,
+        }
+    }
+
     /// Whether the response has begun before the request was complete.
     pub fn is_half_open(&self) -> bool {
         matches!(self.state, StreamState::Sending { is_half_open: true, .. })
@@ -131,6 +151,27 @@ impl StreamTable {
             StreamState::Parked | StreamState::Sending { .. } => 0,
         });
         heads.sum()
+    }
+
+    /// Allows the bodies that fit in `HTTP2_BODIES_WINDOW`, the oldest stream first.
+    pub fn allow_bodies(&mut self, out: &mut Vec<u8>) {
+        if !self.open.iter().any(|stream| stream.missing_window() > 0) {
+            return;
+        }
+        let mut in_use: usize = self.open.iter().map(OpenStream::counted_body_bytes).sum();
+        for stream in &mut self.open {
+            let missing = stream.missing_window();
+            in_use += missing;
+            if in_use > HTTP2_BODIES_WINDOW as usize {
+                return;
+            }
+            if missing > 0
+                && let StreamState::Receiving { is_allowed, .. } = &mut stream.state
+            {
+                *is_allowed = true;
+                append_window(stream.id, HTTP2_BODIES_WINDOW - HTTP2_STREAM_WINDOW, out);
+            }
+        }
     }
 
     /// The memory of request bodies, bytes.
