@@ -193,7 +193,7 @@ pub const HTTP2_STREAMS_RANGE: std::ops::RangeInclusive<usize> = 1..=1000;
 pub const HTTP2_FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Payload of a sent frame, bytes, if the peer allows it.
 pub const HTTP2_SENT_FRAME_BYTES_MAX: usize = 64 * 1024;
-/// The largest read of a connection whose client sends bursts, bytes, held while handled. Beyond: read later.
+/// The largest read of a connection whose client sends bursts, bytes, kept while handled. Beyond: read later.
 pub const HTTP2_READ_BYTES_MAX: usize = 40 * 1024;
 /// The initial window of a stream, bytes. Beyond: its body waits for a part of `HTTP2_BODIES_WINDOW`.
 pub const HTTP2_STREAM_WINDOW: u32 = 8 * 1024;

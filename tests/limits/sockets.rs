@@ -294,6 +294,9 @@ fn request_timeouts_follow_the_settings() {
         assert_eq!((answer.status, closes), (408, true), "{input}");
         assert!(beyond(&rows(&page()), input).contains("408, close"), "{input}");
     }
+    eventually("the connections are closed", || {
+        (proxy.metric("edge_proxy_connections_open") == 0.0).then_some(())
+    });
     let mut clients = [proxy.client(), proxy.client()];
     for client in &mut clients {
         assert_eq!(client.request("GET", LIVENESS, &[], b"").status, 200);
