@@ -14,6 +14,7 @@ pub mod admin;
 pub mod analytics;
 pub mod channel;
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod counts;

@@ -5,7 +5,7 @@
 //! arguments. The clock is monotonic, so a jump of the wall clock has no effect.
 use std::time::{Duration, Instant};
 
-use crate::limits;
+use crate::{clock, limits};
 
 /// First wait after a failure; the interval, if that is shorter.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
@@ -149,7 +149,7 @@ fn shorten(span: Duration, jitter: f64) -> Duration {
 
 /// A random number, uniform in [0, 1); 0 if the system's random generator fails.
 pub fn jitter() -> f64 {
-    getrandom::u32().map_or(0.0, |random| f64::from(random) / (f64::from(u32::MAX) + 1.0))
+    clock::random().map_or(0.0, |random| f64::from((random >> 32) as u32) / (f64::from(u32::MAX) + 1.0))
 }
 
 #[cfg(test)]

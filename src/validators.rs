@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, header};
 
+use crate::clock;
+
 /// A `Last-Modified` must be this much older than the response's `Date` to distinguish two versions: both
 /// have a resolution of one second (RFC 9110 8.8.2.2). If it is younger, the next fetch is unconditional.
 const STRONG_AGE_MIN: Duration = Duration::from_secs(2);
@@ -69,7 +71,7 @@ impl Validators {
 /// The response's `Date`, or the current time.
 pub fn date_of(headers: &HeaderMap) -> SystemTime {
     let date = headers.get(header::DATE).and_then(|value| value.to_str().ok());
-    date.and_then(|text| httpdate::parse_http_date(text).ok()).unwrap_or_else(SystemTime::now)
+    date.and_then(|text| httpdate::parse_http_date(text).ok()).unwrap_or_else(clock::wall)
 }
 
 #[cfg(test)]

@@ -33,11 +33,12 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
 /// entry is used; a new module needs a row.
 const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     // Leaves.
+    ("clock", &[]),
     ("limits", &[]),
     ("json", &[]),
     ("yielding", &[]),
     ("delta", &["limits", "yielding"]),
-    ("schedule", &["limits"]),
+    ("schedule", &["clock", "limits"]),
     ("counts", &["limits"]),
     ("events", &[]),
     ("files", &[]),
@@ -45,12 +46,12 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("step_budget", &["limits", "work"]),
     ("terminal", &[]),
     ("timestamp", &[]),
-    ("validators", &[]),
+    ("validators", &["clock"]),
     ("version", &[]),
     // Python's semantics, and the engine that follows them.
     ("python", &["json", "limits", "step_budget", "work"]),
     ("engine", &["json", "limits", "python", "step_budget", "timestamp", "work", "yielding"]),
-    ("snapshot", &["delta", "engine", "json", "limits", "yielding"]),
+    ("snapshot", &["clock", "delta", "engine", "json", "limits", "yielding"]),
     // Configuration and what every plane uses.
     ("config", &["files", "limits", "terminal"]),
     ("demo", &["config"]),
@@ -97,12 +98,15 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ),
     // Control plane.
     ("systemd", &["metrics"]),
-    ("upstream", &["config", "delta", "files", "json", "limits", "timestamp", "validators", "yielding"]),
-    ("storage", &["config", "files", "json", "limits", "log", "validators"]),
-    ("analytics", &["counts", "json", "limits", "schedule", "storage", "upstream"]),
+    (
+        "upstream",
+        &["clock", "config", "delta", "files", "json", "limits", "timestamp", "validators", "yielding"],
+    ),
+    ("storage", &["clock", "config", "files", "json", "limits", "log", "validators"]),
+    ("analytics", &["clock", "counts", "json", "limits", "schedule", "storage", "upstream"]),
     (
         "forwarding",
-        &["channel", "config", "events", "json", "limits", "log", "metrics", "storage", "upstream"],
+        &["channel", "clock", "config", "events", "json", "limits", "log", "metrics", "storage", "upstream"],
     ),
     (
         "trait_forwarding",
@@ -120,6 +124,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
         &[
             "analytics",
             "channel",
+            "clock",
             "config",
             "counts",
             "delta",

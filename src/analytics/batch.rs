@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::counts::{AnalyticsVersion, Group, Labels, Resource, Rows};
 use crate::json::hex::hex;
-use crate::limits;
+use crate::{clock, limits};
 
 const VERSION_1: &str = "analytics/flags/";
 const VERSION_2: &str = "../v2/analytics/flags/";
@@ -203,9 +203,8 @@ fn count_of(body: &Value) -> u64 {
 
 /// A random UUID (RFC 9562 5.4).
 fn uuid() -> String {
-    let mut bytes = [0; 16];
     // If this fails, keys are not unique, and upstream may take an upload for a repeated one.
-    let _ = getrandom::fill(&mut bytes);
+    let mut bytes = clock::random_bytes().unwrap_or_default();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let parts = [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..]];

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::analytics::batch::{ReportKind, UploadBatch};
-use crate::limits;
+use crate::{clock, limits};
 
 /// Rejected batches in a round in which none was accepted. Beyond: rejected batches are lost instead of
 /// split, because no single row is the cause.
@@ -64,7 +64,7 @@ impl RoundResult {
     pub fn new(kind: ReportKind) -> Self {
         Self {
             kind,
-            started: Instant::now(),
+            started: clock::instant(),
             kept: Vec::new(),
             sent: 0,
             is_any_accepted: false,
@@ -126,7 +126,7 @@ pub fn run_round(
         faulty: Vec::new(),
     };
     while let Some(waiting) = round.queue.pop_front() {
-        let is_over = Instant::now() >= until;
+        let is_over = clock::instant() >= until;
         let is_unreachable = round.unreachable.len() >= UNREACHABLE_MAX
             || round.unreachable.contains(&waiting.batch.client_side_key);
         if is_over || is_unreachable {
@@ -184,7 +184,7 @@ impl Round {
         }
         waiting.failures = waiting.failures.saturating_add(1);
         let wait = failure.retry_after.map(|wait| wait.min(limits::RETRY_AFTER_MAX));
-        waiting.retry_at = wait.and_then(|wait| Instant::now().checked_add(wait));
+        waiting.retry_at = wait.and_then(|wait| clock::instant().checked_add(wait));
         self.posted.failure = Some(failure);
         self.posted.kept.push(waiting);
     }

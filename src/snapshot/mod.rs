@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
 
+use crate::clock;
 use crate::engine::program::Role;
 pub use crate::snapshot::environment::Environment;
 
@@ -107,7 +108,7 @@ pub struct Freshness {
 
 impl Default for Freshness {
     fn default() -> Self {
-        Self::new(Instant::now())
+        Self::new(clock::instant())
     }
 }
 
@@ -138,7 +139,7 @@ impl Freshness {
 
     /// The time since the last confirmation. By the monotonic clock: a jump of the wall clock has no effect.
     pub fn age(&self) -> Option<Duration> {
-        self.age_at(Instant::now())
+        self.age_at(clock::instant())
     }
 
     /// As [`age`](Self::age), at a given time.

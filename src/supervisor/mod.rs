@@ -2,28 +2,28 @@
 //!
 //! [`state`] decides, [`run_loop`] acts. Only the loop's thread publishes, and only it takes back retired
 //! snapshots.
-mod action;
+pub mod action;
 mod affinity;
 mod certificates;
-mod config_file;
-mod context;
-mod delivery;
-pub(crate) mod discovery;
+pub mod config_file;
+pub mod context;
+pub mod delivery;
+pub mod discovery;
 mod environment;
 mod environments;
-mod event;
+pub mod event;
 mod events;
 mod pool;
 pub mod probe;
 pub mod realtime;
-mod refresh;
+pub mod refresh;
 mod reload;
-mod run_loop;
-mod signals;
-mod state;
+pub mod run_loop;
+pub mod signals;
+pub mod state;
 #[cfg(test)]
 mod tests;
-mod uploads;
+pub mod uploads;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
@@ -42,6 +42,7 @@ use crate::forwarding::{queue, writer};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::storage::disk::DiskFolder;
 use crate::storage::{Store, spool};
 pub use crate::supervisor::action::SupervisorResult;
 use crate::supervisor::affinity::Affinity;
@@ -141,11 +142,9 @@ fn start_event_writer(
 ) -> std::io::Result<Option<SharedQueue>> {
     let Some(cache_dir) = &config.cache_dir else { return Ok(None) };
     match publisher.take_events() {
-        Some(posts) => {
-            writer::start(config, cache_dir.clone(), posts, Arc::clone(metrics), log.clone()).map(Some)
-        }
+        Some(posts) => writer::start(config, cache_dir, posts, Arc::clone(metrics), log.clone()).map(Some),
         None => {
-            if spool::has_records(&cache_dir.join(queue::FOLDER)) {
+            if spool::has_records(&DiskFolder::from(cache_dir).join(queue::FOLDER)) {
                 let hint = "an earlier process stored them: set events.enabled to forward them";
                 let path = cache_dir.join(queue::FOLDER).display().to_string();
                 log.event(Level::Warning, "events_left_in_spool", &[("path", &path), ("hint", &hint)]);

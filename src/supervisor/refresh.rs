@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::clock;
 use crate::config::Secret;
 use crate::delta::digest_of;
 use crate::engine::compile::CompileWarning;
@@ -16,7 +17,7 @@ use crate::files::{self, FileVersion, Links};
 use crate::metrics::EnvironmentMetrics;
 use crate::snapshot::Environment;
 use crate::snapshot::environment::Predecessor;
-use crate::storage::{StorageError, Store};
+use crate::storage::{StorageError, StoredDocument};
 use crate::supervisor::affinity::Affinity;
 use crate::supervisor::pool::{Pool, guarded};
 use crate::upstream::{
@@ -178,23 +179,41 @@ impl Compilers {
     }
 }
 
+/// Runs a task that compiles a document of this size, bytes, on this or another thread.
+pub trait CompileExecutor {
+    /// # Errors
+    /// No thread can be started.
+    fn execute(&self, bytes: usize, task: CompileTask) -> std::io::Result<()>;
+}
+
+/// Compiles a document.
+pub type CompileTask = Box<dyn FnOnce() + Send>;
+
+impl CompileExecutor for Compilers {
+    fn execute(&self, bytes: usize, task: CompileTask) -> std::io::Result<()> {
+        self.of(bytes).spawn(task)
+    }
+}
+
 impl RefreshJob {
     /// Blocks until the document is fetched and compiled. A panic becomes an error.
-    pub fn run(self, upstream: &Upstream, compilers: &Compilers) -> RefreshResult {
+    pub fn run(self, upstream: &Upstream, compilers: &impl CompileExecutor) -> RefreshResult {
         let id = self.id;
-        let started = Instant::now();
+        let started = clock::instant();
         let (mut seen, mut delta) = (None, DeltaOutcome::None);
         let result = guarded(|| run(self, &mut seen, &mut delta, upstream, compilers));
         RefreshResult { id, started, seen, delta, result: result.unwrap_or_else(|| Err(defect())) }
     }
 }
 
-/// Loads and compiles the stored document of an environment; `None` if there is none.
+/// Compiles the stored document of an environment; `None` if there is none.
 ///
 /// # Errors
 /// It is damaged, or not valid.
-pub fn load(store: &Store, client_side_key: &str) -> Result<Option<LoadedDocument>, LoadError> {
-    let Some(kept) = store.load(client_side_key)? else { return Ok(None) };
+pub fn load(
+    stored: Result<Option<StoredDocument>, StorageError>,
+) -> Result<Option<LoadedDocument>, LoadError> {
+    let Some(kept) = stored? else { return Ok(None) };
     let (environment, _) = compile(&kept.document)?;
     Ok(Some(LoadedDocument {
         environment: Arc::new(environment),
@@ -210,7 +229,7 @@ fn run(
     seen: &mut Option<FileVersion>,
     delta: &mut DeltaOutcome,
     upstream: &Upstream,
-    compilers: &Compilers,
+    compilers: &impl CompileExecutor,
 ) -> Result<Polled, PollError> {
     let mut edited_at = None;
     let is_polled = matches!(job.source, RefreshSource::Upstream { .. });
@@ -228,7 +247,7 @@ fn run(
             }
         }
         RefreshSource::File { path, seen: before, failed, bytes_max } => {
-            *seen = FileVersion::of_settled(&path, SystemTime::now());
+            *seen = FileVersion::of_settled(&path, clock::wall());
             if seen.is_some() && *seen == before {
                 return failed.map_or(Ok(Polled::Same(None)), Err);
             }
@@ -247,7 +266,7 @@ fn run(
     let keeps_uuids = is_polled && !fetched.validators.offers_deltas;
     let compile = move || compile_timed(fetched, edited_at, job.current, keeps_uuids, job.is_stored);
     let task = move || drop(sender.send(compile()));
-    compilers.of(bytes).spawn(task).map_err(|error| {
+    compilers.execute(bytes, Box::new(task)).map_err(|error| {
         PollError::new(PollErrorKind::Internal, format!("failed to start a thread to compile with: {error}"))
     })?;
     // A task that panicked dropped its sender.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::analytics::batch::ReportKind;
 use crate::analytics::batch::UploadBatch;
 use crate::analytics::upload::{PendingBatch, RoundResult, run_round};
+use crate::clock;
 use crate::config::{Config, Level, TlsConfig};
 use crate::forwarding::batch::EventBatch;
 use crate::forwarding::queue::SharedQueue;
@@ -20,7 +21,7 @@ use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::schedule::jitter;
-use crate::storage::Store;
+use crate::storage::{StorageError, Store, StoredDocument};
 use crate::supervisor::action::{Action, SupervisorResult};
 use crate::supervisor::config_file::ConfigReader;
 use crate::supervisor::context::Now;
@@ -34,7 +35,8 @@ use crate::supervisor::state::Supervisor;
 use crate::systemd::Notify;
 use crate::tls::Certificates;
 use crate::upstream::{
-    DeltaOutcome, DiscoveredEnvironment, PollError, PollErrorKind, PostOutcome, Upstream, parse_discovered,
+    DeltaOutcome, DiscoveredEnvironment, EventsOutcome, PollError, PollErrorKind, PostOutcome, Upstream,
+    parse_discovered,
 };
 
 /// How long a process that exits waits for documents to be written to disk.
@@ -138,17 +140,19 @@ impl RunLoop {
             Action::Upload { kind, waiting } => self.upload(kind, waiting),
             Action::UploadLast { kind, waiting, until } => {
                 let upstream = &self.upstream;
-                let posted = run_round(kind, waiting, until, |batch| send(upstream, batch, Some(until)));
+                let posted =
+                    run_round(kind, waiting, until, |batch| post_counts(upstream, batch, Some(until)));
                 self.results.push_back(Event::Uploaded(posted));
             }
             Action::ForwardEvents { until } => self.forward_events(until),
             Action::LoadDocument { id, client_side_key } => {
                 let store = self.store.as_ref();
-                let result = store.map_or(Ok(None), |store| refresh::load(store, &client_side_key));
+                let result = store.map_or(Ok(None), |store| refresh::load(store.load(&client_side_key)));
                 self.results.push_back(Event::DocumentLoaded { id, result });
             }
             Action::LoadDiscovery => {
-                let result = self.store.as_ref().map_or(Ok(None), load_discovery);
+                let result =
+                    self.store.as_ref().map_or(Ok(None), |store| stored_environments(store.load(STORED_AS)));
                 self.results.push_back(Event::DiscoveryLoaded(result));
             }
             Action::Store { name, kept } => {
@@ -191,7 +195,7 @@ impl RunLoop {
         let (id, sender, compilers) = (job.id, self.sender.clone(), Arc::clone(&self.compilers));
         let upstream = Arc::clone(&self.upstream);
         // The loop may have ended when the refresh does.
-        let task = move || drop(sender.send(Event::Refreshed(job.run(&upstream, &compilers))));
+        let task = move || drop(sender.send(Event::Refreshed(job.run(&upstream, &*compilers))));
         if let Err(error) = self.pool.spawn(task) {
             let (started, result) = (Instant::now(), Err(no_thread(&error)));
             let refreshed = RefreshResult { id, started, seen: None, delta: DeltaOutcome::None, result };
@@ -217,8 +221,9 @@ impl RunLoop {
         let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
         let task = move || {
             let until = Instant::now() + limits::ROUND_TIME_MAX;
-            let posted =
-                guarded(|| run_round(kind, waiting.clone(), until, |batch| send(&upstream, batch, None)));
+            let posted = guarded(|| {
+                run_round(kind, waiting.clone(), until, |batch| post_counts(&upstream, batch, None))
+            });
             // Which of them were sent before a panic is unknown: none may be sent twice.
             let posted = posted.unwrap_or_else(|| {
                 RoundResult::lost(kind, &waiting, "the upload panicked, which is a bug in this proxy")
@@ -236,12 +241,7 @@ impl RunLoop {
         let task = move || {
             let started = Instant::now();
             let round_until = until.unwrap_or(started + limits::ROUND_TIME_MAX);
-            let send = |batch: &EventBatch, body: &[u8]| {
-                let time_max = until.map(|until| until.saturating_duration_since(Instant::now()));
-                let source = &batch.source;
-                let (key, sdk) = (&source.client_side_key, &source.sdk);
-                upstream.post_events(key, sdk, &batch.idempotency_key, body, time_max)
-            };
+            let send = |batch: &EventBatch, body: &[u8]| post_events(&upstream, batch, body, until);
             let result = guarded(|| forward_round(&queue, round_until, send));
             let result = result.unwrap_or_else(|| ForwardResult::panicked(started));
             drop(sender.send(Event::EventsForwarded(result)));
@@ -298,13 +298,32 @@ fn no_thread(error: &io::Error) -> PollError {
     PollError::new(PollErrorKind::Internal, format!("failed to start a thread to fetch with: {error}"))
 }
 
-fn load_discovery(store: &Store) -> Result<Option<Vec<DiscoveredEnvironment>>, LoadError> {
-    let Some(kept) = store.load(STORED_AS)? else { return Ok(None) };
+/// The stored discovery response; `None` if there is none.
+///
+/// # Errors
+/// It is damaged, or not valid.
+pub fn stored_environments(
+    stored: Result<Option<StoredDocument>, StorageError>,
+) -> Result<Option<Vec<DiscoveredEnvironment>>, LoadError> {
+    let Some(kept) = stored? else { return Ok(None) };
     Ok(Some(parse_discovered(&kept.document)?))
 }
 
-fn send(upstream: &Upstream, batch: &UploadBatch, until: Option<Instant>) -> PostOutcome {
-    let time_max = until.map(|until| until.saturating_duration_since(Instant::now()));
+/// Posts a batch of events and its body; the answer may take until then.
+pub fn post_events(
+    upstream: &Upstream,
+    batch: &EventBatch,
+    body: &[u8],
+    until: Option<Instant>,
+) -> EventsOutcome {
+    let time_max = until.map(|until| until.saturating_duration_since(clock::instant()));
+    let (key, sdk) = (&batch.source.client_side_key, &batch.source.sdk);
+    upstream.post_events(key, sdk, &batch.idempotency_key, body, time_max)
+}
+
+/// Posts a batch of counts; the answer may take until then.
+pub fn post_counts(upstream: &Upstream, batch: &UploadBatch, until: Option<Instant>) -> PostOutcome {
+    let time_max = until.map(|until| until.saturating_duration_since(clock::instant()));
     let (key, body) = (&batch.idempotency_key, batch.body.as_bytes());
     upstream.post(&batch.path, &batch.fields(), key, body, time_max)
 }

@@ -1,15 +1,15 @@
 //! [`Upstream`]: the API at `api_url`, with its keys and limits.
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Uri, header};
+use ureq::unversioned::transport::Connector;
 
 use crate::config::{Config, Secret, SettingError};
-use crate::limits;
 use crate::upstream::client::{Client, Field, UpstreamResponse};
 use crate::upstream::error::{PollError, PollErrorKind};
 use crate::upstream::response::unknown_coding;
 use crate::upstream::{basic, url};
-use crate::yielding;
+use crate::{clock, limits, yielding};
 
 /// The client of the API. Redirects are followed here, because only this type has the origin that may get
 /// keys.
@@ -34,6 +34,22 @@ impl Upstream {
     /// # Errors
     /// One error for each invalid setting (address, outgoing proxies, certificates).
     pub fn new(config: &Config) -> Result<Self, Vec<SettingError>> {
+        Self::with_client(config, Client::new(config))
+    }
+
+    /// Connects by `connector` instead of by the sockets of the system, and to no outgoing proxy. The
+    /// connector decides how long to wait.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn over(config: &Config, connector: impl Connector) -> Result<Self, Vec<SettingError>> {
+        Self::with_client(config, Ok(Client::over(config, connector)))
+    }
+
+    fn with_client(
+        config: &Config,
+        client: Result<Client, Vec<SettingError>>,
+    ) -> Result<Self, Vec<SettingError>> {
         let base: Uri = config.api_url.parse().unwrap_or_default();
         let realtime: Uri = config.realtime.url.parse().unwrap_or_default();
         let (base, credentials) = basic::split(&base);
@@ -43,7 +59,7 @@ impl Upstream {
         if base.host().is_none() || !matches!(base.scheme_str(), Some("http" | "https")) {
             errors.push(SettingError::new("api_url", format!("expected an http or https URL, got {base:?}")));
         }
-        match Client::new(config) {
+        match client {
             Ok(client) if errors.is_empty() => Ok(Self {
                 client,
                 base,
@@ -175,7 +191,7 @@ impl Upstream {
         if expected > bytes_max as u64 {
             return Err(too_large());
         }
-        let started = Instant::now();
+        let started = clock::instant();
         let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
         let (mut piece, mut since_checkpoint) = ([0; 64 * 1024], 0);
         loop {
@@ -194,7 +210,7 @@ impl Upstream {
             }
             // A complete body is accepted even if it was slow.
             let is_whole = response.length.is_some_and(|length| bytes.len() as u64 >= length);
-            let elapsed = started.elapsed();
+            let elapsed = clock::elapsed(started);
             if !is_whole
                 && elapsed
                     > self.client.timeout() + Duration::from_secs(bytes.len() as u64 / limits::FETCH_RATE_MIN)

@@ -3,10 +3,13 @@
 //! It does not follow redirects, so no header field reaches an origin that the caller did not choose. Every
 //! wait has a timeout.
 use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use http::{HeaderMap, Uri};
 use ureq::Agent;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{Connector, NextTimeout};
 
 use crate::config::{Config, SettingError};
 use crate::limits;
@@ -14,6 +17,8 @@ use crate::upstream::absolute::{AbsoluteForm, ProxyResolver};
 use crate::upstream::error::{PollError, PollErrorKind};
 use crate::upstream::outbound_proxy::{OutboundProxies, OutgoingProxy};
 use crate::upstream::{outbound_proxy, tls_errors, url};
+
+const USER_AGENT: &str = concat!("edge-proxy/", env!("CARGO_PKG_VERSION"));
 
 /// A header field: name and value.
 pub type Field<'a> = (&'a str, &'a str);
@@ -83,7 +88,7 @@ impl Client {
                 .max_redirects(0)
                 .max_idle_connections(limits::FETCH_THREADS_MAX)
                 .max_idle_connections_per_host(limits::FETCH_THREADS_MAX)
-                .user_agent(concat!("edge-proxy/", env!("CARGO_PKG_VERSION")))
+                .user_agent(USER_AGENT)
                 .timeout_resolve(Some(config.api_poll_timeout))
                 .timeout_connect(Some(config.api_poll_timeout))
                 .timeout_send_request(Some(config.api_poll_timeout))
@@ -114,6 +119,20 @@ impl Client {
         } else {
             Err(errors)
         }
+    }
+
+    /// A client that connects by `connector`, and to no outgoing proxy.
+    pub fn over(config: &Config, connector: impl Connector) -> Self {
+        let settings = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_idle_connections(0)
+            .user_agent(USER_AGENT)
+            .proxy(None)
+            .build();
+        let direct = Agent::with_parts(settings, connector, NoResolver);
+        let (http, https) = (direct.clone(), direct.clone());
+        Self { direct, http, https, proxies: OutboundProxies::default(), timeout: config.api_poll_timeout }
     }
 
     /// `api_poll_timeout`: how long upstream may send nothing.
@@ -243,6 +262,23 @@ impl Client {
     pub fn read(&self, response: &mut UpstreamResponse, bytes: &mut [u8]) -> Result<usize, PollError> {
         let read = response.body.read(bytes);
         read.map_err(|error| self.describe(&error.into(), &response.uri, response.silence))
+    }
+}
+
+/// Gives every host the same address, for connectors that use the name.
+#[derive(Debug)]
+struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(
+        &self,
+        _uri: &Uri,
+        _config: &ureq::config::Config,
+        _timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut addresses = self.empty();
+        addresses.push(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+        Ok(addresses)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::upstream::{DiscoveredEnvironment, PollErrorKind};
 use crate::validators::Validators;
 
 /// The name of the stored response. Client-side keys have no slash.
-pub(crate) const STORED_AS: &str = "proxy/config/";
+pub const STORED_AS: &str = "proxy/config/";
 
 /// The schedule of discovery, and its last result.
 #[derive(Debug)]
