@@ -12,7 +12,7 @@ use crate::analytics::upload::{PendingBatch, RoundResult};
 use crate::counts::{Counts, Labels};
 use crate::limits;
 use crate::schedule::{Retry, Schedule, jitter};
-use crate::storage::{RecordChange, StorageError, Store, StoredRecord};
+use crate::storage::{RecordChange, StorageError, Store, StoredDocument, StoredRecord};
 use crate::upstream::PollErrorKind;
 
 /// Why saved batches cannot be loaded.
@@ -51,8 +51,23 @@ pub struct SavedBatches {
 /// Loads the batches that earlier processes saved. Those in the file of release 0.1.0 are moved to the
 /// spool, with their keys.
 pub fn load(kind: ReportKind, store: &Store) -> SavedBatches {
-    let mut saved = SavedBatches::default();
-    match store.load_records(kind.name()) {
+    let (records, file) = (store.load_records(kind.name()), store.load(kind.storage_name()));
+    let (saved, change) = saved(kind, records, file);
+    if let Some(change) = change {
+        store.change_records(kind.name(), change);
+    }
+    saved
+}
+
+/// The batches in a set of records, and in the file of release 0.1.0 if there is one; what to change in the
+/// set, so that it has those of the file.
+pub fn saved(
+    kind: ReportKind,
+    records: io::Result<(Vec<StoredRecord>, u64)>,
+    file: Result<Option<StoredDocument>, StorageError>,
+) -> (SavedBatches, Option<RecordChange>) {
+    let (mut saved, mut change) = (SavedBatches::default(), None);
+    match records {
         Ok((records, damaged)) => {
             saved.errors.extend((damaged > 0).then_some(OutboxError::Damaged(damaged)));
             for record in records {
@@ -64,7 +79,7 @@ pub fn load(kind: ReportKind, store: &Store) -> SavedBatches {
         }
         Err(error) => saved.errors.push(OutboxError::Spool(error)),
     }
-    match load_file(kind, store) {
+    match batches_in(file) {
         Ok(Some(batches)) => {
             let known: HashSet<String> =
                 saved.batches.iter().map(|batch| batch.idempotency_key.clone()).collect();
@@ -74,19 +89,19 @@ pub fn load(kind: ReportKind, store: &Store) -> SavedBatches {
             saved.batches.extend(moved);
             let keep = saved.batches.iter().map(|batch| batch.idempotency_key.clone()).collect();
             let replaces = Some(kind.storage_name().to_owned());
-            store.change_records(kind.name(), RecordChange { keep, add, replaces });
+            change = Some(RecordChange { keep, add, replaces });
         }
         Ok(None) => {}
         Err(error) => saved.errors.push(error),
     }
-    saved
+    (saved, change)
 }
 
 /// The batches in the file of release 0.1.0; `None` if there is none.
-fn load_file(kind: ReportKind, store: &Store) -> Result<Option<Vec<UploadBatch>>, OutboxError> {
-    let Some(file) = store.load(kind.storage_name()).map_err(OutboxError::Storage)? else {
-        return Ok(None);
-    };
+fn batches_in(
+    file: Result<Option<StoredDocument>, StorageError>,
+) -> Result<Option<Vec<UploadBatch>>, OutboxError> {
+    let Some(file) = file.map_err(OutboxError::Storage)? else { return Ok(None) };
     serde_json::from_slice(&file.document).map(Some).map_err(OutboxError::Json)
 }
 

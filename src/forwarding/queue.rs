@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -16,9 +15,10 @@ use crate::events::{EventLoss, EventPost, EventRecord, EventRefusal, EventSource
 use crate::forwarding::batch::{
     EventBatch, QueuedRecord, RecoveredEvents, by_spool, idempotency_key, take_records,
 };
-use crate::limits;
 use crate::metrics::EventMetrics;
+use crate::storage::disk::DiskFolder;
 use crate::storage::spool::{RecoveredRecord, Recovery, Spool, SpoolError, SpoolOptions};
+use crate::{clock, limits};
 
 /// The folder below `cache_dir`.
 pub const FOLDER: &str = "events";
@@ -36,7 +36,7 @@ impl SharedQueue {
 /// Stored events that were not forwarded yet.
 #[derive(Debug)]
 pub struct EventQueue {
-    parent: PathBuf,
+    parent: DiskFolder,
     options: SpoolOptions,
     /// The first is written to; the others were left by processes that have ended.
     spools: BTreeMap<u32, Spool>,
@@ -80,13 +80,13 @@ impl EventQueue {
     /// # Errors
     /// The folder cannot be created, locked or read.
     pub fn open(
-        cache_dir: &Path,
+        cache_dir: impl Into<DiskFolder>,
         options: SpoolOptions,
         metrics: Arc<EventMetrics>,
     ) -> io::Result<(Self, Recovery)> {
-        let parent = cache_dir.join(FOLDER);
+        let parent = cache_dir.into().join(FOLDER);
         let mut found = RecoveredEvents::default();
-        let (spool, recovery) = Spool::open_any(&parent, options, |record| found.add(0, record))?;
+        let (spool, recovery) = Spool::open_any(parent.clone(), options, |record| found.add(0, record))?;
         let mut queue = Self {
             parent,
             options,
@@ -111,7 +111,7 @@ impl EventQueue {
         let number = self.next_spool;
         let mut found = RecoveredEvents::default();
         let add = |record: RecoveredRecord<'_>| found.add(number, record);
-        let Some((spool, recovery)) = Spool::open_abandoned(&self.parent, self.options, add)? else {
+        let Some((spool, recovery)) = Spool::open_abandoned(self.parent.clone(), self.options, add)? else {
             return Ok(None);
         };
         self.next_spool += 1;
@@ -276,7 +276,7 @@ impl EventQueue {
 
     /// Gives a batch its key. If the disk fails, a crash would send the same events with another key.
     fn mark_batch(&mut self, batch: &mut EventBatch) {
-        let number = getrandom::u64().unwrap_or_default().clamp(1, u64::MAX - 1);
+        let number = clock::random().unwrap_or_default().clamp(1, u64::MAX - 1);
         let spool = batch.records.first().and_then(|record| self.spools.get(&record.spool));
         let spool_number = spool.map(Spool::number).unwrap_or_default();
         batch.idempotency_key = idempotency_key(spool_number, number);

@@ -10,8 +10,8 @@ use std::time::Instant;
 use crate::events::{EventLoss, EventSource};
 use crate::forwarding::batch::EventBatch;
 use crate::forwarding::queue::{EventQueue, SharedQueue};
-use crate::limits;
 use crate::upstream::{EventsOutcome, PollError, PollErrorKind};
+use crate::{clock, limits};
 
 /// Sources whose batch failed in a round. Beyond: all others wait for the next round.
 const FAILING_SOURCES_MAX: usize = 3;
@@ -81,13 +81,13 @@ pub fn forward_round(
 ) -> ForwardResult {
     let mut round = ForwardRound {
         queue,
-        result: ForwardResult::new(Instant::now()),
+        result: ForwardResult::new(clock::instant()),
         skipped: HashSet::new(),
         divisions: BTreeMap::new(),
         faulty: Vec::new(),
     };
     while round.skipped.len() < FAILING_SOURCES_MAX && round.result.disk_error.is_none() {
-        let now = Instant::now();
+        let now = clock::instant();
         let next = queue.lock().as_mut().map_or(Ok(None), |queue| queue.next_batch(now, &round.skipped));
         match next {
             Ok(Some((batch, _))) if now >= until => {
@@ -135,7 +135,7 @@ impl ForwardRound<'_> {
                     self.faulty.push((batch.source.clone(), batch.idempotency_key.clone()));
                 }
                 let wait = failure.retry_after.map(|wait| wait.min(limits::RETRY_AFTER_MAX));
-                let retry_at = wait.and_then(|wait| Instant::now().checked_add(wait));
+                let retry_at = wait.and_then(|wait| clock::instant().checked_add(wait));
                 self.skipped.insert(batch.source.clone());
                 self.with_queue(|queue| queue.keep(batch, retry_at));
                 self.result.failure = Some(failure);

@@ -5,27 +5,28 @@
 //! on: the next group may succeed.
 use std::fmt::Display;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::channel::{EventPosts, EventResult};
 use crate::config::{Config, EventsFsync, Level};
 use crate::events::{EventPost, EventRefusal};
 use crate::forwarding::queue::{EventQueue, SharedQueue};
-use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::storage::disk::DiskFolder;
 use crate::storage::spool::{Recovery, SpoolOptions};
+use crate::{clock, limits};
 
 /// How often a spool that cannot be opened is tried again, and spools of ended processes are looked for.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
 
-struct EventWriter {
+/// What the thread does.
+pub struct EventWriter {
     posts: EventPosts,
     queue: SharedQueue,
-    cache_dir: PathBuf,
+    cache_dir: DiskFolder,
     options: SpoolOptions,
     metrics: Arc<Metrics>,
     log: Log,
@@ -42,65 +43,81 @@ struct EventWriter {
 /// The thread cannot be started.
 pub fn start(
     config: &Config,
-    cache_dir: PathBuf,
+    cache_dir: impl Into<DiskFolder>,
     posts: EventPosts,
     metrics: Arc<Metrics>,
     log: Log,
 ) -> io::Result<SharedQueue> {
     metrics.events.queued_bytes_max.set(config.events.spool_bytes_max);
-    let queue = SharedQueue::default();
-    let options = SpoolOptions {
-        bytes_max: config.events.spool_bytes_max,
-        syncs: config.events.fsync == EventsFsync::Group,
+    let mut writer = EventWriter::new(config, cache_dir.into(), posts, metrics, log);
+    let queue = writer.queue();
+    let run = move || {
+        loop {
+            writer.step(Duration::MAX);
+        }
     };
-    let writer = EventWriter {
-        posts,
-        queue: queue.clone(),
-        cache_dir,
-        options,
-        metrics,
-        log,
-        refusal: None,
-        sync_at: None,
-        housekeeping_at: Instant::now(),
-    };
-    thread::Builder::new().name("events".into()).spawn(move || writer.run())?;
+    thread::Builder::new().name("events".into()).spawn(run)?;
     Ok(queue)
 }
 
 impl EventWriter {
-    fn run(mut self) {
-        loop {
-            let now = Instant::now();
-            if self.housekeeping_at <= now {
-                self.keep_house();
-                self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
-            }
-            if self.sync_at.is_some_and(|at| at <= now) {
-                self.sync();
-            }
-            let next = self.sync_at.map_or(self.housekeeping_at, |at| at.min(self.housekeeping_at));
-            let group = self.posts.next_group(next.saturating_duration_since(now));
-            if group.is_empty() {
-                continue;
-            }
-            let posts: Vec<&EventPost> = group.iter().map(|sent| &sent.post).collect();
-            let (results, error) = self.write(&posts);
-            self.log_change(results.iter().find_map(|result| result.err()), error);
-            self.posts.acknowledge(group.into_iter().zip(results));
+    /// A writer that has not opened the spool in `cache_dir` yet.
+    pub fn new(
+        config: &Config,
+        cache_dir: DiskFolder,
+        posts: EventPosts,
+        metrics: Arc<Metrics>,
+        log: Log,
+    ) -> Self {
+        let queue = SharedQueue::default();
+        let options = SpoolOptions {
+            bytes_max: config.events.spool_bytes_max,
+            syncs: config.events.fsync == EventsFsync::Group,
+        };
+        let housekeeping_at = clock::instant();
+        Self { posts, queue, cache_dir, options, metrics, log, refusal: None, sync_at: None, housekeeping_at }
+    }
+
+    /// The queue that it fills.
+    pub fn queue(&self) -> SharedQueue {
+        self.queue.clone()
+    }
+
+    /// When [`step`](Self::step) has something to do without new events.
+    pub fn due(&self) -> Instant {
+        self.sync_at.map_or(self.housekeeping_at, |at| at.min(self.housekeeping_at))
+    }
+
+    /// Does what is due, then waits for events, for `wait_max` at most, and stores and acknowledges them.
+    pub fn step(&mut self, wait_max: Duration) {
+        let now = clock::instant();
+        if self.housekeeping_at <= now {
+            self.keep_house();
+            self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
         }
+        if self.sync_at.is_some_and(|at| at <= now) {
+            self.sync();
+        }
+        let group = self.posts.next_group(self.due().saturating_duration_since(now).min(wait_max));
+        if group.is_empty() {
+            return;
+        }
+        let posts: Vec<&EventPost> = group.iter().map(|sent| &sent.post).collect();
+        let (results, error) = self.write(&posts);
+        self.log_change(results.iter().find_map(|result| result.err()), error);
+        self.posts.acknowledge(group.into_iter().zip(results));
     }
 
     /// Stores a group: the result of each post, and the error of the disk.
     fn write(&mut self, posts: &[&EventPost]) -> (Vec<EventResult>, Option<io::Error>) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let at = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut queue = self.queue.lock();
         let Some(queue) = queue.as_mut() else { return (vec![Err(EventRefusal::Disk); posts.len()], None) };
         let mut results: Vec<EventResult> = posts.iter().map(|post| queue.append(post, at)).collect();
         match queue.commit() {
             Ok(()) => {
                 if !self.options.syncs && self.sync_at.is_none() {
-                    self.sync_at = Some(Instant::now() + limits::EVENT_SYNC_INTERVAL);
+                    self.sync_at = Some(clock::instant() + limits::EVENT_SYNC_INTERVAL);
                 }
                 (results, None)
             }
@@ -127,7 +144,7 @@ impl EventWriter {
         let mut queue = self.queue.lock();
         let result = match queue.as_mut() {
             Some(queue) => queue.adopt(),
-            None => EventQueue::open(&self.cache_dir, self.options, self.metrics.events.clone()).map(
+            None => EventQueue::open(self.cache_dir.clone(), self.options, self.metrics.events.clone()).map(
                 |(opened, recovery)| {
                     *queue = Some(opened);
                     Some(recovery)
@@ -139,7 +156,7 @@ impl EventWriter {
             Ok(Some(recovery)) => self.log_recovery(recovery),
             Ok(None) => {}
             Err(error) => {
-                let error = format!("{}: {error}", self.cache_dir.display());
+                let error = format!("{}: {error}", self.cache_dir.path.display());
                 let hint = "events are answered 503: check the owner, mode and free space of cache_dir";
                 self.log.event(Level::Error, "events_spool_unusable", &[("error", &error), ("hint", &hint)]);
             }

@@ -3,16 +3,14 @@
 //! Each file contains a header (one line of JSON with the SHA-256 of the document), then the document as it
 //! was received. Files are replaced atomically (temporary file, fsync, rename) by a writer thread, and only
 //! the owner can read them. File names are digests, because keys are secret. A damaged file is never served.
-mod folder;
+pub mod disk;
 mod records;
 pub mod spool;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Display;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -22,14 +20,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::Level;
-use crate::files::Links;
 use crate::json::hex::hex;
 use crate::log::Log;
-use crate::storage::folder::create_folder;
+use crate::storage::disk::DiskFolder;
 pub use crate::storage::records::{RecordChange, StoredRecord};
 use crate::storage::records::{RecordSets, WriteError};
 use crate::validators::Validators;
-use crate::{files, limits};
+use crate::{clock, limits};
 
 /// A document and its metadata, as saved on disk.
 #[derive(Debug, PartialEq)]
@@ -63,13 +60,13 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// Reads files, and sends writes to the writer thread.
 #[derive(Debug)]
 pub struct Store {
-    folder: PathBuf,
+    folder: DiskFolder,
     writes: Sender<WriteRequest>,
 }
 
-/// A message to the writer thread.
+/// A message to the writer.
 #[derive(Debug)]
-enum WriteRequest {
+pub enum WriteRequest {
     Save(String, StoredDocument),
     Remove(String),
     LoadRecords(&'static str, Sender<io::Result<(Vec<StoredRecord>, u64)>>),
@@ -83,13 +80,12 @@ impl Store {
     ///
     /// # Errors
     /// The folder cannot be created, or the thread cannot be started.
-    pub fn open(folder: &Path, log: &Log) -> io::Result<Self> {
-        create_folder(folder)?;
-        remove_leftovers(folder, log);
+    pub fn open(folder: impl Into<DiskFolder>, log: &Log) -> io::Result<Self> {
+        let folder = folder.into();
+        let mut writer = StoreWriter::open(folder.clone(), log)?;
         let (writes, requests) = channel();
-        let (own, log) = (folder.to_path_buf(), log.clone());
-        thread::Builder::new().name("store".into()).spawn(move || run_writer(&own, &requests, &log))?;
-        Ok(Self { folder: folder.to_path_buf(), writes })
+        thread::Builder::new().name("store".into()).spawn(move || writer.run(&requests))?;
+        Ok(Self { folder, writes })
     }
 
     /// Loads the document `name`; `None` if there is none.
@@ -97,7 +93,7 @@ impl Store {
     /// # Errors
     /// The file is damaged or cannot be read.
     pub fn load(&self, name: &str) -> Result<Option<StoredDocument>, StorageError> {
-        load(&self.folder, name)
+        load(self.folder.clone(), name)
     }
 
     /// Saves a document, asynchronously.
@@ -108,8 +104,7 @@ impl Store {
 
     /// Saves a document, asynchronously, unless the file has the same content.
     pub fn save_if_new(&self, name: &str, document: StoredDocument) {
-        let is_saved = matches!(self.load(name), Ok(Some(before)) if before.digest == document.digest);
-        if !is_saved {
+        if !has_content(&self.folder, name, &document.digest) {
             self.save(name, document);
         }
     }
@@ -184,10 +179,11 @@ impl std::error::Error for StorageError {}
 ///
 /// # Errors
 /// The file is damaged or cannot be read.
-pub fn load(folder: &Path, name: &str) -> Result<Option<StoredDocument>, StorageError> {
-    let path = path(folder, name);
+pub fn load(folder: impl Into<DiskFolder>, name: &str) -> Result<Option<StoredDocument>, StorageError> {
+    let folder = folder.into();
+    let path = path(&folder, name);
     let damaged = |cause| StorageError { path: path.clone(), cause };
-    let mut bytes = match files::read(&path, Links::Refuse, limits::CACHE_FILE_BYTES_MAX) {
+    let mut bytes = match folder.disk.read(&path, limits::CACHE_FILE_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(damaged(DamageCause::Read(error))),
@@ -210,54 +206,105 @@ pub fn load(folder: &Path, name: &str) -> Result<Option<StoredDocument>, Storage
     Ok(Some(StoredDocument { document, validators, digest, saved_at }))
 }
 
-/// The loop of the writer thread. Of several writes to one name only the newest is done. Failed writes are
+/// Whether the document `name` is stored with this digest.
+pub fn has_content(folder: &DiskFolder, name: &str, digest: &[u8; 32]) -> bool {
+    matches!(load(folder.clone(), name), Ok(Some(before)) if before.digest == *digest)
+}
+
+/// What the writer thread does. Of several writes to one name only the newest is done. Failed writes are
 /// retried: the disk may be full, or the folder missing, for a while.
-fn run_writer(folder: &Path, requests: &Receiver<WriteRequest>, log: &Log) {
-    let mut waiting: BTreeMap<String, Option<StoredDocument>> = BTreeMap::new();
-    let mut records = RecordSets::new(folder);
-    loop {
-        let was_failing = !waiting.is_empty() || records.has_changes();
-        let timeout = if was_failing { RETRY_INTERVAL } else { Duration::MAX };
-        let first = match requests.recv_timeout(timeout) {
-            Ok(first) => Some(first),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let mut flushed = Vec::new();
-        for request in first.into_iter().chain(requests.try_iter()) {
-            match request {
-                WriteRequest::Save(name, document) => drop(waiting.insert(name, Some(document))),
-                WriteRequest::Remove(name) => drop(waiting.insert(name, None)),
-                WriteRequest::LoadRecords(set, loaded) => drop(loaded.send(records.load(set))),
-                WriteRequest::ChangeRecords(set, change) => records.plan(set, change),
-                WriteRequest::Flush(done) => flushed.push(done),
-            }
+#[derive(Debug)]
+pub struct StoreWriter {
+    folder: DiskFolder,
+    log: Log,
+    /// To be written, or removed if `None`.
+    waiting: BTreeMap<String, Option<StoredDocument>>,
+    records: RecordSets,
+    is_failing: bool,
+    flushed: Vec<Sender<()>>,
+}
+
+impl StoreWriter {
+    /// Creates the folder if it does not exist, and removes temporary files of killed processes.
+    ///
+    /// # Errors
+    /// The folder cannot be created.
+    pub fn open(folder: DiskFolder, log: &Log) -> io::Result<Self> {
+        folder.create()?;
+        remove_leftovers(&folder, log);
+        let records = RecordSets::new(folder.clone());
+        let (waiting, flushed) = (BTreeMap::new(), Vec::new());
+        Ok(Self { folder, log: log.clone(), waiting, records, is_failing: false, flushed })
+    }
+
+    fn run(&mut self, requests: &Receiver<WriteRequest>) {
+        loop {
+            let timeout = if self.has_unwritten() { RETRY_INTERVAL } else { Duration::MAX };
+            let first = match requests.recv_timeout(timeout) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            first.into_iter().chain(requests.try_iter()).for_each(|request| self.accept(request));
+            self.write();
         }
-        let (replaced, changed) = records.apply();
+    }
+
+    /// Whether something waits to be written: it was accepted, or its write failed.
+    pub fn has_unwritten(&self) -> bool {
+        !self.waiting.is_empty() || self.records.has_changes()
+    }
+
+    /// As [`Store::load_records`].
+    ///
+    /// # Errors
+    /// The spool of the set cannot be opened.
+    pub fn load_records(&mut self, set: &'static str) -> io::Result<(Vec<StoredRecord>, u64)> {
+        self.records.load(set)
+    }
+
+    /// Plans what [`write`](Self::write) does.
+    pub fn accept(&mut self, request: WriteRequest) {
+        match request {
+            WriteRequest::Save(name, document) => drop(self.waiting.insert(name, Some(document))),
+            WriteRequest::Remove(name) => drop(self.waiting.insert(name, None)),
+            WriteRequest::LoadRecords(set, loaded) => drop(loaded.send(self.load_records(set))),
+            WriteRequest::ChangeRecords(set, change) => self.records.plan(set, change),
+            WriteRequest::Flush(done) => self.flushed.push(done),
+        }
+    }
+
+    /// Writes everything that waits; what fails waits for the next call.
+    pub fn write(&mut self) {
+        let Self { folder, waiting, .. } = self;
+        let (replaced, changed) = self.records.apply();
         waiting.extend(replaced.into_iter().map(|name| (name, None)));
         let mut failure = changed.err();
         waiting.retain(|name, document| {
             let path = path(folder, name);
-            let result = document.as_ref().map_or_else(|| remove(&path), |document| write(&path, document));
+            let result = document
+                .as_ref()
+                .map_or_else(|| remove(folder, &path), |document| write(folder, &path, document));
             result.is_err_and(|error| {
                 failure = Some(WriteError { path, error: error.into() });
                 true
             })
         });
+        let was_failing = std::mem::replace(&mut self.is_failing, failure.is_some());
         match failure {
             Some(error) if !was_failing => {
                 let hint = "documents are not saved for a restart: check the owner, mode and free space of the folder";
-                log.event(Level::Error, "cache_write_failed", &[("error", &error), ("hint", &hint)]);
+                self.log.event(Level::Error, "cache_write_failed", &[("error", &error), ("hint", &hint)]);
             }
-            None if was_failing => log.event(Level::Info, "cache_write_recovered", &[]),
+            None if was_failing => self.log.event(Level::Info, "cache_write_recovered", &[]),
             _ => {}
         }
-        drop(flushed);
+        self.flushed.clear();
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    fs::remove_file(path).or_else(|error| match error.kind() {
+fn remove(folder: &DiskFolder, path: &Path) -> io::Result<()> {
+    folder.disk.remove(path).or_else(|error| match error.kind() {
         io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),
     })
@@ -266,20 +313,17 @@ fn remove(path: &Path) -> io::Result<()> {
 /// Removes, and logs, the temporary files of processes that were killed while writing. Another process may be
 /// writing now, and the folder may contain unrelated files: only old regular files whose names have exactly
 /// the form of temporary files are removed.
-fn remove_leftovers(folder: &Path, log: &Log) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if !entry.file_name().to_str().is_some_and(is_temporary) {
+fn remove_leftovers(folder: &DiskFolder, log: &Log) {
+    for entry in folder.disk.entries(&folder.path).into_iter().flatten() {
+        let Some(name) = entry.name.filter(|name| is_temporary(name)) else { continue };
+        let age = entry.modified.and_then(|modified| clock::wall().duration_since(modified).ok());
+        let age = age.unwrap_or_default();
+        if !entry.is_file || age <= limits::STORE_LEFTOVER_AGE {
             continue;
         }
-        // `DirEntry::metadata` does not follow symbolic links.
-        let Ok(metadata) = entry.metadata() else { continue };
-        let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default();
-        if !metadata.is_file() || age <= limits::STORE_LEFTOVER_AGE {
-            continue;
-        }
-        let path = entry.path();
+        let path = folder.path.join(name);
         let shown = path.display();
-        match fs::remove_file(&path) {
+        match folder.disk.remove(&path) {
             Ok(()) => {
                 let fields: [(_, &dyn Display); 2] = [("path", &shown), ("age_seconds", &age.as_secs())];
                 log.event(Level::Info, "cache_leftover_removed", &fields);
@@ -312,11 +356,11 @@ fn is_temporary(name: &str) -> bool {
 /// A unique name for a temporary file. The PID does not suffice: in containers that share a folder, every
 /// process has PID 1.
 fn temporary(path: &Path) -> PathBuf {
-    let random = getrandom::u64().unwrap_or_default();
+    let random = clock::random().unwrap_or_default();
     path.with_extension(format!("{TEMPORARY}{}-{random:0RANDOM_DIGITS$x}", std::process::id()))
 }
 
-fn write(path: &Path, document: &StoredDocument) -> io::Result<()> {
+fn write(folder: &DiskFolder, path: &Path, document: &StoredDocument) -> io::Result<()> {
     let header = FileHeader {
         version: VERSION,
         sha256: hex(&document.digest),
@@ -327,27 +371,22 @@ fn write(path: &Path, document: &StoredDocument) -> io::Result<()> {
     let mut line = serde_json::to_vec(&header)?;
     line.push(b'\n');
     let temporary = temporary(path);
-    let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-    let mut file = create().or_else(|error| match (error.kind(), path.parent()) {
-        // The folder was removed after the start.
-        (io::ErrorKind::NotFound, Some(folder)) => create_folder(folder).and_then(|()| create()),
-        _ => Err(error),
-    })?;
+    let file = folder.create_file(&temporary)?;
     let written = file
-        .write_all(&line)
-        .and_then(|()| file.write_all(&document.document))
-        .and_then(|()| file.sync_all());
-    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
-        let _ = fs::remove_file(&temporary);
+        .write_all_at(&line, 0)
+        .and_then(|()| file.write_all_at(&document.document, line.len() as u64))
+        .and_then(|()| file.sync());
+    if let Err(error) = written.and_then(|()| folder.disk.rename(&temporary, path)) {
+        let _ = folder.disk.remove(&temporary);
         return Err(error);
     }
     // Sync the folder too: the rename must survive a loss of power.
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    folder.disk.sync_folder(&folder.path)
 }
 
 /// The path of the document `name`. The file name is a digest: `name` may be a key.
-fn path(folder: &Path, name: &str) -> PathBuf {
-    folder.join(format!("{}.document", &hex(&Sha256::digest(name.as_bytes()))[..NAME_DIGITS]))
+fn path(folder: &DiskFolder, name: &str) -> PathBuf {
+    folder.path.join(format!("{}.document", &hex(&Sha256::digest(name.as_bytes()))[..NAME_DIGITS]))
 }
 
 #[cfg(test)]

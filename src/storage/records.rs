@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
 
 use crate::limits;
+use crate::storage::disk::DiskFolder;
 use crate::storage::spool::{RecordId, RecoveredRecord, Spool, SpoolError, SpoolOptions};
 
 /// The folder below `cache_dir`.
@@ -61,7 +61,7 @@ impl std::error::Error for WriteError {}
 /// The sets of one `cache_dir`.
 #[derive(Debug)]
 pub struct RecordSets {
-    folder: PathBuf,
+    folder: DiskFolder,
     sets: BTreeMap<&'static str, RecordSet>,
     /// Changes that were not made yet.
     changes: BTreeMap<&'static str, RecordChange>,
@@ -75,8 +75,8 @@ struct RecordSet {
 }
 
 impl RecordSets {
-    pub fn new(cache_dir: &Path) -> Self {
-        Self { folder: cache_dir.join(FOLDER), sets: BTreeMap::new(), changes: BTreeMap::new() }
+    pub fn new(cache_dir: impl Into<DiskFolder>) -> Self {
+        Self { folder: cache_dir.into().join(FOLDER), sets: BTreeMap::new(), changes: BTreeMap::new() }
     }
 
     /// Opens a set, with the records that earlier processes left. Returns them, and how many are damaged.
@@ -97,7 +97,7 @@ impl RecordSets {
         // Those of processes that have ended become records of this one.
         let mut moved = Vec::new();
         while let Some((mut other, recovery)) =
-            Spool::open_abandoned(&self.folder.join(name), OPTIONS, |record| {
+            Spool::open_abandoned(self.folder.join(name), OPTIONS, |record| {
                 moved.push((record.id, record.payload.to_vec()))
             })?
         {
@@ -119,7 +119,7 @@ impl RecordSets {
     }
 
     fn open(&self, name: &str, recovered: impl FnMut(RecoveredRecord<'_>)) -> io::Result<(RecordSet, u64)> {
-        let (spool, recovery) = Spool::open_any(&self.folder.join(name), OPTIONS, recovered)?;
+        let (spool, recovery) = Spool::open_any(self.folder.join(name), OPTIONS, recovered)?;
         Ok((RecordSet { spool, ids: BTreeMap::new() }, recovery.damaged))
     }
 
@@ -147,7 +147,7 @@ impl RecordSets {
             match self.make(name, &change) {
                 Ok(()) => replaced.extend(change.replaces),
                 Err(error) => {
-                    result = Err(WriteError { path: self.folder.join(name), error });
+                    result = Err(WriteError { path: self.folder.path.join(name), error });
                     self.changes.insert(name, change);
                 }
             }
@@ -211,6 +211,8 @@ fn decode(payload: &[u8]) -> Option<StoredRecord> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     struct SetFolder(PathBuf);

@@ -1,4 +1,5 @@
 //! Tests of files in `cache_dir`.
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
@@ -140,9 +141,9 @@ fn recognizes_its_temporary_files() {
     let folder = Folder::new("recognised");
     let store = folder.store();
     // The target is a directory: the rename fails.
-    let target = path(&folder.0, "key");
+    let target = path(&DiskFolder::from(&folder.0), "key");
     fs::create_dir(&target).unwrap();
-    assert!(write(&target, &stored("{}")).is_err());
+    assert!(write(&DiskFolder::from(&folder.0), &target, &stored("{}")).is_err());
     assert_eq!(folder.files(), std::slice::from_ref(&target), "no temporary file is left");
     assert!(store.load("key").unwrap_err().to_string().contains("not a regular file"));
     let name = temporary(&target);
@@ -153,7 +154,7 @@ fn recognizes_its_temporary_files() {
 fn reads_only_regular_files() {
     let folder = Folder::new("others");
     let store = folder.store();
-    let target = path(&folder.0, "key");
+    let target = path(&DiskFolder::from(&folder.0), "key");
     for link in ["/dev/zero", "/dev/stdin", "elsewhere"] {
         std::os::unix::fs::symlink(link, &target).unwrap();
         assert!(store.load("key").unwrap_err().to_string().contains("not a regular file"));

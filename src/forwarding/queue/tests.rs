@@ -1,6 +1,7 @@
 //! Tests of the queue and of rounds, with an upstream that is a function.
 use std::cell::RefCell;
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;

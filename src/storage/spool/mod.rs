@@ -10,17 +10,14 @@ mod record;
 mod segment;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::files::Links;
-use crate::storage::folder::create_folder;
+use crate::storage::disk::{DiskFile, DiskFolder};
 use crate::storage::spool::format::{RecordState, ScannedRecord, SegmentError};
 pub use crate::storage::spool::record::{RecordId, RecoveredRecord, Recovery, SpoolError, SpoolOptions};
 use crate::storage::spool::segment::{Tail, lock, segment_path, segments_in};
-use crate::{files, limits};
+use crate::{clock, limits};
 
 /// Where a record is.
 #[derive(Clone, Copy, Debug)]
@@ -48,9 +45,9 @@ struct SegmentUse {
 /// Records that wait on disk.
 #[derive(Debug)]
 pub struct Spool {
-    folder: PathBuf,
+    folder: DiskFolder,
     /// Locked while the spool is open.
-    _lock: File,
+    _lock: Box<dyn DiskFile>,
     number: [u8; 16],
     options: SpoolOptions,
     segments: BTreeMap<u64, SegmentUse>,
@@ -72,10 +69,15 @@ fn charged_bytes(payload_bytes: usize) -> u64 {
     (format::record_bytes(payload_bytes) as u64).max(limits::SPOOL_RECORD_BYTES_MIN)
 }
 
+/// No folder has this name.
+fn lacks_folder(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// Whether a spool below `parent` has segments. It may be in use.
-pub fn has_records(parent: &Path) -> bool {
+pub fn has_records(parent: &DiskFolder) -> bool {
     let has_segments =
-        |slot: u32| segments_in(&parent.join(slot.to_string())).is_ok_and(|found| !found.is_empty());
+        |slot: u32| segments_in(&parent.join(&slot.to_string())).is_ok_and(|found| !found.is_empty());
     (0..limits::SPOOLS_MAX).any(has_segments)
 }
 
@@ -86,18 +88,19 @@ impl Spool {
     /// # Errors
     /// The folder cannot be created, locked or read.
     pub fn open_any(
-        parent: &Path,
+        parent: impl Into<DiskFolder>,
         options: SpoolOptions,
         mut recovered: impl FnMut(RecoveredRecord<'_>),
     ) -> io::Result<(Self, Recovery)> {
+        let parent = parent.into();
         for slot in 0..limits::SPOOLS_MAX {
-            let folder = parent.join(slot.to_string());
-            create_folder(&folder)?;
+            let folder = parent.join(&slot.to_string());
+            folder.create()?;
             if let Some(lock) = lock(&folder)? {
                 return Self::open(folder, lock, options, &mut recovered);
             }
         }
-        let message = format!("all {} spools in {} are in use", limits::SPOOLS_MAX, parent.display());
+        let message = format!("all {} spools in {} are in use", limits::SPOOLS_MAX, parent.path.display());
         Err(io::Error::new(io::ErrorKind::WouldBlock, message))
     }
 
@@ -106,14 +109,17 @@ impl Spool {
     /// # Errors
     /// A folder cannot be locked or read.
     pub fn open_abandoned(
-        parent: &Path,
+        parent: impl Into<DiskFolder>,
         options: SpoolOptions,
         mut recovered: impl FnMut(RecoveredRecord<'_>),
     ) -> io::Result<Option<(Self, Recovery)>> {
+        let parent = parent.into();
         for slot in 0..limits::SPOOLS_MAX {
-            let folder = parent.join(slot.to_string());
-            if !folder.is_dir() || segments_in(&folder)?.is_empty() {
-                continue;
+            let folder = parent.join(&slot.to_string());
+            match segments_in(&folder) {
+                Ok(segments) if segments.is_empty() => continue,
+                Err(error) if lacks_folder(&error) => continue,
+                found => drop(found?),
             }
             if let Some(lock) = lock(&folder)? {
                 return Self::open(folder, lock, options, &mut recovered).map(Some);
@@ -123,13 +129,12 @@ impl Spool {
     }
 
     fn open(
-        folder: PathBuf,
-        lock: File,
+        folder: DiskFolder,
+        lock: Box<dyn DiskFile>,
         options: SpoolOptions,
         recovered: &mut dyn FnMut(RecoveredRecord<'_>),
     ) -> io::Result<(Self, Recovery)> {
-        let mut number = [0; 16];
-        getrandom::fill(&mut number).map_err(io::Error::other)?;
+        let number = clock::random_bytes().map_err(io::Error::other)?;
         let mut spool = Self {
             folder,
             _lock: lock,
@@ -163,12 +168,12 @@ impl Spool {
         recovery: &mut Recovery,
         recovered: &mut dyn FnMut(RecoveredRecord<'_>),
     ) -> io::Result<()> {
-        let path = segment_path(&self.folder, segment);
-        let bytes = files::read(&path, Links::Refuse, limits::CACHE_FILE_BYTES_MAX)?;
+        let path = self.path_of(segment);
+        let bytes = self.folder.disk.read(&path, limits::CACHE_FILE_BYTES_MAX)?;
         match format::read_segment_header(&bytes) {
             Ok(number) => self.number = number,
             // Its process was killed while it created the file.
-            Err(SegmentError::Truncated) => return fs::remove_file(path),
+            Err(SegmentError::Truncated) => return self.folder.disk.remove(&path),
             Err(SegmentError::Header | SegmentError::Version(_)) => {
                 recovery.ignored += 1;
                 return Ok(());
@@ -212,6 +217,10 @@ impl Spool {
             self.delete_segment(segment);
         }
         Ok(())
+    }
+
+    fn path_of(&self, segment: u64) -> PathBuf {
+        segment_path(&self.folder.path, segment)
     }
 
     fn insert(&mut self, id: RecordId, location: RecordLocation) {
@@ -354,8 +363,8 @@ impl Spool {
 
     fn read_with_state(&self, id: RecordId) -> Result<(RecordState, Vec<u8>), SpoolError> {
         let location = self.records.get(&id).ok_or(SpoolError::Damaged)?;
-        let path = segment_path(&self.folder, location.segment);
-        let file = match File::open(path) {
+        let path = self.path_of(location.segment);
+        let file = match self.folder.disk.open(&path, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(SpoolError::Damaged),
             opened => opened?,
         };
@@ -405,7 +414,7 @@ impl Spool {
             by_segment.entry(location.segment).or_default().push(location.offset);
         }
         for (segment, offsets) in by_segment {
-            let opened = File::options().write(true).open(segment_path(&self.folder, segment));
+            let opened = self.folder.disk.open(&self.path_of(segment), true);
             let file = match opened {
                 // Deleted by another program: nothing is left to be marked.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -415,7 +424,7 @@ impl Spool {
                 file.write_all_at(&state.to_bytes(), u64::from(offset) + format::STATE_OFFSET as u64)?;
             }
             if self.options.syncs {
-                file.sync_data()?;
+                file.sync()?;
             }
         }
         Ok(())
@@ -439,7 +448,7 @@ impl Spool {
         let bytes = self.segments.remove(&segment).map_or(0, |found| found.bytes);
         self.bytes = self.bytes.saturating_sub(bytes);
         // If this fails, all its records are done, and the next start deletes it.
-        let _ = fs::remove_file(segment_path(&self.folder, segment));
+        let _ = self.folder.disk.remove(&self.path_of(segment));
     }
 
     /// Moves the records of the segments that are mostly done to the last one, if that frees much.

@@ -1,12 +1,8 @@
 //! The files of a spool: segments, and the lock.
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
-
-use crate::storage::folder::create_folder;
+use crate::storage::disk::{DiskFile, DiskFolder};
 use crate::storage::spool::format::segment_header;
 
 /// The name of a segment is its number in `NAME_DIGITS` hexadecimal digits, with this extension.
@@ -19,15 +15,13 @@ pub fn segment_path(folder: &Path, segment: u64) -> PathBuf {
 }
 
 /// The numbers of all segments in a folder, in order. Other files are ignored.
-pub fn segments_in(folder: &Path) -> io::Result<Vec<u64>> {
+pub fn segments_in(folder: &DiskFolder) -> io::Result<Vec<u64>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let digits = name.to_str().and_then(|name| name.strip_suffix(EXTENSION));
+    for entry in folder.disk.entries(&folder.path)? {
+        let digits = entry.name.as_deref().and_then(|name| name.strip_suffix(EXTENSION));
         let number = digits.filter(|digits| digits.len() == NAME_DIGITS && is_lower_hex(digits));
         // Links and directories with such names are not ours.
-        if entry.file_type()?.is_file() {
+        if entry.is_file {
             found.extend(number.and_then(|digits| u64::from_str_radix(digits, 16).ok()));
         }
     }
@@ -40,25 +34,14 @@ fn is_lower_hex(text: &str) -> bool {
 }
 
 /// Locks a folder for this process; `None` if another one has it. The lock ends with the returned file.
-pub fn lock(folder: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(folder.join(LOCK))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+pub fn lock(folder: &DiskFolder) -> io::Result<Option<Box<dyn DiskFile>>> {
+    folder.disk.lock(&folder.path.join(LOCK))
 }
 
 /// The segment that records are appended to.
 #[derive(Debug)]
 pub struct Tail {
-    file: File,
+    file: Box<dyn DiskFile>,
     number: u64,
     bytes: u64,
     is_synced: bool,
@@ -67,20 +50,14 @@ pub struct Tail {
 }
 
 impl Tail {
-    pub fn create(folder: &Path, number: u64, spool: [u8; 16], syncs: bool) -> io::Result<Self> {
-        let path = segment_path(folder, number);
-        let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = create().or_else(|error| match error.kind() {
-            // The folder was removed after the start.
-            io::ErrorKind::NotFound => create_folder(folder).and_then(|()| create()),
-            _ => Err(error),
-        })?;
+    pub fn create(folder: &DiskFolder, number: u64, spool: [u8; 16], syncs: bool) -> io::Result<Self> {
+        let path = segment_path(&folder.path, number);
+        let file = folder.create_file(&path)?;
         let mut tail = Self { file, number, bytes: 0, is_synced: true, is_whole: true };
         let header = segment_header(spool);
-        let written =
-            tail.write(&header).and_then(|()| if syncs { File::open(folder)?.sync_all() } else { Ok(()) });
-        if let Err(error) = written {
-            let _ = fs::remove_file(&path);
+        let sync = || if syncs { folder.disk.sync_folder(&folder.path) } else { Ok(()) };
+        if let Err(error) = tail.write(&header).and_then(|()| sync()) {
+            let _ = folder.disk.remove(&path);
             return Err(error);
         }
         Ok(tail)
@@ -96,7 +73,7 @@ impl Tail {
 
     /// Whether the file still has a name.
     pub fn is_linked(&self) -> bool {
-        self.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+        self.file.is_linked()
     }
 
     /// Whether the file is as it was before a failed write. If not, nothing may be appended to it.
@@ -117,7 +94,7 @@ impl Tail {
 
     pub fn sync(&mut self) -> io::Result<()> {
         if !self.is_synced {
-            self.file.sync_data()?;
+            self.file.sync()?;
             self.is_synced = true;
         }
         Ok(())

@@ -1,4 +1,5 @@
 //! Tests of spools on a real file system.
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
@@ -14,7 +15,11 @@ impl TestFolder {
 
     fn segments(&self) -> Vec<PathBuf> {
         let folder = self.0.join("0");
-        segments_in(&folder).unwrap().into_iter().map(|number| segment_path(&folder, number)).collect()
+        segments_in(&DiskFolder::from(&folder))
+            .unwrap()
+            .into_iter()
+            .map(|number| segment_path(&folder, number))
+            .collect()
     }
 }
 
