@@ -161,6 +161,11 @@ impl EventQueue {
         }
     }
 
+    /// The number of events that wait.
+    pub fn count(&self) -> u64 {
+        self.events
+    }
+
     /// Appends the events of a request to the group that [`commit`](Self::commit) writes. `at` is the time in
     /// seconds since the epoch.
     ///

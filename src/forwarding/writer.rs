@@ -34,6 +34,8 @@ pub struct EventWriter {
     refusal: Option<EventRefusal>,
     /// When events are to be written to the disk itself; `None` if all are.
     sync_at: Option<Instant>,
+    /// The last such attempt failed.
+    is_sync_failing: bool,
     housekeeping_at: Instant,
 }
 
@@ -75,7 +77,18 @@ impl EventWriter {
             syncs: config.events.fsync == EventsFsync::Group,
         };
         let housekeeping_at = clock::instant();
-        Self { posts, queue, cache_dir, options, metrics, log, refusal: None, sync_at: None, housekeeping_at }
+        Self {
+            posts,
+            queue,
+            cache_dir,
+            options,
+            metrics,
+            log,
+            refusal: None,
+            sync_at: None,
+            is_sync_failing: false,
+            housekeeping_at,
+        }
     }
 
     /// The queue that it fills.
@@ -131,10 +144,13 @@ impl EventWriter {
         }
     }
 
+    /// Writes to the disk itself what is stored. A failure is tried again: until then a loss of power would
+    /// lose more than the last events.
     fn sync(&mut self) {
-        self.sync_at = None;
         let error = self.queue.lock().as_mut().and_then(|queue| queue.sync().err());
-        if let Some(error) = error {
+        self.sync_at = error.as_ref().map(|_| clock::instant() + limits::EVENT_SYNC_INTERVAL);
+        let was_failing = std::mem::replace(&mut self.is_sync_failing, error.is_some());
+        if let Some(error) = error.filter(|_| !was_failing) {
             self.log.event(Level::Error, "events_not_synced", &[("error", &error)]);
         }
     }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use crate::limits;
 use crate::storage::disk::DiskFolder;
@@ -211,8 +212,6 @@ fn decode(payload: &[u8]) -> Option<StoredRecord> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     struct SetFolder(PathBuf);

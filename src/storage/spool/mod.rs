@@ -350,7 +350,7 @@ impl Spool {
     /// # Errors
     /// The disk failed.
     pub fn sync(&mut self) -> io::Result<()> {
-        self.tail.as_mut().map_or(Ok(()), Tail::sync)
+        self.tail.as_mut().map_or(Ok(()), |tail| tail.sync(&self.folder))
     }
 
     /// Reads the payload of a record.

@@ -45,6 +45,8 @@ pub struct Tail {
     number: u64,
     bytes: u64,
     is_synced: bool,
+    /// The name of the file is on the disk itself.
+    is_name_synced: bool,
     /// Nothing follows the first `bytes` bytes.
     is_whole: bool,
 }
@@ -53,10 +55,11 @@ impl Tail {
     pub fn create(folder: &DiskFolder, number: u64, spool: [u8; 16], syncs: bool) -> io::Result<Self> {
         let path = segment_path(&folder.path, number);
         let file = folder.create_file(&path)?;
-        let mut tail = Self { file, number, bytes: 0, is_synced: true, is_whole: true };
+        let mut tail =
+            Self { file, number, bytes: 0, is_synced: true, is_name_synced: false, is_whole: true };
         let header = segment_header(spool);
-        let sync = || if syncs { folder.disk.sync_folder(&folder.path) } else { Ok(()) };
-        if let Err(error) = tail.write(&header).and_then(|()| sync()) {
+        let written = tail.write(&header).and_then(|()| if syncs { tail.sync_name(folder) } else { Ok(()) });
+        if let Err(error) = written {
             let _ = folder.disk.remove(&path);
             return Err(error);
         }
@@ -92,10 +95,20 @@ impl Tail {
         Ok(())
     }
 
-    pub fn sync(&mut self) -> io::Result<()> {
+    pub fn sync(&mut self, folder: &DiskFolder) -> io::Result<()> {
         if !self.is_synced {
             self.file.sync()?;
             self.is_synced = true;
+        }
+        self.sync_name(folder)
+    }
+
+    /// A file whose name is not on the disk itself is lost with the power, also if its content is
+    /// (fsync(2)).
+    fn sync_name(&mut self, folder: &DiskFolder) -> io::Result<()> {
+        if !self.is_name_synced {
+            folder.disk.sync_folder(&folder.path)?;
+            self.is_name_synced = true;
         }
         Ok(())
     }
