@@ -1,7 +1,6 @@
 //! The I/O of one connection: reads, writes, and applies what [`Connection`] decides.
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::time::SystemTime;
 
 use bytes::BytesMut;
 
@@ -60,7 +59,7 @@ impl<T: Transport> ConnectionIo<T> {
 
     /// Answers a batch and counts its requests; its duration is divided evenly among them.
     fn advance(&mut self) -> Batch {
-        let began = SystemTime::now();
+        let began = self.transport.now();
         let batch = self.connection.advance(&self.reactor, began);
         self.reactor.count_batch(batch.requests, began);
         self.reactor.turns.count(batch.requests);
@@ -107,7 +106,7 @@ impl<T: Transport> ConnectionIo<T> {
 
     /// The timeout of a read has expired.
     async fn time_out(&mut self, phase: Phase) -> Result<bool, PeerDisconnected> {
-        match self.connection.time_out(&self.reactor, phase, SystemTime::now()) {
+        match self.connection.time_out(&self.reactor, phase, self.transport.now()) {
             Some(mut batch) => {
                 self.guard.state.reset_cancelled();
                 self.write(&mut batch).await?;
@@ -165,7 +164,7 @@ impl<T: Transport> ConnectionIo<T> {
         loop {
             let action = {
                 let lease = reactor.worker_state.lease.borrow();
-                let (now, time) = (connections.now(), SystemTime::now());
+                let (now, time) = (connections.now(), self.transport.now());
                 stream.next(lease.as_deref().map(|lease| &**lease), time, now, reactor.is_draining())
             };
             match action {

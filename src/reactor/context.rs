@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::channel::{Lease, Reporter, SpreadPort};
+use crate::channel::{Inbox, Lease, ReactorMessage, Reporter, SpreadPort};
 use crate::config::Level;
 use crate::handlers;
 use crate::handlers::{Exceeded, HandlerState, RequestOutcome};
@@ -150,6 +150,46 @@ impl Reactor {
 
     pub fn is_draining(&self) -> bool {
         self.worker_state.draining.get()
+    }
+
+    /// Applies all messages of the supervisor. False: the supervisor has exited.
+    pub fn receive_messages(&self, inbox: &Inbox) -> bool {
+        self.worker_state.posts.receive();
+        self.worker_state.traits.iter().for_each(KeptTraits::receive);
+        loop {
+            match inbox.try_next() {
+                Ok(Some(ReactorMessage::Publish(snapshot))) => {
+                    self.metrics.snapshot_taken(snapshot.version);
+                    self.settle_counts();
+                    self.request_state.borrow_mut().forget_documents(&snapshot);
+                    *self.worker_state.lease.borrow_mut() = Some(inbox.lease(snapshot));
+                    self.connections.notify_streams();
+                }
+                Ok(Some(ReactorMessage::Configure(config))) => {
+                    let settings = handlers::HandlerSettings::new(&config);
+                    *self.worker_state.settings.borrow_mut() = Rc::new(settings);
+                    // OFREP results contain the base path.
+                    self.request_state.borrow_mut().handler.clear_results();
+                }
+                Ok(Some(ReactorMessage::Certificates(settings))) => {
+                    *self.worker_state.tls.borrow_mut() = Some(settings);
+                }
+                Ok(Some(ReactorMessage::Drain)) => self.worker_state.draining.set(true),
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// The work of each `SWEEP_INTERVAL`: timeouts, memory limits, and reports to other threads.
+    pub fn sweep(&self) {
+        self.connections.sweep();
+        // The worker does not wait for wake-ups while it drains.
+        self.worker_state.posts.receive();
+        self.worker_state.traits.iter().for_each(KeptTraits::receive);
+        self.report_counts();
+        self.report_caches();
+        self.flush_access_log();
     }
 
     /// Resolves counts by slot to keys, before another snapshot assigns the slots anew.

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::SystemTime;
 
 use crate::http::h2::event::Http2Limits;
 use crate::limits;
@@ -90,7 +89,7 @@ impl<T: Transport> Http2Io<T> {
     async fn serve(&mut self) -> Result<(), PeerDisconnected> {
         loop {
             self.io.reactor.turns.begin(&self.io.guard.state).await;
-            let began = SystemTime::now();
+            let began = self.io.transport.now();
             let batch = self.connection.advance(&self.io.reactor, began);
             self.io.reactor.count_batch(batch.requests, began);
             self.io.reactor.turns.count(batch.requests);

@@ -4,6 +4,7 @@
 //! completes may lose bytes; the connection must then be closed.
 use std::io;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use bytes::BytesMut;
 use monoio::buf::{IoBuf, IoBufMut};
@@ -18,6 +19,7 @@ pub trait Sendable: IoBuf + AsRef<[u8]> {}
 impl<B: IoBuf + AsRef<[u8]>> Sendable for B {}
 
 /// A bidirectional byte stream.
+#[expect(async_fn_in_trait, reason = "a connection stays on the thread of its reactor")]
 pub trait Transport {
     /// Completes what must precede the first request.
     async fn handshake(&mut self) -> io::Result<()> {
@@ -29,6 +31,11 @@ pub trait Transport {
 
     /// Waits until a read completes soon. May be dropped without losing bytes.
     async fn readable(&mut self) -> io::Result<()>;
+
+    /// The wall clock.
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
 
     /// Whether the handshake has agreed on HTTP/2.
     fn is_http2(&self) -> bool {
@@ -64,6 +71,7 @@ impl<S> PlainTransport<S> {
 }
 
 /// A socket that can be polled for input.
+#[expect(async_fn_in_trait, reason = "a connection stays on the thread of its reactor")]
 pub trait PollRead {
     async fn poll_read(&self) -> io::Result<()>;
 }

@@ -62,7 +62,7 @@ impl Turns {
     }
 
     /// Begins a turn.
-    fn next(&self) {
+    pub fn next(&self) {
         let mut waiting = self.waiting.borrow_mut();
         let admitted = waiting.len().min(TURN_ANSWERS_MAX);
         self.answers.set(admitted);

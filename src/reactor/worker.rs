@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use monoio::io::AsyncReadRent;
 use socket2::SockRef;
 
-use crate::channel::ReactorMessage;
 use crate::config::Level;
+use crate::limits;
 use crate::reactor::accept::Listener;
 use crate::reactor::context::{Reactor, WorkerState};
 use crate::reactor::kept_traits::KeptTraits;
@@ -24,7 +24,6 @@ use crate::reactor::options::InjectedPanic;
 use crate::reactor::options::WorkerOptions;
 use crate::reactor::turns::TurnEnd;
 use crate::reactor::{accept, driver, panic, turns};
-use crate::{handlers, limits};
 
 /// While draining, connections whose handshake was in progress are accepted for this time.
 const DRAIN_ACCEPT_TIME: Duration = Duration::from_millis(50);
@@ -203,37 +202,13 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Applies all messages of the supervisor. False: the supervisor has exited.
+    /// Takes passed connections, and applies all messages of the supervisor. False: the supervisor has
+    /// exited.
     fn receive_messages(&self) -> bool {
-        let reactor = &self.reactor;
-        reactor.worker_state.posts.receive();
-        reactor.worker_state.traits.iter().for_each(KeptTraits::receive);
-        if reactor.worker_state.lease.borrow().is_some() {
-            accept::receive_passed(reactor);
+        if self.reactor.worker_state.lease.borrow().is_some() {
+            accept::receive_passed(&self.reactor);
         }
-        loop {
-            match self.options.inbox.try_next() {
-                Ok(Some(ReactorMessage::Publish(snapshot))) => {
-                    reactor.metrics.snapshot_taken(snapshot.version);
-                    reactor.settle_counts();
-                    reactor.request_state.borrow_mut().forget_documents(&snapshot);
-                    *reactor.worker_state.lease.borrow_mut() = Some(self.options.inbox.lease(snapshot));
-                    reactor.connections.notify_streams();
-                }
-                Ok(Some(ReactorMessage::Configure(config))) => {
-                    let settings = handlers::HandlerSettings::new(&config);
-                    *reactor.worker_state.settings.borrow_mut() = Rc::new(settings);
-                    // OFREP results contain the base path.
-                    reactor.request_state.borrow_mut().handler.clear_results();
-                }
-                Ok(Some(ReactorMessage::Certificates(settings))) => {
-                    *reactor.worker_state.tls.borrow_mut() = Some(settings);
-                }
-                Ok(Some(ReactorMessage::Drain)) => reactor.worker_state.draining.set(true),
-                Ok(None) => return true,
-                Err(_) => return false,
-            }
-        }
+        self.reactor.receive_messages(&self.options.inbox)
     }
 
     /// Stops accepting, completes requests in progress, and ends. Handshakes in progress complete, and idle
@@ -332,13 +307,7 @@ pub async fn sweep(reactor: Rc<Reactor>) {
         monoio::time::sleep(limits::SWEEP_INTERVAL).await;
         #[cfg(test)]
         reactor.panic_if_injected(InjectedPanic::Sweep);
-        reactor.connections.sweep();
-        // The worker does not wait for wake-ups while it drains.
-        reactor.worker_state.posts.receive();
-        reactor.worker_state.traits.iter().for_each(KeptTraits::receive);
-        reactor.report_counts();
-        reactor.report_caches();
-        reactor.flush_access_log();
+        reactor.sweep();
         reactor.metrics.beat(began.elapsed().saturating_sub(limits::SWEEP_INTERVAL));
     }
 }
