@@ -64,6 +64,21 @@ long: .venv/tests/made-from.txt ## Runs the long variants of tests: 86,585 paylo
 	PAYLOADS=86585 SMUGGLING=2000 SWAPS=35 KILLS=200 STOPS=16 $(CARGO) test --locked --test integration -- --nocapture \
 	  conformance::mutated reverse_proxies:: invariants:: polling::kill drain::stop
 
+SEEDS ?= 1000
+SIMULATE = $(CARGO) test --locked --profile quick --test simulation
+
+.PHONY: simulate simulate-nightly
+simulate: ## Plays 1,000 seeds of faults on virtual time, then looks for the sown bugs (SEEDS=; SEED= replays one; docs/reliability.md)
+	@if [ -n "$${SEED:-}" ]; then $(SIMULATE) seeds_keep_all_promises -- --exact --nocapture; exit; fi; \
+	export TABLES=$(CURDIR)/docs/reliability.md; \
+	SEEDS=$(SEEDS) $(SIMULATE) seeds_keep_all_promises -- --exact --nocapture 2>&1 | tee target/simulate.txt | grep -E '^(simulation|error|test )'; \
+	SOWN_TREE=$(CURDIR)/target/sown $(SIMULATE) --quiet writes_the_tree; \
+	SOWN=1 $(SIMULATE) --manifest-path target/sown/Cargo.toml --target-dir $(CURDIR)/target -- --exact sown::all_sown_bugs_are_found --nocapture 2>&1 \
+	  | tee target/sown.txt | grep -E '^(sown|error|test )'
+
+simulate-nightly: ## Plays seeds until it is stopped, and prints how many in a second and which pairs of faults were covered
+	@FOREVER=1 FIRST_SEED=$${FIRST_SEED:-$$(date +%s)000} $(SIMULATE) seeds_keep_all_promises -- --exact --nocapture 2>&1 | grep --line-buffered -E '^(simulation|error)'
+
 EVENTS ?= 100000
 
 .PHONY: events

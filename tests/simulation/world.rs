@@ -1,0 +1,922 @@
+//! The world of one seed: time, upstream, disk, callers, and the proxy between them.
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use edge_proxy::clock;
+use edge_proxy::config::Config;
+use edge_proxy::limits;
+use edge_proxy::log::Log;
+use edge_proxy::supervisor::event::Event;
+use edge_proxy::supervisor::signals::Signal;
+
+use crate::caller::Caller;
+use crate::disk::{DiskMode, PlayedDisk};
+use crate::documents::{document, whole_millis};
+use crate::model::{Ask, LAG, Model, Moment};
+use crate::process::{Process, Shared};
+use crate::random::Random;
+use crate::scenario::{CallerKind, Happening, Scenario, client_key, environment_config, server_key};
+use crate::upstream::{Fault, PlayedEnvironment, PlayedNetwork, Server, Version};
+
+/// How long an answer may take once its request was sent: events are written first.
+const ANSWER_TIME: Duration = Duration::from_secs(4);
+/// How long a caller that does nothing may keep its connection: the longest timeout, and what follows.
+const IDLE_TIME: Duration = Duration::from_secs(600);
+/// A stop takes this long beside its delay and its grace period.
+const EXIT_TIME: Duration = Duration::from_secs(8);
+
+/// What one seed came to.
+#[derive(Debug)]
+pub struct Outcome {
+    pub offences: Vec<String>,
+    pub hash: u64,
+    pub trace: Vec<String>,
+    pub events: u64,
+    pub answers: u64,
+    pub virtual_time: Duration,
+    /// Pairs of disturbances at the same time.
+    pub pairs: BTreeSet<(String, String)>,
+    pub kills: u64,
+}
+
+enum CallerStep {
+    /// Bytes, and the request that they end, with its stream.
+    Bytes(Vec<u8>, Option<(Ask, u32)>),
+    Read(usize),
+    Close,
+}
+
+/// A caller with what it does when.
+struct PlayedCaller {
+    caller: Caller<Ask>,
+    reactor: usize,
+    script: VecDeque<(Duration, CallerStep)>,
+    kind: CallerKind,
+    /// The environment of an event stream.
+    stream_of: Option<String>,
+}
+
+struct World<'a> {
+    now: Duration,
+    base: Instant,
+    wall_base: SystemTime,
+    /// Seconds that the clock of the proxy is off.
+    wall_shift: i64,
+    random: Random,
+    scenario: Scenario,
+    network: PlayedNetwork,
+    disk: PlayedDisk,
+    model: Model,
+    log: &'a Log,
+    process: Option<Process>,
+    config: Config,
+    callers: Vec<PlayedCaller>,
+    happenings: BTreeMap<(Duration, u64), Happening>,
+    next: u64,
+    seed: u64,
+    events: u64,
+    next_event: u64,
+    is_quiet: bool,
+    rotations: Vec<Vec<usize>>,
+    /// Disturbances that last, or were within the last intervals.
+    recent: Vec<(Duration, String)>,
+    pairs: BTreeSet<(String, String)>,
+    kills: u64,
+    power_losses: Vec<Duration>,
+    /// Requests without an answer: what they would have counted is unknown.
+    unanswered: u64,
+    unanswered_counts: u64,
+    server_key_changed: Duration,
+    /// The usage that must be sent at the end.
+    usage_by: u64,
+}
+
+/// Plays a seed.
+pub fn play(seed: u64, defaults: &Config, log: &Log, is_traced: bool) -> Outcome {
+    let mut random = Random::new(seed);
+    let scenario = Scenario::new(defaults, &mut random);
+    let wall_base = UNIX_EPOCH + Duration::from_millis(1_785_000_000_000 + random.below(1_000_000_000));
+    let disk = PlayedDisk::new(random.next());
+    let server = Server {
+        wall: wall_base,
+        environments: Vec::new(),
+        proxy_key: scenario.has_discovery.then(|| "proxy-secret".to_owned()),
+        fault: None,
+        retry_after: scenario.retry_after,
+        uses_etags: scenario.uses_etags,
+        is_paged: scenario.is_paged,
+        random: Random::new(random.next()),
+        polls: BTreeMap::new(),
+        offences: Vec::new(),
+        events: BTreeMap::new(),
+        evaluations: BTreeMap::new(),
+        usage: 0,
+        seen: BTreeSet::new(),
+        repeated: 0,
+    };
+    let config = scenario.config.clone();
+    let environments = scenario.configured + usize::from(scenario.has_discovery);
+    let mut world = World {
+        now: Duration::ZERO,
+        base: Instant::now(),
+        wall_base,
+        wall_shift: 0,
+        network: PlayedNetwork::new(server, disk.clone()),
+        disk,
+        model: Model::new(is_traced),
+        log,
+        process: None,
+        config,
+        callers: Vec::new(),
+        happenings: BTreeMap::new(),
+        next: 0,
+        seed: random.next(),
+        events: 0,
+        next_event: 1,
+        is_quiet: false,
+        rotations: vec![vec![0]; environments],
+        recent: Vec::new(),
+        pairs: BTreeSet::new(),
+        kills: 0,
+        power_losses: Vec::new(),
+        unanswered: 0,
+        unanswered_counts: 0,
+        server_key_changed: Duration::ZERO,
+        usage_by: 0,
+        scenario,
+        random,
+    };
+    clock::release();
+    world.run();
+    clock::release();
+    let World { mut model, events, now, pairs, kills, .. } = world;
+    Outcome {
+        hash: model.hash,
+        trace: model.trace.take().unwrap_or_default(),
+        answers: model.answers,
+        offences: model.offences,
+        events,
+        virtual_time: now,
+        pairs,
+        kills,
+    }
+}
+
+macro_rules! shared {
+    ($world:expr) => {
+        &mut Shared {
+            now: $world.now,
+            network: &$world.network,
+            disk: &$world.disk,
+            model: &mut $world.model,
+            log: $world.log,
+        }
+    };
+}
+
+impl World<'_> {
+    fn set_clock(&mut self) {
+        let wall = self.wall_base + self.now;
+        self.network.server().wall = wall;
+        let shift = Duration::from_secs(self.wall_shift.unsigned_abs());
+        let wall = if self.wall_shift < 0 { wall - shift } else { wall + shift };
+        clock::fix(self.base + self.now, wall, self.seed);
+    }
+
+    fn add(&mut self, at: Duration, happening: Happening) {
+        self.next += 1;
+        self.happenings.insert((at, self.next), happening);
+    }
+
+    fn run(&mut self) {
+        self.set_clock();
+        for environment in 0..self.rotations.len() {
+            let is_discovered = environment >= self.scenario.configured;
+            let client_side_key = client_key(environment);
+            let key = server_key(environment, 0);
+            self.model.owner(&key, &client_side_key);
+            self.network.server().environments.push(PlayedEnvironment {
+                client_side_key,
+                server_side_keys: vec![key],
+                expiring: Vec::new(),
+                is_discovered,
+                versions: Vec::new(),
+            });
+            self.edit(environment, true);
+        }
+        for (at, happening) in std::mem::take(&mut self.scenario.happenings) {
+            self.add(at, happening);
+        }
+        self.start();
+        while let Some(at) = self.due().filter(|at| *at <= self.scenario.end) {
+            self.now = self.now.max(at);
+            self.set_clock();
+            self.step();
+            if !self.model.offences.is_empty() {
+                return;
+            }
+        }
+        self.now = self.scenario.end;
+        self.set_clock();
+        self.finish();
+    }
+
+    fn due(&self) -> Option<Duration> {
+        let process = self.process.as_ref().map(|process| process.due(self.base));
+        let happening = self.happenings.keys().next().map(|(at, _)| *at);
+        let callers = self.callers.iter().filter_map(|caller| caller.script.front().map(|(at, _)| *at));
+        callers.chain(process).chain(happening).min()
+    }
+
+    fn step(&mut self) {
+        let mut is_probed = false;
+        if let Some((&place, _)) = self.happenings.iter().next()
+            && place.0 <= self.now
+        {
+            let happening = self.happenings.remove(&place).expect("it was there");
+            self.events += 1;
+            self.happen(&happening);
+            is_probed = true;
+        } else if let Some(index) = self
+            .callers
+            .iter()
+            .position(|caller| caller.script.front().is_some_and(|(at, _)| *at <= self.now))
+        {
+            self.events += 1;
+            self.act(index);
+        } else if let Some(mut process) = self.process.take() {
+            let is_main = process.step(shared!(self));
+            self.process = Some(process);
+            self.events += u64::from(is_main);
+            is_probed = is_main;
+        }
+        self.settle();
+        if is_probed {
+            self.probe();
+        }
+        self.model.check_polls(self.now);
+    }
+
+    /// Lets all connections run until they wait, and handles the end of the process.
+    fn settle(&mut self) {
+        loop {
+            let mut has_run = false;
+            self.process.iter().for_each(Process::end_turns);
+            for index in 0..self.callers.len() {
+                if self.callers[index].caller.run() {
+                    has_run = true;
+                    let reactor = self.callers[index].reactor;
+                    if let Some(process) = &mut self.process {
+                        process.used(reactor, self.now);
+                    }
+                }
+                self.read(index);
+            }
+            if !has_run {
+                break;
+            }
+        }
+        self.check_callers();
+        if self.disk.is_cut() {
+            self.end_process(false);
+            let pause = Duration::from_millis(self.random.between(20, 30_000));
+            self.add(self.now + pause, Happening::Start);
+        }
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        for index in 0..process.reactors.len() {
+            if process.has_drained(index, self.now) {
+                self.callers.retain_mut(|caller| {
+                    if caller.reactor == index {
+                        caller.caller.abort();
+                    }
+                    caller.reactor != index
+                });
+                process.end_reactor(index, shared!(self));
+            }
+        }
+        let has_exited = process.exit.is_some();
+        let stopping = process.stopping;
+        self.process = Some(process);
+        if has_exited {
+            if stopping.is_none() {
+                self.model.offend("the process exited without a signal");
+            }
+            self.model.note(self.now, &"exited");
+            self.end_process(true);
+            let pause = Duration::from_millis(self.random.between(20, 20_000));
+            self.add(self.now + pause, Happening::Start);
+            return;
+        }
+        let server = &self.config.server;
+        let time_max = server.shutdown_delay + server.shutdown_grace + EXIT_TIME;
+        if stopping.is_some_and(|at| self.now > at + time_max) {
+            self.model.offend("the process does not end");
+        }
+    }
+
+    /// The process has ended; `is_graceful`: it has exited.
+    fn end_process(&mut self, is_graceful: bool) {
+        for caller in &mut self.callers {
+            for sent in &caller.caller.waiting {
+                self.unanswered += 1;
+                if let Ask::Analytics { count, .. } = &sent.what {
+                    self.unanswered_counts += count;
+                }
+            }
+            caller.caller.abort();
+        }
+        self.callers.clear();
+        self.kills += u64::from(!is_graceful);
+        self.process = None;
+        self.disk.end_process();
+        self.model.ended();
+        self.model.note(self.now, &"ended");
+    }
+
+    fn start(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
+        let seed = self.random.next();
+        self.model.note(self.now, &"start");
+        self.model.begin(&self.config, self.now);
+        let process = Process::start(self.config.clone(), seed, shared!(self));
+        self.process = Some(process);
+        self.settle();
+    }
+
+    // --- what happens ---
+
+    fn happen(&mut self, happening: &Happening) {
+        self.model.note(self.now, &format_args!("{happening:?}"));
+        self.pair(happening);
+        match happening {
+            Happening::Edit { environment, moves_time, follow_up } => {
+                self.edit(*environment, *moves_time);
+                if *follow_up {
+                    let left = 999 - self.millis_of_second();
+                    let at = self.now + Duration::from_millis(self.random.between(0, left));
+                    let again =
+                        Happening::Edit { environment: *environment, moves_time: true, follow_up: false };
+                    self.add(at, again);
+                }
+            }
+            Happening::FaultBegins(fault) => self.set_fault(Some(*fault)),
+            Happening::FaultEnds => self.set_fault(None),
+            Happening::Disk(mode) => self.disk.set_mode(*mode),
+            Happening::Caller(kind) => self.call(*kind),
+            Happening::Reload => self.reload(),
+            Happening::Stop => self.stop(),
+            Happening::StopAgain => {
+                if let Some(mut process) = self.process.take() {
+                    if process.stopping.is_some() {
+                        process.dispatch(Event::Signal(Signal::Stop), shared!(self));
+                    }
+                    self.process = Some(process);
+                }
+            }
+            Happening::Kill { steps: Some(steps) } => self.disk.kill_after(*steps),
+            Happening::Kill { steps: None } => self.kill(false),
+            Happening::PowerLoss => self.kill(true),
+            Happening::Start => self.start(),
+            Happening::WallJump(seconds) => {
+                self.wall_shift += seconds;
+                self.set_clock();
+            }
+            Happening::RotateKey { environment } => self.rotate(*environment),
+            Happening::RevokeKey { environment } => self.revoke(*environment),
+            Happening::Quiet => self.quieten(),
+            Happening::CountUsage => self.usage_by = self.model.usage,
+        }
+    }
+
+    fn set_fault(&mut self, fault: Option<Fault>) {
+        let before = std::mem::replace(&mut self.network.server().fault, fault);
+        if fault == Some(Fault::NotModified) {
+            self.model.lies_until = Duration::MAX;
+        } else if before == Some(Fault::NotModified) {
+            self.model.lies_until = self.now;
+        }
+    }
+
+    /// Notes which disturbances come together.
+    fn pair(&mut self, happening: &Happening) {
+        let Some(name) = happening.disturbance() else { return };
+        let within = self.config.api_poll_frequency * 2;
+        let now = self.now;
+        self.recent.retain(|(at, _)| *at + within >= now);
+        for (_, other) in &self.recent {
+            let pair =
+                if *other < name { (other.clone(), name.clone()) } else { (name.clone(), other.clone()) };
+            self.pairs.insert(pair);
+        }
+        self.recent.push((now, name));
+    }
+
+    fn millis_of_second(&self) -> u64 {
+        let wall = self.wall_base + self.now;
+        u64::from(wall.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_millis())
+    }
+
+    fn edit(&mut self, environment: usize, moves_time: bool) {
+        let wall = whole_millis(self.wall_base + self.now);
+        let key = client_key(environment);
+        let mut server = self.network.server();
+        let played = &mut server.environments[environment];
+        let before = played.versions.last();
+        let number = before.map_or(1, |version| version.number + 1);
+        let updated_at = before.filter(|_| !moves_time).map_or(wall, |version| version.updated_at);
+        let bytes = Arc::new(document(&key, number, updated_at));
+        let version = Version { number, updated_at, bytes };
+        played.versions.push(version.clone());
+        drop(server);
+        self.model.edited(&key, &version, moves_time, self.now);
+        self.announce(&key, &version);
+    }
+
+    fn announce(&mut self, key: &str, version: &Version) {
+        let seconds = version.updated_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let Some(process) = &mut self.process else { return };
+        let id = process.streams.iter().find(|(_, other)| *other == key).map(|(id, _)| *id);
+        let Some(id) = id.filter(|_| self.random.chance(80)) else { return };
+        for _ in 0..self.random.between(1, 2) {
+            let at = self.now + Duration::from_millis(self.random.below(3000));
+            process.deliver(at, Event::Announced { id, updated_at: seconds });
+        }
+    }
+
+    fn reload(&mut self) {
+        if self.process.as_ref().is_none_or(|process| process.stopping.is_some()) {
+            return;
+        }
+        let mut config = self.config.clone();
+        match self.random.below(4) {
+            0 => {
+                let factor = *self.random.pick(&[0.5, 2.0]);
+                let interval = config.api_poll_frequency.mul_f64(factor);
+                config.api_poll_frequency = interval.clamp(Duration::from_secs(2), Duration::from_secs(600));
+            }
+            1 => config.health_check.ready_from_cache ^= true,
+            2 => config.analytics.flush_interval = config.analytics.flush_interval.mul_f64(0.7),
+            _ => {}
+        }
+        config.environments = (0..self.scenario.configured)
+            .map(|environment| environment_config(environment, &self.rotations[environment]))
+            .collect();
+        if config.environments != self.config.environments {
+            self.server_key_changed = self.now;
+        }
+        self.config = config.clone();
+        if let Some(mut process) = self.process.take() {
+            process.next_config = Some(config);
+            process.dispatch(Event::Signal(Signal::Reload), shared!(self));
+            process.tick(shared!(self));
+            self.process = Some(process);
+        }
+    }
+
+    fn stop(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        if process.stopping.is_none() {
+            process.stopping = Some(self.now);
+            self.model.draining(self.now);
+            process.dispatch(Event::Signal(Signal::Stop), shared!(self));
+            process.tick(shared!(self));
+        }
+        self.process = Some(process);
+    }
+
+    fn kill(&mut self, loses_power: bool) {
+        if loses_power {
+            self.power_losses.push(self.now);
+        }
+        if self.process.is_none() && !loses_power {
+            return;
+        }
+        let was_running = self.process.is_some();
+        if was_running {
+            self.end_process(false);
+        }
+        if loses_power {
+            self.disk.lose_power();
+            self.lose_last_second();
+        }
+        if was_running {
+            let pause = Duration::from_millis(self.random.between(20, 30_000));
+            self.add(self.now + pause, Happening::Start);
+        }
+    }
+
+    /// With `events.fsync: second`, a loss of power may lose the events of the last second.
+    fn lose_last_second(&mut self) {
+        if self.config.events.fsync == edge_proxy::config::EventsFsync::Group {
+            return;
+        }
+        let since = self.now.saturating_sub(limits::EVENT_SYNC_INTERVAL + Duration::from_millis(200));
+        self.model.events.retain(|_, at| *at < since);
+    }
+
+    fn rotate(&mut self, environment: usize) {
+        if environment >= self.rotations.len() {
+            return;
+        }
+        let rotation = self.rotations[environment].iter().max().map_or(0, |last| last + 1);
+        let key = server_key(environment, rotation);
+        self.model.owner(&key, &client_key(environment));
+        self.network.server().environments[environment].server_side_keys.push(key);
+        self.rotations[environment].push(rotation);
+        // The operator adds the new key; later the old one is revoked.
+        let reload = self.now + Duration::from_millis(self.random.between(10, 60_000));
+        self.add(reload, Happening::Reload);
+        let revoke = reload + Duration::from_millis(self.random.between(10, 60_000));
+        self.add(revoke, Happening::RevokeKey { environment });
+    }
+
+    fn revoke(&mut self, environment: usize) {
+        if self.rotations[environment].len() > 1 {
+            let old = self.rotations[environment].remove(0);
+            let old = server_key(environment, old);
+            self.network.server().environments[environment].server_side_keys.retain(|key| *key != old);
+        }
+    }
+
+    /// Everything works from now on.
+    fn quieten(&mut self) {
+        self.is_quiet = true;
+        self.happenings.clear();
+        self.set_fault(None);
+        self.disk.set_mode(DiskMode::Well);
+        self.start();
+        self.reload();
+        let last = self.config.usage_flush_interval * 2 + Duration::from_secs(120);
+        self.add(self.scenario.end.saturating_sub(last), Happening::CountUsage);
+        if self.process.as_ref().is_some_and(|process| process.stopping.is_some()) {
+            // It ends first, and another one starts.
+            self.add(self.now + Duration::from_secs(40), Happening::Start);
+            self.add(self.now + Duration::from_secs(41), Happening::Reload);
+        }
+    }
+
+    // --- callers ---
+
+    fn open_reactor(&mut self) -> Option<usize> {
+        let process = self.process.as_ref()?;
+        let accepts = |index: &usize| {
+            process.reactors[*index].as_ref().is_some_and(|reactor| {
+                reactor.draining_since.is_none() && reactor.reactor.worker_state.lease.borrow().is_some()
+            })
+        };
+        let open: Vec<usize> = (0..process.reactors.len()).filter(accepts).collect();
+        (!open.is_empty()).then(|| *self.random.pick(&open))
+    }
+
+    fn connect(&mut self, piece: usize, window: usize, is_http2: bool) -> Option<(Caller<Ask>, usize)> {
+        let reactor = self.open_reactor()?;
+        let process = self.process.as_mut()?;
+        let played = process.reactors[reactor].as_ref()?;
+        let caller = Caller::connect(&played.reactor, piece, window, is_http2, self.now);
+        process.used(reactor, self.now);
+        Some((caller, reactor))
+    }
+
+    /// A few requests through a connection of their own, at each step.
+    fn probe(&mut self) {
+        let piece = self.random.between(1, 6000) as usize;
+        if !self.random.chance(60) {
+            return;
+        }
+        let Some((mut caller, reactor)) = self.connect(piece, usize::MAX, false) else { return };
+        let ask = self.draw_ask(true);
+        let mut requests = vec![Ask::Readiness, ask];
+        if self.random.chance(10) {
+            requests.push(Ask::Liveness);
+        }
+        for ask in requests {
+            let bytes = encode(&mut caller, &ask, &self.config);
+            caller.send_bytes(&bytes);
+            let stream = caller.last_stream();
+            caller.sent(ask, stream, self.now);
+        }
+        while caller.run() {
+            self.process.iter().for_each(Process::end_turns);
+        }
+        let answers = caller.answers();
+        self.judge(answers, reactor, self.now);
+        if !caller.waiting.is_empty() {
+            self.model.offend(format!("a probe is not answered: {:?}", caller.waiting));
+        }
+        caller.close();
+        caller.run();
+        if !caller.has_ended() {
+            self.model.offend("a connection that its client closed goes on");
+        }
+    }
+
+    fn draw_ask(&mut self, is_probe: bool) -> Ask {
+        let environment = self.random.below(self.rotations.len() as u64) as usize;
+        let key = client_key(environment);
+        // Discovery and rotation change the keys of servers.
+        let is_settled = environment < self.scenario.configured && self.server_key_changed + LAG < self.now;
+        let is_server = is_settled && self.random.chance(35);
+        match self.random.below(if is_probe { 6 } else { 9 }) {
+            0..=2 => Ask::Flags { key, is_server },
+            3 | 4 => {
+                let identifier =
+                    if self.random.chance(20) { "vip".into() } else { format!("u{}", self.random.below(9)) };
+                Ask::Identity { key, is_server, identifier, age: self.random.between(10, 25) }
+            }
+            5 if is_settled => Ask::Document { key },
+            6 => Ask::UnknownKey,
+            7 => Ask::Readiness,
+            _ => Ask::Flags { key, is_server: false },
+        }
+    }
+
+    fn call(&mut self, kind: CallerKind) {
+        let is_http2 = kind == CallerKind::Http2 || kind == CallerKind::Events && self.random.chance(30);
+        let piece = if self.random.chance(30) { 1 + self.random.below(50) } else { 100_000 } as usize;
+        let window = if kind == CallerKind::SlowReader { 60 } else { usize::MAX };
+        let Some((mut caller, reactor)) = self.connect(piece, window, is_http2) else { return };
+        let (mut script, mut stream_of) = (VecDeque::new(), None);
+        let mut at = self.now;
+        let count = match kind {
+            CallerKind::Stream | CallerKind::SlowSender | CallerKind::Garbage => 1,
+            _ => self.random.between(1, 4),
+        };
+        for _ in 0..count {
+            let ask = match kind {
+                CallerKind::Events => self.draw_events(),
+                CallerKind::Analytics => {
+                    let environment = self.random.below(self.scenario.configured as u64) as usize;
+                    Ask::Analytics { key: client_key(environment), count: self.random.between(1, 50) }
+                }
+                CallerKind::Stream => {
+                    let environment = self.random.below(self.rotations.len() as u64) as usize;
+                    stream_of = Some(client_key(environment));
+                    Ask::Stream { key: client_key(environment) }
+                }
+                _ => self.draw_ask(false),
+            };
+            let bytes = match kind {
+                CallerKind::Garbage => (0..40).map(|_| self.random.below(256) as u8).collect(),
+                _ => encode(&mut caller, &ask, &self.config),
+            };
+            let stream = caller.last_stream();
+            let pieces = self.cut(bytes, kind);
+            let last = pieces.len() - 1;
+            for (number, piece) in pieces.into_iter().enumerate() {
+                let is_sent = number == last && !matches!(kind, CallerKind::SlowSender | CallerKind::Garbage);
+                script.push_back((at, CallerStep::Bytes(piece, is_sent.then(|| (ask.clone(), stream)))));
+                at += Duration::from_millis(self.random.below(400));
+            }
+            if kind != CallerKind::Pipelined {
+                at += Duration::from_millis(self.random.below(3000));
+            }
+        }
+        match kind {
+            CallerKind::SlowReader if self.random.chance(60) => {
+                for _ in 0..self.random.between(5, 60) {
+                    at += Duration::from_millis(self.random.below(900));
+                    script.push_back((at, CallerStep::Read(self.random.between(1, 900) as usize)));
+                }
+                script.push_back((at, CallerStep::Read(1 << 20)));
+            }
+            CallerKind::Stream => {
+                at += Duration::from_secs(self.random.between(5, 200));
+                script.push_back((at, CallerStep::Close));
+            }
+            CallerKind::Quitter => {
+                script.truncate(1);
+                script.push_back((self.now + Duration::from_millis(1), CallerStep::Close));
+            }
+            _ => {}
+        }
+        self.callers.push(PlayedCaller { caller, reactor, script, kind, stream_of });
+    }
+
+    /// Cuts bytes in pieces; a slow sender never sends the last one.
+    fn cut(&mut self, bytes: Vec<u8>, kind: CallerKind) -> Vec<Vec<u8>> {
+        let mut pieces = Vec::new();
+        let mut rest = bytes;
+        for _ in 0..self.random.below(4) {
+            let at = self.random.below(rest.len() as u64) as usize;
+            let tail = rest.split_off(at);
+            pieces.push(std::mem::replace(&mut rest, tail));
+        }
+        if kind == CallerKind::SlowSender {
+            rest.pop();
+        }
+        pieces.push(rest);
+        pieces
+    }
+
+    fn draw_events(&mut self) -> Ask {
+        let count = self.random.between(1, 6);
+        let numbers = (self.next_event..self.next_event + count).collect();
+        self.next_event += count;
+        Ask::Events { numbers }
+    }
+
+    fn act(&mut self, index: usize) {
+        let played = &mut self.callers[index];
+        let Some((_, step)) = played.script.pop_front() else { return };
+        match step {
+            CallerStep::Bytes(bytes, ask) => {
+                if played.caller.is_closed() || played.caller.is_closed_by_client() {
+                    return;
+                }
+                played.caller.send_bytes(&bytes);
+                if let Some((ask, stream)) = ask {
+                    played.caller.sent(ask, stream, self.now);
+                }
+            }
+            CallerStep::Read(bytes) => played.caller.read_more(bytes),
+            CallerStep::Close => {
+                played.caller.close();
+                if let (Some(key), Some(stream)) = (&played.stream_of, &played.caller.stream) {
+                    let text = String::from_utf8_lossy(stream);
+                    self.model.check_stream(key, &text, played.caller.opened, self.now);
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, index: usize) {
+        let reactor = self.callers[index].reactor;
+        let answers = self.callers[index].caller.answers();
+        if self.callers[index].kind == CallerKind::Garbage {
+            return;
+        }
+        // All its requests were written when it connected.
+        let written = self.callers[index].caller.opened;
+        self.judge(answers, reactor, written);
+    }
+
+    fn judge(
+        &mut self,
+        answers: Result<Vec<(crate::caller::Sent<Ask>, crate::caller::Answer)>, String>,
+        reactor: usize,
+        written: Duration,
+    ) {
+        match answers {
+            Ok(answers) => {
+                for (sent, answer) in answers {
+                    // Its key may have been replaced since it was written.
+                    let has_old_key = sent.what.has_server_key() && written <= self.server_key_changed;
+                    if answer.status == 401 && has_old_key {
+                        continue;
+                    }
+                    let moment = Moment { reactor, sent_at: sent.at, now: self.now };
+                    self.model.check(&sent.what, &answer, moment, self.config.events.enabled);
+                    self.model.check_secret(&sent.what, &answer);
+                }
+            }
+            Err(error) => self.model.offend(format!("a caller cannot read its answer: {error}")),
+        }
+    }
+
+    /// No request waits for ever, and no answer is lost.
+    fn check_callers(&mut self) {
+        let now = self.now;
+        let mut offences = Vec::new();
+        self.callers.retain_mut(|played| {
+            let caller = &mut played.caller;
+            let is_patient = caller.is_stalled() || caller.is_closed_by_client();
+            let waits = caller.waiting.iter().find(|sent| now > sent.at + ANSWER_TIME);
+            if let Some(sent) = waits.filter(|_| !is_patient && !caller.is_closed()) {
+                offences.push(format!("no answer since {:.3} to {:?}", sent.at.as_secs_f64(), sent.what));
+            }
+            if caller.is_closed() && !caller.waiting.is_empty() {
+                let is_cut = is_patient || played.kind == CallerKind::SlowReader;
+                let is_late = |sent: &crate::caller::Sent<Ask>| sent.at + Duration::from_millis(1) >= now;
+                if !is_cut && !caller.waiting.iter().all(is_late) {
+                    offences.push(format!("the connection closes without an answer to {:?}", caller.waiting));
+                }
+                for sent in caller.waiting.drain(..) {
+                    self.unanswered += 1;
+                    if let Ask::Analytics { count, .. } = &sent.what {
+                        self.unanswered_counts += count;
+                    }
+                }
+            }
+            let is_over = now > caller.opened + IDLE_TIME && caller.stream.is_none() && !caller.has_ended();
+            if is_over && played.script.is_empty() {
+                offences.push(format!("a connection of {:?} is never closed", played.kind));
+            }
+            !caller.has_ended()
+        });
+        offences.into_iter().for_each(|offence| self.model.offend(offence));
+    }
+
+    // --- the end ---
+
+    fn finish(&mut self) {
+        let Some(mut process) = self.process.take() else {
+            return self.model.offend("no process is running at the end");
+        };
+        process.tick(shared!(self));
+        let living = process.snapshots.iter().filter(|snapshot| snapshot.strong_count() > 0).count();
+        if living > 1 {
+            self.model.offend(format!("{living} snapshots are in memory at the end"));
+        }
+        if process.delivery.has_older_snapshots() {
+            self.model.offend("an older snapshot was not returned");
+        }
+        self.process = Some(process);
+        let network = self.network.clone();
+        let server = network.server();
+        self.model.offences.extend(server.offences.iter().cloned());
+        self.model.check_end(&server.environments, self.now);
+        let lost: Vec<u64> =
+            self.model.events.keys().filter(|n| !server.events.contains_key(n)).copied().collect();
+        if !lost.is_empty() {
+            let count = self.model.events.len();
+            self.model.offend(format!("{} of {count} accepted events are lost: {lost:?}", lost.len()));
+        }
+        let is_disk_sound = self.disk.failures() == 0 && self.power_losses.is_empty();
+        let repeated = server.events.iter().filter(|(_, times)| **times > 1).count();
+        if repeated > 0 && is_disk_sound {
+            self.model.offend(format!("{repeated} events were delivered in two batches"));
+        }
+        self.check_counts(&server, is_disk_sound);
+    }
+
+    fn check_counts(&mut self, server: &Server, is_disk_sound: bool) {
+        let accepted: u64 = self.model.evaluations.values().sum();
+        let sent: u64 = server.evaluations.values().sum();
+        if sent > accepted + self.unanswered_counts {
+            self.model.offend(format!("{sent} evaluations were sent, {accepted} were accepted"));
+        }
+        // A kill loses what was not uploaded; without cache_dir so does an exit while upstream fails.
+        let is_kept = self.kills == 0 && is_disk_sound && self.config.cache_dir.is_some();
+        if is_kept && sent < accepted {
+            self.model.offend(format!("{accepted} evaluations were accepted, {sent} were sent"));
+        }
+        if !self.scenario.has_discovery {
+            return;
+        }
+        if server.usage > self.model.usage + self.unanswered {
+            let usage = self.model.usage;
+            self.model.offend(format!("usage of {} was sent, {usage} were answered", server.usage));
+        }
+        if is_kept && server.usage < self.usage_by {
+            self.model.offend(format!("usage of {} was answered, {} was sent", self.usage_by, server.usage));
+        }
+    }
+}
+
+/// The bytes of a request, with the server-side key of its environment in `config` if it is for servers.
+fn encode(caller: &mut Caller<Ask>, ask: &Ask, config: &Config) -> Vec<u8> {
+    let server = |key: &str| {
+        let environment = config.environments.iter().find(|environment| environment.client_side_key == key);
+        let secret = environment.and_then(|environment| environment.server_side_key.as_ref());
+        secret.map(|secret| secret.expose().to_owned()).unwrap_or_default()
+    };
+    let with = |key: &str, is_server: bool| if is_server { server(key) } else { key.to_owned() };
+    match ask {
+        Ask::Flags { key, is_server } => {
+            let key = with(key, *is_server);
+            caller.encode("GET", "/api/v1/flags/", &[("x-environment-key", &key)], b"")
+        }
+        Ask::Identity { key, is_server, identifier, age } => {
+            let body = format!(
+                r#"{{"identifier":"{identifier}","traits":[{{"trait_key":"age","trait_value":{age}}}]}}"#
+            );
+            let key = with(key, *is_server);
+            let fields = [("x-environment-key", key.as_str()), ("content-type", "application/json")];
+            caller.encode("POST", "/api/v1/identities/", &fields, body.as_bytes())
+        }
+        Ask::Document { key } => {
+            let key = server(key);
+            caller.encode("GET", "/api/v1/environment-document/", &[("x-environment-key", &key)], b"")
+        }
+        Ask::Readiness => caller.encode("GET", "/proxy/health/readiness", &[], b""),
+        Ask::Liveness => caller.encode("GET", "/proxy/health/liveness", &[], b""),
+        Ask::UnknownKey => caller.encode("GET", "/api/v1/flags/", &[("x-environment-key", "unknown")], b""),
+        Ask::Events { numbers } => {
+            let event = |number: &u64| {
+                format!(
+                    r#"{{"event":"clicked","identifier":"u","timestamp":1785000000000,"metadata":{{"number":{number}}}}}"#
+                )
+            };
+            let events: Vec<String> = numbers.iter().map(event).collect();
+            let body = format!("{{\"events\":[{}]}}", events.join(","));
+            let fields = [("x-environment-key", "client-0"), ("content-type", "application/json")];
+            caller.encode("POST", "/v1/events", &fields, body.as_bytes())
+        }
+        Ask::Analytics { key, count } => {
+            let body = format!("{{\"version\":{count}}}");
+            let fields = [("x-environment-key", key.as_str()), ("content-type", "application/json")];
+            caller.encode("POST", "/api/v1/analytics/flags/", &fields, body.as_bytes())
+        }
+        Ask::Stream { key } => {
+            let target = format!("/sse/environments/{key}/stream");
+            caller.encode("GET", &target, &[("accept", "text/event-stream")], b"")
+        }
+    }
+}
