@@ -1,10 +1,11 @@
 //! HTTP/2: the same answers as HTTP/1.1, conformance, real clients, and how a connection ends.
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use edge_proxy::http::hpack::decoder::HpackDecoder;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::reverse_proxies::program;
 use crate::support::http2::{self, END_STREAM, Http2Client};
@@ -65,6 +66,74 @@ fn conformance_cases_pass_over_tls() {
     play(&spawn(with_tls(prepare())), &["--tls"]);
 }
 
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));
+    digits.map(|pair| u8::from_str_radix(pair, 16).expect("hex")).collect()
+}
+
+/// The fields of a block in order, a character for each byte.
+fn decoded(decoder: &mut HpackDecoder, hex: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let text = |bytes: &[u8]| bytes.iter().map(|byte| char::from(*byte)).collect::<String>();
+    let result = decoder.decode(&bytes_of(hex), |name, value| {
+        found.push((text(name), text(value)));
+        true
+    });
+    assert_eq!(result, Ok(()), "{hex}");
+    found
+}
+
+/// The stories of the HPACK test suite, which the package httlib-hpack contains.
+fn story_folder() -> PathBuf {
+    let arguments = ["metadata", "--format-version", "1", "--locked", "--offline"];
+    let output = Command::new(env!("CARGO")).args(arguments).current_dir(fixture::root()).output();
+    let output = output.expect("cargo is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let package = packages.iter().find(|package| package["name"] == "httlib-hpack").expect("a dependency");
+    Path::new(package["manifest_path"].as_str().expect("a path")).with_file_name("fixtures")
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn header_blocks_of_the_hpack_test_suite_are_decoded() {
+    const TABLE_BYTES_MAX: u64 = 4096;
+    let (mut played, mut passed_over, mut blocks) = (0, 0, 0);
+    for encoder in entries(&story_folder()).into_iter().filter(|path| path.is_dir()) {
+        for path in entries(&encoder) {
+            let story: Value =
+                serde_json::from_slice(&std::fs::read(&path).expect("a story")).expect("a story is JSON");
+            let cases = story["cases"].as_array().expect("cases");
+            // Encoders that were allowed a larger table than the one this proxy offers.
+            if cases.iter().any(|case| case["header_table_size"].as_u64() > Some(TABLE_BYTES_MAX)) {
+                passed_over += 1;
+                continue;
+            }
+            let mut decoder = HpackDecoder::default();
+            for case in cases {
+                let headers = case["headers"].as_array().expect("headers");
+                let fields = headers.iter().flat_map(|header| header.as_object().expect("a field"));
+                let expected: Vec<(String, String)> = fields
+                    .map(|(name, value)| (name.clone(), value.as_str().expect("a value").to_owned()))
+                    .collect();
+                let wire = case["wire"].as_str().expect("a block");
+                assert_eq!(decoded(&mut decoder, wire), expected, "{}: {wire}", path.display());
+                blocks += 1;
+            }
+            played += 1;
+        }
+    }
+    fixture::say(&format!("HPACK stories: {played} played, {passed_over} passed over, {blocks} blocks"));
+    assert!(played >= 300 && blocks >= 3_000, "{played} stories, {blocks} blocks");
+}
+
 /// The decoder reads what another encoder has written, with Huffman codes, a dynamic table and changes of its size.
 #[test]
 fn header_blocks_of_another_encoder_are_decoded() {
@@ -75,15 +144,8 @@ fn header_blocks_of_another_encoder_are_decoded() {
         let blocks: Vec<(String, Vec<(String, String)>)> = serde_json::from_str(story).expect("a story");
         let mut decoder = HpackDecoder::default();
         for (hex, expected) in blocks {
-            let digits = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));
-            let block: Vec<u8> = digits.map(|pair| u8::from_str_radix(pair, 16).expect("hex")).collect();
-            let mut found = Vec::new();
-            let text = |bytes: &[u8]| bytes.iter().map(|byte| char::from(*byte)).collect::<String>();
-            let decoded = decoder.decode(&block, |name, value| {
-                found.push((text(name), text(value)));
-                true
-            });
-            assert_eq!((decoded, &found), (Ok(()), &expected), "seed {seed}: {hex}");
+            let found = decoded(&mut decoder, &hex);
+            assert_eq!(found, expected, "seed {seed}: {hex}");
             fields += found.len();
         }
     }
