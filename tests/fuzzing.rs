@@ -156,6 +156,11 @@ fn frames_are_read_the_same_however_they_arrive() {
 }
 
 #[test]
+fn header_blocks_do_not_panic() {
+    fuzz("hpack");
+}
+
+#[test]
 fn expressions_do_not_panic() {
     fuzz("syntax");
 }

@@ -4,6 +4,7 @@
 //! and on mutations of it, in `make test`. A finding becomes a file of the corpus.
 mod answers;
 mod gzip;
+mod hpack;
 mod http2;
 mod spool;
 mod syntax;
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "answer", run: answers::answer },
     Target { name: "spool", run: spool::spool },
     Target { name: "http2", run: http2::http2 },
+    Target { name: "hpack", run: hpack::hpack },
     Target { name: "syntax", run: syntax::syntax },
     Target { name: "upstream", run: upstream::upstream },
     Target { name: "gzip", run: gzip::gzip },
