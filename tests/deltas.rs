@@ -94,11 +94,19 @@ fn an_edit_of_a_large_document_costs_a_child_some_kilobytes() {
     let child = child(&parent).set("api_poll_frequency_seconds", 1).start();
     version(&child, 1);
     wait_for_polls(&child);
-    // With the next edition the parent keeps the identities' uuids and has its first delta.
-    serve(&upstream, 2, identities);
-    version(&child, 2);
+    let applied = || child.metric("edge_proxy_document_deltas_applied_total");
+    // With the next edition the parent keeps the identities' uuids and has its first delta, unless the machine
+    // is so busy that the child's request came too late.
+    let mut first = 2;
+    while applied() == 0.0 {
+        assert!(first < 20, "no delta was applied");
+        serve(&upstream, first, identities);
+        version(&child, u64::from(first));
+        wait_for_polls(&child);
+        first += 1;
+    }
     let sent = || parent.metric("edge_proxy_http_sent_bytes_total");
-    for edit in 3..6 {
+    for edit in first..first + 3 {
         wait_for_polls(&child);
         let before = sent();
         serve(&upstream, edit, identities);
@@ -119,7 +127,7 @@ fn an_edit_of_a_large_document_costs_a_child_some_kilobytes() {
         let gzip = fetch(&parent, &[("Accept-Encoding", "gzip")]).body.len();
         println!("the same document as a delta: {} bytes; with gzip: {gzip}", delta.body.len());
     }
-    assert!(child.metric("edge_proxy_document_deltas_applied_total") >= 3.0);
+    assert!(applied() >= 4.0);
     assert!(parent.metric("edge_proxy_document_deltas_sent_total") >= 3.0);
     assert_eq!(child.metric("edge_proxy_document_deltas_refused_total"), 0.0);
     let (of_child, of_parent) = (fetch(&child, &[]).body, fetch(&parent, &[]).body);
