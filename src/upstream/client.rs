@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Uri};
 use ureq::Agent;
+use ureq::typestate::WithBody;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Connector, NextTimeout};
 
@@ -166,9 +167,7 @@ impl Client {
         body: &[u8],
         time_max: Option<Duration>,
     ) -> Result<UpstreamResponse, PollError> {
-        let request = self.agent(uri).post(uri.clone()).header("content-type", "application/json");
-        let request = self.with_fields(uri, request, fields).config().timeout_global(time_max).build();
-        self.response(uri, request.send(body))
+        self.send(uri, self.agent(uri).post(uri.clone()), fields, body, time_max)
     }
 
     /// As [`post`](Self::post), with PUT.
@@ -182,7 +181,18 @@ impl Client {
         body: &[u8],
         time_max: Option<Duration>,
     ) -> Result<UpstreamResponse, PollError> {
-        let request = self.agent(uri).put(uri.clone()).header("content-type", "application/json");
+        self.send(uri, self.agent(uri).put(uri.clone()), fields, body, time_max)
+    }
+
+    fn send(
+        &self,
+        uri: &Uri,
+        request: ureq::RequestBuilder<WithBody>,
+        fields: &[(&str, &str)],
+        body: &[u8],
+        time_max: Option<Duration>,
+    ) -> Result<UpstreamResponse, PollError> {
+        let request = request.header("content-type", "application/json");
         let request = self.with_fields(uri, request, fields).config().timeout_global(time_max).build();
         self.response(uri, request.send(body))
     }
