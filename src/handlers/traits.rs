@@ -1,5 +1,6 @@
 //! `traits/`, `traits/bulk/` and `traits/increment-value/` with a store, and `/proxy/traits/`, which exports
 //! and erases what is kept of one identity.
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 
@@ -121,17 +122,24 @@ fn increment<'a>(
     Ok(())
 }
 
+/// The identity that the query names, and the environment of a server-side key.
+fn open_identity<'q, 'a>(
+    exchange: &mut Exchange<'a>,
+    query: &'q [u8],
+) -> Result<(Cow<'q, str>, Scope<'a>), ApiError<'a>> {
+    let identifier = query::parameter(query, "identifier");
+    sent::query_identifier(identifier.as_deref(), false)?;
+    let environment = &*exchange.open_as_server()?.environment;
+    Ok((identifier.unwrap_or_default(), Scope::new(exchange, environment, Role::Server)))
+}
+
 /// `GET /proxy/traits/?identifier=`: everything that is kept of an identity.
 fn export<'a>(
     exchange: &mut Exchange<'a>,
     query: &[u8],
     view: &RefCell<TraitView>,
 ) -> Result<(), ApiError<'a>> {
-    let identifier = query::parameter(query, "identifier");
-    sent::query_identifier(identifier.as_deref(), false)?;
-    let identifier = identifier.unwrap_or_default();
-    let environment = &*exchange.open_as_server()?.environment;
-    let scope = Scope::new(exchange, environment, Role::Server);
+    let (identifier, scope) = open_identity(exchange, query)?;
     let kept = view.borrow();
     let record = kept.find(scope.key, &identifier, scope.now).ok_or(ApiError::IdentityNotFound)?;
     let mut answer = b"{\"identifier\":".to_vec();
@@ -152,11 +160,8 @@ fn erase<'a>(
     query: &[u8],
     view: &RefCell<TraitView>,
 ) -> Result<(), ApiError<'a>> {
-    let identifier = query::parameter(query, "identifier");
-    sent::query_identifier(identifier.as_deref(), false)?;
-    let environment = &*exchange.open_as_server()?.environment;
-    let scope = Scope::new(exchange, environment, Role::Server);
-    if !view.borrow_mut().erase(scope.key, &identifier.unwrap_or_default()) {
+    let (identifier, scope) = open_identity(exchange, query)?;
+    if !view.borrow_mut().erase(scope.key, &identifier) {
         return Err(ApiError::TraitsBusy);
     }
     exchange.vary();
