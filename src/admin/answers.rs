@@ -1,7 +1,7 @@
 //! Responses to requests with a valid key, and CPU time, of the reactors.
 use std::collections::BTreeMap;
 
-use crate::admin::exposition::ExpositionText;
+use crate::admin::exposition::Exposition;
 use crate::admin::process::reactor_cpu_seconds;
 use crate::admin::view::View;
 use crate::http::Sdk;
@@ -42,7 +42,7 @@ pub fn classes(counts: [u64; 5]) -> BTreeMap<String, u64> {
 
 /// Responses to requests with a valid key. The number of labels is bounded: environments beyond the limit
 /// share one, as do clients that are not an SDK of Flagsmith.
-pub fn export(text: &mut ExpositionText, view: &View) {
+pub fn export(text: &mut Exposition, view: &View) {
     let name = "environment_answers_total";
     text.family(name, "counter", "Responses to requests with a valid key, by environment and status class.");
     for (environment, counts) in environment_answers(view) {
@@ -67,7 +67,7 @@ fn exported(counts: [u64; 5]) -> impl Iterator<Item = (String, u64)> {
 }
 
 /// CPU time of the reactors.
-pub fn export_reactor_cpu(text: &mut ExpositionText, metrics: &Metrics) {
+pub fn export_reactor_cpu(text: &mut Exposition, metrics: &Metrics) {
     let name = "reactor_cpu_seconds_total";
     text.family(name, "counter", "CPU time used by the reactor's thread.");
     let seconds = reactor_cpu_seconds(metrics.reactors.len());

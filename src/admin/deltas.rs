@@ -1,8 +1,8 @@
 //! Metrics of deltas of documents, those that are sent and those that are received.
-use crate::admin::exposition::ExpositionText;
+use crate::admin::exposition::Exposition;
 use crate::metrics::Metrics;
 
-pub fn export(text: &mut ExpositionText, metrics: &Metrics) {
+pub fn export(text: &mut Exposition, metrics: &Metrics) {
     let sent = metrics.reactors.iter().map(|reactor| reactor.deltas_sent.value()).sum();
     let rows: [(_, _, u64); 3] = [
         ("document_deltas_sent_total", "Documents sent to other proxies as deltas.", sent),

@@ -1,13 +1,13 @@
 //! Metrics of each environment: its published document and its polls.
 use std::fmt::Display;
 
-use crate::admin::exposition::ExpositionText;
+use crate::admin::exposition::Exposition;
 use crate::admin::labels::{age_seconds, source_name, unix_seconds};
 use crate::admin::view::{EnvironmentView, View};
 use crate::snapshot::Environment;
 use crate::snapshot::environment::Sizes;
 
-pub fn export(text: &mut ExpositionText, view: &View) {
+pub fn export(text: &mut Exposition, view: &View) {
     type Row = (&'static str, &'static str, fn(&EnvironmentView) -> Option<f64>);
     let environments = view.environments();
     text.family("environment_info", "gauge", "Source of each environment's document.");
@@ -16,7 +16,7 @@ pub fn export(text: &mut ExpositionText, view: &View) {
         let name = environment.slot.environment().map_or("", |environment| &environment.sizes().name);
         let labels: [(&str, &dyn Display); 3] =
             [("environment", &environment.label), ("name", &name), ("source", &source)];
-        text.sample("environment_info", &labels, 1);
+        text.sample("environment_info", &labels, 1u64);
     }
     text.family("environment_polls_total", "counter", "Fetches of each environment, by result.");
     for EnvironmentView { label, metrics, .. } in &environments {

@@ -29,8 +29,10 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use crate::admin::exposition::{MetricBuckets, MetricFamily, MetricSample, MetricValue};
 use crate::admin::host::HostCheck;
 use crate::admin::peers::{PeerGuard, Peers};
+pub use crate::admin::prometheus::collect;
 pub use crate::admin::readiness::Readiness;
 pub use crate::admin::view::View;
 use crate::config::Level;
@@ -205,10 +207,13 @@ fn respond(head: &[u8], view: &View) -> Vec<u8> {
 fn route(method: &[u8], path: &[u8], head: &[u8], view: &View) -> Response {
     match (method, path) {
         (b"GET" | b"HEAD", b"/metrics") => {
-            let text = prometheus::render(view);
+            let families = prometheus::collect(view);
             match negotiation::prefers_open_metrics(head) {
-                true => ("200 OK", OPEN_METRICS, exposition::open_metrics(&text)),
-                false => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", text),
+                true => ("200 OK", OPEN_METRICS, exposition::open_metrics_text(&families)),
+                false => {
+                    let text = exposition::prometheus_text(&families);
+                    ("200 OK", "text/plain; version=0.0.4; charset=utf-8", text)
+                }
             }
         }
         (b"GET" | b"HEAD", b"/status.json") => ("200 OK", "application/json", status::render(view)),

@@ -1,13 +1,12 @@
-//! `/metrics`: metrics in the Prometheus text format, version 0.0.4.
+//! The metrics of `/metrics`.
 //!
 //! Names start with `edge_proxy_`, counters end in `_total`, units are base units (seconds, bytes). The
-//! format requires that all samples of a family follow its HELP and TYPE lines, and that their labels are
-//! unique.
+//! labels of the samples of a family are unique.
 use std::fmt::Display;
 use std::time::SystemTime;
 
 use crate::admin::deltas;
-use crate::admin::exposition::ExpositionText;
+use crate::admin::exposition::{Exposition, MetricBuckets, MetricFamily};
 use crate::admin::labels::unix_seconds;
 use crate::admin::process::Process;
 use crate::admin::view::View;
@@ -110,12 +109,12 @@ const RESULT_CACHES: &[ReactorSum] = &[
     }),
 ];
 
-/// The body of `/metrics`.
-pub fn render(view: &View) -> String {
-    let mut text = ExpositionText::default();
+/// All metrics, as they are now.
+pub fn collect(view: &View) -> Vec<MetricFamily> {
+    let mut text = Exposition::default();
     let metrics = &*view.metrics;
     text.family("info", "gauge", "Version, commit, date of the commit and target of the running program.");
-    text.sample("info", &crate::version::LABELS, 1);
+    text.sample("info", &crate::version::LABELS, 1u64);
     requests(&mut text, metrics);
     answers::export(&mut text, view);
     durations(&mut text, metrics);
@@ -145,14 +144,14 @@ pub fn render(view: &View) -> String {
     let (reason, _) = view.readiness();
     text.single("ready", "gauge", "1 if the proxy is ready.", u8::from(reason.is_none()));
     process(&mut text, metrics);
-    text.into_string()
+    text.into_families()
 }
 
 fn sum(metrics: &Metrics, number: impl Fn(&ReactorMetrics) -> u64) -> u64 {
     metrics.reactors.iter().map(|reactor| number(reactor)).sum()
 }
 
-fn requests(text: &mut ExpositionText, metrics: &Metrics) {
+fn requests(text: &mut Exposition, metrics: &Metrics) {
     text.family("http_requests_total", "counter", "Requests answered, by route and status class.");
     for (index, route) in Route::ALL.iter().enumerate() {
         for class in 0..5 {
@@ -176,35 +175,30 @@ fn requests(text: &mut ExpositionText, metrics: &Metrics) {
 }
 
 /// Exports one bucket per octave; the status page uses the finer ones.
-fn durations(text: &mut ExpositionText, metrics: &Metrics) {
-    const NAME: &str = "http_request_duration_seconds";
-    let help = "Time from reading a batch of requests to passing its responses to the kernel.";
-    text.family(NAME, "histogram", help);
+fn durations(text: &mut Exposition, metrics: &Metrics) {
     let mut counts = [0u64; Histogram::BUCKETS];
     for reactor in &metrics.reactors {
         counts.iter_mut().zip(reactor.durations.counts()).for_each(|(sum, count)| *sum += count);
     }
-    let bucket = format!("{NAME}_bucket");
-    let mut below = 0;
-    for (index, count) in counts.iter().enumerate() {
-        below += count;
+    let (mut below, mut count) = (Vec::new(), 0);
+    for (index, own) in counts.iter().enumerate() {
+        count += own;
         if index.is_multiple_of(4) {
-            text.sample(&bucket, &[("le", &Histogram::upper_seconds(index))], below);
+            below.push((Histogram::upper_seconds(index), count));
         }
     }
-    text.sample(&bucket, &[("le", &"+Inf")], below);
-    let sum_ns = sum(metrics, |reactor| reactor.durations.sum_ns.value());
-    text.sample(&format!("{NAME}_sum"), &[], sum_ns as f64 / 1e9);
-    text.sample(&format!("{NAME}_count"), &[], below);
+    let sum = sum(metrics, |reactor| reactor.durations.sum_ns.value()) as f64 / 1e9;
+    let help = "Time from reading a batch of requests to passing its responses to the kernel.";
+    text.histogram("http_request_duration_seconds", help, MetricBuckets { below, count, sum });
 }
 
-fn sums(text: &mut ExpositionText, metrics: &Metrics, rows: &[ReactorSum]) {
+fn sums(text: &mut Exposition, metrics: &Metrics, rows: &[ReactorSum]) {
     for (name, kind, help, number) in rows {
         text.single(name, kind, help, sum(metrics, number));
     }
 }
 
-fn http2(text: &mut ExpositionText, metrics: &Metrics) {
+fn http2(text: &mut Exposition, metrics: &Metrics) {
     let help = "HTTP/2 connections open now.";
     text.single("http2_connections", "gauge", help, sum(metrics, |r| r.http2.connections_open()));
     let help = "HTTP/2 streams opened by clients.";
@@ -230,13 +224,13 @@ fn http2(text: &mut ExpositionText, metrics: &Metrics) {
     );
 }
 
-fn reactors(text: &mut ExpositionText, metrics: &Metrics) {
+fn reactors(text: &mut Exposition, metrics: &Metrics) {
     type Row = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> f64);
     text.family("reactor_info", "gauge", "CPU and I/O driver of each reactor.");
     for (index, reactor) in metrics.reactors.iter().enumerate() {
         let labels: [(&str, &dyn Display); 3] =
             [("reactor", &index), ("core", &reactor.core), ("driver", &reactor.driver())];
-        text.sample("reactor_info", &labels, 1);
+        text.sample("reactor_info", &labels, 1u64);
     }
     let rows: [Row; 7] = [
         ("reactor_requests_total", "counter", "Requests answered by each reactor.", |r| {
@@ -272,7 +266,7 @@ fn reactors(text: &mut ExpositionText, metrics: &Metrics) {
     }
 }
 
-fn supervisor(text: &mut ExpositionText, metrics: &Metrics) {
+fn supervisor(text: &mut Exposition, metrics: &Metrics) {
     let numbers = &metrics.supervisor;
     let rows = [
         (
@@ -306,7 +300,7 @@ fn supervisor(text: &mut ExpositionText, metrics: &Metrics) {
 }
 
 /// Effects of the limits on SDKs' flag counts.
-fn counts_bounded(text: &mut ExpositionText, metrics: &Metrics) {
+fn counts_bounded(text: &mut Exposition, metrics: &Metrics) {
     let numbers = &metrics.supervisor;
     let families = [
         (
@@ -333,7 +327,7 @@ fn counts_bounded(text: &mut ExpositionText, metrics: &Metrics) {
 }
 
 /// Experiment events, from their acceptance until upstream has them.
-fn events(text: &mut ExpositionText, metrics: &Metrics) {
+fn events(text: &mut Exposition, metrics: &Metrics) {
     let numbers = &metrics.events;
     let accepted = sum(metrics, |reactor| reactor.events_accepted.value());
     text.single("events_accepted_total", "counter", "Experiment events stored and answered 202.", accepted);
@@ -380,7 +374,7 @@ fn events(text: &mut ExpositionText, metrics: &Metrics) {
     }
 }
 
-fn background(text: &mut ExpositionText, metrics: &Metrics) {
+fn background(text: &mut Exposition, metrics: &Metrics) {
     let numbers = &metrics.background;
     let rows = [
         (
@@ -417,7 +411,7 @@ fn background(text: &mut ExpositionText, metrics: &Metrics) {
     );
 }
 
-fn process(text: &mut ExpositionText, metrics: &Metrics) {
+fn process(text: &mut Exposition, metrics: &Metrics) {
     let process = Process::read();
     let rows = [
         ("start_time_seconds", "gauge", "When the process started.", Some(unix_seconds(metrics.started))),

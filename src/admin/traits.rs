@@ -3,7 +3,7 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::admin::exposition::ExpositionText;
+use crate::admin::exposition::Exposition;
 use crate::metrics::{Metrics, TraitForwardLoss, TraitForwardMetrics, TraitMetrics};
 
 /// Name without prefix, kind, help, value.
@@ -40,7 +40,7 @@ const ROWS: [Row; 12] = [
     ("traits_enabled", "gauge", "1 if traits are kept.", |m| m.is_enabled.value()),
 ];
 
-pub fn export(text: &mut ExpositionText, metrics: &Metrics) {
+pub fn export(text: &mut Exposition, metrics: &Metrics) {
     for (name, kind, help, value) in ROWS {
         text.single(name, kind, help, value(&metrics.traits));
     }
@@ -50,7 +50,7 @@ pub fn export(text: &mut ExpositionText, metrics: &Metrics) {
 }
 
 /// Kept traits that are sent upstream (`traits.forward`).
-fn export_forwarding(text: &mut ExpositionText, numbers: &TraitForwardMetrics) {
+fn export_forwarding(text: &mut Exposition, numbers: &TraitForwardMetrics) {
     let age = numbers.oldest_age(SystemTime::now()).as_secs();
     let rows = [
         (
