@@ -3,10 +3,14 @@
 //! `counts CASE TIMES DIRECTORY` runs one case TIMES times, with the documents and bodies that `bench/gate.py`
 //! wrote to the directory. Under callgrind, the difference between two values of TIMES is the cost of requests
 //! without start-up. Without arguments it lists its cases.
+use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
+use edge_proxy::clock;
+use edge_proxy::config::{RootSampler, Sampler};
 use edge_proxy::handlers::{HandlerSettings, HandlerState, handle};
 use edge_proxy::http::ResponseWriter;
 use edge_proxy::http::h2::connection::Http2;
@@ -14,7 +18,9 @@ use edge_proxy::http::h2::event::{Http2Event, Http2Limits, WrittenResponse};
 use edge_proxy::http::h2::frame;
 use edge_proxy::http::hpack::encoder;
 use edge_proxy::http::request::{Progress, RequestReader};
+use edge_proxy::reactor::request_spans::{RequestSpans, SpanOutcome};
 use edge_proxy::snapshot::{Environment, Snapshot};
+use edge_proxy::spans;
 
 #[path = "../tests/support/handler.rs"]
 mod handler;
@@ -33,6 +39,10 @@ const CASES: &[(&str, &str, &str, Option<&str>, bool)] = &[
     ("liveness", "simple", "/proxy/health/liveness", None, false),
     ("flags-simple", "simple", FLAGS, None, false),
     ("flags-simple-pipelined", "simple", FLAGS, None, false),
+    // With a sampler: of 1 in 1,000, of the same behind a caller that has not sampled, and of every request.
+    ("flags-simple-sampler", "simple", FLAGS, None, false),
+    ("flags-simple-traceparent", "simple", FLAGS, None, false),
+    ("flags-simple-span", "simple", FLAGS, None, false),
     ("flags-one", "simple", "/api/v1/flags/?feature=feature_07", None, false),
     ("identities-simple", "simple", IDENTITIES, Some("simple"), false),
     ("identities-heavy-match", "heavy", IDENTITIES, Some("heavy-match"), false),
@@ -86,7 +96,14 @@ struct Way<'a> {
     is_pipelined: bool,
     /// Each request has another number in the place of the digits of [`VARIED`].
     is_varied: bool,
+    /// Which requests have a span.
+    sampler: Option<Sampler>,
 }
+
+/// An unsampled caller.
+const TRACEPARENT: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00\r\n\r\n";
+/// More spans than are recorded.
+const SPANS_MAX: usize = 4096;
 
 /// The identifier that is varied. The key has zeros too.
 const VARIED: &[u8] = b"user-000000";
@@ -109,6 +126,10 @@ fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
     let mut request = request.to_vec();
     let found = request.windows(VARIED.len()).position(|window| window == VARIED);
     let number = found.filter(|_| way.is_varied).map(|at| at + VARIED.len() - DIGITS);
+    // The same random numbers each time.
+    clock::fix(Instant::now(), now, 1);
+    let (sender, _receiver) = spans::queue::queue(SPANS_MAX, Arc::default());
+    let spans = way.sampler.map(|sampler| RequestSpans::new(sender, sampler));
     for round in 0..times {
         if let Some(place) = number {
             vary(&mut request, place, round);
@@ -122,6 +143,14 @@ fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
         if let Some(snapshot) = way.snapshot {
             let outcome = handle(&settings, snapshot, now, &mut read, &mut state, &mut output);
             assert_eq!(outcome.status, 200);
+            if let Some(spans) = &spans
+                && let Some(trace) = spans.sample(&read)
+            {
+                let (status, route) = (outcome.status, outcome.route);
+                let (client, environment) = (Some(Ipv4Addr::LOCALHOST.into()), Some(CLIENT_KEY));
+                let outcome = SpanOutcome { status, route, began: now, client, environment, is_tls: false };
+                spans.record(trace, &read, outcome);
+            }
             sent += (output.bytes.len() + output.tail.take().map_or(0, |tail| tail.len())) as u64;
             output.bytes.clear();
         }
@@ -211,7 +240,19 @@ fn main() {
             let made = (!is_read_only).then(|| snapshot(&document));
             let (is_new, is_pipelined) = (name.ends_with("-new"), name.ends_with("-pipelined"));
             let is_varied = name.ends_with("-varied");
-            serve(Way { snapshot: made.as_ref(), is_new, is_pipelined, is_varied }, &request, times)
+            let root = match name.as_str() {
+                "flags-simple-sampler" | "flags-simple-traceparent" => Some(RootSampler::of_ratio(0.001)),
+                "flags-simple-span" => Some(RootSampler::On),
+                _ => None,
+            };
+            let sampler = root.map(|root| Sampler { is_parent_based: true, root });
+            let mut request = request;
+            if name.ends_with("-traceparent") {
+                request.truncate(request.len() - 2);
+                request.extend_from_slice(TRACEPARENT.as_bytes());
+            }
+            let way = Way { snapshot: made.as_ref(), is_new, is_pipelined, is_varied, sampler };
+            serve(way, &request, times)
         }
     };
     println!("{result}");

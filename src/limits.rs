@@ -2,7 +2,11 @@
 //!
 //! A setting has its default here. Limits of input are listed in `docs/limits.md`, which a test compares with
 //! these constants; tunings with a single user are beside that user.
+mod operations;
+
 use std::time::Duration;
+
+pub use crate::limits::operations::*;
 
 // --- a request ---
 
@@ -464,33 +468,6 @@ pub const JSONPATH_PATTERN_BYTES_MAX: usize = 64 * 1024;
 /// Nested filters and functions in a JSONPath; Python's limit is its recursion limit. Beyond: the condition
 /// is false.
 pub const JSONPATH_DEPTH_MAX: usize = 100;
-
-// --- the log and the admin listener ---
-
-/// Log records in the queue of the writer. Beyond: dropped and counted.
-pub const LOG_RECORDS_MAX: usize = 8192;
-/// Access records that a reactor collects before it sends them to the writer.
-pub const ACCESS_BATCH_RECORDS: usize = 64;
-/// Access records in the queue of the writer, so that events have space. Beyond: dropped and counted.
-pub const ACCESS_RECORDS_MAX: usize = 6144;
-/// The user agent in an access record, bytes. Beyond: cut.
-pub const ACCESS_USER_AGENT_BYTES_MAX: usize = 200;
-/// Interval of the samples that the status page shows, and how many are kept: two hours, 70 KB. Beyond: the
-/// oldest is dropped.
-pub const HISTORY_INTERVAL: Duration = Duration::from_secs(10);
-pub const HISTORY_SAMPLES_MAX: usize = 720;
-/// Environments whose responses are counted separately, counted from the start of the process: 10 KiB per
-/// reactor. Beyond: they are counted together, as `other`.
-pub const COUNTED_ENVIRONMENTS_MAX: usize = 256;
-/// Request head on the admin listener, bytes. Scrapers send a few hundred. Beyond: closed.
-pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Time for a request head on the admin listener. Beyond: closed and counted.
-pub const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
-/// Characters of a rejected `Host` in the log and in the response. Beyond: truncated.
-pub const ADMIN_HOST_CHARS_SHOWN: usize = 255;
-/// Connections of the admin listener, one thread each. Beyond: the one that has waited longest is closed and
-/// counted.
-pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 
 const _: () = assert!(BUFFERED_BYTES_MIN > READ_BYTES_IDLE, "idle connections do not count");
 const _: () = assert!(COMPRESS_BYTES_MIN < TAIL_BYTES_MIN, "bodies that are not copied are compressed");

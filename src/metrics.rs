@@ -5,6 +5,7 @@
 mod counter;
 mod histogram;
 mod http2;
+mod telemetry;
 mod trait_forwarding;
 mod traits;
 
@@ -20,6 +21,7 @@ use crate::limits::COUNTED_ENVIRONMENTS_MAX;
 pub use crate::metrics::counter::{Counter, SharedCounter};
 pub use crate::metrics::histogram::Histogram;
 pub use crate::metrics::http2::Http2Metrics;
+pub use crate::metrics::telemetry::{OtlpSignal, SpanLoss, TelemetryMetrics};
 pub use crate::metrics::trait_forwarding::{TraitForwardLoss, TraitForwardMetrics};
 pub use crate::metrics::traits::TraitMetrics;
 
@@ -97,6 +99,7 @@ pub struct Metrics {
     pub events: Arc<EventMetrics>,
     pub trait_forwarding: Arc<TraitForwardMetrics>,
     pub traits: TraitMetrics,
+    pub telemetry: Arc<TelemetryMetrics>,
     environments: Mutex<BTreeMap<String, EnvironmentMetrics>>,
 }
 
@@ -256,6 +259,7 @@ impl Metrics {
             events: Arc::default(),
             trait_forwarding: Arc::default(),
             traits: TraitMetrics::default(),
+            telemetry: Arc::default(),
             environments: Mutex::default(),
         }
     }

@@ -14,17 +14,18 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::admin::View;
 use crate::channel::Publisher;
 use crate::config::{Config, Inputs, Level, SettingError};
-use crate::limits::DESCRIPTORS_RESERVED;
+use crate::limits::{DESCRIPTORS_RESERVED, LAST_EXPORT_TIMEOUT};
 use crate::log::{AccessFile, Log};
 use crate::metrics::Metrics;
 use crate::reactor::UnixSocket;
+use crate::spans::{SpanSender, Tracer};
 use crate::supervisor::MissingDocument;
 use crate::systemd::Notify;
 use crate::tls::Certificates;
 use crate::trait_forwarding::TraitForwarder;
 use crate::traits::{ForwardSink, TraitSink, TraitThread};
 use crate::version::{COMMIT, VERSION};
-use crate::{admin, config, demo, reactor, supervisor, trait_forwarding, traits};
+use crate::{admin, config, demo, reactor, supervisor, telemetry, trait_forwarding, traits};
 
 /// Time from the start to the check for other processes on the same port. Processes started simultaneously
 /// listen by then.
@@ -157,21 +158,21 @@ fn run(
     let descriptors = raise_descriptor_limit(&log);
     let (certificates, tls) = certificates.unzip();
     let sockets = ListenSockets { listeners, unix_socket, tls };
-    let mut publisher =
-        start_reactors(limit_connections(&config, descriptors, &log), sockets, &log, &metrics)?;
-    let traits = start_traits(&config, &mut publisher, &metrics, &log)?;
+    let spans = telemetry::span_queue(&config, &metrics);
+    let sender = spans.as_ref().map(|(sender, _)| sender.clone());
+    let limited = limit_connections(&config, descriptors, &log);
+    let mut publisher = start_reactors(limited, sockets, &log, &metrics, sender.clone())?;
+    let tracer = Tracer::of(sender, config.telemetry.sampler);
+    let traits = start_traits(&config, &mut publisher, &metrics, &log, &tracer)?;
     let view = View::new(metrics.clone(), log.clone(), publisher.newest());
-    let mut readiness = admin::Readiness::new(view.clone());
-    let history = view.history();
+    let telemetry = telemetry::start(&config, view.clone(), &metrics, &log, spans)?;
     if let Some(listener) = admin {
-        admin::start(listener, view)?;
+        admin::start(listener, view.clone())?;
     }
     let hooks = supervisor::Hooks {
         read_config: Box::new(move || config::load(&inputs)),
-        after_iteration: Box::new(move || {
-            readiness.update();
-            history.update(Instant::now());
-        }),
+        after_iteration: after_iteration(&view),
+        tracer,
     };
     let supervisor = supervisor::start(config, log.clone(), publisher, hooks, certificates, metrics.clone())?;
     if let Some(notify) = Notify::from_process() {
@@ -184,8 +185,18 @@ fn run(
         store.stop();
         forwarder.into_iter().for_each(TraitForwarder::stop);
     }
+    telemetry.stop(Instant::now() + LAST_EXPORT_TIMEOUT);
     log.flush();
     Ok(result.map_err(|_| "the supervisor panicked; see stderr")??)
+}
+
+/// What the supervisor's thread does for the status page and the log of readiness.
+fn after_iteration(view: &View) -> Box<dyn FnMut() + Send> {
+    let (mut readiness, history) = (admin::Readiness::new(view.clone()), view.history());
+    Box::new(move || {
+        readiness.update();
+        history.update(Instant::now());
+    })
 }
 
 type TraitThreads = (TraitThread, Option<TraitForwarder>);
@@ -196,10 +207,13 @@ fn start_traits(
     publisher: &mut Publisher,
     metrics: &Arc<Metrics>,
     log: &Log,
+    tracer: &Tracer,
 ) -> std::io::Result<Option<TraitThreads>> {
     let Some(link) = publisher.take_traits() else { return Ok(None) };
     let forwarder = match config.traits.forward {
-        true => Some(trait_forwarding::start(config, publisher.newest(), metrics, log.clone())?),
+        true => {
+            Some(trait_forwarding::start(config, publisher.newest(), metrics, log.clone(), tracer.clone())?)
+        }
         false => None,
     };
     let sink = |forwarder: &TraitForwarder| -> Box<dyn TraitSink> {
@@ -263,6 +277,7 @@ fn start_reactors(
     sockets: ListenSockets,
     log: &Log,
     metrics: &Metrics,
+    spans: Option<SpanSender>,
 ) -> std::io::Result<Publisher> {
     let config = Arc::new(config);
     let mut publisher = Publisher::new(config.clone());
@@ -279,6 +294,7 @@ fn start_reactors(
             config: config.clone(),
             log: log.clone(),
             metrics: metrics.clone(),
+            spans: spans.clone(),
             times: reactor::Timeouts::of(&config),
         })?;
     }

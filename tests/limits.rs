@@ -64,9 +64,10 @@ fn stated(before: &str) -> u64 {
         }
 }
 
-/// The constants of `src/limits.rs`: numbers, and durations in milliseconds.
+/// The constants of `src/limits.rs` and its child: numbers, and durations in milliseconds.
 fn constants() -> BTreeMap<String, u64> {
-    let text = std::fs::read_to_string(fixture::root().join("src/limits.rs")).expect("src/limits.rs");
+    let read = |path| std::fs::read_to_string(fixture::root().join(path)).expect(path);
+    let text = read("src/limits.rs") + &read("src/limits/operations.rs");
     let mut found = BTreeMap::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("pub const ")) {
         let (name, rest) = line.split_once(": ").expect("a type");

@@ -120,6 +120,8 @@ mod streams;
 mod surface;
 /// Large documents under load; `make bench-swap` prints the numbers.
 mod swap;
+/// OpenTelemetry: metrics and spans as a collector gets them, and collectors that fail.
+mod telemetry;
 /// TLS for clients.
 mod tls;
 /// Kept traits that are sent upstream.

@@ -24,6 +24,10 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("clap_complete", &["src/commands/"]),
     ("clap_mangen", &["src/commands/"]),
     ("zstd", &["src/delta.rs"]),
+    // The messages of OTLP: everything else has its own spans and metrics, so that another protocol, or another
+    // version of these crates, concerns one module.
+    ("opentelemetry_proto", &["src/telemetry/"]),
+    ("prost", &["src/telemetry/"]),
     ("regex_automata", &["src/python/regex/", "src/engine/jsonpath/iregexp.rs"]),
     ("redb", &["src/traits/disk.rs"]),
     ("regex_syntax", &["src/python/regex/"]),
@@ -60,6 +64,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     // Data plane.
     ("http", &["limits", "timestamp", "work"]),
     ("metrics", &["events", "http", "limits"]),
+    ("spans", &["clock", "config", "limits", "metrics"]),
     ("trait_table", &["engine"]),
     ("channel", &["config", "counts", "events", "limits", "snapshot", "trait_table"]),
     ("identity", &["engine", "http", "json", "limits", "python", "work"]),
@@ -93,6 +98,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "log",
             "metrics",
             "snapshot",
+            "spans",
             "trait_table",
         ],
     ),
@@ -100,7 +106,18 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("systemd", &["metrics"]),
     (
         "upstream",
-        &["clock", "config", "delta", "files", "json", "limits", "timestamp", "validators", "yielding"],
+        &[
+            "clock",
+            "config",
+            "delta",
+            "files",
+            "json",
+            "limits",
+            "spans",
+            "timestamp",
+            "validators",
+            "yielding",
+        ],
     ),
     ("storage", &["clock", "config", "files", "json", "limits", "log", "validators"]),
     ("analytics", &["clock", "counts", "json", "limits", "schedule", "storage", "upstream"]),
@@ -112,7 +129,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
         "trait_forwarding",
         &[
             "channel", "config", "engine", "json", "limits", "log", "metrics", "schedule", "snapshot",
-            "storage", "upstream",
+            "spans", "storage", "upstream",
         ],
     ),
     (
@@ -136,6 +153,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "metrics",
             "schedule",
             "snapshot",
+            "spans",
             "storage",
             "systemd",
             "timestamp",
@@ -151,6 +169,10 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "channel", "config", "events", "handlers", "http", "limits", "log", "metrics", "snapshot",
             "terminal", "version",
         ],
+    ),
+    (
+        "telemetry",
+        &["admin", "clock", "config", "limits", "log", "metrics", "schedule", "spans", "upstream", "version"],
     ),
     // Command line.
     (
@@ -184,8 +206,10 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "log",
             "metrics",
             "reactor",
+            "spans",
             "supervisor",
             "systemd",
+            "telemetry",
             "tls",
             "trait_forwarding",
             "traits",

@@ -1,4 +1,4 @@
-//! The metrics of `/metrics`.
+//! The metrics of `/metrics` and of OTLP.
 //!
 //! Names start with `edge_proxy_`, counters end in `_total`, units are base units (seconds, bytes). The
 //! labels of the samples of a family are unique.
@@ -14,7 +14,7 @@ use crate::admin::{answers, environments, traits};
 use crate::events::{EventFault, EventLoss, EventRefusal};
 use crate::http::h2::frame::ErrorCode;
 use crate::http::route::Route;
-use crate::metrics::{Histogram, Metrics, ReactorMetrics};
+use crate::metrics::{Histogram, Metrics, OtlpSignal, ReactorMetrics, SpanLoss};
 
 /// A family whose one sample is a sum over all reactors: name, kind, help and number.
 type ReactorSum = (&'static str, &'static str, &'static str, fn(&ReactorMetrics) -> u64);
@@ -143,8 +143,27 @@ pub fn collect(view: &View) -> Vec<MetricFamily> {
     );
     let (reason, _) = view.readiness();
     text.single("ready", "gauge", "1 if the proxy is ready.", u8::from(reason.is_none()));
+    telemetry(&mut text, metrics);
     process(&mut text, metrics);
     text.into_families()
+}
+
+/// What is exported by OTLP, and what is lost on the way.
+fn telemetry(text: &mut Exposition, metrics: &Metrics) {
+    let numbers = &metrics.telemetry;
+    let help = "Exports to a collector (OTEL_EXPORTER_OTLP_ENDPOINT), by signal and result.";
+    text.family("otlp_exports_total", "counter", help);
+    for (index, signal) in OtlpSignal::ALL.iter().enumerate() {
+        for (result, count) in ["sent", "failed"].iter().zip(numbers.exports_of(index)) {
+            text.sample("otlp_exports_total", &[("signal", &signal.name()), ("result", result)], count);
+        }
+    }
+    let help = "Spans that a collector accepted.";
+    text.single("spans_exported_total", "counter", help, numbers.spans_exported.value());
+    text.family("spans_dropped_total", "counter", "Spans that were not exported, by reason.");
+    for (index, loss) in SpanLoss::ALL.iter().enumerate() {
+        text.sample("spans_dropped_total", &[("reason", &loss.name())], numbers.lost_of(index));
+    }
 }
 
 fn sum(metrics: &Metrics, number: impl Fn(&ReactorMetrics) -> u64) -> u64 {

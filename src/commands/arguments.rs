@@ -89,9 +89,11 @@ impl ServeArgs {
 }
 
 impl DemoArgs {
-    /// The demo ignores the configuration file and the environment, so that it is the same everywhere.
+    /// The demo ignores the configuration file and the environment, so that it is the same everywhere. Only
+    /// what it exports to OpenTelemetry is set by variables.
     pub fn inputs(self) -> Inputs {
-        let mut inputs = Inputs { without_file: true, ..Inputs::default() };
+        let mut inputs = Inputs { without_file: true, ..Inputs::from_process() };
+        inputs.variables.retain(|(name, _)| name.starts_with("OTEL_"));
         inputs.environments.push(demo::environment(self.document));
         inputs.flags.push(("server.host", "demo", "127.0.0.1".into()));
         // With --port a second demo may be running, which has port 8001.

@@ -14,12 +14,13 @@ use crate::config::layers;
 use crate::config::layers::Inputs;
 use crate::config::networks::{AddressLists, ForwardedAllowIps, Networks};
 use crate::config::raw::{RawConfig, printable};
+use crate::config::secret::Secret;
 use crate::config::settings::{SSL_CERT_FILE, is_secret};
 use crate::config::types::{
     Admin, Analytics, Certificate, Config, EnvironmentConfig, EventsConfig, EventsFsync, HealthCheck, Level,
-    LogFormat, Logging, Realtime, Require, Secret, Server, Sse, TlsConfig,
+    LogFormat, Logging, Realtime, Require, Server, Sse, TlsConfig,
 };
-use crate::config::{headers, networks, pairs, parse};
+use crate::config::{headers, networks, otel_variables, pairs, parse};
 use crate::limits;
 
 /// Reads the configuration.
@@ -129,6 +130,7 @@ impl ConfigBuilder {
             health_check: self.health_check(),
             logging: self.logging(inputs),
             admin: self.admin(),
+            telemetry: otel_variables::read(&inputs.variables, &mut self.raw.warnings),
             cores: self.cores(available),
         };
         while has_port_conflict(&config) && self.reject("admin.port", "a port other than server.port") {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::config::issue::ConfigIssue;
 use crate::config::raw::RawConfig;
-use crate::config::types::Secret;
+use crate::config::secret::Secret;
 use crate::limits::{API_HEADER_BYTES_MAX, API_HEADERS_MAX};
 
 /// Fields that the proxy itself sets, or that change how a request or its response is framed, encoded or

@@ -2,7 +2,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::config::types::{Level, Secret};
+use crate::config::secret::Secret;
+use crate::config::types::Level;
 use crate::terminal::escape;
 
 /// Where a value was set.
@@ -108,6 +109,7 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 const ALIAS_USED: &str = "unprefixed_variable_used";
+const OTEL_IGNORED: &str = "otel_variable_ignored";
 const UNKNOWN_SETTING: &str = "unknown_setting_ignored";
 const UNKNOWN_VARIABLE: &str = "unknown_variable_ignored";
 
@@ -151,9 +153,14 @@ impl ConfigWarning {
         Self::new(Level::Info, ALIAS_USED, &[("variable", &name), ("prefixed", &prefixed)])
     }
 
+    /// A variable of OpenTelemetry whose value is not used. It is not shown: it may be a secret.
+    pub fn otel_variable(name: &str, expected: &str) -> Self {
+        Self::new(Level::Warning, OTEL_IGNORED, &[("variable", &name), ("expected", &expected)])
+    }
+
     /// Whether it is logged at start only, not at each reload.
     pub fn is_of_start(&self) -> bool {
-        self.event == ALIAS_USED
+        self.event == ALIAS_USED || self.event == OTEL_IGNORED
     }
 
     pub fn repeated_setting(path: &str, source: &SettingSource) -> Self {

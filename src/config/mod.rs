@@ -13,13 +13,16 @@ mod kept_traits;
 mod kind;
 mod layers;
 mod networks;
+mod otel_variables;
 mod pairs;
 mod parse;
 mod raw;
 mod schema;
+mod secret;
 mod setting_error;
 pub mod settings;
 mod suggest;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -30,10 +33,12 @@ pub use crate::config::issue::{ConfigError, ConfigIssue, ConfigWarning, SettingS
 pub use crate::config::layers::Inputs;
 pub use crate::config::networks::{AddressLists, ForwardedAllowIps, Networks};
 pub use crate::config::schema::{all_settings, schema};
+pub use crate::config::secret::Secret;
 pub use crate::config::setting_error::SettingError;
+pub use crate::config::telemetry::{OtlpEndpoint, RootSampler, Sampler, SpanBatches, Telemetry};
 pub use crate::config::types::{
     Admin, Analytics, Certificate, Config, Driver, EnvironmentConfig, EventsConfig, EventsFsync, HealthCheck,
-    Level, LogFormat, Logging, Realtime, Require, Secret, Server, Sse, Staleness, TlsConfig, TraitsConfig,
+    Level, LogFormat, Logging, Realtime, Require, Server, Sse, Staleness, TlsConfig, TraitsConfig,
     TraitsStore, reachable,
 };
 

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::config::issue::{ConfigIssue, ConfigWarning, SettingSource};
 use crate::config::raw::{RawConfig, printable};
-use crate::config::types::{EnvironmentConfig, Secret};
+use crate::config::secret::Secret;
+use crate::config::types::EnvironmentConfig;
 use crate::config::{parse, suggest};
 
 const MEMBERS: [&str; 3] = ["client_side_key", "server_side_key", "document_path"];

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::types::{Driver, EventsFsync, Level, LogFormat, Require, Secret, TraitsStore};
+use crate::config::secret::Secret;
+use crate::config::types::{Driver, EventsFsync, Level, LogFormat, Require, TraitsStore};
 use crate::limits::{
     BASE_PATH_BYTES_MAX, EVENTS_SPOOL_BYTES_MIN, HEAD_BYTES_RANGE, HTTP2_STREAMS_RANGE,
     SPIN_MICROSECONDS_RANGE, TRAIT_BYTES_MIN,

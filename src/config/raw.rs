@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use crate::config::issue::{ConfigIssue, ConfigWarning, SettingSource};
 use crate::config::schema::SCHEMA_MEMBER;
+use crate::config::secret::Secret;
 use crate::config::settings::{find, find_alias, groups, is_secret};
 use crate::config::suggest;
-use crate::config::types::Secret;
 
 #[derive(Debug, Default)]
 pub struct RawConfig {

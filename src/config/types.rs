@@ -1,37 +1,11 @@
 //! The configuration as typed, validated values.
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::networks::{AddressLists, ForwardedAllowIps};
-
-/// A string that must not be printed. `Debug` and `Display` show its first six characters.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-    /// The whole string, for a header or a lookup. Never log it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.0.char_indices().nth(6).map_or("", |(end, _)| &self.0[..end]);
-        write!(f, "{shown}...")
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+use crate::config::secret::Secret;
+use crate::config::telemetry::Telemetry;
 
 /// The address at which a local client reaches a listener: loopback if it listens on all addresses.
 pub fn reachable(mut address: SocketAddr) -> SocketAddr {
@@ -113,6 +87,8 @@ pub struct Config {
     pub health_check: HealthCheck,
     pub logging: Logging,
     pub admin: Option<Admin>,
+    /// From `OTEL_*` variables: it is not part of the file.
+    pub telemetry: Telemetry,
     /// CPU ids, one reactor each.
     pub cores: Vec<usize>,
 }

@@ -34,6 +34,8 @@ pub struct Fields<'a> {
     pub sdk_user_agent: Option<&'a [u8]>,
     /// `X-Request-Id`, if it is valid: echoed and logged.
     pub request_id: Option<&'a [u8]>,
+    /// `traceparent` (W3C Trace Context), which may be invalid.
+    pub traceparent: Option<&'a [u8]>,
     /// SHA-256 of a document that the client has (RFC 9842 2.2).
     pub available_dictionary: Option<&'a [u8]>,
     /// `X-Forwarded-For`, for the access log and the address lists.
@@ -89,6 +91,7 @@ impl<'a> Fields<'a> {
             }
             9 if name == b"x-api-key" => &mut self.api_key,
             10 if name == b"user-agent" => &mut self.user_agent,
+            11 if name == b"traceparent" => &mut self.traceparent,
             12 if name == b"content-type" => &mut self.content_type,
             12 if name == b"x-request-id" => &mut self.request_id,
             13 if name == b"if-none-match" => &mut self.if_none_match,

@@ -158,6 +158,38 @@ impl Route {
     }
 }
 
+impl Route {
+    /// The path with a trailing slash, and a name in braces for a parameter; `None` for a path without a
+    /// route. A base path is not in it.
+    pub fn template(self) -> Option<&'static str> {
+        Some(match self {
+            Route::Flags => "/api/v1/flags/",
+            Route::Identities => "/api/v1/identities/",
+            Route::EnvironmentDocument => "/api/v1/environment-document/",
+            Route::Readiness => "/proxy/health/readiness",
+            Route::Liveness => "/proxy/health/liveness",
+            Route::Analytics => "/api/v1/analytics/flags/",
+            Route::AnalyticsV2 => "/api/v2/analytics/flags/",
+            Route::BulkIdentities => "/api/v1/bulk-identities/",
+            Route::Traits => "/api/v1/traits/",
+            Route::TraitsBulk => "/api/v1/traits/bulk/",
+            Route::TraitsIncrement => "/api/v1/traits/increment-value/",
+            Route::KeptTraits => "/proxy/traits/",
+            Route::Events => "/v1/events",
+            Route::OfrepFlags => "/ofrep/v1/evaluate/flags",
+            Route::OfrepFlag => "/ofrep/v1/evaluate/flags/{key}",
+            Route::EventStream => "/sse/environments/{key}/stream",
+            Route::OfrepEventStream => "/ofrep/v1/environments/{key}/stream",
+            Route::Explain => "/proxy/explain",
+            Route::OpenApi => "/openapi.json",
+            Route::Docs => "/docs",
+            Route::Demo => "/demo/{file}",
+            Route::Root => "/",
+            Route::Unknown => return None,
+        })
+    }
+}
+
 /// The route of a path as sent; `None` is 404.
 pub fn find(path: &[u8]) -> Option<Match<'_>> {
     let bare = path.strip_suffix(b"/").unwrap_or(path);
@@ -307,6 +339,15 @@ mod tests {
             assert_eq!(route(&format!("{path}/")), Some(expected), "{path}/");
             assert_eq!(route(&format!("{path}//")), None, "{path}//");
         }
+    }
+
+    #[test]
+    fn a_template_is_the_path_of_its_route() {
+        for expected in Route::ALL {
+            let Some(template) = expected.template() else { continue };
+            assert_eq!(route(template), Some(expected), "{template}");
+        }
+        assert!(Route::Unknown.template().is_none());
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct AccessRecord {
     pub environment: Range<usize>,
     pub user_agent: Range<usize>,
     pub request_id: Range<usize>,
+    /// That of a valid `traceparent`.
+    pub trace_id: Range<usize>,
 }
 
 /// The capacity reserved for the text of each record; most take less.
@@ -85,7 +87,8 @@ impl AccessRecord {
         let mut moved = |range: &Range<usize>| text.append(|out| out.push_str(from.get(range)));
         let (path, environment) = (moved(&self.path), moved(&self.environment));
         let (user_agent, request_id) = (moved(&self.user_agent), moved(&self.request_id));
-        Self { path, environment, user_agent, request_id, status, bytes, duration_us, ..self }
+        let trace_id = moved(&self.trace_id);
+        Self { path, environment, user_agent, request_id, trace_id, status, bytes, duration_us, ..self }
     }
 
     pub(super) fn into_record(self, text: &AccessText) -> Record {
@@ -103,6 +106,7 @@ impl AccessRecord {
             ("environment", &self.environment),
             ("user_agent", &self.user_agent),
             ("request_id", &self.request_id),
+            ("trace_id", &self.trace_id),
         ];
         let present = optional.into_iter().filter(|(_, range)| !range.is_empty());
         fields.extend(present.map(|(name, range)| (name, text.get(range).to_owned())));

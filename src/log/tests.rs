@@ -118,6 +118,7 @@ fn access(path: &str, user_agent: &str, text: &mut access::AccessText) -> Access
         environment: text.append(|_| {}),
         user_agent: text.append(|out| out.push_str(user_agent)),
         request_id: text.append(|_| {}),
+        trace_id: text.append(|_| {}),
     }
 }
 

@@ -347,7 +347,7 @@ async fn pause(reactor: &Reactor, listener: &Listener, error: &io::Error) {
 async fn catch_panic<F: Future<Output = ()>>(reactor: &Reactor, mut serve: Pin<&mut F>) {
     std::future::poll_fn(|context| {
         catch_unwind(AssertUnwindSafe(|| serve.as_mut().poll(context))).unwrap_or_else(|_| {
-            reactor.log_panic("connection_panicked");
+            reactor.log_panic("connection_panicked", None);
             Poll::Ready(())
         })
     })

@@ -24,6 +24,9 @@ use crate::reactor::context::{Reactor, RequestState};
 #[cfg(test)]
 use crate::reactor::options::InjectedPanic;
 use crate::reactor::posts::PostTicket;
+use crate::reactor::request_spans;
+use crate::reactor::request_spans::{RequestSpans, SpanOutcome};
+use crate::spans::TraceSpan;
 
 /// What a connection writes, and what it does after that.
 pub struct Batch {
@@ -49,6 +52,7 @@ pub struct StoredResponse {
     events: u64,
     client: Option<Client>,
     access: Option<DeferredAccess>,
+    span: Option<Box<TraceSpan>>,
 }
 
 /// A whole response.
@@ -98,6 +102,9 @@ impl StoredResponse {
         if let (Some(access), Some(deferred)) = (&reactor.access, self.access) {
             let dropped = access.write_deferred(&reactor.log, deferred, status, response.bytes.len());
             reactor.metrics.access_dropped.add(dropped);
+        }
+        if let (Some(spans), Some(span)) = (&reactor.spans, self.span) {
+            spans.record_deferred(span, status);
         }
         response
     }
@@ -280,6 +287,37 @@ impl BatchWriter<'_> {
         self.state.output.reject(request.context(), error, &lines);
         let bytes = self.state.output.bytes.len() - start_bytes;
         self.write_access(&request, error.status().0, bytes, None);
+        if let Some(spans) = &self.reactor.spans {
+            let outcome = RequestOutcome { status: error.status().0, ..RequestOutcome::NONE };
+            self.record_span(spans, &request, &outcome);
+        }
+    }
+
+    #[inline]
+    fn record_span(&self, spans: &RequestSpans, request: &Request<'_>, outcome: &RequestOutcome) {
+        if let Some(trace) = spans.sample(request) {
+            spans.record(trace, request, self.span_outcome(request, outcome));
+        }
+    }
+
+    #[cold]
+    fn span_outcome(&self, request: &Request<'_>, outcome: &RequestOutcome) -> SpanOutcome<'_> {
+        let slot = outcome.slot.and_then(|slot| self.snapshot.slots.get(slot));
+        SpanOutcome {
+            status: outcome.status,
+            route: outcome.route,
+            began: self.now,
+            client: self.reactor.addresses.of(self.peer, request.fields.forwarded_for),
+            environment: slot.map(|slot| &*slot.client_side_key),
+            is_tls: self.peer.is_some() && self.reactor.worker_state.tls.borrow().is_some(),
+        }
+    }
+
+    /// The span of a request whose response is not known yet.
+    fn deferred_span(&self, request: &Request<'_>, outcome: &RequestOutcome) -> Option<Box<TraceSpan>> {
+        let trace = self.reactor.spans.as_ref()?.sample(request)?;
+        let outcome = self.span_outcome(request, &RequestOutcome { status: 0, ..*outcome });
+        Some(Box::new(request_spans::span(trace, request, outcome)))
     }
 
     fn write_access(&self, request: &Request<'_>, status: u16, bytes: usize, slot: Option<usize>) {
@@ -330,7 +368,7 @@ impl BatchWriter<'_> {
         let outcome = match answered {
             Ok(outcome) => outcome,
             Err(_) => {
-                self.reactor.log_panic("request_panicked");
+                self.reactor.log_panic("request_panicked", request.fields.traceparent);
                 // The handler state may be inconsistent.
                 handler.reset_after_panic();
                 output.bytes.truncate(start_bytes);
@@ -345,7 +383,8 @@ impl BatchWriter<'_> {
         }
         let exceeded = handler.take_exceeded(&outcome);
         if exceeded != Exceeded::NONE {
-            self.reactor.record_exceeded(exceeded, snapshot, &outcome, handler);
+            let traceparent = request.fields.traceparent;
+            self.reactor.record_exceeded(exceeded, snapshot, &outcome, handler, traceparent);
         }
         let outcome = match outcome.route {
             Route::Events => self.store_events(start_bytes, &request, outcome),
@@ -356,8 +395,9 @@ impl BatchWriter<'_> {
         if self.stored.is_some() {
             // Counted and logged when the result is known.
             let access = self.deferred_access(&request, outcome.slot);
+            let span = self.deferred_span(&request, &outcome);
             if let Some(stored) = &mut self.stored {
-                (stored.client, stored.access) = (client, access);
+                (stored.client, stored.access, stored.span) = (client, access, span);
             }
             return;
         }
@@ -375,6 +415,9 @@ impl BatchWriter<'_> {
         if self.reactor.access.is_some() {
             let bytes = output.bytes.len() - start_bytes + output.tail.as_ref().map_or(0, Bytes::len);
             self.write_access(&request, outcome.status, bytes, outcome.slot);
+        }
+        if let Some(spans) = &self.reactor.spans {
+            self.record_span(spans, &request, &outcome);
         }
     }
 
@@ -397,8 +440,9 @@ impl BatchWriter<'_> {
         match self.reactor.worker_state.posts.send(post) {
             Ok(ticket) => {
                 let refusal = RenderedResponse::take(output, start_bytes);
-                let (client, access) = (None, None);
-                self.stored = Some(StoredResponse { ticket, accepted, refusal, events, client, access });
+                let (client, access, span) = (None, None, None);
+                self.stored =
+                    Some(StoredResponse { ticket, accepted, refusal, events, client, access, span });
                 outcome
             }
             Err(refusal) => {

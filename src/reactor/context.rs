@@ -25,10 +25,13 @@ use crate::reactor::options::InjectedPanic;
 use crate::reactor::options::WorkerOptions;
 use crate::reactor::panic;
 use crate::reactor::posts::PendingPosts;
+use crate::reactor::request_spans::RequestSpans;
 use crate::reactor::spare_buffers::SpareBuffers;
 use crate::reactor::spin::Spin;
 use crate::reactor::turns::Turns;
 use crate::snapshot::Snapshot;
+use crate::spans::TraceParent;
+use crate::spans::context::lower_hex;
 
 /// Whether a head over the limit was logged: once per process, because such clients repeat such heads.
 static LARGE_HEAD_LOGGED: AtomicBool = AtomicBool::new(false);
@@ -52,6 +55,8 @@ pub struct Reactor {
     pub metrics: Arc<ReactorMetrics>,
     /// `None`: the access log is disabled.
     pub access: Option<AccessLog>,
+    /// `None`: requests have no spans.
+    pub spans: Option<RequestSpans>,
     pub addresses: ClientAddress,
     pub worker_state: Rc<WorkerState>,
     pub request_state: RefCell<RequestState>,
@@ -115,6 +120,11 @@ impl Reactor {
             log: options.log.clone(),
             metrics: options.metrics.clone(),
             access: AccessLog::new(&options.config),
+            spans: options
+                .spans
+                .clone()
+                .zip(options.config.telemetry.sampler)
+                .map(|(sender, sampler)| RequestSpans::new(sender, sampler)),
             addresses: ClientAddress::new(&options.config),
             request_state: RefCell::new(RequestState::new(worker_state.traits.as_ref())),
             worker_state,
@@ -190,6 +200,7 @@ impl Reactor {
         self.report_counts();
         self.report_caches();
         self.flush_access_log();
+        self.flush_spans();
     }
 
     /// Resolves counts by slot to keys, before another snapshot assigns the slots anew.
@@ -227,6 +238,11 @@ impl Reactor {
         if let Some(access) = &self.access {
             self.metrics.access_dropped.add(access.flush(&self.log));
         }
+    }
+
+    /// Sends buffered spans to the exporter.
+    pub fn flush_spans(&self) {
+        self.spans.iter().for_each(RequestSpans::flush);
     }
 
     /// Counts the requests of a batch; its duration is divided evenly among them.
@@ -280,6 +296,7 @@ impl Reactor {
         snapshot: &Snapshot,
         outcome: &RequestOutcome,
         handler: &HandlerState,
+        traceparent: Option<&[u8]>,
     ) {
         self.metrics.jsonpath_exceeded.add(u64::from(exceeded.jsonpath));
         self.metrics.patterns_exceeded.add(u64::from(exceeded.patterns));
@@ -289,27 +306,45 @@ impl Reactor {
         let Some(environment) = slot.environment() else { return };
         let key: &dyn Display = &slot.client_side_key;
         let reported = &slot.reported;
+        let trace_id = trace_id(traceparent);
+        let trace_id = trace_id.as_ref().map(|trace_id| ("trace_id", trace_id as &dyn Display));
+        let warn = |event, fields: &[(&'static str, &dyn Display)]| {
+            let fields: Vec<_> = fields.iter().copied().chain(trace_id).collect();
+            self.log.event(Level::Warning, event, &fields);
+        };
         if exceeded.jsonpath && !reported.jsonpath.swap(true, Ordering::Relaxed) {
             let property = handler.cut_property(environment).unwrap_or_default();
-            let fields: [(&str, &dyn Display); 3] =
-                [("client_side_key", key), ("property", &property), ("steps_max", &JSONPATH_STEPS_MAX)];
-            self.log.event(Level::Warning, "jsonpath_budget_exceeded", &fields);
+            warn(
+                "jsonpath_budget_exceeded",
+                &[("client_side_key", key), ("property", &property), ("steps_max", &JSONPATH_STEPS_MAX)],
+            );
         }
         if exceeded.patterns && !reported.patterns.swap(true, Ordering::Relaxed) {
-            let fields: [(&str, &dyn Display); 2] =
-                [("client_side_key", key), ("steps_max", &PATTERN_STEPS_REQUEST_MAX)];
-            self.log.event(Level::Warning, "regex_budget_exceeded", &fields);
+            warn(
+                "regex_budget_exceeded",
+                &[("client_side_key", key), ("steps_max", &PATTERN_STEPS_REQUEST_MAX)],
+            );
         }
         if exceeded.flag_cycles && !reported.flag_cycles.swap(true, Ordering::Relaxed) {
-            let fields: [(&str, &dyn Display); 2] =
-                [("client_side_key", key), ("steps_max", &FLAG_CYCLE_STEPS_MAX)];
-            self.log.event(Level::Warning, "flag_cycle_budget_exceeded", &fields);
+            warn(
+                "flag_cycle_budget_exceeded",
+                &[("client_side_key", key), ("steps_max", &FLAG_CYCLE_STEPS_MAX)],
+            );
         }
     }
 
+    /// `traceparent`: that of the request, if it is known which it was.
     #[cold]
-    pub fn log_panic(&self, event: &'static str) {
-        let location = panic::take_last();
-        self.log.event(Level::Critical, event, &[("reactor", &self.index), ("place", &location)]);
+    pub fn log_panic(&self, event: &'static str, traceparent: Option<&[u8]>) {
+        let (location, trace_id) = (panic::take_last(), trace_id(traceparent));
+        let mut fields: Vec<(&'static str, &dyn Display)> =
+            vec![("reactor", &self.index), ("place", &location)];
+        fields.extend(trace_id.as_ref().map(|trace_id| ("trace_id", trace_id as &dyn Display)));
+        self.log.event(Level::Critical, event, &fields);
     }
+}
+
+/// The trace id of a valid `traceparent`.
+fn trace_id(traceparent: Option<&[u8]>) -> Option<String> {
+    Some(lower_hex(&TraceParent::parse(traceparent?)?.trace_id))
 }

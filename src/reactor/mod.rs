@@ -24,6 +24,8 @@ mod panic;
 mod parked_streams;
 mod posts;
 pub mod protocol;
+mod redaction;
+pub mod request_spans;
 mod spare_buffers;
 mod spin;
 mod sse;

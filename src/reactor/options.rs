@@ -9,6 +9,7 @@ use crate::limits;
 use crate::log::Log;
 use crate::metrics::ReactorMetrics;
 use crate::reactor::listener::UnixSocket;
+use crate::spans::SpanSender;
 
 /// The options of one reactor thread.
 pub struct WorkerOptions {
@@ -26,6 +27,8 @@ pub struct WorkerOptions {
     pub config: Arc<Config>,
     pub log: Log,
     pub metrics: Arc<ReactorMetrics>,
+    /// Where spans go; `None`: they are not exported.
+    pub spans: Option<SpanSender>,
     pub times: Timeouts,
 }
 

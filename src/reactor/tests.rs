@@ -86,6 +86,7 @@ fn prepare(
         config,
         log: sink,
         metrics: Arc::new(ReactorMetrics::new(core)),
+        spans: None,
         times: start_times,
     };
     (parts, publisher, log)

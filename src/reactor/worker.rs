@@ -284,6 +284,7 @@ impl Worker<'_> {
         self.reactor.connections.cancel_all(limits::DRAIN_IDLE_TIMEOUT).await;
         self.reactor.settle_counts();
         self.reactor.flush_access_log();
+        self.reactor.flush_spans();
     }
 }
 

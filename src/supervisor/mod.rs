@@ -42,6 +42,7 @@ use crate::forwarding::{queue, writer};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::spans::Tracer;
 use crate::storage::disk::DiskFolder;
 use crate::storage::{Store, spool};
 pub use crate::supervisor::action::SupervisorResult;
@@ -63,6 +64,8 @@ pub struct Hooks {
     pub read_config: ReadConfig,
     /// After each iteration of the loop, at least every two seconds.
     pub after_iteration: Box<dyn FnMut() + Send>,
+    /// Records polls, compilations and uploads.
+    pub tracer: Tracer,
 }
 
 /// Checks the settings of upstream before anything is bound.
@@ -120,6 +123,7 @@ pub fn start(
         event_queue,
         delivery: Delivery::new(publisher),
         upstream: Arc::new(upstream),
+        tracer: hooks.tracer,
         pool: Pool::new("fetch", limits::FETCH_THREADS_MAX, Affinity::anywhere()),
         compilers: Arc::new(compilers),
         config_reader,

@@ -17,6 +17,7 @@ use crate::files::{self, FileVersion, Links};
 use crate::metrics::EnvironmentMetrics;
 use crate::snapshot::Environment;
 use crate::snapshot::environment::Predecessor;
+use crate::spans::{ActiveSpan, SpanKind, Tracer, tracer};
 use crate::storage::{StorageError, StoredDocument};
 use crate::supervisor::affinity::Affinity;
 use crate::supervisor::pool::{Pool, guarded};
@@ -59,6 +60,8 @@ pub enum RefreshSource {
 #[derive(Debug)]
 pub struct RefreshJob {
     pub id: EnvironmentId,
+    /// The client-side key, for spans.
+    pub label: Box<str>,
     pub source: RefreshSource,
     /// SHA-256 of the current document.
     pub digest: Option<[u8; 32]>,
@@ -196,14 +199,47 @@ impl CompileExecutor for Compilers {
 }
 
 impl RefreshJob {
-    /// Blocks until the document is fetched and compiled. A panic becomes an error.
-    pub fn run(self, upstream: &Upstream, compilers: &impl CompileExecutor) -> RefreshResult {
-        let id = self.id;
-        let started = clock::instant();
+    /// Blocks until the document is fetched and compiled. A panic becomes an error. A poll of upstream and a
+    /// compilation have spans; looking at a file has none.
+    pub fn run(
+        self,
+        upstream: &Upstream,
+        compilers: &impl CompileExecutor,
+        tracer: &Tracer,
+    ) -> RefreshResult {
+        let (id, started) = (self.id, clock::instant());
         let (mut seen, mut delta) = (None, DeltaOutcome::None);
-        let result = guarded(|| run(self, &mut seen, &mut delta, upstream, compilers));
+        let result = if matches!(self.source, RefreshSource::Upstream { .. }) {
+            tracer.trace("poll", |span| {
+                span.set("edge_proxy.environment", || Secret::new(&*self.label).to_string());
+                let result = guarded(|| run(self, &mut seen, &mut delta, upstream, compilers, tracer));
+                note(span, result.as_ref());
+                result
+            })
+        } else {
+            guarded(|| run(self, &mut seen, &mut delta, upstream, compilers, tracer))
+        };
         RefreshResult { id, started, seen, delta, result: result.unwrap_or_else(|| Err(defect())) }
     }
+}
+
+fn note(span: &ActiveSpan, result: Option<&Result<Polled, PollError>>) {
+    let name = match result {
+        Some(Ok(Polled::New(compiled))) => {
+            span.set("edge_proxy.document.bytes", || compiled.document_bytes as u64);
+            "changed"
+        }
+        Some(Ok(Polled::Same(_))) => "unchanged",
+        Some(Err(error)) => {
+            span.fail(error.kind.name(), &error.message);
+            "failed"
+        }
+        None => {
+            span.fail(PollErrorKind::Internal.name(), "");
+            "failed"
+        }
+    };
+    span.set("edge_proxy.poll.result", || name);
 }
 
 /// Compiles the stored document of an environment; `None` if there is none.
@@ -230,6 +266,7 @@ fn run(
     delta: &mut DeltaOutcome,
     upstream: &Upstream,
     compilers: &impl CompileExecutor,
+    tracer: &Tracer,
 ) -> Result<Polled, PollError> {
     let mut edited_at = None;
     let is_polled = matches!(job.source, RefreshSource::Upstream { .. });
@@ -264,7 +301,22 @@ fn run(
     let bytes = fetched.document.len();
     // Those of a file are the author's, and another proxy has kept them already.
     let keeps_uuids = is_polled && !fetched.validators.offers_deltas;
-    let compile = move || compile_timed(fetched, edited_at, job.current, keeps_uuids, job.is_stored);
+    let label = job.label;
+    let compile = move |span: &ActiveSpan| {
+        span.set("edge_proxy.environment", || Secret::new(&*label).to_string());
+        span.set("edge_proxy.document.bytes", || bytes as u64);
+        let compiled = compile_timed(fetched, edited_at, job.current, keeps_uuids, job.is_stored);
+        if let Err(error) = &compiled {
+            span.fail(error.kind.name(), &error.message);
+        }
+        compiled
+    };
+    // The compilation of a polled document is a part of its poll.
+    let (poll, tracer) = (is_polled.then(tracer::current), tracer.clone());
+    let compile = move || match poll {
+        Some(poll) => poll.child("compile", SpanKind::Internal, compile),
+        None => tracer.trace("compile", compile),
+    };
     let task = move || drop(sender.send(compile()));
     compilers.execute(bytes, Box::new(task)).map_err(|error| {
         PollError::new(PollErrorKind::Internal, format!("failed to start a thread to compile with: {error}"))

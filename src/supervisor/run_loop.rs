@@ -21,6 +21,7 @@ use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::schedule::jitter;
+use crate::spans::{ActiveSpan, Tracer};
 use crate::storage::{StorageError, Store, StoredDocument};
 use crate::supervisor::action::{Action, SupervisorResult};
 use crate::supervisor::config_file::ConfigReader;
@@ -56,6 +57,7 @@ pub struct RunLoop {
     pub event_queue: Option<SharedQueue>,
     pub delivery: Delivery,
     pub upstream: Arc<Upstream>,
+    pub tracer: Tracer,
     pub pool: Pool,
     pub compilers: Arc<Compilers>,
     pub config_reader: ConfigReader,
@@ -140,8 +142,12 @@ impl RunLoop {
             Action::Upload { kind, waiting } => self.upload(kind, waiting),
             Action::UploadLast { kind, waiting, until } => {
                 let upstream = &self.upstream;
-                let posted =
-                    run_round(kind, waiting, until, |batch| post_counts(upstream, batch, Some(until)));
+                let posted = self.tracer.trace("upload", |span| {
+                    let round =
+                        run_round(kind, waiting, until, |batch| post_counts(upstream, batch, Some(until)));
+                    note(span, kind.name(), round.sent, round.failure.as_ref());
+                    round
+                });
                 self.results.push_back(Event::Uploaded(posted));
             }
             Action::ForwardEvents { until } => self.forward_events(until),
@@ -193,9 +199,9 @@ impl RunLoop {
 
     fn refresh(&mut self, job: RefreshJob) {
         let (id, sender, compilers) = (job.id, self.sender.clone(), Arc::clone(&self.compilers));
-        let upstream = Arc::clone(&self.upstream);
+        let (upstream, tracer) = (Arc::clone(&self.upstream), self.tracer.clone());
         // The loop may have ended when the refresh does.
-        let task = move || drop(sender.send(Event::Refreshed(job.run(&upstream, &*compilers))));
+        let task = move || drop(sender.send(Event::Refreshed(job.run(&upstream, &*compilers, &tracer))));
         if let Err(error) = self.pool.spawn(task) {
             let (started, result) = (Instant::now(), Err(no_thread(&error)));
             let refreshed = RefreshResult { id, started, seen: None, delta: DeltaOutcome::None, result };
@@ -205,10 +211,17 @@ impl RunLoop {
 
     fn discover(&mut self) {
         let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
+        let tracer = self.tracer.clone();
         let spawned = self.pool.spawn(move || {
-            let result = guarded(|| upstream.discover()).unwrap_or_else(|| {
-                let message = "discovery panicked, which is a bug in this proxy";
-                Err(PollError::new(PollErrorKind::Internal, message))
+            let result = tracer.trace("discover", |span| {
+                let result = guarded(|| upstream.discover()).unwrap_or_else(|| {
+                    let message = "discovery panicked, which is a bug in this proxy";
+                    Err(PollError::new(PollErrorKind::Internal, message))
+                });
+                if let Err(error) = &result {
+                    span.fail(error.kind.name(), &error.message);
+                }
+                result
             });
             drop(sender.send(Event::Discovered(result)));
         });
@@ -219,10 +232,17 @@ impl RunLoop {
 
     fn upload(&mut self, kind: ReportKind, waiting: Vec<PendingBatch>) {
         let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
+        let tracer = self.tracer.clone();
         let task = move || {
             let until = Instant::now() + limits::ROUND_TIME_MAX;
-            let posted = guarded(|| {
-                run_round(kind, waiting.clone(), until, |batch| post_counts(&upstream, batch, None))
+            let round =
+                || run_round(kind, waiting.clone(), until, |batch| post_counts(&upstream, batch, None));
+            let posted = tracer.trace("upload", |span| {
+                let posted = guarded(round);
+                if let Some(posted) = &posted {
+                    note(span, kind.name(), posted.sent, posted.failure.as_ref());
+                }
+                posted
             });
             // Which of them were sent before a panic is unknown: none may be sent twice.
             let posted = posted.unwrap_or_else(|| {
@@ -238,12 +258,19 @@ impl RunLoop {
     fn forward_events(&mut self, until: Option<Instant>) {
         let Some(queue) = self.event_queue.clone() else { return };
         let (upstream, sender) = (Arc::clone(&self.upstream), self.sender.clone());
+        // A round without events is not worth a span.
+        let has_events = self.metrics.events.queued.value() > 0;
+        let tracer = if has_events { self.tracer.clone() } else { Tracer::default() };
         let task = move || {
             let started = Instant::now();
             let round_until = until.unwrap_or(started + limits::ROUND_TIME_MAX);
             let send = |batch: &EventBatch, body: &[u8]| post_events(&upstream, batch, body, until);
-            let result = guarded(|| forward_round(&queue, round_until, send));
-            let result = result.unwrap_or_else(|| ForwardResult::panicked(started));
+            let result = tracer.trace("upload", |span| {
+                let result = guarded(|| forward_round(&queue, round_until, send));
+                let result = result.unwrap_or_else(|| ForwardResult::panicked(started));
+                note(span, "events", result.sent, result.failure.as_ref());
+                result
+            });
             drop(sender.send(Event::EventsForwarded(result)));
         };
         if let Err(error) = self.pool.spawn(task) {
@@ -291,6 +318,15 @@ impl RunLoop {
             // Large snapshots take long to free. Without a thread they are freed here.
             let _ = self.compilers.large.spawn(move || drop(retired));
         }
+    }
+}
+
+/// Records what an upload sent, and why it failed.
+fn note(span: &ActiveSpan, kind: &'static str, sent: u64, failure: Option<&PollError>) {
+    span.set("edge_proxy.upload.kind", || kind);
+    span.set("edge_proxy.upload.sent", || sent);
+    if let Some(failure) = failure {
+        span.fail(failure.kind.name(), &failure.message);
     }
 }
 

@@ -23,6 +23,7 @@ use crate::limits;
 use crate::log::Log;
 use crate::metrics::{Metrics, TraitForwardMetrics};
 use crate::schedule::{Retry, Schedule};
+use crate::spans::Tracer;
 use crate::trait_forwarding::journal::Journal;
 use crate::trait_forwarding::queue::{SharedTraitQueue, TraitQueue};
 use crate::trait_forwarding::round::TraitRoundResult;
@@ -46,14 +47,20 @@ pub struct TraitForwarder {
 ///
 /// # Errors
 /// A thread cannot be started.
-pub fn start(config: &Config, newest: Newest, metrics: &Metrics, log: Log) -> io::Result<TraitForwarder> {
+pub fn start(
+    config: &Config,
+    newest: Newest,
+    metrics: &Metrics,
+    log: Log,
+    tracer: Tracer,
+) -> io::Result<TraitForwarder> {
     let metrics = Arc::clone(&metrics.trait_forwarding);
     let has_journal = config.cache_dir.is_some();
     let queue = TraitQueue::new(limits::TRAIT_FORWARD_BYTES_MAX, has_journal, Arc::clone(&metrics));
     let queue = SharedTraitQueue::new(queue);
     let (wake, woken) = channel();
     let (ended, when_ended) = channel();
-    let orders = RoundWorker::start(queue.clone(), newest.clone(), wake.clone())?;
+    let orders = RoundWorker::start(queue.clone(), newest.clone(), wake.clone(), tracer)?;
     let now = Instant::now();
     let scheduler = Scheduler {
         queue: queue.clone(),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::channel::{Newest, Published};
 use crate::config::{Config, Secret, SettingError};
 use crate::snapshot::DocumentSource;
+use crate::spans::Tracer;
 use crate::trait_forwarding::queue::SharedTraitQueue;
 use crate::trait_forwarding::round::{Destination, RoundMemory, TraitRoundResult, forward_round};
 use crate::upstream::{TraitRequest, Upstream};
@@ -31,6 +32,7 @@ pub struct RoundWorker {
     newest: Newest,
     wake: Sender<Wake>,
     memory: RoundMemory,
+    tracer: Tracer,
     /// The client of upstream, and the configuration that it was made from.
     upstream: Option<(Arc<Config>, Upstream)>,
 }
@@ -44,9 +46,10 @@ impl RoundWorker {
         queue: SharedTraitQueue,
         newest: Newest,
         wake: Sender<Wake>,
+        tracer: Tracer,
     ) -> io::Result<Sender<RoundOrder>> {
         let (orders, ordered) = channel();
-        let worker = Self { queue, newest, wake, memory: RoundMemory::default(), upstream: None };
+        let worker = Self { queue, newest, wake, memory: RoundMemory::default(), tracer, upstream: None };
         thread::Builder::new().name("traits-send".into()).spawn(move || worker.run(&ordered))?;
         Ok(orders)
     }
@@ -54,7 +57,7 @@ impl RoundWorker {
     fn run(mut self, ordered: &Receiver<RoundOrder>) {
         while let Ok(RoundOrder { until }) = ordered.recv() {
             // The queue is as it was after the last request, which is sent again.
-            let result = catch_unwind(AssertUnwindSafe(|| self.round(until)));
+            let result = catch_unwind(AssertUnwindSafe(|| self.traced_round(until)));
             let result = result.unwrap_or_else(|_| {
                 TraitRoundResult::failed("forwarding panicked, which is a bug in this proxy".to_owned())
             });
@@ -62,6 +65,21 @@ impl RoundWorker {
                 return;
             }
         }
+    }
+
+    /// A round without traits is not worth a span.
+    fn traced_round(&mut self, until: Instant) -> TraitRoundResult {
+        let has_traits = self.queue.lock().size().0 > 0;
+        let tracer = if has_traits { self.tracer.clone() } else { Tracer::default() };
+        tracer.trace("upload", |span| {
+            let result = self.round(until);
+            span.set("edge_proxy.upload.kind", || "traits");
+            span.set("edge_proxy.upload.sent", || result.sent);
+            if let Some(failure) = &result.failure {
+                span.fail(failure.kind.name(), &failure.message);
+            }
+            result
+        })
     }
 
     fn round(&mut self, until: Instant) -> TraitRoundResult {

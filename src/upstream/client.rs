@@ -17,9 +17,12 @@ use crate::limits;
 use crate::upstream::absolute::{AbsoluteForm, ProxyResolver};
 use crate::upstream::error::{PollError, PollErrorKind};
 use crate::upstream::outbound_proxy::{OutboundProxies, OutgoingProxy};
+use crate::upstream::tracing::traced;
 use crate::upstream::{outbound_proxy, tls_errors, url};
 
 const USER_AGENT: &str = concat!("edge-proxy/", env!("CARGO_PKG_VERSION"));
+
+const JSON: &str = "application/json";
 
 /// A header field: name and value.
 pub type Field<'a> = (&'a str, &'a str);
@@ -34,6 +37,7 @@ pub struct Client {
     https: Agent,
     proxies: OutboundProxies,
     timeout: Duration,
+    silence: fn(Duration) -> SilenceLimit,
 }
 
 /// The head of a response; the body is read by [`Client::read`].
@@ -56,18 +60,38 @@ enum SilenceLimit {
     Poll(Duration),
     /// `limits::STREAM_SILENCE_MAX`.
     Stream(Duration),
+    /// `OTEL_EXPORTER_OTLP_TIMEOUT`.
+    Collector(Duration),
+}
+
+impl SilenceLimit {
+    /// The settings of the address and of the time limit.
+    fn settings(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Poll(_) | Self::Stream(_) => ("api_url", "api_poll_timeout"),
+            Self::Collector(_) => ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TIMEOUT"),
+        }
+    }
 }
 
 impl std::fmt::Display for SilenceLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Poll(limit) => write!(f, "no data for {} s (api_poll_timeout)", limit.as_secs_f64()),
+            Self::Poll(limit) | Self::Collector(limit) => {
+                write!(f, "no data for {} s ({})", limit.as_secs_f64(), self.settings().1)
+            }
             Self::Stream(limit) => write!(
                 f,
                 "no data on the event stream for {} s (a fixed limit; upstream sends a comment every 15 s): reconnecting",
                 limit.as_secs_f64()
             ),
         }
+    }
+}
+
+impl UpstreamResponse {
+    fn status(&self) -> u16 {
+        self.status
     }
 }
 
@@ -116,10 +140,20 @@ impl Client {
             },
         );
         if errors.is_empty() {
-            Ok(Self { direct, http, https, proxies, timeout: config.api_poll_timeout })
+            let (timeout, silence) = (config.api_poll_timeout, SilenceLimit::Poll as fn(_) -> _);
+            Ok(Self { direct, http, https, proxies, timeout, silence })
         } else {
             Err(errors)
         }
+    }
+
+    /// A client for a collector of telemetry, which is not of the API: it gets no client certificate.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_collector(config: &Config, timeout: Duration) -> Result<Self, Vec<SettingError>> {
+        let config = Config { api_poll_timeout: timeout, api_client_certificate: None, ..config.clone() };
+        Ok(Self { silence: SilenceLimit::Collector, ..Self::new(&config)? })
     }
 
     /// A client that connects by `connector`, and to no outgoing proxy.
@@ -133,7 +167,8 @@ impl Client {
             .build();
         let direct = Agent::with_parts(settings, connector, NoResolver);
         let (http, https) = (direct.clone(), direct.clone());
-        Self { direct, http, https, proxies: OutboundProxies::default(), timeout: config.api_poll_timeout }
+        let (proxies, timeout) = (OutboundProxies::default(), config.api_poll_timeout);
+        Self { direct, http, https, proxies, timeout, silence: SilenceLimit::Poll }
     }
 
     /// `api_poll_timeout`: how long upstream may send nothing.
@@ -145,29 +180,49 @@ impl Client {
     ///
     /// # Errors
     /// There was no response.
-    pub fn get(&self, uri: &Uri, fields: &[(&str, &str)]) -> Result<UpstreamResponse, PollError> {
-        let call = || self.with_fields(uri, self.agent(uri).get(uri.clone()), fields).call();
-        // Upstream may have closed an idle connection while the request was in flight. A GET is idempotent
-        // and can be sent again (RFC 9110 9.2.2).
-        let response = match call() {
-            Err(ureq::Error::Io(error)) if is_closed(error.kind()) => call(),
-            other => other,
-        };
-        self.response(uri, response)
+    pub fn get(&self, uri: &Uri, fields: &[Field<'_>]) -> Result<UpstreamResponse, PollError> {
+        traced("GET", uri, fields, UpstreamResponse::status, |fields| {
+            let call = || self.with_fields(uri, self.agent(uri).get(uri.clone()), fields).call();
+            // Upstream may have closed an idle connection while the request was in flight. A GET is
+            // idempotent and can be sent again (RFC 9110 9.2.2).
+            let response = match call() {
+                Err(ureq::Error::Io(error)) if is_closed(error.kind()) => call(),
+                other => other,
+            };
+            self.response(uri, response)
+        })
     }
 
-    /// Sends a POST. `time_max` limits the time from name resolution to the head of the response.
+    /// Sends a POST with JSON. `time_max` limits the time from name resolution to the head of the response.
     ///
     /// # Errors
     /// There was no response. Upstream may have processed the body.
     pub fn post(
         &self,
         uri: &Uri,
-        fields: &[(&str, &str)],
+        fields: &[Field<'_>],
         body: &[u8],
         time_max: Option<Duration>,
     ) -> Result<UpstreamResponse, PollError> {
-        self.send(uri, self.agent(uri).post(uri.clone()), fields, body, time_max)
+        self.post_as(JSON, uri, fields, body, time_max)
+    }
+
+    /// As [`post`](Self::post), with another type of content.
+    ///
+    /// # Errors
+    /// There was no response. The server may have processed the body.
+    pub fn post_as(
+        &self,
+        content_type: &str,
+        uri: &Uri,
+        fields: &[Field<'_>],
+        body: &[u8],
+        time_max: Option<Duration>,
+    ) -> Result<UpstreamResponse, PollError> {
+        traced("POST", uri, fields, UpstreamResponse::status, |fields| {
+            let request = self.agent(uri).post(uri.clone()).header("content-type", content_type);
+            self.send(uri, request, fields, body, time_max)
+        })
     }
 
     /// As [`post`](Self::post), with PUT.
@@ -177,22 +232,24 @@ impl Client {
     pub fn put(
         &self,
         uri: &Uri,
-        fields: &[(&str, &str)],
+        fields: &[Field<'_>],
         body: &[u8],
         time_max: Option<Duration>,
     ) -> Result<UpstreamResponse, PollError> {
-        self.send(uri, self.agent(uri).put(uri.clone()), fields, body, time_max)
+        traced("PUT", uri, fields, UpstreamResponse::status, |fields| {
+            let request = self.agent(uri).put(uri.clone()).header("content-type", JSON);
+            self.send(uri, request, fields, body, time_max)
+        })
     }
 
     fn send(
         &self,
         uri: &Uri,
         request: ureq::RequestBuilder<WithBody>,
-        fields: &[(&str, &str)],
+        fields: &[Field<'_>],
         body: &[u8],
         time_max: Option<Duration>,
     ) -> Result<UpstreamResponse, PollError> {
-        let request = request.header("content-type", "application/json");
         let request = self.with_fields(uri, request, fields).config().timeout_global(time_max).build();
         self.response(uri, request.send(body))
     }
@@ -251,7 +308,7 @@ impl Client {
         uri: &Uri,
         response: Result<http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<UpstreamResponse, PollError> {
-        let silence = SilenceLimit::Poll(self.timeout);
+        let silence = (self.silence)(self.timeout);
         let response = response.map_err(|error| self.describe(&error, uri, silence))?;
         let (head, body) = response.into_parts();
         Ok(UpstreamResponse {
@@ -308,7 +365,8 @@ fn describe(
 ) -> PollError {
     use ureq::Error;
     let seconds = timeout.as_secs_f64();
-    let name_source = proxy.map_or_else(|| "api_url".to_owned(), |proxy| proxy.variable.clone());
+    let (address_setting, timeout_setting) = silence.settings();
+    let name_source = proxy.map_or_else(|| address_setting.to_owned(), |proxy| proxy.variable.clone());
     let (kind, what) = match error {
         Error::HostNotFound => {
             (PollErrorKind::Name, format!("the host name has no address: check {name_source} and DNS"))
@@ -317,7 +375,7 @@ fn describe(
             (PollErrorKind::Name, format!("the host name did not resolve within {seconds} s: check DNS"))
         }
         Error::Timeout(ureq::Timeout::Connect) => {
-            (PollErrorKind::Timeout, format!("no connection within {seconds} s (api_poll_timeout)"))
+            (PollErrorKind::Timeout, format!("no connection within {seconds} s ({timeout_setting})"))
         }
         Error::Timeout(ureq::Timeout::RecvBody) => {
             (PollErrorKind::Timeout, "the response did not end in time (see api_document_bytes_max)".into())
@@ -383,5 +441,7 @@ mod tests {
         );
         let line = message(SilenceLimit::Stream(limits::STREAM_SILENCE_MAX));
         assert!(line.contains("for 60 s (a fixed limit") && !line.contains("api_poll_timeout"), "{line}");
+        let line = message(SilenceLimit::Collector(Duration::from_secs(5)));
+        assert!(line.ends_with("no data for 5 s (OTEL_EXPORTER_OTLP_TIMEOUT)"), "{line}");
     }
 }

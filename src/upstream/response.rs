@@ -47,12 +47,17 @@ pub fn error_for_status(response: &UpstreamResponse, trusted: bool) -> PollError
         Some(proxy) if response.uri.scheme_str() == Some("http") => format!(" (sent through {proxy})"),
         _ => String::new(),
     };
-    let retry_after = response.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     PollError {
         kind: PollErrorKind::Status(response.status),
         message: format!("{} answered {}: {cause}{through}", url::origin(&response.uri), response.status),
-        retry_after: retry_after.and_then(|text| parse_retry_after(text, date_of(&response.headers))),
+        retry_after: retry_after(response),
     }
+}
+
+/// The wait that the response demands.
+pub fn retry_after(response: &UpstreamResponse) -> Option<Duration> {
+    let text = response.headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    parse_retry_after(text, date_of(&response.headers))
 }
 
 /// A content coding that the client cannot decode; it decodes gzip (RFC 9110 8.4).

@@ -26,6 +26,7 @@ use edge_proxy::reactor::WorkerOptions;
 use edge_proxy::reactor::context::{Reactor, WorkerState};
 use edge_proxy::schedule::jitter;
 use edge_proxy::snapshot::Snapshot;
+use edge_proxy::spans::Tracer;
 use edge_proxy::storage::disk::DiskFolder;
 use edge_proxy::storage::{self, StoreWriter, StoredDocument, WriteRequest};
 use edge_proxy::supervisor::action::{Action, SupervisorResult};
@@ -149,6 +150,7 @@ impl Process {
                 config: Arc::clone(&config),
                 log: shared.log.clone(),
                 metrics: Arc::clone(&metrics.reactors[index]),
+                spans: None,
                 times: Timeouts::of(&config),
             };
             let reactor = Rc::new(Reactor::new(&options, Rc::new(WorkerState::new(&options)), false));
@@ -333,7 +335,7 @@ impl Process {
     fn serve(&mut self, work: Work, after: Duration, shared: &mut Shared<'_>) {
         let event = match work {
             Work::Refresh(job) => {
-                let mut result = job.run(&self.upstream, &HereExecutor);
+                let mut result = job.run(&self.upstream, &HereExecutor, &Tracer::default());
                 // It was started when the job was.
                 result.started = shared.model.refresh_started(result.id).unwrap_or(result.started);
                 Event::Refreshed(result)

@@ -85,6 +85,15 @@ impl HttpVersion {
             Self::Http2 => "HTTP/2",
         }
     }
+
+    /// The version without `HTTP/`.
+    pub fn number(self) -> &'static str {
+        match self {
+            Self::Http10 => "1.0",
+            Self::Http11 => "1.1",
+            Self::Http2 => "2",
+        }
+    }
 }
 
 impl ResponseContext {

@@ -200,7 +200,8 @@ impl PolledEnvironment {
         let current = self.document.as_ref().filter(|_| context.config.document_deltas);
         let current = current.map(|document| Arc::clone(&document.published.environment));
         let is_stored = context.has_storage && self.config.is_polled();
-        context.actions.push(Action::Refresh(RefreshJob { id: self.id, source, digest, current, is_stored }));
+        let (id, label) = (self.id, self.client_side_key().into());
+        context.actions.push(Action::Refresh(RefreshJob { id, label, source, digest, current, is_stored }));
         false
     }
 
