@@ -213,7 +213,7 @@ MUSL = x86_64-unknown-linux-musl
 TARGET ?= $(MUSL)
 
 .PHONY: operate dist dist-tools reproducible audit
-operate: .venv/operate/made-from.txt dist ## Tests the proxy with Prometheus, HAProxy, nginx, Envoy, Helm, Chromium and systemd (as root; OPERATE_PARTS=fleet)
+operate: .venv/operate/made-from.txt dist ## Tests the proxy with Prometheus, Rotel, HAProxy, nginx, Envoy, Helm, Chromium and systemd (as root; OPERATE_PARTS=fleet)
 	@for tool in prometheus promtool haproxy nginx chromium ip systemd-analyze; do command -v $$tool >/dev/null || \
 	  { echo "$$tool is missing (Debian: apt install prometheus haproxy nginx chromium iproute2 systemd python3-seccomp)" >&2; exit 1; }; done
 	.venv/operate/bin/python tests/operate/operate.py target/dist/edge-proxy-*-$(MUSL) $(OPERATE_PARTS)

@@ -66,8 +66,8 @@ def process(*command, **options):
 
 
 @contextlib.contextmanager
-def demo(executable):
+def demo(executable, **variables):
     port, admin = free_port(), free_port()
-    with process(executable, "demo", "--port", port, "--admin-port", admin) as proxy:
+    with process(executable, "demo", "--port", port, "--admin-port", admin, env={**os.environ, **variables}) as proxy:
         until("the demo is ready", lambda: fetch(port, "/proxy/health/readiness")[0] == 200)
         yield port, admin, proxy
