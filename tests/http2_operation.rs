@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -355,4 +356,40 @@ fn idle_connections_keep_little_memory() {
     });
     drop((first, idle));
     eventually("the connections are closed", || (proxy.metric(sample) == 0.0).then_some(()));
+}
+
+/// A connection in use was closed after the time for idle connections, since each of its streams had ended.
+#[test]
+fn a_connection_in_use_is_not_idle() {
+    let proxy = prepare().set("server.timeout_keep_alive", 1).ready();
+    let whole = Duration::from_millis(2500);
+    // On a busy machine a client may pause for too long, which the proxy may end.
+    let pause_max = Duration::from_millis(400);
+    for _ in 0..20 {
+        let (mut client, began) = (Http2Client::connect(proxy.address()), Instant::now());
+        let (mut last, mut longest) = (began, Duration::ZERO);
+        while began.elapsed() < whole && longest < pause_max {
+            let stream = client.open("GET", "/proxy/health/liveness", &[], b"");
+            let end = loop {
+                match client.next_frame() {
+                    Some(frame) if frame.kind == http2::GOAWAY => break None,
+                    Some(frame) => {
+                        if let Some((of, answer)) = client.take(frame) {
+                            assert_eq!((of, answer.status), (stream, 200));
+                            break Some(());
+                        }
+                    }
+                    None => break None,
+                }
+            };
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+            assert!(end.is_some() || longest >= pause_max, "closed after {:?}", began.elapsed());
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        if longest < pause_max {
+            return;
+        }
+    }
+    panic!("the machine is too busy to send a request every {pause_max:?}");
 }

@@ -169,6 +169,10 @@ impl Http2Connection {
         let is_open = self.answer(&mut writer);
         let requests = writer.requests;
         self.requests_left = requests_left;
+        if requests > 0 {
+            // Most streams end in the step that they began in.
+            self.idle_since = reactor.connections.now();
+        }
         let out = &mut state.output.bytes;
         let next = if is_open { self.finish(reactor, snapshot, now, out) } else { Http2Next::Close };
         reactor.metrics.http2.add(&self.http2.take_counts());
