@@ -128,6 +128,65 @@ fn is_request_id(id: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    /// A name, and the field that `Fields::set` puts its value into.
+    type Row = (&'static str, fn(&Fields<'static>) -> Option<&'static [u8]>);
+
+    const NAMES: [Row; 19] = [
+        ("origin", |fields| fields.origin),
+        ("if-match", |fields| fields.if_match),
+        ("x-api-key", |fields| fields.api_key),
+        ("user-agent", |fields| fields.user_agent),
+        ("content-type", |fields| fields.content_type),
+        ("x-request-id", |fields| fields.request_id),
+        ("if-none-match", |fields| fields.if_none_match),
+        ("authorization", |fields| fields.authorization),
+        ("accept-encoding", |fields| fields.accept_encoding),
+        ("x-forwarded-for", |fields| fields.forwarded_for),
+        ("x-environment-key", |fields| fields.environment_key),
+        ("if-modified-since", |fields| fields.if_modified_since),
+        ("if-unmodified-since", |fields| fields.if_unmodified_since),
+        ("available-dictionary", |fields| fields.available_dictionary),
+        ("flagsmith-sdk-user-agent", |fields| fields.sdk_user_agent),
+        ("flagsmith-application-name", |fields| fields.application_name),
+        ("flagsmith-application-version", |fields| fields.application_version),
+        ("access-control-request-method", |fields| fields.access_control_request_method),
+        ("access-control-request-headers", |fields| fields.access_control_request_headers),
+    ];
+
+    #[test]
+    fn each_name_sets_its_field_and_no_other() {
+        for (name, _) in NAMES {
+            let mut fields = Fields::default();
+            assert!(
+                fields.set(name.as_bytes(), b"first") && fields.set(name.as_bytes(), b"second"),
+                "{name}"
+            );
+            for (other, field) in NAMES {
+                let expected = (name == other).then_some(&b"first"[..]);
+                assert_eq!(field(&fields), expected, "{other} after {name}");
+            }
+            assert_eq!(
+                fields.has_precondition,
+                ["if-match", "if-unmodified-since"].contains(&name),
+                "{name}"
+            );
+            assert!(!fields.cookie, "{name}");
+        }
+        let mut fields = Fields::default();
+        assert!(fields.set(b"cookie", b"a=b") && fields.cookie);
+        assert!(NAMES.iter().all(|(_, field)| field(&fields).is_none()), "a cookie is not kept");
+    }
+
+    #[test]
+    fn other_names_of_the_same_length_set_no_field() {
+        for length in 1..40 {
+            let mut fields = Fields::default();
+            assert!(!fields.set("x".repeat(length).as_bytes(), b"value"), "{length}");
+            assert!(NAMES.iter().all(|(_, field)| field(&fields).is_none()), "{length}");
+            assert!(!fields.has_precondition && !fields.cookie, "{length}");
+        }
+    }
+
     #[test]
     fn request_id_is_bounded_and_has_no_quotes() {
         for (id, expected) in [
