@@ -79,6 +79,19 @@ simulate: ## Plays 1,000 seeds of faults on virtual time, then looks for the sow
 simulate-nightly: ## Plays seeds until it is stopped, and prints how many in a second and which pairs of faults were covered
 	@FOREVER=1 FIRST_SEED=$${FIRST_SEED:-$$(date +%s)000} $(SIMULATE) seeds_keep_all_promises -- --exact --nocapture 2>&1 | grep --line-buffered -E '^(simulation|error)'
 
+SOAK_HOURS ?=
+# A run whose length is given is kept.
+SOAK_RECORD = $(CURDIR)/$(if $(SOAK_HOURS),tests/soak/record,target/soak)
+SOAK_SECONDS = $(if $(SOAK_HOURS),$(shell $(PYTHON) -c 'print(round(float("$(SOAK_HOURS)") * 3600))'),600)
+SOAK_TABLES = $(if $(SOAK_HOURS),TABLES=$(CURDIR)/docs/reliability.md)
+
+.PHONY: soak
+soak: ## Ten minutes of load with swaps, faults, reloads and takeovers: memory, descriptors, latency (SOAK_HOURS=1 keeps its record; docs/reliability.md)
+	$(CARGO) build --release --locked --manifest-path bench/peers/Cargo.toml --target-dir target/peers --bin floor
+	@SOAK_SECONDS=$(SOAK_SECONDS) SOAK_FLOOR=$(CURDIR)/target/peers/release/floor SOAK_RECORD=$(SOAK_RECORD) $(SOAK_TABLES) \
+	  $(CARGO) test --locked --profile quick --test soak -- --nocapture 2>&1 | tee target/soak.txt | grep --line-buffered -E '^(soak|error|test )'
+	$(PYTHON) tests/soak/plot.py $(SOAK_RECORD)
+
 EVENTS ?= 100000
 
 .PHONY: events

@@ -16,6 +16,8 @@ COLOURS = {
 SPARE = ("#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 78, 20, 56, 62
+# Labels on the x axis: more would overlap.
+LABELS_MAX = 20
 
 
 def colour(name, number):
@@ -93,14 +95,15 @@ def lines(title, x_label, y_label, series, log_x=True, log_y=False):
         y = place_y(tick)
         body.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#e5e7eb"/>')
         body.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>')
-    for x in sorted({x for x, _ in points}):
+    labels = sorted({x for x, _ in points})
+    for x in labels[:: math.ceil(len(labels) / LABELS_MAX)]:
         body.append(f'<text x="{place_x(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{short(x)}</text>')
     for number, (name, line) in enumerate(series.items()):
         path = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in sorted(line))
         stroke = colour(name, number)
         dash = ' stroke-dasharray="5 4"' if name.startswith("floor") else ""
         body.append(f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="2"{dash}/>')
-        for x, y in line:
+        for x, y in line if len(line) <= LABELS_MAX else ():
             body.append(f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3" fill="{stroke}"/>')
     return frame(title, x_label, y_label, "".join(body) + legend(series))
 

@@ -277,6 +277,11 @@ impl Upstream {
         self.shared.state().requests.clone()
     }
 
+    /// Removes all recorded requests, so that a long run does not keep them.
+    pub fn forget_requests(&self) {
+        self.shared.state().requests.clear();
+    }
+
     /// All requests for `path` so far.
     pub fn requests_for(&self, path: &str) -> Vec<Recorded> {
         self.requests().into_iter().filter(|request| request.path() == path).collect()
