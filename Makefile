@@ -79,6 +79,19 @@ simulate: ## Plays 1,000 seeds of faults on virtual time, then looks for the sow
 simulate-nightly: ## Plays seeds until it is stopped, and prints how many in a second and which pairs of faults were covered
 	@FOREVER=1 FIRST_SEED=$${FIRST_SEED:-$$(date +%s)000} $(SIMULATE) seeds_keep_all_promises -- --exact --nocapture 2>&1 | grep --line-buffered -E '^(simulation|error)'
 
+MUTANTS_MINUTES ?= 30
+
+.PHONY: mutants coverage
+mutants: .venv/tests/made-from.txt ## Judges a sample of mutants by the tests, for 30 minutes, then goes on where it stopped (MUTANTS_MINUTES=; AGAIN=missed; docs/reliability.md)
+	@target/tools/bin/cargo-mutants mutants --version 2>/dev/null | grep -q '27\.1\.0' || \
+	  $(CARGO) install --quiet --locked --root target/tools --profile dev cargo-mutants@27.1.0
+	$(PYTHON) tests/mutants/run.py $(MUTANTS_MINUTES)
+
+coverage: .venv/tests/made-from.txt ## Prints the line coverage of the unit tests (cargo-tarpaulin, by ptrace)
+	@target/tools/bin/cargo-tarpaulin --version >/dev/null 2>&1 || \
+	  $(CARGO) install --quiet --locked --root target/tools --profile dev cargo-tarpaulin
+	PATH=$(CURDIR)/target/tools/bin:$$PATH $(CARGO) tarpaulin --engine ptrace --lib --locked --target-dir target/tarpaulin --out Stdout
+
 SOAK_HOURS ?=
 # A run whose length is given is kept.
 SOAK_RECORD = $(CURDIR)/$(if $(SOAK_HOURS),tests/soak/record,target/soak)
