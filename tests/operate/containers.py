@@ -23,16 +23,18 @@ def seccomp(executable):
     for driver in ["uring", "epoll"]:
         with tempfile.TemporaryDirectory() as scratch:
             config = pathlib.Path(scratch) / "config.json"
-            port = free_port()
+            port, admin = free_port(), free_port()
             config.write_text(json.dumps({
-                "documents": [str(ROOT / "src/demo/environment.json")], "cache_dir": f"{scratch}/cache",
-                "server": {"host": "127.0.0.1", "port": port}, "admin": {"port": 0},
+                "documents": [str(ROOT / "src/demo/environment.json")], "cache_dir": f"{scratch}/cache", "traits": {"store": "disk"},
+                "server": {"host": "127.0.0.1", "port": port}, "admin": {"port": admin},
             }))
             # Debian's own Python has the binding of libseccomp.
             command = ["/usr/bin/python3", "-c", UNDER_PROFILE, ROOT / "deploy/seccomp.json", executable, "serve", "--config", config]
             with process(*command, env={"EDGE_PROXY_DRIVER": driver}) as proxy:
                 until("it serves under the profile", lambda: fetch(port, "/proxy/health/readiness")[0] == 200)
                 need(all(fetch(port, "/api/v1/flags/")[0] == 200 for _ in range(100)), f"serves on {driver} under deploy/seccomp.json")
+                errors = json.loads(fetch(admin, "/status.json")[1])["errors"]
+                need(not errors, f"and logs no refused call {errors or ''}".strip())
                 limited = pathlib.Path(f"/proc/{proxy.pid}/status").read_text()
                 need("Seccomp:\t2" in limited, "and the kernel says that the filter is on")
 
