@@ -54,6 +54,8 @@ SCENARIOS = (
     ("identities-splits", "splits", "identities", IDENTITIES, "varied-few", ENGINES),
     ("ofrep-heavy", "heavy", "identities", OFREP, "context", OURS),
     ("document-heavy", "heavy", "document", DOCUMENT, None, EVERYONE),
+    ("identities-wide", "wide", "flags", f"{IDENTITIES}?identifier=user-000000", None, OURS),
+    ("document-wide", "wide", "document", DOCUMENT, None, OURS),
     ("flags-one", "simple", "flags", f"{FLAGS}?feature=feature_07", None, OURS),
     ("identities-500-overrides", "overrides", "identities", IDENTITIES, "overridden", ENGINES),
     ("identities-no-overrides", "simple", "identities", IDENTITIES, "overridden", OURS),
@@ -71,6 +73,9 @@ SWEEPS = (
     ("overrides", (0, 500, 10_000, 100_000), {}),
 )
 ENVIRONMENTS = (1, 10, 100, 1000)
+# Microseconds, longer than the time between two requests at this rate per second.
+SPIN, SPIN_RATE = 500, 5_000
+SWAP_SECONDS = 10
 RATES = (5_000, 10_000, 20_000, 40_000, 60_000, 80_000)
 
 
@@ -103,15 +108,17 @@ class Bench:
             "reconnect": 2,
             "unix": 2,
             "tls": 3 * len(TLS_CONNECTIONS),
+            "resumption": 2,
+            "spin": 2,
         }
         swept = sum(runs for part, runs in sweeps.items() if self.selected(part))
         # Open loop, swaps and memory are measured once.
-        once = {"open_loop": 2 * len(RATES) + 2, "fifo": 4, "swaps": 4, "memory": 1}
+        once = {"open_loop": 2 * len(RATES) + 2, "fifo": 4, "swaps": 6, "memory": 1}
         single = sum(runs for part, runs in once.items() if self.selected(part))
         for rounds, seconds in PLANS:
             self.total = pairs * rounds + swept * min(rounds, 2) + single
             # Overhead: a warm-up of each pair, starting servers, writing large documents.
-            around = 1.5 * (pairs + swept) + 3 * single
+            around = 1.5 * (pairs + swept) + 3 * single + once["swaps"] * SWAP_SECONDS * self.selected("swaps")
             if self.total * (seconds + 0.6) + around < self.options.minutes * 60:
                 return rounds, seconds
         return PLANS[-1]
@@ -401,10 +408,10 @@ class Bench:
         self.fair("unix", "", 32, unix=True)
 
     def tls(self):
-        """TLS on kept connections, plain beside it, and nginx with the same bytes."""
+        """TLS on kept connections, plain beside it, and nginx with the same bytes (6 kB)."""
         pair = servers.certificate(self.scratch)
-        path = self.document("heavy")
-        request, environment = self.request(IDENTITIES, "varied"), self.environment("varied")
+        path = self.document("simple")
+        request, environment = self.request(FLAGS, gzip=False), self.environment(gzip=False)
         running = {"plain": self.proxy(path, name="plain"), "edge-proxy": self.proxy(path, tls=pair)}
         try:
             _, answer = load.settled_answer(running["plain"].port, request)
@@ -417,38 +424,70 @@ class Bench:
                         if self.is_known("tls", name, count, number) or self.is_late("tls"):
                             continue
                         self.progress(f"tls {name} {count} round {number}")
-                        sent, also, script = request, environment, "identities"
+                        sent, also = request, environment
                         if name == "nginx":
-                            sent = load.raw_request("GET", servers.NGINX_PATH, KEY)
-                            also, script = environment | {"BENCH_PATH": servers.NGINX_PATH}, "flags"
-                        result = load.closed(running[name], script, sent, self.seconds, count, **also)
+                            sent = load.raw_request("GET", servers.NGINX_PATH, KEY, accepts_gzip=False)
+                            also = environment | {"BENCH_PATH": servers.NGINX_PATH}
+                        if number == 1:
+                            load.closed(running[name], "flags", sent, 1, count, **also)
+                        result = load.closed(running[name], "flags", sent, self.seconds, count, **also)
                         self.write("tls", name, count, number, result, connections=count, seconds=self.seconds)
+        finally:
+            stop(running)
+
+    def resumption(self):
+        """CPU of a new TLS connection with one request: whole handshakes and resumed ones."""
+        server = self.proxy(self.document("simple"), tls=servers.certificate(self.scratch))
+        try:
+            for number in range(1, min(self.rounds, 2) + 1):
+                for x, resumes in (("whole", False), ("resumed", True)):
+                    if self.is_known("resumption", "edge-proxy", x, number) or self.is_late("resumption"):
+                        continue
+                    self.progress(f"resumption {x} round {number}")
+                    cost = load.handshakes(server, self.request(FLAGS), resumes)
+                    self.write("resumption", "edge-proxy", x, number, {"cpu_us": cost})
+        finally:
+            server.stop()
+
+    def spin(self):
+        """Latency at a low rate, with and without server.spin_microseconds."""
+        path, request = self.document("simple"), self.request(FLAGS)
+        running = {str(spin): self.proxy(path, name=f"spin-{spin}", spin=spin) for spin in (0, SPIN)}
+        try:
+            for number in range(1, min(self.rounds, 2) + 1):
+                for x, server in running.items():
+                    if self.is_known("spin", "edge-proxy", x, number) or self.is_late("spin"):
+                        continue
+                    self.progress(f"spin {x} round {number}")
+                    result = load.open_loop(server, request, SPIN_RATE, max(self.seconds, 2), self.scratch)
+                    self.write("spin", "edge-proxy", x, number, result, connections=64)
         finally:
             stop(running)
 
     def swaps(self):
         """Latency at a constant rate while the document is replaced, and without."""
-        # A rate that leaves the reactor idle half of the time: responses of huge have 1,000 features.
-        for kind, rate in (("heavy", 10_000), ("huge", 2_000)):
-            path = self.scratch / f"swap-{kind}.json"
-            if self.is_late("swaps"):
+        # A rate that leaves the reactor idle half of the time: responses of huge have 1,000 features. The
+        # supervisor may use both cores, as on a machine with more cores than reactors, or only the reactor's.
+        for kind, rate, cpus in (("heavy", 10_000, "0,1"), ("huge", 2_000, "0,1"), ("huge", 2_000, "0")):
+            name = f"swaps-{kind}" + ("-one-cpu" if cpus == "0" else "")
+            if self.is_late(name):
                 return
+            path = self.scratch / f"swap-{kind}.json"
             # Only the time of the change differs, so that every response under load can be compared.
             text = documents.text(documents.document(kind))
             texts = [text, text.replace("2026-01-15T10:30:00", "2026-01-15T10:30:01")]
             path.write_text(texts[0])
-            # The supervisor may use both cores, as on a machine with more cores than reactors.
-            running = {"edge-proxy": self.proxy(path, cpus="0,1", cores="0-0")}
+            running = {"edge-proxy": self.proxy(path, cpus=cpus, cores="0-0")}
             # Plain: `paced` compares bytes, and a new document's answers are not cached at first.
             request = self.request(IDENTITIES, "varied", gzip=False)
             try:
                 for number, swapping in ((1, False), (1, True)):
                     x = "every second" if swapping else "never"
-                    if self.is_known(f"swaps-{kind}", "edge-proxy", x, number):
+                    if self.is_known(name, "edge-proxy", x, number):
                         continue
-                    self.progress(f"swaps {kind} {x}")
+                    self.progress(f"{name} {x}")
                     result = swap_load(self, running["edge-proxy"], path, texts, swapping, request, rate)
-                    self.write(f"swaps-{kind}", "edge-proxy", x, number, result, note=result["note"])
+                    self.write(name, "edge-proxy", x, number, result, note=result["note"])
             finally:
                 stop(running)
 
@@ -486,7 +525,7 @@ class Bench:
                 if self.selected(scenario[0] + suffix):
                     self.scenario(*scenario, gzip=gzip)
         parts = (self.memory, self.fairness, self.reconnect, self.unix, self.tls, self.open_loop, self.fifo)
-        parts += (self.cores, self.connections, self.sizes, self.environments, self.swaps)
+        parts += (self.resumption, self.spin, self.cores, self.connections, self.sizes, self.environments, self.swaps)
         for part in parts:
             if self.selected(part.__name__):
                 part()
@@ -515,7 +554,7 @@ def swap_load(bench, server, path, texts, swapping, request, rate):
     if swapping:
         thread.start()
     try:
-        result = load.open_loop(server, request, rate, 10, bench.scratch)
+        result = load.open_loop(server, request, rate, SWAP_SECONDS, bench.scratch)
     finally:
         over.set()
         if swapping:

@@ -6,6 +6,7 @@ documents.py KIND [KEY=NUMBER ...]: prints one document. Kinds and what may be s
            (Flagsmith's published load profile)
   huge     1,000 features, 1,500 segments, 100,000 identity overrides
   splits   50 features, each with variants of its own: as many results as callers
+  wide     1,000 features without variants, so that all callers get the same result
   any of them with features=, segments=, overrides=, conditions=, targets= (features a segment overrides)
 `requests()` gives the bodies that go with them. Only `random()` is drawn from the generator: its
 sequence for a seed is the same in every Python.
@@ -24,6 +25,7 @@ KINDS = {
     "heavy": {"features": 50, "segments": 15, "overrides": 0, "conditions": 15, "targets": 50},
     "huge": {"features": 1000, "segments": 1500, "overrides": 100_000, "conditions": 3, "targets": 4},
     "splits": {"features": 50, "segments": 0, "overrides": 0, "conditions": 0, "targets": 0, "variants_each": 1},
+    "wide": {"features": 1000, "segments": 0, "overrides": 0, "conditions": 0, "targets": 0, "variants_each": 0},
 }
 
 # The traits of the matching request, with one matching condition on each.
@@ -170,9 +172,10 @@ def document(kind, seed=11, client_key=CLIENT_KEY, **changes):
     shape = {**KINDS[kind], **changes}
     source = Source(seed)
     features = range(shape["features"])
-    # Every tenth feature is multivariate, unless the kind says otherwise.
+    # Every tenth feature is multivariate, unless the kind says otherwise; none if it says 0.
     each = shape.get("variants_each", 10)
-    states = [state(source, number, number, variants=3 if number % each == each - 1 else 0) for number in features]
+    variants = [3 if each and number % each == each - 1 else 0 for number in features]
+    states = [state(source, number, number, variants=variants[number]) for number in features]
     return {
         "id": 1,
         "name": f"Bench {kind}",

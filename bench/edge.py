@@ -12,7 +12,6 @@ import re
 import resource
 import shutil
 import socket
-import ssl
 import statistics
 import subprocess
 import sys
@@ -40,9 +39,6 @@ RATIOS = (
 )
 TOGETHER = 16
 IDLE = 10_000
-HANDSHAKES = 300
-# Microseconds, longer than the time between two requests at this rate per second.
-SPIN, SPIN_RATE = 500, 5_000
 # Requests per second, and events in each post: SDKs send what has gathered.
 FLAGS_RATE, POSTS_RATE, EXPOSURES = 40_000, 500, 10
 LIVENESS = "/proxy/health/liveness"
@@ -154,15 +150,26 @@ class Edge:
         self.line(f"{IDLE:,} idle beside 32: CPU per request", f"{many / few:.2f}", "<= 1.3", many / few <= 1.3)
 
     def tls(self):
-        """TLS on a kept connection."""
+        """TLS on kept connections, plain beside it, and nginx with the same bytes (6 kB)."""
         pair = servers.certificate(self.scratch)
         running = {"plain": self.proxy(name="plain"), "tls": self.proxy(name="tls", tls=pair)}
+        plain = load.raw_request("GET", FLAGS, KEY, accepts_gzip=False)
+        running["nginx"] = servers.nginx(self.scratch, load.settled_answer(running["plain"].port, plain)[1], tls=pair)
+        static = {"request": load.raw_request("GET", servers.NGINX_PATH, KEY), "BENCH_PATH": servers.NGINX_PATH}
         try:
-            plain, encrypted = self.in_turn(*((server, "flags", {}) for server in running.values()))
+            for count in bench.TLS_CONNECTIONS:
+                more = {"connections": count, "BENCH_HEADS": str(self.bench.heads(gzip=False)), "request": plain}
+                loads = [(running[name], "flags", more) for name in ("plain", "tls")]
+                if running["nginx"]:
+                    loads.append((running["nginx"], "flags", more | static))
+                unencrypted, encrypted, *theirs = self.in_turn(*loads)
+                ratio, what = encrypted / unencrypted, f"GET flags, {count} connections"
+                self.line(f"TLS / plain, {what}", f"{ratio:.2f} ({encrypted:.2f} µs)", "<= 1.3", ratio <= 1.3)
+                for cost in theirs:
+                    ratio = cost / encrypted
+                    self.line(f"TLS, nginx / ours, {what}", f"{ratio:.2f} ({cost:.2f} µs)", ">= 1.8", ratio >= 1.8)
         finally:
             bench.stop(running)
-        ratio = encrypted / plain
-        self.line("TLS / plain, GET flags", f"{ratio:.2f} ({encrypted:.2f} µs)", "<= 2.2", ratio <= 2.2)
 
     def resumption(self):
         """CPU of a new TLS connection with one request, whole handshakes and resumed ones in turn."""
@@ -171,38 +178,21 @@ class Edge:
         try:
             for _ in range(self.options.rounds):
                 for resumes, measured in costs.items():
-                    measured.append(self.handshakes(server, resumes))
+                    measured.append(load.handshakes(server, self.request, resumes))
         finally:
             server.stop()
         whole, resumed = (statistics.median(measured) for measured in costs.values())
         value = f"{resumed:.0f} µs; without resumption {whole:.0f} µs"
         self.line("a new TLS connection with one request, resumed: CPU", value, "less", resumed < whole)
 
-    def handshakes(self, server, resumes):
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        session, before = None, server.cpu_seconds()
-        for number in range(HANDSHAKES):
-            plain = socket.create_connection(("127.0.0.1", server.port), 20)
-            with context.wrap_socket(plain, session=session) as connection:
-                connection.sendall(self.request)
-                with connection.makefile("rb") as stream:
-                    load.read_answer(stream)
-                if resumes:
-                    if number and not connection.session_reused:
-                        raise load.WrongAnswer("the server does not resume")
-                    # The ticket has come before the response.
-                    session = connection.session
-        return (server.cpu_seconds() - before) * 1e6 / HANDSHAKES
-
     def spin(self):
         """Latency at a low rate, with and without server.spin_microseconds."""
-        running = {"sleeps": self.proxy(name="sleeps"), "polls": self.proxy(name="polls", spin=SPIN)}
+        running = {"sleeps": self.proxy(name="sleeps"), "polls": self.proxy(name="polls", spin=bench.SPIN)}
         found = {name: [] for name in running}
         try:
             for _ in range(self.options.rounds):
                 for name, server in running.items():
-                    result = load.open_loop(server, self.request, SPIN_RATE, self.options.seconds, self.scratch)
+                    result = load.open_loop(server, self.request, bench.SPIN_RATE, self.options.seconds, self.scratch)
                     found[name].append(result)
         finally:
             bench.stop(running)
@@ -213,7 +203,7 @@ class Edge:
         }
         sleeps, polls = middle["sleeps", "p50_us"], middle["polls", "p50_us"]
         value = f"{polls / sleeps:.2f} ({polls:.0f} µs, {sleeps:.0f} µs without)"
-        what = f"p50 at {SPIN_RATE:,} requests/s with spin_microseconds {SPIN}"
+        what = f"p50 at {bench.SPIN_RATE:,} requests/s with spin_microseconds {bench.SPIN}"
         self.line(what, value, "<= 0.5", polls <= sleeps / 2)
         value = f"{middle['polls', 'cpu_us']:.0f} µs, {middle['sleeps', 'cpu_us']:.0f} µs without"
         self.line("its CPU per request", value)

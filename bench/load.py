@@ -225,6 +225,25 @@ def mixed(server, kinds, names, seconds, scratch, connections=32, cpus="1"):
     return {what: after[what] - before[what] for what in after} | {"completed": result["completed"]}
 
 
+def handshakes(server, request, resumes, count=300):
+    """CPU per new TLS connection with one request; with `resumes` each resumes the session of the one before."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    session, before = None, server.cpu_seconds()
+    for number in range(count):
+        plain = socket.create_connection(("127.0.0.1", server.port), 20)
+        with context.wrap_socket(plain, session=session) as connection:
+            connection.sendall(request)
+            with connection.makefile("rb") as stream:
+                read_answer(stream)
+            if resumes:
+                if number and not connection.session_reused:
+                    raise WrongAnswer("the server does not resume")
+                # The ticket has come before the response.
+                session = connection.session
+    return (server.cpu_seconds() - before) * 1e6 / count
+
+
 def cpu_times(server):
     """Seconds of CPU so far, of the reactor's thread and of the process."""
     path = Path(f"/proc/{server.process.pid}/task/{server.thread('reactor')}/schedstat")

@@ -32,6 +32,8 @@ TITLES = {
     "identities-splits": "50 multivariate features: POST identities",
     "ofrep-heavy": "heavy: OFREP, all flags",
     "document-heavy": "heavy: environment-document",
+    "identities-wide": "1,000 features: GET identities",
+    "document-wide": "1,000 features: environment-document",
     "flags-one": "simple: one flag (under 200 B)",
     "identities-500-overrides": "500 overrides: POST identities",
     "identities-no-overrides": "no overrides, same request",
@@ -194,6 +196,27 @@ def tls_table(run):
     return "\n## TLS, CPU µs per request\n\n" + table(["connections", "plain", "TLS", "nginx, TLS"], rows) if rows else ""
 
 
+def swap_scenarios(run):
+    """The scenarios of replaced documents that the run has, in order."""
+    return [kind for kind in ("swaps-heavy", "swaps-huge", "swaps-huge-one-cpu") if run.axis(kind, "edge-proxy")]
+
+
+def few_table(run):
+    """New TLS connections, and polling at a low rate."""
+    rows = []
+    for scenario, x, title in (
+        ("resumption", "whole", "a new TLS connection with one request, whole handshake"),
+        ("resumption", "resumed", "the same, resumed"),
+        ("spin", "0", "5,000 requests/s, default"),
+        ("spin", "500", "5,000 requests/s, server.spin_microseconds 500"),
+    ):
+        if run.of(scenario, "edge-proxy", x):
+            fields = [figure(run.median(field, scenario, "edge-proxy", x)) for field in ("cpu_us", "p50_us", "p99_us")]
+            rows.append([title, *fields])
+    head = ["", "CPU µs", "p50 µs", "p99 µs"]
+    return "\n## new TLS connections, and polling\n\n" + table(head, rows) if rows else ""
+
+
 def answers(run, server, x):
     """Least and median answers of a connection, in the worst round."""
     notes = [re.findall(r"\d+", row["note"]) for row in run.of("fairness", server, x)]
@@ -234,6 +257,10 @@ def targets(run):
         ("identities-splits-gzip", "50 multivariate features", 2.2),
     ):
         judge(f"{what}, gzip / floor", ratio(ours(name), (name, "floor")), limit)
+    for name, what in (("identities-wide", "GET identities"), ("document-wide", "document")):
+        for suffix, coding in ((GZIP, ", gzip"), ("", "")):
+            scenario = name + suffix
+            judge(f"1,000 features: {what}{coding} / floor", ratio(ours(scenario), (scenario, "floor")), 1.2)
     few = ratio(ours("fairness", 32), ("fairness", "floor", "32"))
     for count in (2048, 8192):
         many = ratio(ours("fairness", count), ("fairness", "floor", str(count)))
@@ -245,9 +272,22 @@ def targets(run):
         slow = [run.median("p999_us", "fairness", server, count) for server in ("edge-proxy", "floor")]
         if all(slow):
             judge(f"{count:,} busy connections: p99.9 / the floor's", slow[0] / slow[1], 2)
+    judge("one connection / floor", ratio(ours("connections", 1), ("connections", "floor", "1")), 1.2)
+    slow = [run.median("p50_us", "connections", server, 1) for server in ("edge-proxy", "floor")]
+    if all(slow):
+        judge("one connection: p50 / the floor's", slow[0] / slow[1], 1.08)
+    slow = [run.median("p50_us", "spin", "edge-proxy", x) for x in ("500", "0")]
+    if all(slow):
+        judge("p50 at 5,000 requests/s, spin_microseconds 500 / default", slow[0] / slow[1], 0.5)
+    for kind in swap_scenarios(run):
+        slow = [run.median("p999_us", kind, "edge-proxy", x) for x in ("every second", "never")]
+        if all(slow):
+            judge(f"{kind}: p99.9 / quiet", slow[0] / slow[1], 2)
     for count in (32, 512):
         judge(f"TLS / plain, {count} connections", ratio(ours("tls", count), ("tls", "plain", str(count))), 1.3)
         judge(f"TLS, {count} connections: nginx / ours", ratio(("tls", "nginx", str(count)), ours("tls", count)), 1.8, False)
+    resumed = ratio(ours("resumption", "resumed"), ours("resumption", "whole"))
+    judge("a new TLS connection, resumed / whole handshake", resumed, 1)
     judge("simple flags / floor", ratio(ours("flags-simple"), ("flags-simple", "floor")), 1.15)
     judge_peer("simple flags", "flags-simple", "axum", 6)
     judge_peer("simple flags", "flags-simple", "python", 40)
@@ -316,7 +356,7 @@ def draw(run):
             "µs, logarithmic",
             {
                 f"{kind[6:]}, {x}": {n: run.median(f, kind, "edge-proxy", x) for n, f in PERCENTILES}
-                for kind in ("swaps-heavy", "swaps-huge")
+                for kind in swap_scenarios(run)
                 for x in run.axis(kind, "edge-proxy")
             },
         ),
@@ -347,12 +387,12 @@ def summarise(place):
     """Writes summary.md and the plots; returns the summary."""
     run = Run(place)
     parts = ["# Summary: medians; ± is the farthest round from the median\n\n"]
-    parts += [cpu_table(run, GZIP), "\n", cpu_table(run), targets(run), fair_table(run), tls_table(run)]
+    parts += [cpu_table(run, GZIP), "\n", cpu_table(run), targets(run), fair_table(run), tls_table(run), few_table(run)]
     parts += ["\n## closed loop, wrk\n\n", load_table(run), open_table(run)]
     parts.append(open_table(run, "open-loop-fifo", ", server and load under SCHED_FIFO"))
     for scenario in ("connections", "features", "segments", "overrides", "environments", "cores"):
         parts.append(sweep_table(run, scenario, scenario))
-    for scenario in ("swaps-heavy", "swaps-huge"):
+    for scenario in swap_scenarios(run):
         parts.append(sweep_table(run, scenario, f"{scenario}: latency at a constant rate, document replaced"))
         notes = [row["note"] for row in run.rows if row["scenario"] == scenario and row["note"]]
         parts.append(f"\n{notes[0]}\n" if notes else "")
