@@ -67,15 +67,15 @@ class Edge:
         environments = [(documents.CLIENT_KEY, KEY, self.bench.document(kind))]
         return servers.proxy(self.options.binary, self.scratch, environments, **options)
 
-    def in_turn(self, *loads, field="cpu_us"):
-        """The median of each load: (server, wrk script, what `load.closed` takes), one after the other,
+    def in_turn(self, *loads, field="cpu_us", measure=load.closed):
+        """The median of each load: (server, wrk script, what `measure` takes), one after the other,
         round after round, after one to warm up."""
         results = [[] for _ in loads]
         for seconds in [1] + [self.options.seconds] * self.options.rounds:
             for (server, script, more), measured in zip(loads, results, strict=True):
                 request = more.get("request", self.request)
                 also = {name: value for name, value in more.items() if name != "request"}
-                measured.append(load.closed(server, script, request, seconds, **self.environment | also)[field])
+                measured.append(measure(server, script, request, seconds, **self.environment | also)[field])
         return [statistics.median(measured[1:]) for measured in results]
 
     def ratios(self):
@@ -162,7 +162,7 @@ class Edge:
                 loads = [(running[name], "flags", more) for name in ("plain", "tls")]
                 if running["nginx"]:
                     loads.append((running["nginx"], "flags", more | static))
-                unencrypted, encrypted, *theirs = self.in_turn(*loads)
+                unencrypted, encrypted, *theirs = self.in_turn(*loads, measure=load.kept)
                 ratio, what = encrypted / unencrypted, f"GET flags, {count} connections"
                 self.line(f"TLS / plain, {what}", f"{ratio:.2f} ({encrypted:.2f} µs)", "<= 1.3", ratio <= 1.3)
                 for cost in theirs:
