@@ -191,10 +191,10 @@ bench-swap: ## Measures document updates: 200 environments, event to served valu
 		swap:: two_hundred_environments an_event_is_served_within 2>&1 | tee target/bench-swap.txt | grep -E 'swap \||^test |all fresh|event to'
 	@grep -qE '^test result: ok' target/bench-swap.txt
 
-BENCH_MINUTES ?= 14
+BENCH_MINUTES ?= 16
 
 .PHONY: bench bench-build bench-gate bench-baseline readme
-bench: bench-build ## Runs all benchmarks against a minimal server and other proxies (BENCH_MINUTES=14); resumes an interrupted run
+bench: bench-build ## Runs all benchmarks against a minimal server and other proxies (BENCH_MINUTES=16); resumes an interrupted run
 	$(PYTHON) bench/bench.py --minutes $(BENCH_MINUTES) $(BENCH_FLAGS)
 
 bench-build: .venv/bench/made-from.txt ## Builds the programs for `make bench`

@@ -626,7 +626,7 @@ def about(bench):
     binary = bench.options.binary
     facts = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": "make bench" + (f" BENCH_MINUTES={bench.options.minutes:g}" if bench.options.minutes != 14 else ""),
+        "command": "make bench" + (f" BENCH_MINUTES={bench.options.minutes:g}" if bench.options.minutes != 16 else ""),
         "commit": version("git", "describe", "--always", "--dirty", "--abbrev=10"),
         "edge-proxy": version(binary, "--version"),
         "cpu": f"{cpu_model()}, {os.cpu_count()} CPUs",
@@ -652,7 +652,7 @@ def about(bench):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}-{machine()}"
-    parser.add_argument("--minutes", type=float, default=14)
+    parser.add_argument("--minutes", type=float, default=16)
     parser.add_argument("--only", type=lambda text: text.split(","), default=[])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/edge-proxy")
