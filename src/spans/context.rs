@@ -20,7 +20,7 @@ const LENGTH: usize = 55;
 impl TraceParent {
     /// Parses a `traceparent`; `None` if it is invalid. Of a version above 00 only the fields of 00 are read.
     pub fn parse(value: &[u8]) -> Option<Self> {
-        let (head, rest) = value.split_at_checked(LENGTH)?;
+        let (head, rest) = value.split_first_chunk::<LENGTH>()?;
         if head[2] != b'-' || head[35] != b'-' || head[52] != b'-' {
             return None;
         }
@@ -43,27 +43,40 @@ impl TraceParent {
     }
 }
 
-/// Lower case only, as the specification demands.
+/// Decodes digits of lower case only, as the specification demands.
+#[inline(always)]
 fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let (mut bytes, mut is_valid) = ([0; N], digits.len() == 2 * N);
-    for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
-        let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);
-        is_valid &= (high | low) < 16;
-        *byte = high << 4 | low & 15;
+    let (eights, rest) = digits.as_chunks::<8>();
+    let (fours, last) = bytes.as_chunks_mut::<4>();
+    for (four, eight) in fours.iter_mut().zip(eights) {
+        let (decoded, is_hex) = eight_digits(u64::from_be_bytes(*eight));
+        *four = decoded.to_be_bytes();
+        is_valid &= is_hex;
+    }
+    for (byte, pair) in last.iter_mut().zip(rest.as_chunks::<2>().0) {
+        let (decoded, is_hex) = eight_digits(0x3030_3030_3030_0000 | u64::from(u16::from_be_bytes(*pair)));
+        *byte = decoded.to_be_bytes()[3];
+        is_valid &= is_hex;
     }
     is_valid.then_some(bytes)
 }
 
-/// The value of each digit; above 15: not a digit.
-const DIGITS: [u8; 256] = {
-    let mut digits = [0xff; 256];
-    let mut value = 0;
-    while value < 16 {
-        digits[b"0123456789abcdef"[value] as usize] = value as u8;
-        value += 1;
-    }
-    digits
-};
+/// Decodes eight digits in one word, and whether all of them are digits: a trace id has 32, and callers may
+/// send one with each request.
+fn eight_digits(text: u64) -> (u32, bool) {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // Of the digits only letters have this bit. Their low four bits begin with 1.
+    let letters = (text >> 6) & ONES;
+    let values = (text & (0x0f * ONES)) + 9 * letters;
+    let is_above_9 = ((values + 6 * ONES) >> 4) & ONES;
+    let is_hex = values & (0xf0 * ONES) == 0
+        && values + u64::from(b'0') * ONES + u64::from(b'a' - b'9' - 1) * is_above_9 == text;
+    // Each step joins neighbours: two values to a byte, two bytes, four bytes.
+    let bytes = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
+    let pairs = (bytes | bytes >> 8) & 0x0000_ffff_0000_ffff;
+    ((pairs | pairs >> 16) as u32, is_hex)
+}
 
 pub fn lower_hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
@@ -100,6 +113,23 @@ mod tests {
         ] {
             let context = TraceParent::parse(text.as_bytes()).unwrap_or_else(|| panic!("{text}"));
             assert_eq!(context.is_sampled, is_sampled, "{text}");
+        }
+    }
+
+    #[test]
+    fn decodes_each_digit_at_each_place_and_nothing_else() {
+        for place in 0..16 {
+            for byte in 0..=u8::MAX {
+                let mut text = *b"0123456789abcdef";
+                text[place] = byte;
+                let expected = std::str::from_utf8(&text)
+                    .ok()
+                    .filter(|_| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+                    .and_then(|text| u64::from_str_radix(text, 16).ok());
+                assert_eq!(hex::<8>(&text).map(u64::from_be_bytes), expected, "{byte} at {place}");
+                let first = expected.map(|number| number.to_be_bytes()[0]);
+                assert!(place > 1 || hex::<1>(&text[..2]).map(|[one]| one) == first, "{byte} at {place}");
+            }
         }
     }
 
