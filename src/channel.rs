@@ -4,6 +4,9 @@
 //! wakes the reactor by one byte on a socket pair. When the last [`Lease`] of a snapshot is dropped, the
 //! snapshot returns to the supervisor, which frees it: a reactor never frees an environment. No send on this
 //! channel blocks, except that of a reactor's last counts.
+//!
+//! The byte is written after the message is in its channel, and read before the channel is: the locks of the
+//! kernel's socket order the two, so that no message is overlooked on any architecture.
 pub mod events;
 pub mod spread;
 pub mod traits;

@@ -13,7 +13,9 @@ use crate::metrics::Metrics;
 #[derive(Debug)]
 pub struct Peers {
     open: Mutex<Vec<Peer>>,
-    /// Running threads, including those of connections already closed.
+    /// Running threads, including those of connections already closed. Memory ordering: relaxed, because
+    /// only the number counts; the accepting thread may see the end of another one late, and then refuses
+    /// once more.
     threads: AtomicUsize,
     metrics: Arc<Metrics>,
 }

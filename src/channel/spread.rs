@@ -4,6 +4,11 @@
 //! mean. Here a reactor that would exceed the mean by 30 % passes a connection on as soon as it has accepted
 //! it. The reactors share only the numbers of their connections, which change when one opens or closes; no
 //! request reads them. No call blocks.
+//!
+//! Memory ordering: sequentially consistent everywhere. A reactor that closes stores `is_open` and then
+//! loads `connections`; one that passes a connection on changes `connections` and then loads `is_open`. One
+//! of the two must see the other's store, or a connection would be sent to a reactor that has exited;
+//! acquire and release do not order a store before a later load.
 use std::io::Write;
 use std::net::{IpAddr, TcpStream};
 use std::os::unix::net::UnixStream;

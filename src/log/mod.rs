@@ -37,6 +37,9 @@ pub struct Log {
     shared: Arc<LogQueue>,
 }
 
+/// Memory ordering: the numbers, `level` and `access_waiting` publish no other data, so relaxed is enough.
+/// `reopen` is sequentially consistent: it is stored before the queue is found full, and swapped after it
+/// was read.
 #[derive(Debug)]
 struct LogQueue {
     level: AtomicU8,
@@ -145,7 +148,7 @@ impl Log {
     /// Opens the access log file again, after it was renamed. The writer does it before its next write.
     pub fn reopen(&self) {
         if self.shared.has_access_file {
-            self.shared.reopen.store(true, Ordering::Relaxed);
+            self.shared.reopen.store(true, Ordering::SeqCst);
             // If the queue is full the writer is busy, and looks at the flag anyway.
             let _ = self.records.try_send(LogMessage::Reopen);
         }
@@ -294,7 +297,7 @@ impl<W: Write> Writer<W> {
     /// Writes the access records to their file, and reports when that begins to fail.
     fn write_accesses(&mut self) {
         let Some(file) = &mut self.access_file else { return };
-        let reopened = self.shared.reopen.swap(false, Ordering::Relaxed).then(|| file.reopen());
+        let reopened = self.shared.reopen.swap(false, Ordering::SeqCst).then(|| file.reopen());
         let (lost, failed) = file.write();
         self.shared.access_unwritten.fetch_add(lost, Ordering::Relaxed);
         let path = file.path().display().to_string();

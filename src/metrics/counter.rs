@@ -1,4 +1,7 @@
 //! Counters and gauges, read by any thread.
+//!
+//! Memory ordering: relaxed everywhere. A value publishes no other data, and readers see each counter by
+//! itself: two of them may be from different instants, in either order, so a difference of two saturates.
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter or gauge with a single writer at a time.

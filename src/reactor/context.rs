@@ -34,6 +34,7 @@ use crate::spans::TraceParent;
 use crate::spans::context::lower_hex;
 
 /// Whether a head over the limit was logged: once per process, because such clients repeat such heads.
+/// Memory ordering: relaxed, because the swap itself finds the first.
 static LARGE_HEAD_LOGGED: AtomicBool = AtomicBool::new(false);
 
 /// What the supervisor last sent. It survives a restart after a panic.

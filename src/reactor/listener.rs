@@ -131,6 +131,8 @@ pub struct UnixSocket {
     temporary_path: PathBuf,
     /// Device and inode of the socket's file.
     id: (u64, u64),
+    /// Memory ordering: relaxed, because the swap itself decides who publishes, and the path is in the file
+    /// system.
     is_temporary: AtomicBool,
 }
 

@@ -87,7 +87,8 @@ impl PublishedDocument {
     }
 }
 
-/// Whether it was already logged that a request exceeded its budget, for each kind of step.
+/// Whether it was already logged that a request exceeded its budget, for each kind of step. Memory ordering:
+/// relaxed, because the swap itself finds the first; nothing is read after it.
 #[derive(Debug, Default)]
 pub struct ReportedOnce {
     pub jsonpath: AtomicBool,
@@ -97,6 +98,8 @@ pub struct ReportedOnce {
 
 /// When an environment was last confirmed by its source. The supervisor and all snapshots share it, so a poll
 /// that finds the same document updates it without publishing a snapshot.
+///
+/// Memory ordering: relaxed. Each of the two times is complete by itself, and no reader combines them.
 #[derive(Debug)]
 pub struct Freshness {
     created: Instant,

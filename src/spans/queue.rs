@@ -24,7 +24,8 @@ pub struct SpanSender {
 
 #[derive(Debug)]
 struct Shared {
-    /// Spans that are sent and not [released](SpanReceiver::release).
+    /// Spans that are sent and not [released](SpanReceiver::release). Memory ordering: relaxed, because only
+    /// the number counts; the channel orders the spans.
     waiting: AtomicUsize,
     spans_max: usize,
     metrics: Arc<TelemetryMetrics>,

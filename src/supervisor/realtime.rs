@@ -23,6 +23,7 @@ const STREAM_RETRY_MIN: Duration = Duration::from_millis(100);
 /// The stream of one environment. After it is dropped, its thread ends at the next event or keep-alive.
 #[derive(Debug)]
 pub struct UpstreamSubscription {
+    /// Memory ordering: relaxed, because the thread reads nothing else that was written before it.
     ended: Arc<AtomicBool>,
 }
 

@@ -35,7 +35,8 @@ struct EarlierEdition {
 /// The deltas to one document.
 #[derive(Debug, Default)]
 pub struct DocumentDeltas {
-    /// Editions for which deltas are still made without a further request for one.
+    /// Editions for which deltas are still made without a further request for one. Memory ordering: relaxed,
+    /// because a compile thread that reads a request late makes the delta of the next edition.
     requested: AtomicU8,
     digest: OnceLock<DocumentDigest>,
     ready: Vec<ReadyDelta>,

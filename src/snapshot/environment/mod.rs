@@ -25,7 +25,8 @@ use crate::snapshot::environment::deltas::DocumentDeltas;
 pub use crate::snapshot::environment::ready_body::ReadyBody;
 use crate::yielding;
 
-/// The number of documents compiled by this process.
+/// The number of documents compiled by this process. Memory ordering: relaxed, because only distinct numbers
+/// are needed.
 static COMPILED: AtomicU64 = AtomicU64::new(0);
 
 /// A compiled document.
