@@ -6,12 +6,11 @@ use edge_proxy::config::settings::SETTINGS;
 use edge_proxy::config::{ConfigError, Inputs};
 use serde_json::{Value, json};
 
-use crate::support::{Scratch, Start, fixture, get, python, upstream::Upstream};
+use crate::support::{Scratch, Start, executable, fixture, get, python, upstream::Upstream};
 
 /// stdout of a command that succeeds.
 fn stdout(args: &[&str]) -> String {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_edge-proxy")).args(args).env_clear().output().expect("starts");
+    let output = Command::new(executable()).args(args).env_clear().output().expect("starts");
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }

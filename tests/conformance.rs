@@ -2,7 +2,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Start, fixture, python};
+use crate::support::{Start, executable, fixture, python};
 use crate::surface::{CLIENT, SERVER, document};
 
 /// A count from an environment variable, which selects the long form of a test.
@@ -12,8 +12,7 @@ pub fn count_of(variable: &str, short: u64) -> u64 {
 }
 
 fn play(suite: &Path) {
-    let printed =
-        python::run("conformance.py", &[env!("CARGO_BIN_EXE_edge-proxy"), suite.to_str().expect("UTF-8")]);
+    let printed = python::run("conformance.py", &[executable(), suite.to_str().expect("UTF-8")]);
     let total = printed.lines().last().expect("totals");
     fixture::say(&format!("conformance: {total}"));
     printed.lines().filter(|line| line.starts_with("waived")).for_each(fixture::say);
@@ -36,7 +35,7 @@ fn passes_the_json_conformance_suite() {
 #[test]
 fn passes_the_jsonpath_compliance_suite_as_the_python_engine_does() {
     if let Some(suite) = fixture::shared("conformance/jsonpath/cts.json") {
-        let arguments = [env!("CARGO_BIN_EXE_edge-proxy"), suite.to_str().expect("UTF-8")];
+        let arguments = [executable(), suite.to_str().expect("UTF-8")];
         let printed = python::run("../conform/jsonpath.py", &arguments);
         fixture::say(&format!("conformance: {}", printed.lines().last().expect("totals")));
     }
@@ -51,7 +50,7 @@ fn mutated_requests_are_judged_as_strictly_as_by_other_servers() {
         );
     }
     let mutants = count_of("MUTANTS", 2000).to_string();
-    let printed = python::run("../conform/mutants.py", &[env!("CARGO_BIN_EXE_edge-proxy"), &mutants]);
+    let printed = python::run("../conform/mutants.py", &[executable(), &mutants]);
     fixture::say(printed.lines().last().expect("totals"));
 }
 

@@ -2,7 +2,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::support::fixture;
+use crate::support::{executable, fixture};
 
 /// Every page of the project: its path from the root, and its text.
 fn pages() -> Vec<(PathBuf, String)> {
@@ -180,7 +180,7 @@ fn every_command_exists() {
     let root = fixture::root();
     let makefile = std::fs::read_to_string(root.join("Makefile")).expect("Makefile");
     let help = |subcommand: Option<&str>| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_edge-proxy"))
+        let output = std::process::Command::new(executable())
             .args(subcommand)
             .arg("--help")
             .output()

@@ -3,7 +3,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, Proxy, Scratch, Start};
+use crate::support::{Answer, Client, Proxy, Scratch, Start, executable};
 use crate::surface::{CLIENT, SERVER, document};
 
 fn serve(document: &str) -> Proxy {
@@ -130,7 +130,7 @@ fn explain_shows_metadata_unchanged() {
     let own = post(&proxy, "/proxy/explain/?feature=banner", SERVER, OWN);
     assert_eq!(own.json()["flags"][0].get("metadata"), None);
     let path = proxy.scratch().path().join("experiments.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_edge-proxy"))
+    let output = Command::new(executable())
         .args(["explain", "--identifier", "u", "--document"])
         .arg(path)
         .output()

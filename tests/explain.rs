@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::support::proxy::{Proxy, Start};
-use crate::support::{Reply, Scratch, Upstream};
+use crate::support::{Reply, Scratch, Upstream, executable};
 use crate::surface;
 
 const CLIENT: &str = "demo-client-side-key";
@@ -93,7 +93,7 @@ impl Printed {
 /// `edge-proxy explain --config ...` with this configuration.
 fn explain(scratch: &Scratch, config: &Value, args: &[&str]) -> Printed {
     let path = scratch.write("explain.json", config.to_string());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_edge-proxy"));
+    let mut command = Command::new(executable());
     command.env_clear().arg("explain").arg("--config").arg(path).args(args);
     let Output { status, stdout, stderr } = command.output().expect("it starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");

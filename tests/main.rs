@@ -10,6 +10,8 @@ mod support;
 mod abuse;
 /// The admin listener: idle connections, slow heads, foreign hosts.
 mod admin;
+/// Answers depend neither on the architecture nor on the driver.
+mod architectures;
 /// Request bodies that are expensive to process.
 mod bodies;
 /// The step budgets of a request.

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::support::document::{CLIENT_KEY, SERVER_KEY, document};
 use crate::support::tls::{Authority, TlsFront};
-use crate::support::{Port, Proxy, Reply, Scratch, Start, Upstream, eventually, fixture, get};
+use crate::support::{Port, Proxy, Reply, Scratch, Start, Upstream, eventually, executable, fixture, get};
 
 fn is_served(proxy: &Proxy) -> bool {
     proxy.get("/api/v1/flags/", CLIENT_KEY).status == 200
@@ -366,7 +366,7 @@ fn no_color_disables_colour() {
 #[test]
 fn executable_name_selects_subcommand() {
     let scratch = Scratch::new();
-    let executable = std::path::Path::new(env!("CARGO_BIN_EXE_edge-proxy"));
+    let executable = std::path::Path::new(executable());
     for kind in ["symlink", "hard link"] {
         let link = |name: &str| {
             let path = scratch.path().join(name);

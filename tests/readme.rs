@@ -4,7 +4,7 @@ use edge_proxy::config::Inputs;
 use edge_proxy::config::settings::SETTINGS;
 use serde_json::{Value, json};
 
-use crate::support::{Proxy, Scratch, Start, fixture};
+use crate::support::{Proxy, Scratch, Start, executable, fixture};
 
 /// One fenced block: its language and its text.
 struct Block {
@@ -65,7 +65,7 @@ fn parses_blocks_and_sessions() {
 /// Replays one command of the README against `demo`, whose port takes the place of 8000.
 fn replay(command: &str, demo: &Proxy) -> String {
     let command = command.replace("127.0.0.1:8000", &demo.address().to_string());
-    let directory = std::path::Path::new(env!("CARGO_BIN_EXE_edge-proxy")).parent().expect("in a directory");
+    let directory = std::path::Path::new(executable()).parent().expect("in a directory");
     let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default());
     let output = std::process::Command::new("bash")
         .args(["-c", &command])

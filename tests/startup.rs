@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::support::{Port, Proxy, Start, fixture};
+use crate::support::{Port, Proxy, Start, executable, fixture};
 use crate::surface::{CLIENT, SERVER};
 
 fn is_root() -> bool {
@@ -15,7 +15,7 @@ fn is_root() -> bool {
 /// Runs a shell line to its end; `$PROXY` is the executable.
 fn shell(line: &str) -> (Option<i32>, String) {
     let mut command = Command::new("bash");
-    command.args(["-c", line]).env("PROXY", env!("CARGO_BIN_EXE_edge-proxy")).stdin(Stdio::null());
+    command.args(["-c", line]).env("PROXY", executable()).stdin(Stdio::null());
     let output = command.env_remove("CONFIG_PATH").output().expect("bash is there");
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())

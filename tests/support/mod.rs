@@ -16,6 +16,7 @@ pub mod tls;
 pub mod translated;
 pub mod upstream;
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Client, get, post, request};
@@ -27,6 +28,16 @@ pub use upstream::{Delivery, Recorded, Reply, Upstream};
 
 /// The deadline of every wait. Long, because a CI machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The executable under test: the one of this build, or the one that `EDGE_PROXY_EXECUTABLE` names, such as an
+/// emulator's start of one for another architecture.
+pub fn executable() -> &'static str {
+    static EXECUTABLE: OnceLock<String> = OnceLock::new();
+    EXECUTABLE.get_or_init(|| {
+        let own = env!("CARGO_BIN_EXE_edge-proxy");
+        std::env::var("EDGE_PROXY_EXECUTABLE").unwrap_or_else(|_| own.to_owned())
+    })
+}
 
 /// Calls `probe` until it returns a value; fails after [`PATIENCE`].
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {

@@ -19,6 +19,7 @@ pub struct Start {
     scratch: Scratch,
     port: Port,
     stdout: Option<Stdio>,
+    executable: &'static str,
     /// A program that executes the proxy, with its arguments.
     launcher: Vec<OsString>,
 }
@@ -38,8 +39,15 @@ impl Start {
             scratch,
             port,
             stdout: None,
+            executable: super::executable(),
             launcher: Vec::new(),
         }
+    }
+
+    /// Starts the executable of this build, even if another one is under test.
+    pub fn of_this_build(mut self) -> Self {
+        self.executable = env!("CARGO_BIN_EXE_edge-proxy");
+        self
     }
 
     /// `edge-proxy demo` on a free port.
@@ -156,7 +164,7 @@ impl Start {
 
     /// Starts it without waiting.
     pub fn spawn(mut self) -> Proxy {
-        let executable = env!("CARGO_BIN_EXE_edge-proxy");
+        let executable = self.executable;
         let mut command =
             Command::new(self.launcher.first().map_or(OsStr::new(executable), |program| program));
         if let [_, words @ ..] = &self.launcher[..] {

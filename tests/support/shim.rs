@@ -19,7 +19,9 @@ impl Shim {
         let scratch = Scratch::new();
         let library = scratch.path().join("shim.so");
         let source = fixture::root().join("tests/support/shim.c");
-        compile(&["-shared", "-fPIC", "-ldl"], &source, &library);
+        // The library is loaded by the executable under test, which may be for another architecture.
+        let compiler = std::env::var("EDGE_PROXY_EXECUTABLE_CC").unwrap_or_else(|_| "cc".to_owned());
+        compile(&compiler, &["-shared", "-fPIC", "-ldl"], &source, &library);
         Self { scratch, library }
     }
 
@@ -89,7 +91,7 @@ impl Launcher {
     pub fn new() -> Self {
         let scratch = Scratch::new();
         let program = scratch.path().join("launch");
-        compile(&[], &fixture::root().join("tests/support/launch.c"), &program);
+        compile("cc", &[], &fixture::root().join("tests/support/launch.c"), &program);
         Self { scratch, program }
     }
 
@@ -100,7 +102,7 @@ impl Launcher {
     }
 }
 
-fn compile(args: &[&str], source: &Path, output: &Path) {
-    let status = Command::new("cc").args(["-O1", "-o"]).arg(output).arg(source).args(args).status();
-    assert!(status.expect("cc is there").success(), "{} compiles", source.display());
+fn compile(compiler: &str, args: &[&str], source: &Path, output: &Path) {
+    let status = Command::new(compiler).args(["-O1", "-o"]).arg(output).arg(source).args(args).status();
+    assert!(status.expect("the compiler is there").success(), "{} compiles", source.display());
 }
