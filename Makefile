@@ -64,6 +64,10 @@ long: .venv/tests/made-from.txt ## Runs the long variants of tests: 86,585 paylo
 	PAYLOADS=86585 SMUGGLING=2000 SWAPS=35 KILLS=200 STOPS=16 $(CARGO) test --locked --test integration -- --nocapture \
 	  conformance::mutated reverse_proxies:: invariants:: polling::kill drain::stop
 
+.PHONY: test-arm64
+test-arm64: .venv/tests/made-from.txt ## Compares the answers of an emulated executable for arm64 with this machine's: needs gcc-aarch64-linux-gnu, qemu-user-static
+	tests/arm64/run
+
 SEEDS ?= 1000
 SIMULATE = $(CARGO) test --locked --profile quick --test simulation
 
