@@ -109,9 +109,9 @@ pub const READ_BYTES_IDLE: usize = 2560;
 pub const BUFFERED_BYTES_MAX: usize = 40 * 1024 * 1024;
 pub const BUFFERED_BYTES_REACTOR_MIN: usize = 16 * 1024 * 1024;
 /// Buffers of requests without a response yet, whose clients may have no key, bytes, and the minimum share of
-/// a reactor. Outgrown buffers take as much again until the allocator returns them, so the process grows by
-/// 24 MiB at most. Beyond: the connections that have waited longest are closed and counted.
-pub const BUFFERED_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// a reactor. At 1.5 times this nothing grows; the allocator keeps outgrown buffers for a second, so that the
+/// process grows by some 25 MB. Beyond: the connections that have waited longest are closed and counted.
+pub const BUFFERED_REQUEST_BYTES_MAX: usize = 6 * 1024 * 1024;
 pub const BUFFERED_REQUEST_BYTES_REACTOR_MIN: usize = 4 * 1024 * 1024;
 /// Buffers of a connection up to this size do not count towards `BUFFERED_BYTES_MAX`, bytes.
 pub const BUFFERED_BYTES_MIN: usize = 4 * 1024;
@@ -197,7 +197,7 @@ pub const HTTP2_STREAMS_RANGE: std::ops::RangeInclusive<usize> = 1..=1000;
 pub const HTTP2_FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Payload of a sent frame, bytes, if the peer allows it.
 pub const HTTP2_SENT_FRAME_BYTES_MAX: usize = 64 * 1024;
-/// The largest read of a connection whose client sends bursts, bytes, kept while handled. Beyond: read later.
+/// The largest read of a connection whose client sends bursts, bytes. Beyond: read later.
 pub const HTTP2_READ_BYTES_MAX: usize = 40 * 1024;
 /// The initial window of a stream, bytes. Beyond: its body waits for a part of `HTTP2_BODIES_WINDOW`.
 pub const HTTP2_STREAM_WINDOW: u32 = 8 * 1024;
@@ -212,6 +212,8 @@ pub const HPACK_SCRATCH_BYTES_MAX: usize = 1024;
 pub const HTTP2_HEAD_FACTOR: usize = 4;
 /// CONTINUATION frames of one header block. Beyond: the connection closes.
 pub const HTTP2_CONTINUATIONS_MAX: usize = 16;
+/// Read buffer, header blocks, heads and tables of a connection, bytes. Beyond: the stream is refused.
+pub const HTTP2_STATE_BYTES_MAX: usize = 64 * 1024;
 /// Heads of requests whose bodies have not arrived, bytes. Beyond: the stream is refused.
 pub const HTTP2_HEADS_BYTES_MAX: usize = 16 * 1024;
 /// Decoded heads that a connection keeps, and the largest of them and of their blocks, bytes. Beyond: decoded
@@ -279,8 +281,7 @@ pub const CACHE_FILE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub const BACKOFF_URGENT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait after a failure, independent of the poll interval.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// Longest `Retry-After` for what never becomes stale: documents without a grace period, discovery, uploads.
-/// Beyond: shortened.
+/// Longest `Retry-After` for what never becomes stale: discovery, uploads. Beyond: shortened.
 pub const RETRY_AFTER_DEFAULT_MAX: Duration = Duration::from_secs(60);
 /// Longest `Retry-After`, independent of the grace period: an error of upstream must not stop polling for a
 /// day. Beyond: shortened.
@@ -291,8 +292,7 @@ pub const FAILURE_REMINDER: Duration = Duration::from_secs(600);
 pub const FETCH_THREADS_MAX: usize = 32;
 /// Redirects of one request. Beyond: the poll fails.
 pub const REDIRECTS_MAX: usize = 5;
-/// Rejected key pairs of a discovery response that are logged individually. Beyond: only their number is
-/// logged.
+/// Rejected key pairs of a discovery response that are logged individually. Beyond: their number is.
 pub const DISCOVERY_WARNINGS_MAX: usize = 100;
 /// Pages of a document. The hosted API's pages have about 1 MB, so this is four times the largest document.
 /// Beyond: the poll fails.

@@ -137,6 +137,14 @@ pub struct ReactorMetrics {
     pub write_timeouts: Counter,
     /// Closed because the buffers of all connections exceeded their memory limit.
     pub connections_evicted: Counter,
+    /// Memory of the buffers of connections, and how much of it callers without a valid key use; each also as
+    /// the highest value since the start.
+    pub buffers: Counter,
+    pub buffers_unknown: Counter,
+    pub buffers_peak: Counter,
+    pub buffers_unknown_peak: Counter,
+    /// Times a connection waited for memory.
+    pub memory_waits: Counter,
     /// 422 responses that omit some of the errors.
     pub errors_truncated: Counter,
     /// Documents sent as deltas.
@@ -299,6 +307,11 @@ impl ReactorMetrics {
             connections_passed: Counter::default(),
             write_timeouts: Counter::default(),
             connections_evicted: Counter::default(),
+            buffers: Counter::default(),
+            buffers_unknown: Counter::default(),
+            buffers_peak: Counter::default(),
+            buffers_unknown_peak: Counter::default(),
+            memory_waits: Counter::default(),
             errors_truncated: Counter::default(),
             deltas_sent: Counter::default(),
             turn_waits: Counter::default(),

@@ -203,14 +203,14 @@ fn prepare() -> Start {
 }
 
 /// The peak of resident memory since [`forget_peak`], bytes.
-fn peak_bytes(proxy: &Proxy) -> u64 {
+pub fn peak_bytes(proxy: &Proxy) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).expect("our own child");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a size");
     line.trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024
 }
 
 /// See proc_pid_clear_refs(5).
-fn forget_peak(proxy: &Proxy) {
+pub fn forget_peak(proxy: &Proxy) {
     std::fs::write(format!("/proc/{}/clear_refs", proxy.pid()), "5").expect("our own child");
 }
 

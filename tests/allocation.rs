@@ -10,7 +10,11 @@ use std::time::{Duration, SystemTime};
 use bytes::BytesMut;
 use edge_proxy::handlers::{HandlerSettings, HandlerState, handle};
 use edge_proxy::http::ResponseWriter;
+use edge_proxy::http::h2::connection::Http2;
+use edge_proxy::http::h2::event::{Http2Event, Http2Limits};
+use edge_proxy::http::h2::frame;
 use edge_proxy::http::request::{Progress, RequestReader};
+use edge_proxy::limits::{HEAD_BYTES_MAX, HTTP2_FRAME_BYTES_MAX, HTTP2_STATE_BYTES_MAX, HTTP2_STREAMS_MAX};
 use edge_proxy::snapshot::{Environment, Snapshot};
 
 #[path = "support/handler.rs"]
@@ -19,19 +23,30 @@ mod handler;
 /// The system's allocator; counts the calls of this thread.
 struct Counting;
 
-thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    /// Allocated by this thread and not freed, bytes.
+    static LIVE_BYTES: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count_live(freed: usize, allocated: usize) {
+    LIVE_BYTES.set(LIVE_BYTES.get().wrapping_sub(freed).wrapping_add(allocated));
+}
 
 // SAFETY: every call is forwarded unchanged; the counter has no destructor and allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        count_live(0, layout.size());
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count_live(layout.size(), 0);
         unsafe { System.dealloc(pointer, layout) }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        count_live(layout.size(), size);
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -184,4 +199,104 @@ fn remaining_allocations_are_bounded() {
         eprintln!("{name}: {} allocations per response", counted / 1000);
         assert!(counted <= allocations_max * 1000, "{name}: {counted}");
     }
+}
+
+/// A field as a literal (RFC 7541 6.2): one that the table takes, or one that it does not.
+fn field(is_indexed: bool, name: &str, value: &str) -> Vec<u8> {
+    let mut bytes = vec![if is_indexed { 0x40 } else { 0 }];
+    for text in [name, value] {
+        match text.len() {
+            length @ ..127 => bytes.push(length as u8),
+            length => bytes.extend([127, ((length - 127) % 128) as u8 | 128, ((length - 127) / 128) as u8]),
+        }
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
+
+/// An HTTP/2 connection whose client makes it keep what it can, without a body.
+struct Http2Hoarder {
+    http2: Http2,
+    buffer: BytesMut,
+    out: Vec<u8>,
+    next: u32,
+}
+
+impl Http2Hoarder {
+    fn new() -> Self {
+        let limits = Http2Limits { head_bytes_max: HEAD_BYTES_MAX, streams_max: HTTP2_STREAMS_MAX };
+        let mut out = Vec::new();
+        let http2 = Http2::new(limits, &mut out);
+        let mut hoarder = Self { http2, buffer: BytesMut::new(), out, next: 1 };
+        let mut preface = frame::PREFACE.to_vec();
+        frame::append(frame::SETTINGS, 0, 0, b"", &mut preface);
+        assert_eq!(hoarder.receive(&preface), Http2Event::NeedBytes);
+        hoarder
+    }
+
+    fn receive(&mut self, bytes: &[u8]) -> Http2Event {
+        self.buffer.extend_from_slice(bytes);
+        let event = self.http2.advance(&mut self.buffer, 0, &mut self.out);
+        // Neither the buffer nor the output is of the connection's state.
+        (self.buffer, self.out) = (BytesMut::new(), Vec::new());
+        event
+    }
+
+    /// A frame with a part of a request's head. A body follows, which never comes.
+    fn head(&mut self, kind: u8, flags: u8, stream: u32, fields: &[u8]) -> Http2Event {
+        let mut bytes = Vec::new();
+        frame::append(kind, flags, stream, fields, &mut bytes);
+        self.receive(&bytes)
+    }
+
+    fn open(&mut self, fields: &[u8]) {
+        let stream = self.next;
+        self.next += 2;
+        // POST, http, a path: from the static table.
+        let block = [&[0x83, 0x86, 0x84][..], &field(false, "host", "a"), fields].concat();
+        assert_eq!(self.head(frame::HEADERS, frame::END_HEADERS, stream, &block), Http2Event::NeedBytes);
+    }
+}
+
+/// A header table of the smallest entries, repeated heads, streams with different heads, and a header block in
+/// several frames. Without streams there is space for a larger block.
+fn hoard(streams: usize, block_bytes: usize) -> Option<(usize, usize)> {
+    let before = LIVE_BYTES.get();
+    let mut hoarder = Http2Hoarder::new();
+    for _ in 0..2 {
+        hoarder.open(&field(true, "a", "").repeat(64));
+        let mut reset = Vec::new();
+        frame::append_reset(hoarder.next - 2, frame::ErrorCode::Cancel, &mut reset);
+        assert_eq!(hoarder.receive(&reset), Http2Event::NeedBytes);
+    }
+    for number in 0..streams {
+        hoarder.open(&field(false, "x-environment-key", &format!("{number:0>300}")));
+    }
+    let stream = hoarder.next;
+    for (number, part) in vec![0; block_bytes].chunks(1 + block_bytes / 8).enumerate() {
+        let kind = if number == 0 { frame::HEADERS } else { frame::CONTINUATION };
+        if hoarder.head(kind, 0, stream, part) == Http2Event::Close {
+            return None;
+        }
+    }
+    let live = LIVE_BYTES.get().wrapping_sub(before) + size_of::<Http2>();
+    Some((live, hoarder.http2.buffer_bytes_max()))
+}
+
+#[test]
+fn an_http2_connection_keeps_at_most_64_kib_besides_bodies() {
+    let mut largest = 0;
+    for streams in [0, 1, 10, 30, 60, HTTP2_STREAMS_MAX, 2 * HTTP2_STREAMS_MAX] {
+        for block_bytes in (0..=HEAD_BYTES_MAX).step_by(1024) {
+            let Some((live, buffer)) = hoard(streams, block_bytes) else { continue };
+            assert!(buffer > HTTP2_FRAME_BYTES_MAX, "a frame fits in the buffer");
+            assert!(
+                live + buffer <= HTTP2_STATE_BYTES_MAX,
+                "{streams} streams, a block of {block_bytes}: {live} and a buffer of {buffer} bytes"
+            );
+            largest = largest.max(live + HTTP2_FRAME_BYTES_MAX);
+        }
+    }
+    eprintln!("an HTTP/2 connection: at most {largest} bytes with a whole frame");
+    assert!(largest > HTTP2_STATE_BYTES_MAX / 4 * 3, "the worst case is reached: {largest}");
 }

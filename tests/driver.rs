@@ -40,7 +40,7 @@ fn serves_on(mut proxy: Proxy, driver: &str, label: &str, reason: &str) {
 }
 
 /// Whether io_uring works on this machine.
-fn has_ring() -> bool {
+pub fn has_ring() -> bool {
     let proxy = prepare().ready();
     let has_ring = proxy.wait_for_log("reactor_started").contains("coop_taskrun");
     if !has_ring {

@@ -82,6 +82,8 @@ mod leaks;
 mod limits;
 /// The log, including a reader that does not read it.
 mod logging;
+/// The memory of connections at every moment.
+mod memory;
 /// Metric names, and the dashboards, alerts and docs that use them.
 mod metrics;
 /// Outbound proxies, redirects, foreign environment variables, shared ports.

@@ -38,8 +38,12 @@ fn start(pair: &Pair, client_ca: Option<&Pair>) -> Proxy {
 }
 
 pub fn start_with(pair: &Pair, client_ca: Option<&Pair>, settings: &[(&str, serde_json::Value)]) -> Proxy {
-    let start = Start::serve();
-    let start = settings.iter().fold(start, |start, (path, value)| start.set(path, value.clone()));
+    let start = settings.iter().fold(Start::serve(), |start, (path, value)| start.set(path, value.clone()));
+    serve(start, pair, client_ca)
+}
+
+/// Starts a proxy with one document and this certificate.
+pub fn serve(start: Start, pair: &Pair, client_ca: Option<&Pair>) -> Proxy {
     let folder = start.scratch().path().to_owned();
     let (cert, key) = put(&folder, pair);
     let document = start.scratch().write("document.json", document(0).to_string());

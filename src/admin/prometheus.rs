@@ -48,6 +48,36 @@ const TRAFFIC: &[ReactorSum] = &[
         "Connections closed because the buffers of waiting connections exceeded their memory limit.",
         |r| r.connections_evicted.value(),
     ),
+    (
+        "connection_buffers_bytes",
+        "gauge",
+        "Memory of the buffers of connections above their idle size.",
+        |r| r.buffers.value(),
+    ),
+    (
+        "connection_buffers_unknown_bytes",
+        "gauge",
+        "Of this, requests without a response yet and responses to callers without a valid key.",
+        |r| r.buffers_unknown.value(),
+    ),
+    (
+        "connection_buffers_peak_bytes",
+        "gauge",
+        "The highest memory of the buffers of connections since the start.",
+        |r| r.buffers_peak.value(),
+    ),
+    (
+        "connection_buffers_unknown_peak_bytes",
+        "gauge",
+        "The highest memory of requests without a response yet and of callers without a valid key.",
+        |r| r.buffers_unknown_peak.value(),
+    ),
+    (
+        "connection_buffers_waits_total",
+        "counter",
+        "Times a connection waited until others had released their buffers.",
+        |r| r.memory_waits.value(),
+    ),
     ("errors_truncated_total", "counter", "422 responses that list only the first 100 errors.", |r| {
         r.errors_truncated.value()
     }),

@@ -273,7 +273,7 @@ fn spawn(reactor: &Rc<Reactor>, accepted: Accepted) {
             guard.set_phase(Phase::Handshake);
             // Fails only if the TLS settings are invalid, which the start checks.
             let (plain, spare) = (PlainTransport::new(stream, &guard.state), reactor.spare_buffers.clone());
-            if let Ok(tls) = TlsTransport::new(plain, settings, spare) {
+            if let Ok(tls) = TlsTransport::new(plain, settings, guard.transport_memory(), spare) {
                 spawn_connection(reactor, guard, tls, Some(peer));
             }
         }

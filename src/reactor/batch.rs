@@ -40,6 +40,8 @@ pub struct Batch {
     pub stored: Option<Box<StoredResponse>>,
     /// How many requests the batch answers.
     pub requests: u64,
+    /// Whether one of them had a valid key.
+    pub has_key: bool,
 }
 
 /// The response to a request whose events are being written.
@@ -124,7 +126,15 @@ fn count_answer(reactor: &Reactor, route: Route, client: Option<Client>, status:
 
 impl Batch {
     fn empty(next: Next) -> Self {
-        Self { bytes: Vec::new(), tail: None, next, subscription: None, stored: None, requests: 0 }
+        Self {
+            bytes: Vec::new(),
+            tail: None,
+            next,
+            subscription: None,
+            stored: None,
+            requests: 0,
+            has_key: false,
+        }
     }
 
     /// Answers the complete requests in the buffer, until the responses fill one write. `requests_left`: how
@@ -156,14 +166,15 @@ impl Batch {
             requests,
             requests_left,
             stored,
+            has_key: false,
         };
         let next = writer.run(reader, buffer);
-        let (requests, stored) = (writer.requests, writer.stored.map(Box::new));
+        let (requests, has_key, stored) = (writer.requests, writer.has_key, writer.stored.map(Box::new));
         let output = &mut state.output;
         output.close = false;
         let tail = output.tail.take().map(|tail| (tail, snapshot.clone()));
         let subscription = state.handler.take_subscription().map(Box::new);
-        Self { bytes: std::mem::take(&mut output.bytes), tail, next, subscription, stored, requests }
+        Self { bytes: std::mem::take(&mut output.bytes), tail, next, subscription, stored, requests, has_key }
     }
 
     /// An error response in its own buffer, after which the connection closes.
@@ -197,6 +208,8 @@ pub struct BatchWriter<'a> {
     pub requests: u64,
     pub requests_left: &'a mut u64,
     pub stored: Option<StoredResponse>,
+    /// Whether a request had a valid key.
+    pub has_key: bool,
 }
 
 impl BatchWriter<'_> {
@@ -391,6 +404,7 @@ impl BatchWriter<'_> {
             _ => outcome,
         };
         let slot = outcome.slot.and_then(|slot| snapshot.slots.get(slot));
+        self.has_key |= slot.is_some();
         let client = slot.map(|slot| (slot.number, Sdk::of(&request.fields)));
         if self.stored.is_some() {
             // Counted and logged when the result is known.

@@ -5,10 +5,15 @@ use std::time::SystemTime;
 use bytes::BytesMut;
 
 use crate::http::{ParseError, RequestReader};
-use crate::limits::{READ_BYTES_IDLE, READ_BYTES_MIN};
+use crate::limits::{BODY_BYTES_MAX, READ_BYTES_IDLE, READ_BYTES_MIN};
 use crate::reactor::batch::Batch;
 use crate::reactor::connections::Phase;
 use crate::reactor::context::Reactor;
+
+/// By how much a buffer grows that is full.
+const GROWTH: usize = 4;
+/// A buffer this many times larger than its content is replaced.
+const OVERSIZE: usize = 2 * GROWTH;
 
 /// The state of a connection. Its owner reads into [`read_buffer`](Self::read_buffer), passes the buffer to
 /// [`receive`](Self::receive), and writes what [`advance`](Self::advance) returns.
@@ -16,29 +21,74 @@ pub struct Connection {
     /// `None` on a unix socket.
     peer: Option<IpAddr>,
     buffer: BytesMut,
+    /// The allocation of the buffer, bytes: its capacity lacks what was consumed.
+    allocated: usize,
+    /// An earlier buffer that the head of the current request refers to, bytes.
+    head_allocated: usize,
     reader: RequestReader,
     requests_left: u64,
+}
+
+/// The size of a buffer that contains this many bytes and has little space, with a body of `body_bytes` if it
+/// is known. Few sizes, because the allocator keeps what others have outgrown for up to a second.
+fn buffer_size(length: usize, body_bytes: Option<usize>) -> usize {
+    let mut size = 2 * READ_BYTES_IDLE;
+    while size < length + READ_BYTES_IDLE {
+        size *= GROWTH;
+    }
+    let most = body_bytes.unwrap_or(length + BODY_BYTES_MAX).max(length);
+    size.min(most + READ_BYTES_IDLE)
 }
 
 impl Connection {
     pub fn new(reactor: &Reactor, peer: Option<IpAddr>) -> Self {
         let reader = RequestReader::with_cache(reactor.heads.clone());
-        Self { peer, buffer: BytesMut::new(), reader, requests_left: reactor.requests_max }
+        Self {
+            peer,
+            buffer: BytesMut::new(),
+            allocated: 0,
+            head_allocated: 0,
+            reader,
+            requests_left: reactor.requests_max,
+        }
+    }
+
+    /// Whether the buffer for the next read is larger than that of an idle connection.
+    pub fn is_growing(&self, phase: Phase) -> bool {
+        phase != Phase::Idle && self.has_little_space()
     }
 
     /// Takes the buffer, with capacity for the next read. Before a new request a large buffer is replaced.
     pub fn read_buffer(&mut self, phase: Phase) -> BytesMut {
-        if phase == Phase::Idle && self.buffer.capacity() > READ_BYTES_IDLE {
-            self.buffer = BytesMut::new();
-        }
-        if self.buffer.is_empty() {
+        let length = self.buffer.len();
+        let bytes_max = if phase == Phase::Idle { READ_BYTES_IDLE } else { 2 * READ_BYTES_IDLE };
+        let is_oversized = self.allocated > bytes_max.max(OVERSIZE * length);
+        if length == 0 && !is_oversized && !self.reader.owns_head() {
             // From its start again: the next request may need all of its space.
             self.buffer.reserve(READ_BYTES_IDLE);
-        } else if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
-            // Doubles while a large body arrives, so that it needs few reads.
-            self.buffer.reserve(READ_BYTES_IDLE.max(self.buffer.len()));
+            self.allocated = self.allocated.max(READ_BYTES_IDLE);
+        } else if is_oversized || self.has_little_space() {
+            // Grows while a large body arrives, so that it needs few reads; shrinks after it.
+            let bytes = buffer_size(length, self.reader.body_bytes());
+            let is_kept = !is_oversized && bytes <= self.allocated && self.buffer.try_reclaim(bytes - length);
+            if !is_kept {
+                self.replace_buffer(bytes);
+            }
         }
         std::mem::take(&mut self.buffer)
+    }
+
+    fn has_little_space(&self) -> bool {
+        self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN
+    }
+
+    fn replace_buffer(&mut self, bytes: usize) {
+        if self.reader.owns_head() && self.head_allocated == 0 {
+            self.head_allocated = self.allocated;
+        }
+        let mut buffer = BytesMut::with_capacity(bytes);
+        buffer.extend_from_slice(&self.buffer);
+        (self.buffer, self.allocated) = (buffer, bytes);
     }
 
     /// Takes back the buffer, with the received bytes appended.
@@ -48,7 +98,12 @@ impl Connection {
 
     /// Answers the complete requests in the buffer.
     pub fn advance(&mut self, reactor: &Reactor, now: SystemTime) -> Batch {
-        Batch::answer(reactor, &mut self.reader, &mut self.buffer, self.peer, &mut self.requests_left, now)
+        let Self { peer, buffer, reader, requests_left, .. } = self;
+        let batch = Batch::answer(reactor, reader, buffer, *peer, requests_left, now);
+        if batch.requests > 0 {
+            self.head_allocated = 0;
+        }
+        batch
     }
 
     /// The timeout of a read has expired, in this phase: the response to an incomplete request; `None` if no
@@ -63,14 +118,21 @@ impl Connection {
         &self.buffer
     }
 
-    /// Takes those bytes, for another protocol.
-    pub fn take_received(&mut self) -> BytesMut {
-        std::mem::take(&mut self.buffer)
+    /// The memory of the buffer and of the head whose body is awaited, bytes.
+    pub fn buffer_bytes(&self) -> usize {
+        if self.buffer.capacity() == 0 { self.head_bytes() } else { self.taken_bytes() }
     }
 
-    /// The capacity of the buffer, bytes.
-    pub fn buffer_capacity(&self) -> usize {
-        self.buffer.capacity()
+    /// The memory with a buffer that [`read_buffer`](Self::read_buffer) has returned, bytes.
+    pub fn taken_bytes(&self) -> usize {
+        self.allocated + self.head_bytes()
+    }
+
+    fn head_bytes(&self) -> usize {
+        match self.reader.head_memory() {
+            0 => 0,
+            bytes => bytes + self.head_allocated,
+        }
     }
 
     /// Releases the buffer. No request follows.
@@ -87,7 +149,7 @@ mod tests {
 
     use super::*;
     use crate::channel::Publisher;
-    use crate::limits::{BODY_BYTES_MAX, SWEEP_INTERVAL};
+    use crate::limits::SWEEP_INTERVAL;
     use crate::reactor::batch::Next;
     use crate::reactor::connections::ConnectionGuard;
     use crate::reactor::context::WorkerState;
@@ -227,6 +289,31 @@ mod tests {
         assert_eq!(simulation.receive(head.as_bytes()), "HTTP/1.1 100 Continue\r\n\r\n");
         assert_eq!(statuses(&simulation.receive(&vec![b'x'; BODY_BYTES_MAX])), ["404"]);
         assert_eq!(simulation.next, Next::Read(Phase::Idle));
+    }
+
+    /// What is left of a large buffer takes little memory, and so does a head with many fields count.
+    #[test]
+    fn memory_is_that_of_the_allocations() {
+        let mut simulation = Simulation::new();
+        let mut bytes =
+            format!("POST /unknown HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY_BYTES_MAX}\r\n\r\n");
+        bytes.push_str(&"x".repeat(BODY_BYTES_MAX));
+        let (most, rest) = bytes.split_at(bytes.len() - 9);
+        // No read may exceed the capacity.
+        most.as_bytes().chunks(READ_BYTES_MIN).for_each(|part| assert_eq!(simulation.receive(part), ""));
+        simulation.receive(format!("{rest}GET /").as_bytes());
+        assert_eq!(simulation.next, Next::Read(Phase::Head));
+        assert!(simulation.connection.buffer_bytes() >= BODY_BYTES_MAX, "as long as it is allocated");
+        simulation.connection.read_buffer(Phase::Head);
+        assert!(simulation.connection.taken_bytes() <= 2 * READ_BYTES_IDLE);
+
+        let mut simulation = Simulation::new();
+        let fields = (0..90).fold(String::new(), |text, number| format!("{text}a{number}:\r\n"));
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 9\r\n\r\n");
+        simulation.receive(head.as_bytes());
+        assert_eq!(simulation.next, Next::Read(Phase::Body));
+        let bytes = simulation.connection.buffer_bytes();
+        assert!(bytes > 90 * 100, "the fields take much more than {}: {bytes}", head.len());
     }
 
     #[test]

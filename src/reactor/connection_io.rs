@@ -47,6 +47,9 @@ impl<T: Transport> ConnectionIo<T> {
     /// Answers the requests in the buffer.
     async fn respond(&mut self) -> Result<Next, PeerDisconnected> {
         self.reactor.turns.begin(&self.guard.state).await;
+        if self.reactor.connections.memory.is_full() && !Box::pin(self.guard.wait_for_memory()).await {
+            return Err(PeerDisconnected);
+        }
         let mut batch = self.advance();
         if let Some(stored) = batch.stored.take() {
             Box::pin(self.store(*stored, &mut batch)).await;
@@ -61,6 +64,9 @@ impl<T: Transport> ConnectionIo<T> {
     fn advance(&mut self) -> Batch {
         let began = self.transport.now();
         let batch = self.connection.advance(&self.reactor, began);
+        if batch.has_key {
+            self.guard.state.memory.set_known();
+        }
         self.reactor.count_batch(batch.requests, began);
         self.reactor.turns.count(batch.requests);
         #[cfg(test)]
@@ -71,7 +77,7 @@ impl<T: Transport> ConnectionIo<T> {
     /// Waits until the events of a request are written, or for `limits::EVENT_WRITE_TIMEOUT`.
     async fn store(&mut self, mut stored: StoredResponse, batch: &mut Batch) {
         self.guard.set_phase(Phase::Storing);
-        self.guard.record_response_bytes(self.connection.buffer_capacity() + batch.bytes.capacity());
+        self.guard.record_response_bytes(self.connection.buffer_bytes() + batch.bytes.capacity());
         let result = self.guard.state.cancellable(Pin::new(&mut stored.ticket)).await;
         self.guard.state.reset_cancelled();
         let response = stored.complete(result.unwrap_or(Err(EventRefusal::Timeout)), &self.reactor);
@@ -84,8 +90,18 @@ impl<T: Transport> ConnectionIo<T> {
         if phase == Phase::Idle {
             self.transport.release_buffers();
         }
+        if self.connection.is_growing(phase)
+            && self.reactor.connections.memory.is_full()
+            && !Box::pin(self.guard.wait_for_memory()).await
+        {
+            return Box::pin(self.time_out(phase)).await;
+        }
         let buffer = self.connection.read_buffer(phase);
-        self.guard.record_request_bytes(buffer.capacity());
+        self.guard.record_request_bytes(self.connection.taken_bytes());
+        if self.guard.state.is_cancelled() {
+            drop(buffer);
+            return Box::pin(self.time_out(phase)).await;
+        }
         let read = {
             let read = pin!(self.transport.read(buffer));
             self.guard.state.cancellable(read).await
@@ -120,12 +136,12 @@ impl<T: Transport> ConnectionIo<T> {
     async fn write(&mut self, batch: &mut Batch) -> Result<(), PeerDisconnected> {
         let mut bytes = std::mem::take(&mut batch.bytes);
         if !bytes.is_empty() {
-            self.guard.record_response_bytes(self.connection.buffer_capacity() + bytes.capacity());
+            self.guard.record_response_bytes(self.connection.buffer_bytes() + bytes.capacity());
             bytes = self.write_all(bytes).await?;
         }
         self.reactor.spare_buffers.give_back(bytes);
-        if self.guard.has_large_buffers() {
-            self.guard.record_response_bytes(self.connection.buffer_capacity());
+        if self.guard.state.memory.counted() > 0 {
+            self.guard.record_response_bytes(self.connection.buffer_bytes());
         }
         if let Some((tail, _lease)) = batch.tail.take() {
             Box::pin(self.write_all(tail)).await?;
@@ -158,6 +174,7 @@ impl<T: Transport> ConnectionIo<T> {
     async fn stream(&mut self, subscription: StreamSubscription) -> Result<(), PeerDisconnected> {
         self.connection.release_buffer();
         self.transport.release_buffers();
+        self.guard.record_response_bytes(0);
         let reactor = self.reactor.clone();
         let connections = &reactor.connections;
         let mut stream = EventStream::new(subscription, connections.now(), connections.stream_time());

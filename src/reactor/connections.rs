@@ -17,6 +17,7 @@ use crate::http::h2::event::WaitLimits;
 use crate::limits;
 use crate::metrics::ReactorMetrics;
 use crate::reactor::budget::Budget;
+use crate::reactor::memory::{BufferMemory, ConnectionMemory, MemoryPool};
 use crate::reactor::options::Timeouts;
 
 /// A connection that has waited for its peer for less than this is not closed because of its buffers.
@@ -62,9 +63,7 @@ pub struct ConnectionState {
     /// Event streams: the tick at which to notify.
     due_tick: Cell<u32>,
     waker: RefCell<Option<Waker>>,
-    /// Memory of large buffers, bytes; and whether a request that is not answered yet uses it.
-    buffered_bytes: Cell<usize>,
-    is_request_buffered: Cell<bool>,
+    pub memory: ConnectionMemory,
     pub budget: Budget,
     /// Its turn to be answered has come (`turns`).
     is_admitted: Cell<bool>,
@@ -79,8 +78,7 @@ impl ConnectionState {
             notified: Cell::new(false),
             due_tick: Cell::new(0),
             waker: RefCell::new(None),
-            buffered_bytes: Cell::new(0),
-            is_request_buffered: Cell::new(false),
+            memory: ConnectionMemory::default(),
             budget: Budget::default(),
             is_admitted: Cell::new(false),
         }
@@ -149,6 +147,19 @@ impl ConnectionState {
         self.wake();
     }
 
+    /// Waits until there is memory to grow. False: the connection was cancelled.
+    async fn wait_for_memory(&self, memory: &BufferMemory) -> bool {
+        std::future::poll_fn(|context| {
+            if self.cancelled.get() || !memory.is_full() {
+                return Poll::Ready(!self.cancelled.get());
+            }
+            memory.add_waiting(context.waker());
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
     pub fn phase(&self) -> Phase {
         self.phase.get()
     }
@@ -211,36 +222,10 @@ pub struct Connections {
     states: RefCell<Slab<Rc<ConnectionState>>>,
     tick: Cell<u32>,
     times: Cell<Timeouts>,
-    /// Memory of requests that are not answered yet. Their clients may have no valid key.
-    requests: BufferedBytes,
-    /// Memory of all requests and responses.
-    all: BufferedBytes,
+    pub memory: Rc<BufferMemory>,
     metrics: Arc<ReactorMetrics>,
     /// Where the end of a connection is counted for the other reactors.
     spread: Option<SpreadPort>,
-}
-
-/// Memory in use by connections, and its limit.
-#[derive(Debug)]
-struct BufferedBytes {
-    bytes: Cell<usize>,
-    bytes_max: usize,
-    /// The tick of the last search for slow connections: before the next tick there are no new ones.
-    searched_tick: Cell<Option<u32>>,
-}
-
-impl BufferedBytes {
-    fn new(bytes_max: usize) -> Self {
-        Self { bytes: Cell::new(0), bytes_max, searched_tick: Cell::new(None) }
-    }
-
-    fn replace(&self, old_bytes: usize, new_bytes: usize) {
-        self.bytes.set(self.bytes.get() - old_bytes + new_bytes);
-    }
-
-    fn is_exceeded(&self) -> bool {
-        self.bytes.get() > self.bytes_max
-    }
 }
 
 /// A connection's entry in the table; removed when dropped.
@@ -252,7 +237,7 @@ pub struct ConnectionGuard {
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.connections.set_buffered(&self.state, 0, false);
+        self.connections.memory.remove(&self.state.memory, self.state.is_cancelled());
         self.connections.states.borrow_mut().try_remove(self.key);
         self.connections.metrics.connections_closed.add(1);
         if let Some(spread) = &self.connections.spread {
@@ -291,18 +276,47 @@ impl ConnectionGuard {
         self.record_bytes(bytes, false);
     }
 
-    /// Whether the buffers are large enough to count.
-    pub fn has_large_buffers(&self) -> bool {
-        self.state.buffered_bytes.get() > 0
-    }
-
     fn record_bytes(&self, bytes: usize, is_request: bool) {
         let bytes = if bytes > limits::BUFFERED_BYTES_MIN { bytes } else { 0 };
-        if bytes == self.state.buffered_bytes.get() && is_request == self.state.is_request_buffered.get() {
-            return;
+        if self.connections.memory.set_buffers(&self.state.memory, bytes, is_request) {
+            self.connections.evict();
         }
-        self.connections.set_buffered(&self.state, bytes, is_request);
-        self.connections.evict();
+    }
+
+    /// Before the buffers grow: waits while the memory limit is reached. False: the connection was cancelled.
+    pub async fn wait_for_memory(&self) -> bool {
+        self.state.wait_for_memory(&self.connections.memory).await
+    }
+
+    /// For the connection's transport.
+    pub fn transport_memory(&self) -> TransportMemory {
+        TransportMemory { connections: self.connections.clone(), state: self.state.clone() }
+    }
+}
+
+/// Records the buffers of a transport.
+pub struct TransportMemory {
+    connections: Rc<Connections>,
+    state: Rc<ConnectionState>,
+}
+
+impl TransportMemory {
+    /// Records the size of the buffers; those of an idle connection are 0.
+    #[inline]
+    pub fn record(&self, bytes: usize) {
+        if self.connections.memory.set_transport(&self.state.memory, bytes) {
+            self.connections.evict();
+        }
+    }
+
+    /// Whether the buffers must not grow.
+    pub fn is_full(&self) -> bool {
+        self.connections.memory.is_full()
+    }
+
+    /// Before the buffers grow: waits while the memory limit is reached. False: the connection was cancelled.
+    pub async fn wait(&self) -> bool {
+        self.state.wait_for_memory(&self.connections.memory).await
     }
 }
 
@@ -317,8 +331,11 @@ impl Connections {
             states: RefCell::default(),
             tick: Cell::new(0),
             times: Cell::new(times),
-            requests: BufferedBytes::new(times.buffered_request_bytes_max),
-            all: BufferedBytes::new(times.buffered_bytes_max),
+            memory: Rc::new(BufferMemory::new(
+                times.buffered_bytes_max,
+                times.buffered_request_bytes_max,
+                metrics.clone(),
+            )),
             metrics,
             spread,
         }
@@ -332,55 +349,53 @@ impl Connections {
         ConnectionGuard { connections: self.clone(), key, state }
     }
 
-    fn set_buffered(&self, state: &ConnectionState, bytes: usize, is_request: bool) {
-        let old_bytes = state.buffered_bytes.replace(bytes);
-        let old_request = state.is_request_buffered.replace(is_request);
-        self.all.replace(old_bytes, bytes);
-        self.requests.replace(if old_request { old_bytes } else { 0 }, if is_request { bytes } else { 0 });
-    }
-
     /// If a memory limit is exceeded, cancels connections until it is not, those that have waited longest
     /// for their peers first. Connections within `EVICTION_WAIT_MIN` are spared up to 1.5 times the limit.
     pub fn evict(&self) {
-        if !self.requests.is_exceeded() && !self.all.is_exceeded() {
+        let BufferMemory { unknown, all, .. } = &*self.memory;
+        if !unknown.is_exceeded() && !all.is_exceeded() {
             return;
         }
         let tick = self.tick.get();
-        let evict = |pool: &BufferedBytes, is_request: bool| {
-            if pool.bytes.get() > pool.bytes_max + pool.bytes_max / 2 {
-                self.cancel_slowest(pool, is_request, None)
-            } else if pool.is_exceeded() && pool.searched_tick.replace(Some(tick)) != Some(tick) {
-                self.cancel_slowest(pool, is_request, Some(ticks(EVICTION_WAIT_MIN)))
+        let evict = |pool: &MemoryPool, is_unknown: bool| {
+            if pool.is_far_exceeded() {
+                self.cancel_slowest(pool, is_unknown, None)
+            } else if pool.is_exceeded() && pool.begin_search(tick) {
+                self.cancel_slowest(pool, is_unknown, Some(ticks(EVICTION_WAIT_MIN)))
             } else {
                 0
             }
         };
-        let evicted = evict(&self.requests, true) + evict(&self.all, false);
+        let evicted = evict(unknown, true) + evict(all, false);
         self.metrics.connections_evicted.add(evicted);
     }
 
     /// Returns how many were cancelled. `wait_ticks_min`: spares those that have not waited longer.
-    fn cancel_slowest(&self, pool: &BufferedBytes, requests_only: bool, wait_ticks_min: Option<u32>) -> u64 {
+    fn cancel_slowest(&self, pool: &MemoryPool, unknown_only: bool, wait_ticks_min: Option<u32>) -> u64 {
         let waited = |state: &ConnectionState| self.tick.get().wrapping_sub(state.since_tick.get());
         let states = self.states.borrow();
         let mut slow: Vec<&Rc<ConnectionState>> = states.iter().map(|(_, state)| state).collect();
         slow.retain(|state| {
-            state.buffered_bytes.get() > 0
-                && (state.is_request_buffered.get() || !requests_only)
+            state.memory.counted() > 0
+                && (state.memory.is_unknown() || !unknown_only)
                 && wait_ticks_min.is_none_or(|wait_min| waited(state) > wait_min)
         });
-        slow.sort_unstable_by_key(|state| std::cmp::Reverse((waited(state), state.buffered_bytes.get())));
+        slow.sort_unstable_by_key(|state| std::cmp::Reverse((waited(state), state.memory.counted())));
         let mut count = 0;
         for state in slow {
             if !pool.is_exceeded() {
                 break;
             }
-            // Its task releases the buffers within this iteration of the event loop.
-            self.set_buffered(state, 0, false);
-            state.cancel();
+            self.cancel(state);
             count += 1;
         }
         count
+    }
+
+    /// Cancels a connection. Its task drops the operation in progress in this turn of the event loop.
+    fn cancel(&self, state: &ConnectionState) {
+        self.memory.release(&state.memory);
+        state.cancel();
     }
 
     pub fn len(&self) -> usize {
@@ -437,7 +452,7 @@ impl Connections {
         let states: Vec<Rc<ConnectionState>> =
             self.states.borrow().iter().map(|(_, state)| state.clone()).collect();
         for state in states {
-            state.cancel();
+            self.cancel(&state);
         }
         let began = Instant::now();
         while !self.is_empty() && began.elapsed() < time {
@@ -471,12 +486,13 @@ impl Connections {
                 }
             } else if tick.wrapping_sub(state.since_tick.get()) > self.ticks_max(state.phase.get()) {
                 let is_counted = state.is_cancelled_write();
-                state.cancel();
+                self.cancel(state);
                 cut += u64::from(!is_counted && state.is_cancelled_write());
             }
         }
         self.metrics.write_timeouts.add(cut);
         // Connections may have exceeded `EVICTION_WAIT_MIN` since the limit was.
         self.evict();
+        self.memory.measure();
     }
 }

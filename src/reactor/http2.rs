@@ -28,6 +28,8 @@ const READ_GROWTH: usize = 4;
 pub struct Http2Connection {
     peer: Option<IpAddr>,
     buffer: BytesMut,
+    /// The allocation of the buffer, bytes: its capacity lacks what was consumed.
+    allocated: usize,
     /// How much the next read may bring: more while reads fill their buffers.
     read_bytes: usize,
     /// How much the buffer had before the read.
@@ -52,6 +54,8 @@ pub struct Http2Batch {
     pub next: Http2Next,
     /// How many requests the batch answers.
     pub requests: u64,
+    /// Whether one of them had a valid key.
+    pub has_key: bool,
 }
 
 /// What a connection does after a batch is written.
@@ -68,11 +72,12 @@ pub enum Http2Next {
 
 impl Http2Connection {
     /// `received`: what was read so far.
-    pub fn new(reactor: &Reactor, limits: Http2Limits, peer: Option<IpAddr>, received: BytesMut) -> Self {
+    pub fn new(reactor: &Reactor, limits: Http2Limits, peer: Option<IpAddr>, received: &[u8]) -> Self {
         let mut preface = Vec::new();
         Self {
             peer,
-            buffer: received,
+            buffer: BytesMut::from(received),
+            allocated: received.len(),
             read_bytes: READ_BYTES_IDLE,
             bytes_before: 0,
             http2: Http2::new(limits, &mut preface),
@@ -100,16 +105,27 @@ impl Http2Connection {
         self.http2.release_buffers();
     }
 
+    /// Before the connection waits: releases a large buffer that is empty.
+    pub fn shrink(&mut self) {
+        if self.buffer.is_empty() && self.allocated > READ_BYTES_IDLE {
+            self.buffer = BytesMut::new();
+        }
+    }
+
     /// Takes the buffer, with capacity for the next read: for the rest of a frame that has begun, or for what
     /// the client sends in a burst.
     pub fn read_buffer(&mut self) -> BytesMut {
-        if self.buffer.is_empty() && self.buffer.capacity() != self.read_bytes {
-            self.buffer = BytesMut::with_capacity(self.read_bytes);
-        }
+        let length = self.buffer.len();
         let missing = frame::missing_bytes(&self.buffer).max(READ_BYTES_MIN);
-        let capacity = if self.reads_much() { self.read_bytes } else { missing };
-        if self.buffer.capacity() - self.buffer.len() < missing {
-            self.buffer.reserve(capacity.max(missing));
+        let bytes_max = if self.reads_much() || length == 0 { self.read_bytes } else { 0 };
+        let capacity = bytes_max.min(self.http2.buffer_bytes_max()).max(length + missing);
+        // Also when little of a large buffer is left.
+        let is_other = length == 0 && self.buffer.capacity() != capacity || self.allocated > capacity;
+        let is_short = self.buffer.capacity() - length < missing;
+        if is_other || is_short && !self.buffer.try_reclaim(capacity - length) {
+            let mut buffer = BytesMut::with_capacity(capacity);
+            buffer.extend_from_slice(&self.buffer);
+            (self.buffer, self.allocated) = (buffer, capacity);
         }
         self.bytes_before = self.buffer.len();
         std::mem::take(&mut self.buffer)
@@ -126,9 +142,19 @@ impl Http2Connection {
         self.buffer = buffer;
     }
 
+    fn buffer_bytes(&self) -> usize {
+        if self.buffer.capacity() == 0 { 0 } else { self.allocated }
+    }
+
     /// The memory of the buffer, of request bodies and of responses, bytes.
     pub fn memory(&self) -> usize {
-        self.buffer.capacity() + self.http2.streams.body_memory() + self.parked.memory()
+        self.buffer_bytes() + self.http2.memory() + self.parked.memory()
+    }
+
+    /// The connection has ended: releases what was received and is to be sent. Parked requests remain.
+    pub fn discard(&mut self) {
+        self.buffer = BytesMut::new();
+        self.http2.streams.discard();
     }
 
     /// Whether events of a request were written or refused, so that [`advance`](Self::advance) responds.
@@ -145,7 +171,7 @@ impl Http2Connection {
     /// Answers the complete requests in the buffer, and sends what the peer's windows allow.
     pub fn advance(&mut self, reactor: &Reactor, now: SystemTime) -> Http2Batch {
         let lease = reactor.worker_state.lease.borrow();
-        let close = Http2Batch { bytes: Vec::new(), next: Http2Next::Close, requests: 0 };
+        let close = Http2Batch { bytes: Vec::new(), next: Http2Next::Close, requests: 0, has_key: false };
         // Connections are accepted only once there is a snapshot.
         let Some(snapshot) = lease.as_ref() else { return close };
         let settings = reactor.worker_state.settings.borrow();
@@ -162,12 +188,13 @@ impl Http2Connection {
             requests: 0,
             requests_left: &mut requests_left,
             stored: None,
+            has_key: false,
         };
         writer.begin();
         writer.state.output.bytes.extend_from_slice(&std::mem::take(&mut self.preface));
         self.complete_parked(reactor, &mut writer.state.output.bytes);
         let is_open = self.answer(&mut writer);
-        let requests = writer.requests;
+        let (requests, has_key) = (writer.requests, writer.has_key);
         self.requests_left = requests_left;
         if requests > 0 {
             // Most streams end in the step that they began in.
@@ -176,7 +203,7 @@ impl Http2Connection {
         let out = &mut state.output.bytes;
         let next = if is_open { self.finish(reactor, snapshot, now, out) } else { Http2Next::Close };
         reactor.metrics.http2.add(&self.http2.take_counts());
-        Http2Batch { bytes: std::mem::take(out), next, requests }
+        Http2Batch { bytes: std::mem::take(out), next, requests, has_key }
     }
 
     /// Frames the responses to requests whose events were written or refused, or have waited for too long.
@@ -286,7 +313,7 @@ impl Http2Connection {
         if self.http2.is_finished() {
             return Http2Next::Close;
         }
-        if has_more || out.len() >= BATCH_BYTES_MAX || self.http2.may_answer_waiting() {
+        if has_more || out.len() >= BATCH_BYTES_MAX || self.http2.streams.waiting().is_some() {
             return Http2Next::Advance;
         }
         let phase = match self.http2.incomplete(&self.buffer) {

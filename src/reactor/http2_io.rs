@@ -10,6 +10,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use bytes::BytesMut;
+
 use crate::http::h2::event::Http2Limits;
 use crate::limits;
 use crate::metrics::ReactorMetrics;
@@ -57,8 +59,8 @@ impl<T: Transport> Http2Io<T> {
         let head_bytes_max = io.reactor.heads.bytes_max();
         let defaults = Http2Limits { head_bytes_max, streams_max: limits::HTTP2_STREAMS_MAX };
         let limits = io.reactor.http2.unwrap_or(defaults);
-        let received = io.connection.take_received();
-        let connection = Http2Connection::new(&io.reactor, limits, peer, received);
+        let connection = Http2Connection::new(&io.reactor, limits, peer, io.connection.received());
+        io.connection.release_buffer();
         let open = OpenConnection::new(io.reactor.metrics.clone());
         Self { io, connection, _open: open }
     }
@@ -74,6 +76,8 @@ impl<T: Transport> Http2Io<T> {
     async fn finish_parked(&mut self) {
         self.io.guard.state.reset_cancelled();
         self.io.guard.set_phase(Phase::Storing);
+        self.connection.discard();
+        self.record(0);
         while !self.connection.abandon_parked(&self.io.reactor) {
             let (state, connection) = (&self.io.guard.state, &mut self.connection);
             let stored = std::future::poll_fn(|context| match connection.poll_parked(context) {
@@ -89,8 +93,12 @@ impl<T: Transport> Http2Io<T> {
     async fn serve(&mut self) -> Result<(), PeerDisconnected> {
         loop {
             self.io.reactor.turns.begin(&self.io.guard.state).await;
+            self.wait_for_memory().await?;
             let began = self.io.transport.now();
             let batch = self.connection.advance(&self.io.reactor, began);
+            if batch.has_key {
+                self.io.guard.state.memory.set_known();
+            }
             self.io.reactor.count_batch(batch.requests, began);
             self.io.reactor.turns.count(batch.requests);
             self.write(batch.bytes).await?;
@@ -106,19 +114,42 @@ impl<T: Transport> Http2Io<T> {
         }
     }
 
+    /// Before the connection grows: waits while the memory limit is reached.
+    async fn wait_for_memory(&self) -> Result<(), PeerDisconnected> {
+        if self.io.reactor.connections.memory.is_full() && !Box::pin(self.io.guard.wait_for_memory()).await {
+            return Err(PeerDisconnected);
+        }
+        Ok(())
+    }
+
+    /// Records the memory of the connection, and of a buffer that it does not contain.
+    fn record(&self, buffer_bytes: usize) {
+        let bytes = self.connection.memory() + buffer_bytes;
+        if self.connection.receives_body() {
+            self.io.guard.record_request_bytes(bytes);
+        } else {
+            self.io.guard.record_response_bytes(bytes);
+        }
+    }
+
     async fn write(&mut self, mut bytes: Vec<u8>) -> Result<(), PeerDisconnected> {
         if !bytes.is_empty() {
-            self.io.guard.record_response_bytes(self.connection.memory() + bytes.capacity());
+            self.record(bytes.capacity());
             bytes = self.io.write_all(bytes).await?;
         }
         self.io.reactor.spare_buffers.give_back(bytes);
-        let memory = self.connection.memory();
-        if self.connection.receives_body() {
-            self.io.guard.record_request_bytes(memory);
-        } else {
-            self.io.guard.record_response_bytes(memory);
-        }
+        self.record(0);
         Ok(())
+    }
+
+    /// Takes the buffer for the next read.
+    async fn read_buffer(&mut self) -> Result<BytesMut, PeerDisconnected> {
+        self.wait_for_memory().await?;
+        let buffer = self.connection.read_buffer();
+        if buffer.capacity() > limits::BUFFERED_BYTES_MIN {
+            self.record(buffer.capacity());
+        }
+        Ok(buffer)
     }
 
     /// Reads while no stream is open. False: the connection has ended.
@@ -138,7 +169,7 @@ impl<T: Transport> Http2Io<T> {
         };
         let read = match ready {
             Some(Ok(())) => {
-                let buffer = self.connection.read_buffer();
+                let buffer = self.read_buffer().await?;
                 let read = pin!(self.io.transport.read(buffer));
                 self.io.guard.state.cancellable(read).await
             }
@@ -165,6 +196,7 @@ impl<T: Transport> Http2Io<T> {
 
     /// Waits while streams are open, and reads if there is something. False: the connection has ended.
     async fn wait(&mut self, tick: u32) -> Result<bool, PeerDisconnected> {
+        self.connection.shrink();
         self.io.guard.begin_read(Phase::Streaming);
         self.io.guard.state.set_due(tick);
         let is_stored = Cell::new(false);
@@ -190,7 +222,9 @@ impl<T: Transport> Http2Io<T> {
                 return Ok(true);
             }
         }
-        let buffer = self.connection.read_buffer();
+        // TLS: the record may be incomplete, for which there is a time limit, because nothing else is done.
+        self.io.guard.set_phase(Phase::Head);
+        let buffer = self.read_buffer().await?;
         let read = pin!(self.io.transport.read(buffer));
         match self.io.guard.state.cancellable(read).await {
             Some((Ok(length), buffer)) => {

@@ -19,6 +19,7 @@ mod http2;
 mod http2_io;
 mod kept_traits;
 mod listener;
+pub mod memory;
 pub mod options;
 mod panic;
 mod parked_streams;

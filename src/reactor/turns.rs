@@ -94,7 +94,7 @@ pub async fn run(turns: Rc<Turns>, mut end: TurnEnd) {
 }
 
 /// Lets the tasks that are ready run first.
-async fn yield_now() {
+pub async fn yield_now() {
     let mut has_yielded = false;
     std::future::poll_fn(|context| {
         if std::mem::replace(&mut has_yielded, true) {

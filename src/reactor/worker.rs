@@ -137,6 +137,7 @@ impl Worker<'_> {
         self.open()?;
         monoio::spawn(sweep(self.reactor.clone()));
         monoio::spawn(turns::run(self.reactor.turns.clone(), TurnEnd::new(self.is_uring)?));
+        monoio::spawn(release_memory(self.reactor.clone(), TurnEnd::new(self.is_uring)?));
         if self.reactor.spin.is_some() {
             monoio::spawn(spin(self.reactor.clone(), TurnEnd::new(self.is_uring)?));
         }
@@ -310,6 +311,19 @@ pub async fn sweep(reactor: Rc<Reactor>) {
         reactor.panic_if_injected(InjectedPanic::Sweep);
         reactor.sweep();
         reactor.metrics.beat(began.elapsed().saturating_sub(limits::SWEEP_INTERVAL));
+    }
+}
+
+/// After connections were cancelled, waits until the driver has dropped their buffers, and lets those grow
+/// that wait for it.
+async fn release_memory(reactor: Rc<Reactor>, mut end: TurnEnd) {
+    let memory = &reactor.connections.memory;
+    loop {
+        let releasing = memory.release_needed().await;
+        // After the tasks that were cancelled.
+        turns::yield_now().await;
+        end.wait().await;
+        memory.released(releasing);
     }
 }
 

@@ -17,18 +17,17 @@ use crate::http::h2::frame::{self, ErrorCode, FrameHead};
 use crate::http::h2::head::RequestHead;
 use crate::http::h2::head_reader::{DecodedBlock, HeadReader};
 use crate::http::h2::peer_settings;
+use crate::http::h2::state_memory::{StateLimit, StateParts};
 use crate::http::h2::stream_table::{OpenStream, StreamState};
 use crate::http::h2::streams::{ExpiredStream, Http2Streams};
 use crate::http::request::Request;
 use crate::http::response::{HTTP2_FRAME_HEAD_BYTES, ResponseContext};
-use crate::limits::{
-    BATCH_BYTES_MAX, BODY_BYTES_MAX, HTTP2_FRAME_BYTES_MAX, HTTP2_HEADS_BYTES_MAX, HTTP2_OUTGOING_BYTES_MAX,
-    KEPT_BODY_BYTES_MAX,
-};
+use crate::limits::{BATCH_BYTES_MAX, BODY_BYTES_MAX, HTTP2_FRAME_BYTES_MAX, KEPT_BODY_BYTES_MAX};
 
 /// One connection.
 pub struct Http2 {
     limits: Http2Limits,
+    state_limit: StateLimit,
     heads: HeadReader,
     block: Option<FieldBlock>,
     pub streams: Http2Streams,
@@ -50,6 +49,7 @@ impl Http2 {
         peer_settings::append_own(streams_max, head_bytes_max, out);
         Self {
             limits,
+            state_limit: StateLimit::new(limits),
             heads: HeadReader::new(limits.head_bytes_max),
             block: None,
             streams: Http2Streams::new(out),
@@ -159,6 +159,7 @@ impl Http2 {
         if head.flags & frame::END_HEADERS != 0 {
             return self.field_block(head.stream, ends_stream, fragment, now, out);
         }
+        self.state_limit.check(&self.state(), fragment.len())?;
         self.block = Some(FieldBlock::new(head.stream, ends_stream, self.limits.head_bytes_max, fragment));
         Ok(None)
     }
@@ -170,6 +171,7 @@ impl Http2 {
         now: u32,
         out: &mut Vec<u8>,
     ) -> Result<Option<Http2Event>, ErrorCode> {
+        self.state_limit.check(&self.state(), payload.len())?;
         let Some(block) = &mut self.block else { return Err(ErrorCode::Protocol) };
         block.push(payload)?;
         if head.flags & frame::END_HEADERS == 0 {
@@ -203,15 +205,14 @@ impl Http2 {
             self.streams.misuse.idle_frame()?;
             return Ok(None);
         }
-        self.streams.table.open(id)?;
-        self.streams.misuse.stream();
-        self.streams.counts.streams += 1;
+        self.streams.open(id)?;
         let decoded = self.heads.read(block)?;
         let DecodedBlock::Valid(head) = decoded else {
             self.streams.reset(id, ErrorCode::Protocol, out)?;
             return Ok(None);
         };
-        if self.streams.table.len() >= self.limits.streams_max {
+        let is_full = self.streams.table.len() >= self.limits.streams_max;
+        if is_full || !self.state_limit.has_space_for_stream(&self.state(), head.memory()) {
             self.streams.reset(id, ErrorCode::RefusedStream, out)?;
             return Ok(None);
         }
@@ -221,13 +222,12 @@ impl Http2 {
             self.current = Some(CurrentRequest::bodiless(id, head, window, !ends_stream));
             return Ok(Some(event));
         }
-        if !ends_stream && self.judges_heads {
-            self.current = Some(CurrentRequest::bodiless(id, head, window, true));
-            return Ok(Some(Http2Event::Head));
-        }
         if !ends_stream {
-            self.receive_body(id, head, now, out)?;
-            return Ok(None);
+            if self.judges_heads {
+                self.current = Some(CurrentRequest::bodiless(id, head, window, true));
+                return Ok(Some(Http2Event::Head));
+            }
+            return self.receive_body(id, head, now, out).map(|()| None);
         }
         if head.content_length.is_some_and(|length| length > 0) {
             self.streams.reset(id, ErrorCode::Protocol, out)?;
@@ -254,7 +254,7 @@ impl Http2 {
         now: u32,
         out: &mut Vec<u8>,
     ) -> Result<(), ErrorCode> {
-        if self.streams.table.head_bytes() + head.memory() > HTTP2_HEADS_BYTES_MAX {
+        if !self.state_limit.has_space_for_head(&self.state(), head.memory()) {
             return self.streams.reset(id, ErrorCode::RefusedStream, out);
         }
         if head.expects_continue {
@@ -355,7 +355,7 @@ impl Http2 {
 
     /// A request is complete: it is answered now, or waits until the peer has taken other responses.
     fn complete(&mut self, stream: OpenStream) -> Option<Http2Event> {
-        if !self.streams.table.is_empty() && self.streams.table.outgoing_bytes() >= HTTP2_OUTGOING_BYTES_MAX {
+        if self.streams.is_stalled() {
             self.streams.table.insert(stream);
             return None;
         }
@@ -370,7 +370,7 @@ impl Http2 {
     }
 
     fn take_waiting(&mut self) -> bool {
-        let stream = self.waiting().and_then(|id| self.streams.table.remove(id));
+        let stream = self.streams.waiting().and_then(|id| self.streams.table.remove(id));
         stream.is_some_and(|stream| self.set_current(stream))
     }
 
@@ -380,6 +380,20 @@ impl Http2 {
         let StreamState::Receiving { head, body, .. } = state else { return None };
         self.current = Some(CurrentRequest { id, head, body, window, is_half_open });
         Some(Http2Event::Refused(error))
+    }
+
+    fn state(&self) -> StateParts<'_> {
+        StateParts { heads: &self.heads, block: self.block.as_ref(), table: &self.streams.table }
+    }
+
+    /// The largest read buffer, bytes, beside what the connection has in memory.
+    pub fn buffer_bytes_max(&self) -> usize {
+        self.state_limit.buffer_bytes_max(&self.state())
+    }
+
+    /// Memory of requests and responses, bytes.
+    pub fn memory(&self) -> usize {
+        self.streams.body_memory() + self.spare_body.capacity() + self.state().request_memory()
     }
 
     /// Releases the buffer of the last body.
@@ -453,20 +467,6 @@ impl Http2 {
     /// How many frames were complete.
     pub fn frames_read(&self) -> u64 {
         self.frames_read
-    }
-
-    /// Whether a complete request waits although there is space for its response.
-    pub fn may_answer_waiting(&self) -> bool {
-        self.waiting().is_some()
-    }
-
-    fn waiting(&self) -> Option<u32> {
-        let table = &self.streams.table;
-        if table.is_empty() || table.outgoing_bytes() >= HTTP2_OUTGOING_BYTES_MAX {
-            return None;
-        }
-        let is_waiting = |stream: &&OpenStream| matches!(stream.state, StreamState::Waiting { .. });
-        table.iter().find(is_waiting).map(|stream| stream.id)
     }
 
     /// Announces the end of the connection: requests so far are answered, later ones ignored, so that the

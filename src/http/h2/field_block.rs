@@ -27,6 +27,7 @@ impl FieldBlock {
         {
             return Err(ErrorCode::EnhanceYourCalm);
         }
+        self.bytes.reserve_exact(fragment.len());
         self.bytes.extend_from_slice(fragment);
         Ok(())
     }

@@ -70,9 +70,12 @@ impl RequestHead {
         self.method == Method::Connect
     }
 
-    /// The memory that it takes, bytes.
+    /// The memory that it takes, bytes, with the counters of an `Rc`.
     pub fn memory(&self) -> usize {
-        size_of::<Self>() + self.text.capacity() + self.fields.capacity() * size_of::<FieldRange>()
+        size_of::<Self>()
+            + 2 * size_of::<usize>()
+            + self.text.capacity()
+            + self.fields.capacity() * size_of::<FieldRange>()
     }
 }
 
@@ -253,6 +256,7 @@ impl HeadBuilder {
             self.fail(error);
         }
         self.head.text.shrink_to_fit();
+        self.head.fields.shrink_to_fit();
         Some(self.head)
     }
 

@@ -6,8 +6,12 @@ use std::rc::Rc;
 
 use crate::http::h2::frame::ErrorCode;
 use crate::http::h2::head::{BlockKind, HeadBuilder, RequestHead};
-use crate::http::hpack::decoder::{HpackDecoder, HpackError};
+use crate::http::hpack::decoder::{DECODER_BYTES_MAX, HpackDecoder, HpackError};
 use crate::limits::{HTTP2_KEPT_BLOCK_BYTES_MAX, HTTP2_KEPT_HEAD_BYTES_MAX, HTTP2_KEPT_HEADS_MAX};
+
+/// The most that a [`HeadReader`] keeps, bytes: see [`HeadReader::memory`].
+pub const HEAD_READER_BYTES_MAX: usize = DECODER_BYTES_MAX
+    + HTTP2_KEPT_HEADS_MAX * (size_of::<KeptHead>() + HTTP2_KEPT_BLOCK_BYTES_MAX + HTTP2_KEPT_HEAD_BYTES_MAX);
 
 /// The HPACK state of one connection.
 #[derive(Debug)]
@@ -38,6 +42,12 @@ impl HeadReader {
     /// `bytes_max`: the largest head, counted as in HTTP/1.1.
     pub fn new(bytes_max: usize) -> Self {
         Self { decoder: HpackDecoder::default(), bytes_max, kept: Vec::new(), next: 0 }
+    }
+
+    /// The memory of the decoder and of the heads that are kept, bytes.
+    pub fn memory(&self) -> usize {
+        let kept = self.kept.iter().map(|kept| kept.block.len() + kept.head.memory());
+        self.decoder.memory() + self.kept.capacity() * size_of::<KeptHead>() + kept.sum::<usize>()
     }
 
     /// Decodes the block of a request.

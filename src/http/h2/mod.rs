@@ -15,6 +15,7 @@ pub mod outgoing;
 pub mod peer_settings;
 pub mod receive_window;
 pub mod sender;
+pub mod state_memory;
 pub mod stream_table;
 pub mod streams;
 

@@ -24,7 +24,8 @@ impl std::fmt::Debug for SharedTail {
 pub struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
-    tail: Option<SharedTail>,
+    /// Boxed, because few responses have one.
+    tail: Option<Box<SharedTail>>,
     /// Whether the stream ends with them. False: an event stream.
     pub is_last: bool,
     /// The end of the stream was sent.
@@ -36,7 +37,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     pub fn new(bytes: Vec<u8>, tail: Option<SharedTail>, is_last: bool) -> Self {
-        let mut outgoing = Self { bytes, tail, is_last, ..Self::default() };
+        let mut outgoing = Self { bytes, tail: tail.map(Box::new), is_last, ..Self::default() };
         outgoing.restart();
         outgoing
     }

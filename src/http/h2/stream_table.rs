@@ -59,6 +59,12 @@ impl OpenStream {
     }
 }
 
+/// By how many records the table grows.
+pub const RECORDS_STEP: usize = 10;
+/// The memory of a stream besides its head and bodies, bytes, and what an event stream has in addition.
+pub const RECORD_BYTES: usize = size_of::<OpenStream>();
+pub const EVENT_STREAM_BYTES: usize = 192;
+
 /// How many identifiers of this connection are remembered as opened.
 const RECENT_IDS: u32 = 128;
 /// How many streams that this side has ended are remembered, because frames of theirs may be in flight.
@@ -110,7 +116,17 @@ impl StreamTable {
     }
 
     pub fn insert(&mut self, stream: OpenStream) {
+        if self.open.len() == self.open.capacity() {
+            self.open.reserve_exact(RECORDS_STEP);
+        }
         self.open.push(stream);
+    }
+
+    /// The memory of the records and of heads that wait for a body, bytes.
+    pub fn memory(&self) -> usize {
+        let is_event_stream = |stream: &&OpenStream| matches!(&stream.state, StreamState::Sending { outgoing, .. } if !outgoing.is_last);
+        let event_streams = self.open.iter().filter(is_event_stream).count();
+        self.open.capacity() * RECORD_BYTES + event_streams * EVENT_STREAM_BYTES + self.head_bytes()
     }
 
     pub fn remove(&mut self, id: u32) -> Option<OpenStream> {
@@ -141,12 +157,12 @@ impl StreamTable {
         self.ended.contains(&id)
     }
 
-    /// The memory of heads that wait for a body, bytes. Shared heads belong to the memo or to
-    /// another stream, and count there or not at all: the number of streams bounds them.
+    /// The memory of heads that wait for a body, bytes. Each stream counts its part of a head that it shares
+    /// with others or with the memo.
     pub fn head_bytes(&self) -> usize {
         let heads = self.open.iter().map(|stream| match &stream.state {
             StreamState::Receiving { head, .. } | StreamState::Waiting { head, .. } => {
-                if Rc::strong_count(head) > 1 { 0 } else { head.memory() }
+                head.memory().div_ceil(Rc::strong_count(head))
             }
             StreamState::Parked | StreamState::Sending { .. } => 0,
         });

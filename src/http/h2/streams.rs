@@ -6,7 +6,7 @@ use crate::http::h2::peer_settings::WINDOW_MAX;
 use crate::http::h2::receive_window::ReceiveWindow;
 use crate::http::h2::sender::{Sender, Sent};
 use crate::http::h2::stream_table::{OpenStream, StreamState, StreamTable};
-use crate::limits::BATCH_BYTES_MAX;
+use crate::limits::{BATCH_BYTES_MAX, HTTP2_OUTGOING_BYTES_MAX};
 
 #[derive(Debug)]
 pub struct Http2Streams {
@@ -293,6 +293,36 @@ impl Http2Streams {
         self.counts.goaway = Some(code);
         let payload = [last.to_be_bytes(), (code as u32).to_be_bytes()].concat();
         frame::append(frame::GOAWAY, 0, 0, &payload, out);
+    }
+
+    /// Checks, records and counts a new stream.
+    ///
+    /// # Errors
+    /// Its identifier is not valid.
+    pub fn open(&mut self, id: u32) -> Result<(), ErrorCode> {
+        self.table.open(id)?;
+        self.misuse.stream();
+        self.counts.streams += 1;
+        Ok(())
+    }
+
+    /// Whether so much waits for the peer's window that further requests wait.
+    pub fn is_stalled(&self) -> bool {
+        !self.table.is_empty() && self.table.outgoing_bytes() >= HTTP2_OUTGOING_BYTES_MAX
+    }
+
+    /// The first complete request that waits although there is space for its response.
+    pub fn waiting(&self) -> Option<u32> {
+        if self.table.is_empty() || self.is_stalled() {
+            return None;
+        }
+        let is_waiting = |stream: &&OpenStream| matches!(stream.state, StreamState::Waiting { .. });
+        self.table.iter().find(is_waiting).map(|stream| stream.id)
+    }
+
+    /// Removes all streams: the connection has ended.
+    pub fn discard(&mut self) {
+        self.table = StreamTable::default();
     }
 
     /// Memory of request bodies and of responses, bytes.

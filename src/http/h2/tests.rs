@@ -85,7 +85,7 @@ impl Simulation {
                     let has_more = self.http2.streams.flush(self.now, out);
                     let is_full = out.len() >= BATCH_BYTES_MAX;
                     sent.append(&mut frames(&std::mem::take(out)));
-                    if !has_more && !is_full && !self.http2.may_answer_waiting() {
+                    if !has_more && !is_full && self.http2.streams.waiting().is_none() {
                         return sent;
                     }
                 }

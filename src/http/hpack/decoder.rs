@@ -1,5 +1,5 @@
 //! The decoder of header blocks (RFC 7541 3, 5, 6).
-use crate::http::hpack::dynamic_table::DynamicTable;
+use crate::http::hpack::dynamic_table::{DynamicTable, TABLE_MEMORY_MAX};
 use crate::http::hpack::huffman;
 use crate::limits::HPACK_SCRATCH_BYTES_MAX;
 
@@ -11,6 +11,9 @@ pub enum HpackError {
     /// The receiver of the fields has stopped.
     Stopped,
 }
+
+/// The most that a decoder keeps, bytes: see [`HpackDecoder::memory`].
+pub const DECODER_BYTES_MAX: usize = TABLE_MEMORY_MAX + 2 * HPACK_SCRATCH_BYTES_MAX;
 
 /// The decoder of one connection.
 #[derive(Debug, Default)]
@@ -25,6 +28,11 @@ impl HpackDecoder {
     /// until the number changes.
     pub fn generation(&self) -> u64 {
         self.table.generation()
+    }
+
+    /// The memory of the table and of the scratch buffers, bytes.
+    pub fn memory(&self) -> usize {
+        self.table.memory() + self.name.capacity() + self.value.capacity()
     }
 
     /// Decodes a whole block and passes each name and value to `field`, which returns false to stop.

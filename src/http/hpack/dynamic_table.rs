@@ -7,6 +7,10 @@ use crate::limits::HPACK_TABLE_BYTES_MAX;
 /// What an entry counts beyond its name and value, bytes (RFC 7541 4.1).
 const ENTRY_BYTES: usize = 32;
 
+/// The most that a table takes, bytes: see [`DynamicTable::memory`].
+pub const TABLE_MEMORY_MAX: usize = HPACK_TABLE_BYTES_MAX
+    + (HPACK_TABLE_BYTES_MAX / ENTRY_BYTES).next_power_of_two() * size_of::<TableEntry>();
+
 /// Entries, the newest first, after those of the static table.
 #[derive(Debug)]
 pub struct DynamicTable {
@@ -47,6 +51,12 @@ impl DynamicTable {
         }
         let entry = self.entries.get(index - 1 - STATIC_TABLE.len())?;
         Some(entry.text.split_at(entry.name_bytes))
+    }
+
+    /// The memory of the entries, bytes.
+    pub fn memory(&self) -> usize {
+        let text_bytes = self.bytes - self.entries.len() * ENTRY_BYTES;
+        self.entries.capacity() * size_of::<TableEntry>() + text_bytes
     }
 
     /// Adds an entry. One that is larger than the table empties it (RFC 7541 4.4).

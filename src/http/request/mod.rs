@@ -62,6 +62,9 @@ pub enum Progress {
     Ready,
 }
 
+/// What a field takes in the map of a decoded head, bytes: an entry and its place in the index.
+const FIELD_BYTES: usize = 112;
+
 /// Reads the requests of one connection, in order.
 #[derive(Debug, Default)]
 pub struct RequestReader {
@@ -249,6 +252,27 @@ impl RequestReader {
         match &self.head {
             Some(head) => Some(Fields::read(head.parts())),
             None => Fields::scan(buffer),
+        }
+    }
+
+    /// Whether the head refers to the memory of the buffer from which it was decoded.
+    pub fn owns_head(&self) -> bool {
+        matches!(self.head, Some(DecodedHead::Owned(_)))
+    }
+
+    /// The length of the body of the current request, if it is known.
+    pub fn body_bytes(&self) -> Option<usize> {
+        match self.body {
+            BodyState::Length(length) => Some(length),
+            BodyState::None | BodyState::Chunked(_) => None,
+        }
+    }
+
+    /// The memory of a head that is not shared, bytes.
+    pub fn head_memory(&self) -> usize {
+        match &self.head {
+            Some(DecodedHead::Owned(parts)) => size_of::<Parts>() + parts.headers.capacity() * FIELD_BYTES,
+            _ => 0,
         }
     }
 

@@ -70,7 +70,7 @@ fn run(reads: &[&[u8]], body: &Bytes) -> (Vec<String>, Vec<u8>) {
                     let is_large = writer.bytes.len() >= BATCH_BYTES_MAX;
                     sent.append(&mut writer.bytes);
                     bounded(&http2, body.len());
-                    if has_more || is_large || http2.may_answer_waiting() {
+                    if has_more || is_large || http2.streams.waiting().is_some() {
                         continue;
                     }
                     break;
