@@ -23,6 +23,7 @@ pub use crate::channel::events::{EventPort, EventPosts, EventResult};
 use crate::channel::spread::SpreadChannels;
 pub use crate::channel::spread::{NewConnection, SpreadPort};
 pub use crate::channel::traits::{TraitLink, TraitMessage, TraitPort, TraitStop};
+use crate::clock;
 use crate::config::{Config, TraitsStore};
 use crate::counts::Counts;
 use crate::snapshot::Snapshot;
@@ -201,7 +202,7 @@ impl Publisher {
 
 /// Differs between processes, so that clients cannot choose identifiers of one hash.
 fn hash_seed() -> u64 {
-    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+    clock::random().unwrap_or_else(|_| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0))
 }
 
 impl Newest {

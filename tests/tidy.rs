@@ -66,7 +66,7 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("metrics", &["events", "http", "limits"]),
     ("spans", &["clock", "config", "limits", "metrics"]),
     ("trait_table", &["engine"]),
-    ("channel", &["config", "counts", "events", "limits", "snapshot", "trait_table"]),
+    ("channel", &["clock", "config", "counts", "events", "limits", "snapshot", "trait_table"]),
     ("identity", &["engine", "http", "json", "limits", "python", "work"]),
     (
         "handlers",
@@ -128,13 +128,24 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     (
         "trait_forwarding",
         &[
-            "channel", "config", "engine", "json", "limits", "log", "metrics", "schedule", "snapshot",
-            "spans", "storage", "upstream",
+            "channel", "clock", "config", "engine", "json", "limits", "log", "metrics", "schedule",
+            "snapshot", "spans", "storage", "upstream",
         ],
     ),
     (
         "traits",
-        &["channel", "config", "engine", "limits", "log", "metrics", "trait_forwarding", "trait_table"],
+        &[
+            "channel",
+            "clock",
+            "config",
+            "engine",
+            "limits",
+            "log",
+            "metrics",
+            "storage",
+            "trait_forwarding",
+            "trait_table",
+        ],
     ),
     (
         "supervisor",

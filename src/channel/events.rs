@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::events::{EventPost, EventRefusal};
 use crate::limits;
@@ -67,11 +67,12 @@ impl EventPosts {
 
     /// Waits for events, at most for `timeout`; returns all that have arrived.
     pub fn next_group(&self, timeout: Duration) -> Vec<SentPost> {
-        match self.posts.recv_timeout(timeout) {
-            Ok(first) => std::iter::once(first).chain(self.posts.try_iter()).collect(),
-            // It cannot be disconnected, because this end has a sender too.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Vec::new(),
-        }
+        // It cannot be disconnected, because this end has a sender too.
+        let first = match timeout {
+            Duration::ZERO => self.posts.try_recv().ok(),
+            timeout => self.posts.recv_timeout(timeout).ok(),
+        };
+        first.into_iter().chain(self.posts.try_iter()).collect()
     }
 
     /// Reports the results of a group, and wakes each reactor once.

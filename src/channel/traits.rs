@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::limits;
 use crate::trait_table::{TraitUpdate, TraitWrite};
@@ -86,11 +86,12 @@ impl TraitLink {
 
     /// Waits for messages, at most for `timeout`; returns those that have arrived, at most `count_max`.
     pub fn next_group(&self, timeout: Duration, count_max: usize) -> Vec<TraitMessage> {
-        match self.writes.recv_timeout(timeout) {
-            Ok(first) => std::iter::once(first).chain(self.writes.try_iter()).take(count_max).collect(),
-            // It cannot be disconnected, because this end has a sender too.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Vec::new(),
-        }
+        // It cannot be disconnected, because this end has a sender too.
+        let first = match timeout {
+            Duration::ZERO => self.writes.try_recv().ok(),
+            timeout => self.writes.recv_timeout(timeout).ok(),
+        };
+        first.into_iter().chain(self.writes.try_iter()).take(count_max).collect()
     }
 
     /// How many messages wait.

@@ -25,7 +25,7 @@ pub struct DiskEntry {
 }
 
 /// An open file.
-pub trait DiskFile: Debug + Send {
+pub trait DiskFile: Debug + Send + Sync {
     /// # Errors
     /// The disk is full or failed; some of the bytes may be written.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
@@ -33,6 +33,12 @@ pub trait DiskFile: Debug + Send {
     /// # Errors
     /// The disk failed, or the file is too short (`UnexpectedEof`).
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The size of the file, bytes.
+    ///
+    /// # Errors
+    /// The disk failed.
+    fn size(&self) -> io::Result<u64>;
 
     /// # Errors
     /// The disk failed.
@@ -94,8 +100,8 @@ pub trait Disk: Debug + Send + Sync {
     /// The file does not exist, or cannot be removed.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Locks a file, which is created if needed, for this process; `None` if another one has it. The lock
-    /// ends when the value is dropped, or with the process.
+    /// Opens a file to read and to write it, and locks it for this process; it is created if needed. `None`
+    /// if another process has it. The lock ends when the value is dropped, or with the process.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -113,6 +119,10 @@ impl DiskFile for File {
 
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         FileExt::read_exact_at(self, bytes, offset)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.metadata().map(|metadata| metadata.len())
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
@@ -172,6 +182,7 @@ impl Disk for SystemDisk {
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
         let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create(true)
             .truncate(false)

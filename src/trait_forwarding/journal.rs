@@ -5,9 +5,9 @@
 //! written anew.
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
 
 use crate::limits;
+use crate::storage::disk::DiskFolder;
 use crate::storage::spool::{RecordId, RecoveredRecord, Recovery, Spool, SpoolError, SpoolOptions};
 use crate::trait_forwarding::entry::JournalEntry;
 use crate::trait_forwarding::queue::{SharedTraitQueue, TraitQueue};
@@ -70,7 +70,7 @@ impl Replay {
 /// The spool with the changes.
 #[derive(Debug)]
 pub struct Journal {
-    parent: PathBuf,
+    parent: DiskFolder,
     spool: Spool,
     options: SpoolOptions,
     records: Vec<RecordId>,
@@ -81,13 +81,13 @@ impl Journal {
     ///
     /// # Errors
     /// The folder cannot be created, locked, read or written.
-    pub fn open(cache_dir: &Path, queue: &SharedTraitQueue) -> io::Result<(Self, Recovery)> {
+    pub fn open(cache_dir: &DiskFolder, queue: &SharedTraitQueue) -> io::Result<(Self, Recovery)> {
         let parent = cache_dir.join(FOLDER);
         // What waits is written twice while the journal is written anew.
         let bytes_max = limits::TRAIT_FORWARD_BYTES_MAX * 8;
         let options = SpoolOptions { bytes_max, syncs: false };
         let mut replay = Replay::default();
-        let (spool, mut recovery) = Spool::open_any(&parent, options, |record| replay.add(&record))?;
+        let (spool, mut recovery) = Spool::open_any(parent.clone(), options, |record| replay.add(&record))?;
         let mut journal = Self { parent, spool, options, records: std::mem::take(&mut replay.records) };
         replay.add_to(&mut queue.lock());
         journal.rewrite(queue)?;
@@ -104,7 +104,7 @@ impl Journal {
     /// A folder cannot be locked, read or written.
     pub fn adopt(&mut self, queue: &SharedTraitQueue) -> io::Result<Option<Recovery>> {
         let mut replay = Replay::default();
-        let opened = Spool::open_abandoned(&self.parent, self.options, |record| replay.add(&record))?;
+        let opened = Spool::open_abandoned(self.parent.clone(), self.options, |record| replay.add(&record))?;
         let Some((mut other, recovery)) = opened else { return Ok(None) };
         let records = std::mem::take(&mut replay.records);
         replay.add_to(&mut queue.lock());

@@ -8,27 +8,28 @@ pub mod item;
 mod journal;
 pub mod queue;
 pub mod round;
-mod worker;
+pub mod worker;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::channel::Newest;
+use crate::clock;
 use crate::config::{Config, Level};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::{Metrics, TraitForwardMetrics};
-use crate::schedule::{Retry, Schedule};
+use crate::schedule::{Retry, Schedule, jitter};
 use crate::spans::Tracer;
+use crate::storage::disk::DiskFolder;
 use crate::trait_forwarding::journal::Journal;
 use crate::trait_forwarding::queue::{SharedTraitQueue, TraitQueue};
 use crate::trait_forwarding::round::TraitRoundResult;
 use crate::trait_forwarding::worker::{RoundOrder, RoundWorker, Wake};
-use crate::upstream::PollErrorKind;
+use crate::upstream::{PollErrorKind, Upstream};
 
 /// How often changes are written to the journal.
 const JOURNAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,22 +61,10 @@ pub fn start(
     let queue = SharedTraitQueue::new(queue);
     let (wake, woken) = channel();
     let (ended, when_ended) = channel();
-    let orders = RoundWorker::start(queue.clone(), newest.clone(), wake.clone(), tracer)?;
-    let now = Instant::now();
-    let scheduler = Scheduler {
-        queue: queue.clone(),
-        newest,
-        metrics,
-        log,
-        cache_dir: config.cache_dir.clone(),
-        journal: None,
-        has_journal_error: false,
-        housekeeping_at: now,
-        schedule: Schedule::new(config.traits.forward_interval, now),
-        orders,
-        is_in_flight: false,
-        failure: None,
-    };
+    let worker = RoundWorker::new(queue.clone(), newest.clone(), Box::new(Upstream::new), tracer);
+    let orders = worker.start(wake.clone())?;
+    let folder = config.cache_dir.as_deref().map(DiskFolder::from);
+    let scheduler = Scheduler::new(config, folder, queue.clone(), newest, orders, metrics, log);
     thread::Builder::new().name("traits-forward".into()).spawn(move || {
         scheduler.run(&woken);
         drop(ended);
@@ -92,12 +81,13 @@ impl TraitForwarder {
     }
 }
 
-struct Scheduler {
+/// Writes the journal, and decides when a round is due.
+pub struct Scheduler {
     queue: SharedTraitQueue,
     newest: Newest,
     metrics: Arc<TraitForwardMetrics>,
     log: Log,
-    cache_dir: Option<PathBuf>,
+    cache_dir: Option<DiskFolder>,
     /// `None` without `cache_dir`, or while it cannot be opened.
     journal: Option<Journal>,
     has_journal_error: bool,
@@ -105,23 +95,44 @@ struct Scheduler {
     schedule: Schedule,
     orders: Sender<RoundOrder>,
     is_in_flight: bool,
+    /// The end of the last round, and whether it has begun; `None` until the process ends.
+    last: Option<(Instant, bool)>,
     /// Of the last round.
     failure: Option<PollErrorKind>,
 }
 
 impl Scheduler {
+    /// A scheduler that has not opened its journal yet. `orders` go to the worker that runs rounds.
+    pub fn new(
+        config: &Config,
+        cache_dir: Option<DiskFolder>,
+        queue: SharedTraitQueue,
+        newest: Newest,
+        orders: Sender<RoundOrder>,
+        metrics: Arc<TraitForwardMetrics>,
+        log: Log,
+    ) -> Self {
+        let now = clock::instant();
+        Self {
+            queue,
+            newest,
+            metrics,
+            log,
+            cache_dir,
+            journal: None,
+            has_journal_error: false,
+            housekeeping_at: now,
+            schedule: Schedule::new(config.traits.forward_interval, now),
+            orders,
+            is_in_flight: false,
+            last: None,
+            failure: None,
+        }
+    }
+
     fn run(mut self, woken: &Receiver<Wake>) {
         loop {
-            self.keep_journal();
-            let now = Instant::now();
-            // It may have changed by a reload.
-            self.schedule.set_interval(self.newest.get().config.traits.forward_interval, now);
-            if !self.is_in_flight && self.schedule.due() <= now {
-                self.order(now + limits::ROUND_TIME_MAX);
-            }
-            let due = if self.is_in_flight { now + JOURNAL_INTERVAL } else { self.schedule.due() };
-            let wait = due.saturating_duration_since(now).min(JOURNAL_INTERVAL);
-            match woken.recv_timeout(wait) {
+            match woken.recv_timeout(self.tick().min(JOURNAL_INTERVAL)) {
                 Ok(Wake::RoundEnded(result)) => self.apply(&result),
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(woken),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -129,33 +140,58 @@ impl Scheduler {
         }
     }
 
+    /// Writes the journal, and orders a round if one is due. Returns the time until one is due.
+    pub fn tick(&mut self) -> Duration {
+        self.keep_journal();
+        let now = clock::instant();
+        // It may have changed by a reload.
+        self.schedule.set_interval(self.newest.get().config.traits.forward_interval, now);
+        if !self.is_in_flight && self.schedule.due() <= now {
+            self.order(now + limits::ROUND_TIME_MAX);
+        }
+        match self.is_in_flight {
+            true => JOURNAL_INTERVAL,
+            false => self.schedule.due().saturating_duration_since(now),
+        }
+    }
+
     fn order(&mut self, until: Instant) {
         self.is_in_flight = self.orders.send(RoundOrder { until }).is_ok();
         if !self.is_in_flight {
             let retry = Retry::Serving(limits::RETRY_AFTER_DEFAULT_MAX);
-            self.schedule.failed(Instant::now(), retry, None, jitter());
+            self.schedule.failed(clock::instant(), retry, None, jitter());
         }
     }
 
-    /// The last round. What it does not deliver is in the journal.
     fn stop(mut self, woken: &Receiver<Wake>) {
-        self.keep_journal();
-        let until = Instant::now() + limits::LAST_UPLOAD_TIMEOUT;
-        let mut is_last = false;
-        loop {
-            if !self.is_in_flight {
-                if is_last || self.queue.lock().size().0 == 0 {
-                    break;
-                }
-                is_last = true;
-                self.order(until);
-            }
-            match woken.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        while let Some(until) = self.order_last() {
+            match woken.recv_timeout(until.saturating_duration_since(clock::instant())) {
                 Ok(Wake::RoundEnded(result)) => self.apply(&result),
                 Ok(Wake::Stop) => {}
                 Err(_) => break,
             }
         }
+        self.finish();
+    }
+
+    /// The process ends: orders a last round after the one that is in flight. Returns until when the end of a
+    /// round is to be waited for; `None`: nothing is in flight.
+    pub fn order_last(&mut self) -> Option<Instant> {
+        if self.last.is_none() {
+            self.keep_journal();
+        }
+        let (until, has_begun) =
+            self.last.unwrap_or_else(|| (clock::instant() + limits::LAST_UPLOAD_TIMEOUT, false));
+        let is_needed = !self.is_in_flight && !has_begun && self.queue.lock().size().0 > 0;
+        self.last = Some((until, has_begun || is_needed));
+        if is_needed {
+            self.order(until);
+        }
+        self.is_in_flight.then_some(until)
+    }
+
+    /// After the last round: what it did not deliver is in the journal.
+    pub fn finish(mut self) {
         self.keep_journal();
         if let Some(Err(error)) = self.journal.as_mut().map(Journal::sync) {
             self.log_journal_error(&error);
@@ -172,7 +208,7 @@ impl Scheduler {
     fn keep_journal(&mut self) {
         self.queue.lock().measure();
         let Some(cache_dir) = &self.cache_dir else { return };
-        let now = Instant::now();
+        let now = clock::instant();
         let is_due = self.housekeeping_at <= now;
         let result = match &mut self.journal {
             Some(journal) if is_due => journal.adopt(&self.queue).and_then(|recovery| {
@@ -214,9 +250,9 @@ impl Scheduler {
     }
 
     /// Applies the result of a round.
-    fn apply(&mut self, result: &TraitRoundResult) {
+    pub fn apply(&mut self, result: &TraitRoundResult) {
         self.is_in_flight = false;
-        let (now, jitter) = (Instant::now(), jitter());
+        let (now, jitter) = (clock::instant(), jitter());
         match &result.failure {
             // If upstream has accepted others, a failure does not delay the next round.
             Some(failure) if result.sent == 0 => {
@@ -252,10 +288,4 @@ impl Scheduler {
             _ => {}
         }
     }
-}
-
-/// A number from 0 to 1 that differs between processes and rounds.
-fn jitter() -> f64 {
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
-    f64::from(nanos % 1_000_000) / 1e6
 }

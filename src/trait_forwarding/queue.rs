@@ -286,8 +286,9 @@ impl TraitQueue {
     /// Removes what waits of an environment that upstream does not serve. Returns how many.
     pub fn drop_environment(&mut self, environment: &str) -> u64 {
         let identities = self.environments.get(environment).into_iter().flat_map(|queue| &queue.identities);
-        let items: Vec<BatchItem> =
+        let mut items: Vec<BatchItem> =
             identities.flat_map(|(identifier, identity)| identity.items(identifier)).collect();
+        items.sort_unstable_by_key(|item| item.version);
         self.finish(environment, &items);
         items.len() as u64
     }

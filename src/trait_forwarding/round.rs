@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::config::Secret;
 use crate::json::write;
-use crate::limits;
 use crate::metrics::TraitForwardLoss;
 use crate::trait_forwarding::item::DELETION;
 use crate::trait_forwarding::queue::{BatchItem, SharedTraitQueue};
 use crate::upstream::{PollError, PollErrorKind, TraitRequest, TraitsOutcome};
+use crate::{clock, limits};
 
 /// Divisions of an environment's batches in a round because of answers of 500: enough to find one trait among
 /// those of a batch, and few in an outage.
@@ -76,7 +76,7 @@ impl TraitRoundResult {
     /// A round that has sent nothing.
     pub fn empty() -> Self {
         Self {
-            started: Instant::now(),
+            started: clock::instant(),
             sent: 0,
             lost: Vec::new(),
             refusal: None,
@@ -142,7 +142,7 @@ impl<S: Fn(TraitRequest, &Secret, &[u8], Duration) -> TraitsOutcome> TraitRound<
     fn environment(&mut self, environment: &str, keys: &[Secret], version: u64) {
         let before = self.memory.environments.get(environment).copied().unwrap_or_default();
         let Some(key) = keys.get(before.keys_refused.checked_rem(keys.len()).unwrap_or(0)) else { return };
-        if before.retry_at.is_some_and(|at| at > Instant::now()) {
+        if before.retry_at.is_some_and(|at| at > clock::instant()) {
             return;
         }
         self.key = key.clone();
@@ -152,7 +152,7 @@ impl<S: Fn(TraitRequest, &Secret, &[u8], Duration) -> TraitsOutcome> TraitRound<
         loop {
             let skipped = &self.faulty;
             let batch = self.queue.lock().batch(environment, version, |item| !skipped.contains(item));
-            if batch.is_empty() || Instant::now() >= self.until {
+            if batch.is_empty() || clock::instant() >= self.until {
                 break;
             }
             if matches!(self.send(environment, &batch, may_divide_faulty), BatchStep::Wait) {
@@ -177,7 +177,7 @@ impl<S: Fn(TraitRequest, &Secret, &[u8], Duration) -> TraitsOutcome> TraitRound<
         let kind = failure.as_ref().map(|failure| failure.kind);
         let is_key_refused = matches!(kind, Some(PollErrorKind::Status(401 | 403)));
         let wait = failure.as_ref().and_then(|failure| failure.retry_after);
-        let retry_at = wait.and_then(|wait| Instant::now().checked_add(wait.min(limits::RETRY_AFTER_MAX)));
+        let retry_at = wait.and_then(|wait| clock::instant().checked_add(wait.min(limits::RETRY_AFTER_MAX)));
         let after = EnvironmentMemory {
             keys_refused: before.keys_refused + usize::from(is_key_refused),
             faults: if kind == Some(PollErrorKind::Status(500)) { before.faults + 1 } else { 0 },
@@ -226,7 +226,7 @@ impl<S: Fn(TraitRequest, &Secret, &[u8], Duration) -> TraitsOutcome> TraitRound<
         self.divisions += 1;
         let (first, second) = batch.split_at(batch.len().div_ceil(2));
         for half in [first, second] {
-            if Instant::now() >= self.until {
+            if clock::instant() >= self.until {
                 return BatchStep::Wait;
             }
             if matches!(self.send(environment, half, may_divide_faulty), BatchStep::Wait) {
@@ -238,7 +238,7 @@ impl<S: Fn(TraitRequest, &Secret, &[u8], Duration) -> TraitsOutcome> TraitRound<
 
     fn send_singly(&mut self, environment: &str, batch: &[BatchItem]) -> BatchStep {
         for item in batch {
-            if Instant::now() >= self.until {
+            if clock::instant() >= self.until {
                 return BatchStep::Wait;
             }
             let request = if &*item.json == DELETION { TraitRequest::Delete } else { TraitRequest::Set };
@@ -255,7 +255,7 @@ impl<S: Fn(TraitRequest, &Secret, &[u8], Duration) -> TraitsOutcome> TraitRound<
     }
 
     fn request(&self, request: TraitRequest, body: &[u8]) -> TraitsOutcome {
-        (self.send)(request, &self.key, body, self.until.saturating_duration_since(Instant::now()))
+        (self.send)(request, &self.key, body, self.until.saturating_duration_since(clock::instant()))
     }
 
     fn apply(&mut self, environment: &str, items: &[BatchItem], outcome: TraitsOutcome) -> BatchStep {

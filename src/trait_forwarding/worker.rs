@@ -4,9 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::channel::{Newest, Published};
+use crate::clock;
 use crate::config::{Config, Secret, SettingError};
 use crate::snapshot::DocumentSource;
 use crate::spans::Tracer;
@@ -27,10 +28,14 @@ pub enum Wake {
     Stop,
 }
 
+/// Makes the client of upstream.
+pub type MakeUpstream = Box<dyn Fn(&Config) -> Result<Upstream, Vec<SettingError>> + Send>;
+
+/// Sends rounds.
 pub struct RoundWorker {
     queue: SharedTraitQueue,
     newest: Newest,
-    wake: Sender<Wake>,
+    make_upstream: MakeUpstream,
     memory: RoundMemory,
     tracer: Tracer,
     /// The client of upstream, and the configuration that it was made from.
@@ -38,41 +43,44 @@ pub struct RoundWorker {
 }
 
 impl RoundWorker {
+    pub fn new(
+        queue: SharedTraitQueue,
+        newest: Newest,
+        make_upstream: MakeUpstream,
+        tracer: Tracer,
+    ) -> Self {
+        Self { queue, newest, make_upstream, memory: RoundMemory::default(), tracer, upstream: None }
+    }
+
     /// Starts the thread. It ends when the sender of orders is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(
-        queue: SharedTraitQueue,
-        newest: Newest,
-        wake: Sender<Wake>,
-        tracer: Tracer,
-    ) -> io::Result<Sender<RoundOrder>> {
+    pub fn start(self, wake: Sender<Wake>) -> io::Result<Sender<RoundOrder>> {
         let (orders, ordered) = channel();
-        let worker = Self { queue, newest, wake, memory: RoundMemory::default(), tracer, upstream: None };
-        thread::Builder::new().name("traits-send".into()).spawn(move || worker.run(&ordered))?;
+        thread::Builder::new().name("traits-send".into()).spawn(move || self.run(&ordered, &wake))?;
         Ok(orders)
     }
 
-    fn run(mut self, ordered: &Receiver<RoundOrder>) {
+    fn run(mut self, ordered: &Receiver<RoundOrder>, wake: &Sender<Wake>) {
         while let Ok(RoundOrder { until }) = ordered.recv() {
             // The queue is as it was after the last request, which is sent again.
-            let result = catch_unwind(AssertUnwindSafe(|| self.traced_round(until)));
+            let result = catch_unwind(AssertUnwindSafe(|| self.round(until)));
             let result = result.unwrap_or_else(|_| {
                 TraitRoundResult::failed("forwarding panicked, which is a bug in this proxy".to_owned())
             });
-            if self.wake.send(Wake::RoundEnded(result)).is_err() {
+            if wake.send(Wake::RoundEnded(result)).is_err() {
                 return;
             }
         }
     }
 
-    /// A round without traits is not worth a span.
-    fn traced_round(&mut self, until: Instant) -> TraitRoundResult {
+    /// Runs a round. No request begins after `until`. A round without traits is not worth a span.
+    pub fn round(&mut self, until: Instant) -> TraitRoundResult {
         let has_traits = self.queue.lock().size().0 > 0;
         let tracer = if has_traits { self.tracer.clone() } else { Tracer::default() };
         tracer.trace("upload", |span| {
-            let result = self.round(until);
+            let result = self.send_round(until);
             span.set("edge_proxy.upload.kind", || "traits");
             span.set("edge_proxy.upload.sent", || result.sent);
             if let Some(failure) = &result.failure {
@@ -82,7 +90,7 @@ impl RoundWorker {
         })
     }
 
-    fn round(&mut self, until: Instant) -> TraitRoundResult {
+    fn send_round(&mut self, until: Instant) -> TraitRoundResult {
         let published = self.newest.get();
         if let Err(errors) = self.use_config(&published.config) {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -96,15 +104,11 @@ impl RoundWorker {
         forward_round(&self.queue, &mut self.memory, until, destination, send)
     }
 
-    /// Makes the client anew after a reload.
-    ///
-    /// # Errors
-    /// A variable of an outgoing proxy is invalid; a reload with such settings is refused.
     fn use_config(&mut self, config: &Arc<Config>) -> Result<(), Vec<SettingError>> {
         if self.upstream.as_ref().is_some_and(|(used, _)| Arc::ptr_eq(used, config)) {
             return Ok(());
         }
-        self.upstream = Some((Arc::clone(config), Upstream::new(config)?));
+        self.upstream = Some((Arc::clone(config), (self.make_upstream)(config)?));
         self.memory.reset();
         Ok(())
     }
@@ -122,7 +126,7 @@ fn destination(published: &Published, client_side_key: &str) -> Destination {
         Some(DocumentSource::File | DocumentSource::Embedded) => return Destination::NotServed,
         Some(DocumentSource::Upstream | DocumentSource::Cache) => {}
     }
-    let mut keys: Vec<&[u8]> = snapshot.server_keys(place, SystemTime::now()).collect();
+    let mut keys: Vec<&[u8]> = snapshot.server_keys(place, clock::wall()).collect();
     // In the same order in each round, so that a refused key is followed by another one.
     keys.sort_unstable();
     let keys: Vec<Secret> = keys.iter().map(|key| Secret::new(String::from_utf8_lossy(key))).collect();

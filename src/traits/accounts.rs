@@ -3,7 +3,7 @@
 //! Two queues: identities that were seen once, and those that were seen again. The first is emptied first,
 //! the oldest first. The second may fill seven eighths of the limits, so that neither an application with a
 //! public key that invents identities evicts the users that return, nor those keep every new one out.
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::limits::{TRAIT_ENVIRONMENT_PART, TRAIT_RECORD_OVERHEAD_BYTES};
@@ -37,7 +37,7 @@ struct Account {
 #[derive(Debug)]
 pub struct Accounts {
     limits: AccountLimits,
-    accounts: HashMap<Arc<str>, Account>,
+    accounts: BTreeMap<Arc<str>, Account>,
     bytes: u64,
     identities: u64,
 }
@@ -49,7 +49,7 @@ fn cost(record: &TraitRecord<'_>) -> u64 {
 
 impl Accounts {
     pub fn new(limits: AccountLimits) -> Self {
-        Self { limits, accounts: HashMap::new(), bytes: 0, identities: 0 }
+        Self { limits, accounts: BTreeMap::new(), bytes: 0, identities: 0 }
     }
 
     pub fn bytes(&self) -> u64 {

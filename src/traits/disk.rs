@@ -7,22 +7,25 @@
 use std::collections::HashSet;
 use std::error::Error;
 use std::fmt::{self, Display};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use redb::{Database, DatabaseError, Durability, ReadableTable, StorageError, TableDefinition};
+use redb::{
+    Database, DatabaseError, Durability, ReadableTable, StorageBackend, StorageError, TableDefinition,
+};
 
+use crate::clock;
 use crate::config::Level;
 use crate::limits::{TRAIT_DISK_CACHE_BYTES, TRAIT_STOP_TIMEOUT};
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::storage::disk::{DiskFile, DiskFolder};
 use crate::trait_table::{Entry, SHARDS, ShardBuilder, TraitRecord, shard_of};
 use crate::traits::memory::{RemoteChange, TraitChanges, TraitMemory};
 use crate::traits::sink::TraitSink;
@@ -37,7 +40,7 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 /// Pause after a failed commit, and between two attempts to open the file.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Keys with their records; `None` removes one.
+/// Keys with their records, sorted; `None` removes one.
 type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 /// Records of a file that was opened late, with their client-side keys.
 type LoadedRecords = Vec<(String, Vec<u8>)>;
@@ -77,9 +80,13 @@ enum DiskReport {
     Committed,
 }
 
+/// Runs the writer beside the store thread: on a thread of its own, until [`DiskWriter::step`] returns false.
+pub type RunWriter = Box<dyn FnMut(DiskWriter) -> io::Result<()> + Send>;
+
 /// The sink of the store thread.
 pub struct TraitDisk {
-    folder: PathBuf,
+    folder: DiskFolder,
+    run_writer: RunWriter,
     /// Identities whose records differ from the disk.
     changed: HashSet<(Box<str>, Box<str>)>,
     /// Those of the batch that is being written.
@@ -92,14 +99,25 @@ pub struct TraitDisk {
 }
 
 impl TraitDisk {
-    pub fn new(folder: PathBuf, metrics: Arc<Metrics>, log: Log) -> Self {
+    /// A sink that writes on a thread of its own.
+    pub fn new(folder: &Path, metrics: Arc<Metrics>, log: Log) -> Self {
+        let run = |mut writer: DiskWriter| {
+            let run = move || while writer.step(RETRY_INTERVAL, thread::sleep) {};
+            thread::Builder::new().name("traits-disk".into()).spawn(run).map(drop)
+        };
+        Self::on(folder.into(), Box::new(run), metrics, log)
+    }
+
+    /// A sink with its file in this folder, and its writer where `run_writer` runs it.
+    pub fn on(folder: DiskFolder, run_writer: RunWriter, metrics: Arc<Metrics>, log: Log) -> Self {
         Self {
             folder,
+            run_writer,
             changed: HashSet::new(),
             in_flight: HashSet::new(),
             batches: None,
             reports: None,
-            due_at: Instant::now(),
+            due_at: clock::instant(),
             metrics,
             log,
         }
@@ -108,23 +126,24 @@ impl TraitDisk {
     fn start(&mut self, database: Option<Database>) -> io::Result<()> {
         let (batches, to_write) = sync_channel(1);
         let (to_store, reports) = channel();
-        let writer = DiskWriter {
+        (self.run_writer)(DiskWriter {
             folder: self.folder.clone(),
             is_loaded: database.is_some(),
             database,
+            batches: to_write,
+            unwritten: None,
             reports: to_store,
             metrics: self.metrics.clone(),
             log: self.log.clone(),
             is_failing: false,
-        };
-        thread::Builder::new().name("traits-disk".into()).spawn(move || writer.run(&to_write))?;
+        })?;
         (self.batches, self.reports) = (Some(batches), Some(reports));
         Ok(())
     }
 
     fn receive(&mut self, memory: &mut TraitMemory, now: SystemTime, wait: Duration) {
         let Some(reports) = &self.reports else { return };
-        let mut report = reports.recv_timeout(wait).ok();
+        let mut report = next(reports, wait).ok();
         while let Some(found) = report {
             match found {
                 DiskReport::Opened(records) => self.merge(memory, &records, now),
@@ -156,8 +175,11 @@ impl TraitDisk {
             let record = memory.table().find(environment, identifier);
             (key(environment, identifier), record.map(|record| record.bytes().to_vec()))
         };
+        let mut batch: Batch = self.in_flight.iter().map(record).collect();
+        // Records that are near each other in the file are written one after another.
+        batch.sort_unstable();
         // The channel is empty: a batch is sent when the one before it was written.
-        let _ = batches.try_send(self.in_flight.iter().map(record).collect());
+        let _ = batches.try_send(batch);
     }
 }
 
@@ -170,7 +192,7 @@ impl TraitSink for TraitDisk {
             Err(error) => (None, Some(error)),
         };
         if let Some(error) = error {
-            let path = self.folder.join(FILE).display().to_string();
+            let path = self.folder.path.join(FILE).display().to_string();
             let hint = "traits are kept in memory until it can be opened";
             let fields: [(_, &dyn Display); 3] = [("path", &path), ("error", &error), ("hint", &hint)];
             self.log.event(Level::Error, "traits_store_unavailable", &fields);
@@ -190,9 +212,9 @@ impl TraitSink for TraitDisk {
         self.receive(memory, now, Duration::ZERO);
         let until = Instant::now() + TRAIT_STOP_TIMEOUT;
         loop {
-            let is_due = is_last || self.due_at <= Instant::now();
+            let is_due = is_last || self.due_at <= clock::instant();
             if is_due && self.in_flight.is_empty() && !self.changed.is_empty() {
-                self.due_at = Instant::now() + COMMIT_INTERVAL;
+                self.due_at = clock::instant() + COMMIT_INTERVAL;
                 self.send(memory);
             }
             if !is_last || self.in_flight.is_empty() || until <= Instant::now() {
@@ -204,13 +226,16 @@ impl TraitSink for TraitDisk {
     }
 }
 
-/// The thread that writes to the file.
-struct DiskWriter {
-    folder: PathBuf,
+/// Writes to the file, on a thread of its own.
+pub struct DiskWriter {
+    folder: DiskFolder,
     /// `None` until the file can be opened.
     database: Option<Database>,
     /// The records of the file are in memory.
     is_loaded: bool,
+    batches: Receiver<Batch>,
+    /// The last batch, if its commit failed.
+    unwritten: Option<Batch>,
     reports: Sender<DiskReport>,
     metrics: Arc<Metrics>,
     log: Log,
@@ -218,36 +243,40 @@ struct DiskWriter {
 }
 
 impl DiskWriter {
-    /// Runs until the store thread ends.
-    fn run(mut self, batches: &Receiver<Batch>) {
-        loop {
-            let batch = match batches.recv_timeout(RETRY_INTERVAL) {
-                Ok(batch) => batch,
-                // A file that another process had open may be free now.
-                Err(RecvTimeoutError::Timeout) if !self.is_loaded => {
-                    self.database = self.reopen().ok();
-                    continue;
-                }
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            while let Err(error) = self.write(&batch) {
-                self.metrics.traits.commits_failed.add(1);
-                if !std::mem::replace(&mut self.is_failing, true) {
-                    let hint = "traits are kept in memory, and written when the disk can be written again";
-                    let fields: [(_, &dyn Display); 2] = [("error", &error), ("hint", &hint)];
-                    self.log.event(Level::Error, "traits_not_written", &fields);
-                }
-                thread::sleep(RETRY_INTERVAL);
+    /// Commits the next batch, which may take `wait` to arrive; after a failure `pause`s and leaves it for the
+    /// next call. False: the store thread has ended.
+    pub fn step(&mut self, wait: Duration, pause: impl FnOnce(Duration)) -> bool {
+        let batch = match self.unwritten.take().map_or_else(|| next(&self.batches, wait), Ok) {
+            Ok(batch) => batch,
+            // A file that another process had open may be free now.
+            Err(RecvTimeoutError::Timeout) if !self.is_loaded => {
+                self.database = self.reopen().ok();
+                return true;
             }
-            if std::mem::take(&mut self.is_failing) {
-                self.log.event(Level::Info, "traits_written_again", &[]);
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        };
+        if let Err(error) = self.write(&batch) {
+            self.unwritten = Some(batch);
+            self.metrics.traits.commits_failed.add(1);
+            if !std::mem::replace(&mut self.is_failing, true) {
+                let hint = "traits are kept in memory, and written when the disk can be written again";
+                let fields: [(_, &dyn Display); 2] = [("error", &error), ("hint", &hint)];
+                self.log.event(Level::Error, "traits_not_written", &fields);
             }
-            self.metrics.traits.commits.add(1);
-            if self.reports.send(DiskReport::Committed).is_err() {
-                return;
-            }
+            pause(RETRY_INTERVAL);
+            return true;
         }
+        if std::mem::take(&mut self.is_failing) {
+            self.log.event(Level::Info, "traits_written_again", &[]);
+        }
+        self.metrics.traits.commits.add(1);
+        self.reports.send(DiskReport::Committed).is_ok()
+    }
+
+    /// Whether the last commit failed, or the file could not be opened: [`step`](Self::step) tries again.
+    pub fn is_failing(&self) -> bool {
+        self.is_failing || !self.is_loaded
     }
 
     fn write(&mut self, batch: &Batch) -> Result<(), TraitFileError> {
@@ -297,6 +326,17 @@ pub fn check_file(folder: &Path) -> Result<(), TraitFileError> {
     }
 }
 
+/// The next message; without a `wait` the thread does not sleep.
+fn next<T>(receiver: &Receiver<T>, wait: Duration) -> Result<T, RecvTimeoutError> {
+    match wait {
+        Duration::ZERO => receiver.try_recv().map_err(|error| match error {
+            TryRecvError::Empty => RecvTimeoutError::Timeout,
+            TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+        }),
+        wait => receiver.recv_timeout(wait),
+    }
+}
+
 fn commit(database: &Database, batch: &Batch) -> Result<(), Box<dyn Error>> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate);
@@ -316,12 +356,13 @@ fn commit(database: &Database, batch: &Batch) -> Result<(), Box<dyn Error>> {
 }
 
 /// Opens the file, or makes it. One that is damaged is put aside.
-fn open(folder: &Path, log: &Log) -> Result<Database, TraitFileError> {
+fn open(folder: &DiskFolder, log: &Log) -> Result<Database, TraitFileError> {
     match open_file(folder) {
         Err(TraitFileError::Damaged(error)) => {
-            let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let (path, aside) = (folder.join(FILE), folder.join(format!("{FILE}.damaged-{seconds}")));
-            fs::rename(&path, &aside).map_err(|error| TraitFileError::Io(path.clone(), error))?;
+            let seconds = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let (path, aside) =
+                (folder.path.join(FILE), folder.path.join(format!("{FILE}.damaged-{seconds}")));
+            folder.disk.rename(&path, &aside).map_err(|error| TraitFileError::Io(path.clone(), error))?;
             let (path, aside) = (path.display(), aside.display());
             let fields: [(_, &dyn Display); 3] = [("path", &path), ("error", &error), ("moved_to", &aside)];
             log.event(Level::Error, "traits_file_damaged", &fields);
@@ -331,16 +372,17 @@ fn open(folder: &Path, log: &Log) -> Result<Database, TraitFileError> {
     }
 }
 
-fn open_file(folder: &Path) -> Result<Database, TraitFileError> {
-    let io = |error: io::Error| TraitFileError::Io(folder.join(FILE), error);
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(folder.join(FILE)).map_err(io)?;
+fn open_file(folder: &DiskFolder) -> Result<Database, TraitFileError> {
+    let io = |error: io::Error| TraitFileError::Io(folder.path.join(FILE), error);
+    folder.create().map_err(io)?;
+    let file = folder.disk.lock(&folder.path.join(FILE)).map_err(io)?;
+    let Some(file) = file.map(TraitFile) else { return Err(TraitFileError::Locked) };
+    // Otherwise a new file may be lost with the power, whatever is written into it.
+    folder.disk.sync_folder(&folder.path).map_err(io)?;
     let mut builder = Database::builder();
     builder.set_cache_size(TRAIT_DISK_CACHE_BYTES);
     // A file that is damaged inside may fail an assertion of the engine.
-    let opened = catch_unwind(AssertUnwindSafe(|| builder.create_file(file)));
+    let opened = catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(file)));
     match opened {
         Ok(Ok(database)) => Ok(database),
         Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(TraitFileError::Locked),
@@ -351,6 +393,34 @@ fn open_file(folder: &Path) -> Result<Database, TraitFileError> {
         }
         Ok(Err(error)) => Err(TraitFileError::Damaged(error.to_string())),
         Err(_) => Err(TraitFileError::Damaged("the file is not consistent".to_owned())),
+    }
+}
+
+/// The file, as the engine uses it.
+#[derive(Debug)]
+struct TraitFile(Box<dyn DiskFile>);
+
+impl StorageBackend for TraitFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+
+    fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.0.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self, _is_eventual: bool) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
     }
 }
 

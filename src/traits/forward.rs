@@ -1,6 +1,7 @@
 //! Hands what this process wrote to the queue that is sent upstream (`traits.forward`).
 use std::time::SystemTime;
 
+use crate::clock;
 use crate::trait_forwarding::queue::SharedTraitQueue;
 use crate::traits::memory::{ChangeKind, TraitChanges, TraitMemory};
 use crate::traits::sink::TraitSink;
@@ -24,7 +25,7 @@ impl TraitSink for ForwardSink {
         let Ok(identifier) = std::str::from_utf8(changes.record.identifier()) else { return };
         match changes.kind {
             ChangeKind::Written if !changes.entries.is_empty() => {
-                let (mut queue, now) = (self.queue.lock(), SystemTime::now());
+                let (mut queue, now) = (self.queue.lock(), clock::wall());
                 for entry in changes.entries {
                     queue.add(changes.environment, identifier, entry.key, entry.value, now);
                 }

@@ -263,7 +263,8 @@ impl TraitMemory {
         let at = self.sweep_at;
         self.sweep_at = at.wrapping_add(1);
         let (index, which) = (at % SHARDS, at / SHARDS);
-        let environments: Vec<Arc<str>> = self.table.environments().cloned().collect();
+        let mut environments: Vec<Arc<str>> = self.table.environments().cloned().collect();
+        environments.sort_unstable();
         let Some(environment) =
             which.checked_rem(environments.len()).and_then(|which| environments.get(which))
         else {

@@ -6,11 +6,11 @@
 //! order of keys, and returns the changes of other processes, which are merged per identity and key by stamp.
 mod accounts;
 mod clock;
-mod disk;
+pub mod disk;
 mod forward;
 mod memory;
 mod sink;
-mod store;
+pub mod store;
 
 use std::io;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::traits::disk::TraitDisk;
 pub use crate::traits::disk::{TraitFileError, check_file};
 pub use crate::traits::forward::ForwardSink;
 pub use crate::traits::memory::{ChangeKind, RemoteChange, TraitChanges, TraitMemory};
@@ -55,10 +56,13 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 pub fn start(
     config: &Config,
     link: TraitLink,
-    sinks: Vec<Box<dyn TraitSink>>,
+    mut sinks: Vec<Box<dyn TraitSink>>,
     metrics: Arc<Metrics>,
     log: Log,
 ) -> io::Result<TraitThread> {
+    if let Some(folder) = config.traits_folder() {
+        sinks.push(Box::new(TraitDisk::new(&folder, metrics.clone(), log.clone())));
+    }
     let stop = link.stop();
     let (ended, when_ended) = channel();
     let (loaded, when_loaded) = channel();

@@ -3,13 +3,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::channel::{TraitLink, TraitMessage};
+use crate::clock;
 use crate::config::Config;
 use crate::limits::TRAIT_GROUP_MAX;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::trait_table::{TraitChange, TraitUpdate};
 use crate::traits::accounts::AccountLimits;
-use crate::traits::disk::TraitDisk;
 use crate::traits::memory::{ChangeKind, TraitChanges, TraitMemory};
 use crate::traits::sink::TraitSink;
 
@@ -35,7 +35,7 @@ pub struct TraitStore {
 }
 
 impl TraitStore {
-    /// The store with its table in memory.
+    /// The store with its table in memory. Changes go to `sinks`.
     pub fn new(
         config: &Config,
         link: TraitLink,
@@ -48,9 +48,6 @@ impl TraitStore {
             bytes_max: config.traits.bytes_max,
         };
         let mut memory = TraitMemory::new(link.seed(), limits, proxy_id());
-        if let Some(folder) = config.traits_folder() {
-            sinks.push(Box::new(TraitDisk::new(folder, metrics.clone(), log.clone())));
-        }
         for sink in &mut sinks {
             sink.load(&mut memory);
         }
@@ -64,12 +61,12 @@ impl TraitStore {
             metrics,
             log,
             ttl_seconds: u32::try_from(config.traits.ttl.as_secs()).unwrap_or(u32::MAX),
-            swept_at: Instant::now(),
+            swept_at: clock::instant(),
             applied: vec![0; reactors],
             informed: vec![0; reactors],
             needs_table: vec![true; reactors],
         };
-        store.evict(SystemTime::now());
+        store.evict(clock::wall());
         store.publish();
         store.measure();
         store
@@ -77,32 +74,46 @@ impl TraitStore {
 
     /// Runs until `TraitMessage::Stop`.
     pub fn run(mut self) {
+        while self.step(if self.is_awaited() { RESEND_WAIT } else { TICK }) {}
+    }
+
+    /// Whether a reactor lacks an update that it had no capacity for.
+    pub fn is_awaited(&self) -> bool {
+        self.needs_table.contains(&true)
+    }
+
+    /// How many writes wait for the next step.
+    pub fn queued(&self) -> usize {
+        self.link.queued()
+    }
+
+    /// Waits for messages, for `wait` at most, applies them, and does what is due. False: the last of them
+    /// was `TraitMessage::Stop`, and everything is written.
+    pub fn step(&mut self, wait: Duration) -> bool {
         let mut is_last = false;
-        while !is_last {
-            let wait = if self.needs_table.contains(&true) { RESEND_WAIT } else { TICK };
-            let group = self.link.next_group(wait, TRAIT_GROUP_MAX);
-            let now = SystemTime::now();
-            for message in group {
-                match message {
-                    TraitMessage::Write(reactor, write) => {
-                        let sinks = &mut self.sinks;
-                        self.memory.write(&write, now, &mut |changes| inform(sinks, &self.metrics, changes));
-                        self.metrics.traits.writes.add(1);
-                        if let Some(applied) = self.applied.get_mut(reactor) {
-                            *applied += 1;
-                        }
+        let group = self.link.next_group(wait, TRAIT_GROUP_MAX);
+        let now = clock::wall();
+        for message in group {
+            match message {
+                TraitMessage::Write(reactor, write) => {
+                    let sinks = &mut self.sinks;
+                    self.memory.write(&write, now, &mut |changes| inform(sinks, &self.metrics, changes));
+                    self.metrics.traits.writes.add(1);
+                    if let Some(applied) = self.applied.get_mut(reactor) {
+                        *applied += 1;
                     }
-                    TraitMessage::Stop => is_last = true,
                 }
+                TraitMessage::Stop => is_last = true,
             }
-            self.evict(now);
-            self.sweep(now);
-            self.publish();
-            for sink in &mut self.sinks {
-                sink.tick(&mut self.memory, now, is_last);
-            }
-            self.measure();
         }
+        self.evict(now);
+        self.sweep(now);
+        self.publish();
+        for sink in &mut self.sinks {
+            sink.tick(&mut self.memory, now, is_last);
+        }
+        self.measure();
+        !is_last
     }
 
     fn evict(&mut self, now: SystemTime) {
@@ -118,10 +129,10 @@ impl TraitStore {
     }
 
     fn sweep(&mut self, now: SystemTime) {
-        if self.ttl_seconds == 0 || self.swept_at.elapsed() < TICK {
+        if self.ttl_seconds == 0 || clock::elapsed(self.swept_at) < TICK {
             return;
         }
-        self.swept_at = Instant::now();
+        self.swept_at = clock::instant();
         let (sinks, ttl) = (&mut self.sinks, self.ttl_seconds);
         let count = self.memory.sweep(ttl, now, &mut |changes| inform(sinks, &self.metrics, changes));
         self.metrics.traits.expired.add(count);
@@ -173,9 +184,5 @@ fn inform(sinks: &mut [Box<dyn TraitSink>], metrics: &Metrics, changes: &TraitCh
 
 /// Distinguishes the stamps of this process from those of others.
 fn proxy_id() -> u32 {
-    let mut bytes = [0; 4];
-    if getrandom::fill(&mut bytes).is_err() {
-        return std::process::id();
-    }
-    u32::from_le_bytes(bytes)
+    clock::random().map_or_else(|_| std::process::id(), |random| random as u32)
 }

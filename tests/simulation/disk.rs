@@ -1,8 +1,8 @@
 //! A disk in memory: what was not synced is lost with the power, and it fills up, fails, and is cut off
 //! between any two steps.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
@@ -10,6 +10,9 @@ use edge_proxy::clock;
 use edge_proxy::storage::disk::{Disk, DiskEntry, DiskFile};
 
 use crate::random::Random;
+
+/// What a disk writes at once: a loss of power keeps any of the pages that were not synced.
+const PAGE_BYTES: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskMode {
@@ -20,20 +23,88 @@ pub enum DiskMode {
     Failing,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Inode {
     data: Vec<u8>,
     synced: Vec<u8>,
+    /// Ranges that were written since the last sync.
+    unsynced: Vec<(usize, usize)>,
     modified: SystemTime,
+}
+
+impl Inode {
+    fn write(&mut self, bytes: &[u8], offset: usize) {
+        let end = offset + bytes.len();
+        if self.data.len() < end {
+            self.resize(end);
+        }
+        self.data[offset..end].copy_from_slice(bytes);
+        match self.unsynced.last_mut().filter(|(_, last)| *last == offset) {
+            Some((_, last)) => *last = end,
+            None => self.unsynced.push((offset, end)),
+        }
+    }
+
+    fn resize(&mut self, bytes: usize) {
+        let before = self.data.len();
+        self.data.resize(bytes, 0);
+        self.unsynced.push((before.min(bytes), bytes));
+    }
+
+    fn sync(&mut self) {
+        let Self { data, synced, unsynced, .. } = self;
+        synced.resize(data.len(), 0);
+        for (start, end) in unsynced.drain(..) {
+            let end = end.min(data.len());
+            if start < end {
+                synced[start..end].copy_from_slice(&data[start..end]);
+            }
+        }
+    }
+
+    /// Of what was not synced, any part may be on the disk.
+    fn lose_power(&mut self, random: &mut Random) {
+        if self.unsynced.is_empty() {
+            return;
+        }
+        match random.below(4) {
+            0 => {}
+            1 => self.data.clone_from(&self.synced),
+            2 => {
+                let cut = random.below(self.data.len() as u64 + 1) as usize;
+                let rest = self.synced.get(cut..).unwrap_or_default();
+                self.data = [&self.data[..cut], rest].concat();
+            }
+            _ => {
+                let mut kept = self.synced.clone();
+                kept.resize(self.data.len(), 0);
+                for page in (0..self.data.len()).step_by(PAGE_BYTES) {
+                    let end = (page + PAGE_BYTES).min(self.data.len());
+                    if kept[page..end] != self.data[page..end] && random.chance(50) {
+                        kept[page..end].copy_from_slice(&self.data[page..end]);
+                    }
+                }
+                self.data = kept;
+            }
+        }
+        self.synced = self.data.clone();
+        self.unsynced.clear();
+    }
+}
+
+/// The names in a folder, each with its inode.
+#[derive(Debug, Default)]
+struct Folder {
+    names: BTreeMap<String, usize>,
+    synced: BTreeMap<String, usize>,
 }
 
 #[derive(Debug)]
 struct DiskState {
-    folders: BTreeSet<PathBuf>,
-    names: BTreeMap<PathBuf, usize>,
-    synced_names: BTreeMap<PathBuf, usize>,
+    folders: BTreeMap<String, Folder>,
     inodes: Vec<Inode>,
-    locks: BTreeSet<PathBuf>,
+    /// Inodes.
+    locks: Vec<usize>,
     /// Counts processes: a handle of an earlier one does nothing.
     generation: u64,
     steps: u64,
@@ -54,11 +125,20 @@ struct PlayedFile {
     disk: PlayedDisk,
     inode: usize,
     generation: u64,
-    lock: Option<PathBuf>,
+    is_locked: bool,
 }
 
 fn cut() -> Error {
     Error::other("the process was killed")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("all names are text")
+}
+
+/// A folder, and a name in it.
+fn split(path: &Path) -> (&str, &str) {
+    text(path).rsplit_once('/').expect("an absolute path")
 }
 
 impl DiskState {
@@ -83,28 +163,32 @@ impl DiskState {
         if self.step(generation, can_fail)? { Ok(()) } else { Err(cut()) }
     }
 
+    fn folder(&mut self, folder: &str) -> Result<&mut Folder> {
+        self.folders.get_mut(folder).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
     fn inode(&self, path: &Path) -> Result<usize> {
-        self.names.get(path).copied().ok_or_else(|| ErrorKind::NotFound.into())
+        let (folder, name) = split(path);
+        let found = self.folders.get(folder).and_then(|folder| folder.names.get(name));
+        found.copied().ok_or_else(|| ErrorKind::NotFound.into())
     }
 
     fn new_inode(&mut self, path: &Path) -> Result<usize> {
-        if !path.parent().is_some_and(|folder| self.folders.contains(folder)) {
-            return Err(ErrorKind::NotFound.into());
-        }
-        self.inodes.push(Inode { data: Vec::new(), synced: Vec::new(), modified: clock::wall() });
-        self.names.insert(path.to_owned(), self.inodes.len() - 1);
-        Ok(self.inodes.len() - 1)
+        let (folder, name) = split(path);
+        let inode = self.inodes.len();
+        self.folder(folder)?.names.insert(name.to_owned(), inode);
+        let (data, synced, unsynced) = (Vec::new(), Vec::new(), Vec::new());
+        self.inodes.push(Inode { data, synced, unsynced, modified: clock::wall() });
+        Ok(inode)
     }
 }
 
 impl PlayedDisk {
     pub fn new(seed: u64) -> Self {
         let state = DiskState {
-            folders: BTreeSet::from([PathBuf::from("/")]),
-            names: BTreeMap::new(),
-            synced_names: BTreeMap::new(),
+            folders: BTreeMap::new(),
             inodes: Vec::new(),
-            locks: BTreeSet::new(),
+            locks: Vec::new(),
             generation: 0,
             steps: 0,
             kill_at: None,
@@ -122,6 +206,10 @@ impl PlayedDisk {
 
     pub fn set_mode(&self, mode: DiskMode) {
         self.state().mode = mode;
+    }
+
+    pub fn is_well(&self) -> bool {
+        self.state().mode == DiskMode::Well
     }
 
     /// How many steps failed so far.
@@ -153,31 +241,17 @@ impl PlayedDisk {
     pub fn lose_power(&self) {
         self.end_process();
         let mut state = self.state();
-        let DiskState { inodes, random, .. } = &mut *state;
-        for inode in inodes {
-            if inode.data == inode.synced {
-                continue;
-            }
-            inode.data = match random.below(3) {
-                0 => inode.data.clone(),
-                1 => inode.synced.clone(),
-                _ => {
-                    let cut = random.below(inode.data.len() as u64 + 1) as usize;
-                    let rest = inode.synced.get(cut..).unwrap_or_default();
-                    [&inode.data[..cut], rest].concat()
-                }
-            };
-            inode.synced = inode.data.clone();
-        }
-        if state.random.chance(60) {
-            state.names = state.synced_names.clone();
-        } else {
-            state.synced_names = state.names.clone();
+        let DiskState { inodes, random, folders, .. } = &mut *state;
+        inodes.iter_mut().for_each(|inode| inode.lose_power(random));
+        let keeps_names = !random.chance(60);
+        for folder in folders.values_mut() {
+            let Folder { names, synced } = folder;
+            if keeps_names { synced.clone_from(names) } else { names.clone_from(synced) }
         }
     }
 
-    fn file(&self, inode: usize, generation: u64, lock: Option<PathBuf>) -> Box<dyn DiskFile> {
-        Box::new(PlayedFile { disk: self.clone(), inode, generation, lock })
+    fn file(&self, inode: usize, generation: u64, is_locked: bool) -> Box<dyn DiskFile> {
+        Box::new(PlayedFile { disk: self.clone(), inode, generation, is_locked })
     }
 }
 
@@ -194,9 +268,7 @@ impl DiskFile for PlayedFile {
         }
         let inode = &mut state.inodes[self.inode];
         if count > 0 {
-            let end = (offset + count).max(length);
-            inode.data.resize(end, 0);
-            inode.data[offset..offset + count].copy_from_slice(&bytes[..count]);
+            inode.write(&bytes[..count], offset);
         }
         inode.modified = clock::wall();
         match (is_whole, is_full) {
@@ -219,31 +291,38 @@ impl DiskFile for PlayedFile {
         Ok(())
     }
 
+    fn size(&self) -> Result<u64> {
+        let mut state = self.disk.state();
+        state.whole_step(self.generation, false)?;
+        Ok(state.inodes[self.inode].data.len() as u64)
+    }
+
     fn set_len(&self, bytes: u64) -> Result<()> {
         let mut state = self.disk.state();
         state.whole_step(self.generation, true)?;
-        state.inodes[self.inode].data.resize(bytes as usize, 0);
+        state.inodes[self.inode].resize(bytes as usize);
         Ok(())
     }
 
     fn sync(&self) -> Result<()> {
         let mut state = self.disk.state();
         state.whole_step(self.generation, true)?;
-        let inode = &mut state.inodes[self.inode];
-        inode.synced.clone_from(&inode.data);
+        state.inodes[self.inode].sync();
         Ok(())
     }
 
     fn is_linked(&self) -> bool {
-        self.disk.state().names.values().any(|inode| *inode == self.inode)
+        let state = self.disk.state();
+        state.folders.values().any(|folder| folder.names.values().any(|inode| *inode == self.inode))
     }
 }
 
 impl Drop for PlayedFile {
     fn drop(&mut self) {
         let mut state = self.disk.state();
-        if let Some(lock) = self.lock.take().filter(|_| state.generation == self.generation) {
-            state.locks.remove(&lock);
+        if self.is_locked && state.generation == self.generation {
+            let inode = self.inode;
+            state.locks.retain(|locked| *locked != inode);
         }
     }
 }
@@ -254,7 +333,11 @@ impl Disk for PlayedDisk {
         let mut state = self.state();
         let generation = state.generation;
         state.whole_step(generation, true)?;
-        state.folders.extend(folder.ancestors().map(Path::to_owned));
+        for folder in folder.ancestors().map(text) {
+            if !state.folders.contains_key(folder) {
+                state.folders.insert(folder.to_owned(), Folder::default());
+            }
+        }
         Ok(())
     }
 
@@ -262,10 +345,8 @@ impl Disk for PlayedDisk {
         let mut state = self.state();
         let generation = state.generation;
         state.whole_step(generation, true)?;
-        let DiskState { names, synced_names, .. } = &mut *state;
-        synced_names.retain(|path, _| path.parent() != Some(folder));
-        let here = names.iter().filter(|(path, _)| path.parent() == Some(folder));
-        synced_names.extend(here.map(|(path, inode)| (path.clone(), *inode)));
+        let Folder { names, synced } = state.folder(text(folder))?;
+        synced.clone_from(names);
         Ok(())
     }
 
@@ -273,16 +354,13 @@ impl Disk for PlayedDisk {
         let mut state = self.state();
         let generation = state.generation;
         state.whole_step(generation, false)?;
-        if !state.folders.contains(folder) {
-            return Err(ErrorKind::NotFound.into());
-        }
-        let here = state.names.iter().filter(|(path, _)| path.parent() == Some(folder));
-        let entry = |(path, inode): (&PathBuf, &usize)| DiskEntry {
-            name: path.file_name().and_then(|name| name.to_str()).map(str::to_owned),
+        let found = state.folders.get(text(folder)).ok_or(ErrorKind::NotFound)?;
+        let entry = |(name, inode): (&String, &usize)| DiskEntry {
+            name: Some(name.clone()),
             is_file: true,
             modified: Some(state.inodes[*inode].modified),
         };
-        Ok(here.map(entry).collect())
+        Ok(found.names.iter().map(entry).collect())
     }
 
     fn read(&self, path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
@@ -297,12 +375,12 @@ impl Disk for PlayedDisk {
         let mut state = self.state();
         let generation = state.generation;
         let is_whole = state.step(generation, true)?;
-        if state.names.contains_key(path) {
+        if state.inode(path).is_ok() {
             return Err(ErrorKind::AlreadyExists.into());
         }
         let inode = state.new_inode(path)?;
         drop(state);
-        if is_whole { Ok(self.file(inode, generation, None)) } else { Err(cut()) }
+        if is_whole { Ok(self.file(inode, generation, false)) } else { Err(cut()) }
     }
 
     fn open(&self, path: &Path, _writes: bool) -> Result<Box<dyn DiskFile>> {
@@ -311,7 +389,7 @@ impl Disk for PlayedDisk {
         state.whole_step(generation, true)?;
         let inode = state.inode(path)?;
         drop(state);
-        Ok(self.file(inode, generation, None))
+        Ok(self.file(inode, generation, false))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -319,8 +397,9 @@ impl Disk for PlayedDisk {
         let generation = state.generation;
         let is_whole = state.step(generation, true)?;
         let inode = state.inode(from)?;
-        state.names.remove(from);
-        state.names.insert(to.to_owned(), inode);
+        let ((from_folder, from), (to_folder, to)) = (split(from), split(to));
+        state.folder(from_folder)?.names.remove(from);
+        state.folder(to_folder)?.names.insert(to.to_owned(), inode);
         if is_whole { Ok(()) } else { Err(cut()) }
     }
 
@@ -329,7 +408,8 @@ impl Disk for PlayedDisk {
         let generation = state.generation;
         let is_whole = state.step(generation, true)?;
         state.inode(path)?;
-        state.names.remove(path);
+        let (folder, name) = split(path);
+        state.folder(folder)?.names.remove(name);
         if is_whole { Ok(()) } else { Err(cut()) }
     }
 
@@ -337,15 +417,15 @@ impl Disk for PlayedDisk {
         let mut state = self.state();
         let generation = state.generation;
         state.whole_step(generation, true)?;
-        if state.locks.contains(path) {
-            return Ok(None);
-        }
         let inode = match state.inode(path) {
             Ok(inode) => inode,
             Err(_) => state.new_inode(path)?,
         };
-        state.locks.insert(path.to_owned());
+        if state.locks.contains(&inode) {
+            return Ok(None);
+        }
+        state.locks.push(inode);
         drop(state);
-        Ok(Some(self.file(inode, generation, Some(path.to_owned()))))
+        Ok(Some(self.file(inode, generation, true)))
     }
 }

@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -50,7 +51,7 @@ fn value(identifier: &str, json: &str) -> (String, String) {
 /// The process ends by a signal: nothing is written at the end.
 fn reopened(folder: &TestFolder) -> (Journal, SharedTraitQueue) {
     let queue = queue();
-    let (journal, recovery) = Journal::open(&folder.0, &queue).unwrap();
+    let (journal, recovery) = Journal::open(&DiskFolder::from(&folder.0), &queue).unwrap();
     assert_eq!((recovery.damaged, recovery.ignored), (0, 0));
     (journal, queue)
 }
