@@ -177,7 +177,7 @@ impl<S: Fn(TraitRequest, &Secret, &[u8], Duration) -> TraitsOutcome> TraitRound<
         let kind = failure.as_ref().map(|failure| failure.kind);
         let is_key_refused = matches!(kind, Some(PollErrorKind::Status(401 | 403)));
         let wait = failure.as_ref().and_then(|failure| failure.retry_after);
-        let retry_at = wait.and_then(|wait| clock::instant().checked_add(wait.min(limits::RETRY_AFTER_MAX)));
+        let retry_at = wait.map(|wait| clock::instant() + wait.min(limits::RETRY_AFTER_DEFAULT_MAX));
         let after = EnvironmentMemory {
             keys_refused: before.keys_refused + usize::from(is_key_refused),
             faults: if kind == Some(PollErrorKind::Status(500)) { before.faults + 1 } else { 0 },

@@ -43,12 +43,7 @@ pub struct RoundWorker {
 }
 
 impl RoundWorker {
-    pub fn new(
-        queue: SharedTraitQueue,
-        newest: Newest,
-        make_upstream: MakeUpstream,
-        tracer: Tracer,
-    ) -> Self {
+    pub fn new(queue: SharedTraitQueue, newest: Newest, make_upstream: MakeUpstream, tracer: Tracer) -> Self {
         Self { queue, newest, make_upstream, memory: RoundMemory::default(), tracer, upstream: None }
     }
 

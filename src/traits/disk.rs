@@ -80,7 +80,7 @@ enum DiskReport {
     Committed,
 }
 
-/// Runs the writer beside the store thread: on a thread of its own, until [`DiskWriter::step`] returns false.
+/// Runs the writer beside the store thread: on a thread for it, until [`DiskWriter::step`] returns false.
 pub type RunWriter = Box<dyn FnMut(DiskWriter) -> io::Result<()> + Send>;
 
 /// The sink of the store thread.
@@ -99,7 +99,7 @@ pub struct TraitDisk {
 }
 
 impl TraitDisk {
-    /// A sink that writes on a thread of its own.
+    /// A sink that writes on a new thread.
     pub fn new(folder: &Path, metrics: Arc<Metrics>, log: Log) -> Self {
         let run = |mut writer: DiskWriter| {
             let run = move || while writer.step(RETRY_INTERVAL, thread::sleep) {};
@@ -226,7 +226,7 @@ impl TraitSink for TraitDisk {
     }
 }
 
-/// Writes to the file, on a thread of its own.
+/// Writes to the file, on its thread.
 pub struct DiskWriter {
     folder: DiskFolder,
     /// `None` until the file can be opened.
@@ -243,8 +243,8 @@ pub struct DiskWriter {
 }
 
 impl DiskWriter {
-    /// Commits the next batch, which may take `wait` to arrive; after a failure `pause`s and leaves it for the
-    /// next call. False: the store thread has ended.
+    /// Commits the next batch, which may take `wait` to arrive. After a failure it `pause`s, and tries again
+    /// in the next call. False: the store thread has ended.
     pub fn step(&mut self, wait: Duration, pause: impl FnOnce(Duration)) -> bool {
         let batch = match self.unwritten.take().map_or_else(|| next(&self.batches, wait), Ok) {
             Ok(batch) => batch,
@@ -377,7 +377,7 @@ fn open_file(folder: &DiskFolder) -> Result<Database, TraitFileError> {
     folder.create().map_err(io)?;
     let file = folder.disk.lock(&folder.path.join(FILE)).map_err(io)?;
     let Some(file) = file.map(TraitFile) else { return Err(TraitFileError::Locked) };
-    // Otherwise a new file may be lost with the power, whatever is written into it.
+    // Otherwise a new file may be lost with the power, with all that is written into it.
     folder.disk.sync_folder(&folder.path).map_err(io)?;
     let mut builder = Database::builder();
     builder.set_cache_size(TRAIT_DISK_CACHE_BYTES);

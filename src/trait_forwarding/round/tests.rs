@@ -182,3 +182,20 @@ fn a_failing_environment_does_not_stop_the_others_and_each_has_its_own_memory() 
         "both try their other key"
     );
 }
+
+#[test]
+fn retry_after_is_honoured_for_a_minute_at_most() {
+    let (queue, mut memory) = (queue(1), RoundMemory::default());
+    let (start, wall) = (Instant::now(), SystemTime::now());
+    let at = |seconds| clock::fix(start + Duration::from_secs(seconds), wall, 1);
+    at(0);
+    let wait = Some(Duration::from_secs(7200));
+    let failed = || TraitsOutcome::Failed(PollError { retry_after: wait, ..status(429) });
+    let (first, _) = run(&queue, &mut memory, |_, _| failed());
+    assert!(first.failure.is_some());
+    at(59);
+    assert_eq!(run(&queue, &mut memory, |_, _| TraitsOutcome::Accepted).0.sent, 0);
+    at(61);
+    assert_eq!(run(&queue, &mut memory, |_, _| TraitsOutcome::Accepted).0.sent, 1);
+    clock::release();
+}
