@@ -140,6 +140,9 @@ pub struct Sent<T> {
 pub struct Caller<T> {
     pipe: Rc<RefCell<Pipe>>,
     task: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    is_served: bool,
+    is_in_request: bool,
+    is_unacknowledged: bool,
     flag: Arc<WakeFlag>,
     unread: Vec<u8>,
     /// Not answered yet, in order.
@@ -158,21 +161,16 @@ struct Http2State {
 }
 
 impl<T: Clone> Caller<T> {
-    /// Connects to a reactor; `window`: how many bytes it reads without [`read_more`](Self::read_more).
-    pub fn connect(
-        reactor: &Rc<Reactor>,
-        piece: usize,
-        window: usize,
-        is_http2: bool,
-        now: Duration,
-    ) -> Self {
+    /// Connects; `window`: how many bytes it reads without [`read_more`](Self::read_more). Nothing is read
+    /// from it before [`serve`](Self::serve).
+    pub fn connect(piece: usize, window: usize, is_http2: bool, now: Duration) -> Self {
         let pipe = Rc::new(RefCell::new(Pipe { window, piece: piece.max(1), ..Pipe::default() }));
-        let transport = PlayedTransport(Rc::clone(&pipe));
-        let guard = reactor.connections.enter();
-        let task = Box::pin(protocol::serve(Rc::clone(reactor), guard, transport, None));
         let mut caller = Self {
             pipe,
-            task: Some(task),
+            task: None,
+            is_served: false,
+            is_in_request: false,
+            is_unacknowledged: false,
             flag: Arc::new(WakeFlag(AtomicBool::new(true))),
             unread: Vec::new(),
             waiting: Vec::new(),
@@ -188,6 +186,20 @@ impl<T: Clone> Caller<T> {
             caller.send_bytes(&preface);
         }
         caller
+    }
+
+    /// A reactor serves the connection.
+    pub fn serve(&mut self, reactor: &Rc<Reactor>) {
+        let transport = PlayedTransport(Rc::clone(&self.pipe));
+        let guard = reactor.connections.enter();
+        self.task = Some(Box::pin(protocol::serve(Rc::clone(reactor), guard, transport, None)));
+        self.is_served = true;
+        self.flag.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a reactor serves the connection, or has served it.
+    pub fn is_served(&self) -> bool {
+        self.is_served
     }
 
     /// The bytes of a request; for HTTP/2 its frames.
@@ -218,6 +230,23 @@ impl<T: Clone> Caller<T> {
         let mut pipe = self.pipe.borrow_mut();
         pipe.to_server.extend_from_slice(bytes);
         pipe.wake();
+    }
+
+    /// Sends a part of a request; `is_last`: a frame may follow it.
+    pub fn send_part(&mut self, bytes: &[u8], is_last: bool) {
+        self.send_bytes(bytes);
+        self.is_in_request = !is_last;
+        if is_last && std::mem::take(&mut self.is_unacknowledged) {
+            self.acknowledge();
+        }
+    }
+
+    /// Acknowledges the settings of the server, after the request that is being sent.
+    fn acknowledge(&mut self) {
+        match self.is_in_request {
+            true => self.is_unacknowledged = true,
+            false => self.send_bytes(&frame(4, 1, 0, &[])),
+        }
     }
 
     /// The stream of the request that was encoded last.
@@ -259,7 +288,7 @@ impl<T: Clone> Caller<T> {
 
     /// The task of the connection has ended.
     pub fn has_ended(&self) -> bool {
-        self.task.is_none()
+        self.is_served && self.task.is_none()
     }
 
     /// Lets the server run until it waits. True if it did something.
@@ -278,6 +307,7 @@ impl<T: Clone> Caller<T> {
 
     /// The process has ended: its connections with it.
     pub fn abort(&mut self) {
+        self.is_served = true;
         self.task = None;
     }
 
@@ -354,8 +384,10 @@ impl<T: Clone> Caller<T> {
                     }
                 }
                 3 => return Err(format!("stream {stream} was reset")),
-                4 if flags & 1 == 0 => self.send_bytes(&frame(4, 1, 0, &[])),
-                7 if payload.get(4..8) != Some(&[0; 4]) => return Err("GOAWAY with an error".into()),
+                4 if flags & 1 == 0 => self.acknowledge(),
+                7 if payload.get(4..8) != Some(&[0; 4]) => {
+                    return Err(format!("GOAWAY with an error: {payload:?}"));
+                }
                 _ => {}
             }
             if matches!(kind, 0 | 1) && flags & 1 != 0 {

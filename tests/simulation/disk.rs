@@ -11,7 +11,7 @@ use edge_proxy::storage::disk::{Disk, DiskEntry, DiskFile};
 
 use crate::random::Random;
 
-/// What a disk writes at once: a loss of power keeps any of the pages that were not synced.
+/// What a disk writes in one piece: a loss of power keeps any of the pages that were not synced.
 const PAGE_BYTES: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,8 @@ mod random;
 mod scenario;
 mod sown;
 mod storage;
+mod trait_threads;
+mod traits;
 mod upstream;
 mod world;
 
@@ -23,7 +25,7 @@ use std::time::{Duration, Instant};
 use edge_proxy::log::Log;
 
 use crate::scenario::{defaults, disturbances};
-use crate::world::{Outcome, play};
+use crate::world::{EVENTS_MIN, Outcome, play};
 
 /// The seeds of `make test`: a seed takes seconds in a debug build.
 const SEEDS_DEFAULT: u64 = 3;
@@ -131,7 +133,7 @@ fn seeds_keep_all_promises() {
     print(&totals, started.elapsed());
     write_table("simulate", &table(&totals, started.elapsed()));
     assert_sound(&totals);
-    assert!(totals.events_min >= 200, "a seed has only {} events", totals.events_min);
+    assert!(totals.events_min >= EVENTS_MIN, "a seed has only {} events", totals.events_min);
 }
 
 /// Plays seeds until the process is stopped, or one fails.

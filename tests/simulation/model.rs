@@ -8,6 +8,7 @@ use edge_proxy::delta::digest_of;
 use edge_proxy::engine::program::Role;
 use edge_proxy::limits;
 use edge_proxy::snapshot::{Environment, Snapshot};
+use edge_proxy::storage::StorageError;
 use edge_proxy::supervisor::event::Event;
 use edge_proxy::supervisor::refresh::{EnvironmentId, Polled, RefreshJob, RefreshSource};
 use edge_proxy::upstream::{DiscoveredEnvironment, PollError};
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use crate::caller::Answer;
 use crate::documents::{HIDDEN, version_of};
+use crate::traits::{TraitAsk, TraitModel, age_of};
 use crate::upstream::{PlayedEnvironment, Version};
 
 /// How long a decision of the supervisor may take to reach a reactor: one that is busy included.
@@ -40,11 +42,18 @@ pub enum Ask {
     Document {
         key: String,
     },
+    /// Kept traits.
+    Traits {
+        key: String,
+        is_server: bool,
+        ask: TraitAsk,
+    },
     Readiness,
     Liveness,
     UnknownKey,
     /// Experiment events with these numbers.
     Events {
+        key: String,
         numbers: Vec<u64>,
     },
     /// An evaluation, counted this often.
@@ -61,7 +70,9 @@ impl Ask {
     /// Whether the request has a server-side key.
     pub fn has_server_key(&self) -> bool {
         match self {
-            Self::Flags { is_server, .. } | Self::Identity { is_server, .. } => *is_server,
+            Self::Flags { is_server, .. }
+            | Self::Identity { is_server, .. }
+            | Self::Traits { is_server, .. } => *is_server,
             Self::Document { .. } => true,
             _ => false,
         }
@@ -127,6 +138,8 @@ pub struct Model {
     versions: BTreeMap<[u8; 32], (String, u32)>,
     compiled: BTreeMap<(String, u32), Rc<Environment>>,
     documents: BTreeMap<(String, u32), Version>,
+    /// Bodies of `/flags/` that were checked: by version, and whether they are of servers.
+    flag_bodies: BTreeMap<(String, u32, bool), Vec<u8>>,
     edits: BTreeMap<String, Vec<Edit>>,
     /// Which environment a server-side key opens.
     owners: BTreeMap<String, String>,
@@ -156,6 +169,7 @@ pub struct Model {
     /// When each accepted event was.
     pub events: BTreeMap<u64, Duration>,
     pub answers: u64,
+    pub traits: TraitModel,
 }
 
 impl Model {
@@ -176,6 +190,7 @@ impl Model {
             versions: BTreeMap::new(),
             compiled: BTreeMap::new(),
             documents: BTreeMap::new(),
+            flag_bodies: BTreeMap::new(),
             edits: BTreeMap::new(),
             owners: BTreeMap::new(),
             rules,
@@ -197,10 +212,15 @@ impl Model {
             evaluations: BTreeMap::new(),
             events: BTreeMap::new(),
             answers: 0,
+            traits: TraitModel::new(),
         }
     }
 
+    /// Adds a line to the trace, if there is one.
     pub fn note(&mut self, at: Duration, line: &dyn std::fmt::Display) {
+        if self.trace.is_none() {
+            return;
+        }
         let line = format!("{:>12.3} {line}", at.as_secs_f64());
         for byte in line.bytes() {
             self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -624,22 +644,22 @@ impl Model {
         self.answers += 1;
         let Moment { reactor, now, .. } = moment;
         self.note(now, &format_args!("answer {} {} {}", reactor, answer.status, answer.body.len()));
-        let text = String::from_utf8_lossy(&answer.body).into_owned();
-        let shown = || text.chars().take(200).collect::<String>();
+        let shown = || String::from_utf8_lossy(&answer.body).chars().take(200).collect::<String>();
         match ask {
             Ask::Flags { key, is_server } => {
                 self.count_usage(answer);
-                let Some(version) = self.flags(key, answer, None, *is_server, moment) else { return };
-                let role = if *is_server { Role::Server } else { Role::Client };
-                let expected = self.compiled(key, version).map(|model| model.flags(role).plain.clone());
-                if expected.as_deref() != Some(&answer.body[..]) {
-                    self.offend(format!("/flags/ of {key} version {version} differs: {}", shown()));
-                }
+                self.check_flags(key, *is_server, answer, moment);
             }
             Ask::Identity { key, is_server, identifier, age } => {
                 self.count_usage(answer);
-                self.flags(key, answer, Some((identifier, *age)), *is_server, moment);
+                let version = self.flags(key, answer, Some((identifier, *age)), *is_server, moment);
+                if version.is_some() && self.traits.has_store() {
+                    self.note(moment.now, &format_args!("{key} {identifier} age {age}"));
+                    let sent = [("age".to_owned(), Value::from(*age))];
+                    self.traits.evaluated(key, identifier, &sent, Moment { now: moment.now, ..moment });
+                }
             }
+            Ask::Traits { key, is_server, ask } => self.check_traits(key, *is_server, ask, answer, moment),
             Ask::Document { key } => {
                 self.count_usage(answer);
                 self.document(key, answer, moment);
@@ -659,7 +679,7 @@ impl Model {
             Ask::UnknownKey if !matches!(answer.status, 401 | 502) => {
                 self.offend(format!("an unknown key is answered {}", answer.status));
             }
-            Ask::Events { numbers } => match answer.status {
+            Ask::Events { numbers, .. } => match answer.status {
                 202 => self.events.extend(numbers.iter().map(|number| (*number, now))),
                 401 | 403 | 502 | 503 => {}
                 404 if !takes_events => {}
@@ -669,6 +689,59 @@ impl Model {
                 *self.evaluations.entry(key.clone()).or_default() += count;
             }
             Ask::Liveness | Ask::UnknownKey | Ask::Analytics { .. } | Ask::Stream { .. } => {}
+        }
+    }
+
+    fn check_flags(&mut self, key: &str, is_server: bool, answer: &Answer, moment: Moment) {
+        let (versions, _) = self.may_serve(key, moment.sent_at);
+        let is_known = |version: &&u32| {
+            let body = self.flag_bodies.get(&(key.to_owned(), **version, is_server));
+            body.is_some_and(|body| *body == answer.body)
+        };
+        if let Some(version) = versions.iter().rev().find(is_known).copied().filter(|_| answer.status == 200)
+        {
+            return self.check_version(key, version, moment);
+        }
+        let Some(version) = self.flags(key, answer, None, is_server, moment) else { return };
+        let role = if is_server { Role::Server } else { Role::Client };
+        let expected = self.compiled(key, version).map(|model| model.flags(role).plain.clone());
+        if expected.as_deref() != Some(&answer.body[..]) {
+            let shown: String = String::from_utf8_lossy(&answer.body).chars().take(200).collect();
+            return self.offend(format!("/flags/ of {key} version {version} differs: {shown}"));
+        }
+        self.flag_bodies.insert((key.to_owned(), version, is_server), answer.body.clone());
+    }
+
+    fn check_traits(&mut self, key: &str, is_server: bool, ask: &TraitAsk, answer: &Answer, moment: Moment) {
+        self.note(moment.now, &format_args!("{key} {ask:?}"));
+        if !ask.is_of_servers() {
+            self.count_usage(answer);
+        }
+        let is_unknown = answer.status == 404 && matches!(ask, TraitAsk::Export { .. });
+        if !matches!(answer.status, 200 | 204) && !is_unknown {
+            return self.refused(key, answer.status, moment.sent_at);
+        }
+        if let Err(wrong) = self.traits.check(key, ask, answer, moment) {
+            self.offend(wrong);
+        }
+        if let TraitAsk::Evaluate { identifier, .. } | TraitAsk::Get { identifier } = ask {
+            let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+            self.flags(key, answer, Some((identifier, age_of(&body))), is_server, moment);
+        }
+    }
+
+    /// Whether an environment was ever removed.
+    pub fn was_removed(&self, key: &str) -> bool {
+        self.removed.contains_key(key)
+    }
+
+    /// At the end of a quiet time: the stored document is the one that is served.
+    pub fn check_stored(&mut self, key: &str, stored: Result<Option<[u8; 32]>, StorageError>) {
+        let served = self.environments.get(key).and_then(|served| served.delivered.last());
+        let Some((_, served)) = served.copied() else { return };
+        match stored.map(|digest| digest.and_then(|digest| self.versions.get(&digest)).cloned()) {
+            Ok(Some((owner, version))) if owner == key && version == served => {}
+            other => self.offend(format!("version {served} of {key} is served, {other:?} is stored")),
         }
     }
 
@@ -778,7 +851,9 @@ impl Model {
     /// The text has no value that only server-side keys may read.
     pub fn check_secret(&mut self, ask: &Ask, answer: &Answer) {
         let is_public = match ask {
-            Ask::Flags { is_server, .. } | Ask::Identity { is_server, .. } => !is_server,
+            Ask::Flags { is_server, .. }
+            | Ask::Identity { is_server, .. }
+            | Ask::Traits { is_server, .. } => !is_server,
             Ask::Document { .. } => false,
             _ => true,
         };

@@ -3,7 +3,8 @@
 //! What the threads of production do one beside the other is a queue of tasks here. The seed draws how long
 //! each takes, and so their order.
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use edge_proxy::analytics::batch::ReportKind;
 use edge_proxy::analytics::outbox;
 use edge_proxy::analytics::upload::{PendingBatch, run_round};
-use edge_proxy::channel::{Publisher, ReactorMessage};
+use edge_proxy::channel::{NewConnection, Publisher, ReactorMessage};
 use edge_proxy::clock;
 use edge_proxy::config::Config;
 use edge_proxy::forwarding::queue::SharedQueue;
@@ -43,7 +44,11 @@ use edge_proxy::upstream::Upstream;
 use crate::disk::PlayedDisk;
 use crate::model::Model;
 use crate::random::Random;
+use crate::trait_threads::PlayedTraits;
 use crate::upstream::{PlayedNetwork, latency};
+
+/// How often the writer of events is played while it has nothing to write.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(120);
 
 /// The folder of all processes.
 pub const CACHE_DIR: &str = "/cache";
@@ -55,6 +60,7 @@ pub enum Work {
     Discover,
     Upload { kind: ReportKind, waiting: Vec<PendingBatch> },
     Forward { until: Option<Instant> },
+    ForwardTraits,
 }
 
 /// What happens next in the process.
@@ -65,6 +71,8 @@ pub enum Task {
     /// An event arrives at the supervisor.
     Deliver(Box<Event>),
     WriteStore,
+    /// A round of traits has its answer.
+    TraitsForwarded,
     WakeReactor(usize),
 }
 
@@ -83,6 +91,7 @@ pub struct PlayedReactor {
     pub reactor: Rc<Reactor>,
     pub sweep_at: Option<Duration>,
     is_woken: bool,
+    is_open: bool,
     pub draining_since: Option<Duration>,
     is_quiet: bool,
 }
@@ -99,6 +108,13 @@ pub struct Process {
     is_store_due: bool,
     events: Option<EventWriter>,
     queue: Option<SharedQueue>,
+    /// When the writer looks for events of other processes, unless it has something to write before.
+    events_at: Duration,
+    traits: Option<PlayedTraits>,
+    /// Connections that another reactor has passed on: to which, and their numbers.
+    pub passed: Vec<(usize, u64)>,
+    /// Polls that upstream will serve at these times, for edits at the same moment.
+    pub fetches: Vec<(Duration, String)>,
     /// `None`: it has ended.
     pub reactors: Vec<Option<PlayedReactor>>,
     tasks: BTreeMap<(Duration, u64), Task>,
@@ -159,6 +175,7 @@ impl Process {
                 reactor,
                 sweep_at: None,
                 is_woken: false,
+                is_open: false,
                 draining_since: None,
                 is_quiet: true,
             }));
@@ -168,6 +185,10 @@ impl Process {
             EventWriter::new(&config, folder.clone(), posts, Arc::clone(&metrics), shared.log.clone())
         });
         let queue = events.as_ref().map(EventWriter::queue);
+        let newest = publisher.newest();
+        let traits = publisher
+            .take_traits()
+            .map(|link| PlayedTraits::start(&config, link, newest, folder.as_ref(), &metrics, seed, shared));
         let mut stored = |kind| stored_batches(kind, store.as_mut(), folder.as_ref());
         let stored_uploads =
             StoredUploads { analytics: stored(ReportKind::Analytics), usage: stored(ReportKind::Usage) };
@@ -193,6 +214,10 @@ impl Process {
             is_store_due: false,
             events,
             queue,
+            events_at: shared.now,
+            traits,
+            passed: Vec::new(),
+            fetches: Vec::new(),
             reactors,
             tasks: BTreeMap::new(),
             next_task: 0,
@@ -231,21 +256,39 @@ impl Process {
     }
 
     /// When something is due in the process.
-    pub fn due(&self, base: Instant) -> Duration {
+    pub fn due(&self) -> Duration {
         let task = self.tasks.keys().next().map(|(at, _)| *at);
         let sweeps = self.reactors.iter().flatten().filter_map(|reactor| reactor.sweep_at);
-        let events = self.events.as_ref().map(|events| events.due().saturating_duration_since(base));
-        let all = sweeps.chain(task).chain(events);
+        let events = self.events.as_ref().map(|_| self.events_at);
+        let traits = self.traits.as_ref().and_then(PlayedTraits::due);
+        let all = sweeps.chain(task).chain(events).chain(traits);
         all.min().map_or(self.tick_at, |at| at.min(self.tick_at))
+    }
+
+    /// Lets the writer of events do what is due. Without other processes it finds nothing by looking for their
+    /// events: that is played seldom.
+    fn step_events(&mut self, now: Duration) {
+        let (Some(events), Some(queue)) = (&mut self.events, &self.queue) else { return };
+        events.step(Duration::ZERO);
+        let wait = events.due().saturating_duration_since(clock::instant());
+        let is_idle = wait > limits::EVENT_SYNC_INTERVAL && queue.lock().is_some();
+        self.events_at = now + if is_idle { HOUSEKEEPING_INTERVAL } else { wait };
     }
 
     /// Does what is due first. True if what is served may differ afterwards.
     pub fn step(&mut self, shared: &mut Shared<'_>) -> bool {
         let now = shared.now;
-        if let Some(events) = &mut self.events
-            && events.due() <= clock::instant()
+        if self.events.is_some() && self.events_at <= now {
+            self.step_events(now);
+            self.check_wakes(now);
+            return false;
+        }
+        if let Some(traits) = &mut self.traits
+            && traits.due().is_some_and(|at| at <= now)
         {
-            events.step(Duration::ZERO);
+            if traits.step(now).is_some() {
+                self.start_work(Work::ForwardTraits, shared);
+            }
             self.check_wakes(now);
             return false;
         }
@@ -287,9 +330,8 @@ impl Process {
             reactor.sweep_at.get_or_insert(now + limits::SWEEP_INTERVAL);
         }
         // Accepted events are written by another thread.
-        if let Some(events) = &mut self.events {
-            events.step(Duration::ZERO);
-        }
+        self.step_events(now);
+        self.traits.iter_mut().for_each(|traits| traits.used(now));
         self.check_wakes(now);
     }
 
@@ -301,13 +343,24 @@ impl Process {
                 self.tick(shared);
             }
             Task::WriteStore => self.write_store(shared),
+            Task::TraitsForwarded => self.traits.iter_mut().for_each(|traits| traits.served(shared.now)),
             Task::WakeReactor(index) => {
+                self.receive_passed(index);
                 if let Some(reactor) = &mut self.reactors[index] {
                     reactor.is_woken = false;
                     reactor.reactor.receive_messages(&reactor.options.inbox);
+                    let has_lease = reactor.reactor.worker_state.lease.borrow().is_some();
+                    if let Some(spread) = &reactor.reactor.spread
+                        && !reactor.reactor.is_draining()
+                        && has_lease
+                        && !std::mem::replace(&mut reactor.is_open, true)
+                    {
+                        spread.open();
+                    }
                     if reactor.reactor.is_draining() && reactor.draining_since.is_none() {
                         reactor.draining_since = Some(shared.now);
                         reactor.reactor.connections.drain();
+                        reactor.reactor.spread.iter().for_each(|spread| spread.close());
                         reactor.sweep_at.get_or_insert(shared.now + limits::SWEEP_INTERVAL);
                     }
                 }
@@ -346,6 +399,10 @@ impl Process {
                 let upstream = &self.upstream;
                 Event::Uploaded(run_round(kind, waiting, until, |batch| post_counts(upstream, batch, None)))
             }
+            Work::ForwardTraits => {
+                self.traits.iter_mut().for_each(PlayedTraits::serve);
+                return self.plan(shared.now + after, Task::TraitsForwarded);
+            }
             Work::Forward { until } => {
                 let Some(queue) = &self.queue else { return };
                 let round_until = until.unwrap_or(clock::instant() + limits::ROUND_TIME_MAX);
@@ -360,6 +417,12 @@ impl Process {
     fn start_work(&mut self, work: Work, shared: &mut Shared<'_>) {
         let fault = shared.network.server().fault;
         let (before, after) = latency(fault, self.config.api_poll_timeout, &mut self.random);
+        if let Work::Refresh(job) = &work
+            && self.random.chance(3)
+            && let Some(key) = self.keys.get(&job.id)
+        {
+            self.fetches.push((shared.now + before, key.clone()));
+        }
         self.plan(shared.now + before, Task::Serve(work, after));
     }
 
@@ -463,6 +526,62 @@ impl Process {
         }
     }
 
+    /// Takes connections that other reactors have passed on.
+    fn receive_passed(&mut self, index: usize) {
+        let Some(reactor) = &self.reactors[index] else { return };
+        let Some(spread) = &reactor.reactor.spread else { return };
+        while let Some(connection) = spread.next_passed() {
+            let mut number = [0; 8];
+            if let NewConnection::Unix(mut stream) = connection {
+                stream.read_exact(&mut number).expect("it was written");
+            }
+            self.passed.push((index, u64::from_le_bytes(number)));
+        }
+    }
+
+    /// A reactor accepts the connection with this number. True: it passes it on; it arrives in `passed`.
+    pub fn accept(&mut self, index: usize, number: Option<u64>) -> bool {
+        let reactor = self.reactors[index].as_ref();
+        let Some(spread) = reactor.and_then(|reactor| reactor.reactor.spread.as_ref()) else { return false };
+        let Some(number) = number else {
+            spread.keep();
+            return false;
+        };
+        let (mut ours, theirs) = UnixStream::pair().expect("descriptors");
+        ours.write_all(&number.to_le_bytes()).expect("a new socket has capacity");
+        spread.pass(NewConnection::Unix(theirs)).is_none()
+    }
+
+    /// Whether passing a connection on, or keeping it, was right: no reactor exceeds the mean by 30 % while
+    /// another one has fewer (docs/configuration.md).
+    pub fn is_spread(&self, index: usize, before: usize, is_passed: bool) -> bool {
+        let others = self.reactors.iter().enumerate().filter(|(other, _)| *other != index);
+        let others = others.filter_map(|(_, reactor)| reactor.as_ref());
+        let open = others.filter(|reactor| reactor.is_open && reactor.draining_since.is_none());
+        let least = open.map(|reactor| reactor.reactor.connections.len()).min();
+        is_passed || least.is_none_or(|least| before == 0 || least + 1 >= before)
+    }
+
+    /// The process exits: kept traits are written and forwarded.
+    pub fn stop_traits(&mut self) {
+        self.traits.take().into_iter().for_each(PlayedTraits::stop);
+    }
+
+    /// Since when kept traits are not on the disk.
+    pub fn traits_unwritten_since(&self) -> Option<Duration> {
+        self.traits.as_ref().and_then(PlayedTraits::unwritten_since)
+    }
+
+    /// A disk that works again is written to soon.
+    pub fn disk_changed(&mut self, now: Duration) {
+        self.traits.iter_mut().for_each(|traits| traits.disk_changed(now));
+    }
+
+    /// Whether documents are stored.
+    pub fn stored_version(&self, key: &str) -> Option<Result<Option<StoredDocument>, storage::StorageError>> {
+        self.store.as_ref().map(|_| self.load(key))
+    }
+
     fn load(&self, name: &str) -> Result<Option<StoredDocument>, storage::StorageError> {
         self.folder.as_ref().map_or(Ok(None), |folder| storage::load(folder.clone(), name))
     }
@@ -516,11 +635,21 @@ impl Process {
     }
 
     /// Whether a draining reactor has finished, or its time is over.
-    pub fn has_drained(&self, index: usize, now: Duration) -> bool {
+    pub fn has_drained(&mut self, index: usize, now: Duration) -> bool {
+        if self.reactors[index].as_ref().is_some_and(|reactor| reactor.draining_since.is_some()) {
+            self.receive_passed(index);
+        }
         let Some(reactor) = &self.reactors[index] else { return false };
         let grace = reactor.options.config.server.shutdown_grace;
+        let is_awaiting = reactor
+            .reactor
+            .spread
+            .as_ref()
+            .is_some_and(|spread| spread.is_awaiting(reactor.reactor.connections.len()));
         reactor.draining_since.is_some_and(|since| {
-            reactor.reactor.connections.is_empty() && now >= since + Duration::from_millis(100)
+            reactor.reactor.connections.is_empty()
+                && !is_awaiting
+                && now >= since + Duration::from_millis(100)
                 || now >= since + grace
         })
     }

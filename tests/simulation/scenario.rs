@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use edge_proxy::config::{Config, EnvironmentConfig, EventsFsync, Inputs, Secret, load};
+use edge_proxy::config::{Config, EnvironmentConfig, EventsFsync, Inputs, Secret, TraitsStore, load};
 
 use crate::disk::DiskMode;
 use crate::process::CACHE_DIR;
@@ -10,7 +10,7 @@ use crate::random::Random;
 use crate::upstream::{Fault, ORIGIN};
 
 /// The shortest and the longest time that a seed plays.
-const SHORTEST: Duration = Duration::from_secs(40 * 60);
+const SHORTEST: Duration = Duration::from_secs(20 * 60);
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// What the callers of a connection do.
@@ -24,6 +24,8 @@ pub enum CallerKind {
     /// Events of an experiment.
     Events,
     Analytics,
+    /// Kept traits.
+    Traits,
     /// Never ends its head, or its body.
     SlowSender,
     /// Does not read, or a little at a time.
@@ -36,12 +38,13 @@ pub enum CallerKind {
 }
 
 impl CallerKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Plain,
         Self::Pipelined,
         Self::Http2,
         Self::Events,
         Self::Analytics,
+        Self::Traits,
         Self::SlowSender,
         Self::SlowReader,
         Self::Stream,
@@ -58,6 +61,10 @@ pub enum Happening {
         environment: usize,
         moves_time: bool,
         follow_up: bool,
+    },
+    /// An edit at the moment in which upstream serves a poll.
+    EditWhileFetching {
+        environment: usize,
     },
     FaultBegins(Fault),
     FaultEnds,
@@ -100,6 +107,7 @@ impl Happening {
             Self::WallJump(_) => "WallJump".into(),
             Self::RotateKey { .. } => "RotateKey".into(),
             Self::Edit { follow_up: true, .. } => "EditInSameSecond".into(),
+            Self::EditWhileFetching { .. } => "EditWhileFetching".into(),
             _ => return None,
         })
     }
@@ -117,6 +125,7 @@ pub fn disturbances() -> Vec<String> {
         "WallJump",
         "RotateKey",
         "EditInSameSecond",
+        "EditWhileFetching",
     ];
     Fault::ALL.iter().map(|fault| format!("{fault:?}")).chain(more.map(str::to_owned)).collect()
 }
@@ -131,6 +140,8 @@ pub struct Scenario {
     pub uses_etags: bool,
     pub is_paged: bool,
     pub retry_after: u64,
+    /// After how many of a hundred steps a caller probes.
+    pub probes: u64,
     /// When nothing more happens.
     pub quiet_at: Duration,
     pub end: Duration,
@@ -166,7 +177,7 @@ impl Scenario {
         let ratio = LONGEST.as_secs_f64() / SHORTEST.as_secs_f64();
         let end = SHORTEST.mul_f64(ratio.powf(random.unit()));
         let seconds = |seconds: u64| Duration::from_secs(seconds);
-        let interval = (end / random.between(40, 90) as u32).clamp(seconds(2), seconds(600));
+        let interval = (end / random.between(30, 70) as u32).clamp(seconds(2), seconds(600));
         let mut config = defaults.clone();
         config.api_url = format!("{ORIGIN}/api/v1/");
         config.api_poll_frequency = interval;
@@ -185,6 +196,16 @@ impl Scenario {
         config.events.flush_interval = flush;
         config.events.fsync = if random.chance(60) { EventsFsync::Group } else { EventsFsync::Second };
         config.events.spool_bytes_max = *random.pick(&[64 * 1024, 4 << 20]);
+        config.traits.store = match random.below(10) {
+            0..=3 => TraitsStore::None,
+            4..=6 => TraitsStore::Memory,
+            _ if config.cache_dir.is_none() => TraitsStore::Memory,
+            _ => TraitsStore::Disk,
+        };
+        config.traits.forward = config.traits.store != TraitsStore::None && random.chance(60);
+        config.traits.forward_interval = flush;
+        config.server.spread = config.cores.len() > 1 && random.chance(50);
+        config.discovery_empty_grace = *random.pick(&[seconds(60), interval * 3]);
         config.health_check.environment_update_grace_period =
             *random.pick(&[None, Some(seconds(30)), Some(seconds(120)), Some(interval * 3)]);
         config.health_check.ready_from_cache = random.chance(70);
@@ -197,7 +218,7 @@ impl Scenario {
         config.proxy_key = has_discovery.then(|| Secret::new("proxy-secret"));
         // The quiet time suffices for each backoff and each interval.
         let quiet = seconds(900) + interval * 3;
-        let end = end.max(quiet + seconds(1200));
+        let end = end.max(quiet + seconds(300));
         let quiet_at = end - quiet;
         let mut scenario = Self {
             config,
@@ -206,6 +227,7 @@ impl Scenario {
             uses_etags: random.chance(40),
             is_paged: random.chance(30),
             retry_after: *random.pick(&[1, 30, 120, 600, 100_000]),
+            probes: random.between(20, 60),
             quiet_at,
             end,
             happenings: Vec::new(),
@@ -243,8 +265,12 @@ impl Scenario {
             }
             let at = moment + interval.mul_f64(random.unit());
             self.add(at, edit(environments, random));
-            let kind = *random.pick(&CallerKind::ALL);
-            self.add(at + interval.mul_f64(random.unit()), Happening::Caller(kind));
+            // What callers leave behind is what a fault may lose.
+            let accepted = [CallerKind::Events, CallerKind::Analytics, CallerKind::Traits];
+            for kind in [*random.pick(&CallerKind::ALL), *random.pick(&accepted), *random.pick(&accepted)] {
+                let at = (at + interval.mul_f64(random.unit())).saturating_sub(interval / 3);
+                self.add(at, Happening::Caller(kind));
+            }
         }
         self.happenings.push((self.quiet_at, Happening::Quiet));
     }

@@ -23,7 +23,7 @@ const fn bug(name: &'static str, file: &'static str, code: &'static str, bug: &'
 }
 
 /// `SOWN` in a bug is true while it is switched on.
-const BUGS: [SownBug; 34] = [
+const BUGS: [SownBug; 45] = [
     bug(
         "a stored document is not synced before its rename",
         "src/storage/mod.rs",
@@ -227,6 +227,72 @@ const BUGS: [SownBug; 34] = [
         "src/reactor/connections.rs",
         "> self.ticks_max(state.phase.get()) {",
         "> self.ticks_max(state.phase.get()) && !SOWN {",
+    ),
+    bug(
+        "a failed commit of traits is not repeated",
+        "src/traits/disk.rs",
+        "self.unwritten = Some(batch);",
+        "self.unwritten = Some(batch).filter(|_| !SOWN);",
+    ),
+    bug(
+        "an erased identity stays in the file",
+        "src/traits/disk.rs",
+        "                None => table.remove(key.as_slice())?,",
+        "                None if SOWN => None,\n                None => table.remove(key.as_slice())?,",
+    ),
+    bug(
+        "traits are committed without a sync",
+        "src/traits/disk.rs",
+        "transaction.set_durability(Durability::Immediate);",
+        "transaction.set_durability(if SOWN { Durability::None } else { Durability::Immediate });",
+    ),
+    bug(
+        "the name of the file of traits is not synced",
+        "src/traits/disk.rs",
+        "    folder.disk.sync_folder(&folder.path).map_err(io)?;",
+        "    if !SOWN { folder.disk.sync_folder(&folder.path).map_err(io)?; }",
+    ),
+    bug(
+        "a reactor does not see its own write",
+        "src/trait_table/view.rs",
+        "        if let Some(record) = record {\n            let hash",
+        "        if let Some(record) = record.filter(|_| !SOWN) {\n            let hash",
+    ),
+    bug(
+        "an increment is merged twice",
+        "src/traits/memory.rs",
+        "let changes = self.sum(&environment, identifier, key, *amount);",
+        "let changes = self.sum(&environment, identifier, key, if SOWN { *amount * 2 } else { *amount });",
+    ),
+    bug(
+        "traits that upstream did not accept are not sent again",
+        "src/trait_forwarding/round.rs",
+        "                self.failure = Some(error);\n                BatchStep::Wait\n            }\n        }\n    }",
+        "                self.failure = Some(error);\n                if SOWN { self.queue.lock().finish(environment, items); }\n                BatchStep::Wait\n            }\n        }\n    }",
+    ),
+    bug(
+        "erased traits are forwarded",
+        "src/traits/forward.rs",
+        "ChangeKind::Erased => self.queue",
+        "ChangeKind::Erased if SOWN => {}\n            ChangeKind::Erased => self.queue",
+    ),
+    bug(
+        "deleted traits are not forwarded",
+        "src/traits/forward.rs",
+        "for entry in changes.entries {",
+        "for entry in changes.entries.iter().filter(|entry| !SOWN || entry.value.is_some()) {",
+    ),
+    bug(
+        "the journal of traits is not written",
+        "src/trait_forwarding/journal.rs",
+        "                self.append(chunks(parts))",
+        "                if SOWN { Ok(()) } else { self.append(chunks(parts)) }",
+    ),
+    bug(
+        "a reactor keeps all connections",
+        "src/channel/spread.rs",
+        "let is_above = (own",
+        "let is_above = !SOWN && (own",
     ),
 ];
 

@@ -20,6 +20,9 @@ use crate::random::Random;
 pub const ORIGIN: &str = "http://api.simulation";
 pub const OTHER_ORIGIN: &str = "http://other.simulation";
 
+/// The buffers of the client: small ones cost less, and bodies arrive in parts.
+const BUFFER_BYTES: usize = 8 * 1024;
+
 /// What is wrong with the API. Rows of the fault table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -59,10 +62,12 @@ pub enum Fault {
     AnswerLost,
     /// Answers come late, but in time.
     Slow,
+    /// Discovery lists no environment.
+    EmptyList,
 }
 
 impl Fault {
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Refused,
         Self::NameLost,
         Self::ConnectTimeout,
@@ -97,6 +102,7 @@ impl Fault {
         Self::PageElsewhere,
         Self::AnswerLost,
         Self::Slow,
+        Self::EmptyList,
     ];
 }
 
@@ -147,6 +153,10 @@ pub struct Server {
     /// Accepted counts of evaluations by environment, and of usage.
     pub evaluations: BTreeMap<String, u64>,
     pub usage: u64,
+    /// Kept traits that were forwarded: by environment, identifier and key.
+    pub traits: BTreeMap<(String, String, String), Value>,
+    /// Those that arrived since they were last taken.
+    pub trait_arrivals: Vec<(String, String, String, Value)>,
     pub seen: BTreeSet<String>,
     /// How many requests came again with the same idempotency key.
     pub repeated: u64,
@@ -219,6 +229,9 @@ impl Server {
                 self.counts(request)
             }
             ("POST", "/v1/events") => self.take_events(request),
+            ("PUT", "/api/v1/traits/bulk/") | ("POST", "/api/v1/traits/" | "/api/v1/identities/") => {
+                self.take_traits(request)
+            }
             _ => {
                 self.offences.push(format!("unknown request: {} {}", request.method, request.path));
                 self.plain(404, b"")
@@ -239,6 +252,7 @@ impl Server {
             // By its status the request was accepted.
             self.healthy(request);
         }
+        let is_traits = request.path.contains("/traits/") || request.path.contains("/identities/");
         let retry = ("retry-after", self.retry_after.to_string());
         let bytes = match fault {
             Fault::ResetInBody => return Some((half, End::Reset)),
@@ -254,15 +268,19 @@ impl Server {
             Fault::RedirectScheme if is_get => location("ftp://api.simulation/"),
             Fault::NotModified if is_get => response(304, &[date], b""),
             // Events would be given up, as documented.
-            Fault::Unauthorized | Fault::Forbidden if !is_get => response(503, &[date], b""),
+            Fault::Unauthorized | Fault::Forbidden if !is_get && !is_traits => response(503, &[date], b""),
             Fault::Unauthorized => response(401, &[date], b"{}"),
             Fault::Forbidden => response(403, &[date], b"{}"),
-            // A POST would be given up, as documented.
-            Fault::NotFound if is_get => response(404, &[date], b"<h1>Not Found</h1>"),
+            // Counts and events would be given up, as documented.
+            Fault::NotFound if is_get || is_traits => response(404, &[date], b"<h1>Not Found</h1>"),
             Fault::TooManyRequests => response(429, &[date, retry], b""),
             Fault::InternalError => response(500, &[date], b"Internal Server Error"),
             Fault::BadGateway => response(502, &[date], b"<html>"),
             Fault::RetryAfter => response(503, &[date, retry], b""),
+            Fault::EmptyList if request.path.starts_with("/api/v1/proxy/config/") => {
+                response(200, &[date], b"[]")
+            }
+            Fault::EmptyList | Fault::Slow | Fault::AnswerLost => return None,
             _ if !is_get => response(503, &[date], b""),
             Fault::EmptyBody => response(200, &[date], b""),
             Fault::Html => response(200, &[date], b"<!doctype html><title>Sign in to the Wi-Fi</title>"),
@@ -294,13 +312,7 @@ impl Server {
     }
 
     fn document(&mut self, request: &Request) -> Reply {
-        let key = request.fields.get("x-environment-key").cloned().unwrap_or_default();
-        let wall = self.wall;
-        let opens = |environment: &&PlayedEnvironment| {
-            environment.server_side_keys.contains(&key)
-                && environment.expiring.iter().all(|(other, end)| *other != key || *end > wall)
-        };
-        let Some(environment) = self.environments.iter().find(opens) else {
+        let Some(environment) = self.opened(request) else {
             return self.plain(403, b"{}");
         };
         let client_side_key = environment.client_side_key.clone();
@@ -337,6 +349,15 @@ impl Server {
             bytes.to_vec()
         };
         (response(200, &fields, &body), End::Close)
+    }
+
+    /// The environment that a server-side key opens.
+    fn opened(&self, request: &Request) -> Option<&PlayedEnvironment> {
+        let key = request.fields.get("x-environment-key")?;
+        let is_current = |(other, end): &(String, SystemTime)| other != key || *end > self.wall;
+        self.environments.iter().find(|environment| {
+            environment.server_side_keys.contains(key) && environment.expiring.iter().all(is_current)
+        })
     }
 
     fn discovery(&mut self, request: &Request) -> Reply {
@@ -395,6 +416,29 @@ impl Server {
         self.plain(200, b"{}")
     }
 
+    fn take_traits(&mut self, request: &Request) -> Reply {
+        let Some(environment) = self.opened(request).map(|found| found.client_side_key.clone()) else {
+            return self.plain(403, b"{}");
+        };
+        let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
+            self.offences.push("traits that are not JSON".into());
+            return self.plain(400, b"");
+        };
+        for (identifier, key, value) in sent_traits(&body) {
+            if identifier.is_empty() || key.is_empty() {
+                self.offences.push(format!("traits without a name: {body}"));
+            }
+            self.trait_arrivals.push((environment.clone(), identifier.clone(), key.clone(), value.clone()));
+            let name = (environment.clone(), identifier, key);
+            if value.is_null() {
+                self.traits.remove(&name);
+            } else {
+                self.traits.insert(name, value);
+            }
+        }
+        self.plain(200, b"[]")
+    }
+
     fn take_events(&mut self, request: &Request) -> Reply {
         let is_new = self.is_new(request);
         let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
@@ -410,6 +454,22 @@ impl Server {
             }
         }
         self.plain(202, b"{}")
+    }
+}
+
+/// Traits that a request of the proxy sets; null deletes.
+fn sent_traits(body: &Value) -> Vec<(String, String, Value)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let item = |identifier: &Value, item: &Value| {
+        (text(identifier), text(&item["trait_key"]), item["trait_value"].clone())
+    };
+    match body {
+        Value::Array(items) => items.iter().map(|one| item(&one["identity"]["identifier"], one)).collect(),
+        body if body["traits"].is_array() => {
+            let traits = body["traits"].as_array().into_iter().flatten();
+            traits.map(|one| item(&body["identifier"], one)).collect()
+        }
+        body => vec![item(&body["identity"]["identifier"], body)],
     }
 }
 
@@ -459,7 +519,6 @@ impl Connector for PlayedNetwork {
             details.uri.scheme_str().unwrap_or_default(),
             details.uri.host().unwrap_or_default()
         );
-        let sizes = (details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(Some(PlayedConnection {
             network: self.clone(),
             origin,
@@ -467,7 +526,7 @@ impl Connector for PlayedNetwork {
             reply: None,
             read: 0,
             piece,
-            buffers: LazyBuffers::new(sizes.0, sizes.1),
+            buffers: LazyBuffers::new(BUFFER_BYTES, BUFFER_BYTES),
         }))
     }
 }

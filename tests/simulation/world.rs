@@ -17,12 +17,17 @@ use crate::model::{Ask, LAG, Model, Moment};
 use crate::process::{Process, Shared};
 use crate::random::Random;
 use crate::scenario::{CallerKind, Happening, Scenario, client_key, environment_config, server_key};
+use crate::traits::{JOURNAL_LOSS, STORE_LOSS, TraitAsk};
 use crate::upstream::{Fault, PlayedEnvironment, PlayedNetwork, Server, Version};
 
+/// A seed goes on until it has so many events.
+pub const EVENTS_MIN: u64 = 300;
 /// How long an answer may take once its request was sent: events are written first.
 const ANSWER_TIME: Duration = Duration::from_secs(4);
 /// How long a caller that does nothing may keep its connection: the longest timeout, and what follows.
 const IDLE_TIME: Duration = Duration::from_secs(600);
+/// Kept traits are on the disk within this time, if it works.
+const UNWRITTEN_TIME: Duration = Duration::from_secs(5);
 /// A stop takes this long beside its delay and its grace period.
 const EXIT_TIME: Duration = Duration::from_secs(8);
 
@@ -51,6 +56,8 @@ enum CallerStep {
 struct PlayedCaller {
     caller: Caller<Ask>,
     reactor: usize,
+    /// For one that was passed on to another reactor.
+    number: u64,
     script: VecDeque<(Duration, CallerStep)>,
     kind: CallerKind,
     /// The environment of an event stream.
@@ -69,7 +76,8 @@ struct World<'a> {
     disk: PlayedDisk,
     model: Model,
     log: &'a Log,
-    process: Option<Process>,
+    /// In a box: it is taken out and put back in each step.
+    process: Option<Box<Process>>,
     config: Config,
     callers: Vec<PlayedCaller>,
     happenings: BTreeMap<(Duration, u64), Happening>,
@@ -84,6 +92,10 @@ struct World<'a> {
     pairs: BTreeSet<(String, String)>,
     kills: u64,
     power_losses: Vec<Duration>,
+    /// The last time in which the disk was full or failed: its beginning and end.
+    disk_fault: Option<(Duration, Option<Duration>)>,
+    next_caller: u64,
+    next_text: u64,
     /// Requests without an answer: what they would have counted is unknown.
     unanswered: u64,
     unanswered_counts: u64,
@@ -112,6 +124,8 @@ pub fn play(seed: u64, defaults: &Config, log: &Log, is_traced: bool) -> Outcome
         events: BTreeMap::new(),
         evaluations: BTreeMap::new(),
         usage: 0,
+        traits: BTreeMap::new(),
+        trait_arrivals: Vec::new(),
         seen: BTreeSet::new(),
         repeated: 0,
     };
@@ -140,6 +154,9 @@ pub fn play(seed: u64, defaults: &Config, log: &Log, is_traced: bool) -> Outcome
         pairs: BTreeSet::new(),
         kills: 0,
         power_losses: Vec::new(),
+        disk_fault: None,
+        next_caller: 1,
+        next_text: 1,
         unanswered: 0,
         unanswered_counts: 0,
         server_key_changed: Duration::ZERO,
@@ -209,7 +226,13 @@ impl World<'_> {
             self.add(at, happening);
         }
         self.start();
-        while let Some(at) = self.due().filter(|at| *at <= self.scenario.end) {
+        while let Some(at) = self.due() {
+            if at > self.scenario.end {
+                if self.events >= EVENTS_MIN {
+                    break;
+                }
+                self.scenario.end = at + self.config.api_poll_frequency;
+            }
             self.now = self.now.max(at);
             self.set_clock();
             self.step();
@@ -223,7 +246,7 @@ impl World<'_> {
     }
 
     fn due(&self) -> Option<Duration> {
-        let process = self.process.as_ref().map(|process| process.due(self.base));
+        let process = self.process.as_ref().map(|process| process.due());
         let happening = self.happenings.keys().next().map(|(at, _)| *at);
         let callers = self.callers.iter().filter_map(|caller| caller.script.front().map(|(at, _)| *at));
         callers.chain(process).chain(happening).min()
@@ -251,18 +274,46 @@ impl World<'_> {
             self.events += u64::from(is_main);
             is_probed = is_main;
         }
+        self.edit_while_fetching();
         self.settle();
         if is_probed {
             self.probe();
         }
+        self.check_arrivals();
         self.model.check_polls(self.now);
+    }
+
+    /// Documents are edited right before upstream serves a poll, and right after it.
+    fn edit_while_fetching(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        for (at, key) in std::mem::take(&mut process.fetches) {
+            let environment = (0..self.rotations.len()).find(|environment| client_key(*environment) == key);
+            let Some(environment) = environment.filter(|_| !self.is_quiet) else { continue };
+            let before = at.saturating_sub(Duration::from_millis(self.random.below(20))).max(self.now);
+            let after = at + Duration::from_millis(self.random.between(1, 30));
+            for at in [before, after] {
+                self.add(at, Happening::EditWhileFetching { environment });
+            }
+        }
+    }
+
+    /// What was erased is not forwarded any more.
+    fn check_arrivals(&mut self) {
+        let arrivals = std::mem::take(&mut self.network.server().trait_arrivals);
+        for arrival in arrivals {
+            self.model.note(self.now, &format_args!("arrived {arrival:?}"));
+            if let Err(wrong) = self.model.traits.arrived(arrival, self.now) {
+                self.model.offend(wrong);
+            }
+        }
     }
 
     /// Lets all connections run until they wait, and handles the end of the process.
     fn settle(&mut self) {
         loop {
             let mut has_run = false;
-            self.process.iter().for_each(Process::end_turns);
+            self.process.iter().for_each(|process| process.end_turns());
+            self.serve_passed();
             for index in 0..self.callers.len() {
                 if self.callers[index].caller.run() {
                     has_run = true;
@@ -270,8 +321,8 @@ impl World<'_> {
                     if let Some(process) = &mut self.process {
                         process.used(reactor, self.now);
                     }
+                    self.read(index);
                 }
-                self.read(index);
             }
             if !has_run {
                 break;
@@ -286,16 +337,31 @@ impl World<'_> {
         self.drain();
     }
 
+    /// Reactors serve what others have passed on to them.
+    fn serve_passed(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        for (index, number) in std::mem::take(&mut process.passed) {
+            let played = self.callers.iter_mut().find(|played| played.number == number);
+            let reactor = process.reactors[index].as_ref();
+            if let (Some(played), Some(reactor)) = (played, reactor) {
+                played.reactor = index;
+                played.caller.serve(&reactor.reactor);
+            }
+        }
+    }
+
     fn drain(&mut self) {
         let Some(mut process) = self.process.take() else { return };
         for index in 0..process.reactors.len() {
             if process.has_drained(index, self.now) {
-                self.callers.retain_mut(|caller| {
-                    if caller.reactor == index {
-                        caller.caller.abort();
-                    }
-                    caller.reactor != index
-                });
+                let is_its = |played: &PlayedCaller| played.reactor == index && played.caller.is_served();
+                let (ended, left) = std::mem::take(&mut self.callers).into_iter().partition(is_its);
+                self.callers = left;
+                let ended: Vec<PlayedCaller> = ended;
+                for mut played in ended {
+                    played.caller.abort();
+                    played.caller.waiting.iter().for_each(|sent| self.unanswered(&sent.what, index));
+                }
                 process.end_reactor(index, shared!(self));
             }
         }
@@ -303,6 +369,10 @@ impl World<'_> {
         let stopping = process.stopping;
         self.process = Some(process);
         if has_exited {
+            let lost = self.callers.iter().find(|played| !played.caller.is_served());
+            if let Some(played) = lost.filter(|played| !played.caller.waiting.is_empty()) {
+                self.model.offend(format!("a passed connection was not served: {:?}", played.caller.waiting));
+            }
             if stopping.is_none() {
                 self.model.offend("the process exited without a signal");
             }
@@ -320,22 +390,60 @@ impl World<'_> {
     }
 
     /// The process has ended; `is_graceful`: it has exited.
-    fn end_process(&mut self, is_graceful: bool) {
-        for caller in &mut self.callers {
-            for sent in &caller.caller.waiting {
-                self.unanswered += 1;
-                if let Ask::Analytics { count, .. } = &sent.what {
-                    self.unanswered_counts += count;
-                }
+    fn end_process(&mut self, mut is_graceful: bool) {
+        for mut played in std::mem::take(&mut self.callers) {
+            for sent in std::mem::take(&mut played.caller.waiting) {
+                self.unanswered(&sent.what, played.reactor);
             }
-            caller.caller.abort();
+            played.caller.abort();
         }
-        self.callers.clear();
         self.kills += u64::from(!is_graceful);
-        self.process = None;
-        self.disk.end_process();
+        match self.process.take() {
+            // What a killed process does not do any more, such as closing its files.
+            process if !is_graceful => {
+                self.disk.end_process();
+                drop(process);
+            }
+            process => {
+                if let Some(mut process) = process {
+                    process.stop_traits();
+                }
+                is_graceful = !self.disk.is_cut();
+                self.check_arrivals();
+                self.disk.end_process();
+            }
+        }
+        let until = |loss: Duration| self.survives(loss, is_graceful);
+        self.model.traits.ended(until(STORE_LOSS), until(JOURNAL_LOSS));
         self.model.ended();
         self.model.note(self.now, &"ended");
+    }
+
+    /// A request that has no answer: it was handled, or it was not.
+    fn unanswered(&mut self, ask: &Ask, reactor: usize) {
+        self.unanswered += 1;
+        let moment = Moment { reactor, sent_at: self.now, now: self.now };
+        match ask {
+            Ask::Analytics { count, .. } => self.unanswered_counts += count,
+            Ask::Traits { key, ask, .. } => self.model.traits.unanswered(key, ask, moment),
+            Ask::Identity { key, identifier, age, .. } => {
+                let sent = vec![("age".to_owned(), (*age).into())];
+                let ask = TraitAsk::Evaluate { identifier: identifier.clone(), sent, is_transient: false };
+                self.model.traits.unanswered(key, &ask, moment);
+            }
+            _ => {}
+        }
+    }
+
+    /// Up to when what was written survives the end of the process, `loss` before a kill; `None`: everything.
+    fn survives(&self, loss: Duration, is_graceful: bool) -> Option<Duration> {
+        // After a fault of the disk everything is written within this time.
+        let settled = loss + Duration::from_secs(3);
+        let is_over = |end: Option<Duration>| end.is_some_and(|end| end + settled < self.now);
+        match self.disk_fault.filter(|(_, end)| !is_over(*end)) {
+            Some((begin, _)) => Some(begin.saturating_sub(loss)),
+            None => (!is_graceful).then(|| self.now.saturating_sub(loss)),
+        }
     }
 
     fn start(&mut self) {
@@ -345,8 +453,9 @@ impl World<'_> {
         let seed = self.random.next();
         self.model.note(self.now, &"start");
         self.model.begin(&self.config, self.now);
+        self.model.traits.begin(&self.config, self.disk.is_well());
         let process = Process::start(self.config.clone(), seed, shared!(self));
-        self.process = Some(process);
+        self.process = Some(Box::new(process));
         self.settle();
     }
 
@@ -368,7 +477,8 @@ impl World<'_> {
             }
             Happening::FaultBegins(fault) => self.set_fault(Some(*fault)),
             Happening::FaultEnds => self.set_fault(None),
-            Happening::Disk(mode) => self.disk.set_mode(*mode),
+            Happening::Disk(mode) => self.set_disk(*mode),
+            Happening::EditWhileFetching { environment } => self.edit(*environment, true),
             Happening::Caller(kind) => self.call(*kind),
             Happening::Reload => self.reload(),
             Happening::Stop => self.stop(),
@@ -401,6 +511,24 @@ impl World<'_> {
             self.model.lies_until = Duration::MAX;
         } else if before == Some(Fault::NotModified) {
             self.model.lies_until = self.now;
+        }
+    }
+
+    fn set_disk(&mut self, mode: DiskMode) {
+        self.disk.set_mode(mode);
+        let is_well = mode == DiskMode::Well;
+        self.disk_fault = match self.disk_fault {
+            Some((begin, None)) if is_well => Some((begin, Some(self.now))),
+            None if is_well => None,
+            // Faults that follow each other are one.
+            Some((begin, end)) if end.is_none_or(|end| end + Duration::from_secs(10) > self.now) => {
+                Some((begin, end.filter(|_| is_well)))
+            }
+            Some(last) if is_well => Some(last),
+            _ => Some((self.now, None)),
+        };
+        if let Some(process) = self.process.as_mut().filter(|_| is_well) {
+            process.disk_changed(self.now);
         }
     }
 
@@ -499,6 +627,9 @@ impl World<'_> {
             return;
         }
         let was_running = self.process.is_some();
+        if loses_power {
+            self.model.traits.lost_power();
+        }
         if was_running {
             self.end_process(false);
         }
@@ -550,7 +681,7 @@ impl World<'_> {
         self.is_quiet = true;
         self.happenings.clear();
         self.set_fault(None);
-        self.disk.set_mode(DiskMode::Well);
+        self.set_disk(DiskMode::Well);
         self.start();
         self.reload();
         let last = self.config.usage_flush_interval * 2 + Duration::from_secs(120);
@@ -575,11 +706,25 @@ impl World<'_> {
         (!open.is_empty()).then(|| *self.random.pick(&open))
     }
 
-    fn connect(&mut self, piece: usize, window: usize, is_http2: bool) -> Option<(Caller<Ask>, usize)> {
+    /// A connection and its reactor. With a `number` the reactor may pass it on to another one.
+    fn connect(
+        &mut self,
+        piece: usize,
+        window: usize,
+        is_http2: bool,
+        number: Option<u64>,
+    ) -> Option<(Caller<Ask>, usize)> {
         let reactor = self.open_reactor()?;
         let process = self.process.as_mut()?;
-        let played = process.reactors[reactor].as_ref()?;
-        let caller = Caller::connect(&played.reactor, piece, window, is_http2, self.now);
+        let mut caller = Caller::connect(piece, window, is_http2, self.now);
+        let before = process.reactors[reactor].as_ref()?.reactor.connections.len();
+        let is_passed = process.accept(reactor, number);
+        if self.config.server.spread && number.is_some() && !process.is_spread(reactor, before, is_passed) {
+            self.model.offend(format!("reactor {reactor} has {before} connections, and keeps one more"));
+        }
+        if !is_passed {
+            caller.serve(&process.reactors[reactor].as_ref()?.reactor);
+        }
         process.used(reactor, self.now);
         Some((caller, reactor))
     }
@@ -587,10 +732,10 @@ impl World<'_> {
     /// A few requests through a connection of their own, at each step.
     fn probe(&mut self) {
         let piece = self.random.between(1, 6000) as usize;
-        if !self.random.chance(60) {
+        if !self.random.chance(self.scenario.probes) {
             return;
         }
-        let Some((mut caller, reactor)) = self.connect(piece, usize::MAX, false) else { return };
+        let Some((mut caller, reactor)) = self.connect(piece, usize::MAX, false, None) else { return };
         let ask = self.draw_ask(true);
         let mut requests = vec![Ask::Readiness, ask];
         if self.random.chance(10) {
@@ -603,7 +748,7 @@ impl World<'_> {
             caller.sent(ask, stream, self.now);
         }
         while caller.run() {
-            self.process.iter().for_each(Process::end_turns);
+            self.process.iter().for_each(|process| process.end_turns());
         }
         let answers = caller.answers();
         self.judge(answers, reactor, self.now);
@@ -623,6 +768,10 @@ impl World<'_> {
         // Discovery and rotation change the keys of servers.
         let is_settled = environment < self.scenario.configured && self.server_key_changed + LAG < self.now;
         let is_server = is_settled && self.random.chance(35);
+        if self.model.traits.has_store() && self.random.chance(15) {
+            let identifier = format!("t{}", self.random.below(3));
+            return Ask::Traits { key, is_server, ask: TraitAsk::Get { identifier } };
+        }
         match self.random.below(if is_probe { 6 } else { 9 }) {
             0..=2 => Ask::Flags { key, is_server },
             3 | 4 => {
@@ -641,7 +790,9 @@ impl World<'_> {
         let is_http2 = kind == CallerKind::Http2 || kind == CallerKind::Events && self.random.chance(30);
         let piece = if self.random.chance(30) { 1 + self.random.below(50) } else { 100_000 } as usize;
         let window = if kind == CallerKind::SlowReader { 60 } else { usize::MAX };
-        let Some((mut caller, reactor)) = self.connect(piece, window, is_http2) else { return };
+        let number = self.next_caller;
+        self.next_caller += 1;
+        let Some((mut caller, reactor)) = self.connect(piece, window, is_http2, Some(number)) else { return };
         let (mut script, mut stream_of) = (VecDeque::new(), None);
         let mut at = self.now;
         let count = match kind {
@@ -651,6 +802,7 @@ impl World<'_> {
         for _ in 0..count {
             let ask = match kind {
                 CallerKind::Events => self.draw_events(),
+                CallerKind::Traits if self.model.traits.has_store() => self.draw_traits(),
                 CallerKind::Analytics => {
                     let environment = self.random.below(self.scenario.configured as u64) as usize;
                     Ask::Analytics { key: client_key(environment), count: self.random.between(1, 50) }
@@ -660,6 +812,11 @@ impl World<'_> {
                     stream_of = Some(client_key(environment));
                     Ask::Stream { key: client_key(environment) }
                 }
+                // Its answer arrives long after it was handled: the model would apply its write too late.
+                CallerKind::SlowReader => match self.draw_ask(false) {
+                    Ask::Identity { key, is_server, .. } => Ask::Flags { key, is_server },
+                    ask => ask,
+                },
                 _ => self.draw_ask(false),
             };
             let bytes = match kind {
@@ -696,7 +853,7 @@ impl World<'_> {
             }
             _ => {}
         }
-        self.callers.push(PlayedCaller { caller, reactor, script, kind, stream_of });
+        self.callers.push(PlayedCaller { caller, reactor, number, script, kind, stream_of });
     }
 
     /// Cuts bytes in pieces; a slow sender never sends the last one.
@@ -715,11 +872,58 @@ impl World<'_> {
         pieces
     }
 
+    fn draw_traits(&mut self) -> Ask {
+        let environment = self.random.below(self.rotations.len() as u64) as usize;
+        let key = client_key(environment);
+        let is_settled = environment < self.scenario.configured && self.server_key_changed + LAG < self.now;
+        let identifier = format!("t{}", self.random.below(3));
+        let (name, value) = self.draw_trait();
+        let ask = match self.random.below(if is_settled { 16 } else { 14 }) {
+            0..=3 => {
+                let mut sent = vec![(name, value)];
+                let (name, value) = self.draw_trait();
+                if name != sent[0].0 {
+                    sent.push((name, value));
+                }
+                TraitAsk::Evaluate { identifier, sent, is_transient: self.random.chance(15) }
+            }
+            4..=6 => TraitAsk::Get { identifier },
+            7 | 8 if !value.is_null() => TraitAsk::Set { identifier, key: name, value },
+            7..=9 => {
+                let other = format!("t{}", self.random.below(3));
+                let (second, second_value) = self.draw_trait();
+                let mut items = vec![(identifier.clone(), name.clone(), value)];
+                if other != identifier || second != name {
+                    items.push((other, second, second_value));
+                }
+                TraitAsk::Bulk { items }
+            }
+            14 => TraitAsk::Erase { identifier },
+            15 => TraitAsk::Export { identifier },
+            _ => TraitAsk::Add { identifier, amount: self.random.between(1, 9) as i64 },
+        };
+        let is_server = ask.is_of_servers() || is_settled && self.random.chance(35);
+        Ask::Traits { key, is_server, ask }
+    }
+
+    /// A key and its value: each text is written once. Null deletes.
+    fn draw_trait(&mut self) -> (String, serde_json::Value) {
+        let is_deleted = self.random.chance(20);
+        if self.random.chance(40) {
+            let age = self.random.between(10, 25);
+            return ("age".into(), if is_deleted { serde_json::Value::Null } else { age.into() });
+        }
+        self.next_text += 1;
+        let text = format!("plan-{}", self.next_text);
+        ("plan".into(), if is_deleted { serde_json::Value::Null } else { text.into() })
+    }
+
     fn draw_events(&mut self) -> Ask {
+        let environment = self.random.below(self.scenario.configured as u64) as usize;
         let count = self.random.between(1, 6);
         let numbers = (self.next_event..self.next_event + count).collect();
         self.next_event += count;
-        Ask::Events { numbers }
+        Ask::Events { key: client_key(environment), numbers }
     }
 
     fn act(&mut self, index: usize) {
@@ -730,7 +934,7 @@ impl World<'_> {
                 if played.caller.is_closed() || played.caller.is_closed_by_client() {
                     return;
                 }
-                played.caller.send_bytes(&bytes);
+                played.caller.send_part(&bytes, ask.is_some());
                 if let Some((ask, stream)) = ask {
                     played.caller.sent(ask, stream, self.now);
                 }
@@ -783,7 +987,7 @@ impl World<'_> {
     /// No request waits for ever, and no answer is lost.
     fn check_callers(&mut self) {
         let now = self.now;
-        let mut offences = Vec::new();
+        let (mut offences, mut lost) = (Vec::new(), Vec::new());
         self.callers.retain_mut(|played| {
             let caller = &mut played.caller;
             let is_patient = caller.is_stalled() || caller.is_closed_by_client();
@@ -797,12 +1001,7 @@ impl World<'_> {
                 if !is_cut && !caller.waiting.iter().all(is_late) {
                     offences.push(format!("the connection closes without an answer to {:?}", caller.waiting));
                 }
-                for sent in caller.waiting.drain(..) {
-                    self.unanswered += 1;
-                    if let Ask::Analytics { count, .. } = &sent.what {
-                        self.unanswered_counts += count;
-                    }
-                }
+                lost.extend(caller.waiting.drain(..).map(|sent| (sent.what, played.reactor)));
             }
             let is_over = now > caller.opened + IDLE_TIME && caller.stream.is_none() && !caller.has_ended();
             if is_over && played.script.is_empty() {
@@ -810,6 +1009,7 @@ impl World<'_> {
             }
             !caller.has_ended()
         });
+        lost.iter().for_each(|(ask, reactor)| self.unanswered(ask, *reactor));
         offences.into_iter().for_each(|offence| self.model.offend(offence));
     }
 
@@ -827,9 +1027,18 @@ impl World<'_> {
         if process.delivery.has_older_snapshots() {
             self.model.offend("an older snapshot was not returned");
         }
+        self.check_stored(&process);
+        if let Some(since) = process.traits_unwritten_since().filter(|at| *at + UNWRITTEN_TIME < self.now) {
+            self.model.offend(format!("traits are not on the disk since {:.3}", since.as_secs_f64()));
+        }
         self.process = Some(process);
         let network = self.network.clone();
         let server = network.server();
+        let is_known = |key: &str| !self.model.was_removed(key);
+        let round = self.config.traits.forward_interval.mul_f64(1.2) + Duration::from_secs(30);
+        let settled = self.now.saturating_sub(round);
+        let wrong = self.model.traits.check_end(settled, &server.traits, is_known);
+        self.model.offences.extend(wrong);
         self.model.offences.extend(server.offences.iter().cloned());
         self.model.check_end(&server.environments, self.now);
         let lost: Vec<u64> =
@@ -844,6 +1053,16 @@ impl World<'_> {
             self.model.offend(format!("{repeated} events were delivered in two batches"));
         }
         self.check_counts(&server, is_disk_sound);
+    }
+
+    /// The stored documents are those that are served.
+    fn check_stored(&mut self, process: &Process) {
+        for environment in 0..self.rotations.len() {
+            let key = client_key(environment);
+            if let Some(stored) = process.stored_version(&key) {
+                self.model.check_stored(&key, stored.map(|found| found.map(|kept| kept.digest)));
+            }
+        }
     }
 
     fn check_counts(&mut self, server: &Server, is_disk_sound: bool) {
@@ -898,7 +1117,14 @@ fn encode(caller: &mut Caller<Ask>, ask: &Ask, config: &Config) -> Vec<u8> {
         Ask::Readiness => caller.encode("GET", "/proxy/health/readiness", &[], b""),
         Ask::Liveness => caller.encode("GET", "/proxy/health/liveness", &[], b""),
         Ask::UnknownKey => caller.encode("GET", "/api/v1/flags/", &[("x-environment-key", "unknown")], b""),
-        Ask::Events { numbers } => {
+        Ask::Traits { key, is_server, ask } => {
+            let key = with(key, *is_server);
+            let (method, target, body) = ask.request();
+            let fields = [("x-environment-key", key.as_str()), ("content-type", "application/json")];
+            let fields = if body.is_empty() { &fields[..1] } else { &fields[..] };
+            caller.encode(method, &target, fields, body.as_bytes())
+        }
+        Ask::Events { key, numbers } => {
             let event = |number: &u64| {
                 format!(
                     r#"{{"event":"clicked","identifier":"u","timestamp":1785000000000,"metadata":{{"number":{number}}}}}"#
@@ -906,7 +1132,7 @@ fn encode(caller: &mut Caller<Ask>, ask: &Ask, config: &Config) -> Vec<u8> {
             };
             let events: Vec<String> = numbers.iter().map(event).collect();
             let body = format!("{{\"events\":[{}]}}", events.join(","));
-            let fields = [("x-environment-key", "client-0"), ("content-type", "application/json")];
+            let fields = [("x-environment-key", key.as_str()), ("content-type", "application/json")];
             caller.encode("POST", "/v1/events", &fields, body.as_bytes())
         }
         Ask::Analytics { key, count } => {
