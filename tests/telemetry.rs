@@ -296,7 +296,8 @@ fn nothing_is_sent_without_an_endpoint_and_invalid_variables_are_warnings() {
         .env("OTEL_RESOURCE_ATTRIBUTES", "a,b=c")
         .env("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/ca.pem");
     let proxy = wrong.ready();
-    assert_eq!(threads(&proxy), 2);
+    // A thread names itself once it runs.
+    eventually("a thread for each signal", || (threads(&proxy) == 2).then_some(()));
     collector.wait("exports", |requests| requests.iter().any(|request| request.header("x-a") == Some("1")));
     proxy.signal("HUP");
     proxy.wait_for_log("configuration_reloaded");
