@@ -201,6 +201,36 @@ fn each_process_has_its_own_spool_and_takes_over_abandoned_ones() {
 }
 
 #[test]
+fn a_spool_has_records_while_one_of_its_folders_has_a_segment() {
+    let folder = TestFolder::new("has");
+    let has = || has_records(&DiskFolder::from(&folder.0));
+    assert!(!has(), "no folder");
+    let (mut first, ..) = open(&folder, OPTIONS);
+    let (mut second, ..) = open(&folder, OPTIONS);
+    assert!(!has(), "nothing was appended");
+    let id = append(&mut second, "second");
+    assert!(has() && folder.segments().is_empty(), "in the second folder only");
+    second.remove(&[id]).unwrap();
+    assert!(!has(), "all are done");
+    append(&mut first, "first");
+    drop((first, second));
+    assert!(has(), "the process has ended");
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_is_an_error_and_not_an_empty_one() {
+    let folder = TestFolder::new("unreadable");
+    fs::create_dir_all(&folder.0).unwrap();
+    // The process may be root, who reads every folder but not a link to itself.
+    std::os::unix::fs::symlink("0", folder.0.join("0")).unwrap();
+    let adopted = Spool::open_abandoned(&folder.0, OPTIONS, |_| panic!("no record"));
+    assert!(adopted.is_err());
+    fs::remove_file(folder.0.join("0")).unwrap();
+    fs::write(folder.0.join("0"), "").unwrap();
+    assert!(Spool::open_abandoned(&folder.0, OPTIONS, |_| {}).unwrap().is_none(), "no folder of a spool");
+}
+
+#[test]
 fn a_deleted_segment_is_not_written_to() {
     let folder = TestFolder::new("deleted");
     let (mut spool, ..) = open(&folder, OPTIONS);
