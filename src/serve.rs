@@ -129,7 +129,7 @@ fn run(
     if !missing.is_empty() {
         return Err(MissingDocumentsError(missing).into());
     }
-    supervisor::check(&config).map_err(UnusableSettings)?;
+    check_settings(&config)?;
     let certificates =
         config.server.tls.as_ref().map(|tls| Certificates::load(tls, config.server.http2)).transpose();
     let certificates = certificates.map_err(|error| UnusableSettings(vec![error]))?;
@@ -197,6 +197,11 @@ fn after_iteration(view: &View) -> Box<dyn FnMut() + Send> {
         readiness.update();
         history.update(Instant::now());
     })
+}
+
+fn check_settings(config: &Config) -> Result<(), UnusableSettings> {
+    supervisor::check(config).map_err(UnusableSettings)?;
+    traits::check_settings(config).map_err(|error| UnusableSettings(vec![error]))
 }
 
 type TraitThreads = (TraitThread, Option<TraitForwarder>);

@@ -36,6 +36,8 @@ fn sample(setting: &str) -> Value {
         "traits.store" => json!("memory"),
         "traits.bytes_max" | "traits.identities_max" => json!(8_388_608),
         "traits.path" => json!("/traits"),
+        "traits.redis_url" => json!("redis://redis.example.com"),
+        "traits.redis_prefix" => json!("another:"),
         "events.fsync" => json!("second"),
         "events.spool_bytes_max" => json!(8_388_608),
         "server.tcp" | "analytics.enabled" | "health_check.ready_from_cache" => json!(false),

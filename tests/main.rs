@@ -130,6 +130,8 @@ mod telemetry;
 mod tls;
 /// Kept traits that are sent upstream.
 mod trait_forwarding;
+/// Kept traits in Redis, which several proxies share.
+mod trait_redis;
 /// Kept traits: semantics of core, limits, erasure, restarts.
 mod traits;
 /// Unix sockets: with TCP, without it, and in a takeover.

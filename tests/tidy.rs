@@ -30,6 +30,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("prost", &["src/telemetry/"]),
     ("regex_automata", &["src/python/regex/", "src/engine/jsonpath/iregexp.rs"]),
     ("redb", &["src/traits/disk.rs"]),
+    ("redis", &["src/traits/redis/"]),
     ("regex_syntax", &["src/python/regex/"]),
 ];
 
@@ -139,9 +140,11 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
             "clock",
             "config",
             "engine",
+            "files",
             "limits",
             "log",
             "metrics",
+            "schedule",
             "storage",
             "trait_forwarding",
             "trait_table",

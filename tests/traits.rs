@@ -308,7 +308,7 @@ fn compare_flags(flags: &Value, expected: &serde_json::Map<String, Value>) -> Re
     Ok(())
 }
 
-fn replay(start: impl FnOnce(Start) -> Start) {
+pub fn replay(start: impl FnOnce(Start) -> Start) {
     let Some(recording) = recording() else { return };
     let mut replay = Replay::start(&recording, start);
     let differences: Vec<String> =
@@ -327,10 +327,10 @@ fn recorded_sequences_are_the_same_with_two_reactors() {
     replay(|start| start.cores(2));
 }
 
-const CLIENT: &str = "client-side-key";
-const SERVER: &str = "ser.server-side-key";
+pub const CLIENT: &str = "client-side-key";
+pub const SERVER: &str = "ser.server-side-key";
 
-fn identities(client: &mut Client, identifier: &str, traits: &Value) -> Value {
+pub fn identities(client: &mut Client, identifier: &str, traits: &Value) -> Value {
     let body = json!({"identifier": identifier, "traits": traits}).to_string();
     let fields = [("X-Environment-Key", CLIENT), ("Content-Type", "application/json")];
     let answer = client.request("POST", "/api/v1/identities/", &fields, body.as_bytes());
@@ -339,25 +339,25 @@ fn identities(client: &mut Client, identifier: &str, traits: &Value) -> Value {
     answer.json()["traits"].clone()
 }
 
-fn kept(client: &mut Client, identifier: &str) -> Value {
+pub fn kept(client: &mut Client, identifier: &str) -> Value {
     let target = format!("/api/v1/identities/?identifier={identifier}");
     let answer = client.request("GET", &target, &[("X-Environment-Key", CLIENT)], b"");
     assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")), "{}", answer.text());
     answer.json()["traits"].clone()
 }
 
-fn of_proxy(client: &mut Client, method: &str, identifier: &str, key: &str) -> Answer {
+pub fn of_proxy(client: &mut Client, method: &str, identifier: &str, key: &str) -> Answer {
     let target = format!("/proxy/traits/?identifier={identifier}");
     client.request(method, &target, &[("X-Environment-Key", key)], b"")
 }
 
 /// A number of `make traits`, or that of the short form.
-fn count(variable: &str, short: usize) -> usize {
+pub fn count(variable: &str, short: usize) -> usize {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(short)
 }
 
 /// Stores traits of several identities in one request.
-fn store(client: &mut Client, identifiers: impl Iterator<Item = String>, traits: usize) {
+pub fn store(client: &mut Client, identifiers: impl Iterator<Item = String>, traits: usize) {
     let items: Vec<Value> = identifiers
         .flat_map(|identifier| {
             (0..traits).map(move |index| {
@@ -377,7 +377,7 @@ fn settle(proxy: &Proxy) {
     eventually("writes are merged", || (proxy.metric("edge_proxy_traits_queued") < 1000.0).then_some(()));
 }
 
-fn plan(value: &str) -> Value {
+pub fn plan(value: &str) -> Value {
     json!([{"trait_key": "plan", "trait_value": value}])
 }
 

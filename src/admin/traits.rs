@@ -1,4 +1,5 @@
 //! The metrics of kept traits in `/metrics` and `/status.json`.
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -40,10 +41,46 @@ const ROWS: [Row; 12] = [
     ("traits_enabled", "gauge", "1 if traits are kept.", |m| m.is_enabled.value()),
 ];
 
+/// Of `traits.store: redis`; 0 with another store.
+const REDIS_ROWS: [Row; 6] = [
+    ("traits_redis_unavailable", "gauge", "1 while Redis is not available.", |m| {
+        u64::from(m.has_redis.value() > 0 && !is_available(m))
+    }),
+    ("traits_redis_reconnects_total", "counter", "Outages of Redis that have ended.", |m| {
+        m.redis_reconnects.value()
+    }),
+    ("traits_redis_reloads_total", "counter", "Times that all identities were read from Redis.", |m| {
+        m.redis_reloads.value()
+    }),
+    ("traits_redis_unsent", "gauge", "Identities whose changes Redis does not have yet.", |m| {
+        m.redis_unsent.value()
+    }),
+    (
+        "traits_redis_dropped_total",
+        "counter",
+        "Identities that were removed before Redis had their changes.",
+        |m| m.redis_dropped.value(),
+    ),
+    (
+        "traits_redis_refused_total",
+        "counter",
+        "Changes of other proxies that were not merged, because their clock is wrong.",
+        |m| m.redis_refused.value(),
+    ),
+];
+
+/// Memory ordering: relaxed, because nothing that was written before the flag is read.
+fn is_available(metrics: &TraitMetrics) -> bool {
+    metrics.is_available.load(Ordering::Relaxed)
+}
+
 pub fn export(text: &mut Exposition, metrics: &Metrics) {
-    for (name, kind, help, value) in ROWS {
+    for (name, kind, help, value) in ROWS.into_iter().chain(REDIS_ROWS) {
         text.single(name, kind, help, value(&metrics.traits));
     }
+    let help = "Age of the last change of kept traits that was read from Redis; 0 if none waits.";
+    let lag = metrics.traits.redis_lag_ms.value() as f64 / 1000.0;
+    text.single("traits_redis_lag_seconds", "gauge", help, lag);
     let help = "Writes that were answered but not kept, because too many waited.";
     text.single("traits_not_kept_total", "counter", help, not_kept(metrics));
     export_forwarding(text, &metrics.trait_forwarding);
@@ -93,6 +130,14 @@ pub fn describe(metrics: &Metrics) -> Value {
         "erased": numbers.erased.value(),
         "unwritten": numbers.unwritten.value(),
         "commits_failed": numbers.commits_failed.value(),
+        "redis": (numbers.has_redis.value() > 0).then(|| json!({
+            "available": is_available(numbers),
+            "lag_milliseconds": numbers.redis_lag_ms.value(),
+            "unsent": numbers.redis_unsent.value(),
+            "dropped": numbers.redis_dropped.value(),
+            "reconnects": numbers.redis_reconnects.value(),
+            "reloads": numbers.redis_reloads.value(),
+        })),
         "forward_queued": metrics.trait_forwarding.queued.value(),
         "forward_oldest_seconds": metrics.trait_forwarding.oldest_age(SystemTime::now()).as_secs(),
         "forwarded": metrics.trait_forwarding.sent.value(),

@@ -15,7 +15,7 @@ use rustix::fs::{Access, AtFlags};
 
 use crate::commands::arguments::ServeArgs;
 use crate::config;
-use crate::config::{Config, ConfigWarning, EnvironmentConfig, Level, Secret, reachable};
+use crate::config::{Config, ConfigWarning, EnvironmentConfig, Level, Secret, TraitsStore, reachable};
 use crate::limits::{DISCOVERY_WARNINGS_MAX, PROBE_TIMEOUT};
 use crate::supervisor::probe;
 use crate::supervisor::probe::{Probe, ProbeError, ProbedDocument};
@@ -161,6 +161,12 @@ impl<W: Write> Report<W> {
 
     /// The directory of kept traits, or the one that it is made in.
     fn traits(&mut self, config: &Config) {
+        if config.traits.store == TraitsStore::Redis {
+            match traits::check_redis(config) {
+                Ok(found) => self.line(Verdict::Ok, &"traits.redis_url", &found),
+                Err(error) => self.line(Verdict::Fail, &"traits.redis_url", &error),
+            }
+        }
         let Some(folder) = config.traits_folder() else { return };
         let existing = folder.ancestors().find(|ancestor| ancestor.exists());
         let existing = existing.filter(|ancestor| !ancestor.as_os_str().is_empty());

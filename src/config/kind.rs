@@ -44,6 +44,7 @@ pub enum Kind {
     Origins,
     Paths,
     Port,
+    RedisUrl,
     Require,
     SpinMicroseconds,
     SpoolBytes,
@@ -62,6 +63,7 @@ const HOST: &str = r"^(\*|\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?)$";
 const IPV4: &str =
     r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}";
 const IPV6_NETWORK: &str = r"^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?$";
+const REDIS_URL: &str = r"^rediss?://[^\s/?#,]+(/[0-9]{0,9})?$";
 const BASE_PATH: &str = r"^(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+$";
 /// A century, as in `parse::seconds`.
 const SECONDS_MAX: f64 = 3.2e9;
@@ -106,7 +108,8 @@ impl Kind {
             Self::Fsync => json!({"enum": ["group", "second"]}),
             Self::SpoolBytes => json!({"type": "integer", "minimum": EVENTS_SPOOL_BYTES_MIN}),
             Self::TraitBytes => json!({"type": "integer", "minimum": TRAIT_BYTES_MIN}),
-            Self::TraitsStore => json!({"enum": ["none", "memory", "disk"]}),
+            Self::TraitsStore => json!({"enum": ["none", "memory", "disk", "redis"]}),
+            Self::RedisUrl => json!({"type": ["string", "null"], "pattern": REDIS_URL}),
             Self::Require => json!({"enum": ["all", "any"]}),
             Self::LogFormat => json!({"enum": ["generic", "json"]}),
             Self::LogLevel => json!({"enum": ["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET"]}),

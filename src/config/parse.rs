@@ -295,8 +295,33 @@ pub fn traits_store(value: &Value) -> Result<TraitsStore, Expected> {
         "none" => Ok(TraitsStore::None),
         "memory" => Ok(TraitsStore::Memory),
         "disk" => Ok(TraitsStore::Disk),
-        _ => Err("\"none\", \"memory\" or \"disk\""),
+        "redis" => Ok(TraitsStore::Redis),
+        _ => Err("\"none\", \"memory\", \"disk\" or \"redis\""),
     }
+}
+
+/// `traits.redis_url`. User and password are percent-encoded; the path is the number of the database.
+pub fn optional_redis_url(value: &Value) -> Result<Option<Secret>, Expected> {
+    const EXPECTED: Expected = "a URL such as redis://user:password@redis.example.com:6379/0, or rediss:// for TLS, \
+                                or null";
+    const ONE_SERVER: Expected = "redis:// or rediss:// and one address: for Sentinel or a cluster, an address that \
+                                  follows the master, such as that of HAProxy or of a Kubernetes service";
+    if value.is_null() {
+        return Ok(None);
+    }
+    let text = value.as_str().unwrap_or_default().trim();
+    let (scheme, rest) = text.split_once("://").ok_or(EXPECTED)?;
+    if scheme.contains("sentinel") || scheme.contains("cluster") || rest.contains(',') {
+        return Err(ONE_SERVER);
+    }
+    let uri: http::Uri = text.parse().map_err(|_| EXPECTED)?;
+    let is_database = |path: &str| path.bytes().all(|byte| byte.is_ascii_digit()) && path.len() < 10;
+    let is_valid = matches!(scheme, "redis" | "rediss")
+        && uri.host().is_some_and(|host| !host.is_empty())
+        && is_database(uri.path().trim_matches('/'))
+        && uri.query().is_none()
+        && !text.contains('#');
+    if is_valid { Ok(Some(Secret::new(text))) } else { Err(EXPECTED) }
 }
 
 /// `traits.bytes_max`.

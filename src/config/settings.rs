@@ -48,6 +48,10 @@ const fn secret(path: &'static str) -> Setting {
 }
 
 impl Setting {
+    const fn secret(self) -> Self {
+        Self { secret: true, ..self }
+    }
+
     const fn aliases(self, aliases: &'static [&'static str]) -> Self {
         Self { aliases, ..self }
     }
@@ -158,7 +162,11 @@ pub const SETTINGS: &[Setting] = &[
     plain("traits.forward_interval_seconds").takes(Kind::Interval, "10", "Time between two rounds of sending kept traits."),
     restart("traits.identities_max", |a, b| a.traits.identities_max != b.traits.identities_max).takes(Kind::Count, "1000000", "Most identities whose traits are kept."),
     restart("traits.path", |a, b| a.traits.path != b.traits.path).takes(Kind::OptionalPath, "null", "Directory of kept traits with traits.store disk; null: traits in cache_dir."),
-    restart("traits.store", |a, b| a.traits.store != b.traits.store).takes(Kind::TraitsStore, r#""none""#, "Where traits of identities are kept between requests: none, memory, or disk, which survives a restart."),
+    restart("traits.redis_ca_file", |a, b| a.traits.redis_ca_file != b.traits.redis_ca_file).takes(Kind::OptionalPath, "null", "Certificate authorities of Redis (PEM), instead of the built-in ones."),
+    restart("traits.redis_prefix", |a, b| a.traits.redis_prefix != b.traits.redis_prefix).takes(Kind::Text, r#""edge-proxy:1:""#, "What the names of all keys in Redis begin with."),
+    restart("traits.redis_url", |a, b| a.traits.redis_url != b.traits.redis_url).secret().takes(Kind::RedisUrl, "null", "Redis of traits.store redis: redis://user:password@host:port/database, or rediss:// for TLS."),
+    restart("traits.require", |a, b| a.traits.require != b.traits.require).takes(Kind::Boolean, "false", "Whether readiness is red while Redis is not available."),
+    restart("traits.store", |a, b| a.traits.store != b.traits.store).takes(Kind::TraitsStore, r#""none""#, "Where traits of identities are kept between requests: none, memory, disk, which survives a restart, or redis, which several proxies share."),
     restart("traits.ttl_seconds", |a, b| a.traits.ttl != b.traits.ttl).takes(Kind::Duration, "0", "Time after which an identity that was neither written nor requested is removed; 0: never."),
     plain("usage_flush_interval_seconds").takes(Kind::Interval, "60", "With proxy_key: time between two reports of usage."),
 ];

@@ -101,7 +101,7 @@ impl Config {
 
     /// The directory of the disk store. `None` with another store.
     pub fn traits_folder(&self) -> Option<PathBuf> {
-        let is_disk = self.traits.store == TraitsStore::Disk;
+        let is_disk = matches!(self.traits.store, TraitsStore::Disk | TraitsStore::Redis);
         let folder = || self.cache_dir.as_ref().map(|folder| folder.join("traits"));
         self.traits.path.clone().or_else(folder).filter(|_| is_disk)
     }
@@ -250,6 +250,13 @@ pub struct TraitsConfig {
     /// Whether what is kept is sent upstream.
     pub forward: bool,
     pub forward_interval: Duration,
+    pub redis_url: Option<Secret>,
+    /// What all keys in Redis begin with.
+    pub redis_prefix: String,
+    /// Certificate authorities of Redis (PEM). `None`: the built-in ones.
+    pub redis_ca_file: Option<PathBuf>,
+    /// Not ready while Redis is not available.
+    pub require: bool,
 }
 
 /// Where traits are kept.
@@ -259,6 +266,8 @@ pub enum TraitsStore {
     None,
     Memory,
     Disk,
+    /// In Redis, which several proxies share; also on disk if there is a directory.
+    Redis,
 }
 
 /// The event streams of this proxy.

@@ -3,6 +3,7 @@
 //! Staleness is computed here, from the age of the last successful fetch, so that it shows even if the
 //! supervisor has stopped. A 304 from upstream counts as a success; a document from a file or from the
 //! program itself is never stale (compatibility.md 2.6, differences.md 25).
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::{Config, Require, Staleness};
@@ -78,6 +79,10 @@ impl ReadinessRules {
     pub fn reason(&self, snapshot: &Snapshot) -> Option<&'static str> {
         if snapshot.draining {
             return Some("shutting down.");
+        }
+        // Memory ordering: relaxed, because nothing that was written before the flag is read.
+        if snapshot.trait_store.as_ref().is_some_and(|is_available| !is_available.load(Ordering::Relaxed)) {
+            return Some("store of kept traits not available.");
         }
         let age_max = self.staleness.age_max(snapshot.slots.len());
         let mut states = snapshot.slots.iter().map(|slot| self.state(slot, age_max));

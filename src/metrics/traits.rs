@@ -1,4 +1,7 @@
 //! The metrics of kept traits, written by the store thread.
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use crate::metrics::counter::Counter;
 
 /// Gauges are as of the last group of writes.
@@ -27,4 +30,19 @@ pub struct TraitMetrics {
     /// Commits to the disk, and those that failed.
     pub commits: Counter,
     pub commits_failed: Counter,
+    /// Redis is configured; it is available.
+    pub has_redis: Counter,
+    pub is_available: Arc<AtomicBool>,
+    /// Age of the last change that was read, milliseconds; 0 if none waits.
+    pub redis_lag_ms: Counter,
+    /// Ends of outages.
+    pub redis_reconnects: Counter,
+    /// Times that all identities were read.
+    pub redis_reloads: Counter,
+    /// Identities whose changes Redis does not have yet.
+    pub redis_unsent: Counter,
+    /// Identities that were removed before Redis had their changes.
+    pub redis_dropped: Counter,
+    /// Changes of proxies whose clock is wrong.
+    pub redis_refused: Counter,
 }

@@ -198,6 +198,8 @@ pub struct Snapshot {
     pub is_complete: bool,
     /// Whether the process is shutting down: readiness fails, and requests are still served.
     pub draining: bool,
+    /// Whether the store of kept traits is available. `None`: readiness does not depend on it.
+    pub trait_store: Option<Arc<AtomicBool>>,
 }
 
 impl Snapshot {
@@ -206,7 +208,8 @@ impl Snapshot {
         slots: Vec<Slot>,
         keys: impl IntoIterator<Item = (Box<[u8]>, KeyAccess)>,
     ) -> Self {
-        Self { version, slots, keys: keys.into_iter().collect(), is_complete: true, draining: false }
+        let keys = keys.into_iter().collect();
+        Self { version, slots, keys, is_complete: true, draining: false, trait_store: None }
     }
 
     /// What the key gives access to; `None` if it is unknown. Includes expired keys.

@@ -10,7 +10,7 @@ use crate::analytics::batch::ReportKind;
 use crate::analytics::upload::RoundResult;
 use crate::channel::ReactorMessage;
 use crate::config::settings::restart_required;
-use crate::config::{Config, Level};
+use crate::config::{Config, Level, TraitsStore};
 use crate::files::FileVersion;
 use crate::forwarding::round::ForwardResult;
 use crate::limits;
@@ -341,6 +341,9 @@ impl Supervisor {
         let mut snapshot = self.environments.snapshot(self.version);
         snapshot.is_complete &= self.discovery.as_ref().is_none_or(Discovery::has_response);
         snapshot.draining = !matches!(self.lifecycle, Lifecycle::Serving);
+        let traits = &self.config.traits;
+        let is_required = traits.require && traits.store == TraitsStore::Redis;
+        snapshot.trait_store = is_required.then(|| context.metrics.traits.is_available.clone());
         context.actions.push(Action::Send(ReactorMessage::Publish(Arc::new(snapshot))));
     }
 

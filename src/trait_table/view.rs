@@ -83,7 +83,7 @@ impl TraitView {
         if most <= SURELY_SMALL_BYTES {
             return most;
         }
-        apply(record, identifier, changes, Stamp::default(), TraitHead::default(), false).record.len()
+        apply(record, identifier, changes, Stamp::default(), TraitHead::default(), None).record.len()
     }
 
     /// Sets and deletes keys, and makes the identity. Returns whether the write is kept.
@@ -123,7 +123,7 @@ impl TraitView {
     fn after(&self, environment: &str, identifier: &str, changes: &[u8], now: u32) -> Vec<u8> {
         let record = self.find(environment, identifier, now);
         let head = TraitHead { is_promoted: record.is_some(), is_erased: false, seen: now };
-        apply(record, identifier, changes, Stamp::default(), head, false).record
+        apply(record, identifier, changes, Stamp::default(), head, None).record
     }
 
     /// Writes, if there is capacity. `record` is the record after the write, which is visible to lookups

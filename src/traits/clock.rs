@@ -13,16 +13,28 @@ const AHEAD_MS_MAX: u64 = 60_000;
 #[derive(Clone, Copy, Debug)]
 pub struct HybridClock {
     last: Stamp,
+    /// Milliseconds that a shared clock is ahead of that of this machine.
+    offset: i64,
 }
 
 impl HybridClock {
     pub fn new(proxy: u32) -> Self {
-        Self { last: Stamp { clock: 0, proxy } }
+        Self { last: Stamp { clock: 0, proxy }, offset: 0 }
+    }
+
+    /// Follows a clock that is ahead of that of this machine, or behind it.
+    pub fn set_offset(&mut self, milliseconds: i64) {
+        self.offset = milliseconds;
+    }
+
+    fn ticks(&self, now: SystemTime) -> u64 {
+        let milliseconds = (ticks(now) >> COUNTER_BITS).saturating_add_signed(self.offset);
+        milliseconds.min(u64::MAX >> COUNTER_BITS) << COUNTER_BITS
     }
 
     /// The stamp that the next changes follow, at this time.
     pub fn before(&self, now: SystemTime) -> Stamp {
-        Stamp { clock: self.last.clock.max(ticks(now)), ..self.last }
+        Stamp { clock: self.last.clock.max(self.ticks(now)), ..self.last }
     }
 
     /// Records the last stamp that was given.
@@ -32,7 +44,7 @@ impl HybridClock {
 
     /// Records the stamp of another process. Returns false if it is too far in the future to be merged.
     pub fn observe(&mut self, other: Stamp, now: SystemTime) -> bool {
-        if other.clock > ticks(now).saturating_add(AHEAD_MS_MAX << COUNTER_BITS) {
+        if other.clock > self.ticks(now).saturating_add(AHEAD_MS_MAX << COUNTER_BITS) {
             return false;
         }
         self.advance(other);
@@ -64,5 +76,9 @@ mod tests {
         assert!(clock.observe(ahead, now) && clock.before(now).next() > ahead);
         let wrong = Stamp { clock: ticks(now + Duration::from_secs(3600)), proxy: 9 };
         assert!(!clock.observe(wrong, now) && clock.before(now).next() < wrong);
+        clock.set_offset(3_600_000);
+        assert!(clock.before(now).clock >= wrong.clock && clock.observe(wrong, now));
+        clock.set_offset(-3_600_000);
+        assert!(clock.before(now).clock >= wrong.clock, "stamps never go back");
     }
 }

@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::storage::disk::{DiskFile, DiskFolder};
 use crate::trait_table::{Entry, SHARDS, ShardBuilder, TraitRecord, shard_of};
 use crate::traits::memory::{RemoteChange, TraitChanges, TraitMemory};
-use crate::traits::sink::TraitSink;
+use crate::traits::sink::{Inform, TraitSink};
 
 /// By client-side key, a zero byte and the identifier: a record.
 const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("traits-1");
@@ -141,12 +141,12 @@ impl TraitDisk {
         Ok(())
     }
 
-    fn receive(&mut self, memory: &mut TraitMemory, now: SystemTime, wait: Duration) {
+    fn receive(&mut self, memory: &mut TraitMemory, now: SystemTime, wait: Duration, inform: Inform<'_>) {
         let Some(reports) = &self.reports else { return };
         let mut report = next(reports, wait).ok();
         while let Some(found) = report {
             match found {
-                DiskReport::Opened(records) => self.merge(memory, &records, now),
+                DiskReport::Opened(records) => self.merge(memory, &records, now, inform),
                 DiskReport::Committed => self.in_flight.clear(),
             }
             report = self.reports.as_ref().and_then(|reports| reports.try_recv().ok());
@@ -154,7 +154,7 @@ impl TraitDisk {
     }
 
     /// Merges the records of a file that was opened after the start, except what was erased meanwhile.
-    fn merge(&self, memory: &mut TraitMemory, records: &LoadedRecords, now: SystemTime) {
+    fn merge(&self, memory: &mut TraitMemory, records: &LoadedRecords, now: SystemTime, inform: Inform<'_>) {
         for (environment, record) in records {
             let Some(record) = TraitRecord::new(record) else { continue };
             let Ok(identifier) = std::str::from_utf8(record.identifier()) else { continue };
@@ -164,7 +164,10 @@ impl TraitDisk {
                 continue;
             }
             let entries: Vec<Entry<'_>> = record.entries().collect();
-            memory.merge(&RemoteChange { environment, identifier, entries: &entries }, now, &mut |_| {});
+            let (entries, head) = (&entries[..], record.head());
+            let (seen, is_promoted) = (head.seen, head.is_promoted);
+            let change = RemoteChange { environment, identifier, entries, seen, is_promoted };
+            memory.merge(&change, now, inform);
         }
     }
 
@@ -184,7 +187,7 @@ impl TraitDisk {
 }
 
 impl TraitSink for TraitDisk {
-    fn load(&mut self, memory: &mut TraitMemory) {
+    fn load(&mut self, memory: &mut TraitMemory, _: Inform<'_>) {
         let opened = open(&self.folder, &self.log).map(|database| (load(&database, memory), database));
         let (database, error) = match opened {
             Ok((Ok(()), database)) => (Some(database), None),
@@ -208,8 +211,8 @@ impl TraitSink for TraitDisk {
         }
     }
 
-    fn tick(&mut self, memory: &mut TraitMemory, now: SystemTime, is_last: bool) {
-        self.receive(memory, now, Duration::ZERO);
+    fn tick(&mut self, memory: &mut TraitMemory, now: SystemTime, is_last: bool, inform: Inform<'_>) {
+        self.receive(memory, now, Duration::ZERO, inform);
         let until = Instant::now() + TRAIT_STOP_TIMEOUT;
         loop {
             let is_due = is_last || self.due_at <= clock::instant();
@@ -220,7 +223,7 @@ impl TraitSink for TraitDisk {
             if !is_last || self.in_flight.is_empty() || until <= Instant::now() {
                 break;
             }
-            self.receive(memory, now, COMMIT_INTERVAL);
+            self.receive(memory, now, COMMIT_INTERVAL, inform);
         }
         self.metrics.traits.unwritten.set((self.in_flight.len() + self.changed.len()) as u64);
     }

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 use crate::clock;
 use crate::trait_forwarding::queue::SharedTraitQueue;
 use crate::traits::memory::{ChangeKind, TraitChanges, TraitMemory};
-use crate::traits::sink::TraitSink;
+use crate::traits::sink::{Inform, TraitSink};
 
 /// Forwards writes. What other processes wrote, they forward themselves.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ impl ForwardSink {
 }
 
 impl TraitSink for ForwardSink {
-    fn load(&mut self, _: &mut TraitMemory) {}
+    fn load(&mut self, _: &mut TraitMemory, _: Inform<'_>) {}
 
     fn changed(&mut self, changes: &TraitChanges<'_>) {
         let Ok(identifier) = std::str::from_utf8(changes.record.identifier()) else { return };
@@ -30,10 +30,12 @@ impl TraitSink for ForwardSink {
                     queue.add(changes.environment, identifier, entry.key, entry.value, now);
                 }
             }
-            ChangeKind::Erased => self.queue.lock().erase(changes.environment, identifier),
+            ChangeKind::Erased | ChangeKind::ErasedElsewhere => {
+                self.queue.lock().erase(changes.environment, identifier);
+            }
             ChangeKind::Written | ChangeKind::Seen | ChangeKind::Merged | ChangeKind::Evicted => {}
         }
     }
 
-    fn tick(&mut self, _: &mut TraitMemory, _: SystemTime, _: bool) {}
+    fn tick(&mut self, _: &mut TraitMemory, _: SystemTime, _: bool, _: Inform<'_>) {}
 }

@@ -3,7 +3,7 @@
 //! No channel, no file, no clock: the time is passed in.
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::engine::evaluate::TraitValue;
 use crate::trait_table::{
@@ -11,10 +11,12 @@ use crate::trait_table::{
     TraitHead, TraitOperation, TraitRecord, TraitTable, TraitWrite, apply, merge, shard_of,
 };
 use crate::traits::accounts::{AccountLimits, Accounts};
-use crate::traits::clock::HybridClock;
+use crate::traits::clock::{HybridClock, ticks};
 
 /// Shards built anew before reactors are informed: each takes about a millisecond.
 const REBUILDS_MAX: usize = 2;
+/// How long a deletion is kept, so that another process that was away does not bring the value back.
+pub const TOMBSTONE_AGE_MAX: Duration = Duration::from_secs(3600);
 
 /// Why a record changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum ChangeKind {
     Merged,
     /// Erased on request.
     Erased,
+    /// Erased by another process.
+    ErasedElsewhere,
     /// Removed for the limits or its age.
     Evicted,
 }
@@ -40,16 +44,30 @@ pub struct TraitChanges<'a> {
     pub record: TraitRecord<'a>,
     /// The keys of this write, with `None` for those that it deletes, in the order sent.
     pub entries: &'a [Entry<'a>],
+    /// Of a write that adds to an integer: its only entry has the sum.
+    pub addition: Option<Addition>,
     /// When it was written, for an erased identity too.
     pub stamp: Stamp,
 }
 
-/// Keys of an identity as another process stamped them.
+/// An increment, which other processes must add too instead of taking the sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addition {
+    pub amount: i64,
+    /// The stamp of the value that it was added to. `None`: there was none, so that it was added to 0.
+    pub before: Option<Stamp>,
+}
+
+/// Keys of an identity as another process stamped them; without any, only the identity is made.
 #[derive(Debug)]
 pub struct RemoteChange<'a> {
     pub environment: &'a str,
     pub identifier: &'a str,
     pub entries: &'a [Entry<'a>],
+    /// When the identity was last seen, in Unix seconds.
+    pub seen: u32,
+    /// It was seen more than once.
+    pub is_promoted: bool,
 }
 
 /// The table, and what changed since it was last published.
@@ -94,14 +112,30 @@ impl TraitMemory {
         self.accounts.identities()
     }
 
+    /// The stamp that the next write follows at this time.
+    pub fn stamp(&self, now: SystemTime) -> Stamp {
+        self.clock.before(now)
+    }
+
+    /// Takes the clock of a store that all processes share for that of this machine.
+    pub fn set_clock_offset(&mut self, milliseconds: i64) {
+        self.clock.set_offset(milliseconds);
+    }
+
+    /// The clock of the oldest tombstones that are kept. `None`: deleted keys leave none.
+    pub fn tombstones_since(&self, now: SystemTime) -> Option<u64> {
+        let since = || self.clock.before(now).clock.saturating_sub(ticks(UNIX_EPOCH + TOMBSTONE_AGE_MAX));
+        self.keeps_tombstones.then(since)
+    }
+
     /// Applies a write of a reactor.
     pub fn write(&mut self, write: &TraitWrite, now: SystemTime, each: &mut dyn FnMut(&TraitChanges<'_>)) {
         let (environment, identifier) = (self.table.intern(&write.environment), &*write.identifier);
         match &write.operation {
-            TraitOperation::Set(changes) => self.set(&environment, identifier, changes, now, each),
+            TraitOperation::Set(changes) => self.set(&environment, identifier, (changes, None), now, each),
             TraitOperation::Add { key, amount } => {
-                let changes = self.sum(&environment, identifier, key, *amount);
-                self.set(&environment, identifier, &changes, now, each);
+                let (changes, addition) = self.sum(&environment, identifier, key, *amount);
+                self.set(&environment, identifier, (&changes, addition), now, each);
             }
             TraitOperation::Touch => self.touch(&environment, identifier, now, each),
             TraitOperation::Erase => {
@@ -111,10 +145,16 @@ impl TraitMemory {
     }
 
     /// The changes that add to a trait. None if it is not an integer, or the sum is beyond 64 bits.
-    fn sum(&self, environment: &str, identifier: &str, key: &str, amount: i64) -> Box<[u8]> {
+    fn sum(
+        &self,
+        environment: &str,
+        identifier: &str,
+        key: &str,
+        amount: i64,
+    ) -> (Box<[u8]>, Option<Addition>) {
         let record = self.table.find(environment, identifier);
-        let stored = record.and_then(|record| record.entries().find(|entry| entry.key == key)?.value);
-        let sum = match stored {
+        let stored = record.and_then(|record| record.entries().find(|entry| entry.key == key));
+        let sum = match stored.and_then(|entry| entry.value) {
             None => Some(amount),
             Some(TraitValue::Int(number)) => number.checked_add(amount),
             Some(_) => None,
@@ -123,14 +163,15 @@ impl TraitMemory {
         if let Some(sum) = sum {
             changes.push(key, Some(TraitValue::Int(sum)));
         }
-        changes.into_bytes()
+        let before = stored.filter(|entry| entry.value.is_some()).map(|entry| entry.stamp);
+        (changes.into_bytes(), sum.map(|_| Addition { amount, before }))
     }
 
     fn set(
         &mut self,
         environment: &Arc<str>,
         identifier: &str,
-        changes: &[u8],
+        (changes, addition): (&[u8], Option<Addition>),
         now: SystemTime,
         each: &mut dyn FnMut(&TraitChanges<'_>),
     ) {
@@ -138,10 +179,11 @@ impl TraitMemory {
         let before = self.clock.before(now);
         // Writing is being seen: an identity that is written twice has returned.
         let head = TraitHead { is_promoted: old.is_some(), is_erased: false, seen: unix_seconds(now) };
-        let applied = apply(old, identifier, changes, before, head, self.keeps_tombstones);
+        let applied = apply(old, identifier, changes, before, head, self.tombstones_since(now));
         self.clock.advance(applied.stamp);
         let entries: Vec<Entry<'_>> = stamped(changes, before).collect();
-        let changed = Changed { kind: ChangeKind::Written, entries: &entries, stamp: applied.stamp };
+        let stamp = applied.stamp;
+        let changed = Changed { kind: ChangeKind::Written, entries: &entries, addition, stamp };
         self.put(environment, identifier, applied.record, &changed, each);
     }
 
@@ -153,20 +195,54 @@ impl TraitMemory {
         now: SystemTime,
         each: &mut dyn FnMut(&TraitChanges<'_>),
     ) -> bool {
-        let Some(newest) = remote.entries.iter().map(|entry| entry.stamp).max() else { return true };
+        let newest = remote.entries.iter().map(|entry| entry.stamp).max().unwrap_or_default();
         if !self.clock.observe(newest, now) {
             return false;
         }
         let environment = self.table.intern(remote.environment);
         let old = self.table.find(&environment, remote.identifier);
-        let head = match &old {
-            Some(old) => TraitHead { seen: unix_seconds(now), ..old.head() },
-            None => TraitHead { seen: unix_seconds(now), ..TraitHead::default() },
-        };
-        let record = merge(old, remote.identifier, remote.entries, head, self.keeps_tombstones);
-        let changed = Changed { kind: ChangeKind::Merged, entries: remote.entries, stamp: newest };
+        let before = old.map(|old| old.head()).unwrap_or_default();
+        let is_promoted = before.is_promoted || remote.is_promoted;
+        let head = TraitHead { seen: before.seen.max(remote.seen), is_promoted, ..before };
+        let since = self.tombstones_since(now);
+        let Some(record) = merge(old, remote.identifier, remote.entries, head, since) else { return true };
+        let (kind, entries) = (ChangeKind::Merged, remote.entries);
+        let changed = Changed { kind, entries, addition: None, stamp: newest };
         self.put(&environment, remote.identifier, record, &changed, each);
         true
+    }
+
+    /// Erases what another process erased at this stamp. What was written later stays.
+    pub fn erase_elsewhere(
+        &mut self,
+        (environment, identifier): (&str, &str),
+        stamp: Stamp,
+        now: SystemTime,
+        each: &mut dyn FnMut(&TraitChanges<'_>),
+    ) {
+        self.clock.observe(stamp, now);
+        let environment = self.table.intern(environment);
+        let Some(old) = self.table.find(&environment, identifier) else { return };
+        let later = old.entries().filter(|entry| entry.stamp > stamp);
+        let mut writer = RecordWriter::new(old.head(), identifier);
+        let mut count = 0;
+        for entry in later {
+            writer.push(&entry);
+            count += 1;
+        }
+        if count == old.entries().count() && count > 0 {
+            return;
+        }
+        let is_empty = count == 0;
+        let record = match is_empty {
+            true => erased(identifier),
+            false => writer.finish(),
+        };
+        let kind = if is_empty { ChangeKind::ErasedElsewhere } else { ChangeKind::Merged };
+        let changed = Changed { kind, entries: &[], addition: None, stamp };
+        self.put(&environment, identifier, record, &changed, each);
+        let index = shard_of(self.table.hash(identifier));
+        self.erased_shards.insert((environment, index));
     }
 
     fn touch(
@@ -181,7 +257,8 @@ impl TraitMemory {
         if head == old.head() {
             return;
         }
-        let changed = Changed { kind: ChangeKind::Seen, entries: &[], stamp: self.clock.before(now) };
+        let stamp = self.clock.before(now);
+        let changed = Changed { kind: ChangeKind::Seen, entries: &[], addition: None, stamp };
         let record = old.with_head(head);
         self.put(environment, identifier, record, &changed, each);
     }
@@ -198,10 +275,8 @@ impl TraitMemory {
         let is_known = self.table.find(environment, identifier).is_some();
         let stamp = self.clock.before(now).next();
         self.clock.advance(stamp);
-        let head = TraitHead { is_erased: true, ..TraitHead::default() };
-        let record = RecordWriter::new(head, identifier).finish();
-        let changed = Changed { kind, entries: &[], stamp };
-        self.put(environment, identifier, record, &changed, each);
+        let changed = Changed { kind, entries: &[], addition: None, stamp };
+        self.put(environment, identifier, erased(identifier), &changed, each);
         if kind == ChangeKind::Erased {
             let index = shard_of(self.table.hash(identifier));
             self.erased_shards.insert((environment.clone(), index));
@@ -226,8 +301,8 @@ impl TraitMemory {
             old.as_ref(),
             Some(&new).filter(|new| !new.head().is_erased),
         );
-        let Changed { kind, entries, stamp } = *changed;
-        each(&TraitChanges { environment, kind, record: new, entries, stamp });
+        let Changed { kind, entries, addition, stamp } = *changed;
+        each(&TraitChanges { environment, kind, record: new, entries, addition, stamp });
         self.table.put(environment, hash, record.clone(), 0, 0);
         self.touched.insert((environment.clone(), shard_of(hash)));
         self.delta.records.push(ChangedRecord { environment: environment.clone(), hash, record });
@@ -319,7 +394,13 @@ impl TraitMemory {
 struct Changed<'a> {
     kind: ChangeKind,
     entries: &'a [Entry<'a>],
+    addition: Option<Addition>,
     stamp: Stamp,
+}
+
+/// A record that hides an older one.
+fn erased(identifier: &str) -> Vec<u8> {
+    RecordWriter::new(TraitHead { is_erased: true, ..TraitHead::default() }, identifier).finish()
 }
 
 /// The entries of a write with the stamps after `before`.

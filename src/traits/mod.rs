@@ -9,6 +9,7 @@ mod clock;
 pub mod disk;
 mod forward;
 mod memory;
+mod redis;
 mod sink;
 pub mod store;
 
@@ -19,15 +20,17 @@ use std::thread;
 use std::time::Duration;
 
 use crate::channel::{TraitLink, TraitStop};
-use crate::config::Config;
+use crate::config::{Config, SettingError, TraitsStore};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::traits::disk::TraitDisk;
 pub use crate::traits::disk::{TraitFileError, check_file};
 pub use crate::traits::forward::ForwardSink;
-pub use crate::traits::memory::{ChangeKind, RemoteChange, TraitChanges, TraitMemory};
-pub use crate::traits::sink::TraitSink;
+pub use crate::traits::memory::{Addition, ChangeKind, RemoteChange, TraitChanges, TraitMemory};
+pub use crate::traits::redis::check_redis;
+use crate::traits::redis::{RedisTarget, TraitRedis};
+pub use crate::traits::sink::{Inform, TraitSink};
 use crate::traits::store::TraitStore;
 
 /// Ends the store thread.
@@ -46,13 +49,24 @@ impl TraitThread {
     }
 }
 
+/// Checks the settings of a store before anything is started.
+///
+/// # Errors
+/// They were parsed but cannot be used.
+pub fn check_settings(config: &Config) -> Result<(), SettingError> {
+    match config.traits.store {
+        TraitsStore::Redis => RedisTarget::new(config).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// How long the start waits for the table to be read.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts the thread, and waits until its table is in memory. Changes go to `sinks` too.
 ///
 /// # Errors
-/// The thread cannot be started.
+/// The thread cannot be started, or the settings cannot be used, which [`check_settings`] finds out before.
 pub fn start(
     config: &Config,
     link: TraitLink,
@@ -62,6 +76,10 @@ pub fn start(
 ) -> io::Result<TraitThread> {
     if let Some(folder) = config.traits_folder() {
         sinks.push(Box::new(TraitDisk::new(&folder, metrics.clone(), log.clone())));
+    }
+    if config.traits.store == TraitsStore::Redis {
+        let redis = TraitRedis::new(config, metrics.clone(), log.clone());
+        sinks.push(Box::new(redis.map_err(|error| io::Error::other(error.to_string()))?));
     }
     let stop = link.stop();
     let (ended, when_ended) = channel();

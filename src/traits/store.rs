@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use crate::trait_table::{TraitChange, TraitUpdate};
 use crate::traits::accounts::AccountLimits;
 use crate::traits::memory::{ChangeKind, TraitChanges, TraitMemory};
-use crate::traits::sink::TraitSink;
+use crate::traits::sink::{Inform, TraitSink};
 
 /// The time between two sweeps of a shard for old identities, and the longest wait for messages.
 const TICK: Duration = Duration::from_millis(50);
@@ -48,10 +48,8 @@ impl TraitStore {
             bytes_max: config.traits.bytes_max,
         };
         let mut memory = TraitMemory::new(link.seed(), limits, proxy_id());
-        for sink in &mut sinks {
-            sink.load(&mut memory);
-        }
         memory.keeps_tombstones = sinks.iter().any(|sink| sink.needs_tombstones());
+        each_sink(&mut sinks, |sink, inform| sink.load(&mut memory, inform));
         let reactors = link.reactors();
         metrics.traits.is_enabled.set(1);
         let mut store = Self {
@@ -109,9 +107,10 @@ impl TraitStore {
         self.evict(now);
         self.sweep(now);
         self.publish();
-        for sink in &mut self.sinks {
-            sink.tick(&mut self.memory, now, is_last);
-        }
+        let memory = &mut self.memory;
+        each_sink(&mut self.sinks, |sink, inform| sink.tick(memory, now, is_last, inform));
+        // What a sink has merged.
+        self.publish();
         self.measure();
         !is_last
     }
@@ -172,6 +171,17 @@ impl TraitStore {
         metrics.identities.set(self.memory.identities());
         metrics.bytes.set(self.memory.bytes());
         metrics.queued.set(self.link.queued() as u64);
+    }
+}
+
+/// Calls each sink with what informs the others.
+fn each_sink(sinks: &mut [Box<dyn TraitSink>], mut call: impl FnMut(&mut dyn TraitSink, Inform<'_>)) {
+    for index in 0..sinks.len() {
+        let (before, rest) = sinks.split_at_mut(index);
+        let Some((sink, after)) = rest.split_first_mut() else { continue };
+        call(sink.as_mut(), &mut |changes| {
+            before.iter_mut().chain(after.iter_mut()).for_each(|other| other.changed(changes));
+        });
     }
 }
 

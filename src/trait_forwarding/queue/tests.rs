@@ -69,7 +69,7 @@ fn a_batch_has_a_hundred_identities_of_one_environment_in_their_order() {
         queue.finish("env", &batch);
     }
     assert_eq!(sizes, [200, 200, 100]);
-    assert_eq!(queue.environments(), ["other".into()]);
+    assert_eq!(queue.environments(), [Box::<str>::from("other")]);
     assert_eq!(queue.drop_environment("other"), 1);
     assert_eq!(queue.size(), (0, 0));
 }

@@ -65,7 +65,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   "server.proxy_headers" "server.requests_max" "server.spin_microseconds" "server.spread" "server.take_over" "server.tcp"
   "server.timeout_body" "server.timeout_head" "server.timeout_keep_alive" "server.timeout_write"
   "server.tls.cert" "server.tls.key" "server.unix_socket" "server.unix_socket_mode"
-  "traits.bytes_max" "traits.forward" "traits.identities_max" "traits.path" "traits.store" "traits.ttl_seconds" }}
+  "traits.bytes_max" "traits.forward" "traits.identities_max" "traits.path"
+  "traits.redis_ca_file" "traits.redis_prefix" "traits.redis_url" "traits.require" "traits.store" "traits.ttl_seconds" }}
 {{- $value := $settings }}
 {{- range splitList "." . }}{{ $value = kindIs "map" $value | ternary (index ($value | default dict) .) nil }}{{ end }}
 {{ . }}={{ $value | toJson }}
