@@ -25,6 +25,11 @@ use crate::random::Random;
 /// How often forwarding is played while it has nothing to do.
 const IDLE_INTERVAL: Duration = Duration::from_secs(120);
 
+/// How often a disk that fails for long is tried: the program does so each second.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// So many attempts are made each second.
+const FAILURES_EAGER: u32 = 5;
+
 /// When something is next due, of each thread.
 #[derive(Debug, Default)]
 struct Due {
@@ -42,6 +47,8 @@ pub struct PlayedTraits {
     due: Due,
     /// Since when something is not on the disk.
     unwritten_since: Option<Duration>,
+    /// Failed attempts of the writer since the disk was last changed.
+    failures: u32,
     random: Random,
 }
 
@@ -109,6 +116,7 @@ impl PlayedTraits {
         let due = Due { store: None, writer: Some(now), scheduler: forwarding.as_ref().map(|_| now) };
         Self {
             unwritten_since: None,
+            failures: 0,
             store,
             writer,
             forwarding,
@@ -147,9 +155,10 @@ impl PlayedTraits {
         self.store.step(Duration::ZERO);
         let is_unwritten = self.metrics.traits.unwritten.value() > 0;
         self.unwritten_since = self.unwritten_since.or(Some(now)).filter(|_| is_unwritten);
+        // While the disk fails, the store hears nothing of the writer.
+        let is_due = is_unwritten && !self.is_failing() || self.store.is_awaited();
         let again = if self.store.is_awaited() { 10 } else { 250 };
-        self.due.store =
-            (is_unwritten || self.store.is_awaited()).then(|| now + Duration::from_millis(again));
+        self.due.store = is_due.then(|| now + Duration::from_millis(again));
         if is_unwritten && self.due.writer.is_none() {
             self.due.writer = Some(now + Duration::from_millis(self.random.between(1, 100)));
         }
@@ -165,13 +174,20 @@ impl PlayedTraits {
         let Some(writer) = writer.as_mut() else { return };
         writer.step(Duration::ZERO, |_| {});
         if writer.is_failing() {
-            self.due.writer = Some(now + Duration::from_secs(1));
+            self.failures += 1;
+            let wait = if self.failures < FAILURES_EAGER { Duration::from_secs(1) } else { RETRY_INTERVAL };
+            self.due.writer = Some(now + wait);
+            return;
         }
+        self.failures = 0;
         // The store hears of it at its next step.
         let soon = now + Duration::from_millis(50);
-        if self.metrics.traits.unwritten.value() > 0 || writer.is_failing() {
-            self.due.store = Some(self.due.store.map_or(soon, |at| at.min(soon)));
-        }
+        self.due.store = Some(self.due.store.map_or(soon, |at| at.min(soon)));
+    }
+
+    fn is_failing(&self) -> bool {
+        let writer = self.writer.lock().expect("no panic while it is locked");
+        writer.as_ref().is_some_and(DiskWriter::is_failing)
     }
 
     fn step_scheduler(&mut self, now: Duration) -> Option<RoundOrder> {
@@ -187,6 +203,8 @@ impl PlayedTraits {
     /// A disk that works again is written to soon.
     pub fn disk_changed(&mut self, now: Duration) {
         let soon = now + Duration::from_secs(1);
+        self.failures = 0;
+        self.due.writer = Some(self.due.writer.map_or(soon, |at| at.min(soon)));
         self.due.scheduler = self.due.scheduler.map(|at| at.min(soon));
     }
 
