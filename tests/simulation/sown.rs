@@ -261,8 +261,8 @@ const BUGS: [SownBug; 45] = [
     bug(
         "an increment is merged twice",
         "src/traits/memory.rs",
-        "let changes = self.sum(&environment, identifier, key, *amount);",
-        "let changes = self.sum(&environment, identifier, key, if SOWN { *amount * 2 } else { *amount });",
+        "= self.sum(&environment, identifier, key, *amount);",
+        "= self.sum(&environment, identifier, key, if SOWN { *amount * 2 } else { *amount });",
     ),
     bug(
         "traits that upstream did not accept are not sent again",
@@ -273,8 +273,8 @@ const BUGS: [SownBug; 45] = [
     bug(
         "erased traits are forwarded",
         "src/traits/forward.rs",
-        "ChangeKind::Erased => self.queue",
-        "ChangeKind::Erased if SOWN => {}\n            ChangeKind::Erased => self.queue",
+        "ChangeKind::Erased | ChangeKind::ErasedElsewhere => {",
+        "ChangeKind::Erased if SOWN => {}\n            ChangeKind::Erased | ChangeKind::ErasedElsewhere => {",
     ),
     bug(
         "deleted traits are not forwarded",
