@@ -14,7 +14,9 @@ use edge_proxy::http::h2::connection::Http2;
 use edge_proxy::http::h2::event::{Http2Event, Http2Limits};
 use edge_proxy::http::h2::frame;
 use edge_proxy::http::request::{Progress, RequestReader};
-use edge_proxy::limits::{HEAD_BYTES_MAX, HTTP2_FRAME_BYTES_MAX, HTTP2_STATE_BYTES_MAX, HTTP2_STREAMS_MAX};
+use edge_proxy::limits::{
+    BODY_BYTES_MAX, HEAD_BYTES_MAX, HTTP2_FRAME_BYTES_MAX, HTTP2_STATE_BYTES_MAX, HTTP2_STREAMS_MAX,
+};
 use edge_proxy::snapshot::{Environment, Snapshot};
 
 #[path = "support/handler.rs"]
@@ -27,10 +29,13 @@ thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
     /// Allocated by this thread and not freed, bytes.
     static LIVE_BYTES: Cell<usize> = const { Cell::new(0) };
+    /// The most of it since the test reset this, bytes.
+    static PEAK_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 fn count_live(freed: usize, allocated: usize) {
     LIVE_BYTES.set(LIVE_BYTES.get().wrapping_sub(freed).wrapping_add(allocated));
+    PEAK_BYTES.set(PEAK_BYTES.get().max(LIVE_BYTES.get()));
 }
 
 // SAFETY: every call is forwarded unchanged; the counter has no destructor and allocates nothing.
@@ -56,6 +61,8 @@ static ALLOCATOR: Counting = Counting;
 
 const KEY: &str = "ser.allocation";
 const CLIENT_KEY: &str = "client";
+/// What a body of 1 MiB may take while it is parsed and evaluated, bytes.
+const REQUEST_MEMORY_MAX: usize = 36 * 1024 * 1024;
 
 /// Twelve features; twelve segments, one condition each, of every operator; two of three multivariate.
 fn document() -> String {
@@ -202,6 +209,41 @@ fn remaining_allocations_are_bounded() {
 }
 
 /// A field as a literal (RFC 7541 6.2): one that the table takes, or one that it does not.
+/// The most memory that a request takes beyond what is live before it, bytes, and its status.
+fn peak(request: &[u8]) -> (usize, u16) {
+    let (snapshot, settings) = (snapshot(), settings());
+    let (mut state, mut output) = (HandlerState::default(), ResponseWriter::default());
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    output.set_date(now);
+    let (mut reader, mut buffer) = (RequestReader::default(), BytesMut::from(request));
+    assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
+    let mut read = reader.request(&mut buffer).expect("ready");
+    let before = LIVE_BYTES.get();
+    PEAK_BYTES.set(before);
+    let outcome = handle(&settings, &snapshot, now, &mut read, &mut state, &mut output);
+    (PEAK_BYTES.get() - before, outcome.status)
+}
+
+#[test]
+fn the_memory_of_one_request_is_bounded() {
+    let items = |item: &str, bytes: usize| vec![item; bytes / (item.len() + 1)].join(",");
+    let body = |traits: String| format!(r#"{{"identifier":"a","traits":[{traits}]}}"#);
+    let most = BODY_BYTES_MAX - 100;
+    let cases = [
+        ("empty traits", body(items("{}", most)), 422),
+        ("lists", body(items("[]", most)), 422),
+        ("numbers", body(items("1", most)), 422),
+        ("traits without a value", body(items(r#"{"trait_key":"a"}"#, most)), 200),
+        ("traits", body(items(r#"{"trait_key":"a","trait_value":1}"#, most)), 200),
+    ];
+    for (name, body, status) in cases {
+        let (peak, answered) = peak(&request("/api/v1/identities/", Some(&body)));
+        eprintln!("{name}: {} bytes of body, {peak} bytes at the peak", body.len());
+        assert_eq!(answered, status, "{name}");
+        assert!(peak <= REQUEST_MEMORY_MAX, "{name}: {peak}");
+    }
+}
+
 fn field(is_indexed: bool, name: &str, value: &str) -> Vec<u8> {
     let mut bytes = vec![if is_indexed { 0x40 } else { 0 }];
     for text in [name, value] {

@@ -263,7 +263,7 @@ mod tests {
         assert!(!ports[1].is_awaiting(1));
     }
 
-    /// Miri, which simulates weak memory, loses connections here with acquire and release (six of 256 seeds).
+    /// Miri, which simulates weak memory, loses connections here with acquire and release.
     #[test]
     fn connections_that_are_passed_on_while_a_reactor_closes_are_taken() {
         for _ in 0..200 {

@@ -49,13 +49,12 @@ pub struct IdentityReader {
 
 impl Default for IdentityReader {
     fn default() -> Self {
-        Self {
-            buffers: Buffers::with_max_depth(4096, JSON_DEPTH_MAX),
-            tape: Tape::null(),
-            traits: Vec::new(),
-            original: Vec::new(),
-        }
+        Self { buffers: new_buffers(), tape: Tape::null(), traits: Vec::new(), original: Vec::new() }
     }
+}
+
+fn new_buffers() -> Buffers {
+    Buffers::with_max_depth(4096, JSON_DEPTH_MAX)
 }
 
 impl std::fmt::Debug for IdentityReader {
@@ -133,7 +132,13 @@ impl IdentityReader {
                 let identity = Identity { identifier, traits: &traits };
                 then(Ok(ParsedIdentity { identity, echo: None, is_anonymous: false }))
             }
-            None => parse_like_python(&self.original, is_json, then),
+            None => {
+                if body_bytes > KEPT_BODY_BYTES_MAX {
+                    // Released first: the exact parser needs as much memory again.
+                    (tape, traits, self.buffers) = (Tape(Vec::new()), Vec::new(), new_buffers());
+                }
+                parse_like_python(&self.original, is_json, then)
+            }
         };
         self.tape = tape.reset();
         self.traits = recycle(traits);
