@@ -202,6 +202,11 @@ fn a_killed_proxy_has_everything_after_its_restart() {
     arrives(&two, "joe", &plan("silver"));
 }
 
+/// Leaves only the last entry of the stream.
+fn trim_stream(connection: &mut redis::Connection) {
+    redis::cmd("XTRIM").arg("edge-proxy:1:stream").arg("MAXLEN").arg(1).exec(connection).expect("trimmed");
+}
+
 #[test]
 fn a_proxy_that_was_behind_the_stream_reads_all_again() {
     let Some(redis) = RedisServer::start() else { return };
@@ -215,13 +220,9 @@ fn a_proxy_that_was_behind_the_stream_reads_all_again() {
     of_proxy(&mut one.client(), "DELETE", "leaves", SERVER);
     identities(&mut one.client(), "comes", &plan("gold"));
     stored(&one);
-    // As after an hour: the changes are removed.
-    redis::cmd("XTRIM")
-        .arg("edge-proxy:1:stream")
-        .arg("MAXLEN")
-        .arg(1)
-        .exec(&mut connection)
-        .expect("trimmed");
+    // As after an hour: the changes and the mark of the erasure are removed.
+    trim_stream(&mut connection);
+    redis::cmd("DEL").arg("edge-proxy:1:i:client-side-key leaves").exec(&mut connection).expect("removed");
     redis::cmd("CLIENT")
         .arg("KILL")
         .arg("TYPE")
@@ -232,17 +233,12 @@ fn a_proxy_that_was_behind_the_stream_reads_all_again() {
         .expect("closed");
     identities(&mut one.client(), "last", &plan("gold"));
     stored(&one);
-    redis::cmd("XTRIM")
-        .arg("edge-proxy:1:stream")
-        .arg("MAXLEN")
-        .arg(1)
-        .exec(&mut connection)
-        .expect("trimmed");
+    trim_stream(&mut connection);
     two.signal("CONT");
     for name in ["stays", "comes", "last"] {
         arrives(&two, name, &plan("gold"));
     }
-    eventually("the mark of the erasure is read", || {
+    eventually("what was erased is removed", || {
         (of_proxy(&mut two.client(), "GET", "leaves", SERVER).status == 404).then_some(())
     });
     assert_eq!(two.metric("edge_proxy_traits_redis_reloads_total"), 2.0);

@@ -270,8 +270,14 @@ impl TraitRedis {
                 }
                 StreamChange::Merged { name, seen, is_new, mut entries, sums } => {
                     let Some((environment, identifier)) = wire::parse_name(name) else { continue };
-                    self.loading.iter_mut().for_each(|loading| loading.protect(name));
                     let is_known = memory.table().find(environment, identifier).is_some();
+                    if let Some(loading) = &mut self.loading {
+                        match is_new && !is_known {
+                            // Redis has all that there is of it.
+                            true => _ = loading.note(name),
+                            false => loading.protect(name),
+                        }
+                    }
                     if entry.is_own {
                         // This process has them, except what Redis added up.
                         entries.clear();
