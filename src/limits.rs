@@ -124,6 +124,13 @@ pub const UNSENT_BYTES_MAX: u32 = 256 * 1024;
 pub const BACKLOG_MAX: i32 = 4096;
 /// How often the connection table is swept for timeouts: the resolution of all connection timeouts.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// A connection that releases this many bytes of buffers makes the reactor purge, see `BufferMemory::purge`.
+/// Smaller buffers stay with the allocator for the next requests.
+pub const PURGE_BYTES_MIN: usize = 64 * 1024;
+/// Sweeps between the release and the purge: longer than the second for which mimalloc keeps freed pages.
+pub const PURGE_SWEEPS: u32 = 5;
+/// The block that a purge allocates: above 512 KiB a block of mimalloc shares no pages.
+pub const PURGE_BLOCK_BYTES: usize = 1024 * 1024;
 /// Time for a request head, from its first byte. Beyond: 408 and close.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a request body, from the end of its head. Beyond: 408 and close.

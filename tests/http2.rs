@@ -279,10 +279,8 @@ const MODULES: [&str; 13] = [
 ];
 
 /// Those about what only HTTP/1.1 has: `Connection: close`, its name in the access log, the size of a head to the
-/// byte, chunks; kills of the proxy, which a connection does not survive; and the memory that the allocator keeps
-/// after large bodies, whose pieces are others here.
-const OF_HTTP_1: [&str; 7] = [
-    "bodies::returns_memory_after_large_bodies",
+/// byte, chunks; and kills of the proxy, which a connection does not survive.
+const OF_HTTP_1: [&str; 6] = [
     "bodies::reads_compressed_bodies_within_the_limit",
     "gateways::access_record_names_environment_user_agent_request_id_and_protocol",
     "http::head_limit_is_configurable_and_logged_once",

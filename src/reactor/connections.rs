@@ -493,6 +493,7 @@ impl Connections {
         self.metrics.write_timeouts.add(cut);
         // Connections may have exceeded `EVICTION_WAIT_MIN` since the limit was.
         self.evict();
+        self.memory.purge();
         self.memory.measure();
     }
 }

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use crate::limits;
 use crate::metrics::{Counter, ReactorMetrics};
 
 /// The buffers of one connection.
@@ -117,6 +118,10 @@ pub struct BufferMemory {
     waiting: RefCell<Vec<Waker>>,
     /// Of [`release_needed`](Self::release_needed).
     waker: RefCell<Option<Waker>>,
+    /// Large buffers were released since the last purge began to wait.
+    has_shrunk: Cell<bool>,
+    /// Sweeps until the next purge; 0: none is due.
+    purge_sweeps: Cell<u32>,
     metrics: Arc<ReactorMetrics>,
 }
 
@@ -127,6 +132,8 @@ impl BufferMemory {
             all: MemoryPool::new(bytes_max),
             waiting: RefCell::default(),
             waker: RefCell::default(),
+            has_shrunk: Cell::new(false),
+            purge_sweeps: Cell::new(0),
             metrics,
         }
     }
@@ -150,6 +157,9 @@ impl BufferMemory {
         // Mostly both are 0.
         if bytes == old_bytes && (is_unknown == was_unknown || bytes == 0) {
             return false;
+        }
+        if old_bytes >= bytes + limits::PURGE_BYTES_MIN {
+            self.has_shrunk.set(true);
         }
         self.all.replace(old_bytes, bytes, &self.metrics.buffers_peak);
         let (old_bytes, bytes) =
@@ -175,6 +185,9 @@ impl BufferMemory {
         let bytes = memory.counted.replace(0);
         if bytes == 0 {
             return;
+        }
+        if bytes >= limits::PURGE_BYTES_MIN {
+            self.has_shrunk.set(true);
         }
         self.all.release(bytes);
         if memory.is_unknown() {
@@ -221,6 +234,27 @@ impl BufferMemory {
         self.unknown.releasing.set(self.unknown.releasing.get() - unknown);
         self.all.releasing.set(self.all.releasing.get() - all);
         self.waiting.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Returns the pages of released buffers to the kernel, once per sweep.
+    ///
+    /// mimalloc purges freed pages a second after they were freed, but only when it frees another page. A
+    /// reactor that becomes idle after large requests frees none. So this allocates and drops a block that
+    /// occupies whole pages. Nothing writes to the block, so it costs no memory.
+    ///
+    /// Returns whether it did.
+    pub fn purge(&self) -> bool {
+        let sweeps = self.purge_sweeps.get();
+        if sweeps > 0 {
+            self.purge_sweeps.set(sweeps - 1);
+        }
+        if sweeps == 1 {
+            drop(std::hint::black_box(Vec::<u8>::with_capacity(limits::PURGE_BLOCK_BYTES)));
+        }
+        if sweeps <= 1 && self.has_shrunk.take() {
+            self.purge_sweeps.set(limits::PURGE_SWEEPS);
+        }
+        sweeps == 1
     }
 
     /// Copies the sums to the metrics.
@@ -288,6 +322,27 @@ mod tests {
         memory.released((160, 160));
         assert_eq!(waker.0.load(std::sync::atomic::Ordering::Relaxed), 1);
         assert_eq!(memory.metrics.memory_waits.value(), 1);
+    }
+
+    #[test]
+    fn pages_are_purged_once_after_large_buffers_were_released() {
+        let memory = BufferMemory::new(usize::MAX / 4, usize::MAX / 4, Arc::new(ReactorMetrics::new(0)));
+        let connection = ConnectionMemory::default();
+        let purges = |sweeps: u32| (0..sweeps).filter(|_| memory.purge()).count();
+        memory.set_buffers(&connection, limits::PURGE_BYTES_MIN - 1, true);
+        memory.set_buffers(&connection, 0, true);
+        assert_eq!(purges(100), 0, "small buffers are used again");
+        memory.set_buffers(&connection, limits::PURGE_BYTES_MIN, true);
+        assert_eq!(purges(100), 0, "nothing is released");
+        memory.set_buffers(&connection, 0, true);
+        assert_eq!((purges(limits::PURGE_SWEEPS), purges(1), purges(100)), (0, 1, 0));
+        memory.set_buffers(&connection, limits::PURGE_BYTES_MIN, true);
+        memory.release(&connection);
+        assert_eq!(purges(2), 0);
+        // What is released while a purge waits may be too young for it.
+        memory.set_buffers(&connection, limits::PURGE_BYTES_MIN, true);
+        memory.remove(&connection, false);
+        assert_eq!(purges(100), 2);
     }
 
     #[derive(Default)]
