@@ -323,8 +323,10 @@ fn recorded_sequences_have_the_traits_and_flags_of_core() {
 }
 
 #[test]
-fn recorded_sequences_are_the_same_with_two_reactors() {
-    replay(|start| start.cores(2));
+fn recorded_sequences_are_the_same_with_two_reactors_and_a_disk() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("traits").to_string_lossy().into_owned();
+    replay(|start| start.cores(2).set("traits.store", "disk").set("traits.path", path));
 }
 
 pub const CLIENT: &str = "client-side-key";

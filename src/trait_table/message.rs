@@ -1,7 +1,8 @@
 //! What reactors send to the store thread, and what it sends to them.
 use std::sync::Arc;
 
-use crate::trait_table::table::{Shard, TraitTable};
+use crate::trait_table::shard::Shard;
+use crate::trait_table::table::TraitTable;
 
 /// A write of one identity.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ mod changes;
 mod key_index;
 mod message;
 mod record;
+mod shard;
 mod table;
 mod view;
 
@@ -17,5 +18,6 @@ pub use crate::trait_table::message::{
     ChangedRecord, RebuiltShard, TraitChange, TraitDelta, TraitOperation, TraitUpdate, TraitWrite,
 };
 pub use crate::trait_table::record::{Entry, RecordWriter, Stamp, TraitHead, TraitRecord};
-pub use crate::trait_table::table::{SHARDS, Shard, ShardBuilder, TraitTable, shard_of};
+pub use crate::trait_table::shard::Shard;
+pub use crate::trait_table::table::{Rebuild, SHARDS, TableBuilder, TraitTable, shard_of};
 pub use crate::trait_table::view::{TraitView, ViewLimits};

@@ -1,26 +1,27 @@
 //! The table of kept traits: for each environment, shards by the hash of the identifier.
 //!
-//! A [`Shard`] is immutable: the records one after another, and an index of their offsets. Changes are in an
-//! overlay beside it until the shard is built anew, one shard at a time, so that no second copy of the whole
-//! table is ever in memory.
+//! A [`Shard`] is immutable. Changes are in an overlay beside it until a new version of the shard is built,
+//! of a few shards at a time, so that no second copy of the whole table is ever in memory.
 use std::collections::HashMap;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use crate::trait_table::record::{Reader, TraitRecord, write_number};
+use crate::trait_table::record::TraitRecord;
+use crate::trait_table::shard::{IdentifierHash, Shard, ShardEditor};
 
 /// Shards of an environment.
 pub const SHARDS: usize = 256;
-/// A shard is built anew when its overlay has more records than this, and than an eighth of the shard.
+/// A shard is built anew when its overlay has more records than this, and than this part of the shard.
 const OVERLAY_RECORDS_MIN: usize = 64;
-const OVERLAY_PART: usize = 8;
+const OVERLAY_PART: usize = 32;
+/// The same while nothing else is to do.
+const IDLE_OVERLAY_RECORDS_MIN: usize = 8;
 
 /// The kept traits of all environments.
 #[derive(Clone, Debug)]
 pub struct TraitTable {
-    hasher: foldhash::fast::FixedState,
+    hasher: IdentifierHash,
     /// By client-side key.
     spaces: HashMap<Arc<str>, Space, foldhash::fast::RandomState>,
 }
@@ -46,24 +47,25 @@ struct Overlaid {
     pending: u64,
 }
 
-/// Immutable records with their index.
-#[derive(Debug, Default)]
-pub struct Shard {
-    /// Each with its length before it.
-    bytes: Box<[u8]>,
-    /// Offsets plus one; 0 is free. A power of two, at least a quarter of it free.
-    index: Box<[u32]>,
-    count: usize,
+/// Whether a shard is built anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rebuild {
+    /// If its overlay is large.
+    Due,
+    /// If its overlay is not small: nothing else is to do.
+    Idle,
+    /// In any case, and without a byte of what was removed: an identity was erased on request.
+    Purge,
 }
 
 impl TraitTable {
     /// An empty table. All tables of a process have the same seed.
     pub fn new(seed: u64) -> Self {
-        Self { hasher: foldhash::fast::FixedState::with_seed(seed), spaces: HashMap::default() }
+        Self { hasher: IdentifierHash::new(seed), spaces: HashMap::default() }
     }
 
     pub fn hash(&self, identifier: &str) -> u64 {
-        self.hasher.hash_one(identifier)
+        self.hasher.of(identifier.as_bytes())
     }
 
     /// The record of an identity. Erased ones are not returned.
@@ -151,26 +153,25 @@ impl TraitTable {
         }
     }
 
-    /// The shard anew, with its overlay, if that is large; or in any case if `is_forced`.
-    pub fn rebuild(&self, environment: &str, index: usize, is_forced: bool) -> Option<Arc<Shard>> {
+    /// A new version of the shard with its overlay, if it is due.
+    pub fn rebuild(&self, environment: &str, index: usize, when: Rebuild) -> Option<Arc<Shard>> {
         let view = self.spaces.get(environment)?.shards.get(index)?;
-        let overlaid = view.overlay.len();
-        let is_due = overlaid > OVERLAY_RECORDS_MIN.max(view.base.count / OVERLAY_PART);
-        if overlaid == 0 || !(is_due || is_forced) {
+        let overlaid_max = match when {
+            Rebuild::Due => OVERLAY_RECORDS_MIN.max(view.base.count() / OVERLAY_PART),
+            Rebuild::Idle => IDLE_OVERLAY_RECORDS_MIN,
+            Rebuild::Purge => 0,
+        };
+        if view.overlay.len() <= overlaid_max {
             return None;
         }
-        let mut builder = ShardBuilder::with_capacity(view.base.bytes.len());
-        for record in view.base.records() {
-            if view.find_overlaid(self.hash_of(&record), record.identifier()).is_none() {
-                builder.push(record.bytes());
-            }
-        }
+        let mut editor = ShardEditor::new(&view.base, self.hasher.clone(), when == Rebuild::Purge);
         for entry in &view.overlay {
-            if TraitRecord::new(&entry.record).is_some_and(|record| !record.head().is_erased) {
-                builder.push(&entry.record);
+            match TraitRecord::new(&entry.record) {
+                Some(record) if record.head().is_erased => editor.remove(entry.hash, record.identifier()),
+                _ => editor.insert(entry.hash, &entry.record),
             }
         }
-        Some(Arc::new(builder.finish(|record| self.hash_of(record))))
+        Some(Arc::new(editor.finish()))
     }
 
     /// All records of a shard that are not erased.
@@ -187,26 +188,35 @@ impl TraitTable {
         overlaid.chain(base).filter(|record| !record.head().is_erased)
     }
 
-    /// The record with this hash that is not erased: for queues, which have only hashes.
+    /// A record with this hash that is not erased: for queues, which have only hashes.
     pub fn find_hash(&self, environment: &str, hash: u64) -> Option<TraitRecord<'_>> {
         let view = &self.spaces.get(environment)?.shards[shard_of(hash)];
-        let record = match view.overlay.find(hash, |entry| entry.hash == hash) {
-            Some(entry) => TraitRecord::new(&entry.record),
-            None => view.base.find(hash, |record| self.hash_of(record) == hash),
-        };
-        record.filter(|record| !record.head().is_erased)
+        let overlaid = view.overlay.iter_hash(hash).filter(|entry| entry.hash == hash);
+        let mut overlaid = overlaid.filter_map(|entry| TraitRecord::new(&entry.record));
+        let current = overlaid.find(|record| !record.head().is_erased);
+        current.or_else(|| {
+            view.base.find(hash, |record| {
+                self.hash_of(record) == hash && view.find_overlaid(hash, record.identifier()).is_none()
+            })
+        })
     }
 
-    fn hash_of(&self, record: &TraitRecord<'_>) -> u64 {
-        self.hasher.hash_one(std::str::from_utf8(record.identifier()).unwrap_or_default())
+    /// The hash of the identity of a record.
+    pub fn hash_of(&self, record: &TraitRecord<'_>) -> u64 {
+        self.hasher.of(record.identifier())
     }
 
-    /// Builds the shards of an environment from their records: for the start.
-    pub fn load(&mut self, environment: &Arc<str>, builders: Vec<ShardBuilder>) {
-        let finish = |builder: ShardBuilder| Arc::new(builder.finish(|record| self.hash_of(record)));
-        let shards: Vec<Arc<Shard>> = builders.into_iter().map(finish).collect();
-        for (view, shard) in self.space_mut(environment).shards.iter_mut().zip(shards) {
-            view.base = shard;
+    /// Builds the shards of an environment: for the start.
+    pub fn builder(&self) -> TableBuilder {
+        let editor = || ShardEditor::new(&Shard::default(), self.hasher.clone(), false);
+        TableBuilder { shards: (0..SHARDS).map(|_| editor()).collect(), hasher: self.hasher.clone() }
+    }
+
+    /// Puts the shards of an environment in place: for the start.
+    pub fn load(&mut self, environment: &Arc<str>, builder: TableBuilder) {
+        let views = &mut self.space_mut(environment).shards;
+        for (view, editor) in views.iter_mut().zip(builder.shards) {
+            view.base = Arc::new(editor.finish());
         }
     }
 }
@@ -248,87 +258,20 @@ impl ShardView {
     }
 }
 
-impl Shard {
-    fn find(&self, hash: u64, is_match: impl Fn(&TraitRecord<'_>) -> bool) -> Option<TraitRecord<'_>> {
-        let mask = self.index.len().checked_sub(1)?;
-        let mut slot = index_slot(hash) & mask;
-        loop {
-            let offset = self.index.get(slot)?.checked_sub(1)?;
-            let record = self.record_at(offset as usize)?;
-            if is_match(&record) {
-                return Some(record);
-            }
-            slot = (slot + 1) & mask;
-        }
-    }
-
-    fn record_at(&self, offset: usize) -> Option<TraitRecord<'_>> {
-        let mut reader = Reader { rest: self.bytes.get(offset..)? };
-        let length = reader.length()?;
-        TraitRecord::new(reader.take(length)?)
-    }
-
-    fn records(&self) -> impl Iterator<Item = TraitRecord<'_>> {
-        let mut reader = Reader { rest: &self.bytes };
-        std::iter::from_fn(move || {
-            let length = reader.length()?;
-            TraitRecord::new(reader.take(length)?)
-        })
-    }
+/// Collects the records of an environment.
+#[derive(Debug)]
+pub struct TableBuilder {
+    shards: Vec<ShardEditor>,
+    hasher: IdentifierHash,
 }
 
-/// The bits of a hash that choose the slot; its lowest byte has chosen the shard.
-fn index_slot(hash: u64) -> usize {
-    usize::try_from(hash >> 8).unwrap_or_default()
-}
-
-/// Collects the records of a shard.
-#[derive(Debug, Default)]
-pub struct ShardBuilder {
-    bytes: Vec<u8>,
-    count: usize,
-}
-
-impl ShardBuilder {
-    fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes), count: 0 }
-    }
-
-    /// Adds a record. One that would not be reachable is left out: offsets have 32 bits.
-    pub fn push(&mut self, record: &[u8]) {
-        if u32::try_from(self.bytes.len() + record.len() + 16).is_err() {
-            return;
+impl TableBuilder {
+    /// Adds the record of an identity.
+    pub fn push(&mut self, record: &TraitRecord<'_>) {
+        let hash = self.hasher.of(record.identifier());
+        if let Some(editor) = self.shards.get_mut(shard_of(hash)) {
+            editor.insert(hash, record.bytes());
         }
-        // Doubling would take twice the memory of a large table while it is loaded.
-        let needed = self.bytes.len() + record.len() + 10;
-        if needed > self.bytes.capacity() {
-            self.bytes.reserve_exact((self.bytes.len() / 8).max(record.len() + 10));
-        }
-        write_number(record.len() as u64, &mut self.bytes);
-        self.bytes.extend_from_slice(record);
-        self.count += 1;
-    }
-
-    fn finish(self, hash: impl Fn(&TraitRecord<'_>) -> u64) -> Shard {
-        let mut shard = Shard { bytes: self.bytes.into(), index: Box::default(), count: self.count };
-        if self.count == 0 {
-            return shard;
-        }
-        let mut index = vec![0_u32; (self.count * 4 / 3 + 1).next_power_of_two()];
-        let mask = index.len() - 1;
-        let mut reader = Reader { rest: &shard.bytes };
-        loop {
-            let offset = shard.bytes.len() - reader.rest.len();
-            let Some(length) = reader.length() else { break };
-            let Some(record) = reader.take(length).and_then(TraitRecord::new) else { break };
-            let mut slot = index_slot(hash(&record)) & mask;
-            while index[slot] != 0 {
-                slot = (slot + 1) & mask;
-            }
-            index[slot] = u32::try_from(offset + 1).unwrap_or_default();
-        }
-        shard.index = index.into();
-        shard
     }
 }
 
@@ -370,7 +313,8 @@ mod tests {
                 true => model.remove(&(which, name)),
                 false => model.insert((which, name), step),
             };
-            if let Some(shard) = table.rebuild(&environments[which], shard_of(hash), random >> 58 == 1) {
+            let when = [Rebuild::Due, Rebuild::Idle, Rebuild::Purge][(random >> 58) as usize % 3];
+            if let Some(shard) = table.rebuild(&environments[which], shard_of(hash), when) {
                 table.replace_shard(&environments[which], shard_of(hash), shard, 0);
             }
         }

@@ -4,7 +4,7 @@
 //! a thread that commits them as one transaction: no write of a reactor waits for the disk. What cannot be
 //! written is tried again. A damaged file is put aside; one that another process has open is opened and
 //! merged when that process ends.
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::error::Error;
 use std::fmt::{self, Display};
 use std::fs::File;
@@ -26,7 +26,7 @@ use crate::limits::{TRAIT_DISK_CACHE_BYTES, TRAIT_STOP_TIMEOUT};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::storage::disk::{DiskFile, DiskFolder};
-use crate::trait_table::{Entry, SHARDS, ShardBuilder, TraitRecord, shard_of};
+use crate::trait_table::{Entry, TableBuilder, TraitRecord};
 use crate::traits::memory::{RemoteChange, TraitChanges, TraitMemory};
 use crate::traits::sink::{Inform, TraitSink};
 
@@ -449,27 +449,16 @@ fn read(database: &Database, each: &mut dyn FnMut(&str, TraitRecord<'_>)) -> Res
 
 /// Reads the table into memory, before the first write.
 fn load(database: &Database, memory: &mut TraitMemory) -> Result<(), TraitFileError> {
-    let mut current = String::new();
-    let mut builders: Vec<ShardBuilder> = Vec::new();
-    let mut full: Vec<(String, Vec<ShardBuilder>)> = Vec::new();
+    let mut builders: BTreeMap<String, TableBuilder> = BTreeMap::new();
     let loaded = read(database, &mut |environment, record| {
-        // The keys are sorted, so that an environment's records follow each other.
-        if environment != current || builders.is_empty() {
-            let done =
-                std::mem::replace(&mut builders, (0..SHARDS).map(|_| ShardBuilder::default()).collect());
-            full.push((std::mem::replace(&mut current, environment.to_owned()), done));
+        if !builders.contains_key(environment) {
+            builders.insert(environment.to_owned(), memory.table().builder());
         }
-        let identifier = std::str::from_utf8(record.identifier()).unwrap_or_default();
-        if let Some(builder) = builders.get_mut(shard_of(memory.table().hash(identifier))) {
-            builder.push(record.bytes());
+        if let Some(builder) = builders.get_mut(environment) {
+            builder.push(&record);
         }
     });
-    full.push((current, builders));
-    for (environment, builders) in full {
-        if !builders.is_empty() {
-            memory.load(&environment, builders);
-        }
-    }
+    builders.into_iter().for_each(|(environment, records)| memory.load(&environment, records));
     loaded.map_err(|error| TraitFileError::Engine(error.to_string()))
 }
 

@@ -1,22 +1,28 @@
 //! The table with its writes: stamps, merges, evicts, and collects what reactors and sinks must know.
 //!
 //! No channel, no file, no clock: the time is passed in.
-use std::collections::HashSet;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::engine::evaluate::TraitValue;
 use crate::trait_table::{
-    ChangedRecord, Changes, Entry, RebuiltShard, RecordWriter, SHARDS, ShardBuilder, Stamp, TraitDelta,
-    TraitHead, TraitOperation, TraitRecord, TraitTable, TraitWrite, apply, merge, shard_of,
+    ChangedRecord, Changes, Entry, Rebuild, RebuiltShard, RecordWriter, SHARDS, Stamp, TableBuilder,
+    TraitDelta, TraitHead, TraitOperation, TraitRecord, TraitTable, TraitWrite, apply, merge, shard_of,
 };
 use crate::traits::accounts::{AccountLimits, Accounts};
 use crate::traits::clock::{HybridClock, ticks};
 
-/// Shards built anew before reactors are informed: each takes about a millisecond.
-const REBUILDS_MAX: usize = 2;
+/// Shards built anew before reactors are informed: each takes some 50 microseconds.
+const REBUILDS_MAX: usize = 16;
 /// How long a deletion is kept, so that another process that was away does not bring the value back.
 pub const TOMBSTONE_AGE_MAX: Duration = Duration::from_secs(3600);
+
+/// Shards, by environment and number.
+type ShardSet = BTreeSet<(Arc<str>, usize)>;
 
 /// Why a record changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +83,11 @@ pub struct TraitMemory {
     accounts: Accounts,
     clock: HybridClock,
     delta: TraitDelta,
-    touched: HashSet<(Arc<str>, usize)>,
+    /// Shards that changed since then, and those that have an overlay.
+    touched: ShardSet,
+    overlaid: ShardSet,
     /// Shards that are built anew in any case: they have data that was erased.
-    erased_shards: HashSet<(Arc<str>, usize)>,
+    erased_shards: ShardSet,
     /// Deleted keys leave tombstones.
     pub keeps_tombstones: bool,
     /// Where the next sweep for old identities continues.
@@ -93,8 +101,9 @@ impl TraitMemory {
             accounts: Accounts::new(limits),
             clock: HybridClock::new(proxy),
             delta: TraitDelta::default(),
-            touched: HashSet::new(),
-            erased_shards: HashSet::new(),
+            touched: ShardSet::default(),
+            overlaid: ShardSet::default(),
+            erased_shards: ShardSet::default(),
             keeps_tombstones: false,
             sweep_at: 0,
         }
@@ -315,17 +324,13 @@ impl TraitMemory {
             let table = &self.table;
             let victim = self.accounts.next_victim(|environment, hash| table.find_hash(environment, hash));
             let Some((environment, hash)) = victim else { return count };
-            let Some(identifier) = self.identifier_of(&environment, hash) else { return count };
+            let Some(record) = self.table.find_hash(&environment, hash) else { return count };
+            let identifier = String::from_utf8_lossy(record.identifier()).into_owned();
             if !self.remove(&environment, &identifier, now, ChangeKind::Evicted, each) {
                 return count;
             }
             count += 1;
         }
-    }
-
-    fn identifier_of(&self, environment: &str, hash: u64) -> Option<String> {
-        let record = self.table.find_hash(environment, hash)?;
-        std::str::from_utf8(record.identifier()).ok().map(str::to_owned)
     }
 
     /// Removes identities of the next shard that were not seen for this time. Returns how many.
@@ -357,36 +362,50 @@ impl TraitMemory {
         old.len() as u64
     }
 
-    /// Takes records that were stored before, at the start.
-    pub fn load(&mut self, environment: &str, records: Vec<ShardBuilder>) {
+    /// Takes the records of an environment that were stored before, at the start.
+    pub fn load(&mut self, environment: &str, records: TableBuilder) {
         let environment = self.table.intern(environment);
         self.table.load(&environment, records);
         for index in 0..SHARDS {
             for record in self.table.records(&environment, index) {
-                let identifier = std::str::from_utf8(record.identifier()).unwrap_or_default();
-                self.accounts.replace(&environment, self.table.hash(identifier), None, Some(&record));
+                let hash = self.table.hash_of(&record);
+                self.accounts.replace(&environment, hash, None, Some(&record));
                 let newest = record.entries().map(|entry| entry.stamp).max();
                 self.clock.advance(newest.unwrap_or_default());
             }
         }
     }
 
-    /// What changed since the last call, with shards built anew where their overlays are large.
-    pub fn take_delta(&mut self) -> TraitDelta {
-        let forced: Vec<_> = self.erased_shards.drain().map(|shard| (shard, true)).collect();
-        let touched: Vec<_> = self.touched.drain().map(|shard| (shard, false)).collect();
+    /// What changed since the last call, with shards built anew where their overlays are large; those of
+    /// which small ones are left are built while nothing else is to do.
+    pub fn take_delta(&mut self, is_idle: bool) -> TraitDelta {
+        for shard in std::mem::take(&mut self.erased_shards) {
+            self.rebuild(&shard, Rebuild::Purge);
+        }
         let mut rebuilt = 0;
-        for ((environment, index), is_forced) in forced.into_iter().chain(touched) {
-            if rebuilt >= REBUILDS_MAX && !is_forced {
-                break;
-            }
-            if let Some(shard) = self.table.rebuild(&environment, index, is_forced) {
+        for shard in std::mem::take(&mut self.touched) {
+            if rebuilt < REBUILDS_MAX && self.rebuild(&shard, Rebuild::Due) {
                 rebuilt += 1;
-                self.table.replace_shard(&environment, index, shard.clone(), 0);
-                self.delta.shards.push(RebuiltShard { environment, index, shard });
+            } else {
+                self.overlaid.insert(shard);
+            }
+        }
+        if is_idle {
+            let shards: Vec<_> = self.overlaid.iter().take(REBUILDS_MAX).cloned().collect();
+            for shard in shards {
+                self.rebuild(&shard, Rebuild::Idle);
+                self.overlaid.remove(&shard);
             }
         }
         std::mem::take(&mut self.delta)
+    }
+
+    /// Returns whether the shard was built anew.
+    fn rebuild(&mut self, (environment, index): &(Arc<str>, usize), when: Rebuild) -> bool {
+        let Some(shard) = self.table.rebuild(environment, *index, when) else { return false };
+        self.table.replace_shard(environment, *index, shard.clone(), 0);
+        self.delta.shards.push(RebuiltShard { environment: environment.clone(), index: *index, shard });
+        true
     }
 }
 

@@ -65,7 +65,7 @@ impl TraitStore {
             needs_table: vec![true; reactors],
         };
         store.evict(clock::wall());
-        store.publish();
+        store.publish(false);
         store.measure();
         store
     }
@@ -90,7 +90,7 @@ impl TraitStore {
     pub fn step(&mut self, wait: Duration) -> bool {
         let mut is_last = false;
         let group = self.link.next_group(wait, TRAIT_GROUP_MAX);
-        let now = clock::wall();
+        let (now, is_idle) = (clock::wall(), group.is_empty());
         for message in group {
             match message {
                 TraitMessage::Write(reactor, write) => {
@@ -106,11 +106,11 @@ impl TraitStore {
         }
         self.evict(now);
         self.sweep(now);
-        self.publish();
+        self.publish(is_idle);
         let memory = &mut self.memory;
         each_sink(&mut self.sinks, |sink, inform| sink.tick(memory, now, is_last, inform));
         // What a sink has merged.
-        self.publish();
+        self.publish(false);
         self.measure();
         !is_last
     }
@@ -138,8 +138,8 @@ impl TraitStore {
     }
 
     /// Informs the reactors of what changed, and of their writes that were applied.
-    fn publish(&mut self) {
-        let delta = self.memory.take_delta();
+    fn publish(&mut self, is_idle: bool) {
+        let delta = self.memory.take_delta(is_idle);
         let is_empty = delta.records.is_empty() && delta.shards.is_empty();
         let delta = Arc::new(delta);
         for reactor in 0..self.applied.len() {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::time::SystemTime;
 
-use crate::trait_table::{SHARDS, ShardBuilder, TraitHead, TraitRecord, merge, shard_of};
+use crate::trait_table::{SHARDS, TableBuilder, TraitHead, TraitRecord, merge};
 use crate::traits::memory::TraitMemory;
 use crate::traits::redis::link::ReloadReason;
 use crate::traits::redis::pending::Pending;
@@ -22,7 +22,7 @@ const SHARDS_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub struct FirstTable {
     /// By client-side key.
-    spaces: HashMap<String, Vec<ShardBuilder>>,
+    spaces: HashMap<String, TableBuilder>,
 }
 
 impl FirstTable {
@@ -37,20 +37,17 @@ impl FirstTable {
         let head = TraitHead { is_promoted: stored.is_promoted, is_erased: false, seen };
         let Some(record) = merge(None, identifier, &stored.entries, head, Some(0)) else { return };
         if !self.spaces.contains_key(environment) {
-            let builders = (0..SHARDS).map(|_| ShardBuilder::default()).collect();
-            self.spaces.insert(environment.to_owned(), builders);
+            self.spaces.insert(environment.to_owned(), memory.table().builder());
         }
-        let builders = self.spaces.get_mut(environment);
-        let shard = shard_of(memory.table().hash(identifier));
-        if let Some(builder) = builders.and_then(|builders| builders.get_mut(shard)) {
+        if let (Some(builder), Some(record)) = (self.spaces.get_mut(environment), TraitRecord::new(&record)) {
             builder.push(&record);
         }
     }
 
     /// Makes it the table.
     pub fn finish(self, memory: &mut TraitMemory) {
-        for (environment, builders) in self.spaces {
-            memory.load(&environment, builders);
+        for (environment, records) in self.spaces {
+            memory.load(&environment, records);
         }
     }
 }
