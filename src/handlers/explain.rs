@@ -26,7 +26,7 @@ pub fn post<'a>(
     if let Some(view) = kept {
         // The traits that an answer would have; nothing is kept of an explanation.
         return reader.read_sent(body, content_type, |sent| {
-            let (sent, environment) = (sent?, &*exchange.open_as_server()?.environment);
+            let (sent, environment) = (sent?.into_full(), &*exchange.open_as_server()?.environment);
             let (scope, kept) = (Scope::new(exchange, environment, Role::Server), view.borrow());
             respond(exchange, &merge(&sent, scope, &kept).parsed().identity, feature)
         });

@@ -13,11 +13,14 @@ use crate::handlers::errors::ApiError;
 use crate::handlers::exchange::Exchange;
 use crate::handlers::identities;
 use crate::handlers::identities::Selection;
-use crate::identity::sent::{BodyTrait, SentIdentity};
+use crate::identity::sent::{BodyTrait, PlainIdentity, SentBody, SentIdentity};
 use crate::identity::{IdentityReader, ParsedIdentity, query, sent, transient};
 use crate::limits::TRAIT_IDENTITY_BYTES_MAX;
 use crate::snapshot::Environment;
-use crate::trait_table::{Changes, KeyIndex, TraitRecord, TraitView};
+use crate::trait_table::{Changes, KeyIndex, TraitHead, TraitRecord, TraitView, stored_value};
+
+/// What a trait takes of a record, bytes: mostly more.
+const TRAIT_BYTES: usize = 16;
 
 /// An identity with the traits that count for this answer.
 pub struct Merged<'m> {
@@ -73,7 +76,14 @@ pub fn post<'a>(
         let (document, role) = exchange.open()?;
         let environment = &*document.environment;
         let scope = Scope::new(exchange, environment, role);
-        let kept = view.borrow();
+        let plain = match &sent {
+            SentBody::Plain(plain) => plain_write(plain, scope, &view.borrow()).map(|write| (*plain, write)),
+            SentBody::Full(_) => None,
+        };
+        if let Some((plain, write)) = plain {
+            return respond_as_sent(exchange, &plain, scope, view, write);
+        }
+        let (sent, kept) = (sent.into_full(), view.borrow());
         let merged = merge(&sent, scope, &kept);
         check_size(&merged, scope, &kept)?;
         identities::respond_merged(exchange, environment, role, &merged.parsed(), Selection::default());
@@ -83,6 +93,63 @@ pub fn post<'a>(
         commit(view, scope, &identifier, write);
         Ok(())
     })
+}
+
+/// What a body leaves in the store, if the traits after it are exactly those of the body: the identity is
+/// new, or has these keys in this order. `None`: they must be merged.
+fn plain_write(plain: &PlainIdentity<'_>, scope: Scope<'_>, kept: &TraitView) -> Option<PlainWrite> {
+    if scope.drops_traits() || !scope.environment.persist_trait_data() {
+        return None;
+    }
+    let record = kept.find(scope.key, plain.identifier, scope.now);
+    let (changes, is_new, needs_touch) = match &record {
+        None => (Changes::of_new(plain.traits)?, true, false),
+        Some(record) => {
+            let changes = Changes::of_same_keys(record, plain.traits)?;
+            (changes, false, kept.needs_touch(record, scope.now))
+        }
+    };
+    if changes.is_empty() && !is_new {
+        return Some(if needs_touch { PlainWrite::Touch } else { PlainWrite::Nothing });
+    }
+    let changes = changes.into_bytes();
+    let is_large = TraitView::bytes_after(record, plain.identifier, &changes) > TRAIT_IDENTITY_BYTES_MAX;
+    Some(if is_large { PlainWrite::TooLarge } else { PlainWrite::Set { changes, is_new } })
+}
+
+/// What [`plain_write`] found.
+enum PlainWrite {
+    Nothing,
+    Touch,
+    Set { changes: Box<[u8]>, is_new: bool },
+    TooLarge,
+}
+
+/// Answers with the traits of the body, and writes them.
+fn respond_as_sent<'a>(
+    exchange: &mut Exchange<'a>,
+    plain: &PlainIdentity<'_>,
+    scope: Scope<'a>,
+    view: &RefCell<TraitView>,
+    write: PlainWrite,
+) -> Result<(), ApiError<'a>> {
+    if matches!(write, PlainWrite::TooLarge) {
+        return Err(ApiError::TraitsTooLarge);
+    }
+    let identity = Identity { identifier: plain.identifier, traits: plain.traits };
+    let parsed = ParsedIdentity { identity, echo: plain.echo, is_anonymous: false };
+    identities::respond_merged(exchange, scope.environment, scope.role, &parsed, Selection::default());
+    match write {
+        PlainWrite::Touch => view.borrow_mut().touch(scope.key, plain.identifier),
+        PlainWrite::Set { changes, is_new } => {
+            // The changes of a new identity are all that it has.
+            let all = (!is_new).then(|| Changes::of_all(plain.traits).into_bytes());
+            let head = TraitHead { is_promoted: !is_new, is_erased: false, seen: scope.now };
+            view.borrow_mut().set_all(scope.key, plain.identifier, changes, all.as_deref(), head);
+        }
+        PlainWrite::Nothing | PlainWrite::TooLarge => {}
+    }
+    Ok(())
 }
 
 /// `GET identities/`.
@@ -153,7 +220,8 @@ pub fn check_changes<'e>(
     identifier: &str,
     changes: &[u8],
 ) -> Result<(), ApiError<'e>> {
-    match kept.bytes_after(scope.key, identifier, changes, scope.now) > TRAIT_IDENTITY_BYTES_MAX {
+    let record = kept.find(scope.key, identifier, scope.now);
+    match TraitView::bytes_after(record, identifier, changes) > TRAIT_IDENTITY_BYTES_MAX {
         true => Err(ApiError::TraitsTooLarge),
         false => Ok(()),
     }
@@ -161,8 +229,9 @@ pub fn check_changes<'e>(
 
 /// The kept traits of a record, in their order.
 pub fn stored(record: TraitRecord<'_>) -> Vec<Trait<'_>> {
-    let entries = record.entries().filter_map(|entry| Some(Trait { key: entry.key, value: entry.value? }));
-    entries.collect()
+    let mut traits = Vec::with_capacity(record.bytes().len() / TRAIT_BYTES + 1);
+    traits.extend(record.entries().filter_map(|entry| Some(Trait { key: entry.key, value: entry.value? })));
+    traits
 }
 
 /// What a body and the store give together.
@@ -245,14 +314,6 @@ fn store<'m>(before: Vec<Trait<'m>>, sent: &'m [BodyTrait<'_>], changes: &mut Ch
     debug_assert!(after.len() >= known);
     after.retain(|item| item.value != TraitValue::Null);
     after
-}
-
-/// A value as it is stored: core's database has no negative zero.
-pub fn stored_value(value: TraitValue<'_>) -> TraitValue<'_> {
-    match value {
-        TraitValue::Float(number) => TraitValue::Float(number + 0.0),
-        value => value,
-    }
 }
 
 /// The traits with transient ones over them: each takes the place of its key, or goes last.

@@ -8,7 +8,7 @@ use crate::engine::evaluate::{Trait, TraitValue};
 use crate::engine::program::Role;
 use crate::handlers::errors::ApiError;
 use crate::handlers::exchange::{Exchange, NO_STORE};
-use crate::handlers::kept::{Scope, Write, check_changes, commit, stored, stored_value};
+use crate::handlers::kept::{Scope, Write, check_changes, commit, stored};
 use crate::handlers::state::SharedView;
 use crate::http::route::Route;
 use crate::http::{Body, ContentType, Method, Status};
@@ -18,7 +18,7 @@ use crate::identity::{echo, is_json, query, sent, trait_items, validation_errors
 use crate::json::write;
 use crate::limits::TRAIT_BULK_IDENTITIES_MAX;
 use crate::python::json::JsonDocument;
-use crate::trait_table::{Changes, KeyIndex, TraitView};
+use crate::trait_table::{Changes, KeyIndex, TraitView, stored_value};
 
 const NOT_PERSISTED: &str = "Organisation is not authorised to store traits.";
 const CLIENT_REFUSED: &str = "Setting traits not allowed with client key.";

@@ -23,7 +23,7 @@ use simd_json::{Buffers, Node, StaticNode, Tape};
 use crate::engine::evaluate::{Identity, Trait, TraitValue};
 pub use crate::identity::error::IdentityError;
 use crate::identity::error_list::is_within_length;
-use crate::identity::sent::SentIdentity;
+use crate::identity::sent::SentBody;
 use crate::limits::{JSON_DEPTH_MAX, KEPT_BODY_BYTES_MAX};
 use crate::python::unicode::is_space;
 use crate::work;
@@ -86,22 +86,22 @@ impl IdentityReader {
         &mut self,
         body: &[u8],
         content_type: Option<&[u8]>,
-        then: impl FnOnce(Result<SentIdentity<'_>, IdentityError>) -> R,
+        then: impl FnOnce(Result<SentBody<'_>, IdentityError>) -> R,
     ) -> R {
         work::count_bytes(body.len());
         let is_json = is_json(content_type);
         let mut traits = recycle(std::mem::take(&mut self.traits));
         let text = std::str::from_utf8(body).ok().filter(|_| is_json);
         let fast = text.and_then(|text| fast_path::parse(text, &mut traits));
-        let sent = fast.and_then(|fast| sent::plain(&fast, &traits));
+        let result = match fast.and_then(|fast| sent::plain(&fast, &traits)) {
+            Some(plain) => then(Ok(SentBody::Plain(plain))),
+            None => sent::read(body, content_type, is_json, |sent| then(sent.map(SentBody::Full))),
+        };
         self.traits = recycle(traits);
         if self.traits.capacity() * size_of::<Trait<'_>>() > KEPT_BODY_BYTES_MAX {
             self.traits = Vec::new();
         }
-        match sent {
-            Some(sent) => then(Ok(sent)),
-            None => sent::read(body, content_type, is_json, then),
-        }
+        result
     }
 
     fn parse<R>(

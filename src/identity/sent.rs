@@ -57,19 +57,48 @@ impl BodyTrait<'_> {
     }
 }
 
+/// A body as SDKs write it: nothing in it is transient or converted.
+#[derive(Clone, Copy, Debug)]
+pub struct PlainIdentity<'a> {
+    pub identifier: &'a str,
+    pub traits: &'a [Trait<'a>],
+    /// The traits as JSON without the brackets, if they were sent exactly as they are echoed.
+    pub echo: Option<&'a str>,
+}
+
+/// A body in either form.
+#[derive(Debug)]
+pub enum SentBody<'a> {
+    Plain(PlainIdentity<'a>),
+    Full(SentIdentity<'a>),
+}
+
+impl<'a> SentBody<'a> {
+    pub fn into_full(self) -> SentIdentity<'a> {
+        let plain = match self {
+            Self::Full(full) => return full,
+            Self::Plain(plain) => plain,
+        };
+        let sent = |item: &Trait<'a>| BodyTrait {
+            key: Cow::Borrowed(item.key),
+            value: SentValue::Plain(item.value),
+            is_transient: false,
+        };
+        SentIdentity {
+            identifier: Some(Cow::Borrowed(plain.identifier)),
+            is_transient: false,
+            traits: plain.traits.iter().map(sent).collect(),
+        }
+    }
+}
+
 /// What the fast path parsed, if core reads the same.
-pub fn plain<'a>(fast: &FastIdentity<'a>, traits: &[Trait<'a>]) -> Option<SentIdentity<'a>> {
+pub fn plain<'a>(fast: &FastIdentity<'a>, traits: &'a [Trait<'a>]) -> Option<PlainIdentity<'a>> {
     let is_plain = fast.is_plain && is_trimmed(fast.identifier);
     if !is_plain || !traits.iter().all(|item| is_trimmed(item.key) && item.key.len() <= TRAIT_KEY_CHARS_MAX) {
         return None;
     }
-    let sent = |item: &Trait<'a>| BodyTrait {
-        key: Cow::Borrowed(item.key),
-        value: SentValue::Plain(item.value),
-        is_transient: false,
-    };
-    let traits = traits.iter().map(sent).collect();
-    Some(SentIdentity { identifier: Some(Cow::Borrowed(fast.identifier)), is_transient: false, traits })
+    Some(PlainIdentity { identifier: fast.identifier, traits, echo: fast.echo })
 }
 
 /// Reads a body of `POST identities/`. An empty body is an object without members.

@@ -1,7 +1,39 @@
 //! What one request changes of an identity, and the record after it.
-use crate::engine::evaluate::TraitValue;
+use crate::engine::evaluate::{Trait, TraitValue};
 use crate::trait_table::key_index::KeyIndex;
-use crate::trait_table::record::{Entries, Entry, RecordWriter, Stamp, TraitHead, TraitRecord};
+use crate::trait_table::record::{Entries, Entry, RawValue, RecordWriter, Stamp, TraitHead, TraitRecord};
+
+/// What a key with its value mostly takes at most, bytes.
+const KEY_BYTES: usize = 32;
+/// Keys of a body that are compared with each other, at most.
+const NEW_KEYS_MAX: usize = 64;
+
+/// A value as it is stored: core's database has no negative zero.
+pub fn stored_value(value: TraitValue<'_>) -> TraitValue<'_> {
+    match value {
+        TraitValue::Float(number) => TraitValue::Float(number + 0.0),
+        value => value,
+    }
+}
+
+/// Keys that may have been seen before: a small filter, so that few keys are compared with all others.
+#[derive(Debug, Default)]
+struct SeenKeys([u64; 4]);
+
+impl SeenKeys {
+    /// Returns whether the key may have been inserted before.
+    fn insert(&mut self, key: &str) -> bool {
+        let bytes = key.as_bytes();
+        let end = |byte: Option<&u8>| u32::from(byte.copied().unwrap_or_default());
+        let mixed = (end(bytes.first()) << 16 | end(bytes.last()) << 8 | end(bytes.get(bytes.len() / 2)))
+            .wrapping_add(u32::from(key.len().to_le_bytes()[0]) << 20)
+            .wrapping_mul(0x9E37_79B1);
+        let (word, bit) = ((mixed >> 30) as usize, mixed >> 24 & 63);
+        let was_set = self.0[word] >> bit & 1 == 1;
+        self.0[word] |= 1 << bit;
+        was_set
+    }
+}
 
 /// Keys with their new values, in the order sent, as bytes.
 #[derive(Debug, Default)]
@@ -12,6 +44,46 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// All of these traits.
+    pub fn of_all(traits: &[Trait<'_>]) -> Self {
+        let mut changes =
+            Self { writer: RecordWriter::for_entries(traits.len() * KEY_BYTES), ..Self::default() };
+        traits.iter().for_each(|item| changes.push(item.key, Some(stored_value(item.value))));
+        changes
+    }
+
+    /// The traits of a body as changes, if a new identity has exactly these after it: they are not many, no
+    /// key is twice, none is deleted.
+    pub fn of_new(traits: &[Trait<'_>]) -> Option<Self> {
+        if traits.len() > NEW_KEYS_MAX {
+            return None;
+        }
+        let mut seen = SeenKeys::default();
+        for (index, item) in traits.iter().enumerate() {
+            let is_twice = seen.insert(item.key) && traits[..index].iter().any(|other| other.key == item.key);
+            if is_twice || item.value == TraitValue::Null {
+                return None;
+            }
+        }
+        Some(Self::of_all(traits))
+    }
+
+    /// What the traits of a body change in a record that has exactly their keys, in their order. `None`: it
+    /// has others, or some are deleted.
+    pub fn of_same_keys(record: &TraitRecord<'_>, traits: &[Trait<'_>]) -> Option<Self> {
+        let (mut entries, mut changes) = (record.entries(), Self::default());
+        for item in traits {
+            let (key, value) = entries.next_raw()?;
+            if key != item.key.as_bytes() || value == RawValue::Deleted || item.value == TraitValue::Null {
+                return None;
+            }
+            if value != RawValue::of(item.value) {
+                changes.push(item.key, Some(stored_value(item.value)));
+            }
+        }
+        entries.next_raw().is_none().then_some(changes)
+    }
+
     /// Adds a change; `None` deletes the key.
     pub fn push(&mut self, key: &str, value: Option<TraitValue<'_>>) {
         self.stamp = self.stamp.next();
@@ -99,11 +171,14 @@ fn written(
         since = since.max(clocks[TOMBSTONES_MAX - 1]);
     }
     let mut writer = RecordWriter::new(head, identifier);
-    let is_kept = |entry: &&Entry<'_>| {
-        entry.value.is_some() || (tombstones_since.is_some() && entry.stamp.clock >= since)
-    };
-    entries.iter().filter(is_kept).for_each(|entry| writer.push(entry));
+    let since = tombstones_since.map(|_| since);
+    entries.iter().filter(|entry| is_kept(entry, since)).for_each(|entry| writer.push(entry));
     writer.finish()
+}
+
+/// Whether a key has a value, or is a tombstone that is young enough.
+fn is_kept(entry: &Entry<'_>, tombstones_since: Option<u64>) -> bool {
+    entry.value.is_some() || tombstones_since.is_some_and(|since| entry.stamp.clock >= since)
 }
 
 /// The entries of [`Changes`] as sent, with stamps from 1.
@@ -165,10 +240,10 @@ mod tests {
         record.entries().map(|entry| (entry.key.to_owned(), value(entry.value))).collect()
     }
 
-    fn after(record: Option<&[u8]>, list: &[(&str, Option<i64>)], tombstones_since: Option<u64>) -> Vec<u8> {
+    fn after(record: Option<&[u8]>, list: &[(&str, Option<i64>)], since: Option<u64>) -> Vec<u8> {
         let record = record.and_then(TraitRecord::new);
         let stamp = Stamp { clock: 1000, proxy: 1 };
-        apply(record, "i", &changes(list), stamp, HEAD, tombstones_since).record
+        apply(record, "i", &changes(list), stamp, HEAD, since).record
     }
 
     #[test]
@@ -182,12 +257,68 @@ mod tests {
     }
 
     #[test]
+    fn a_body_with_the_keys_of_a_record_changes_what_differs() {
+        let sent = |list: &[(&'static str, TraitValue<'static>)]| -> Vec<Trait<'static>> {
+            list.iter().map(|(key, value)| Trait { key, value: *value }).collect()
+        };
+        let all = [
+            ("text", TraitValue::Text("x")),
+            ("big", TraitValue::BigInt("123456789012345678901234567890")),
+            ("int", TraitValue::Int(-5)),
+            ("float", TraitValue::Float(0.0)),
+            ("yes", TraitValue::Bool(true)),
+        ];
+        let (stamp, traits) = (Stamp { clock: 1000, proxy: 1 }, sent(&all));
+        let new = Changes::of_new(&traits).expect("no key is twice").into_bytes();
+        let record = apply(None, "i", &new, stamp, HEAD, None).record;
+        let record = TraitRecord::new(&record).expect("a record");
+        assert_eq!(record.entries().map(|e| (e.key, e.value.expect("a value"))).collect::<Vec<_>>(), all);
+        let difference = |traits: &[Trait<'_>]| {
+            let changes = Changes::of_same_keys(&record, traits)?.into_bytes();
+            Some(Entries::of(&changes).map(|entry| entry.key.to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(difference(&traits), Some(Vec::new()));
+        for (index, (key, _)) in all.iter().enumerate() {
+            let mut other = all;
+            other[index].1 = TraitValue::Float(1.5);
+            assert_eq!(difference(&sent(&other)), Some(vec![(*key).to_owned()]));
+            other[index].1 = TraitValue::Null;
+            assert_eq!(difference(&sent(&other)), None, "{key} is deleted");
+            let mut short = traits.clone();
+            short.remove(index);
+            assert_eq!(difference(&short), None, "{key} is missing");
+        }
+        let mut zero = all;
+        zero[3].1 = TraitValue::Float(-0.0);
+        assert_eq!(difference(&sent(&zero)), Some(Vec::new()), "zero has no sign");
+        let more = sent(&[&all[..], &[("new", TraitValue::Int(1))]].concat());
+        assert_eq!(difference(&more), None);
+        assert!(Changes::of_new(&sent(&[all[0], all[1], all[0]])).is_none());
+        assert!(Changes::of_new(&sent(&[all[0], ("none", TraitValue::Null)])).is_none());
+    }
+
+    #[test]
+    fn a_key_that_is_twice_is_found_among_many() {
+        let names: Vec<String> = (0..NEW_KEYS_MAX).map(|number| format!("key{number}")).collect();
+        let mut traits: Vec<Trait<'_>> =
+            names.iter().map(|key| Trait { key, value: TraitValue::Int(1) }).collect();
+        assert!(Changes::of_new(&traits).is_some());
+        traits[NEW_KEYS_MAX - 1].key = "key7";
+        assert!(Changes::of_new(&traits).is_none());
+        traits[NEW_KEYS_MAX - 1].key = "other";
+        traits.push(Trait { key: "more", value: TraitValue::Int(1) });
+        assert!(Changes::of_new(&traits).is_none(), "these are merged with an index");
+    }
+
+    #[test]
     fn tombstones_are_kept_where_other_processes_need_them() {
         let first = after(None, &[("a", Some(1)), ("b", None)], Some(0));
         let second = after(Some(&first), &[("a", None)], Some(0));
         assert_eq!(keys(&second), [("a".into(), None), ("b".into(), None)]);
         let third = after(Some(&second), &[("a", Some(2))], Some(0));
         assert_eq!(keys(&third), [("b".into(), None), ("a".into(), Some(2))]);
+        let later = after(Some(&third), &[("c", Some(3))], Some(1003));
+        assert_eq!(keys(&later), [("a".into(), Some(2)), ("c".into(), Some(3))], "b is older than that");
         let stamps: Vec<Stamp> =
             TraitRecord::new(&third).expect("a record").entries().map(|e| e.stamp).collect();
         assert!(stamps.iter().all(|stamp| stamp.clock > 1000 && stamp.proxy == 1));

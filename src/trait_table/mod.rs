@@ -12,7 +12,7 @@ mod shard;
 mod table;
 mod view;
 
-pub use crate::trait_table::changes::{Applied, Changes, apply, entries, merge};
+pub use crate::trait_table::changes::{Applied, Changes, apply, entries, merge, stored_value};
 pub use crate::trait_table::key_index::KeyIndex;
 pub use crate::trait_table::message::{
     ChangedRecord, RebuiltShard, TraitChange, TraitDelta, TraitOperation, TraitUpdate, TraitWrite,

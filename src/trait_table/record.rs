@@ -14,6 +14,9 @@ const PROMOTED: u8 = 1;
 const ERASED: u8 = 2;
 const HEAD_BYTES: usize = 5;
 
+/// The clock and the number of the process.
+const STAMP_BYTES: usize = 12;
+
 const KIND_MASK: u8 = 0x07;
 /// The stamp is that of the entry before, plus one tick of the clock.
 const FOLLOWS: u8 = 0x08;
@@ -128,6 +131,61 @@ impl<'a> Entries<'a> {
     }
 }
 
+/// A value whose texts were not checked to be UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RawValue<'a> {
+    Deleted,
+    Bool(bool),
+    Int(i64),
+    BigInt(&'a [u8]),
+    Float(f64),
+    Text(&'a [u8]),
+}
+
+impl<'a> RawValue<'a> {
+    /// The value as it is encoded.
+    pub fn of(value: TraitValue<'a>) -> Self {
+        match value {
+            TraitValue::Null => Self::Deleted,
+            TraitValue::Bool(value) => Self::Bool(value),
+            TraitValue::Int(number) => Self::Int(number),
+            TraitValue::BigInt(digits) => Self::BigInt(digits.as_bytes()),
+            TraitValue::Float(number) => Self::Float(number),
+            TraitValue::Text(text) => Self::Text(text.as_bytes()),
+        }
+    }
+}
+
+impl<'a> Entries<'a> {
+    /// The next key and its value, for a comparison.
+    #[inline]
+    pub fn next_raw(&mut self) -> Option<(&'a [u8], RawValue<'a>)> {
+        let reader = &mut self.reader;
+        let tag = reader.byte()?;
+        if tag & FOLLOWS == 0 {
+            reader.take(STAMP_BYTES)?;
+        }
+        if tag & HAS_BIRTH != 0 {
+            reader.take(size_of::<u64>())?;
+        }
+        let length = reader.length()?;
+        let key = reader.take(length)?;
+        let value = match tag & KIND_MASK {
+            DELETED => RawValue::Deleted,
+            FALSE => RawValue::Bool(false),
+            TRUE => RawValue::Bool(true),
+            INTEGER => RawValue::Int(from_zigzag(reader.number()?)),
+            FLOAT => RawValue::Float(f64::from_le_bytes(reader.fixed()?)),
+            kind => {
+                let length = reader.length()?;
+                let text = reader.take(length)?;
+                if kind == BIG_INTEGER { RawValue::BigInt(text) } else { RawValue::Text(text) }
+            }
+        };
+        Some((key, value))
+    }
+}
+
 impl<'a> Iterator for Entries<'a> {
     type Item = Entry<'a>;
 
@@ -174,6 +232,20 @@ impl RecordWriter {
         write_head(head, &mut bytes);
         write_text(identifier, &mut bytes);
         Self { bytes, stamp: Stamp::default() }
+    }
+
+    /// A record with entries that another writer encoded.
+    pub fn with_entries(head: TraitHead, identifier: &str, entries: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + identifier.len() + 4 + entries.len());
+        write_head(head, &mut bytes);
+        write_text(identifier, &mut bytes);
+        bytes.extend_from_slice(entries);
+        bytes
+    }
+
+    /// Without a record's head; with space for entries of this size.
+    pub fn for_entries(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), stamp: Stamp::default() }
     }
 
     /// Appends a key.
@@ -259,7 +331,15 @@ impl<'a> Reader<'a> {
         Some(*first)
     }
 
+    #[inline]
     pub fn number(&mut self) -> Option<u64> {
+        // Most lengths and many numbers take one byte.
+        if let Some((first, rest)) = self.rest.split_first()
+            && *first < 0x80
+        {
+            self.rest = rest;
+            return Some(u64::from(*first));
+        }
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;

@@ -75,9 +75,8 @@ impl TraitView {
         !head.is_promoted || now.saturating_sub(head.seen) >= interval
     }
 
-    /// The size of the record of an identity after these changes, bytes.
-    pub fn bytes_after(&self, environment: &str, identifier: &str, changes: &[u8], now: u32) -> usize {
-        let record = self.find(environment, identifier, now);
+    /// The size of a record of an identity, or of none, after these changes, bytes.
+    pub fn bytes_after(record: Option<TraitRecord<'_>>, identifier: &str, changes: &[u8]) -> usize {
         let (before, stamp_bytes) = (record.map_or(0, |record| record.bytes().len()), 16);
         let most = before + identifier.len() + changes.len() + stamp_bytes;
         if most <= SURELY_SMALL_BYTES {
@@ -89,6 +88,20 @@ impl TraitView {
     /// Sets and deletes keys, and makes the identity. Returns whether the write is kept.
     pub fn set(&mut self, environment: &str, identifier: &str, changes: Box<[u8]>, now: u32) -> bool {
         let record = self.after(environment, identifier, &changes, now);
+        self.write(environment, identifier, TraitOperation::Set(changes), Some(record))
+    }
+
+    /// As [`set`](Self::set), with all traits of the identity after the changes, which are encoded as they
+    /// are.
+    pub fn set_all(
+        &mut self,
+        environment: &str,
+        identifier: &str,
+        changes: Box<[u8]>,
+        all: Option<&[u8]>,
+        head: TraitHead,
+    ) -> bool {
+        let record = RecordWriter::with_entries(head, identifier, all.unwrap_or(&changes));
         self.write(environment, identifier, TraitOperation::Set(changes), Some(record))
     }
 
