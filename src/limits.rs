@@ -208,9 +208,12 @@ pub const HTTP2_SENT_FRAME_BYTES_MAX: usize = 64 * 1024;
 pub const HTTP2_READ_BYTES_MAX: usize = 40 * 1024;
 /// The initial window of a stream, bytes. Beyond: its body waits for a part of `HTTP2_BODIES_WINDOW`.
 pub const HTTP2_STREAM_WINDOW: u32 = 8 * 1024;
-/// Request bodies of a connection beyond the windows of their streams, bytes: one more than a body may have,
-/// so that one beyond its limit is noticed. Beyond: streams wait for each other.
-pub const HTTP2_BODIES_WINDOW: u32 = BODY_BYTES_MAX as u32 + 1;
+/// What a client may send in the request bodies of all streams of a connection before it gets more, bytes.
+/// Beyond: the connection closes with FLOW_CONTROL_ERROR.
+pub const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Request bodies of a connection beyond the windows of their streams, bytes: those of a body one byte larger
+/// than it may be, so that it is noticed. Beyond: streams wait for each other.
+pub const HTTP2_BODIES_WINDOW: u32 = BODY_BYTES_MAX as u32 + 1 - HTTP2_STREAM_WINDOW;
 /// Dynamic table of the header decoder, bytes as the protocol counts them. Beyond: the connection closes.
 pub const HPACK_TABLE_BYTES_MAX: usize = 4096;
 /// Scratch buffers of the header decoder that a connection keeps, bytes. Beyond: released after the block.

@@ -17,6 +17,7 @@ use crate::http::h2::frame::{self, ErrorCode, FrameHead};
 use crate::http::h2::head::RequestHead;
 use crate::http::h2::head_reader::{DecodedBlock, HeadReader};
 use crate::http::h2::peer_settings;
+use crate::http::h2::receive_window::RequestBody;
 use crate::http::h2::state_memory::{StateLimit, StateParts};
 use crate::http::h2::stream_table::{OpenStream, StreamState};
 use crate::http::h2::streams::{ExpiredStream, Http2Streams};
@@ -233,7 +234,7 @@ impl Http2 {
             self.streams.reset(id, ErrorCode::Protocol, out)?;
             return Ok(None);
         }
-        let state = StreamState::Waiting { head, body: Vec::new() };
+        let state = StreamState::Waiting { head, body: RequestBody::default() };
         Ok(self.complete(OpenStream { id, window, since: now, is_stalled: false, state }))
     }
 
@@ -260,8 +261,8 @@ impl Http2 {
         if head.expects_continue {
             self.streams.sender.append_continue(id, out);
         }
-        let body = std::mem::take(&mut self.spare_body);
-        let state = StreamState::Receiving { head, body, is_allowed: false };
+        let body = RequestBody::new(std::mem::take(&mut self.spare_body));
+        let state = StreamState::Receiving { head, body };
         let window = self.streams.sender.settings.initial_window;
         self.streams.table.insert(OpenStream { id, window, since: now, is_stalled: false, state });
         Ok(())
@@ -317,7 +318,7 @@ impl Http2 {
             self.streams.unexpected_data(id, out)?;
             return Ok(None);
         };
-        let length = body.len() + data.len();
+        let length = body.bytes.len() + data.len();
         let is_beyond_length = head.content_length.is_some_and(|sent| length as u64 > sent);
         if length > BODY_BYTES_MAX || is_beyond_length {
             self.streams.receive_window.free(payload.len());
@@ -327,9 +328,8 @@ impl Http2 {
             self.streams.reset(id, ErrorCode::Protocol, out)?;
             return Ok(None);
         }
-        body.extend_from_slice(data);
         let padding = payload.len() - data.len();
-        self.streams.receive_window.grow(length - data.len(), length, padding);
+        self.streams.receive_window.grow(body, data, padding);
         if ends_stream {
             return self.end_body(id, out);
         }
@@ -344,8 +344,8 @@ impl Http2 {
         let Some(stream) = self.streams.table.remove(id) else { return Ok(None) };
         let OpenStream { window, since, state, .. } = stream;
         let StreamState::Receiving { head, body, .. } = state else { return Ok(None) };
-        if head.content_length.is_some_and(|sent| sent != body.len() as u64) {
-            self.streams.receive_window.free_body(body.len());
+        if head.content_length.is_some_and(|sent| sent != body.bytes.len() as u64) {
+            self.streams.receive_window.free_body(&body);
             self.streams.reset(id, ErrorCode::Protocol, out)?;
             return Ok(None);
         }
@@ -420,10 +420,10 @@ impl Http2 {
 
     fn take_current(&mut self) -> Option<(u32, i64, bool)> {
         let CurrentRequest { id, mut body, window, is_half_open, .. } = self.current.take()?;
-        self.streams.receive_window.free_body(body.len());
-        if body.capacity() <= KEPT_BODY_BYTES_MAX {
-            body.clear();
-            self.spare_body = body;
+        self.streams.receive_window.free_body(&body);
+        if body.bytes.capacity() <= KEPT_BODY_BYTES_MAX {
+            body.bytes.clear();
+            self.spare_body = body.bytes;
         }
         Some((id, window, is_half_open))
     }

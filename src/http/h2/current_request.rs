@@ -3,6 +3,7 @@ use std::rc::Rc;
 
 use crate::http::fields::Fields;
 use crate::http::h2::head::RequestHead;
+use crate::http::h2::receive_window::RequestBody;
 use crate::http::request::Request;
 use crate::http::response::ResponseContext;
 
@@ -10,7 +11,7 @@ use crate::http::response::ResponseContext;
 pub struct CurrentRequest {
     pub id: u32,
     pub head: Rc<RequestHead>,
-    pub body: Vec<u8>,
+    pub body: RequestBody,
     /// What the peer may receive of the response.
     pub window: i64,
     /// The peer has not ended its request.
@@ -19,11 +20,11 @@ pub struct CurrentRequest {
 
 impl CurrentRequest {
     pub fn bodiless(id: u32, head: Rc<RequestHead>, window: i64, is_half_open: bool) -> Self {
-        Self { id, head, body: Vec::new(), window, is_half_open }
+        Self { id, head, body: RequestBody::default(), window, is_half_open }
     }
 
     pub fn request(&mut self) -> Request<'_> {
-        self.head.request(&mut self.body)
+        self.head.request(&mut self.body.bytes)
     }
 
     /// What the answer needs if the request is refused.

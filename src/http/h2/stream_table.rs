@@ -6,8 +6,8 @@ use std::rc::Rc;
 use crate::http::h2::frame::{ErrorCode, append_window};
 use crate::http::h2::head::RequestHead;
 use crate::http::h2::outgoing::Outgoing;
-use crate::http::h2::receive_window::{counted, counted_at_most};
-use crate::limits::{HTTP2_BODIES_WINDOW, HTTP2_STREAM_WINDOW};
+use crate::http::h2::receive_window::{RequestBody, counted_at_most};
+use crate::limits::HTTP2_BODIES_WINDOW;
 
 /// A stream with a record.
 #[derive(Debug)]
@@ -24,10 +24,10 @@ pub struct OpenStream {
 
 #[derive(Debug)]
 pub enum StreamState {
-    /// The body is incomplete. `is_allowed`: the peer may send all of it.
-    Receiving { head: Rc<RequestHead>, body: Vec<u8>, is_allowed: bool },
+    /// The body is incomplete.
+    Receiving { head: Rc<RequestHead>, body: RequestBody },
     /// The request is complete. It is answered once less is waiting to be sent.
-    Waiting { head: Rc<RequestHead>, body: Vec<u8> },
+    Waiting { head: Rc<RequestHead>, body: RequestBody },
     /// The request was taken by the owner, which responds later.
     Parked,
     /// `is_half_open`: the peer has not ended its request, of which the rest is ignored.
@@ -38,7 +38,7 @@ impl OpenStream {
     /// What its body still waits to be allowed, bytes.
     fn missing_window(&self) -> usize {
         match &self.state {
-            StreamState::Receiving { head, is_allowed: false, .. } => counted_at_most(head.content_length),
+            StreamState::Receiving { head, body } if !body.is_allowed => counted_at_most(head.content_length),
             _ => 0,
         }
     }
@@ -47,8 +47,8 @@ impl OpenStream {
     /// before it receives the window of streams is in addition to it.
     fn counted_body_bytes(&self) -> usize {
         match &self.state {
-            StreamState::Receiving { head, is_allowed: true, .. } => counted_at_most(head.content_length),
-            StreamState::Waiting { body, .. } => counted(body.len()),
+            StreamState::Receiving { head, body } if body.is_allowed => counted_at_most(head.content_length),
+            StreamState::Waiting { body, .. } => body.counted(),
             StreamState::Receiving { .. } | StreamState::Parked | StreamState::Sending { .. } => 0,
         }
     }
@@ -182,10 +182,10 @@ impl StreamTable {
                 return;
             }
             if missing > 0
-                && let StreamState::Receiving { is_allowed, .. } = &mut stream.state
+                && let StreamState::Receiving { body, .. } = &mut stream.state
             {
-                *is_allowed = true;
-                append_window(stream.id, HTTP2_BODIES_WINDOW - HTTP2_STREAM_WINDOW, out);
+                body.is_allowed = true;
+                append_window(stream.id, HTTP2_BODIES_WINDOW, out);
             }
         }
     }
@@ -193,7 +193,7 @@ impl StreamTable {
     /// The memory of request bodies, bytes.
     pub fn body_bytes(&self) -> usize {
         let bodies = self.open.iter().map(|stream| match &stream.state {
-            StreamState::Receiving { body, .. } | StreamState::Waiting { body, .. } => body.capacity(),
+            StreamState::Receiving { body, .. } | StreamState::Waiting { body, .. } => body.bytes.capacity(),
             StreamState::Parked | StreamState::Sending { .. } => 0,
         });
         bodies.sum()

@@ -49,7 +49,7 @@ impl Http2Streams {
     pub fn remove(&mut self, id: u32) {
         let Some(stream) = self.table.remove(id) else { return };
         if let StreamState::Receiving { body, .. } | StreamState::Waiting { body, .. } = stream.state {
-            self.receive_window.free_body(body.len());
+            self.receive_window.free_body(&body);
         }
     }
 

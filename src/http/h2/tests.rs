@@ -6,7 +6,6 @@ use super::connection::Http2;
 use super::event::{Http2Event, Http2Limits, WaitLimits, WrittenResponse};
 use super::frame::{self, ErrorCode, FrameHead};
 use super::outgoing::SharedTail;
-use super::receive_window::CONNECTION_WINDOW;
 use crate::http::error::ParseError;
 use crate::http::hpack::decoder::HpackDecoder;
 use crate::http::hpack::encoder;
@@ -14,8 +13,8 @@ use crate::http::method::Method;
 use crate::http::response::{Body, ContentType, ResponseContext, ResponseWriter};
 use crate::http::status::Status;
 use crate::limits::{
-    BATCH_BYTES_MAX, BODY_BYTES_MAX, HTTP2_BODIES_WINDOW, HTTP2_CONTINUATIONS_MAX, HTTP2_IDLE_FRAMES_MAX,
-    HTTP2_RESETS_MAX, HTTP2_STREAM_WINDOW,
+    BATCH_BYTES_MAX, BODY_BYTES_MAX, HTTP2_BODIES_WINDOW, HTTP2_CONNECTION_WINDOW, HTTP2_CONTINUATIONS_MAX,
+    HTTP2_IDLE_FRAMES_MAX, HTTP2_RESETS_MAX, HTTP2_STREAM_WINDOW,
 };
 
 const GET: &[(&str, &str)] =
@@ -290,7 +289,7 @@ fn increments(answers: &[SentFrame], stream: u32) -> u32 {
 /// Uploads bodies in turns of one frame a stream, within the windows. Returns the memory that they took.
 fn upload(lengths: &[usize], has_length: bool) -> usize {
     let mut simulation = Simulation::new(10);
-    let mut connection = CONNECTION_WINDOW;
+    let mut connection = HTTP2_CONNECTION_WINDOW;
     let mut windows = vec![HTTP2_STREAM_WINDOW; lengths.len()];
     let mut left = lengths.to_vec();
     let mut memory = 0;
@@ -350,6 +349,36 @@ fn uploads_that_exceed_the_window_together_wait_and_do_not_block_each_other() {
 }
 
 #[test]
+fn bodies_that_were_sent_before_the_settings_arrived_do_not_block_each_other() {
+    let mut simulation = Simulation::new(10);
+    let streams = [1, 3, 5];
+    let mut answers = Vec::new();
+    for stream in streams {
+        let head = sent(frame::HEADERS, frame::END_HEADERS, stream, &block(POST));
+        answers.append(&mut simulation.receive(&head));
+        for _ in 0..2 {
+            answers.append(&mut simulation.receive(&sent(frame::DATA, 0, stream, &[b'x'; 10_000])));
+        }
+    }
+    let mut left = [BODY_BYTES_MAX - 20_000; 3];
+    while left.iter().any(|left| *left > 0) {
+        let connection = i64::from(HTTP2_CONNECTION_WINDOW + increments(&answers, 0));
+        let sent_bytes: usize = left.iter().map(|left| BODY_BYTES_MAX - left).sum();
+        let at = left.iter().zip(streams).position(|(left, stream)| {
+            let window = HTTP2_STREAM_WINDOW + increments(&answers, stream);
+            *left > 0 && (BODY_BYTES_MAX - left) < window as usize
+        });
+        let at = at.expect("one upload may go on");
+        let part = left[at].min(8_000).min((connection - sent_bytes as i64).max(0) as usize);
+        assert!(part > 0, "the window of the connection is never empty: {left:?}");
+        left[at] -= part;
+        let flags = if left[at] == 0 { frame::END_STREAM } else { 0 };
+        answers.append(&mut simulation.receive(&sent(frame::DATA, flags, streams[at], &vec![b'x'; part])));
+    }
+    assert_eq!(simulation.requests.len(), 3);
+}
+
+#[test]
 fn a_slow_upload_does_not_stop_others() {
     let mut simulation = Simulation::new(10);
     let fields = [POST, &[("content-length", "100000")]].concat();
@@ -372,7 +401,7 @@ fn refuses_bodies_over_the_limit_and_frees_the_window() {
     let open = |stream| sent(frame::HEADERS, frame::END_HEADERS, stream, &block(POST));
     let part = vec![b'x'; 16 * 1024];
     let mut answers = simulation.receive(&open(1));
-    assert_eq!(increments(&answers, 1), HTTP2_BODIES_WINDOW - HTTP2_STREAM_WINDOW);
+    assert_eq!(increments(&answers, 1), HTTP2_BODIES_WINDOW);
     for _ in 0..BODY_BYTES_MAX / part.len() {
         answers.append(&mut simulation.receive(&sent(frame::DATA, 0, 1, &part)));
     }
@@ -380,7 +409,7 @@ fn refuses_bodies_over_the_limit_and_frees_the_window() {
     answers.append(&mut simulation.receive(&sent(frame::DATA, 0, 1, b"y")));
     assert_eq!(simulation.refused, [ParseError::BodyTooLarge]);
     assert!(answers.iter().any(|frame| frame.kind == frame::RST_STREAM && frame.payload == [0; 4]));
-    assert_eq!(increments(&answers, 0), HTTP2_BODIES_WINDOW, "all is free again");
+    assert_eq!(increments(&answers, 0), BODY_BYTES_MAX as u32 + 1, "all is free again");
     // The rest of the body is in flight.
     assert_eq!(simulation.receive(&sent(frame::DATA, frame::END_STREAM, 1, b"z")), []);
     let length = (BODY_BYTES_MAX + 1).to_string();
