@@ -92,7 +92,7 @@ pub const CACHED_RESULT_BYTES_MAX: usize = 256 * 1024;
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Response buffers that a reactor keeps for reuse, bytes, and the largest of them. Beyond: released.
 pub const SPARE_BUFFERS_BYTES_MAX: usize = 1024 * 1024;
-pub const SPARE_BUFFER_BYTES_MAX: usize = 128 * 1024;
+pub const SPARE_BUFFER_BYTES_MAX: usize = 256 * 1024;
 /// Time between two comments on an idle event stream, as in Flagsmith's service.
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -251,6 +251,9 @@ pub const RING_ENTRIES: u32 = 1024;
 /// Requests that a reactor answers in one turn of its event loop: two or three milliseconds. Beyond: the
 /// connections that have waited longest are answered in the next turn.
 pub const TURN_ANSWERS_MAX: usize = 256;
+/// Bytes that a reactor renders or encrypts in one turn, half of a core's second-level cache: they are read
+/// again when the turn ends and they are sent. Beyond: as for `TURN_ANSWERS_MAX`.
+pub const TURN_BYTES_MAX: usize = 512 * 1024;
 /// Allowed values of `server.spin_microseconds`. Beyond: the configuration is rejected.
 pub const SPIN_MICROSECONDS_RANGE: std::ops::RangeInclusive<u64> = 0..=1_000_000;
 /// Accepts of a listener that the kernel may complete in one turn of the event loop, with io_uring. Beyond:

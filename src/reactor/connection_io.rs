@@ -54,7 +54,9 @@ impl<T: Transport> ConnectionIo<T> {
         if let Some(stored) = batch.stored.take() {
             Box::pin(self.store(*stored, &mut batch)).await;
         }
+        let turn_bytes = self.turn_bytes(&batch);
         self.write(&mut batch).await?;
+        self.reactor.turns.sent(turn_bytes);
         let Some(subscription) = batch.subscription else { return Ok(batch.next) };
         Box::pin(self.stream(*subscription)).await?;
         Ok(Next::Close)
@@ -68,10 +70,16 @@ impl<T: Transport> ConnectionIo<T> {
             self.guard.state.memory.set_known();
         }
         self.reactor.count_batch(batch.requests, began);
-        self.reactor.turns.count(batch.requests);
+        self.reactor.turns.count(batch.requests, self.turn_bytes(&batch));
         #[cfg(test)]
         self.reactor.panic_if_injected(InjectedPanic::Connection);
         batch
+    }
+
+    /// The bytes of a batch that were rendered for it, or will be encrypted.
+    fn turn_bytes(&self, batch: &Batch) -> usize {
+        let tail = batch.tail.as_ref().filter(|_| self.transport.copies());
+        batch.bytes.len() + tail.map_or(0, |(tail, _)| tail.len())
     }
 
     /// Waits until the events of a request are written, or for `limits::EVENT_WRITE_TIMEOUT`.

@@ -100,8 +100,10 @@ impl<T: Transport> Http2Io<T> {
                 self.io.guard.state.memory.set_known();
             }
             self.io.reactor.count_batch(batch.requests, began);
-            self.io.reactor.turns.count(batch.requests);
+            let bytes = batch.bytes.len();
+            self.io.reactor.turns.count(batch.requests, bytes);
             self.write(batch.bytes).await?;
+            self.io.reactor.turns.sent(bytes);
             let goes_on = match batch.next {
                 Http2Next::Advance => true,
                 Http2Next::Close => return self.io.linger().await,

@@ -192,6 +192,10 @@ impl<S: Transport> Transport for TlsTransport<S> {
         self.socket.readable().await
     }
 
+    fn copies(&self) -> bool {
+        true
+    }
+
     fn is_http2(&self) -> bool {
         self.session.alpn_protocol() == Some(b"h2")
     }

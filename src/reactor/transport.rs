@@ -37,6 +37,11 @@ pub trait Transport {
         SystemTime::now()
     }
 
+    /// Whether what is written is copied, as it is to be encrypted.
+    fn copies(&self) -> bool {
+        false
+    }
+
     /// Whether the handshake has agreed on HTTP/2.
     fn is_http2(&self) -> bool {
         false

@@ -2,8 +2,8 @@
 //!
 //! A connection that pipelines, or whose next request has arrived when it is answered, is ready again while
 //! others, timers and the inbox wait for the end of the turn; and each answer of a turn takes a buffer until
-//! it is sent. So the connections beyond the bound wait in a queue, and each turn admits those that have
-//! waited longest.
+//! it is sent, which should still be in the cache then. So the connections beyond the bounds wait in a queue,
+//! and each turn admits those that have waited longest.
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +16,7 @@ use std::task::{Poll, Waker};
 
 use monoio::io::AsyncReadRent;
 
-use crate::limits::TURN_ANSWERS_MAX;
+use crate::limits::{TURN_ANSWERS_MAX, TURN_BYTES_MAX};
 use crate::metrics::ReactorMetrics;
 use crate::reactor::connections::ConnectionState;
 
@@ -24,6 +24,10 @@ use crate::reactor::connections::ConnectionState;
 #[derive(Debug)]
 pub struct Turns {
     answers: Cell<usize>,
+    /// Of those answers, except the ones that are already sent.
+    bytes: Cell<usize>,
+    /// Of the last batch: most clients ask for the same.
+    batch_bytes: Cell<usize>,
     waiting: RefCell<VecDeque<Rc<ConnectionState>>>,
     /// Of [`run`].
     waker: RefCell<Option<Waker>>,
@@ -32,7 +36,14 @@ pub struct Turns {
 
 impl Turns {
     pub fn new(metrics: Arc<ReactorMetrics>) -> Self {
-        Self { answers: Cell::new(0), waiting: RefCell::default(), waker: RefCell::default(), metrics }
+        Self {
+            answers: Cell::new(0),
+            bytes: Cell::new(0),
+            batch_bytes: Cell::new(0),
+            waiting: RefCell::default(),
+            waker: RefCell::default(),
+            metrics,
+        }
     }
 
     /// Before requests of this connection are answered: waits for a turn that is not full.
@@ -50,22 +61,35 @@ impl Turns {
         }
     }
 
-    /// Counts the answers of a batch after its first, which [`begin`](Self::begin) has counted.
+    /// Counts the answers of a batch after its first, which [`begin`](Self::begin) has counted, and the bytes
+    /// that were rendered or will be encrypted.
     #[inline]
-    pub fn count(&self, requests: u64) {
+    pub fn count(&self, requests: u64, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes);
+        self.batch_bytes.set(bytes);
         let more = usize::try_from(requests.saturating_sub(1)).unwrap_or(TURN_ANSWERS_MAX);
         self.answers.set(self.answers.get().saturating_add(more));
     }
 
+    /// The bytes of a batch are sent. They may be those of an earlier turn.
+    #[inline]
+    pub fn sent(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get().saturating_sub(bytes));
+    }
+
     fn is_full(&self) -> bool {
-        self.answers.get() >= TURN_ANSWERS_MAX || !self.waiting.borrow().is_empty()
+        self.answers.get() >= TURN_ANSWERS_MAX
+            || self.bytes.get() >= TURN_BYTES_MAX
+            || !self.waiting.borrow().is_empty()
     }
 
     /// Begins a turn.
     pub fn next(&self) {
         let mut waiting = self.waiting.borrow_mut();
-        let admitted = waiting.len().min(TURN_ANSWERS_MAX);
+        let most = TURN_BYTES_MAX.div_ceil(self.batch_bytes.get().max(1));
+        let admitted = waiting.len().min(most).min(TURN_ANSWERS_MAX);
         self.answers.set(admitted);
+        self.bytes.set(0);
         waiting.drain(..admitted).for_each(|connection| connection.admit());
     }
 
@@ -178,11 +202,47 @@ mod tests {
             assert!(answered(&ready) == expected && ready[..expected].iter().all(|ready| *ready));
         }
         // The last turn is not full, but a batch of many requests fills it.
-        turns.count(TURN_ANSWERS_MAX as u64);
+        turns.count(TURN_ANSWERS_MAX as u64, 0);
         let mut late = pin!(turns.begin(&guards[0].state));
         assert!(late.as_mut().poll(&mut context).is_pending());
         guards[0].state.cancel();
         assert!(late.as_mut().poll(&mut context).is_ready(), "a cancelled connection waits no longer");
+    }
+
+    #[test]
+    fn a_turn_renders_a_limited_number_of_bytes() {
+        const BATCH: usize = TURN_BYTES_MAX / 4;
+        let connections = connections();
+        let turns = Turns::new(Arc::new(ReactorMetrics::new(0)));
+        let guards: Vec<_> = (0..11).map(|_| connections.enter()).collect();
+        let mut context = std::task::Context::from_waker(Waker::noop());
+        let mut begun: Vec<_> = guards.iter().map(|guard| Box::pin(turns.begin(&guard.state))).collect();
+        let mut is_answered = vec![false; begun.len()];
+        let mut answer = |turns: &Turns| {
+            for (future, is_answered) in begun.iter_mut().zip(&mut is_answered).filter(|(_, done)| !**done) {
+                if future.as_mut().poll(&mut context).is_ready() {
+                    turns.count(1, BATCH);
+                    *is_answered = true;
+                }
+            }
+            is_answered.iter().filter(|done| **done).count()
+        };
+        assert_eq!(answer(&turns), 4);
+        turns.next();
+        assert_eq!(answer(&turns), 8);
+        // A response larger than a turn does not stop the connections that wait.
+        turns.count(1, TURN_BYTES_MAX * 3);
+        turns.next();
+        assert_eq!(answer(&turns), 9);
+        turns.next();
+        assert_eq!(answer(&turns), 11);
+        assert!(!turns.is_full(), "half of a turn is left");
+        turns.count(1, BATCH * 2);
+        assert!(turns.is_full());
+        turns.sent(BATCH);
+        assert!(!turns.is_full(), "what is sent does not count");
+        turns.sent(TURN_BYTES_MAX * 2);
+        assert_eq!(turns.bytes.get(), 0, "bytes of an earlier turn may be sent in this one");
     }
 
     /// Tasks that are always ready, as connections are whose clients send immediately: timers must run beside
@@ -205,7 +265,7 @@ mod tests {
                         let requests = if at % 7 == 0 { 4 } else { 1 };
                         loop {
                             turns.begin(&guard.state).await;
-                            turns.count(requests);
+                            turns.count(requests, 0);
                             answers[at].set(answers[at].get() + 1);
                         }
                     });
