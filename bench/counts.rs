@@ -53,6 +53,8 @@ const CASES: &[(&str, &str, &str, Option<&str>, bool)] = &[
     ("identities-get-gzip", "simple", "/api/v1/identities/?identifier=user-000000", None, true),
     ("identities-splits-gzip-varied", "splits", IDENTITIES, Some("varied-few"), true),
     ("ofrep-heavy-gzip-varied", "heavy", "/ofrep/v1/evaluate/flags", Some("context"), true),
+    ("identities-wide", "wide", "/api/v1/identities/?identifier=user-000000", None, false),
+    ("identities-wide-gzip", "wide", "/api/v1/identities/?identifier=user-000000", None, true),
     ("identities-500-overrides", "overrides", IDENTITIES, Some("overridden"), false),
     ("document-heavy", "heavy", DOCUMENT, None, false),
     ("read-get", "simple", FLAGS, None, false),

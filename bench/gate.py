@@ -35,7 +35,8 @@ def build():
 
 
 def prepare(directory):
-    for kind, shape in (("simple", {}), ("heavy", {}), ("splits", {}), ("overrides", {"overrides": 500})):
+    for kind in ("simple", "heavy", "splits", "wide", "overrides"):
+        shape = {"overrides": 500} if kind == "overrides" else {}
         document = documents.document("simple" if kind == "overrides" else kind, **shape)
         (directory / f"{kind}.json").write_text(documents.text(document))
     for name, body in documents.requests().items():

@@ -5,6 +5,7 @@
 use crate::engine::evaluate::EvaluationScratch;
 use crate::engine::program::{CYCLIC, Program, Role};
 use crate::engine::table::{Span, offset};
+use crate::limits::TAIL_BYTES_MIN;
 use crate::work;
 
 /// The reason of a flag in a cycle of flags (compatibility.md 5.12).
@@ -48,10 +49,10 @@ pub fn write(
         }
         None => {
             run.out.reserve(expected_bytes(program));
-            if program.flags.is_some() || (program.client_differs && role == Role::Client) {
-                run.write_each(program, role, results.outputs());
+            if has_runs(program, role) {
+                run.write_changed(program, role, results, program.features.len());
             } else {
-                run.write_changed(program, role, results);
+                run.write_each(program, role, results.outputs());
             }
         }
     }
@@ -62,6 +63,59 @@ pub fn write(
         out.pop();
     }
     out.push(b']');
+}
+
+/// Whether responses for `role` consist of runs of the features' own flags.
+fn has_runs(program: &Program, role: Role) -> bool {
+    program.flags.is_none() && !(program.client_differs && role == Role::Client)
+}
+
+/// The features' own flags as the end of an array and of the object around it: large responses end in shared
+/// memory with what their identities do not change ([`write_start`]). `None`: no response would.
+pub fn shared_end(program: &Program) -> Option<Vec<u8>> {
+    let own = union(own_outputs(program));
+    if !has_runs(program, Role::Server) || own.len() < TAIL_BYTES_MIN * 2 {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(own.len() + 1);
+    bytes.extend_from_slice(own.of(&program.bytes));
+    // The comma after the last flag.
+    bytes.pop();
+    bytes.extend_from_slice(b"]}");
+    Some(bytes)
+}
+
+/// Appends the array for `role` up to where a long end of it is that of [`shared_end`], and returns the
+/// position there. `None`: nothing was appended, and the caller calls [`write`].
+pub fn write_start(
+    program: &Program,
+    role: Role,
+    results: &EvaluationScratch,
+    out: &mut Vec<u8>,
+) -> Option<usize> {
+    let own = own_outputs(program);
+    let base = own.first().filter(|_| has_runs(program, role))?.from;
+    // Copying the start of the body costs less than a separate TCP segment for the head.
+    let short = own.partition_point(|span| ((span.from - base) as usize) < TAIL_BYTES_MIN);
+    let end = short.max(changed_end(results));
+    let position = (own.get(end)?.from - base) as usize;
+    if ((union(own).to - base) as usize) < position + TAIL_BYTES_MIN {
+        return None;
+    }
+    out.push(b'[');
+    let from = out.len();
+    out.reserve(position + position / 8);
+    let mut run = FlagRun { bytes: &program.bytes, pending: Span::EMPTY, out };
+    run.write_changed(program, role, results, end);
+    run.copy();
+    work::count_bytes(out.len() - from);
+    Some(position)
+}
+
+/// The number of features up to the last changed one.
+fn changed_end(results: &EvaluationScratch) -> usize {
+    let last = results.changed().iter().enumerate().rev().find(|(_, bits)| **bits != 0);
+    last.map_or(0, |(word, bits)| word * 64 + 64 - bits.leading_zeros() as usize)
 }
 
 /// Estimated length of an array: that of the features' own flags plus an eighth. Growing a large array step
@@ -109,8 +163,8 @@ impl FlagRun<'_> {
         self.pending = Span::EMPTY;
     }
 
-    /// The changed flags, and the runs of unchanged flags between them.
-    fn write_changed(&mut self, program: &Program, role: Role, results: &EvaluationScratch) {
+    /// The changed flags, and the runs of unchanged flags between them. No feature from `end` on is changed.
+    fn write_changed(&mut self, program: &Program, role: Role, results: &EvaluationScratch, end: usize) {
         let (json, outputs) = (program.json(role), results.outputs());
         let own = own_outputs(program);
         let mut at = 0;
@@ -124,7 +178,7 @@ impl FlagRun<'_> {
                 at = index + 1;
             }
         }
-        self.add_run(&own[at..]);
+        self.add_run(&own[at..end]);
     }
 
     #[inline]

@@ -4,6 +4,8 @@
 //! (differences.md 22): every request field that the response depends on is named in `Vary`.
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
 use crate::engine::evaluate::EvaluationScratch;
 use crate::engine::program::Role;
 use crate::handlers::errors::{AccessError, ApiError};
@@ -163,10 +165,22 @@ impl<'a> Exchange<'a> {
 
     /// Sends JSON that `write` appends to the output, uncompressed and without a copy.
     pub fn send_with(&mut self, status: Status, write: impl FnOnce(&mut EvaluationScratch, &mut Vec<u8>)) {
+        self.send_with_end(status, |evaluation, out| {
+            write(evaluation, out);
+            None
+        });
+    }
+
+    /// As [`send_with`](Self::send_with), followed by what `write` returns, which is shared.
+    pub fn send_with_end(
+        &mut self,
+        status: Status,
+        write: impl FnOnce(&mut EvaluationScratch, &mut Vec<u8>) -> Option<Bytes>,
+    ) {
         self.outcome.status = status.0;
         let Scratch { headers, evaluation, .. } = &mut *self.scratch;
-        self.output.respond_with(self.context, status, Some(ContentType::Json), headers, |out| {
-            write(evaluation, out);
+        self.output.respond_with_end(self.context, status, Some(ContentType::Json), headers, |out| {
+            write(evaluation, out)
         });
     }
 

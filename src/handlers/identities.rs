@@ -3,6 +3,8 @@
 //! The shape of the request is validated before its key, as in the Python proxy. All traits are echoed,
 //! duplicates included. There is no entity tag and no 304: an identity override may change without a change
 //! of the document's date (compatibility.md 4.1).
+use bytes::Bytes;
+
 use crate::engine::evaluate::{
     EvaluationScratch, Identity, evaluate, evaluate_next, evaluate_without_overrides,
 };
@@ -97,8 +99,11 @@ fn send_flags<'a>(
     selection: Selection<'_>,
 ) {
     if !exchange.accepts_gzip() {
-        exchange.send_with(Status(200), |evaluation, out| {
-            evaluate_into(environment, role, parsed, selection, evaluation, out);
+        exchange.send_with_end(Status(200), |evaluation, out| {
+            evaluate_with(environment, role, parsed, selection, evaluation, |parsed, evaluation| {
+                write_head(environment, parsed, out);
+                write_tail_or_start(environment, role, selection.feature, evaluation, out)
+            })
         });
         return;
     }
@@ -181,14 +186,14 @@ pub fn evaluate_into(
 }
 
 /// Evaluates one identity and calls `then` with the identity as it is echoed, and the results.
-fn evaluate_with(
+fn evaluate_with<T>(
     environment: &Environment,
     role: Role,
     parsed: &ParsedIdentity<'_>,
     selection: Selection<'_>,
     evaluation: &mut EvaluationScratch,
-    then: impl FnOnce(&ParsedIdentity<'_>, &EvaluationScratch),
-) {
+    then: impl FnOnce(&ParsedIdentity<'_>, &EvaluationScratch) -> T,
+) -> T {
     let evaluate = match selection {
         Selection { is_further: true, .. } => evaluate_next,
         Selection { is_transient: true, .. } => evaluate_without_overrides,
@@ -207,7 +212,7 @@ fn evaluate_with(
     }
     let identity = trusted_identity(environment, role, &parsed.identity);
     evaluate(environment.program(), &identity, evaluation);
-    then(parsed, evaluation);
+    then(parsed, evaluation)
 }
 
 /// Whether traits sent with this key are ignored (differences.md 11).
@@ -234,6 +239,25 @@ fn write_head(environment: &Environment, parsed: &ParsedIdentity<'_>, out: &mut 
         None => echo::write_all(parsed.identity.traits, out),
     }
     out.extend_from_slice(b"],\"flags\":");
+}
+
+/// Appends the rest of the object, up to a long end of it that is shared, which is returned.
+fn write_tail_or_start(
+    environment: &Environment,
+    role: Role,
+    feature: Option<&str>,
+    evaluation: &EvaluationScratch,
+    out: &mut Vec<u8>,
+) -> Option<Bytes> {
+    let shared = environment.shared_end().filter(|_| feature.is_none());
+    let end = shared.and_then(|shared| {
+        let position = render::write_start(environment.program(), role, evaluation, out)?;
+        Some(shared.slice(position..))
+    });
+    if end.is_none() {
+        write_tail(environment, role, feature, evaluation, out);
+    }
+    end
 }
 
 /// Appends the rest of the object. It depends only on the document, the role, the feature and the outputs of

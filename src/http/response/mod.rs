@@ -222,8 +222,27 @@ impl ResponseWriter {
         fields: &[u8],
         write: impl FnOnce(&mut Vec<u8>),
     ) {
+        self.respond_with_end(context, status, content_type, fields, |out| {
+            write(out);
+            None
+        });
+    }
+
+    /// As [`respond_with`](Self::respond_with), but `write` returns an end of the body, which is sent
+    /// without a copy.
+    pub fn respond_with_end(
+        &mut self,
+        context: ResponseContext,
+        status: Status,
+        content_type: Option<ContentType>,
+        fields: &[u8],
+        write: impl FnOnce(&mut Vec<u8>) -> Option<Bytes>,
+    ) {
         if context.version == HttpVersion::Http2 {
-            return self.respond_http2_with(context, status, content_type, fields, write);
+            return self.respond_http2_with(context, status, content_type, fields, |out| {
+                let end = write(out);
+                out.extend_from_slice(end.as_deref().unwrap_or_default());
+            });
         }
         self.begin(context, status, content_type, fields);
         if status.has_no_body() {
@@ -232,14 +251,17 @@ impl ResponseWriter {
         }
         self.bytes.extend_from_slice(LENGTH_OPEN);
         let body_start = self.bytes.len();
-        write(&mut self.bytes);
+        let end = write(&mut self.bytes);
+        let length = self.bytes.len() - body_start + end.as_ref().map_or(0, Bytes::len);
         let mut text = itoa::Buffer::new();
-        let digits = text.format(self.bytes.len() - body_start).as_bytes();
+        let digits = text.format(length).as_bytes();
         debug_assert!(digits.len() <= LENGTH_DIGITS);
         let digits_end = body_start - b"\r\n\r\n".len();
         self.bytes[digits_end - digits.len()..digits_end].copy_from_slice(digits);
         if context.head {
             self.bytes.truncate(body_start);
+        } else {
+            self.tail = end;
         }
     }
 

@@ -33,6 +33,29 @@ fn fills_in_the_length_of_a_body_rendered_in_place() {
 }
 
 #[test]
+fn a_shared_end_is_part_of_the_body() {
+    let end = Bytes::from_static(b"defg");
+    let respond = |context| {
+        let mut output = output();
+        output.respond_with_end(context, Status(200), None, b"", |out| {
+            out.extend_from_slice(b"abc");
+            Some(end.clone())
+        });
+        output
+    };
+    let got = respond(KEEP);
+    let text = String::from_utf8_lossy(&got.bytes);
+    assert!(text.contains("content-length:          7\r\n") && text.ends_with("\r\n\r\nabc"), "{text}");
+    assert_eq!(got.tail.as_ref().map(|tail| tail.as_ptr()), Some(end.as_ptr()), "it is not copied");
+    let head = respond(ResponseContext { head: true, ..KEEP });
+    let text = String::from_utf8_lossy(&head.bytes);
+    assert!(head.tail.is_none() && text.ends_with(" 7\r\n\r\n"), "{text}");
+    // In HTTP/2 it is framed with the rest.
+    let framed = respond(ResponseContext::HTTP2);
+    assert!(framed.tail.is_none() && framed.bytes[framed.body_start..] == *b"abcdefg");
+}
+
+#[test]
 fn head_response_has_the_fields_of_get_and_no_body() {
     for build in [false, true] {
         let mut output = output();

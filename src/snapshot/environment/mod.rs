@@ -10,6 +10,7 @@ mod ready_body;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::engine::compile;
@@ -20,6 +21,7 @@ use crate::engine::document::{Document, canonical_json};
 use crate::engine::evaluate::{EvaluationScratch, evaluate_on};
 use crate::engine::jsonpath::Tree;
 use crate::engine::program::{Program, Role, Span, offset};
+use crate::engine::render;
 use crate::json::hex::hex;
 use crate::snapshot::environment::deltas::DocumentDeltas;
 pub use crate::snapshot::environment::ready_body::ReadyBody;
@@ -41,6 +43,7 @@ pub struct Environment {
     hashes_unlike_core: bool,
     client_flags: FlagsBody,
     server_flags: FlagsBody,
+    shared_end: Option<Bytes>,
     document: ReadyBody,
     /// The document is byte for byte the one that was fetched.
     is_as_fetched: bool,
@@ -122,6 +125,7 @@ impl Environment {
             hashes_unlike_core: !read.uses_composite_key && program.hashes_identities(),
             client_flags: FlagsBody::new(&program, Role::Client, scratch.outputs()),
             server_flags: FlagsBody::new(&program, Role::Server, scratch.outputs()),
+            shared_end: render::shared_end(&program).map(Bytes::from),
             sizes: Sizes {
                 name: read.name.as_deref().unwrap_or_default().into(),
                 features: read.features.len(),
@@ -161,6 +165,11 @@ impl Environment {
     /// The complete `/flags/` body for the role.
     pub fn flags(&self, role: Role) -> &ReadyBody {
         &self.role(role).body
+    }
+
+    /// What large responses for identities end with ([`render::shared_end`]).
+    pub fn shared_end(&self) -> Option<&Bytes> {
+        self.shared_end.as_ref()
     }
 
     /// The object of one flag in the `/flags/` body, for `?feature=`.

@@ -1,5 +1,6 @@
 //! The authority's own cases, through the same engine that answers requests.
 mod shape;
+mod shared_end;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -257,6 +258,7 @@ fn shared_engine_cases_pass() {
             hashes_unlike_core: false,
             client_flags: FlagsBody::new(&Program::default(), Role::Client, &[]),
             server_flags: FlagsBody::new(&Program::default(), Role::Server, &[]),
+            shared_end: None,
             is_as_fetched: false,
             deltas: DocumentDeltas::default(),
             document: ReadyBody::default(),
