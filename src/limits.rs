@@ -189,6 +189,10 @@ pub const TRAIT_BULK_IDENTITIES_MAX: usize = 1000;
 pub const TRAIT_KEY_CHARS_MAX: usize = 200;
 /// Cache of the engine that stores traits on disk, bytes. The table itself is in memory.
 pub const TRAIT_DISK_CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// Damaged files of kept traits that were put aside and are kept. Beyond: the oldest is removed.
+pub const TRAIT_DAMAGED_FILES_MAX: usize = 2;
+/// Identifiers of removed identities that wait for the disk, bytes. Beyond: evicted ones may come back.
+pub const TRAIT_REMOVALS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long the end of the process waits until kept traits are on the disk. Beyond: the last second is lost.
 pub const TRAIT_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request waits until its events are written. The Python SDK waits 3 s. Beyond: 503.

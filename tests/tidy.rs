@@ -29,7 +29,7 @@ const CRATE_PLACES: &[(&str, &[&str])] = &[
     ("opentelemetry_proto", &["src/telemetry/"]),
     ("prost", &["src/telemetry/"]),
     ("regex_automata", &["src/python/regex/", "src/engine/jsonpath/iregexp.rs"]),
-    ("redb", &["src/traits/disk.rs"]),
+    ("redb", &["src/traits/disk/"]),
     ("redis", &["src/traits/redis/"]),
     ("regex_syntax", &["src/python/regex/"]),
 ];

@@ -2,6 +2,8 @@
 //!
 //! The recordings are not part of this repository; `EDGE_PROXY_SHARED` is their directory. Each answer has the
 //! same traits, in the same order, and the same flags, or `DEVIATIONS` has what it has instead.
+mod disk;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -10,7 +10,7 @@ use crate::metrics::{Metrics, TraitForwardLoss, TraitForwardMetrics, TraitMetric
 /// Name without prefix, kind, help, value.
 type Row = (&'static str, &'static str, &'static str, fn(&TraitMetrics) -> u64);
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 14] = [
     ("traits_identities", "gauge", "Identities whose traits are kept.", |m| m.identities.value()),
     ("traits_bytes", "gauge", "Bytes that kept traits count.", |m| m.bytes.value()),
     ("traits_writes_total", "counter", "Writes of kept traits that were merged.", |m| m.writes.value()),
@@ -30,6 +30,15 @@ const ROWS: [Row; 12] = [
     ),
     ("traits_unwritten", "gauge", "Identities whose changes are not on the disk yet.", |m| {
         m.unwritten.value()
+    }),
+    (
+        "traits_removals_dropped_total",
+        "counter",
+        "Evicted identities that may come back at a restart, because too many removals waited for the disk.",
+        |m| m.removals_dropped.value(),
+    ),
+    ("traits_files_damaged_total", "counter", "Damaged files of kept traits that were put aside.", |m| {
+        m.files_damaged.value()
     }),
     ("traits_commits_total", "counter", "Groups of changes written to the disk.", |m| m.commits.value()),
     (
@@ -78,6 +87,8 @@ pub fn export(text: &mut Exposition, metrics: &Metrics) {
     for (name, kind, help, value) in ROWS.into_iter().chain(REDIS_ROWS) {
         text.single(name, kind, help, value(&metrics.traits));
     }
+    let help = "How long the oldest change of kept traits has waited for the disk; 0 if none waits.";
+    text.single("traits_lag_seconds", "gauge", help, metrics.traits.lag_ms.value() as f64 / 1000.0);
     let help = "Age of the last change of kept traits that was read from Redis; 0 if none waits.";
     let lag = metrics.traits.redis_lag_ms.value() as f64 / 1000.0;
     text.single("traits_redis_lag_seconds", "gauge", help, lag);
@@ -129,6 +140,8 @@ pub fn describe(metrics: &Metrics) -> Value {
         "expired": numbers.expired.value(),
         "erased": numbers.erased.value(),
         "unwritten": numbers.unwritten.value(),
+        "lag_milliseconds": numbers.lag_ms.value(),
+        "files_damaged": numbers.files_damaged.value(),
         "commits_failed": numbers.commits_failed.value(),
         "redis": (numbers.has_redis.value() > 0).then(|| json!({
             "available": is_available(numbers),

@@ -21,7 +21,7 @@ use crate::supervisor::probe;
 use crate::supervisor::probe::{Probe, ProbeError, ProbedDocument};
 use crate::terminal::escape;
 use crate::tls::Certificates;
-use crate::traits;
+use crate::traits::{self, TraitFileState};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -173,7 +173,14 @@ impl<W: Write> Report<W> {
         let consequence = "; without it, traits are lost with the process";
         self.directory("traits.path", existing.unwrap_or(Path::new(".")), consequence);
         match traits::check_file(&folder) {
-            Ok(()) => {}
+            Ok(TraitFileState::Missing) => {}
+            Ok(TraitFileState::InUse) => {
+                self.line(Verdict::Ok, &"traits.path", &"a running process has the file of kept traits open");
+            }
+            Ok(TraitFileState::Intact(count)) => {
+                let found = format!("the file of kept traits is intact, with {count} identities");
+                self.line(Verdict::Ok, &"traits.path", &found);
+            }
             Err(error) => self.line(Verdict::Fail, &"traits.path", &error),
         }
     }

@@ -27,6 +27,12 @@ pub struct TraitMetrics {
     pub tables_sent: Counter,
     /// Records that are not on the disk yet.
     pub unwritten: Counter,
+    /// How long the oldest of them has waited, milliseconds.
+    pub lag_ms: Counter,
+    /// Removals that will not reach the disk, because too many waited.
+    pub removals_dropped: Counter,
+    /// Damaged files that were put aside.
+    pub files_damaged: Counter,
     /// Commits to the disk, and those that failed.
     pub commits: Counter,
     pub commits_failed: Counter,

@@ -56,6 +56,18 @@ impl Shard {
         }
     }
 
+    /// The records with this hash that match.
+    pub fn find_all<'s>(
+        &'s self,
+        hash: u64,
+        is_match: impl Fn(&TraitRecord<'_>) -> bool + 's,
+    ) -> impl Iterator<Item = TraitRecord<'s>> {
+        let mask = self.index.len().wrapping_sub(1);
+        let slots = (0..self.index.len()).map(move |step| (index_slot(hash).wrapping_add(step)) & mask);
+        let used = slots.map_while(|slot| self.index.get(slot)?.checked_sub(1));
+        used.filter_map(|location| self.record_at(location)).filter(move |record| is_match(record))
+    }
+
     /// All records, in no order.
     pub fn records(&self) -> impl Iterator<Item = TraitRecord<'_>> {
         self.index.iter().filter_map(|slot| self.record_at(slot.checked_sub(1)?))

@@ -190,15 +190,22 @@ impl TraitTable {
 
     /// A record with this hash that is not erased: for queues, which have only hashes.
     pub fn find_hash(&self, environment: &str, hash: u64) -> Option<TraitRecord<'_>> {
-        let view = &self.spaces.get(environment)?.shards[shard_of(hash)];
-        let overlaid = view.overlay.iter_hash(hash).filter(|entry| entry.hash == hash);
-        let mut overlaid = overlaid.filter_map(|entry| TraitRecord::new(&entry.record));
-        let current = overlaid.find(|record| !record.head().is_erased);
-        current.or_else(|| {
-            view.base.find(hash, |record| {
+        self.records_of_hash(environment, hash).next()
+    }
+
+    /// The records with this hash that are not erased: one, or rarely two.
+    pub fn records_of_hash(&self, environment: &str, hash: u64) -> impl Iterator<Item = TraitRecord<'_>> {
+        let view = self.spaces.get(environment).map(|space| &space.shards[shard_of(hash)]);
+        let overlaid = view.into_iter().flat_map(move |view| view.overlay.iter_hash(hash));
+        let overlaid = overlaid.filter(move |entry| entry.hash == hash);
+        let overlaid = overlaid.filter_map(|entry| TraitRecord::new(&entry.record));
+        let base = view.into_iter().flat_map(move |view| {
+            let is_current = move |record: &TraitRecord<'_>| {
                 self.hash_of(record) == hash && view.find_overlaid(hash, record.identifier()).is_none()
-            })
-        })
+            };
+            view.base.find_all(hash, is_current)
+        });
+        overlaid.chain(base).filter(|record| !record.head().is_erased)
     }
 
     /// The hash of the identity of a record.

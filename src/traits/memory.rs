@@ -45,6 +45,8 @@ pub enum ChangeKind {
 #[derive(Debug)]
 pub struct TraitChanges<'a> {
     pub environment: &'a str,
+    /// The hash of the identifier ([`TraitTable::hash`]).
+    pub hash: u64,
     pub kind: ChangeKind,
     /// The record after the change: all keys in their order, with stamps. Erased: only the identifier.
     pub record: TraitRecord<'a>,
@@ -293,6 +295,12 @@ impl TraitMemory {
         is_known
     }
 
+    /// Removes an identity that another process has removed from the file that both keep. Sinks are not
+    /// informed: that process has informed them.
+    pub fn forget(&mut self, environment: &Arc<str>, identifier: &str, now: SystemTime) {
+        self.remove(environment, identifier, now, ChangeKind::Evicted, &mut |_| {});
+    }
+
     fn put(
         &mut self,
         environment: &Arc<str>,
@@ -311,7 +319,7 @@ impl TraitMemory {
             Some(&new).filter(|new| !new.head().is_erased),
         );
         let Changed { kind, entries, addition, stamp } = *changed;
-        each(&TraitChanges { environment, kind, record: new, entries, addition, stamp });
+        each(&TraitChanges { environment, hash, kind, record: new, entries, addition, stamp });
         self.table.put(environment, hash, record.clone(), 0, 0);
         self.touched.insert((environment.clone(), shard_of(hash)));
         self.delta.records.push(ChangedRecord { environment: environment.clone(), hash, record });

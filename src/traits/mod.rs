@@ -25,7 +25,7 @@ use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::traits::disk::TraitDisk;
-pub use crate::traits::disk::{TraitFileError, check_file};
+pub use crate::traits::disk::{TraitFileError, TraitFileState, check_file};
 pub use crate::traits::forward::ForwardSink;
 pub use crate::traits::memory::{Addition, ChangeKind, RemoteChange, TraitChanges, TraitMemory};
 pub use crate::traits::redis::check_redis;

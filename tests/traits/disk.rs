@@ -1,0 +1,217 @@
+//! The disk store: kills, full disks, damaged files, and a process that takes over.
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{SERVER, identities, kept, of_proxy, on_disk, plan, written};
+use crate::support::{Proxy, Scratch, Shim, eventually};
+
+fn number(value: usize) -> serde_json::Value {
+    json!([{"trait_key": "number", "trait_value": value}])
+}
+
+fn name(user: usize) -> String {
+    format!("user-{user}")
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+    names.map(|name| name.to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn a_kill_loses_only_the_last_writes() {
+    let scratch = Scratch::new();
+    let folder = scratch.path().join("traits");
+    let mut proxy = on_disk(&folder).ready();
+    let mut client = proxy.client();
+    let mut user = 0;
+    for round in 1..=3 {
+        // Several commits, which the writes do not wait for.
+        let commits = proxy.metric("edge_proxy_traits_commits_total");
+        while proxy.metric("edge_proxy_traits_commits_total") < commits + 2.0 {
+            for _ in 0..20 {
+                identities(&mut client, &name(user), &number(user));
+                user += 1;
+            }
+        }
+        written(&proxy);
+        let on_disk_before = user;
+        for _ in 0..200 {
+            identities(&mut client, &name(user), &number(user));
+            user += 1;
+        }
+        proxy.signal("KILL");
+        proxy.wait();
+        proxy = on_disk(&folder).ready();
+        client = proxy.client();
+        let survived = proxy.metric("edge_proxy_traits_identities") as usize;
+        assert!(survived >= on_disk_before && survived <= user, "round {round}: {survived} of {user}");
+        // What was written later is lost first.
+        for user in [0, survived / 2, survived - 1] {
+            assert_eq!(kept(&mut client, &name(user)), number(user), "round {round}, {survived} survived");
+        }
+        user = survived;
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_is_logged_once() {
+    let (shim, scratch) = (Shim::new(), Scratch::new());
+    let folder = scratch.path().join("traits");
+    let mut proxy = shim.preload(on_disk(&folder)).ready();
+    let mut client = proxy.client();
+    identities(&mut client, "before", &plan("gold"));
+    written(&proxy);
+    shim.disk_is_full(true);
+    // More than fits into the space that the file has.
+    let long = json!([{"trait_key": "text", "trait_value": "x".repeat(1900)}]);
+    for user in 0..2000 {
+        identities(&mut client, &name(user), &long);
+    }
+    eventually("two commits fail", || {
+        (proxy.metric("edge_proxy_traits_commits_failed_total") >= 2.0).then_some(())
+    });
+    assert_eq!(kept(&mut client, "before"), plan("gold"), "reads go on");
+    assert_eq!(proxy.log().matches("traits_not_written").count(), 1);
+    assert!(proxy.metric("edge_proxy_traits_lag_seconds") > 0.0);
+    shim.disk_is_full(false);
+    proxy.wait_for_log("traits_written_again");
+    written(&proxy);
+    proxy.signal("KILL");
+    proxy.wait();
+    let proxy = on_disk(&folder).ready();
+    assert_eq!(proxy.metric("edge_proxy_traits_identities"), 2001.0);
+    assert_eq!(kept(&mut proxy.client(), &name(1999)), long);
+    assert_eq!(files(&folder), ["traits.redb"]);
+}
+
+#[test]
+fn a_file_with_damaged_pages_is_recovered_and_put_aside() {
+    let scratch = Scratch::new();
+    let folder = scratch.path().join("traits");
+    let mut proxy = on_disk(&folder).ready();
+    let mut client = proxy.client();
+    for user in 0..3000 {
+        identities(&mut client, &name(user), &number(user));
+    }
+    written(&proxy);
+    proxy.signal("TERM");
+    proxy.wait();
+    let path = folder.join("traits.redb");
+    let mut bytes = fs::read(&path).expect("readable");
+    // A page of records in the middle of the file.
+    let text = b"user-1";
+    let middle = bytes.len() / 4;
+    let found = bytes[middle..].windows(text.len()).position(|window| window == text);
+    bytes[middle + found.expect("a record")] ^= 1;
+    fs::write(&path, &bytes).expect("writable");
+    let (code, output) = on_disk(&folder).check().run();
+    assert!(code != Some(0) && output.contains("traits.path"), "{output}");
+    let mut proxy = on_disk(&folder).ready();
+    let log = proxy.wait_for_log("traits_file_damaged");
+    assert!(log.contains("recovered_identities"), "{log}");
+    assert_eq!(proxy.log().matches("traits_file_damaged").count(), 1);
+    let recovered = proxy.metric("edge_proxy_traits_identities");
+    assert!((1500.0..=3000.0).contains(&recovered), "{recovered} of 3000");
+    assert_eq!(proxy.metric("edge_proxy_traits_files_damaged_total"), 1.0);
+    for user in (0..3000).step_by(61) {
+        let traits = kept(&mut proxy.client(), &name(user));
+        assert!(traits == number(user) || traits == json!([]), "{traits}: never wrong ones");
+    }
+    written(&proxy);
+    assert!(!proxy.log().contains("panicked"), "{}", proxy.log());
+    let known = proxy.metric("edge_proxy_traits_identities");
+    proxy.signal("KILL");
+    proxy.wait();
+    assert!(files(&folder).iter().any(|name| name.contains("damaged")));
+    // What was recovered is in the new file.
+    let proxy = on_disk(&folder).ready();
+    assert_eq!(proxy.metric("edge_proxy_traits_identities"), known);
+    assert!(!proxy.log().contains("traits_file_damaged"));
+}
+
+/// The file is overwritten while the process runs: it has everything in memory.
+#[test]
+fn a_file_that_is_damaged_while_it_is_open_is_written_anew() {
+    let scratch = Scratch::new();
+    let folder = scratch.path().join("traits");
+    let mut proxy = on_disk(&folder).ready();
+    let mut client = proxy.client();
+    for user in 0..3000 {
+        identities(&mut client, &name(user), &number(user));
+    }
+    written(&proxy);
+    let path = folder.join("traits.redb");
+    let length = fs::metadata(&path).expect("a file").len();
+    fs::write(&path, vec![b'x'; length as usize]).expect("writable");
+    let mut user = 3000;
+    eventually("it is noticed", || {
+        // Writes in all parts of the table, so that pages are read again.
+        for _ in 0..100 {
+            identities(&mut client, &name(user * 7919 % 100_000), &number(user));
+            user += 1;
+        }
+        proxy.log().contains("traits_file_damaged").then_some(())
+    });
+    written(&proxy);
+    let known = proxy.metric("edge_proxy_traits_identities");
+    assert!(known >= 3000.0);
+    proxy.signal("KILL");
+    proxy.wait();
+    let proxy = on_disk(&folder).ready();
+    assert_eq!(proxy.metric("edge_proxy_traits_identities"), known, "nothing is lost");
+    assert_eq!(kept(&mut proxy.client(), &name(5)), number(5));
+}
+
+#[test]
+fn a_process_that_takes_over_has_what_the_other_one_keeps() {
+    let scratch = Scratch::new();
+    let folder = scratch.path().join("traits");
+    let mut first = on_disk(&folder).ready();
+    let mut client = first.client();
+    for user in 0..500 {
+        identities(&mut client, &name(user), &number(user));
+    }
+    written(&first);
+    let (code, output) = on_disk(&folder).check().run();
+    assert!(code == Some(0) && output.contains("a running process has the file"), "{output}");
+    let mut second = on_disk(&folder).arg("--take-over").ready();
+    let mut other = second.client();
+    second.wait_for_log("traits_file_in_use");
+    assert_eq!(second.metric("edge_proxy_traits_identities"), 500.0, "read before it is ready");
+    assert_eq!(kept(&mut other, &name(7)), number(7));
+    // Both are written until the first one ends.
+    identities(&mut client, &name(1), &number(1001));
+    identities(&mut client, "late", &number(1));
+    assert_eq!(of_proxy(&mut client, "DELETE", &name(2), SERVER).status, 204);
+    identities(&mut other, &name(3), &number(1003));
+    identities(&mut other, "new", &number(2));
+    first.signal("TERM");
+    first.wait();
+    second.wait_for_log("traits_file_opened");
+    let has = |proxy: &Proxy| {
+        let mut client = proxy.client();
+        let expected =
+            [(name(1), 1001), (name(3), 1003), (name(7), 7), ("late".into(), 1), ("new".into(), 2)];
+        for (identifier, value) in expected {
+            assert_eq!(kept(&mut client, &identifier), number(value), "{identifier}");
+        }
+        assert_eq!(of_proxy(&mut client, "GET", &name(2), SERVER).status, 404, "it was erased");
+        assert_eq!(proxy.metric("edge_proxy_traits_identities"), 501.0);
+    };
+    // The reactor is informed after the log.
+    eventually("it is merged", || {
+        let mut client = second.client();
+        let is_erased = of_proxy(&mut client, "GET", &name(2), SERVER).status == 404;
+        (is_erased && kept(&mut client, &name(1)) == number(1001)).then_some(())
+    });
+    has(&second);
+    written(&second);
+    second.signal("KILL");
+    second.wait();
+    let (code, output) = on_disk(&folder).check().run();
+    assert!(code == Some(0) && output.contains("intact, with 501 identities"), "{output}");
+    has(&on_disk(&folder).ready());
+}
