@@ -48,6 +48,7 @@ def page(executable):
             well(chromium, port, admin)
             demo_page(chromium, f"http://127.0.0.1:{port}/demo/")
             docs_page(chromium, f"http://127.0.0.1:{port}/docs")
+        kept_traits(chromium, executable)
         troubled(chromium, executable)
 
 
@@ -162,6 +163,36 @@ def docs_page(chromium, url):
         look_at(shown, f"docs-{name}")
     need(shown.run("!document.body.innerText.includes('`') && document.querySelectorAll('li code').length > 3"), "code is shown as code, without backticks")
     need(shown.run("document.querySelector('link[rel=icon]').href.startsWith('data:image/svg+xml,')"), "and the page has an icon")
+
+
+def kept_traits(chromium, executable):
+    """Identities kept, bytes, lag and evictions; a full store is a problem that is named."""
+    with tempfile.TemporaryDirectory() as scratch:
+        port, admin, traits = free_port(), free_port(), pathlib.Path(scratch) / "traits"
+        config = pathlib.Path(scratch) / "config.json"
+        pair = {"client_side_key": "client-side-key", "server_side_key": "ser.server-side-key",
+                "document_path": str(ROOT / "src/demo/environment.json")}
+        config.write_text(json.dumps({
+            "environment_key_pairs": [pair], "server": {"host": "127.0.0.1", "port": port}, "admin": {"port": admin},
+            "traits": {"store": "disk", "path": str(traits), "identities_max": 100},
+        }))
+        with process(executable, "serve", "--config", config):
+            until("it is ready", lambda: fetch(port, "/proxy/health/readiness")[0] == 200)
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            for user in range(150):
+                body = json.dumps({"identifier": f"user-{user}", "traits": [{"trait_key": "plan", "trait_value": "gold"}]})
+                connection.request("POST", "/api/v1/identities/", body, {"X-Environment-Key": "client-side-key", "Content-Type": "application/json"})
+                connection.getresponse().read()
+            figures = "Object.fromEntries([...document.querySelectorAll('#traits dl > div')].map((d) => [...d.children].map((c) => c.textContent)))"
+            for name, how in {"light": {}, "dark": {"dark": True}, "phone": {"width": 390, "height": 800}}.items():
+                shown = Page(chromium, f"http://127.0.0.1:{admin}/", **how)
+                until("the store is shown", lambda: shown.run(figures).get("Identities") == "100")
+                look_at(shown, f"status-traits-{name}")
+            found = shown.run(figures)
+            need(found["Evicted"] == "50", f"it counts evictions: {found}")
+            need(found["Memory of their traits"].endswith("KiB") and found["Not kept"] == "0", "and bytes, and what was not kept")
+            until("everything is on the disk", lambda: shown.run(figures)["Lag of the disk"] == "none")
+            need("50 identities with kept traits removed" in shown.run("$('troubles').textContent"), "a full store is named first")
 
 
 def troubled(chromium, executable):
