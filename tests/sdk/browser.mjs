@@ -2,20 +2,10 @@
 // The page has another origin than the proxy, which allows only that origin. Prints "change" when the
 // document must change, and waits for the event of the change.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
-import { createServer } from 'node:http';
-import { createRequire } from 'node:module';
-import { launch, PATIENCE_MS, servePage } from './chromium.mjs';
+import { launch, PATIENCE_MS, servePage, serverOf } from './chromium.mjs';
 
 const [environmentID, sdkName] = process.argv.slice(2);
-const require = createRequire(import.meta.url);
-const sdk = readFileSync(require.resolve(sdkName), 'utf8');
-const page_ = '<!doctype html><title>SDK</title><script src="/sdk.js"></script>';
-const server = createServer((request, response) => {
-  const isScript = request.url === '/sdk.js';
-  response.setHeader('content-type', isScript ? 'text/javascript' : 'text/html');
-  response.end(isScript ? sdk : page_);
-});
+const server = serverOf(sdkName);
 const { port, proxy } = await servePage(server);
 
 const browser = await launch();

@@ -1,4 +1,7 @@
 // Starts Chromium with the flags for containers: as root, and without /dev/shm.
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { createRequire } from 'node:module';
 import { chromium } from 'playwright-core';
 
 // The deadline of every wait. Long, because a CI machine may be busy.
@@ -12,6 +15,16 @@ export const servePage = async (server) => {
   const proxy = await new Promise((resolve) => process.stdin.once('data', (bytes) => resolve(String(bytes).trim())));
   process.stdin.destroy();
   return { port, proxy };
+};
+
+// A server with a page that has a package of the SDK, which defines `index`.
+export const serverOf = (sdkName) => {
+  const sdk = readFileSync(createRequire(import.meta.url).resolve(sdkName), 'utf8');
+  return createServer((request, response) => {
+    const isScript = request.url === '/sdk.js';
+    response.setHeader('content-type', isScript ? 'text/javascript' : 'text/html');
+    response.end(isScript ? sdk : '<!doctype html><title>SDK</title><script src="/sdk.js"></script>');
+  });
 };
 
 export const launch = () => chromium.launch({

@@ -255,6 +255,27 @@ fn browser_gets_flags_traits_and_events_and_uploads_counts() {
     }
 }
 
+/// An SDK sends traits once; a page that is loaded again sends the identifier only.
+#[test]
+fn browser_that_reloads_finds_kept_traits() {
+    if !has_chromium() {
+        return;
+    }
+    for (package, store) in [("flagsmith", "memory"), ("@flagsmith/flagsmith", "disk"), ("flagsmith", "none")]
+    {
+        let expected = if store == "none" { "forgotten" } else { "kept" };
+        let mut started = None;
+        let printed = converse(node("kept.mjs", &[CLIENT, package, expected]), |line| {
+            let page = line.strip_prefix("page ")?;
+            let (upstream, start) = prepare(&[page.to_owned()]);
+            let (_, proxy) = started.insert((upstream, start.set("traits.store", store).ready()));
+            Some(origin(proxy))
+        });
+        assert_printed(&printed, &["identified", &format!("reloaded: {expected}")]);
+        assert_eq!(printed.contains(&"changed".to_owned()), store != "none");
+    }
+}
+
 /// The protocol of each request of the API in the access log.
 fn protocols(proxy: &Proxy) -> Vec<String> {
     let of = |line: &str| {
