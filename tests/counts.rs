@@ -139,12 +139,11 @@ fn counts_survive_restarts_of_upstream_and_proxy() {
             upstream.listen();
         }
         // The reactors receive a document one after the other; before, they cannot judge names.
-        for _ in 0..32 {
-            eventually("every reactor has the document", || {
-                (proxy.get("/api/v1/flags/", crate::support::document::CLIENT_KEY).status == 200)
-                    .then_some(())
-            });
-        }
+        eventually("every reactor has the document", || {
+            let is_served =
+                |_: u32| proxy.get("/api/v1/flags/", crate::support::document::CLIENT_KEY).status == 200;
+            (0..32).all(is_served).then_some(())
+        });
         let (address, threads, posts) = (proxy.address(), 4, 250);
         let posting: Vec<_> = (0..threads)
             .map(|_| {
