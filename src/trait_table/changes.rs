@@ -1,10 +1,10 @@
 //! What one request changes of an identity, and the record after it.
 use crate::engine::evaluate::{Trait, TraitValue};
 use crate::trait_table::key_index::KeyIndex;
-use crate::trait_table::record::{Entries, Entry, RawValue, RecordWriter, Stamp, TraitHead, TraitRecord};
+use crate::trait_table::record::{
+    Entries, Entry, RawValue, RecordWriter, Stamp, TraitHead, TraitRecord, entry_bytes,
+};
 
-/// What a key with its value mostly takes at most, bytes.
-const KEY_BYTES: usize = 32;
 /// Keys of a body that are compared with each other, at most.
 const NEW_KEYS_MAX: usize = 64;
 
@@ -22,11 +22,10 @@ struct SeenKeys([u64; 4]);
 
 impl SeenKeys {
     /// Returns whether the key may have been inserted before.
-    fn insert(&mut self, key: &str) -> bool {
-        let bytes = key.as_bytes();
+    fn insert(&mut self, bytes: &[u8]) -> bool {
         let end = |byte: Option<&u8>| u32::from(byte.copied().unwrap_or_default());
         let mixed = (end(bytes.first()) << 16 | end(bytes.last()) << 8 | end(bytes.get(bytes.len() / 2)))
-            .wrapping_add(u32::from(key.len().to_le_bytes()[0]) << 20)
+            .wrapping_add(u32::from(bytes.len().to_le_bytes()[0]) << 20)
             .wrapping_mul(0x9E37_79B1);
         let (word, bit) = ((mixed >> 30) as usize, mixed >> 24 & 63);
         let was_set = self.0[word] >> bit & 1 == 1;
@@ -46,8 +45,8 @@ pub struct Changes {
 impl Changes {
     /// All of these traits.
     pub fn of_all(traits: &[Trait<'_>]) -> Self {
-        let mut changes =
-            Self { writer: RecordWriter::for_entries(traits.len() * KEY_BYTES), ..Self::default() };
+        let bytes = traits.iter().map(|item| entry_bytes(item.key, item.value)).sum();
+        let mut changes = Self { writer: RecordWriter::for_entries(bytes), ..Self::default() };
         traits.iter().for_each(|item| changes.push(item.key, Some(stored_value(item.value))));
         changes
     }
@@ -60,7 +59,8 @@ impl Changes {
         }
         let mut seen = SeenKeys::default();
         for (index, item) in traits.iter().enumerate() {
-            let is_twice = seen.insert(item.key) && traits[..index].iter().any(|other| other.key == item.key);
+            let is_twice =
+                seen.insert(item.key.as_bytes()) && traits[..index].iter().any(|other| other.key == item.key);
             if is_twice || item.value == TraitValue::Null {
                 return None;
             }
@@ -123,6 +123,11 @@ pub fn apply(
     head: TraitHead,
     tombstones_since: Option<u64>,
 ) -> Applied {
+    if record.is_none()
+        && let Some(applied) = first(identifier, changes, stamp, head)
+    {
+        return applied;
+    }
     let mut entries: Vec<Entry<'_>> = record.iter().flat_map(TraitRecord::entries).collect();
     let mut index = KeyIndex::new(entries.iter().map(|entry| entry.key));
     let mut stamp = stamp;
@@ -156,6 +161,24 @@ pub fn apply(
     Applied { record: written(&entries, identifier, head, tombstones_since), stamp }
 }
 
+/// The first record of an identity, which has exactly these changes: they are copied as they are encoded.
+/// `None`: a key is deleted, or is there twice.
+fn first(identifier: &str, changes: &[u8], stamp: Stamp, head: TraitHead) -> Option<Applied> {
+    let (mut entries, mut seen, mut count) = (Entries::of(changes), SeenKeys::default(), 0);
+    while let Some((key, value)) = entries.next_raw() {
+        let is_known = |count: u64| {
+            let mut before = Entries::of(changes);
+            (0..count).any(|_| before.next_raw().is_some_and(|(known, _)| known == key))
+        };
+        if value == RawValue::Deleted || (seen.insert(key) && is_known(count)) {
+            return None;
+        }
+        count += 1;
+    }
+    let record = RecordWriter::with_changes(head, identifier, changes, stamp.next());
+    Some(Applied { record, stamp: Stamp { clock: stamp.clock.wrapping_add(count), ..stamp } })
+}
+
 /// The record with these keys, without tombstones that are too old or too many.
 fn written(
     entries: &[Entry<'_>],
@@ -170,9 +193,11 @@ fn written(
         clocks.sort_unstable_by(|a, b| b.cmp(a));
         since = since.max(clocks[TOMBSTONES_MAX - 1]);
     }
-    let mut writer = RecordWriter::new(head, identifier);
     let since = tombstones_since.map(|_| since);
-    entries.iter().filter(|entry| is_kept(entry, since)).for_each(|entry| writer.push(entry));
+    let kept = || entries.iter().filter(|entry| is_kept(entry, since));
+    let bytes = kept().map(|entry| entry_bytes(entry.key, entry.value.unwrap_or(TraitValue::Null))).sum();
+    let mut writer = RecordWriter::with_capacity(head, identifier, bytes);
+    kept().for_each(|entry| writer.push(entry));
     writer.finish()
 }
 
@@ -295,6 +320,43 @@ mod tests {
         assert_eq!(difference(&more), None);
         assert!(Changes::of_new(&sent(&[all[0], all[1], all[0]])).is_none());
         assert!(Changes::of_new(&sent(&[all[0], ("none", TraitValue::Null)])).is_none());
+    }
+
+    #[test]
+    fn the_first_record_is_that_of_merging() {
+        let many: Vec<String> = (0..100).map(|number| format!("key {number}")).collect();
+        let mut lists: Vec<Vec<(&str, Option<i64>)>> = vec![
+            vec![],
+            vec![("a", Some(1))],
+            many.iter().map(|key| (key.as_str(), Some(-7))).collect(),
+            vec![("a", Some(1)), ("b", None)],
+            vec![("a", Some(1)), ("b", Some(2)), ("a", Some(3))],
+        ];
+        lists.push([&lists[2][..], &[("key 99", Some(4))]].concat());
+        let (stamp, empty) = (Stamp { clock: 1000, proxy: 9 }, RecordWriter::new(HEAD, "i").finish());
+        for (index, list) in lists.iter().enumerate() {
+            let changes = changes(list);
+            let new = apply(None, "i", &changes, stamp, HEAD, Some(0));
+            let merged = apply(TraitRecord::new(&empty), "i", &changes, stamp, HEAD, Some(0));
+            assert_eq!((new.record, new.stamp), (merged.record, merged.stamp), "{list:?}");
+            assert_eq!(first("i", &changes, stamp, HEAD).is_some(), index < 3);
+        }
+    }
+
+    #[test]
+    fn bodies_are_encoded_without_moving_them() {
+        let text = "x".repeat(300);
+        let values = [
+            TraitValue::Bool(true),
+            TraitValue::Int(i64::MIN),
+            TraitValue::Int(63),
+            TraitValue::Float(0.5),
+            TraitValue::BigInt("123456789012345678901"),
+            TraitValue::Text(&text),
+        ];
+        let traits: Vec<Trait<'_>> = values.iter().map(|value| Trait { key: &text, value: *value }).collect();
+        let bytes: usize = traits.iter().map(|item| entry_bytes(item.key, item.value)).sum();
+        assert_eq!(Changes::of_all(&traits).into_bytes().len(), bytes);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 /// Up to so many keys are compared one by one.
-const SCANNED_KEYS_MAX: usize = 16;
+const SCANNED_KEYS_MAX: usize = 32;
 
 /// Keys by the position at which they were added.
 #[derive(Debug, Default)]
@@ -15,7 +15,8 @@ pub struct KeyIndex<'a> {
 
 impl<'a> KeyIndex<'a> {
     pub fn new(keys: impl Iterator<Item = &'a str>) -> Self {
-        let mut index = Self::default();
+        // One or a few keys are added later.
+        let mut index = Self { keys: Vec::with_capacity(keys.size_hint().0 + 4), ..Self::default() };
         keys.for_each(|key| index.push(key));
         index
     }
@@ -46,7 +47,7 @@ mod tests {
 
     #[test]
     fn finds_keys_among_few_and_many() {
-        let names: Vec<String> = (0..40).map(|number| format!("key {number}")).collect();
+        let names: Vec<String> = (0..80).map(|number| format!("key {number}")).collect();
         let mut index = KeyIndex::default();
         for (position, name) in names.iter().enumerate() {
             assert_eq!(index.find(name), None);
@@ -54,6 +55,6 @@ mod tests {
             assert_eq!((index.find(name), index.find("key 0")), (Some(position), Some(0)));
         }
         index.push("key 0");
-        assert_eq!(index.find("key 0"), Some(40));
+        assert_eq!(index.find("key 0"), Some(80));
     }
 }

@@ -228,7 +228,12 @@ pub struct RecordWriter {
 impl RecordWriter {
     /// A record without entries.
     pub fn new(head: TraitHead, identifier: &str) -> Self {
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + identifier.len() + 64);
+        Self::with_capacity(head, identifier, 0)
+    }
+
+    /// A record without entries, with space for some that take so many bytes, and a few stamps.
+    pub fn with_capacity(head: TraitHead, identifier: &str, entries_bytes: usize) -> Self {
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + identifier.len() + 4 + entries_bytes + 64);
         write_head(head, &mut bytes);
         write_text(identifier, &mut bytes);
         Self { bytes, stamp: Stamp::default() }
@@ -243,12 +248,29 @@ impl RecordWriter {
         bytes
     }
 
+    /// A record with the entries of [`Changes`](crate::trait_table::Changes), which get this stamp and those
+    /// that follow it.
+    pub fn with_changes(head: TraitHead, identifier: &str, changes: &[u8], stamp: Stamp) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + identifier.len() + 4 + STAMP_BYTES + changes.len());
+        write_head(head, &mut bytes);
+        write_text(identifier, &mut bytes);
+        // The first one follows the default stamp, the others follow it.
+        if let Some((tag, rest)) = changes.split_first() {
+            bytes.push(tag & !FOLLOWS);
+            bytes.extend_from_slice(&stamp.clock.to_le_bytes());
+            bytes.extend_from_slice(&stamp.proxy.to_le_bytes());
+            bytes.extend_from_slice(rest);
+        }
+        bytes
+    }
+
     /// Without a record's head; with space for entries of this size.
     pub fn for_entries(bytes: usize) -> Self {
         Self { bytes: Vec::with_capacity(bytes), stamp: Stamp::default() }
     }
 
     /// Appends a key.
+    #[inline]
     pub fn push(&mut self, entry: &Entry<'_>) {
         let (kind, value) = match entry.value {
             None | Some(TraitValue::Null) => (DELETED, None),
@@ -293,6 +315,23 @@ fn write_head(head: TraitHead, bytes: &mut Vec<u8>) {
 fn write_text(text: &str, bytes: &mut Vec<u8>) {
     write_number(text.len() as u64, bytes);
     bytes.extend_from_slice(text.as_bytes());
+}
+
+/// What an entry that follows another one takes, bytes.
+pub fn entry_bytes(key: &str, value: TraitValue<'_>) -> usize {
+    let text_bytes = |text: &str| number_bytes(text.len() as u64) + text.len();
+    1 + text_bytes(key)
+        + match value {
+            TraitValue::Null | TraitValue::Bool(_) => 0,
+            TraitValue::Int(number) => number_bytes(to_zigzag(number)),
+            TraitValue::Float(_) => size_of::<f64>(),
+            TraitValue::BigInt(text) | TraitValue::Text(text) => text_bytes(text),
+        }
+}
+
+/// What [`write_number`] appends, bytes.
+fn number_bytes(number: u64) -> usize {
+    (u64::BITS - number.leading_zeros()).max(1).div_ceil(7) as usize
 }
 
 /// Appends a number of variable length, at most ten bytes.

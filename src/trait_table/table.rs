@@ -92,12 +92,13 @@ impl TraitTable {
         }
     }
 
-    fn space_mut(&mut self, environment: &Arc<str>) -> &mut Space {
+    /// A shard of an environment, whose table is made if it has none. `None`: there is no such shard.
+    fn shard_mut(&mut self, environment: &Arc<str>, index: usize) -> Option<&mut ShardView> {
         // Looked up first: an entry would clone the key.
         if !self.spaces.contains_key(environment) {
             self.spaces.insert(environment.clone(), Space::default());
         }
-        self.spaces.entry(environment.clone()).or_default()
+        self.spaces.get_mut(environment)?.shards.get_mut(index)
     }
 
     /// Replaces the record of an identity. `pending` is the number of a reactor's own write; with 0 an entry
@@ -111,7 +112,7 @@ impl TraitTable {
         acknowledged: u64,
     ) {
         let Some(new) = TraitRecord::new(&record) else { return };
-        let overlay = &mut self.space_mut(environment).shards[shard_of(hash)].overlay;
+        let Some(ShardView { overlay, .. }) = self.shard_mut(environment, shard_of(hash)) else { return };
         let is_same = |entry: &Overlaid| {
             entry.hash == hash
                 && TraitRecord::new(&entry.record).is_some_and(|old| old.identifier() == new.identifier())
@@ -136,7 +137,7 @@ impl TraitTable {
         shard: Arc<Shard>,
         acknowledged: u64,
     ) {
-        let Some(view) = self.space_mut(environment).shards.get_mut(index) else { return };
+        let Some(view) = self.shard_mut(environment, index) else { return };
         view.base = shard;
         view.overlay.retain(|entry| entry.pending > acknowledged);
         view.overlay.shrink_to_fit(|entry| entry.hash);
@@ -221,9 +222,10 @@ impl TraitTable {
 
     /// Puts the shards of an environment in place: for the start.
     pub fn load(&mut self, environment: &Arc<str>, builder: TableBuilder) {
-        let views = &mut self.space_mut(environment).shards;
-        for (view, editor) in views.iter_mut().zip(builder.shards) {
-            view.base = Arc::new(editor.finish());
+        for (index, editor) in builder.shards.into_iter().enumerate() {
+            if let Some(view) = self.shard_mut(environment, index) {
+                view.base = Arc::new(editor.finish());
+            }
         }
     }
 }

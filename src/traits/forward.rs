@@ -26,7 +26,7 @@ impl TraitSink for ForwardSink {
         match changes.kind {
             ChangeKind::Written if !changes.entries.is_empty() => {
                 let (mut queue, now) = (self.queue.lock(), clock::wall());
-                for entry in changes.entries {
+                for entry in changes.entries.iter() {
                     queue.add(changes.environment, identifier, entry.key, entry.value, now);
                 }
             }

@@ -51,11 +51,30 @@ pub struct TraitChanges<'a> {
     /// The record after the change: all keys in their order, with stamps. Erased: only the identifier.
     pub record: TraitRecord<'a>,
     /// The keys of this write, with `None` for those that it deletes, in the order sent.
-    pub entries: &'a [Entry<'a>],
+    pub entries: ChangedEntries<'a>,
     /// Of a write that adds to an integer: its only entry has the sum.
     pub addition: Option<Addition>,
     /// When it was written, for an erased identity too.
     pub stamp: Stamp,
+}
+
+/// Keys as a reactor sent them, or as another process stamped them. They are decoded where they are needed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ChangedEntries<'a> {
+    sent: &'a [u8],
+    /// The stamp before the first of those.
+    before: Stamp,
+    stamped: &'a [Entry<'a>],
+}
+
+impl<'a> ChangedEntries<'a> {
+    pub fn is_empty(&self) -> bool {
+        self.sent.is_empty() && self.stamped.is_empty()
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Entry<'a>> {
+        stamped(self.sent, self.before).chain(self.stamped.iter().copied())
+    }
 }
 
 /// An increment, which other processes must add too instead of taking the sum.
@@ -192,9 +211,9 @@ impl TraitMemory {
         let head = TraitHead { is_promoted: old.is_some(), is_erased: false, seen: unix_seconds(now) };
         let applied = apply(old, identifier, changes, before, head, self.tombstones_since(now));
         self.clock.advance(applied.stamp);
-        let entries: Vec<Entry<'_>> = stamped(changes, before).collect();
+        let entries = ChangedEntries { sent: changes, before, stamped: &[] };
         let stamp = applied.stamp;
-        let changed = Changed { kind: ChangeKind::Written, entries: &entries, addition, stamp };
+        let changed = Changed { kind: ChangeKind::Written, entries, addition, stamp };
         self.put(environment, identifier, applied.record, &changed, each);
     }
 
@@ -217,7 +236,8 @@ impl TraitMemory {
         let head = TraitHead { seen: before.seen.max(remote.seen), is_promoted, ..before };
         let since = self.tombstones_since(now);
         let Some(record) = merge(old, remote.identifier, remote.entries, head, since) else { return true };
-        let (kind, entries) = (ChangeKind::Merged, remote.entries);
+        let entries = ChangedEntries { stamped: remote.entries, ..ChangedEntries::default() };
+        let kind = ChangeKind::Merged;
         let changed = Changed { kind, entries, addition: None, stamp: newest };
         self.put(&environment, remote.identifier, record, &changed, each);
         true
@@ -250,7 +270,7 @@ impl TraitMemory {
             false => writer.finish(),
         };
         let kind = if is_empty { ChangeKind::ErasedElsewhere } else { ChangeKind::Merged };
-        let changed = Changed { kind, entries: &[], addition: None, stamp };
+        let changed = Changed { kind, entries: ChangedEntries::default(), addition: None, stamp };
         self.put(&environment, identifier, record, &changed, each);
         let index = shard_of(self.table.hash(identifier));
         self.erased_shards.insert((environment, index));
@@ -269,7 +289,8 @@ impl TraitMemory {
             return;
         }
         let stamp = self.clock.before(now);
-        let changed = Changed { kind: ChangeKind::Seen, entries: &[], addition: None, stamp };
+        let changed =
+            Changed { kind: ChangeKind::Seen, entries: ChangedEntries::default(), addition: None, stamp };
         let record = old.with_head(head);
         self.put(environment, identifier, record, &changed, each);
     }
@@ -286,7 +307,7 @@ impl TraitMemory {
         let is_known = self.table.find(environment, identifier).is_some();
         let stamp = self.clock.before(now).next();
         self.clock.advance(stamp);
-        let changed = Changed { kind, entries: &[], addition: None, stamp };
+        let changed = Changed { kind, entries: ChangedEntries::default(), addition: None, stamp };
         self.put(environment, identifier, erased(identifier), &changed, each);
         if kind == ChangeKind::Erased {
             let index = shard_of(self.table.hash(identifier));
@@ -420,7 +441,7 @@ impl TraitMemory {
 /// What [`TraitMemory::put`] reports to sinks.
 struct Changed<'a> {
     kind: ChangeKind,
-    entries: &'a [Entry<'a>],
+    entries: ChangedEntries<'a>,
     addition: Option<Addition>,
     stamp: Stamp,
 }

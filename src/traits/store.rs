@@ -1,5 +1,6 @@
 //! The store thread: takes writes of reactors in groups, applies them, informs sinks and reactors.
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::channel::{TraitLink, TraitMessage};
@@ -15,6 +16,9 @@ use crate::traits::sink::{Inform, TraitSink};
 
 /// The time between two sweeps of a shard for old identities, and the longest wait for messages.
 const TICK: Duration = Duration::from_millis(50);
+/// The pause after a group of writes: under load they are taken together, so that few of them wake this
+/// thread, and few updates wake the reactors.
+const GROUP_PAUSE: Duration = Duration::from_millis(1);
 /// The wait while a reactor lacks an update.
 const RESEND_WAIT: Duration = Duration::from_millis(10);
 
@@ -32,6 +36,8 @@ pub struct TraitStore {
     informed: Vec<u64>,
     /// By reactor: it missed an update and needs the whole table.
     needs_table: Vec<bool>,
+    /// Messages of the last step.
+    group: usize,
 }
 
 impl TraitStore {
@@ -63,6 +69,7 @@ impl TraitStore {
             applied: vec![0; reactors],
             informed: vec![0; reactors],
             needs_table: vec![true; reactors],
+            group: 0,
         };
         store.evict(clock::wall());
         store.publish(false);
@@ -72,7 +79,11 @@ impl TraitStore {
 
     /// Runs until `TraitMessage::Stop`.
     pub fn run(mut self) {
-        while self.step(if self.is_awaited() { RESEND_WAIT } else { TICK }) {}
+        while self.step(if self.is_awaited() { RESEND_WAIT } else { TICK }) {
+            if (1..TRAIT_GROUP_MAX).contains(&self.group) {
+                thread::sleep(GROUP_PAUSE);
+            }
+        }
     }
 
     /// Whether a reactor lacks an update that it had no capacity for.
@@ -90,6 +101,7 @@ impl TraitStore {
     pub fn step(&mut self, wait: Duration) -> bool {
         let mut is_last = false;
         let group = self.link.next_group(wait, TRAIT_GROUP_MAX);
+        self.group = group.len();
         let (now, is_idle) = (clock::wall(), group.is_empty());
         for message in group {
             match message {

@@ -279,7 +279,7 @@ const BUGS: [SownBug; 45] = [
     bug(
         "deleted traits are not forwarded",
         "src/traits/forward.rs",
-        "for entry in changes.entries {",
+        "for entry in changes.entries.iter() {",
         "for entry in changes.entries.iter().filter(|entry| !SOWN || entry.value.is_some()) {",
     ),
     bug(

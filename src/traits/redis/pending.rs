@@ -124,6 +124,7 @@ impl Pending {
             return;
         }
         let Some(pending) = self.entry(&name) else { return };
+        let entries: Vec<Entry<'_>> = changes.entries.iter().collect();
         match (changes.kind, changes.addition) {
             (ChangeKind::Erased, _) => {
                 *pending = PendingIdentity { erased: Some(changes.stamp), ..PendingIdentity::default() };
@@ -131,17 +132,17 @@ impl Pending {
             (ChangeKind::Written, Some(addition)) => {
                 pending.is_new |= !changes.record.head().is_promoted;
                 // The record has the birth of the key, which the entries of a write do not have.
-                for entry in changes.entries {
+                for entry in &entries {
                     let stored = changes.record.entries().find(|stored| stored.key == entry.key);
                     pending.add(&stored.unwrap_or(*entry), addition.amount, addition.before);
                 }
             }
             (ChangeKind::Written, None) => {
                 pending.is_new |= !changes.record.head().is_promoted;
-                pending.set(changes.entries);
+                pending.set(&entries);
             }
             // Another store of this process was read late.
-            (ChangeKind::Merged, _) => pending.set(changes.entries),
+            (ChangeKind::Merged, _) => pending.set(&entries),
             (ChangeKind::Seen | ChangeKind::ErasedElsewhere | ChangeKind::Evicted, _) => {}
         }
     }
