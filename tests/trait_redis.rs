@@ -142,10 +142,7 @@ fn nothing_is_lost_when_redis_restarts_or_loses_its_data() {
                     arrives(proxy, &format!("{round}-{user}"), &plan(&format!("{round}")));
                 });
             }
-            // An increment under way while Redis loses its data may count twice (docs/traits.md).
-            if rounds < 4 {
-                arrives(proxy, "counter", &json!([{"trait_key": "count", "trait_value": 20 * rounds}]));
-            }
+            arrives(proxy, "counter", &json!([{"trait_key": "count", "trait_value": 20 * rounds}]));
         }
     };
     write(0);
@@ -160,14 +157,20 @@ fn nothing_is_lost_when_redis_restarts_or_loses_its_data() {
     redis.restart();
     agree(3);
     one.wait_for_log("traits_store_lost_data");
-    // The data are removed while it runs.
+    // The data are removed while it runs, when each proxy has read its own increments in the stream.
+    stored(&one);
+    stored(&two);
+    identities(&mut one.client(), "after-one", &plan("gold"));
+    arrives(&two, "after-one", &plan("gold"));
+    identities(&mut two.client(), "after-two", &plan("gold"));
+    arrives(&one, "after-two", &plan("gold"));
     redis::cmd("FLUSHALL").exec(&mut redis.connection()).expect("flushed");
     write(3);
     agree(4);
     stored(&one);
     stored(&two);
     let three = with_redis(&redis.url()).ready();
-    assert_eq!(three.metric("edge_proxy_traits_identities"), 81.0);
+    assert_eq!(three.metric("edge_proxy_traits_identities"), 83.0);
     assert_eq!(one.metric("edge_proxy_traits_redis_dropped_total"), 0.0);
 }
 
@@ -242,6 +245,45 @@ fn a_proxy_that_was_behind_the_stream_reads_all_again() {
         (of_proxy(&mut two.client(), "GET", "leaves", SERVER).status == 404).then_some(())
     });
     assert_eq!(two.metric("edge_proxy_traits_redis_reloads_total"), 2.0);
+}
+
+#[test]
+fn an_identity_that_a_parted_proxy_has_read_stays_erased() {
+    let Some(mut redis) = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]) else {
+        return;
+    };
+    let (one, two) = (with_redis(&redis.url()).ready(), with_redis(&redis.url()).ready());
+    for name in ["read", "written"] {
+        identities(&mut one.client(), name, &plan("gold"));
+        arrives(&two, name, &plan("gold"));
+    }
+    redis.kill();
+    kept(&mut two.client(), "read");
+    identities(&mut two.client(), "written", &plan("silver"));
+    eventually("both wait", || (two.metric("edge_proxy_traits_redis_unsent") >= 2.0).then_some(()));
+    two.signal("STOP");
+    redis.restart();
+    for name in ["read", "written"] {
+        of_proxy(&mut one.client(), "DELETE", name, SERVER);
+    }
+    stored(&one);
+    // As after an hour: the changes and the marks of the erasures are removed.
+    let mut connection = redis.connection();
+    for name in ["read", "written"] {
+        let key = format!("edge-proxy:1:i:client-side-key {name}");
+        redis::cmd("DEL").arg(key).exec(&mut connection).expect("removed");
+    }
+    identities(&mut one.client(), "last", &plan("gold"));
+    stored(&one);
+    trim_stream(&mut connection);
+    two.signal("CONT");
+    arrives(&two, "last", &plan("gold"));
+    eventually("what was erased is removed", || {
+        (of_proxy(&mut two.client(), "GET", "read", SERVER).status == 404).then_some(())
+    });
+    stored(&two);
+    arrives(&one, "written", &plan("silver"));
+    assert!(redis.keys().iter().all(|key| !key.ends_with(" read")), "{:?}", redis.keys());
 }
 
 #[test]

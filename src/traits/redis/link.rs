@@ -4,27 +4,8 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::traits::redis::client::RedisFault;
-use crate::traits::redis::pending::{IdentityWrite, Name};
-
-/// An id of the stream: milliseconds and a counter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StreamId {
-    pub milliseconds: u64,
-    pub counter: u64,
-}
-
-impl StreamId {
-    pub fn parse(text: &str) -> Option<Self> {
-        let (milliseconds, counter) = text.split_once('-')?;
-        Some(Self { milliseconds: milliseconds.parse().ok()?, counter: counter.parse().ok()? })
-    }
-}
-
-impl std::fmt::Display for StreamId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.milliseconds, self.counter)
-    }
-}
+use crate::traits::redis::pending::IdentityWrite;
+use crate::traits::redis::wire::{Name, StreamId};
 
 /// Why all identities are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +48,13 @@ pub enum RedisReport {
     Connected {
         offset: i64,
     },
-    /// All identities follow, then `Synced`.
-    Reload(ReloadReason),
+    /// All identities follow, then `Synced`. `generation` names the data from now on, of which `position` is
+    /// the last entry of the stream.
+    Reload {
+        reason: ReloadReason,
+        generation: String,
+        position: StreamId,
+    },
     Loaded(Vec<StoredHash>),
     /// Identities that were to be read.
     Fetched(Vec<StoredHash>),
@@ -80,8 +66,11 @@ pub enum RedisReport {
     Changes(Vec<StreamEntry>),
     /// Nothing has changed.
     Idle,
-    /// A batch was written: for each identity whether it was there before; empty if it was written twice.
+    /// A batch was written, to these data: for each identity whether it was there before; empty if it was
+    /// written twice. `id` is the entry of the stream, if something was added to it.
     Written {
+        generation: String,
+        id: Option<StreamId>,
         known: String,
     },
     /// Logged once for each outage.

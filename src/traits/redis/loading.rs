@@ -72,7 +72,8 @@ impl Loading {
         Self { reason, hasher, noted: HashSet::new(), is_finished: false, memo: None, next: 0 }
     }
 
-    /// The identity was written since: it is not one that others have erased.
+    /// The identity was written here, and Redis may lack that: it is not one that others have erased. Being
+    /// seen is not being written.
     pub fn protect(&mut self, name: &str) {
         // Where everything is written that Redis does not have, it may have a part of it only.
         if self.reason == ReloadReason::Behind {
@@ -123,8 +124,7 @@ impl Loading {
             let identifiers = records.filter_map(|record| identifier_of(record.identifier()));
             let is_absent = |identifier: &String| {
                 let name = wire::name(environment, identifier);
-                let is_pending = self.reason == ReloadReason::Behind && pending.contains(&name);
-                !self.noted.contains(&self.hasher.hash_one(&*name)) && !is_pending
+                !self.noted.contains(&self.hasher.hash_one(&*name))
             };
             let absent: Vec<String> = identifiers.filter(is_absent).collect();
             for identifier in absent {

@@ -6,14 +6,15 @@
 -- or '', the number of fields, and for each field '=' or '+' with its key, and its value.
 -- A value is clock (16 hex digits), proxy (8), birth (16), type, text; that of '+' is clock, proxy, amount.
 -- Hashes have the fields s (seen), p (seen again), e (stamp of the last erasure), and '=' with each key.
--- Returns the id of the stream's entry or '', and for each identity '1' if it was there before.
+-- Returns the id of the stream's entry or '', and for each identity '1' if it was there before; of a batch
+-- that was written before only the id.
 local sub = string.sub
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return redis.error_reply('GENERATION the data of edge-proxy are those of another generation')
 end
 local last = redis.call('HGET', KEYS[3], 'sequence')
 if last and tonumber(last) >= tonumber(ARGV[2]) then
-  return {'', ''}
+  return {redis.call('HGET', KEYS[3], 'id') or '', ''}
 end
 redis.call('HSET', KEYS[3], 'sequence', ARGV[2])
 redis.call('EXPIRE', KEYS[3], 86400)
@@ -158,4 +159,5 @@ local id = ''
 if #out > 0 then
   id = redis.call('XADD', KEYS[2], '*', 'w', ARGV[3], 'd', table.concat(out))
 end
+redis.call('HSET', KEYS[3], 'id', id)
 return {id, table.concat(known)}

@@ -4,11 +4,14 @@
 //! process does; while Redis is not available the names of what it lacks are kept. Redis merges by the stamp
 //! of each key (`merge.lua`), so that all proxies agree in whichever order they reach it.
 mod client;
+mod increments;
 mod link;
 mod loading;
 mod pending;
 mod reader;
 mod stored_mark;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod writer;
 
@@ -31,14 +34,15 @@ use crate::trait_table::{Entry, Stamp};
 use crate::traits::memory::{ChangeKind, RemoteChange, TraitChanges, TraitMemory};
 use crate::traits::redis::client::RedisFault;
 pub use crate::traits::redis::client::{RedisTarget, check_redis};
+use crate::traits::redis::increments::Answer;
 use crate::traits::redis::link::{
-    RedisOrder, RedisReport, ReloadReason, SharedState, Side, StoredHash, StreamEntry, StreamId,
+    RedisOrder, RedisReport, ReloadReason, SharedState, Side, StoredHash, StreamEntry,
 };
 use crate::traits::redis::loading::{FirstTable, Loading};
-use crate::traits::redis::pending::{IdentityWrite, Name, Pending};
+use crate::traits::redis::pending::{IdentityWrite, Pending};
 use crate::traits::redis::reader::StreamReader;
 use crate::traits::redis::stored_mark::StoredMark;
-use crate::traits::redis::wire::{StreamChange, StreamChanges};
+use crate::traits::redis::wire::{Name, StreamChange, StreamChanges, StreamId};
 use crate::traits::redis::writer::RedisWriter;
 use crate::traits::sink::{Inform, TraitSink};
 
@@ -68,7 +72,8 @@ pub struct TraitRedis {
     orders: Option<SyncSender<RedisOrder>>,
     reports: Option<Receiver<RedisReport>>,
     pending: Pending,
-    in_flight: VecDeque<Arc<Vec<IdentityWrite>>>,
+    /// Batches by their numbers.
+    in_flight: VecDeque<(u64, Arc<Vec<IdentityWrite>>)>,
     sequence: u64,
     /// Identities whose hashes must be read, because this process does not have all of their keys.
     to_fetch: HashSet<Name>,
@@ -82,7 +87,7 @@ pub struct TraitRedis {
     is_synced: bool,
     /// Of the copy on disk. `None`: there is none.
     folder: Option<PathBuf>,
-    /// The data that were read, and up to which entry of the stream.
+    /// The data that are read, and up to which entry of the stream.
     position: (String, StreamId),
     /// What was last noted of that on the disk, and when.
     noted: (String, StreamId),
@@ -164,13 +169,13 @@ impl TraitRedis {
                 self.offset = offset;
                 memory.set_clock_offset(offset);
             }
-            RedisReport::Reload(reason) => {
+            RedisReport::Reload { reason, generation, position } => {
                 metrics.redis_reloads.add(1);
                 if reason == ReloadReason::Lost {
                     let hint = "Redis has lost data of kept traits: what this process keeps is written again";
                     self.log.event(Level::Warning, "traits_store_lost_data", &[("hint", &hint)]);
                 }
-                self.loading = Some(Loading::new(reason));
+                self.reload(reason, generation, position);
             }
             RedisReport::Loaded(hashes) => {
                 for hash in &hashes {
@@ -195,15 +200,35 @@ impl TraitRedis {
                 let memo = memo.filter(|memo| memo.generation == generation && memo.position <= position);
                 self.loading.iter_mut().for_each(|loading| loading.finish(memo.clone()));
                 self.position = (generation, position);
+                self.pending.settle(position);
             }
             RedisReport::Changes(entries) => {
                 entries.iter().for_each(|entry| self.merge_entry(entry, memory, now, inform));
             }
             RedisReport::Idle => metrics.redis_lag_ms.set(0),
-            RedisReport::Written { known } => self.written(&known),
+            RedisReport::Written { generation, id, known } => self.written(&generation, id, &known),
             RedisReport::Failed(side, fault) => self.failed(side, &fault),
             RedisReport::Recovered(side) => self.recovered(side),
         }
+    }
+
+    /// All identities are read again.
+    fn reload(&mut self, reason: ReloadReason, generation: String, position: StreamId) {
+        let mut loading = Loading::new(reason);
+        let in_flight = self.in_flight.iter().flat_map(|(_, batch)| batch.iter());
+        let written =
+            in_flight.filter(|write| !write.fields.is_empty() || write.makes).map(|write| &write.name);
+        written.chain(self.pending.changed_names()).for_each(|name| loading.protect(name));
+        self.loading = Some(loading);
+        if reason == ReloadReason::Lost {
+            // An older copy of the same data may have some of the entries.
+            if self.position.0 == generation {
+                self.pending.settle(position);
+            }
+            self.pending.lost();
+            self.position.1 = StreamId::default();
+        }
+        self.position.0 = generation;
     }
 
     /// Merges the hash of an identity. What it lacks is written.
@@ -231,7 +256,8 @@ impl TraitRedis {
         let is_lacking = |local: Entry<'_>| {
             let is_old = local.value.is_none() && local.stamp.clock < since;
             let theirs = stored.entries.iter().find(|entry| entry.key == local.key);
-            !is_old && theirs.is_none_or(|theirs| theirs.stamp < local.stamp)
+            let is_later = theirs.is_none_or(|theirs| theirs.stamp < local.stamp);
+            !is_old && is_later && !self.pending.is_counting(&hash.name, local.key)
         };
         if record.is_some_and(|record| record.entries().any(is_lacking)) {
             self.pending.mark_all(&hash.name);
@@ -246,7 +272,7 @@ impl TraitRedis {
         now: SystemTime,
         inform: Inform<'_>,
     ) {
-        change.entries.iter().for_each(|entry| self.pending.merged(name, entry));
+        change.entries.iter().for_each(|entry| self.pending.read(name, entry));
         if !memory.merge(change, now, inform) {
             self.metrics.traits.redis_refused.add(1);
         }
@@ -298,24 +324,33 @@ impl TraitRedis {
             }
         }
         self.position.1 = entry.id;
+        self.pending.settle(entry.id);
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let now =
             u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(self.offset);
         self.metrics.traits.redis_lag_ms.set(now.saturating_sub(entry.id.milliseconds));
     }
 
-    /// Records that Redis has a batch.
-    fn written(&mut self, known: &str) {
-        let Some(batch) = self.in_flight.pop_front() else { return };
-        for (write, was_there) in batch.iter().zip(known.bytes()) {
-            match was_there {
-                // Another process has made it too, or this one had removed it: there are more keys.
-                b'1' if write.makes && !write.is_whole => {
-                    self.to_fetch.insert(write.name.clone());
-                }
-                b'0' if !write.makes && write.erased.is_none() => self.pending.restore(write),
-                _ => {}
+    /// Records that Redis has a batch, or had it, if these data are not there any more.
+    fn written(&mut self, generation: &str, id: Option<StreamId>, known: &str) {
+        let Some((sequence, batch)) = self.in_flight.pop_front() else { return };
+        let is_current = generation == self.position.0;
+        for (index, write) in batch.iter().enumerate() {
+            let was_there = known.as_bytes().get(index);
+            // Another process has made it too, or this one had removed it: there are more keys.
+            if was_there == Some(&b'1') && write.makes && !write.is_whole {
+                self.to_fetch.insert(write.name.clone());
             }
+            let is_refused = was_there == Some(&b'0') && !write.makes && write.erased.is_none();
+            let answer = match id {
+                _ if is_refused || !is_current => Answer::NotStored,
+                Some(id) => Answer::Stored(id),
+                None => Answer::Settled,
+            };
+            self.pending.answered(write, sequence, answer);
+        }
+        if is_current {
+            self.pending.settle(self.position.1);
         }
     }
 
@@ -359,12 +394,12 @@ impl TraitRedis {
             }
         }
         while self.in_flight.len() < IN_FLIGHT_MAX && self.pending.len() > 0 {
-            let batch = Arc::new(self.pending.take_batch(memory, now));
+            let batch = Arc::new(self.pending.take_batch(memory, now, self.sequence + 1));
             if batch.is_empty() {
                 continue;
             }
             self.sequence += 1;
-            self.in_flight.push_back(batch.clone());
+            self.in_flight.push_back((self.sequence, batch.clone()));
             // The channel has capacity for all batches, and an order to read.
             if orders.try_send(RedisOrder::Write { sequence: self.sequence, batch }).is_err() {
                 break;
@@ -382,7 +417,7 @@ impl TraitRedis {
             }
             self.receive(memory, now, REPORT_WAIT, inform);
         }
-        let in_flight: usize = self.in_flight.iter().map(|batch| batch.len()).sum();
+        let in_flight: usize = self.in_flight.iter().map(|(_, batch)| batch.len()).sum();
         let left = self.pending.len() + in_flight;
         if left > 0 {
             let fields: [(_, &dyn Display); 2] =
@@ -405,7 +440,7 @@ impl TraitRedis {
 
     fn measure(&mut self) {
         let metrics = &self.metrics.traits;
-        let in_flight: usize = self.in_flight.iter().map(|batch| batch.len()).sum();
+        let in_flight: usize = self.in_flight.iter().map(|(_, batch)| batch.len()).sum();
         metrics.redis_unsent.set((self.pending.len() + in_flight) as u64);
         metrics.redis_dropped.add(self.pending.take_dropped());
     }
@@ -430,7 +465,7 @@ impl TraitSink for TraitRedis {
         if changes.kind == ChangeKind::Erased && self.erasures.len() < ERASURES_MAX {
             self.erasures.insert(wire::name(changes.environment, identifier).into(), changes.stamp);
         }
-        if let Some(loading) = &mut self.loading {
+        if let Some(loading) = self.loading.as_mut().filter(|_| changes.kind != ChangeKind::Seen) {
             loading.protect(&wire::name(changes.environment, identifier));
         }
         self.pending.changed(changes);

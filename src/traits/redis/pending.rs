@@ -1,22 +1,18 @@
 //! What Redis does not have yet: names of identities, and since when their keys differ. The values are in the
-//! table, so that an outage of any length takes no more memory than the table has.
-//!
-//! Increments are kept as amounts: Redis adds them, so that those of several proxies count.
+//! table, so that an outage of any length takes no more memory than the table has. Increments are kept as
+//! amounts ([`Increments`]).
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::engine::evaluate::TraitValue;
 use crate::trait_table::{Entry, Stamp};
-use crate::traits::memory::{ChangeKind, TraitChanges, TraitMemory, unix_seconds};
+use crate::traits::memory::{Addition, ChangeKind, TraitChanges, TraitMemory, unix_seconds};
+use crate::traits::redis::increments::{Answer, Increments};
 use crate::traits::redis::wire;
+use crate::traits::redis::wire::{Name, StreamId};
 
 /// Identities and bytes of a batch. A larger one would delay the other clients of Redis.
 const BATCH_IDENTITIES_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 64 * 1024;
-
-/// The client-side key and the identifier, as in Redis ([`wire::name`]).
-pub type Name = Arc<str>;
 
 #[derive(Debug, Default)]
 struct PendingIdentity {
@@ -27,47 +23,13 @@ struct PendingIdentity {
     is_new: bool,
     /// Everything that is kept of it is sent.
     is_whole: bool,
-    additions: Vec<PendingAddition>,
-}
-
-/// What was added to a key since it was last sent.
-#[derive(Clone, Debug)]
-pub struct PendingAddition {
-    key: Box<str>,
-    /// What it was added to, with its stamp. `None`: there was no value.
-    base: Option<(Stamp, String)>,
-    amount: i64,
-    stamp: Stamp,
 }
 
 impl PendingIdentity {
-    /// Whether Redis lacks more than that the identity was seen.
-    fn has_changes(&self) -> bool {
-        self.since.is_some() || self.erased.is_some() || self.is_new || !self.additions.is_empty()
-    }
-
-    fn set(&mut self, entries: &[Entry<'_>]) {
+    fn lacks<'a>(&mut self, entries: impl Iterator<Item = Entry<'a>>) {
         for entry in entries {
-            self.additions.retain(|addition| *addition.key != *entry.key);
             self.since = Some(self.since.map_or(entry.stamp, |since| since.min(entry.stamp)));
         }
-    }
-
-    fn add(&mut self, entry: &Entry<'_>, amount: i64, before: Option<Stamp>) {
-        let known = self.additions.iter_mut().find(|addition| *addition.key == *entry.key);
-        if let Some(known) = known
-            && let Some(sum) = known.amount.checked_add(amount)
-        {
-            (known.amount, known.stamp) = (sum, entry.stamp);
-            return;
-        }
-        let base = |stamp| {
-            let Some(TraitValue::Int(sum)) = entry.value else { return None };
-            let value = Some(TraitValue::Int(sum.wrapping_sub(amount)));
-            Some((stamp, wire::value(&Entry { value, stamp, ..*entry })))
-        };
-        let base = before.and_then(base);
-        self.additions.push(PendingAddition { key: entry.key.into(), base, amount, stamp: entry.stamp });
     }
 }
 
@@ -83,8 +45,6 @@ pub struct IdentityWrite {
     pub erased: Option<Stamp>,
     /// `=` or `+` with the key, and the value.
     pub fields: Vec<(String, String)>,
-    /// Those of the fields that add.
-    pub additions: Vec<PendingAddition>,
 }
 
 /// All identities that Redis lacks something of, the oldest first.
@@ -92,6 +52,7 @@ pub struct IdentityWrite {
 pub struct Pending {
     identities: HashMap<Name, PendingIdentity>,
     order: VecDeque<Name>,
+    increments: Increments,
     count_max: usize,
     /// Identities whose changes were dropped since the last [`take_dropped`](Self::take_dropped).
     dropped: u64,
@@ -99,15 +60,24 @@ pub struct Pending {
 
 impl Pending {
     pub fn new(count_max: usize) -> Self {
-        Self { identities: HashMap::new(), order: VecDeque::new(), count_max, dropped: 0 }
+        let (identities, order, increments) = Default::default();
+        Self { identities, order, increments, count_max, dropped: 0 }
     }
 
     pub fn len(&self) -> usize {
         self.identities.len()
     }
 
-    pub fn contains(&self, name: &str) -> bool {
-        self.identities.contains_key(name)
+    /// Whether Redis lacks more of an identity than that it was seen.
+    fn has_changes(&self, name: &str, pending: &PendingIdentity) -> bool {
+        let PendingIdentity { since, erased, is_new, .. } = pending;
+        since.is_some() || erased.is_some() || *is_new || self.increments.has_unsent(name)
+    }
+
+    /// The identities that were changed: Redis lacks more of them than that they were seen.
+    pub fn changed_names(&self) -> impl Iterator<Item = &Name> {
+        let changed = self.identities.iter().filter(|(name, pending)| self.has_changes(name, pending));
+        changed.map(|(name, _)| name)
     }
 
     pub fn take_dropped(&mut self) -> u64 {
@@ -120,30 +90,42 @@ impl Pending {
         let name = wire::name(changes.environment, identifier);
         if changes.kind == ChangeKind::Evicted {
             let removed = self.identities.remove(&*name);
-            self.dropped += u64::from(removed.is_some_and(|pending| pending.has_changes()));
+            self.dropped += u64::from(removed.is_some_and(|pending| self.has_changes(&name, &pending)));
+            self.increments.forget(&name);
             return;
         }
         let Some(pending) = self.entry(&name) else { return };
-        let entries: Vec<Entry<'_>> = changes.entries.iter().collect();
-        match (changes.kind, changes.addition) {
-            (ChangeKind::Erased, _) => {
+        match changes.kind {
+            ChangeKind::Erased => {
                 *pending = PendingIdentity { erased: Some(changes.stamp), ..PendingIdentity::default() };
+                self.increments.forget(&name);
             }
-            (ChangeKind::Written, Some(addition)) => {
+            ChangeKind::Written => {
                 pending.is_new |= !changes.record.head().is_promoted;
-                // The record has the birth of the key, which the entries of a write do not have.
-                for entry in &entries {
-                    let stored = changes.record.entries().find(|stored| stored.key == entry.key);
-                    pending.add(&stored.unwrap_or(*entry), addition.amount, addition.before);
+                match changes.addition {
+                    None => {
+                        pending.lacks(changes.entries.iter());
+                        changes.entries.iter().for_each(|entry| self.increments.replaced(&name, entry.key));
+                    }
+                    Some(addition) => self.added(&name, changes, addition),
                 }
             }
-            (ChangeKind::Written, None) => {
-                pending.is_new |= !changes.record.head().is_promoted;
-                pending.set(&entries);
-            }
             // Another store of this process was read late.
-            (ChangeKind::Merged, _) => pending.set(&entries),
-            (ChangeKind::Seen | ChangeKind::ErasedElsewhere | ChangeKind::Evicted, _) => {}
+            ChangeKind::Merged => {
+                pending.lacks(changes.entries.iter());
+                changes.entries.iter().for_each(|entry| self.increments.read(&name, &entry));
+            }
+            ChangeKind::Seen | ChangeKind::ErasedElsewhere | ChangeKind::Evicted => {}
+        }
+    }
+
+    fn added(&mut self, name: &str, changes: &TraitChanges<'_>, addition: Addition) {
+        let Some((name, _)) = self.identities.get_key_value(name) else { return };
+        for entry in changes.entries.iter() {
+            // The record has the birth of the key, which the entries of a write do not have.
+            let stored = changes.record.entries().find(|stored| stored.key == entry.key);
+            let Addition { amount, before } = addition;
+            self.increments.add(name, &stored.unwrap_or(entry), amount, before);
         }
     }
 
@@ -154,30 +136,35 @@ impl Pending {
         }
     }
 
-    /// As [`mark_all`](Self::mark_all), for a write that Redis did not take, because it does not have the
-    /// identity. What it adds is added again.
-    pub fn restore(&mut self, write: &IdentityWrite) {
-        self.mark_all(&write.name);
-        let Some(pending) = self.identities.get_mut(&write.name) else { return };
-        for earlier in &write.additions {
-            let later = pending.additions.iter_mut().find(|addition| addition.key == earlier.key);
-            match later {
-                Some(later) => {
-                    later.amount = later.amount.saturating_add(earlier.amount);
-                    later.base = later.base.take().min(earlier.base.clone());
-                }
-                None => pending.additions.push(earlier.clone()),
-            }
+    /// Records the answer to a write of the batch with this number.
+    pub fn answered(&mut self, write: &IdentityWrite, sequence: u64, answer: Answer) {
+        self.increments.answered(&write.name, sequence, answer);
+        // What is only a record that the identity was seen must not bring it back: it was erased.
+        if answer == Answer::NotStored && !write.fields.is_empty() {
+            self.mark_all(&write.name);
         }
     }
 
-    /// Records a value of another process, to which what is added here is added.
-    pub fn merged(&mut self, name: &str, entry: &Entry<'_>) {
-        let Some(pending) = self.identities.get_mut(name) else { return };
-        let addition = pending.additions.iter_mut().find(|addition| *addition.key == *entry.key);
-        if let Some(addition) = addition.filter(|_| matches!(entry.value, Some(TraitValue::Int(_)))) {
-            addition.base = Some((entry.stamp, wire::value(entry)));
+    /// Records a value that Redis has, or had.
+    pub fn read(&mut self, name: &str, entry: &Entry<'_>) {
+        self.increments.read(name, entry);
+    }
+
+    /// The stream was read up to this entry.
+    pub fn settle(&mut self, position: StreamId) {
+        self.increments.settle(position);
+    }
+
+    /// Redis has lost entries of the stream that were not read yet.
+    pub fn lost(&mut self) {
+        for name in self.increments.lost() {
+            self.entry(&name);
         }
+    }
+
+    /// Whether the table has a sum of this key that is not the value of Redis.
+    pub fn is_counting(&self, name: &str, key: &str) -> bool {
+        self.increments.has(name, key)
     }
 
     fn entry(&mut self, name: &str) -> Option<&mut PendingIdentity> {
@@ -198,13 +185,13 @@ impl Pending {
         self.identities.get_mut(name)
     }
 
-    /// Takes the next writes, with their values from the table.
-    pub fn take_batch(&mut self, memory: &TraitMemory, now: SystemTime) -> Vec<IdentityWrite> {
+    /// Takes the next writes, with their values from the table. `sequence` is the number of their batch.
+    pub fn take_batch(&mut self, memory: &TraitMemory, now: SystemTime, sequence: u64) -> Vec<IdentityWrite> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < BATCH_IDENTITIES_MAX && bytes < BATCH_BYTES_MAX {
             let Some(name) = self.order.pop_front() else { break };
             let Some(pending) = self.identities.remove(&name) else { continue };
-            if let Some(write) = write_of(name, pending, memory, now) {
+            if let Some(write) = self.write_of(name, &pending, memory, now, sequence) {
                 bytes += write.name.len() + 100;
                 bytes += write.fields.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
                 batch.push(write);
@@ -212,48 +199,49 @@ impl Pending {
         }
         batch
     }
-}
 
-/// `None`: the identity is not in the table any more, so that there is nothing to write.
-fn write_of(
-    name: Name,
-    pending: PendingIdentity,
-    memory: &TraitMemory,
-    now: SystemTime,
-) -> Option<IdentityWrite> {
-    let (environment, identifier) = wire::parse_name(&name)?;
-    let record = memory.table().find(environment, identifier);
-    if record.is_none() && pending.erased.is_none() {
-        return None;
-    }
-    let mut fields = Vec::new();
-    for entry in record.iter().flat_map(|record| record.entries()) {
-        let is_added = pending.additions.iter().any(|addition| *addition.key == *entry.key);
-        if pending.since.is_some_and(|since| entry.stamp >= since) && !is_added {
-            fields.push((format!("={}", entry.key), wire::value(&entry)));
+    /// `None`: the identity is not in the table any more, so that there is nothing to write.
+    fn write_of(
+        &mut self,
+        name: Name,
+        pending: &PendingIdentity,
+        memory: &TraitMemory,
+        now: SystemTime,
+        sequence: u64,
+    ) -> Option<IdentityWrite> {
+        let (environment, identifier) = wire::parse_name(&name)?;
+        let record = memory.table().find(environment, identifier);
+        if record.is_none() {
+            self.increments.forget(&name);
         }
+        if record.is_none() && pending.erased.is_none() {
+            return None;
+        }
+        let is_lacking = |entry: &Entry<'_>| {
+            pending.since.is_some_and(|since| entry.stamp >= since) && !self.is_counting(&name, entry.key)
+        };
+        let entries = record.iter().flat_map(|record| record.entries()).filter(is_lacking);
+        let mut fields: Vec<_> =
+            entries.map(|entry| (format!("={}", entry.key), wire::value(&entry))).collect();
+        fields.extend(self.increments.take(&name, pending.since, sequence));
+        let seen = record.map_or(unix_seconds(now), |record| record.head().seen);
+        let makes = (pending.is_new || pending.is_whole) && record.is_some();
+        let PendingIdentity { is_whole, erased, .. } = *pending;
+        Some(IdentityWrite { name, makes, is_whole, seen, erased, fields })
     }
-    for addition in pending.additions.iter().filter(|_| record.is_some()) {
-        let base = addition.base.as_ref();
-        let base = base.filter(|(stamp, _)| pending.since.is_some_and(|since| *stamp >= since));
-        fields.extend(base.map(|(_, value)| (format!("={}", addition.key), value.clone())));
-        fields.push((format!("+{}", addition.key), wire::addition(addition.stamp, addition.amount)));
-    }
-    let seen = record.map_or(unix_seconds(now), |record| record.head().seen);
-    let makes = (pending.is_new || pending.is_whole) && record.is_some();
-    let PendingIdentity { is_whole, erased, additions, .. } = pending;
-    Some(IdentityWrite { name, makes, is_whole, seen, erased, fields, additions })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::evaluate::TraitValue;
     use crate::trait_table::{Changes, TraitOperation, TraitWrite};
     use crate::traits::accounts::AccountLimits;
 
     struct Table {
         memory: TraitMemory,
         pending: Pending,
+        batches: Vec<Vec<IdentityWrite>>,
     }
 
     impl Table {
@@ -261,7 +249,7 @@ mod tests {
             let limits = AccountLimits { identities_max: 1000, bytes_max: 1 << 20 };
             let mut memory = TraitMemory::new(1, limits, 7);
             memory.keeps_tombstones = true;
-            Self { memory, pending: Pending::new(100) }
+            Self { memory, pending: Pending::new(100), batches: Vec::new() }
         }
 
         fn apply(&mut self, operation: TraitOperation) {
@@ -279,10 +267,21 @@ mod tests {
             self.apply(TraitOperation::Add { key: key.into(), amount });
         }
 
+        fn batch(&mut self) -> &[IdentityWrite] {
+            let sequence = self.batches.len() as u64;
+            self.batches.push(self.pending.take_batch(&self.memory, SystemTime::now(), sequence));
+            self.batches.last().expect("a batch")
+        }
+
+        fn answer(&mut self, sequence: usize, answer: Answer) {
+            for write in &self.batches[sequence] {
+                self.pending.answered(write, sequence as u64, answer);
+            }
+        }
+
         /// The operation and key of each field, with its number.
         fn take(&mut self) -> Vec<(String, String)> {
-            let batch = self.pending.take_batch(&self.memory, SystemTime::now());
-            let fields = batch.into_iter().flat_map(|write| write.fields);
+            let fields = self.batch().iter().flat_map(|write| write.fields.clone());
             let text = |key: &str, value: &str| {
                 let at = if key.starts_with('+') { 24 } else { 40 };
                 value[at..].to_owned()
@@ -324,16 +323,58 @@ mod tests {
         assert_eq!(table.take(), pairs(&[("=n", "i0"), ("+m", "6")]), "a value replaces an increment");
         table.add("n", 7);
         table.pending.mark_all("e jane");
-        assert_eq!(table.take(), pairs(&[("=m", "i6"), ("=n", "i0"), ("+n", "7")]));
-        // Redis did not have the identity: both increments are sent again, on what was there before them.
+        assert_eq!(table.take(), pairs(&[("=n", "i0"), ("+n", "7")]), "the sum of m is not settled");
+    }
+
+    fn id(milliseconds: u64) -> StreamId {
+        StreamId { milliseconds, counter: 0 }
+    }
+
+    #[test]
+    fn increments_under_way_are_in_no_value_and_sent_again_only_if_redis_does_not_have_them() {
+        let mut table = Table::new();
+        table.set("n", Some(10));
         table.add("n", 1);
-        let first = table.pending.take_batch(&table.memory, SystemTime::now());
+        assert_eq!(table.take(), pairs(&[("=n", "i10"), ("+n", "1")]));
+        table.answer(0, Answer::Stored(id(1)));
+        table.pending.settle(id(1));
+        table.pending.mark_all("e jane");
+        assert_eq!(table.take(), pairs(&[("=n", "i11")]), "the stream has brought the sum");
+        // Two batches are under way while a third increment waits. Redis does not have the identity.
+        table.add("n", 1);
+        table.batch();
         table.add("n", 2);
-        let second = table.pending.take_batch(&table.memory, SystemTime::now());
+        table.batch();
         table.add("n", 3);
-        table.pending.restore(&first[0]);
-        table.pending.restore(&second[0]);
-        assert_eq!(table.take(), pairs(&[("=m", "i6"), ("=n", "i7"), ("+n", "6")]));
+        table.pending.mark_all("e jane");
+        assert_eq!(table.take(), pairs(&[("=n", "i11"), ("+n", "3")]));
+        table.answer(2, Answer::NotStored);
+        table.answer(3, Answer::NotStored);
+        assert_eq!(table.take(), pairs(&[("=n", "i11"), ("+n", "3")]));
+        // The last two have made it. One is read; then Redis loses its data.
+        table.answer(4, Answer::Stored(id(5)));
+        table.answer(5, Answer::Stored(id(6)));
+        table.pending.settle(id(5));
+        table.pending.lost();
+        table.pending.mark_all("e jane");
+        assert_eq!(table.take(), pairs(&[("=n", "i11"), ("+n", "3")]));
+        table.answer(6, Answer::Settled);
+        assert!(!table.pending.is_counting("e jane", "n"));
+    }
+
+    #[test]
+    fn a_record_of_a_read_is_not_repeated() {
+        let mut table = Table::new();
+        table.set("a", Some(1));
+        table.batch();
+        table.apply(TraitOperation::Touch);
+        assert_eq!((table.pending.len(), table.pending.changed_names().count()), (1, 0));
+        let [write] = table.batch() else { panic!("one write") };
+        assert!(write.fields.is_empty() && !write.makes);
+        table.answer(1, Answer::NotStored);
+        assert_eq!(table.pending.len(), 0, "the identity was erased");
+        table.answer(0, Answer::NotStored);
+        assert_eq!(table.take(), pairs(&[("=a", "i1")]));
     }
 
     #[test]
@@ -341,12 +382,12 @@ mod tests {
         let mut table = Table::new();
         table.set("a", Some(1));
         table.apply(TraitOperation::Erase);
-        let batch = table.pending.take_batch(&table.memory, SystemTime::now());
+        let batch = table.batch();
         assert!(batch[0].erased.is_some() && batch[0].fields.is_empty() && !batch[0].makes);
         table.apply(TraitOperation::Erase);
         table.set("b", Some(1));
-        let batch = table.pending.take_batch(&table.memory, SystemTime::now());
-        let [write] = &batch[..] else { panic!("{batch:?}") };
+        let batch = table.batch();
+        let [write] = batch else { panic!("{batch:?}") };
         assert!(write.erased.is_some() && write.makes);
         assert_eq!(write.fields.len(), 1);
     }
@@ -368,6 +409,6 @@ mod tests {
             table.memory.sweep(10, later, &mut |changes| table.pending.changed(changes));
         }
         assert_eq!((table.pending.len(), table.pending.take_dropped()), (0, 100));
-        assert!(table.pending.take_batch(&table.memory, later).is_empty());
+        assert!(table.pending.take_batch(&table.memory, later, 1).is_empty());
     }
 }

@@ -13,8 +13,9 @@ use crate::limits::BACKOFF_URGENT_MAX;
 use crate::schedule::{Retry, Schedule, jitter};
 use crate::traits::redis::client::{RedisFault, RedisTarget, clock_offset};
 use crate::traits::redis::link::{
-    RedisReport, ReloadReason, SharedState, Side, StoredHash, StreamEntry, StreamId, report,
+    RedisReport, ReloadReason, SharedState, Side, StoredHash, StreamEntry, report,
 };
+use crate::traits::redis::wire::StreamId;
 
 /// Longest wait for a change: then the generation is checked.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -170,8 +171,10 @@ impl StreamReader {
     ) -> Result<(), RedisFault> {
         self.unfinished = Some(reason);
         let position = self.last_id(connection)?;
-        self.shared.set_generation(generation);
-        report(&self.reports, RedisReport::Reload(reason))?;
+        // In this order: the store thread gets the name of the data before an answer about them.
+        let generation = generation.to_owned();
+        report(&self.reports, RedisReport::Reload { reason, generation: generation.clone(), position })?;
+        self.shared.set_generation(&generation);
         let mut cursor = "0".to_owned();
         loop {
             let (next, keys): (String, Vec<String>) = cmd("SCAN")

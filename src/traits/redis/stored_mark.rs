@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::trait_table::Stamp;
-use crate::traits::redis::link::StreamId;
+use crate::traits::redis::wire::StreamId;
 
 const FILE: &str = "redis-1";
 

@@ -2,12 +2,37 @@
 //!
 //! Everything is text, so that an operator can read it and Lua can compare it. `merge.lua` reads and writes
 //! the same.
+use std::sync::Arc;
+
 use crate::engine::evaluate::TraitValue;
 use crate::trait_table::{Entry, Stamp};
 
 const CLOCK_CHARS: usize = 16;
 const STAMP_CHARS: usize = 24;
 const KIND_AT: usize = STAMP_CHARS + CLOCK_CHARS;
+
+/// The client-side key and the identifier ([`name`]).
+pub type Name = Arc<str>;
+
+/// An id of the stream: milliseconds and a counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId {
+    pub milliseconds: u64,
+    pub counter: u64,
+}
+
+impl StreamId {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (milliseconds, counter) = text.split_once('-')?;
+        Some(Self { milliseconds: milliseconds.parse().ok()?, counter: counter.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for StreamId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.milliseconds, self.counter)
+    }
+}
 
 /// A stamp as text: comparing texts compares stamps.
 pub fn stamp(stamp: Stamp) -> String {

@@ -11,10 +11,11 @@ use crate::limits::BACKOFF_URGENT_MAX;
 use crate::schedule::{Retry, Schedule, jitter};
 use crate::traits::memory::TOMBSTONE_AGE_MAX;
 use crate::traits::redis::client::{RedisFault, RedisTarget};
-use crate::traits::redis::link::{RedisOrder, RedisReport, SharedState, Side, StoredHash, StreamId, report};
-use crate::traits::redis::pending::{IdentityWrite, Name};
+use crate::traits::redis::link::{RedisOrder, RedisReport, SharedState, Side, StoredHash, report};
+use crate::traits::redis::pending::IdentityWrite;
 use crate::traits::redis::reader::{fetch, pause};
 use crate::traits::redis::wire;
+use crate::traits::redis::wire::{Name, StreamId};
 
 /// Changes that are kept for proxies that were away. Beyond: they read all identities.
 const STREAM_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -74,8 +75,9 @@ impl RedisWriter {
         while !self.shared.is_stopped() {
             let done = match self.orders.recv_timeout(UPKEEP_INTERVAL) {
                 Ok(RedisOrder::Write { sequence, batch }) => self.until_done(|writer, connection| {
-                    let known = writer.write(connection, sequence, &batch)?;
-                    report(&writer.reports, RedisReport::Written { known })
+                    let generation = writer.shared.generation();
+                    let (id, known) = writer.write(connection, &generation, sequence, &batch)?;
+                    report(&writer.reports, RedisReport::Written { generation, id, known })
                 }),
                 Ok(RedisOrder::Fetch(names)) => self.until_done(|writer, connection| {
                     let hashes = writer.fetch(connection, &names)?;
@@ -140,18 +142,20 @@ impl RedisWriter {
         }
     }
 
-    /// Writes a batch once. Returns for each identity whether it was there; empty if the batch was there.
+    /// Writes a batch once. Returns its entry in the stream, if it has one, and for each identity whether it
+    /// was there; empty if the batch was there.
     fn write(
         &mut self,
         connection: &mut Connection,
+        generation: &str,
         sequence: u64,
         batch: &[IdentityWrite],
-    ) -> Result<String, RedisFault> {
+    ) -> Result<(Option<StreamId>, String), RedisFault> {
         let key = |name: &str| self.target.key(name);
         let mut call = self.merge.prepare_invoke();
         call.key(key("generation")).key(key("stream"));
         call.key(key(&format!("writer:{}", self.writer_id))).key(key("tombstones"));
-        call.arg(self.shared.generation()).arg(sequence).arg(&self.writer_id);
+        call.arg(generation).arg(sequence).arg(&self.writer_id);
         call.arg(self.target.ttl_seconds).arg(TOMBSTONE_AGE_MAX.as_secs());
         for write in batch {
             call.key(self.target.identity_key(&write.name));
@@ -162,13 +166,14 @@ impl RedisWriter {
             }
         }
         let (id, known): (String, String) = call.invoke(connection)?;
-        if let Some(id) = StreamId::parse(&id) {
+        let id = StreamId::parse(&id);
+        if let Some(id) = id {
             self.shared.set_written(id);
             if batch.iter().any(|write| write.erased.is_some()) {
                 self.erasure = Some((id, clock::instant() + ERASURE_DELAY));
             }
         }
-        Ok(known)
+        Ok((id, known))
     }
 
     fn fetch(&self, connection: &mut Connection, names: &[Name]) -> Result<Vec<StoredHash>, RedisFault> {
