@@ -7,6 +7,7 @@ mod client;
 mod increments;
 mod link;
 mod loading;
+mod outage;
 mod pending;
 mod reader;
 mod stored_mark;
@@ -140,9 +141,7 @@ impl TraitRedis {
             orders,
             to_store.clone(),
         );
-        let writer_id = self.writer_id.clone();
-        let reader =
-            StreamReader { target, writer_id, shared, reports: to_store, position: None, unfinished: None };
+        let reader = StreamReader::new(target, self.writer_id.clone(), shared, to_store);
         thread::Builder::new().name("traits-read".into()).spawn(move || reader.run())?;
         thread::Builder::new().name("traits-write".into()).spawn(move || writer.run())?;
         (self.orders, self.reports) = (Some(to_writer), Some(reports));

@@ -3,18 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::{Connection, cmd};
 
 use crate::clock;
 use crate::limits::BACKOFF_URGENT_MAX;
-use crate::schedule::{Retry, Schedule, jitter};
 use crate::traits::redis::client::{RedisFault, RedisTarget, clock_offset};
 use crate::traits::redis::link::{
     RedisReport, ReloadReason, SharedState, Side, StoredHash, StreamEntry, report,
 };
+use crate::traits::redis::outage::Outage;
 use crate::traits::redis::wire::StreamId;
 
 /// Longest wait for a change: then the generation is checked.
@@ -22,42 +21,48 @@ const BLOCK: Duration = Duration::from_secs(1);
 /// Entries of the stream that are read at a time, and identities of a reload.
 const ENTRIES_MAX: usize = 16;
 const SCAN_COUNT: usize = 500;
-/// How often a waiting thread checks whether the process ends.
-const STOP_CHECK: Duration = Duration::from_millis(100);
 
 /// What `XREAD` and `XRANGE` return: ids with their fields.
 type Entries = Vec<(String, HashMap<String, String>)>;
 
 pub struct StreamReader {
-    pub target: RedisTarget,
-    pub writer_id: String,
-    pub shared: Arc<SharedState>,
-    pub reports: SyncSender<RedisReport>,
+    target: RedisTarget,
+    writer_id: String,
+    shared: Arc<SharedState>,
+    reports: SyncSender<RedisReport>,
+    outage: Outage,
     /// The last entry that was read. `None`: none yet.
-    pub position: Option<StreamId>,
+    position: Option<StreamId>,
     /// A reload that a lost connection has ended.
-    pub unfinished: Option<ReloadReason>,
+    unfinished: Option<ReloadReason>,
 }
 
 impl StreamReader {
+    pub fn new(
+        target: RedisTarget,
+        writer_id: String,
+        shared: Arc<SharedState>,
+        reports: SyncSender<RedisReport>,
+    ) -> Self {
+        let outage = Outage::new(Side::Reader, shared.clone(), reports.clone());
+        Self { target, writer_id, shared, reports, outage, position: None, unfinished: None }
+    }
+
     /// Runs until the store thread ends: connects again for ever.
     pub fn run(mut self) {
-        let mut schedule = Schedule::new(BACKOFF_URGENT_MAX, clock::instant());
         while !self.shared.is_stopped() {
             let began = clock::instant();
             let fault = match self.session() {
-                Ok(()) | Err(RedisFault::Stopped) => return,
+                Ok(()) => return,
                 Err(fault) => fault,
             };
             // A connection that served for a while was not a failed attempt.
             if clock::elapsed(began) > BACKOFF_URGENT_MAX {
-                schedule.succeeded(began, clock::instant(), 0.0);
+                self.outage.reset();
             }
-            if report(&self.reports, RedisReport::Failed(Side::Reader, fault)).is_err() {
+            if self.outage.failed(fault).is_err() {
                 return;
             }
-            schedule.failed(clock::instant(), Retry::Empty, None, jitter());
-            pause(schedule.due(), &self.shared);
         }
     }
 
@@ -70,7 +75,7 @@ impl StreamReader {
             self.reload(&mut connection, reason, &generation)?;
         }
         self.synced(&generation)?;
-        report(&self.reports, RedisReport::Recovered(Side::Reader))?;
+        self.outage.ended()?;
         let mut checked_at = clock::instant();
         while !self.shared.is_stopped() {
             let entries = self.read(&mut connection)?;
@@ -238,15 +243,4 @@ pub fn fetch(
     let named = named
         .filter_map(|(key, fields)| Some(StoredHash { name: target.identity_name(key)?.to_owned(), fields }));
     Ok(named.collect())
-}
-
-/// Waits until then, or until the process ends.
-pub fn pause(until: Instant, shared: &SharedState) {
-    while !shared.is_stopped() {
-        let left = until.saturating_duration_since(clock::instant());
-        if left.is_zero() {
-            return;
-        }
-        thread::sleep(left.min(STOP_CHECK));
-    }
 }

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 use redis::{Connection, Script, cmd};
 
 use crate::clock;
-use crate::limits::BACKOFF_URGENT_MAX;
-use crate::schedule::{Retry, Schedule, jitter};
 use crate::traits::memory::TOMBSTONE_AGE_MAX;
 use crate::traits::redis::client::{RedisFault, RedisTarget};
 use crate::traits::redis::link::{RedisOrder, RedisReport, SharedState, Side, StoredHash, report};
+use crate::traits::redis::outage::{Outage, pause};
 use crate::traits::redis::pending::IdentityWrite;
-use crate::traits::redis::reader::{fetch, pause};
+use crate::traits::redis::reader::fetch;
 use crate::traits::redis::wire;
 use crate::traits::redis::wire::{Name, StreamId};
 
@@ -36,8 +35,7 @@ pub struct RedisWriter {
     orders: Receiver<RedisOrder>,
     reports: SyncSender<RedisReport>,
     connection: Option<Connection>,
-    schedule: Schedule,
-    is_failing: bool,
+    outage: Outage,
     merge: Script,
     purge: Script,
     upkeep_at: Instant,
@@ -53,7 +51,7 @@ impl RedisWriter {
         orders: Receiver<RedisOrder>,
         reports: SyncSender<RedisReport>,
     ) -> Self {
-        let now = clock::instant();
+        let (now, outage) = (clock::instant(), Outage::new(Side::Writer, shared.clone(), reports.clone()));
         Self {
             target,
             writer_id,
@@ -61,8 +59,7 @@ impl RedisWriter {
             orders,
             reports,
             connection: None,
-            schedule: Schedule::new(BACKOFF_URGENT_MAX, now),
-            is_failing: false,
+            outage,
             merge: Script::new(include_str!("merge.lua")),
             purge: Script::new(include_str!("purge.lua")),
             upkeep_at: now + UPKEEP_INTERVAL,
@@ -121,13 +118,9 @@ impl RedisWriter {
             }) {
                 Ok(connection) => {
                     self.connection = Some(connection);
-                    self.schedule.succeeded(clock::instant(), clock::instant(), 0.0);
-                    if std::mem::take(&mut self.is_failing) {
-                        report(&self.reports, RedisReport::Recovered(Side::Writer))?;
-                    }
-                    return Ok(());
+                    self.outage.reset();
+                    return self.outage.ended();
                 }
-                Err(RedisFault::Stopped) => return Err(RedisFault::Stopped),
                 Err(RedisFault::OtherGeneration) => {
                     // The reader finds it too, and names the new data.
                     pause(clock::instant() + GENERATION_WAIT, &self.shared);
@@ -135,10 +128,7 @@ impl RedisWriter {
                 }
                 Err(fault) => fault,
             };
-            self.is_failing = true;
-            report(&self.reports, RedisReport::Failed(Side::Writer, fault))?;
-            self.schedule.failed(clock::instant(), Retry::Empty, None, jitter());
-            pause(self.schedule.due(), &self.shared);
+            self.outage.failed(fault)?;
         }
     }
 
