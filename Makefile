@@ -185,9 +185,13 @@ abuse: ## Prints what abusive callers cost beside honest ones, and judges it (5 
 	$(PYTHON) scripts/abuse.py $(if $(ABUSE_ONLY),--only "$(ABUSE_ONLY)")
 
 .PHONY: traits
-traits: ## Prints the memory of 1,000,000 identities with kept traits and their start from disk; 5,000,000 invented identities evict none seen twice; three proxies in namespaces around Redis (needs root, iproute2, redis-server; 10 minutes)
-	@TRAITS_IDENTITIES=1000000 TRAITS_INVENTED=5000000 TRAITS_FLEET=60 $(CARGO) test --locked --profile quick --test integration traits:: \
-		-- --nocapture --test-threads 1 trait_redis::fleet recorded_sequences 2>&1 | tee target/traits.txt | grep -E 'traits \||^test '
+traits: ## Measures kept traits, judges them and writes docs/traits.md: recorded sequences, 1,000,000 identities, 5,000,000 invented ones, kills, CPU, three proxies in namespaces around Redis (needs root, iproute2, redis-server; 15 minutes)
+	@mkdir -p target/traits
+	@cd bench && $(PYTHON) documents.py heavy > ../target/traits/heavy.json
+	@cd bench && $(PYTHON) -c 'import json, documents; print(json.dumps(documents.identity()))' > ../target/traits/heavy-body.json
+	@TRAITS_IDENTITIES=$${TRAITS_IDENTITIES:-1000000} TRAITS_INVENTED=$${TRAITS_INVENTED:-5000000} TRAITS_FLEET=$${TRAITS_FLEET:-60} \
+	  TRAITS_DOCUMENTS=$(CURDIR)/target/traits TABLES=$(CURDIR)/docs/traits.md $(CARGO) test --locked --profile quick --test integration \
+	  -- --nocapture --test-threads 1 traits:: trait_redis:: trait_forwarding:: 2>&1 | tee target/traits.txt | grep -E 'traits \||^test '
 	@grep -q '^test result: ok' target/traits.txt
 
 .PHONY: bench-swap
