@@ -22,7 +22,7 @@ COPY scripts/dist-tools scripts/
 RUN scripts/dist-tools cargo-auditable cargo-about
 # The dependencies, in a layer that is built again only when they change: the sources are empty files.
 COPY Cargo.toml Cargo.lock build.rs ./
-COPY scripts/release-build scripts/
+COPY scripts/release-build scripts/toolchain scripts/
 RUN mkdir -p src tests/sdk bench \
  && echo 'fn main() {}' | tee src/main.rs tests/main.rs tests/sdk/main.rs tests/allocation.rs tests/tidy.rs bench/counts.rs >/dev/null \
  && touch src/lib.rs \

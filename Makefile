@@ -244,7 +244,7 @@ readme: ## Writes the results of the latest run to the README
 # --- operate ---
 
 OPERATE_PARTS ?=
-MUSL = x86_64-unknown-linux-musl
+MUSL = $(shell uname -m)-unknown-linux-musl
 TARGET ?= $(MUSL)
 
 .PHONY: operate dist dist-tools reproducible audit
@@ -257,11 +257,11 @@ operate: .venv/operate/made-from.txt dist ## Tests the proxy with Prometheus, Ro
 	scripts/venv operate tests/operate/requirements.txt
 	@touch $@
 
-dist: dist-tools ## Builds executable, tar.gz, .deb, .rpm and checksums in target/dist, and tests the packages (TARGET=)
+dist: dist-tools ## Builds executable, tar.gz, .deb, .rpm and checksums in target/dist, and tests the packages (TARGET=aarch64-unknown-linux-musl)
 	scripts/dist $(TARGET)
 
-dist-tools: ## Installs the tools of `make dist` into target/tools
-	scripts/dist-tools
+dist-tools: ## Installs the tools of `make dist` into target/tools, and PyPI's ziglang for musl on another architecture (TARGET=)
+	TARGET=$(TARGET) scripts/dist-tools
 
 reproducible: ## Builds the release again in another folder, and fails unless it is byte-equal (TARGET=, PROFILE=)
 	scripts/reproducible $(TARGET)
