@@ -228,6 +228,11 @@ bench-engine: .venv/bench/made-from.txt ## Measures single evaluations against t
 	$(CARGO) build --release --manifest-path bench/engine/Cargo.toml --target-dir target/engine-bench
 	.venv/bench/bin/python bench/engine.py $(BENCH_FLAGS)
 
+.PHONY: bench-traits
+bench-traits: ## Measures the CPU time of requests with kept traits, and of the same without a store, in two minutes (needs wrk)
+	$(CARGO) build --release --locked
+	$(PYTHON) bench/kept_traits.py target/release/edge-proxy
+
 bench-gate: ## Counts the instructions of fixed workloads; fails if one exceeds the baseline by over 3 %
 	$(PYTHON) bench/gate.py
 

@@ -22,8 +22,11 @@ use edge_proxy::reactor::request_spans::{RequestSpans, SpanOutcome};
 use edge_proxy::snapshot::{Environment, Snapshot};
 use edge_proxy::spans;
 
+use crate::kept_traits::KeptTraits;
+
 #[path = "../tests/support/handler.rs"]
 mod handler;
+mod kept_traits;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,8 +36,11 @@ const CLIENT_KEY: &str = "BenchClientKey00000000";
 const FLAGS: &str = "/api/v1/flags/";
 const IDENTITIES: &str = "/api/v1/identities/";
 const DOCUMENT: &str = "/api/v1/environment-document/";
+const GET_ONE: &str = "/api/v1/identities/?identifier=bench-user";
+const GET_OTHER: &str = "/api/v1/identities/?identifier=other-user";
 
-/// Name, document, path, body, gzip accepted. `compile-heavy` and `read-*` do less than a request.
+/// Name, document, path, body, gzip accepted. `compile-heavy` and `read-*` do less than a request; `kept-*`
+/// have a store of traits.
 const CASES: &[(&str, &str, &str, Option<&str>, bool)] = &[
     ("liveness", "simple", "/proxy/health/liveness", None, false),
     ("flags-simple", "simple", FLAGS, None, false),
@@ -50,12 +56,22 @@ const CASES: &[(&str, &str, &str, Option<&str>, bool)] = &[
     ("identities-heavy-gzip", "heavy", IDENTITIES, Some("heavy-match"), true),
     ("identities-simple-gzip", "simple", IDENTITIES, Some("simple"), true),
     ("identities-heavy-gzip-varied", "heavy", IDENTITIES, Some("varied"), true),
+    ("identities-heavy-varied", "heavy", IDENTITIES, Some("changed"), false),
+    ("identities-get-heavy", "heavy", GET_ONE, None, false),
     ("identities-get-gzip", "simple", "/api/v1/identities/?identifier=user-000000", None, true),
     ("identities-splits-gzip-varied", "splits", IDENTITIES, Some("varied-few"), true),
     ("ofrep-heavy-gzip-varied", "heavy", "/ofrep/v1/evaluate/flags", Some("context"), true),
     ("identities-wide", "wide", "/api/v1/identities/?identifier=user-000000", None, false),
     ("identities-wide-gzip", "wide", "/api/v1/identities/?identifier=user-000000", None, true),
     ("identities-500-overrides", "overrides", IDENTITIES, Some("overridden"), false),
+    // With kept traits: sent again, of a new identity each time, one of them another one each time, in another order
+    // than that in which they are kept, not sent.
+    ("kept-heavy", "heavy", IDENTITIES, Some("heavy-match"), false),
+    ("kept-heavy-new-varied", "heavy", IDENTITIES, Some("varied"), false),
+    ("kept-heavy-changed-varied", "heavy", IDENTITIES, Some("changed"), false),
+    ("kept-heavy-merged-varied", "heavy", IDENTITIES, Some("changed"), false),
+    ("kept-get-heavy", "heavy", GET_ONE, None, false),
+    ("kept-get-none", "heavy", GET_OTHER, None, false),
     ("document-heavy", "heavy", DOCUMENT, None, false),
     ("read-get", "simple", FLAGS, None, false),
     ("read-get-new", "simple", FLAGS, None, false),
@@ -100,6 +116,8 @@ struct Way<'a> {
     is_varied: bool,
     /// Which requests have a span.
     sampler: Option<Sampler>,
+    /// Traits are kept, and this is the first request.
+    kept_first: Option<&'a [u8]>,
 }
 
 /// An unsampled caller.
@@ -119,7 +137,9 @@ fn vary(request: &mut [u8], place: usize, round: u64) {
 
 /// Parses and answers the request `times` times; returns the response bytes.
 fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
-    let (settings, mut state, mut output) = (settings(), HandlerState::default(), ResponseWriter::default());
+    let mut kept = way.kept_first.map(|_| KeptTraits::new());
+    let mut state = HandlerState::new(kept.as_ref().map(|kept| kept.view.clone()));
+    let (settings, mut output) = (settings(), ResponseWriter::default());
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     output.set_date(now);
     output.is_only_response = !way.is_pipelined;
@@ -139,7 +159,7 @@ fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
         if way.is_new {
             reader = RequestReader::default();
         }
-        buffer.extend_from_slice(&request);
+        buffer.extend_from_slice(way.kept_first.filter(|_| round == 0).unwrap_or(&request));
         assert_eq!(reader.advance(&mut buffer), Ok(Progress::Ready));
         let mut read = reader.request(&mut buffer).expect("ready");
         if let Some(snapshot) = way.snapshot {
@@ -156,6 +176,7 @@ fn serve(way: Way<'_>, request: &[u8], times: u64) -> u64 {
             sent += (output.bytes.len() + output.tail.take().map_or(0, |tail| tail.len())) as u64;
             output.bytes.clear();
         }
+        kept.iter_mut().for_each(KeptTraits::after_request);
         reader.consume(&mut buffer);
     }
     sent
@@ -253,7 +274,11 @@ fn main() {
                 request.truncate(request.len() - 2);
                 request.extend_from_slice(TRACEPARENT.as_bytes());
             }
-            let way = Way { snapshot: made.as_ref(), is_new, is_pipelined, is_varied, sampler };
+            let first = if name.starts_with("kept-heavy-changed") { "changed" } else { "heavy-match" };
+            let first = name.starts_with("kept-").then(|| read(format!("{first}.body.json")));
+            let first = first.map(|body| self::request(IDENTITIES, Some(&body), false));
+            let kept_first = first.as_deref();
+            let way = Way { snapshot: made.as_ref(), is_new, is_pipelined, is_varied, sampler, kept_first };
             serve(way, &request, times)
         }
     };

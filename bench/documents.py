@@ -248,6 +248,7 @@ def requests():
         "overridden": {"identifier": "user-77", "traits": [{"trait_key": "a", "trait_value": 1}]},
         # Each request has another number in the place of user-000000.
         "varied": identity("user-000000"),
+        "changed": identity(session="user-000000"),
         "varied-none": identity("user-000000", plan="free"),
         "varied-simple": {
             "identifier": "user-000000",
