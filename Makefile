@@ -65,7 +65,7 @@ long: .venv/tests/made-from.txt ## Runs the long variants of tests: 86,585 paylo
 	  conformance::mutated reverse_proxies:: invariants:: polling::kill drain::stop
 
 .PHONY: test-arm64
-test-arm64: .venv/tests/made-from.txt ## Runs integration tests against an emulated executable for arm64 (15 minutes): needs gcc-aarch64-linux-gnu, qemu-user-static
+test-arm64: .venv/tests/made-from.txt ## Runs unit tests emulated, and integration tests against the emulated executable for arm64 (15 minutes): needs gcc-aarch64-linux-gnu, qemu-user-static
 	tests/arm64/run
 
 SEEDS ?= 10000
