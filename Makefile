@@ -71,15 +71,19 @@ test-arm64: .venv/tests/made-from.txt ## Runs unit tests emulated, and integrati
 SEEDS ?= 10000
 # Each seed allocates and frees the same: memory is not given back between.
 SIMULATE = MALLOC_MMAP_THRESHOLD_=268435456 MALLOC_TRIM_THRESHOLD_=1073741824 $(CARGO) test --locked --profile quick --test simulation
+# The sources with the sown bugs behind switches, all off unless SOWN_BUG says otherwise: one build for both parts.
+SOWN_COPY = --manifest-path target/sown/Cargo.toml --target-dir $(CURDIR)/target
 
 .PHONY: simulate simulate-nightly
 simulate: ## Plays 10,000 seeds of faults on virtual time, then looks for the sown bugs (SEEDS=; SEED= replays one; docs/reliability.md)
 	@if [ -n "$${SEED:-}" ]; then $(SIMULATE) seeds_keep_all_promises -- --exact --nocapture; exit; fi; \
-	export TABLES=$(CURDIR)/docs/reliability.md; \
-	SEEDS=$(SEEDS) $(SIMULATE) seeds_keep_all_promises -- --exact --nocapture 2>&1 | tee target/simulate.txt | grep -E '^(simulation|error|test )'; \
-	SOWN_TREE=$(CURDIR)/target/sown $(SIMULATE) --quiet writes_the_tree; \
-	SOWN=1 $(SIMULATE) --manifest-path target/sown/Cargo.toml --target-dir $(CURDIR)/target -- --exact sown::all_sown_bugs_are_found --nocapture 2>&1 \
-	  | tee target/sown.txt | grep -E '^(sown|error|test )'
+	export TABLES=$(CURDIR)/docs/reliability.md; $(PYTHON) tests/simulation/sow.py target/sown && \
+	SEEDS=$(SEEDS) $(SIMULATE) $(SOWN_COPY) seeds_keep_all_promises -- --exact --nocapture 2>&1 \
+	  | tee target/simulate.txt | grep --line-buffered -E '^(simulation|error|test )' && \
+	grep -q '^test result: ok' target/simulate.txt && \
+	SOWN=1 $(SIMULATE) $(SOWN_COPY) -- --exact sown::all_sown_bugs_are_found --nocapture 2>&1 \
+	  | tee target/sown.txt | grep --line-buffered -E '^(sown|error|test )' && \
+	grep -q '^test result: ok' target/sown.txt
 
 simulate-nightly: ## Plays seeds until it is stopped, and prints how many in a second and which pairs of faults were covered
 	@FOREVER=1 FIRST_SEED=$${FIRST_SEED:-$$(date +%s)000} $(SIMULATE) seeds_keep_all_promises -- --exact --nocapture 2>&1 | grep --line-buffered -E '^(simulation|error)'

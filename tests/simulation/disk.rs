@@ -223,6 +223,11 @@ impl PlayedDisk {
         state.kill_at = Some(state.steps + steps);
     }
 
+    /// The process is not killed any more, unless it was.
+    pub fn spare(&self) {
+        self.state().kill_at = None;
+    }
+
     /// Whether the process was killed in one of its steps.
     pub fn is_cut(&self) -> bool {
         self.state().is_cut

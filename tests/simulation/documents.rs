@@ -1,6 +1,9 @@
 //! Environment documents whose every value names their version, and the evaluator of this small model.
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use edge_proxy::engine::program::Role;
+use edge_proxy::snapshot::Environment;
 use serde_json::Value;
 
 /// In the name and the value of a feature that only server-side keys may read.
@@ -24,9 +27,20 @@ pub fn document(client_side_key: &str, version: u32, updated_at: SystemTime) -> 
         state(3, HIDDEN, &quoted(HIDDEN), ""),
         state(4, "split", &quoted("a"), &variant),
     ];
-    let seconds = updated_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let updated_at = time_text(updated_at);
+    format!(
+        r#"{{"id":1,"api_key":"{client_side_key}","name":"Played","updated_at":"{updated_at}","project":{{"id":1,"name":"Played","hide_disabled_flags":false,"server_key_only_feature_ids":[3],"organisation":{{"id":1,"name":"Played","feature_analytics":false,"stop_serving_flags":false,"persist_trait_data":true}},"segments":[{{"id":1,"name":"grown","feature_states":[{red}],"rules":[{{"type":"ALL","conditions":[],"rules":[{{"type":"ANY","rules":[],"conditions":[{{"operator":"GREATER_THAN","property_":"age","value":"17"}}]}}]}}]}}]}},"feature_states":[{states}],"identity_overrides":[{{"identifier":"vip","environment_api_key":"{client_side_key}","created_date":"2026-01-01T00:00:00Z","identity_uuid":"00000000-0000-4000-8000-000000000000","identity_traits":[],"django_id":null,"identity_features":[{gold}]}}]}}"#,
+        red = state(2, "colour", &quoted("red"), ""),
+        gold = state(2, "colour", &quoted("gold"), ""),
+        states = states.join(","),
+    )
+    .into_bytes()
+}
+
+fn time_text(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = time::OffsetDateTime::from_unix_timestamp(seconds.as_secs() as i64).expect("this century");
-    let updated_at = format!(
+    format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}+00:00",
         time.year(),
         u8::from(time.month()),
@@ -35,14 +49,47 @@ pub fn document(client_side_key: &str, version: u32, updated_at: SystemTime) -> 
         time.minute(),
         time.second(),
         seconds.subsec_micros()
-    );
-    format!(
-        r#"{{"id":1,"api_key":"{client_side_key}","name":"Played","updated_at":"{updated_at}","project":{{"id":1,"name":"Played","hide_disabled_flags":false,"server_key_only_feature_ids":[3],"organisation":{{"id":1,"name":"Played","feature_analytics":false,"stop_serving_flags":false,"persist_trait_data":true}},"segments":[{{"id":1,"name":"grown","feature_states":[{red}],"rules":[{{"type":"ALL","conditions":[],"rules":[{{"type":"ANY","rules":[],"conditions":[{{"operator":"GREATER_THAN","property_":"age","value":"17"}}]}}]}}]}}]}},"feature_states":[{states}],"identity_overrides":[{{"identifier":"vip","environment_api_key":"{client_side_key}","created_date":"2026-01-01T00:00:00Z","identity_uuid":"00000000-0000-4000-8000-000000000000","identity_traits":[],"django_id":null,"identity_features":[{gold}]}}]}}"#,
-        red = state(2, "colour", &quoted("red"), ""),
-        gold = state(2, "colour", &quoted("gold"), ""),
-        states = states.join(","),
     )
-    .into_bytes()
+}
+
+/// What is served of a document whose key, version and time occur once per use, so that others replace them.
+struct Template {
+    client_flags: String,
+    server_flags: String,
+    document: String,
+}
+
+const TEMPLATE_KEY: &str = "client-template";
+const TEMPLATE_VERSION: u32 = 4_000_000_001;
+const TEMPLATE_TIME: SystemTime = UNIX_EPOCH;
+
+static TEMPLATE: LazyLock<Template> = LazyLock::new(|| {
+    let document = document(TEMPLATE_KEY, TEMPLATE_VERSION, TEMPLATE_TIME);
+    let environment = Environment::compile(document).expect("a valid document").0;
+    let text = |body: &[u8]| String::from_utf8(body.to_vec()).expect("JSON is text");
+    Template {
+        client_flags: text(&environment.flags(Role::Client).plain),
+        server_flags: text(&environment.flags(Role::Server).plain),
+        document: text(&environment.document().plain),
+    }
+});
+
+fn fill(template: &str, client_side_key: &str, version: u32) -> String {
+    template
+        .replace(TEMPLATE_KEY, client_side_key)
+        .replace(&TEMPLATE_VERSION.to_string(), &version.to_string())
+}
+
+/// The body of `/flags/` of this version.
+pub fn flags_body(client_side_key: &str, version: u32, is_server: bool) -> String {
+    let template = if is_server { &TEMPLATE.server_flags } else { &TEMPLATE.client_flags };
+    fill(template, client_side_key, version)
+}
+
+/// The document of this version as the proxy serves it.
+pub fn served_document(client_side_key: &str, version: u32, updated_at: SystemTime) -> String {
+    let document = TEMPLATE.document.replace(&time_text(TEMPLATE_TIME), &time_text(updated_at));
+    fill(&document, client_side_key, version)
 }
 
 /// The two pages of a document: the second has the overrides.

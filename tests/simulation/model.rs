@@ -1,13 +1,11 @@
 //! What must hold at each step: the promises of the documentation, computed from what happened.
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use edge_proxy::config::Config;
 use edge_proxy::delta::digest_of;
-use edge_proxy::engine::program::Role;
 use edge_proxy::limits;
-use edge_proxy::snapshot::{Environment, Snapshot};
+use edge_proxy::snapshot::Snapshot;
 use edge_proxy::storage::StorageError;
 use edge_proxy::supervisor::event::Event;
 use edge_proxy::supervisor::refresh::{EnvironmentId, Polled, RefreshJob, RefreshSource};
@@ -15,7 +13,7 @@ use edge_proxy::upstream::{DiscoveredEnvironment, PollError};
 use serde_json::Value;
 
 use crate::caller::Answer;
-use crate::documents::{HIDDEN, version_of};
+use crate::documents::{HIDDEN, flags_body, served_document, version_of};
 use crate::traits::{TraitAsk, TraitModel, age_of};
 use crate::upstream::{PlayedEnvironment, Version};
 
@@ -136,7 +134,6 @@ pub struct Model {
     pub hash: u64,
     pub trace: Option<Vec<String>>,
     versions: BTreeMap<[u8; 32], (String, u32)>,
-    compiled: BTreeMap<(String, u32), Rc<Environment>>,
     documents: BTreeMap<(String, u32), Version>,
     /// Bodies of `/flags/` that were checked: by version, and whether they are of servers.
     flag_bodies: BTreeMap<(String, u32, bool), Vec<u8>>,
@@ -188,7 +185,6 @@ impl Model {
             hash: 0xcbf2_9ce4_8422_2325,
             trace: is_traced.then(Vec::new),
             versions: BTreeMap::new(),
-            compiled: BTreeMap::new(),
             documents: BTreeMap::new(),
             flag_bodies: BTreeMap::new(),
             edits: BTreeMap::new(),
@@ -251,17 +247,6 @@ impl Model {
 
     pub fn owner(&mut self, server_side_key: &str, key: &str) {
         self.owners.insert(server_side_key.to_owned(), key.to_owned());
-    }
-
-    fn compiled(&mut self, key: &str, version: u32) -> Option<Rc<Environment>> {
-        let place = (key.to_owned(), version);
-        if let Some(found) = self.compiled.get(&place) {
-            return Some(Rc::clone(found));
-        }
-        let bytes = self.documents.get(&place)?.bytes.to_vec();
-        let environment = Rc::new(Environment::compile(bytes).expect("a valid document").0);
-        self.compiled.insert(place, Rc::clone(&environment));
-        Some(environment)
     }
 
     // --- what the process does ---
@@ -703,9 +688,7 @@ impl Model {
             return self.check_version(key, version, moment);
         }
         let Some(version) = self.flags(key, answer, None, is_server, moment) else { return };
-        let role = if is_server { Role::Server } else { Role::Client };
-        let expected = self.compiled(key, version).map(|model| model.flags(role).plain.clone());
-        if expected.as_deref() != Some(&answer.body[..]) {
+        if flags_body(key, version, is_server).as_bytes() != answer.body {
             let shown: String = String::from_utf8_lossy(&answer.body).chars().take(200).collect();
             return self.offend(format!("/flags/ of {key} version {version} differs: {shown}"));
         }
@@ -790,11 +773,13 @@ impl Model {
             return self.refused(key, answer.status, moment.sent_at);
         }
         let (versions, _) = self.may_serve(key, moment.sent_at);
-        let is_of = |model: &mut Self, version: u32| {
-            let environment = model.compiled(key, version);
-            environment.is_some_and(|environment| environment.document().plain == answer.body[..])
+        let is_of = |version: u32| {
+            let published = self.documents.get(&(key.to_owned(), version));
+            published.is_some_and(|published| {
+                served_document(key, version, published.updated_at).as_bytes() == answer.body
+            })
         };
-        match versions.iter().rev().find(|version| is_of(self, **version)) {
+        match versions.iter().rev().find(|version| is_of(**version)) {
             Some(version) => self.check_version(key, *version, moment),
             None => self.offend(format!("the document of {key} is none of {versions:?}")),
         }

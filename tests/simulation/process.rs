@@ -553,13 +553,15 @@ impl Process {
     }
 
     /// Whether passing a connection on, or keeping it, was right: no reactor exceeds the mean by 30 % while
-    /// another one has fewer (docs/configuration.md).
+    /// another one has fewer (docs/configuration.md). Connections that are on their way count too: a few.
     pub fn is_spread(&self, index: usize, before: usize, is_passed: bool) -> bool {
         let others = self.reactors.iter().enumerate().filter(|(other, _)| *other != index);
         let others = others.filter_map(|(_, reactor)| reactor.as_ref());
         let open = others.filter(|reactor| reactor.is_open && reactor.draining_since.is_none());
-        let least = open.map(|reactor| reactor.reactor.connections.len()).min();
-        is_passed || least.is_none_or(|least| before == 0 || least + 1 >= before)
+        let loads: Vec<usize> = open.map(|reactor| reactor.reactor.connections.len()).collect();
+        let sum = before + loads.iter().sum::<usize>() + 2;
+        let is_within = (before + 1) * (loads.len() + 1) * 100 <= (sum + 1) * 130;
+        is_passed || is_within || loads.iter().min().is_none_or(|least| *least + 1 >= before)
     }
 
     /// The process exits: kept traits are written and forwarded.

@@ -12,6 +12,8 @@ use crate::upstream::{Fault, ORIGIN};
 /// The shortest and the longest time that a seed plays.
 const SHORTEST: Duration = Duration::from_secs(20 * 60);
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Most faults last no longer.
+const OUTAGE: Duration = Duration::from_secs(300);
 
 /// What the callers of a connection do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,9 +198,10 @@ impl Scenario {
         config.events.flush_interval = flush;
         config.events.fsync = if random.chance(60) { EventsFsync::Group } else { EventsFsync::Second };
         config.events.spool_bytes_max = *random.pick(&[64 * 1024, 4 << 20]);
-        config.traits.store = match random.below(10) {
-            0..=3 => TraitsStore::None,
-            4..=6 => TraitsStore::Memory,
+        // Seldom a file: each commit takes as long as a hundred requests.
+        config.traits.store = match random.below(20) {
+            0..=7 => TraitsStore::None,
+            8..=16 => TraitsStore::Memory,
             _ if config.cache_dir.is_none() => TraitsStore::Memory,
             _ => TraitsStore::Disk,
         };
@@ -278,7 +281,11 @@ impl Scenario {
     /// `is_gentle`: the process is never killed, so that nothing at all may be lost.
     fn disturb(&mut self, at: Duration, is_gentle: bool, random: &mut Random) {
         let interval = self.config.api_poll_frequency;
-        let span = |random: &mut Random| interval.mul_f64(20_f64.powf(random.unit() * 1.5 - 0.5));
+        // A fault of hours is one retry after the other. Some last until each document is stale.
+        let span = |random: &mut Random| {
+            let longest = if random.chance(15) { interval * 4 } else { OUTAGE };
+            interval.mul_f64(20_f64.powf(random.unit() * 1.5 - 0.5)).min(longest.max(OUTAGE))
+        };
         match random.below(if is_gentle { 13 } else { 17 }) {
             0..=5 => {
                 let fault = *random.pick(&Fault::ALL);

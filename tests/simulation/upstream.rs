@@ -244,20 +244,29 @@ impl Server {
         let date = self.date();
         let location =
             |target: &str| response(302, &[date.clone(), ("location", target.to_owned())], b"moved");
-        let document = self.environments[0].current().bytes.to_vec();
-        let whole = response(200, std::slice::from_ref(&date), &document);
-        let half = whole[..whole.len() - 40].to_vec();
+        let document = Arc::clone(&self.environments[0].current().bytes);
         let is_cut = matches!(fault, Fault::ResetInBody | Fault::EndInBody | Fault::HangInBody);
-        if !is_get && is_cut {
-            // By its status the request was accepted.
-            self.healthy(request);
-        }
+        // Uploads are handled as their status says: only its body is cut.
+        let cut = match is_cut {
+            true if is_get => {
+                let mut whole = response(200, std::slice::from_ref(&date), &document);
+                whole.truncate(whole.len() - 40);
+                whole
+            }
+            true => {
+                let mut whole = self.healthy(request).0;
+                let body = whole.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(0) + 4;
+                whole.truncate((whole.len() - 1).max(body));
+                whole
+            }
+            false => Vec::new(),
+        };
         let is_traits = request.path.contains("/traits/") || request.path.contains("/identities/");
         let retry = ("retry-after", self.retry_after.to_string());
         let bytes = match fault {
-            Fault::ResetInBody => return Some((half, End::Reset)),
-            Fault::EndInBody => return Some((half, End::Close)),
-            Fault::HangInBody => return Some((half, End::Hang)),
+            Fault::ResetInBody => return Some((cut, End::Reset)),
+            Fault::EndInBody => return Some((cut, End::Close)),
+            Fault::HangInBody => return Some((cut, End::Hang)),
             Fault::HangBeforeHead => return Some((Vec::new(), End::Hang)),
             Fault::NotHttp => b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(),
             Fault::RedirectSame if is_get && request.path.starts_with("/api/v1/environment-document/") => {

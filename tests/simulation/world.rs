@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use edge_proxy::clock;
-use edge_proxy::config::Config;
+use edge_proxy::config::{Config, TraitsStore};
 use edge_proxy::limits;
 use edge_proxy::log::Log;
 use edge_proxy::supervisor::event::Event;
@@ -28,6 +28,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(4);
 const IDLE_TIME: Duration = Duration::from_secs(600);
 /// Kept traits are on the disk within this time, if it works.
 const UNWRITTEN_TIME: Duration = Duration::from_secs(5);
+/// After so many steps in which only the process did something, such as failed polls, callers probe less.
+const CALM_STEPS: u64 = 40;
 /// A stop takes this long beside its delay and its grace period.
 const EXIT_TIME: Duration = Duration::from_secs(8);
 
@@ -84,6 +86,8 @@ struct World<'a> {
     next: u64,
     seed: u64,
     events: u64,
+    /// Steps of the process since something happened to it.
+    calm_steps: u64,
     next_event: u64,
     is_quiet: bool,
     rotations: Vec<Vec<usize>>,
@@ -147,6 +151,7 @@ pub fn play(seed: u64, defaults: &Config, log: &Log, is_traced: bool) -> Outcome
         next: 0,
         seed: random.next(),
         events: 0,
+        calm_steps: 0,
         next_event: 1,
         is_quiet: false,
         rotations: vec![vec![0]; environments],
@@ -261,6 +266,7 @@ impl World<'_> {
             self.events += 1;
             self.happen(&happening);
             is_probed = true;
+            self.calm_steps = 0;
         } else if let Some(index) = self
             .callers
             .iter()
@@ -272,6 +278,7 @@ impl World<'_> {
             let is_main = process.step(shared!(self));
             self.process = Some(process);
             self.events += u64::from(is_main);
+            self.calm_steps += u64::from(is_main);
             is_probed = is_main;
         }
         self.edit_while_fetching();
@@ -579,9 +586,6 @@ impl World<'_> {
     }
 
     fn reload(&mut self) {
-        if self.process.as_ref().is_none_or(|process| process.stopping.is_some()) {
-            return;
-        }
         let mut config = self.config.clone();
         match self.random.below(4) {
             0 => {
@@ -599,8 +603,9 @@ impl World<'_> {
         if config.environments != self.config.environments {
             self.server_key_changed = self.now;
         }
+        // A process that has ended, or ends, leaves the new configuration to the next one.
         self.config = config.clone();
-        if let Some(mut process) = self.process.take() {
+        if let Some(mut process) = self.process.take_if(|process| process.stopping.is_none()) {
             process.next_config = Some(config);
             process.dispatch(Event::Signal(Signal::Reload), shared!(self));
             process.tick(shared!(self));
@@ -682,6 +687,7 @@ impl World<'_> {
         self.happenings.clear();
         self.set_fault(None);
         self.set_disk(DiskMode::Well);
+        self.disk.spare();
         self.start();
         self.reload();
         let last = self.config.usage_flush_interval * 2 + Duration::from_secs(120);
@@ -732,7 +738,8 @@ impl World<'_> {
     /// A few requests through a connection of their own, at each step.
     fn probe(&mut self) {
         let piece = self.random.between(1, 6000) as usize;
-        if !self.random.chance(self.scenario.probes) {
+        let seldom = if self.calm_steps < CALM_STEPS { 1 } else { 5 };
+        if !self.random.chance(self.scenario.probes / seldom) {
             return;
         }
         let Some((mut caller, reactor)) = self.connect(piece, usize::MAX, false, None) else { return };
@@ -749,6 +756,10 @@ impl World<'_> {
         }
         while caller.run() {
             self.process.iter().for_each(|process| process.end_turns());
+        }
+        // What they have written is merged soon, as that of other callers.
+        if let Some(process) = &mut self.process {
+            process.used(reactor, self.now);
         }
         let answers = caller.answers();
         self.judge(answers, reactor, self.now);
@@ -768,16 +779,21 @@ impl World<'_> {
         // Discovery and rotation change the keys of servers.
         let is_settled = environment < self.scenario.configured && self.server_key_changed + LAG < self.now;
         let is_server = is_settled && self.random.chance(35);
-        if self.model.traits.has_store() && self.random.chance(15) {
+        // Each request of an identity commits to the file of traits: probes are seldom of identities then.
+        let has_file = self.config.traits.store == TraitsStore::Disk;
+        let is_costly = is_probe && has_file && self.random.chance(75);
+        if self.model.traits.has_store() && !is_costly && self.random.chance(15) {
             let identifier = format!("t{}", self.random.below(3));
             return Ask::Traits { key, is_server, ask: TraitAsk::Get { identifier } };
         }
         match self.random.below(if is_probe { 6 } else { 9 }) {
             0..=2 => Ask::Flags { key, is_server },
-            3 | 4 => {
-                let identifier =
-                    if self.random.chance(20) { "vip".into() } else { format!("u{}", self.random.below(9)) };
-                Ask::Identity { key, is_server, identifier, age: self.random.between(10, 25) }
+            3 | 4 if !is_costly => {
+                let number = self.random.below(9);
+                let identifier = if self.random.chance(20) { "vip".into() } else { format!("u{number}") };
+                // Most send the age that is kept already.
+                let age = if self.random.chance(85) { 14 + number } else { self.random.between(10, 25) };
+                Ask::Identity { key, is_server, identifier, age }
             }
             5 if is_settled => Ask::Document { key },
             6 => Ask::UnknownKey,
@@ -812,9 +828,12 @@ impl World<'_> {
                     stream_of = Some(client_key(environment));
                     Ask::Stream { key: client_key(environment) }
                 }
-                // Its answer arrives long after it was handled: the model would apply its write too late.
+                // Its answer arrives long after it was handled: the model would apply its write too late, and judge
+                // what it read by what was written since.
                 CallerKind::SlowReader => match self.draw_ask(false) {
-                    Ask::Identity { key, is_server, .. } => Ask::Flags { key, is_server },
+                    Ask::Identity { key, is_server, .. } | Ask::Traits { key, is_server, .. } => {
+                        Ask::Flags { key, is_server }
+                    }
                     ask => ask,
                 },
                 _ => self.draw_ask(false),
