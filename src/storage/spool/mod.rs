@@ -323,8 +323,9 @@ impl Spool {
             self.sync()?;
             let (segment, syncs) = (self.next_segment, self.options.syncs);
             self.tail = None;
-            self.tail = Some(Tail::create(&self.folder, segment, self.number, syncs)?);
+            // Also if this fails: a file that could not be removed keeps its name.
             self.next_segment += 1;
+            self.tail = Some(Tail::create(&self.folder, segment, self.number, syncs)?);
         }
         let Some(tail) = &mut self.tail else { return Err(io::ErrorKind::NotFound.into()) };
         let (segment, start) = (tail.number(), u32::try_from(tail.bytes()).unwrap_or(u32::MAX));

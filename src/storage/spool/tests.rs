@@ -102,6 +102,24 @@ fn a_damaged_record_costs_that_record() {
     assert!(!texts(&found).contains(&"record 07"));
 }
 
+/// A new segment whose header could not be written, and that could not be removed.
+#[test]
+fn a_name_that_is_in_use_fails_one_commit_only() {
+    let folder = TestFolder::new("in-use");
+    let (mut spool, ..) = open(&folder, OPTIONS);
+    fs::write(folder.0.join("0").join("0000000000000001.segment"), b"EPSP").unwrap();
+    spool.append(&[b"lost".to_vec()]).unwrap();
+    assert_eq!(spool.commit().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    let ids = ["a", "b"].map(|text| append(&mut spool, text));
+    assert_eq!(spool.read(ids[1]).unwrap(), b"b");
+    assert_eq!(folder.segments().len(), 2);
+    drop(spool);
+    let (_, found, recovery) = open(&folder, OPTIONS);
+    assert_eq!(texts(&found), ["a", "b"]);
+    assert_eq!((recovery.damaged, recovery.ignored), (0, 0));
+    assert_eq!(folder.segments().len(), 1, "the file without a header is removed");
+}
+
 #[test]
 fn other_files_are_left_as_they_are() {
     let folder = TestFolder::new("others");
