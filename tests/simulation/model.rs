@@ -697,7 +697,7 @@ impl Model {
 
     fn check_traits(&mut self, key: &str, is_server: bool, ask: &TraitAsk, answer: &Answer, moment: Moment) {
         self.note(moment.now, &format_args!("{key} {ask:?}"));
-        if !ask.is_of_servers() {
+        if ask.is_of_identities() {
             self.count_usage(answer);
         }
         let is_unknown = answer.status == 404 && matches!(ask, TraitAsk::Export { .. });

@@ -41,6 +41,11 @@ impl TraitAsk {
         matches!(self, Self::Erase { .. } | Self::Export { .. })
     }
 
+    /// Whether it counts as usage, which is of flags, identities and documents only (docs/compatibility.md 4.3).
+    pub fn is_of_identities(&self) -> bool {
+        matches!(self, Self::Evaluate { .. } | Self::Get { .. })
+    }
+
     /// Method, target and body.
     pub fn request(&self) -> (&'static str, String, String) {
         let item = |identifier: &str, key: &str, value: &Value| json!({"identity": {"identifier": identifier}, "trait_key": key, "trait_value": value});

@@ -104,8 +104,8 @@ struct World<'a> {
     unanswered: u64,
     unanswered_counts: u64,
     server_key_changed: Duration,
-    /// The usage that must be sent at the end.
-    usage_by: u64,
+    /// The usage that must be sent at the end. Once it is known, nothing more counts as usage: it would hide a loss.
+    usage_by: Option<u64>,
 }
 
 /// Plays a seed.
@@ -165,7 +165,7 @@ pub fn play(seed: u64, defaults: &Config, log: &Log, is_traced: bool) -> Outcome
         unanswered: 0,
         unanswered_counts: 0,
         server_key_changed: Duration::ZERO,
-        usage_by: 0,
+        usage_by: None,
         scenario,
         random,
     };
@@ -508,7 +508,7 @@ impl World<'_> {
             Happening::RotateKey { environment } => self.rotate(*environment),
             Happening::RevokeKey { environment } => self.revoke(*environment),
             Happening::Quiet => self.quieten(),
-            Happening::CountUsage => self.usage_by = self.model.usage,
+            Happening::CountUsage => self.usage_by = Some(self.model.usage),
         }
     }
 
@@ -743,7 +743,8 @@ impl World<'_> {
             return;
         }
         let Some((mut caller, reactor)) = self.connect(piece, usize::MAX, false, None) else { return };
-        let ask = self.draw_ask(true);
+        let is_counted = self.scenario.has_discovery && self.usage_by.is_some();
+        let ask = if is_counted { Ask::UnknownKey } else { self.draw_ask(true) };
         let mut requests = vec![Ask::Readiness, ask];
         if self.random.chance(10) {
             requests.push(Ask::Liveness);
@@ -1102,8 +1103,9 @@ impl World<'_> {
             let usage = self.model.usage;
             self.model.offend(format!("usage of {} was sent, {usage} were answered", server.usage));
         }
-        if is_kept && server.usage < self.usage_by {
-            self.model.offend(format!("usage of {} was answered, {} was sent", self.usage_by, server.usage));
+        let usage = self.usage_by.unwrap_or_default();
+        if is_kept && server.usage < usage {
+            self.model.offend(format!("usage of {usage} was answered, {} was sent", server.usage));
         }
     }
 }
