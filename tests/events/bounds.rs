@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use edge_proxy::limits;
 use serde_json::{Value, json};
 
 use super::{PATH, accept, batches, events, names_sent, post, start, with_key};
@@ -80,13 +81,18 @@ fn too_many_events_that_wait_are_refused_and_the_others_are_kept() {
         (0..10).map(|_| json!({"event": "large", "value": "v".repeat(100_000)})).collect();
     let body = json!({"events": large}).to_string();
     let sent = request("POST", PATH, &with_key(SERVER), body.as_bytes());
-    let mut clients: Vec<Client> = (0..9)
-        .map(|_| {
-            let mut client = proxy.client();
-            client.send(&sent);
-            client
-        })
-        .collect();
+    let mut clients: Vec<Client> = Vec::new();
+    for number in 0..9 {
+        if number == 4 {
+            // All bodies together exceed the memory of connections until they are in the queue.
+            std::thread::sleep(2 * limits::SWEEP_INTERVAL);
+            let buffers = || proxy.metric("edge_proxy_connection_buffers_bytes");
+            eventually("the first are in the queue", || (buffers() < 1e6).then_some(()));
+        }
+        let mut client = proxy.client();
+        client.send(&sent);
+        clients.push(client);
+    }
     let refused =
         |reason: &str| proxy.metric(&format!("edge_proxy_events_refused_total{{reason=\"{reason}\"}}"));
     eventually("one is refused", || (refused("queue_full") == 10.0).then_some(()));
