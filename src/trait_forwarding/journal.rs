@@ -74,44 +74,70 @@ pub struct Journal {
     spool: Spool,
     options: SpoolOptions,
     records: Vec<RecordId>,
+    adopted: Option<Adopted>,
+}
+
+/// The spool of a process that has ended, until what it had is in this journal.
+#[derive(Debug)]
+struct Adopted {
+    spool: Spool,
+    records: Vec<RecordId>,
+    recovery: Recovery,
 }
 
 impl Journal {
-    /// Opens the journal in `cache_dir`, and adds what earlier processes left to the queue.
+    /// Opens the journal in `cache_dir`, and adds what earlier processes left in it to the queue. The next
+    /// [`write`](Self::write) writes it anew. What waits is added once, whether that write fails or not:
+    /// added again later, it would replace values that have been delivered meanwhile.
     ///
     /// # Errors
-    /// The folder cannot be created, locked, read or written.
+    /// The folder cannot be created, locked or read. The queue is unchanged.
     pub fn open(cache_dir: &DiskFolder, queue: &SharedTraitQueue) -> io::Result<(Self, Recovery)> {
         let parent = cache_dir.join(FOLDER);
         // What waits is written twice while the journal is written anew.
         let bytes_max = limits::TRAIT_FORWARD_BYTES_MAX * 8;
         let options = SpoolOptions { bytes_max, syncs: false };
         let mut replay = Replay::default();
-        let (spool, mut recovery) = Spool::open_any(parent.clone(), options, |record| replay.add(&record))?;
-        let mut journal = Self { parent, spool, options, records: std::mem::take(&mut replay.records) };
-        replay.add_to(&mut queue.lock());
-        journal.rewrite(queue)?;
-        while let Some(adopted) = journal.adopt(queue)? {
-            recovery.damaged += adopted.damaged;
-            recovery.ignored += adopted.ignored;
-        }
-        Ok((journal, recovery))
+        let (spool, recovery) = Spool::open_any(parent.clone(), options, |record| replay.add(&record))?;
+        let records = std::mem::take(&mut replay.records);
+        let mut queue = queue.lock();
+        replay.add_to(&mut queue);
+        queue.journal_failed();
+        Ok((Self { parent, spool, options, records, adopted: None }, recovery))
     }
 
     /// Takes over what a process that has ended left, if there is one.
     ///
     /// # Errors
-    /// A folder cannot be locked, read or written.
+    /// A folder cannot be locked, read or written. What was added to the queue is removed from its old
+    /// place by the next call.
     pub fn adopt(&mut self, queue: &SharedTraitQueue) -> io::Result<Option<Recovery>> {
+        let recovery = self.finish_adoption(queue)?;
+        if recovery.is_some() {
+            return Ok(recovery);
+        }
         let mut replay = Replay::default();
         let opened = Spool::open_abandoned(self.parent.clone(), self.options, |record| replay.add(&record))?;
-        let Some((mut other, recovery)) = opened else { return Ok(None) };
+        let Some((spool, recovery)) = opened else { return Ok(None) };
         let records = std::mem::take(&mut replay.records);
         replay.add_to(&mut queue.lock());
-        self.write(queue)?;
-        self.spool.sync()?;
-        other.remove(&records)?;
-        Ok(Some(recovery))
+        self.adopted = Some(Adopted { spool, records, recovery });
+        self.finish_adoption(queue)
+    }
+
+    /// Writes what was adopted, then removes it from its old place.
+    fn finish_adoption(&mut self, queue: &SharedTraitQueue) -> io::Result<Option<Recovery>> {
+        let Some(mut adopted) = self.adopted.take() else { return Ok(None) };
+        let result = self
+            .write(queue)
+            .and_then(|()| self.spool.sync())
+            .and_then(|()| adopted.spool.remove(&adopted.records))
+            .and_then(|()| adopted.spool.sync_folder());
+        if let Err(error) = result {
+            self.adopted = Some(adopted);
+            return Err(error);
+        }
+        Ok(Some(adopted.recovery))
     }
 
     /// Writes the changes since the last call; they survive the end of the process.
@@ -149,13 +175,17 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes what waits into a new file and removes all others.
+    /// Writes what waits into a new file and removes all others, also from the disk itself: after a loss of
+    /// power they would bring back values that were delivered or replaced long ago.
     fn rewrite(&mut self, queue: &SharedTraitQueue) -> io::Result<()> {
         let parts = queue.lock().take_all();
         let old = std::mem::take(&mut self.records);
         self.spool.close_segment();
-        let result =
-            self.append(parts).and_then(|()| self.spool.sync()).and_then(|()| self.spool.remove(&old));
+        let result = self
+            .append(parts)
+            .and_then(|()| self.spool.sync())
+            .and_then(|()| self.spool.remove(&old))
+            .and_then(|()| self.spool.sync_folder());
         if result.is_err() {
             self.records.extend(old);
         }

@@ -216,13 +216,14 @@ impl Scheduler {
                 Ok(recovery)
             }),
             Some(journal) => journal.write(&self.queue).map(|()| None),
-            None if is_due => Journal::open(cache_dir, &self.queue).map(|(journal, recovery)| {
-                self.journal = Some(journal);
-                Some(recovery)
+            None if is_due => Journal::open(cache_dir, &self.queue).and_then(|(journal, recovery)| {
+                self.journal.insert(journal).write(&self.queue)?;
+                Ok(Some(recovery))
             }),
             None => return,
         };
-        if is_due {
+        // After a journal was opened or adopted, the next tick looks for another one.
+        if is_due && !matches!(result, Ok(Some(_))) {
             self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
         }
         match result {

@@ -354,6 +354,14 @@ impl Spool {
         self.tail.as_mut().map_or(Ok(()), |tail| tail.sync(&self.folder))
     }
 
+    /// Writes the names of the segments to the disk; those that were deleted stay so after a loss of power.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn sync_folder(&self) -> io::Result<()> {
+        self.folder.disk.sync_folder(&self.folder.path)
+    }
+
     /// Reads the payload of a record.
     ///
     /// # Errors

@@ -51,8 +51,10 @@ fn value(identifier: &str, json: &str) -> (String, String) {
 /// The process ends by a signal: nothing is written at the end.
 fn reopened(folder: &TestFolder) -> (Journal, SharedTraitQueue) {
     let queue = queue();
-    let (journal, recovery) = Journal::open(&DiskFolder::from(&folder.0), &queue).unwrap();
+    let (mut journal, recovery) = Journal::open(&DiskFolder::from(&folder.0), &queue).unwrap();
     assert_eq!((recovery.damaged, recovery.ignored), (0, 0));
+    journal.write(&queue).unwrap();
+    while journal.adopt(&queue).unwrap().is_some() {}
     (journal, queue)
 }
 
@@ -134,4 +136,30 @@ fn the_journal_of_a_process_that_ended_is_taken_over_and_does_not_replace_newer_
     assert_eq!(values(&second_queue), [value("a", "2"), value("b", "1")]);
     drop(second);
     assert_eq!(values(&reopened(&folder).1), [value("a", "2"), value("b", "1")]);
+}
+
+#[test]
+fn values_that_were_delivered_while_the_disk_failed_are_not_sent_again() {
+    let folder = TestFolder::new("failed");
+    let (mut journal, first) = reopened(&folder);
+    add(&first, "a", 1);
+    journal.write(&first).unwrap();
+    drop(journal);
+    let queue = queue();
+    let (mut journal, _) = Journal::open(&DiskFolder::from(&folder.0), &queue).unwrap();
+    // The next file cannot be created.
+    std::fs::write(folder.0.join(FOLDER).join("0").join("0000000000000002.segment"), b"").unwrap();
+    assert!(journal.write(&queue).is_err());
+    let deliver = || {
+        let batch = queue.lock().batch("env", u64::MAX, |_| true);
+        queue.lock().finish("env", &batch);
+        batch.len()
+    };
+    assert_eq!(deliver(), 1);
+    add(&queue, "a", 2);
+    assert_eq!(deliver(), 1);
+    journal.write(&queue).unwrap();
+    assert!(values(&queue).is_empty());
+    drop(journal);
+    assert!(values(&reopened(&folder).1).is_empty());
 }
