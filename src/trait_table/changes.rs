@@ -5,8 +5,9 @@ use crate::trait_table::record::{
     Entries, Entry, RawValue, RecordWriter, Stamp, TraitHead, TraitRecord, entry_bytes,
 };
 
-/// Keys of a body that are compared with each other, at most.
-const NEW_KEYS_MAX: usize = 64;
+/// Keys that are compared with each other, at most: the work grows with the square of their number. More are
+/// merged with an index.
+const NEW_KEYS_MAX: usize = 128;
 
 /// A value as it is stored: core's database has no negative zero.
 pub fn stored_value(value: TraitValue<'_>) -> TraitValue<'_> {
@@ -162,7 +163,7 @@ pub fn apply(
 }
 
 /// The first record of an identity, which has exactly these changes: they are copied as they are encoded.
-/// `None`: a key is deleted, or is there twice.
+/// `None`: a key is deleted, or is there twice, or they are many.
 fn first(identifier: &str, changes: &[u8], stamp: Stamp, head: TraitHead) -> Option<Applied> {
     let (mut entries, mut seen, mut count) = (Entries::of(changes), SeenKeys::default(), 0);
     while let Some((key, value)) = entries.next_raw() {
@@ -170,7 +171,8 @@ fn first(identifier: &str, changes: &[u8], stamp: Stamp, head: TraitHead) -> Opt
             let mut before = Entries::of(changes);
             (0..count).any(|_| before.next_raw().is_some_and(|(known, _)| known == key))
         };
-        if value == RawValue::Deleted || (seen.insert(key) && is_known(count)) {
+        let is_many = count == NEW_KEYS_MAX as u64;
+        if is_many || value == RawValue::Deleted || (seen.insert(key) && is_known(count)) {
             return None;
         }
         count += 1;
@@ -333,6 +335,8 @@ mod tests {
             vec![("a", Some(1)), ("b", Some(2)), ("a", Some(3))],
         ];
         lists.push([&lists[2][..], &[("key 99", Some(4))]].concat());
+        let too_many: Vec<String> = (0..=NEW_KEYS_MAX).map(|number| format!("key {number}")).collect();
+        lists.push(too_many.iter().map(|key| (key.as_str(), Some(-7))).collect());
         let (stamp, empty) = (Stamp { clock: 1000, proxy: 9 }, RecordWriter::new(HEAD, "i").finish());
         for (index, list) in lists.iter().enumerate() {
             let changes = changes(list);
