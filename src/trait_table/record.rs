@@ -13,6 +13,8 @@ const PROMOTED: u8 = 1;
 /// The identity was erased or evicted: the record hides an older one.
 const ERASED: u8 = 2;
 const HEAD_BYTES: usize = 5;
+/// The length of an identifier takes at most this.
+const LENGTH_BYTES: usize = 4;
 
 /// The clock and the number of the process.
 const STAMP_BYTES: usize = 12;
@@ -156,40 +158,23 @@ impl<'a> RawValue<'a> {
     }
 }
 
+/// An entry as it is encoded.
+struct RawEntry<'a> {
+    key: &'a [u8],
+    value: RawValue<'a>,
+    stamp: Stamp,
+    born: u64,
+}
+
 impl<'a> Entries<'a> {
     /// The next key and its value, for a comparison.
     #[inline]
     pub fn next_raw(&mut self) -> Option<(&'a [u8], RawValue<'a>)> {
-        let reader = &mut self.reader;
-        let tag = reader.byte()?;
-        if tag & FOLLOWS == 0 {
-            reader.take(STAMP_BYTES)?;
-        }
-        if tag & HAS_BIRTH != 0 {
-            reader.take(size_of::<u64>())?;
-        }
-        let length = reader.length()?;
-        let key = reader.take(length)?;
-        let value = match tag & KIND_MASK {
-            DELETED => RawValue::Deleted,
-            FALSE => RawValue::Bool(false),
-            TRUE => RawValue::Bool(true),
-            INTEGER => RawValue::Int(from_zigzag(reader.number()?)),
-            FLOAT => RawValue::Float(f64::from_le_bytes(reader.fixed()?)),
-            kind => {
-                let length = reader.length()?;
-                let text = reader.take(length)?;
-                if kind == BIG_INTEGER { RawValue::BigInt(text) } else { RawValue::Text(text) }
-            }
-        };
-        Some((key, value))
+        self.decode().map(|entry| (entry.key, entry.value))
     }
-}
 
-impl<'a> Iterator for Entries<'a> {
-    type Item = Entry<'a>;
-
-    fn next(&mut self) -> Option<Entry<'a>> {
+    #[inline]
+    fn decode(&mut self) -> Option<RawEntry<'a>> {
         let reader = &mut self.reader;
         let tag = reader.byte()?;
         let stamp = match tag & FOLLOWS {
@@ -204,15 +189,34 @@ impl<'a> Iterator for Entries<'a> {
             0 => stamp.clock,
             _ => reader.fixed().map(u64::from_le_bytes)?,
         };
-        let key = reader.text()?;
+        let key = reader.sized()?;
         let value = match tag & KIND_MASK {
-            DELETED => None,
-            FALSE => Some(TraitValue::Bool(false)),
-            TRUE => Some(TraitValue::Bool(true)),
-            INTEGER => Some(TraitValue::Int(from_zigzag(reader.number()?))),
-            BIG_INTEGER => Some(TraitValue::BigInt(reader.text()?)),
-            FLOAT => Some(TraitValue::Float(f64::from_le_bytes(reader.fixed()?))),
-            _ => Some(TraitValue::Text(reader.text()?)),
+            DELETED => RawValue::Deleted,
+            FALSE => RawValue::Bool(false),
+            TRUE => RawValue::Bool(true),
+            INTEGER => RawValue::Int(from_zigzag(reader.number()?)),
+            BIG_INTEGER => RawValue::BigInt(reader.sized()?),
+            FLOAT => RawValue::Float(f64::from_le_bytes(reader.fixed()?)),
+            _ => RawValue::Text(reader.sized()?),
+        };
+        Some(RawEntry { key, value, stamp, born })
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        let RawEntry { key, value, stamp, born } = self.decode()?;
+        let text = |bytes| std::str::from_utf8(bytes).ok();
+        let key = text(key)?;
+        let value = match value {
+            RawValue::Deleted => None,
+            RawValue::Bool(value) => Some(TraitValue::Bool(value)),
+            RawValue::Int(number) => Some(TraitValue::Int(number)),
+            RawValue::BigInt(digits) => Some(TraitValue::BigInt(text(digits)?)),
+            RawValue::Float(number) => Some(TraitValue::Float(number)),
+            RawValue::Text(bytes) => Some(TraitValue::Text(text(bytes)?)),
         };
         Some(Entry { key, value, stamp, born })
     }
@@ -233,17 +237,12 @@ impl RecordWriter {
 
     /// A record without entries, with space for some that take so many bytes, and a few stamps.
     pub fn with_capacity(head: TraitHead, identifier: &str, entries_bytes: usize) -> Self {
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + identifier.len() + 4 + entries_bytes + 64);
-        write_head(head, &mut bytes);
-        write_text(identifier, &mut bytes);
-        Self { bytes, stamp: Stamp::default() }
+        Self { bytes: begin(head, identifier, entries_bytes + 64), stamp: Stamp::default() }
     }
 
     /// A record with entries that another writer encoded.
     pub fn with_entries(head: TraitHead, identifier: &str, entries: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + identifier.len() + 4 + entries.len());
-        write_head(head, &mut bytes);
-        write_text(identifier, &mut bytes);
+        let mut bytes = begin(head, identifier, entries.len());
         bytes.extend_from_slice(entries);
         bytes
     }
@@ -251,9 +250,7 @@ impl RecordWriter {
     /// A record with the entries of [`Changes`](crate::trait_table::Changes), which get this stamp and those
     /// that follow it.
     pub fn with_changes(head: TraitHead, identifier: &str, changes: &[u8], stamp: Stamp) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + identifier.len() + 4 + STAMP_BYTES + changes.len());
-        write_head(head, &mut bytes);
-        write_text(identifier, &mut bytes);
+        let mut bytes = begin(head, identifier, STAMP_BYTES + changes.len());
         // The first one follows the default stamp, the others follow it.
         if let Some((tag, rest)) = changes.split_first() {
             bytes.push(tag & !FOLLOWS);
@@ -304,6 +301,14 @@ impl RecordWriter {
     pub fn finish(self) -> Vec<u8> {
         self.bytes
     }
+}
+
+/// The head and the identifier of a record, with space for this many more bytes.
+fn begin(head: TraitHead, identifier: &str, more_bytes: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + LENGTH_BYTES + identifier.len() + more_bytes);
+    write_head(head, &mut bytes);
+    write_text(identifier, &mut bytes);
+    bytes
 }
 
 fn write_head(head: TraitHead, bytes: &mut Vec<u8>) {
@@ -401,9 +406,10 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    fn text(&mut self) -> Option<&'a str> {
+    /// The next bytes, with their length before them.
+    fn sized(&mut self) -> Option<&'a [u8]> {
         let length = self.length()?;
-        std::str::from_utf8(self.take(length)?).ok()
+        self.take(length)
     }
 }
 
