@@ -131,8 +131,7 @@ impl Journal {
         let result = self
             .write(queue)
             .and_then(|()| self.spool.sync())
-            .and_then(|()| adopted.spool.remove(&adopted.records))
-            .and_then(|()| adopted.spool.sync_folder());
+            .and_then(|()| adopted.spool.remove_durably(&adopted.records));
         if let Err(error) = result {
             self.adopted = Some(adopted);
             return Err(error);
@@ -175,8 +174,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes what waits into a new file and removes all others, also from the disk itself: after a loss of
-    /// power they would bring back values that were delivered or replaced long ago.
+    /// Writes what waits into a new file and removes all others, durably: after a loss of power
+    /// they would bring back values that were delivered or replaced long ago.
     fn rewrite(&mut self, queue: &SharedTraitQueue) -> io::Result<()> {
         let parts = queue.lock().take_all();
         let old = std::mem::take(&mut self.records);
@@ -184,8 +183,7 @@ impl Journal {
         let result = self
             .append(parts)
             .and_then(|()| self.spool.sync())
-            .and_then(|()| self.spool.remove(&old))
-            .and_then(|()| self.spool.sync_folder());
+            .and_then(|()| self.spool.remove_durably(&old));
         if result.is_err() {
             self.records.extend(old);
         }

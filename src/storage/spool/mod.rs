@@ -354,14 +354,6 @@ impl Spool {
         self.tail.as_mut().map_or(Ok(()), |tail| tail.sync(&self.folder))
     }
 
-    /// Writes the names of the segments to the disk; those that were deleted stay so after a loss of power.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn sync_folder(&self) -> io::Result<()> {
-        self.folder.disk.sync_folder(&self.folder.path)
-    }
-
     /// Reads the payload of a record.
     ///
     /// # Errors
@@ -411,6 +403,15 @@ impl Spool {
             }
         }
         Ok(())
+    }
+
+    /// As [`remove`](Self::remove), and a loss of power does not bring them back.
+    ///
+    /// # Errors
+    /// The disk failed: call it again with the same records.
+    pub fn remove_durably(&mut self, ids: &[RecordId]) -> io::Result<()> {
+        self.remove(ids)?;
+        self.folder.disk.sync_folder(&self.folder.path)
     }
 
     fn locations(&self, ids: &[RecordId]) -> Vec<RecordLocation> {
