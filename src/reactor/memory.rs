@@ -158,9 +158,7 @@ impl BufferMemory {
         if bytes == old_bytes && (is_unknown == was_unknown || bytes == 0) {
             return false;
         }
-        if old_bytes >= bytes + limits::PURGE_BYTES_MIN {
-            self.has_shrunk.set(true);
-        }
+        self.note_released(old_bytes.saturating_sub(bytes));
         self.all.replace(old_bytes, bytes, &self.metrics.buffers_peak);
         let (old_bytes, bytes) =
             (if was_unknown { old_bytes } else { 0 }, if is_unknown { bytes } else { 0 });
@@ -186,9 +184,7 @@ impl BufferMemory {
         if bytes == 0 {
             return;
         }
-        if bytes >= limits::PURGE_BYTES_MIN {
-            self.has_shrunk.set(true);
-        }
+        self.note_released(bytes);
         self.all.release(bytes);
         if memory.is_unknown() {
             self.unknown.release(bytes);
@@ -234,6 +230,13 @@ impl BufferMemory {
         self.unknown.releasing.set(self.unknown.releasing.get() - unknown);
         self.all.releasing.set(self.all.releasing.get() - all);
         self.waiting.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// A connection has released buffers of this size.
+    fn note_released(&self, bytes: usize) {
+        if bytes >= limits::PURGE_BYTES_MIN {
+            self.has_shrunk.set(true);
+        }
     }
 
     /// Returns the pages of released buffers to the kernel, once per sweep.
