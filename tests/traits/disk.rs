@@ -15,6 +15,15 @@ fn name(user: usize) -> String {
     format!("user-{user}")
 }
 
+/// Keeps a number of each of these users, on the disk too.
+fn keep_users(proxy: &Proxy, count: usize) {
+    let mut client = proxy.client();
+    for user in 0..count {
+        identities(&mut client, &name(user), &number(user));
+    }
+    written(proxy);
+}
+
 fn files(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
     names.map(|name| name.to_string_lossy().into_owned()).collect()
@@ -92,11 +101,7 @@ fn a_file_with_damaged_pages_is_recovered_and_put_aside() {
     let scratch = Scratch::new();
     let folder = scratch.path().join("traits");
     let mut proxy = on_disk(&folder).ready();
-    let mut client = proxy.client();
-    for user in 0..3000 {
-        identities(&mut client, &name(user), &number(user));
-    }
-    written(&proxy);
+    keep_users(&proxy, 3000);
     proxy.signal("TERM");
     proxy.wait();
     let path = folder.join("traits.redb");
@@ -138,11 +143,8 @@ fn a_file_that_is_damaged_while_it_is_open_is_written_anew() {
     let scratch = Scratch::new();
     let folder = scratch.path().join("traits");
     let mut proxy = on_disk(&folder).ready();
+    keep_users(&proxy, 3000);
     let mut client = proxy.client();
-    for user in 0..3000 {
-        identities(&mut client, &name(user), &number(user));
-    }
-    written(&proxy);
     let path = folder.join("traits.redb");
     let length = fs::metadata(&path).expect("a file").len();
     fs::write(&path, vec![b'x'; length as usize]).expect("writable");
@@ -170,11 +172,8 @@ fn a_process_that_takes_over_has_what_the_other_one_keeps() {
     let scratch = Scratch::new();
     let folder = scratch.path().join("traits");
     let mut first = on_disk(&folder).ready();
+    keep_users(&first, 500);
     let mut client = first.client();
-    for user in 0..500 {
-        identities(&mut client, &name(user), &number(user));
-    }
-    written(&first);
     let (code, output) = on_disk(&folder).check().run();
     assert!(code == Some(0) && output.contains("a running process has the file"), "{output}");
     let mut second = on_disk(&folder).arg("--take-over").ready();
