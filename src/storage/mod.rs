@@ -6,6 +6,8 @@
 pub mod disk;
 mod records;
 pub mod spool;
+#[cfg(test)]
+pub mod test_folder;
 
 use std::collections::BTreeMap;
 use std::fmt;

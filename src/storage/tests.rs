@@ -4,15 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::config::{LogFormat, Logging};
+use crate::storage::test_folder::TestFolder;
 
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("edge-proxy-store-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        Self(path)
-    }
+impl TestFolder {
     fn store(&self) -> Store {
         let logging = Logging {
             log_level: Level::Critical,
@@ -26,12 +20,6 @@ impl Folder {
     }
     fn files(&self) -> Vec<PathBuf> {
         fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path()).collect()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -53,7 +41,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_saved_document_is_loaded_at_the_next_start() {
-    let folder = Folder::new("next-start");
+    let folder = TestFolder::new("store-next-start");
     let store = folder.store();
     assert_eq!(store.load("key").unwrap(), None);
     store.save("key", stored("old"));
@@ -73,7 +61,7 @@ fn a_saved_document_is_loaded_at_the_next_start() {
 
 #[test]
 fn retries_failed_writes() {
-    let folder = Folder::new("retried");
+    let folder = TestFolder::new("store-retried");
     let store = folder.store();
     fs::remove_dir_all(&folder.0).unwrap();
     store.save("key", stored("{}"));
@@ -91,7 +79,7 @@ fn retries_failed_writes() {
 
 #[test]
 fn removes_only_old_temporary_files() {
-    let folder = Folder::new("leftovers");
+    let folder = TestFolder::new("store-leftovers");
     drop(folder.store());
     let digits = "0123456789abcdef0123456789abcdef";
     let ours = format!("{digits}.tmp-1-00112233445566aa");
@@ -138,7 +126,7 @@ fn removes_only_old_temporary_files() {
 
 #[test]
 fn recognizes_its_temporary_files() {
-    let folder = Folder::new("recognised");
+    let folder = TestFolder::new("store-recognised");
     let store = folder.store();
     // The target is a directory: the rename fails.
     let target = path(&DiskFolder::from(&folder.0), "key");
@@ -152,7 +140,7 @@ fn recognizes_its_temporary_files() {
 
 #[test]
 fn reads_only_regular_files() {
-    let folder = Folder::new("others");
+    let folder = TestFolder::new("store-others");
     let store = folder.store();
     let target = path(&DiskFolder::from(&folder.0), "key");
     for link in ["/dev/zero", "/dev/stdin", "elsewhere"] {
@@ -170,7 +158,7 @@ fn reads_only_regular_files() {
 
 #[test]
 fn never_serves_a_damaged_file() {
-    let folder = Folder::new("damaged");
+    let folder = TestFolder::new("store-damaged");
     let store = folder.store();
     store.save("key", stored("{\"some\": \"document\"}"));
     store.flush(TIMEOUT);

@@ -1,35 +1,21 @@
 //! Tests of the queue and of rounds, with an upstream that is a function.
 use std::cell::RefCell;
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
 use crate::events::EventPart;
 use crate::forwarding::round::{ForwardResult, forward_round};
+use crate::storage::test_folder::TestFolder;
 use crate::upstream::{EventsOutcome, PollError, PollErrorKind};
 
-struct QueueFolder(PathBuf);
-
-impl QueueFolder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("edge-proxy-queue-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        Self(path)
-    }
-
+impl TestFolder {
     fn open(&self) -> SharedQueue {
         let options = SpoolOptions { bytes_max: 4 << 20, syncs: false };
         let (queue, _) = EventQueue::open(&self.0, options, Arc::default()).unwrap();
         let shared = SharedQueue::default();
         *shared.lock() = Some(queue);
         shared
-    }
-}
-
-impl Drop for QueueFolder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -93,7 +79,7 @@ fn queued(queue: &SharedQueue) -> u64 {
 
 #[test]
 fn batches_have_one_source_and_a_bounded_size_and_sources_take_turns() {
-    let folder = QueueFolder::new("turns");
+    let folder = TestFolder::new("queue-turns");
     let queue = folder.open();
     let large: Vec<String> =
         (0..10).map(|_| format!("{{\"event\":\"x\",\"value\":\"{}\"}}", "v".repeat(20_000))).collect();
@@ -115,7 +101,7 @@ fn batches_have_one_source_and_a_bounded_size_and_sources_take_turns() {
 
 #[test]
 fn a_failed_batch_is_sent_again_with_the_same_key_also_after_a_restart() {
-    let folder = QueueFolder::new("again");
+    let folder = TestFolder::new("queue-again");
     let queue = folder.open();
     store(&queue, source("a", "sdk/1"), &numbers(0..2)).unwrap();
     let (result, first) = run(&queue, |_, _| failed(503));
@@ -138,7 +124,7 @@ fn a_failed_batch_is_sent_again_with_the_same_key_also_after_a_restart() {
 
 #[test]
 fn failing_sources_do_not_stop_the_others_until_there_are_several() {
-    let folder = QueueFolder::new("failing");
+    let folder = TestFolder::new("queue-failing");
     let queue = folder.open();
     for key in ["a", "b", "c"] {
         store(&queue, source(key, ""), &numbers(0..1)).unwrap();
@@ -155,7 +141,7 @@ fn failing_sources_do_not_stop_the_others_until_there_are_several() {
 
 #[test]
 fn retry_after_delays_a_source() {
-    let folder = QueueFolder::new("retry-after");
+    let folder = TestFolder::new("queue-retry-after");
     let queue = folder.open();
     store(&queue, source("a", ""), &numbers(0..1)).unwrap();
     let wait = |_: &EventBatch, _: &[u8]| {
@@ -169,7 +155,7 @@ fn retry_after_delays_a_source() {
 
 #[test]
 fn a_refused_batch_is_divided_down_to_the_event_that_is_the_reason() {
-    let folder = QueueFolder::new("divided");
+    let folder = TestFolder::new("queue-divided");
     let queue = folder.open();
     (0..5).for_each(|post| store(&queue, source("a", ""), &numbers(post * 20..post * 20 + 20)).unwrap());
     let has_bad = |body: &[u8]| names(body).iter().any(|name| name == "e37");
@@ -188,7 +174,7 @@ fn a_refused_batch_is_divided_down_to_the_event_that_is_the_reason() {
 
 #[test]
 fn other_refusals_lose_the_batch_without_dividing_it() {
-    let folder = QueueFolder::new("refused");
+    let folder = TestFolder::new("queue-refused");
     let queue = folder.open();
     store(&queue, source("a", ""), &numbers(0..7)).unwrap();
     let (result, sent) = run(&queue, |_, _| refused(403));
@@ -197,7 +183,7 @@ fn other_refusals_lose_the_batch_without_dividing_it() {
 
 #[test]
 fn divisions_are_bounded() {
-    let folder = QueueFolder::new("divisions");
+    let folder = TestFolder::new("queue-divisions");
     let queue = folder.open();
     store(&queue, source("a", ""), &numbers(0..2000)).unwrap();
     let (result, sent) = run(&queue, |_, _| refused(400));
@@ -208,7 +194,7 @@ fn divisions_are_bounded() {
 
 #[test]
 fn an_event_that_upstream_fails_on_is_found_but_an_outage_loses_nothing() {
-    let folder = QueueFolder::new("faulty");
+    let folder = TestFolder::new("queue-faulty");
     let queue = folder.open();
     store(&queue, source("a", ""), &numbers(0..50)).unwrap();
     for _ in 0..10 {
@@ -229,7 +215,7 @@ fn an_event_that_upstream_fails_on_is_found_but_an_outage_loses_nothing() {
 
 #[test]
 fn a_damaged_record_costs_its_events_only() {
-    let folder = QueueFolder::new("damage");
+    let folder = TestFolder::new("queue-damage");
     let queue = folder.open();
     (0..3).for_each(|post| store(&queue, source("a", ""), &numbers(post * 2..post * 2 + 2)).unwrap());
     let segment = folder.0.join("events/0/0000000000000001.segment");
@@ -247,7 +233,7 @@ fn a_damaged_record_costs_its_events_only() {
 
 #[test]
 fn too_many_sdks_share_a_source() {
-    let folder = QueueFolder::new("sdks");
+    let folder = TestFolder::new("queue-sdks");
     let queue = folder.open();
     (0..60).for_each(|sdk| store(&queue, source("a", &format!("sdk/{sdk}")), &numbers(0..1)).unwrap());
     store(&queue, source("b", "sdk/x"), &numbers(0..1)).unwrap();
@@ -258,7 +244,7 @@ fn too_many_sdks_share_a_source() {
 
 #[test]
 fn a_full_spool_refuses_a_post_as_a_whole() {
-    let folder = QueueFolder::new("whole");
+    let folder = TestFolder::new("queue-whole");
     let queue = folder.open();
     let event = format!("{{\"event\":\"x\",\"value\":\"{}\"}}", "v".repeat(100_000));
     let part = || EventPart { count: 1, events: event.clone().into_bytes() };
@@ -277,7 +263,7 @@ fn a_full_spool_refuses_a_post_as_a_whole() {
 
 #[test]
 fn the_spool_of_a_process_that_ended_is_forwarded_too() {
-    let folder = QueueFolder::new("adopted");
+    let folder = TestFolder::new("queue-adopted");
     let first = folder.open();
     let second = folder.open();
     store(&first, source("a", ""), &numbers(0..2)).unwrap();

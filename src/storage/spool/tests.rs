@@ -3,16 +3,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-
-struct TestFolder(PathBuf);
+use crate::storage::test_folder::TestFolder;
 
 impl TestFolder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("edge-proxy-spool-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        Self(path)
-    }
-
     fn segments(&self) -> Vec<PathBuf> {
         let folder = self.0.join("0");
         segments_in(&DiskFolder::from(&folder))
@@ -20,12 +13,6 @@ impl TestFolder {
             .into_iter()
             .map(|number| segment_path(&folder, number))
             .collect()
-    }
-}
-
-impl Drop for TestFolder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -54,7 +41,7 @@ fn append(spool: &mut Spool, payload: &str) -> RecordId {
 
 #[test]
 fn records_are_read_back_in_order_with_their_batches() {
-    let folder = TestFolder::new("order");
+    let folder = TestFolder::new("spool-order");
     let (mut spool, found, _) = open(&folder, OPTIONS);
     assert!(found.is_empty() && spool.is_empty());
     let ids: Vec<RecordId> = ["a", "b", "c", "d"].map(|text| append(&mut spool, text)).into();
@@ -85,7 +72,7 @@ fn records_are_read_back_in_order_with_their_batches() {
 
 #[test]
 fn a_damaged_record_costs_that_record() {
-    let folder = TestFolder::new("damaged");
+    let folder = TestFolder::new("spool-damaged");
     let (mut spool, ..) = open(&folder, OPTIONS);
     let ids: Vec<RecordId> =
         (0..20).map(|number| append(&mut spool, &format!("record {number:02}"))).collect();
@@ -105,7 +92,7 @@ fn a_damaged_record_costs_that_record() {
 /// A new segment whose header could not be written, and that could not be removed.
 #[test]
 fn a_name_that_is_in_use_fails_one_commit_only() {
-    let folder = TestFolder::new("in-use");
+    let folder = TestFolder::new("spool-in-use");
     let (mut spool, ..) = open(&folder, OPTIONS);
     fs::write(folder.0.join("0").join("0000000000000001.segment"), b"EPSP").unwrap();
     spool.append(&[b"lost".to_vec()]).unwrap();
@@ -122,7 +109,7 @@ fn a_name_that_is_in_use_fails_one_commit_only() {
 
 #[test]
 fn other_files_are_left_as_they_are() {
-    let folder = TestFolder::new("others");
+    let folder = TestFolder::new("spool-others");
     drop(open(&folder, OPTIONS));
     let slot = folder.0.join("0");
     let newer = [&b"EPSPOOL\x02"[..], &[0; 100]].concat();
@@ -141,7 +128,7 @@ fn other_files_are_left_as_they_are() {
 
 #[test]
 fn a_full_spool_takes_nothing_until_records_are_removed() {
-    let folder = TestFolder::new("full");
+    let folder = TestFolder::new("spool-full");
     let (mut spool, ..) = open(&folder, OPTIONS);
     let payload = [vec![b'x'; 10_000]];
     let mut ids = Vec::new();
@@ -171,7 +158,7 @@ fn a_full_spool_takes_nothing_until_records_are_removed() {
 
 #[test]
 fn small_records_count_for_the_memory_that_they_take() {
-    let folder = TestFolder::new("small");
+    let folder = TestFolder::new("spool-small");
     let (mut spool, ..) = open(&folder, OPTIONS);
     let mut count = 0;
     while spool.append(&[b"x".to_vec()]).is_ok() {
@@ -182,7 +169,7 @@ fn small_records_count_for_the_memory_that_they_take() {
 
 #[test]
 fn a_record_that_was_moved_when_the_process_was_killed_is_read_once() {
-    let folder = TestFolder::new("moved");
+    let folder = TestFolder::new("spool-moved");
     let (mut spool, ..) = open(&folder, OPTIONS);
     append(&mut spool, "a");
     append(&mut spool, "b");
@@ -198,7 +185,7 @@ fn a_record_that_was_moved_when_the_process_was_killed_is_read_once() {
 
 #[test]
 fn each_process_has_its_own_spool_and_takes_over_abandoned_ones() {
-    let folder = TestFolder::new("shared");
+    let folder = TestFolder::new("spool-shared");
     let (mut first, ..) = open(&folder, OPTIONS);
     append(&mut first, "first");
     let (mut second, found, _) = open(&folder, OPTIONS);
@@ -220,7 +207,7 @@ fn each_process_has_its_own_spool_and_takes_over_abandoned_ones() {
 
 #[test]
 fn a_spool_has_records_while_one_of_its_folders_has_a_segment() {
-    let folder = TestFolder::new("has");
+    let folder = TestFolder::new("spool-has");
     let has = || has_records(&DiskFolder::from(&folder.0));
     assert!(!has(), "no folder");
     let (mut first, ..) = open(&folder, OPTIONS);
@@ -237,7 +224,7 @@ fn a_spool_has_records_while_one_of_its_folders_has_a_segment() {
 
 #[test]
 fn a_folder_that_cannot_be_read_is_an_error_and_not_an_empty_one() {
-    let folder = TestFolder::new("unreadable");
+    let folder = TestFolder::new("spool-unreadable");
     fs::create_dir_all(&folder.0).unwrap();
     // The process may be root, who reads every folder but not a link to itself.
     std::os::unix::fs::symlink("0", folder.0.join("0")).unwrap();
@@ -250,7 +237,7 @@ fn a_folder_that_cannot_be_read_is_an_error_and_not_an_empty_one() {
 
 #[test]
 fn a_deleted_segment_is_not_written_to() {
-    let folder = TestFolder::new("deleted");
+    let folder = TestFolder::new("spool-deleted");
     let (mut spool, ..) = open(&folder, OPTIONS);
     let lost = append(&mut spool, "lost");
     fs::remove_dir_all(folder.0.join("0")).unwrap();

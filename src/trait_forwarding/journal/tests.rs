@@ -1,20 +1,11 @@
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::*;
 use crate::engine::evaluate::TraitValue;
-
-struct TestFolder(PathBuf);
+use crate::storage::test_folder::TestFolder;
 
 impl TestFolder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("edge-proxy-journal-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
     /// Whether any file has this text.
     fn has(&self, text: &str) -> bool {
         let slots = std::fs::read_dir(self.0.join(FOLDER)).unwrap().flatten();
@@ -22,12 +13,6 @@ impl TestFolder {
         files.into_iter().any(|file| {
             std::fs::read(file.path()).unwrap().windows(text.len()).any(|window| window == text.as_bytes())
         })
-    }
-}
-
-impl Drop for TestFolder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -60,7 +45,7 @@ fn reopened(folder: &TestFolder) -> (Journal, SharedTraitQueue) {
 
 #[test]
 fn what_waits_is_there_after_a_restart_and_what_was_delivered_is_not() {
-    let folder = TestFolder::new("replay");
+    let folder = TestFolder::new("journal-replay");
     let (mut journal, queue) = reopened(&folder);
     add(&queue, "b", 1);
     add(&queue, "a", 1);
@@ -82,7 +67,7 @@ fn what_waits_is_there_after_a_restart_and_what_was_delivered_is_not() {
 
 #[test]
 fn it_does_not_grow_while_values_are_replaced() {
-    let folder = TestFolder::new("growth");
+    let folder = TestFolder::new("journal-growth");
     let (mut journal, queue) = reopened(&folder);
     for round in 0..200 {
         for identity in 0..100 {
@@ -105,7 +90,7 @@ fn it_does_not_grow_while_values_are_replaced() {
 
 #[test]
 fn an_erased_identity_is_not_in_any_file() {
-    let folder = TestFolder::new("erase");
+    let folder = TestFolder::new("journal-erase");
     let (mut journal, queue) = reopened(&folder);
     for identifier in ["a", "person@example.com", "z"] {
         add(&queue, identifier, 1);
@@ -123,7 +108,7 @@ fn an_erased_identity_is_not_in_any_file() {
 
 #[test]
 fn the_journal_of_a_process_that_ended_is_taken_over_and_does_not_replace_newer_values() {
-    let folder = TestFolder::new("adopt");
+    let folder = TestFolder::new("journal-adopt");
     let (mut first, first_queue) = reopened(&folder);
     add(&first_queue, "a", 1);
     add(&first_queue, "b", 1);
@@ -140,7 +125,7 @@ fn the_journal_of_a_process_that_ended_is_taken_over_and_does_not_replace_newer_
 
 #[test]
 fn values_that_were_delivered_while_the_disk_failed_are_not_sent_again() {
-    let folder = TestFolder::new("failed");
+    let folder = TestFolder::new("journal-failed");
     let (mut journal, first) = reopened(&folder);
     add(&first, "a", 1);
     journal.write(&first).unwrap();

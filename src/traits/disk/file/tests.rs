@@ -6,30 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 use crate::engine::evaluate::TraitValue;
 use crate::storage::disk::{Disk, DiskEntry, DiskFile, SystemDisk};
+use crate::storage::test_folder::TestFolder;
 use crate::trait_table::{Entry, RecordWriter, Stamp, TraitHead};
 
-struct TestFolder(PathBuf);
-
 impl TestFolder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("edge-proxy-traits-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        Self(path)
-    }
-
-    fn disk(&self) -> DiskFolder {
-        DiskFolder::from(&self.0)
-    }
-
     fn files_aside(&self) -> usize {
         let names = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_string_lossy().contains("damaged")).count()
-    }
-}
-
-impl Drop for TestFolder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -65,9 +48,17 @@ fn open(folder: &TestFolder) -> (Found, TraitFile, Option<Damage>) {
     (found, file, damage)
 }
 
+/// Makes a file with this many records. Returns what is in it.
+fn filled(folder: &TestFolder, count: i64) -> Vec<u8> {
+    let (_, file, _) = open(folder);
+    commit(&file, 0..count);
+    drop(file);
+    fs::read(folder.0.join(FILE)).unwrap()
+}
+
 #[test]
 fn what_is_committed_is_read_by_the_next_process() {
-    let folder = TestFolder::new("commit");
+    let folder = TestFolder::new("traits-commit");
     let (found, file, damage) = open(&folder);
     assert!(found.is_empty() && damage.is_none());
     commit(&file, 0..100);
@@ -82,7 +73,7 @@ fn what_is_committed_is_read_by_the_next_process() {
 
 #[test]
 fn a_file_that_is_open_elsewhere_is_read_and_not_changed() {
-    let folder = TestFolder::new("read-only");
+    let folder = TestFolder::new("traits-read-only");
     assert!(matches!(check_file(&folder.0), Ok(TraitFileState::Missing)));
     let (_, file, _) = open(&folder);
     let is_read = |count: i64| {
@@ -109,18 +100,17 @@ fn a_file_that_is_open_elsewhere_is_read_and_not_changed() {
 
 #[test]
 fn a_byte_that_changed_anywhere_ends_no_process_and_gives_no_wrong_record() {
-    let folder = TestFolder::new("damaged");
-    let (_, file, _) = open(&folder);
-    commit(&file, 0..600);
-    drop(file);
+    let folder = TestFolder::new("traits-damaged");
+    let intact = filled(&folder, 600);
     let path = folder.0.join(FILE);
-    let intact = fs::read(&path).unwrap();
     let (mut damaged, mut recovered_some) = (0, false);
     // All fields of the header, parts of all kinds of pages, and the middle of the records of some.
     let records = intact.windows(9).enumerate().filter(|(_, text)| text == b"identity ");
     let records: Vec<usize> = records.map(|(place, _)| place).collect();
     let places = (0..320).step_by(61).chain((320..intact.len()).step_by(393_203));
-    for place in places.chain(records.iter().step_by(records.len() / 3).copied()) {
+    let records: Vec<usize> = records.iter().step_by(records.len() / 3).copied().collect();
+    for place in places.chain(records.iter().copied()) {
+        let damaged_before = damaged;
         let mut bytes = intact.clone();
         bytes[place] ^= 1 << (place % 8);
         fs::write(&path, &bytes).unwrap();
@@ -150,6 +140,7 @@ fn a_byte_that_changed_anywhere_ends_no_process_and_gives_no_wrong_record() {
         };
         drop(file);
         assert!(open(&folder).0.contains_key(&name(3000)), "byte {place}");
+        assert!(damaged > damaged_before || !records.contains(&place), "a record at byte {place}");
     }
     assert_eq!(folder.files_aside(), TRAIT_DAMAGED_FILES_MAX, "older ones are removed");
     // Other places may be in pages that are not in use.
@@ -158,12 +149,9 @@ fn a_byte_that_changed_anywhere_ends_no_process_and_gives_no_wrong_record() {
 
 #[test]
 fn a_file_that_was_cut_or_overwritten_is_replaced() {
-    let folder = TestFolder::new("cut");
-    let (_, file, _) = open(&folder);
-    commit(&file, 0..2000);
-    drop(file);
+    let folder = TestFolder::new("traits-cut");
+    let intact = filled(&folder, 2000);
     let path = folder.0.join(FILE);
-    let intact = fs::read(&path).unwrap();
     for length in [0, 5, 320, 4096, intact.len() / 2, intact.len() - 1] {
         fs::write(&path, &intact[..length]).unwrap();
         let (found, file, damage) = open(&folder);
@@ -179,7 +167,7 @@ fn a_file_that_was_cut_or_overwritten_is_replaced() {
 /// What passes by records gives no wrong ones: they are counted.
 #[test]
 fn records_are_read_in_parts_and_counted() {
-    let folder = TestFolder::new("parts");
+    let folder = TestFolder::new("traits-parts");
     let (_, file, _) = open(&folder);
     commit(&file, 0..1000);
     let (mut position, mut found, mut parts) = (ReadPosition::default(), Vec::new(), 0);
@@ -256,10 +244,8 @@ impl Disk for FailingDisk {
 
 #[test]
 fn a_disk_that_fails_does_not_make_a_damaged_file() {
-    let folder = TestFolder::new("failing");
-    let (_, file, _) = open(&folder);
-    commit(&file, 0..500);
-    drop(file);
+    let folder = TestFolder::new("traits-failing");
+    filled(&folder, 500);
     let disk = FailingDisk(Arc::new(AtomicU32::new(0)));
     let failing = DiskFolder::new(Arc::new(disk.clone()), &folder.0);
     let (mut failures, mut allowed) = (0, 0);
