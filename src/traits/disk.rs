@@ -259,9 +259,28 @@ impl TraitDisk {
         self.in_flight.is_some() || !self.due.is_empty() || !self.changed.is_empty()
     }
 
+    /// Identities whose records differ from the disk.
+    fn unwritten(&self) -> usize {
+        self.in_flight.as_ref().map_or(0, |batch| batch.count) + self.due.len() + self.changed.len()
+    }
+
+    /// The process ends before these were written.
+    fn report_lost(&self) {
+        let (path, identities) = (self.folder.path.join(FILE), self.unwritten());
+        let (path, reason) = (
+            path.display(),
+            match self.is_open {
+                true => "the disk could not be written before the process ended",
+                false => "the file could not be opened before the process ended",
+            },
+        );
+        let fields: [(_, &dyn Display); 3] =
+            [("path", &path), ("identities", &identities), ("reason", &reason)];
+        self.log.event(Level::Error, "traits_lost", &fields);
+    }
+
     fn measure(&self) {
-        let in_flight = self.in_flight.as_ref().map_or(0, |batch| batch.count);
-        let unwritten = in_flight + self.due.len() + self.changed.len();
+        let unwritten = self.unwritten();
         let since = self.in_flight.as_ref().and_then(|batch| batch.since);
         let since = since.or(self.due.since()).or(self.changed.since());
         let lag = since.map_or(0, |since| clock::elapsed(since).as_millis());
@@ -328,6 +347,9 @@ impl TraitSink for TraitDisk {
             self.receive(memory, now, COMMIT_INTERVAL, inform);
         }
         self.measure();
+        if is_last && self.is_unwritten() {
+            self.report_lost();
+        }
     }
 }
 

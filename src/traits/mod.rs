@@ -45,7 +45,7 @@ impl TraitThread {
     pub fn stop(self) {
         self.stop.send();
         // The sender is dropped when the thread ends, with or without a panic.
-        let _ = self.ended.recv_timeout(limits::TRAIT_STOP_TIMEOUT);
+        let _ = self.ended.recv_timeout(limits::TRAIT_STOP_TIMEOUT + STOP_GRACE);
     }
 }
 
@@ -60,6 +60,8 @@ pub fn check_settings(config: &Config) -> Result<(), SettingError> {
     }
 }
 
+/// How much longer than its sinks the end of the process waits for the thread, which logs what is lost.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 /// How long the start waits for the table to be read.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -24,6 +24,14 @@ fn keep_users(proxy: &Proxy, count: usize) {
     written(proxy);
 }
 
+/// The identities of `traits_lost`.
+fn lost(proxy: &Proxy) -> Option<usize> {
+    let log = proxy.log();
+    let line = log.lines().find(|line| line.contains("traits_lost"))?;
+    let number = line.split("identities=").nth(1).expect("a field").split(' ').next().expect("a number");
+    Some(number.parse().expect("a number"))
+}
+
 fn files(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
     names.map(|name| name.to_string_lossy().into_owned()).collect()
@@ -94,6 +102,54 @@ fn a_full_disk_loses_nothing_and_is_logged_once() {
     assert_eq!(proxy.metric("edge_proxy_traits_identities"), 2001.0);
     assert_eq!(kept(&mut proxy.client(), &name(1999)), long);
     assert_eq!(files(&folder), ["traits.redb"]);
+}
+
+/// What was kept since the disk is full cannot be written any more.
+#[test]
+fn a_stop_reports_what_it_loses() {
+    let (shim, scratch) = (Shim::new(), Scratch::new());
+    let folder = scratch.path().join("traits");
+    let mut proxy = shim.preload(on_disk(&folder)).ready();
+    let mut client = proxy.client();
+    identities(&mut client, "before", &plan("gold"));
+    written(&proxy);
+    shim.disk_is_full(true);
+    let long = json!([{"trait_key": "text", "trait_value": "x".repeat(1900)}]);
+    for user in 0..2000 {
+        identities(&mut client, &name(user), &long);
+    }
+    proxy.wait_for_log("traits_not_written");
+    proxy.signal("TERM");
+    proxy.wait();
+    let lost = lost(&proxy).expect("a line of the log");
+    shim.disk_is_full(false);
+    let proxy = on_disk(&folder).ready();
+    let survived = proxy.metric("edge_proxy_traits_identities") as usize;
+    assert!(lost > 0 && survived > 0 && survived + lost == 2001, "{survived} of 2001, {lost} lost");
+}
+
+/// A process that took over ends before the one that has the file.
+#[test]
+fn a_stop_before_the_file_could_be_opened_reports_what_it_loses() {
+    let scratch = Scratch::new();
+    let folder = scratch.path().join("traits");
+    let mut first = on_disk(&folder).ready();
+    keep_users(&first, 20);
+    let mut second = on_disk(&folder).ready();
+    second.wait_for_log("traits_file_in_use");
+    let mut client = second.client();
+    for user in 15..25 {
+        identities(&mut client, &name(user), &number(1000 + user));
+    }
+    second.signal("TERM");
+    second.wait();
+    assert_eq!(lost(&second), Some(10), "{}", second.log());
+    first.signal("TERM");
+    first.wait();
+    assert_eq!(lost(&first), None, "{}", first.log());
+    let again = on_disk(&folder).ready();
+    assert_eq!(again.metric("edge_proxy_traits_identities"), 20.0);
+    assert_eq!(kept(&mut again.client(), &name(15)), number(15));
 }
 
 #[test]
