@@ -40,6 +40,7 @@ impl KeptTraits {
         let metrics = Arc::new(Metrics::new(&[0]));
         let store = TraitStore::new(&config, link, Vec::new(), metrics, log);
         let limits = ViewLimits {
+            reactor: port.reactor(),
             writes_max: limits::TRAIT_WRITES_QUEUED_MAX,
             bytes_max: limits::TRAIT_WRITE_BYTES_QUEUED_REACTOR_MIN,
             ttl_seconds: 0,

@@ -124,6 +124,11 @@ impl TraitPort {
         self.writes.try_send(TraitMessage::Write(self.reactor, write)).is_ok()
     }
 
+    /// The number of the reactor in the channel.
+    pub fn reactor(&self) -> usize {
+        self.reactor
+    }
+
     /// The next update, if there is one.
     pub fn next_update(&self) -> Option<TraitUpdate> {
         self.updates.try_recv().ok()
@@ -144,11 +149,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::trait_table::{TraitChange, TraitDelta, TraitOperation};
+    use crate::trait_table::{TraitChange, TraitDelta, WriteKind};
 
     fn write(identifier: &str) -> TraitWrite {
-        let identifier = identifier.into();
-        TraitWrite { environment: "e".into(), identifier, operation: TraitOperation::Touch }
+        TraitWrite::new("e".into(), WriteKind::Touch, identifier, &[])
     }
 
     #[test]
@@ -163,7 +167,7 @@ mod tests {
         let senders: Vec<_> = group
             .iter()
             .map(|message| match message {
-                TraitMessage::Write(reactor, write) => (*reactor, &*write.identifier),
+                TraitMessage::Write(reactor, write) => (*reactor, write.parts().expect("a write").0),
                 TraitMessage::Stop => (9, ""),
             })
             .collect();

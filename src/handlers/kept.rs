@@ -17,7 +17,7 @@ use crate::identity::sent::{BodyTrait, PlainIdentity, SentBody, SentIdentity};
 use crate::identity::{IdentityReader, ParsedIdentity, query, sent, transient};
 use crate::limits::TRAIT_IDENTITY_BYTES_MAX;
 use crate::snapshot::Environment;
-use crate::trait_table::{Changes, KeyIndex, TraitHead, TraitRecord, TraitView, stored_value};
+use crate::trait_table::{BodyChanges, Changes, KeyIndex, TraitHead, TraitRecord, TraitView, stored_value};
 
 /// What a trait takes of a record, bytes: mostly more.
 const TRAIT_BYTES: usize = 16;
@@ -76,12 +76,10 @@ pub fn post<'a>(
         let (document, role) = exchange.open()?;
         let environment = &*document.environment;
         let scope = Scope::new(exchange, environment, role);
-        let plain = match &sent {
-            SentBody::Plain(plain) => plain_write(plain, scope, &view.borrow()).map(|write| (*plain, write)),
-            SentBody::Full(_) => None,
-        };
-        if let Some((plain, write)) = plain {
-            return respond_as_sent(exchange, &plain, scope, view, write);
+        if let SentBody::Plain(plain) = &sent
+            && let Some(result) = post_plain(exchange, plain, scope, view)
+        {
+            return result;
         }
         let (sent, kept) = (sent.into_full(), view.borrow());
         let merged = merge(&sent, scope, &kept);
@@ -95,61 +93,45 @@ pub fn post<'a>(
     })
 }
 
-/// What a body leaves in the store, if the traits after it are exactly those of the body: the identity is
-/// new, or has these keys in this order. `None`: they must be merged.
-fn plain_write(plain: &PlainIdentity<'_>, scope: Scope<'_>, kept: &TraitView) -> Option<PlainWrite> {
-    if scope.drops_traits() || !scope.environment.persist_trait_data() {
-        return None;
-    }
-    let record = kept.find(scope.key, plain.identifier, scope.now);
-    let (changes, is_new, needs_touch) = match &record {
-        None => (Changes::of_new(plain.traits)?, true, false),
-        Some(record) => {
-            let changes = Changes::of_same_keys(record, plain.traits)?;
-            (changes, false, kept.needs_touch(record, scope.now))
-        }
-    };
-    if changes.is_empty() && !is_new {
-        return Some(if needs_touch { PlainWrite::Touch } else { PlainWrite::Nothing });
-    }
-    let changes = changes.into_bytes();
-    let is_large = TraitView::bytes_after(record, plain.identifier, &changes) > TRAIT_IDENTITY_BYTES_MAX;
-    Some(if is_large { PlainWrite::TooLarge } else { PlainWrite::Set { changes, is_new } })
-}
-
-/// What [`plain_write`] found.
-enum PlainWrite {
-    Nothing,
-    Touch,
-    Set { changes: Box<[u8]>, is_new: bool },
-    TooLarge,
-}
-
-/// Answers with the traits of the body, and writes them.
-fn respond_as_sent<'a>(
+/// `POST identities/` of a body without deletions. `None`: it must be merged as any other.
+fn post_plain<'a>(
     exchange: &mut Exchange<'a>,
     plain: &PlainIdentity<'_>,
     scope: Scope<'a>,
     view: &RefCell<TraitView>,
-    write: PlainWrite,
-) -> Result<(), ApiError<'a>> {
-    if matches!(write, PlainWrite::TooLarge) {
-        return Err(ApiError::TraitsTooLarge);
+) -> Option<Result<(), ApiError<'a>>> {
+    if scope.drops_traits() || !scope.environment.persist_trait_data() {
+        return None;
     }
-    let identity = Identity { identifier: plain.identifier, traits: plain.traits };
-    let parsed = ParsedIdentity { identity, echo: plain.echo, is_anonymous: false };
+    let (identifier, kept) = (plain.identifier, view.borrow());
+    let before = kept.find(scope.key, identifier, scope.now);
+    let head = TraitHead { is_promoted: before.is_some(), is_erased: false, seen: scope.now };
+    let (all, merged) = match &before {
+        None => (BodyChanges::of_new(identifier, plain.traits, head)?, None),
+        Some(record) => match BodyChanges::of_same_keys(record, plain.traits, head) {
+            Some(all) => (all, None),
+            None => {
+                let (all, merged) = BodyChanges::of_other_keys(record, plain.traits, head)?;
+                (all, Some(merged))
+            }
+        },
+    };
+    if all.record().is_some_and(|record| record.len() > TRAIT_IDENTITY_BYTES_MAX) {
+        return Some(Err(ApiError::TraitsTooLarge));
+    }
+    let needs_touch = before.is_some_and(|record| kept.needs_touch(&record, scope.now));
+    // With the keys of the record in their order the traits are echoed as they were sent.
+    let (traits, echo) = merged.as_deref().map_or((plain.traits, plain.echo), |merged| (merged, None));
+    let parsed = ParsedIdentity { identity: Identity { identifier, traits }, echo, is_anonymous: false };
     identities::respond_merged(exchange, scope.environment, scope.role, &parsed, Selection::default());
-    match write {
-        PlainWrite::Touch => view.borrow_mut().touch(scope.key, plain.identifier),
-        PlainWrite::Set { changes, is_new } => {
-            // The changes of a new identity are all that it has.
-            let all = (!is_new).then(|| Changes::of_all(plain.traits).into_bytes());
-            let head = TraitHead { is_promoted: !is_new, is_erased: false, seen: scope.now };
-            view.borrow_mut().set_all(scope.key, plain.identifier, changes, all.as_deref(), head);
-        }
-        PlainWrite::Nothing | PlainWrite::TooLarge => {}
+    drop(merged);
+    drop(kept);
+    match all {
+        BodyChanges::None if needs_touch => view.borrow_mut().touch(scope.key, identifier),
+        BodyChanges::None => {}
+        all => view.borrow_mut().set_all(scope.key, identifier, all),
     }
-    Ok(())
+    Some(Ok(()))
 }
 
 /// `GET identities/`.
@@ -200,7 +182,7 @@ pub fn commit(view: &RefCell<TraitView>, scope: Scope<'_>, identifier: &str, wri
         Write::Nothing => {}
         Write::Touch => view.borrow_mut().touch(scope.key, identifier),
         Write::Set(changes) => {
-            view.borrow_mut().set(scope.key, identifier, changes, scope.now);
+            view.borrow_mut().set(scope.key, identifier, &changes, scope.now);
         }
     }
 }

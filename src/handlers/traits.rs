@@ -250,10 +250,10 @@ fn last_values(items: &[&SentItem<'_>]) -> Box<[u8]> {
             changes.push(&item.key, None);
             continue;
         };
-        match index.find(&item.key).and_then(|position| last.get_mut(position)) {
+        match index.find(item.key.as_bytes()).and_then(|position| last.get_mut(position)) {
             Some(known) => known.value = value,
             None => {
-                index.push(&item.key);
+                index.push(item.key.as_bytes());
                 last.push(Trait { key: &item.key, value });
             }
         }

@@ -27,6 +27,7 @@ impl KeptTraits {
         let config = &options.config;
         let share = limits::TRAIT_WRITE_BYTES_QUEUED_MAX / config.cores.len().max(1);
         let limits = ViewLimits {
+            reactor: port.reactor(),
             writes_max: limits::TRAIT_WRITES_QUEUED_MAX,
             bytes_max: share.max(limits::TRAIT_WRITE_BYTES_QUEUED_REACTOR_MIN),
             ttl_seconds: u32::try_from(config.traits.ttl.as_secs()).unwrap_or(u32::MAX),

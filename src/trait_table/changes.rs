@@ -1,13 +1,20 @@
 //! What one request changes of an identity, and the record after it.
 use crate::engine::evaluate::{Trait, TraitValue};
-use crate::trait_table::key_index::KeyIndex;
+use crate::trait_table::key_index::{KeyIndex, fingerprint};
 use crate::trait_table::record::{
-    Entries, Entry, RawValue, RecordWriter, Stamp, TraitHead, TraitRecord, entry_bytes,
+    EncodedEntry, Entries, Entry, RawEntry, RawValue, RecordPatch, RecordWriter, Stamp, TraitHead,
+    TraitRecord, entry_bytes,
 };
 
 /// Keys that are compared with each other, at most: the work grows with the square of their number. More are
 /// merged with an index.
 const NEW_KEYS_MAX: usize = 128;
+/// Keys that are added to a record without an index, each compared with all others, at most.
+const ADDED_KEYS_MAX: usize = 4;
+/// What a trait takes in a record beside its texts, bytes, at most.
+const TRAIT_BYTES: usize = 16;
+/// Space for the stamps of replaced entries in a record, bytes.
+const STAMPS_BYTES: usize = 64;
 
 /// A value as it is stored: core's database has no negative zero.
 pub fn stored_value(value: TraitValue<'_>) -> TraitValue<'_> {
@@ -19,16 +26,14 @@ pub fn stored_value(value: TraitValue<'_>) -> TraitValue<'_> {
 
 /// Keys that may have been seen before: a small filter, so that few keys are compared with all others.
 #[derive(Debug, Default)]
-struct SeenKeys([u64; 4]);
+struct SeenKeys([u64; 16]);
 
 impl SeenKeys {
     /// Returns whether the key may have been inserted before.
-    fn insert(&mut self, bytes: &[u8]) -> bool {
-        let end = |byte: Option<&u8>| u32::from(byte.copied().unwrap_or_default());
-        let mixed = (end(bytes.first()) << 16 | end(bytes.last()) << 8 | end(bytes.get(bytes.len() / 2)))
-            .wrapping_add(u32::from(bytes.len().to_le_bytes()[0]) << 20)
-            .wrapping_mul(0x9E37_79B1);
-        let (word, bit) = ((mixed >> 30) as usize, mixed >> 24 & 63);
+    #[inline]
+    fn insert(&mut self, key: &[u8]) -> bool {
+        let print = fingerprint(key);
+        let (word, bit) = ((print >> 28) as usize, print >> 22 & 63);
         let was_set = self.0[word] >> bit & 1 == 1;
         self.0[word] |= 1 << bit;
         was_set
@@ -44,17 +49,61 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// All of these traits.
-    pub fn of_all(traits: &[Trait<'_>]) -> Self {
-        let bytes = traits.iter().map(|item| entry_bytes(item.key, item.value)).sum();
-        let mut changes = Self { writer: RecordWriter::for_entries(bytes), ..Self::default() };
-        traits.iter().for_each(|item| changes.push(item.key, Some(stored_value(item.value))));
-        changes
+    /// Adds a change; `None` deletes the key.
+    pub fn push(&mut self, key: &str, value: Option<TraitValue<'_>>) {
+        self.push_next(key, value);
     }
 
-    /// The traits of a body as changes, if a new identity has exactly these after it: they are not many, no
-    /// key is twice, none is deleted.
-    pub fn of_new(traits: &[Trait<'_>]) -> Option<Self> {
+    /// Space for a trait.
+    fn reserve(&mut self, item: &Trait<'_>) {
+        self.writer.reserve(entry_bytes(item.key, item.value));
+    }
+
+    /// As [`push`](Self::push); returns the stamp and the encoded form.
+    fn push_next(&mut self, key: &str, value: Option<TraitValue<'_>>) -> (Stamp, EncodedEntry<'_>) {
+        self.stamp = self.stamp.next();
+        self.count += 1;
+        (self.stamp, self.writer.push_following(key, value.unwrap_or(TraitValue::Null)))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The changes, to be sent to the store thread.
+    pub fn into_bytes(self) -> Box<[u8]> {
+        self.writer.finish().into()
+    }
+}
+
+/// What a body without deletions changes of an identity, and the record after it, whose stamps are not
+/// valid.
+#[derive(Debug)]
+pub enum BodyChanges {
+    None,
+    /// The identity is new, and has so many keys.
+    New {
+        record: Vec<u8>,
+        keys: u32,
+    },
+    Changed {
+        changes: Box<[u8]>,
+        record: Vec<u8>,
+    },
+}
+
+impl BodyChanges {
+    /// The record after it. Without changes it is as before.
+    pub fn record(&self) -> Option<&[u8]> {
+        match self {
+            Self::None => None,
+            Self::New { record, .. } | Self::Changed { record, .. } => Some(record),
+        }
+    }
+
+    /// Of a new identity, if it has exactly the traits of the body after it. `None`: they are many, a key is
+    /// twice, or some are deleted.
+    pub fn of_new(identifier: &str, traits: &[Trait<'_>], head: TraitHead) -> Option<Self> {
         if traits.len() > NEW_KEYS_MAX {
             return None;
         }
@@ -66,39 +115,162 @@ impl Changes {
                 return None;
             }
         }
-        Some(Self::of_all(traits))
+        // Numbers take at most ten bytes, lengths two.
+        let bytes = |item: &Trait<'_>| item.key.len() + TRAIT_BYTES + text_bytes(item.value);
+        let mut writer = RecordWriter::with_capacity(head, identifier, traits.iter().map(bytes).sum());
+        for item in traits {
+            writer.push_following(item.key, stored_value(item.value));
+        }
+        Some(Self::New { record: writer.finish(), keys: traits.len() as u32 })
     }
 
-    /// What the traits of a body change in a record that has exactly their keys, in their order. `None`: it
-    /// has others, or some are deleted.
-    pub fn of_same_keys(record: &TraitRecord<'_>, traits: &[Trait<'_>]) -> Option<Self> {
-        let (mut entries, mut changes) = (record.entries(), Self::default());
-        for item in traits {
-            let (key, value) = entries.next_raw()?;
-            if key != item.key.as_bytes() || value == RawValue::Deleted || item.value == TraitValue::Null {
+    /// Of a body that has exactly the keys of the record, in their order. `None`: it has others, or some are
+    /// deleted.
+    pub fn of_same_keys(record: &TraitRecord<'_>, traits: &[Trait<'_>], head: TraitHead) -> Option<Self> {
+        let mut entries = record.entries();
+        for (index, item) in traits.iter().enumerate() {
+            let before = entries.clone();
+            let entry = entries.next_raw()?;
+            if entry.key != item.key.as_bytes() {
                 return None;
             }
-            if value != RawValue::of(item.value) {
-                changes.push(item.key, Some(stored_value(item.value)));
+            if !entry.value.is(item.value) {
+                return Self::of_differences(record, traits.get(index..)?, before, head);
             }
         }
-        entries.next_raw().is_none().then_some(changes)
+        entries.next_raw().is_none().then_some(Self::None)
     }
 
-    /// Adds a change; `None` deletes the key.
-    pub fn push(&mut self, key: &str, value: Option<TraitValue<'_>>) {
-        self.stamp = self.stamp.next();
-        self.count += 1;
-        self.writer.push(&Entry { key, value, stamp: self.stamp, born: self.stamp.clock });
+    /// As [`of_same_keys`](Self::of_same_keys), of the traits from the first difference, with the entries
+    /// from there.
+    fn of_differences<'r>(
+        record: &TraitRecord<'r>,
+        traits: &[Trait<'_>],
+        mut entries: Entries<'r>,
+        head: TraitHead,
+    ) -> Option<Self> {
+        let mut merge = BodyMerge::new(record, head);
+        for item in traits {
+            let entry = entries.next_raw()?;
+            let is_same = entry.key == item.key.as_bytes();
+            if !is_same || entry.value == RawValue::Deleted || item.value == TraitValue::Null {
+                return None;
+            }
+            merge.set(&entry, item);
+        }
+        let is_last = entries.next_raw().is_none();
+        is_last.then(|| merge.finish(&entries, &[]))
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
+    /// Of any other body, with the traits after it in the order of the record; of a key that is sent twice
+    /// the last value counts. `None`: some are deleted.
+    pub fn of_other_keys<'m>(
+        record: &TraitRecord<'m>,
+        traits: &[Trait<'m>],
+        head: TraitHead,
+    ) -> Option<(Self, Vec<Trait<'m>>)> {
+        let mut index = KeyIndex::with_capacity(traits.len() * 2);
+        let mut entries = record.entries();
+        while let Some(entry) = entries.next_raw() {
+            if entry.value == RawValue::Deleted {
+                return None;
+            }
+            index.push(entry.key);
+        }
+        let known = index.count();
+        let (mut sent, mut added, mut next) = (vec![None; known], Vec::new(), 0);
+        for item in traits {
+            if item.value == TraitValue::Null {
+                return None;
+            }
+            match index.find_near(item.key, next) {
+                Some(position) if position < known => {
+                    sent[position] = Some(item);
+                    next = position + 1;
+                }
+                Some(position) => added[position - known] = *item,
+                None => {
+                    index.push(item.key);
+                    added.push(*item);
+                }
+            }
+        }
+        let mut after = Vec::with_capacity(known + added.len());
+        let (mut entries, mut merge) = (record.entries(), BodyMerge::new(record, head));
+        for item in sent {
+            let entry = entries.next_raw()?;
+            after.push(match item {
+                Some(item) => {
+                    merge.set(&entry, item);
+                    *item
+                }
+                None => {
+                    merge.keep(&entry);
+                    let entry = entry.decode()?;
+                    Trait { key: entry.key, value: entry.value? }
+                }
+            });
+        }
+        let all = merge.finish(&entries, &added);
+        after.extend(added);
+        Some((all, after))
+    }
+}
+
+fn text_bytes(value: TraitValue<'_>) -> usize {
+    match value {
+        TraitValue::Text(text) | TraitValue::BigInt(text) => text.len(),
+        _ => 0,
+    }
+}
+
+/// The changes of a body with the record after them, which is begun at the first difference.
+struct BodyMerge<'r> {
+    record: TraitRecord<'r>,
+    head: TraitHead,
+    changes: Changes,
+    patch: Option<RecordPatch<'r>>,
+}
+
+impl<'r> BodyMerge<'r> {
+    fn new(record: &TraitRecord<'r>, head: TraitHead) -> Self {
+        Self { record: *record, head, changes: Changes::default(), patch: None }
     }
 
-    /// The changes, to be sent to the store thread.
-    pub fn into_bytes(self) -> Box<[u8]> {
-        self.writer.finish().into()
+    /// An entry that is in the body.
+    #[inline]
+    fn set(&mut self, entry: &RawEntry<'r>, item: &Trait<'_>) {
+        if entry.value.is(item.value) {
+            self.keep(entry);
+            return;
+        }
+        self.changes.reserve(item);
+        let (stamp, new) = self.changes.push_next(item.key, Some(stored_value(item.value)));
+        let begin = || RecordPatch::new(&self.record, self.head, STAMPS_BYTES + new.bytes());
+        self.patch.get_or_insert_with(begin).replace(entry, stamp, new);
+    }
+
+    /// An entry that is not.
+    #[inline]
+    fn keep(&mut self, entry: &RawEntry<'r>) {
+        if let Some(patch) = &mut self.patch {
+            patch.keep(entry);
+        }
+    }
+
+    /// With keys that the record does not have. `entries` are those of the record, at their end.
+    fn finish(mut self, entries: &Entries<'r>, added: &[Trait<'_>]) -> BodyChanges {
+        if !added.is_empty() && self.patch.is_none() {
+            let bytes: usize = added.iter().map(|item| entry_bytes(item.key, item.value)).sum();
+            self.patch = Some(RecordPatch::new(&self.record, self.head, STAMPS_BYTES + bytes));
+        }
+        let Some(mut patch) = self.patch else { return BodyChanges::None };
+        patch.end(entries);
+        for item in added {
+            let (stamp, new) = self.changes.push_next(item.key, Some(stored_value(item.value)));
+            patch.append(stamp, new);
+        }
+        BodyChanges::Changed { changes: self.changes.into_bytes(), record: patch.finish() }
     }
 }
 
@@ -129,6 +301,23 @@ pub fn apply(
     {
         return applied;
     }
+    if let Some(record) = &record
+        && let Some(applied) = patched(record, changes, stamp, head, tombstones_since.is_some())
+    {
+        return applied;
+    }
+    rewritten(record, identifier, changes, stamp, head, tombstones_since)
+}
+
+/// As [`apply`], with all keys decoded.
+fn rewritten(
+    record: Option<TraitRecord<'_>>,
+    identifier: &str,
+    changes: &[u8],
+    stamp: Stamp,
+    head: TraitHead,
+    tombstones_since: Option<u64>,
+) -> Applied {
     let mut entries: Vec<Entry<'_>> = record.iter().flat_map(TraitRecord::entries).collect();
     let mut index = KeyIndex::new(entries.iter().map(|entry| entry.key));
     let mut stamp = stamp;
@@ -162,23 +351,71 @@ pub fn apply(
     Applied { record: written(&entries, identifier, head, tombstones_since), stamp }
 }
 
+/// The first record of an identity, with this many keys, each once and none deleted.
+pub fn make(identifier: &str, changes: &[u8], keys: u32, stamp: Stamp, head: TraitHead) -> Applied {
+    let record = RecordWriter::with_changes(head, identifier, changes, stamp.next());
+    Applied { record, stamp: Stamp { clock: stamp.clock.wrapping_add(keys.into()), ..stamp } }
+}
+
 /// The first record of an identity, which has exactly these changes: they are copied as they are encoded.
 /// `None`: a key is deleted, or is there twice, or they are many.
 fn first(identifier: &str, changes: &[u8], stamp: Stamp, head: TraitHead) -> Option<Applied> {
-    let (mut entries, mut seen, mut count) = (Entries::of(changes), SeenKeys::default(), 0);
-    while let Some((key, value)) = entries.next_raw() {
-        let is_known = |count: u64| {
+    let (mut entries, mut seen, mut count) = (Entries::of(changes), SeenKeys::default(), 0_u32);
+    while let Some(entry) = entries.next_raw() {
+        let is_known = |count: u32| {
             let mut before = Entries::of(changes);
-            (0..count).any(|_| before.next_raw().is_some_and(|(known, _)| known == key))
+            (0..count).any(|_| before.next_raw().is_some_and(|known| known.key == entry.key))
         };
-        let is_many = count == NEW_KEYS_MAX as u64;
-        if is_many || value == RawValue::Deleted || (seen.insert(key) && is_known(count)) {
+        let is_many = count == NEW_KEYS_MAX as u32;
+        if is_many || entry.value == RawValue::Deleted || (seen.insert(entry.key) && is_known(count)) {
             return None;
         }
         count += 1;
     }
-    let record = RecordWriter::with_changes(head, identifier, changes, stamp.next());
-    Some(Applied { record, stamp: Stamp { clock: stamp.clock.wrapping_add(count), ..stamp } })
+    Some(make(identifier, changes, count, stamp, head))
+}
+
+/// The record with some values replaced and a few keys added, the rest copied as it is encoded. `None`: keys
+/// are deleted, or are not in the order of the record.
+fn patched(
+    record: &TraitRecord<'_>,
+    changes: &[u8],
+    stamp: Stamp,
+    head: TraitHead,
+    has_tombstones: bool,
+) -> Option<Applied> {
+    let (mut entries, mut list, mut stamp) = (record.entries(), Entries::of(changes), stamp);
+    let mut patch = RecordPatch::new(record, head, STAMPS_BYTES + changes.len());
+    let mut change = list.next_raw();
+    while let Some(entry) = entries.next_raw() {
+        if entry.value == RawValue::Deleted {
+            return None;
+        }
+        match change.filter(|change| change.key == entry.key) {
+            Some(change) if change.value == RawValue::Deleted => return None,
+            Some(new) => {
+                stamp = stamp.next();
+                patch.replace(&entry, stamp, new.encoded());
+                change = list.next_raw();
+            }
+            None => patch.keep(&entry),
+        }
+        // The rest is copied. With tombstones some of it may have to go.
+        if change.is_none() && patch.is_between() && !has_tombstones {
+            return Some(Applied { record: patch.finish_with_rest(), stamp });
+        }
+    }
+    patch.end(&entries);
+    for added in 0.. {
+        let Some(new) = change else { break };
+        if added == ADDED_KEYS_MAX || new.value == RawValue::Deleted || patch.has_key(new.key) {
+            return None;
+        }
+        stamp = stamp.next();
+        patch.append(stamp, new.encoded());
+        change = list.next_raw();
+    }
+    Some(Applied { record: patch.finish(), stamp })
 }
 
 /// The record with these keys, without tombstones that are too old or too many.
@@ -296,12 +533,17 @@ mod tests {
             ("yes", TraitValue::Bool(true)),
         ];
         let (stamp, traits) = (Stamp { clock: 1000, proxy: 1 }, sent(&all));
-        let new = Changes::of_new(&traits).expect("no key is twice").into_bytes();
-        let record = apply(None, "i", &new, stamp, HEAD, None).record;
+        let new = BodyChanges::of_new("i", &traits, HEAD).expect("no key is twice");
+        let new = TraitRecord::new(new.record().expect("new")).expect("a record").entries_bytes();
+        let record = make("i", new, 5, stamp, HEAD).record;
+        assert_eq!(record, apply(None, "i", new, stamp, HEAD, None).record);
         let record = TraitRecord::new(&record).expect("a record");
         assert_eq!(record.entries().map(|e| (e.key, e.value.expect("a value"))).collect::<Vec<_>>(), all);
         let difference = |traits: &[Trait<'_>]| {
-            let changes = Changes::of_same_keys(&record, traits)?.into_bytes();
+            let changes = match BodyChanges::of_same_keys(&record, traits, HEAD)? {
+                BodyChanges::Changed { changes, .. } => changes,
+                _ => Box::default(),
+            };
             Some(Entries::of(&changes).map(|entry| entry.key.to_owned()).collect::<Vec<_>>())
         };
         assert_eq!(difference(&traits), Some(Vec::new()));
@@ -320,8 +562,8 @@ mod tests {
         assert_eq!(difference(&sent(&zero)), Some(Vec::new()), "zero has no sign");
         let more = sent(&[&all[..], &[("new", TraitValue::Int(1))]].concat());
         assert_eq!(difference(&more), None);
-        assert!(Changes::of_new(&sent(&[all[0], all[1], all[0]])).is_none());
-        assert!(Changes::of_new(&sent(&[all[0], ("none", TraitValue::Null)])).is_none());
+        assert!(BodyChanges::of_new("i", &sent(&[all[0], all[1], all[0]]), HEAD).is_none());
+        assert!(BodyChanges::of_new("i", &sent(&[all[0], ("none", TraitValue::Null)]), HEAD).is_none());
     }
 
     #[test]
@@ -359,8 +601,15 @@ mod tests {
             TraitValue::Text(&text),
         ];
         let traits: Vec<Trait<'_>> = values.iter().map(|value| Trait { key: &text, value: *value }).collect();
+        let keys: Vec<String> = (0..traits.len()).map(|number| format!("{number}{text}")).collect();
+        let traits: Vec<Trait<'_>> =
+            keys.iter().zip(&traits).map(|(key, item)| Trait { key, ..*item }).collect();
         let bytes: usize = traits.iter().map(|item| entry_bytes(item.key, item.value)).sum();
-        assert_eq!(Changes::of_all(&traits).into_bytes().len(), bytes);
+        let Some(BodyChanges::New { record, keys: 6 }) = BodyChanges::of_new("i", &traits, HEAD) else {
+            panic!("six traits");
+        };
+        let most = bytes + traits.len() * TRAIT_BYTES + 100;
+        assert!(record.len() > bytes && record.capacity() < most, "{}", record.capacity());
     }
 
     #[test]
@@ -368,12 +617,85 @@ mod tests {
         let names: Vec<String> = (0..NEW_KEYS_MAX).map(|number| format!("key{number}")).collect();
         let mut traits: Vec<Trait<'_>> =
             names.iter().map(|key| Trait { key, value: TraitValue::Int(1) }).collect();
-        assert!(Changes::of_new(&traits).is_some());
+        assert!(BodyChanges::of_new("i", &traits, HEAD).is_some());
         traits[NEW_KEYS_MAX - 1].key = "key7";
-        assert!(Changes::of_new(&traits).is_none());
+        assert!(BodyChanges::of_new("i", &traits, HEAD).is_none());
         traits[NEW_KEYS_MAX - 1].key = "other";
         traits.push(Trait { key: "more", value: TraitValue::Int(1) });
-        assert!(Changes::of_new(&traits).is_none(), "these are merged with an index");
+        assert!(BodyChanges::of_new("i", &traits, HEAD).is_none(), "these are merged with an index");
+    }
+
+    #[test]
+    fn patched_records_are_those_of_rewriting() {
+        let names: Vec<String> = (0..12).map(|number| format!("key {number}")).collect();
+        let mut random = 3_u64;
+        let mut next = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let (mut record, mut clock, mut patches) = (after(None, &[("key 0", Some(1))], None), 1000, 0);
+        for _ in 0..3000 {
+            let list: Vec<(&str, Option<i64>)> = (0..next(4))
+                .map(|_| (&*names[next(12) as usize], Some(next(3) as i64 - 1).filter(|_| next(20) > 0)))
+                .collect();
+            let (list, stamp) = (changes(&list), Stamp { clock, proxy: 1 + next(2) as u32 });
+            let before = TraitRecord::new(&record).expect("a record");
+            let expected = rewritten(Some(before), "i", &list, stamp, HEAD, None);
+            let found = patched(&before, &list, stamp, HEAD, false);
+            let entries = |bytes: &[u8]| -> Vec<(String, Option<i64>, Stamp, u64)> {
+                let record = TraitRecord::new(bytes).expect("a record");
+                let all = record.entries().zip(keys(bytes));
+                all.map(|(entry, (key, value))| (key, value, entry.stamp, entry.born)).collect()
+            };
+            if let Some(found) = found {
+                patches += 1;
+                assert_eq!(entries(&found.record), entries(&expected.record));
+                assert_eq!(found.stamp, expected.stamp);
+                record = found.record;
+            } else {
+                record = expected.record;
+            }
+            clock += next(3) * 1000;
+        }
+        assert!(patches > 1000, "{patches}");
+    }
+
+    #[test]
+    fn a_body_in_any_order_is_merged_as_its_changes_are() {
+        let names: Vec<String> = (0..40).map(|number| format!("key {number}")).collect();
+        let mut random = 5_u64;
+        let mut next = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let mut record = after(None, &[("key 0", Some(1)), ("key 3", Some(1))], None);
+        for round in 0..2000 {
+            let traits: Vec<Trait<'_>> = (0..next(if round % 100 == 0 { 40 } else { 4 }))
+                .map(|_| Trait { key: &names[next(40) as usize], value: TraitValue::Int(next(3) as i64) })
+                .collect();
+            let before = TraitRecord::new(&record).expect("a record");
+            let (all, merged) = BodyChanges::of_other_keys(&before, &traits, HEAD).expect("no deletion");
+            let list: Vec<(&str, Option<i64>)> = traits
+                .iter()
+                .map(|item| match item.value {
+                    TraitValue::Int(number) => (item.key, Some(number)),
+                    _ => (item.key, None),
+                })
+                .collect();
+            let expected = keys(&after(Some(&record), &list, None));
+            let merged = merged.iter().map(|item| match item.value {
+                TraitValue::Int(number) => (item.key.to_owned(), Some(number)),
+                _ => (item.key.to_owned(), None),
+            });
+            assert_eq!(merged.collect::<Vec<_>>(), expected);
+            if let BodyChanges::Changed { changes, record: changed } = all {
+                let applied = apply(Some(before), "i", &changes, Stamp::default(), HEAD, None);
+                assert_eq!((keys(&applied.record), keys(&changed)), (expected.clone(), expected));
+                record = if next(50) == 0 { after(None, &[("key 7", Some(1))], None) } else { changed };
+            } else {
+                assert_eq!(keys(&record), expected);
+            }
+        }
     }
 
     #[test]

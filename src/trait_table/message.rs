@@ -1,24 +1,29 @@
 //! What reactors send to the store thread, and what it sends to them.
 use std::sync::Arc;
 
+use crate::trait_table::record::{RecordWriter, TraitHead, TraitRecord};
 use crate::trait_table::shard::Shard;
 use crate::trait_table::table::TraitTable;
 
 /// A write of one identity.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TraitWrite {
     /// The client-side key of the environment.
     pub environment: Arc<str>,
-    pub identifier: Box<str>,
-    pub operation: TraitOperation,
+    pub kind: WriteKind,
+    /// A record with the identifier, and with what is written as entries without valid stamps.
+    message: Arc<[u8]>,
 }
 
-#[derive(Debug)]
-pub enum TraitOperation {
-    /// Applies these changes ([`Changes`](crate::trait_table::Changes)); makes the identity.
-    Set(Box<[u8]>),
-    /// Adds to a trait that is an integer or not there; makes the identity.
-    Add { key: Box<str>, amount: i64 },
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteKind {
+    /// Applies changes ([`Changes`](crate::trait_table::Changes)); makes the identity.
+    Set,
+    /// The same for an identity that the reactor did not have: the message is its record after it. So many
+    /// keys, each once, none deleted.
+    Make(u32),
+    /// Adds to a trait that is an integer or not there; makes the identity. The entry has the amount.
+    Add,
     /// The identity was requested again.
     Touch,
     /// Removes the identity.
@@ -26,14 +31,26 @@ pub enum TraitOperation {
 }
 
 impl TraitWrite {
+    /// With entries, as in [`Changes`](crate::trait_table::Changes).
+    pub fn new(environment: Arc<str>, kind: WriteKind, identifier: &str, entries: &[u8]) -> Self {
+        let message = RecordWriter::with_entries(TraitHead::default(), identifier, entries);
+        Self { environment, kind, message: message.into() }
+    }
+
+    /// Makes an identity with this record of so many keys.
+    pub fn make(environment: Arc<str>, record: Arc<[u8]>, keys: u32) -> Self {
+        Self { environment, kind: WriteKind::Make(keys), message: record }
+    }
+
+    /// The identifier and the entries.
+    pub fn parts(&self) -> Option<(&str, &[u8])> {
+        let record = TraitRecord::new(&self.message)?;
+        Some((std::str::from_utf8(record.identifier()).ok()?, record.entries_bytes()))
+    }
+
     /// The memory that it takes while it waits, bytes.
     pub fn bytes(&self) -> usize {
-        let changes = match &self.operation {
-            TraitOperation::Set(changes) => changes.len(),
-            TraitOperation::Add { key, .. } => key.len(),
-            TraitOperation::Touch | TraitOperation::Erase => 0,
-        };
-        size_of::<Self>() + self.identifier.len() + changes
+        size_of::<Self>() + self.message.len()
     }
 }
 
@@ -43,6 +60,8 @@ pub struct ChangedRecord {
     pub environment: Arc<str>,
     pub hash: u64,
     pub record: Arc<[u8]>,
+    /// The reactor whose write made the identity: it has this record already.
+    pub writer: Option<usize>,
 }
 
 /// A shard that was built anew, with all records up to this delta.

@@ -5,6 +5,7 @@
 //! A lookup neither waits nor locks. A reactor applies its own writes to its overlay and hands them to the
 //! store thread, whose [`TraitUpdate`]s replace them.
 mod changes;
+mod encoding;
 mod key_index;
 mod message;
 mod record;
@@ -12,10 +13,12 @@ mod shard;
 mod table;
 mod view;
 
-pub use crate::trait_table::changes::{Applied, Changes, apply, entries, merge, stored_value};
+pub use crate::trait_table::changes::{
+    Applied, BodyChanges, Changes, apply, entries, make, merge, stored_value,
+};
 pub use crate::trait_table::key_index::KeyIndex;
 pub use crate::trait_table::message::{
-    ChangedRecord, RebuiltShard, TraitChange, TraitDelta, TraitOperation, TraitUpdate, TraitWrite,
+    ChangedRecord, RebuiltShard, TraitChange, TraitDelta, TraitUpdate, TraitWrite, WriteKind,
 };
 pub use crate::trait_table::record::{Entry, RecordWriter, Stamp, TraitHead, TraitRecord};
 pub use crate::trait_table::shard::Shard;

@@ -7,6 +7,7 @@
 //! Numbers are little-endian; lengths and integers are variable (7 bits a byte). The tag has the type of the
 //! value, and whether the stamp and the time of birth are omitted: mostly a stamp follows the one before it.
 use crate::engine::evaluate::TraitValue;
+use crate::trait_table::encoding::{Reader, from_zigzag, number_bytes, to_zigzag, write_number, write_text};
 
 /// The identity was seen twice: it is evicted after those that were seen once.
 const PROMOTED: u8 = 1;
@@ -107,8 +108,11 @@ impl<'a> TraitRecord<'a> {
 
     /// The keys in their order. Bytes that are not entries end it.
     pub fn entries(&self) -> Entries<'a> {
-        let rest = self.bytes.get(self.identifier_end..).unwrap_or_default();
-        Entries { reader: Reader { rest }, stamp: Stamp::default() }
+        Entries::of(self.entries_bytes())
+    }
+
+    pub fn entries_bytes(&self) -> &'a [u8] {
+        self.bytes.get(self.identifier_end..).unwrap_or_default()
     }
 
     /// The same record with another head.
@@ -144,38 +148,42 @@ pub enum RawValue<'a> {
     Text(&'a [u8]),
 }
 
-impl<'a> RawValue<'a> {
-    /// The value as it is encoded.
-    pub fn of(value: TraitValue<'a>) -> Self {
-        match value {
-            TraitValue::Null => Self::Deleted,
-            TraitValue::Bool(value) => Self::Bool(value),
-            TraitValue::Int(number) => Self::Int(number),
-            TraitValue::BigInt(digits) => Self::BigInt(digits.as_bytes()),
-            TraitValue::Float(number) => Self::Float(number),
-            TraitValue::Text(text) => Self::Text(text.as_bytes()),
+impl RawValue<'_> {
+    /// Whether it is what is stored of this value. Nothing is stored of null.
+    #[inline(always)]
+    pub fn is(self, value: TraitValue<'_>) -> bool {
+        match (self, value) {
+            (Self::Text(known), TraitValue::Text(text)) => known == text.as_bytes(),
+            (Self::Int(known), TraitValue::Int(number)) => known == number,
+            (Self::Bool(known), TraitValue::Bool(value)) => known == value,
+            (Self::Float(known), TraitValue::Float(number)) => known == number,
+            (Self::BigInt(known), TraitValue::BigInt(digits)) => known == digits.as_bytes(),
+            _ => false,
         }
     }
 }
 
 /// An entry as it is encoded.
-struct RawEntry<'a> {
-    key: &'a [u8],
-    value: RawValue<'a>,
+#[derive(Clone, Copy, Debug)]
+pub struct RawEntry<'a> {
+    pub key: &'a [u8],
+    pub value: RawValue<'a>,
     stamp: Stamp,
     born: u64,
+    tag: u8,
+    /// The key and the value.
+    encoded: &'a [u8],
+    /// How many bytes there were from its tag to the end, and from the next entry.
+    left: (usize, usize),
 }
 
 impl<'a> Entries<'a> {
-    /// The next key and its value, for a comparison.
-    #[inline]
-    pub fn next_raw(&mut self) -> Option<(&'a [u8], RawValue<'a>)> {
-        self.decode().map(|entry| (entry.key, entry.value))
-    }
-
-    #[inline]
-    fn decode(&mut self) -> Option<RawEntry<'a>> {
-        let reader = &mut self.reader;
+    /// The next entry. Callers use some of its members only: inlined, the others cost nothing.
+    #[inline(always)]
+    pub fn next_raw(&mut self) -> Option<RawEntry<'a>> {
+        // Bytes that are not an entry are left as they are.
+        let mut reader = self.reader.clone();
+        let left = reader.rest.len();
         let tag = reader.byte()?;
         let stamp = match tag & FOLLOWS {
             0 => Stamp {
@@ -184,11 +192,11 @@ impl<'a> Entries<'a> {
             },
             _ => self.stamp.next(),
         };
-        self.stamp = stamp;
         let born = match tag & HAS_BIRTH {
             0 => stamp.clock,
             _ => reader.fixed().map(u64::from_le_bytes)?,
         };
+        let begin = reader.rest;
         let key = reader.sized()?;
         let value = match tag & KIND_MASK {
             DELETED => RawValue::Deleted,
@@ -199,18 +207,37 @@ impl<'a> Entries<'a> {
             FLOAT => RawValue::Float(f64::from_le_bytes(reader.fixed()?)),
             _ => RawValue::Text(reader.sized()?),
         };
-        Some(RawEntry { key, value, stamp, born })
+        let rest = reader.rest.len();
+        let encoded = begin.get(..begin.len() - rest)?;
+        *self = Self { reader, stamp };
+        Some(RawEntry { key, value, stamp, born, tag, encoded, left: (left, rest) })
     }
 }
 
-impl<'a> Iterator for Entries<'a> {
-    type Item = Entry<'a>;
+/// The key and the value of an entry, encoded.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodedEntry<'a> {
+    kind: u8,
+    bytes: &'a [u8],
+}
 
-    fn next(&mut self) -> Option<Entry<'a>> {
-        let RawEntry { key, value, stamp, born } = self.decode()?;
+impl EncodedEntry<'_> {
+    /// How many bytes it takes without its stamp.
+    pub fn bytes(&self) -> usize {
+        1 + self.bytes.len()
+    }
+}
+
+impl<'a> RawEntry<'a> {
+    pub fn encoded(&self) -> EncodedEntry<'a> {
+        EncodedEntry { kind: self.tag & KIND_MASK, bytes: self.encoded }
+    }
+
+    /// The key and the value as texts. `None`: they are not UTF-8.
+    #[inline]
+    pub fn decode(&self) -> Option<Entry<'a>> {
         let text = |bytes| std::str::from_utf8(bytes).ok();
-        let key = text(key)?;
-        let value = match value {
+        let value = match self.value {
             RawValue::Deleted => None,
             RawValue::Bool(value) => Some(TraitValue::Bool(value)),
             RawValue::Int(number) => Some(TraitValue::Int(number)),
@@ -218,7 +245,15 @@ impl<'a> Iterator for Entries<'a> {
             RawValue::Float(number) => Some(TraitValue::Float(number)),
             RawValue::Text(bytes) => Some(TraitValue::Text(text(bytes)?)),
         };
-        Some(Entry { key, value, stamp, born })
+        Some(Entry { key: text(self.key)?, value, stamp: self.stamp, born: self.born })
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        self.next_raw()?.decode()
     }
 }
 
@@ -261,45 +296,152 @@ impl RecordWriter {
         bytes
     }
 
-    /// Without a record's head; with space for entries of this size.
-    pub fn for_entries(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes), stamp: Stamp::default() }
+    pub fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
     }
 
-    /// Appends a key.
-    #[inline]
+    /// Appends an entry.
     pub fn push(&mut self, entry: &Entry<'_>) {
-        let (kind, value) = match entry.value {
-            None | Some(TraitValue::Null) => (DELETED, None),
-            Some(TraitValue::Bool(value)) => (if value { TRUE } else { FALSE }, None),
-            Some(TraitValue::Int(_)) => (INTEGER, entry.value),
-            Some(TraitValue::BigInt(_)) => (BIG_INTEGER, entry.value),
-            Some(TraitValue::Float(_)) => (FLOAT, entry.value),
-            Some(TraitValue::Text(_)) => (TEXT, entry.value),
-        };
+        let value = entry.value.unwrap_or(TraitValue::Null);
         let follows = entry.stamp == self.stamp.next();
-        let has_birth = entry.born != entry.stamp.clock;
-        self.stamp = entry.stamp;
+        self.begin_entry(kind(value), entry.stamp, entry.born, follows);
+        write_text(entry.key, &mut self.bytes);
+        self.write_value(value);
+    }
+
+    /// Appends a key with the stamp that follows the one before; null is deleted. Returns the encoded form.
+    #[inline]
+    pub fn push_following(&mut self, key: &str, value: TraitValue<'_>) -> EncodedEntry<'_> {
+        self.stamp = self.stamp.next();
+        let (kind, start) = (kind(value), self.bytes.len() + 1);
+        match key.len().to_le_bytes()[0] {
+            length if usize::from(length) == key.len() && length < 0x80 => {
+                self.bytes.extend_from_slice(&[kind | FOLLOWS, length]);
+                self.bytes.extend_from_slice(key.as_bytes());
+            }
+            _ => {
+                self.bytes.push(kind | FOLLOWS);
+                write_text(key, &mut self.bytes);
+            }
+        }
+        self.write_value(value);
+        EncodedEntry { kind, bytes: self.bytes.get(start..).unwrap_or_default() }
+    }
+
+    #[inline]
+    fn write_value(&mut self, value: TraitValue<'_>) {
+        match value {
+            TraitValue::Int(number) => write_number(to_zigzag(number), &mut self.bytes),
+            TraitValue::Float(number) => self.bytes.extend_from_slice(&number.to_le_bytes()),
+            TraitValue::BigInt(text) | TraitValue::Text(text) => write_text(text, &mut self.bytes),
+            TraitValue::Null | TraitValue::Bool(_) => {}
+        }
+    }
+
+    /// The tag, the stamp and the birth of the next entry.
+    #[inline]
+    fn begin_entry(&mut self, kind: u8, stamp: Stamp, born: u64, follows: bool) {
+        let has_birth = born != stamp.clock;
+        self.stamp = stamp;
         let tag = kind | if follows { FOLLOWS } else { 0 } | if has_birth { HAS_BIRTH } else { 0 };
         self.bytes.push(tag);
         if !follows {
-            self.bytes.extend_from_slice(&entry.stamp.clock.to_le_bytes());
-            self.bytes.extend_from_slice(&entry.stamp.proxy.to_le_bytes());
+            self.bytes.extend_from_slice(&stamp.clock.to_le_bytes());
+            self.bytes.extend_from_slice(&stamp.proxy.to_le_bytes());
         }
         if has_birth {
-            self.bytes.extend_from_slice(&entry.born.to_le_bytes());
-        }
-        write_text(entry.key, &mut self.bytes);
-        match value {
-            Some(TraitValue::Int(number)) => write_number(to_zigzag(number), &mut self.bytes),
-            Some(TraitValue::Float(number)) => self.bytes.extend_from_slice(&number.to_le_bytes()),
-            Some(TraitValue::BigInt(text) | TraitValue::Text(text)) => write_text(text, &mut self.bytes),
-            _ => {}
+            self.bytes.extend_from_slice(&born.to_le_bytes());
         }
     }
 
     pub fn finish(self) -> Vec<u8> {
         self.bytes
+    }
+}
+
+/// A copy of a record with some values replaced, and keys added. What is between them is copied as it is
+/// encoded.
+#[derive(Debug)]
+pub struct RecordPatch<'a> {
+    record: &'a [u8],
+    /// Its stamp is that of the entry before, if that was replaced.
+    writer: RecordWriter,
+    /// The bytes of the record before this are written.
+    copied: usize,
+    /// The entry before was replaced.
+    is_separate: bool,
+}
+
+impl<'a> RecordPatch<'a> {
+    /// With another head, and space for this many more bytes.
+    pub fn new(record: &TraitRecord<'a>, head: TraitHead, more_bytes: usize) -> Self {
+        let mut bytes = Vec::with_capacity(record.bytes.len() + more_bytes);
+        write_head(head, &mut bytes);
+        let writer = RecordWriter { bytes, stamp: Stamp::default() };
+        Self { record: record.bytes, writer, copied: HEAD_BYTES, is_separate: false }
+    }
+
+    /// Leaves an entry as it is. Entries are kept or replaced in their order.
+    #[inline]
+    pub fn keep(&mut self, entry: &RawEntry<'a>) {
+        if std::mem::take(&mut self.is_separate) && entry.tag & FOLLOWS != 0 {
+            // It does not follow any more.
+            self.writer.begin_entry(entry.tag & KIND_MASK, entry.stamp, entry.born, false);
+            self.copied = self.record.len() - entry.left.1 - entry.encoded.len();
+        }
+    }
+
+    /// Gives an entry the value of another one with its key.
+    pub fn replace(&mut self, entry: &RawEntry<'a>, stamp: Stamp, new: EncodedEntry<'_>) {
+        self.copy_to(self.record.len() - entry.left.0);
+        self.copied = self.record.len() - entry.left.1;
+        let follows = self.is_separate && stamp == self.writer.stamp.next();
+        self.is_separate = true;
+        self.writer.begin_entry(new.kind, stamp, entry.born, follows);
+        self.writer.bytes.extend_from_slice(new.bytes);
+    }
+
+    /// Copies the rest. `entries` are those of the record, at their end.
+    pub fn end(&mut self, entries: &Entries<'a>) {
+        self.copy_to(self.record.len() - entries.reader.rest.len());
+        if !self.is_separate {
+            self.writer.stamp = entries.stamp;
+        }
+    }
+
+    /// Whether the entry before is as it was, so that the rest can be copied.
+    pub fn is_between(&self) -> bool {
+        !self.is_separate
+    }
+
+    /// The record with the rest as it is.
+    pub fn finish_with_rest(mut self) -> Vec<u8> {
+        self.copy_to(self.record.len());
+        self.writer.bytes
+    }
+
+    /// Adds an entry after the [`end`](Self::end).
+    pub fn append(&mut self, stamp: Stamp, new: EncodedEntry<'_>) {
+        let follows = stamp == self.writer.stamp.next();
+        self.writer.begin_entry(new.kind, stamp, stamp.clock, follows);
+        self.writer.bytes.extend_from_slice(new.bytes);
+    }
+
+    /// Whether what is written has a key.
+    pub fn has_key(&self, key: &[u8]) -> bool {
+        let written = TraitRecord::new(&self.writer.bytes);
+        let Some(mut entries) = written.map(|record| record.entries()) else { return false };
+        std::iter::from_fn(|| entries.next_raw()).any(|entry| entry.key == key)
+    }
+
+    fn copy_to(&mut self, end: usize) {
+        let bytes = self.record.get(self.copied..end).unwrap_or_default();
+        self.writer.bytes.extend_from_slice(bytes);
+        self.copied = end;
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        self.writer.bytes
     }
 }
 
@@ -317,9 +459,17 @@ fn write_head(head: TraitHead, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&head.seen.to_le_bytes());
 }
 
-fn write_text(text: &str, bytes: &mut Vec<u8>) {
-    write_number(text.len() as u64, bytes);
-    bytes.extend_from_slice(text.as_bytes());
+/// The tag of a value; null is deleted.
+fn kind(value: TraitValue<'_>) -> u8 {
+    match value {
+        TraitValue::Null => DELETED,
+        TraitValue::Bool(false) => FALSE,
+        TraitValue::Bool(true) => TRUE,
+        TraitValue::Int(_) => INTEGER,
+        TraitValue::BigInt(_) => BIG_INTEGER,
+        TraitValue::Float(_) => FLOAT,
+        TraitValue::Text(_) => TEXT,
+    }
 }
 
 /// What an entry that follows another one takes, bytes.
@@ -332,85 +482,6 @@ pub fn entry_bytes(key: &str, value: TraitValue<'_>) -> usize {
             TraitValue::Float(_) => size_of::<f64>(),
             TraitValue::BigInt(text) | TraitValue::Text(text) => text_bytes(text),
         }
-}
-
-/// What [`write_number`] appends, bytes.
-fn number_bytes(number: u64) -> usize {
-    (u64::BITS - number.leading_zeros()).max(1).div_ceil(7) as usize
-}
-
-/// Appends a number of variable length, at most ten bytes.
-pub fn write_number(mut number: u64, bytes: &mut Vec<u8>) {
-    while number >= 0x80 {
-        bytes.push(number.to_le_bytes()[0] | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number.to_le_bytes()[0]);
-}
-
-fn to_zigzag(number: i64) -> u64 {
-    ((number << 1) ^ (number >> 63)).cast_unsigned()
-}
-
-fn from_zigzag(number: u64) -> i64 {
-    (number >> 1).cast_signed() ^ -(number & 1).cast_signed()
-}
-
-/// Reads what the functions above write.
-#[derive(Clone, Debug)]
-pub struct Reader<'a> {
-    pub rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.rest.split_first()?;
-        self.rest = rest;
-        Some(*first)
-    }
-
-    fn fixed<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.rest.split_first_chunk::<N>()?;
-        self.rest = rest;
-        Some(*first)
-    }
-
-    #[inline]
-    pub fn number(&mut self) -> Option<u64> {
-        // Most lengths and many numbers take one byte.
-        if let Some((first, rest)) = self.rest.split_first()
-            && *first < 0x80
-        {
-            self.rest = rest;
-            return Some(u64::from(*first));
-        }
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(number);
-            }
-        }
-        None
-    }
-
-    pub fn length(&mut self) -> Option<usize> {
-        self.number().and_then(|number| usize::try_from(number).ok())
-    }
-
-    /// The next bytes.
-    pub fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(count)?;
-        self.rest = rest;
-        Some(taken)
-    }
-
-    /// The next bytes, with their length before them.
-    fn sized(&mut self) -> Option<&'a [u8]> {
-        let length = self.length()?;
-        self.take(length)
-    }
 }
 
 #[cfg(test)]

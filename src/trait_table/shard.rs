@@ -6,7 +6,8 @@
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use crate::trait_table::record::{Reader, TraitRecord, write_number};
+use crate::trait_table::encoding::{Reader, write_number};
+use crate::trait_table::record::TraitRecord;
 
 /// Bytes of a chunk: with the counters of its `Arc` a power of two, which the allocator does not round up. A
 /// record that is larger has its own chunk.

@@ -22,13 +22,16 @@ const IDLE_OVERLAY_RECORDS_MIN: usize = 8;
 #[derive(Clone, Debug)]
 pub struct TraitTable {
     hasher: IdentifierHash,
-    /// By client-side key.
-    spaces: HashMap<Arc<str>, Space, foldhash::fast::RandomState>,
+    /// The environments with a table, and their positions by client-side key.
+    spaces: Vec<Space>,
+    positions: HashMap<Arc<str>, usize, foldhash::fast::RandomState>,
 }
 
 /// The kept traits of one environment.
 #[derive(Clone, Debug)]
 struct Space {
+    /// The client-side key.
+    environment: Arc<str>,
     shards: Box<[ShardView]>,
 }
 
@@ -61,7 +64,7 @@ pub enum Rebuild {
 impl TraitTable {
     /// An empty table. All tables of a process have the same seed.
     pub fn new(seed: u64) -> Self {
-        Self { hasher: IdentifierHash::new(seed), spaces: HashMap::default() }
+        Self { hasher: IdentifierHash::new(seed), spaces: Vec::new(), positions: HashMap::default() }
     }
 
     pub fn hash(&self, identifier: &str) -> u64 {
@@ -70,49 +73,55 @@ impl TraitTable {
 
     /// The record of an identity. Erased ones are not returned.
     pub fn find(&self, environment: &str, identifier: &str) -> Option<TraitRecord<'_>> {
-        let hash = self.hash(identifier);
-        let record = self.spaces.get(environment)?.find(hash, identifier.as_bytes())?;
+        self.find_at(self.position(environment)?, self.hash(identifier), identifier)
+    }
+
+    /// As [`find`](Self::find), in the environment at this position.
+    pub fn find_at(&self, space: usize, hash: u64, identifier: &str) -> Option<TraitRecord<'_>> {
+        let record = self.spaces.get(space)?.find(hash, identifier.as_bytes())?;
         (!record.head().is_erased).then_some(record)
     }
 
-    /// The client-side keys of the environments that have a table.
+    /// The position of an environment. `None`: it has no table.
+    fn position(&self, environment: &str) -> Option<usize> {
+        match &*self.spaces {
+            // Most processes serve one.
+            [space] => (*space.environment == *environment).then_some(0),
+            _ => self.positions.get(environment).copied(),
+        }
+    }
+
+    /// The position of an environment, whose table is made if it has none. It does not change.
+    pub fn intern(&mut self, environment: &str) -> usize {
+        if let Some(position) = self.position(environment) {
+            return position;
+        }
+        let key: Arc<str> = environment.into();
+        let position = self.spaces.len();
+        self.positions.insert(key.clone(), position);
+        self.spaces.push(Space::new(key));
+        position
+    }
+
+    /// The client-side key of the environment at a position.
+    pub fn environment(&self, space: usize) -> Arc<str> {
+        self.spaces.get(space).map_or_else(|| Arc::from(""), |space| space.environment.clone())
+    }
+
+    /// The client-side keys of the environments that have a table, by position.
     pub fn environments(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.spaces.keys()
+        self.spaces.iter().map(|space| &space.environment)
     }
 
-    /// The shared form of a client-side key; made if the environment has no table.
-    pub fn intern(&mut self, environment: &str) -> Arc<str> {
-        match self.spaces.get_key_value(environment) {
-            Some((key, _)) => key.clone(),
-            None => {
-                let key: Arc<str> = environment.into();
-                self.spaces.insert(key.clone(), Space::default());
-                key
-            }
-        }
-    }
-
-    /// A shard of an environment, whose table is made if it has none. `None`: there is no such shard.
-    fn shard_mut(&mut self, environment: &Arc<str>, index: usize) -> Option<&mut ShardView> {
-        // Looked up first: an entry would clone the key.
-        if !self.spaces.contains_key(environment) {
-            self.spaces.insert(environment.clone(), Space::default());
-        }
-        self.spaces.get_mut(environment)?.shards.get_mut(index)
+    fn shard_mut(&mut self, space: usize, index: usize) -> Option<&mut ShardView> {
+        self.spaces.get_mut(space)?.shards.get_mut(index)
     }
 
     /// Replaces the record of an identity. `pending` is the number of a reactor's own write; with 0 an entry
     /// whose own write is newer than `acknowledged` is left as it is.
-    pub fn put(
-        &mut self,
-        environment: &Arc<str>,
-        hash: u64,
-        record: Arc<[u8]>,
-        pending: u64,
-        acknowledged: u64,
-    ) {
+    pub fn put(&mut self, space: usize, hash: u64, record: Arc<[u8]>, pending: u64, acknowledged: u64) {
         let Some(new) = TraitRecord::new(&record) else { return };
-        let Some(ShardView { overlay, .. }) = self.shard_mut(environment, shard_of(hash)) else { return };
+        let Some(ShardView { overlay, .. }) = self.shard_mut(space, shard_of(hash)) else { return };
         let is_same = |entry: &Overlaid| {
             entry.hash == hash
                 && TraitRecord::new(&entry.record).is_some_and(|old| old.identifier() == new.identifier())
@@ -130,14 +139,8 @@ impl TraitTable {
 
     /// Puts a new shard in place. It has all records of the overlay, except those of own writes after
     /// `acknowledged`.
-    pub fn replace_shard(
-        &mut self,
-        environment: &Arc<str>,
-        index: usize,
-        shard: Arc<Shard>,
-        acknowledged: u64,
-    ) {
-        let Some(view) = self.shard_mut(environment, index) else { return };
+    pub fn replace_shard(&mut self, space: usize, index: usize, shard: Arc<Shard>, acknowledged: u64) {
+        let Some(view) = self.shard_mut(space, index) else { return };
         view.base = shard;
         view.overlay.retain(|entry| entry.pending > acknowledged);
         view.overlay.shrink_to_fit(|entry| entry.hash);
@@ -145,18 +148,19 @@ impl TraitTable {
 
     /// Copies the entries of own writes after `acknowledged` into a table that replaces this one.
     pub fn keep_pending(&self, newer: &mut Self, acknowledged: u64) {
-        for (environment, space) in &self.spaces {
+        for space in &self.spaces {
+            let position = newer.intern(&space.environment);
             for entry in space.shards.iter().flat_map(|view| &view.overlay) {
                 if entry.pending > acknowledged {
-                    newer.put(environment, entry.hash, entry.record.clone(), entry.pending, 0);
+                    newer.put(position, entry.hash, entry.record.clone(), entry.pending, 0);
                 }
             }
         }
     }
 
     /// A new version of the shard with its overlay, if it is due.
-    pub fn rebuild(&self, environment: &str, index: usize, when: Rebuild) -> Option<Arc<Shard>> {
-        let view = self.spaces.get(environment)?.shards.get(index)?;
+    pub fn rebuild(&self, space: usize, index: usize, when: Rebuild) -> Option<Arc<Shard>> {
+        let view = self.spaces.get(space)?.shards.get(index)?;
         let overlaid_max = match when {
             Rebuild::Due => OVERLAY_RECORDS_MIN.max(view.base.count() / OVERLAY_PART),
             Rebuild::Idle => IDLE_OVERLAY_RECORDS_MIN,
@@ -177,7 +181,8 @@ impl TraitTable {
 
     /// All records of a shard that are not erased.
     pub fn records(&self, environment: &str, index: usize) -> impl Iterator<Item = TraitRecord<'_>> {
-        let view = self.spaces.get(environment).and_then(|space| space.shards.get(index));
+        let space = self.position(environment).and_then(|space| self.spaces.get(space));
+        let view = space.and_then(|space| space.shards.get(index));
         let overlaid = view.into_iter().flat_map(|view| &view.overlay);
         let overlaid = overlaid.filter_map(|entry| TraitRecord::new(&entry.record));
         let base = view.into_iter().flat_map(|view| {
@@ -190,22 +195,24 @@ impl TraitTable {
     }
 
     /// A record with this hash that is not erased: for queues, which have only hashes.
-    pub fn find_hash(&self, environment: &str, hash: u64) -> Option<TraitRecord<'_>> {
-        self.records_of_hash(environment, hash).next()
+    pub fn find_hash(&self, space: usize, hash: u64) -> Option<TraitRecord<'_>> {
+        self.spaces.get(space).and_then(|space| self.records_in(space, hash).next())
     }
 
     /// The records with this hash that are not erased: one, or rarely two.
     pub fn records_of_hash(&self, environment: &str, hash: u64) -> impl Iterator<Item = TraitRecord<'_>> {
-        let view = self.spaces.get(environment).map(|space| &space.shards[shard_of(hash)]);
-        let overlaid = view.into_iter().flat_map(move |view| view.overlay.iter_hash(hash));
-        let overlaid = overlaid.filter(move |entry| entry.hash == hash);
+        let space = self.position(environment).and_then(|space| self.spaces.get(space));
+        space.into_iter().flat_map(move |space| self.records_in(space, hash))
+    }
+
+    fn records_in<'t>(&'t self, space: &'t Space, hash: u64) -> impl Iterator<Item = TraitRecord<'t>> {
+        let view = &space.shards[shard_of(hash)];
+        let overlaid = view.overlay.iter_hash(hash).filter(move |entry| entry.hash == hash);
         let overlaid = overlaid.filter_map(|entry| TraitRecord::new(&entry.record));
-        let base = view.into_iter().flat_map(move |view| {
-            let is_current = move |record: &TraitRecord<'_>| {
-                self.hash_of(record) == hash && view.find_overlaid(hash, record.identifier()).is_none()
-            };
-            view.base.find_all(hash, is_current)
-        });
+        let is_current = move |record: &TraitRecord<'_>| {
+            self.hash_of(record) == hash && view.find_overlaid(hash, record.identifier()).is_none()
+        };
+        let base = view.base.find_all(hash, is_current);
         overlaid.chain(base).filter(|record| !record.head().is_erased)
     }
 
@@ -221,9 +228,9 @@ impl TraitTable {
     }
 
     /// Puts the shards of an environment in place: for the start.
-    pub fn load(&mut self, environment: &Arc<str>, builder: TableBuilder) {
+    pub fn load(&mut self, space: usize, builder: TableBuilder) {
         for (index, editor) in builder.shards.into_iter().enumerate() {
-            if let Some(view) = self.shard_mut(environment, index) {
+            if let Some(view) = self.shard_mut(space, index) {
                 view.base = Arc::new(editor.finish());
             }
         }
@@ -235,16 +242,14 @@ pub fn shard_of(hash: u64) -> usize {
     usize::from(hash.to_le_bytes()[0])
 }
 
-impl Default for Space {
-    fn default() -> Self {
+impl Space {
+    fn new(environment: Arc<str>) -> Self {
         // One empty shard for all: most environments have few identities.
         let base: Arc<Shard> = Arc::default();
         let view = || ShardView { base: base.clone(), overlay: HashTable::new() };
-        Self { shards: (0..SHARDS).map(|_| view()).collect() }
+        Self { environment, shards: (0..SHARDS).map(|_| view()).collect() }
     }
-}
 
-impl Space {
     fn find(&self, hash: u64, identifier: &[u8]) -> Option<TraitRecord<'_>> {
         let view = &self.shards[shard_of(hash)];
         if let Some(record) = view.find_overlaid(hash, identifier) {
@@ -309,7 +314,7 @@ mod tests {
     #[test]
     fn shards_and_overlays_answer_as_a_map_does() {
         let mut table = TraitTable::new(7);
-        let environments = [table.intern("one"), table.intern("two")];
+        let (environments, names) = ([table.intern("one"), table.intern("two")], ["one", "two"]);
         let mut model: HashMap<(usize, String), i64> = HashMap::new();
         let mut random = 1_u64;
         for step in 0..40_000_i64 {
@@ -317,17 +322,17 @@ mod tests {
             let (which, name) = ((random >> 40) as usize % 2, format!("identity {}", (random >> 33) % 5000));
             let hash = table.hash(&name);
             let is_erased = random >> 61 == 0;
-            table.put(&environments[which], hash, record(&name, step, is_erased), 0, 0);
+            table.put(environments[which], hash, record(&name, step, is_erased), 0, 0);
             match is_erased {
                 true => model.remove(&(which, name)),
                 false => model.insert((which, name), step),
             };
             let when = [Rebuild::Due, Rebuild::Idle, Rebuild::Purge][(random >> 58) as usize % 3];
-            if let Some(shard) = table.rebuild(&environments[which], shard_of(hash), when) {
-                table.replace_shard(&environments[which], shard_of(hash), shard, 0);
+            if let Some(shard) = table.rebuild(environments[which], shard_of(hash), when) {
+                table.replace_shard(environments[which], shard_of(hash), shard, 0);
             }
         }
-        for (which, environment) in environments.iter().enumerate() {
+        for (which, environment) in names.iter().enumerate() {
             for id in 0..5000 {
                 let name = format!("identity {id}");
                 let expected = model.get(&(which, name.clone())).copied();
@@ -345,16 +350,16 @@ mod tests {
         let mut table = TraitTable::new(1);
         let key = table.intern("one");
         let hash = table.hash("i");
-        table.put(&key, hash, record("i", 5, false), 3, 0);
-        table.put(&key, hash, record("i", 4, false), 0, 2);
-        table.replace_shard(&key, shard_of(hash), Arc::default(), 2);
+        table.put(key, hash, record("i", 5, false), 3, 0);
+        table.put(key, hash, record("i", 4, false), 0, 2);
+        table.replace_shard(key, shard_of(hash), Arc::default(), 2);
         assert_eq!(number(&table, "one", "i"), Some(5), "the write has number 3");
         let mut newer = TraitTable::new(1);
         table.keep_pending(&mut newer, 2);
         assert_eq!(number(&newer, "one", "i"), Some(5));
-        table.put(&key, hash, record("i", 6, false), 0, 3);
+        table.put(key, hash, record("i", 6, false), 0, 3);
         assert_eq!(number(&table, "one", "i"), Some(6));
-        table.replace_shard(&key, shard_of(hash), Arc::default(), 3);
+        table.replace_shard(key, shard_of(hash), Arc::default(), 3);
         assert_eq!(number(&table, "one", "i"), None);
     }
 }

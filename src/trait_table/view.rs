@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::engine::evaluate::TraitValue;
-use crate::trait_table::changes::{Changes, apply};
-use crate::trait_table::message::{TraitChange, TraitOperation, TraitUpdate, TraitWrite};
+use crate::trait_table::changes::{BodyChanges, Changes, apply};
+use crate::trait_table::message::{TraitChange, TraitUpdate, TraitWrite, WriteKind};
 use crate::trait_table::record::{RecordWriter, Stamp, TraitHead, TraitRecord};
 use crate::trait_table::table::TraitTable;
 
@@ -17,9 +17,11 @@ const TOUCH_SECONDS_MAX: u32 = 3600;
 /// A record of at most so many bytes is within every limit: its exact size is not computed.
 const SURELY_SMALL_BYTES: usize = 32 * 1024;
 
-/// The bounds of a view.
+/// The reactor of a view, and its bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct ViewLimits {
+    /// The number of the reactor in the channel.
+    pub reactor: usize,
     /// Writes that are not acknowledged.
     pub writes_max: usize,
     /// Their bytes.
@@ -86,23 +88,26 @@ impl TraitView {
     }
 
     /// Sets and deletes keys, and makes the identity. Returns whether the write is kept.
-    pub fn set(&mut self, environment: &str, identifier: &str, changes: Box<[u8]>, now: u32) -> bool {
-        let record = self.after(environment, identifier, &changes, now);
-        self.write(environment, identifier, TraitOperation::Set(changes), Some(record))
+    pub fn set(&mut self, environment: &str, identifier: &str, changes: &[u8], now: u32) -> bool {
+        let record = self.after(environment, identifier, changes, now);
+        self.write(environment, identifier, (WriteKind::Set, changes), Some(record.into()))
     }
 
-    /// As [`set`](Self::set), with all traits of the identity after the changes, which are encoded as they
-    /// are.
-    pub fn set_all(
-        &mut self,
-        environment: &str,
-        identifier: &str,
-        changes: Box<[u8]>,
-        all: Option<&[u8]>,
-        head: TraitHead,
-    ) -> bool {
-        let record = RecordWriter::with_entries(head, identifier, all.unwrap_or(&changes));
-        self.write(environment, identifier, TraitOperation::Set(changes), Some(record))
+    /// Writes what a body changes, if it changes anything.
+    pub fn set_all(&mut self, environment: &str, identifier: &str, all: BodyChanges) {
+        match all {
+            BodyChanges::None => {}
+            BodyChanges::New { record, keys } => {
+                let space = self.table.intern(environment);
+                let record: Arc<[u8]> = record.into();
+                let write = TraitWrite::make(self.table.environment(space), record.clone(), keys);
+                self.send(space, identifier, write, Some(record));
+            }
+            BodyChanges::Changed { changes, record } => {
+                let changes = (WriteKind::Set, &*changes);
+                self.write(environment, identifier, changes, Some(record.into()));
+            }
+        }
     }
 
     /// Adds to an integer, which is then `sum` as far as this reactor has it. Returns whether it is kept.
@@ -114,23 +119,25 @@ impl TraitView {
         (amount, sum): (i64, i64),
         now: u32,
     ) -> bool {
-        let mut changes = Changes::default();
-        changes.push(key, Some(TraitValue::Int(sum)));
-        let record = self.after(environment, identifier, &changes.into_bytes(), now);
-        let operation = TraitOperation::Add { key: key.into(), amount };
-        self.write(environment, identifier, operation, Some(record))
+        let entry = |number| {
+            let mut changes = Changes::default();
+            changes.push(key, Some(TraitValue::Int(number)));
+            changes.into_bytes()
+        };
+        let record = self.after(environment, identifier, &entry(sum), now);
+        self.write(environment, identifier, (WriteKind::Add, &entry(amount)), Some(record.into()))
     }
 
     /// Reports that the identity is in use.
     pub fn touch(&mut self, environment: &str, identifier: &str) {
-        self.write(environment, identifier, TraitOperation::Touch, None);
+        self.write(environment, identifier, (WriteKind::Touch, &[]), None);
     }
 
     /// Removes an identity. Returns false if it could not be sent.
     pub fn erase(&mut self, environment: &str, identifier: &str) -> bool {
         let head = TraitHead { is_erased: true, ..TraitHead::default() };
         let record = RecordWriter::new(head, identifier).finish();
-        self.write(environment, identifier, TraitOperation::Erase, Some(record))
+        self.write(environment, identifier, (WriteKind::Erase, &[]), Some(record.into()))
     }
 
     fn after(&self, environment: &str, identifier: &str, changes: &[u8], now: u32) -> Vec<u8> {
@@ -139,17 +146,21 @@ impl TraitView {
         apply(record, identifier, changes, Stamp::default(), head, None).record
     }
 
-    /// Writes, if there is capacity. `record` is the record after the write, which is visible to lookups
-    /// until the store thread acknowledges it; `None` for a touch. Returns whether the write is kept.
     fn write(
         &mut self,
         environment: &str,
         identifier: &str,
-        operation: TraitOperation,
-        record: Option<Vec<u8>>,
+        (kind, entries): (WriteKind, &[u8]),
+        record: Option<Arc<[u8]>>,
     ) -> bool {
-        let environment = self.table.intern(environment);
-        let write = TraitWrite { environment, identifier: identifier.into(), operation };
+        let space = self.table.intern(environment);
+        let write = TraitWrite::new(self.table.environment(space), kind, identifier, entries);
+        self.send(space, identifier, write, record)
+    }
+
+    /// Writes, if there is capacity. `record` is the record after the write, which is visible to lookups
+    /// until the store thread acknowledges it; `None` for a touch. Returns whether the write is kept.
+    fn send(&mut self, space: usize, identifier: &str, write: TraitWrite, record: Option<Arc<[u8]>>) -> bool {
         let bytes = write.bytes();
         if self.unacknowledged.len() >= self.limits.writes_max
             || self.unacknowledged_bytes + bytes > self.limits.bytes_max
@@ -162,8 +173,7 @@ impl TraitView {
         self.unacknowledged_bytes += bytes;
         self.sent += 1;
         if let Some(record) = record {
-            let hash = self.table.hash(identifier);
-            self.table.put(&write.environment, hash, record.into(), self.sent, 0);
+            self.table.put(space, self.table.hash(identifier), record, self.sent, 0);
         }
         self.outbox.push(write);
         true
@@ -197,13 +207,16 @@ impl TraitView {
         }
         match change {
             TraitChange::Delta(delta) => {
-                for changed in &delta.records {
-                    let (environment, record) = (&changed.environment, changed.record.clone());
-                    self.table.put(environment, changed.hash, record, 0, acknowledged);
+                let reactor = self.limits.reactor;
+                // An identity that this reactor made has its record, or one after a later write.
+                for changed in delta.records.iter().filter(|changed| changed.writer != Some(reactor)) {
+                    let space = self.table.intern(&changed.environment);
+                    self.table.put(space, changed.hash, changed.record.clone(), 0, acknowledged);
                 }
                 for rebuilt in &delta.shards {
+                    let space = self.table.intern(&rebuilt.environment);
                     let shard = Arc::clone(&rebuilt.shard);
-                    self.table.replace_shard(&rebuilt.environment, rebuilt.index, shard, acknowledged);
+                    self.table.replace_shard(space, rebuilt.index, shard, acknowledged);
                 }
             }
             TraitChange::Table(mut table) => {
@@ -219,14 +232,14 @@ mod tests {
     use super::*;
     use crate::trait_table::message::{ChangedRecord, TraitDelta};
 
-    const LIMITS: ViewLimits = ViewLimits { writes_max: 2, bytes_max: 1 << 20, ttl_seconds: 0 };
+    const LIMITS: ViewLimits = ViewLimits { reactor: 0, writes_max: 2, bytes_max: 1 << 20, ttl_seconds: 0 };
 
     fn record(identifier: &str, seen: u32) -> Vec<u8> {
         RecordWriter::new(TraitHead { seen, ..TraitHead::default() }, identifier).finish()
     }
 
     fn set(view: &mut TraitView, identifier: &str, seen: u32) -> bool {
-        view.write("e", identifier, TraitOperation::Set(Box::default()), Some(record(identifier, seen)))
+        view.write("e", identifier, (WriteKind::Set, &[]), Some(record(identifier, seen).into()))
     }
 
     fn seen(view: &TraitView, identifier: &str) -> Option<u32> {
@@ -240,7 +253,7 @@ mod tests {
         assert_eq!((view.outbox().count(), seen(&view, "a")), (2, Some(2)));
         let changed = |seen| {
             let (environment, hash) = ("e".into(), view.table.hash("a"));
-            ChangedRecord { environment, hash, record: record("a", seen).into() }
+            ChangedRecord { environment, hash, record: record("a", seen).into(), writer: None }
         };
         let update = |records, acknowledged| {
             let delta = TraitDelta { records, shards: Vec::new() };

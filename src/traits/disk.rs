@@ -28,12 +28,13 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::storage::disk::DiskFolder;
 use crate::trait_table::{Entry, SHARDS, TableBuilder, TraitRecord};
+use crate::traits::changes::{ChangeKind, TraitChanges};
 use crate::traits::disk::changed::ChangedIdentities;
 use crate::traits::disk::file::{FILE, FileChange, TraitFile};
 pub use crate::traits::disk::file::{TraitFileError, TraitFileState, check_file};
 pub use crate::traits::disk::writer::DiskWriter;
 use crate::traits::disk::writer::{DiskReport, RETRY_INTERVAL, WriterState, next, report_damage};
-use crate::traits::memory::{ChangeKind, RemoteChange, TraitChanges, TraitMemory};
+use crate::traits::memory::{RemoteChange, TraitMemory};
 use crate::traits::sink::{Inform, TraitSink};
 
 /// Time between two commits: what the end of the process by a signal may lose.

@@ -3,7 +3,8 @@ use std::time::SystemTime;
 
 use crate::clock;
 use crate::trait_forwarding::queue::SharedTraitQueue;
-use crate::traits::memory::{ChangeKind, TraitChanges, TraitMemory};
+use crate::traits::changes::{ChangeKind, TraitChanges};
+use crate::traits::memory::TraitMemory;
 use crate::traits::sink::{Inform, TraitSink};
 
 /// Forwards writes. What other processes wrote, they forward themselves.

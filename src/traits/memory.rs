@@ -4,86 +4,23 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::engine::evaluate::TraitValue;
 use crate::trait_table::{
     ChangedRecord, Changes, Entry, Rebuild, RebuiltShard, RecordWriter, SHARDS, Stamp, TableBuilder,
-    TraitDelta, TraitHead, TraitOperation, TraitRecord, TraitTable, TraitWrite, apply, merge, shard_of,
+    TraitDelta, TraitHead, TraitRecord, TraitTable, TraitWrite, WriteKind, apply, make, merge, shard_of,
 };
-use crate::traits::accounts::{AccountLimits, Accounts};
+use crate::traits::accounts::{AccountLimits, Accounts, Counted};
+use crate::traits::changes::{Addition, ChangeKind, ChangedEntries, TraitChanges};
 use crate::traits::clock::{HybridClock, ticks};
+use crate::traits::shard_set::ShardSet;
 
 /// Shards built anew before reactors are informed: each takes some 50 microseconds.
 const REBUILDS_MAX: usize = 16;
 /// How long a deletion is kept, so that another process that was away does not bring the value back.
 pub const TOMBSTONE_AGE_MAX: Duration = Duration::from_secs(3600);
-
-/// Shards, by environment and number.
-type ShardSet = BTreeSet<(Arc<str>, usize)>;
-
-/// Why a record changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChangeKind {
-    /// A write of this process.
-    Written,
-    /// The identity was seen again: only its head changed.
-    Seen,
-    /// Changes of another process.
-    Merged,
-    /// Erased on request.
-    Erased,
-    /// Erased by another process.
-    ErasedElsewhere,
-    /// Removed for the limits or its age.
-    Evicted,
-}
-
-/// A change of one identity, for sinks.
-#[derive(Debug)]
-pub struct TraitChanges<'a> {
-    pub environment: &'a str,
-    /// The hash of the identifier ([`TraitTable::hash`]).
-    pub hash: u64,
-    pub kind: ChangeKind,
-    /// The record after the change: all keys in their order, with stamps. Erased: only the identifier.
-    pub record: TraitRecord<'a>,
-    /// The keys of this write, with `None` for those that it deletes, in the order sent.
-    pub entries: ChangedEntries<'a>,
-    /// Of a write that adds to an integer: its only entry has the sum.
-    pub addition: Option<Addition>,
-    /// When it was written, for an erased identity too.
-    pub stamp: Stamp,
-}
-
-/// Keys as a reactor sent them, or as another process stamped them. They are decoded where they are needed.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ChangedEntries<'a> {
-    sent: &'a [u8],
-    /// The stamp before the first of those.
-    before: Stamp,
-    stamped: &'a [Entry<'a>],
-}
-
-impl<'a> ChangedEntries<'a> {
-    pub fn is_empty(&self) -> bool {
-        self.sent.is_empty() && self.stamped.is_empty()
-    }
-
-    pub fn iter(self) -> impl Iterator<Item = Entry<'a>> {
-        stamped(self.sent, self.before).chain(self.stamped.iter().copied())
-    }
-}
-
-/// An increment, which other processes must add too instead of taking the sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addition {
-    pub amount: i64,
-    /// The stamp of the value that it was added to. `None`: there was none, so that it was added to 0.
-    pub before: Option<Stamp>,
-}
 
 /// Keys of an identity as another process stamped them; without any, only the identity is made.
 #[derive(Debug)]
@@ -158,31 +95,44 @@ impl TraitMemory {
         self.keeps_tombstones.then(since)
     }
 
-    /// Applies a write of a reactor.
-    pub fn write(&mut self, write: &TraitWrite, now: SystemTime, each: &mut dyn FnMut(&TraitChanges<'_>)) {
-        let (environment, identifier) = (self.table.intern(&write.environment), &*write.identifier);
-        match &write.operation {
-            TraitOperation::Set(changes) => self.set(&environment, identifier, (changes, None), now, each),
-            TraitOperation::Add { key, amount } => {
-                let (changes, addition) = self.sum(&environment, identifier, key, *amount);
-                self.set(&environment, identifier, (&changes, addition), now, each);
+    /// Applies a write of a reactor, which has this number.
+    pub fn write(
+        &mut self,
+        reactor: usize,
+        write: &TraitWrite,
+        now: SystemTime,
+        each: &mut dyn FnMut(&TraitChanges<'_>),
+    ) {
+        let Some((identifier, entries)) = write.parts() else { return };
+        let place = self.place(&write.environment, identifier);
+        match write.kind {
+            WriteKind::Set => self.set(place, (entries, None), now, each),
+            WriteKind::Make(keys) => self.make(reactor, place, (entries, keys), now, each),
+            WriteKind::Add => {
+                let Some(added) = crate::trait_table::entries(entries).next() else { return };
+                let Some(TraitValue::Int(amount)) = added.value else { return };
+                let (changes, addition) = self.sum(place, added.key, amount);
+                self.set(place, (&changes, addition), now, each);
             }
-            TraitOperation::Touch => self.touch(&environment, identifier, now, each),
-            TraitOperation::Erase => {
-                self.remove(&environment, identifier, now, ChangeKind::Erased, each);
+            WriteKind::Touch => self.touch(place, now, each),
+            WriteKind::Erase => {
+                self.remove(place, now, ChangeKind::Erased, each);
             }
         }
     }
 
+    /// Where an identity is, in an environment whose table is made if it has none.
+    fn place<'i>(&mut self, environment: &str, identifier: &'i str) -> Place<'i> {
+        Place { space: self.table.intern(environment), hash: self.table.hash(identifier), identifier }
+    }
+
+    fn find(&self, place: Place<'_>) -> Option<TraitRecord<'_>> {
+        self.table.find_at(place.space, place.hash, place.identifier)
+    }
+
     /// The changes that add to a trait. None if it is not an integer, or the sum is beyond 64 bits.
-    fn sum(
-        &self,
-        environment: &str,
-        identifier: &str,
-        key: &str,
-        amount: i64,
-    ) -> (Box<[u8]>, Option<Addition>) {
-        let record = self.table.find(environment, identifier);
+    fn sum(&self, place: Place<'_>, key: &str, amount: i64) -> (Box<[u8]>, Option<Addition>) {
+        let record = self.find(place);
         let stored = record.and_then(|record| record.entries().find(|entry| entry.key == key));
         let sum = match stored.and_then(|entry| entry.value) {
             None => Some(amount),
@@ -199,22 +149,44 @@ impl TraitMemory {
 
     fn set(
         &mut self,
-        environment: &Arc<str>,
-        identifier: &str,
+        place: Place<'_>,
         (changes, addition): (&[u8], Option<Addition>),
         now: SystemTime,
         each: &mut dyn FnMut(&TraitChanges<'_>),
     ) {
-        let old = self.table.find(environment, identifier);
-        let before = self.clock.before(now);
+        let old = self.find(place);
+        let (before, counted) = (self.clock.before(now), old.as_ref().map(Counted::of));
         // Writing is being seen: an identity that is written twice has returned.
         let head = TraitHead { is_promoted: old.is_some(), is_erased: false, seen: unix_seconds(now) };
-        let applied = apply(old, identifier, changes, before, head, self.tombstones_since(now));
+        let applied = apply(old, place.identifier, changes, before, head, self.tombstones_since(now));
         self.clock.advance(applied.stamp);
-        let entries = ChangedEntries { sent: changes, before, stamped: &[] };
-        let stamp = applied.stamp;
-        let changed = Changed { kind: ChangeKind::Written, entries, addition, stamp };
-        self.put(environment, identifier, applied.record, &changed, each);
+        let entries = ChangedEntries::of_sent(changes, before);
+        let (kind, stamp) = (ChangeKind::Written, applied.stamp);
+        let changed = Changed { kind, entries, addition, stamp, writer: None, old: counted };
+        self.put(place, applied.record, &changed, each);
+    }
+
+    /// Makes an identity, with so many keys.
+    fn make(
+        &mut self,
+        reactor: usize,
+        place: Place<'_>,
+        (changes, keys): (&[u8], u32),
+        now: SystemTime,
+        each: &mut dyn FnMut(&TraitChanges<'_>),
+    ) {
+        if self.find(place).is_some() {
+            // Another reactor has made it, or its age differs by the clock of the reactor.
+            return self.set(place, (changes, None), now, each);
+        }
+        let before = self.clock.before(now);
+        let head = TraitHead { is_promoted: false, is_erased: false, seen: unix_seconds(now) };
+        let applied = make(place.identifier, changes, keys, before, head);
+        self.clock.advance(applied.stamp);
+        let entries = ChangedEntries::of_sent(changes, before);
+        let (kind, stamp, writer) = (ChangeKind::Written, applied.stamp, Some(reactor));
+        let changed = Changed { kind, entries, addition: None, stamp, writer, old: None };
+        self.put(place, applied.record, &changed, each);
     }
 
     /// Merges changes of another process, by the stamps of each key. Returns false if the clock of that
@@ -229,17 +201,17 @@ impl TraitMemory {
         if !self.clock.observe(newest, now) {
             return false;
         }
-        let environment = self.table.intern(remote.environment);
-        let old = self.table.find(&environment, remote.identifier);
+        let place = self.place(remote.environment, remote.identifier);
+        let old = self.find(place);
         let before = old.map(|old| old.head()).unwrap_or_default();
         let is_promoted = before.is_promoted || remote.is_promoted;
         let head = TraitHead { seen: before.seen.max(remote.seen), is_promoted, ..before };
         let since = self.tombstones_since(now);
         let Some(record) = merge(old, remote.identifier, remote.entries, head, since) else { return true };
-        let entries = ChangedEntries { stamped: remote.entries, ..ChangedEntries::default() };
-        let kind = ChangeKind::Merged;
-        let changed = Changed { kind, entries, addition: None, stamp: newest };
-        self.put(&environment, remote.identifier, record, &changed, each);
+        let entries = ChangedEntries::of_stamped(remote.entries);
+        let (kind, stamp, old) = (ChangeKind::Merged, newest, old.as_ref().map(Counted::of));
+        let changed = Changed { kind, entries, addition: None, stamp, writer: None, old };
+        self.put(place, record, &changed, each);
         true
     }
 
@@ -252,8 +224,8 @@ impl TraitMemory {
         each: &mut dyn FnMut(&TraitChanges<'_>),
     ) {
         self.clock.observe(stamp, now);
-        let environment = self.table.intern(environment);
-        let Some(old) = self.table.find(&environment, identifier) else { return };
+        let place = self.place(environment, identifier);
+        let Some(old) = self.find(place) else { return };
         let later = old.entries().filter(|entry| entry.stamp > stamp);
         let mut writer = RecordWriter::new(old.head(), identifier);
         let mut count = 0;
@@ -270,80 +242,66 @@ impl TraitMemory {
             false => writer.finish(),
         };
         let kind = if is_empty { ChangeKind::ErasedElsewhere } else { ChangeKind::Merged };
-        let changed = Changed { kind, entries: ChangedEntries::default(), addition: None, stamp };
-        self.put(&environment, identifier, record, &changed, each);
-        let index = shard_of(self.table.hash(identifier));
-        self.erased_shards.insert((environment, index));
+        let old = Some(Counted::of(&old));
+        self.put(place, record, &Changed::without_entries(kind, stamp, old), each);
+        self.erased_shards.insert(place.shard());
     }
 
-    fn touch(
-        &mut self,
-        environment: &Arc<str>,
-        identifier: &str,
-        now: SystemTime,
-        each: &mut dyn FnMut(&TraitChanges<'_>),
-    ) {
-        let Some(old) = self.table.find(environment, identifier) else { return };
+    fn touch(&mut self, place: Place<'_>, now: SystemTime, each: &mut dyn FnMut(&TraitChanges<'_>)) {
+        let Some(old) = self.find(place) else { return };
         let head = TraitHead { is_promoted: true, is_erased: false, seen: unix_seconds(now) };
         if head == old.head() {
             return;
         }
-        let stamp = self.clock.before(now);
-        let changed =
-            Changed { kind: ChangeKind::Seen, entries: ChangedEntries::default(), addition: None, stamp };
+        let (stamp, counted) = (self.clock.before(now), Some(Counted::of(&old)));
+        let changed = Changed::without_entries(ChangeKind::Seen, stamp, counted);
         let record = old.with_head(head);
-        self.put(environment, identifier, record, &changed, each);
+        self.put(place, record, &changed, each);
     }
 
     /// Removes an identity. Returns whether it was there.
     fn remove(
         &mut self,
-        environment: &Arc<str>,
-        identifier: &str,
+        place: Place<'_>,
         now: SystemTime,
         kind: ChangeKind,
         each: &mut dyn FnMut(&TraitChanges<'_>),
     ) -> bool {
-        let is_known = self.table.find(environment, identifier).is_some();
+        let old = self.find(place).as_ref().map(Counted::of);
         let stamp = self.clock.before(now).next();
         self.clock.advance(stamp);
-        let changed = Changed { kind, entries: ChangedEntries::default(), addition: None, stamp };
-        self.put(environment, identifier, erased(identifier), &changed, each);
+        self.put(place, erased(place.identifier), &Changed::without_entries(kind, stamp, old), each);
         if kind == ChangeKind::Erased {
-            let index = shard_of(self.table.hash(identifier));
-            self.erased_shards.insert((environment.clone(), index));
+            self.erased_shards.insert(place.shard());
         }
-        is_known
+        old.is_some()
     }
 
     /// Removes an identity that another process has removed from the file that both keep. Sinks are not
     /// informed: that process has informed them.
     pub fn forget(&mut self, environment: &Arc<str>, identifier: &str, now: SystemTime) {
-        self.remove(environment, identifier, now, ChangeKind::Evicted, &mut |_| {});
+        let place = self.place(environment, identifier);
+        self.remove(place, now, ChangeKind::Evicted, &mut |_| {});
     }
 
     fn put(
         &mut self,
-        environment: &Arc<str>,
-        identifier: &str,
+        place: Place<'_>,
         record: Vec<u8>,
         changed: &Changed<'_>,
         each: &mut dyn FnMut(&TraitChanges<'_>),
     ) {
-        let (hash, record): (_, Arc<[u8]>) = (self.table.hash(identifier), record.into());
+        let Place { space, hash, .. } = place;
+        let record: Arc<[u8]> = record.into();
         let Some(new) = TraitRecord::new(&record) else { return };
-        let old = self.table.find(environment, identifier);
-        self.accounts.replace(
-            environment,
-            hash,
-            old.as_ref(),
-            Some(&new).filter(|new| !new.head().is_erased),
-        );
-        let Changed { kind, entries, addition, stamp } = *changed;
-        each(&TraitChanges { environment, hash, kind, record: new, entries, addition, stamp });
-        self.table.put(environment, hash, record.clone(), 0, 0);
-        self.touched.insert((environment.clone(), shard_of(hash)));
-        self.delta.records.push(ChangedRecord { environment: environment.clone(), hash, record });
+        let Changed { kind, entries, addition, stamp, writer, old } = *changed;
+        let counted = (!new.head().is_erased).then(|| Counted::of(&new));
+        self.accounts.replace(space, hash, old, counted);
+        let environment = self.table.environment(space);
+        each(&TraitChanges { environment: &environment, hash, kind, record: new, entries, addition, stamp });
+        self.table.put(space, hash, record.clone(), 0, 0);
+        self.touched.insert(place.shard());
+        self.delta.records.push(ChangedRecord { environment, hash, record, writer });
     }
 
     /// Removes identities until all limits are kept. Returns how many.
@@ -351,11 +309,12 @@ impl TraitMemory {
         let mut count = 0;
         loop {
             let table = &self.table;
-            let victim = self.accounts.next_victim(|environment, hash| table.find_hash(environment, hash));
-            let Some((environment, hash)) = victim else { return count };
-            let Some(record) = self.table.find_hash(&environment, hash) else { return count };
+            let victim = self.accounts.next_victim(|space, hash| table.find_hash(space, hash));
+            let Some((space, hash)) = victim else { return count };
+            let Some(record) = self.table.find_hash(space, hash) else { return count };
             let identifier = String::from_utf8_lossy(record.identifier()).into_owned();
-            if !self.remove(&environment, &identifier, now, ChangeKind::Evicted, each) {
+            let place = Place { space, hash: self.table.hash(&identifier), identifier: &identifier };
+            if !self.remove(place, now, ChangeKind::Evicted, each) {
                 return count;
             }
             count += 1;
@@ -385,20 +344,22 @@ impl TraitMemory {
         let old: Vec<String> = old
             .filter_map(|record| std::str::from_utf8(record.identifier()).ok().map(str::to_owned))
             .collect();
+        let environment = environment.clone();
         for identifier in &old {
-            self.remove(environment, identifier, now, ChangeKind::Evicted, each);
+            let place = self.place(&environment, identifier);
+            self.remove(place, now, ChangeKind::Evicted, each);
         }
         old.len() as u64
     }
 
     /// Takes the records of an environment that were stored before, at the start.
     pub fn load(&mut self, environment: &str, records: TableBuilder) {
-        let environment = self.table.intern(environment);
-        self.table.load(&environment, records);
+        let space = self.table.intern(environment);
+        self.table.load(space, records);
         for index in 0..SHARDS {
-            for record in self.table.records(&environment, index) {
+            for record in self.table.records(environment, index) {
                 let hash = self.table.hash_of(&record);
-                self.accounts.replace(&environment, hash, None, Some(&record));
+                self.accounts.replace(space, hash, None, Some(Counted::of(&record)));
                 let newest = record.entries().map(|entry| entry.stamp).max();
                 self.clock.advance(newest.unwrap_or_default());
             }
@@ -408,56 +369,73 @@ impl TraitMemory {
     /// What changed since the last call, with shards built anew where their overlays are large; those of
     /// which small ones are left are built while nothing else is to do.
     pub fn take_delta(&mut self, is_idle: bool) -> TraitDelta {
-        for shard in std::mem::take(&mut self.erased_shards) {
-            self.rebuild(&shard, Rebuild::Purge);
+        for shard in std::mem::take(&mut self.erased_shards).iter() {
+            self.rebuild(shard, Rebuild::Purge);
         }
         let mut rebuilt = 0;
-        for shard in std::mem::take(&mut self.touched) {
-            if rebuilt < REBUILDS_MAX && self.rebuild(&shard, Rebuild::Due) {
+        for shard in std::mem::take(&mut self.touched).iter() {
+            if rebuilt < REBUILDS_MAX && self.rebuild(shard, Rebuild::Due) {
                 rebuilt += 1;
             } else {
                 self.overlaid.insert(shard);
             }
         }
         if is_idle {
-            let shards: Vec<_> = self.overlaid.iter().take(REBUILDS_MAX).cloned().collect();
+            let shards: Vec<_> = self.overlaid.iter().take(REBUILDS_MAX).collect();
             for shard in shards {
-                self.rebuild(&shard, Rebuild::Idle);
-                self.overlaid.remove(&shard);
+                self.rebuild(shard, Rebuild::Idle);
+                self.overlaid.remove(shard);
             }
         }
         std::mem::take(&mut self.delta)
     }
 
     /// Returns whether the shard was built anew.
-    fn rebuild(&mut self, (environment, index): &(Arc<str>, usize), when: Rebuild) -> bool {
-        let Some(shard) = self.table.rebuild(environment, *index, when) else { return false };
-        self.table.replace_shard(environment, *index, shard.clone(), 0);
-        self.delta.shards.push(RebuiltShard { environment: environment.clone(), index: *index, shard });
+    fn rebuild(&mut self, (space, index): (usize, usize), when: Rebuild) -> bool {
+        let Some(shard) = self.table.rebuild(space, index, when) else { return false };
+        self.table.replace_shard(space, index, shard.clone(), 0);
+        let environment = self.table.environment(space);
+        self.delta.shards.push(RebuiltShard { environment, index, shard });
         true
     }
 }
 
-/// What [`TraitMemory::put`] reports to sinks.
+/// An identity in the table.
+#[derive(Clone, Copy)]
+struct Place<'i> {
+    /// The position of its environment.
+    space: usize,
+    hash: u64,
+    identifier: &'i str,
+}
+
+impl Place<'_> {
+    fn shard(&self) -> (usize, usize) {
+        (self.space, shard_of(self.hash))
+    }
+}
+
+/// What [`TraitMemory::put`] reports to sinks and reactors.
 struct Changed<'a> {
     kind: ChangeKind,
     entries: ChangedEntries<'a>,
     addition: Option<Addition>,
     stamp: Stamp,
+    /// The reactor that has the record already.
+    writer: Option<usize>,
+    /// The record before. `None`: there was none.
+    old: Option<Counted>,
+}
+
+impl Changed<'_> {
+    fn without_entries(kind: ChangeKind, stamp: Stamp, old: Option<Counted>) -> Self {
+        Self { kind, entries: ChangedEntries::default(), addition: None, stamp, writer: None, old }
+    }
 }
 
 /// A record that hides an older one.
 fn erased(identifier: &str) -> Vec<u8> {
     RecordWriter::new(TraitHead { is_erased: true, ..TraitHead::default() }, identifier).finish()
-}
-
-/// The entries of a write with the stamps after `before`.
-fn stamped(changes: &[u8], before: Stamp) -> impl Iterator<Item = Entry<'_>> {
-    let mut stamp = before;
-    crate::trait_table::entries(changes).map(move |entry| {
-        stamp = stamp.next();
-        Entry { stamp, born: stamp.clock, ..entry }
-    })
 }
 
 /// Unix seconds, as records have them.

@@ -5,11 +5,13 @@
 //! shares or forwards: it gets each change of an identity with its keys, values or tombstones, stamps and the
 //! order of keys, and returns the changes of other processes, which are merged per identity and key by stamp.
 mod accounts;
+mod changes;
 mod clock;
 pub mod disk;
 mod forward;
 mod memory;
 mod redis;
+mod shard_set;
 mod sink;
 pub mod store;
 
@@ -24,10 +26,11 @@ use crate::config::{Config, SettingError, TraitsStore};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::Metrics;
+pub use crate::traits::changes::{Addition, ChangeKind, TraitChanges};
 use crate::traits::disk::TraitDisk;
 pub use crate::traits::disk::{TraitFileError, TraitFileState, check_file};
 pub use crate::traits::forward::ForwardSink;
-pub use crate::traits::memory::{Addition, ChangeKind, RemoteChange, TraitChanges, TraitMemory};
+pub use crate::traits::memory::{RemoteChange, TraitMemory};
 pub use crate::traits::redis::check_redis;
 use crate::traits::redis::{RedisTarget, TraitRedis};
 pub use crate::traits::sink::{Inform, TraitSink};

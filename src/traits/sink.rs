@@ -4,7 +4,8 @@
 //! [`TraitSink::tick`]. It must not block there: what waits for a disk or a network has a thread.
 use std::time::SystemTime;
 
-use crate::traits::memory::{TraitChanges, TraitMemory};
+use crate::traits::changes::TraitChanges;
+use crate::traits::memory::TraitMemory;
 
 /// Informs the other sinks of what one of them merges.
 pub type Inform<'a> = &'a mut dyn FnMut(&TraitChanges<'_>);

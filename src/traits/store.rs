@@ -11,7 +11,8 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::trait_table::{TraitChange, TraitUpdate};
 use crate::traits::accounts::AccountLimits;
-use crate::traits::memory::{ChangeKind, TraitChanges, TraitMemory};
+use crate::traits::changes::{ChangeKind, TraitChanges};
+use crate::traits::memory::TraitMemory;
 use crate::traits::sink::{Inform, TraitSink};
 
 /// The time between two sweeps of a shard for old identities, and the longest wait for messages.
@@ -107,7 +108,9 @@ impl TraitStore {
             match message {
                 TraitMessage::Write(reactor, write) => {
                     let sinks = &mut self.sinks;
-                    self.memory.write(&write, now, &mut |changes| inform(sinks, &self.metrics, changes));
+                    self.memory.write(reactor, &write, now, &mut |changes| {
+                        inform(sinks, &self.metrics, changes)
+                    });
                     self.metrics.traits.writes.add(1);
                     if let Some(applied) = self.applied.get_mut(reactor) {
                         *applied += 1;

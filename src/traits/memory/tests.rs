@@ -17,12 +17,11 @@ fn memory(keeps_tombstones: bool) -> TraitMemory {
 fn set(memory: &mut TraitMemory, changes: &[(&str, Option<i64>)], now: SystemTime) {
     let mut list = Changes::default();
     changes.iter().for_each(|(key, value)| list.push(key, value.map(TraitValue::Int)));
-    write(memory, TraitOperation::Set(list.into_bytes()), now);
+    write(memory, WriteKind::Set, &list.into_bytes(), now);
 }
 
-fn write(memory: &mut TraitMemory, operation: TraitOperation, now: SystemTime) {
-    let write = TraitWrite { environment: "e".into(), identifier: "jane".into(), operation };
-    memory.write(&write, now, &mut |_| {});
+fn write(memory: &mut TraitMemory, kind: WriteKind, entries: &[u8], now: SystemTime) {
+    memory.write(0, &TraitWrite::new("e".into(), kind, "jane", entries), now, &mut |_| {});
 }
 
 /// The keys of the identity; deleted ones have no value.
@@ -73,7 +72,7 @@ fn a_single_process_keeps_neither_tombstones_nor_what_was_erased() {
     set(&mut memory, &[("plan", Some(1))], now);
     set(&mut memory, &[("plan", None)], now);
     assert_eq!(keys(&memory), Some(Vec::new()));
-    write(&mut memory, TraitOperation::Erase, now);
+    write(&mut memory, WriteKind::Erase, &[], now);
     let delta = memory.take_delta(false);
     assert_eq!((delta.shards.len(), keys(&memory)), (1, None), "the shard is built without it");
 }
@@ -85,9 +84,9 @@ fn overlays_are_emptied_while_nothing_else_is_to_do() {
     changes.push("plan", Some(TraitValue::Int(1)));
     let changes = changes.into_bytes();
     for number in 0..50_000 {
-        let operation = TraitOperation::Set(changes.clone());
-        let identifier = format!("identity {number}").into();
-        memory.write(&TraitWrite { environment: "e".into(), identifier, operation }, now, &mut |_| {});
+        let identifier = format!("identity {number}");
+        let write = TraitWrite::new("e".into(), WriteKind::Set, &identifier, &changes);
+        memory.write(0, &write, now, &mut |_| {});
     }
     let mut built = memory.take_delta(false).shards.len();
     assert_eq!(built, REBUILDS_MAX, "the others wait");
@@ -95,6 +94,6 @@ fn overlays_are_emptied_while_nothing_else_is_to_do() {
         built += memory.take_delta(true).shards.len();
     }
     assert!(built >= SHARDS, "{built}");
-    assert!(memory.overlaid.is_empty() && memory.touched.is_empty());
+    assert_eq!((memory.overlaid.iter().count(), memory.touched.iter().count()), (0, 0));
     assert!(memory.table().find("e", "identity 49999").is_some());
 }

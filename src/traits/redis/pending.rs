@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::SystemTime;
 
 use crate::trait_table::{Entry, Stamp};
-use crate::traits::memory::{Addition, ChangeKind, TraitChanges, TraitMemory, unix_seconds};
+use crate::traits::changes::{Addition, ChangeKind, TraitChanges};
+use crate::traits::memory::{TraitMemory, unix_seconds};
 use crate::traits::redis::increments::{Answer, Increments};
 use crate::traits::redis::wire;
 use crate::traits::redis::wire::{Name, StreamId};
@@ -235,7 +236,7 @@ impl Pending {
 mod tests {
     use super::*;
     use crate::engine::evaluate::TraitValue;
-    use crate::trait_table::{Changes, TraitOperation, TraitWrite};
+    use crate::trait_table::{Changes, TraitWrite, WriteKind};
     use crate::traits::accounts::AccountLimits;
 
     struct Table {
@@ -252,19 +253,21 @@ mod tests {
             Self { memory, pending: Pending::new(100), batches: Vec::new() }
         }
 
-        fn apply(&mut self, operation: TraitOperation) {
-            let write = TraitWrite { environment: "e".into(), identifier: "jane".into(), operation };
-            self.memory.write(&write, SystemTime::now(), &mut |changes| self.pending.changed(changes));
+        fn apply(&mut self, kind: WriteKind, entries: &[u8]) {
+            let write = TraitWrite::new("e".into(), kind, "jane", entries);
+            self.memory.write(0, &write, SystemTime::now(), &mut |changes| self.pending.changed(changes));
         }
 
         fn set(&mut self, key: &str, value: Option<i64>) {
             let mut changes = Changes::default();
             changes.push(key, value.map(TraitValue::Int));
-            self.apply(TraitOperation::Set(changes.into_bytes()));
+            self.apply(WriteKind::Set, &changes.into_bytes());
         }
 
         fn add(&mut self, key: &str, amount: i64) {
-            self.apply(TraitOperation::Add { key: key.into(), amount });
+            let mut changes = Changes::default();
+            changes.push(key, Some(TraitValue::Int(amount)));
+            self.apply(WriteKind::Add, &changes.into_bytes());
         }
 
         fn batch(&mut self) -> &[IdentityWrite] {
@@ -367,7 +370,7 @@ mod tests {
         let mut table = Table::new();
         table.set("a", Some(1));
         table.batch();
-        table.apply(TraitOperation::Touch);
+        table.apply(WriteKind::Touch, &[]);
         assert_eq!((table.pending.len(), table.pending.changed_names().count()), (1, 0));
         let [write] = table.batch() else { panic!("one write") };
         assert!(write.fields.is_empty() && !write.makes);
@@ -381,10 +384,10 @@ mod tests {
     fn an_erasure_is_sent_before_what_was_written_later() {
         let mut table = Table::new();
         table.set("a", Some(1));
-        table.apply(TraitOperation::Erase);
+        table.apply(WriteKind::Erase, &[]);
         let batch = table.batch();
         assert!(batch[0].erased.is_some() && batch[0].fields.is_empty() && !batch[0].makes);
-        table.apply(TraitOperation::Erase);
+        table.apply(WriteKind::Erase, &[]);
         table.set("b", Some(1));
         let batch = table.batch();
         let [write] = batch else { panic!("{batch:?}") };
@@ -396,12 +399,8 @@ mod tests {
     fn batches_are_bounded_and_evicted_identities_are_counted() {
         let mut table = Table::new();
         for number in 0..120 {
-            let write = TraitWrite {
-                environment: "e".into(),
-                identifier: format!("user {number}").into(),
-                operation: TraitOperation::Set(Box::default()),
-            };
-            table.memory.write(&write, SystemTime::now(), &mut |changes| table.pending.changed(changes));
+            let write = TraitWrite::new("e".into(), WriteKind::Set, &format!("user {number}"), &[]);
+            table.memory.write(0, &write, SystemTime::now(), &mut |changes| table.pending.changed(changes));
         }
         assert_eq!((table.pending.len(), table.pending.take_dropped()), (100, 20));
         let later = SystemTime::now() + std::time::Duration::from_secs(100);

@@ -2,7 +2,7 @@
 use super::*;
 use crate::config::Inputs;
 use crate::engine::evaluate::TraitValue;
-use crate::trait_table::{TraitOperation, TraitWrite};
+use crate::trait_table::{Changes, TraitWrite, WriteKind};
 use crate::traits::accounts::AccountLimits;
 
 /// More ticks than a comparison of the table takes.
@@ -65,13 +65,15 @@ impl Fake {
         self.report(RedisReport::Written { generation, id, known: known.to_owned() });
     }
 
-    fn apply(&mut self, identifier: &str, operation: TraitOperation) {
-        let write = TraitWrite { environment: "e".into(), identifier: identifier.into(), operation };
-        self.memory.write(&write, SystemTime::now(), &mut |changes| self.redis.changed(changes));
+    fn apply(&mut self, identifier: &str, kind: WriteKind, entries: &[u8]) {
+        let write = TraitWrite::new("e".into(), kind, identifier, entries);
+        self.memory.write(0, &write, SystemTime::now(), &mut |changes| self.redis.changed(changes));
     }
 
     fn add(&mut self, identifier: &str) {
-        self.apply(identifier, TraitOperation::Add { key: "n".into(), amount: 1 });
+        let mut changes = Changes::default();
+        changes.push("n", Some(TraitValue::Int(1)));
+        self.apply(identifier, WriteKind::Add, &changes.into_bytes());
     }
 
     /// Lets the store thread run; returns what it sends: identifiers with their fields, without stamps.
@@ -106,7 +108,7 @@ fn sent(identifier: &str, fields: &[&str]) -> (String, Vec<String>) {
 fn an_erased_identity_does_not_come_back_because_it_was_read_here() {
     let mut fake = Fake::with(&["jane", "joe", "ann"]);
     // While Redis is not available jane is read, and joe is written. Then all three are erased elsewhere.
-    fake.apply("jane", TraitOperation::Touch);
+    fake.apply("jane", WriteKind::Touch, &[]);
     assert_eq!(fake.ticks(), [sent("jane", &[])]);
     fake.add("joe");
     assert_eq!(fake.ticks(), [sent("joe", &["+n 1"])]);
@@ -115,7 +117,7 @@ fn an_erased_identity_does_not_come_back_because_it_was_read_here() {
     fake.reload(ReloadReason::Behind, "one", 9, &[]);
     fake.redis.tick(&mut fake.memory, SystemTime::now(), false, &mut |_| {});
     // Read while the table is compared.
-    fake.apply("ann", TraitOperation::Touch);
+    fake.apply("ann", WriteKind::Touch, &[]);
     fake.ticks();
     assert!(!fake.has("jane") && !fake.has("ann"), "what was only read is not protected");
     fake.answer("one", 0, "0");
