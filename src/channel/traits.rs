@@ -1,8 +1,8 @@
 //! Writes of kept traits from the reactors to the store thread, and updates of their views back.
 //!
 //! No send blocks. A reactor bounds the writes that it has sent and that are not acknowledged; the channel
-//! has capacity for that much of each. A reactor whose updates are not read for long misses some, and gets
-//! the whole table instead.
+//! has capacity for that much of each. A reactor reads its updates before each request; one that does not for
+//! long misses some, and gets the whole table instead.
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -11,6 +11,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::limits;
 use crate::trait_table::{TraitUpdate, TraitWrite};
+
+/// Updates that wait for the next request of a reactor. With more it is woken.
+const UPDATES_UNREAD_MAX: usize = limits::TRAIT_UPDATES_QUEUED_MAX / 4;
 
 /// A message to the store thread.
 #[derive(Debug)]
@@ -104,7 +107,8 @@ impl TraitLink {
         self.reactors.get(reactor).is_some_and(|link| !link.updates.is_full())
     }
 
-    /// Sends an update to a reactor. Returns false if it has too many unread ones.
+    /// Sends an update to a reactor, which looks for them before it reads a request, and is woken if it has
+    /// nothing to do while they gather. Returns false if it has too many unread ones.
     pub fn send(&mut self, reactor: usize, update: TraitUpdate) -> bool {
         let Some(link) = self.reactors.get_mut(reactor) else { return true };
         if link.updates.is_full() {
@@ -112,8 +116,10 @@ impl TraitLink {
         }
         // A reactor that has exited needs none.
         let _ = link.updates.try_send(update);
-        // A full socket buffer means that a wake-up is already pending.
-        let _ = link.wake.write(&[1]);
+        if link.updates.len() >= UPDATES_UNREAD_MAX {
+            // A full socket buffer means that a wake-up is already pending.
+            let _ = link.wake.write(&[1]);
+        }
         true
     }
 }
@@ -127,6 +133,10 @@ impl TraitPort {
     /// The number of the reactor in the channel.
     pub fn reactor(&self) -> usize {
         self.reactor
+    }
+
+    pub fn has_updates(&self) -> bool {
+        !self.updates.is_empty()
     }
 
     /// The next update, if there is one.
@@ -156,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_arrive_in_order_and_updates_wake_the_reactor() {
+    fn writes_arrive_in_order_and_unread_updates_wake_the_reactor() {
         let mut link = TraitLink::new(2, 5);
         let (ours, mut wake) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -177,13 +187,14 @@ mod tests {
             let change = TraitChange::Delta(Arc::new(TraitDelta::default()));
             TraitUpdate { change, acknowledged: 1 }
         };
-        for _ in 0..limits::TRAIT_UPDATES_QUEUED_MAX {
+        wake.set_nonblocking(true).unwrap();
+        for number in 1..=limits::TRAIT_UPDATES_QUEUED_MAX {
             assert!(link.send(0, update()));
+            assert_eq!(wake.read(&mut [0; 8]).is_ok(), number >= UPDATES_UNREAD_MAX, "{number}");
         }
         assert!(!link.send(0, update()), "the queue of updates is full");
         assert!(
             link.send(1, update()) && ports[1].next_update().is_some() && ports[1].next_update().is_none()
         );
-        assert!(wake.read(&mut [0; 8]).unwrap() > 0);
     }
 }

@@ -21,6 +21,7 @@ use crate::reactor::access_log::{AccessOutcome, DeferredAccess};
 use crate::reactor::client_address::ClientAddress;
 use crate::reactor::connections::Phase;
 use crate::reactor::context::{Reactor, RequestState};
+use crate::reactor::kept_traits::KeptTraits;
 #[cfg(test)]
 use crate::reactor::options::InjectedPanic;
 use crate::reactor::posts::PostTicket;
@@ -373,6 +374,7 @@ impl BatchWriter<'_> {
         let RequestState { handler, output } = &mut *self.state;
         let start_bytes = output.bytes.len();
         let (settings, snapshot, now) = (self.settings, self.snapshot, self.now);
+        self.reactor.worker_state.traits.iter().for_each(KeptTraits::receive_new);
         let answered = catch_unwind(AssertUnwindSafe(|| {
             #[cfg(test)]
             self.reactor.panic_if_injected(InjectedPanic::Request);
@@ -391,9 +393,7 @@ impl BatchWriter<'_> {
                 RequestOutcome { status: 500, ..RequestOutcome::NONE }
             }
         };
-        if let Some(traits) = &self.reactor.worker_state.traits {
-            traits.send();
-        }
+        self.reactor.worker_state.traits.iter().for_each(KeptTraits::send);
         let exceeded = handler.take_exceeded(&outcome);
         if exceeded != Exceeded::NONE {
             let traceparent = request.fields.traceparent;

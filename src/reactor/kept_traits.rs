@@ -54,6 +54,14 @@ impl KeptTraits {
         view.not_sent(lost);
     }
 
+    /// Applies the updates of the store thread, if there are any. Call it before requests are answered.
+    #[inline]
+    pub fn receive_new(&self) {
+        if self.port.has_updates() {
+            self.receive();
+        }
+    }
+
     /// Applies the updates of the store thread, and reports writes that were not kept.
     pub fn receive(&self) {
         let mut view = self.view.borrow_mut();
