@@ -25,6 +25,8 @@ pub struct Shard {
     chunks: Vec<Chunk>,
     /// Locations plus one; 0 is free. A power of two, at least a quarter of it free.
     index: Box<[u32]>,
+    /// A byte of the hash of each of them, so that the records of others are rarely read.
+    tags: Box<[u8]>,
     count: usize,
     /// The number of the chunk that new records are appended to.
     open: Option<usize>,
@@ -49,9 +51,12 @@ impl Shard {
         let mask = self.index.len().checked_sub(1)?;
         let mut slot = index_slot(hash) & mask;
         loop {
-            let record = self.record_at(self.index.get(slot)?.checked_sub(1)?)?;
-            if is_match(&record) {
-                return Some(record);
+            let location = self.index.get(slot)?.checked_sub(1)?;
+            if self.tags.get(slot) == Some(&tag(hash)) {
+                let record = self.record_at(location)?;
+                if is_match(&record) {
+                    return Some(record);
+                }
             }
             slot = (slot + 1) & mask;
         }
@@ -65,8 +70,10 @@ impl Shard {
     ) -> impl Iterator<Item = TraitRecord<'s>> {
         let mask = self.index.len().wrapping_sub(1);
         let slots = (0..self.index.len()).map(move |step| (index_slot(hash).wrapping_add(step)) & mask);
-        let used = slots.map_while(|slot| self.index.get(slot)?.checked_sub(1));
-        used.filter_map(|location| self.record_at(location)).filter(move |record| is_match(record))
+        let used = slots.map_while(|slot| Some((self.index.get(slot)?.checked_sub(1)?, slot)));
+        let tagged = used.filter(move |(_, slot)| self.tags.get(*slot) == Some(&tag(hash)));
+        let locations = tagged.map(|(location, _)| location);
+        locations.filter_map(|location| self.record_at(location)).filter(move |record| is_match(record))
     }
 
     /// All records, in no order.
@@ -153,7 +160,7 @@ impl ShardEditor {
                 if self.shard.count * 4 > self.shard.index.len() * 3 {
                     self.resize_index((self.shard.index.len() * 2).max(INDEX_SLOTS_MIN));
                 }
-                insert_location(&mut self.shard.index, hash, location);
+                insert_location(&mut self.shard, hash, location);
             }
         }
     }
@@ -170,6 +177,7 @@ impl ShardEditor {
             let home = self.hash_at(location).map_or(next, |hash| index_slot(hash) & mask);
             if next.wrapping_sub(home) & mask >= next.wrapping_sub(hole) & mask {
                 self.shard.index[hole] = self.shard.index[next];
+                self.shard.tags[hole] = self.shard.tags[next];
                 hole = next;
             }
             next = (next + 1) & mask;
@@ -224,7 +232,7 @@ impl ShardEditor {
         let mut slot = index_slot(hash) & mask;
         loop {
             let location = self.shard.index[slot].checked_sub(1)?;
-            if self.record_at(location)?.identifier() == identifier {
+            if self.shard.tags[slot] == tag(hash) && self.record_at(location)?.identifier() == identifier {
                 return Some(slot);
             }
             slot = (slot + 1) & mask;
@@ -293,23 +301,29 @@ impl ShardEditor {
     }
 
     fn resize_index(&mut self, slots: usize) {
-        let mut index = vec![0_u32; slots].into_boxed_slice();
-        for location in self.shard.index.iter().filter_map(|slot| slot.checked_sub(1)) {
+        let index = std::mem::replace(&mut self.shard.index, vec![0; slots].into());
+        self.shard.tags = vec![0; slots].into();
+        for location in index.iter().filter_map(|slot| slot.checked_sub(1)) {
             if let Some(hash) = self.hash_at(location) {
-                insert_location(&mut index, hash, location);
+                insert_location(&mut self.shard, hash, location);
             }
         }
-        self.shard.index = index;
     }
 }
 
-fn insert_location(index: &mut [u32], hash: u64, location: u32) {
-    let mask = index.len() - 1;
+fn insert_location(shard: &mut Shard, hash: u64, location: u32) {
+    let mask = shard.index.len() - 1;
     let mut slot = index_slot(hash) & mask;
-    while index[slot] != 0 {
+    while shard.index[slot] != 0 {
         slot = (slot + 1) & mask;
     }
-    index[slot] = location + 1;
+    shard.index[slot] = location + 1;
+    shard.tags[slot] = tag(hash);
+}
+
+/// The byte of a hash that is compared before a record is read: it has chosen neither shard nor slot.
+fn tag(hash: u64) -> u8 {
+    hash.to_be_bytes()[0]
 }
 
 /// The bits of a hash that choose the slot; its lowest byte has chosen the shard.

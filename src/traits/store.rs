@@ -1,4 +1,5 @@
 //! The store thread: takes writes of reactors in groups, applies them, informs sinks and reactors.
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,7 +10,7 @@ use crate::config::Config;
 use crate::limits::TRAIT_GROUP_MAX;
 use crate::log::Log;
 use crate::metrics::Metrics;
-use crate::trait_table::{TraitChange, TraitUpdate};
+use crate::trait_table::{TraitChange, TraitDelta, TraitUpdate};
 use crate::traits::accounts::AccountLimits;
 use crate::traits::changes::{ChangeKind, TraitChanges};
 use crate::traits::memory::TraitMemory;
@@ -37,6 +38,9 @@ pub struct TraitStore {
     informed: Vec<u64>,
     /// By reactor: it missed an update and needs the whole table.
     needs_table: Vec<bool>,
+    /// Deltas that reactors may be reading, the oldest first. They are freed here: a reactor that drops the
+    /// last reference would wait for the memory of each record, which this thread has written.
+    published: VecDeque<Arc<TraitDelta>>,
     /// Messages of the last step.
     group: usize,
 }
@@ -70,6 +74,7 @@ impl TraitStore {
             applied: vec![0; reactors],
             informed: vec![0; reactors],
             needs_table: vec![true; reactors],
+            published: VecDeque::new(),
             group: 0,
         };
         store.evict(clock::wall());
@@ -103,15 +108,14 @@ impl TraitStore {
         let mut is_last = false;
         let group = self.link.next_group(wait, TRAIT_GROUP_MAX);
         self.group = group.len();
-        let (now, is_idle) = (clock::wall(), group.is_empty());
+        let (now, is_idle, mut writes) = (clock::wall(), group.is_empty(), 0);
         for message in group {
             match message {
                 TraitMessage::Write(reactor, write) => {
                     let sinks = &mut self.sinks;
-                    self.memory.write(reactor, &write, now, &mut |changes| {
-                        inform(sinks, &self.metrics, changes)
-                    });
-                    self.metrics.traits.writes.add(1);
+                    self.memory
+                        .write(reactor, &write, now, &mut |changes| inform(sinks, &self.metrics, changes));
+                    writes += 1;
                     if let Some(applied) = self.applied.get_mut(reactor) {
                         *applied += 1;
                     }
@@ -119,6 +123,7 @@ impl TraitStore {
                 TraitMessage::Stop => is_last = true,
             }
         }
+        self.metrics.traits.writes.add(writes);
         self.evict(now);
         self.sweep(now);
         self.publish(is_idle);
@@ -154,9 +159,11 @@ impl TraitStore {
 
     /// Informs the reactors of what changed, and of their writes that were applied.
     fn publish(&mut self, is_idle: bool) {
-        let delta = self.memory.take_delta(is_idle);
+        let delta = Arc::new(self.memory.take_delta(is_idle));
         let is_empty = delta.records.is_empty() && delta.shards.is_empty();
-        let delta = Arc::new(delta);
+        while self.published.front().is_some_and(|delta| Arc::strong_count(delta) == 1) {
+            self.published.pop_front();
+        }
         for reactor in 0..self.applied.len() {
             let acknowledged = self.applied[reactor];
             if self.needs_table[reactor] {
@@ -169,6 +176,9 @@ impl TraitStore {
             } else if !is_empty || self.informed[reactor] != acknowledged {
                 self.needs_table[reactor] = !self.send(reactor, TraitChange::Delta(delta.clone()));
             }
+        }
+        if !is_empty {
+            self.published.push_back(delta);
         }
     }
 
