@@ -189,14 +189,12 @@ abuse: ## Prints what abusive callers cost beside honest ones, and judges it (5 
 	$(PYTHON) scripts/abuse.py $(if $(ABUSE_ONLY),--only "$(ABUSE_ONLY)")
 
 .PHONY: traits
-traits: ## Measures kept traits, judges them and writes docs/traits.md: recorded sequences, 1,000,000 identities, 5,000,000 invented ones, kills, CPU, three proxies in namespaces around Redis (needs root, iproute2, redis-server; 15 minutes)
-	@mkdir -p target/traits
-	@cd bench && $(PYTHON) documents.py heavy > ../target/traits/heavy.json
-	@cd bench && $(PYTHON) -c 'import json, documents; print(json.dumps(documents.identity()))' > ../target/traits/heavy-body.json
+traits: ## Measures kept traits, judges them and writes docs/traits.md: recorded sequences, 1,000,000 identities, 5,000,000 invented ones, kills, CPU, three proxies in namespaces around Redis (needs root, iproute2, redis-server, wrk; 20 minutes)
 	@TRAITS_IDENTITIES=$${TRAITS_IDENTITIES:-1000000} TRAITS_INVENTED=$${TRAITS_INVENTED:-5000000} TRAITS_FLEET=$${TRAITS_FLEET:-60} \
-	  TRAITS_DOCUMENTS=$(CURDIR)/target/traits TABLES=$(CURDIR)/docs/traits.md $(CARGO) test --locked --profile quick --test integration \
+	  TABLES=$(CURDIR)/docs/traits.md $(CARGO) test --locked --profile quick --test integration \
 	  -- --nocapture --test-threads 1 traits:: trait_redis:: trait_forwarding:: 2>&1 | tee target/traits.txt | grep -E 'traits \||^test '
 	@grep -q '^test result: ok' target/traits.txt
+	$(MAKE) --no-print-directory bench-traits TRAITS_FLAGS="--page docs/traits.md"
 
 .PHONY: bench-swap
 bench-swap: ## Measures document updates: 200 environments, event to served value, 20 MB under load
@@ -233,9 +231,9 @@ bench-engine: .venv/bench/made-from.txt ## Measures single evaluations against t
 	.venv/bench/bin/python bench/engine.py $(BENCH_FLAGS)
 
 .PHONY: bench-traits
-bench-traits: ## Measures the CPU time of requests with kept traits, and of the same without a store, in two minutes (needs wrk)
+bench-traits: ## Compares the CPU time of requests with kept traits with that of the same without a store, in three minutes, and judges it (needs wrk)
 	$(CARGO) build --release --locked
-	$(PYTHON) bench/kept_traits.py target/release/edge-proxy
+	$(PYTHON) bench/kept_traits.py target/release/edge-proxy $(TRAITS_FLAGS)
 
 bench-gate: ## Counts the instructions of fixed workloads; fails if one exceeds the baseline by over 3 %
 	$(PYTHON) bench/gate.py

@@ -2,16 +2,14 @@
 //! size; `make traits` takes them in full, judges them, and writes the table.
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{CLIENT, SERVER, count, identities, kept, on_disk, plan, settle, store, written};
-use crate::support::{Client, PATIENCE, Proxy, Scratch, Start, eventually, fixture, get, request};
+use super::{count, identities, kept, on_disk, plan, settle, store, written};
+use crate::support::{Client, PATIENCE, Proxy, Scratch, Start, eventually, fixture, get};
 
 const MB: u64 = 1_000_000;
-const POST: &str = "/api/v1/identities/";
 
 /// A row of a table.
 pub struct Row {
@@ -213,85 +211,6 @@ fn lost_by_a_kill(seconds: f64, batch: usize) -> (Duration, f64) {
     (killed - first_lost.min(killed), rate)
 }
 
-/// CPU time of all threads of a process, in nanoseconds.
-fn cpu(proxy: &Proxy) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{}/task", proxy.pid())).expect("our own child");
-    let times = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok());
-    times.map(|text| text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0)).sum()
-}
-
-/// The requests of a measurement of CPU time.
-#[derive(Clone, Copy, PartialEq)]
-enum Load {
-    /// The same traits as before.
-    Same,
-    /// One of the traits has another value each time.
-    Changed,
-    /// Each time another identity.
-    New,
-    /// Only the identifier.
-    Get,
-}
-
-const LOADS: [(Load, &str, &str); 4] = [
-    (Load::Same, "POST, no new traits", "6 %"),
-    (Load::Changed, "POST, a trait has a new value", "12 %"),
-    (Load::New, "POST, a new identity", "12 %"),
-    (Load::Get, "GET by identifier", "8 %"),
-];
-
-/// Sends requests; returns the CPU time of each, in nanoseconds.
-fn cost(proxy: &Proxy, client: &mut Client, body: &Value, load: Load, requests: usize) -> u64 {
-    let fields = [("X-Environment-Key", CLIENT), ("Content-Type", "application/json")];
-    let identifier = body["identifier"].as_str().expect("an identifier");
-    let before = cpu(proxy);
-    for batch in 0..requests / 50 {
-        let mut bytes = Vec::new();
-        for number in batch * 50..batch * 50 + 50 {
-            let mut body = body.clone();
-            match load {
-                Load::Same | Load::Get => {}
-                Load::Changed => body["traits"][5]["trait_value"] = format!("user-{number:06}").into(),
-                Load::New => body["identifier"] = format!("new-{number:06}-{before}").into(),
-            }
-            bytes.extend(match load {
-                Load::Get => request("GET", &format!("{POST}?identifier={identifier}"), &fields[..1], b""),
-                _ => request("POST", POST, &fields, body.to_string().as_bytes()),
-            });
-        }
-        client.send(&bytes);
-        for _ in 0..50 {
-            assert_eq!(client.answer("POST").status, 200);
-        }
-    }
-    (cpu(proxy) - before) / requests as u64
-}
-
-/// CPU time of a request in nanoseconds without a store and with one, by load.
-fn costs(document: &Path, body: &Value, requests: usize) -> Vec<(u64, u64)> {
-    let begin = |kind: &str| Start::serve().set("traits.store", kind).document(CLIENT, SERVER, document);
-    let proxies = [begin("none").ready(), begin("memory").ready()];
-    let mut clients = [proxies[0].client(), proxies[1].client()];
-    let mut sums = vec![(0, 0); LOADS.len()];
-    for (at, (load, ..)) in LOADS.iter().enumerate() {
-        // Kept twice, and everything is warm.
-        for side in 0..2 {
-            cost(&proxies[side], &mut clients[side], body, Load::Same, requests / 10 + 100);
-        }
-        for _ in 0..5 {
-            sums[at].0 += cost(&proxies[0], &mut clients[0], body, *load, requests / 5);
-            sums[at].1 += cost(&proxies[1], &mut clients[1], body, *load, requests / 5);
-        }
-    }
-    sums
-}
-
-fn heavy() -> Option<(std::path::PathBuf, Value)> {
-    let folder = std::path::PathBuf::from(std::env::var_os("TRAITS_DOCUMENTS")?);
-    let body = fs::read_to_string(folder.join("heavy-body.json")).expect("made by make traits");
-    Some((folder.join("heavy.json"), serde_json::from_str(&body).expect("JSON")))
-}
-
 #[test]
 fn numbers() {
     let is_full = std::env::var_os("TRAITS_IDENTITIES").is_some();
@@ -309,9 +228,6 @@ fn numbers() {
     rows.push(of_kills(
         &(0..kills).map(|round| lost_by_a_kill(0.9 + 0.13 * f64::from(round), 100)).collect::<Vec<_>>(),
     ));
-    if let Some((document, body)) = heavy() {
-        rows.extend(costs(&document, &body, 40_000).into_iter().zip(LOADS).map(of_cost));
-    }
     publish("traits-process", &rows, is_full);
 }
 
@@ -357,21 +273,6 @@ fn of_kills(losses: &[(Duration, f64)]) -> Row {
         bound: "1 s",
         found: format!("at most {:.0} ms", most * 1e3),
         is_kept: most <= 1.0,
-    }
-}
-
-fn of_cost(((without, with), (_, what, bound)): ((u64, u64), (Load, &'static str, &'static str))) -> Row {
-    let more = (with as f64 / without as f64 - 1.0) * 100.0;
-    let most: f64 = bound.trim_end_matches(" %").parse().expect("a number");
-    // Sums of five rounds.
-    let (without, with) = (without as f64 / 5e3, with as f64 / 5e3);
-    Row {
-        what: format!(
-            "CPU time of all threads, heavy document, 50 requests pipelined: {what}, more than without a store"
-        ),
-        bound,
-        found: format!("{more:+.1} % ({without:.1} µs to {with:.1} µs)"),
-        is_kept: more <= most,
     }
 }
 
