@@ -7,6 +7,8 @@ pub mod disk;
 mod records;
 pub mod spool;
 #[cfg(test)]
+pub mod test_disk;
+#[cfg(test)]
 pub mod test_folder;
 
 use std::collections::BTreeMap;

@@ -1,8 +1,10 @@
 //! Tests of spools on a real file system.
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
 use super::*;
+use crate::storage::test_disk::FailingDisk;
 use crate::storage::test_folder::TestFolder;
 
 impl TestFolder {
@@ -21,8 +23,12 @@ const OPTIONS: SpoolOptions = SpoolOptions { bytes_max: 1 << 20, syncs: true };
 type Found = Vec<(RecordId, Option<u64>, String)>;
 
 fn open(folder: &TestFolder, options: SpoolOptions) -> (Spool, Found, Recovery) {
+    open_on(folder.disk(), options)
+}
+
+fn open_on(folder: DiskFolder, options: SpoolOptions) -> (Spool, Found, Recovery) {
     let mut found = Vec::new();
-    let (spool, recovery) = Spool::open_any(&folder.0, options, |record| {
+    let (spool, recovery) = Spool::open_any(folder, options, |record| {
         found.push((record.id, record.batch, String::from_utf8(record.payload.to_vec()).unwrap()));
     })
     .unwrap();
@@ -81,8 +87,17 @@ fn a_damaged_record_costs_that_record() {
     let at = bytes.windows(9).position(|window| window == b"record 07").unwrap();
     bytes[at] ^= 1;
     fs::write(path, &bytes).unwrap();
+    let damaged = bytes.clone();
     assert!(matches!(spool.read(ids[7]), Err(SpoolError::Damaged)), "found while it is read");
     assert_eq!(spool.read(ids[8]).unwrap(), b"record 08");
+    // Another record is where this one was.
+    let each = format::record_bytes(b"record 00".len());
+    let header = bytes.len() - 20 * each;
+    let other = bytes[header + 3 * each..][..each].to_vec();
+    bytes[header + 7 * each..][..each].copy_from_slice(&other);
+    fs::write(path, &bytes).unwrap();
+    assert!(matches!(spool.read(ids[7]), Err(SpoolError::Damaged)), "the record of another number");
+    fs::write(path, &damaged).unwrap();
     drop(spool);
     let (_, found, recovery) = open(&folder, OPTIONS);
     assert_eq!((found.len(), recovery.damaged), (19, 1));
@@ -154,6 +169,51 @@ fn a_full_spool_takes_nothing_until_records_are_removed() {
     let (_, found, _) = open(&folder, OPTIONS);
     assert_eq!(found.len(), stuck.len() + more);
     assert_eq!(found.iter().filter(|(id, batch, _)| stuck.contains(id) && *batch == Some(9)).count(), 2);
+}
+
+/// Records that are written before their commit would be acknowledged although their group may fail.
+#[test]
+fn a_group_that_is_not_committed_is_not_written_to_make_space() {
+    let folder = TestFolder::new("spool-group");
+    let (mut spool, ..) = open(&folder, OPTIONS);
+    let payload = [vec![b'x'; 10_000]];
+    let mut ids = Vec::new();
+    while let Ok(id) = spool.append(&payload) {
+        spool.commit().unwrap();
+        ids.extend(id);
+    }
+    // Every third record is left: moving them would free most of the spool.
+    let done: Vec<RecordId> =
+        ids.iter().enumerate().filter(|(at, _)| at % 3 != 0).map(|(_, id)| *id).collect();
+    spool.remove(&done).unwrap();
+    let first = spool.append(&[b"first".to_vec()]).unwrap()[0];
+    assert!(matches!(spool.append(&payload), Err(SpoolError::Full)), "the group waits for its commit");
+    assert!(!spool.contains(first));
+    spool.commit().unwrap();
+    assert!(spool.contains(first));
+    spool.append(&payload).unwrap();
+    drop(spool);
+    let (_, found, _) = open(&folder, OPTIONS);
+    assert_eq!(found.len(), ids.len() - done.len() + 1);
+    assert!(texts(&found).contains(&"first"));
+}
+
+#[test]
+fn nothing_follows_what_a_failed_write_left() {
+    let folder = TestFolder::new("spool-cut");
+    let disk = FailingDisk::default();
+    let (mut spool, ..) = open_on(DiskFolder::new(Arc::new(disk.clone()), &folder.0), OPTIONS);
+    append(&mut spool, "before");
+    disk.refuse_writes(true);
+    spool.append(&["lost".repeat(1000).into()]).unwrap();
+    spool.commit().unwrap_err();
+    disk.refuse_writes(false);
+    let after = append(&mut spool, "after");
+    assert_eq!(spool.read(after).unwrap(), b"after");
+    assert_eq!(folder.segments().len(), 2);
+    drop(spool);
+    let (_, found, recovery) = open(&folder, OPTIONS);
+    assert_eq!((texts(&found), recovery.damaged), (vec!["before", "after"], 0));
 }
 
 #[test]

@@ -1,11 +1,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::engine::evaluate::TraitValue;
-use crate::storage::disk::{Disk, DiskEntry, DiskFile, SystemDisk};
+use crate::storage::test_disk::FailingDisk;
 use crate::storage::test_folder::TestFolder;
 use crate::trait_table::{Entry, RecordWriter, Stamp, TraitHead};
 
@@ -180,77 +179,15 @@ fn records_are_read_in_parts_and_counted() {
     assert!(matches!(file.read(&mut one_too_many, 5000, &mut |_, _| {}), Err(TraitFileError::Damaged(_))));
 }
 
-/// A file system that fails after so many reads.
-#[derive(Clone, Debug)]
-struct FailingDisk(Arc<AtomicU32>);
-
-#[derive(Debug)]
-struct FailingFile(Box<dyn DiskFile>, FailingDisk);
-
-impl DiskFile for FailingFile {
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let reads = &self.1.0;
-        let left = reads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        left.map_err(|_| io::Error::other("input/output error"))?;
-        self.0.read_exact_at(bytes, offset)
-    }
-    fn size(&self) -> io::Result<u64> {
-        self.0.size()
-    }
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn is_linked(&self) -> bool {
-        self.0.is_linked()
-    }
-}
-
-impl Disk for FailingDisk {
-    fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        SystemDisk.create_folder(folder)
-    }
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        SystemDisk.sync_folder(folder)
-    }
-    fn entries(&self, folder: &Path) -> io::Result<Vec<DiskEntry>> {
-        SystemDisk.entries(folder)
-    }
-    fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-        SystemDisk.read(path, bytes_max)
-    }
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        SystemDisk.create(path)
-    }
-    fn open(&self, path: &Path, writes: bool) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(FailingFile(SystemDisk.open(path, writes)?, self.clone())))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        SystemDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        SystemDisk.remove(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
-        let file = SystemDisk.lock(path)?;
-        Ok(file.map(|file| -> Box<dyn DiskFile> { Box::new(FailingFile(file, self.clone())) }))
-    }
-}
-
 #[test]
 fn a_disk_that_fails_does_not_make_a_damaged_file() {
     let folder = TestFolder::new("traits-failing");
     filled(&folder, 500);
-    let disk = FailingDisk(Arc::new(AtomicU32::new(0)));
+    let disk = FailingDisk::default();
     let failing = DiskFolder::new(Arc::new(disk.clone()), &folder.0);
     let (mut failures, mut allowed) = (0, 0);
     loop {
-        disk.0.store(allowed, Ordering::Relaxed);
+        disk.allow_reads(allowed);
         match TraitFile::open(&failing, &mut |_, _| {}) {
             Err(TraitFileError::Io(..) | TraitFileError::Engine(_)) => failures += 1,
             Ok((_, None)) => break,
