@@ -87,12 +87,7 @@ impl<F: Fn(f64)> Follower<F> {
                 }
                 last_error = Some(error);
             }
-            let wait = match failures {
-                0 => STREAM_RETRY_MIN,
-                count => STREAM_RETRY_MIN.saturating_mul(1 << count.min(16)).min(limits::BACKOFF_MAX),
-            };
-            // The jitter only shortens the wait, so that BACKOFF_MAX holds.
-            thread::sleep(wait.mul_f64(1.0 - 0.5 * jitter()).max(retry_after));
+            thread::sleep(retry_wait(failures, jitter()).max(retry_after));
         }
     }
 
@@ -165,6 +160,16 @@ impl<F: Fn(f64)> Follower<F> {
     fn event(&self, level: Level, event: &'static str, what: &dyn std::fmt::Display) {
         self.log.event(level, event, &[("client_side_key", &self.key), ("reason", what)]);
     }
+}
+
+/// How long to wait before the stream is opened again. The jitter, from 0 to 1, only shortens the wait, so
+/// that `BACKOFF_MAX` holds.
+fn retry_wait(failures: u32, jitter: f64) -> Duration {
+    let wait = match failures {
+        0 => STREAM_RETRY_MIN,
+        count => STREAM_RETRY_MIN.saturating_mul(1 << count.min(16)).min(limits::BACKOFF_MAX),
+    };
+    wait.mul_f64(1.0 - 0.5 * jitter)
 }
 
 /// Whether a stream failed because it sent too much.
@@ -286,6 +291,18 @@ mod tests {
     }
 
     #[test]
+    fn waits_longer_after_each_failure_up_to_the_limit() {
+        let seconds = |failures, jitter| retry_wait(failures, jitter).as_secs_f64();
+        assert_eq!([0, 1, 2, 3].map(|failures| seconds(failures, 0.0)), [0.1, 0.2, 0.4, 0.8]);
+        for failures in [10, 16, 17, u32::MAX] {
+            assert_eq!(retry_wait(failures, 0.0), limits::BACKOFF_MAX);
+        }
+        for failures in [0, 3, 100] {
+            assert_eq!(seconds(failures, 1.0), seconds(failures, 0.0) / 2.0, "by half at most");
+        }
+    }
+
+    #[test]
     fn limits_bytes_lines_and_reads_per_window() {
         let start = Instant::now();
         let taken = |bytes: usize, lines: usize| {
@@ -301,6 +318,15 @@ mod tests {
             (0..50).all(|_| rate.add(4096, 10, now))
         });
         assert!(steady, "each window has its own limit");
+    }
+
+    #[test]
+    fn a_line_may_be_as_long_as_the_limit() {
+        for (bytes, is_taken) in
+            [(limits::STREAM_LINE_BYTES_MAX, true), (limits::STREAM_LINE_BYTES_MAX + 1, false)]
+        {
+            assert_eq!(EventParser::default().feed(&vec![b'x'; bytes], |_| ()), is_taken, "{bytes}");
+        }
     }
 
     #[test]
