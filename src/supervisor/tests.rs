@@ -1,22 +1,36 @@
 //! Drives the state machine through scripted events and times, without a thread or a socket, and compares the
 //! exact actions.
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
+use std::{io, thread};
 
 use super::action::Action;
-use super::config_file::{LoadedConfig, ReloadError};
+use super::affinity::Affinity;
+use super::config_file::{ConfigReader, LoadedConfig, ReloadError};
 use super::context::Now;
+use super::delivery::Delivery;
 use super::event::Event;
-use super::refresh::{Compiled, EnvironmentId, Polled, RefreshResult, RefreshSource, compile};
+use super::pool::Pool;
+use super::refresh::{Compiled, Compilers, EnvironmentId, Polled, RefreshResult, RefreshSource, compile};
+use super::run_loop::RunLoop;
 use super::signals::Signal;
 use super::state::{Supervisor, SupervisorOptions};
 use super::uploads::StoredUploads;
 use crate::analytics::batch::ReportKind;
 use crate::analytics::upload::RoundResult;
-use crate::channel::ReactorMessage;
+use crate::channel::{Publisher, ReactorMessage};
 use crate::config::{self, Config, EnvironmentConfig, Secret, SettingError};
+use crate::counts::{Counts, Resource};
 use crate::delta::digest_of;
+use crate::limits;
+use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::snapshot::Snapshot;
+use crate::spans::Tracer;
+use crate::storage::test_folder::TestFolder;
+use crate::storage::{Store, StoredDocument};
 use crate::upstream::{DeltaOutcome, DiscoveredEnvironment, PollError, PollErrorKind, ServerKey, Upstream};
 use crate::validators::Validators;
 
@@ -37,6 +51,17 @@ fn config(client_side_keys: &[&str]) -> Config {
     config
 }
 
+fn options(config: Config) -> SupervisorOptions {
+    SupervisorOptions {
+        config,
+        metrics: Arc::new(Metrics::new(&[0])),
+        has_storage: false,
+        has_certificates: false,
+        config_files: None,
+        stored_uploads: StoredUploads::default(),
+    }
+}
+
 struct Script {
     supervisor: Supervisor,
     start: Instant,
@@ -45,15 +70,7 @@ struct Script {
 impl Script {
     fn new(config: Config) -> Self {
         let start = Instant::now();
-        let options = SupervisorOptions {
-            config,
-            metrics: Arc::new(Metrics::new(&[0])),
-            has_storage: false,
-            has_certificates: false,
-            config_files: None,
-            stored_uploads: StoredUploads::default(),
-        };
-        Self { supervisor: Supervisor::new(options, start), start }
+        Self { supervisor: Supervisor::new(options(config), start), start }
     }
 
     /// Handles an event this many seconds after the start.
@@ -120,6 +137,7 @@ fn describe(action: &Action) -> String {
         }
         Action::Send(ReactorMessage::Configure(_)) => "configure".to_owned(),
         Action::Send(ReactorMessage::Drain) => "drain".to_owned(),
+        Action::Upload { kind, waiting } => format!("upload {kind:?} {}", waiting.len()),
         Action::UploadLast { kind, waiting, .. } => format!("upload last {kind:?} {}", waiting.len()),
         Action::OpenStream { id, client_side_key } => format!("open stream {id} {client_side_key}"),
         Action::UseUpstream(_) => "use upstream".to_owned(),
@@ -233,6 +251,24 @@ fn a_reload_changes_the_interval_of_discovery_and_of_discovered_environments() {
 }
 
 #[test]
+fn a_reload_changes_the_interval_of_uploads() {
+    let mut config = config(&[]);
+    config.proxy_key = Some(Secret::new("proxy"));
+    config.usage_flush_interval = Duration::from_secs(600);
+    let mut script = Script::new(config.clone());
+    script.at(0.0, Event::Started);
+    script.at(0.0, RUNNING);
+    let mut counts = Counts::default();
+    counts.usage.insert(("a".into(), Resource::Flags), 7);
+    script.at(0.0, Event::Counted(counts));
+    config.usage_flush_interval = Duration::from_secs(10);
+    script.at(1.0, loaded(config));
+    let mut has_upload = |seconds| script.at(seconds, RUNNING).contains(&"upload Usage 1".to_owned());
+    assert!(!has_upload(10.9));
+    assert!(has_upload(11.0), "ten seconds after the reload");
+}
+
+#[test]
 fn a_reload_removes_an_environment_with_its_stream_and_its_metrics() {
     let with_streams = |client_side_keys: &[&str]| {
         let mut config = config(client_side_keys);
@@ -303,4 +339,85 @@ fn exits_with_an_error_when_no_reactor_is_left() {
     let last = script.at(1.0, Event::Uploaded(RoundResult::new(ReportKind::Analytics)));
     let exit = "Exit(Err(\"no reactor is running: see the log for the reason\"))";
     assert_eq!(last, ["FlushStorage", "log stopped", exit]);
+}
+
+#[test]
+fn the_files_of_the_configuration_are_checked_at_their_interval() {
+    let mut with_file = config(&[]);
+    with_file.path = Some("/etc/edge-proxy/config.json".into());
+    for (config, expected) in [(with_file, &["CheckConfigFiles"][..]), (config(&[]), &[])] {
+        let mut script = Script::new(config);
+        script.at(0.0, Event::Started);
+        script.at(0.0, RUNNING);
+        let interval = limits::CONFIG_POLL.as_secs_f64();
+        assert_eq!(script.at(0.9 * interval, RUNNING), [""; 0]);
+        assert_eq!(script.at(interval, RUNNING), expected);
+        assert_eq!(script.at(1.9 * interval, RUNNING), [""; 0]);
+        assert_eq!(script.at(2.0 * interval, RUNNING), expected);
+    }
+}
+
+/// A loop without a document, a pool of one thread, and this store.
+fn run_loop(config: &Config, publisher: Publisher, store: Option<Store>) -> RunLoop {
+    let (sender, events) = channel();
+    RunLoop {
+        state: Supervisor::new(options(config.clone()), Instant::now()),
+        events,
+        sender,
+        results: VecDeque::new(),
+        log: Log::start_to(&config.logging, io::sink(), None).unwrap(),
+        metrics: Arc::new(Metrics::new(&[0])),
+        store,
+        event_queue: None,
+        delivery: Delivery::new(publisher),
+        upstream: Arc::new(Upstream::new(config).unwrap()),
+        tracer: Tracer::default(),
+        pool: Pool::new("fetch", 1, Affinity::anywhere()),
+        compilers: Arc::new(Compilers::beside(&[])),
+        config_reader: ConfigReader::new(config, Box::new(|| Err(config::ConfigError::default()))),
+        certificates: None,
+        streams: HashMap::new(),
+        after_iteration: Box::new(|| ()),
+        exit: None,
+    }
+}
+
+#[test]
+fn the_loop_frees_the_snapshots_that_reactors_return() {
+    let config = config(&[]);
+    let mut publisher = Publisher::new(Arc::new(config.clone()));
+    let inbox = publisher.connect().unwrap();
+    let mut run_loop = run_loop(&config, publisher, None);
+    run_loop.dispatch(Event::Started);
+    let snapshot = Arc::new(Snapshot::default());
+    let weak = Arc::downgrade(&snapshot);
+    drop(inbox.lease(snapshot));
+    assert_eq!(weak.strong_count(), 1, "a reactor never frees one");
+    let sender = run_loop.sender.clone();
+    let thread = thread::spawn(move || run_loop.run());
+    let until = Instant::now() + Duration::from_secs(10);
+    while weak.strong_count() > 0 {
+        assert!(Instant::now() < until, "not freed");
+        thread::sleep(Duration::from_millis(1));
+    }
+    drop(inbox);
+    sender.send(RUNNING).unwrap();
+    assert!(thread.join().unwrap().is_err(), "no reactor is left");
+}
+
+#[test]
+fn the_loop_ends_after_the_documents_are_written() {
+    let config = config(&[]);
+    let folder = TestFolder::new("loop-flush");
+    let log = Log::start_to(&config.logging, io::sink(), None).unwrap();
+    let store = Store::open(&folder.0, &log).unwrap();
+    let document = vec![b' '; 20 << 20];
+    let digest = digest_of(&document);
+    let (validators, saved_at) = (Validators::default(), SystemTime::UNIX_EPOCH);
+    store.save("key", StoredDocument { document, validators, digest, saved_at });
+    let run_loop = run_loop(&config, Publisher::new(Arc::new(config.clone())), Some(store));
+    // No reactor runs.
+    assert!(run_loop.run().is_err());
+    let found = crate::storage::load(&folder.0, "key").unwrap().map(|found| found.document.len());
+    assert_eq!(found, Some(20 << 20));
 }
