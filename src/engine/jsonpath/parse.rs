@@ -428,3 +428,35 @@ fn unicode_escape(chars: &mut std::str::Chars<'_>) -> Option<char> {
 fn four_hex_digits(chars: &mut std::str::Chars<'_>) -> Option<u32> {
     (0..4).try_fold(0, |code, _| Some(code << 4 | chars.next()?.to_digit(16)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_parsed(text: &str) -> bool {
+        match parse(text) {
+            Ok(_) => true,
+            Err(PathError::Refused("filters are nested too deeply")) => false,
+            Err(error) => panic!("{text}: {error:?}"),
+        }
+    }
+
+    /// `text` around itself, this many times.
+    fn nested(before: &str, inner: &str, after: &str, count: usize) -> String {
+        [before.repeat(count), inner.to_owned(), after.repeat(count)].concat()
+    }
+
+    #[test]
+    fn depth_is_that_of_what_is_inside_each_other() {
+        for count in [1, JSONPATH_DEPTH_MAX, 10 * JSONPATH_DEPTH_MAX] {
+            assert!(is_parsed(&format!("${}", "[?length(@.a) == 1]".repeat(count))), "{count} side by side");
+        }
+        let filters = |count| nested("[?@", "", "]", count);
+        let functions = |count| format!("$[?{} == 1]", nested("length(", "@.a", ")", count));
+        assert!(is_parsed(&format!("${}", filters(JSONPATH_DEPTH_MAX))));
+        assert!(!is_parsed(&format!("${}", filters(JSONPATH_DEPTH_MAX + 1))));
+        // The filter around them counts too.
+        assert!(is_parsed(&functions(JSONPATH_DEPTH_MAX - 1)));
+        assert!(!is_parsed(&functions(JSONPATH_DEPTH_MAX)));
+    }
+}

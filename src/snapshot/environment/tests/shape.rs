@@ -5,6 +5,7 @@ use crate::engine::evaluate::{EvaluationScratch, Identity, Trait, TraitValue, ev
 use crate::engine::program::Role;
 use crate::engine::render;
 use crate::snapshot::Environment;
+use crate::work;
 
 fn state(id: u32, name: &str, value: &Json) -> Json {
     json!({"feature": {"id": id, "name": name, "type": "STANDARD"}, "enabled": true, "django_id": id,
@@ -180,6 +181,97 @@ fn many_segments_answer_as_each_by_itself() {
             assert_eq!(value, best.map_or("\"x\"".to_owned(), |number| number.to_string()), "{n} {m}");
         }
     }
+}
+
+#[test]
+fn changed_flags_are_those_with_another_state_than_their_own() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let states = |value: &str| -> Vec<Json> {
+        let own = |(id, name): (u32, &&str)| state(id, name, &json!(format!("{value} {name}")));
+        (1..).zip(&names).map(own).collect()
+    };
+    // The states of identity overrides are compiled first, so that they shift those of features and segments.
+    for count in 0..8 {
+        let overrides: Vec<Json> = (0..count)
+            .map(|number| {
+                let own = state(1, "a", &json!(number));
+                json!({"identifier": format!("vip{number}"), "identity_features": [own]})
+            })
+            .collect();
+        let mut document = document();
+        document["feature_states"] = states("own").into();
+        document["identity_overrides"] = overrides.into();
+        document["project"] = json!({"segments": [{"id": 1, "name": "s", "feature_states": states("segment"),
+            "rules": [{"type": "ALL", "conditions": [{"property_": "t", "operator": "EQUAL", "value": "1"}]}]}]});
+        let environment = compile(&document);
+        for (t, expected, changed) in [(0, "own", 0), (1, "segment", 0b11_1111)] {
+            let traits = [Trait { key: "t", value: TraitValue::Int(t) }];
+            let mut scratch = EvaluationScratch::default();
+            evaluate(environment.program(), &Identity { identifier: "u", traits: &traits }, &mut scratch);
+            assert_eq!(scratch.changed(), [changed], "{count} overrides, t = {t}");
+            let mut out = Vec::new();
+            render::write(environment.program(), Role::Server, &scratch, None, &mut out);
+            let flags: Vec<Json> = serde_json::from_slice(&out).unwrap();
+            let values: Vec<&str> =
+                flags.iter().map(|flag| flag["feature_state_value"].as_str().unwrap()).collect();
+            assert_eq!(values, names.map(|name| format!("{expected} {name}")), "{count} overrides");
+        }
+    }
+}
+
+#[test]
+fn a_segment_is_evaluated_once_however_many_flags_it_overrides() {
+    let (flags, conditions) = (50, 100);
+    let states: Vec<Json> = (1..=flags).map(|id| state(id, &format!("f{id}"), &json!("s"))).collect();
+    let condition =
+        |number| json!({"property_": "t", "operator": "CONTAINS", "value": format!("no {number}")});
+    let conditions: Vec<Json> = (0..conditions).map(condition).collect();
+    for (last, expected) in [("no", "x"), ("yes", "s")] {
+        let mut conditions = conditions.clone();
+        conditions.push(json!({"property_": "t", "operator": "CONTAINS", "value": last}));
+        let mut document = document();
+        document["feature_states"] =
+            (1..=flags).map(|id| state(id, &format!("f{id}"), &json!("x"))).collect();
+        document["identity_overrides"] = json!([]);
+        document["project"]["segments"] = json!([{"id": 1, "name": "s", "feature_states": states,
+            "rules": [{"type": "ANY", "conditions": conditions}]}]);
+        let environment = compile(&document);
+        let traits = [Trait { key: "t", value: TraitValue::Text("yes") }];
+        let mut scratch = EvaluationScratch::default();
+        work::take();
+        evaluate(environment.program(), &Identity { identifier: "u", traits: &traits }, &mut scratch);
+        let work = work::take().free;
+        assert!(work < 1000, "{work} steps for {} conditions", conditions.len());
+        let results = render::results(environment.program(), Role::Server, &scratch);
+        results.for_each(|flag| assert_eq!(flag.value, format!("\"{expected}\"")));
+    }
+}
+
+#[test]
+fn flags_that_nothing_overrides_are_not_visited_one_by_one() {
+    let states: Vec<Json> = (1..=2000).map(|id| state(id, &format!("f{id}"), &json!("x"))).collect();
+    let mut document = document();
+    document["feature_states"] = states.into();
+    document["identity_overrides"] = json!([]);
+    document["project"]["server_key_only_feature_ids"] = json!([]);
+    document["project"]["segments"] = json!([{"id": 1, "name": "s", "feature_states": [state(7, "f7", &json!("s"))],
+        "rules": [{"type": "ALL", "conditions": [{"property_": "t", "operator": "EQUAL", "value": "1"}]}]}]);
+    let environment = compile(&document);
+    let traits = [Trait { key: "t", value: TraitValue::Int(1) }];
+    let mut scratch = EvaluationScratch::default();
+    work::take();
+    evaluate(environment.program(), &Identity { identifier: "u", traits: &traits }, &mut scratch);
+    let steps = work::take().free;
+    assert!(steps < 100, "{steps} steps");
+    let mut out = b"what is sent before".to_vec();
+    let head = out.len();
+    render::write(environment.program(), Role::Server, &scratch, None, &mut out);
+    let steps = work::take().free;
+    let expected = 1 + (out.len() - 1 - head) / work::BYTES_PER_STEP;
+    assert!(steps.abs_diff(expected as u64) < 10, "{steps} steps for {} bytes", out.len());
+    let flags: Vec<Json> = serde_json::from_slice(&out[head..]).unwrap();
+    assert_eq!(flags.len(), 2000);
+    assert!(flags.iter().enumerate().all(|(at, flag)| (flag["feature_state_value"] == "s") == (at + 1 == 7)));
 }
 
 #[test]
