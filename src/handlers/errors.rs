@@ -226,4 +226,17 @@ mod tests {
             assert_eq!(text, expected);
         }
     }
+
+    #[test]
+    fn quotes_the_beginning_of_a_long_key() {
+        let quoted = |bytes: usize| {
+            let mut text = String::new();
+            super::python_repr(&vec![b'k'; bytes], &mut text);
+            text
+        };
+        let most = "k".repeat(super::KEY_QUOTED_BYTES_MAX);
+        assert_eq!(quoted(most.len()), format!("'{most}'"));
+        assert_eq!(quoted(most.len() + 1), format!("'{most}...'"));
+        assert_eq!(quoted(most.len() * 3), format!("'{most}...'"));
+    }
 }

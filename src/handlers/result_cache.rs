@@ -324,6 +324,13 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_a_result_is_that_of_its_parts() {
+        let result = OfrepResult { body: [0; 3000].into(), gzip: [0; 700].into(), etag: "\"tag\"".into() };
+        let bytes = result.heap_bytes();
+        assert!((3705..4000).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
     fn admissions_are_a_share_of_lookups() {
         let mut cache = ResultCache::default();
         let mut admitted = 0;

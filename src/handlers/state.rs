@@ -125,3 +125,46 @@ impl HandlerState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::program::Role;
+    use crate::handlers::result_cache::{ResultKey, ResultLookup};
+    use crate::limits::FLAG_CYCLE_STEPS_MAX;
+
+    #[test]
+    fn after_a_panic_no_result_is_left_but_all_counts() {
+        let mut state = HandlerState::default();
+        let key = ResultKey { environment: 1, slot: 0, role: Role::Server, outputs: &[1] };
+        assert_eq!(state.scratch.ofrep_cache.lookup(key), ResultLookup::Miss);
+        assert_eq!(state.scratch.flags_cache.lookup(key), ResultLookup::Miss);
+        let ResultLookup::Admit(hash) = state.scratch.flags_cache.lookup(key) else { panic!("seen twice") };
+        let tail = crate::http::compression::CompressedTail::new(&[b'x'; 2000]).unwrap();
+        state.scratch.flags_cache.insert(key, hash, tail, 2000).unwrap();
+        assert!(matches!(state.scratch.flags_cache.lookup(key), ResultLookup::Hit(_)));
+        state.reset_after_panic();
+        let counts = state.result_cache_counts();
+        assert_eq!((counts.hits, counts.misses, counts.bytes), (1, 3, 0));
+        assert!(!matches!(state.scratch.flags_cache.lookup(key), ResultLookup::Hit(_)));
+    }
+
+    #[test]
+    fn only_a_rejected_bulk_request_counts_as_one() {
+        let mut state = HandlerState::default();
+        let bulk = RequestOutcome { status: 400, route: Route::BulkIdentities, ..RequestOutcome::NONE };
+        for (outcome, spent, exceeded) in [
+            (bulk, true, (true, true)),
+            (bulk, false, (false, false)),
+            (RequestOutcome { status: 200, ..bulk }, true, (true, false)),
+            (RequestOutcome { route: Route::Identities, ..bulk }, true, (true, false)),
+        ] {
+            state.scratch.evaluation = Default::default();
+            if spent {
+                state.scratch.evaluation.budget().flag_cycles.spend(FLAG_CYCLE_STEPS_MAX as usize + 1);
+            }
+            let found = state.take_exceeded(&outcome);
+            assert_eq!((found.flag_cycles, found.bulk), exceeded, "{outcome:?}");
+        }
+    }
+}
