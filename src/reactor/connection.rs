@@ -314,6 +314,15 @@ mod tests {
         assert_eq!(simulation.next, Next::Read(Phase::Body));
         let bytes = simulation.connection.buffer_bytes();
         assert!(bytes > 90 * 100, "the fields take much more than {}: {bytes}", head.len());
+
+        // The head keeps its buffer while the next one waits for the body.
+        let mut simulation = Simulation::new();
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n";
+        let padding = READ_BYTES_IDLE - head.len() - "A: \r\n\r\n".len();
+        simulation.receive(format!("{head}A: {}\r\n\r\n", "a".repeat(padding)).as_bytes());
+        let buffer = simulation.connection.read_buffer(Phase::Body);
+        let bytes = simulation.connection.taken_bytes();
+        assert!(bytes >= READ_BYTES_IDLE + buffer.capacity(), "{bytes} for {}", buffer.capacity());
     }
 
     #[test]
