@@ -141,5 +141,7 @@ mod tests {
         let length = insert_origin(&mut output, request.len(), b"http://a:81").unwrap();
         assert_eq!(&output[..length], b"GET http://a:81/x HTTP/1.1\r\n\r\n");
         assert_eq!(insert_origin(&mut output, length, b"http://a:81"), None, "the buffer is full");
+        let mut exact = *b"GET /x HTTP/1.1\r\n\r\n           ";
+        assert_eq!(insert_origin(&mut exact, request.len(), b"http://a:81"), Some(exact.len()));
     }
 }

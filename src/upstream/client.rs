@@ -426,7 +426,12 @@ fn describe_io(error: &std::io::Error, name_source: &str) -> (PollErrorKind, Str
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::io::Write;
+    use std::net::TcpListener;
+
     use super::*;
+    use crate::config;
 
     #[test]
     fn names_the_limit_that_a_silent_stream_exceeds() {
@@ -443,5 +448,38 @@ mod tests {
         assert!(line.contains("for 60 s (a fixed limit") && !line.contains("api_poll_timeout"), "{line}");
         let line = message(SilenceLimit::Collector(Duration::from_secs(5)));
         assert!(line.ends_with("no data for 5 s (OTEL_EXPORTER_OTLP_TIMEOUT)"), "{line}");
+    }
+
+    #[test]
+    fn a_stream_that_says_nothing_exceeds_its_own_limit() {
+        let inputs = config::Inputs { without_file: true, may_serve_nothing: true, ..Default::default() };
+        let client = Client::new(&config::load(&inputs).unwrap().0).unwrap();
+        // Not those of the environment of this test.
+        let client = Client { proxies: OutboundProxies::default(), ..client };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri: Uri = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").unwrap();
+            socket
+        });
+        let mut response = client.stream(&uri, &[], Duration::from_millis(200)).unwrap();
+        let error = client.read(&mut response, &mut [0; 10]).unwrap_err();
+        assert_eq!(error.kind, PollErrorKind::Timeout);
+        assert!(error.message.contains("for 0.2 s (a fixed limit"), "{}", error.message);
+        drop(server.join().unwrap());
+    }
+
+    #[test]
+    fn each_error_of_a_connection_has_its_kind() {
+        for (error, expected) in [
+            (ErrorKind::ConnectionRefused.into(), PollErrorKind::Refused),
+            (ErrorKind::ConnectionReset.into(), PollErrorKind::Interrupted),
+            (ErrorKind::InvalidData.into(), PollErrorKind::Tls),
+            (io::Error::other("failed to lookup address information"), PollErrorKind::Name),
+            (io::Error::other("no route to host"), PollErrorKind::Connect),
+        ] {
+            assert_eq!(describe_io(&error, "api_url").0, expected, "{error}");
+        }
     }
 }
