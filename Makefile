@@ -258,6 +258,7 @@ TARGET ?= $(MUSL)
 operate: .venv/operate/made-from.txt dist ## Tests the proxy with Prometheus, Rotel, HAProxy, nginx, Envoy, Helm, Chromium and systemd (as root; OPERATE_PARTS=fleet)
 	@for tool in prometheus promtool haproxy nginx chromium ip systemd-analyze; do command -v $$tool >/dev/null || \
 	  { echo "$$tool is missing (Debian: apt install prometheus haproxy nginx chromium iproute2 systemd python3-seccomp)" >&2; exit 1; }; done
+	@/usr/bin/python3 -c 'import seccomp' 2>/dev/null || { echo "Debian's Python lacks seccomp (apt install python3-seccomp)" >&2; exit 1; }
 	.venv/operate/bin/python tests/operate/operate.py target/dist/edge-proxy-*-$(MUSL) $(OPERATE_PARTS)
 
 .venv/operate/made-from.txt: tests/operate/requirements.txt scripts/venv
