@@ -87,9 +87,10 @@ impl Schedule {
     }
 
     /// Schedules the next request after a success. The interval counts from the start of the request, so a
-    /// slow upstream does not lengthen it.
+    /// slow upstream does not lengthen it. Ends a `Retry-After`.
     pub fn succeeded(&mut self, started: Instant, now: Instant, jitter: f64) {
         self.failures = 0;
+        self.retry_after_until = now;
         self.due = (started + spread(self.interval, jitter)).max(now);
     }
 
@@ -205,6 +206,21 @@ mod tests {
         // Jitter shortens only.
         assert_eq!(waits(INTERVAL, serving, 1.0, 6), [800, 1600, 3200, 6400, 8000, 8000]);
         assert_eq!(waits(INTERVAL, serving, MIDDLE, 5), [900, 1800, 3600, 7200, 9000]);
+    }
+
+    #[test]
+    fn success_ends_retry_after() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(INTERVAL, start);
+        let minute = Duration::from_secs(60);
+        schedule.failed(start, Retry::Serving(minute), Some(minute), MIDDLE);
+        schedule.hasten_after_retry_after(at(start, 1.0));
+        assert_eq!(schedule.due(), at(start, 60.0));
+        // A reload of the configuration makes the request due.
+        schedule.hasten(at(start, 2.0));
+        schedule.succeeded(at(start, 2.0), at(start, 2.1), MIDDLE);
+        schedule.hasten_after_retry_after(at(start, 3.0));
+        assert_eq!(schedule.due(), at(start, 3.0), "an event of the stream is not delayed");
     }
 
     #[test]
