@@ -193,7 +193,7 @@ impl TraitDisk {
     /// The file was opened after the start, and all of its records are merged. Those that were read before,
     /// and that the other process has removed since, are removed.
     fn opened(&mut self, memory: &mut TraitMemory, now: SystemTime) {
-        self.is_open = true;
+        (self.is_open, memory.awaits_records) = (true, false);
         self.log.event(Level::Info, "traits_file_opened", &[]);
         let Some(in_file) = self.in_file.take() else { return };
         let mut removed = Vec::new();
@@ -307,6 +307,7 @@ impl TraitSink for TraitDisk {
             }
             Err(error) => {
                 drop(loaded);
+                memory.awaits_records = true;
                 self.load_read_only(&error, memory);
                 None
             }

@@ -48,6 +48,9 @@ pub struct TraitMemory {
     erased_shards: ShardSet,
     /// Deleted keys leave tombstones.
     pub keeps_tombstones: bool,
+    /// Older records are merged later: until then deleted keys leave tombstones that do not age, so that
+    /// these records do not bring the keys back.
+    pub awaits_records: bool,
     /// Where the next sweep for old identities continues.
     sweep_at: usize,
 }
@@ -63,6 +66,7 @@ impl TraitMemory {
             overlaid: ShardSet::default(),
             erased_shards: ShardSet::default(),
             keeps_tombstones: false,
+            awaits_records: false,
             sweep_at: 0,
         }
     }
@@ -91,6 +95,9 @@ impl TraitMemory {
 
     /// The clock of the oldest tombstones that are kept. `None`: deleted keys leave none.
     pub fn tombstones_since(&self, now: SystemTime) -> Option<u64> {
+        if self.awaits_records {
+            return Some(0);
+        }
         let since = || self.clock.before(now).clock.saturating_sub(ticks(UNIX_EPOCH + TOMBSTONE_AGE_MAX));
         self.keeps_tombstones.then(since)
     }

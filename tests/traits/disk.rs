@@ -242,6 +242,7 @@ fn a_process_that_takes_over_has_what_the_other_one_keeps() {
     identities(&mut client, "late", &number(1));
     assert_eq!(of_proxy(&mut client, "DELETE", &name(2), SERVER).status, 204);
     identities(&mut other, &name(3), &number(1003));
+    identities(&mut other, &name(4), &json!([{"trait_key": "number", "trait_value": null}]));
     identities(&mut other, "new", &number(2));
     first.signal("TERM");
     first.wait();
@@ -253,6 +254,7 @@ fn a_process_that_takes_over_has_what_the_other_one_keeps() {
         for (identifier, value) in expected {
             assert_eq!(kept(&mut client, &identifier), number(value), "{identifier}");
         }
+        assert_eq!(kept(&mut client, &name(4)), json!([]), "the file does not bring a deleted key back");
         assert_eq!(of_proxy(&mut client, "GET", &name(2), SERVER).status, 404, "it was erased");
         assert_eq!(proxy.metric("edge_proxy_traits_identities"), 501.0);
     };
