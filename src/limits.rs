@@ -401,6 +401,9 @@ pub const TRAIT_FORWARD_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub const TRAIT_FORWARD_ITEM_BYTES: u64 = 128;
 /// Changes that wait for the journal, bytes. Beyond: it is written anew.
 pub const TRAIT_FORWARD_UNWRITTEN_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Traits that have changed while their journal could not be opened and that are remembered, 16 bytes each.
+/// Beyond: what the journal has is not sent, as newer values may have been.
+pub const TRAIT_FORWARD_CHANGED_MAX: usize = 1024 * 1024;
 /// Identities of a request to `traits/bulk/`: for core each costs some 20 ms. Beyond: several requests.
 pub const TRAIT_FORWARD_IDENTITIES_MAX: usize = 100;
 /// Characters of a key and of a text value that core accepts. Beyond: not forwarded, and counted.

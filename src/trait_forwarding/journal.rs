@@ -10,7 +10,7 @@ use crate::limits;
 use crate::storage::disk::DiskFolder;
 use crate::storage::spool::{RecordId, RecoveredRecord, Recovery, Spool, SpoolError, SpoolOptions};
 use crate::trait_forwarding::entry::JournalEntry;
-use crate::trait_forwarding::queue::{SharedTraitQueue, TraitQueue};
+use crate::trait_forwarding::queue::{RestoredTrait, SharedTraitQueue};
 
 /// The folder below `cache_dir`.
 pub const FOLDER: &str = "traits-forward";
@@ -55,15 +55,13 @@ impl Replay {
         }
     }
 
-    /// Adds what waits to the queue, in the order in which it was added, except what has a value there.
-    fn add_to(self, queue: &mut TraitQueue) {
+    /// What waits, in the order in which it was added.
+    fn waiting(self) -> impl Iterator<Item = RestoredTrait> {
         let mut waiting: Vec<_> = self.waiting.into_iter().collect();
         waiting.sort_by_key(|(_, replayed)| replayed.version);
-        for ((environment, identifier, key), ReplayedTrait { json, at, .. }) in waiting {
-            if !queue.contains(&environment, &identifier, &key) {
-                queue.set(&environment, &identifier, &key, json, at);
-            }
-        }
+        waiting.into_iter().map(|((environment, identifier, key), ReplayedTrait { json, at, .. })| {
+            RestoredTrait { environment, identifier, key, json, at }
+        })
     }
 }
 
@@ -101,7 +99,7 @@ impl Journal {
         let (spool, recovery) = Spool::open_any(parent.clone(), options, |record| replay.add(&record))?;
         let records = std::mem::take(&mut replay.records);
         let mut queue = queue.lock();
-        replay.add_to(&mut queue);
+        queue.restore(replay.waiting());
         queue.journal_failed();
         Ok((Self { parent, spool, options, records, adopted: None }, recovery))
     }
@@ -120,7 +118,7 @@ impl Journal {
         let opened = Spool::open_abandoned(self.parent.clone(), self.options, |record| replay.add(&record))?;
         let Some((spool, recovery)) = opened else { return Ok(None) };
         let records = std::mem::take(&mut replay.records);
-        replay.add_to(&mut queue.lock());
+        queue.lock().restore(replay.waiting());
         self.adopted = Some(Adopted { spool, records, recovery });
         self.finish_adoption(queue)
     }

@@ -2,7 +2,8 @@
 //!
 //! All of it is in memory, within a bound. What is added and what is delivered is written to the journal
 //! ([`crate::trait_forwarding::journal`]) as well, from `unwritten`.
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -41,6 +42,8 @@ pub struct TraitQueue {
     unwritten: Option<Vec<u8>>,
     /// The journal misses entries, or has what was erased: it is written anew.
     needs_rewrite: bool,
+    /// What has changed since the start, until the journal is open.
+    changed: Option<ChangedNames>,
     metrics: Arc<TraitForwardMetrics>,
 }
 
@@ -102,6 +105,48 @@ struct QueuedTrait {
     version: u64,
 }
 
+/// A trait that waited when a process ended.
+#[derive(Debug)]
+pub struct RestoredTrait {
+    pub environment: String,
+    pub identifier: String,
+    pub key: String,
+    pub json: Box<str>,
+    /// Unix seconds.
+    pub at: u64,
+}
+
+/// Traits that have changed, and identities that were erased, as hashes of their names.
+#[derive(Debug, Default)]
+struct ChangedNames {
+    hasher: RandomState,
+    hashes: HashSet<u64>,
+}
+
+impl ChangedNames {
+    /// Without a key: the identity.
+    fn hash(&self, environment: &str, identifier: &str, key: Option<&str>) -> u64 {
+        self.hasher.hash_one((environment, identifier, key))
+    }
+
+    fn insert(&mut self, environment: &str, identifier: &str, key: Option<&str>) {
+        if !self.is_full() {
+            self.hashes.insert(self.hash(environment, identifier, key));
+        }
+    }
+
+    /// Whether some may be missing.
+    fn is_full(&self) -> bool {
+        self.hashes.len() >= limits::TRAIT_FORWARD_CHANGED_MAX
+    }
+
+    /// Whether the trait has changed, or its identity was erased.
+    fn has(&self, environment: &str, identifier: &str, key: &str) -> bool {
+        let has = |key| self.hashes.contains(&self.hash(environment, identifier, key));
+        has(Some(key)) || has(None)
+    }
+}
+
 /// One trait of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchItem {
@@ -126,6 +171,7 @@ impl TraitQueue {
             version: 0,
             unwritten: has_journal.then(Vec::new),
             needs_rewrite: false,
+            changed: has_journal.then(ChangedNames::default),
             metrics,
         }
     }
@@ -147,8 +193,26 @@ impl TraitQueue {
         self.set(environment, identifier, key, json.into(), at);
     }
 
+    /// Adds what a journal that is now open has, the oldest first, except what has changed since the start: of
+    /// that a newer value waits, was delivered or was erased.
+    pub fn restore(&mut self, waiting: impl Iterator<Item = RestoredTrait>) {
+        let changed = self.changed.take().unwrap_or_default();
+        for RestoredTrait { environment, identifier, key, json, at } in waiting {
+            if changed.is_full() {
+                self.metrics.lost(TraitForwardLoss::Full, 1);
+            } else if !changed.has(&environment, &identifier, &key)
+                && !self.contains(&environment, &identifier, &key)
+            {
+                self.set(&environment, &identifier, &key, json, at);
+            }
+        }
+    }
+
     /// Sets the last value of a trait. Beyond the limit it is counted as lost.
     pub fn set(&mut self, environment: &str, identifier: &str, key: &str, json: Box<str>, at: u64) {
+        if let Some(changed) = &mut self.changed {
+            changed.insert(environment, identifier, Some(key));
+        }
         let known = self.environments.get(environment).and_then(|queue| queue.identities.get(identifier));
         let before = known.and_then(|identity| identity.traits.get(key));
         let freed = before.map_or(0, |before| item_bytes(identifier, key, &before.json));
@@ -213,6 +277,9 @@ impl TraitQueue {
     /// Forgets an identity that was erased. The journal is written anew without it.
     pub fn erase(&mut self, environment: &str, identifier: &str) {
         let Some(identifier) = identifier_of(identifier) else { return };
+        if let Some(changed) = &mut self.changed {
+            changed.insert(environment, identifier, None);
+        }
         let queue = self.environments.get(environment);
         let keys: Vec<Box<str>> = queue
             .and_then(|queue| queue.identities.get(identifier))

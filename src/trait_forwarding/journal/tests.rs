@@ -4,6 +4,7 @@ use std::time::SystemTime;
 use super::*;
 use crate::engine::evaluate::TraitValue;
 use crate::storage::test_folder::TestFolder;
+use crate::trait_forwarding::queue::TraitQueue;
 
 impl TestFolder {
     /// Whether any file has this text.
@@ -147,4 +148,27 @@ fn values_that_were_delivered_while_the_disk_failed_are_not_sent_again() {
     assert!(values(&queue).is_empty());
     drop(journal);
     assert!(values(&reopened(&folder).1).is_empty());
+}
+
+#[test]
+fn a_journal_that_opens_late_does_not_bring_back_what_has_changed() {
+    let folder = TestFolder::new("journal-late");
+    let (mut journal, queue) = reopened(&folder);
+    for identifier in ["delivered", "erased", "waits", "old"] {
+        add(&queue, identifier, 1);
+    }
+    journal.write(&queue).unwrap();
+    drop(journal);
+    // The next process cannot open it for a while.
+    let queue = self::queue();
+    add(&queue, "delivered", 2);
+    let batch = queue.lock().batch("env", u64::MAX, |_| true);
+    queue.lock().finish("env", &batch);
+    add(&queue, "waits", 2);
+    queue.lock().erase("env", "erased");
+    let (mut journal, _) = Journal::open(&DiskFolder::from(&folder.0), &queue).unwrap();
+    assert_eq!(values(&queue), [value("waits", "2"), value("old", "1")]);
+    journal.write(&queue).unwrap();
+    drop(journal);
+    assert_eq!(values(&reopened(&folder).1), [value("waits", "2"), value("old", "1")]);
 }
