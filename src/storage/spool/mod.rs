@@ -156,6 +156,7 @@ impl Spool {
             spool.next_segment = spool.next_segment.max(segment + 1);
             spool.recover(segment, &mut recovery, recovered)?;
         }
+        spool.sync_recovered();
         recovery.records = spool.records.len() as u64;
         recovery.bytes = spool.bytes();
         Ok((spool, recovery))
@@ -217,6 +218,17 @@ impl Spool {
             self.delete_segment(segment);
         }
         Ok(())
+    }
+
+    /// What a process wrote that was killed before it synced survives a loss of power from now on. A disk that
+    /// fails is reported by the next commit.
+    fn sync_recovered(&self) {
+        for segment in self.segments.keys() {
+            let _ = self.folder.disk.open(&self.path_of(*segment), true).and_then(|file| file.sync());
+        }
+        if !self.segments.is_empty() {
+            let _ = self.folder.disk.sync_folder(&self.folder.path);
+        }
     }
 
     fn path_of(&self, segment: u64) -> PathBuf {
