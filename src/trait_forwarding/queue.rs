@@ -193,8 +193,8 @@ impl TraitQueue {
         self.set(environment, identifier, key, json.into(), at);
     }
 
-    /// Adds what a journal that is now open has, the oldest first, except what has changed since the start: of
-    /// that a newer value waits, was delivered or was erased.
+    /// Adds what a journal that is now open has, the oldest first, except what has changed since the start:
+    /// of that a newer value waits, was delivered or was erased.
     pub fn restore(&mut self, waiting: impl Iterator<Item = RestoredTrait>) {
         let changed = self.changed.take().unwrap_or_default();
         for RestoredTrait { environment, identifier, key, json, at } in waiting {

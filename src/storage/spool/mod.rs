@@ -220,8 +220,8 @@ impl Spool {
         Ok(())
     }
 
-    /// What a process wrote that was killed before it synced survives a loss of power from now on. A disk that
-    /// fails is reported by the next commit.
+    /// What a process wrote that was killed before it synced survives a loss of power from now on. A disk
+    /// that fails is reported by the next commit.
     fn sync_recovered(&self) {
         for segment in self.segments.keys() {
             let _ = self.folder.disk.open(&self.path_of(*segment), true).and_then(|file| file.sync());
