@@ -24,6 +24,24 @@ fn keep_users(proxy: &Proxy, count: usize) {
     written(proxy);
 }
 
+fn long_text() -> serde_json::Value {
+    json!([{"trait_key": "text", "trait_value": "x".repeat(1900)}])
+}
+
+/// A proxy that has the identity `before` on the disk, which is full now, and 2,000 more than fit into the space
+/// that its file has.
+fn overfull(shim: &Shim, folder: &Path) -> Proxy {
+    let proxy = shim.preload(on_disk(folder)).ready();
+    let (mut client, long) = (proxy.client(), long_text());
+    identities(&mut client, "before", &plan("gold"));
+    written(&proxy);
+    shim.disk_is_full(true);
+    for user in 0..2000 {
+        identities(&mut client, &name(user), &long);
+    }
+    proxy
+}
+
 /// The identities of `traits_lost`.
 fn lost(proxy: &Proxy) -> Option<usize> {
     let log = proxy.log();
@@ -77,16 +95,8 @@ fn a_kill_loses_only_the_last_writes() {
 fn a_full_disk_loses_nothing_and_is_logged_once() {
     let (shim, scratch) = (Shim::new(), Scratch::new());
     let folder = scratch.path().join("traits");
-    let mut proxy = shim.preload(on_disk(&folder)).ready();
+    let mut proxy = overfull(&shim, &folder);
     let mut client = proxy.client();
-    identities(&mut client, "before", &plan("gold"));
-    written(&proxy);
-    shim.disk_is_full(true);
-    // More than fits into the space that the file has.
-    let long = json!([{"trait_key": "text", "trait_value": "x".repeat(1900)}]);
-    for user in 0..2000 {
-        identities(&mut client, &name(user), &long);
-    }
     eventually("two commits fail", || {
         (proxy.metric("edge_proxy_traits_commits_failed_total") >= 2.0).then_some(())
     });
@@ -100,7 +110,7 @@ fn a_full_disk_loses_nothing_and_is_logged_once() {
     proxy.wait();
     let proxy = on_disk(&folder).ready();
     assert_eq!(proxy.metric("edge_proxy_traits_identities"), 2001.0);
-    assert_eq!(kept(&mut proxy.client(), &name(1999)), long);
+    assert_eq!(kept(&mut proxy.client(), &name(1999)), long_text());
     assert_eq!(files(&folder), ["traits.redb"]);
 }
 
@@ -109,15 +119,7 @@ fn a_full_disk_loses_nothing_and_is_logged_once() {
 fn a_stop_reports_what_it_loses() {
     let (shim, scratch) = (Shim::new(), Scratch::new());
     let folder = scratch.path().join("traits");
-    let mut proxy = shim.preload(on_disk(&folder)).ready();
-    let mut client = proxy.client();
-    identities(&mut client, "before", &plan("gold"));
-    written(&proxy);
-    shim.disk_is_full(true);
-    let long = json!([{"trait_key": "text", "trait_value": "x".repeat(1900)}]);
-    for user in 0..2000 {
-        identities(&mut client, &name(user), &long);
-    }
+    let mut proxy = overfull(&shim, &folder);
     proxy.wait_for_log("traits_not_written");
     proxy.signal("TERM");
     proxy.wait();

@@ -45,6 +45,16 @@ fn append(spool: &mut Spool, payload: &str) -> RecordId {
     ids[0]
 }
 
+/// Appends records until the spool is full.
+fn fill(spool: &mut Spool, payload: &[Vec<u8>]) -> Vec<RecordId> {
+    let mut ids = Vec::new();
+    while let Ok(added) = spool.append(payload) {
+        spool.commit().unwrap();
+        ids.extend(added);
+    }
+    ids
+}
+
 #[test]
 fn records_are_read_back_in_order_with_their_batches() {
     let folder = TestFolder::new("spool-order");
@@ -146,11 +156,7 @@ fn a_full_spool_takes_nothing_until_records_are_removed() {
     let folder = TestFolder::new("spool-full");
     let (mut spool, ..) = open(&folder, OPTIONS);
     let payload = [vec![b'x'; 10_000]];
-    let mut ids = Vec::new();
-    while let Ok(id) = spool.append(&payload) {
-        spool.commit().unwrap();
-        ids.extend(id);
-    }
+    let mut ids = fill(&mut spool, &payload);
     assert!((100..105).contains(&ids.len()), "{}", ids.len());
     let on_disk: u64 = folder.segments().iter().map(|path| path.metadata().unwrap().len()).sum();
     assert!(on_disk <= OPTIONS.bytes_max + 64 * 1024, "{on_disk}");
@@ -159,11 +165,7 @@ fn a_full_spool_takes_nothing_until_records_are_removed() {
     spool.mark_batch(&stuck[..2], 9).unwrap();
     ids.retain(|id| !stuck.contains(id));
     spool.remove(&ids).unwrap();
-    let mut more = 0;
-    while spool.append(&payload).is_ok() {
-        spool.commit().unwrap();
-        more += 1;
-    }
+    let more = fill(&mut spool, &payload).len();
     assert!((85..95).contains(&more), "{more}");
     drop(spool);
     let (_, found, _) = open(&folder, OPTIONS);
@@ -177,11 +179,7 @@ fn a_group_that_is_not_committed_is_not_written_to_make_space() {
     let folder = TestFolder::new("spool-group");
     let (mut spool, ..) = open(&folder, OPTIONS);
     let payload = [vec![b'x'; 10_000]];
-    let mut ids = Vec::new();
-    while let Ok(id) = spool.append(&payload) {
-        spool.commit().unwrap();
-        ids.extend(id);
-    }
+    let ids = fill(&mut spool, &payload);
     // Every third record is left: moving them would free most of the spool.
     let done: Vec<RecordId> =
         ids.iter().enumerate().filter(|(at, _)| at % 3 != 0).map(|(_, id)| *id).collect();
