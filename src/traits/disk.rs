@@ -267,14 +267,12 @@ impl TraitDisk {
 
     /// The process ends before these were written.
     fn report_lost(&self) {
+        let reason = match self.is_open {
+            true => "the disk could not be written before the process ended",
+            false => "the file could not be opened before the process ended",
+        };
         let (path, identities) = (self.folder.path.join(FILE), self.unwritten());
-        let (path, reason) = (
-            path.display(),
-            match self.is_open {
-                true => "the disk could not be written before the process ended",
-                false => "the file could not be opened before the process ended",
-            },
-        );
+        let path = path.display();
         let fields: [(_, &dyn Display); 3] =
             [("path", &path), ("identities", &identities), ("reason", &reason)];
         self.log.event(Level::Error, "traits_lost", &fields);
