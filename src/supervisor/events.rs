@@ -92,10 +92,11 @@ impl Forwarding {
     /// Counts the result in the metrics, and logs losses and changes between success and failure.
     fn record(&mut self, result: &ForwardResult, context: &mut EventContext<'_>) {
         let metrics = &context.metrics.events;
-        metrics.sent.add(result.sent);
         metrics.divided.add(result.divided);
         result.lost.iter().for_each(|(loss, count)| metrics.lost(*loss, *count));
         result.rejected.iter().for_each(|(reason, count)| metrics.rejected(reason, *count));
+        // Last, after what the same round lost: who waits for it then reads the others.
+        metrics.sent.add(result.sent);
         if let Some(why) = &result.refusal {
             let lost: u64 = result.lost.iter().map(|(_, count)| count).sum();
             let fields: [(_, &dyn Display); 2] = [("error", why), ("lost_count", &lost)];

@@ -151,9 +151,10 @@ fn record(posted: &RoundResult, has_changed: bool, context: &mut EventContext<'_
         ReportKind::Analytics => (&metrics.analytics_sent, &metrics.analytics_lost),
         ReportKind::Usage => (&metrics.usage_sent, &metrics.usage_lost),
     };
-    sent.add(posted.sent);
-    lost.add(posted.lost);
     metrics.counts_divided.add(posted.divided);
+    lost.add(posted.lost);
+    // Last, after what the same round lost: who waits for it then reads the others.
+    sent.add(posted.sent);
     let kind = ("kind", &posted.kind.name() as &dyn Display);
     if let Some(why) = &posted.rejection {
         let fields = [kind, ("error", why), ("lost_count", &posted.lost)];

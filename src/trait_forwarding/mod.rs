@@ -262,8 +262,9 @@ impl Scheduler {
             }
             _ => self.schedule.succeeded(result.started, now, jitter),
         }
-        self.metrics.sent.add(result.sent);
         result.lost.iter().for_each(|(loss, count)| self.metrics.lost(*loss, *count));
+        // Last, after what the same round lost: who waits for it then reads the others.
+        self.metrics.sent.add(result.sent);
         self.log_result(result);
     }
 
