@@ -157,22 +157,34 @@ pub struct RecordHead {
     pub source: EventSource,
     pub count: u32,
     pub at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half: Option<RecordHalf>,
 }
 
-impl EventRecord {
-    /// The record as it is on disk; `at` is the time in seconds since the epoch.
-    pub fn encode(source: &EventSource, at: u64, count: u32, events: &[u8]) -> Vec<u8> {
+/// What a record says that replaces half of a divided one. The divided record is valid as long as the second
+/// half is not on disk: a process may be killed between any two writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordHalf {
+    /// The number of the divided record, in the same spool.
+    pub of: u64,
+    pub is_second: bool,
+}
+
+impl RecordHead {
+    /// The record as it is on disk: this head, and its events without the brackets of the array.
+    pub fn encode(&self, events: &[u8]) -> Vec<u8> {
         // Neither strings nor integers can fail to be written.
-        let head = RecordHead { source: source.clone(), count, at };
-        let mut bytes = serde_json::to_vec(&head).unwrap_or_default();
+        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes.extend_from_slice(events);
         bytes
     }
+}
 
+impl EventRecord {
     /// Reads a record from disk; `None` if it has another form.
     pub fn decode(mut payload: Vec<u8>) -> Option<Self> {
-        let (RecordHead { source, count, at }, end) = Self::read_head(&payload)?;
+        let (RecordHead { source, count, at, .. }, end) = Self::read_head(&payload)?;
         payload.drain(..end);
         Some(Self { source, count, at, events: payload })
     }
@@ -193,7 +205,9 @@ mod tests {
     fn a_record_is_read_as_it_was_written() {
         let source = EventSource { client_side_key: "key".into(), sdk: "sdk/\"1\"\n".into() };
         let events = b"{\"a\":1},{\n}".to_vec();
-        let bytes = EventRecord::encode(&source, 7, 2, &events);
+        let head = RecordHead { source: source.clone(), count: 2, at: 7, half: None };
+        let bytes = head.encode(&events);
+        assert_eq!(EventRecord::read_head(&bytes).unwrap().0, head);
         let record = EventRecord::decode(bytes).unwrap();
         assert_eq!(record, EventRecord { source, count: 2, at: 7, events });
         for other in ["", "{}", "{}\n", "x\n", "{\"key\":1,\"sdk\":\"\",\"count\":1,\"at\":1}\n"] {

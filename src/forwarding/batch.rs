@@ -1,5 +1,5 @@
 //! Batches of stored events, and the records that they are made of.
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use sha2::{Digest, Sha256};
 
@@ -80,6 +80,15 @@ pub struct RecoveredEvents {
     pub waiting: Vec<(EventSource, QueuedRecord)>,
     /// Intact records whose payload is not one of events.
     pub unreadable: Vec<QueuedRecord>,
+    /// The records that halves say they are of, and the halves.
+    halves: BTreeMap<RecordId, Halves>,
+}
+
+/// The halves of a divided record that were found.
+#[derive(Default)]
+struct Halves {
+    first: Option<RecordId>,
+    has_second: bool,
 }
 
 impl RecoveredEvents {
@@ -90,9 +99,38 @@ impl RecoveredEvents {
             return self.unreadable.push(record);
         };
         let record = QueuedRecord { count: head.count, at: head.at, ..record };
+        if let Some(half) = head.half {
+            let halves = self.halves.entry(RecordId::new(half.of)).or_default();
+            halves.has_second |= half.is_second;
+            halves.first = halves.first.or((!half.is_second).then_some(record.id));
+        }
         match found.batch {
             Some(batch) => self.batches.entry((head.source, batch)).or_default().push(record),
             None => self.waiting.push((head.source, record)),
         }
+    }
+
+    /// Removes what a process left twice that was killed while it divided a record, and returns it. Both
+    /// halves are written before the record is done: if it is not, it is left out for its halves; without the
+    /// second half, which was not written or is damaged, the first is left out.
+    pub fn take_repeated(&mut self) -> Vec<QueuedRecord> {
+        if self.halves.is_empty() {
+            return Vec::new();
+        }
+        let waiting = self.waiting.iter().map(|(_, record)| record.id);
+        let known: BTreeSet<RecordId> =
+            self.batches.values().flatten().map(|record| record.id).chain(waiting).collect();
+        let of_known = self.halves.iter().filter(|(divided, _)| known.contains(divided));
+        let repeated: BTreeSet<RecordId> = of_known
+            .filter_map(|(divided, halves)| if halves.has_second { Some(*divided) } else { halves.first })
+            .collect();
+        let mut taken: Vec<QueuedRecord> = Vec::new();
+        for records in self.batches.values_mut() {
+            taken.extend(records.extract_if(.., |record| repeated.contains(&record.id)));
+        }
+        self.batches.retain(|_, records| !records.is_empty());
+        let waiting = self.waiting.extract_if(.., |(_, record)| repeated.contains(&record.id));
+        taken.extend(waiting.map(|(_, record)| record));
+        taken
     }
 }

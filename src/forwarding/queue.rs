@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde_json::value::RawValue;
 
-use crate::events::{EventLoss, EventPost, EventRecord, EventRefusal, EventSource};
+use crate::events::{EventLoss, EventPost, EventRecord, EventRefusal, EventSource, RecordHalf, RecordHead};
 use crate::forwarding::batch::{
     EventBatch, QueuedRecord, RecoveredEvents, by_spool, idempotency_key, take_records,
 };
@@ -120,7 +120,8 @@ impl EventQueue {
         Ok(Some(recovery))
     }
 
-    fn add_recovered(&mut self, spool: u32, found: RecoveredEvents, recovery: Recovery) {
+    fn add_recovered(&mut self, spool: u32, mut found: RecoveredEvents, recovery: Recovery) {
+        let repeated = found.take_repeated();
         let number = self.spools.get(&spool).map(Spool::number).unwrap_or_default();
         // How many events a damaged record had is unknown.
         self.metrics.lost(EventLoss::Damaged, recovery.damaged + found.unreadable.len() as u64);
@@ -135,6 +136,7 @@ impl EventQueue {
             self.push(source, record);
         }
         self.finish(&found.unreadable);
+        self.finish(&repeated);
         self.publish();
     }
 
@@ -175,7 +177,10 @@ impl EventQueue {
         let payloads: Vec<Vec<u8>> = post
             .parts
             .iter()
-            .map(|part| EventRecord::encode(&post.source, at, part.count, &part.events))
+            .map(|part| {
+                let head = RecordHead { source: post.source.clone(), count: part.count, at, half: None };
+                head.encode(&part.events)
+            })
             .collect();
         let Some(spool) = self.spools.get_mut(&0) else { return Err(EventRefusal::Disk) };
         let ids = spool.append(&payloads).map_err(|error| match error {
@@ -400,17 +405,23 @@ impl EventQueue {
         let list = [b"[", &stored.events[..], b"]"].concat();
         let events: Vec<&RawValue> = serde_json::from_slice(&list).map_err(|_| SpoolError::Damaged)?;
         let (first, second) = events.split_at(events.len().div_ceil(2));
-        let spool = self.spools.get_mut(&0).ok_or(SpoolError::Damaged)?;
-        let halves = [first, second].map(|events| {
+        // In the spool of the record, so that whoever opens it finds the record and its halves together.
+        let spool = self.spools.get_mut(&record.spool).ok_or(SpoolError::Damaged)?;
+        let halves = [(first, false), (second, true)].map(|(events, is_second)| {
             let texts: Vec<&str> = events.iter().map(|event| event.get()).collect();
             let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
-            let payload = EventRecord::encode(source, stored.at, count, texts.join(",").as_bytes());
+            let half = Some(RecordHalf { of: record.id.number(), is_second });
+            let head = RecordHead { source: source.clone(), count, at: stored.at, half };
+            let payload = head.encode(texts.join(",").as_bytes());
             let payload_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
             let id = spool.append_beyond(&payload);
-            vec![QueuedRecord { spool: 0, id, payload_bytes, count, at: stored.at }]
+            vec![QueuedRecord { spool: record.spool, id, payload_bytes, count, at: stored.at }]
         });
         spool.commit()?;
-        spool.sync()?;
+        if let Err(error) = spool.sync() {
+            self.finish(&halves.concat());
+            return Err(error.into());
+        }
         self.finish(&[record]);
         Ok(halves)
     }

@@ -214,6 +214,66 @@ fn an_event_that_upstream_fails_on_is_found_but_an_outage_loses_nothing() {
 }
 
 #[test]
+fn a_division_that_a_kill_interrupted_repeats_no_event() {
+    let segment_of = |folder: &TestFolder| folder.0.join("events/0/0000000000000001.segment");
+    let place = |bytes: &[u8], number: u64| {
+        let header = |at: &usize| bytes[*at..].starts_with(b"\xffEP\x01") && bytes[*at + 8] == number as u8;
+        (0..bytes.len()).step_by(8).find(header).unwrap()
+    };
+    // What is on disk, and the events of the batches after a restart.
+    for (is_marked, second_bytes, expected) in [
+        (true, usize::MAX, vec!["e0 e1", "e2"]),
+        (false, usize::MAX, vec!["e0 e1", "e2"]),
+        (false, 40, vec!["e0 e1 e2"]),
+        (false, 0, vec!["e0 e1 e2"]),
+    ] {
+        let folder = TestFolder::new("queue-interrupted");
+        let queue = folder.open();
+        store(&queue, source("a", ""), &numbers(0..3)).unwrap();
+        let (result, sent) =
+            run(&queue, |_, body| if names(body).len() == 3 { refused(413) } else { failed(503) });
+        assert_eq!((result.divided, sent.len()), (1, 2));
+        drop(queue);
+        let mut bytes = fs::read(segment_of(&folder)).unwrap();
+        let (divided, second) = (place(&bytes, 1), place(&bytes, 3));
+        if !is_marked {
+            bytes[divided + 16..divided + 24].fill(0);
+        }
+        bytes.truncate(second.saturating_add(second_bytes).min(bytes.len()));
+        fs::write(segment_of(&folder), &bytes).unwrap();
+
+        let queue = folder.open();
+        assert_eq!(queued(&queue), 3, "{is_marked} {second_bytes}");
+        let (_, sent) = run(&queue, |_, _| failed(503));
+        drop(queue);
+        // Once more: what was repeated is removed from the disk too.
+        let queue = folder.open();
+        let (result, again) = run(&queue, |_, _| accepted());
+        assert_eq!(again[0], sent[0], "a batch is not changed");
+        let mut batches: Vec<String> = again.iter().map(|(_, _, names)| names.join(" ")).collect();
+        batches.sort();
+        assert_eq!((batches.join(", "), result.sent), (expected.join(", "), 3));
+    }
+}
+
+#[test]
+fn a_record_of_an_adopted_spool_is_divided_in_its_own_spool() {
+    let folder = TestFolder::new("queue-adopted-halves");
+    let first = folder.open();
+    let second = folder.open();
+    store(&first, source("a", ""), &numbers(0..2)).unwrap();
+    drop(first);
+    assert!(second.lock().as_mut().unwrap().adopt().unwrap().is_some());
+    let (result, _) = run(&second, |_, body| if names(body).len() == 2 { refused(413) } else { failed(503) });
+    assert_eq!(result.divided, 1);
+    drop(second);
+    let queue = folder.open();
+    assert_eq!(queued(&queue), 2, "the first process's spool has both halves");
+    let (result, sent) = run(&queue, |_, _| accepted());
+    assert_eq!((result.sent, sent.len()), (2, 2));
+}
+
+#[test]
 fn a_damaged_record_costs_its_events_only() {
     let folder = TestFolder::new("queue-damage");
     let queue = folder.open();
