@@ -48,6 +48,8 @@ pub enum ReactorMessage {
     Certificates(Arc<rustls::ServerConfig>),
     /// Stop accepting, answer pending requests with `Connection: close`, and exit.
     Drain,
+    /// After `Drain`: end the requests that are still open, report the counts, and exit.
+    End,
 }
 
 /// Both ends of a channel from the reactors to the supervisor.
@@ -216,7 +218,7 @@ impl Newest {
         match message {
             ReactorMessage::Publish(snapshot) => published.snapshot = snapshot.clone(),
             ReactorMessage::Configure(config) => published.config = config.clone(),
-            ReactorMessage::Certificates(_) | ReactorMessage::Drain => {}
+            ReactorMessage::Certificates(_) | ReactorMessage::Drain | ReactorMessage::End => {}
         }
     }
 }

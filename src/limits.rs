@@ -265,6 +265,8 @@ pub const SPIN_MICROSECONDS_RANGE: std::ops::RangeInclusive<u64> = 0..=1_000_000
 pub const ACCEPTS_IN_FLIGHT: usize = 16;
 /// While draining, an idle connection may send a request for this time. Beyond: closed.
 pub const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
+/// Time in which a reactor ends its open requests and reports its last counts. Beyond: they are lost.
+pub const LAST_COUNTS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time to connect to a listener of this machine. Beyond: nothing listens there.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Temporary names tried for a unix socket before it is renamed to its path. Beyond: the start fails.

@@ -77,6 +77,26 @@ fn send_all(address: &Mutex<std::net::SocketAddr>, progress: &Mutex<u64>) {
     }
 }
 
+/// A second signal ends open requests, not what was answered before.
+#[test]
+fn counts_survive_a_second_signal_while_a_request_is_open() {
+    let (taken, cache) = (Taken::default(), Scratch::new());
+    let upstream = upstream(&taken);
+    let mut proxy = proxy(&upstream, &cache);
+    let (mut open, mut client) = (Client::connect(proxy.address()), Client::connect(proxy.address()));
+    let post = request("POST", "/api/v1/analytics/flags/", &[("X-Environment-Key", CLIENT)], BODY);
+    open.send(&post[..post.len() - 1]);
+    client.send(&post);
+    assert_eq!(client.answer("POST").status, 200);
+    proxy.signal("TERM");
+    proxy.wait_for_log("draining");
+    proxy.signal("TERM");
+    proxy.wait_for_log("open requests are ended");
+    assert!(proxy.wait().success(), "{}", proxy.log());
+    assert!(!proxy.log().contains("shutdown_timeout"), "{}", proxy.log());
+    assert_eq!(taken.lock().expect("no panic").values().sum::<u64>(), 5, "{}", proxy.log());
+}
+
 #[test]
 fn uploads_100_000_counts_exactly_across_restarts() {
     let taken = Taken::default();

@@ -43,6 +43,8 @@ pub struct WorkerState {
     pub settings: RefCell<Rc<handlers::HandlerSettings>>,
     pub tls: RefCell<Option<Arc<rustls::ServerConfig>>>,
     pub draining: Cell<bool>,
+    /// Requests that are still open are ended.
+    pub ending: Cell<bool>,
     /// Requests whose events are being written.
     pub posts: Rc<PendingPosts>,
     /// Kept traits; `None` without a store.
@@ -107,6 +109,7 @@ impl WorkerState {
             settings: RefCell::new(Rc::new(handlers::HandlerSettings::new(&options.config))),
             tls: RefCell::new(options.tls.clone()),
             draining: Cell::new(false),
+            ending: Cell::new(false),
             posts: Rc::new(PendingPosts::new(options.inbox.events.clone(), options.config.cores.len())),
             traits: options.inbox.traits.clone().map(|port| KeptTraits::new(port, options)),
         }
@@ -163,6 +166,10 @@ impl Reactor {
         self.worker_state.draining.get()
     }
 
+    pub fn is_ending(&self) -> bool {
+        self.worker_state.ending.get()
+    }
+
     /// Applies all messages of the supervisor. False: the supervisor has exited.
     pub fn receive_messages(&self, inbox: &Inbox) -> bool {
         self.worker_state.posts.receive();
@@ -186,6 +193,7 @@ impl Reactor {
                     *self.worker_state.tls.borrow_mut() = Some(settings);
                 }
                 Ok(Some(ReactorMessage::Drain)) => self.worker_state.draining.set(true),
+                Ok(Some(ReactorMessage::End)) => self.worker_state.ending.set(true),
                 Ok(None) => return true,
                 Err(_) => return false,
             }

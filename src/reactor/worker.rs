@@ -17,7 +17,6 @@ use crate::config::Level;
 use crate::limits;
 use crate::reactor::accept::Listener;
 use crate::reactor::context::{Reactor, WorkerState};
-use crate::reactor::kept_traits::KeptTraits;
 use crate::reactor::listener::UnixSocket;
 #[cfg(test)]
 use crate::reactor::options::InjectedPanic;
@@ -240,9 +239,10 @@ impl Worker<'_> {
             let spread = reactor.spread.as_ref().filter(|_| closed_at.elapsed() < DRAIN_QUEUE_TIMEOUT);
             spread.is_some_and(|spread| spread.is_awaiting(reactor.connections.len()))
         };
-        while (!reactor.connections.is_empty() || is_awaiting()) && began.elapsed() < grace {
-            reactor.worker_state.posts.receive();
-            reactor.worker_state.traits.iter().for_each(KeptTraits::receive);
+        while (!reactor.connections.is_empty() || is_awaiting())
+            && began.elapsed() < grace
+            && !self.is_ended()
+        {
             accept::receive_passed(reactor);
             monoio::time::sleep(DRAIN_CHECK_INTERVAL).await;
         }
@@ -254,6 +254,11 @@ impl Worker<'_> {
         );
     }
 
+    /// Applies the messages of the supervisor. True: open requests are not waited for.
+    fn is_ended(&self) -> bool {
+        !self.reactor.receive_messages(&self.options.inbox) || self.reactor.is_ending()
+    }
+
     /// Waits until the accept queues are empty, because closing a listener resets the connections in its
     /// queue. On a busy machine this thread may not have run during a sleep, so a pause by itself proves
     /// nothing: two consecutive polls of the runtime must find no new connection.
@@ -261,7 +266,7 @@ impl Worker<'_> {
         let metrics = &self.reactor.metrics;
         let accepted = || metrics.connections_opened.value() + metrics.connections_refused.value();
         let (began, mut quiet_count) = (Instant::now(), 0);
-        while quiet_count < 2 && began.elapsed() < DRAIN_QUEUE_TIMEOUT {
+        while quiet_count < 2 && began.elapsed() < DRAIN_QUEUE_TIMEOUT && !self.is_ended() {
             let before = accepted();
             monoio::time::sleep(DRAIN_CHECK_INTERVAL).await;
             quiet_count = if accepted() == before { quiet_count + 1 } else { 0 };

@@ -33,8 +33,10 @@ enum Lifecycle {
     Serving,
     /// Readiness fails, requests are still served, until then.
     Delaying(Instant),
-    /// Reactors finish their requests. Those that have not by then are abandoned.
+    /// Reactors finish their requests, until then.
     Draining(Instant),
+    /// Reactors end what is still open and report their counts. Those that have not by then are abandoned.
+    Ending(Instant),
     /// Counts are uploaded and events forwarded. `last` is the kind whose last upload is in flight.
     Flushing {
         until: Instant,
@@ -99,7 +101,7 @@ impl Supervisor {
     pub fn due(&self) -> Option<Instant> {
         let phase = match self.lifecycle {
             Lifecycle::Flushing { until, .. } => return Some(until),
-            Lifecycle::Delaying(until) | Lifecycle::Draining(until) => Some(until),
+            Lifecycle::Delaying(until) | Lifecycle::Draining(until) | Lifecycle::Ending(until) => Some(until),
             Lifecycle::Serving => None,
         };
         let environments = self.environments.due().filter(|_| !self.is_draining());
@@ -116,7 +118,7 @@ impl Supervisor {
 
     /// Reactors are ending: ticks are due every few milliseconds.
     pub fn is_draining(&self) -> bool {
-        matches!(self.lifecycle, Lifecycle::Draining(_))
+        matches!(self.lifecycle, Lifecycle::Draining(_) | Lifecycle::Ending(_))
     }
 
     fn is_flushing(&self) -> bool {
@@ -239,11 +241,14 @@ impl Supervisor {
             Lifecycle::Serving | Lifecycle::Delaying(_) if reactors == 0 => {
                 flushing(Err("no reactor is running: see the log for the reason"))
             }
-            Lifecycle::Draining(until) if reactors == 0 || now >= until => {
-                if reactors > 0 {
-                    let fields: [(_, &dyn std::fmt::Display); 1] = [("reactors", &reactors)];
-                    context.actions.log(Level::Warning, "shutdown_timeout", &fields);
-                }
+            Lifecycle::Draining(_) | Lifecycle::Ending(_) if reactors == 0 => flushing(Ok(())),
+            Lifecycle::Draining(until) if now >= until => {
+                context.actions.push(Action::Send(ReactorMessage::End));
+                Lifecycle::Ending(now + limits::LAST_COUNTS_TIMEOUT)
+            }
+            Lifecycle::Ending(until) if now >= until => {
+                let fields: [(_, &dyn std::fmt::Display); 1] = [("reactors", &reactors)];
+                context.actions.log(Level::Warning, "shutdown_timeout", &fields);
                 flushing(Ok(()))
             }
             phase => phase,
@@ -276,6 +281,11 @@ impl Supervisor {
                 self.lifecycle = Lifecycle::Draining(now);
                 let patience = limits::LAST_UPLOAD_TIMEOUT.as_secs();
                 let effect = format!("open requests are ended; counts are uploaded within {patience} s");
+                context.actions.log(Level::Warning, "stopping_sooner", &[("effect", &effect)]);
+            }
+            Lifecycle::Ending(_) => {
+                self.lifecycle = Lifecycle::Ending(now);
+                let effect = "reactors that do not end are abandoned with their last counts";
                 context.actions.log(Level::Warning, "stopping_sooner", &[("effect", &effect)]);
             }
             Lifecycle::Flushing { ref mut until, .. } => {

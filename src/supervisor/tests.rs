@@ -137,6 +137,7 @@ fn describe(action: &Action) -> String {
         }
         Action::Send(ReactorMessage::Configure(_)) => "configure".to_owned(),
         Action::Send(ReactorMessage::Drain) => "drain".to_owned(),
+        Action::Send(ReactorMessage::End) => "end".to_owned(),
         Action::Upload { kind, waiting } => format!("upload {kind:?} {}", waiting.len()),
         Action::UploadLast { kind, waiting, .. } => format!("upload last {kind:?} {}", waiting.len()),
         Action::OpenStream { id, client_side_key } => format!("open stream {id} {client_side_key}"),
@@ -306,10 +307,12 @@ fn a_shutdown_drains_uploads_and_exits() {
     assert_eq!(script.at(5.9, RUNNING), [""; 0]);
     assert_eq!(script.at(6.0, RUNNING), ["log draining", "drain"]);
     assert_eq!(script.at(35.9, RUNNING), [""; 0]);
-    assert_eq!(script.at(36.0, RUNNING), ["log shutdown_timeout reactors=1", "upload last Usage 0"]);
+    assert_eq!(script.at(36.0, RUNNING), ["end"]);
+    assert_eq!(script.at(36.9, RUNNING), [""; 0]);
+    assert_eq!(script.at(37.0, RUNNING), ["log shutdown_timeout reactors=1", "upload last Usage 0"]);
     let uploaded = |kind| Event::Uploaded(RoundResult::new(kind));
-    assert_eq!(script.at(36.0, uploaded(ReportKind::Usage)), ["upload last Analytics 0"]);
-    let last = script.at(36.0, uploaded(ReportKind::Analytics));
+    assert_eq!(script.at(37.0, uploaded(ReportKind::Usage)), ["upload last Analytics 0"]);
+    let last = script.at(37.0, uploaded(ReportKind::Analytics));
     assert_eq!(last, ["FlushStorage", "log stopped", "Exit(Ok(()))"]);
 }
 
@@ -325,9 +328,23 @@ fn a_further_signal_skips_the_wait_of_its_phase() {
     assert_eq!(script.at(1.1, RUNNING), ["log draining", "drain"]);
     let third = script.at(1.2, Event::Signal(Signal::Stop));
     assert!(third[0].starts_with("log stopping_sooner effect=open requests are ended"), "{third:?}");
-    assert_eq!(script.at(1.2, RUNNING), ["log shutdown_timeout reactors=1", "upload last Usage 0"]);
+    assert_eq!(script.at(1.2, RUNNING), ["end"]);
     let fourth = script.at(1.3, Event::Signal(Signal::Stop));
-    assert!(fourth[0].starts_with("log stopping_sooner effect=counts are not uploaded"), "{fourth:?}");
+    assert!(fourth[0].starts_with("log stopping_sooner effect=reactors that do not end"), "{fourth:?}");
+    assert_eq!(script.at(1.3, RUNNING), ["log shutdown_timeout reactors=1", "upload last Usage 0"]);
+    let fifth = script.at(1.4, Event::Signal(Signal::Stop));
+    assert!(fifth[0].starts_with("log stopping_sooner effect=counts are not uploaded"), "{fifth:?}");
+}
+
+/// Counts that reactors report when they end are part of the last upload.
+#[test]
+fn reactors_end_before_the_last_upload() {
+    let mut script = running_script();
+    script.at(1.0, Event::Signal(Signal::Stop));
+    script.at(6.0, RUNNING);
+    script.at(6.1, Event::Signal(Signal::Stop));
+    assert_eq!(script.at(6.1, RUNNING), ["end"]);
+    assert_eq!(script.at(6.2, Event::Tick { reactors: 0 }), ["upload last Usage 0"]);
 }
 
 #[test]

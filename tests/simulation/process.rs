@@ -653,6 +653,7 @@ impl Process {
                 && !is_awaiting
                 && now >= since + Duration::from_millis(100)
                 || now >= since + grace
+                || reactor.reactor.is_ending()
         })
     }
 
