@@ -270,6 +270,10 @@ impl DiskFile for PlayedFile {
         let is_full = mode == DiskMode::Full && offset + bytes.len() > length;
         if is_full || !is_whole {
             count = state.random.below(bytes.len() as u64 + 1) as usize;
+            // Linux writes an aligned word whole or not at all: it copies a page without looking for signals.
+            if bytes.len() == 8 && offset.is_multiple_of(8) {
+                count = count % 2 * 8;
+            }
         }
         let inode = &mut state.inodes[self.inode];
         if count > 0 {
