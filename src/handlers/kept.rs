@@ -19,8 +19,8 @@ use crate::limits::TRAIT_IDENTITY_BYTES_MAX;
 use crate::snapshot::Environment;
 use crate::trait_table::{BodyChanges, Changes, KeyIndex, TraitHead, TraitRecord, TraitView, stored_value};
 
-/// What a trait takes of a record, bytes: mostly more.
-const TRAIT_BYTES: usize = 16;
+/// What a small trait takes of a record, bytes; most take more.
+const TYPICAL_TRAIT_BYTES: usize = 16;
 
 /// An identity with the traits that count for this answer.
 pub struct Merged<'m> {
@@ -211,7 +211,7 @@ pub fn check_changes<'e>(
 
 /// The kept traits of a record, in their order.
 pub fn stored(record: TraitRecord<'_>) -> Vec<Trait<'_>> {
-    let mut traits = Vec::with_capacity(record.bytes().len() / TRAIT_BYTES + 1);
+    let mut traits = Vec::with_capacity(record.bytes().len() / TYPICAL_TRAIT_BYTES + 1);
     traits.extend(record.entries().filter_map(|entry| Some(Trait { key: entry.key, value: entry.value? })));
     traits
 }

@@ -12,7 +12,7 @@ const NEW_KEYS_MAX: usize = 128;
 /// Keys that are added to a record without an index, each compared with all others, at most.
 const ADDED_KEYS_MAX: usize = 4;
 /// What a trait takes in a record beside its texts, bytes, at most.
-const TRAIT_BYTES: usize = 16;
+const ENTRY_OVERHEAD_BYTES: usize = 16;
 /// Space for the stamps of replaced entries in a record, bytes.
 const STAMPS_BYTES: usize = 64;
 
@@ -116,7 +116,7 @@ impl BodyChanges {
             }
         }
         // Numbers take at most ten bytes, lengths two.
-        let bytes = |item: &Trait<'_>| item.key.len() + TRAIT_BYTES + text_bytes(item.value);
+        let bytes = |item: &Trait<'_>| item.key.len() + ENTRY_OVERHEAD_BYTES + text_bytes(item.value);
         let mut writer = RecordWriter::with_capacity(head, identifier, traits.iter().map(bytes).sum());
         for item in traits {
             writer.push_following(item.key, stored_value(item.value));
@@ -608,7 +608,7 @@ mod tests {
         let Some(BodyChanges::New { record, keys: 6 }) = BodyChanges::of_new("i", &traits, HEAD) else {
             panic!("six traits");
         };
-        let most = bytes + traits.len() * TRAIT_BYTES + 100;
+        let most = bytes + traits.len() * ENTRY_OVERHEAD_BYTES + 100;
         assert!(record.len() > bytes && record.capacity() < most, "{}", record.capacity());
     }
 
