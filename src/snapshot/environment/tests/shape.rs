@@ -267,7 +267,8 @@ fn flags_that_nothing_overrides_are_not_visited_one_by_one() {
     let head = out.len();
     render::write(environment.program(), Role::Server, &scratch, None, &mut out);
     let steps = work::take().free;
-    let expected = 1 + (out.len() - 1 - head) / work::BYTES_PER_STEP;
+    // Builds without debug assertions count nothing.
+    let expected = if cfg!(debug_assertions) { 1 + (out.len() - 1 - head) / work::BYTES_PER_STEP } else { 0 };
     assert!(steps.abs_diff(expected as u64) < 10, "{steps} steps for {} bytes", out.len());
     let flags: Vec<Json> = serde_json::from_slice(&out[head..]).unwrap();
     assert_eq!(flags.len(), 2000);
