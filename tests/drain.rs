@@ -119,7 +119,7 @@ fn takeover_fails_no_request() {
         .set("admin", json!({"host": "127.0.0.1", "port": old.admin().port()}));
     let new = new.spawn();
     new.wait_for_log("reactor_started");
-    new.wait_for_log("environment_updated");
+    new.wait_for_log("ready ");
     // The new process gets connections as soon as it listens beside the old one.
     eventually("the new process answers", || served_by(&new, port));
     load.go_on(200);

@@ -41,7 +41,7 @@ fn with_tls(start: Start, client_ca: bool) -> Start {
 fn spawn(start: Start) -> Proxy {
     let proxy = start.spawn();
     proxy.wait_for_log("reactor_started");
-    proxy.wait_for_log("environment_updated");
+    proxy.wait_for_log("ready ");
     proxy
 }
 

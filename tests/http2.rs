@@ -38,7 +38,7 @@ fn with_tls(start: Start) -> Start {
 /// Waits without the HTTP client of the harness, which does not speak TLS.
 fn spawn(start: Start) -> Proxy {
     let proxy = start.spawn();
-    proxy.wait_for_log("environment_updated");
+    proxy.wait_for_log("ready ");
     proxy.wait_for_log("reactor_started");
     eventually("it listens", || TcpStream::connect(proxy.address()).ok());
     proxy

@@ -310,7 +310,7 @@ fn a_takeover_fails_no_stream() {
     go_on(1000);
     let new = prepare().set("server.port", port).arg("--take-over").spawn();
     new.wait_for_log("reactor_started");
-    new.wait_for_log("environment_updated");
+    new.wait_for_log("ready ");
     eventually("the new process listens", || served_by(&new, port));
     go_on(200);
     old.signal("TERM");

@@ -211,7 +211,7 @@ fn tls_connections_are_passed_on_before_their_handshake() {
     let cert = start.scratch().write("cert.pem", own.cert.pem());
     let key = start.scratch().write("key.pem", own.signing_key.serialize_pem());
     let proxy = start.set("server.tls", serde_json::json!({"cert": cert, "key": key})).spawn();
-    proxy.wait_for_log("environment_updated");
+    proxy.wait_for_log("ready ");
     eventually("every reactor has started", || {
         (proxy.log().matches("reactor_started").count() == REACTORS).then_some(())
     });

@@ -53,7 +53,8 @@ pub fn serve(start: Start, pair: &Pair, client_ca: Option<&Pair>) -> Proxy {
     }
     let proxy = start.set("server.tls", tls).document(CLIENT, SERVER, document).spawn();
     proxy.wait_for_log("reactor_started");
-    proxy.wait_for_log("environment_updated");
+    // The document is published after it was logged.
+    proxy.wait_for_log("ready ");
     proxy
 }
 

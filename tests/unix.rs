@@ -34,8 +34,10 @@ fn is_served(socket: &Path) -> bool {
     ask(socket).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 OK") && answer.contains("banner"))
 }
 
+/// Waits until both reactors serve: any of them may accept the next connection.
 fn wait_until_served(proxy: &mut Proxy, socket: &Path) {
-    proxy.until("flags come over the socket", || is_served(socket).then_some(()));
+    let is_always_served = || (0..20).all(|_| is_served(socket));
+    proxy.until("flags come over the socket", || is_always_served().then_some(()));
 }
 
 /// The revision of the served document.
