@@ -320,6 +320,59 @@ fn nothing_is_sent_without_an_endpoint_and_invalid_variables_are_warnings() {
 }
 
 #[test]
+fn credentials_of_the_endpoint_are_sent_unless_a_header_has_some() {
+    for (headers, expected) in [("x-tenant=a", "Basic dXNlcjpwYXNz"), ("authorization=Own", "Own")] {
+        let collector = collector();
+        let endpoint = collector.origin().replace("http://", "http://user:pass@");
+        let proxy = export_to(Start::demo_document(), &collector)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
+            .env("OTEL_EXPORTER_OTLP_HEADERS", headers)
+            .ready();
+        collector.wait("an export", |requests| requests.iter().any(|request| request.path() == METRICS));
+        let sent = &collector.requests_for(METRICS)[0];
+        assert_eq!(sent.header("authorization"), Some(expected), "{headers}");
+        assert!(!proxy.log().contains("pass"), "{}", proxy.log());
+    }
+}
+
+/// An answer that says why three spans were rejected, as protobuf; no more count than were sent.
+fn partial_success(message: &str) -> Vec<u8> {
+    let inner = [&[8, 3, 18, message.len() as u8][..], message.as_bytes()].concat();
+    [&[10, inner.len() as u8][..], &inner[..]].concat()
+}
+
+#[test]
+fn what_a_collector_says_of_rejected_spans_is_logged() {
+    let collector = collector();
+    let answer = partial_success("the quota is used up");
+    collector.rule(move |request| (request.path() == TRACES).then(|| Reply::new(200, &answer)));
+    let proxy = export_to(Start::demo_document(), &collector).env("OTEL_TRACES_SAMPLER", "always_on").ready();
+    send(&proxy, "/api/v1/flags/", &[]);
+    let line = proxy.wait_for_log("otlp_partial_success");
+    assert!(line.contains("rejected_count=1") && line.contains("the quota is used up"), "{line}");
+}
+
+#[test]
+fn a_refused_export_names_its_remedy() {
+    for (status, remedy) in [
+        (302, "redirects are not followed"),
+        (401, "check OTEL_EXPORTER_OTLP_HEADERS"),
+        (404, "check OTEL_EXPORTER_OTLP_ENDPOINT"),
+        (405, "check OTEL_EXPORTER_OTLP_ENDPOINT"),
+        (413, "lower OTEL_BSP_MAX_EXPORT_BATCH_SIZE"),
+        (415, "accepts no protobuf over HTTP"),
+        (418, "unexpected status"),
+        (503, "down or overloaded"),
+    ] {
+        let collector = Upstream::start();
+        collector.rule(move |_| Some(Reply::new(status, "")));
+        let proxy = export_to(Start::demo_document(), &collector).ready();
+        let line = proxy.wait_for_log("otlp_export_failed");
+        assert!(line.contains(&format!("answered {status}")) && line.contains(remedy), "{line}");
+    }
+}
+
+#[test]
 fn a_failed_export_is_sent_again_and_logged_once() {
     let collector = Upstream::start();
     let mut failures = 2;
@@ -349,15 +402,14 @@ fn a_failed_export_is_sent_again_and_logged_once() {
     assert_eq!(proxy.metric("edge_proxy_otlp_exports_total{signal=\"traces\",result=\"failed\"}"), 0.0);
     assert!(proxy.metric("edge_proxy_spans_exported_total") > 0.0);
     // Three spans are rejected, with a message that repeats a secret.
-    let message = format!("quota of {SECRET}");
-    let inner = [&[8, 3, 18, message.len() as u8][..], message.as_bytes()].concat();
-    let answer = [&[10, inner.len() as u8][..], &inner[..]].concat();
+    let answer = partial_success(&format!("quota of {SECRET}"));
     collector.rule(move |request| (request.path() == TRACES).then(|| Reply::new(200, &answer)));
     for _ in 0..10 {
         send(&proxy, "/api/v1/flags/", &[]);
     }
     let line = proxy.wait_for_log("otlp_partial_success");
     assert!(line.contains("rejected_count=") && !line.contains(SECRET), "{line}");
+    assert!(line.contains("a message that contains a header field"), "{line}");
     eventually("the rejected spans are counted", || {
         (proxy.metric("edge_proxy_spans_dropped_total{reason=\"rejected\"}") >= 3.0).then_some(())
     });
