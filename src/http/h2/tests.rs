@@ -462,6 +462,23 @@ fn malformed_requests_are_reset_and_others_answered() {
     assert_eq!(simulation.http2.take_counts().resets_by_server, cases.len() as u64);
 }
 
+/// They were sent before the peer knew (RFC 9113 5.1).
+#[test]
+fn data_for_streams_that_were_reset_is_ignored() {
+    let mut simulation = Simulation::new(10);
+    let malformed = block(&[POST, &[("Upper", "a")]].concat());
+    for stream in [1, 3, 5, 7] {
+        let answers = simulation.receive(&sent(frame::HEADERS, frame::END_HEADERS, stream, &malformed));
+        assert_eq!((answers.len(), answers[0].kind), (1, frame::RST_STREAM));
+    }
+    for stream in [1, 3, 5, 7] {
+        let answers = simulation.receive(&sent(frame::DATA, 0, stream, b"x"));
+        let is_refusal = |frame: &SentFrame| [frame::RST_STREAM, frame::GOAWAY].contains(&frame.kind);
+        assert!(!answers.iter().any(is_refusal), "{stream}");
+    }
+    assert_eq!(simulation.receive(&get(9)).len(), 2);
+}
+
 #[test]
 fn limits_of_a_head_are_those_of_http_1() {
     let long = "a".repeat(LIMITS.head_bytes_max);
