@@ -272,6 +272,22 @@ fn what_upstream_rejects_and_refuses_is_counted_by_reason() {
 }
 
 #[test]
+fn an_outage_of_upstream_is_logged_once_and_so_is_its_end() {
+    let (upstream, cache) = (Upstream::start(), Scratch::new());
+    upstream.on(PATH, Reply::new(503, "").with("retry-after", "0"));
+    let proxy = start(&upstream, &cache).set("events.flush_interval_seconds", 0.2).ready();
+    assert_eq!(post(&proxy, &with_key(CLIENT), events(&["a"])).status, 202);
+    upstream.wait("three attempts", |requests| {
+        requests.iter().filter(|request| request.path() == PATH).count() >= 3
+    });
+    let line = proxy.wait_for_log("events_not_sent");
+    assert!(line.contains("503") && line.contains("kept and sent again"), "{line}");
+    upstream.on(PATH, Reply::new(202, "{}"));
+    proxy.wait_for_log("events_sent_again");
+    assert_eq!(proxy.log().matches("events_not_sent").count(), 1, "{}", proxy.log());
+}
+
+#[test]
 fn keys_that_are_not_known_yet_are_answered_503() {
     let (upstream, cache) = (Upstream::start(), Scratch::new());
     let start = start(&upstream, &cache);
