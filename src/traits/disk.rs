@@ -9,6 +9,7 @@
 //! merged.
 mod backend;
 mod changed;
+mod empty;
 mod file;
 mod writer;
 

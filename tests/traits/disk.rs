@@ -55,6 +55,26 @@ fn files(folder: &Path) -> Vec<String> {
     names.map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
+/// The engine writes its list of free pages with each commit, which must not be that of a large region.
+#[test]
+fn a_commit_of_one_trait_writes_little() {
+    let scratch = Scratch::new();
+    let proxy = on_disk(&scratch.path().join("traits")).ready();
+    keep_users(&proxy, 100);
+    let bytes_written = || -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/io", proxy.pid())).expect("of the same user");
+        let line = text.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("a count");
+        line.parse().expect("a number")
+    };
+    let before = bytes_written();
+    for value in 0..5 {
+        identities(&mut proxy.client(), "one", &number(value));
+        written(&proxy);
+    }
+    let written = (bytes_written() - before) / 5;
+    assert!((1000..200_000).contains(&written), "{written} bytes for a trait");
+}
+
 #[test]
 fn a_kill_loses_only_the_last_writes() {
     let scratch = Scratch::new();

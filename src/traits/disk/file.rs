@@ -26,12 +26,11 @@ use crate::limits::{TRAIT_DAMAGED_FILES_MAX, TRAIT_DISK_CACHE_BYTES};
 use crate::storage::disk::DiskFolder;
 use crate::trait_table::TraitRecord;
 use crate::traits::disk::backend::{FailureFlag, LockedFile, ReadOnlyFile, is_of_damage};
+use crate::traits::disk::empty::{self, MAGIC};
 
 /// By client-side key, a zero byte and the identifier: a record, and the CRC-32 of both.
 const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("traits-2");
 pub const FILE: &str = "traits.redb";
-/// How the file begins.
-const MAGIC: &[u8; 9] = b"redb\x1A\x0A\xA9\x0D\x0A";
 const CRC_BYTES: usize = 4;
 /// Attempts to read a file that another process may be writing.
 const READ_ATTEMPTS_MAX: u32 = 5;
@@ -160,6 +159,7 @@ impl TraitFile {
         let Some(file) = folder.disk.lock(&path).map_err(io)? else { return Err(TraitFileError::Locked) };
         // Otherwise a new file may be lost with the power, with all that is written into it.
         folder.disk.sync_folder(&folder.path).map_err(io)?;
+        empty::make(&*file).map_err(io)?;
         let failure = FailureFlag::default();
         let file = LockedFile { file, failure: failure.clone() };
         Self::open_backend(folder, file, failure)
@@ -411,7 +411,7 @@ pub fn check_file(folder: &Path) -> Result<TraitFileState, TraitFileError> {
     };
     let mut beginning = Vec::new();
     Read::by_ref(&mut file).take(MAGIC.len() as u64).read_to_end(&mut beginning).map_err(io)?;
-    if beginning.is_empty() {
+    if empty::is_unmade(&beginning) {
         return Ok(TraitFileState::Intact(0));
     }
     if beginning != MAGIC {

@@ -55,6 +55,28 @@ fn filled(folder: &TestFolder, count: i64) -> Vec<u8> {
     fs::read(folder.0.join(FILE)).unwrap()
 }
 
+/// The page with the magic number is written last.
+#[test]
+fn a_file_whose_making_was_interrupted_is_made_again() {
+    let folder = TestFolder::new("traits-unmade");
+    let path = folder.0.join(FILE);
+    drop(open(&folder));
+    let whole = fs::read(&path).unwrap();
+    for length in [0, 5, 4096, 100_000, whole.len()] {
+        let mut bytes = whole[..length].to_vec();
+        bytes[..length.min(4096)].fill(0);
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(check_file(&folder.0).unwrap(), TraitFileState::Intact(0), "{length}");
+        let (found, file, damage) = open(&folder);
+        assert!(found.is_empty() && damage.is_none(), "{length}: {damage:?}");
+        commit(&file, 0..10);
+        drop(file);
+        assert_eq!(open(&folder).0.len(), 10, "{length}");
+    }
+    fs::write(&path, b"text").unwrap();
+    assert!(matches!(check_file(&folder.0), Err(TraitFileError::Foreign(_))));
+}
+
 #[test]
 fn what_is_committed_is_read_by_the_next_process() {
     let folder = TestFolder::new("traits-commit");
