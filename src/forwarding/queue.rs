@@ -405,7 +405,7 @@ impl EventQueue {
         let list = [b"[", &stored.events[..], b"]"].concat();
         let events: Vec<&RawValue> = serde_json::from_slice(&list).map_err(|_| SpoolError::Damaged)?;
         let (first, second) = events.split_at(events.len().div_ceil(2));
-        // In the spool of the record, so that whoever opens it finds the record and its halves together.
+        // In the spool of the record, so that a process that opens it finds both.
         let spool = self.spools.get_mut(&record.spool).ok_or(SpoolError::Damaged)?;
         let halves = [(first, false), (second, true)].map(|(events, is_second)| {
             let texts: Vec<&str> = events.iter().map(|event| event.get()).collect();

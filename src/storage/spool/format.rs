@@ -17,8 +17,9 @@ const SEGMENT_MAGIC: [u8; 8] = *b"EPSPOOL\x01";
 const RECORD_MAGIC: [u8; 4] = [0xff, b'E', b'P', 1];
 pub const SEGMENT_HEADER_BYTES: usize = 32;
 pub const RECORD_HEADER_BYTES: usize = 32;
-/// The state of a record in its header, so that a change needs no space on a full disk. It is one aligned word,
-/// which a kill leaves as it was or as it was to be: no page of the file and no sector of the disk divides it.
+/// The state of a record in its header, so that a change needs no space on a full disk. It is one aligned
+/// word, which a kill leaves as it was or as it was to be: no page of the file and no sector of the disk
+/// divides it.
 pub const STATE_OFFSET: usize = 16;
 const ALIGNMENT: usize = 8;
 

@@ -1,8 +1,8 @@
 //! A new file of the engine, with small regions.
 //!
-//! A commit from which the file opens without a scan includes the engine's list of free pages, which is as large
-//! as a region allows: 3 MB for a single trait with the 4 GiB that the engine chooses, 30 kB with the 16 MiB of
-//! this file. The engine reads the size from the file, but does not let a program choose it.
+//! A commit from which the file opens without a scan includes the engine's list of free pages, which is as
+//! large as a region allows: 3 MB for a single trait with the 4 GiB that the engine chooses, 30 kB with the
+//! 16 MiB of this file. The engine reads the size from the file, but does not let a program choose it.
 use std::io::{self, Read};
 
 use flate2::read::GzDecoder;
