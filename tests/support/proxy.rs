@@ -345,6 +345,8 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Before the port is released.
+        super::translated::unregister(self.port.address());
         if std::thread::panicking() {
             eprintln!("--- log of the proxy ---\n{}------", self.log.text());
         }

@@ -31,6 +31,13 @@ pub fn register(address: SocketAddr) {
     }
 }
 
+/// The proxy at this address has ended, and its port may become that of a server that speaks HTTP/1.1 only.
+pub fn unregister(address: SocketAddr) {
+    if let Some(known) = &mut *PROXIES.lock().expect("no panic") {
+        known.remove(&address);
+    }
+}
+
 /// A connection whose whole requests are sent as streams.
 pub struct Translated {
     address: SocketAddr,
