@@ -223,7 +223,7 @@ impl EventQueue {
     /// # Errors
     /// The disk failed.
     pub fn sync(&mut self) -> io::Result<()> {
-        self.spools.get_mut(&0).map_or(Ok(()), Spool::sync)
+        self.spools.values_mut().try_for_each(Spool::sync)
     }
 
     /// The next batch and its body. `None` if no source has events that are due, except those in `skipped`.

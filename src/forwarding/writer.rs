@@ -169,7 +169,11 @@ impl EventWriter {
         };
         drop(queue);
         match result {
-            Ok(Some(recovery)) => self.log_recovery(recovery),
+            Ok(Some(recovery)) => {
+                // If the disk failed to sync what was recovered, it is tried again until it can.
+                self.sync_at.get_or_insert_with(clock::instant);
+                self.log_recovery(recovery);
+            }
             Ok(None) => {}
             Err(error) => {
                 let error = format!("{}: {error}", self.cache_dir.path.display());

@@ -1,8 +1,8 @@
 //! A file system of tests that fails when a test says so.
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::storage::disk::{Disk, DiskEntry, DiskFile, SystemDisk};
 
@@ -15,6 +15,8 @@ pub struct FailingDisk(Arc<Failures>);
 struct Failures {
     reads_left: AtomicU32,
     refuses_writes: AtomicBool,
+    refuses_syncs: AtomicBool,
+    synced: Mutex<Vec<PathBuf>>,
 }
 
 impl Default for FailingDisk {
@@ -22,6 +24,8 @@ impl Default for FailingDisk {
         Self(Arc::new(Failures {
             reads_left: AtomicU32::new(u32::MAX),
             refuses_writes: AtomicBool::new(false),
+            refuses_syncs: AtomicBool::new(false),
+            synced: Mutex::default(),
         }))
     }
 }
@@ -37,6 +41,16 @@ impl FailingDisk {
         self.0.refuses_writes.store(refuses, Ordering::Relaxed);
     }
 
+    /// Whether files cannot be synced.
+    pub fn refuse_syncs(&self, refuses: bool) {
+        self.0.refuses_syncs.store(refuses, Ordering::Relaxed);
+    }
+
+    /// The files that were synced since the last call.
+    pub fn take_synced(&self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.0.synced.lock().unwrap())
+    }
+
     fn check_write(&self) -> io::Result<()> {
         if self.0.refuses_writes.load(Ordering::Relaxed) { Err(failure()) } else { Ok(()) }
     }
@@ -47,7 +61,7 @@ fn failure() -> io::Error {
 }
 
 #[derive(Debug)]
-struct FailingFile(Box<dyn DiskFile>, FailingDisk);
+struct FailingFile(Box<dyn DiskFile>, FailingDisk, PathBuf);
 
 impl DiskFile for FailingFile {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -71,6 +85,11 @@ impl DiskFile for FailingFile {
         self.0.set_len(bytes)
     }
     fn sync(&self) -> io::Result<()> {
+        let failures = &self.1.0;
+        if failures.refuses_syncs.load(Ordering::Relaxed) {
+            return Err(failure());
+        }
+        failures.synced.lock().unwrap().push(self.2.clone());
         self.0.sync()
     }
     fn is_linked(&self) -> bool {
@@ -92,10 +111,10 @@ impl Disk for FailingDisk {
         SystemDisk.read(path, bytes_max)
     }
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(FailingFile(SystemDisk.create(path)?, self.clone())))
+        Ok(Box::new(FailingFile(SystemDisk.create(path)?, self.clone(), path.into())))
     }
     fn open(&self, path: &Path, writes: bool) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(FailingFile(SystemDisk.open(path, writes)?, self.clone())))
+        Ok(Box::new(FailingFile(SystemDisk.open(path, writes)?, self.clone(), path.into())))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         SystemDisk.rename(from, to)
@@ -105,6 +124,6 @@ impl Disk for FailingDisk {
     }
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
         let file = SystemDisk.lock(path)?;
-        Ok(file.map(|file| -> Box<dyn DiskFile> { Box::new(FailingFile(file, self.clone())) }))
+        Ok(file.map(|file| -> Box<dyn DiskFile> { Box::new(FailingFile(file, self.clone(), path.into())) }))
     }
 }

@@ -9,7 +9,7 @@ pub mod format;
 mod record;
 mod segment;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -56,6 +56,10 @@ pub struct Spool {
     live_bytes: u64,
     records: BTreeMap<RecordId, RecordLocation>,
     tail: Option<Tail>,
+    /// Segments other than the last one with records that may not be on the disk itself yet.
+    unsynced: BTreeSet<u64>,
+    /// Copies of records that stay where they are: to be marked as done before any record is removed.
+    copies: Vec<RecordLocation>,
     next_record: u64,
     next_segment: u64,
     /// Records since the last commit.
@@ -145,6 +149,8 @@ impl Spool {
             live_bytes: 0,
             records: BTreeMap::new(),
             tail: None,
+            unsynced: BTreeSet::new(),
+            copies: Vec::new(),
             next_record: 1,
             next_segment: 1,
             buffer: Vec::new(),
@@ -156,7 +162,10 @@ impl Spool {
             spool.next_segment = spool.next_segment.max(segment + 1);
             spool.recover(segment, &mut recovery, recovered)?;
         }
-        spool.sync_recovered();
+        // What a process wrote that was killed before it synced. A disk that fails is reported by the next sync,
+        // which tries again.
+        spool.unsynced = spool.segments.keys().copied().collect();
+        let _ = spool.sync_unsynced();
         recovery.records = spool.records.len() as u64;
         recovery.bytes = spool.bytes();
         Ok((spool, recovery))
@@ -220,15 +229,21 @@ impl Spool {
         Ok(())
     }
 
-    /// What a process wrote that was killed before it synced survives a loss of power from now on. A disk
-    /// that fails is reported by the next commit.
-    fn sync_recovered(&self) {
-        for segment in self.segments.keys() {
-            let _ = self.folder.disk.open(&self.path_of(*segment), true).and_then(|file| file.sync());
+    /// Writes the segments other than the last one to the disk itself.
+    fn sync_unsynced(&mut self) -> io::Result<()> {
+        if self.unsynced.is_empty() {
+            return Ok(());
         }
-        if !self.segments.is_empty() {
-            let _ = self.folder.disk.sync_folder(&self.folder.path);
+        for segment in &self.unsynced {
+            match self.folder.disk.open(&self.path_of(*segment), true) {
+                // Deleted by another program.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                opened => opened?.sync()?,
+            }
         }
+        self.folder.disk.sync_folder(&self.folder.path)?;
+        self.unsynced.clear();
+        Ok(())
     }
 
     fn path_of(&self, segment: u64) -> PathBuf {
@@ -290,16 +305,12 @@ impl Spool {
     pub fn append_beyond(&mut self, payload: &[u8]) -> RecordId {
         let id = RecordId::new(self.next_record);
         self.next_record += 1;
-        self.push(id, RecordState::Waiting, payload);
-        id
-    }
-
-    fn push(&mut self, id: RecordId, state: RecordState, payload: &[u8]) {
         let offset = u32::try_from(self.buffer.len()).unwrap_or(u32::MAX);
         let payload_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        format::write_record(id.number(), state, payload, &mut self.buffer);
+        format::write_record(id.number(), RecordState::Waiting, payload, &mut self.buffer);
         self.uncommitted.push((id, offset, payload_bytes));
         self.uncommitted_bytes += charged_bytes(payload.len());
+        id
     }
 
     /// Writes the appended records; they survive the end of this process from then on.
@@ -316,10 +327,6 @@ impl Spool {
         let (segment, start) = self.write(&buffer)?;
         for (id, offset, payload_bytes) in appended {
             let offset = start.saturating_add(offset);
-            // A record that was moved is at its new location only.
-            if let Some(before) = self.records.remove(&id) {
-                self.release(before);
-            }
             self.insert(id, RecordLocation { segment, offset, payload_bytes });
         }
         Ok(())
@@ -343,7 +350,7 @@ impl Spool {
         let (segment, start) = (tail.number(), u32::try_from(tail.bytes()).unwrap_or(u32::MAX));
         if let Err(error) = tail.write(bytes) {
             if !tail.is_whole() {
-                self.tail = None;
+                self.close_segment();
             } else if !self.segments.contains_key(&segment) {
                 self.delete_segment(segment);
             }
@@ -355,7 +362,9 @@ impl Spool {
 
     /// Later records go to a new file, so that the others can be deleted.
     pub fn close_segment(&mut self) {
-        self.tail = None;
+        if let Some(tail) = self.tail.take().filter(|tail| !tail.is_synced()) {
+            self.unsynced.insert(tail.number());
+        }
     }
 
     /// Writes all committed records to the disk; they survive a loss of power from then on.
@@ -363,6 +372,7 @@ impl Spool {
     /// # Errors
     /// The disk failed.
     pub fn sync(&mut self) -> io::Result<()> {
+        self.sync_unsynced()?;
         self.tail.as_mut().map_or(Ok(()), |tail| tail.sync(&self.folder))
     }
 
@@ -408,6 +418,7 @@ impl Spool {
     /// # Errors
     /// The disk failed, and none was removed: call it again with the same records.
     pub fn remove(&mut self, ids: &[RecordId]) -> io::Result<()> {
+        self.mark_copies()?;
         self.mark(&self.locations(ids), RecordState::Done)?;
         for id in ids {
             if let Some(location) = self.records.remove(id) {
@@ -467,6 +478,7 @@ impl Spool {
         if self.tail.as_ref().is_some_and(|tail| tail.number() == segment) {
             self.tail = None;
         }
+        self.unsynced.remove(&segment);
         let bytes = self.segments.remove(&segment).map_or(0, |found| found.bytes);
         self.bytes = self.bytes.saturating_sub(bytes);
         // If this fails, all its records are done, and the next start deletes it.
@@ -475,26 +487,82 @@ impl Spool {
 
     /// Moves the records of the segments that are mostly done to the last one, if that frees much.
     fn compact(&mut self) -> Result<(), SpoolError> {
-        if self.live_bytes > self.options.bytes_max / 2 || !self.buffer.is_empty() {
+        let bytes_max = self.options.bytes_max;
+        // Beyond one and a half times the limit, copies are left that could not be synced.
+        if self.live_bytes > bytes_max / 2 || self.bytes > bytes_max / 2 * 3 || !self.buffer.is_empty() {
             return Ok(());
         }
+        self.mark_copies()?;
+        self.sync()?;
         let is_sparse = |found: &SegmentUse| found.live_bytes * 2 < found.bytes;
         let sparse = self.segments.iter().filter(|(_, found)| is_sparse(found)).map(|(segment, _)| *segment);
         for segment in sparse.collect::<Vec<_>>() {
-            let is_in = |location: &RecordLocation| location.segment == segment;
-            let ids: Vec<RecordId> =
-                self.records.iter().filter(|(_, location)| is_in(location)).map(|(id, _)| *id).collect();
-            for id in ids {
-                match self.read_with_state(id) {
-                    Ok((state, payload)) => self.push(id, state, &payload),
-                    // It stays where it is until it is read for its delivery.
-                    Err(SpoolError::Damaged) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            self.commit()?;
-            self.sync()?;
+            self.move_records(segment)?;
         }
+        Ok(())
+    }
+
+    /// Moves the records of a segment to the last one, which deletes it. Its file stays until they are on the disk
+    /// itself elsewhere.
+    fn move_records(&mut self, segment: u64) -> Result<(), SpoolError> {
+        let is_in = |location: &RecordLocation| location.segment == segment;
+        let ids: Vec<RecordId> =
+            self.records.iter().filter(|(_, location)| is_in(location)).map(|(id, _)| *id).collect();
+        let (mut buffer, mut moved) = (Vec::new(), Vec::new());
+        for id in ids {
+            match self.read_with_state(id) {
+                Ok((state, payload)) => {
+                    moved.push((id, buffer.len(), payload.len()));
+                    format::write_record(id.number(), state, &payload, &mut buffer);
+                }
+                // It stays where it is until it is read for its delivery.
+                Err(SpoolError::Damaged) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let (last, start) = self.write(&buffer)?;
+        let location = |offset: usize, payload_bytes: usize| RecordLocation {
+            segment: last,
+            offset: start.saturating_add(u32::try_from(offset).unwrap_or(u32::MAX)),
+            payload_bytes: u32::try_from(payload_bytes).unwrap_or(u32::MAX),
+        };
+        let moved: Vec<(RecordId, RecordLocation)> =
+            moved.into_iter().map(|(id, offset, bytes)| (id, location(offset, bytes))).collect();
+        if let Err(error) = self.sync() {
+            self.keep_in_place(last, moved.into_iter().map(|(_, location)| location));
+            return Err(error.into());
+        }
+        for (id, location) in moved {
+            if let Some(before) = self.records.remove(&id) {
+                self.release(before);
+            }
+            self.insert(id, location);
+        }
+        Ok(())
+    }
+
+    /// Gives up copies of records in this segment.
+    fn keep_in_place(&mut self, segment: u64, copies: impl Iterator<Item = RecordLocation>) {
+        let before = self.copies.len();
+        self.copies.extend(copies);
+        let bytes: u64 = self.copies[before..].iter().map(|copy| copy.charged_bytes()).sum();
+        let used = self.segments.entry(segment).or_default();
+        used.bytes += bytes;
+        let is_unused = used.live_records == 0;
+        self.bytes += bytes;
+        // If this fails, it is tried again before a record is removed.
+        if self.mark_copies().is_ok() && is_unused {
+            self.delete_segment(segment);
+        }
+    }
+
+    /// A copy of a record that is done would be recovered by the next process.
+    fn mark_copies(&mut self) -> io::Result<()> {
+        self.mark(&self.copies, RecordState::Done)?;
+        self.copies.clear();
         Ok(())
     }
 }

@@ -95,6 +95,11 @@ impl Tail {
         Ok(())
     }
 
+    /// Whether all that was written is on the disk itself, with the name of the file.
+    pub fn is_synced(&self) -> bool {
+        self.is_synced && self.is_name_synced
+    }
+
     pub fn sync(&mut self, folder: &DiskFolder) -> io::Result<()> {
         if !self.is_synced {
             self.file.sync()?;

@@ -199,8 +199,7 @@ fn a_group_that_is_not_committed_is_not_written_to_make_space() {
 #[test]
 fn nothing_follows_what_a_failed_write_left() {
     let folder = TestFolder::new("spool-cut");
-    let disk = FailingDisk::default();
-    let (mut spool, ..) = open_on(DiskFolder::new(Arc::new(disk.clone()), &folder.0), OPTIONS);
+    let (mut spool, disk) = open_failing(&folder, OPTIONS);
     append(&mut spool, "before");
     disk.refuse_writes(true);
     spool.append(&["lost".repeat(1000).into()]).unwrap();
@@ -212,6 +211,85 @@ fn nothing_follows_what_a_failed_write_left() {
     drop(spool);
     let (_, found, recovery) = open(&folder, OPTIONS);
     assert_eq!((texts(&found), recovery.damaged), (vec!["before", "after"], 0));
+}
+
+fn open_failing(folder: &TestFolder, options: SpoolOptions) -> (Spool, FailingDisk) {
+    let disk = FailingDisk::default();
+    let (spool, ..) = open_on(DiskFolder::new(Arc::new(disk.clone()), &folder.0), options);
+    (spool, disk)
+}
+
+/// Nothing more is appended to the segment, so that it is not the last one when it is synced.
+#[test]
+fn a_segment_that_a_failed_write_left_is_synced_later() {
+    let folder = TestFolder::new("spool-left-unsynced");
+    let (mut spool, disk) = open_failing(&folder, SpoolOptions { syncs: false, ..OPTIONS });
+    append(&mut spool, "before");
+    disk.refuse_writes(true);
+    spool.append(&[b"lost".to_vec()]).unwrap();
+    spool.commit().unwrap_err();
+    disk.refuse_writes(false);
+    let first = folder.segments();
+    disk.refuse_syncs(true);
+    spool.sync().unwrap_err();
+    disk.refuse_syncs(false);
+    spool.sync().unwrap();
+    assert_eq!(disk.take_synced(), first);
+    append(&mut spool, "after");
+    spool.sync().unwrap();
+    assert_eq!(disk.take_synced(), folder.segments()[1..]);
+}
+
+/// What an ended process wrote is synced by the next one, which tries again.
+#[test]
+fn recovered_segments_are_synced_until_the_disk_can() {
+    let folder = TestFolder::new("spool-recovered-unsynced");
+    let (mut spool, ..) = open(&folder, SpoolOptions { syncs: false, ..OPTIONS });
+    append(&mut spool, "a");
+    drop(spool);
+    let disk = FailingDisk::default();
+    disk.refuse_syncs(true);
+    let (mut spool, ..) = open_on(DiskFolder::new(Arc::new(disk.clone()), &folder.0), OPTIONS);
+    spool.sync().unwrap_err();
+    disk.refuse_syncs(false);
+    spool.sync().unwrap();
+    assert_eq!(disk.take_synced(), folder.segments());
+    spool.sync().unwrap();
+    assert_eq!(disk.take_synced(), Vec::<PathBuf>::new());
+}
+
+/// The only durable copy of a record is not deleted before another one is on the disk itself.
+#[test]
+fn records_are_not_moved_while_the_disk_cannot_sync() {
+    let folder = TestFolder::new("spool-move-unsynced");
+    let (mut spool, disk) = open_failing(&folder, SpoolOptions { syncs: false, ..OPTIONS });
+    let payload = [vec![b'x'; 10_000]];
+    let mut done = fill(&mut spool, &payload);
+    let stuck: Vec<RecordId> = done.iter().step_by(10).copied().collect();
+    done.retain(|id| !stuck.contains(id));
+    spool.remove(&done).unwrap();
+    let mut kept = stuck.clone();
+    while spool.bytes() + 11_000 <= OPTIONS.bytes_max {
+        kept.extend(spool.append(&payload).unwrap());
+        spool.commit().unwrap();
+    }
+    spool.sync().unwrap();
+    let before = folder.segments();
+    // The disk fails after the copies were written: the sync before them has nothing to do.
+    disk.refuse_syncs(true);
+    for _ in 0..20 {
+        assert!(matches!(spool.append(&payload), Err(SpoolError::Io(_) | SpoolError::Full)));
+    }
+    assert!(before.iter().all(|path| path.is_file()));
+    let on_disk: u64 = folder.segments().iter().map(|path| path.metadata().unwrap().len()).sum();
+    assert!(on_disk <= OPTIONS.bytes_max * 2, "{on_disk}");
+    assert_eq!(spool.read(stuck[0]).unwrap().len(), 10_000);
+    spool.remove(&stuck[..3]).unwrap();
+    drop(spool);
+    let (mut spool, found, recovery) = open(&folder, OPTIONS);
+    let ids: Vec<RecordId> = found.iter().map(|(id, ..)| *id).collect();
+    assert_eq!((ids, recovery.damaged), (kept[3..].to_vec(), 0));
+    assert!(!fill(&mut spool, &payload).is_empty());
 }
 
 #[test]
