@@ -143,6 +143,8 @@ pub struct Caller<T> {
     is_served: bool,
     is_in_request: bool,
     is_unacknowledged: bool,
+    /// An answer said that no other one follows (RFC 9112 9.6).
+    pub is_told_to_close: bool,
     flag: Arc<WakeFlag>,
     unread: Vec<u8>,
     /// Not answered yet, in order.
@@ -171,6 +173,7 @@ impl<T: Clone> Caller<T> {
             is_served: false,
             is_in_request: false,
             is_unacknowledged: false,
+            is_told_to_close: false,
             flag: Arc::new(WakeFlag(AtomicBool::new(true))),
             unread: Vec::new(),
             waiting: Vec::new(),
@@ -347,6 +350,7 @@ impl<T: Clone> Caller<T> {
             if is_stream {
                 self.stream = Some(std::mem::take(&mut self.unread));
             }
+            self.is_told_to_close |= answer.fields.get("connection").is_some_and(|value| value == "close");
             answers.push((self.waiting.remove(0), answer));
         }
         Ok(answers)

@@ -179,7 +179,7 @@ impl Scenario {
         let ratio = LONGEST.as_secs_f64() / SHORTEST.as_secs_f64();
         let end = SHORTEST.mul_f64(ratio.powf(random.unit()));
         let seconds = |seconds: u64| Duration::from_secs(seconds);
-        let interval = (end / random.between(30, 70) as u32).clamp(seconds(2), seconds(600));
+        let interval = (end / random.between(15, 35) as u32).clamp(seconds(2), seconds(900));
         let mut config = defaults.clone();
         config.api_url = format!("{ORIGIN}/api/v1/");
         config.api_poll_frequency = interval;
@@ -254,7 +254,7 @@ impl Scenario {
             let edit = edit(environments, random);
             self.add(at, edit);
         }
-        for _ in 0..random.between(20, 45) {
+        for _ in 0..random.between(15, 35) {
             let at = anywhere(random, self.quiet_at);
             let kind = *random.pick(&CallerKind::ALL);
             self.add(at, Happening::Caller(kind));

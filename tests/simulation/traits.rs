@@ -96,12 +96,14 @@ struct KeptTrait {
     writes: Vec<Written>,
     /// Of these, those that are to be forwarded.
     forwarded: Vec<Written>,
+    /// What an earlier process wrote to the journal and has replaced since: a loss of power may bring it back.
+    replaced: Vec<Value>,
 }
 
 impl Default for KeptTrait {
     fn default() -> Self {
         let first = Written { at: Duration::ZERO, reactor: None, values: vec![Value::Null] };
-        Self { writes: vec![first.clone()], forwarded: vec![first] }
+        Self { writes: vec![first.clone()], forwarded: vec![first], replaced: Vec::new() }
     }
 }
 
@@ -169,11 +171,14 @@ impl KeptTrait {
         self.forward(moment, vec![value.clone()]);
     }
 
-    /// What waits may be lost: upstream keeps what it has.
+    /// What waits may be lost: upstream keeps what it has, or what was replaced is sent.
     fn perhaps_not_sent(&mut self, sent: &Value) {
         let mut values = values_from(&self.forwarded, |_| false);
-        if !values.contains(sent) {
-            values.push(sent.clone());
+        self.replaced.push(sent.clone());
+        for value in &self.replaced {
+            if !values.contains(value) {
+                values.push(value.clone());
+            }
         }
         self.forwarded = vec![Written { at: Duration::ZERO, reactor: None, values }];
     }
@@ -241,8 +246,14 @@ impl TraitModel {
         }
     }
 
-    /// The process has ended. What was written up to these times survives; `None`: everything.
-    pub fn ended(&mut self, stored_until: Option<Duration>, journaled_until: Option<Duration>) {
+    /// The process has ended. What was written up to these times survives; `None`: everything. `was_synced`: it
+    /// had written on the disk itself what the one before had left.
+    pub fn ended(
+        &mut self,
+        stored_until: Option<Duration>,
+        journaled_until: Option<Duration>,
+        was_synced: bool,
+    ) {
         let is_kept =
             |until: Option<Duration>| move |write: &Written| until.is_none_or(|until| write.at <= until);
         for kept in self.kept.values_mut().flat_map(BTreeMap::values_mut) {
@@ -252,6 +263,10 @@ impl TraitModel {
             };
             kept.writes = vec![Written { at: Duration::ZERO, reactor: None, values }];
             if self.has_journal {
+                if was_synced {
+                    kept.replaced.clear();
+                }
+                kept.replaced.extend(values_from(&kept.forwarded, |_| false));
                 let values = values_from(&kept.forwarded, is_kept(journaled_until));
                 kept.forwarded = vec![Written { at: Duration::ZERO, reactor: None, values }];
             }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use edge_proxy::clock;
-use edge_proxy::config::{Config, TraitsStore};
-use edge_proxy::limits;
+use edge_proxy::config::{Config, EventsFsync, TraitsStore};
 use edge_proxy::log::Log;
 use edge_proxy::supervisor::event::Event;
 use edge_proxy::supervisor::signals::Signal;
@@ -28,6 +27,10 @@ const ANSWER_TIME: Duration = Duration::from_secs(4);
 const IDLE_TIME: Duration = Duration::from_secs(600);
 /// Kept traits are on the disk within this time, if it works.
 const UNWRITTEN_TIME: Duration = Duration::from_secs(5);
+/// Accepted events are on the disk itself after this time, while the process runs and the disk works.
+const UNSYNCED_TIME: Duration = Duration::from_millis(1200);
+/// After the disk has failed a spool is opened within this time.
+const REOPEN_TIME: Duration = Duration::from_secs(10);
 /// After so many steps in which only the process did something, such as failed polls, callers probe less.
 const CALM_STEPS: u64 = 40;
 /// A stop takes this long beside its delay and its grace period.
@@ -106,6 +109,9 @@ struct World<'a> {
     server_key_changed: Duration,
     /// The usage that must be sent at the end. Once it is known, nothing more counts as usage: it would hide a loss.
     usage_by: Option<u64>,
+    /// Events that were accepted before are on the disk itself.
+    synced_until: Duration,
+    started_at: Duration,
 }
 
 /// Plays a seed.
@@ -166,6 +172,8 @@ pub fn play(seed: u64, defaults: &Config, log: &Log, is_traced: bool) -> Outcome
         unanswered_counts: 0,
         server_key_changed: Duration::ZERO,
         usage_by: None,
+        synced_until: Duration::ZERO,
+        started_at: Duration::ZERO,
         scenario,
         random,
     };
@@ -405,6 +413,7 @@ impl World<'_> {
             played.caller.abort();
         }
         self.kills += u64::from(!is_graceful);
+        self.note_synced();
         match self.process.take() {
             // What a killed process does not do any more, such as closing its files.
             process if !is_graceful => {
@@ -421,7 +430,8 @@ impl World<'_> {
             }
         }
         let until = |loss: Duration| self.survives(loss, is_graceful);
-        self.model.traits.ended(until(STORE_LOSS), until(JOURNAL_LOSS));
+        let was_synced = self.synced_until > self.started_at;
+        self.model.traits.ended(until(STORE_LOSS), until(JOURNAL_LOSS), was_synced);
         self.model.ended();
         self.model.note(self.now, &"ended");
     }
@@ -458,6 +468,7 @@ impl World<'_> {
             return;
         }
         let seed = self.random.next();
+        self.started_at = self.now;
         self.model.note(self.now, &"start");
         self.model.begin(&self.config, self.now);
         self.model.traits.begin(&self.config, self.disk.is_well());
@@ -522,6 +533,7 @@ impl World<'_> {
     }
 
     fn set_disk(&mut self, mode: DiskMode) {
+        self.note_synced();
         self.disk.set_mode(mode);
         let is_well = mode == DiskMode::Well;
         self.disk_fault = match self.disk_fault {
@@ -591,7 +603,7 @@ impl World<'_> {
             0 => {
                 let factor = *self.random.pick(&[0.5, 2.0]);
                 let interval = config.api_poll_frequency.mul_f64(factor);
-                config.api_poll_frequency = interval.clamp(Duration::from_secs(2), Duration::from_secs(600));
+                config.api_poll_frequency = interval.clamp(Duration::from_secs(2), Duration::from_secs(900));
             }
             1 => config.health_check.ready_from_cache ^= true,
             2 => config.analytics.flush_interval = config.analytics.flush_interval.mul_f64(0.7),
@@ -640,7 +652,7 @@ impl World<'_> {
         }
         if loses_power {
             self.disk.lose_power();
-            self.lose_last_second();
+            self.lose_unsynced();
         }
         if was_running {
             let pause = Duration::from_millis(self.random.between(20, 30_000));
@@ -648,13 +660,25 @@ impl World<'_> {
         }
     }
 
-    /// With `events.fsync: second`, a loss of power may lose the events of the last second.
-    fn lose_last_second(&mut self) {
-        if self.config.events.fsync == edge_proxy::config::EventsFsync::Group {
-            return;
+    /// With `events.fsync: second`, a loss of power may lose the events of the last second, those of the last second
+    /// of a process that was killed until the next one has synced them, and what a failing disk did not sync.
+    fn lose_unsynced(&mut self) {
+        if self.config.events.fsync == EventsFsync::Second {
+            let until = self.synced_until;
+            self.model.events.retain(|_, at| *at < until);
         }
-        let since = self.now.saturating_sub(limits::EVENT_SYNC_INTERVAL + Duration::from_millis(200));
-        self.model.events.retain(|_, at| *at < since);
+    }
+
+    /// Called before the process ends and before the disk begins to fail.
+    fn note_synced(&mut self) {
+        let is_well_since = match self.disk_fault {
+            Some((_, None)) => return,
+            Some((_, Some(end))) => end + REOPEN_TIME,
+            None => Duration::ZERO,
+        };
+        if self.process.is_some() && is_well_since.max(self.started_at) + UNSYNCED_TIME <= self.now {
+            self.synced_until = self.now - UNSYNCED_TIME;
+        }
     }
 
     fn rotate(&mut self, environment: usize) {
@@ -816,10 +840,16 @@ impl World<'_> {
             CallerKind::Stream | CallerKind::SlowSender | CallerKind::Garbage => 1,
             _ => self.random.between(1, 4),
         };
+        let reads_own = kind == CallerKind::Traits && self.random.chance(40);
+        let mut written = None;
         for _ in 0..count {
             let ask = match kind {
                 CallerKind::Events => self.draw_events(),
-                CallerKind::Traits if self.model.traits.has_store() => self.draw_traits(),
+                CallerKind::Traits if self.model.traits.has_store() => {
+                    let ask = written.take().unwrap_or_else(|| self.draw_traits());
+                    written = own_read(&ask).filter(|_| reads_own);
+                    ask
+                }
                 CallerKind::Analytics => {
                     let environment = self.random.below(self.scenario.configured as u64) as usize;
                     Ask::Analytics { key: client_key(environment), count: self.random.between(1, 50) }
@@ -849,9 +879,11 @@ impl World<'_> {
             for (number, piece) in pieces.into_iter().enumerate() {
                 let is_sent = number == last && !matches!(kind, CallerKind::SlowSender | CallerKind::Garbage);
                 script.push_back((at, CallerStep::Bytes(piece, is_sent.then(|| (ask.clone(), stream)))));
-                at += Duration::from_millis(self.random.below(400));
+                if !reads_own {
+                    at += Duration::from_millis(self.random.below(400));
+                }
             }
-            if kind != CallerKind::Pipelined {
+            if kind != CallerKind::Pipelined && written.is_none() {
                 at += Duration::from_millis(self.random.below(3000));
             }
         }
@@ -990,9 +1022,12 @@ impl World<'_> {
         match answers {
             Ok(answers) => {
                 for (sent, answer) in answers {
-                    // Its key may have been replaced since it was written.
+                    // Its key may have been replaced since it was written. While the list of keys is not read,
+                    // the proxy cannot say that a key is unknown.
                     let has_old_key = sent.what.has_server_key() && written <= self.server_key_changed;
-                    if answer.status == 401 && has_old_key {
+                    let is_not_loaded =
+                        answer.status == 502 && answer.body.windows(13).any(|w| w == b"key not known");
+                    if has_old_key && (answer.status == 401 || is_not_loaded) {
                         continue;
                     }
                     let moment = Moment { reactor, sent_at: sent.at, now: self.now };
@@ -1016,7 +1051,7 @@ impl World<'_> {
                 offences.push(format!("no answer since {:.3} to {:?}", sent.at.as_secs_f64(), sent.what));
             }
             if caller.is_closed() && !caller.waiting.is_empty() {
-                let is_cut = is_patient || played.kind == CallerKind::SlowReader;
+                let is_cut = is_patient || caller.is_told_to_close || played.kind == CallerKind::SlowReader;
                 let is_late = |sent: &crate::caller::Sent<Ask>| sent.at + Duration::from_millis(1) >= now;
                 if !is_cut && !caller.waiting.iter().all(is_late) {
                     offences.push(format!("the connection closes without an answer to {:?}", caller.waiting));
@@ -1108,6 +1143,19 @@ impl World<'_> {
             self.model.offend(format!("usage of {usage} was answered, {} was sent", server.usage));
         }
     }
+}
+
+/// A request that reads what this one writes.
+fn own_read(ask: &Ask) -> Option<Ask> {
+    let Ask::Traits { key, is_server, ask } = ask else { return None };
+    let identifier = match ask {
+        TraitAsk::Evaluate { identifier, .. }
+        | TraitAsk::Set { identifier, .. }
+        | TraitAsk::Add { identifier, .. }
+        | TraitAsk::Erase { identifier } => identifier.clone(),
+        TraitAsk::Get { .. } | TraitAsk::Bulk { .. } | TraitAsk::Export { .. } => return None,
+    };
+    Some(Ask::Traits { key: key.clone(), is_server: *is_server, ask: TraitAsk::Get { identifier } })
 }
 
 /// The bytes of a request, with the server-side key of its environment in `config` if it is for servers.
