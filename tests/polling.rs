@@ -20,6 +20,26 @@ fn environments(proxy: &Proxy) -> serde_json::Value {
 }
 
 #[test]
+fn polls_are_counted_by_their_result_and_a_change_has_its_delay() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    let proxy = Start::polling(&upstream.api_url()).with_admin().ready();
+    let label = format!("environment=\"{}...\"", &CLIENT_KEY[..6]);
+    let polls = |result: &str| {
+        proxy.metric(&format!("edge_proxy_environment_polls_total{{{label},result=\"{result}\"}}"))
+    };
+    eventually("two polls found no change", || (polls("unchanged") >= 2.0).then_some(()));
+    assert_eq!((polls("changed"), polls("failed")), (1.0, 0.0));
+    upstream.document(SERVER_KEY, document(2));
+    eventually("a poll found the change", || (polls("changed") == 2.0).then_some(()));
+    // The document was edited at the beginning of 2026.
+    let delay = proxy.metric(&format!("edge_proxy_environment_propagation_seconds{{{label}}}"));
+    assert!(delay > 3600.0, "{delay}");
+    upstream.on(DOCUMENT, Reply::new(500, ""));
+    eventually("a poll failed", || (polls("failed") >= 1.0).then_some(()));
+}
+
+#[test]
 fn polls_are_conditional_as_core_expects() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));

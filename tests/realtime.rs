@@ -102,6 +102,23 @@ fn reopens_a_closed_stream_and_keeps_polling() {
 }
 
 #[test]
+fn waits_longer_after_each_failed_stream() {
+    let upstream = Upstream::start();
+    upstream.document(SERVER_KEY, document(1));
+    upstream.on(STREAM, Reply::new(500, ""));
+    let _proxy = Start::polling(&upstream.api_url())
+        .set("api_poll_frequency_seconds", 3600)
+        .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
+        .ready();
+    upstream.wait("five tries", |requests| {
+        requests.iter().filter(|request| request.path() == STREAM).count() >= 5
+    });
+    let tries = upstream.requests_for(STREAM);
+    // 200, 400, 800 and 1600 ms, each at least half of it.
+    assert!(tries[4].at - tries[0].at >= Duration::from_millis(1500), "{:?}", tries[4].at - tries[0].at);
+}
+
+#[test]
 fn logs_a_hint_for_a_response_that_is_not_an_event_stream() {
     for (reply, hint) in [
         (Reply::new(200, "<html>sign in</html>").with("content-type", "text/html"), "check realtime.url"),

@@ -209,6 +209,23 @@ fn rejects_invalid_bulk_identities() {
     assert_eq!(proxy.post("/api/v1/bulk-identities/", "nope", &many(1)).status, 401);
 }
 
+/// The first bytes of a long body determine the error, whatever follows.
+#[test]
+fn a_long_body_that_is_not_json_is_an_error_before_the_key() {
+    let proxy = start();
+    let body = "x".repeat(100_000);
+    let fields = [("X-Environment-Key", "unknown"), ("Content-Type", "text/plain")];
+    for path in ["/api/v1/identities/", "/api/v1/bulk-identities/", "/api/v1/traits/"] {
+        let answer = proxy.client().request("POST", path, &fields, body.as_bytes());
+        assert!(
+            answer.status == 422 && answer.text().contains("model_attributes_type"),
+            "{path} {} {:.300}",
+            answer.status,
+            answer.text()
+        );
+    }
+}
+
 #[test]
 fn traits_are_echoed_and_not_stored() {
     let proxy = start();

@@ -352,6 +352,25 @@ fn what_a_collector_says_of_rejected_spans_is_logged() {
     assert!(line.contains("rejected_count=1") && line.contains("the quota is used up"), "{line}");
 }
 
+/// The answer of a collector is read up to its bound only.
+#[test]
+fn a_long_answer_of_a_collector_is_ignored() {
+    let collector = collector();
+    // A field that no version of the protocol has follows.
+    let long = [&partial_success("too long")[..], &[122, 0x80, 0x80, 0x40], &[b'x'; 1 << 20]].concat();
+    collector.rule(move |request| (request.path() == TRACES).then(|| Reply::new(200, &long)));
+    let proxy = export_to(Start::demo_document(), &collector).env("OTEL_TRACES_SAMPLER", "always_on").ready();
+    send(&proxy, "/api/v1/flags/", &[]);
+    collector.wait("spans", |requests| requests.iter().any(|request| request.path() == TRACES));
+    let short = partial_success("the quota is used up");
+    collector.rule(move |request| (request.path() == TRACES).then(|| Reply::new(200, &short)));
+    eventually("a short answer is logged", || {
+        send(&proxy, "/api/v1/flags/", &[]);
+        proxy.log().contains("the quota is used up").then_some(())
+    });
+    assert!(!proxy.log().contains("too long"), "{}", proxy.log());
+}
+
 #[test]
 fn a_refused_export_names_its_remedy() {
     for (status, remedy) in [

@@ -218,3 +218,24 @@ fn trailer_line(line: &[u8], trailer_bytes: usize) -> Result<(), ParseError> {
         _ => Err(ParseError::BadRequest),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Chunk headers use no memory, however many there are.
+    #[test]
+    fn the_buffer_has_only_the_decoded_body_and_the_undecoded_rest() {
+        let (mut chunked, mut buffer) = (Chunked::default(), BytesMut::new());
+        for round in 1..=10 {
+            buffer.extend_from_slice(&b"1\r\na\r\n".repeat(100));
+            buffer.extend_from_slice(b"1\r\n");
+            assert_eq!(chunked.advance(&mut buffer), Ok(false));
+            assert_eq!((chunked.decoded_bytes(), buffer.len()), (round * 101 - 1, round * 101 - 1));
+            buffer.extend_from_slice(b"b\r\n");
+        }
+        buffer.extend_from_slice(b"0\r\n\r\nnext");
+        assert_eq!(chunked.advance(&mut buffer), Ok(true));
+        assert_eq!((chunked.decoded_bytes(), &buffer[chunked.coded_bytes()..]), (1010, &b"next"[..]));
+    }
+}

@@ -213,3 +213,38 @@ fn order_mixed(left: &Integer, right: f64) -> Option<Ordering> {
         None => Some(if right > 0.0 { Ordering::Less } else { Ordering::Greater }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::jsonpath::flag::{FlagLookup, FlagResult};
+    use crate::engine::jsonpath::tree::Tree;
+    use crate::step_budget::StepBudget;
+
+    struct NoFlags;
+
+    impl<'a> FlagLookup<'a> for NoFlags {
+        fn resolve(&mut self, _name: &str) -> Option<FlagResult<'a>> {
+            None
+        }
+        fn resolved(&self, _at: usize) -> Option<FlagResult<'a>> {
+            None
+        }
+        fn resolved_count(&self) -> usize {
+            0
+        }
+    }
+
+    /// 2,000 digits take 200 steps.
+    #[test]
+    fn a_large_integer_is_charged_by_the_square_of_its_digits() {
+        let (tree, digits) = (Tree::new("{}"), "9".repeat(2000));
+        for (steps, is_parsed) in [(199, false), (200, true)] {
+            let steps = StepBudget::new(steps);
+            let context = Context { tree: &tree, subject: None, flags: &mut NoFlags, steps: &steps };
+            let number = value(TreeNode::Scalar(TraitValue::BigInt(&digits)), &context);
+            assert_eq!(matches!(number, PathValue::Integer(_)), is_parsed);
+            assert_eq!((steps.left(), steps.is_exceeded()), (0, !is_parsed));
+        }
+    }
+}

@@ -87,3 +87,21 @@ impl StateParts<'_> {
         CONNECTION_BYTES + self.heads.memory() + self.block_memory() + self.table.memory()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_read_buffer_leaves_space_for_what_the_connection_has() {
+        let limits = Http2Limits { head_bytes_max: HEAD_BYTES_MAX, streams_max: HTTP2_STREAMS_MAX };
+        let (limit, heads, table) =
+            (StateLimit::new(limits), HeadReader::new(HEAD_BYTES_MAX), StreamTable::default());
+        let idle = StateParts { heads: &heads, block: None, table: &table };
+        assert_eq!(limit.buffer_bytes_max(&idle), HTTP2_STATE_BYTES_MAX - CONNECTION_BYTES - heads.memory());
+        let block = FieldBlock::new(1, true, HEAD_BYTES_MAX, &[0; 1000]);
+        let receiving = StateParts { block: Some(&block), ..idle };
+        assert_eq!(receiving.memory(), idle.memory() + 1000);
+        assert_eq!(limit.buffer_bytes_max(&receiving), limit.buffer_bytes_max(&idle) - 1000);
+    }
+}
