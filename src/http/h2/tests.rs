@@ -462,6 +462,21 @@ fn malformed_requests_are_reset_and_others_answered() {
     assert_eq!(simulation.http2.take_counts().resets_by_server, cases.len() as u64);
 }
 
+/// Only `OPTIONS` may be about the server as a whole (RFC 9113 8.3.1).
+#[test]
+fn paths_without_a_slash_are_refused_except_the_asterisk_of_options() {
+    let mut simulation = Simulation::new(10);
+    let cases =
+        [("GET", "*", true), ("OPTIONS", "*?q", true), ("OPTIONS", "x", true), ("OPTIONS", "*", false)];
+    for (stream, (method, path, is_refused)) in (1..).step_by(2).zip(cases) {
+        let fields = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "a")];
+        let flags = frame::END_HEADERS | frame::END_STREAM;
+        simulation.receive(&sent(frame::HEADERS, flags, stream, &block(&fields)));
+        let refused = std::mem::take(&mut simulation.refused);
+        assert_eq!(refused, vec![ParseError::BadRequest; usize::from(is_refused)], "{method} {path}");
+    }
+}
+
 /// They were sent before the peer knew (RFC 9113 5.1).
 #[test]
 fn data_for_streams_that_were_reset_is_ignored() {
