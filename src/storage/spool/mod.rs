@@ -497,6 +497,9 @@ impl Spool {
         let is_sparse = |found: &SegmentUse| found.live_bytes * 2 < found.bytes;
         let sparse = self.segments.iter().filter(|(_, found)| is_sparse(found)).map(|(segment, _)| *segment);
         for segment in sparse.collect::<Vec<_>>() {
+            if self.tail.as_ref().is_some_and(|tail| tail.number() == segment) {
+                self.close_segment();
+            }
             self.move_records(segment)?;
         }
         Ok(())
@@ -536,10 +539,9 @@ impl Spool {
             return Err(error.into());
         }
         for (id, location) in moved {
-            if let Some(before) = self.records.remove(&id) {
-                self.release(before);
-            }
+            let before = self.records.get(&id).copied();
             self.insert(id, location);
+            before.into_iter().for_each(|before| self.release(before));
         }
         Ok(())
     }

@@ -173,6 +173,32 @@ fn a_full_spool_takes_nothing_until_records_are_removed() {
     assert_eq!(found.iter().filter(|(id, batch, _)| stuck.contains(id) && *batch == Some(9)).count(), 2);
 }
 
+/// The last segment is sparse, with one record, and no other one is: the record was moved within the segment, which
+/// was then deleted.
+#[test]
+fn the_only_record_of_the_last_segment_is_kept_when_it_is_moved() {
+    let folder = TestFolder::new("spool-sparse-tail");
+    let (mut spool, ..) = open(&folder, OPTIONS);
+    let payload = [vec![b'x'; 9000]];
+    let ids = fill(&mut spool, &payload);
+    let segments: Vec<&[RecordId]> = ids.chunks(8).collect();
+    assert_eq!((segments.len(), folder.segments().len()), (15, 15), "eight records in each");
+    let (last, others) = segments.split_last().unwrap();
+    assert!(last.len() > 2);
+    let done: Vec<RecordId> = others.iter().flat_map(|ids| &ids[4..]).chain(&last[1..]).copied().collect();
+    spool.remove(&done).unwrap();
+    // There was space for less than one: the last segment is moved, or the post is refused.
+    for _ in 0..3 {
+        if spool.append(&payload).is_ok() {
+            spool.commit().unwrap();
+        }
+    }
+    assert_eq!(spool.read(last[0]).unwrap(), payload[0]);
+    drop(spool);
+    let (_, found, recovery) = open(&folder, OPTIONS);
+    assert_eq!((found.iter().filter(|(id, ..)| *id == last[0]).count(), recovery.damaged), (1, 0));
+}
+
 /// Records that are written before their commit would be acknowledged although their group may fail.
 #[test]
 fn a_group_that_is_not_committed_is_not_written_to_make_space() {
