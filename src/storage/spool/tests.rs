@@ -300,13 +300,14 @@ fn records_are_not_moved_while_the_disk_cannot_sync() {
         spool.commit().unwrap();
     }
     spool.sync().unwrap();
-    let before = folder.segments();
+    let (before, bytes_before) = (folder.segments(), spool.bytes());
     // The disk fails after the copies were written: the sync before them has nothing to do.
     disk.refuse_syncs(true);
     for _ in 0..20 {
         assert!(matches!(spool.append(&payload), Err(SpoolError::Io(_) | SpoolError::Full)));
     }
     assert!(before.iter().all(|path| path.is_file()));
+    assert!(spool.bytes() > bytes_before, "copies count while they are on the disk");
     let on_disk: u64 = folder.segments().iter().map(|path| path.metadata().unwrap().len()).sum();
     assert!(on_disk <= OPTIONS.bytes_max * 2, "{on_disk}");
     assert_eq!(spool.read(stuck[0]).unwrap().len(), 10_000);
