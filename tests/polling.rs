@@ -140,6 +140,22 @@ fn slow_environment_does_not_delay_others() {
 }
 
 #[test]
+fn an_upstream_that_stays_slow_is_logged_once() {
+    let upstream = Upstream::start();
+    let slow = || Reply::json(document(1)).after(Duration::from_millis(300));
+    upstream.on(DOCUMENT, slow());
+    let proxy = Start::polling(&upstream.api_url()).ready();
+    let polls = |count: usize| upstream.wait("polls", |requests| requests.len() >= count);
+    let logged = || proxy.log().matches("environment_poll_slow").count();
+    polls(5);
+    assert_eq!(logged(), 1, "{}", proxy.log());
+    upstream.on(DOCUMENT, Reply::json(document(1)));
+    polls(upstream.requests().len() + 3);
+    upstream.on(DOCUMENT, slow());
+    eventually("it is slow again", || (logged() == 2).then_some(()));
+}
+
+#[test]
 fn two_hundred_environments_behind_a_slow_upstream_are_all_fresh() {
     let upstream = Upstream::start();
     let mut start = Start::serve()

@@ -223,6 +223,17 @@ fn trailer_line(line: &[u8], trailer_bytes: usize) -> Result<(), ParseError> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_lines_of_a_trailer_section_have_a_common_limit() {
+        let lines = "a:b\r\n".repeat(TRAILER_BYTES_MAX / 5 - 1);
+        let rest = TRAILER_BYTES_MAX - lines.len() - "a:\r\n".len();
+        for (value_bytes, expected) in [(rest, Ok(true)), (rest + 1, Err(ParseError::HeadTooLarge))] {
+            let body = format!("0\r\n{lines}a:{}\r\n\r\n", "b".repeat(value_bytes));
+            let mut buffer = BytesMut::from(body.as_bytes());
+            assert_eq!(Chunked::default().advance(&mut buffer), expected);
+        }
+    }
+
     /// Chunk headers use no memory, however many there are.
     #[test]
     fn the_buffer_has_only_the_decoded_body_and_the_undecoded_rest() {

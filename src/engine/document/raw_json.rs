@@ -329,6 +329,7 @@ mod tests {
         for (raw, expected) in [
             ("null", "None"),
             ("true", "True"),
+            ("false", "False"),
             ("12", "12"),
             ("12.0", "12.0"),
             ("1e16", "1e+16"),
