@@ -209,7 +209,7 @@ fn rejects_invalid_bulk_identities() {
     assert_eq!(proxy.post("/api/v1/bulk-identities/", "nope", &many(1)).status, 401);
 }
 
-/// The first bytes of a long body determine the error, whatever follows.
+/// The first bytes of a long body already determine the error.
 #[test]
 fn a_long_body_that_is_not_json_is_an_error_before_the_key() {
     let proxy = start();

@@ -2,7 +2,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::storage::disk::{Disk, DiskEntry, DiskFile, SystemDisk};
 
@@ -48,7 +48,11 @@ impl FailingDisk {
 
     /// The files that were synced since the last call.
     pub fn take_synced(&self) -> Vec<PathBuf> {
-        std::mem::take(&mut self.0.synced.lock().unwrap())
+        std::mem::take(&mut self.synced())
+    }
+
+    fn synced(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.0.synced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_write(&self) -> io::Result<()> {
@@ -85,11 +89,10 @@ impl DiskFile for FailingFile {
         self.0.set_len(bytes)
     }
     fn sync(&self) -> io::Result<()> {
-        let failures = &self.1.0;
-        if failures.refuses_syncs.load(Ordering::Relaxed) {
+        if self.1.0.refuses_syncs.load(Ordering::Relaxed) {
             return Err(failure());
         }
-        failures.synced.lock().unwrap().push(self.2.clone());
+        self.1.synced().push(self.2.clone());
         self.0.sync()
     }
     fn is_linked(&self) -> bool {

@@ -144,7 +144,7 @@ pub struct Caller<T> {
     is_in_request: bool,
     is_unacknowledged: bool,
     /// An answer said that no other one follows (RFC 9112 9.6).
-    pub is_told_to_close: bool,
+    pub is_last_answered: bool,
     flag: Arc<WakeFlag>,
     unread: Vec<u8>,
     /// Not answered yet, in order.
@@ -173,7 +173,7 @@ impl<T: Clone> Caller<T> {
             is_served: false,
             is_in_request: false,
             is_unacknowledged: false,
-            is_told_to_close: false,
+            is_last_answered: false,
             flag: Arc::new(WakeFlag(AtomicBool::new(true))),
             unread: Vec::new(),
             waiting: Vec::new(),
@@ -350,7 +350,7 @@ impl<T: Clone> Caller<T> {
             if is_stream {
                 self.stream = Some(std::mem::take(&mut self.unread));
             }
-            self.is_told_to_close |= answer.fields.get("connection").is_some_and(|value| value == "close");
+            self.is_last_answered |= answer.fields.get("connection").is_some_and(|value| value == "close");
             answers.push((self.waiting.remove(0), answer));
         }
         Ok(answers)

@@ -1051,7 +1051,7 @@ impl World<'_> {
                 offences.push(format!("no answer since {:.3} to {:?}", sent.at.as_secs_f64(), sent.what));
             }
             if caller.is_closed() && !caller.waiting.is_empty() {
-                let is_cut = is_patient || caller.is_told_to_close || played.kind == CallerKind::SlowReader;
+                let is_cut = is_patient || caller.is_last_answered || played.kind == CallerKind::SlowReader;
                 let is_late = |sent: &crate::caller::Sent<Ask>| sent.at + Duration::from_millis(1) >= now;
                 if !is_cut && !caller.waiting.iter().all(is_late) {
                     offences.push(format!("the connection closes without an answer to {:?}", caller.waiting));

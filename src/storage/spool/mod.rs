@@ -6,6 +6,7 @@
 //! the kernel releases when it ends; [`Spool::open_any`] gives each process its own, and
 //! [`Spool::open_abandoned`] those of processes that have ended.
 pub mod format;
+mod index;
 mod record;
 mod segment;
 
@@ -15,32 +16,11 @@ use std::path::PathBuf;
 
 use crate::storage::disk::{DiskFile, DiskFolder};
 use crate::storage::spool::format::{RecordState, ScannedRecord, SegmentError};
+use crate::storage::spool::index::{RecordLocation, SpoolIndex, charged_bytes};
 pub use crate::storage::spool::record::{RecordId, RecoveredRecord, Recovery, SpoolError, SpoolOptions};
-use crate::storage::spool::segment::{Tail, lock, segment_path, segments_in};
+pub use crate::storage::spool::segment::has_records;
+use crate::storage::spool::segment::{Tail, lacks_folder, lock, segment_path, segments_in};
 use crate::{clock, limits};
-
-/// Where a record is.
-#[derive(Clone, Copy, Debug)]
-struct RecordLocation {
-    segment: u64,
-    offset: u32,
-    payload_bytes: u32,
-}
-
-impl RecordLocation {
-    fn charged_bytes(self) -> u64 {
-        charged_bytes(self.payload_bytes as usize)
-    }
-}
-
-/// The records of a segment that are not done.
-#[derive(Clone, Copy, Debug, Default)]
-struct SegmentUse {
-    /// All records, done or not, as charged.
-    bytes: u64,
-    live_bytes: u64,
-    live_records: u64,
-}
 
 /// Records that wait on disk.
 #[derive(Debug)]
@@ -50,11 +30,7 @@ pub struct Spool {
     _lock: Box<dyn DiskFile>,
     number: [u8; 16],
     options: SpoolOptions,
-    segments: BTreeMap<u64, SegmentUse>,
-    /// The sums of all segments.
-    bytes: u64,
-    live_bytes: u64,
-    records: BTreeMap<RecordId, RecordLocation>,
+    index: SpoolIndex,
     tail: Option<Tail>,
     /// Segments other than the last one with records that may not be on the disk itself yet.
     unsynced: BTreeSet<u64>,
@@ -66,23 +42,6 @@ pub struct Spool {
     buffer: Vec<u8>,
     uncommitted: Vec<(RecordId, u32, u32)>,
     uncommitted_bytes: u64,
-}
-
-/// What a record counts towards `bytes_max`: each has an entry in memory too.
-fn charged_bytes(payload_bytes: usize) -> u64 {
-    (format::record_bytes(payload_bytes) as u64).max(limits::SPOOL_RECORD_BYTES_MIN)
-}
-
-/// No folder has this name.
-fn lacks_folder(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// Whether a spool below `parent` has segments. It may be in use.
-pub fn has_records(parent: &DiskFolder) -> bool {
-    let has_segments =
-        |slot: u32| segments_in(&parent.join(&slot.to_string())).is_ok_and(|found| !found.is_empty());
-    (0..limits::SPOOLS_MAX).any(has_segments)
 }
 
 impl Spool {
@@ -144,10 +103,7 @@ impl Spool {
             _lock: lock,
             number,
             options,
-            segments: BTreeMap::new(),
-            bytes: 0,
-            live_bytes: 0,
-            records: BTreeMap::new(),
+            index: SpoolIndex::default(),
             tail: None,
             unsynced: BTreeSet::new(),
             copies: Vec::new(),
@@ -162,11 +118,11 @@ impl Spool {
             spool.next_segment = spool.next_segment.max(segment + 1);
             spool.recover(segment, &mut recovery, recovered)?;
         }
-        // What a process wrote that was killed before it synced. A disk that fails is reported by the next sync,
-        // which tries again.
-        spool.unsynced = spool.segments.keys().copied().collect();
+        // What a process wrote that was killed before it synced. A disk that fails is reported by the next
+        // sync, which tries again.
+        spool.unsynced = spool.index.segments().collect();
         let _ = spool.sync_unsynced();
-        recovery.records = spool.records.len() as u64;
+        recovery.records = spool.index.len() as u64;
         recovery.bytes = spool.bytes();
         Ok((spool, recovery))
     }
@@ -189,7 +145,7 @@ impl Spool {
                 return Ok(());
             }
         }
-        self.segments.insert(segment, SegmentUse::default());
+        self.index.add_segment(segment);
         let mut repeated = Vec::new();
         for record in format::scan(&bytes) {
             let (number, state, offset, payload) = match record {
@@ -210,12 +166,12 @@ impl Spool {
                 offset: u32::try_from(offset).unwrap_or(u32::MAX),
                 payload_bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX),
             };
-            if self.records.contains_key(&id) {
+            if self.contains(id) {
                 // A process that was killed while it moved records has left this one twice.
                 repeated.push(location);
                 continue;
             }
-            self.insert(id, location);
+            self.index.insert(id, location);
             let batch = match state {
                 RecordState::Batched(batch) => Some(batch),
                 RecordState::Waiting | RecordState::Done => None,
@@ -223,7 +179,7 @@ impl Spool {
             recovered(RecoveredRecord { id, batch, payload });
         }
         self.mark(&repeated, RecordState::Done)?;
-        if self.segments.get(&segment).is_some_and(|found| found.live_records == 0) {
+        if self.index.is_unused(segment) {
             self.delete_segment(segment);
         }
         Ok(())
@@ -250,17 +206,6 @@ impl Spool {
         segment_path(&self.folder.path, segment)
     }
 
-    fn insert(&mut self, id: RecordId, location: RecordLocation) {
-        self.records.insert(id, location);
-        let bytes = location.charged_bytes();
-        let segment = self.segments.entry(location.segment).or_default();
-        segment.bytes += bytes;
-        segment.live_bytes += bytes;
-        segment.live_records += 1;
-        self.bytes += bytes;
-        self.live_bytes += bytes;
-    }
-
     /// A random number that all segments of this spool have, also after a restart.
     pub fn number(&self) -> [u8; 16] {
         self.number
@@ -268,21 +213,21 @@ impl Spool {
 
     /// Bytes of all segments, as charged against the limit.
     pub fn bytes(&self) -> u64 {
-        self.bytes + self.uncommitted_bytes
+        self.index.bytes() + self.uncommitted_bytes
     }
 
     /// Bytes of the records that are not done.
     pub fn live_bytes(&self) -> u64 {
-        self.live_bytes
+        self.index.live_bytes()
     }
 
     /// Whether a record is committed and not removed.
     pub fn contains(&self, id: RecordId) -> bool {
-        self.records.contains_key(&id)
+        self.index.get(id).is_some()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.index.is_empty()
     }
 
     /// Appends records to the group that [`commit`](Self::commit) writes: all, or none.
@@ -327,7 +272,7 @@ impl Spool {
         let (segment, start) = self.write(&buffer)?;
         for (id, offset, payload_bytes) in appended {
             let offset = start.saturating_add(offset);
-            self.insert(id, RecordLocation { segment, offset, payload_bytes });
+            self.index.insert(id, RecordLocation { segment, offset, payload_bytes });
         }
         Ok(())
     }
@@ -351,12 +296,12 @@ impl Spool {
         if let Err(error) = tail.write(bytes) {
             if !tail.is_whole() {
                 self.close_segment();
-            } else if !self.segments.contains_key(&segment) {
+            } else if !self.index.has_segment(segment) {
                 self.delete_segment(segment);
             }
             return Err(error);
         }
-        self.segments.entry(segment).or_default();
+        self.index.add_segment(segment);
         Ok((segment, start))
     }
 
@@ -385,7 +330,7 @@ impl Spool {
     }
 
     fn read_with_state(&self, id: RecordId) -> Result<(RecordState, Vec<u8>), SpoolError> {
-        let location = self.records.get(&id).ok_or(SpoolError::Damaged)?;
+        let location = self.index.get(id).ok_or(SpoolError::Damaged)?;
         let path = self.path_of(location.segment);
         let file = match self.folder.disk.open(&path, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(SpoolError::Damaged),
@@ -410,7 +355,7 @@ impl Spool {
     /// # Errors
     /// The disk failed; some of the records may be marked.
     pub fn mark_batch(&mut self, ids: &[RecordId], batch: u64) -> io::Result<()> {
-        self.mark(&self.locations(ids), RecordState::Batched(batch))
+        self.mark(&self.index.locations(ids), RecordState::Batched(batch))
     }
 
     /// Marks records as done, which removes them.
@@ -419,9 +364,9 @@ impl Spool {
     /// The disk failed, and none was removed: call it again with the same records.
     pub fn remove(&mut self, ids: &[RecordId]) -> io::Result<()> {
         self.mark_copies()?;
-        self.mark(&self.locations(ids), RecordState::Done)?;
+        self.mark(&self.index.locations(ids), RecordState::Done)?;
         for id in ids {
-            if let Some(location) = self.records.remove(id) {
+            if let Some(location) = self.index.remove(*id) {
                 self.release(location);
             }
         }
@@ -435,10 +380,6 @@ impl Spool {
     pub fn remove_durably(&mut self, ids: &[RecordId]) -> io::Result<()> {
         self.remove(ids)?;
         self.folder.disk.sync_folder(&self.folder.path)
-    }
-
-    fn locations(&self, ids: &[RecordId]) -> Vec<RecordLocation> {
-        ids.iter().filter_map(|id| self.records.get(id)).copied().collect()
     }
 
     fn mark(&self, locations: &[RecordLocation], state: RecordState) -> io::Result<()> {
@@ -465,11 +406,7 @@ impl Spool {
 
     /// Takes a record out of its segment, and deletes the segment with the last one.
     fn release(&mut self, location: RecordLocation) {
-        let Some(segment) = self.segments.get_mut(&location.segment) else { return };
-        segment.live_records = segment.live_records.saturating_sub(1);
-        segment.live_bytes = segment.live_bytes.saturating_sub(location.charged_bytes());
-        self.live_bytes = self.live_bytes.saturating_sub(location.charged_bytes());
-        if segment.live_records == 0 {
+        if self.index.release(location) {
             self.delete_segment(location.segment);
         }
     }
@@ -479,24 +416,22 @@ impl Spool {
             self.tail = None;
         }
         self.unsynced.remove(&segment);
-        let bytes = self.segments.remove(&segment).map_or(0, |found| found.bytes);
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.index.remove_segment(segment);
         // If this fails, all its records are done, and the next start deletes it.
         let _ = self.folder.disk.remove(&self.path_of(segment));
     }
 
     /// Moves the records of the segments that are mostly done to the last one, if that frees much.
     fn compact(&mut self) -> Result<(), SpoolError> {
-        let bytes_max = self.options.bytes_max;
+        let (index, bytes_max) = (&self.index, self.options.bytes_max);
         // Beyond one and a half times the limit, copies are left that could not be synced.
-        if self.live_bytes > bytes_max / 2 || self.bytes > bytes_max / 2 * 3 || !self.buffer.is_empty() {
+        let has_space = index.live_bytes() <= bytes_max / 2 && index.bytes() <= bytes_max / 2 * 3;
+        if !has_space || !self.buffer.is_empty() {
             return Ok(());
         }
         self.mark_copies()?;
         self.sync()?;
-        let is_sparse = |found: &SegmentUse| found.live_bytes * 2 < found.bytes;
-        let sparse = self.segments.iter().filter(|(_, found)| is_sparse(found)).map(|(segment, _)| *segment);
-        for segment in sparse.collect::<Vec<_>>() {
+        for segment in self.index.sparse_segments() {
             if self.tail.as_ref().is_some_and(|tail| tail.number() == segment) {
                 self.close_segment();
             }
@@ -505,14 +440,11 @@ impl Spool {
         Ok(())
     }
 
-    /// Moves the records of a segment to the last one, which deletes it. Its file stays until they are on the disk
-    /// itself elsewhere.
+    /// Moves the records of a segment to the last one, which deletes it. Its file stays until they are on the
+    /// disk itself elsewhere.
     fn move_records(&mut self, segment: u64) -> Result<(), SpoolError> {
-        let is_in = |location: &RecordLocation| location.segment == segment;
-        let ids: Vec<RecordId> =
-            self.records.iter().filter(|(_, location)| is_in(location)).map(|(id, _)| *id).collect();
         let (mut buffer, mut moved) = (Vec::new(), Vec::new());
-        for id in ids {
+        for id in self.index.records_in(segment) {
             match self.read_with_state(id) {
                 Ok((state, payload)) => {
                     moved.push((id, buffer.len(), payload.len()));
@@ -539,24 +471,22 @@ impl Spool {
             return Err(error.into());
         }
         for (id, location) in moved {
-            let before = self.records.get(&id).copied();
-            self.insert(id, location);
-            before.into_iter().for_each(|before| self.release(before));
+            // Released last, so that a segment is not deleted with a record that was moved within it.
+            if let Some(before) = self.index.insert(id, location) {
+                self.release(before);
+            }
         }
         Ok(())
     }
 
     /// Gives up copies of records in this segment.
     fn keep_in_place(&mut self, segment: u64, copies: impl Iterator<Item = RecordLocation>) {
-        let before = self.copies.len();
-        self.copies.extend(copies);
-        let bytes: u64 = self.copies[before..].iter().map(|copy| copy.charged_bytes()).sum();
-        let used = self.segments.entry(segment).or_default();
-        used.bytes += bytes;
-        let is_unused = used.live_records == 0;
-        self.bytes += bytes;
+        for copy in copies {
+            self.index.count_done(segment, copy.charged_bytes());
+            self.copies.push(copy);
+        }
         // If this fails, it is tried again before a record is removed.
-        if self.mark_copies().is_ok() && is_unused {
+        if self.mark_copies().is_ok() && self.index.is_unused(segment) {
             self.delete_segment(segment);
         }
     }

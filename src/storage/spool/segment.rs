@@ -2,6 +2,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::limits;
 use crate::storage::disk::{DiskFile, DiskFolder};
 use crate::storage::spool::format::segment_header;
 
@@ -31,6 +32,18 @@ pub fn segments_in(folder: &DiskFolder) -> io::Result<Vec<u64>> {
 
 fn is_lower_hex(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// No folder has this name.
+pub fn lacks_folder(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Whether a spool below `parent` has segments. It may be in use.
+pub fn has_records(parent: &DiskFolder) -> bool {
+    let has_segments =
+        |slot: u32| segments_in(&parent.join(&slot.to_string())).is_ok_and(|found| !found.is_empty());
+    (0..limits::SPOOLS_MAX).any(has_segments)
 }
 
 /// Locks a folder for this process; `None` if another one has it. The lock ends with the returned file.

@@ -173,8 +173,8 @@ fn a_full_spool_takes_nothing_until_records_are_removed() {
     assert_eq!(found.iter().filter(|(id, batch, _)| stuck.contains(id) && *batch == Some(9)).count(), 2);
 }
 
-/// The last segment is sparse, with one record, and no other one is: the record was moved within the segment, which
-/// was then deleted.
+/// The last segment is sparse, with one record, and no other one is: the record was moved within the segment,
+/// which was then deleted.
 #[test]
 fn the_only_record_of_the_last_segment_is_kept_when_it_is_moved() {
     let folder = TestFolder::new("spool-sparse-tail");
