@@ -37,6 +37,7 @@ SEED = "2026"
 TIMEOUT = 120
 # A test that fails at times without a mutant does not judge one.
 ATTEMPTS = 3
+JUDGED_MIN = 40
 CAUGHT_MIN = 0.9
 
 SWITCH = """//! Which mutant is switched on.
@@ -402,7 +403,8 @@ def table(mutants, verdicts):
             f"| {name} | {viable + count['unviable'] + count['not run']} | {count['not run']} | {count['unviable']} | "
             f"{count['caught'] + count['timeout']} | {count['timeout']} | {count['missed']} | {caught_share} |"
         )
-        holds = holds and viable >= 40 and share >= CAUGHT_MIN if module else holds
+        judged = viable + count["unviable"]
+        holds = holds and judged >= JUDGED_MIN and share >= CAUGHT_MIN if module else holds
     missed = [mutant for mutant in mutants if (verdicts.of(mutant) or [""])[0] == "missed"]
     if missed:
         rows += ["", "| survivor | reason |", "|---|---|"]
