@@ -1,22 +1,28 @@
 //! Tests of files in `cache_dir`.
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
 use super::*;
 use crate::config::{LogFormat, Logging};
+use crate::storage::test_disk::FailingDisk;
 use crate::storage::test_folder::TestFolder;
+
+fn log() -> Log {
+    let logging = Logging {
+        log_level: Level::Critical,
+        log_format: LogFormat::Generic,
+        log_event_field_name: "event".into(),
+        colour: false,
+        enable_access_log: false,
+        access_log_file: None,
+    };
+    Log::start(&logging, None).unwrap()
+}
 
 impl TestFolder {
     fn store(&self) -> Store {
-        let logging = Logging {
-            log_level: Level::Critical,
-            log_format: LogFormat::Generic,
-            log_event_field_name: "event".into(),
-            colour: false,
-            enable_access_log: false,
-            access_log_file: None,
-        };
-        Store::open(&self.0, &Log::start(&logging, None).unwrap()).unwrap()
+        Store::open(&self.0, &log()).unwrap()
     }
     fn files(&self) -> Vec<PathBuf> {
         fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path()).collect()
@@ -75,6 +81,22 @@ fn retries_failed_writes() {
     // Retried with the next request, and after a while without one.
     store.flush(TIMEOUT);
     assert_eq!(store.load("key").unwrap(), Some(stored("[]")));
+}
+
+/// While it says so, the thread tries again without another request.
+#[test]
+fn a_failed_write_stays_unwritten_until_the_disk_can() {
+    let (folder, disk) = (TestFolder::new("store-unwritten"), FailingDisk::default());
+    let mut writer = StoreWriter::open(DiskFolder::new(Arc::new(disk.clone()), &folder.0), &log()).unwrap();
+    assert!(!writer.has_unwritten());
+    disk.refuse_writes(true);
+    writer.accept(WriteRequest::Save("key".into(), stored("{}")));
+    writer.write();
+    assert!(writer.has_unwritten());
+    disk.refuse_writes(false);
+    writer.write();
+    assert!(!writer.has_unwritten());
+    assert_eq!(folder.store().load("key").unwrap(), Some(stored("{}")));
 }
 
 #[test]

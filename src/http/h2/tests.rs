@@ -496,6 +496,11 @@ fn data_for_streams_that_were_reset_is_ignored() {
 
 #[test]
 fn limits_of_a_head_are_those_of_http_1() {
+    let most: Vec<(&str, &str)> = (0..96).map(|_| ("x", "y")).collect();
+    let mut simulation = Simulation::new(10);
+    let head = block(&[GET, &most].concat());
+    simulation.receive(&sent(frame::HEADERS, frame::END_HEADERS | frame::END_STREAM, 1, &head));
+    assert_eq!((simulation.refused, simulation.requests.len()), (Vec::new(), 1));
     let long = "a".repeat(LIMITS.head_bytes_max);
     let many: Vec<(&str, &str)> = (0..97).map(|_| ("x", "y")).collect();
     for (fields, expected) in [
