@@ -15,12 +15,25 @@ fn event(version: u32) -> String {
     format!("event: environment_updated\ndata: {{\"updated_at\": {}.0}}\n\n", EPOCH + u64::from(version))
 }
 
-fn start_with_stream(upstream: &Upstream) -> Proxy {
-    let proxy = Start::polling(&upstream.api_url())
-        // Without the stream an edit would take an hour.
+/// A proxy that follows the event stream of an environment; without the stream an edit would take an hour.
+fn following(upstream: &Upstream) -> Start {
+    Start::polling(&upstream.api_url())
         .set("api_poll_frequency_seconds", 3600)
         .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
-        .ready();
+}
+
+/// Waits for five tries to open the stream: each waits longer than the one before.
+fn assert_backs_off(upstream: &Upstream) {
+    upstream.wait("five tries", |requests| {
+        requests.iter().filter(|request| request.path() == STREAM).count() >= 5
+    });
+    let tries = upstream.requests_for(STREAM);
+    // 200, 400, 800 and 1600 ms, each at least half of it.
+    assert!(tries[4].at - tries[0].at >= Duration::from_millis(1500), "{:?}", tries[4].at - tries[0].at);
+}
+
+fn start_with_stream(upstream: &Upstream) -> Proxy {
+    let proxy = following(upstream).ready();
     eventually("the stream is open", || (upstream.streams(STREAM) == 1).then_some(()));
     proxy
 }
@@ -106,16 +119,8 @@ fn waits_longer_after_each_failed_stream() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
     upstream.on(STREAM, Reply::new(500, ""));
-    let _proxy = Start::polling(&upstream.api_url())
-        .set("api_poll_frequency_seconds", 3600)
-        .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
-        .ready();
-    upstream.wait("five tries", |requests| {
-        requests.iter().filter(|request| request.path() == STREAM).count() >= 5
-    });
-    let tries = upstream.requests_for(STREAM);
-    // 200, 400, 800 and 1600 ms, each at least half of it.
-    assert!(tries[4].at - tries[0].at >= Duration::from_millis(1500), "{:?}", tries[4].at - tries[0].at);
+    let _proxy = following(&upstream).ready();
+    assert_backs_off(&upstream);
 }
 
 #[test]
@@ -128,10 +133,7 @@ fn logs_a_hint_for_a_response_that_is_not_an_event_stream() {
         let upstream = Upstream::start();
         upstream.document(SERVER_KEY, document(1));
         upstream.on(STREAM, reply);
-        let proxy = Start::polling(&upstream.api_url())
-            .set("api_poll_frequency_seconds", 3600)
-            .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
-            .ready();
+        let proxy = following(&upstream).ready();
         let line = proxy.wait_for_log("realtime_lost");
         assert!(line.contains(hint), "{line}");
         upstream.on(STREAM, Reply::events(""));
@@ -148,10 +150,7 @@ fn logs_an_invalid_stream_once_until_it_recovers() {
     let upstream = Upstream::start();
     upstream.document(SERVER_KEY, document(1));
     upstream.on(STREAM, Reply::events("x".repeat(100_000)));
-    let proxy = Start::polling(&upstream.api_url())
-        .set("api_poll_frequency_seconds", 3600)
-        .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
-        .ready();
+    let proxy = following(&upstream).ready();
     upstream.wait("four tries", |requests| {
         requests.iter().filter(|request| request.path() == STREAM).count() >= 4
     });
@@ -173,17 +172,8 @@ fn closes_a_flooding_stream_logs_it_once_and_backs_off() {
     upstream.rule(move |request| {
         (request.path() == STREAM).then(|| Reply::events(next.next().unwrap_or_default()))
     });
-    let proxy = Start::polling(&upstream.api_url())
-        .with_admin()
-        .set("api_poll_frequency_seconds", 3600)
-        .set("realtime", json!({"enabled": true, "url": format!("{}/", upstream.origin())}))
-        .ready();
-    upstream.wait("five tries", |requests| {
-        requests.iter().filter(|request| request.path() == STREAM).count() >= 5
-    });
-    let tries = upstream.requests_for(STREAM);
-    // 200, 400, 800 and 1600 ms, each at least half of it.
-    assert!(tries[4].at - tries[0].at >= Duration::from_millis(1500), "{:?}", tries[4].at - tries[0].at);
+    let proxy = following(&upstream).with_admin().ready();
+    assert_backs_off(&upstream);
     assert!(proxy.metric("edge_proxy_realtime_floods_total") >= 4.0);
     let count = |what: &str| proxy.log().matches(what).count();
     assert_eq!((count("realtime_flood"), count("realtime_lost"), count("realtime_recovered")), (1, 0, 0));

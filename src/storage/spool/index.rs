@@ -104,7 +104,7 @@ impl SpoolIndex {
 
     /// Adds a record. Returns where it was before: release that location.
     pub fn insert(&mut self, id: RecordId, location: RecordLocation) -> Option<RecordLocation> {
-        self.count_done(location.segment, location.charged_bytes());
+        self.charge(location.segment, location.charged_bytes());
         let segment = self.segments.entry(location.segment).or_default();
         segment.live_bytes += location.charged_bytes();
         segment.live_records += 1;
@@ -112,8 +112,8 @@ impl SpoolIndex {
         self.records.insert(id, location)
     }
 
-    /// Counts bytes of a segment that are records which are done.
-    pub fn count_done(&mut self, segment: u64, bytes: u64) {
+    /// Charges bytes to a segment.
+    pub fn charge(&mut self, segment: u64, bytes: u64) {
         self.segments.entry(segment).or_default().bytes += bytes;
         self.bytes += bytes;
     }

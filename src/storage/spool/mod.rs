@@ -482,7 +482,7 @@ impl Spool {
     /// Gives up copies of records in this segment.
     fn keep_in_place(&mut self, segment: u64, copies: impl Iterator<Item = RecordLocation>) {
         for copy in copies {
-            self.index.count_done(segment, copy.charged_bytes());
+            self.index.charge(segment, copy.charged_bytes());
             self.copies.push(copy);
         }
         // If this fails, it is tried again before a record is removed.
