@@ -42,6 +42,11 @@ def sown(name, text):
     return text
 
 
+def renamed(text):
+    """Another version, so that cargo does not take the copy for the crate: both are built in one target folder."""
+    return re.sub(r'(name = "edge-proxy"\nversion = "[^"+]+)"', r'\1+sown"', text, count=1)
+
+
 def manifest(text):
     """Without the other targets: the executable has the name of the real one."""
     sections = re.findall(r"(?s).*?(?:\n\n|\Z)", text)
@@ -63,9 +68,9 @@ def main():
                 write(tree / name, data)
                 copied.add(tree / name)
     write(tree / "src/sown.rs", SWITCH.encode())
-    write(tree / "Cargo.toml", manifest((ROOT / "Cargo.toml").read_text()).encode())
-    for name in ("build.rs", "Cargo.lock"):
-        write(tree / name, (ROOT / name).read_bytes())
+    write(tree / "Cargo.toml", renamed(manifest((ROOT / "Cargo.toml").read_text())).encode())
+    write(tree / "Cargo.lock", renamed((ROOT / "Cargo.lock").read_text()).encode())
+    write(tree / "build.rs", (ROOT / "build.rs").read_bytes())
     # Files that the sources do not have any more.
     for path in [*(tree / "src").rglob("*"), *(tree / "tests").rglob("*")]:
         if path.is_file() and path not in copied and path != tree / "src/sown.rs":
