@@ -46,7 +46,17 @@ def read_answer(stream):
     for line in head.decode("latin-1").lower().split("\r\n"):
         if line.startswith("content-length:"):
             return head, stream.read(int(line.split(":")[1]))
-    raise WrongAnswer(f"an answer without Content-Length: {head!r}")
+        if line == "transfer-encoding: chunked":
+            return head, b"".join(chunks(stream))
+    raise WrongAnswer(f"an answer without a length: {head!r}")
+
+
+def chunks(stream):
+    """The chunks of a body: axum compresses while it sends."""
+    while size := int(stream.readline(), 16):
+        yield stream.read(size)
+        stream.readline()
+    stream.readline()
 
 
 def plain_of(head, body):

@@ -18,7 +18,7 @@ use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 
-use crate::client::{Arguments, connect, response_extent};
+use crate::client::{Arguments, Response, connect};
 
 /// The identifier whose digits are replaced.
 const VARIED: &[u8] = b"user-000000";
@@ -179,7 +179,7 @@ impl Load {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => panic!("connection {index}: {error}"),
             }
-            let Some((_, length)) = response_extent(&connection.unread) else { continue };
+            let Some(Response { length, .. }) = Response::read(&connection.unread) else { continue };
             assert_eq!(length, connection.unread.len(), "one answer for a request");
             connection.unread.clear();
             if connection.sent_at >= self.from {

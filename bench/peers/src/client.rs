@@ -1,4 +1,5 @@
-//! What both load generators have: arguments, connections and the extent of a response.
+//! What both load generators have: arguments, connections and responses.
+use std::borrow::Cow;
 use std::net::{SocketAddr, TcpStream};
 use std::str::FromStr;
 
@@ -39,17 +40,51 @@ pub fn connect(address: SocketAddr) -> mio::net::TcpStream {
     mio::net::TcpStream::from_std(stream)
 }
 
-/// The start of the body and the end of a complete response at the start of `bytes`. Panics unless it is 200 or
-/// 202.
-pub fn response_extent(bytes: &[u8]) -> Option<(usize, usize)> {
-    let body = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let is_success = bytes.starts_with(b"HTTP/1.1 200 ") || bytes.starts_with(b"HTTP/1.1 202 ");
-    assert!(is_success, "neither 200 nor 202: {}", String::from_utf8_lossy(&bytes[..body]));
-    let head = std::str::from_utf8(&bytes[..body]).expect("an ASCII head");
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().expect("a length"))
-    });
-    let end = body + length.expect("responses have a Content-Length");
-    (bytes.len() >= end).then_some((body, end))
+/// A complete response.
+pub struct Response<'a> {
+    pub body: Cow<'a, [u8]>,
+    /// Its length with the head and the framing, bytes.
+    pub length: usize,
+}
+
+impl<'a> Response<'a> {
+    /// The response at the start of `bytes`, if it is complete. Panics unless it is 200 or 202.
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
+        let start = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+        let is_success = bytes.starts_with(b"HTTP/1.1 200 ") || bytes.starts_with(b"HTTP/1.1 202 ");
+        assert!(is_success, "neither 200 nor 202: {}", String::from_utf8_lossy(&bytes[..start]));
+        let head = std::str::from_utf8(&bytes[..start]).expect("an ASCII head");
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>())
+        });
+        match length {
+            Some(length) => {
+                let end = start + length.expect("a length");
+                Some(Self { body: Cow::Borrowed(bytes.get(start..end)?), length: end })
+            }
+            None => {
+                let (body, length) = read_chunks(&bytes[start..])?;
+                Some(Self { body: Cow::Owned(body), length: start + length })
+            }
+        }
+    }
+}
+
+/// A body in chunks (RFC 9112 7.1, without trailers), and the length of its framing.
+fn read_chunks(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let (mut body, mut at) = (Vec::new(), 0);
+    loop {
+        let rest = bytes.get(at..)?;
+        let line = rest.windows(2).position(|window| window == b"\r\n")?;
+        let digits = std::str::from_utf8(&rest[..line]).expect("an ASCII line");
+        let size = usize::from_str_radix(digits, 16).expect("responses have a Content-Length or chunks");
+        let start = line + 2;
+        let chunk = rest.get(start..start + size + 2)?;
+        body.extend_from_slice(&chunk[..size]);
+        at += start + size + 2;
+        if size == 0 {
+            return Some((body, at));
+        }
+    }
 }

@@ -18,7 +18,7 @@ use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::client::{Arguments, response_extent};
+use crate::client::{Arguments, Response};
 
 struct Options {
     address: SocketAddr,
@@ -104,11 +104,11 @@ impl Load {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => panic!("read: {error}"),
             }
-            let Some((body, end)) = response_extent(&connection.unread) else { continue };
+            let Some(Response { body, length }) = Response::read(&connection.unread) else { continue };
             if let Some(expect) = &self.kind.expect {
-                assert!(connection.unread[body..end] == expect[..], "the body differs from the expected one");
+                assert!(*body == expect[..], "the body differs from the expected one");
             }
-            connection.unread.drain(..end);
+            connection.unread.drain(..length);
             let scheduled = connection.scheduled.take().expect("one request, one answer");
             if scheduled >= self.from {
                 self.latencies.saturating_record(scheduled.elapsed().as_nanos() as u64);
