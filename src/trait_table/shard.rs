@@ -23,13 +23,27 @@ const INDEX_SLOTS_MIN: usize = 8;
 #[derive(Clone, Debug, Default)]
 pub struct Shard {
     chunks: Vec<Chunk>,
-    /// Locations plus one; 0 is free. A power of two, at least a quarter of it free.
-    index: Box<[u32]>,
-    /// A byte of the hash of each of them, so that the records of others are rarely read.
-    tags: Box<[u8]>,
+    /// A power of two, at least a quarter of it free.
+    index: Box<[Slot]>,
     count: usize,
     /// The number of the chunk that new records are appended to.
     open: Option<usize>,
+}
+
+/// Where a record is. The part of its hash is beside it, so that the records of others are rarely read, and
+/// an index grows without reading any.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    print: u32,
+    /// The location plus one; 0: the slot is free.
+    next_location: u32,
+}
+
+impl Slot {
+    /// `None`: it is free.
+    fn location(self) -> Option<u32> {
+        self.next_location.checked_sub(1)
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -49,16 +63,18 @@ impl Shard {
     /// The first record that matches, of those that may have this hash.
     pub fn find(&self, hash: u64, is_match: impl Fn(&TraitRecord<'_>) -> bool) -> Option<TraitRecord<'_>> {
         let mask = self.index.len().checked_sub(1)?;
-        let mut slot = index_slot(hash) & mask;
+        let print = print(hash);
+        let mut at = home(print, mask);
         loop {
-            let location = self.index.get(slot)?.checked_sub(1)?;
-            if self.tags.get(slot) == Some(&tag(hash)) {
+            let slot = self.index.get(at)?;
+            let location = slot.location()?;
+            if slot.print == print {
                 let record = self.record_at(location)?;
                 if is_match(&record) {
                     return Some(record);
                 }
             }
-            slot = (slot + 1) & mask;
+            at = (at + 1) & mask;
         }
     }
 
@@ -68,17 +84,16 @@ impl Shard {
         hash: u64,
         is_match: impl Fn(&TraitRecord<'_>) -> bool + 's,
     ) -> impl Iterator<Item = TraitRecord<'s>> {
-        let mask = self.index.len().wrapping_sub(1);
-        let slots = (0..self.index.len()).map(move |step| (index_slot(hash).wrapping_add(step)) & mask);
-        let used = slots.map_while(|slot| Some((self.index.get(slot)?.checked_sub(1)?, slot)));
-        let tagged = used.filter(move |(_, slot)| self.tags.get(*slot) == Some(&tag(hash)));
-        let locations = tagged.map(|(location, _)| location);
+        let (print, mask) = (print(hash), self.index.len().wrapping_sub(1));
+        let slots = (0..self.index.len()).map(move |step| home(print, mask).wrapping_add(step) & mask);
+        let used = slots.map_while(|at| Some((self.index.get(at)?, self.index.get(at)?.location()?)));
+        let locations = used.filter(move |(slot, _)| slot.print == print).map(|(_, location)| location);
         locations.filter_map(|location| self.record_at(location)).filter(move |record| is_match(record))
     }
 
     /// All records, in no order.
     pub fn records(&self) -> impl Iterator<Item = TraitRecord<'_>> {
-        self.index.iter().filter_map(|slot| self.record_at(slot.checked_sub(1)?))
+        self.index.iter().filter_map(|slot| self.record_at(slot.location()?))
     }
 
     fn record_at(&self, location: u32) -> Option<TraitRecord<'_>> {
@@ -151,38 +166,43 @@ impl ShardEditor {
         let known = self.find(hash, identifier);
         let Some(location) = self.append(record) else { return };
         match known {
-            Some(slot) => {
-                self.mark_dead(self.shard.index[slot] - 1);
-                self.shard.index[slot] = location + 1;
-            }
+            Some(at) => self.replace_location(at, location),
             None => {
                 self.shard.count += 1;
                 if self.shard.count * 4 > self.shard.index.len() * 3 {
                     self.resize_index((self.shard.index.len() * 2).max(INDEX_SLOTS_MIN));
                 }
-                insert_location(&mut self.shard, hash, location);
+                insert_slot(&mut self.shard.index, Slot { print: print(hash), next_location: location + 1 });
             }
         }
     }
 
     /// Removes the record of an identity, if there is one.
     pub fn remove(&mut self, hash: u64, identifier: &[u8]) {
-        let Some(slot) = self.find(hash, identifier) else { return };
-        self.mark_dead(self.shard.index[slot] - 1);
+        let Some(at) = self.find(hash, identifier) else { return };
+        if let Some(location) = self.shard.index[at].location() {
+            self.mark_dead(location);
+        }
         self.shard.count -= 1;
         // Entries that were moved on because of this one move back, so that no lookup ends too early.
         let mask = self.shard.index.len() - 1;
-        let (mut hole, mut next) = (slot, (slot + 1) & mask);
-        while let Some(location) = self.shard.index[next].checked_sub(1) {
-            let home = self.hash_at(location).map_or(next, |hash| index_slot(hash) & mask);
+        let (mut hole, mut next) = (at, (at + 1) & mask);
+        while self.shard.index[next].location().is_some() {
+            let home = home(self.shard.index[next].print, mask);
             if next.wrapping_sub(home) & mask >= next.wrapping_sub(hole) & mask {
                 self.shard.index[hole] = self.shard.index[next];
-                self.shard.tags[hole] = self.shard.tags[next];
                 hole = next;
             }
             next = (next + 1) & mask;
         }
-        self.shard.index[hole] = 0;
+        self.shard.index[hole] = Slot::default();
+    }
+
+    fn replace_location(&mut self, at: usize, location: u32) {
+        if let Some(old) = self.shard.index[at].location() {
+            self.mark_dead(old);
+        }
+        self.shard.index[at].next_location = location + 1;
     }
 
     /// The new version.
@@ -219,7 +239,7 @@ impl ShardEditor {
                 offset += framed_bytes(record.bytes().len());
                 let Some(slot) = slot else { continue };
                 if let Some(location) = self.append(record.bytes()) {
-                    self.shard.index[slot] = location + 1;
+                    self.shard.index[slot].next_location = location + 1;
                 }
             }
             self.free.push(number);
@@ -229,26 +249,26 @@ impl ShardEditor {
     /// The slot of an identity.
     fn find(&self, hash: u64, identifier: &[u8]) -> Option<usize> {
         let mask = self.shard.index.len().checked_sub(1)?;
-        let mut slot = index_slot(hash) & mask;
+        let print = print(hash);
+        let mut at = home(print, mask);
         loop {
-            let location = self.shard.index[slot].checked_sub(1)?;
-            if self.shard.tags[slot] == tag(hash) && self.record_at(location)?.identifier() == identifier {
-                return Some(slot);
+            let slot = self.shard.index[at];
+            let location = slot.location()?;
+            if slot.print == print && self.record_at(location)?.identifier() == identifier {
+                return Some(at);
             }
-            slot = (slot + 1) & mask;
+            at = (at + 1) & mask;
         }
     }
 
     /// The slot that has this location.
     fn slot_of(&self, hash: u64, location: u32) -> Option<usize> {
         let mask = self.shard.index.len().checked_sub(1)?;
-        let mut slot = index_slot(hash) & mask;
-        loop {
-            if self.shard.index[slot].checked_sub(1)? == location {
-                return Some(slot);
-            }
-            slot = (slot + 1) & mask;
+        let mut at = home(print(hash), mask);
+        while self.shard.index[at].location()? != location {
+            at = (at + 1) & mask;
         }
+        Some(at)
     }
 
     fn record_at(&self, location: u32) -> Option<TraitRecord<'_>> {
@@ -257,10 +277,6 @@ impl ShardEditor {
             true => record_in(&self.tail, offset),
             false => record_in(&self.shard.chunks.get(number)?.bytes, offset),
         }
-    }
-
-    fn hash_at(&self, location: u32) -> Option<u64> {
-        self.record_at(location).map(|record| self.hash.of(record.identifier()))
     }
 
     fn mark_dead(&mut self, location: u32) {
@@ -301,34 +317,30 @@ impl ShardEditor {
     }
 
     fn resize_index(&mut self, slots: usize) {
-        let index = std::mem::replace(&mut self.shard.index, vec![0; slots].into());
-        self.shard.tags = vec![0; slots].into();
-        for location in index.iter().filter_map(|slot| slot.checked_sub(1)) {
-            if let Some(hash) = self.hash_at(location) {
-                insert_location(&mut self.shard, hash, location);
-            }
+        let index = std::mem::replace(&mut self.shard.index, vec![Slot::default(); slots].into());
+        for slot in index.iter().filter(|slot| slot.location().is_some()) {
+            insert_slot(&mut self.shard.index, *slot);
         }
     }
 }
 
-fn insert_location(shard: &mut Shard, hash: u64, location: u32) {
-    let mask = shard.index.len() - 1;
-    let mut slot = index_slot(hash) & mask;
-    while shard.index[slot] != 0 {
-        slot = (slot + 1) & mask;
+fn insert_slot(index: &mut [Slot], slot: Slot) {
+    let mask = index.len() - 1;
+    let mut at = home(slot.print, mask);
+    while index[at].location().is_some() {
+        at = (at + 1) & mask;
     }
-    shard.index[slot] = location + 1;
-    shard.tags[slot] = tag(hash);
+    index[at] = slot;
 }
 
-/// The byte of a hash that is compared before a record is read: it has chosen neither shard nor slot.
-fn tag(hash: u64) -> u8 {
-    hash.to_be_bytes()[0]
+/// The part of a hash that is in the index; its lowest byte has chosen the shard.
+fn print(hash: u64) -> u32 {
+    (hash >> 8) as u32
 }
 
-/// The bits of a hash that choose the slot; its lowest byte has chosen the shard.
-fn index_slot(hash: u64) -> usize {
-    usize::try_from(hash >> 8).unwrap_or_default()
+/// The slot that a search begins at.
+fn home(print: u32, mask: usize) -> usize {
+    print as usize & mask
 }
 
 /// The number of a chunk, and the offset in it.
