@@ -184,11 +184,11 @@ fn a_file_with_damaged_pages_is_recovered_and_put_aside() {
     proxy.wait();
     let path = folder.join("traits.redb");
     let mut bytes = fs::read(&path).expect("readable");
-    // A page of records in the middle of the file.
-    let text = b"user-1";
-    let middle = bytes.len() / 4;
-    let found = bytes[middle..].windows(text.len()).position(|window| window == text);
-    bytes[middle + found.expect("a record")] ^= 1;
+    // A record, with its length before the identifier, in pages that are in use and in older ones.
+    let text = b"\x09user-1500";
+    let places: Vec<usize> = memchr::memmem::find_iter(&bytes, text).collect();
+    assert!(!places.is_empty(), "the record is in the file");
+    places.iter().for_each(|at| bytes[at + 1] ^= 1);
     fs::write(&path, &bytes).expect("writable");
     let (code, output) = on_disk(&folder).check().run();
     assert!(code != Some(0) && output.contains("traits.path"), "{output}");
