@@ -3,7 +3,8 @@
 //! Bodies that depend only on the document are compressed when the document changes, not here. Where only the
 //! start of a body is new, the rest is compressed once ([`CompressedTail`]). Why gzip and zlib-rs, and not
 //! zstd, brotli or libdeflate: bench/README.md.
-use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+use crc32fast::hash as crc;
+use flate2::{Compress, Compression, FlushCompress, Status};
 
 use crate::http::crc::CrcSuffix;
 use crate::http::deflate;
@@ -102,12 +103,6 @@ fn worst_case(plain: &[u8]) -> usize {
     plain.len() + plain.len() / 8 + 64
 }
 
-fn crc(bytes: &[u8]) -> u32 {
-    let mut crc = Crc::new();
-    crc.update(bytes);
-    crc.sum()
-}
-
 impl Gzip {
     /// Appends the body that is `head` followed by the tail's text, as one gzip member. If the compressor
     /// fails, appends nothing and returns false.
@@ -160,7 +155,7 @@ impl Gzip {
 
 /// ISIZE of a member: its length modulo 2^32 (RFC 1952 2.3.1).
 #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 as the format says")]
-fn member_size(bytes: usize) -> [u8; 4] {
+pub fn member_size(bytes: usize) -> [u8; 4] {
     (bytes as u32).to_le_bytes()
 }
 

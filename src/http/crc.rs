@@ -47,15 +47,9 @@ fn multiply(a: u32, mut b: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use flate2::Crc;
+    use crc32fast::hash as crc;
 
     use super::*;
-
-    fn crc(bytes: &[u8]) -> u32 {
-        let mut crc = Crc::new();
-        crc.update(bytes);
-        crc.sum()
-    }
 
     #[test]
     fn combined_checksum_is_that_of_the_whole_text() {

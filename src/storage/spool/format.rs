@@ -203,9 +203,9 @@ impl RecordHeader {
 
 /// CRC-32 as in gzip (RFC 1952 8).
 fn crc(parts: &[&[u8]]) -> u32 {
-    let mut crc = flate2::Crc::new();
+    let mut crc = crc32fast::Hasher::new();
     parts.iter().for_each(|part| crc.update(part));
-    crc.sum()
+    crc.finalize()
 }
 
 #[cfg(test)]

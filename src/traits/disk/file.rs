@@ -478,8 +478,8 @@ fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
 }
 
 fn crc(key: &[u8], record: &[u8]) -> u32 {
-    let mut crc = flate2::Crc::new();
+    let mut crc = crc32fast::Hasher::new();
     crc.update(key);
     crc.update(record);
-    crc.sum()
+    crc.finalize()
 }
