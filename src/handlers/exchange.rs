@@ -202,12 +202,21 @@ impl<'a> Exchange<'a> {
         self.output.respond(self.context, status, Some(ContentType::Json), headers, Body::Copy(body));
     }
 
-    /// Sends the gzip member in the scratch buffer for compressed bodies.
-    pub fn send_compressed_body(&mut self, status: Status) {
+    /// Sends the body in the scratch buffer, followed by the cached flags at this index, as one gzip member.
+    /// Returns false if it is too short, or cannot be compressed: nothing was sent.
+    pub fn send_before_cached(&mut self, status: Status, index: usize) -> bool {
+        let Scratch { headers, body, compressed, gzip, flags_cache, .. } = &mut *self.scratch;
+        let Some(tail) = flags_cache.get(index) else { return false };
+        compressed.clear();
+        let is_long = body.len() + tail.plain_bytes() >= COMPRESS_BYTES_MIN;
+        if !is_long || !gzip.compress_start(body, compressed) {
+            return false;
+        }
         self.outcome.status = status.0;
-        let Scratch { headers, compressed, .. } = &mut *self.scratch;
         headers.extend_from_slice(CONTENT_ENCODING_GZIP);
-        self.output.respond(self.context, status, Some(ContentType::Json), headers, Body::Copy(compressed));
+        let parts = Body::Parts([compressed, tail.blocks(), &tail.trailer(body)]);
+        self.output.respond(self.context, status, Some(ContentType::Json), headers, parts);
+        true
     }
 
     /// Sends a body that was rendered in advance, or 304 if the client has it.

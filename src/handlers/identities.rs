@@ -20,7 +20,7 @@ use crate::identity::{
     IdentityError, IdentityReader, ParsedIdentity, echo, query, transient, validation_errors,
 };
 use crate::json::write;
-use crate::limits::{CACHED_RESULT_BYTES_MAX, COMPRESS_BYTES_MIN};
+use crate::limits::CACHED_RESULT_BYTES_MAX;
 use crate::python::json::PyValue;
 use crate::snapshot::Environment;
 
@@ -125,7 +125,7 @@ fn send_flags<'a>(
 fn send_compressed(exchange: &mut Exchange<'_>, environment: &Environment, role: Role) {
     let slot = exchange.outcome.slot.unwrap_or_default();
     let Scratch { evaluation, body, flags_cache, .. } = &mut *exchange.scratch;
-    let key = ResultKey { environment: environment.id(), slot, role, outputs: evaluation.outputs() };
+    let key = ResultKey::new(environment, slot, role, evaluation);
     let index = match flags_cache.lookup(key) {
         ResultLookup::Hit(index) => Some(index),
         lookup => {
@@ -155,15 +155,7 @@ fn send_compressed(exchange: &mut Exchange<'_>, environment: &Environment, role:
 
 /// Sends the head in the scratch buffer with the cached flags.
 fn send_cached(exchange: &mut Exchange<'_>, environment: &Environment, role: Role, index: usize) {
-    let Scratch { body, compressed, gzip, flags_cache, .. } = &mut *exchange.scratch;
-    compressed.clear();
-    let is_compressed = flags_cache.get(index).is_some_and(|tail| {
-        let is_long = body.len() + tail.plain_bytes() >= COMPRESS_BYTES_MIN;
-        is_long && gzip.compress_before(body, tail, compressed)
-    });
-    if is_compressed {
-        exchange.send_compressed_body(Status(200));
-    } else {
+    if !exchange.send_before_cached(Status(200), index) {
         let Scratch { body, evaluation, .. } = &mut *exchange.scratch;
         write_tail(environment, role, None, evaluation, body);
         exchange.send_scratch_body(Status(200));

@@ -99,7 +99,7 @@ pub fn evaluate_all<'a>(
         code,
         details: details.into(),
     })?;
-    let key = ResultKey { environment: environment.id(), slot, role, outputs: evaluation.outputs() };
+    let key = ResultKey::new(environment, slot, role, evaluation);
     let lookup = match accepts_gzip {
         true => ofrep_cache.lookup(key),
         // Only requests that accept gzip fill the cache; it serves others too.

@@ -8,9 +8,10 @@ use std::hash::BuildHasher;
 use hashbrown::HashTable;
 use slab::Slab;
 
+use crate::engine::evaluate::EvaluationScratch;
 use crate::engine::program::Role;
 use crate::limits::RESULT_CACHE_BYTES_MAX;
-use crate::snapshot::{Slot, Snapshot};
+use crate::snapshot::{Environment, Slot, Snapshot};
 
 /// Results of which a tag is stored.
 const TAGS: usize = 1024;
@@ -27,8 +28,21 @@ pub struct ResultKey<'a> {
     /// Where the snapshot has the document. Not compared: another snapshot may have it elsewhere.
     pub slot: usize,
     pub role: Role,
-    /// By feature, its output.
+    /// By feature, its output; nothing if no identity gets another one.
     pub outputs: &'a [u32],
+}
+
+impl<'a> ResultKey<'a> {
+    /// Of the last evaluation.
+    pub fn new(
+        environment: &Environment,
+        slot: usize,
+        role: Role,
+        evaluation: &'a EvaluationScratch,
+    ) -> Self {
+        let outputs = if environment.program().is_constant() { &[] } else { evaluation.outputs() };
+        Self { environment: environment.id(), slot, role, outputs }
+    }
 }
 
 /// The response to an OFREP evaluation of all flags.

@@ -85,10 +85,22 @@ impl CompressedTail {
         self.plain_bytes
     }
 
+    /// The compressed text. In a gzip member it follows the start that [`Gzip::compress_start`] makes.
+    pub fn blocks(&self) -> &[u8] {
+        &self.blocks
+    }
+
+    /// The end of the member whose text is `start` followed by the tail's: checksum and length (RFC 1952
+    /// 2.3.1).
+    pub fn trailer(&self, start: &[u8]) -> [u8; 8] {
+        let checksum = u64::from(self.crc.after(crc(start)));
+        let size = u64::from(u32::from_le_bytes(member_size(start.len() + self.plain_bytes)));
+        (checksum | size << 32).to_le_bytes()
+    }
+
     /// The tail's text as a gzip member.
     pub fn into_member(self) -> Box<[u8]> {
-        let size = member_size(self.plain_bytes);
-        [&GZIP_HEAD, &*self.blocks, &self.crc.after(0).to_le_bytes(), &size].concat().into()
+        [&GZIP_HEAD, &*self.blocks, &self.trailer(b"")].concat().into()
     }
 
     /// The memory that it takes besides its own size.
@@ -104,20 +116,17 @@ fn worst_case(plain: &[u8]) -> usize {
 }
 
 impl Gzip {
-    /// Appends the body that is `head` followed by the tail's text, as one gzip member. If the compressor
-    /// fails, appends nothing and returns false.
-    pub fn compress_before(&mut self, head: &[u8], tail: &CompressedTail, out: &mut Vec<u8>) -> bool {
+    /// Appends the start of a gzip member, with the blocks of `text`. The blocks and the trailer of a
+    /// [`CompressedTail`] complete it. If the compressor fails, appends nothing and returns false.
+    pub fn compress_start(&mut self, text: &[u8], out: &mut Vec<u8>) -> bool {
         let start = out.len();
-        out.reserve(GZIP_HEAD.len() + worst_case(head) + tail.blocks.len() + 8);
+        out.reserve(GZIP_HEAD.len() + worst_case(text));
         out.extend_from_slice(&GZIP_HEAD);
-        if !deflate::encode(head, BlockEnd::AtByte, out) && !self.compress_blocks(head, out) {
+        let is_compressed = deflate::encode(text, BlockEnd::AtByte, out) || self.compress_blocks(text, out);
+        if !is_compressed {
             out.truncate(start);
-            return false;
         }
-        out.extend_from_slice(&tail.blocks);
-        out.extend_from_slice(&tail.crc.after(crc(head)).to_le_bytes());
-        out.extend_from_slice(&member_size(head.len() + tail.plain_bytes));
-        true
+        is_compressed
     }
 
     /// Appends `text` as a whole deflate stream. False if the compressor fails.
@@ -217,7 +226,9 @@ mod tests {
                 for head_bytes in [0, 1, 40, short, short + 1, long, long + 1, 70_000] {
                     for head in [vec![b'a'; head_bytes], noise(head_bytes)] {
                         let mut out = b"before".to_vec();
-                        assert!(gzip.compress_before(&head, &compressed, &mut out));
+                        assert!(gzip.compress_start(&head, &mut out));
+                        out.extend_from_slice(compressed.blocks());
+                        out.extend_from_slice(&compressed.trailer(&head));
                         assert!(gunzip(&out[6..]) == [&*head, &*tail].concat(), "{head_bytes} {tail_bytes}");
                     }
                 }

@@ -60,7 +60,7 @@ fn run(
     scratch: &mut EvaluationScratch,
 ) {
     scratch.reset_results(program);
-    if program.undecided_features.is_empty() && program.overrides.is_empty() {
+    if program.is_constant() {
         return;
     }
     scratch.begin(program);

@@ -379,6 +379,11 @@ struct OverrideEntry {
 }
 
 impl Program {
+    /// Whether all identities have the same results: the initial outputs.
+    pub fn is_constant(&self) -> bool {
+        self.undecided_features.is_empty() && self.overrides.is_empty()
+    }
+
     /// The index of the feature with this name.
     pub fn feature(&self, name: &str) -> Option<usize> {
         self.features_by_name.get(name).map(|index| *index as usize)

@@ -52,6 +52,8 @@ pub enum ContentType {
 pub enum Body<'a> {
     Empty,
     Copy(&'a [u8]),
+    /// The same in parts.
+    Parts([&'a [u8]; 3]),
     /// Copied if small, otherwise sent without a copy (`limits::TAIL_BYTES_MIN`).
     Ready(&'a Bytes),
 }
@@ -179,6 +181,7 @@ impl ResponseWriter {
         let length = match &body {
             Body::Empty => 0,
             Body::Copy(body) => body.len(),
+            Body::Parts(parts) => parts.iter().map(|part| part.len()).sum(),
             Body::Ready(body) => body.len(),
         };
         self.bytes.reserve(fields.len() + 256 + length.min(TAIL_BYTES_MIN));
@@ -199,6 +202,7 @@ impl ResponseWriter {
         match body {
             Body::Empty => {}
             Body::Copy(body) => self.bytes.extend_from_slice(body),
+            Body::Parts(parts) => parts.iter().for_each(|part| self.bytes.extend_from_slice(part)),
             Body::Ready(body) if length < TAIL_BYTES_MIN * 2 => self.bytes.extend_from_slice(body),
             Body::Ready(body) => {
                 // Copying the start of the body costs less than a separate TCP segment for the head.
@@ -319,6 +323,7 @@ impl ResponseWriter {
         match body {
             Body::Empty => {}
             Body::Copy(body) => self.bytes.extend_from_slice(body),
+            Body::Parts(parts) => parts.iter().for_each(|part| self.bytes.extend_from_slice(part)),
             Body::Ready(body) if length <= HTTP2_FRAME_BYTES_MAX => self.bytes.extend_from_slice(body),
             Body::Ready(body) => self.tail = Some(body.clone()),
         }
