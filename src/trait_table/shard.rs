@@ -24,7 +24,7 @@ const INDEX_SLOTS_MIN: usize = 8;
 pub struct Shard {
     chunks: Vec<Chunk>,
     /// A power of two, at least a quarter of it free.
-    index: Box<[Slot]>,
+    index: Box<[IndexSlot]>,
     count: usize,
     /// The number of the chunk that new records are appended to.
     open: Option<usize>,
@@ -33,13 +33,13 @@ pub struct Shard {
 /// Where a record is. The part of its hash is beside it, so that the records of others are rarely read, and
 /// an index grows without reading any.
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
+struct IndexSlot {
     print: u32,
     /// The location plus one; 0: the slot is free.
     next_location: u32,
 }
 
-impl Slot {
+impl IndexSlot {
     /// `None`: it is free.
     fn location(self) -> Option<u32> {
         self.next_location.checked_sub(1)
@@ -172,7 +172,10 @@ impl ShardEditor {
                 if self.shard.count * 4 > self.shard.index.len() * 3 {
                     self.resize_index((self.shard.index.len() * 2).max(INDEX_SLOTS_MIN));
                 }
-                insert_slot(&mut self.shard.index, Slot { print: print(hash), next_location: location + 1 });
+                insert_slot(
+                    &mut self.shard.index,
+                    IndexSlot { print: print(hash), next_location: location + 1 },
+                );
             }
         }
     }
@@ -195,7 +198,7 @@ impl ShardEditor {
             }
             next = (next + 1) & mask;
         }
-        self.shard.index[hole] = Slot::default();
+        self.shard.index[hole] = IndexSlot::default();
     }
 
     fn replace_location(&mut self, at: usize, location: u32) {
@@ -317,14 +320,14 @@ impl ShardEditor {
     }
 
     fn resize_index(&mut self, slots: usize) {
-        let index = std::mem::replace(&mut self.shard.index, vec![Slot::default(); slots].into());
+        let index = std::mem::replace(&mut self.shard.index, vec![IndexSlot::default(); slots].into());
         for slot in index.iter().filter(|slot| slot.location().is_some()) {
             insert_slot(&mut self.shard.index, *slot);
         }
     }
 }
 
-fn insert_slot(index: &mut [Slot], slot: Slot) {
+fn insert_slot(index: &mut [IndexSlot], slot: IndexSlot) {
     let mask = index.len() - 1;
     let mut at = home(slot.print, mask);
     while index[at].location().is_some() {
