@@ -57,6 +57,8 @@ impl Default for Gzip {
     }
 }
 
+/// The checksum and the length at the end of a member, bytes.
+const MEMBER_TRAILER_BYTES: usize = 8;
 /// A member header without name and time, of an unknown system (RFC 1952 2.3).
 const GZIP_HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
@@ -90,12 +92,9 @@ impl CompressedTail {
         &self.blocks
     }
 
-    /// The end of the member whose text is `start` followed by the tail's: checksum and length (RFC 1952
-    /// 2.3.1).
-    pub fn trailer(&self, start: &[u8]) -> [u8; 8] {
-        let checksum = u64::from(self.crc.after(crc(start)));
-        let size = u64::from(u32::from_le_bytes(member_size(start.len() + self.plain_bytes)));
-        (checksum | size << 32).to_le_bytes()
+    /// The end of the member whose text is `start` followed by the tail's.
+    pub fn trailer(&self, start: &[u8]) -> [u8; MEMBER_TRAILER_BYTES] {
+        member_trailer(self.crc.after(crc(start)), start.len() + self.plain_bytes)
     }
 
     /// The tail's text as a gzip member.
@@ -156,16 +155,18 @@ impl Gzip {
             out.truncate(start);
             return false;
         }
-        out.extend_from_slice(&crc(body).to_le_bytes());
-        out.extend_from_slice(&member_size(body.len()));
+        out.extend_from_slice(&member_trailer(crc(body), body.len()));
         true
     }
 }
 
-/// ISIZE of a member: its length modulo 2^32 (RFC 1952 2.3.1).
+/// The end of a gzip member: the checksum of its text, and its length modulo 2^32 (RFC 1952 2.3.1).
 #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32 as the format says")]
-pub fn member_size(bytes: usize) -> [u8; 4] {
-    (bytes as u32).to_le_bytes()
+pub fn member_trailer(crc: u32, bytes: usize) -> [u8; MEMBER_TRAILER_BYTES] {
+    let mut trailer = [0; MEMBER_TRAILER_BYTES];
+    trailer[..4].copy_from_slice(&crc.to_le_bytes());
+    trailer[4..].copy_from_slice(&(bytes as u32).to_le_bytes());
+    trailer
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! after the key of the request is known to be valid.
 use flate2::{Decompress, FlushDecompress, Status};
 
-use crate::http::compression::member_size;
+use crate::http::compression::member_trailer;
 use crate::http::error::ParseError;
 use crate::limits::{BODY_BYTES_MAX, KEPT_BODY_BYTES_MAX};
 use crate::work;
@@ -33,8 +33,6 @@ impl Default for Gunzip {
 }
 
 const MAGIC: &[u8] = &[0x1f, 0x8b];
-/// The CRC-32 and the length of the inflated member.
-const TRAILER_BYTES: usize = 8;
 
 impl Gunzip {
     /// Inflates `coded` and returns the body.
@@ -88,10 +86,10 @@ impl Gunzip {
             }
         }
         work::count_bytes(self.body.len() - start);
-        let (trailer, rest) = rest.split_first_chunk::<TRAILER_BYTES>().ok_or(ParseError::BadCoding)?;
+        let (trailer, rest) = rest.split_first_chunk().ok_or(ParseError::BadCoding)?;
         let body = self.body.get(start..).unwrap_or_default();
-        let expected = [crc32fast::hash(body).to_le_bytes(), member_size(body.len())].concat();
-        if trailer[..] != expected[..] { Err(ParseError::BadCoding) } else { Ok(rest) }
+        let expected = member_trailer(crc32fast::hash(body), body.len());
+        if *trailer != expected { Err(ParseError::BadCoding) } else { Ok(rest) }
     }
 }
 

@@ -13,19 +13,22 @@ pub fn parameter<'query>(query: &'query [u8], name: &str) -> Option<Cow<'query, 
             None => (pair, &pair[pair.len()..]),
         })
         .find(|(found, _)| *found == name.as_bytes() || (is_encoded(found) && decode(found) == name))
-        .map(|(_, value)| if is_encoded(value) { decode(value) } else { text_of(value) })
+        .map(|(_, value)| decode(value))
 }
 
 fn is_encoded(text: &[u8]) -> bool {
     memchr::memchr2(b'+', b'%', text).is_some()
 }
 
-fn text_of(bytes: &[u8]) -> Cow<'_, str> {
-    // Faster than the lossy conversion by itself.
-    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
-}
-
-fn decode(text: &[u8]) -> Cow<'static, str> {
-    let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+fn decode(text: &[u8]) -> Cow<'_, str> {
+    if !is_encoded(text) {
+        // Faster than the lossy conversion by itself.
+        return std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
+    }
+    let spaces = |byte: &u8| if *byte == b'+' { b' ' } else { *byte };
+    let spaced = match text.contains(&b'+') {
+        true => Cow::Owned(text.iter().map(spaces).collect()),
+        false => Cow::Borrowed(text),
+    };
     Cow::Owned(String::from_utf8_lossy(&percent_decode(&spaced)).into_owned())
 }

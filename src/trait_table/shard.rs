@@ -35,14 +35,18 @@ pub struct Shard {
 #[derive(Clone, Copy, Debug, Default)]
 struct IndexSlot {
     print: u32,
-    /// The location plus one; 0: the slot is free.
-    next_location: u32,
+    /// 0: the slot is free.
+    location_plus_one: u32,
 }
 
 impl IndexSlot {
+    fn new(hash: u64, location: u32) -> Self {
+        Self { print: print(hash), location_plus_one: location + 1 }
+    }
+
     /// `None`: it is free.
     fn location(self) -> Option<u32> {
-        self.next_location.checked_sub(1)
+        self.location_plus_one.checked_sub(1)
     }
 }
 
@@ -86,7 +90,10 @@ impl Shard {
     ) -> impl Iterator<Item = TraitRecord<'s>> {
         let (print, mask) = (print(hash), self.index.len().wrapping_sub(1));
         let slots = (0..self.index.len()).map(move |step| home(print, mask).wrapping_add(step) & mask);
-        let used = slots.map_while(|at| Some((self.index.get(at)?, self.index.get(at)?.location()?)));
+        let used = slots.map_while(|at| {
+            let slot = self.index.get(at)?;
+            Some((slot, slot.location()?))
+        });
         let locations = used.filter(move |(slot, _)| slot.print == print).map(|(_, location)| location);
         locations.filter_map(|location| self.record_at(location)).filter(move |record| is_match(record))
     }
@@ -166,16 +173,16 @@ impl ShardEditor {
         let known = self.find(hash, identifier);
         let Some(location) = self.append(record) else { return };
         match known {
-            Some(at) => self.replace_location(at, location),
+            Some(at) => {
+                self.mark_dead(at);
+                self.shard.index[at] = IndexSlot::new(hash, location);
+            }
             None => {
                 self.shard.count += 1;
                 if self.shard.count * 4 > self.shard.index.len() * 3 {
                     self.resize_index((self.shard.index.len() * 2).max(INDEX_SLOTS_MIN));
                 }
-                insert_slot(
-                    &mut self.shard.index,
-                    IndexSlot { print: print(hash), next_location: location + 1 },
-                );
+                insert_slot(&mut self.shard.index, IndexSlot::new(hash, location));
             }
         }
     }
@@ -183,9 +190,7 @@ impl ShardEditor {
     /// Removes the record of an identity, if there is one.
     pub fn remove(&mut self, hash: u64, identifier: &[u8]) {
         let Some(at) = self.find(hash, identifier) else { return };
-        if let Some(location) = self.shard.index[at].location() {
-            self.mark_dead(location);
-        }
+        self.mark_dead(at);
         self.shard.count -= 1;
         // Entries that were moved on because of this one move back, so that no lookup ends too early.
         let mask = self.shard.index.len() - 1;
@@ -199,13 +204,6 @@ impl ShardEditor {
             next = (next + 1) & mask;
         }
         self.shard.index[hole] = IndexSlot::default();
-    }
-
-    fn replace_location(&mut self, at: usize, location: u32) {
-        if let Some(old) = self.shard.index[at].location() {
-            self.mark_dead(old);
-        }
-        self.shard.index[at].next_location = location + 1;
     }
 
     /// The new version.
@@ -238,11 +236,12 @@ impl ShardEditor {
             let bytes = std::mem::take(&mut self.shard.chunks[number]).bytes;
             let mut offset = 0;
             while let Some(record) = record_in(&bytes, offset) {
-                let slot = self.slot_of(self.hash.of(record.identifier()), join(number, offset));
+                let hash = self.hash.of(record.identifier());
+                let slot = self.slot_of(hash, join(number, offset));
                 offset += framed_bytes(record.bytes().len());
                 let Some(slot) = slot else { continue };
                 if let Some(location) = self.append(record.bytes()) {
-                    self.shard.index[slot].next_location = location + 1;
+                    self.shard.index[slot] = IndexSlot::new(hash, location);
                 }
             }
             self.free.push(number);
@@ -282,7 +281,9 @@ impl ShardEditor {
         }
     }
 
-    fn mark_dead(&mut self, location: u32) {
+    /// The record of this slot is replaced or removed.
+    fn mark_dead(&mut self, at: usize) {
+        let Some(location) = self.shard.index[at].location() else { return };
         let bytes = self.record_at(location).map_or(0, |record| framed_bytes(record.bytes().len()));
         match split(location).0 {
             number if number == self.tail_number => self.tail_dead += bytes,
